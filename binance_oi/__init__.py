@@ -1,0 +1,61 @@
+"""Open interest from Binance USDⓈ-M Futures, without ever being rate-limited or banned."""
+
+import logging
+
+from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.client import OpenInterestClient
+from binance_oi.endpoints import PRODUCTION, TESTNET
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    ClientClosedError,
+    DecodeError,
+    ForbiddenError,
+    InvalidSymbolError,
+    RateLimitedError,
+    ResponseError,
+    ServerError,
+    SymbolNotTradingError,
+    TransportError,
+    TransportTimeoutError,
+    UnknownSymbolError,
+    WrongSymbolError,
+)
+from binance_oi.minutes import Usage
+from binance_oi.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
+from binance_oi.retry import RetryPolicy
+from binance_oi.snapshot import Snapshot
+
+__all__ = [
+    "PRODUCTION",
+    "TESTNET",
+    "BannedError",
+    "BinanceOIError",
+    "BudgetExhaustedError",
+    "ClientClosedError",
+    "DecodeError",
+    "ExchangeInfo",
+    "ForbiddenError",
+    "InvalidSymbolError",
+    "MachineBudget",
+    "OpenInterest",
+    "OpenInterestClient",
+    "ProcessBudget",
+    "RateLimit",
+    "RateLimitedError",
+    "ResponseError",
+    "RetryPolicy",
+    "ServerError",
+    "Snapshot",
+    "SymbolInfo",
+    "SymbolNotTradingError",
+    "TransportError",
+    "TransportTimeoutError",
+    "UnknownSymbolError",
+    "Usage",
+    "WrongSymbolError",
+]
+__version__ = "0.1.0"
+
+logging.getLogger("binance_oi").addHandler(logging.NullHandler())

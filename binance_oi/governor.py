@@ -1,0 +1,287 @@
+"""Who may send now: one queue, one pacer, one gate.
+
+The rule of this file: it decides the order and it sleeps; how much may be sent is the pool's
+decision. aiolimiter is the pacer: it smooths bursts, so that a firewall takes no offence and
+headers can steer. It is never the accountant: `AsyncLimiter(2400, 60)` lets 4799 through in one
+minute, serves small amounts first so that large ones starve, and cannot be paused, refunded or
+corrected.
+"""
+
+import asyncio
+import heapq
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from aiolimiter import AsyncLimiter
+
+from binance_oi import headers as read
+from binance_oi.budget import Pool
+from binance_oi.errors import BannedError, BudgetExhaustedError
+from binance_oi.minutes import Receipt
+
+logger = logging.getLogger("binance_oi")
+
+MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
+MAX_BAN = 3 * 86_400.0  # s
+MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
+FIREWALL_HOLD = 60.0  # s to keep away after a 403; the firewall forgets after about 5 minutes [D]
+NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
+
+
+class Permit:
+    """The right to send one request, now. Goes back exactly once."""
+
+    __slots__ = ("_governor", "_receipt")
+
+    def __init__(self, governor: "Governor", receipt: Receipt) -> None:
+        self._governor = governor
+        self._receipt: Receipt | None = receipt
+
+    def settle(self, status: int, headers: Mapping[str, str]) -> None:
+        """The answer's headers came; do this before anything else with it."""
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._governor._settle(receipt, status, headers)
+
+    def refund(self) -> None:
+        """It was never sent."""
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._governor.pool.refund(receipt)
+
+    def release(self) -> None:
+        """Done. What was neither settled nor refunded may have been counted."""
+        receipt, self._receipt = self._receipt, None
+        if receipt is not None:
+            self._governor.pool.lose(receipt)
+        self._governor._release()
+
+
+class _Waiter:
+    """A call that waits to be admitted."""
+
+    __slots__ = ("future", "weight")
+
+    def __init__(self, future: asyncio.Future[Receipt], weight: int) -> None:
+        self.future = future
+        self.weight = weight
+
+
+class Governor:
+    """Admits requests one by one, as the pool, the pacer and the connections allow.
+
+    Args:
+        pool: Decides whether weight may be used now.
+        pace: Requests per second; a second's worth may go at once.
+        max_in_flight: Requests under way at the same time. A permit that waited for a connection
+            would be booked for a time at which it is not sent, so the limit is here.
+
+    Raises:
+        ValueError: `pace` or `max_in_flight` is not above 0.
+    """
+
+    def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
+        if not pace > 0 or max_in_flight < 1:
+            raise ValueError(f"pace and max_in_flight must be above 0: {pace!r}, {max_in_flight!r}")
+        self.pool = pool
+        self.max_in_flight = max_in_flight
+        self.in_flight = 0
+        self._pacer = AsyncLimiter(max(1.0, pace), max(1.0, 1.0 / pace))
+        self._single: OrderedDict[_Waiter, None] = OrderedDict()
+        self._bulk: OrderedDict[_Waiter, None] = OrderedDict()
+        self._deadlines: list[tuple[float, int, _Waiter]] = []
+        self._count = 0
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._bell: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Governor {self.in_flight} in flight, {self.waiting} waiting, {self.pool!r}>"
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait to be admitted."""
+        return len(self._single) + len(self._bulk)
+
+    @asynccontextmanager
+    async def reserve(
+        self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
+    ) -> AsyncIterator[Permit]:
+        """Wait until `weight` may be used; the block sends the request.
+
+        Leaving without `permit.settle` means that it may have been counted; `permit.refund` means
+        that it was never sent.
+
+        Args:
+            weight: What the request costs.
+            bulk: Let single calls go first.
+            max_wait: Seconds to wait at the most; None waits as long as it takes.
+
+        Raises:
+            BudgetExhaustedError: It could not be admitted within `max_wait`; raised as soon as
+                that is certain.
+            BannedError: The exchange has banned this IP address; raised at once.
+        """
+        permit = await self.admit(weight, bulk=bulk, max_wait=max_wait)
+        try:
+            yield permit
+        finally:
+            permit.release()
+
+    async def admit(
+        self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
+    ) -> Permit:
+        """`reserve` without the block: the caller must call `permit.release`."""
+        if not self._single and not self._bulk and self.in_flight < self.max_in_flight:
+            if self._pacer.has_capacity():
+                receipt = self.pool.charge(weight)
+                if isinstance(receipt, Receipt):
+                    await self._pacer.acquire()  # there is room, so this does not wait
+                    self.in_flight += 1
+                    return Permit(self, receipt)
+        return Permit(self, await self._queue(weight, bulk, max_wait))
+
+    async def _queue(self, weight: int, bulk: bool, max_wait: float | None) -> Receipt:
+        """Stand in the queue until the dispatcher hands out a receipt."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(loop.create_future(), weight)
+        queue = self._bulk if bulk else self._single
+        queue[waiter] = None
+        if max_wait is not None:
+            self._count += 1
+            heapq.heappush(self._deadlines, (loop.time() + max_wait, self._count, waiter))
+        if self._dispatcher is None:
+            self._dispatcher = loop.create_task(self._dispatch())
+        self._ring()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            queue.pop(waiter, None)
+            if waiter.future.done() and not waiter.future.cancelled():
+                self.pool.refund(waiter.future.result())  # admitted and cancelled in one breath
+                self._release()
+            raise
+
+    def close(self, error: Exception) -> None:
+        """Every waiter gets `error`; nobody is admitted any more."""
+        self._fail_all(error)
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+
+    # -- what permits report -----------------------------------------------------------------
+
+    def _settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
+        date = read.date(headers)
+        self.pool.settle(receipt, read.used_weight(headers), date)
+        if status == 429:
+            after = read.retry_after(headers, date)
+            self.pool.refused(after if after <= MAX_RETRY_AFTER else 0.0)
+            self._warn("the exchange's limit was reached (429)")
+        elif status == 418:
+            after = max(MIN_BAN, min(read.retry_after(headers, date), MAX_BAN))
+            self.pool.refused(after, ban=True)
+            self._warn("this IP address is banned (418)")
+        elif status == 403:
+            self.pool.hold(FIREWALL_HOLD)
+            self._warn("the exchange's firewall refused us (403)")
+        self._ring()
+
+    def banned_until(self, until: float) -> None:
+        """The exchange named the end of a ban, in Unix s."""
+        now = self.pool.usage.resets_at.timestamp()
+        self.pool.hold_until(min(until, now + MAX_BAN), ban=True)
+        self._warn("this IP address is banned")
+        self._ring()
+
+    def _warn(self, what: str) -> None:
+        logger.warning("%s; nothing is sent before %s", what, self.pool.usage.held_until)
+
+    def _release(self) -> None:
+        self.in_flight -= 1
+        self._ring()
+
+    # -- the dispatcher ----------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        """Something changed: let the dispatcher look again."""
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    def _head(self) -> tuple[OrderedDict[_Waiter, None], _Waiter] | None:
+        for queue in (self._single, self._bulk):
+            for waiter in queue:
+                return queue, waiter
+        return None
+
+    async def _dispatch(self) -> None:
+        """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
+        paced = False
+        try:
+            while (head := self._head()) is not None:
+                if not paced:
+                    self._expire(0.0)
+                    await self._pacer.acquire()
+                    paced = True  # the head may be another one by now
+                elif self.in_flight >= self.max_in_flight:
+                    await self._sleep(NAP)
+                else:
+                    paced = not await self._admit_head(*head)
+        finally:
+            self._dispatcher = None
+
+    async def _admit_head(self, queue: OrderedDict[_Waiter, None], waiter: _Waiter) -> bool:
+        """Admit the one who is first, or sleep until that may be possible."""
+        answer = self.pool.charge(waiter.weight)
+        if isinstance(answer, Receipt):
+            del queue[waiter]
+            self.in_flight += 1
+            waiter.future.set_result(answer)
+            return True
+        banned_until = self.pool.usage.banned_until
+        if banned_until is not None:
+            self._fail_all(BannedError(418, -1003, "this IP address is banned", banned_until))
+        else:
+            self._expire(answer)
+            await self._sleep(answer)
+        return False
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until somebody rings, or a deadline passes, or the time is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(seconds, NAP)
+        if self._deadlines:
+            until = min(until, self._deadlines[0][0])
+        self._bell = loop.create_future()
+        timer = loop.call_at(until, self._ring)
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+            timer.cancel()
+
+    def _expire(self, seconds: float) -> None:
+        """Nobody is admitted for `seconds`: whoever cannot wait that long is told now."""
+        if not self._deadlines:
+            return
+        now = asyncio.get_running_loop().time()
+        while self._deadlines and self._deadlines[0][0] <= now + seconds:
+            waiter = heapq.heappop(self._deadlines)[2]
+            for queue in (self._single, self._bulk):
+                if queue.pop(waiter, waiter) is None and not waiter.future.done():
+                    waiter.future.set_exception(self._exhausted(waiter.weight, seconds))
+
+    def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
+        if seconds == float("inf"):
+            return BudgetExhaustedError(f"weight {weight} never fits into this budget", None)
+        retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
+
+    def _fail_all(self, error: Exception) -> None:
+        for queue in (self._single, self._bulk):
+            for waiter in queue:
+                if not waiter.future.done():
+                    waiter.future.set_exception(error)
+            queue.clear()
+        self._deadlines.clear()

@@ -1,0 +1,470 @@
+"""The token bucket of one IP address: arithmetic of exchange minutes.
+
+Pure: standard library only, no I/O, no clock of its own (`now` is always an argument, in monotonic
+seconds). What it decides, `governor` waits for and `client` sends.
+
+**The guarantee.** No request is sent unless, in every exchange minute in which it may be counted,
+all weight that may be in that minute stays within limit less reserve. It rests on three facts:
+the exchange counts per minute of *its* clock; an answer's header holds the weight of the whole IP
+in the minute of that request, this request included; and a request that is counted at all is
+counted within `FLIGHT` of being sent. Clocks only say *when to look*; the count says what is so.
+
+**How.** Each live minute keeps `charged` (our weight that may be in it), `open` (the part of it not
+known to be inside `seen`) and `seen` (its largest header). Others are `seen - charged` at its
+largest. Then ``used = max(charged + others, seen + open)``: the left side stands when a header
+lags, the right side when others are quicker than our books.
+
+**Which minute.** The exchange's clock is an interval around ours, narrowed by every answer. A
+request is booked to each minute it may land in; its answer gives the others back. A minute is over
+only when an answer proved it, or the interval does: when it *may* be over and we are short of
+room, one request goes alone, inside the reserve, and its count tells (a fallen count is a new
+minute). So a clock that is off costs one round trip, never a refusal.
+
+**Others.** What they use is forecast to the end of the minute and kept free: their steady rate, and
+the largest surge of the last minutes until it has come. While only that forecast is in the way,
+one request every `LOOK` looks at the count. Close to the limit, what is in flight shrinks with
+what is left, so that several programs which all do this stop together, before the limit.
+"""
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+MINUTE = 60  # s
+FLIGHT = 10.0  # s: a request can be counted this long after it was sent (our timeout; stalls)
+EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge servers differ)
+LAG = 0.5  # s: an answer sent this long after another one contains its weight for certain
+DRIFT = 1e-4  # s per s that two clocks may drift apart
+ALONE = 1.0  # s: how long the others wait for the answer to a request that goes alone
+CLOSING = 0.25  # s before its end that a full minute is looked at once more
+LOOK = 1.0  # s between looks at the count while only the forecast is in the way
+POLL = 0.02  # s: how soon another process may have changed the answer
+SIGMA = 4  # standard deviations kept free: we ask many times a minute
+MEMORY = 5  # minutes for which others are remembered
+STEADY = 60.0  # s over which the others' rate is averaged
+SUDDEN = 5.0  # s within which use by others counts as one surge
+BLIND_AFTER = 10  # answers in a row without a usable header, then we rely on our books alone
+BLIND_RESERVE = 0.1  # share of the limit kept free while relying on our books alone
+UNKNOWN = -math.inf
+
+
+class Receipt(NamedTuple):
+    """What `charge` booked, to be given back with the answer."""
+
+    weight: int
+    sent: float  # monotonic s
+    first: int  # the earliest and the latest minute it may be counted in
+    last: int
+    before: int  # `seen` of `first` when it was sent: an answer counted there shows no less
+    alone: bool  # everyone waits for its answer
+
+
+@dataclass(slots=True)
+class Minute:
+    """What is known of one exchange minute, in weight."""
+
+    charged: int = 0
+    open: int = 0
+    unsure: int = 0  # the part of `charged` that no answer has confirmed and that may not count
+    seen: int = 0
+    others: int = 0
+    surge: float = 0.0
+    doubts: list[tuple[int, int]] = field(default_factory=list)
+    """Weight with no answer or no header, by the second from which a count contains it if any."""
+
+    @property
+    def used(self) -> int:
+        """The most that the exchange may have counted."""
+        return max(self.charged + self.others, self.seen + self.open)
+
+
+@dataclass(slots=True)
+class State:
+    """All that is known of one IP address: plain numbers, so that processes can share it.
+
+    Times with `_at` are monotonic seconds, those with `_until` are Unix seconds of the exchange.
+    """
+
+    limit: int
+    lo: float  # exchange clock less monotonic clock is within [lo, hi], s
+    hi: float
+    clock_at: float
+    minutes: dict[int, Minute] = field(default_factory=dict)
+    turned: int = 0  # the latest minute that an answer proved to have begun
+    held_until: float = 0.0
+    banned_until: float = 0.0
+    strike: int = 0  # the surge by others that a refusal makes us expect; fades
+    alone_until_at: float = UNKNOWN
+    looked_at: float = UNKNOWN  # the latest usable header; unknown: nothing is known
+    steady: float = 0.0  # weight/s used by others, averaged over `span` seconds
+    span: float = 1.0
+    sudden: float = 0.0  # weight they lately used beyond that rate
+    wary: int = -1  # others are expected up to this minute
+    silent: int = 0  # answers in a row without a usable header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The budget at one moment, as far as we know it; weight unless said otherwise."""
+
+    limit: int
+    """Weight the exchange allows in a minute."""
+    used: int
+    """The most it may have counted in this minute, for the whole IP address."""
+    remaining: int
+    """What we may still send in this minute: limit less reserve less used, never negative."""
+    charged: int
+    """The part of `used` that is ours (of everyone who shares this budget)."""
+    others: int
+    """The part of `used` that is not ours."""
+    in_flight: int
+    """Ours that no answer has confirmed yet."""
+    reserve: int
+    """What we leave unused."""
+    resets_at: datetime
+    """When the exchange's minute turns (aware UTC, by the exchange's clock)."""
+    held_until: datetime | None
+    """Nothing is sent before this instant; None when nothing is held."""
+    banned_until: datetime | None
+    """The end of a ban of this IP address; None when there is none."""
+
+
+class Bucket:
+    """Decides whether a request may be sent now. One per IP address.
+
+    `charge` answers with a receipt (send it now), or with the seconds after which the answer could
+    change (not now), or with infinity (never). Every receipt goes back exactly once: to `settle`
+    when an answer came, `lose` when it may have been counted, `refund` when it was never sent.
+
+    Args:
+        state: What is known so far; shared state is put in place before every call.
+        reserve: Left unused: weight when `int`, share of the limit when `float`.
+        share: The most of the limit that we use ourselves, 0 to 1.
+    """
+
+    __slots__ = ("reserve", "share", "state")
+
+    def __init__(self, state: State, *, reserve: float = 0.01, share: float = 1.0) -> None:
+        self.state = state
+        self.reserve = reserve
+        self.share = share
+
+    # -- decide ------------------------------------------------------------------------------
+
+    def charge(self, now: float, weight: int) -> Receipt | float:
+        """Book `weight` if it may be sent now; otherwise say for how many seconds not."""
+        state = self.state
+        self._drift(now)
+        wait = max(state.held_until - now - state.lo, state.alone_until_at - now)
+        if wait > 0.0:
+            return wait if state.held_until > now + state.lo else min(wait, POLL)
+        cap = self._cap()
+        if weight > cap or weight > self.share * state.limit:
+            return math.inf
+        first, guess, last = self._span(now)
+        for k in range(first, last + 1):
+            minute = self._minute(k)
+            if minute.used + weight > cap or minute.charged + weight > self.share * state.limit:
+                return self._when_full(now, weight, k, (first, guess, last))
+        alone = self._nothing_known(guess)
+        if guess <= state.wary:
+            wait = self._courtesy(now, weight, guess, cap)
+            if wait > 0.0:
+                return wait
+            alone = alone or wait < 0.0
+        return self._book(now, weight, first, last, alone)
+
+    def _cap(self) -> int:
+        """The most we let a minute reach."""
+        return self.state.limit - self.reserved()
+
+    def reserved(self) -> int:
+        """What is left unused, in weight."""
+        limit, reserve = self.state.limit, self.reserve
+        kept = reserve if isinstance(reserve, int) else math.ceil(reserve * limit)
+        return max(kept, math.ceil(BLIND_RESERVE * limit)) if self._blind() else kept
+
+    def _blind(self) -> bool:
+        return self.state.silent >= BLIND_AFTER
+
+    def _span(self, now: float) -> tuple[int, int, int]:
+        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        state = self.state
+        first = max(state.turned, int((now + state.lo) // MINUTE))
+        guess = max(first, int((now + (state.lo + state.hi) / 2) // MINUTE))
+        last = max(guess, int((now + state.hi + FLIGHT) // MINUTE))
+        return first, guess, last
+
+    def _nothing_known(self, guess: int) -> bool:
+        """At a start, after long idleness, a refusal, or beside others: the first one goes alone."""
+        state = self.state
+        if self._blind():
+            return False
+        if state.looked_at == UNKNOWN:
+            return True
+        if state.minutes[guess].seen:
+            return False
+        before = state.minutes.get(guess - 1)
+        return guess <= state.wary or before is None or not before.seen
+
+    def _when_full(self, now: float, weight: int, k: int, span: tuple[int, int, int]) -> Receipt | float:
+        """Minute `k` is full. If it may be over by now, send one alone and see; otherwise wait."""
+        state, (first, guess, last) = self.state, span
+        minute = state.minutes[k]
+        left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
+        look = state.looked_at + LOOK - now
+        decided = minute.doubts[0][0] - now if minute.doubts else -math.inf if minute.unsure else left
+        turn = min(max(look, min(decided, left - CLOSING)), left)
+        if turn <= 0.0 and self._affordable(minute, weight):
+            return self._book(now, weight, first, last, alone=True)
+        if turn <= 0.0:
+            turn = MINUTE * (k + 1) - now - state.lo
+        return max(min(turn, POLL) if minute.open else turn, 1e-3)
+
+    def _affordable(self, minute: Minute, weight: int) -> bool:
+        """May one request go into the reserve, to look at the count of a full minute?"""
+        return not self._blind() and minute.used + weight <= self.state.limit
+
+    def _courtesy(self, now: float, weight: int, k: int, cap: int) -> float:
+        """Room for others: seconds to wait, 0 to go ahead, below 0 to go alone and look."""
+        state, minute = self.state, self.state.minutes[k]
+        room = cap - minute.used - weight
+        if minute.seen and minute.open + weight > max(weight, (cap - minute.seen) // 8):
+            return POLL
+        unseen = max(0.0, now - state.looked_at)
+        if not minute.seen or room >= self._forecast(now, k, unseen):
+            return 0.0
+        expected = state.steady * unseen
+        if expected + 3 * math.sqrt(expected) > room:
+            return LOOK
+        return LOOK - unseen or -1.0 if unseen < LOOK else -1.0
+
+    def _forecast(self, now: float, k: int, unseen: float) -> float:
+        """Weight that others may use before minute `k` is over, and what our looks at it cost."""
+        state = self.state
+        left = max(0.0, MINUTE * (k + 1) - now - state.lo)
+        steady = state.steady * (left + unseen)
+        noise = SIGMA * math.sqrt(steady * (1 + (left + unseen) / state.span))
+        past = [m.surge for j, m in state.minutes.items() if k - MEMORY <= j < k]
+        surge = max(past, default=0.0)
+        surge = 1.1 * max(surge, state.strike) - state.minutes[k].surge
+        return steady + noise + max(0.0, surge) + left / LOOK / 2
+
+    def _book(self, now: float, weight: int, first: int, last: int, alone: bool) -> Receipt:
+        minutes = self.state.minutes
+        for k in range(first, last + 1):
+            minute = self._minute(k)
+            minute.charged += weight
+            minute.open += weight
+        if alone:
+            self.state.alone_until_at = now + ALONE
+        return Receipt(weight, now, first, last, minutes[first].seen, alone)
+
+    def _minute(self, k: int) -> Minute:
+        minutes = self.state.minutes
+        if k not in minutes:
+            for old in [j for j in minutes if j < k - MEMORY - 1]:
+                del minutes[old]
+            minutes[k] = Minute()
+        return minutes[k]
+
+    # -- learn -------------------------------------------------------------------------------
+
+    def settle(self, receipt: Receipt, now: float, used: int | None, date: float | None) -> None:
+        """The answer came: `used` is its header, `date` its `Date` in Unix s (None: not usable)."""
+        state = self.state
+        self._drift(now)
+        if receipt.alone:
+            state.alone_until_at = UNKNOWN
+        k = self._which(receipt, now, used, date)
+        if k is not None:
+            self._move(receipt, k)
+        if used is None:
+            state.silent += 1
+        if used is None or k is None:
+            self._doubt(receipt, k, now + LAG)
+            if used is not None:  # too close to the turn to tell: the old minute's is the safe guess
+                self._minute(receipt.first).seen = max(self._minute(receipt.first).seen, used)
+                state.looked_at = max(state.looked_at, receipt.sent)
+            return
+        state.silent = 0
+        if k > state.turned:
+            before = state.minutes.get(k - 1)
+            if before is not None and before.seen:  # a whole minute went well
+                state.strike = state.strike * 3 // 4
+            state.turned, state.sudden = k, 0.0
+        minute = state.minutes[k]
+        minute.open -= receipt.weight
+        self._absorb(minute, receipt.sent, used)
+        self._others(receipt.sent, k, used)
+        minute.seen = max(minute.seen, used)
+        state.looked_at = max(state.looked_at, receipt.sent)
+
+    def lose(self, receipt: Receipt, now: float) -> None:
+        """No answer: it may have been counted, in any minute it may have landed in."""
+        if receipt.alone:
+            self.state.alone_until_at = UNKNOWN
+        self._doubt(receipt, None, max(now, receipt.sent + FLIGHT))
+
+    def refund(self, receipt: Receipt) -> None:
+        """It was never sent: as if it had not been charged."""
+        if receipt.alone:
+            self.state.alone_until_at = UNKNOWN
+        for k in range(receipt.first, receipt.last + 1):
+            minute = self._minute(k)
+            minute.charged -= receipt.weight
+            minute.open -= receipt.weight
+
+    def _move(self, receipt: Receipt, k: int) -> None:
+        """It was counted in minute `k` and in no other."""
+        for j in range(receipt.first, receipt.last + 1):
+            if j != k:
+                minute = self._minute(j)
+                minute.charged -= receipt.weight
+                minute.open -= receipt.weight
+        if not receipt.first <= k <= receipt.last:
+            minute = self._minute(k)
+            minute.charged += receipt.weight
+            minute.open += receipt.weight
+
+    def _doubt(self, receipt: Receipt, k: int | None, certain: float) -> None:
+        """It stays open, until a count of a request sent after `certain` contains it."""
+        second = math.ceil(certain)
+        for j in range(receipt.first, receipt.last + 1) if k is None else (k,):
+            doubts = self._minute(j).doubts
+            if doubts and doubts[-1][0] >= second:
+                second, weight = doubts.pop()
+                doubts.append((second, weight + receipt.weight))
+            else:
+                doubts.append((second, receipt.weight))
+
+    def _absorb(self, minute: Minute, sent: float, used: int) -> None:
+        """`used` contains all that was decided before `sent`: close it, and un-charge what is not
+        in it. Only when it was quiet for `LAG`, or a lagging header would un-charge too much."""
+        while minute.doubts and minute.doubts[0][0] <= sent:
+            weight = minute.doubts.pop(0)[1]
+            minute.open -= weight
+            minute.unsure += weight
+        if minute.unsure and sent >= self.state.looked_at + LAG:
+            minute.charged -= max(0, min(minute.unsure, minute.charged - used - minute.open))
+            minute.unsure = 0
+
+    def _others(self, now: float, k: int, used: int) -> None:
+        """How much others have used, and how fast."""
+        state, minute = self.state, self.state.minutes[k]
+        grown = max(0, used - minute.charged - minute.others)
+        minute.others += grown
+        if minute.others > max(2, state.limit // 1000):
+            state.wary = k + MEMORY
+        if k > state.wary:
+            return
+        if state.looked_at == UNKNOWN:
+            elapsed = max(1.0, now + (state.lo + state.hi) / 2 - MINUTE * k)
+            state.steady, state.sudden, state.span = grown / elapsed, 0.0, elapsed
+            return
+        gap = min(max(0.0, now - state.looked_at), STEADY)
+        excess = grown - state.steady * gap
+        state.span = min(state.span + gap, STEADY)
+        state.steady += excess / state.span
+        state.sudden = max(0.0, state.sudden * math.exp(-gap / SUDDEN) + excess)
+        minute.surge = max(minute.surge, state.sudden)
+
+    # -- the exchange's clock ----------------------------------------------------------------
+
+    def _drift(self, now: float) -> None:
+        state = self.state
+        gap = now - state.clock_at
+        if gap > 1.0:
+            state.lo -= DRIFT * gap
+            state.hi += DRIFT * gap
+            state.clock_at = now
+
+    def _which(self, receipt: Receipt, now: float, used: int | None, date: float | None) -> int | None:
+        """The minute that counted this request; None when it cannot be told."""
+        state = self.state
+        if date is not None:
+            self._narrow(now, date - EDGE - now, date + 1 + EDGE - receipt.sent)
+        first = int((receipt.sent + state.lo) // MINUTE)
+        last = int((now + state.hi) // MINUTE)
+        if date is not None:
+            first = max(first, int((date - EDGE) // MINUTE))
+            last = min(last, int((date + 1 + EDGE) // MINUTE))
+        if first == last:
+            return first
+        if used is None or last != first + 1:
+            return None
+        k = self._by_count(receipt, used, first)
+        if k is not None:
+            self._narrow(now, MINUTE * k - now, MINUTE * (k + 1) - receipt.sent)
+        return k
+
+    def _by_count(self, receipt: Receipt, used: int, k: int) -> int | None:
+        """Minute `k` or the next? A count far below what was seen before is the next one's."""
+        before = receipt.before if receipt.first == k else 0
+        slack = self.state.limit // 50
+        if used < before - slack:
+            return k + 1
+        if used >= before and used > 2 * self._minute(k + 1).charged + slack:
+            return k
+        return None
+
+    def _narrow(self, now: float, lo: float, hi: float) -> None:
+        """One more interval that holds the exchange's clock; a contradiction starts again from it."""
+        state = self.state
+        if lo <= state.hi and hi >= state.lo:
+            state.lo, state.hi = max(state.lo, lo), min(state.hi, hi)
+            return
+        carried = max((m.used for k, m in state.minutes.items() if k >= state.turned), default=0)
+        state.lo, state.hi, state.looked_at = lo, hi, UNKNOWN
+        state.turned = int((now + lo) // MINUTE)
+        for k in range(state.turned, int((now + hi) // MINUTE) + 1):
+            minute = self._minute(k)
+            minute.charged = max(minute.charged, carried)
+
+    # -- hold --------------------------------------------------------------------------------
+
+    def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
+        """Send nothing for `seconds` from now. Holds only ever extend."""
+        self.hold_until(now + self.state.hi + seconds, ban=ban)
+
+    def hold_until(self, until: float, *, ban: bool = False) -> None:
+        """Send nothing before `until`, Unix s of the exchange's clock. Holds only ever extend."""
+        state = self.state
+        state.held_until = max(state.held_until, until)
+        if ban:
+            state.banned_until = max(state.banned_until, until)
+        state.looked_at = UNKNOWN
+
+    def refused(self, now: float, seconds: float, *, ban: bool = False) -> None:
+        """429 or 418: hold to the next minute, or for `seconds` if longer, and reserve more."""
+        state = self.state
+        state.wary = int((now + state.hi + seconds) // MINUTE) + MEMORY
+        if now + state.lo >= state.held_until:
+            state.strike = min(max(2 * state.strike, state.limit // 4), state.limit // 2)
+        turn = MINUTE * (int((now + state.hi) // MINUTE) + 1) - now - state.hi
+        self.hold(now, max(turn, seconds), ban=ban)
+
+    # -- tell --------------------------------------------------------------------------------
+
+    def usage(self, now: float) -> Usage:
+        """The budget at this moment; changes nothing."""
+        state = self.state
+        guess = self._span(now)[1]
+        minute = state.minutes.get(guess, Minute())
+        reserve = self.reserved()
+        return Usage(
+            limit=state.limit,
+            used=minute.used,
+            remaining=max(0, state.limit - reserve - minute.used),
+            charged=minute.charged,
+            others=minute.used - minute.charged,
+            in_flight=minute.open,
+            reserve=reserve,
+            resets_at=datetime.fromtimestamp(MINUTE * (guess + 1), UTC),
+            held_until=self._instant(now, state.held_until),
+            banned_until=self._instant(now, state.banned_until),
+        )
+
+    def _instant(self, now: float, until: float) -> datetime | None:
+        return datetime.fromtimestamp(until, UTC) if until > now + self.state.lo else None

@@ -1,0 +1,210 @@
+"""One small locked file for all processes of a user, with one record for each IP pool.
+
+The rule of this file: what it hands out is whole and ours, or it is nothing. A record is one page,
+written by one call under an exclusive lock and with a checksum, so a process that is killed at any
+moment leaves the old record or the new one, and the kernel drops its lock. Nobody waits for the
+lock: it is held for microseconds, and who does not get it asks again later, so that even a process
+suspended while holding it cannot block an event loop.
+"""
+
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+import time
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: there is no such file, and the caller goes on without
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("binance_oi")
+
+FILE_NAME = "budget-1"  # the number changes with the format: versions never read each other
+MAGIC = b"binance-oi budget 1\n"
+PAGE = 4096  # bytes; a write inside one page is never seen half
+RECORDS = 64
+UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
+CHECK = 1.0  # s between looks whether the file is still where others find it
+TRIES = 4  # times to ask for the lock, letting others run in between
+_HEADER = struct.Struct("<IIQd16s")  # checksum of the rest, length, sequence, used at, pool
+
+
+def runtime_directory() -> Path:
+    """The directory for this user's files that need not outlive the machine's run."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return Path(runtime) / "binance-oi"
+    return Path(tempfile.gettempdir()) / f"binance-oi-{os.getuid()}"
+
+
+class PoolFile:
+    """The record of one pool in the shared file.
+
+    `lock`, then `read`, then `write`, then `unlock`; nothing else keeps processes apart.
+
+    Args:
+        directory: Where the file is; made when missing, for this user only.
+        pool: Name of the pool.
+
+    Raises:
+        OSError: No such file can be made here.
+    """
+
+    def __init__(self, directory: Path, pool: str) -> None:
+        self.path = directory / FILE_NAME
+        self.pool = pool
+        self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
+        self._sequence = -1
+        self._checked_at = 0.0
+        self._open()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self._fd = _open_file(self.path)
+        self._close = weakref.finalize(self, os.close, self._fd)
+        self._offset = 0  # not found yet
+
+    def close(self) -> None:
+        """Close the file. The record stays, for others."""
+        self._close()
+
+    def lock(self) -> bool:
+        """Take the lock, or say that somebody else has it."""
+        if self._pid != os.getpid():  # after a fork both would hold one lock
+            self._open()
+        now = time.monotonic()
+        if now - self._checked_at > CHECK:
+            self._checked_at = now
+            self._follow()
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.sched_yield()
+            else:
+                return True
+        return False
+
+    def unlock(self) -> None:
+        """Let others have it."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _follow(self) -> None:
+        """Whoever deletes the file would leave two groups of processes with a budget each."""
+        try:
+            if os.stat(self.path).st_ino == os.fstat(self._fd).st_ino:
+                return
+        except FileNotFoundError:
+            pass
+        self._close()
+        self._open()
+
+    def read(self) -> bytes | None:
+        """The record; None when it is still as we wrote it; empty when there is none."""
+        if not self._offset:
+            self._offset = self._find()
+        page = os.pread(self._fd, PAGE, self._offset)
+        header = _HEADER.unpack_from(page) if len(page) >= _HEADER.size else (0, 0, 0, 0.0, b"")
+        if header[4] != self._name:  # cleared away by another process, or never there
+            self._offset = self._find()
+            page = os.pread(self._fd, PAGE, self._offset)
+            header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
+        elif header[2] == self._sequence:
+            return None
+        record = _record(page)
+        if header[4] == self._name and record is None:
+            logger.warning("the budget record of %s is damaged and starts anew", self.pool)
+        if header[4] != self._name or record is None:
+            self._sequence = time.time_ns()  # never equal to a number somebody remembers
+            return b""
+        self._sequence = header[2]
+        return record
+
+    def write(self, record: bytes) -> None:
+        """Replace the record."""
+        self._sequence += 1
+        page = _page(self._name, self._sequence, record)
+        os.pwrite(self._fd, page, self._offset)
+
+    def _find(self) -> int:
+        """Where the record of this pool is, or a place for it; clears away what nobody uses."""
+        now, free, oldest = time.time(), 0, (float("inf"), PAGE)
+        for offset in range(PAGE, PAGE * (RECORDS + 1), PAGE):
+            page = os.pread(self._fd, PAGE, offset)
+            used_at = _HEADER.unpack_from(page)[3] if len(page) >= _HEADER.size else 0.0
+            if page[_HEADER.size - 16 : _HEADER.size] == self._name:
+                return offset
+            if not 0 < now - used_at < UNUSED:
+                if any(page):
+                    os.pwrite(self._fd, bytes(PAGE), offset)
+                free = free or offset
+            oldest = min(oldest, (used_at, offset))
+        return free or oldest[1]
+
+
+def read_records(directory: Path) -> Iterator[bytes]:
+    """Every whole record in the file; reads only, and without the lock (a page is never half)."""
+    try:
+        with open(directory / FILE_NAME, "rb") as file:
+            data = file.read(PAGE * (RECORDS + 1))
+    except FileNotFoundError:
+        return
+    for offset in range(PAGE, len(data), PAGE):
+        record = _record(data[offset : offset + PAGE])
+        if record is not None:
+            yield record
+
+
+def _page(name: bytes, sequence: int, record: bytes) -> bytes:
+    if len(record) > PAGE - _HEADER.size:
+        raise ValueError(f"a record of {len(record)} bytes does not fit into a page")
+    rest = _HEADER.pack(0, len(record), sequence, time.time(), name)[4:] + record
+    return zlib.crc32(rest).to_bytes(4, "little") + rest
+
+
+def _record(page: bytes) -> bytes | None:
+    """What a page holds, if it is whole."""
+    if len(page) < _HEADER.size:
+        return None
+    checksum, length = _HEADER.unpack_from(page)[:2]
+    end = _HEADER.size + length
+    if not length or end > len(page) or zlib.crc32(page[4:end]) != checksum:
+        return None
+    return page[_HEADER.size : end]
+
+
+def _open_file(path: Path) -> int:
+    """Open or make the file: ours, private, and in our format."""
+    if fcntl is None:
+        raise OSError("file locks are not available on this system")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = os.lstat(path.parent)
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
+        raise PermissionError(f"{path.parent} belongs to somebody else")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _check_format(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_format(fd: int, path: Path) -> None:
+    """A file in another format is emptied, in place: others may have it open."""
+    found = os.fstat(fd)
+    if found.st_uid != os.getuid():
+        raise PermissionError(f"{path} belongs to somebody else")
+    os.fchmod(fd, 0o600)
+    if os.pread(fd, len(MAGIC), 0) == MAGIC:
+        return
+    if found.st_size:
+        logger.warning("%s was not a budget file and is replaced", path)
+        os.ftruncate(fd, 0)
+    os.pwrite(fd, MAGIC, 0)

@@ -1,0 +1,80 @@
+"""When a request is sent again, and after how long.
+
+The rule of this file: a retry is a request like any other, admitted and charged again, so it must
+be worth its weight. What the caller did wrong, and what the exchange forbids, is never repeated.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from binance_oi.errors import BinanceOIError, ServerError, TransportError
+
+OVERLOADED = -1008  # "throttled by system-level protection": not counted; back off [D]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How failed requests are repeated. `RetryPolicy(attempts=1)` switches it off.
+
+    Sent again: network errors and timeouts of a connection, 5xx and 408, within the call's
+    `timeout`. Never: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong
+    answers. A request that was answered 429 goes back to the queue.
+
+    Waits are drawn evenly between 0 and ``base * 2 ** retries`` (full jitter), at most `cap`.
+    """
+
+    attempts: int = 3
+    """Requests for one call, the first included."""
+    network_base: float = 0.05
+    """Seconds, after a network error."""
+    server_base: float = 0.25
+    """Seconds, after 5xx or 408."""
+    overload_base: float = 1.0
+    """Seconds, after code -1008."""
+    cap: float = 2.0
+    """Seconds to wait between two requests at the most."""
+    budget: float = 60.0
+    """Retries that a client saves up at the most; each retry costs 1."""
+    earned: float = 0.1
+    """Retries that each success earns."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.network_base, self.server_base, self.overload_base, self.cap)
+        if self.attempts < 1 or min(numbers) < 0 or self.budget < 0 or self.earned < 0:
+            raise ValueError(f"attempts must be at least 1, and nothing below 0: {self!r}")
+
+
+@dataclass(slots=True)
+class Retries:
+    """A client's account of retries: an outage may cost only so many requests.
+
+    It starts full, so that a batch of 600 calls in an outage sends at most 660 requests.
+    """
+
+    policy: RetryPolicy
+    left: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.policy.budget
+
+    def succeeded(self) -> None:
+        """An answer was usable."""
+        if self.left < self.policy.budget:
+            self.left = min(self.policy.budget, self.left + self.policy.earned)
+
+    def wait(self, error: BinanceOIError, attempt: int) -> float | None:
+        """Seconds until attempt `attempt + 1` (counted from 1), or None when there is none."""
+        base = self._base(error)
+        if base is None or attempt >= self.policy.attempts or self.left < 1.0:
+            return None
+        self.left -= 1.0
+        longest = min(self.policy.cap, base * 2 ** (attempt - 1))
+        return random.uniform(0.0, longest)  # noqa: S311 - jitter, not a secret
+
+    def _base(self, error: BinanceOIError) -> float | None:
+        if isinstance(error, TransportError):
+            return {"now": 0.0, "later": self.policy.network_base}.get(error.retry)
+        if isinstance(error, ServerError):
+            overloaded = error.code == OVERLOADED
+            return self.policy.overload_base if overloaded else self.policy.server_base
+        return None

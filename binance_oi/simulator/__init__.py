@@ -1,0 +1,20 @@
+"""A local exchange: answers and counts weight as Binance USDⓈ-M Futures does.
+
+For tests, ours and yours. It shares no code with the client, and imports nothing of
+`binance_oi`: a wrong number must not pass because both sides have it.
+"""
+
+from binance_oi.simulator.app import Change, Headers
+from binance_oi.simulator.counter import Bans, Bursts, Others, Steady
+from binance_oi.simulator.local import LocalExchange, spawn
+
+__all__ = [
+    "Bans",
+    "Bursts",
+    "Change",
+    "Headers",
+    "LocalExchange",
+    "Others",
+    "Steady",
+    "spawn",
+]

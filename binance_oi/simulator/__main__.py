@@ -1,0 +1,76 @@
+"""`python -m binance_oi.simulator`: the local exchange in a process of its own.
+
+The first line on stdout is its URL. SIGINT and SIGTERM end it quietly.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import cast
+
+from binance_oi.simulator.app import Headers
+from binance_oi.simulator.counter import Bans, Steady
+from binance_oi.simulator.local import LocalExchange
+
+
+def main() -> None:
+    exchange = _exchange(_parser().parse_args())
+    try:
+        asyncio.run(_serve(exchange))
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:  # the port is taken, or not ours to take
+        sys.exit(f"the local exchange did not start: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m binance_oi.simulator",
+        description="A local exchange that counts weight as Binance USDⓈ-M Futures does.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    add("--limit", type=int, default=2400, help="weight allowed in a minute")
+    add("--used", type=int, default=0, help="weight already used in the first minute")
+    add("--others", type=float, default=0.0, help="weight others use each second")
+    add("--seed", type=int, default=0, help="seed of everything that varies")
+    add("--latency", type=float, default=0.0, help="seconds from request to answer")
+    add("--jitter", type=float, default=0.0, help="up to so many seconds more")
+    add("--clock-offset", type=float, default=0.0, help="seconds its clock is ahead of ours")
+    add("--ban-after", type=int, default=40, help="429 answers before a ban; -1 for never")
+    add("--retry-after", choices=("absent", "0", "seconds"), default="absent")
+    return parser
+
+
+def _exchange(options: argparse.Namespace) -> LocalExchange:
+    ban_after = cast(int, options.ban_after)
+    return LocalExchange(
+        port=options.port,
+        limit=options.limit,
+        used=options.used,
+        others=Steady(options.others) if options.others else None,
+        seed=options.seed,
+        latency=options.latency,
+        jitter=options.jitter,
+        clock_offset=options.clock_offset,
+        bans=Bans(after=None if ban_after < 0 else ban_after),
+        headers=Headers(retry_after=options.retry_after),
+    )
+
+
+async def _serve(exchange: LocalExchange) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: main() takes the interrupt
+            loop.add_signal_handler(number, stop.set)
+    async with exchange:
+        print(exchange.url, flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""What the exchange answers: routes, weights, headers and error texts, over aiohttp.web.
+
+One request has one path: up leg, count, answer, down leg. It is counted when it arrives, also
+if the sender has gone by then, and the answer says what was true at that moment. Whatever
+reaches the exchange costs its weight, refused or not.
+"""
+
+import asyncio
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from email.utils import formatdate
+from math import ceil
+from random import Random
+from typing import Literal, NamedTuple
+from urllib.parse import parse_qs, quote
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from binance_oi.simulator.counter import BANNED, LIMITED, OK, Verdict, WeightCounter
+from binance_oi.simulator.market import Market
+from binance_oi.simulator.universe import TRADING, Universe, exchange_info
+
+OPEN_INTEREST = "/fapi/v1/openInterest"
+PREMIUM_INDEX = "/fapi/v1/premiumIndex"
+EXCHANGE_INFO = "/fapi/v1/exchangeInfo"
+SERVER_TIME = "/fapi/v1/time"
+PING = "/fapi/v1/ping"
+ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all else here costs 1
+
+GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
+FUNDING_S = 8 * 3600
+WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
+
+# Java writes "no lower case" as &&[^a-z]. \w without re.ASCII: listed names are Chinese, too.
+_LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
+_NAMES_A_SYMBOL = re.compile(r"[?&]symbol=[^&]")
+_LEGAL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"  # as quoted by the spot API, seen 2025-12
+
+# Names and case of an HTTP/1.1 answer of 2021, and what CloudFront adds since (2026-07).
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Connection": "keep-alive",
+    "Date": "",
+    "Server": "Tengine",
+    "Vary": "Accept-Encoding",
+    WEIGHT_HEADER: "",
+    "x-response-time": "0ms",
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Credentials": "true",
+    "Access-Control-Allow-Headers": "*,clienttype,Content-Type,lang,x-ui-request-trace,bnc-uuid",
+    "Content-Security-Policy": "default-src 'self'",
+    "cache-control": "no-cache, no-store, must-revalidate",
+    "expires": "0",
+    "pragma": "no-cache",
+    "strict-transport-security": "max-age=31536000; includeSubdomains",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "SAMEORIGIN",
+    "x-xss-protection": "1; mode=block",
+    "X-Cache": "Miss from cloudfront",
+    "Via": "1.1 0123456789abcdef0123456789abcdef.cloudfront.net (CloudFront)",
+    "X-Amz-Cf-Pop": "HKG61-P1",
+    "X-Amz-Cf-Id": "bG9jYWwgZXhjaGFuZ2UsIG5vdCBhIHJlYWwgb25lLCBub3QgYSByZWFsIG9uZQ==",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """How far the headers can be relied on.
+
+    Source: no header, `-1` and counts that go down were observed; whether refusals carry the
+    weight or a `Retry-After` is not known, so every way can be chosen.
+    """
+
+    missing_share: float = 0.0
+    """Share of answers without the used weight."""
+    behind: int = 0
+    """By how much weight, at most, the header may fall short of the count."""
+    on_refusal: bool = True
+    """Whether 429 and 418 carry the used weight."""
+    retry_after: Literal["absent", "0", "seconds"] = "absent"
+    """What 429 and 418 say in `Retry-After`."""
+
+
+class Change(NamedTuple):
+    """A status that changes at a time: a listing, a delisting, a pause."""
+
+    at: float
+    """Unix s of the exchange's clock."""
+    symbol: str
+    status: str
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+
+
+class _Refused(Exception):
+    """A request whose answer is an error."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.answer = _error(status, code, message)
+
+
+def _error(status: int, code: int, message: str) -> Answer:
+    return Answer(status, _json({"code": code, "msg": message}))
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Exchange:
+    """Answers requests; knows nothing of sockets, threads and processes.
+
+    Args:
+        counter: the weight of the one IP address this exchange sees.
+        now: the exchange's own clock, Unix s.
+        seed: of open interest, prices, jitter and missing headers.
+        latency: seconds from request to answer, half of it before the request is counted.
+        jitter: up to so many seconds more, drawn for each leg anew.
+        headers: how far the headers can be relied on.
+        changes: statuses that change by themselves.
+    """
+
+    def __init__(
+        self,
+        counter: WeightCounter,
+        now: Callable[[], float],
+        *,
+        seed: int = 0,
+        latency: float = 0.0,
+        jitter: float = 0.0,
+        headers: Headers | None = None,
+        changes: Iterable[Change | tuple[float, str, str]] = (),
+    ) -> None:
+        self.counter = counter
+        self.answers: Counter[int] = Counter()
+        self.universe = Universe()
+        self._now = now
+        self._seed = seed
+        self._latency = latency
+        self._jitter = jitter
+        self._headers = headers or Headers()
+        self._changes = sorted((Change(*change) for change in changes), reverse=True)
+        self._random = Random(seed)
+        self._date = (0, "")
+        self._info: bytes | None = None
+        self._markets: dict[str, Market] = {}
+        self._plain_targets: dict[str, str] = {}
+        self._routes: dict[str, Callable[[str, float], bytes]] = {
+            OPEN_INTEREST: self._open_interest,
+            PREMIUM_INDEX: self._premium_index,
+            EXCHANGE_INFO: self._exchange_info,
+            SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
+            PING: lambda _query, _now: b"{}",
+        }
+        for name in self.universe.symbols:
+            self._list(name)
+
+    def set_status(self, name: str, status: str) -> None:
+        """Change the status of a symbol, or list a new one, from now on.
+
+        Raises:
+            ValueError: a new name that does not end in a quote asset.
+        """
+        self.universe.set_status(name, status, self._now())
+        self._list(name)
+        self._info = None
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Take a request through both legs."""
+        if self._latency or self._jitter:
+            await asyncio.sleep(self._leg_s())
+            response = self._respond(request)
+            await asyncio.sleep(self._leg_s())
+            return response
+        return self._respond(request)
+
+    def _leg_s(self) -> float:
+        return (self._latency + self._jitter * self._random.random()) / 2
+
+    def _respond(self, request: web.BaseRequest) -> web.Response:
+        now = self._now()
+        while self._changes and now >= self._changes[-1].at:
+            change = self._changes.pop()
+            self.set_status(change.symbol, change.status)
+        target = request.raw_path
+        verdict = self.counter.count(_weight(target), now)
+        if verdict.status == OK:
+            answer = self._answer(request.method, target, now)
+        else:
+            answer = self._refusal(verdict, request.remote)
+        self.answers[answer.status] += 1
+        return self._response(request, answer, verdict, now)
+
+    def _answer(self, method: str, target: str, now: float) -> Answer:
+        name = self._plain_targets.get(target)
+        try:
+            if name is not None and method == "GET":
+                return Answer(OK, self._reading(name, now))
+            path, _, query = target.partition("?")
+            route = self._routes.get(path)
+            if route is None or method != "GET":
+                # Code and text as observed; under which status they come is not known.
+                raise _Refused(404, -5000, f"Path {path}, Method {method} is invalid")
+            return Answer(OK, route(query, now))
+        except _Refused as refused:
+            return refused.answer
+
+    def _refusal(self, verdict: Verdict, ip: str | None) -> Answer:
+        if verdict.status == LIMITED:
+            return _error(
+                LIMITED,
+                -1003,
+                f"Too many requests; current limit of IP({ip}) is {self.counter.limit} requests"
+                " per minute. Please use the websocket for live updates to avoid polling the"
+                " API.",
+            )
+        return _error(
+            BANNED,
+            -1003,
+            f"Way too many requests; IP({ip}) banned until {int(verdict.until * 1000)}."
+            " Please use the websocket for live updates to avoid bans.",
+        )
+
+    def _response(
+        self, request: web.BaseRequest, answer: Answer, verdict: Verdict, now: float
+    ) -> web.Response:
+        status, body = answer
+        response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
+        headers = response.headers
+        headers["Date"] = self._date_at(int(now))
+        self._write_weight(headers, verdict)
+        if verdict.status != OK:
+            self._write_retry_after(headers, verdict, now)
+        if not request.keep_alive:
+            headers["Connection"] = "close"
+        if len(body) >= GZIP_FROM_BYTES and _takes_gzip(request):
+            response.body = gzip.compress(body, compresslevel=1)
+            response.enable_chunked_encoding()
+            headers["Content-Encoding"] = "gzip"
+        return response
+
+    def _write_weight(self, headers: CIMultiDict[str], verdict: Verdict) -> None:
+        behind = self._headers.behind
+        if self._shows_weight(verdict):
+            short = self._random.randint(0, behind) if behind else 0
+            headers[WEIGHT_HEADER] = str(max(verdict.used - short, 1))
+        else:
+            del headers[WEIGHT_HEADER]
+
+    def _shows_weight(self, verdict: Verdict) -> bool:
+        if verdict.status != OK and not self._headers.on_refusal:
+            return False
+        share = self._headers.missing_share
+        return not share or self._random.random() >= share
+
+    def _write_retry_after(self, headers: CIMultiDict[str], verdict: Verdict, now: float) -> None:
+        rule = self._headers.retry_after
+        if rule != "absent":
+            headers["Retry-After"] = "0" if rule == "0" else str(ceil(verdict.until - now))
+
+    def _date_at(self, second: int) -> str:
+        if self._date[0] != second:
+            self._date = (second, formatdate(second, usegmt=True))
+        return self._date[1]
+
+    def _list(self, name: str) -> None:
+        if name not in self._markets:
+            self._markets[name] = Market(self._seed, self.universe.symbols[name])
+            self._plain_targets[f"{OPEN_INTEREST}?symbol={quote(name)}"] = name
+
+    def _open_interest(self, query: str, now: float) -> bytes:
+        name = _symbol_in(query)
+        if name is None:
+            raise _Refused(
+                400,
+                -1102,
+                "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.",
+            )
+        return self._reading(name, now)
+
+    def _reading(self, name: str, now: float) -> bytes:
+        if self._market(name) and self.universe.symbols[name].status != TRADING:
+            raise _Refused(
+                400,
+                -4108,
+                "Symbol is on delivering or delivered or settling or closed or pre-trading.",
+            )
+        value, time = self._markets[name].open_interest(now)
+        return f'{{"symbol":"{name}","openInterest":"{value}","time":{time}}}'.encode()
+
+    def _market(self, name: str) -> Market:
+        market = self._markets.get(name)
+        if market is None:
+            raise _Refused(400, -1121, "Invalid symbol.")
+        return market
+
+    def _premium_index(self, query: str, now: float) -> bytes:
+        name = _symbol_in(query)
+        if name is None:
+            return _json([self._mark(name, now) for name in self._markets])
+        return _json(self._mark(name, now))
+
+    def _mark(self, name: str, now: float) -> dict[str, object]:
+        price = self._market(name).mark_price(now)
+        lasting = not self.universe.symbols[name].is_delivery
+        rate = "0.00010000" if lasting else "0.00000000"
+        return {
+            "symbol": name,
+            "markPrice": f"{price:.8f}",
+            "indexPrice": f"{price * 0.9999:.8f}",
+            "estimatedSettlePrice": f"{price * 0.9998:.8f}",
+            "lastFundingRate": rate,
+            "interestRate": rate,
+            "nextFundingTime": (int(now) // FUNDING_S + 1) * FUNDING_S * 1000 if lasting else 0,
+            "time": int(now) * 1000,
+        }
+
+    def _exchange_info(self, _query: str, now: float) -> bytes:
+        # The real one ignores ?symbol= as well, and is built rarely: its serverTime is old.
+        if self._info is None:
+            self._info = exchange_info(
+                self.universe.symbols.values(), limit=self.counter.limit, now=now
+            )
+        return self._info
+
+
+_STATIC_HEADERS = CIMultiDict(_HEADERS)
+
+
+def _weight(target: str) -> int:
+    # A premiumIndex that names a symbol, whatever it is, is not a request for all of them.
+    if not target.startswith(PREMIUM_INDEX):
+        return 1
+    return 1 if _NAMES_A_SYMBOL.search(target) else ALL_SYMBOLS_WEIGHT
+
+
+def _symbol_in(query: str) -> str | None:
+    try:
+        values = parse_qs(query, keep_blank_values=True, errors="strict").get("symbol", [""])
+    except UnicodeDecodeError:
+        values = []
+    if len(values) != 1:
+        raise _Refused(400, -1130, "Data sent for parameter 'symbol' is not valid.")
+    if not values[0]:
+        return None
+    if not _LEGAL_SYMBOL.fullmatch(values[0]):
+        raise _Refused(
+            400,
+            -1100,
+            f"Illegal characters found in parameter 'symbol'; legal range is '{_LEGAL_RANGE}'.",
+        )
+    return values[0]
+
+
+def _takes_gzip(request: web.BaseRequest) -> bool:
+    accepted = request.headers.get("Accept-Encoding", "").replace(" ", "")
+    return "gzip" in accepted and "gzip;q=0," not in accepted + ","

@@ -1,0 +1,178 @@
+"""The weight an exchange has counted for one IP address, and what it refuses.
+
+Pure arithmetic: no I/O and no clock. Time is an argument, in Unix seconds of the exchange's
+own clock. Everything is counted in the UTC minute in which it arrives, and the count starts
+again when the minute turns (Source: measured 2026-10-07; the window is fixed, not rolling).
+"""
+
+from dataclasses import dataclass
+from math import floor
+from typing import NamedTuple, Protocol
+
+MINUTE_S = 60
+KEPT_MINUTES = 1500  # a day and an hour, so that a test of a day can read all of it
+
+OK = 200
+LIMITED = 429
+BANNED = 418
+
+
+class Others(Protocol):
+    """Weight used by whoever else sends from this IP address."""
+
+    def weight(self, since: float, until: float) -> int:
+        """Weight used from `since` to `until` (Unix s); the parts of a span sum to the whole."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Others that use `rate` weight every second."""
+
+    rate: float
+
+    def weight(self, since: float, until: float) -> int:
+        # The difference of two floors, not the floor of the difference: spans must add up.
+        return floor(self.rate * until) - floor(self.rate * since)
+
+
+@dataclass(frozen=True, slots=True)
+class Bursts:
+    """Others that use `size` weight at once, `at_second` into every period of `every` s."""
+
+    size: int
+    at_second: float = 0.0
+    every: float = 60.0
+
+    def weight(self, since: float, until: float) -> int:
+        def bursts(moment: float) -> int:
+            return floor((moment - self.at_second) / self.every)
+
+        return self.size * (bursts(until) - bursts(since))
+
+
+@dataclass(frozen=True, slots=True)
+class Bans:
+    """When an IP address is banned, and for how long.
+
+    The first `after` refusals are answered 429, the next one bans (`None`: never). A whole
+    minute without a refusal is forgiven. Each ban is twice as long as the one before.
+
+    Source: 2 minutes to 3 days, scaling for repeat offenders, documented; requests during a
+    ban lengthen it, observed. How many 429s are forgiven is not known.
+    """
+
+    after: int | None = 40
+    first_s: float = 120.0
+    longest_s: float = 259_200.0
+    lengthen: bool = True
+
+
+class Verdict(NamedTuple):
+    """What becomes of one request."""
+
+    status: int
+    """200, 429 or 418."""
+    used: int
+    """Weight counted in this minute, this request included."""
+    until: float
+    """Unix s at which the refusal ends; 0 when there is none."""
+
+
+class WeightCounter:
+    """Counts the weight of one IP address and refuses what is over the limit.
+
+    Args:
+        limit: weight allowed in a minute.
+        start: Unix s at which counting begins; others are not counted before it.
+        used: weight already counted in that minute.
+        others: who else sends from this IP address. They are counted, never banned.
+        bans: when refusals become a ban.
+        count_refused: whether a refused request counts. The real exchange's answer is not
+            known; counting is the harder one to live with.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        start: float,
+        used: int = 0,
+        others: Others | None = None,
+        bans: Bans | None = None,
+        count_refused: bool = True,
+    ) -> None:
+        self.limit = limit
+        self.bans = bans or Bans()
+        self.banned_until = 0.0
+        self._start = start
+        self._others = others
+        self._count_refused = count_refused
+        self._own = {_minute(start): used}
+        self._refusals = 0
+        self._refused_minute = 0
+        self._ban_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<WeightCounter limit={self.limit} banned_until={self.banned_until:.3f}>"
+
+    def used(self, now: float) -> int:
+        """Weight counted in the minute of `now`, by everyone on this IP address."""
+        minute = _minute(now)
+        return self._own.get(minute, 0) + self._others_in(minute, now)
+
+    def weights(self, now: float) -> dict[int, int]:
+        """Minute (Unix s // 60) to the weight counted in it up to `now`.
+
+        Has the minutes in which a request of ours arrived, the last 1500 of them.
+        """
+        return {minute: own + self._others_in(minute, now) for minute, own in self._own.items()}
+
+    def count(self, weight: int, now: float) -> Verdict:
+        """Count a request that arrives at `now`, and say whether it is served."""
+        used = self.used(now) + weight
+        refused = used > self.limit or now < self.banned_until
+        if refused and not self._count_refused:
+            return self._refuse(used - weight, now)
+        self._add(weight, _minute(now))
+        return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
+
+    def ban(self, now: float) -> None:
+        """Ban this IP address from `now` on, for twice as long as the last time."""
+        self._ban_s = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
+        self.banned_until = now + self._ban_s
+        self._refusals = 0
+
+    def _refuse(self, used: int, now: float) -> Verdict:
+        if now < self.banned_until:
+            if self.bans.lengthen:
+                self.banned_until = now + self._ban_s
+        elif self._is_one_too_many(_minute(now)):
+            self.ban(now)
+        else:
+            return Verdict(LIMITED, used, float((_minute(now) + 1) * MINUTE_S))
+        return Verdict(BANNED, used, self.banned_until)
+
+    def _is_one_too_many(self, minute: int) -> bool:
+        if minute - self._refused_minute > 1:
+            self._refusals = 0
+        self._refused_minute = minute
+        self._refusals += 1
+        return self.bans.after is not None and self._refusals > self.bans.after
+
+    def _add(self, weight: int, minute: int) -> None:
+        own = self._own
+        own[minute] = own.get(minute, 0) + weight
+        if len(own) > KEPT_MINUTES:
+            del own[min(own)]
+
+    def _others_in(self, minute: int, now: float) -> int:
+        if self._others is None:
+            return 0
+        since = max(self._start, float(minute * MINUTE_S))
+        until = min(now, float((minute + 1) * MINUTE_S))
+        return self._others.weight(since, until) if since < until else 0
+
+
+def _minute(moment: float) -> int:
+    return int(moment // MINUTE_S)

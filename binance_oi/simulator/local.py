@@ -1,0 +1,195 @@
+"""The local exchange as a thing to start: in the caller's loop, in a thread, in a process.
+
+It listens on 127.0.0.1 only, and sees one IP address whoever asks.
+"""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from binance_oi.simulator.app import Change, Exchange, Headers
+from binance_oi.simulator.counter import Bans, Others, WeightCounter
+from binance_oi.simulator.universe import Universe
+
+HOST = "127.0.0.1"
+BACKLOG = 2048  # connections a load test opens at once
+CLOSE_S = 0.1  # what a request in flight still gets when the exchange closes
+
+
+class LocalExchange:
+    """A futures exchange on this machine that counts weight as the real one does.
+
+        async with LocalExchange(limit=100) as exchange:
+            ...  # requests to exchange.url
+        with LocalExchange().in_thread() as exchange:
+            ...  # the same from code that has no loop
+
+    It works on every event loop, also on one whose time is virtual: give `clock` the loop's
+    time, and latency costs no real time.
+
+    Args:
+        limit: weight allowed in a minute; also what `exchangeInfo` says.
+        seed: of everything that varies.
+        latency: seconds from request to answer; counted after half of them.
+        jitter: up to so many seconds more.
+        clock_offset: seconds by which the exchange's clock is ahead of the caller's.
+        used: weight already used in the minute in which the exchange is made.
+        others: weight used by others on this IP address, `Steady` or `Bursts`.
+        clock: the caller's clock, Unix s.
+        port: 0 takes a free one.
+        bans: when 429 becomes 418, and for how long.
+        count_refused: whether a refused request counts (not known of the real exchange).
+        headers: how far the headers can be relied on, and what `Retry-After` says.
+        changes: `(unix_s, symbol, status)` of listings and delistings to come.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 2400,
+        seed: int = 0,
+        latency: float = 0.0,
+        jitter: float = 0.0,
+        clock_offset: float = 0.0,
+        used: int = 0,
+        others: Others | None = None,
+        clock: Callable[[], float] = time.time,
+        port: int = 0,
+        bans: Bans | None = None,
+        count_refused: bool = True,
+        headers: Headers | None = None,
+        changes: Iterable[Change | tuple[float, str, str]] = (),
+    ) -> None:
+        self.url = ""
+        self._clock = clock
+        self._clock_offset = clock_offset
+        self._port = port
+        self.counter = WeightCounter(
+            limit,
+            start=self.now(),
+            used=used,
+            others=others,
+            bans=bans,
+            count_refused=count_refused,
+        )
+        self._exchange = Exchange(
+            self.counter,
+            self.now,
+            seed=seed,
+            latency=latency,
+            jitter=jitter,
+            headers=headers,
+            changes=changes,
+        )
+        self._runner: web.ServerRunner | None = None
+
+    def __repr__(self) -> str:
+        where = self.url or "closed"
+        return f"<LocalExchange {where} used={self.used} of {self.counter.limit}>"
+
+    @property
+    def used(self) -> int:
+        """Weight counted in the current minute."""
+        return self.counter.used(self.now())
+
+    @property
+    def weights(self) -> dict[int, int]:
+        """Minute (Unix s // 60) to the weight counted in it, others included."""
+        return self.counter.weights(self.now())
+
+    @property
+    def answers(self) -> Counter[int]:
+        """How many answers of each status were given."""
+        return self._exchange.answers
+
+    @property
+    def universe(self) -> Universe:
+        """What is listed."""
+        return self._exchange.universe
+
+    def now(self) -> float:
+        """The exchange's own clock, Unix s."""
+        return self._clock() + self._clock_offset
+
+    def set_status(self, name: str, status: str) -> None:
+        """Change the status of a symbol, or list a new one, from now on.
+
+        Raises:
+            ValueError: a new name that does not end in a quote asset.
+        """
+        self._exchange.set_status(name, status)
+
+    async def start(self) -> None:
+        """Listen. `async with` does it."""
+        server = web.Server(self._exchange.handle, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, HOST, self._port, backlog=BACKLOG).start()
+        self.url = f"http://{HOST}:{self._runner.addresses[0][1]}"
+
+    async def close(self) -> None:
+        """Stop listening and drop every connection. `async with` does it."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @contextmanager
+    def in_thread(self) -> Generator[Self, None, None]:
+        """Run in a thread and a loop of its own."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="local-exchange", daemon=True)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.start(), loop).result()
+            try:
+                yield self
+            finally:
+                asyncio.run_coroutine_threadsafe(self.close(), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+@contextmanager
+def spawn(*arguments: str) -> Generator[str, None, None]:
+    """Run an exchange in a process of its own, and give its URL.
+
+    Args:
+        arguments: of `python -m binance_oi.simulator`, such as `"--limit", "100"`.
+
+    Raises:
+        RuntimeError: the process ended without one; it has said why on stderr.
+    """
+    command = [sys.executable, "-m", "binance_oi.simulator", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            if not url:
+                raise RuntimeError(f"the local exchange did not start: {' '.join(command)}")
+            yield url
+        finally:
+            process.terminate()

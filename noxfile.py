@@ -1,0 +1,94 @@
+"""What is checked, and how: `nox -l` lists it.
+
+Rule of this file: a session needs the Python that runs nox and no other, and the package index and
+no other place.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+# Decisions about sending and decoding live here: every branch of them is run by a test.
+FULLY_COVERED = ("minutes", "governor", "client", "transport", "models", "errors")
+IMPORT_FROM_ELSEWHERE = """
+import pathlib, sys, binance_oi
+home = pathlib.Path(binance_oi.__file__).resolve()
+assert home.is_relative_to(pathlib.Path(sys.prefix).resolve()), home
+assert (home.parent / "py.typed").is_file()
+print("binance_oi", binance_oi.__version__, "from the wheel")
+"""
+
+
+def install(session: nox.Session, group: str, *project: str) -> None:
+    session.install(*nox.project.dependency_groups(PROJECT, group), *project)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict and pyright."""
+    install(session, "types", "-e", ".[cli]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite with its coverage, or the part named after `--`."""
+    install(session, "test", "-e", ".[cli]")
+    if session.posargs:
+        session.run("python", "-m", "pytest", *session.posargs)
+        return
+    session.run("python", "-m", "pytest", "--cov", "--cov-report=")
+    session.run("coverage", "report")
+    modules = [f"binance_oi/{name}.py" for name in FULLY_COVERED]
+    if missing := [module for module in modules if not (HERE / module).is_file()]:
+        session.error(f"to be covered in full, and not there: {missing}")
+    session.run("coverage", "report", f"--include={','.join(modules)}", "--fail-under=100")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example, as it stands and without arguments."""
+    session.install("-e", ".[cli]")
+    scripts = sorted((HERE / "examples").glob("*.py"))
+    if not scripts:
+        session.error("no examples")
+    with tempfile.TemporaryDirectory() as runtime:
+        for script in scripts:
+            session.run("python", "-W", "error", str(script), env={"XDG_RUNTIME_DIR": runtime})
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The sdist, the wheel made from it, and that wheel installed alone."""
+    install(session, "build")
+    dist = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), str(HERE))
+    (wheel,) = dist.glob("*.whl")
+    session.run("python", "-m", "venv", "--clear", str(dist / "alone"))
+    alone = str(dist / "alone" / ("Scripts" if os.name == "nt" else "bin") / "python")
+    session.run(alone, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    session.chdir(dist)  # away from the checkout, or that would be imported
+    session.run(alone, "-c", IMPORT_FROM_ELSEWHERE, external=True)
+    # Without the extra the command says what to install, and ends with 2.
+    session.run(alone, "-m", "binance_oi", "symbols", external=True, success_codes=[2])

@@ -1,0 +1,57 @@
+"""The fixtures hold what they promise, and are still needed."""
+
+import os
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses, compat, core
+
+URL = "http://127.0.0.1/fapi/v1/exchangeInfo"
+LARGE = b"x" * 1_000_000
+
+
+async def _read(url: str = URL) -> bytes:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return await response.read()
+
+
+async def test_a_mocked_answer_is_read_with_status_and_headers(mocked: aioresponses) -> None:
+    mocked.get(URL, status=418, headers={"Retry-After": "120"}, body=b"{}")
+    async with aiohttp.ClientSession() as session, session.get(URL) as response:
+        assert (response.status, response.headers["Retry-After"]) == (418, "120")
+        assert await response.read() == b"{}"
+
+
+async def test_a_mocked_answer_of_a_megabyte_is_read_whole(mocked: aioresponses) -> None:
+    mocked.get(URL, body=LARGE)
+    assert await _read() == LARGE
+
+
+async def test_a_mocked_answer_of_a_megabyte_is_read_in_chunks(mocked: aioresponses) -> None:
+    mocked.get(URL, body=LARGE)
+    async with aiohttp.ClientSession() as session, session.get(URL) as response:
+        chunks = [chunk async for chunk in response.content.iter_chunked(65_536)]
+    assert b"".join(chunks) == LARGE
+    assert max(map(len, chunks)) <= 65_536
+
+
+async def test_without_the_shim_no_answer_can_be_built() -> None:
+    with aioresponses() as mock:
+        mock.get(URL, body=b"{}")
+        with pytest.raises(TypeError, match="stream_writer"):
+            await _read()
+
+
+async def test_with_half_the_shim_a_large_body_cannot_be_fed(
+    mocked: aioresponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "stream_reader_factory", compat.stream_reader_factory)
+    mocked.get(URL, body=LARGE)
+    with pytest.raises(AssertionError):  # a reader pauses a protocol that has no transport
+        await _read()
+
+
+def test_no_test_sees_the_users_runtime_directory_or_proxies(tmp_path: Path) -> None:
+    assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
+    assert not [name for name in os.environ if name.lower().endswith("_proxy")]

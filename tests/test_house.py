@@ -1,0 +1,247 @@
+"""The house stands as it was drawn: imports go one way, functions are short, nothing lies about.
+
+Rule of this file: what is allowed is data at the top; a new module is placed there on purpose.
+"""
+
+import ast
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import binance_oi
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "binance_oi"
+
+# A module may import those before it, and none after it.
+ORDER = (
+    "errors",
+    "models",
+    "endpoints",
+    "minutes",
+    "budget",
+    "retry",
+    "governor",
+    "transport",
+    "snapshot",
+    "client",
+    "recorder",
+    "simulator",
+    "cli",
+    "__main__",
+)
+# Some may import less than their place in the order allows.
+ONLY = {
+    "minutes": {"errors"},
+    "simulator": set[str](),  # or a wrong number could pass on both sides
+}
+# Who may import what is not in the standard library. aiohttp: the client; the simulator serves.
+THIRD_PARTY = {
+    "aiohttp": {"transport"},
+    "aiohttp.web": {"simulator"},
+    "aiolimiter": {"governor"},
+    "cyclopts": {"cli"},
+    "msgspec": {"models", "simulator", "snapshot", "cli"},
+    "multidict": {"simulator"},  # aiohttp's own type for headers
+    "rich": {"cli"},
+}
+FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
+TOP_LEVEL = {
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "binance_oi",
+    "examples",
+    "noxfile.py",
+    "pyproject.toml",
+    "tests",
+}
+LONGEST, MEDIAN = 50, 10  # lines of code in one function
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(file: Path) -> str:
+    """The module or folder directly under the package that a file belongs to."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere in it, in full: `binance_oi.errors`."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from _imported_from(file, node)
+
+
+def _imported_from(file: Path, node: ast.ImportFrom) -> Iterator[str]:
+    package = ("binance_oi", *file.relative_to(PACKAGE).parts[:-1])
+    base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+    module = ".".join(part for part in (base, node.module) if part)
+    # `from aiohttp import web` and `from . import errors` name a module after `import`.
+    if module in ("aiohttp", "binance_oi"):
+        yield from (f"{module}.{alias.name}" for alias in node.names)
+    else:
+        yield module
+
+
+def may_import(importer: str) -> set[str]:
+    if importer == "__init__":
+        return set(ORDER)
+    return ONLY.get(importer, set(ORDER[: ORDER.index(importer)])) | {importer}
+
+
+def third_party(module: str) -> str | None:
+    """The row of THIRD_PARTY that a module falls under; its own name when there is none."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names:
+        return None
+    rows = [row for row in THIRD_PARTY if module == row or module.startswith(f"{row}.")]
+    return max(rows, key=len, default=module)
+
+
+def wrong_imports(file: Path) -> list[str]:
+    wrong: list[str] = []
+    for module in imported(file):
+        top, *rest = module.split(".")
+        if top == "binance_oi":
+            allowed = bool(rest) and rest[0] in may_import(room(file))
+        else:
+            row = third_party(module)
+            allowed = row is None or room(file) in THIRD_PARTY.get(row, set())
+        if not allowed:
+            wrong.append(module)
+    return wrong
+
+
+def lengths(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines of code of every function: no docstring, no comment, no blank line."""
+    with tokenize.open(file) as opened:
+        skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+        tokens = list(tokenize.generate_tokens(opened.readline))
+    code = {n for t in tokens if t.type not in skip for n in range(t.start[0], t.end[0] + 1)}
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            told = ast.get_docstring(node) is not None
+            doc = set(range(first.lineno, (first.end_lineno or 0) + 1)) if told else set[int]()
+            span = set(range(node.lineno, (node.end_lineno or 0) + 1))
+            yield len(span & code - doc), f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
+
+
+def listed_files() -> list[str]:
+    """What git has, or would take."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    assert {room(file) for file in FILES} - {"__init__"} <= set(ORDER)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_go_one_way(file: Path) -> None:
+    assert wrong_imports(file) == []
+
+
+@pytest.mark.parametrize(
+    "where, source, wrong",
+    [
+        ("errors.py", "from binance_oi.models import X", ["binance_oi.models"]),
+        ("errors.py", "def f():\n    from .client import X", ["binance_oi.client"]),
+        ("minutes.py", "from . import models", ["binance_oi.models"]),
+        ("minutes.py", "import msgspec, time\nfrom .errors import X", ["msgspec"]),
+        ("client.py", "import aiohttp", ["aiohttp"]),
+        ("client.py", "from binance_oi import Usage", ["binance_oi.Usage"]),
+        ("client.py", "import binance_oi", ["binance_oi"]),
+        ("client.py", "from binance_oi.transport import X\nfrom .errors import Y", []),
+        ("transport.py", "from aiohttp import web", ["aiohttp.web"]),
+        ("transport.py", "import aiohttp\nfrom aiohttp import ClientSession", []),
+        ("simulator/server.py", "from aiohttp import web\nfrom .market import X", []),
+        ("simulator/server.py", "from ..errors import X", ["binance_oi.errors"]),
+        ("simulator/server.py", "import aiohttp", ["aiohttp"]),
+        ("models.py", "import requests.sessions", ["requests.sessions"]),
+    ],
+)
+def test_a_wrong_import_is_found(
+    where: str, source: str, wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    file = tmp_path / where
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(source)
+    assert wrong_imports(file) == wrong
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not {file.stem for file in FILES} & FORBIDDEN_NAMES
+
+
+def test_functions_are_short() -> None:
+    counted = sorted(length for file in FILES for length in lengths(file))
+    assert counted[-1][0] <= LONGEST, counted[-1]
+    assert median(length for length, _ in counted) <= MEDIAN
+
+
+def test_only_code_counts_towards_a_functions_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    file = tmp_path / "sample.py"
+    file.write_text(
+        'def f(\n    a,\n):\n    """Doc.\n\n    More.\n    """\n    # why\n\n    return a\n'
+    )
+    assert list(lengths(file)) == [(4, "sample.py:1 f")]
+
+
+def test_nothing_is_hidden_from_the_coverage() -> None:
+    assert [file.name for file in FILES if "pragma: no cover" in file.read_text("utf-8")] == []
+
+
+def test_every_module_begins_with_its_docstring() -> None:
+    bare = [file.name for file in FILES if not ast.get_docstring(ast.parse(file.read_bytes()))]
+    assert bare == []
+
+
+def test_the_public_names_are_sorted_and_all_there() -> None:
+    assert sorted(binance_oi.__all__) == binance_oi.__all__
+    assert [name for name in binance_oi.__all__ if not hasattr(binance_oi, name)] == []
+
+
+def test_nothing_lies_about_at_the_top() -> None:
+    assert {name.split("/")[0] for name in listed_files()} <= TOP_LEVEL
+
+
+IMPORT_ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["cyclopts", "rich", "pyarrow"]))  # importing one of these fails
+calls = []
+sys.addaudithook(lambda event, args: event.startswith("socket.") and calls.append(event))
+import binance_oi
+touched = sorted(set(calls) - {"socket.gethostname"})
+sys.exit(f"importing it does {touched}" if touched else 0)
+"""
+
+
+def test_importing_the_package_needs_no_extra_and_no_network() -> None:
+    command = [sys.executable, "-W", "error", "-c", IMPORT_ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_library_is_silent_until_its_user_asks() -> None:
+    source = "import binance_oi, logging; logging.getLogger('binance_oi').error('x')"
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

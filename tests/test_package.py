@@ -1,0 +1,87 @@
+"""The wheel and the sdist contain what they should, and nothing else.
+
+Both are built here with the build backend itself: no network, no isolated environment. That the
+wheel installs and imports alone is checked by `nox -s build`.
+"""
+
+import email
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+import binance_oi
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = binance_oi.__version__
+INFO = f"binance_oi-{VERSION}.dist-info"
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(dist / f"binance_oi-{VERSION}-py3-none-any.whl") as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: dict[str, bytes]) -> Message:
+    return email.message_from_bytes(wheel[f"{INFO}/METADATA"])
+
+
+def sources(folder: str) -> set[str]:
+    """Every file of a folder of the checkout that belongs to the project."""
+    files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(ROOT).as_posix()) for path in files if "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_is_the_package_and_its_metadata(wheel: dict[str, bytes]) -> None:
+    metadata = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    assert set(wheel) == sources("binance_oi") | {f"{INFO}/{name}" for name in metadata}
+    assert "binance_oi/py.typed" in wheel
+
+
+def test_the_sdist_has_all_it_takes_to_build_and_to_test(dist: Path) -> None:
+    top = f"binance_oi-{VERSION}"
+    with tarfile.open(dist / f"{top}.tar.gz") as archive:
+        names = {name.removeprefix(f"{top}/") for name in archive.getnames()}
+    assert sources("binance_oi") | sources("tests") | sources("examples") <= names
+    root = {"CHANGELOG.md", "LICENSE", "README.md", "noxfile.py", "pyproject.toml", "PKG-INFO"}
+    assert root <= names
+    rest = {name.split("/")[0] for name in names} - {"binance_oi", "tests", "examples", ".ci"}
+    assert rest == root | {".gitignore"}
+
+
+def test_the_metadata_states_licence_versions_and_dependencies(metadata: Message) -> None:
+    assert (metadata["License-Expression"], metadata["License-File"]) == ("MIT", "LICENSE")
+    assert (metadata["Version"], metadata["Requires-Python"]) == (VERSION, ">=3.11")
+    required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert sorted(required) == ["aiohttp<4,>=3.14.3", "aiolimiter>=1.2", "msgspec>=0.20"]
+    assert {"cli", "parquet"} <= set(metadata.get_all("Provides-Extra", []))
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+
+
+def test_the_command_is_installed(wheel: dict[str, bytes]) -> None:
+    points = wheel[f"{INFO}/entry_points.txt"].decode()
+    assert "binance-oi = binance_oi.__main__:main" in points
+
+
+def test_nothing_that_others_pin_is_required_by_us() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    named = " ".join([*project["dependencies"], *extras])
+    assert not [name for name in ("multidict", "attrs", "propcache", "yarl") if name in named]
