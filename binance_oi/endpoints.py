@@ -1,8 +1,11 @@
-"""Routes, weights and limits of the exchange, each with its source.
+"""Routes, weights and limits of the exchange, each with its source; and the base URLs.
 
-Marks: [D] documented by the exchange, [O] observed live, with the month.
+The rule of this file: a fact stands beside its source. Marks: [D] documented by the exchange,
+[O] observed live, with the month. A base URL is refused rather than mended, and no message repeats
+it: it may hold a password.
 """
 
+import re
 from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -19,52 +22,81 @@ class Endpoint(NamedTuple):
     weight: int
 
 
-OPEN_INTEREST = Endpoint("/fapi/v1/openInterest", 1)  # [D], measured 1 [O 2026-10]
-EXCHANGE_INFO = Endpoint("/fapi/v1/exchangeInfo", 1)  # [D]; ignores ?symbol= [O 2026-10]
-SERVER_TIME = Endpoint("/fapi/v1/time", 1)  # [D]
-PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] without a symbol; 1 with one
+OPEN_INTEREST = Endpoint("/fapi/v1/openInterest", 1)  # [D] 2026-11, measured 1 [O 2026-10]
+EXCHANGE_INFO = Endpoint("/fapi/v1/exchangeInfo", 1)  # [D] 2026-11; ignores ?symbol= [O 2026-10]
+SERVER_TIME = Endpoint("/fapi/v1/time", 1)  # [D] 2026-11
+PING = Endpoint("/fapi/v1/ping", 1)  # [D] 2026-11
+PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] 2026-11; of every symbol
+PREMIUM_INDEX_OF_ONE = Endpoint("/fapi/v1/premiumIndex", 1)  # [D] 2026-11; with ?symbol=
 
-# One counter per IP for all of these, since 2026-06-30 [D].
-_ONE_POOL = frozenset({"fapi.binance.com", "dapi.binance.com"})
+# Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
+_BASE_URL = re.compile(
+    r"(?P<scheme>https?)://"
+    r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:/[a-z0-9._~!$&'()*+,;=:@%-]*)*",
+    re.IGNORECASE,
+)
 
 
-def check_base_url(url: str) -> str:
+def check_base_url(url: object) -> str:
     """`url` without a slash at its end.
 
     Raises:
-        ValueError: Not ``https://host[:port]``; ``http://`` is for this machine only, and
-            credentials do not belong into a URL.
+        ValueError: Not ``https://host[:port][/path]``. Credentials, a query or a fragment do not
+            belong into it, and ``http://`` is for this machine only.
     """
-    parts = urlsplit(url)
-    host = parts.hostname
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"base_url must be https://host: {parts.scheme}://{host}")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("base_url must not hold credentials")
-    if parts.query or parts.fragment or not 0 < (parts.port or 443) < 65536:
-        raise ValueError("base_url must not hold a query or a fragment")
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError(f"http:// is for this machine only, not for {host}")
-    return url.rstrip("/")
+    match = _BASE_URL.fullmatch(url) if isinstance(url, str) else None
+    if match is None or not 0 < int(match["port"] or 443) < 65_536:
+        raise ValueError(
+            "base_url must be https://host[:port][/path], "
+            "without credentials, query, fragment or anything but ASCII"
+        )
+    if match["scheme"].lower() == "http" and not _is_loopback(match["host"].strip("[]")):
+        raise ValueError("base_url must be https:// for any host but this machine")
+    return match[0].rstrip("/")
 
 
 def pool_key(base_url: str, proxy: str | None = None) -> str:
-    """Name of the IP pool that requests to `base_url` draw from, without credentials.
+    """Name of the IP pool that requests to `base_url` draw from.
 
-    USDⓈ-M and COIN-M share one pool; a proxy has another address, and so another pool.
+    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket
+    API share one ([D] since 2026-06-30), and so do those of the testnet: taking two pools for one
+    is slow, and taking one for two breaks the limit. A proxy has another address and so another
+    pool, whoever logs in to it. Credentials are never part of the name.
+
+    Raises:
+        ValueError: `proxy` is not a URL with a host.
     """
-    host = _place(base_url)
-    pool = "binance-futures" if host in _ONE_POOL else host
-    return pool if proxy is None else f"{pool} via {_place(proxy)}"
+    host, place = _host_and_place(base_url)
+    if host.startswith("demo-") or _is_under(host, "binancefuture.com"):
+        pool = "binance-futures-testnet"
+    elif _is_under(host, "binance.com"):
+        pool = "binance-futures"
+    else:
+        pool = f"{urlsplit(base_url).scheme}://{place}"
+    return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
 
 
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+def _host_and_place(url: str) -> tuple[str, str]:
+    """The host, and ``host:port``."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # its text may hold a part of the password
+        host, port = "", 0
+    if not host:
+        raise ValueError("a proxy must be http://[user:password@]host[:port]")
+    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_under(host: str, domain: str) -> bool:
+    return host == domain or host.endswith(f".{domain}")
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ip_address(host).is_loopback

@@ -14,7 +14,8 @@
     ├── DecodeError                               report it: the exchange changed, or is not there
     │   └── WrongSymbolError
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
-    └── ClientClosedError                         make a new client
+    ├── ClientClosedError                         make a new client
+    └── RecordingError                            mend the file or its place
 
 The rule of this file: the type names the caller's next step. All of them pickle, so required
 arguments are positional, and text that came from a server is escaped and bounded.
@@ -31,6 +32,7 @@ __all__ = [
     "ForbiddenError",
     "InvalidSymbolError",
     "RateLimitedError",
+    "RecordingError",
     "ResponseError",
     "ServerError",
     "SymbolNotTradingError",
@@ -45,30 +47,41 @@ MAX_TEXT = 200  # characters of a server's text that we show
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` fit for a log or a terminal: one line, nothing that moves the cursor, bounded."""
+    """`text` fit for a log or a terminal: one line, nothing that moves the cursor, bounded.
+
+    What is not printable becomes a Python escape; letters of any script stay as they are. The
+    result has at most `limit` characters, the last of them ``…`` when something was cut off.
+    """
     cut = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
 class BinanceOIError(Exception):
-    """Anything that this package raises."""
+    """Anything that this package raises; catch it where any failure has the same next step."""
 
 
 class InvalidSymbolError(BinanceOIError, ValueError):
-    """What was given cannot be a symbol; nothing was sent."""
+    """What was given cannot be a symbol; nothing was sent. Mend the caller."""
 
     def __init__(self, symbol: object, reason: str) -> None:
         super().__init__(symbol, reason)
         self.symbol = symbol
+        """What was given, of whatever type."""
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{printable(repr(self.symbol), 60)} is not a symbol: {self.reason}"
+        # Of anything but a str only the type: its repr may be endless, or fail.
+        symbol, kind = self.symbol, type(self.symbol).__name__
+        shown = repr(symbol[:MAX_TEXT]) if isinstance(symbol, str) else f"<{kind}>"
+        return f"{printable(shown, 60)} is not a symbol: {self.reason}"
 
 
 class TransportError(BinanceOIError):
-    """There is no usable HTTP answer: DNS, refused, reset, TLS, broken framing."""
+    """There is no usable HTTP answer: DNS, refused, reset, TLS, broken framing.
+
+    Try again as `retry` says; when that is "never" (certificates), ask a person.
+    """
 
     def __init__(self, message: str, retry: str = "later") -> None:
         super().__init__(message, retry)
@@ -81,11 +94,11 @@ class TransportError(BinanceOIError):
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """There was no whole answer within `timeout`."""
+    """There was no whole answer within `timeout`. Try again later, or allow more time."""
 
 
 class ResponseError(BinanceOIError):
-    """The exchange answered with an error."""
+    """The exchange answered with an error. Read `status`, `code` and `message`."""
 
     def __init__(self, status: int, code: int | None, message: str, *more: object) -> None:
         super().__init__(status, code, message, *more)
@@ -94,7 +107,7 @@ class ResponseError(BinanceOIError):
         self.code = code
         """The exchange's own code; None when the body was not its usual error."""
         self.message = message
-        """The exchange's text, as it came."""
+        """The exchange's text. Escaped and bounded when it was decoded by us."""
 
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"
@@ -102,49 +115,55 @@ class ResponseError(BinanceOIError):
 
 
 class UnknownSymbolError(ResponseError):
-    """The exchange never listed this symbol (-1121)."""
+    """The exchange never listed this symbol (-1121). Drop it."""
 
 
 class SymbolNotTradingError(ResponseError):
-    """The symbol is listed, and not trading now (-4108)."""
+    """The symbol is listed, and not trading now (-4108). Leave it out until it trades."""
 
 
 class ForbiddenError(ResponseError):
-    """The firewall (403) or the region (451) forbids it."""
+    """The firewall (403) or the region (451) forbids it. Ask a person; do not try again."""
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408); another attempt may help."""
+    """The exchange failed (5xx, 408). Try again later; our own attempts were in vain."""
 
 
 class _RetryAtError(ResponseError):
+    """An error that ends by itself. Wait until `retry_at`."""
+
     def __init__(self, status: int, code: int | None, message: str, retry_at: datetime) -> None:
         super().__init__(status, code, message, retry_at)
         self.retry_at = retry_at
         """When it may be tried again (aware UTC)."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()} [until {self.retry_at.isoformat(timespec='seconds')}]"
+        until = self.retry_at.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return f"{super().__str__()} [until {until}]"
 
 
 class RateLimitedError(_RetryAtError):
-    """The exchange's limit was reached (429)."""
+    """The exchange's limit was reached (429). Wait until `retry_at`."""
 
 
 class BannedError(_RetryAtError):
-    """This IP address is banned (418); whatever is sent before `retry_at` makes it longer."""
+    """This IP address is banned (418). Send nothing before `retry_at`: it makes the ban longer."""
 
 
 class DecodeError(BinanceOIError):
-    """A 2xx answer whose body is not what the exchange documents."""
+    """A 2xx answer whose body is not what the exchange documents. Report it, with its text."""
 
 
 class WrongSymbolError(DecodeError):
-    """The answer is for another symbol than the one asked for."""
+    """The answer is for another symbol than the one asked for.
+
+    Its connection may hold more answers of others: close it, then ask again.
+    """
 
 
 class BudgetExhaustedError(BinanceOIError):
-    """The call could not be admitted within `max_wait`."""
+    """No room within `max_wait`; nothing was sent. Wait until `retry_at`, or allow more."""
 
     def __init__(self, message: str, retry_at: datetime | None) -> None:
         super().__init__(message, retry_at)
@@ -157,7 +176,14 @@ class BudgetExhaustedError(BinanceOIError):
 
 
 class ClientClosedError(BinanceOIError):
-    """The client was closed, or belongs to another event loop or process."""
+    """The client was closed, or belongs to another event loop or process. Make a new one."""
 
     def __init__(self, message: str = "the client is closed") -> None:
         super().__init__(message)
+
+
+class RecordingError(BinanceOIError):
+    """A recording cannot be used: not ours, too new, in use, or its place does not allow it.
+
+    Mend the file or its place.
+    """

@@ -3,14 +3,17 @@
 The rule of this file: no I/O, and nothing is believed. A decoder returns exactly what the exchange
 said, or raises an exception of ours, whatever the bytes are. Numbers are taken as text and must be
 plain ASCII digits first: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of
-any script.
+any script. Fields that we do not know are fine: the exchange adds some at any time.
+
+Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
+import json
 import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -32,16 +35,29 @@ T = TypeVar("T")
 
 MAX_SYMBOL = 50  # characters; the exchange's own pattern ends there [O 2025-12, spot]
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
-NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003
-SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})
+MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
+MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
+NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
+SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 UNKNOWN_HOLD = timedelta(seconds=60)  # 429 that names no time: the minute turns
-UNKNOWN_BAN = timedelta(seconds=120)  # 418 that names no time: the shortest one [D]
+UNKNOWN_BAN = timedelta(seconds=120)  # 418 that names no time: the shortest one [D] 2026-11
 
-_NUMBER = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
-_ASCII_SYMBOL = re.compile(r"[A-Z0-9_]{1,50}", re.ASCII)
-_BANNED = re.compile(r"banned until ([0-9]{13})(?![0-9])", re.ASCII)
-_LIMIT = re.compile(r"current limit(?: of IP\([^)]{0,60}\))? is ([0-9]{1,7}) ", re.ASCII)
+_ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
+_BANNED = re.compile(r"banned until ([1-9][0-9]{12})(?!\d)")  # ms of the years 2001 to 2286
+_LIMIT = re.compile(  # of weight: the limits of orders are told in the same words
+    r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
+    r" request(?:s| weight) per (?:1 )?minute",
+    re.IGNORECASE,
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# All that msgspec raises for bad bytes. Its own are not kinds of ValueError before 0.22; those that
+# say that a text is not UTF-8 are nothing else.
+_MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
+
+_Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
+_Time = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
+_Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SYMBOL)]
 
 
 class OpenInterest(msgspec.Struct, frozen=True):
@@ -71,8 +87,9 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol. Select by `status`: new contract types appear all the time."""
 
-    symbol: str
+    symbol: _Name
     status: str
+    """``TRADING`` is what has open interest to read; delisted symbols stay for years."""
     pair: str = ""
     contract_type: str = ""
     base_asset: str = ""
@@ -82,6 +99,11 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     """Unix ms."""
     delivery_date: int = 0
     """Unix ms; the year 2100 for perpetual contracts."""
+    price_precision: int = 0
+    """Decimal places of a price."""
+    quantity_precision: int = 0
+    """Decimal places of a quantity."""
+    underlying_type: str = ""
 
 
 class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -100,7 +122,7 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
         """Weight allowed per minute and IP; None when it is not told."""
         for limit in self.rate_limits:
             period = (limit.rate_limit_type, limit.interval, limit.interval_num)
-            if period == ("REQUEST_WEIGHT", "MINUTE", 1) and 0 < limit.limit < 10_000_000:
+            if period == ("REQUEST_WEIGHT", "MINUTE", 1) and 0 < limit.limit <= MAX_LIMIT:
                 return limit.limit
         return None
 
@@ -115,52 +137,65 @@ class MarkPrice(msgspec.Struct, frozen=True):
     """Unix ms."""
 
 
-class _WireOpenInterest(msgspec.Struct):
+class _WireOpenInterest(msgspec.Struct, rename="camel"):
     symbol: str
-    openInterest: str  # noqa: N815 - the exchange's name
-    time: int
+    open_interest: _Number
+    time: _Time
 
 
-class _WireMarkPrice(msgspec.Struct):
+class _WireMarkPrice(msgspec.Struct, rename="camel"):
     symbol: str
-    markPrice: str  # noqa: N815 - the exchange's name
-    time: int
+    mark_price: _Number
+    time: _Time
+
+
+_WireMarkPrices: TypeAlias = _WireMarkPrice | list[_WireMarkPrice]
+
+
+class _WireServerTime(msgspec.Struct, rename="camel"):
+    server_time: _Time
 
 
 class _WireError(msgspec.Struct):
-    code: int
-    msg: str = ""
+    code: _Code
+    msg: object = None  # the code counts, also without a text
 
 
 _open_interest = msgspec.json.Decoder(_WireOpenInterest)
-_mark_prices = msgspec.json.Decoder(list[_WireMarkPrice])
+_mark_prices: msgspec.json.Decoder[_WireMarkPrices] = msgspec.json.Decoder(_WireMarkPrices)
 _exchange_info = msgspec.json.Decoder(ExchangeInfo)
+_server_time = msgspec.json.Decoder(_WireServerTime)
 _error = msgspec.json.Decoder(_WireError)
 
 
 def check_symbol(symbol: object) -> str:
-    """`symbol` with its ASCII letters in upper case.
+    """`symbol` as a plain `str`, with its ASCII letters in upper case.
 
-    Letters and digits of any script and ``_`` are legal: the exchange lists Chinese names.
+    Letters and decimal digits of any script and ``_`` are legal, for the exchange lists Chinese
+    names; so are the accents and vowel signs that some scripts write after a letter. Other scripts
+    are not changed, not even normalised: the exchange compares names character by character.
 
     Raises:
         InvalidSymbolError: It cannot be a symbol.
     """
     if not isinstance(symbol, str):
-        raise InvalidSymbolError(symbol, f"it is a {type(symbol).__name__}")
+        raise InvalidSymbolError(symbol, f"it must be a str, not {type(symbol).__name__}")
     if _ASCII_SYMBOL.fullmatch(symbol):
-        return symbol
+        return str.upper(symbol)
     if not 0 < len(symbol) <= MAX_SYMBOL:
         raise InvalidSymbolError(symbol, f"it must have 1 to {MAX_SYMBOL} characters")
+    legal = _starts_a_name
     for character in symbol:
-        if character != "_" and unicodedata.category(character)[0] not in "LM":
-            if unicodedata.category(character) != "Nd":
-                raise InvalidSymbolError(symbol, "it must be letters, digits and _")
+        if not legal(character):
+            raise InvalidSymbolError(symbol, "it must be letters, digits and _")
+        legal = _continues_a_name
     return "".join(c.upper() if c.isascii() else c for c in symbol)
 
 
 def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
     """The answer to a question for `symbol`.
+
+    A field that comes twice is refused, for nobody can say which one is meant.
 
     Raises:
         WrongSymbolError: It is for another symbol.
@@ -168,46 +203,60 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
         ResponseError: It is an error, under status 200.
     """
     wire = _decode(_open_interest, body)
+    # Three fields and three colons: nothing comes twice. More of them have to be looked at, which
+    # takes five times as long, and which only a new field makes necessary.
+    if body.count(b":") != 3:
+        _check_repeated(body)
     if wire.symbol != symbol:
         asked, got = printable(symbol, 60), printable(wire.symbol, 60)
         raise WrongSymbolError(f"asked for {asked}, answered for {got}")
-    value = _decimal(wire.openInterest)
-    return OpenInterest(wire.symbol, value, _checked_time(wire.time))
+    return OpenInterest(wire.symbol, Decimal(wire.open_interest), wire.time)
 
 
 def decode_mark_prices(body: bytes) -> tuple[MarkPrice, ...]:
-    """Mark prices of every symbol.
+    """Mark prices of every symbol, or of the one that was asked for.
 
     Raises:
         DecodeError: It is not what the exchange documents.
         ResponseError: It is an error, under status 200.
     """
-    return tuple(
-        MarkPrice(w.symbol, _decimal(w.markPrice), _checked_time(w.time))
-        for w in _decode(_mark_prices, body)
-    )
+    wire = _decode(_mark_prices, body)
+    rows = wire if isinstance(wire, list) else [wire]
+    return tuple(MarkPrice(row.symbol, Decimal(row.mark_price), row.time) for row in rows)
 
 
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
     """Everything listed; unknown fields, statuses and contract types are fine.
+
+    Any printable name of up to 50 characters is, too. That is more than `check_symbol` takes: one
+    new kind of name must not keep the whole market from being read.
 
     Raises:
         DecodeError: It is not what the exchange documents.
         ResponseError: It is an error, under status 200.
     """
     info = _decode(_exchange_info, body)
-    for symbol in info.symbols:
-        try:
-            check_symbol(symbol.symbol)
-        except InvalidSymbolError as error:
-            raise DecodeError(f"exchangeInfo lists something odd: {error}") from error
+    for listed in info.symbols:
+        if not listed.symbol.isprintable():
+            raise DecodeError(f"not a name of a symbol: {printable(listed.symbol, 60)}")
     return info
 
 
-def decode_error(
-    status: int, body: bytes, retry_at: datetime | None = None
-) -> ResponseError:
+def decode_server_time(body: bytes) -> int:
+    """The exchange's clock, Unix ms.
+
+    Raises:
+        DecodeError: It is not what the exchange documents.
+        ResponseError: It is an error, under status 200.
+    """
+    return _decode(_server_time, body).server_time
+
+
+def decode_error(status: int, body: bytes, retry_at: datetime | None = None) -> ResponseError:
     """The exception for an answer that is an error. Never raises.
+
+    A text that names the end of a ban means a ban, whatever the status says but 429, 451 and 5xx:
+    bans were seen under 403 too [O].
 
     Args:
         status: HTTP status; says more than the body, which a proxy may have written.
@@ -215,18 +264,22 @@ def decode_error(
         retry_at: When requests are sent again; None takes the time in the text, or else 60 s for
             429 and 120 s for 418.
     """
-    code, message = _code_and_message(body)
-    banned_until = ban_end_ms(message)
-    if status == 418 or (status == 403 and banned_until is not None):
-        until = retry_at or _instant(banned_until) or datetime.now(UTC) + UNKNOWN_BAN
-        return BannedError(status, code, message, until)
-    if status == 429 or (code == TOO_MANY and status not in (403, 451)):
-        until = retry_at or _instant(banned_until) or datetime.now(UTC) + UNKNOWN_HOLD
+    code, text = _code_and_text(body)
+    message = _one_line(text)
+    ban_end = _instant(ban_end_ms(text))
+    if status == 429:
+        until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_HOLD
         return RateLimitedError(status, code, message, until)
+    if status == 418 or (ban_end is not None and status != 451 and status < 500):
+        until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_BAN
+        return BannedError(status, code, message, until)
     if status in (403, 451):
         return ForbiddenError(status, code, message)
     if status == 408 or status >= 500 or code in SERVER_SIDE:
         return ServerError(status, code, message)
+    if code == TOO_MANY:
+        until = retry_at or datetime.now(UTC) + UNKNOWN_HOLD
+        return RateLimitedError(status, code, message, until)
     if code == UNKNOWN:
         return UnknownSymbolError(status, code, message)
     if code == NOT_TRADING:
@@ -235,45 +288,67 @@ def decode_error(
 
 
 def ban_end_ms(text: str) -> int | None:
-    """The end of a ban named in `text`, Unix ms [O]."""
+    """The end of a ban named in `text`, Unix ms [O]; None when there is none, or it is absurd."""
     match = _BANNED.search(text)
     return int(match[1]) if match else None
 
 
 def stated_limit(text: str) -> int | None:
-    """The weight per minute named in the text of a 429 [O]."""
+    """The weight per minute named in the text of a 429 [O]; None when there is none."""
     match = _LIMIT.search(text)
-    return int(match[1]) if match and int(match[1]) > 0 else None
+    return int(match[1]) if match else None
+
+
+def _starts_a_name(character: str) -> bool:
+    # Not str.isalnum: that takes ², ½ and Ⅷ.
+    category = unicodedata.category(character)
+    return character == "_" or category[0] == "L" or category == "Nd"
+
+
+def _continues_a_name(character: str) -> bool:
+    return _starts_a_name(character) or unicodedata.category(character) in ("Mn", "Mc")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
-        code, message = _code_and_message(body)
+    except _MALFORMED as error:
+        code, text = _code_and_text(body)
         if code is not None:
             raise decode_error(200, body) from error
-        raise DecodeError(f"not the documented answer: {printable(message)}") from error
+        why = printable(str(error), 100)
+        raise DecodeError(f"not the documented answer ({why}): {_one_line(text)}") from error
 
 
-def _code_and_message(body: bytes) -> tuple[int | None, str]:
+def _check_repeated(body: bytes) -> None:
+    try:
+        json.loads(body, object_pairs_hook=_refuse_repeated)
+    except _MALFORMED as error:
+        why = printable(str(error), 100)
+        text = _one_line(_start_of(body))
+        raise DecodeError(f"not the documented answer ({why}): {text}") from error
+
+
+def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a field comes twice")
+
+
+def _code_and_text(body: bytes) -> tuple[int | None, str]:
+    """What the exchange says in its usual error, or the start of whatever this is."""
     try:
         wire = _error.decode(body)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError):
-        return None, body[:1000].decode("utf-8", "replace").strip()[:200]
-    return wire.code, wire.msg[:1000]
+    except _MALFORMED:
+        return None, _start_of(body)
+    return wire.code, wire.msg[:MAX_TEXT_READ] if isinstance(wire.msg, str) else ""
 
 
-def _decimal(text: str) -> Decimal:
-    if not _NUMBER.fullmatch(text):
-        raise DecodeError(f"not a plain number: {printable(text, 60)}")
-    return Decimal(text)
+def _start_of(body: bytes) -> str:
+    return body[:MAX_TEXT_READ].decode("utf-8", "replace")
 
 
-def _checked_time(time: int) -> int:
-    if not 0 < time <= MAX_TIME:
-        raise DecodeError(f"not a time in Unix ms: {printable(str(time)[:30])}")
-    return time
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split())) or "(no text)"
 
 
 def _instant(unix_ms: int | None) -> datetime | None:
