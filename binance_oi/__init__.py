@@ -14,6 +14,7 @@ from binance_oi.errors import (
     ForbiddenError,
     InvalidSymbolError,
     RateLimitedError,
+    RecordingError,
     ResponseError,
     ServerError,
     SymbolNotTradingError,
@@ -25,7 +26,7 @@ from binance_oi.errors import (
 from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
 from binance_oi.retry import RetryPolicy
-from binance_oi.snapshot import Snapshot
+from binance_oi.snapshot import Gap, Snapshot
 
 __all__ = [
     "PRODUCTION",
@@ -37,6 +38,7 @@ __all__ = [
     "DecodeError",
     "ExchangeInfo",
     "ForbiddenError",
+    "Gap",
     "InvalidSymbolError",
     "MachineBudget",
     "OpenInterest",
@@ -44,6 +46,7 @@ __all__ = [
     "ProcessBudget",
     "RateLimit",
     "RateLimitedError",
+    "RecordingError",
     "ResponseError",
     "RetryPolicy",
     "ServerError",

@@ -1,99 +1,82 @@
 """Deadlines for many calls with one timer.
 
-A timer per call costs a tenth of a whole request. Calls of one client have the same timeout, so
-they end in the order in which they began, and the loop needs a timer for the first of them only.
+A timer for each call costs a tenth of a whole request. Calls of one client have the same timeout,
+so they end in the order in which they began, and the loop needs a timer for the first one only.
 """
 
 import asyncio
-import heapq
-from types import TracebackType
+from collections import deque
+
+
+class Deadline:
+    """The end of one task's time. Call `done` when the task needs it no longer."""
+
+    __slots__ = ("_cancelling", "expired", "task", "when")
+
+    def __init__(self, when: float, task: asyncio.Task[object]) -> None:
+        self.when = when
+        self.expired = False
+        self.task: asyncio.Task[object] | None = task
+        self._cancelling = task.cancelling()
+
+    def done(self) -> bool:
+        """Whether the cancellation that just arrived was this deadline's, and nobody else's."""
+        task, self.task = self.task, None
+        return self.expired and task is not None and task.uncancel() <= self._cancelling
+
+    def expire(self) -> None:
+        """The time is over: cancel what the task waits for."""
+        if self.task is not None and not self.expired:
+            self.expired = True
+            self.task.cancel()
+
+    @property
+    def pending(self) -> bool:
+        """Whether the task still counts on it."""
+        return self.task is not None and not self.expired
 
 
 class Deadlines:
-    """Gives calls a time limit: ``with deadlines.after(seconds): await …``.
-
-    Raises `TimeoutError` at the end of the block when the time is over, exactly as
-    `asyncio.timeout` does; a cancellation from outside stays a cancellation.
-    """
+    """Gives tasks a time limit, exactly as `asyncio.timeout` does, for less."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, _Deadline]] = []
+        self._queue: deque[Deadline] = deque()  # in the order of their ends
+        self._early: set[Deadline] = set()  # those that end before one that began earlier
         self._timer: asyncio.TimerHandle | None = None
-        self._count = 0
-        self._active = 0
 
-    def after(self, seconds: float) -> "_Deadline":
-        """A block that may take `seconds`."""
-        return _Deadline(self, seconds)
-
-    def add(self, deadline: "_Deadline", when: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Remember a block that was entered."""
-        self._count += 1
-        self._active += 1
-        heapq.heappush(self._heap, (when, self._count, deadline))
-        if self._timer is None or when < self._timer.when():
-            self._arm(loop)
-
-    def remove(self) -> None:
-        """A block was left. Its entry goes when its time comes, or with the last block."""
-        self._active -= 1
-        if not self._active:
-            self._heap.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def start(self, seconds: float) -> Deadline:
+        """A deadline for the task that runs now; it is cancelled after `seconds`."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None, "a coroutine of ours always runs in a task"
+        deadline = Deadline(loop.time() + seconds, task)
+        if self._queue and deadline.when < self._queue[-1].when:
+            self._early.add(deadline)
+            loop.call_at(deadline.when, self._end_early, deadline)
+        else:
+            self._queue.append(deadline)
+            if self._timer is None:
+                self._timer = loop.call_at(deadline.when, self._ring, loop)
+        return deadline
 
     def expire_all(self) -> None:
-        """Every block's time is over."""
-        for _, _, deadline in self._heap:
+        """Everybody's time is over."""
+        for deadline in (*self._queue, *self._early):
             deadline.expire()
 
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+    def cancel(self) -> None:
+        """Stop the timer; nobody needs it any more."""
+        self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(self._heap[0][0], self._ring, loop)
+            self._timer = None
+
+    def _end_early(self, deadline: Deadline) -> None:
+        self._early.discard(deadline)
+        deadline.expire()
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now = loop.time()
-        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].task is None):
-            heapq.heappop(self._heap)[2].expire()
-        if self._heap:
-            self._arm(loop)
-
-
-class _Deadline:
-    __slots__ = ("_cancelling", "_deadlines", "_expired", "_seconds", "task")
-
-    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
-        self._deadlines = deadlines
-        self._seconds = seconds
-        self._expired = False
-        self.task: asyncio.Task[object] | None = None
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a deadline needs a task")
-        self.task = task
-        self._cancelling = task.cancelling()
-        loop = task.get_loop()
-        self._deadlines.add(self, loop.time() + self._seconds, loop)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        task, self.task = self.task, None
-        self._deadlines.remove()
-        if self._expired and task is not None and task.uncancel() <= self._cancelling:
-            if kind is asyncio.CancelledError:
-                raise TimeoutError from error
-
-    def expire(self) -> None:
-        """The time is over."""
-        if self.task is not None:
-            self._expired = True
-            self.task.cancel()
+        queue, now = self._queue, loop.time()
+        while queue and (queue[0].when <= now or not queue[0].pending):
+            queue.popleft().expire()
+        self._timer = loop.call_at(queue[0].when, self._ring, loop) if queue else None

@@ -10,9 +10,11 @@ corrected.
 import asyncio
 import heapq
 import logging
+import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from datetime import UTC, datetime, timedelta
 
 from aiolimiter import AsyncLimiter
@@ -28,6 +30,8 @@ MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
 MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
 FIREWALL_HOLD = 60.0  # s to keep away after a 403; the firewall forgets after about 5 minutes [D]
+LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
+FEW = 100  # deadlines of calls that are gone, which are kept
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
 
 
@@ -44,7 +48,7 @@ class Permit:
         """The answer's headers came; do this before anything else with it."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
-            self._governor._settle(receipt, status, headers)
+            self._governor.settle(receipt, status, headers)
 
     def refund(self) -> None:
         """It was never sent."""
@@ -57,7 +61,7 @@ class Permit:
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self._governor.pool.lose(receipt)
-        self._governor._release()
+        self._governor.release()
 
 
 class _Waiter:
@@ -90,6 +94,8 @@ class Governor:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self._pacer = AsyncLimiter(max(1.0, pace), max(1.0, 1.0 / pace))
+        self._lot = max(1, int(pace / LOTS))
+        self._paced = 0  # requests that have passed the pacer and were not sent yet
         self._single: OrderedDict[_Waiter, None] = OrderedDict()
         self._bulk: OrderedDict[_Waiter, None] = OrderedDict()
         self._deadlines: list[tuple[float, int, _Waiter]] = []
@@ -108,7 +114,7 @@ class Governor:
     @asynccontextmanager
     async def reserve(
         self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
-    ) -> AsyncIterator[Permit]:
+    ) -> AsyncGenerator[Permit]:
         """Wait until `weight` may be used; the block sends the request.
 
         Leaving without `permit.settle` means that it may have been counted; `permit.refund` means
@@ -134,14 +140,22 @@ class Governor:
         self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
     ) -> Permit:
         """`reserve` without the block: the caller must call `permit.release`."""
-        if not self._single and not self._bulk and self.in_flight < self.max_in_flight:
-            if self._pacer.has_capacity():
-                receipt = self.pool.charge(weight)
-                if isinstance(receipt, Receipt):
-                    await self._pacer.acquire()  # there is room, so this does not wait
-                    self.in_flight += 1
-                    return Permit(self, receipt)
-        return Permit(self, await self._queue(weight, bulk, max_wait))
+        if not self._paced and not self.waiting and self._pacer.has_capacity(self._lot):
+            await self._pacer.acquire(self._lot)  # there is room, so this does not wait
+            self._paced = self._lot
+        permit = self.admit_now(weight)
+        return permit or Permit(self, await self._queue(weight, bulk, max_wait))
+
+    def admit_now(self, weight: int = 1) -> Permit | None:
+        """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
+        if not self._paced or self._single or self._bulk or self.in_flight >= self.max_in_flight:
+            return None
+        receipt = self.pool.charge(weight)
+        if not isinstance(receipt, Receipt):
+            return None
+        self._paced -= 1
+        self.in_flight += 1
+        return Permit(self, receipt)
 
     async def _queue(self, weight: int, bulk: bool, max_wait: float | None) -> Receipt:
         """Stand in the queue until the dispatcher hands out a receipt."""
@@ -151,6 +165,7 @@ class Governor:
         queue[waiter] = None
         if max_wait is not None:
             self._count += 1
+            self._forget_deadlines()
             heapq.heappush(self._deadlines, (loop.time() + max_wait, self._count, waiter))
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
@@ -159,22 +174,29 @@ class Governor:
             return await waiter.future
         except asyncio.CancelledError:
             queue.pop(waiter, None)
-            if waiter.future.done() and not waiter.future.cancelled():
-                self.pool.refund(waiter.future.result())  # admitted and cancelled in one breath
-                self._release()
+            future = waiter.future  # admitted and cancelled in one breath?
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.pool.refund(future.result())
+                self.release()
             raise
 
     def close(self, error: Exception) -> None:
-        """Every waiter gets `error`; nobody is admitted any more."""
+        """Every waiter gets `error`, and nobody is woken any more."""
         self._fail_all(error)
         if self._dispatcher is not None:
             self._dispatcher.cancel()
 
     # -- what permits report -----------------------------------------------------------------
 
-    def _settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
+    def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
         date = read.date(headers)
         self.pool.settle(receipt, read.used_weight(headers), date)
+        if status in (403, 418, 429):
+            self._close_gate(status, headers, date)
+        self._ring()
+
+    def _close_gate(self, status: int, headers: Mapping[str, str], date: float | None) -> None:
+        """Nothing is sent for a while: the minute, the ban, the firewall's patience."""
         if status == 429:
             after = read.retry_after(headers, date)
             self.pool.refused(after if after <= MAX_RETRY_AFTER else 0.0)
@@ -183,23 +205,25 @@ class Governor:
             after = max(MIN_BAN, min(read.retry_after(headers, date), MAX_BAN))
             self.pool.refused(after, ban=True)
             self._warn("this IP address is banned (418)")
-        elif status == 403:
+            self._raise_ban()
+        else:
             self.pool.hold(FIREWALL_HOLD)
             self._warn("the exchange's firewall refused us (403)")
-        self._ring()
 
     def banned_until(self, until: float) -> None:
         """The exchange named the end of a ban, in Unix s."""
         now = self.pool.usage.resets_at.timestamp()
         self.pool.hold_until(min(until, now + MAX_BAN), ban=True)
         self._warn("this IP address is banned")
-        self._ring()
+        self._raise_ban()
 
     def _warn(self, what: str) -> None:
         logger.warning("%s; nothing is sent before %s", what, self.pool.usage.held_until)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         self.in_flight -= 1
+        if not self.in_flight:
+            self.pool.flush()
         self._ring()
 
     # -- the dispatcher ----------------------------------------------------------------------
@@ -211,41 +235,49 @@ class Governor:
 
     def _head(self) -> tuple[OrderedDict[_Waiter, None], _Waiter] | None:
         for queue in (self._single, self._bulk):
-            for waiter in queue:
-                return queue, waiter
+            while queue:
+                waiter = next(iter(queue))
+                if not waiter.future.done():
+                    return queue, waiter
+                del queue[waiter]  # cancelled, and has not run since
         return None
 
     async def _dispatch(self) -> None:
         """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
-        paced = False
         try:
-            while (head := self._head()) is not None:
-                if not paced:
-                    self._expire(0.0)
-                    await self._pacer.acquire()
-                    paced = True  # the head may be another one by now
+            while self.waiting:
+                self._expire(0.0)
+                if not self._paced:
+                    await self._pacer.acquire(self._lot)
+                    self._paced = self._lot
                 elif self.in_flight >= self.max_in_flight:
                     await self._sleep(NAP)
-                else:
-                    paced = not await self._admit_head(*head)
+                elif (head := self._head()) is not None:  # it may be another one by now
+                    await self._admit_head(*head)
         finally:
             self._dispatcher = None
 
-    async def _admit_head(self, queue: OrderedDict[_Waiter, None], waiter: _Waiter) -> bool:
+    async def _admit_head(self, queue: OrderedDict[_Waiter, None], waiter: _Waiter) -> None:
         """Admit the one who is first, or sleep until that may be possible."""
         answer = self.pool.charge(waiter.weight)
         if isinstance(answer, Receipt):
             del queue[waiter]
+            self._paced -= 1
             self.in_flight += 1
             waiter.future.set_result(answer)
-            return True
-        banned_until = self.pool.usage.banned_until
-        if banned_until is not None:
-            self._fail_all(BannedError(418, -1003, "this IP address is banned", banned_until))
-        else:
+        elif answer == math.inf:  # waiting would not help, and would block those behind
+            del queue[waiter]
+            waiter.future.set_exception(self._exhausted(waiter.weight, answer))
+        elif not self._raise_ban():
             self._expire(answer)
             await self._sleep(answer)
-        return False
+
+    def _raise_ban(self) -> bool:
+        """Every waiter learns of a ban, if there is one."""
+        until = self.pool.usage.banned_until
+        if until is not None:
+            self._fail_all(BannedError(418, -1003, "this IP address is banned", until))
+        return until is not None
 
     async def _sleep(self, seconds: float) -> None:
         """Until somebody rings, or a deadline passes, or the time is over."""
@@ -261,6 +293,12 @@ class Governor:
             self._bell = None
             timer.cancel()
 
+    def _forget_deadlines(self) -> None:
+        """Most calls are admitted long before their deadline, which must not pile up."""
+        if len(self._deadlines) > 2 * self.waiting + FEW:
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
+            heapq.heapify(self._deadlines)
+
     def _expire(self, seconds: float) -> None:
         """Nobody is admitted for `seconds`: whoever cannot wait that long is told now."""
         if not self._deadlines:
@@ -273,7 +311,7 @@ class Governor:
                     waiter.future.set_exception(self._exhausted(waiter.weight, seconds))
 
     def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
-        if seconds == float("inf"):
+        if seconds == math.inf:
             return BudgetExhaustedError(f"weight {weight} never fits into this budget", None)
         retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
         return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
@@ -282,6 +320,6 @@ class Governor:
         for queue in (self._single, self._bulk):
             for waiter in queue:
                 if not waiter.future.done():
-                    waiter.future.set_exception(error)
+                    waiter.future.set_exception(copy(error))  # each raise adds to its traceback
             queue.clear()
         self._deadlines.clear()

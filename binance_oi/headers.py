@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
-_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
+MAX_DIGITS = 9
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DATE = re.compile(  # the only form that RFC 9110 lets a server send
     rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}})"
@@ -54,7 +54,7 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
 
 
 def _number(text: str | None) -> int | None:
-    if text is None or not _DIGITS.fullmatch(text):
+    if text is None or len(text) > MAX_DIGITS or not (text.isascii() and text.isdigit()):
         return None
     return int(text)
 
@@ -64,10 +64,11 @@ def _unix(text: str) -> float | None:
     match = _DATE.fullmatch(text)
     if match is None:
         return None
-    day, month, year, hour, minute, second = match.groups()
+    day, month, *year_and_time = match.groups()
+    year, hour, minute, second = map(int, year_and_time)
     try:
         instant = datetime(
-            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), tzinfo=UTC
+            year, _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=UTC
         )
     except ValueError:
         return None

@@ -41,9 +41,11 @@ CLOSING = 0.25  # s before its end that a full minute is looked at once more
 LOOK = 1.0  # s between looks at the count while only the forecast is in the way
 POLL = 0.02  # s: how soon another process may have changed the answer
 SIGMA = 4  # standard deviations kept free: we ask many times a minute
+DOUBTS = 8  # moments that a minute keeps apart
 MEMORY = 5  # minutes for which others are remembered
 STEADY = 60.0  # s over which the others' rate is averaged
 SUDDEN = 5.0  # s within which use by others counts as one surge
+LIES = 3  # answers in a row whose `Date` contradicts all that is known, before they are believed
 BLIND_AFTER = 10  # answers in a row without a usable header, then we rely on our books alone
 BLIND_RESERVE = 0.1  # share of the limit kept free while relying on our books alone
 UNKNOWN = -math.inf
@@ -70,13 +72,14 @@ class Minute:
     seen: int = 0
     others: int = 0
     surge: float = 0.0
-    doubts: list[tuple[int, int]] = field(default_factory=list)
+    doubts: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Weight with no answer or no header, by the second from which a count contains it if any."""
 
     @property
     def used(self) -> int:
         """The most that the exchange may have counted."""
-        return max(self.charged + self.others, self.seen + self.open)
+        ours, theirs = self.charged + self.others, self.seen + self.open
+        return ours if ours > theirs else theirs
 
 
 @dataclass(slots=True)
@@ -90,7 +93,7 @@ class State:
     lo: float  # exchange clock less monotonic clock is within [lo, hi], s
     hi: float
     clock_at: float
-    minutes: dict[int, Minute] = field(default_factory=dict)
+    minutes: dict[int, Minute] = field(default_factory=dict[int, Minute])
     turned: int = 0  # the latest minute that an answer proved to have begun
     held_until: float = 0.0
     banned_until: float = 0.0
@@ -102,6 +105,7 @@ class State:
     sudden: float = 0.0  # weight they lately used beyond that rate
     wary: int = -1  # others are expected up to this minute
     silent: int = 0  # answers in a row without a usable header
+    odd: int = 0  # answers in a row whose `Date` contradicts our clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,29 +147,49 @@ class Bucket:
         share: The most of the limit that we use ourselves, 0 to 1.
     """
 
-    __slots__ = ("reserve", "share", "state")
+    __slots__ = ("_cap", "_kept", "_limit", "_own", "_reserve", "_share", "state")
 
     def __init__(self, state: State, *, reserve: float = 0.01, share: float = 1.0) -> None:
         self.state = state
-        self.reserve = reserve
-        self.share = share
+        self._reserve = reserve
+        self._share = share
+        self._resize(state.limit)
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int) -> Receipt | float:
         """Book `weight` if it may be sent now; otherwise say for how many seconds not."""
         state = self.state
-        self._drift(now)
-        wait = max(state.held_until - now - state.lo, state.alone_until_at - now)
-        if wait > 0.0:
-            return wait if state.held_until > now + state.lo else min(wait, POLL)
-        cap = self._cap()
-        if weight > cap or weight > self.share * state.limit:
-            return math.inf
+        if now - state.clock_at > 1.0:
+            self._drift(now)
+        if state.held_until > now + state.lo:
+            return state.held_until - now - state.lo
+        if state.alone_until_at > now:
+            return min(state.alone_until_at - now, POLL)
+        if self._limit != state.limit:
+            self._resize(state.limit)
         first, guess, last = self._span(now)
+        minute = state.minutes.get(guess)
+        if (
+            first == last > state.wary
+            and minute is not None
+            and minute.seen
+            and state.looked_at != UNKNOWN
+            and state.silent < BLIND_AFTER
+            and minute.used + weight <= self._cap
+            and minute.charged + weight <= self._own
+        ):
+            # The ordinary case, short because it is nearly every case: one minute, its count is
+            # known, and we are alone in it.
+            minute.charged += weight
+            minute.open += weight
+            return Receipt(weight, now, first, last, minute.seen, False)
+        cap = self._cap - self._blindness()
+        if weight > min(cap, self._own):
+            return math.inf
         for k in range(first, last + 1):
             minute = self._minute(k)
-            if minute.used + weight > cap or minute.charged + weight > self.share * state.limit:
+            if minute.used + weight > cap or minute.charged + weight > self._own:
                 return self._when_full(now, weight, k, (first, guess, last))
         alone = self._nothing_known(guess)
         if guess <= state.wary:
@@ -175,15 +199,18 @@ class Bucket:
             alone = alone or wait < 0.0
         return self._book(now, weight, first, last, alone)
 
-    def _cap(self) -> int:
-        """The most we let a minute reach."""
-        return self.state.limit - self.reserved()
+    def _resize(self, limit: int) -> None:
+        """What the limit means for us: the most a minute may reach, and the most of it ours."""
+        self._limit = limit
+        kept = self._reserve
+        self._kept = kept if isinstance(kept, int) else math.ceil(kept * limit)
+        self._cap = limit - self._kept
+        self._own = int(self._share * limit)
 
-    def reserved(self) -> int:
-        """What is left unused, in weight."""
-        limit, reserve = self.state.limit, self.reserve
-        kept = reserve if isinstance(reserve, int) else math.ceil(reserve * limit)
-        return max(kept, math.ceil(BLIND_RESERVE * limit)) if self._blind() else kept
+    def _blindness(self) -> int:
+        """Weight left unused on top of the reserve while we see no count."""
+        more = math.ceil(BLIND_RESERVE * self._limit) - self._kept
+        return max(0, more) if self._blind() else 0
 
     def _blind(self) -> bool:
         return self.state.silent >= BLIND_AFTER
@@ -191,13 +218,17 @@ class Bucket:
     def _span(self, now: float) -> tuple[int, int, int]:
         """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
         state = self.state
-        first = max(state.turned, int((now + state.lo) // MINUTE))
-        guess = max(first, int((now + (state.lo + state.hi) / 2) // MINUTE))
-        last = max(guess, int((now + state.hi + FLIGHT) // MINUTE))
-        return first, guess, last
+        first = int((now + state.lo) // MINUTE)
+        last = int((now + state.hi + FLIGHT) // MINUTE)
+        if state.turned > first:
+            first = state.turned
+        if first >= last:
+            return first, first, first
+        guess = int((now + (state.lo + state.hi) / 2) // MINUTE)
+        return first, min(max(first, guess), last), last
 
     def _nothing_known(self, guess: int) -> bool:
-        """At a start, after long idleness, a refusal, or beside others: the first one goes alone."""
+        """After a start, long idleness, a refusal, or beside others: the first one goes alone."""
         state = self.state
         if self._blind():
             return False
@@ -208,14 +239,17 @@ class Bucket:
         before = state.minutes.get(guess - 1)
         return guess <= state.wary or before is None or not before.seen
 
-    def _when_full(self, now: float, weight: int, k: int, span: tuple[int, int, int]) -> Receipt | float:
+    def _when_full(
+        self, now: float, weight: int, k: int, span: tuple[int, int, int]
+    ) -> Receipt | float:
         """Minute `k` is full. If it may be over by now, send one alone and see; otherwise wait."""
-        state, (first, guess, last) = self.state, span
+        state, (first, _, last) = self.state, span
         minute = state.minutes[k]
         left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
         look = state.looked_at + LOOK - now
-        decided = minute.doubts[0][0] - now if minute.doubts else -math.inf if minute.unsure else left
-        turn = min(max(look, min(decided, left - CLOSING)), left)
+        decided = minute.doubts[0][0] - now if minute.doubts else left
+        closing = left - CLOSING - (state.hi - state.lo) / 2
+        turn = min(max(look, min(0.0 if minute.unsure else decided, closing)), left)
         if turn <= 0.0 and self._affordable(minute, weight):
             return self._book(now, weight, first, last, alone=True)
         if turn <= 0.0:
@@ -230,7 +264,8 @@ class Bucket:
         """Room for others: seconds to wait, 0 to go ahead, below 0 to go alone and look."""
         state, minute = self.state, self.state.minutes[k]
         room = cap - minute.used - weight
-        if minute.seen and minute.open + weight > max(weight, (cap - minute.seen) // 8):
+        flying = minute.open - sum(weight for _, weight in minute.doubts)  # answers are to come
+        if minute.seen and flying + weight > max(weight, (cap - minute.seen) // 8):
             return POLL
         unseen = max(0.0, now - state.looked_at)
         if not minute.seen or room >= self._forecast(now, k, unseen):
@@ -264,8 +299,11 @@ class Bucket:
     def _minute(self, k: int) -> Minute:
         minutes = self.state.minutes
         if k not in minutes:
-            for old in [j for j in minutes if j < k - MEMORY - 1]:
-                del minutes[old]
+            for j in list(minutes):
+                if j < k - MEMORY - 1:
+                    del minutes[j]
+                elif j < k - 1:
+                    minutes[j].doubts.clear()  # nothing will decide them any more
             minutes[k] = Minute()
         return minutes[k]
 
@@ -274,20 +312,25 @@ class Bucket:
     def settle(self, receipt: Receipt, now: float, used: int | None, date: float | None) -> None:
         """The answer came: `used` is its header, `date` its `Date` in Unix s (None: not usable)."""
         state = self.state
-        self._drift(now)
+        if now - state.clock_at > 1.0:
+            self._drift(now)
         if receipt.alone:
             state.alone_until_at = UNKNOWN
+        if date is not None:
+            lo, hi = date - EDGE - now, date + 1 + EDGE - receipt.sent
+            date = date if self._narrow(lo, hi, now) else None
         k = self._which(receipt, now, used, date)
-        if k is not None:
+        if k is not None and not receipt.first == k == receipt.last:
             self._move(receipt, k)
         if used is None:
             state.silent += 1
-        if used is None or k is None:
-            self._doubt(receipt, k, now + LAG)
-            if used is not None:  # too close to the turn to tell: the old minute's is the safe guess
-                self._minute(receipt.first).seen = max(self._minute(receipt.first).seen, used)
-                state.looked_at = max(state.looked_at, receipt.sent)
+        if k is None and used is not None:
+            self._guess(receipt, now, used)
             return
+        if used is None:
+            self._doubt(receipt, k, now + LAG)
+            return
+        assert k is not None
         state.silent = 0
         if k > state.turned:
             before = state.minutes.get(k - 1)
@@ -296,10 +339,24 @@ class Bucket:
             state.turned, state.sudden = k, 0.0
         minute = state.minutes[k]
         minute.open -= receipt.weight
-        self._absorb(minute, receipt.sent, used)
-        self._others(receipt.sent, k, used)
-        minute.seen = max(minute.seen, used)
-        state.looked_at = max(state.looked_at, receipt.sent)
+        if minute.doubts or minute.unsure:
+            self._absorb(minute, receipt.sent, used)
+        if used > minute.charged + minute.others or k <= state.wary:
+            self._others(receipt.sent, k, used)
+        if used > minute.seen:
+            minute.seen = used
+        if receipt.sent > state.looked_at:
+            state.looked_at = receipt.sent
+
+    def _guess(self, receipt: Receipt, now: float, used: int) -> None:
+        """Too close to the turn to tell: `used` is safely taken for the old minute's, which it
+        fills more than the new one's would; in the new one the request stays open."""
+        old = self._minute(receipt.first)
+        old.open -= receipt.weight
+        old.unsure += receipt.weight
+        old.seen = max(old.seen, used)
+        self._doubt(receipt._replace(first=receipt.first + 1), None, now + LAG)
+        self.state.looked_at = max(self.state.looked_at, receipt.sent)
 
     def lose(self, receipt: Receipt, now: float) -> None:
         """No answer: it may have been counted, in any minute it may have landed in."""
@@ -333,9 +390,9 @@ class Bucket:
         second = math.ceil(certain)
         for j in range(receipt.first, receipt.last + 1) if k is None else (k,):
             doubts = self._minute(j).doubts
-            if doubts and doubts[-1][0] >= second:
-                second, weight = doubts.pop()
-                doubts.append((second, weight + receipt.weight))
+            if doubts and (doubts[-1][0] >= second or len(doubts) >= DOUBTS):
+                later, weight = doubts.pop()
+                doubts.append((max(later, second), weight + receipt.weight))
             else:
                 doubts.append((second, receipt.weight))
 
@@ -359,11 +416,14 @@ class Bucket:
             state.wary = k + MEMORY
         if k > state.wary:
             return
+        elapsed = now + (state.lo + state.hi) / 2 - MINUTE * k  # of this minute
         if state.looked_at == UNKNOWN:
-            elapsed = max(1.0, now + (state.lo + state.hi) / 2 - MINUTE * k)
-            state.steady, state.sudden, state.span = grown / elapsed, 0.0, elapsed
+            elapsed = max(1.0, elapsed)
+            if grown / elapsed >= state.steady:  # a first look; after a hold they still go on
+                state.steady, state.span = grown / elapsed, elapsed
+            state.sudden = 0.0
             return
-        gap = min(max(0.0, now - state.looked_at), STEADY)
+        gap = max(0.0, min(now - state.looked_at, elapsed))  # before it, the count is not this one
         excess = grown - state.steady * gap
         state.span = min(state.span + gap, STEADY)
         state.steady += excess / state.span
@@ -373,18 +433,22 @@ class Bucket:
     # -- the exchange's clock ----------------------------------------------------------------
 
     def _drift(self, now: float) -> None:
+        """Two clocks part a little every second."""
         state = self.state
         gap = now - state.clock_at
-        if gap > 1.0:
-            state.lo -= DRIFT * gap
-            state.hi += DRIFT * gap
-            state.clock_at = now
+        state.lo -= DRIFT * gap
+        state.hi += DRIFT * gap
+        state.clock_at = now
 
-    def _which(self, receipt: Receipt, now: float, used: int | None, date: float | None) -> int | None:
+    def _which(
+        self, receipt: Receipt, now: float, used: int | None, date: float | None
+    ) -> int | None:
         """The minute that counted this request; None when it cannot be told."""
         state = self.state
-        if date is not None:
-            self._narrow(now, date - EDGE - now, date + 1 + EDGE - receipt.sent)
+        if date is not None and receipt.first == receipt.last:  # nearly always
+            second = date - MINUTE * receipt.first
+            if EDGE <= second < MINUTE - 1 - EDGE:  # far from any turn
+                return receipt.first
         first = int((receipt.sent + state.lo) // MINUTE)
         last = int((now + state.hi) // MINUTE)
         if date is not None:
@@ -396,7 +460,7 @@ class Bucket:
             return None
         k = self._by_count(receipt, used, first)
         if k is not None:
-            self._narrow(now, MINUTE * k - now, MINUTE * (k + 1) - receipt.sent)
+            self._narrow(MINUTE * k - now, MINUTE * (k + 1) - receipt.sent, now)
         return k
 
     def _by_count(self, receipt: Receipt, used: int, k: int) -> int | None:
@@ -409,18 +473,28 @@ class Bucket:
             return k
         return None
 
-    def _narrow(self, now: float, lo: float, hi: float) -> None:
-        """One more interval that holds the exchange's clock; a contradiction starts again from it."""
+    def _narrow(self, lo: float, hi: float, now: float) -> bool:
+        """One more interval that holds the exchange's clock. When several in a row contradict what
+        is known, start again from the newest; a single one is not believed."""
         state = self.state
         if lo <= state.hi and hi >= state.lo:
-            state.lo, state.hi = max(state.lo, lo), min(state.hi, hi)
-            return
+            state.odd = 0
+            if lo > state.lo:
+                state.lo = lo
+            if hi < state.hi:
+                state.hi = hi
+            return True
+        state.odd += 1
+        if state.odd < LIES and state.looked_at != UNKNOWN:
+            return False
+        state.odd = 0
         carried = max((m.used for k, m in state.minutes.items() if k >= state.turned), default=0)
         state.lo, state.hi, state.looked_at = lo, hi, UNKNOWN
         state.turned = int((now + lo) // MINUTE)
         for k in range(state.turned, int((now + hi) // MINUTE) + 1):
             minute = self._minute(k)
             minute.charged = max(minute.charged, carried)
+        return True
 
     # -- hold --------------------------------------------------------------------------------
 
@@ -452,7 +526,8 @@ class Bucket:
         state = self.state
         guess = self._span(now)[1]
         minute = state.minutes.get(guess, Minute())
-        reserve = self.reserved()
+        self._resize(state.limit)
+        reserve = self._kept + self._blindness()
         return Usage(
             limit=state.limit,
             used=minute.used,

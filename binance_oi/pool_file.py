@@ -9,8 +9,10 @@ suspended while holding it cannot block an event loop.
 
 import hashlib
 import logging
+import math
 import os
 import struct
+import sys
 import tempfile
 import time
 import weakref
@@ -18,10 +20,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not POSIX: there is no such file, and the caller goes on without
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("binance_oi")
 
@@ -32,7 +32,10 @@ RECORDS = 64
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
 CHECK = 1.0  # s between looks whether the file is still where others find it
 TRIES = 4  # times to ask for the lock, letting others run in between
-_HEADER = struct.Struct("<IIQd16s")  # checksum of the rest, length, sequence, used at, pool
+STUCK = 0.5  # s, and times, that the lock was never free: whoever holds it does not run
+STUCK_TRIES = 50
+_process = object()  # this process; a child gets another one
+_HEADER = struct.Struct("<IIQd16s")  # checksum of the rest, length, sequence, kept until, pool
 
 
 def runtime_directory() -> Path:
@@ -41,6 +44,15 @@ def runtime_directory() -> Path:
     if runtime and os.path.isdir(runtime):
         return Path(runtime) / "binance-oi"
     return Path(tempfile.gettempdir()) / f"binance-oi-{os.getuid()}"
+
+
+def _after_fork() -> None:
+    global _process
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class PoolFile:
@@ -62,10 +74,12 @@ class PoolFile:
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
         self._checked_at = 0.0
+        self._free_at = 0.0
+        self._failures = 0  # to get the lock, since then
         self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
+        self._process = _process
         self._fd = _open_file(self.path)
         self._close = weakref.finalize(self, os.close, self._fd)
         self._offset = 0  # not found yet
@@ -76,7 +90,7 @@ class PoolFile:
 
     def lock(self) -> bool:
         """Take the lock, or say that somebody else has it."""
-        if self._pid != os.getpid():  # after a fork both would hold one lock
+        if self._process is not _process:  # after a fork both would hold one lock
             self._open()
         now = time.monotonic()
         if now - self._checked_at > CHECK:
@@ -88,35 +102,52 @@ class PoolFile:
             except BlockingIOError:
                 os.sched_yield()
             else:
+                self._free_at, self._failures = now, 0
                 return True
+        self._failures += 1
+        if self._failures >= STUCK_TRIES and now - self._free_at > STUCK:
+            self._free_at, self._failures = now, 0
+            self._replace()
         return False
 
     def unlock(self) -> None:
         """Let others have it."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
         """Whoever deletes the file would leave two groups of processes with a budget each."""
         try:
             if os.stat(self.path).st_ino == os.fstat(self._fd).st_ino:
-                return
+                return False
         except FileNotFoundError:
             pass
         self._close()
         self._open()
+        return True
+
+    def _replace(self) -> None:
+        """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
+        if self._follow():  # another process was quicker
+            return
+        logger.warning("%s is held by a process that does not run; going on in a copy", self.path)
+        fd, copy = tempfile.mkstemp(dir=self.path.parent)
+        with open(fd, "wb") as file:
+            file.write(os.pread(self._fd, PAGE * (RECORDS + 1), 0))
+        os.replace(copy, self.path)
+        self._follow()
 
     def read(self) -> bytes | None:
         """The record; None when it is still as we wrote it; empty when there is none."""
         if not self._offset:
             self._offset = self._find()
-        page = os.pread(self._fd, PAGE, self._offset)
-        header = _HEADER.unpack_from(page) if len(page) >= _HEADER.size else (0, 0, 0, 0.0, b"")
+        page = os.pread(self._fd, _HEADER.size, self._offset)
+        header = _HEADER.unpack(page) if len(page) == _HEADER.size else (0, 0, 0, 0.0, b"")
         if header[4] != self._name:  # cleared away by another process, or never there
             self._offset = self._find()
-            page = os.pread(self._fd, PAGE, self._offset)
-            header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
         elif header[2] == self._sequence:
             return None
+        page = os.pread(self._fd, PAGE, self._offset)
+        header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
         record = _record(page)
         if header[4] == self._name and record is None:
             logger.warning("the budget record of %s is damaged and starts anew", self.pool)
@@ -126,25 +157,26 @@ class PoolFile:
         self._sequence = header[2]
         return record
 
-    def write(self, record: bytes) -> None:
-        """Replace the record."""
+    def write(self, record: bytes, held_until: float = 0.0) -> None:
+        """Replace the record, which is kept for a day, and as long after the end of a hold."""
         self._sequence += 1
-        page = _page(self._name, self._sequence, record)
+        keep = max(time.time(), held_until) + UNUSED
+        page = _page(_HEADER.pack(0, len(record), self._sequence, keep, self._name) + record)
         os.pwrite(self._fd, page, self._offset)
 
     def _find(self) -> int:
         """Where the record of this pool is, or a place for it; clears away what nobody uses."""
-        now, free, oldest = time.time(), 0, (float("inf"), PAGE)
+        now, free, oldest = time.time(), 0, (math.inf, PAGE)
         for offset in range(PAGE, PAGE * (RECORDS + 1), PAGE):
             page = os.pread(self._fd, PAGE, offset)
-            used_at = _HEADER.unpack_from(page)[3] if len(page) >= _HEADER.size else 0.0
             if page[_HEADER.size - 16 : _HEADER.size] == self._name:
                 return offset
-            if not 0 < now - used_at < UNUSED:
+            until = _HEADER.unpack_from(page)[3] if _record(page) is not None else 0.0
+            if until < now:
                 if any(page):
                     os.pwrite(self._fd, bytes(PAGE), offset)
                 free = free or offset
-            oldest = min(oldest, (used_at, offset))
+            oldest = min(oldest, (until, offset))
         return free or oldest[1]
 
 
@@ -161,11 +193,11 @@ def read_records(directory: Path) -> Iterator[bytes]:
             yield record
 
 
-def _page(name: bytes, sequence: int, record: bytes) -> bytes:
-    if len(record) > PAGE - _HEADER.size:
-        raise ValueError(f"a record of {len(record)} bytes does not fit into a page")
-    rest = _HEADER.pack(0, len(record), sequence, time.time(), name)[4:] + record
-    return zlib.crc32(rest).to_bytes(4, "little") + rest
+def _page(page: bytes) -> bytes:
+    """With its checksum."""
+    if len(page) > PAGE:
+        raise ValueError(f"a record of {len(page) - _HEADER.size} bytes does not fit into a page")
+    return zlib.crc32(page[4:]).to_bytes(4, "little") + page[4:]
 
 
 def _record(page: bytes) -> bytes | None:
@@ -181,7 +213,7 @@ def _record(page: bytes) -> bytes | None:
 
 def _open_file(path: Path) -> int:
     """Open or make the file: ours, private, and in our format."""
-    if fcntl is None:
+    if sys.platform == "win32":
         raise OSError("file locks are not available on this system")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = os.lstat(path.parent)

@@ -39,8 +39,9 @@ class RetryPolicy:
     """Retries that each success earns."""
 
     def __post_init__(self) -> None:
-        numbers = (self.network_base, self.server_base, self.overload_base, self.cap)
-        if self.attempts < 1 or min(numbers) < 0 or self.budget < 0 or self.earned < 0:
+        waits = (self.network_base, self.server_base, self.overload_base, self.cap)
+        numbers = (*waits, self.budget, self.earned)
+        if not (self.attempts >= 1 and all(number >= 0 for number in numbers)):
             raise ValueError(f"attempts must be at least 1, and nothing below 0: {self!r}")
 
 
@@ -62,14 +63,20 @@ class Retries:
         if self.left < self.policy.budget:
             self.left = min(self.policy.budget, self.left + self.policy.earned)
 
-    def wait(self, error: BinanceOIError, attempt: int) -> float | None:
-        """Seconds until attempt `attempt + 1` (counted from 1), or None when there is none."""
+    def wait(self, error: BinanceOIError, attempt: int, seconds: float) -> float | None:
+        """Seconds until attempt `attempt + 1` (counted from 1), or None when there is none.
+
+        There is none either when it would begin after the `seconds` that the call has left.
+        """
         base = self._base(error)
         if base is None or attempt >= self.policy.attempts or self.left < 1.0:
             return None
+        longest = min(self.policy.cap, base * 2.0 ** min(attempt - 1, 100))
+        wait = random.uniform(0.0, longest)
+        if wait >= seconds:
+            return None
         self.left -= 1.0
-        longest = min(self.policy.cap, base * 2 ** (attempt - 1))
-        return random.uniform(0.0, longest)  # noqa: S311 - jitter, not a secret
+        return wait
 
     def _base(self, error: BinanceOIError) -> float | None:
         if isinstance(error, TransportError):

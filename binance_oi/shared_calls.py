@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -30,12 +31,21 @@ class SharedCalls(Generic[T]):
         if running is None:
             running = _Running(asyncio.get_running_loop().create_task(start()))
             self._running[key] = running
-            running.task.add_done_callback(lambda _: self._running.pop(key, None))
+            running.task.add_done_callback(partial(self._ended, key))
         running.callers += 1
         try:
-            return await asyncio.shield(running.task)
+            # Not asyncio.shield: from 3.14 on it reports an error that a cancelled caller misses.
+            await asyncio.wait((running.task,))
+            return running.task.result()
         finally:
             running.callers -= 1
             if not running.callers and not running.task.done():
                 self._running.pop(key, None)
                 running.task.cancel()
+
+    def _ended(self, key: Hashable, task: asyncio.Task[T]) -> None:
+        running = self._running.get(key)
+        if running is not None and running.task is task:  # not a newer one of that name
+            del self._running[key]
+        if not task.cancelled():
+            task.exception()  # is seen, also when every caller has left in this very moment

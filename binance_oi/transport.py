@@ -7,20 +7,21 @@ exception of anybody else leaves.
 
 import asyncio
 import ssl
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from http.cookies import BaseCookie, SimpleCookie
 from importlib.metadata import version
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from typing import NamedTuple, TypedDict
+from urllib.parse import quote
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.deadline import Deadlines
-from binance_oi.errors import BinanceOIError, TransportError, TransportTimeoutError, printable
+from binance_oi.errors import TransportError, TransportTimeoutError, printable
 from binance_oi.governor import Permit
 
 Session = aiohttp.ClientSession
@@ -59,8 +60,10 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, *, tls: ssl.SSLContext | None) -> None:
         # No limits here: a permit that waited for a connection would be charged too early.
-        super().__init__(limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True)
-        self._served: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
+            limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
+        )
+        self._served: dict[int, int] = {}  # by id: one that is used twice costs a connection
         self._generation = 0
 
     def distrust(self) -> None:
@@ -78,14 +81,17 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             assert protocol is not None
-            generation = self._served.get(protocol)
+            generation = self._served.get(id(protocol))
             if generation is None:
-                self._served[protocol] = self._generation
+                if len(self._served) > 1000:
+                    self._served.clear()
+                self._served[id(protocol)] = self._generation
                 break
             if generation == self._generation and not protocol.should_close:
                 attempt.reused = True
                 break
-            connection.close()  # an answer nobody asked for is waiting in it
+            del self._served[id(protocol)]
+            connection.close()  # an answer nobody asked for may be waiting in it
         attempt.sent = True
         return connection
 
@@ -103,6 +109,26 @@ async def _send_once(
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         attempt.sent = False
         raise
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """Takes none, sends none, and makes no new object to say so."""
+
+    _none: BaseCookie[str] = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
+        return self._none
+
+
+class _Options(TypedDict, total=False):
+    """Of every request; in our own session most of it is the session's already."""
+
+    allow_redirects: bool
+    timeout: aiohttp.ClientTimeout
+    proxy: str | None
+    middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
+    raise_for_status: bool
+    auto_decompress: bool
 
 
 class Transport:
@@ -125,13 +151,23 @@ class Transport:
         self._session = session
         self._owned = session is None
         self._tls = tls
-        self._proxy = proxy
         self._connector: _Connector | None = None
         self._deadlines = Deadlines()
+        self._proxy = proxy
+        self._closed = False
+        self._options: _Options = {"allow_redirects": False}
+        if session is not None:
+            self._options["timeout"] = _NO_TIMEOUT
+            self._options["proxy"] = proxy
+            self._options["middlewares"] = (_send_once,)
+            self._options["raise_for_status"] = False  # not asked: the permit comes first
+            self._options["auto_decompress"] = True
 
     async def aclose(self) -> None:
         """End what is under way with a timeout; close our own session, the caller's stays open."""
+        self._closed = True
         self._deadlines.expire_all()
+        self._deadlines.cancel()
         session, self._session = self._session, None
         if session is not None and self._owned:
             await session.close()
@@ -141,7 +177,10 @@ class Transport:
         session, self._session = self._session, None
         if session is None or not self._owned or session.closed:
             return False
-        session.detach()  # or aiohttp complains as well
+        closing = session.close()
+        with suppress(StopIteration):
+            closing.send(None)  # its first step closes everything, or aiohttp complains as well
+        closing.close()
         return True
 
     def distrust_connections(self) -> None:
@@ -149,7 +188,7 @@ class Transport:
         if self._connector is not None:
             self._connector.distrust()
 
-    async def get(self, url: URL, permit: Permit, *, max_bytes: int, timeout: float) -> Answer:
+    async def get(self, url: URL, permit: Permit, max_bytes: int, timeout: float) -> Answer:
         """Send one request and read its answer.
 
         Args:
@@ -162,66 +201,76 @@ class Transport:
             TransportTimeoutError: Not done within `timeout`.
             TransportError: No usable HTTP answer.
         """
-        attempt = _Attempt()
+        if self._closed:  # while this request was being admitted
+            permit.refund()
+            raise TransportError("the connections are closed", "never")
+        attempt, response = _Attempt(), None
         _attempt.set(attempt)
+        deadline = self._deadlines.start(timeout)
         try:
-            with self._deadlines.after(timeout):
-                return await self._exchange(url, permit, max_bytes)
-        except BinanceOIError:
-            raise
-        except TimeoutError as error:
-            raise TransportTimeoutError(f"no answer within {timeout:g} s") from error
-        except Exception as error:  # aiohttp raises OSError, ValueError, zlib.error and its own
-            raise _transport_error(error, attempt) from error
-        finally:
-            if not attempt.sent:
-                permit.refund()
-
-    async def _exchange(self, url: URL, permit: Permit, max_bytes: int) -> Answer:
-        session = self._session or self._open()
-        response = await session.get(
-            url,
-            allow_redirects=False,
-            timeout=_NO_TIMEOUT,
-            proxy=self._proxy,
-            middlewares=() if self._owned else (_send_once,),
-        )
-        try:
-            status = response.status
+            session = self._session or self._open()
+            response = await session.get(url, **self._options)
+            status, content = response.status, response.content
             permit.settle(status, response.headers)
             if status == 200:
-                return Answer(status, *await _read(response.content, max_bytes))
-            return Answer(status, *await _read_error(response.content, max_bytes))
-        finally:
-            if not response.content.at_eof():
+                body = content.read_nowait()
+                if content.at_eof():  # nearly always: it came with the headers
+                    return Answer(status, body, len(body) <= max_bytes)
+                return await _rest(response, body, max_bytes)
+            return await _error_answer(response, max_bytes)
+        except asyncio.CancelledError as error:
+            if not deadline.done():
+                raise
+            if response is not None and response.status != 200:  # it says so without its text
+                return Answer(response.status, b"", False)
+            raise TransportTimeoutError(f"no answer within {timeout:g} s") from error
+        except Exception as error:  # aiohttp raises OSError, ValueError, zlib.error and its own
+            if response is not None:
                 response.close()
+            raise _transport_error(error, attempt) from error
+        finally:
+            deadline.done()
+            if not attempt.sent:
+                permit.refund()
 
     def _open(self) -> aiohttp.ClientSession:
         self._connector = _Connector(tls=self._tls)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            cookie_jar=_NoCookies(),
+            headers={"User-Agent": USER_AGENT},
+            timeout=_NO_TIMEOUT,
+            proxy=self._proxy,
             trust_env=False,
         )
         return self._session
 
 
-async def _read(content: aiohttp.StreamReader, max_bytes: int) -> tuple[bytes, bool]:
-    """The body, as far as it is not longer than allowed."""
-    body = await content.readany()
-    while not content.at_eof() and len(body) <= max_bytes:
-        body += await content.readany()
-    return body[:max_bytes], len(body) <= max_bytes
+def ready_url(base_url: str, path: str, symbol: str) -> URL:
+    """Ready for the wire: aiohttp would spend 15 % of a request on quoting a string."""
+    query = f"?symbol={quote(symbol)}" if symbol else ""
+    return URL(f"{base_url}{path}{query}", encoded=True)
 
 
-async def _read_error(content: aiohttp.StreamReader, max_bytes: int) -> tuple[bytes, bool]:
-    """The text of an error: nice to have, and never worth a wait or another error."""
+async def _rest(response: aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
+    """The rest of a body, to its end, or the connection is closed."""
+    content = response.content
+    try:
+        while not content.at_eof() and len(body) <= max_bytes:
+            body += await content.readany()
+    finally:
+        if not content.at_eof():
+            response.close()
+    return Answer(response.status, body[:max_bytes], len(body) <= max_bytes)
+
+
+async def _error_answer(response: aiohttp.ClientResponse, max_bytes: int) -> Answer:
+    """With an error the text is nice to have, and never worth a wait or another error."""
     try:
         async with asyncio.timeout(ERROR_BODY):
-            return await _read(content, max_bytes)
+            return await _rest(response, b"", max_bytes)
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-        return b"", False
+        return Answer(response.status, b"", False)
 
 
 def _transport_error(error: Exception, attempt: _Attempt) -> TransportError:

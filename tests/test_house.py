@@ -24,13 +24,22 @@ ORDER = (
     "models",
     "endpoints",
     "minutes",
+    "pool_file",
     "budget",
     "retry",
+    "headers",
     "governor",
+    "deadline",
     "transport",
+    "shared_calls",
+    "arrow",
     "snapshot",
+    "polling",
     "client",
     "recorder",
+    "export",
+    "chart",
+    "report",
     "simulator",
     "cli",
     "__main__",
@@ -46,9 +55,10 @@ THIRD_PARTY = {
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"governor"},
     "cyclopts": {"cli"},
-    "msgspec": {"models", "simulator", "snapshot", "cli"},
+    "msgspec": {"budget", "cli", "models", "simulator", "snapshot"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
+    "yarl": {"transport"},  # aiohttp's own type for URLs
 }
 FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
 TOP_LEVEL = {

@@ -1,0 +1,285 @@
+"""Every figure of `tests/benchmarks/README.md`: `nox -s benchmarks`.
+
+    python -m tests.benchmarks [--rounds N] [NAME ...]
+
+The rule of this file: a figure is a ratio of two things measured in turn in one run, or it says
+that it is not. Nothing here passes or fails; machines are shared and noisy.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from timeit import repeat
+
+from binance_oi import OpenInterestClient, ProcessBudget
+from binance_oi.governor import Governor
+from binance_oi.models import decode_open_interest
+from tests.benchmarks import contenders
+from tests.benchmarks.loopback import SYMBOLS, loopback
+
+REQUESTS = 4000  # of one measurement
+BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
+Samples = dict[str, list[float]]
+
+
+def main() -> None:
+    """Run what is named, or everything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--uvloop", action="store_true", help="the same on uvloop")
+    parser.add_argument("names", nargs="*", choices=[[], *FIGURES], metavar=f"{{{','.join(FIGURES)}}}")
+    arguments = parser.parse_args()
+    if arguments.uvloop:
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    print(_versions())
+    for name in arguments.names or FIGURES:
+        print(f"\n## {name}\n", flush=True)
+        FIGURES[name](arguments.rounds)
+
+
+def cpu(rounds: int) -> None:
+    """CPU (user + system) of this process for one request, 50 at a time."""
+    with tempfile.TemporaryDirectory() as directory:
+        clients = {
+            "tuned aiohttp, nothing else": contenders.tuned,
+            "aiohttp and response.json()": contenders.plain,
+            "ours, ProcessBudget": contenders.process_budget,
+            "ours, MachineBudget": contenders.machine_budget(Path(directory)),
+        }
+        samples: Samples = {name: [] for name in clients}
+        for _ in range(rounds):
+            for name, client in clients.items():
+                with loopback() as url:
+                    samples[name].append(asyncio.run(_cpu_per_request(client, url)))
+    _table(samples, "µs", 1e6)
+
+
+async def _cpu_per_request(client: contenders.Contender, url: str) -> float:
+    async with client(url) as read:
+        await contenders.read_all(read, 300, workers=50)
+        began = time.process_time()
+        await contenders.read_all(read, REQUESTS, workers=50)
+        return (time.process_time() - began) / REQUESTS
+
+
+def snapshots(rounds: int) -> None:
+    """Wall time of a market, over 100 connections, the first time and the second."""
+    for count in (600, 789):
+        for latency_ms in (0, 5, 50):
+            samples: Samples = {}
+            for _ in range(rounds):
+                for name, sweep in (("tuned", _tuned_sweep), ("ours", _our_sweep)):
+                    with loopback(latency_ms / 1000) as url:
+                        cold, warm = asyncio.run(_cold_and_warm(sweep, url, SYMBOLS[:count]))
+                    samples.setdefault(f"{name}, cold", []).append(cold)
+                    samples.setdefault(f"{name}, warm", []).append(warm)
+            print(f"{count} symbols, {latency_ms} ms:")
+            _table(samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"})
+
+
+Sweep = Callable[[list[str]], Coroutine[object, object, object]]
+
+
+@asynccontextmanager
+async def _tuned_sweep(url: str) -> AsyncIterator[Sweep]:
+    async with contenders.tuned(url) as read:
+
+        async def sweep(symbols: list[str]) -> object:
+            return await asyncio.gather(*map(read, symbols))
+
+        yield sweep
+
+
+@asynccontextmanager
+async def _our_sweep(url: str) -> AsyncIterator[Sweep]:
+    budget = ProcessBudget(limit=contenders.HUGE)
+    async with OpenInterestClient(base_url=url, budget=budget) as client:
+        yield client.snapshot
+
+
+async def _cold_and_warm(
+    sweeps: Callable[[str], AbstractAsyncContextManager[Sweep]], url: str, symbols: list[str]
+) -> tuple[float, float]:
+    async with sweeps(url) as sweep:
+        times: list[float] = []
+        for _ in range(2):
+            began = time.perf_counter()
+            await sweep(symbols)
+            times.append(time.perf_counter() - began)
+            await asyncio.sleep(1.0)  # the pacer's second is over, as it is between two polls
+        return times[0], times[1]
+
+
+def governor(rounds: int) -> None:
+    """The governor alone: nothing waits; and many wait."""
+    samples: Samples = {}
+    for _ in range(rounds):
+        samples.setdefault("admitted at once", []).append(asyncio.run(_at_once()))
+        for waiting in (10, 100, 1000, 10_000):
+            cost, _ = asyncio.run(_from_queue(waiting))
+            samples.setdefault(f"admitted with {waiting} waiting", []).append(cost)
+    _table(samples, "µs CPU", 1e6, base="admitted with 10 waiting")
+    _, memory = asyncio.run(_from_queue(10_000))
+    print(f"\nmemory for each of 10,000 waiters, its task included: {memory:.0f} bytes")
+
+
+async def _at_once(count: int = 20_000) -> float:
+    pool = ProcessBudget(limit=contenders.HUGE).pool("benchmark")
+    queue = Governor(pool, pace=1e9)
+    headers = {"X-MBX-USED-WEIGHT-1M": "1"}
+    (await queue.admit()).settle(200, headers)
+    queue.in_flight = 0
+    began = time.process_time()
+    for _ in range(count):
+        permit = await queue.admit()
+        permit.settle(200, headers)
+        permit.release()
+    return (time.process_time() - began) / count
+
+
+async def _from_queue(waiting: int, count: int = 10_000) -> tuple[float, float]:
+    """CPU for each of `count` admissions while `waiting` others wait, and bytes for each of those."""
+    pool = ProcessBudget(limit=contenders.HUGE).pool("benchmark")
+    queue = Governor(pool, pace=1e9, max_in_flight=1)
+    first = await queue.admit()
+    first.settle(200, {"X-MBX-USED-WEIGHT-1M": "1"})
+    left = count
+
+    admitted = 0
+
+    async def call() -> None:
+        nonlocal admitted
+        while admitted < count:
+            permit = await queue.admit()
+            admitted += 1
+            permit.refund()
+            permit.release()
+
+    tracemalloc.start()
+    tasks = [asyncio.create_task(call()) for _ in range(waiting)]
+    await asyncio.sleep(0)
+    memory = tracemalloc.get_traced_memory()[0] / waiting
+    tracemalloc.stop()
+    began = time.process_time()
+    first.release()
+    await asyncio.gather(*tasks)
+    return (time.process_time() - began) / admitted, memory
+
+
+def decoding(rounds: int) -> None:
+    """One body to an exact value."""
+    import json
+    from decimal import Decimal
+
+    def plain() -> object:
+        answer = json.loads(BODY)
+        return Decimal(answer["openInterest"])
+
+    samples: Samples = {
+        "json and Decimal": _timeit(plain, rounds),
+        "ours": _timeit(lambda: decode_open_interest(BODY, "BTCUSDT"), rounds),
+    }
+    _table(samples, "µs", 1e6)
+
+
+def imports(rounds: int) -> None:
+    """Importing us against importing what we stand on; wall time of a whole process."""
+    statements = {
+        "import aiohttp, msgspec, aiolimiter": "import aiohttp, msgspec, aiolimiter",
+        "import binance_oi": "import binance_oi",
+    }
+    samples: Samples = {name: [] for name in statements}
+    _process_seconds("import binance_oi")
+    for _ in range(rounds * 3):
+        for name, statement in statements.items():
+            samples[name].append(_process_seconds(statement))
+    _table(samples, "ms", 1e3)
+
+
+def memory(_: int) -> None:
+    """Resident memory of a client that has read the market once, above importing it."""
+    with loopback() as url:
+        script = (
+            "import asyncio, binance_oi\n"
+            "from tests.benchmarks.__main__ import _resident_bytes, _read_market\n"
+            "before = _resident_bytes()\n"
+            f"asyncio.run(_read_market({url!r}))\n"
+            "print((_resident_bytes() - before) / 2**20)"
+        )
+        output = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+    print(f"{float(output):.1f} MiB")
+
+
+async def _read_market(url: str) -> None:
+    budget = ProcessBudget(limit=contenders.HUGE)
+    async with OpenInterestClient(base_url=url, budget=budget) as client:
+        assert len(await client.snapshot()) == len(SYMBOLS)
+
+
+def _timeit(function: Callable[[], object], rounds: int, count: int = 20_000) -> list[float]:
+    return [seconds / count for seconds in repeat(function, number=count, repeat=rounds)]
+
+
+def _process_seconds(statement: str) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # An installed package is compiled once; so is ours here, by the warm-up.
+    compiled = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", statement], check=True, env=compiled)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _table(
+    samples: Samples,
+    unit: str,
+    factor: float,
+    *,
+    base: str | None = None,
+    pairs: Mapping[str, str] | None = None,
+) -> None:
+    """Medians, and the median of the ratios taken round by round."""
+    base = base or next(iter(samples))
+    print(f"| | {unit} | ratio |\n|---|---|---|")
+    for name, values in samples.items():
+        against = samples[(pairs or {}).get(name, name if pairs else base)]
+        ratio = statistics.median(a / b for a, b in zip(values, against, strict=True))
+        print(f"| {name} | {statistics.median(values) * factor:.2f} | {ratio:.2f} |")
+
+
+def _versions() -> str:
+    packages = ", ".join(f"{p} {version(p)}" for p in ("aiohttp", "msgspec", "aiolimiter"))
+    return f"Python {platform.python_version()}, {packages}, {os.cpu_count()} cores"
+
+
+FIGURES: Mapping[str, Callable[[int], None]] = {
+    "cpu": cpu,
+    "snapshots": snapshots,
+    "governor": governor,
+    "decoding": decoding,
+    "imports": imports,
+    "memory": memory,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The clients that are measured side by side; each reads one symbol a call."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
+from tests.benchmarks.loopback import SYMBOLS
+
+Read = Callable[[str], Awaitable[object]]
+Contender = Callable[[str], AbstractAsyncContextManager[Read]]
+HUGE = 10**9  # weight: the budget decides as always, and never says no
+
+
+class _Answer(msgspec.Struct):
+    symbol: str
+    openInterest: str  # noqa: N815 - the exchange's name
+    time: int
+
+
+@asynccontextmanager
+async def plain(url: str) -> AsyncIterator[Read]:
+    """What a person writes first: aiohttp and `response.json()`."""
+    async with aiohttp.ClientSession() as session:
+
+        async def read(symbol: str) -> object:
+            async with session.get(
+                f"{url}/fapi/v1/openInterest", params={"symbol": symbol}
+            ) as response:
+                answer = await response.json()
+                return Decimal(answer["openInterest"])
+
+        yield read
+
+
+@asynccontextmanager
+async def tuned(url: str) -> AsyncIterator[Read]:
+    """aiohttp as fast as we can make it: no governor, no checks, no retries, no timeout."""
+    decode = msgspec.json.Decoder(_Answer).decode
+    urls = {s: URL(f"{url}/fapi/v1/openInterest?symbol={s}", encoded=True) for s in SYMBOLS}
+    async with aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        connector=aiohttp.TCPConnector(limit=100),
+    ) as session:
+
+        async def read(symbol: str) -> object:
+            response = await session.get(urls[symbol], allow_redirects=False)
+            answer = decode(await response.read())
+            return Decimal(answer.openInterest)
+
+        yield read
+
+
+@asynccontextmanager
+async def process_budget(url: str) -> AsyncIterator[Read]:
+    """Ours, with a budget for this process."""
+    budget = ProcessBudget(limit=HUGE)
+    async with OpenInterestClient(base_url=url, budget=budget, pace=1e6) as client:
+        yield client.get_open_interest
+
+
+def machine_budget(directory: Path) -> Contender:
+    """Ours, with the budget that all processes of the machine share."""
+
+    @asynccontextmanager
+    async def contender(url: str) -> AsyncIterator[Read]:
+        budget = MachineBudget(limit=HUGE, directory=directory)
+        async with OpenInterestClient(base_url=url, budget=budget, pace=1e6) as client:
+            yield client.get_open_interest
+        budget.close()
+
+    return contender
+
+
+async def read_all(read: Read, count: int, workers: int) -> None:
+    """`count` reads, `workers` at a time."""
+    left = iter(range(count))
+
+    async def worker() -> None:
+        for number in left:
+            await read(SYMBOLS[number % len(SYMBOLS)])
+
+    await asyncio.gather(*(worker() for _ in range(workers)))

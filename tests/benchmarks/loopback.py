@@ -1,0 +1,88 @@
+"""A loopback server that is not the bottleneck: a bare protocol in a process of its own.
+
+    python -m tests.benchmarks.loopback [LATENCY_S]
+
+It answers every openInterest request at once, or after LATENCY_S seconds, with the header set of
+a real answer; exchangeInfo lists 789 symbols. It counts nothing: a benchmark is not a test.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+
+SYMBOLS = [f"S{number:03d}USDT" for number in range(789)]
+_HEAD = (
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
+    "Server: nginx\r\nx-response-time: 0ms\r\ncache-control: no-cache, no-store, must-revalidate\r\n"
+    "expires: 0\r\npragma: no-cache\r\nx-content-type-options: nosniff\r\n"
+    "x-frame-options: SAMEORIGIN\r\nx-xss-protection: 1; mode=block\r\n"
+)
+
+
+class _Server(asyncio.Protocol):
+    latency_s = 0.0
+    used = 0
+    date = (0, "")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while b"\r\n\r\n" in self.buffer:
+            request, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+            answer = self.answer(request.split(b" ", 2)[1].decode())
+            if self.latency_s:
+                asyncio.get_running_loop().call_later(self.latency_s, self.write, answer)
+            else:
+                self.write(answer)
+
+    def write(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+
+    def answer(self, target: str) -> bytes:
+        cls = type(self)
+        now = time.time()
+        if int(now) != cls.date[0]:
+            cls.date = (int(now), formatdate(now, usegmt=True))
+        cls.used += 1
+        body = f'{{"symbol":"{target.partition("=")[2]}","openInterest":"96012.544","time":{int(now * 1000)}}}'
+        if "exchangeInfo" in target:
+            symbols = [{"symbol": name, "status": "TRADING"} for name in SYMBOLS]
+            body = json.dumps({"symbols": symbols, "rateLimits": []})
+        head = f"Date: {cls.date[1]}\r\nX-MBX-USED-WEIGHT-1M: {cls.used}\r\n"
+        return f"{_HEAD}{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+async def _serve(latency_s: float) -> None:
+    _Server.latency_s = latency_s
+    server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, backlog=1000)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+@contextmanager
+def loopback(latency_s: float = 0.0) -> Iterator[str]:
+    """The URL of a server that lives as long as the block."""
+    command = [sys.executable, "-m", "tests.benchmarks.loopback", str(latency_s)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.terminate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))
