@@ -1,0 +1,23 @@
+"""`binance-oi` and `python -m binance_oi`: the command line, or what to install to have it."""
+
+import sys
+
+EXTRA = ("cyclopts", "rich")
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        from binance_oi.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        print("binance-oi: needs its extra: pip install 'binance-oi[cli]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

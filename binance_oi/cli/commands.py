@@ -1,0 +1,287 @@
+"""Arguments in, exit code out.
+
+The rule of this file: a command reads, then shows everything at once, and says with its exit code
+what the caller should do next. Nothing is shown of a command that was interrupted.
+"""
+
+import asyncio
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts.validators import Number, mutually_exclusive
+
+from binance_oi.budget import Budget, MachineBudget, ProcessBudget, machine_pools
+from binance_oi.cli.render import (
+    Sheet,
+    explain,
+    notional_sheet,
+    pools_sheet,
+    summary,
+    symbols_sheet,
+    values_sheet,
+)
+from binance_oi.cli.terminal import PROGRAM, complain, prepare, progress, put, show
+from binance_oi.client import OpenInterestClient
+from binance_oi.endpoints import PRODUCTION, TESTNET, check_base_url
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    DecodeError,
+    InvalidSymbolError,
+    RateLimitedError,
+    ResponseError,
+    TransportError,
+)
+from binance_oi.minutes import Usage
+from binance_oi.models import ExchangeInfo
+from binance_oi.simulator import LocalExchange, Steady
+from binance_oi.snapshot import Snapshot
+
+OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED = range(7)
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+app = App(
+    name=PROGRAM,
+    version=lambda: f"{PROGRAM} {version(PROGRAM)}",
+    help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
+    help_epilogue=(
+        "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "
+        "5 network, 6 some symbols failed, 130 interrupted."
+    ),
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+    """
+    prepare()
+    try:
+        code: int | None = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        complain(f"{error} (see {PROGRAM} --help)")
+        return USAGE
+    except BinanceOIError as error:
+        complain(explain(error))
+        return exit_code(error)
+    except OSError as error:  # stdout is full, the port is taken
+        complain(str(error))
+        return UNEXPECTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code or OK
+
+
+def exit_code(error: BinanceOIError) -> int:
+    """What kind of error it is, for a script."""
+    match error:
+        case InvalidSymbolError():
+            return USAGE
+        case BannedError() | RateLimitedError() | BudgetExhaustedError():
+            return LIMITED
+        case ResponseError() | DecodeError():
+            return EXCHANGE
+        case TransportError():
+            return NETWORK
+        case _:
+            return UNEXPECTED
+
+
+def snapshot_code(snapshot: Snapshot) -> int:
+    """Some failed; or all of them, and then for which reason if it is one."""
+    codes = {exit_code(error) for error in snapshot.errors.values()}
+    if not codes:
+        return OK if snapshot.notional_error is None else SOME_FAILED
+    return SOME_FAILED if snapshot or len(codes) > 1 else codes.pop()
+
+
+# -- arguments -------------------------------------------------------------------------------
+
+
+def _loopback_or_https(_: object, url: str) -> None:
+    check_base_url(url)
+
+
+_exchange = Group("Exchange", validator=mutually_exclusive)
+_format = Group("Output", validator=mutually_exclusive)
+_limits = Group("Limits")
+_Flag = Parameter(negative=(), show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Source:
+    """Where to read, and for how long."""
+
+    simulated: Annotated[bool, _Flag, Parameter(group=_exchange)] = False
+    """Start a local exchange for the length of this command, and read from it."""
+    testnet: Annotated[bool, _Flag, Parameter(group=_exchange)] = False
+    """Read from the exchange's testnet; its numbers are synthetic."""
+    base_url: Annotated[str, Parameter(group=_exchange, validator=_loopback_or_https)] = PRODUCTION
+    """Read from here: https://host, or http:// to this machine."""
+    max_wait: Annotated[float | None, Parameter(group=_limits, validator=Number(gte=0))] = None
+    """Seconds that a request may wait for budget; without it, as long as it takes."""
+    timeout: Annotated[float, Parameter(group=_limits, validator=Number(gt=0))] = 10.0
+    """Seconds for one request and its retries; waiting for budget does not count."""
+
+    @contextmanager
+    def client(self) -> Generator[OpenInterestClient]:
+        """A client of that exchange, which the caller closes."""
+        if self.simulated:
+            with LocalExchange().in_thread() as exchange:
+                # Nobody else can read from it, and a shared record would outlive it by a day.
+                yield self._client(exchange.url, ProcessBudget())
+        else:
+            yield self._client(TESTNET if self.testnet else self.base_url, MachineBudget())
+
+    def _client(self, base_url: str, budget: Budget) -> OpenInterestClient:
+        return OpenInterestClient(
+            base_url=base_url, budget=budget, timeout=self.timeout, max_wait=self.max_wait
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Output:
+    """How to show it: a table on a terminal, JSON lines elsewhere, or as told."""
+
+    json: Annotated[bool, _Flag, Parameter(group=_format)] = False
+    """JSON Lines, also on a terminal."""
+    csv: Annotated[bool, _Flag, Parameter(group=_format)] = False
+    """CSV with a header."""
+
+    def show(self, sheet: Sheet) -> None:
+        """Print it to stdout."""
+        show(sheet, as_json=self.json, as_csv=self.csv)
+
+
+# -- commands --------------------------------------------------------------------------------
+
+
+@app.command
+def get(
+    *symbols: Annotated[str, Parameter(required=True)],
+    source: Source = Source(),
+    output: Output = Output(),
+) -> int:
+    """Open interest of some symbols.
+
+    Args:
+        symbols: Such as BTCUSDT; lower case will do.
+    """
+    return _read(symbols, source, output)
+
+
+@app.command
+def snapshot(
+    *symbols: str,
+    notional: Annotated[bool, _Flag] = False,
+    source: Source = Source(),
+    output: Output = Output(),
+) -> int:
+    """Open interest of the whole market, or of some symbols.
+
+    Args:
+        symbols: Without any: every symbol that is trading.
+        notional: Also the mark price, and open interest in units of the quote asset.
+    """
+    return _read(symbols or None, source, output, notional=notional)
+
+
+@app.command
+def symbols(
+    *,
+    source: Source = Source(),
+    output: Output = Output(),
+) -> int:
+    """Every symbol that is trading."""
+    with source.client() as client:
+        listed = asyncio.run(_exchange_info(client)).symbols
+    output.show(symbols_sheet(s for s in listed if s.status == "TRADING"))
+    return OK
+
+
+@app.command
+def budget(*, output: Output = Output()) -> int:
+    """The budget of every exchange that this machine reads from. Sends nothing."""
+    pools = machine_pools()
+    output.show(pools_sheet(pools))
+    if not pools:
+        complain("no budget has been used on this machine yet")
+    return OK
+
+
+@app.command
+def simulate(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    limit: Annotated[int, Parameter(validator=Number(gt=0))] = 2400,
+    used: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    others: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    latency: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    seed: int = 0,
+) -> int:
+    """Run a local exchange until interrupted; the first line is its URL.
+
+    Args:
+        port: Port on 127.0.0.1; 0 takes a free one.
+        limit: Weight allowed in a minute.
+        used: Weight already used in the first minute.
+        others: Weight that others use each second.
+        latency: Seconds from request to answer.
+        seed: Seed of everything that varies.
+    """
+    steady = Steady(others) if others else None
+    asyncio.run(
+        _serve(
+            LocalExchange(
+                port=port, limit=limit, used=used, others=steady, latency=latency, seed=seed
+            )
+        )
+    )
+    return OK
+
+
+def _read(
+    symbols: Sequence[str] | None, source: Source, output: Output, *, notional: bool = False
+) -> int:
+    with source.client() as client:
+        market, usage = asyncio.run(_snapshot(client, symbols, notional))
+    if market or not market.errors:
+        output.show(notional_sheet(market) if notional else values_sheet(market.values()))
+    for symbol, error in market.errors.items():
+        complain(f"{symbol}: {explain(error)}")
+    if market.notional_error is not None:
+        complain(f"mark prices: {explain(market.notional_error)}")
+    complain(summary(market, usage))
+    return snapshot_code(market)
+
+
+async def _snapshot(
+    client: OpenInterestClient, symbols: Sequence[str] | None, notional: bool
+) -> tuple[Snapshot, Usage]:
+    async with client, progress(client) as on_progress:
+        market = await client.snapshot(symbols, notional=notional, on_progress=on_progress)
+        return market, client.usage
+
+
+async def _exchange_info(client: OpenInterestClient) -> ExchangeInfo:
+    async with client:
+        return await client.exchange_info()
+
+
+async def _serve(exchange: LocalExchange) -> None:
+    async with exchange:
+        put(f"{exchange.url}\n")
+        await asyncio.Event().wait()

@@ -1,0 +1,25 @@
+"""The whole market at once: the largest first, how far apart the samples are, and what failed."""
+
+import asyncio
+
+from binance_oi import OpenInterestClient
+from binance_oi.simulator import LocalExchange
+
+
+async def main() -> None:
+    async with (
+        LocalExchange() as exchange,
+        OpenInterestClient(base_url=exchange.url) as client,
+    ):
+        # `client.snapshot()` alone reads all that is trading; this asks for one more.
+        market = await client.snapshot([*await client.symbols(), "NOSUCHUSDT"])
+
+    largest = sorted(market.values(), key=lambda value: value.open_interest, reverse=True)
+    for value in largest[:10]:
+        print(f"{value.symbol:<14} {value.open_interest:>22,} units of its base asset")
+    print(f"{len(market)} symbols for weight {market.weight}, {market.skew_ms} ms apart")
+    for symbol, error in market.errors.items():
+        print(f"{symbol}: {type(error).__name__}: {error}")
+
+
+asyncio.run(main())
