@@ -66,6 +66,26 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def recorder(session: nox.Session) -> None:
+    """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour."""
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    install(session, "frames")
+    names = ("recorder", "month", "recording", "export", "arrow", "report", "cli_recording")
+    session.run(
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200"),
+        *(f"tests/test_{name}.py" for name in names),
+        env={"BINANCE_OI_KILLS": "200", "BINANCE_OI_DAYS": "30"},
+    )
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The report as headless Chromium draws it; needs `chromium`, Debian's package."""
+    install(session, "test", "-e", ".[plot]")
+    session.run("python", "-m", "pytest", "tests/browser")
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
     session.install("-e", ".[cli]")

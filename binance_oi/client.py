@@ -8,21 +8,20 @@ import asyncio
 import math
 import os
 import ssl as tls
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
-from urllib.parse import quote
+from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from yarl import URL
-
-from binance_oi import endpoints, models
+from binance_oi import endpoints, models, polling
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.errors import (
+    BannedError,
     BinanceOIError,
     BudgetExhaustedError,
     ClientClosedError,
@@ -34,18 +33,46 @@ from binance_oi.errors import (
 )
 from binance_oi.governor import Governor, Permit
 from binance_oi.minutes import Usage
-from binance_oi.models import ExchangeInfo, OpenInterest
+from binance_oi.models import ExchangeInfo, MarkPrice, OpenInterest
 from binance_oi.retry import Retries, RetryPolicy
 from binance_oi.shared_calls import SharedCalls
 from binance_oi.snapshot import Snapshot
-from binance_oi.transport import Answer, Session, Transport
+from binance_oi.transport import Answer, Session, Transport, ready_url
 
 T = TypeVar("T")
 
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
-LISTING_AGE = 300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
+LISTING_AGE = (
+    300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
+)
 DEFAULT: Final = -1.0  # of `max_wait`: what the client was made with
+
+
+_process = object()  # this process; a child gets another one
+
+
+def _after_fork() -> None:
+    global _process
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Route(NamedTuple, Generic[T]):
+    """What is asked, and how to read the answer."""
+
+    path: str
+    weight: int
+    max_bytes: int
+    decode: Callable[..., T]  # of the body, and of the symbol when one was asked for
+
+
+_OPEN_INTEREST = _Route(*endpoints.OPEN_INTEREST, MAX_ANSWER, models.decode_open_interest)
+_EXCHANGE_INFO = _Route(*endpoints.EXCHANGE_INFO, MAX_LISTING, models.decode_exchange_info)
+_MARK_PRICES = _Route(*endpoints.PREMIUM_INDEX, MAX_LISTING, models.decode_mark_prices)
 
 
 @dataclass(slots=True)
@@ -100,24 +127,29 @@ class OpenInterestClient:
         ssl: tls.SSLContext | None = None,
     ) -> None:
         self._base_url = endpoints.check_base_url(base_url)
+        if not (timeout > 0 and (max_wait is None or max_wait >= 0)):
+            numbers = f"{timeout!r}, {max_wait!r}"
+            raise ValueError(f"timeout must be above 0, and max_wait not below: {numbers}")
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
         pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(session=session, tls=ssl, proxy=proxy)
-        self._timeout = _positive("timeout", timeout)
+        self._timeout = timeout
         self._max_wait = max_wait
+        self._terms = _Terms(self._timeout, max_wait)  # of most calls
         self._policy, self._retries = retry, Retries(retry)
-        self._url = lru_cache(maxsize=4096)(partial(_open_interest_url, self._base_url))
+        self._url = lru_cache(maxsize=4096)(partial(ready_url, self._base_url))
         self._shared: SharedCalls[OpenInterest] = SharedCalls()
         self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing: tuple[float, ExchangeInfo] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = os.getpid()
-        self._closing = asyncio.Event()
+        self._process = _process
+        self._closed = False
+        self._closing = asyncio.Event()  # the same, for those who sleep
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing.is_set() else repr(self._governor)
+        state = "closed" if self._closed else repr(self._governor)
         return f"<OpenInterestClient {self._base_url} {state}>"
 
     async def __aenter__(self) -> Self:
@@ -134,8 +166,9 @@ class OpenInterestClient:
 
     async def aclose(self) -> None:
         """Close the connections; pending calls end with `ClientClosedError`. May be repeated."""
-        if self._closing.is_set():
+        if self._closed:
             return
+        self._closed = True
         self._closing.set()
         self._governor.close(ClientClosedError())
         await self._transport.aclose()
@@ -143,7 +176,7 @@ class OpenInterestClient:
             self._budget.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_closing") and not self._closing.is_set() and self._transport.abandon():
+        if hasattr(self, "_closing") and not self._closed and self._transport.abandon():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     @property
@@ -186,6 +219,10 @@ class OpenInterestClient:
         Source: ``GET /fapi/v1/openInterest`` [D], 2026-11.
         """
         name = models.check_symbol(symbol)
+        if max_age <= 0.0 and max_wait == DEFAULT:  # nearly always
+            value = await self._call(_OPEN_INTEREST, name, self._terms)
+            self._latest[name] = (self._now(), value)
+            return value
         wait = self._max_wait if max_wait == DEFAULT else max_wait
         if max_age <= 0.0:
             return await self._read(name, _Terms(self._timeout, wait))
@@ -222,6 +259,7 @@ class OpenInterestClient:
         self,
         symbols: Iterable[str] | None = None,
         *,
+        notional: bool = False,
         deadline: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Snapshot:
@@ -231,6 +269,7 @@ class OpenInterestClient:
 
         Args:
             symbols: None reads every symbol that is trading.
+            notional: Read mark prices as well, for `Snapshot.notional`.
             deadline: Seconds for all of it; what was not read by then has a
                 `BudgetExhaustedError` or a `TransportTimeoutError`.
             on_progress: Called with the number of symbols done, and of all.
@@ -240,9 +279,11 @@ class OpenInterestClient:
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed meanwhile.
 
-        Cost: weight 1 for each symbol, and 1 for the list when it is older than 5 minutes.
+        Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
+        mark prices.
         """
         names = None if symbols is None else list(dict.fromkeys(map(models.check_symbol, symbols)))
+        self._check_usable()
         started = datetime.now(UTC)
         terms = _Terms(self._timeout, self._max_wait, bulk=True)
         if deadline is not None:
@@ -250,16 +291,49 @@ class OpenInterestClient:
         if names is None:
             names = list((await self._list(LISTING_AGE, terms)).trading)
         results: dict[str, OpenInterest | BinanceOIError] = {}
+        received: dict[str, int] = {}
+        prices: tuple[MarkPrice, ...] | BinanceOIError = ()
         queue = iter(names)
 
         async def worker() -> None:
             for name in queue:
                 results[name] = await self._read_or_error(name, terms)
+                received[name] = time.time_ns() // 1_000_000
                 if on_progress is not None:
                     on_progress(len(results), len(names))
 
-        await asyncio.gather(*(worker() for _ in range(self._governor.max_in_flight)))
-        return _snapshot(names, results, started, terms.charged)
+        async def mark_prices() -> None:
+            nonlocal prices
+            prices = await self._mark_prices_or_error(terms)
+
+        jobs = [worker() for _ in range(self._governor.max_in_flight)]
+        await _all_of([*jobs, mark_prices()] if notional else jobs)
+        return _snapshot(names, results, started, terms.charged, received, prices)
+
+    def poll(
+        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
+
+        Ends when the loop over it does. A ban, a refusal and an outage are waited out: what has no
+        snapshot is in `Snapshot.missed` of the next one, with its reason, and in the log as a
+        warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
+        missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
+
+        Args:
+            symbols: None follows the exchange's list: new listings join, delisted symbols leave.
+                Symbols named here are left out while they do not trade.
+            every: Seconds from slot to slot; slots are its multiples since 1970.
+            notional: See `snapshot`.
+
+        Raises:
+            ValueError: With the first snapshot: the schedule does not fit into the budget.
+            InvalidSymbolError: One of `symbols` is not listed.
+            ClientClosedError: The client was closed meanwhile.
+
+        Cost: as `snapshot`, for each slot.
+        """
+        return polling.poll(self, symbols, every=every, notional=notional)
 
     # -- the send loop -----------------------------------------------------------------------
 
@@ -273,49 +347,55 @@ class OpenInterestClient:
                 self._listing = None  # it does not tell the truth any more
             return error
 
+    async def _mark_prices_or_error(self, terms: _Terms) -> tuple[MarkPrice, ...] | BinanceOIError:
+        try:
+            return await self._call(_MARK_PRICES, "", terms)
+        except ClientClosedError:
+            raise
+        except BinanceOIError as error:
+            return error
+
     async def _read(self, symbol: str, terms: _Terms) -> OpenInterest:
-        decode = partial(models.decode_open_interest, symbol=symbol)
-        value = await self._call(
-            self._url(symbol), endpoints.OPEN_INTEREST.weight, MAX_ANSWER, decode, terms
-        )
+        value = await self._call(_OPEN_INTEREST, symbol, terms)
         self._latest[symbol] = (self._now(), value)
         return value
 
     async def _list(self, max_age: float, terms: _Terms) -> ExchangeInfo:
         self._check_usable()
-        if self._listing is not None and self._now() - self._listing[0] <= max_age:
+        if self._listing is not None and self._now() - self._listing[0] < max_age:
             return self._listing[1]
-        url = URL(self._base_url + endpoints.EXCHANGE_INFO.path)
-        weight = endpoints.EXCHANGE_INFO.weight
-        info = await self._call(url, weight, MAX_LISTING, models.decode_exchange_info, terms)
+        info = await self._call(_EXCHANGE_INFO, "", terms)
         self._listing = (self._now(), info)
         if info.weight_limit is not None:
             self._governor.pool.set_limit(info.weight_limit)
         return info
 
-    async def _call(
-        self, url: URL, weight: int, max_bytes: int, decode: Callable[[bytes], T], terms: _Terms
-    ) -> T:
+    async def _call(self, route: _Route[T], symbol: str, terms: _Terms) -> T:
         """Send until there is an answer, no attempt is left, or the time is over.
 
         Time runs while a request is under way and between two attempts, not in the queue.
         """
-        self._check_usable()
+        loop = self._check_usable()
+        weight, url = route.weight, self._url(route.path, symbol)
         left, attempt, refused = terms.timeout, 0, None
         while True:
-            permit = await self._admit(weight, terms, refused)
+            permit = self._governor.admit_now(weight) if terms.ends == math.inf else None
+            if permit is None:
+                permit = await self._admit(weight, terms, refused)
+            terms.charged += weight
             attempt += 1
-            began = self._now()
-            left = min(left, terms.ends - began)
+            began = loop.time()
+            if began + left > terms.ends:
+                left = terms.ends - began
             try:
-                answer = await self._transport.get(
-                    url, permit, max_bytes=max_bytes, timeout=left
-                )
-                value = self._value(answer, decode)
+                answer = await self._transport.get(url, permit, route.max_bytes, left)
+                if answer.status != 200 or not answer.complete:
+                    raise self._refusal(answer)
+                value = route.decode(answer.body, symbol) if symbol else route.decode(answer.body)
             except BinanceOIError as error:
-                left -= self._now() - began
-                wait = self._wait_after(error, attempt)
-                if wait is None or wait >= left:
+                left -= loop.time() - began
+                wait = self._wait_after(error, attempt, left)
+                if wait is None:
                     raise
                 refused = error if isinstance(error, RateLimitedError) else None
             else:
@@ -326,9 +406,7 @@ class OpenInterestClient:
             left -= wait
             await self._pause(wait)
 
-    async def _admit(
-        self, weight: int, terms: _Terms, refused: RateLimitedError | None
-    ) -> Permit:
+    async def _admit(self, weight: int, terms: _Terms, refused: RateLimitedError | None) -> Permit:
         """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""
         max_wait = terms.max_wait
         if terms.ends < math.inf:
@@ -337,21 +415,23 @@ class OpenInterestClient:
                 raise BudgetExhaustedError("the deadline is over", None)
             max_wait = left if max_wait is None else min(left, max_wait)
         try:
-            permit = await self._governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
+            return await self._governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
         except BudgetExhaustedError:
             if refused is not None:
                 raise refused from None
             raise
-        terms.charged += weight
-        return permit
 
-    def _wait_after(self, error: BinanceOIError, attempt: int) -> float | None:
-        """Seconds until the next attempt; None when there is none."""
-        if self._closing.is_set():
+    def _wait_after(self, error: BinanceOIError, attempt: int, left: float) -> float | None:
+        """Seconds until the next attempt; None when there is none in the seconds `left`."""
+        if self._closed:
             raise ClientClosedError from error
+        if isinstance(error, WrongSymbolError):
+            self._transport.distrust_connections()
+        if isinstance(error, RateLimitedError | BannedError):
+            self._heed(error)
         if isinstance(error, RateLimitedError):  # the queue waits until the hold ends
-            return 0.0 if attempt < self._policy.attempts else None
-        return self._retries.wait(error, attempt)
+            return 0.0 if attempt < self._policy.attempts and left > 0.0 else None
+        return self._retries.wait(error, attempt, left)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not on when the client is closed."""
@@ -361,60 +441,58 @@ class OpenInterestClient:
                     await self._closing.wait()
             self._check_usable()
 
-    def _value(self, answer: Answer, decode: Callable[[bytes], T]) -> T:
-        """What the answer says, or the error that it is."""
-        if answer.status != 200:
-            raise self._refusal(answer)
-        if not answer.complete:
-            raise DecodeError(f"the answer is longer than {len(answer.body)} bytes")
-        try:
-            return decode(answer.body)
-        except WrongSymbolError:
-            self._transport.distrust_connections()
-            raise
-
     def _refusal(self, answer: Answer) -> BinanceOIError:
-        """The error for any status but 200; also learns what its text tells about limits."""
-        if 200 <= answer.status < 300:
+        """The error that an answer is."""
+        if answer.status == 200:
+            return DecodeError(f"the answer is longer than {len(answer.body)} bytes")
+        if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        text = answer.body.decode("utf-8", "replace")
-        ban_end, limit = models.ban_end_ms(text), models.stated_limit(text)
-        if ban_end is not None and answer.status in (403, 418, 429):
+        return models.decode_error(answer.status, answer.body)
+
+    def _heed(self, error: RateLimitedError | BannedError) -> None:
+        """What a refusal's text says, beyond the headers that the permit was settled with."""
+        ban_end = models.ban_end_ms(error.message)
+        if isinstance(error, BannedError) and ban_end is not None:
             self._governor.banned_until(ban_end / 1000)
-        if limit is not None and answer.status == 429 and limit < self.usage.limit:
+        elif error.status not in (418, 429):  # a limit is a limit, also under another status
+            self._governor.pool.refused(0.0)
+        limit = models.stated_limit(error.message)
+        if limit is not None and limit < self.usage.limit:
             self._governor.pool.set_limit(limit)
         usage = self.usage
-        return models.decode_error(
-            answer.status, answer.body, usage.banned_until or usage.held_until
-        )
+        error.retry_at = usage.banned_until or usage.held_until or error.retry_at
 
     def _now(self) -> float:
         assert self._loop is not None
         return self._loop.time()
 
-    def _check_usable(self) -> None:
-        """Before any I/O: this client is open, and ours to use here."""
-        if self._closing.is_set():
-            raise ClientClosedError
-        if self._pid != os.getpid():
-            raise ClientClosedError("the client belongs to another process; make one after the fork")
+    def _check_usable(self) -> asyncio.AbstractEventLoop:
+        """Before any I/O: this client is open, and ours to use in this loop, which is returned."""
         loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        if loop is self._loop and self._process is _process and not self._closed:
+            return loop
+        if self._closed:
+            raise ClientClosedError
+        if self._process is not _process:
+            raise ClientClosedError(
+                "the client belongs to another process; make one after the fork"
+            )
+        if self._loop is not None:
             raise ClientClosedError("the client belongs to another event loop")
+        self._loop = loop
+        return loop
 
 
-def _open_interest_url(base_url: str, symbol: str) -> URL:
-    """Ready for the wire: aiohttp would spend 15 % of a request on quoting a string."""
-    path = endpoints.OPEN_INTEREST.path
-    return URL(f"{base_url}{path}?symbol={quote(symbol)}", encoded=True)
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0: {value!r}")
-    return value
+async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run them all; when one fails, end the others before its error is raised."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
 
 
 def _snapshot(
@@ -422,8 +500,11 @@ def _snapshot(
     results: Mapping[str, OpenInterest | BinanceOIError],
     started: datetime,
     weight: int,
+    received: Mapping[str, int],
+    prices: tuple[MarkPrice, ...] | BinanceOIError,
 ) -> Snapshot:
     """In the order asked for."""
+    error, marks = (prices, ()) if isinstance(prices, BinanceOIError) else (None, prices)
     values = {n: r for n in names if isinstance(r := results[n], OpenInterest)}
     errors = {n: r for n in names if isinstance(r := results[n], BinanceOIError)}
     return Snapshot(
@@ -432,4 +513,7 @@ def _snapshot(
         started=started,
         finished=datetime.now(UTC),
         weight=weight,
+        received_ms={n: received[n] for n in values},
+        mark_prices={p.symbol: p for p in marks if p.symbol in values},
+        notional_error=error,
     )

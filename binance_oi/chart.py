@@ -1,0 +1,100 @@
+"""Charts of recorded open interest, as SVG or PNG.
+
+The rule of this file: a line is broken where nothing was recorded, so that a gap is not taken for
+calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, filterwarnings
+
+from binance_oi.errors import RecordingError
+from binance_oi.recorder import Recording, Samples
+
+SUFFIXES = (".svg", ".png")
+SIZE = (11.0, 4.5)  # inches; one chart
+BREAK = 3  # times the median distance of two samples: farther apart, they are not joined
+
+
+def plot(
+    recording: Recording,
+    target: str | Path,
+    symbols: Iterable[str],
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> None:
+    """Draw open interest over time, one chart below the other.
+
+    Args:
+        recording: Where the samples are.
+        target: A file whose name ends in ``.svg`` or ``.png``.
+        symbols: One chart for each.
+        since: The earliest transaction time (aware).
+        until: Before this one (aware).
+
+    Raises:
+        RecordingError: Nothing is there to draw, or the target cannot be written.
+        ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
+        ValueError: A moment without a time zone.
+    """
+    path, names = Path(target), list(dict.fromkeys(symbols))
+    if path.suffix not in SUFFIXES:
+        raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
+    lines = [curve(recording.samples([name], since=since, until=until)) for name in names]
+    for name, (times, _) in zip(names, lines, strict=True):
+        if not times:
+            raise RecordingError(f"{recording.path} has nothing of {name} in that range")
+    figure = _draw(names, lines)
+    try:
+        _save(figure, path)
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be written: {error}") from error
+
+
+def curve(samples: Samples) -> tuple[list[float], list[float]]:
+    """Unix seconds and values of one symbol, with a NaN in every place where nothing is."""
+    found = [(time / 1000, float(value)) for _, time, value, _, _ in samples.rows()]
+    steps = sorted(after[0] - before[0] for before, after in pairwise(found))
+    longest = BREAK * steps[len(steps) // 2] if steps else 0.0
+    times, values = list[float](), list[float]()
+    for time, value in found:
+        if times and time - times[-1] > longest:
+            times.append((times[-1] + time) / 2)
+            values.append(float("nan"))
+        times.append(time)
+        values.append(value)
+    return times, values
+
+
+def _draw(names: list[str], lines: list[tuple[list[float], list[float]]]) -> Any:
+    figure_module, dates = _library("matplotlib.figure"), _library("matplotlib.dates")
+    figure = figure_module.Figure(figsize=(SIZE[0], SIZE[1] * len(names)), layout="constrained")
+    for number, (name, (times, values)) in enumerate(zip(names, lines, strict=True), 1):
+        axes = figure.add_subplot(len(names), 1, number)
+        axes.plot([datetime.fromtimestamp(time, UTC) for time in times], values, linewidth=1.2)
+        axes.set_title(f"{name}: open interest (base asset), UTC", loc="left")
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(dates.AutoDateLocator(), tz=UTC))
+        axes.yaxis.set_major_formatter("{x:,.10g}")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    # Text stays text in an SVG, so that the viewer's fonts draw 币安人生USDT; ours may lack them.
+    with _library("matplotlib").rc_context({"svg.fonttype": "none"}), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, format=path.suffix[1:])
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "this needs matplotlib: pip install 'binance-oi[plot]'", name="matplotlib"
+        ) from error

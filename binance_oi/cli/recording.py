@@ -1,0 +1,234 @@
+"""The commands that record, and that read what was recorded.
+
+The rule of this file: a recorder ends when it is told to, and that is no error; everything that
+can be known to be wrong is said in one line before anything is touched.
+"""
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter, Token
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from binance_oi.chart import plot as draw
+from binance_oi.cli.commands import OK, USAGE, Source, app
+from binance_oi.cli.terminal import complain, console
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import RecordingError
+from binance_oi.export import export as export_to
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.report import write_report
+
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+TICK = 0.5  # s between two looks at a status line
+LOG_EVERY = 60.0  # s between two lines where there is no terminal
+
+_PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", re.ASCII)
+
+
+def _seconds(_: object, tokens: Sequence[Token]) -> float:
+    match = _PERIOD.fullmatch(tokens[0].value)
+    if match is None:
+        raise ValueError("a period is a number with s, m or h, such as 20s")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _moment(_: object, tokens: Sequence[Token]) -> datetime:
+    moment = datetime.fromisoformat(tokens[0].value)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Period = Annotated[float, Parameter(converter=_seconds)]
+Moment = Annotated[datetime | None, Parameter(converter=_moment)]
+Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
+
+
+def told(run: Callable[[], int]) -> int:
+    """The exit code of `run`; what the user can mend is one line, and means wrong usage."""
+    try:
+        return run()
+    except (RecordingError, ValueError, ModuleNotFoundError) as error:
+        complain(str(error))
+        return USAGE
+
+
+@app.command
+def record(
+    *symbols: str,
+    to: Path,
+    every: Period = 20.0,
+    notional: Annotated[bool, Parameter(negative=())] = False,
+    source: Source = Source(),  # noqa: B008 - frozen
+) -> int:
+    """Record the whole market, or some symbols, until it is stopped (Ctrl-C, SIGTERM).
+
+    Args:
+        symbols: Without any: every symbol that is trading, also when that changes.
+        to: The recording (SQLite); made when missing, continued when it is there.
+        every: From sweep to sweep: 20s, 5m, 1h. Slots are multiples of it since 1970.
+        notional: Record mark prices as well.
+    """
+
+    async def run(client: OpenInterestClient) -> int:
+        async with client:
+            recorder = Recorder(client, to, every=every, symbols=symbols or None, notional=notional)
+            with _stopped_by_signals(recorder):
+                telling = asyncio.create_task(_tell(recorder, client))
+                try:
+                    await recorder.run()
+                finally:
+                    telling.cancel()
+        complain(f"stopped: {status_line(recorder)}")
+        return OK
+
+    with source.client() as client:
+        return told(lambda: asyncio.run(run(client)))
+
+
+@contextmanager
+def _stopped_by_signals(recorder: Recorder) -> Generator[None]:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file is whole
+            loop.add_signal_handler(number, recorder.stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+
+
+def status_line(recorder: Recorder) -> str:
+    """What a recorder has done, in one line."""
+    status = recorder.status
+    parts = [f"{status.sweeps} sweeps", f"{status.rows} rows", f"{status.missed} slots missed"]
+    if status.failed:
+        parts.append(f"{status.failed} reads failed")
+    if status.lost:
+        parts.append(f"{status.lost} sweeps lost")
+    parts.append(f"last {status.late:.1f} s late")
+    if status.storage_error:
+        parts.append(f"CANNOT WRITE: {status.storage_error}")
+    return ", ".join(parts)
+
+
+async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
+    """A line that changes on a terminal; a line a minute elsewhere."""
+
+    def line() -> str:
+        usage = client.usage
+        return f"{status_line(recorder)}; used {usage.used} of {usage.limit}"
+
+    if not sys.stderr.isatty():
+        while True:
+            await asyncio.sleep(LOG_EVERY)
+            complain(line())
+    with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(Text(line()), refresh=True)
+            await asyncio.sleep(TICK)
+
+
+@app.command
+def export(
+    recording: Path,
+    *,
+    to: Path,
+    symbol: Symbols = None,
+    since: Moment = None,
+    until: Moment = None,
+) -> int:
+    """Write a recording as Parquet, CSV or JSON Lines.
+
+    Args:
+        recording: Made by `record`.
+        to: A name that ends in .parquet, .csv or .jsonl; or a directory for Parquet by day.
+        symbol: Only this one; may be repeated.
+        since: The earliest transaction time, ISO 8601, UTC unless it says otherwise.
+        until: Before this one.
+    """
+    return told(lambda: _export(recording, to, symbol, since, until))
+
+
+def _export(
+    path: Path,
+    to: Path,
+    symbols: list[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> int:
+    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+    screen = console(sys.stderr)
+    with (
+        Recording(path) as recording,
+        Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar,
+    ):
+        everything = symbols is None and since is None and until is None
+        total = sum(s.new for s in recording.sweeps()) if everything else None
+        task = bar.add_task("", total=total)
+        rows = export_to(
+            recording,
+            to,
+            symbols=symbols,
+            since=since,
+            until=until,
+            on_rows=lambda more: bar.advance(task, more),
+        )
+    if not rows:
+        complain(f"{path} has nothing in that range; nothing was written")
+        return USAGE
+    complain(f"{rows} rows written to {to}")
+    return OK
+
+
+@app.command
+def plot(
+    recording: Path,
+    *symbols: Annotated[str, Parameter(required=True)],
+    to: Path,
+    since: Moment = None,
+    until: Moment = None,
+) -> int:
+    """Draw a chart of open interest over time.
+
+    Args:
+        recording: Made by `record`.
+        symbols: One chart for each.
+        to: A name that ends in .svg or .png.
+        since: The earliest transaction time, ISO 8601, UTC unless it says otherwise.
+        until: Before this one.
+    """
+
+    def run() -> int:
+        with Recording(recording) as opened:
+            draw(opened, to, symbols, since=since, until=until)
+        return OK
+
+    return told(run)
+
+
+@app.command
+def report(recording: Path, *, to: Path) -> int:
+    """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
+
+    Args:
+        recording: Made by `record`.
+        to: The page; it needs nothing else and opens offline.
+    """
+
+    def run() -> int:
+        with Recording(recording) as opened:
+            write_report(opened, to)
+        return OK
+
+    return told(run)

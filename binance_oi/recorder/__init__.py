@@ -1,0 +1,11 @@
+"""Recording for weeks, and reading what was recorded.
+
+recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
+store.py       writing it: one transaction for each sweep
+recorder.py    polls into a store, and goes on whatever happens to either
+"""
+
+from binance_oi.recorder.recorder import Recorder, Status
+from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
+
+__all__ = ["Recorder", "Recording", "Sample", "Samples", "Status", "Sweep"]

@@ -1,0 +1,386 @@
+"""The file of a recording, and how it is read.
+
+A recording is an SQLite database that any tool may read while it is written. The rule of this
+file: reading changes nothing, and numbers leave as the exchange wrote them.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TypedDict
+
+from binance_oi import arrow
+from binance_oi.errors import RecordingError
+from binance_oi.models import check_symbol
+from binance_oi.snapshot import Gap
+
+APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
+VERSION = 1
+BUSY = 5.0  # s to wait for whoever has the file locked
+BATCH = 65_536  # rows in memory at a time
+EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
+
+# One page per symbol changes with every sweep, because that is where its samples are together:
+# pages of 1 KiB instead of 4 KiB are a third of the writing.
+PAGE_SIZE = 1024
+
+SCHEMA = (
+    """
+CREATE TABLE samples (
+    symbol TEXT NOT NULL,
+    time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
+    open_interest TEXT NOT NULL,  -- in units of the base asset, as the exchange wrote it
+    received INTEGER NOT NULL,    -- when the answer came, Unix ms
+    mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
+    PRIMARY KEY (symbol, time)
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TABLE sweeps (
+    slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
+    period INTEGER NOT NULL,      -- from slot to slot, ms
+    started INTEGER NOT NULL,     -- Unix ms
+    finished INTEGER NOT NULL,    -- Unix ms
+    asked INTEGER NOT NULL,       -- symbols
+    read INTEGER NOT NULL,        -- values; the others are in gaps
+    new INTEGER NOT NULL,         -- values that were not there yet: rows of samples
+    weight INTEGER NOT NULL
+) STRICT
+""",
+    """
+CREATE TABLE gaps (
+    symbol TEXT NOT NULL,         -- '': the whole sweep
+    first INTEGER NOT NULL,       -- slots from the first to the last one missed, Unix ms
+    last INTEGER NOT NULL,
+    period INTEGER NOT NULL,      -- from slot to slot, ms
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    PRIMARY KEY (symbol, first)
+) STRICT, WITHOUT ROWID
+""",
+)
+
+# SELECT DISTINCT would read every row; this reads one for each symbol.
+_SYMBOLS = """
+WITH RECURSIVE found(symbol) AS (
+    SELECT min(symbol) FROM samples
+    UNION ALL
+    SELECT (SELECT min(symbol) FROM samples WHERE samples.symbol > found.symbol)
+    FROM found WHERE found.symbol IS NOT NULL
+)
+SELECT symbol FROM found WHERE symbol IS NOT NULL
+"""
+_SAMPLES = """
+SELECT symbol, time, open_interest, received, mark_price FROM samples
+WHERE symbol = ? AND time >= ? AND time < ? ORDER BY time
+"""
+_FIRST = """
+SELECT symbol, time, open_interest, received, mark_price FROM samples
+WHERE symbol = ? ORDER BY time {order} LIMIT 1
+"""
+# Two queries: one with both min and max reads all the rows between them.
+_ENDS = """
+SELECT min(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
+UNION ALL SELECT max(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
+"""
+
+Row = tuple[str, int, str, int, str | None]
+
+
+class Sample(NamedTuple):
+    """One observation."""
+
+    symbol: str
+    time: int
+    """The exchange's transaction time, Unix ms."""
+    open_interest: Decimal
+    """In units of the base asset."""
+    received: int
+    """When the answer came, Unix ms."""
+    mark_price: Decimal | None
+    """In units of the quote asset; None when it was not recorded."""
+
+
+class SampleColumns(TypedDict):
+    """Samples by column."""
+
+    symbol: list[str]
+    time: list[int]
+    open_interest: list[Decimal]
+    received: list[int]
+    mark_price: list[Decimal | None]
+
+
+class Sweep(NamedTuple):
+    """What is known of one sweep. Times are Unix ms."""
+
+    slot: int
+    period: int
+    started: int
+    finished: int
+    asked: int
+    read: int
+    new: int
+    weight: int
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file holds a recording; False when it is empty.
+
+    Raises:
+        RecordingError: It is not ours, or of another version.
+    """
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        raise RecordingError(f"{path} cannot be opened: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise RecordingError(f"{path} is not a recording: {error}") from error
+    if not objects and not application:
+        return False
+    if application != APPLICATION_ID:
+        raise RecordingError(f"{path} is a database, and not a recording of ours")
+    if version != VERSION:
+        raise RecordingError(f"{path} has version {version}; this program knows {VERSION}")
+    return True
+
+
+def unix_ms(moment: datetime) -> int:
+    """A moment as Unix ms.
+
+    Raises:
+        ValueError: It does not say its time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment.isoformat()} does not say its time zone; use UTC")
+    return round(moment.timestamp() * 1000)
+
+
+class Samples:
+    """Recorded samples of some symbols and a span, sorted by symbol and time.
+
+    Nothing is read before it is asked for, and nothing is kept: it may be larger than the memory,
+    and may be read again. The Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``,
+    DuckDB) needs the extra `parquet`.
+    """
+
+    def __init__(self, path: Path, symbols: tuple[str, ...], since: int, until: int) -> None:
+        self._path = path
+        self.symbols = symbols
+        self.since = since
+        """Unix ms, included."""
+        self.until = until
+        """Unix ms, not included."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(_sample, self.rows())
+
+    def rows(self) -> Iterator[Row]:
+        """The same, with numbers as the exchange wrote them.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        with closing(open_to_read(self._path)) as connection:
+            for symbol in self.symbols:
+                yield from connection.execute(_SAMPLES, (symbol, self.since, self.until))
+
+    def batches(self) -> Iterator[arrow.Batch]:
+        """The same by column, some ten thousand rows at a time.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        with closing(open_to_read(self._path)) as connection:
+            rows: list[Row] = []
+            for symbol in self.symbols:
+                found = connection.execute(_SAMPLES, (symbol, self.since, self.until))
+                while more := found.fetchmany(BATCH - len(rows)):
+                    rows += more
+                    if len(rows) == BATCH:
+                        yield _batch(rows)
+                        rows.clear()
+            if rows:
+                yield _batch(rows)
+
+    def between(self, since: int, until: int) -> Self:
+        """The part of them from `since` until before `until` (Unix ms)."""
+        since, until = max(since, self.since), min(until, self.until)
+        return type(self)(self._path, self.symbols, since, until)
+
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last transaction time (Unix ms); None when there is no sample."""
+        ends: list[int] = []
+        with closing(open_to_read(self._path)) as connection:
+            for symbol in self.symbols:
+                found = connection.execute(_ENDS, (symbol, self.since, self.until) * 2)
+                ends += [time for (time,) in found if time is not None]
+        return (min(ends), max(ends)) if ends else None
+
+    def to_columns(self) -> SampleColumns:
+        """One list for each field, ready for a data frame."""
+        columns = SampleColumns(symbol=[], time=[], open_interest=[], received=[], mark_price=[])
+        for batch in self.batches():
+            columns["symbol"] += batch.symbol
+            columns["time"] += batch.time
+            columns["open_interest"] += map(Decimal, batch.open_interest)
+            columns["received"] += batch.received
+            columns["mark_price"] += (None if m is None else Decimal(m) for m in batch.mark_price)
+        return columns
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The samples for anything that reads Arrow; decimals are exact, times are UTC."""
+        return arrow.stream(self.batches, requested_schema)
+
+
+def _sample(row: Row) -> Sample:
+    symbol, time, value, received, mark = row
+    return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
+
+
+def _batch(rows: list[Row]) -> arrow.Batch:
+    symbol, time, value, received, mark = zip(*rows, strict=True)
+    return arrow.Batch(list(symbol), list(time), list(value), list(received), list(mark))
+
+
+class Recording:
+    """Reads a recording, also while it is written.
+
+        with Recording("oi.db") as recording:
+            for sample in recording.samples(["BTCUSDT"]):
+                ...
+
+    Raises:
+        RecordingError: There is no such file, it is not ours, or of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._connection = open_to_read(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. May be repeated."""
+        self._connection.close()
+
+    def symbols(self) -> tuple[str, ...]:
+        """Every symbol that has samples, sorted."""
+        return tuple(symbol for (symbol,) in self._connection.execute(_SYMBOLS))
+
+    def samples(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Samples:
+        """Samples by symbol and time.
+
+        Args:
+            symbols: None takes all.
+            since: The earliest transaction time (aware).
+            until: Before this one (aware).
+
+        Raises:
+            InvalidSymbolError: One of `symbols` cannot be a symbol.
+            RecordingError: One of `symbols` was never recorded.
+            ValueError: A moment does not say its time zone.
+        """
+        wanted = self.symbols() if symbols is None else sorted(set(map(check_symbol, symbols)))
+        if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
+            raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
+        first = 0 if since is None else unix_ms(since)
+        last = (1 << 62) if until is None else unix_ms(until)
+        return Samples(self.path, tuple(wanted), first, last)
+
+    def _has(self, symbol: str) -> bool:
+        query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
+        return self._connection.execute(query, (symbol,)).fetchone() is not None
+
+    def ends(self) -> Iterator[tuple[Sample, Sample]]:
+        """The first and the last sample of every symbol."""
+        for symbol in self.symbols():
+            first, last = (
+                self._connection.execute(_FIRST.format(order=order), (symbol,)).fetchone()
+                for order in ("ASC", "DESC")
+            )
+            yield _sample(first), _sample(last)
+
+    def span(self) -> tuple[datetime, datetime] | None:
+        """The first and the last slot of the schedule, gaps included; None when there is none."""
+        first, last = self._connection.execute(
+            "SELECT min(slot), max(slot) FROM (SELECT slot FROM sweeps UNION ALL"
+            " SELECT first FROM gaps WHERE symbol = '' UNION ALL"
+            " SELECT last FROM gaps WHERE symbol = '')"
+        ).fetchone()
+        if first is None:
+            return None
+        return datetime.fromtimestamp(first / 1000, UTC), datetime.fromtimestamp(last / 1000, UTC)
+
+    def sweeps(self) -> Iterator[Sweep]:
+        """Every sweep, in the order of the schedule."""
+        columns = ", ".join(Sweep._fields)
+        rows = self._connection.execute(f"SELECT {columns} FROM sweeps ORDER BY slot")
+        return map(Sweep._make, rows)
+
+    def missed(self) -> int:
+        """How many slots have no sweep."""
+        query = "SELECT sum((last - first) / period + 1) FROM gaps WHERE symbol = ''"
+        return self._connection.execute(query).fetchone()[0] or 0
+
+    def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
+        """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
+        return (
+            Gap(*row)
+            for row in self._connection.execute(
+                "SELECT first, last, reason, detail FROM gaps WHERE symbol = ? ORDER BY first",
+                (symbol,),
+            )
+        )
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write.
+
+    Raises:
+        RecordingError: There is no such file, it is not ours, or of another version.
+    """
+    if not path.is_file():
+        raise RecordingError(f"{path} is not there")
+    try:
+        return _checked(path, "mode=ro")
+    except RecordingError:
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        return _checked(path, "mode=ro&immutable=1")  # in a directory that cannot be written
+
+
+def _checked(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
+    connection = sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=BUSY, check_same_thread=False
+    )
+    try:
+        if not check_version(connection, path):
+            raise RecordingError(f"{path} is empty")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,73 @@
+"""The report in headless Chromium: no console error, nothing fetched, charts drawn.
+
+Rule of this file: it needs `chromium` (Debian's package) and the extra `plot`, so it runs by name
+only: `nox -s browser`.
+"""
+
+import math
+import subprocess
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from binance_oi import Gap, OpenInterest, Snapshot
+from binance_oi.recorder import Recording
+from binance_oi.recorder.store import Store
+from binance_oi.report import write_report
+
+imread = pytest.importorskip("matplotlib.image").imread
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+PERIOD = 20_000
+NAMES = ("BTCUSDT", "1000SHIBUSDT", "币安人生USDT")
+LINE, HAD, GAP = (0x09, 0x69, 0xDA), (0x2D, 0xA4, 0x4E), (0xCF, 0x22, 0x2E)  # colours of the page
+
+
+def sweep(number: int) -> Snapshot:
+    slot = BEGIN + timedelta(milliseconds=number * PERIOD)
+    ms = round(slot.timestamp() * 1000)
+    value = Decimal(f"{90_000 + 9_000 * math.sin(number / 90):.3f}")
+    return Snapshot(
+        values_by_symbol={n: OpenInterest(n, value, ms) for n in NAMES},
+        errors={},
+        started=slot,
+        finished=slot,
+        weight=3,
+        slot=slot,
+    )
+
+
+def write_a_day(path: Path) -> None:
+    with closing(Store(path)) as store:
+        for number in range(0, 4320, 4):
+            if not 2000 <= number < 2400:
+                store.save(sweep(number), [], 4 * PERIOD)
+        at = [round(BEGIN.timestamp() * 1000) + number * PERIOD for number in (2000, 2396)]
+        store.save(None, [Gap(at[0], at[1], "banned", "until 13:20")], 4 * PERIOD)
+
+
+def count(picture: Path, colour: tuple[int, int, int]) -> int:
+    """Pixels of about that colour."""
+    near = abs(imread(picture)[:, :, :3] * 255 - colour).max(axis=2) < 12
+    return int(near.sum())
+
+
+def test_the_page_is_drawn_without_a_complaint(tmp_path: Path) -> None:
+    write_a_day(tmp_path / "oi.db")
+    with Recording(tmp_path / "oi.db") as recording:
+        write_report(recording, tmp_path / "report.html")
+    command = [
+        *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
+        *("--window-size=1000,2400", f"--user-data-dir={tmp_path / 'profile'}"),
+        f"--screenshot={tmp_path / 'page.png'}",
+        (tmp_path / "report.html").as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    picture = tmp_path / "page.png"
+    assert count(picture, LINE) > 3 * 900  # three charts, each across the page
+    had, gap = count(picture, HAD), count(picture, GAP)
+    assert gap / (had + gap) == pytest.approx(400 / 4320, rel=0.1)

@@ -1,0 +1,55 @@
+"""A recorder in a process of its own, to be killed: `python recording_process.py FILE EVERY`.
+
+Rule of this file: it records from a reader that answers at once, so that the process is in a
+commit for as much of its time as can be, and it prints a slot only when its sweep is acknowledged.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from binance_oi import ExchangeInfo, OpenInterest, ProcessBudget, Snapshot, SymbolInfo, Usage
+from binance_oi.recorder import Recorder
+
+NAMES = tuple(f"S{number}USDT" for number in range(300))
+
+
+class Reader:
+    """A market that is read in no time."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessBudget(limit=100_000_000).pool("")
+
+    @property
+    def usage(self) -> Usage:
+        return self._pool.usage
+
+    async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
+        return ExchangeInfo(tuple(SymbolInfo(name, "TRADING") for name in NAMES))
+
+    async def snapshot(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        notional: bool = False,
+        deadline: float | None = None,
+    ) -> Snapshot:
+        now = datetime.now(UTC)
+        ms = time.time_ns() // 1_000_000
+        values = {n: OpenInterest(n, Decimal(f"{ms}.500"), ms) for n in symbols or ()}
+        return Snapshot(
+            values_by_symbol=values, errors={}, started=now, finished=now, weight=len(values)
+        )
+
+
+def acknowledge(snapshot: Snapshot) -> None:
+    assert snapshot.slot is not None
+    print(round(snapshot.slot.timestamp() * 1000), next(iter(snapshot.values())).time, flush=True)
+
+
+if __name__ == "__main__":
+    recorder = Recorder(Reader(), sys.argv[1], every=float(sys.argv[2]), on_sweep=acknowledge)
+    asyncio.run(recorder.run())

@@ -1,0 +1,219 @@
+"""The commands that record and read recordings: one line for what is wrong, and a clean end."""
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from binance_oi import OpenInterest, ProcessBudget, Snapshot
+from binance_oi.cli import main
+from binance_oi.cli.watching import Board, draw, gauge, json_line, sparkline
+from binance_oi.recorder import Recording
+from binance_oi.simulator import LocalExchange
+from recorded import write_recording
+
+Captured = pytest.CaptureFixture[str]
+ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "oi.db")
+
+
+@contextmanager
+def started(*arguments: str, stderr: int = subprocess.PIPE) -> "Iterator[subprocess.Popen[str]]":
+    command = [sys.executable, "-m", "binance_oi", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def sweeps_in(path: Path) -> int:
+    """How many sweeps a file has; 0 while there is none."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM sweeps").fetchone()
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
+        with started("record", "BTCUSDT", "ETHUSDT", *arguments) as process:
+            while sweeps_in(path) < 2:
+                assert process.poll() is None
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=ENDS_WITHIN)
+    assert process.returncode == 0
+    assert stderr.startswith("binance-oi: stopped: ")
+    assert len(stderr.splitlines()) == 1
+    with Recording(path) as recording:
+        assert {(sweep.asked, sweep.read) for sweep in recording.sweeps()} == {(2, 2)}
+
+
+def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("record", "BTCUSDT", "--to", str(path), "--base-url", exchange.url)
+        with started(*arguments, "--every", "0.2s") as first:
+            while not sweeps_in(path):
+                assert first.poll() is None
+            with started(*arguments) as second:
+                _, stderr = second.communicate(timeout=10.0)
+            assert stderr == f"binance-oi: {path} is being recorded by process {first.pid}\n"
+            assert second.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ("record --to {new} --every 1s --simulated", "take 47340 weight a minute, and the budget"),
+        ("record NOSUCHUSDT --to {new} --simulated", "the exchange does not list it"),
+        ("record --to {text} --simulated", "is not a recording"),
+        ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
+        ("record --to {new} --every soon", "a period is a number with s, m or h"),
+        ("export {new} --to {out}.csv", "is not there"),
+        ("export {text} --to {out}.csv", "is not a recording"),
+        ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
+        ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
+        ("export {db} --to {out}/oi.csv/oi.csv --since never", "--since"),
+        ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
+        ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
+        ("report {text} --to {out}.html", "is not a recording"),
+        ("watch --every 1s --simulated", "take 47340 weight a minute"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
+    arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "text").write_text("not a database" * 100)
+    places = {"new": tmp_path / "new", "text": tmp_path / "text", "db": path, "out": tmp_path / "o"}
+    given = [word.format(**places) for word in arguments.split()]
+    assert main(given) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert not [*tmp_path.glob("o.*"), *tmp_path.glob("new*")]
+    assert (tmp_path / "text").read_text() == "not a database" * 100
+
+
+def test_a_recording_is_exported_plotted_and_reported(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert (
+        main(["export", str(path), "--to", str(tmp_path / "o.jsonl"), "--symbol", "BTCUSDT"]) == 0
+    )
+    assert "2 rows written to" in capsys.readouterr().err
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 2
+    assert main(["report", str(path), "--to", str(tmp_path / "o.html")]) == 0
+    pytest.importorskip("matplotlib")
+    since = ["--since", "2026-11-23T23:00:00Z"]
+    assert main(["plot", str(path), "BTCUSDT", "--to", str(tmp_path / "o.svg"), *since]) == 0
+
+
+def test_a_pipe_gets_the_changes_as_json_lines() -> None:
+    with started("watch", "BTCUSDT", "--every", "0.2s", "--simulated") as process:
+        assert process.stdout is not None
+        rows = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10.0)
+    assert (process.returncode, stderr) == (130, "")
+    first, second = (Decimal(row["open_interest"]) for row in rows)
+    assert (rows[0]["change"], Decimal(rows[1]["change"])) == ("0.000", second - first)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+def test_a_terminal_gets_a_table_and_its_cursor_back() -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "binance_oi", "watch", "BTCUSDT", "--every", "0.2s"]
+    with subprocess.Popen([*command, "--simulated"], stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"since start" not in shown:
+            shown += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                more = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            shown += more
+    os.close(ours)
+    assert process.returncode == 130
+    assert b"Traceback" not in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+
+
+def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapshot:
+    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    names = ("A", "B", "C")
+    return Snapshot(
+        values_by_symbol={
+            n: OpenInterest(n, Decimal(v), time) for n, v in zip(names, values, strict=False)
+        },
+        errors={},
+        started=now,
+        finished=now,
+        weight=3,
+        unchanged=frozenset(unchanged),
+    )
+
+
+def test_the_board_knows_what_changed_since_when() -> None:
+    board = Board()
+    assert [v.symbol for v in board.take(seen("100", "10", "1"))] == ["A", "B", "C"]
+    changed = board.take(seen("110", "10", "0.5", unchanged=("B",)))
+    assert [v.symbol for v in changed] == ["A", "C"]
+    assert [name for name, _ in board.top("change", 2)] == ["C", "A"]
+    board.take(seen("110", "12", "0.5"))
+    assert [name for name, _ in board.top("change", 3)] == ["B", "A", "C"]
+    assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
+    assert [name for name, _ in board.top("symbol", 1)] == ["A"]
+    line = board.lines["B"]
+    assert json.loads(json_line(line.latest, line))["change"] == "2"
+    board.take(seen("110", "12"))
+    assert list(board.lines) == ["A", "B"]
+
+
+def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
+    board = Board()
+    board.take(seen("96012.544", "0.00000010"))
+    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
+    screen = Console(width=100)
+    with screen.capture() as captured:
+        screen.print(draw(board, ProcessBudget().pool("").usage, now, "symbol", 5))
+    text = captured.get()
+    for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
+        assert expected in text
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
+    assert sparkline(map(Decimal, (1, 8, 4))) == "▁█▄"
+    assert sparkline([Decimal(5)] * 3) == "▁▁▁"
+
+
+def test_the_gauge_says_when_nothing_is_sent() -> None:
+    pool = ProcessBudget().pool("")
+    pool.hold(60.0)
+    assert "nothing is sent before" in gauge(pool.usage)

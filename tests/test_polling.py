@@ -1,0 +1,406 @@
+"""Every slot of a schedule gives a snapshot or a gap with its reason, and the clock is followed.
+
+Rule of this file: the schedule is tested with a reader that does as it is told; the local exchange
+then shows that the real client keeps it through bans, outages, listings and delistings.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from binance_oi import (
+    BannedError,
+    BinanceOIError,
+    ClientClosedError,
+    ExchangeInfo,
+    Gap,
+    InvalidSymbolError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    RetryPolicy,
+    ServerError,
+    Snapshot,
+    SymbolInfo,
+    TransportError,
+    Usage,
+)
+from binance_oi.polling import poll, reason, sweeps
+from binance_oi.simulator import Bans, LocalExchange
+from virtual_clock import wall_time
+
+pytestmark = pytest.mark.virtual_time
+
+START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z, where virtual wall time begins
+EVERY = 20.0
+NOW = datetime.fromtimestamp(START_MS / 1000, UTC)
+
+
+def usage(**changes: object) -> Usage:
+    known: dict[str, object] = {
+        "limit": 2400,
+        "used": 0,
+        "remaining": 2376,
+        "charged": 0,
+        "others": 0,
+        "in_flight": 0,
+        "reserve": 24,
+        "resets_at": NOW,
+        "held_until": None,
+        "banned_until": None,
+    }
+    return Usage(**(known | changes))  # type: ignore[arg-type]
+
+
+class Scripted:
+    """A reader whose sweeps take and give what the test says."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names or ("BTCUSDT", "ETHUSDT"))
+        self.usage = usage()
+        self.begun: list[float] = []
+        self.seconds: dict[int, float] = {}  # number of the sweep -> how long it takes
+        self.failures: dict[int, BinanceOIError] = {}
+        self.listing_error: BinanceOIError | None = None
+        self.cancelled = 0
+        self.value_time: Callable[[str], int] = lambda _: int(wall_time() * 1000)
+
+    async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
+        if self.listing_error is not None:
+            raise self.listing_error
+        listed = [SymbolInfo(name, "TRADING") for name in self.names]
+        return ExchangeInfo((*listed, SymbolInfo("OLDUSDT", "SETTLING")))
+
+    async def snapshot(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        notional: bool = False,
+        deadline: float | None = None,
+    ) -> Snapshot:
+        number = len(self.begun)
+        self.begun.append(wall_time() - START_MS / 1000)
+        try:
+            await asyncio.sleep(self.seconds.get(number, 1.0))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        names, error = list(symbols or ()), self.failures.get(number)
+        values = {n: OpenInterest(n, Decimal(number), self.value_time(n)) for n in names}
+        return Snapshot(
+            values_by_symbol={} if error else values,
+            errors=dict.fromkeys(names, error) if error else {},
+            started=NOW,
+            finished=NOW,
+            weight=len(names),
+        )
+
+
+@pytest.fixture(autouse=True)
+async def _between_two_slots() -> None:
+    await asyncio.sleep(1.0)
+
+
+async def first(count: int, reader: Scripted, every: float = EVERY) -> list[Snapshot | Gap]:
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(reader, every=every, clock=wall_time)) as running:
+        async for outcome in running:
+            outcomes.append(outcome)
+            if len(outcomes) == count:
+                break
+    return outcomes
+
+
+def shown(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, str]]:
+    """Seconds from the start of the schedule, and the reason of a gap."""
+    return [
+        ((o.first - START_MS) / 1000, o.reason)
+        if isinstance(o, Gap)
+        else ((o.slot or NOW).timestamp() - START_MS / 1000, "")
+        for o in outcomes
+    ]
+
+
+async def test_sweeps_begin_on_the_clock_and_never_drift() -> None:
+    reader = Scripted()
+    await asyncio.sleep(6.3)
+    outcomes = await first(200, reader)
+    assert [slot for slot, _ in shown(outcomes)] == [EVERY * k for k in range(1, 201)]
+    assert reader.begun == pytest.approx([EVERY * k for k in range(1, 201)], abs=1e-3)
+
+
+async def test_a_sweep_that_overruns_skips_to_the_next_slot_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader = Scripted()
+    reader.seconds[1] = 45.0
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        outcomes = await first(5, reader)
+    assert shown(outcomes) == [(20, ""), (40, ""), (60, "overrun"), (100, ""), (120, "")]
+    assert isinstance(outcomes[2], Gap)
+    assert (outcomes[2].last - START_MS) / 1000 == 80
+    assert len(caplog.records) == 1
+
+
+async def test_what_a_hold_makes_late_is_said_to_be_the_hold() -> None:
+    reader = Scripted()
+    reader.seconds[0] = 30.0
+    reader.usage = usage(held_until=NOW)
+    assert shown(await first(2, reader)) == [(20, ""), (40, "limited")]
+    reader = Scripted()
+    reader.seconds[0] = 30.0
+    reader.usage = usage(held_until=NOW, banned_until=NOW)
+    assert [why for _, why in shown(await first(2, reader))] == ["", "banned"]
+
+
+async def test_a_sweep_without_any_value_is_a_gap() -> None:
+    reader = Scripted()
+    reader.failures = {
+        0: BannedError(418, -1003, "banned", NOW),
+        1: TransportError("no route"),
+        2: ServerError(503, None, ""),
+    }
+    outcomes = await first(4, reader)
+    assert [why for _, why in shown(outcomes)] == ["banned", "outage", "outage", ""]
+
+
+async def test_who_comes_back_late_misses_the_slots_in_between() -> None:
+    reader = Scripted()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        async for outcome in running:
+            outcomes.append(outcome)
+            if len(outcomes) == 1:
+                await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+            if len(outcomes) == 3:
+                break
+    assert shown(outcomes) == [(20, ""), (40, "late"), (100, "")]
+    gap = outcomes[1]
+    assert isinstance(gap, Gap)
+    assert (gap.last - START_MS) / 1000 == 80
+
+
+async def test_a_little_late_is_not_missed() -> None:
+    reader = Scripted()
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        await anext(running)
+        await asyncio.sleep(24.0)
+        assert shown([await anext(running)]) == [(40, "")]
+    assert reader.begun == pytest.approx([20.0, 45.0], abs=0.01)
+
+
+async def test_poll_gives_snapshots_and_joins_what_was_missed() -> None:
+    reader = Scripted()
+    reader.seconds[1] = 65.0
+    reader.failures = {n: TransportError("no route") for n in (3, 4)}
+    async with aclosing(poll(reader, every=EVERY, clock=wall_time)) as running:
+        snapshots = [await anext(running) for _ in range(4)]
+    assert [len(s.missed) for s in snapshots] == [0, 0, 1, 1]
+    overrun, outage = snapshots[2].missed[0], snapshots[3].missed[0]
+    assert ((overrun.first - START_MS) / 1000, (overrun.last - START_MS) / 1000) == (60, 100)
+    assert ((outage.first - START_MS) / 1000, (outage.last - START_MS) / 1000) == (140, 160)
+    assert str(overrun).startswith("2026-11-23 12:01:00 to 2026-11-23 12:01:40 UTC: overrun (")
+    assert str(outage._replace(last=outage.first)) == "2026-11-23 12:02:20 UTC: outage (no route)"
+
+
+async def test_a_value_whose_time_has_not_moved_is_unchanged() -> None:
+    reader = Scripted("A1", "B1", "C1")
+    times = iter([10, 10, 10, 10, 11, 9, 12, 11, 10])  # three for each sweep
+    reader.value_time = lambda _: next(times)
+    outcomes = await first(3, reader)
+    unchanged = [sorted(o.unchanged) for o in outcomes if isinstance(o, Snapshot)]
+    assert unchanged == [[], ["A1", "C1"], ["B1", "C1"]]
+
+
+async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> None:
+    reader = Scripted(*(f"S{n}USDT" for n in range(789)))
+    expected = "789 symbols every 10 s take 4734 weight a minute, and the budget is 2376"
+    with pytest.raises(ValueError, match=expected) as caught:
+        await first(1, reader, every=10.0)
+    assert "every 20 s is possible" in str(caught.value)
+    assert reader.begun == []
+    assert len(await first(1, reader, every=20.0)) == 1
+
+
+@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001])
+async def test_a_period_that_is_none_is_refused(every: float) -> None:
+    with pytest.raises(ValueError, match="every must be"):
+        await first(1, Scripted(), every=every)
+
+
+async def test_a_symbol_that_is_not_listed_is_refused_and_one_that_rests_is_left_out() -> None:
+    reader = Scripted()
+    with pytest.raises(InvalidSymbolError, match="NOSUCHUSDT"):
+        await anext(sweeps(reader, ["NOSUCHUSDT"], every=EVERY, clock=wall_time))
+    running = sweeps(reader, ["ethusdt", "OLDUSDT"], every=EVERY, clock=wall_time)
+    async with aclosing(running):
+        outcome = await anext(running)
+    assert isinstance(outcome, Snapshot)
+    assert list(outcome) == ["ETHUSDT"]
+
+
+async def test_listings_join_and_delistings_leave() -> None:
+    reader = Scripted()
+    names: list[list[str]] = []
+    async with aclosing(poll(reader, every=EVERY, clock=wall_time)) as running:
+        async for snapshot in running:
+            names.append(list(snapshot))
+            reader.names = ["ETHUSDT", "NEWUSDT"]
+            if len(names) == 2:
+                break
+    assert names == [["BTCUSDT", "ETHUSDT"], ["ETHUSDT", "NEWUSDT"]]
+
+
+async def test_an_exchange_that_is_down_at_the_start_is_waited_for() -> None:
+    reader = Scripted()
+    reader.listing_error = TransportError("refused")
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        assert [why for _, why in shown([await anext(running)])] == ["outage"]
+        reader.listing_error = None
+        assert [why for _, why in shown([await anext(running)])] == [""]
+
+
+async def test_a_list_that_cannot_be_read_again_is_used_as_it_is() -> None:
+    reader = Scripted()
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        await anext(running)
+        reader.listing_error = TransportError("refused")
+        assert [why for _, why in shown([await anext(running)])] == [""]
+
+
+async def test_a_closed_client_ends_it() -> None:
+    reader = Scripted()
+    reader.listing_error = ClientClosedError()
+    with pytest.raises(ClientClosedError):
+        await first(1, reader)
+
+
+async def test_leaving_cancels_the_sweep_under_way() -> None:
+    reader = Scripted()
+    reader.seconds[0] = 100.0
+    waiting = asyncio.create_task(first(1, reader))
+    await asyncio.sleep(30.0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert reader.cancelled == 1
+
+
+async def test_a_clock_that_is_set_forward_makes_a_gap_and_keeps_the_alignment() -> None:
+    reader, ahead = Scripted(), [0.0]
+    running = sweeps(reader, every=EVERY, clock=lambda: wall_time() + ahead[0])
+    async with aclosing(running):
+        await anext(running)
+        ahead[0] = 70.0  # 21 + 70 = 91
+        assert shown([await anext(running), await anext(running)]) == [(40, "late"), (100, "")]
+
+
+async def test_each_error_has_its_word() -> None:
+    assert reason(ServerError(503, None, "")) == "outage"
+    assert reason(BannedError(418, -1003, "", NOW)) == "banned"
+
+
+@asynccontextmanager
+async def market(
+    *names: str, limit: int = 2400, bans: Bans | None = None
+) -> AsyncIterator[tuple[LocalExchange, OpenInterestClient]]:
+    """A local exchange on which only `names` trade, and a client; both on virtual time."""
+    clock = asyncio.get_running_loop().time
+    budget = ProcessBudget(limit=limit, clock=clock, wall=wall_time)
+    async with LocalExchange(limit=limit, clock=wall_time, bans=bans) as exchange:
+        for name in exchange.universe.trading if names else ():
+            if name not in names:
+                exchange.set_status(name, "SETTLING")
+        retry = RetryPolicy(attempts=1)
+        client = OpenInterestClient(base_url=exchange.url, budget=budget, retry=retry)
+        async with client:
+            yield exchange, client
+
+
+async def test_the_whole_market_three_times_a_minute_for_two_minutes() -> None:
+    async with market() as (exchange, client):
+        snapshots: list[Snapshot] = []
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            async for snapshot in running:
+                snapshots.append(snapshot)
+                if len(snapshots) == 6:
+                    break
+        assert {len(s) for s in snapshots} == {789}
+        assert [s.missed for s in snapshots] == [()] * 6
+        assert set(exchange.answers) == {200}
+
+
+async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() -> None:
+    async with market("BTCUSDT", "ETHUSDT") as (exchange, client):
+        names: list[list[str]] = []
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            async for snapshot in running:
+                names.append(list(snapshot))
+                if len(names) == 1:
+                    exchange.set_status("ETHUSDT", "SETTLING")
+                if len(names) == 2:  # -4108 made it ask for the list again
+                    assert [type(e).__name__ for e in snapshot.errors.values()] == [
+                        "SymbolNotTradingError"
+                    ]
+                if len(names) == 4:
+                    exchange.set_status("NEWUSDT", "TRADING")
+                if len(names) == 25:
+                    break
+    assert names[1:4] == [["BTCUSDT"]] * 3
+    assert names[-1] == ["BTCUSDT", "NEWUSDT"]
+
+
+async def test_a_ban_is_waited_out_and_reported_and_nothing_is_sent_meanwhile() -> None:
+    async with (
+        market("BTCUSDT", "ETHUSDT") as (exchange, client),
+        aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
+    ):
+        await anext(running)
+        exchange.counter.ban(wall_time())
+        snapshot = await anext(running)
+    # The request that met the ban makes it longer, and it ends after 120 s at the least.
+    assert [gap.reason for gap in snapshot.missed] == ["banned"]
+    gap = snapshot.missed[0]
+    assert 6 <= (gap.last - gap.first) / 20_000 + 1 <= 8
+    assert exchange.answers[418] <= 2
+
+
+async def test_a_429_is_waited_out() -> None:
+    async with (
+        market("BTCUSDT", "ETHUSDT", limit=600) as (exchange, client),
+        aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
+    ):
+        await anext(running)
+        exchange.counter.count(600, wall_time())  # somebody else
+        snapshots = [await anext(running) for _ in range(3)]
+    assert {gap.reason for s in snapshots for gap in s.missed} == {"limited"}
+    assert all(len(s) == 2 for s in snapshots)
+    assert exchange.answers[429] <= 2  # a sweep's two requests may meet it together
+
+
+async def test_an_outage_is_a_gap_and_polling_goes_on_after_it() -> None:
+    async with market("BTCUSDT") as (exchange, client):
+        port = int(exchange.url.rpartition(":")[2])
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            await anext(running)
+            await exchange.close()
+            waiting = asyncio.ensure_future(anext(running))
+            await asyncio.sleep(100.0)
+            async with LocalExchange(clock=wall_time, port=port):
+                snapshot = await waiting
+    assert [gap.reason for gap in snapshot.missed] == ["outage"]
+    assert snapshot.missed[0].last - snapshot.missed[0].first == 4 * 20_000
+
+
+async def test_poll_is_a_method_of_the_client() -> None:
+    async with (
+        market("BTCUSDT") as (_, client),
+        aclosing(client.poll(every=0.5)) as running,
+    ):
+        snapshot = await anext(running)
+    assert list(snapshot) == ["BTCUSDT"]

@@ -1,0 +1,405 @@
+"""What was acknowledged is there, what is not there is known to be missing, and polling goes on.
+
+Rule of this file: a recorder is judged by what another connection finds in its file.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+import virtual_clock
+from binance_oi import (
+    BannedError,
+    OpenInterest,
+    RecordingError,
+    ServerError,
+    Snapshot,
+)
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder.store import RecorderLock, Store
+from recording_process import NAMES, Reader
+from virtual_clock import wall_time
+
+PERIOD = 20_000
+START = 1_795_435_200_000
+KILLS = int(os.environ.get("BINANCE_OI_KILLS", "5"))
+STARTED = 2.0  # s from the start of a process to its first sweep, after a kill
+CHILD = Path(__file__).with_name("recording_process.py")
+
+
+class Market(Reader):
+    """Sweeps that fail as the test says, on virtual time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: dict[int, str] = {}  # number of the sweep -> the symbol that fails, or "*"
+        self.number = 0
+
+    async def snapshot(self, symbols: object = None, **_: object) -> Snapshot:
+        failing, self.number = self.failing.get(self.number, ""), self.number + 1
+        now = datetime.fromtimestamp(wall_time(), UTC)
+        error = (
+            BannedError(418, -1003, "banned", now) if failing == "*" else ServerError(503, 0, "")
+        )
+        names = [n for n in NAMES[:3] if failing not in ("*", n)]
+        ms = round(wall_time() * 1000)
+        return Snapshot(
+            values_by_symbol={n: OpenInterest(n, Decimal("0.00000010"), ms) for n in names},
+            errors={n: error for n in NAMES[:3] if n not in names},
+            started=now,
+            finished=now,
+            weight=3,
+        )
+
+
+async def record(
+    path: Path, sweeps: int, market: Market | None = None, *, then: Callable[[int], object] = print
+) -> Recorder:
+    """Record so many sweeps on virtual time, from the middle between two slots on."""
+    await asyncio.sleep(10.0 - wall_time() % 20.0 + 20.0)
+    done = 0
+
+    def count(_: Snapshot) -> None:
+        nonlocal done
+        done += 1
+        then(done)
+        if done == sweeps:
+            recorder.stop()
+
+    recorder = Recorder(market or Market(), path, every=20.0, on_sweep=count, clock=wall_time)
+    await recorder.run()
+    return recorder
+
+
+def tables(path: Path) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
+    """Slots with a sweep, gaps as (symbol, first, last, reason), and the number of samples."""
+    with closing(sqlite3.connect(path)) as connection:
+        slots = [s for (s,) in connection.execute("SELECT slot FROM sweeps ORDER BY slot")]
+        gaps = connection.execute("SELECT symbol, first, last, reason FROM gaps").fetchall()
+        return slots, gaps, connection.execute("SELECT count(*) FROM samples").fetchone()[0]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "oi.db"
+
+
+@pytest.mark.virtual_time
+async def test_sweeps_are_recorded_exactly_as_the_exchange_wrote_them(path: Path) -> None:
+    recorder = await record(path, 4)
+    slots, gaps, samples = tables(path)
+    assert [slot % PERIOD for slot in slots] == [0] * 4
+    assert (gaps, samples) == ([], 12)
+    with closing(sqlite3.connect(path)) as connection:
+        assert set(connection.execute("SELECT open_interest FROM samples")) == {("0.00000010",)}
+    assert (recorder.status.sweeps, recorder.status.rows) == (4, 12)
+    assert sorted(file.name for file in path.parent.iterdir() if "oi" in file.name) == ["oi.db"]
+
+
+@pytest.mark.virtual_time
+async def test_what_was_not_read_is_in_the_gaps_with_its_reason(path: Path) -> None:
+    market = Market()
+    market.failing = {1: NAMES[0], 2: NAMES[0], 3: "*", 4: "*", 6: NAMES[1]}
+    recorder = await record(path, 6, market)
+    slots, gaps, samples = tables(path)
+    first = slots[0]
+    assert gaps == [
+        ("", first + 3 * PERIOD, first + 4 * PERIOD, "banned"),
+        (NAMES[0], first + PERIOD, first + 2 * PERIOD, "outage"),
+        (NAMES[1], first + 6 * PERIOD, first + 6 * PERIOD, "outage"),
+    ]
+    assert samples == 6 * 3 - 3
+    assert (recorder.status.missed, recorder.status.failed) == (2, 3)
+
+
+@pytest.mark.virtual_time
+async def test_the_next_start_goes_on_and_knows_how_long_nobody_recorded(path: Path) -> None:
+    await record(path, 2)
+    before = tables(path)[0]
+    await asyncio.sleep(600.0)
+    await record(path, 2)
+    slots, gaps, samples = tables(path)
+    assert gaps == [("", before[-1] + PERIOD, slots[2] - PERIOD, "stopped")]
+    assert (len(slots), samples) == (4, 12)
+    with Recording(path) as recording:
+        assert [round(at.timestamp() * 1000) for at in recording.span() or ()] == [
+            slots[0],
+            slots[-1],
+        ]
+
+
+@pytest.mark.virtual_time
+async def test_a_file_that_was_deleted_is_begun_anew(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = await record(path, 4, then=lambda n: path.unlink() if n == 2 else None)
+    assert len(tables(path)[0]) == 2
+    assert recorder.status.lost == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_place_that_cannot_be_written_costs_sweeps_and_does_not_end_the_polling(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, away = path.parent, path.parent.with_name("away")
+    statuses: list[str | None] = []
+
+    async def watch(recorder: Recorder) -> None:
+        await asyncio.sleep(70.0)
+        home.rename(away)
+        await asyncio.sleep(60.0)
+        statuses.append(recorder.status.storage_error)
+        away.rename(home)
+        await asyncio.sleep(40.0)
+        recorder.stop()
+
+    recorder = Recorder(Market(), path, every=20.0, clock=wall_time)
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        await asyncio.gather(recorder.run(), watch(recorder))
+    slots, gaps, _ = tables(path)
+    ((_, first, last, reason),) = gaps
+    assert (last - first, reason) == (2 * PERIOD, "storage")
+    assert recorder.status.lost == recorder.status.missed == 3
+    assert statuses[0]
+    assert recorder.status.storage_error is None
+    assert [r.message.split(str(path))[1][:24] for r in caplog.records] == [
+        " cannot be written, poll",
+        " can be written again",
+    ]
+    assert sorted([*slots, *range(first, last + 1, PERIOD)]) == list(
+        range(slots[0], slots[-1] + 1, PERIOD)
+    )
+
+
+@pytest.mark.virtual_time
+async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> None:
+    lock = RecorderLock(path)
+    with pytest.raises(RecordingError, match=rf"recorded by process {os.getpid()}$"):
+        await record(path, 1)
+    lock.close()
+    await record(path, 1)
+
+
+@pytest.mark.parametrize("kind", ["text", "database", "version"])
+def test_a_file_that_is_not_ours_is_refused_and_not_touched(path: Path, kind: str) -> None:
+    if kind == "text":
+        path.write_text("not a database, and longer than a header of one" * 10)
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE mine (x)")
+            if kind == "version":
+                connection.execute(f"PRAGMA application_id = {0x624F4931}")
+                connection.execute("PRAGMA user_version = 999")
+            connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(RecordingError, match={"version": "version 999"}.get(kind, "not a record")):
+        virtual_clock.run(record(path, 1))
+    with pytest.raises(RecordingError):
+        Recording(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.virtual_time
+async def test_a_place_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="cannot be recorded into"):
+        await record(tmp_path / "nowhere" / "oi.db", 1)
+
+
+@pytest.mark.virtual_time
+async def test_cancelling_run_cancels_and_stop_returns(path: Path) -> None:
+    recorder = Recorder(Market(), path, every=20.0, clock=wall_time)
+    running = asyncio.create_task(recorder.run())
+    await asyncio.sleep(50.0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert len(tables(path)[0]) == recorder.status.sweeps > 0
+
+
+def one_sample() -> Snapshot:
+    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    return Snapshot(
+        values_by_symbol={"A": OpenInterest("A", Decimal("1.50"), START)},
+        errors={},
+        started=now,
+        finished=now,
+        weight=1,
+        slot=now,
+    )
+
+
+def test_writing_the_same_sweep_twice_changes_nothing(path: Path) -> None:
+    snapshot = one_sample()
+    with closing(Store(path)) as store:
+        assert store.save(snapshot, [], PERIOD) == 1
+        before = tables(path)
+        assert store.save(snapshot, [], PERIOD) == 0
+        assert tables(path) == before
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[list[BaseException]]:
+    """Read all the time, from a thread, and collect what goes wrong."""
+    errors, stop = list[BaseException](), Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            with suppress(FileNotFoundError):
+                try:
+                    with Recording(path) as recording:
+                        sum(sweep.new for sweep in recording.sweeps())
+                except RecordingError as error:
+                    if "is not there" not in str(error) and "is empty" not in str(error):
+                        errors.append(error)
+                except BaseException as error:
+                    errors.append(error)
+            stop.wait(0.01)
+
+    thread = Thread(target=read)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        stop.set()
+        thread.join()
+
+
+def start(path: Path, every: float) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(CHILD), str(path), str(every)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after_the_first_sweep(path: Path, seconds: float) -> list[tuple[int, int]]:
+    """Slots and times that were acknowledged before the end."""
+    began = time.monotonic()
+    with start(path, 0.02) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert time.monotonic() - began < STARTED
+        time.sleep(seconds)
+        process.kill()
+        lines = [first, *process.stdout.readlines()]
+    pairs = [line.split() for line in lines if line.endswith("\n")]
+    return [(int(slot), int(at)) for slot, at in pairs]
+
+
+def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(path: Path) -> None:
+    chance, acknowledged = random.Random(6), list[tuple[int, int]]()
+    with reading(path) as errors:
+        for _ in range(KILLS):
+            acknowledged += kill_after_the_first_sweep(path, chance.uniform(0.0, 0.2))
+    assert errors == []
+    with closing(sqlite3.connect(path)) as connection:
+        (check,) = connection.execute("PRAGMA integrity_check").fetchone()
+        new = dict(connection.execute("SELECT slot, new FROM sweeps"))
+        per_time = dict(connection.execute("SELECT time, count(*) FROM samples GROUP BY time"))
+        gaps = connection.execute("SELECT first, last, period FROM gaps").fetchall()
+    assert check == "ok"
+    assert len(acknowledged) >= KILLS
+    assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
+    assert [at for _, at in acknowledged if per_time.get(at) != len(NAMES)] == []
+    assert set(per_time.values()) == {len(NAMES)}  # no sweep is there in part
+    missed = [slot for first, last, step in gaps for slot in range(first, last + 1, step)]
+    assert sorted([*new, *missed]) == list(range(min(new), max(new) + 1, 20))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_file_is_free_for_the_next_one_however_a_recorder_ends(
+    path: Path, number: signal.Signals
+) -> None:
+    with start(path, 0.02) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(RecordingError, match=f"recorded by process {process.pid}$"):
+            RecorderLock(path)
+        process.send_signal(number)
+    RecorderLock(path).close()
+
+
+FULL_DISK = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+import recording_process as child
+import asyncio
+from binance_oi.recorder import Recorder
+def look():
+    if recorder.status.lost >= 3 and room == [0]:
+        room[0] = 1
+        before = recorder.status.sweeps
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    if room[0] and recorder.status.storage_error is None:
+        print(recorder.status.lost, flush=True)
+        recorder.stop()
+    asyncio.get_running_loop().call_later(0.05, look)
+async def main():
+    asyncio.get_running_loop().call_soon(look)
+    await recorder.run()
+room = [0]
+recorder = Recorder(child.Reader(), sys.argv[1], every=0.05)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+def test_a_full_disk_costs_sweeps_that_become_a_gap_when_there_is_room_again(path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, cwd=CHILD.parent, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lost = int(done.stdout)
+    with Recording(path) as recording:
+        gaps = [gap for gap in recording.gaps() if gap.reason == "storage"]
+        slots = [sweep.slot for sweep in recording.sweeps()]
+        assert len(list(recording.samples())) == len(slots) * len(NAMES)
+    assert sum((gap.last - gap.first) // 50 + 1 for gap in gaps) == lost >= 3
+    assert slots[-1] > gaps[-1].last
+
+
+READ_ONLY = """
+import asyncio, os, sys
+import recording_process as child
+from binance_oi import RecordingError
+from binance_oi.recorder import Recorder, Recording
+if os.getuid() == 0:  # root may write anywhere
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    asyncio.run(Recorder(child.Reader(), sys.argv[1], every=0.05).run())
+except RecordingError as error:
+    print(error)
+with Recording(sys.argv[1]) as recording:
+    print(recording.symbols())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_a_directory_that_may_not_be_written_can_be_read_and_not_recorded_into() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "oi.db"
+        with closing(Store(path)) as store:
+            store.save(one_sample(), [], PERIOD)
+        os.chmod(path, 0o444)
+        os.chmod(name, 0o555)
+        command = [sys.executable, "-c", READ_ONLY, str(path)]
+        done = subprocess.run(command, cwd=CHILD.parent, capture_output=True, text=True)
+        os.chmod(name, 0o755)
+    refusal, symbols = done.stdout.splitlines()
+    assert refusal.startswith(f"{path} cannot be recorded into: ")
+    assert symbols == "('A',)"

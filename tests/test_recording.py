@@ -1,0 +1,110 @@
+"""A recording is read exactly as it was written, by our own code and by any SQLite."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from binance_oi import InvalidSymbolError, RecordingError
+from binance_oi.recorder import Recording
+from binance_oi.recorder.recording import BATCH
+from recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "oi.db")
+
+
+def test_samples_come_by_symbol_and_time_with_exact_numbers(path: Path) -> None:
+    with Recording(path) as recording:
+        assert recording.symbols() == tuple(sorted(VALUES))
+        samples = list(recording.samples())
+    assert [(s.symbol, s.time) for s in samples] == sorted((s.symbol, s.time) for s in samples)
+    assert len(samples) == 3 * 3 - 1
+    bitcoin = [s for s in samples if s.symbol == "BTCUSDT"]
+    assert [f"{s.open_interest:f}" for s in bitcoin] == ["96012.544", "96052.544"]
+    assert bitcoin[0].mark_price == Decimal(PRICE)
+    assert bitcoin[0].received - bitcoin[0].time == 2625
+    assert f"{samples[-1].open_interest:f}" == VALUES["币安人生USDT"]
+    assert samples[-1].mark_price is None
+
+
+def test_columns_hold_the_same_as_rows(path: Path) -> None:
+    with Recording(path) as recording:
+        samples = recording.samples()
+    columns = samples.to_columns()
+    assert list(zip(*columns.values(), strict=True)) == [tuple(s) for s in samples]
+
+
+def test_a_range_has_its_beginning_and_not_its_end(path: Path) -> None:
+    with Recording(path) as recording:
+        first, second = (s.time for s in recording.samples(["BTCUSDT"]))
+        since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (first, second))
+        found = recording.samples(["btcusdt"], since=since, until=until)
+        assert [s.time for s in found] == [first]
+        assert found.span() == (first, first)
+        assert recording.samples(until=since).span() is None
+
+
+def test_sweeps_gaps_and_the_span_are_told(path: Path) -> None:
+    with Recording(path) as recording:
+        assert [sweep.read for sweep in recording.sweeps()] == [3, 2, 3]
+        assert [str(gap) for gap in recording.gaps()] == [
+            "2026-11-24 00:00:00 to 2026-11-24 00:01:00 UTC: banned (until 00:02)"
+        ]
+        assert [gap.reason for gap in recording.gaps("BTCUSDT")] == ["outage"]
+        assert recording.missed() == 2
+        assert recording.span() == (BEGIN, BEGIN + 4 * EVERY)
+
+
+def test_what_was_never_recorded_is_an_error_and_not_nothing(path: Path) -> None:
+    with Recording(path) as recording:
+        with pytest.raises(RecordingError, match="has no ETHUSDT, XRPUSDT"):
+            recording.samples(["XRPUSDT", "BTCUSDT", "ETHUSDT"])
+        with pytest.raises(InvalidSymbolError):
+            recording.samples(["no symbol"])
+        with pytest.raises(ValueError, match="does not say its time zone"):
+            recording.samples(since=datetime(2026, 11, 23))
+
+
+def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="is not there"):
+        Recording(tmp_path / "oi.db")
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(RecordingError, match="is empty"):
+        Recording(tmp_path / "empty.db")
+    assert (tmp_path / "empty.db").stat().st_size == 0
+
+
+def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
+    before = path.read_bytes()
+    with Recording(path) as recording:
+        list(recording.samples())
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            recording._connection.execute("DELETE FROM samples")
+    assert path.read_bytes() == before
+
+
+def test_more_than_one_batch_is_read_whole(path: Path) -> None:
+    rows = [("BTCUSDT", time, "1.5", time, None) for time in range(BATCH + 10)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", rows)
+    with Recording(path) as recording:
+        batches = [len(b.symbol) for b in recording.samples(["BTCUSDT"]).batches()]
+    assert batches == [BATCH, 12]
+
+
+def test_reading_needs_no_extra(path: Path) -> None:
+    source = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'cyclopts', 'rich']))\n"
+        "from binance_oi.recorder import Recording\n"
+        f"print(len(Recording({str(path)!r}).samples().to_columns()['symbol']))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("8\n", "")

@@ -1,0 +1,138 @@
+"""Charts and the report show what was recorded, in one file, and a gap stays a gap."""
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from binance_oi import Gap, RecordingError
+from binance_oi.chart import curve, plot
+from binance_oi.recorder import Recording
+from binance_oi.recorder.store import Store
+from binance_oi.report import POINTS, report, thinned, write_report
+from recorded import BEGIN, EVERY, VALUES, sweep, write_recording
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    with Recording(write_recording(tmp_path / "oi.db")) as opened:
+        yield opened
+
+
+class Page(HTMLParser):
+    """Everything that a browser would fetch or run, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts = 0
+        self.open: list[str] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        values = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.fetched += [value for value in values if not value.startswith("data:")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_the_page_tells_coverage_gaps_and_movers_and_fetches_nothing(recording: Recording) -> None:
+    page = Page(report(recording))
+    assert (page.fetched, page.scripts) == ([], 0)
+    for expected in (
+        "2026-11-23 23:58:00 to 2026-11-24 00:02:00 UTC: 3 sweeps, 8 samples.",
+        "60.000 % of all slots have a sweep; 2 have none.",
+        "2026-11-24 00:00:00",
+        "banned",
+        "until 00:02",
+        "96,012.544",
+        "+0.04 %",
+        "币安人生USDT",
+    ):
+        assert expected in page.shown
+
+
+def test_every_chart_is_well_formed_and_has_its_line(recording: Recording) -> None:
+    text = report(recording)
+    charts = [
+        ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
+        for part in text.split("<svg")[1:]
+    ]
+    paths = [path.get("d", "") for chart in charts for path in chart.iter("path")]
+    assert len(paths) == len(VALUES)
+    assert all(path.startswith("M") and "nan" not in path for path in paths)
+
+
+def test_a_name_cannot_become_markup(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "<b>oi.db")
+    with closing(Store(path)) as store:
+        slot = round((BEGIN + 9 * EVERY).timestamp() * 1000)
+        store.save(None, [Gap(slot, slot, "outage", "<script>alert(1)</script>")], 60_000)
+    with Recording(path) as recording:
+        page = Page(report(recording))
+    assert page.scripts == 0
+    assert "<script>alert(1)</script>" in page.shown
+
+
+def test_a_line_is_broken_where_nothing_was_recorded(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "oi.db")) as store:
+        for number in (0, 1, 2, 3, 30, 31, 32):
+            store.save(sweep(number), [], 60_000)
+    with Recording(tmp_path / "oi.db") as recording:
+        times, values = curve(recording.samples(["1000SHIBUSDT"]))
+        assert [math.isnan(value) for value in values] == [False] * 4 + [True] + [False] * 3
+        assert times == sorted(times)
+        assert report(recording).count("ZM") == 0
+        assert report(recording).split('d="')[1].split('"')[0].count("M") == 2
+
+
+def test_thinning_keeps_the_lowest_the_highest_and_the_holes() -> None:
+    values = [math.sin(i / 50) for i in range(20_000)]
+    values[777], values[5000], values[9000] = 5.0, -5.0, math.nan
+    _, kept = thinned([float(i) for i in range(20_000)], values)
+    assert len(kept) <= 2 * POINTS + 1
+    known = [value for value in kept if not math.isnan(value)]
+    assert (max(known), min(known), len(kept) - len(known)) == (5.0, -5.0, 1)
+
+
+def test_the_page_is_written_or_it_is_one_clear_error(recording: Recording, tmp_path: Path) -> None:
+    write_report(recording, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report(recording)
+    with pytest.raises(RecordingError, match="cannot be written"):
+        write_report(recording, tmp_path / "nowhere" / "report.html")
+
+
+def test_nothing_recorded_is_nothing_to_report(tmp_path: Path) -> None:
+    Store(tmp_path / "oi.db").close()
+    with (
+        Recording(tmp_path / "oi.db") as recording,
+        pytest.raises(RecordingError, match="nothing to report"),
+    ):
+        report(recording)
+
+
+@pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_a_chart_is_drawn(recording: Recording, tmp_path: Path, suffix: str, begins: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    plot(recording, tmp_path / f"oi.{suffix}", ["BTCUSDT", "币安人生USDT"])
+    assert (tmp_path / f"oi.{suffix}").read_bytes().startswith(begins)
+
+
+def test_a_chart_that_cannot_be_drawn_is_one_clear_error(
+    recording: Recording, tmp_path: Path
+) -> None:
+    with pytest.raises(RecordingError, match=r"ends in \.svg or \.png"):
+        plot(recording, tmp_path / "oi.gif", ["BTCUSDT"])
+    with pytest.raises(RecordingError, match="nothing of BTCUSDT in that range"):
+        plot(recording, tmp_path / "oi.svg", ["BTCUSDT"], since=BEGIN + timedelta(days=1))
+    pytest.importorskip("matplotlib")
+    with pytest.raises(RecordingError, match="cannot be written"):
+        plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
