@@ -28,9 +28,7 @@ from binance_oi.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
 from binance_oi.retry import RetryPolicy
 from binance_oi.snapshot import Gap, Snapshot
 
-__all__ = [
-    "PRODUCTION",
-    "TESTNET",
+__all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",
     "BinanceOIError",
     "BudgetExhaustedError",
@@ -43,6 +41,7 @@ __all__ = [
     "MachineBudget",
     "OpenInterest",
     "OpenInterestClient",
+    "PRODUCTION",
     "ProcessBudget",
     "RateLimit",
     "RateLimitedError",
@@ -53,6 +52,7 @@ __all__ = [
     "Snapshot",
     "SymbolInfo",
     "SymbolNotTradingError",
+    "TESTNET",
     "TransportError",
     "TransportTimeoutError",
     "UnknownSymbolError",

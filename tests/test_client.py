@@ -1,0 +1,773 @@
+"""The send loop: every call gets its value or one exception of ours, on time, and never a 429.
+
+Rule of this file: the local exchange over real sockets in virtual time, unless a test says why not.
+"""
+
+import asyncio
+import gc
+import importlib.util
+import logging
+import os
+import ssl
+import sys
+import threading
+import warnings
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses
+
+from binance_oi import (
+    TESTNET,
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    ClientClosedError,
+    DecodeError,
+    ForbiddenError,
+    InvalidSymbolError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    RateLimitedError,
+    ResponseError,
+    RetryPolicy,
+    ServerError,
+    SymbolNotTradingError,
+    TransportError,
+    TransportTimeoutError,
+    UnknownSymbolError,
+    WrongSymbolError,
+)
+from binance_oi import client as module
+from binance_oi.simulator import LocalExchange
+from raw_exchange import CLOSE, RawExchange, answer, open_interest
+from virtual_clock import START_S, wall_time
+
+pytestmark = pytest.mark.virtual_time
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
+NAN = float("nan")
+ONCE = RetryPolicy(attempts=1)
+
+
+def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
+    """A client in virtual time."""
+    budget = ProcessBudget(clock=asyncio.get_running_loop().time, wall=wall_time)
+    return OpenInterestClient(base_url=exchange.url, **({"budget": budget} | options))  # type: ignore[arg-type]
+
+
+def now() -> float:
+    """Seconds since the test began."""
+    return asyncio.get_running_loop().time() - START_S
+
+
+async def outcome(call: asyncio.Future[OpenInterest]) -> object:
+    """What came of a call: its value, or its exception."""
+    (result,) = await asyncio.gather(call, return_exceptions=True)
+    return result
+
+
+# -- one call ------------------------------------------------------------------------------------
+
+
+async def test_open_interest_is_the_exchanges_to_the_last_digit() -> None:
+    body = '{"symbol":"BTCUSDT","openInterest":"96012.5440","time":1790287793703}'
+    async with (
+        RawExchange(lambda n: answer(200, body)) as exchange,
+        local_client(exchange) as client,
+    ):
+        value = await client.get_open_interest("btcusdt")
+    assert (value.symbol, str(value.open_interest), value.time) == (
+        "BTCUSDT",
+        "96012.5440",
+        1790287793703,
+    )
+
+
+async def test_a_name_of_any_script_is_read() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        for symbol in ("币安人生USDT", "龙虾USDT", "1000000MOGUSDT", "BTCUSDT_261225"):
+            assert (await client.get_open_interest(symbol)).symbol == symbol
+        assert exchange.answers == {200: 4}
+        assert client.usage.used == exchange.used == 4
+
+
+async def test_unit_logic_needs_no_socket(mocked: aioresponses) -> None:
+    url = f"{TESTNET}/fapi/v1/openInterest?symbol=BTCUSDT"
+    mocked.get(url, body=b'{"symbol":"BTCUSDT","openInterest":"1","time":1}')
+    mocked.get(url, status=400, body=b'{"code":-1121,"msg":"Invalid symbol."}')
+    async with OpenInterestClient(base_url=TESTNET, budget=ProcessBudget()) as client:
+        assert (await client.get_open_interest("BTCUSDT")).open_interest == Decimal(1)
+        with pytest.raises(UnknownSymbolError):
+            await client.get_open_interest("BTCUSDT")
+
+
+@pytest.mark.parametrize("symbol", ["", "BTC USDT", "BTC/USDT", "x" * 51, None, 7, b"BTCUSDT"])
+async def test_what_cannot_be_a_symbol_is_refused_before_any_io(symbol: str) -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        for max_age in (0.0, 60.0):
+            with pytest.raises(InvalidSymbolError):
+                await client.get_open_interest(symbol, max_age=max_age)
+        assert (exchange.used, client.usage.charged) == (0, 0)
+
+
+async def test_unknown_and_delisted_symbols_have_errors_of_their_own_and_are_asked_once() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        exchange.set_status("XRPUSDT", "SETTLING")
+        with pytest.raises(UnknownSymbolError):
+            await client.get_open_interest("NOPEUSDT")
+        with pytest.raises(SymbolNotTradingError):
+            await client.get_open_interest("XRPUSDT")
+        assert exchange.answers == {400: 2}
+
+
+@pytest.mark.parametrize(
+    "text, kind, requests",
+    [
+        (answer(200, "{}"), DecodeError, 1),
+        (answer(200, "x" * 70_000), DecodeError, 1),
+        (answer(202, "<html>"), DecodeError, 1),
+        (answer(200, '{"code":-1121,"msg":"Invalid symbol."}'), UnknownSymbolError, 1),
+        (open_interest("ETHUSDT"), WrongSymbolError, 1),
+        (answer(302, ""), ResponseError, 1),
+        (answer(400, '{"code":-1102,"msg":"Mandatory"}'), ResponseError, 1),
+        (answer(403, "<html>"), ForbiddenError, 1),
+        (answer(451, '{"code":0,"msg":"restricted"}'), ForbiddenError, 1),
+        (answer(408, ""), ServerError, 3),
+        (answer(500, "<html>"), ServerError, 3),
+        (answer(503, '{"code":-1008,"msg":"throttled"}'), ServerError, 3),
+        (CLOSE, TransportError, 3),
+        (answer(418, '{"code":-1003,"msg":"banned"}'), BannedError, 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_each_answer_has_its_error_and_its_number_of_requests(
+    text: bytes | None, kind: type[BinanceOIError], requests: int
+) -> None:
+    async with RawExchange(lambda n: text) as exchange, local_client(exchange) as client:
+        with pytest.raises(BinanceOIError) as caught:
+            await client.get_open_interest("BTCUSDT")
+        assert type(caught.value) is kind
+        assert len(exchange.requests) == client.usage.charged == requests
+        assert client._governor.in_flight == 0
+
+
+async def test_after_an_answer_of_somebody_else_the_connection_is_not_used_again() -> None:
+    script = [open_interest("BTCUSDT"), open_interest("ETHUSDT"), open_interest("BTCUSDT")]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
+        await client.get_open_interest("BTCUSDT")
+        with pytest.raises(WrongSymbolError, match="asked for BTCUSDT, answered for ETHUSDT"):
+            await client.get_open_interest("BTCUSDT")
+        await client.get_open_interest("BTCUSDT")
+    assert exchange.connections == 2
+
+
+# -- retries -------------------------------------------------------------------------------------
+
+
+async def test_a_failure_that_passes_is_not_seen() -> None:
+    script = [CLOSE, answer(502, "<html>"), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
+        assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
+        assert client.usage.charged == 3
+
+
+async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice() -> None:
+    script = [open_interest(), CLOSE, open_interest()]
+    slow = RetryPolicy(network_base=2.0)
+    async with (
+        RawExchange(lambda n: script[n - 1]) as exchange,
+        local_client(exchange, retry=slow) as client,
+    ):
+        await client.get_open_interest("BTCUSDT")
+        before = now()
+        await client.get_open_interest("BTCUSDT")
+        assert now() - before < 0.01
+        assert (len(exchange.requests), exchange.connections) == (3, 2)
+        assert client.usage.charged == 3
+
+
+async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
+    script = [open_interest(), CLOSE, open_interest(), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, aiohttp.ClientSession() as session:
+        async with local_client(exchange, session=session, retry=ONCE) as client:
+            await client.get_open_interest("BTCUSDT")
+            with pytest.raises(TransportError):
+                await client.get_open_interest("BTCUSDT")
+            assert len(exchange.requests) == client.usage.charged == 2
+            await client.get_open_interest("BTCUSDT")
+        assert not session.closed
+        async with session.get(exchange.url) as response:  # and it works on
+            assert response.status == 200
+
+
+async def test_an_outage_costs_one_request_a_call_once_the_retries_are_used_up() -> None:
+    policy = RetryPolicy(budget=10.0)
+    async with (
+        RawExchange(lambda n: CLOSE) as exchange,
+        local_client(exchange, retry=policy) as client,
+    ):
+        calls = (client.get_open_interest("BTCUSDT") for _ in range(50))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {TransportError}
+        assert len(exchange.requests) == client.usage.charged == 60
+
+
+async def test_timeouts_use_up_no_retries_for_nothing_was_repeated() -> None:
+    script: list[bytes | None] = [*[b""] * 20, CLOSE, open_interest()]
+    policy = RetryPolicy(budget=1.0, earned=0.0)
+    async with (
+        RawExchange(lambda n: script[n - 1]) as exchange,
+        local_client(exchange, retry=policy, timeout=1.0) as client,
+    ):
+        for _ in range(20):
+            with pytest.raises(TransportTimeoutError):
+                await client.get_open_interest("BTCUSDT")
+        await client.get_open_interest("BTCUSDT")  # the one retry is still there
+
+
+async def test_a_pause_before_a_retry_ends_when_the_client_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    async with RawExchange(lambda n: answer(500, "")) as exchange:
+        client = local_client(exchange, retry=RetryPolicy(server_base=2.0))
+        call = asyncio.ensure_future(client.get_open_interest("BTCUSDT"))
+        await exchange.received(1)
+        await asyncio.sleep(0.1)
+        before = now()
+        await client.aclose()
+        assert isinstance(await outcome(call), ClientClosedError)
+        assert now() - before < 0.1
+
+
+# -- time ----------------------------------------------------------------------------------------
+
+
+async def test_the_timeout_is_for_all_attempts_together() -> None:
+    async with (
+        RawExchange(lambda n: b"" if n == 2 else CLOSE) as exchange,
+        local_client(exchange, timeout=3.0) as client,
+    ):
+        with pytest.raises(TransportTimeoutError):
+            await client.get_open_interest("BTCUSDT")
+        assert now() == pytest.approx(3.0, abs=0.1)
+        assert len(exchange.requests) == 2
+
+
+async def test_the_timeout_does_not_count_time_in_the_queue() -> None:
+    async with LocalExchange(clock=wall_time, limit=100) as exchange:
+        async with local_client(exchange, budget=_small_budget(100), timeout=1.0) as client:
+            calls = (client.get_open_interest("BTCUSDT") for _ in range(150))
+            values = await asyncio.gather(*calls)
+            assert len(values) == 150
+            assert 60.0 < now() < 66.0
+        assert exchange.answers == {200: 150}
+
+
+def _small_budget(limit: int) -> ProcessBudget:
+    return ProcessBudget(limit=limit, clock=asyncio.get_running_loop().time, wall=wall_time)
+
+
+@pytest.mark.parametrize("of_the_client", [False, True])
+async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client: bool) -> None:
+    async with LocalExchange(clock=wall_time, limit=100) as exchange:
+        options = {"max_wait": 20.0} if of_the_client else {}
+        await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+        async with local_client(exchange, budget=_small_budget(100), **options) as client:
+            wait = module.DEFAULT if of_the_client else 20.0
+            calls = [client.get_open_interest("BTCUSDT", max_wait=wait) for _ in range(150)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert now() < 13.0
+            assert exchange.answers == {200: 99}
+            refused = [result for result in results if isinstance(result, BudgetExhaustedError)]
+            assert len(refused) == 51
+            assert client.usage.remaining == 0
+            patient = await client.get_open_interest("BTCUSDT", max_wait=None)
+            assert patient.symbol == "BTCUSDT"
+            assert now() > 55.0  # when the minute may be over
+    assert all(error.retry_at is not None for error in refused)
+
+
+async def test_no_wait_at_all_is_enough_when_there_is_room() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        for _ in range(3):
+            await client.get_open_interest("BTCUSDT", max_wait=0.0)
+        assert exchange.answers == {200: 3}
+
+
+# -- thousands of calls --------------------------------------------------------------------------
+
+
+async def test_3600_calls_at_once_are_answered_as_the_minutes_allow() -> None:
+    ends: list[float] = []
+
+    async def call(client: OpenInterestClient) -> None:
+        await client.get_open_interest("BTCUSDT")
+        ends.append(now())
+
+    async with LocalExchange(clock=wall_time, latency=0.05, jitter=0.02) as exchange:
+        async with local_client(exchange) as client:
+            await asyncio.gather(*(call(client) for _ in range(3600)))
+        assert exchange.answers == {200: 3600}
+        minutes = list(exchange.weights.values())
+    assert sum(minutes) == 3600
+    assert 2376 <= minutes[0] <= 2400  # a few look at the count, out of the reserve
+    assert sorted(ends)[2370] < 5.0
+    assert all(end < 5.0 or end > 50.0 for end in ends)
+    assert max(ends) < 66.0
+
+
+async def test_a_cold_start_beside_others_who_used_2300_gets_no_429() -> None:
+    async with LocalExchange(clock=wall_time, latency=0.05, used=2300) as exchange:
+        async with local_client(exchange) as client:
+            await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(500)))
+            assert client.usage.limit == 2400
+        assert exchange.answers == {200: 500}
+        assert 2301 <= next(iter(exchange.weights.values())) <= 2376
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+async def test_a_429_goes_back_to_the_queue_and_is_not_seen() -> None:
+    text = "Too many requests; current limit of IP(1.2.3.4) is 1200 requests per minute."
+    script = [answer(429, f'{{"code":-1003,"msg":"{text}"}}'), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
+        assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
+        assert 57.0 < now() < 66.0
+        assert client.usage.limit == 1200
+    assert len(exchange.requests) == 2
+
+
+async def test_a_limit_above_ours_in_a_text_is_not_believed() -> None:
+    text = '{"code":-1003,"msg":"Too many requests; current limit is 6000 requests per minute."}'
+    async with (
+        RawExchange(lambda n: answer(429, text)) as exchange,
+        local_client(exchange, retry=ONCE) as client,
+    ):
+        with pytest.raises(RateLimitedError) as caught:
+            await client.get_open_interest("BTCUSDT")
+        assert client.usage.limit == 2400
+        assert caught.value.retry_at == client.usage.held_until
+
+
+async def test_a_429_that_cannot_wait_is_raised_as_what_it_is() -> None:
+    async with (
+        RawExchange(lambda n: answer(429, "{}")) as exchange,
+        local_client(exchange, max_wait=5.0) as client,
+    ):
+        with pytest.raises(RateLimitedError) as caught:
+            await client.get_open_interest("BTCUSDT")
+        assert now() < 1.0
+        with pytest.raises(BudgetExhaustedError):  # this one was never sent
+            await client.get_open_interest("BTCUSDT")
+    assert NOON + timedelta(seconds=57) < caught.value.retry_at < NOON + timedelta(seconds=66)
+    assert len(exchange.requests) == 1
+
+
+async def test_refused_again_and_again_is_rate_limited() -> None:
+    async with (
+        RawExchange(lambda n: answer(429, "{}")) as exchange,
+        local_client(exchange) as client,
+    ):
+        with pytest.raises(RateLimitedError):
+            await client.get_open_interest("BTCUSDT")
+        assert now() > 115.0
+    assert len(exchange.requests) == 3
+
+
+async def test_a_limit_is_a_limit_also_under_another_status() -> None:
+    text = '{"code":-1003,"msg":"Too many requests."}'
+    async with (
+        RawExchange(lambda n: answer(400, text)) as exchange,
+        local_client(exchange, retry=ONCE) as client,
+    ):
+        with pytest.raises(RateLimitedError) as caught:
+            await client.get_open_interest("BTCUSDT")
+        assert client.usage.held_until == caught.value.retry_at > NOON
+
+
+@pytest.mark.parametrize("status", [418, 403, 400])
+async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    end = NOON + timedelta(minutes=5)
+    text = f"Way too many requests; IP(1.2.3.4) banned until {int(end.timestamp() * 1000)}. Please"
+    body = f'{{"code":-1003,"msg":"{text}"}}'
+    banned = [True]
+
+    def script(_: int) -> bytes:
+        return answer(status, body) if banned[0] else open_interest()
+
+    async with RawExchange(script) as exchange, local_client(exchange) as client:
+        calls = [client.get_open_interest("BTCUSDT") for _ in range(500)]
+        with caplog.at_level(logging.WARNING, "binance_oi"):
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        assert now() < 1.0
+        assert {type(result) for result in results} == {BannedError}
+        ends = {result.retry_at for result in results if isinstance(result, BannedError)}
+        assert end in ends
+        assert min(ends) >= NOON + timedelta(minutes=2)  # some were told before the text was read
+        assert len(exchange.requests) == 1  # it went alone, and the others were told
+        assert str(end) in caplog.text
+        for wait in (None, 1.0, 600.0):
+            with pytest.raises(BannedError) as caught:
+                await client.get_open_interest("BTCUSDT", max_wait=wait)
+            assert caught.value.retry_at == end
+        with pytest.raises(BannedError):
+            await client.symbols()
+        await asyncio.sleep(296.0 - now())
+        with pytest.raises(BannedError):
+            await client.get_open_interest("BTCUSDT")
+        assert len(exchange.requests) == 1
+        banned[0] = False
+        await asyncio.sleep(310.0 - now())
+        assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
+
+
+async def test_a_418_whose_body_stalls_is_a_ban_within_a_second() -> None:
+    text = answer(418, '{"code":-1003,', length=100)
+    for timeout in (10.0, 0.3):
+        async with (
+            RawExchange(lambda n: text) as exchange,
+            local_client(exchange, timeout=timeout) as client,
+        ):
+            began = now()
+            with pytest.raises(BannedError) as caught:
+                await client.get_open_interest("BTCUSDT")
+            assert now() - began < 1.0
+            assert client.usage.banned_until == caught.value.retry_at
+            ends = NOON + timedelta(seconds=began + 120)
+            assert ends <= caught.value.retry_at < ends + timedelta(seconds=10)
+
+
+async def test_the_firewall_holds_everyone_back_for_a_minute() -> None:
+    script = [answer(403, "<html>"), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
+        with pytest.raises(ForbiddenError):
+            await client.get_open_interest("BTCUSDT")
+        await client.get_open_interest("BTCUSDT")
+        assert 60.0 < now() < 70.0
+
+
+# -- values that are known already ---------------------------------------------------------------
+
+
+async def test_callers_of_one_symbol_share_one_request() -> None:
+    async with (
+        LocalExchange(clock=wall_time, latency=0.1) as exchange,
+        local_client(exchange) as client,
+    ):
+        calls = (client.get_open_interest("BTCUSDT", max_age=5.0) for _ in range(1000))
+        values = await asyncio.gather(*calls)
+        assert len({id(value) for value in values}) == 1
+        assert exchange.used == 1
+        await asyncio.sleep(4.8)
+        assert await client.get_open_interest("btcusdt", max_age=5.0) is values[0]
+        assert exchange.used == 1
+        await client.get_open_interest("BTCUSDT", max_age=0.0)
+        assert exchange.used == 2
+        await asyncio.sleep(4.8)
+        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last one is known, too
+        assert exchange.used == 2
+        await asyncio.sleep(0.5)
+        await client.get_open_interest("BTCUSDT", max_age=5.0)
+        await client.get_open_interest("ETHUSDT", max_age=5.0)
+        assert exchange.used == 4
+
+
+async def test_a_snapshot_makes_values_known() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        market = await client.snapshot(["BTCUSDT"])
+        assert await client.get_open_interest("BTCUSDT", max_age=1.0) is market["BTCUSDT"]
+        assert exchange.used == 1
+
+
+async def test_a_shared_failure_is_everybodys_and_not_remembered() -> None:
+    script = [answer(400, "{}"), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
+        calls = (client.get_open_interest("BTCUSDT", max_age=5.0) for _ in range(10))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(result) for result in results} == {ResponseError}
+        assert (await client.get_open_interest("BTCUSDT", max_age=5.0)).symbol == "BTCUSDT"
+    assert len(exchange.requests) == 2
+
+
+async def test_who_waits_for_different_times_shares_nothing() -> None:
+    async with (
+        LocalExchange(clock=wall_time, latency=0.1) as exchange,
+        local_client(exchange) as client,
+    ):
+        await asyncio.gather(
+            client.get_open_interest("BTCUSDT", max_age=5.0, max_wait=1.0),
+            client.get_open_interest("BTCUSDT", max_age=5.0, max_wait=None),
+        )
+        assert exchange.used == 2
+
+
+# -- the listing ---------------------------------------------------------------------------------
+
+
+async def test_the_listing_tells_what_trades_and_what_the_limit_is() -> None:
+    async with (
+        LocalExchange(clock=wall_time, limit=6000) as exchange,
+        local_client(exchange) as client,
+    ):
+        assert client.usage.limit == 2400
+        info = await client.exchange_info()
+        assert len(info.trading) == 789
+        assert client.usage.limit == 6000
+        assert await client.symbols(max_age=60.0) == info.trading
+        assert exchange.used == 1
+        await client.symbols()
+        assert exchange.used == 2
+
+
+async def test_a_listing_without_limits_changes_none() -> None:
+    async with (
+        RawExchange(lambda n: answer(200, '{"symbols":[]}')) as exchange,
+        local_client(exchange) as client,
+    ):
+        assert await client.symbols() == ()
+        assert client.usage.limit == 2400
+
+
+# -- closing and misuse --------------------------------------------------------------------------
+
+
+async def test_closing_ends_every_pending_call() -> None:
+    async with RawExchange(lambda n: b"") as exchange, aiohttp.ClientSession() as session:
+        for theirs in (None, session):
+            client = local_client(exchange, session=theirs, max_connections=3)
+            names = [f"S{n}USDT" for n in range(10)]
+            calls = [asyncio.ensure_future(client.get_open_interest(name)) for name in names]
+            calls += [
+                asyncio.ensure_future(client.get_open_interest(name, max_age=1.0)) for name in names
+            ]
+            await asyncio.sleep(1.5)  # the first one went alone, then two more
+            before = now()
+            await client.aclose()
+            assert {type(await outcome(call)) for call in calls} == {ClientClosedError}
+            assert now() - before < 1.0
+            await client.aclose()
+            assert repr(client) == f"<OpenInterestClient {exchange.url} closed>"
+        assert not session.closed
+
+
+async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
+    async with LocalExchange(clock=wall_time) as exchange:
+        for delay in range(12):
+            client = local_client(exchange)
+            calls = [asyncio.ensure_future(client.get_open_interest("BTCUSDT")) for _ in range(3)]
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            pending = [call for call in calls if not call.done()]
+            await client.aclose()
+            kinds = {type(await outcome(call)) for call in pending}
+            assert kinds <= {ClientClosedError}
+            assert client._governor.in_flight == 0
+
+
+async def test_a_closed_client_is_of_no_use() -> None:
+    async with LocalExchange(clock=wall_time) as exchange:
+        async with local_client(exchange) as client:
+            await client.get_open_interest("BTCUSDT")
+        calls = [
+            client.get_open_interest("BTCUSDT"),
+            client.get_open_interest("BTCUSDT", max_age=60.0),
+            client.exchange_info(),
+            client.exchange_info(max_age=60.0),
+            client.symbols(),
+            client.snapshot(),
+            client.snapshot(["BTCUSDT"]),
+            client.__aenter__(),
+        ]
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(result, ClientClosedError)
+        assert exchange.used == 1
+        assert client.usage.used == 1  # what is known stays known
+
+
+async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        await client.get_open_interest("BTCUSDT")
+        caught: list[BaseException] = []
+
+        def elsewhere() -> None:
+            for max_age in (0.0, 60.0):
+                try:
+                    asyncio.run(client.get_open_interest("BTCUSDT", max_age=max_age))
+                except ClientClosedError as error:
+                    caught.append(error)
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert [str(error) for error in caught] == ["the client belongs to another event loop"] * 2
+        await client.get_open_interest("BTCUSDT")
+        assert exchange.used == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
+    client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            try:
+                asyncio.run(client.get_open_interest("BTCUSDT"))
+            except ClientClosedError as error:
+                code = 0 if "after the fork" in str(error) else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.usage.charged == 0
+
+
+async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_process", module._process)
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        module._after_fork()
+        with pytest.raises(ClientClosedError, match="another process"):
+            await client.get_open_interest("BTCUSDT")
+        async with local_client(exchange) as new:
+            await new.get_open_interest("BTCUSDT")
+        assert exchange.used == 1
+
+
+def test_a_system_without_fork_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    assert module.__file__ is not None
+    spec = importlib.util.spec_from_file_location("client_without_fork", module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "client_without_fork", again)
+    spec.loader.exec_module(again)
+    again.OpenInterestClient(budget=ProcessBudget())
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used: bool) -> None:
+    noise: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with RawExchange(lambda n: open_interest()) as exchange:
+            client = local_client(exchange)
+            if used:
+                await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(5)))
+                assert exchange._serving
+            del client
+            gc.collect()
+            await asyncio.sleep(0.01)
+            assert not exchange._serving
+            gc.collect()
+    texts = [(warning.category, str(warning.message)) for warning in caught]
+    assert [category for category, _ in texts] == [ResourceWarning] * used
+    assert all(text.startswith("unclosed <OpenInterestClient http://127") for _, text in texts)
+    assert noise == []
+
+
+async def test_a_client_with_a_session_of_the_caller_may_just_be_forgotten() -> None:
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+    ):
+        client = local_client(exchange, session=session)
+        await client.get_open_interest("BTCUSDT")
+        del client
+        gc.collect()
+        assert not session.closed
+
+
+async def test_the_callers_budget_is_not_closed_and_ours_is() -> None:
+    closed: list[object] = []
+
+    class Watched(ProcessBudget):
+        def close(self) -> None:
+            closed.append(self)
+
+    budget = Watched()
+    async with RawExchange(lambda n: open_interest()) as exchange:
+        async with OpenInterestClient(base_url=exchange.url, budget=budget) as client:
+            await client.get_open_interest("BTCUSDT")
+        assert closed == []
+        async with OpenInterestClient(base_url=exchange.url) as client:
+            assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
+            assert "MachinePool" in repr(client._governor.pool)
+        assert not client._budget._pools  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": NAN},
+        {"max_wait": -1.0},
+        {"max_wait": NAN},
+        {"pace": 0},
+        {"pace": NAN},
+        {"max_connections": 0},
+        {"base_url": "http://fapi.binance.com"},
+        {"base_url": "https://user:secret@fapi.binance.com"},
+        {"base_url": ""},
+        {"proxy": "not a url"},
+    ],
+    ids=repr,
+)
+def test_an_argument_out_of_range_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r".") as caught:
+        OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+    gc.collect()
+
+
+def test_arguments_have_names() -> None:
+    with pytest.raises(TypeError):
+        OpenInterestClient("https://fapi.binance.com")  # type: ignore[call-arg]
+
+
+def test_a_client_is_made_without_a_loop_and_shows_its_state() -> None:
+    context = ssl.create_default_context()
+    client = OpenInterestClient(budget=ProcessBudget(), ssl=context, proxy="http://127.0.0.1:3128")
+    assert repr(client).startswith("<OpenInterestClient https://fapi.binance.com <Governor 0 in fl")
+    assert client.usage.used == 0
+
+
+async def test_a_schedule_that_does_not_fit_is_refused_with_the_first_snapshot() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        polled = client.poll(every=1.0)
+        with pytest.raises(ValueError, match=r"."):
+            await anext(polled)
+        assert exchange.used <= 1
+
+
+# -- cancelling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08, 0.4])
+async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: float) -> None:
+    async with (
+        LocalExchange(clock=wall_time, latency=0.05) as exchange,
+        local_client(exchange, max_connections=5) as client,
+    ):
+        calls = [asyncio.ensure_future(client.get_open_interest("BTCUSDT")) for _ in range(200)]
+        await asyncio.sleep(delay)
+        for call in calls:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        kinds = {type(result) for result in results}
+        assert {asyncio.CancelledError} <= kinds <= {asyncio.CancelledError, OpenInterest}
+        await client.get_open_interest("ETHUSDT")
+        await asyncio.sleep(1.0)
+        assert client._governor.in_flight == client._governor.waiting == 0
+        good = sum(not isinstance(result, BaseException) for result in results)
+        assert good <= exchange.used <= client.usage.used <= good + 5 + 1 + 5
