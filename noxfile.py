@@ -53,7 +53,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite with its coverage, or the part named after `--`."""
-    install(session, "test", "-e", ".[cli]")
+    install(session, "test", "-e", ".[cli,parquet,plot]")
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
@@ -112,3 +112,28 @@ def build(session: nox.Session) -> None:
     session.run(alone, "-c", IMPORT_FROM_ELSEWHERE, external=True)
     # Without the extra the command says what to install, and ends with 2.
     session.run(alone, "-m", "binance_oi", "symbols", external=True, success_codes=[2])
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about five minutes."""
+    install(session, "test", "-e", ".")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """The governor in virtual time: every situation over many seeds, as a table (40 minutes)."""
+    install(session, "test", "-e", ".")
+    if session.posargs:
+        session.run("python", "-m", "tests.simulation", *session.posargs)
+        return
+    session.run("python", "-m", "tests.simulation", "--seeds", "100")
+    session.run("python", "-m", "tests.simulation", "--rows", "everything", "--seeds", "1000")
+
+
+@nox.session
+def machine(session: nox.Session) -> None:
+    """Real processes on a real clock: killed, stopped, banned, and sharing (15 minutes)."""
+    install(session, "test", "-e", ".")
+    session.run("python", "-m", "tests.simulation.machine", *session.posargs)

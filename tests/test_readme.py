@@ -67,8 +67,9 @@ def run(code: CodeType) -> None:
 
 
 @pytest.fixture
-def local_exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def local_exchange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A local exchange in a thread; a client that names no `base_url` reads from it."""
+    monkeypatch.chdir(tmp_path)  # a block may write files
     from binance_oi import OpenInterestClient
     from binance_oi.simulator import LocalExchange
 

@@ -252,6 +252,13 @@ def test_writing_the_same_sweep_twice_changes_nothing(path: Path) -> None:
         assert tables(path) == before
 
 
+async def test_a_recorder_that_was_stopped_does_not_start(path: Path) -> None:
+    recorder = Recorder(Market(), path, every=20.0)
+    recorder.stop()
+    await recorder.run()
+    assert list(path.parent.glob("oi*")) == []
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[list[BaseException]]:
     """Read all the time, from a thread, and collect what goes wrong."""
@@ -315,7 +322,8 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(path: Path) -
     assert [at for _, at in acknowledged if per_time.get(at) != len(NAMES)] == []
     assert set(per_time.values()) == {len(NAMES)}  # no sweep is there in part
     missed = [slot for first, last, step in gaps for slot in range(first, last + 1, step)]
-    assert sorted([*new, *missed]) == list(range(min(new), max(new) + 1, 20))
+    every = sorted([*new, *missed])
+    assert every == list(range(every[0], every[-1] + 1, 20))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -332,7 +340,7 @@ def test_the_file_is_free_for_the_next_one_however_a_recorder_ends(
 
 
 FULL_DISK = """
-import resource, runpy, sys
+import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
 import recording_process as child
 import asyncio
@@ -340,7 +348,6 @@ from binance_oi.recorder import Recorder
 def look():
     if recorder.status.lost >= 3 and room == [0]:
         room[0] = 1
-        before = recorder.status.sweeps
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     if room[0] and recorder.status.storage_error is None:
         print(recorder.status.lost, flush=True)

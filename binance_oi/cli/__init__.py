@@ -5,7 +5,7 @@ to it, `render` turns values into text and touches nothing, `terminal` is the on
 writes. Needs the extra ``cli`` (cyclopts and rich).
 """
 
-from binance_oi.cli import recording, watching  # noqa: F401 - they add their commands
+from binance_oi.cli import recording, watching
 from binance_oi.cli.commands import main
 
-__all__ = ["main"]
+__all__ = ["main", "recording", "watching"]

@@ -23,9 +23,9 @@ from binance_oi.chart import plot as draw
 from binance_oi.cli.commands import OK, USAGE, Source, app
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
-from binance_oi.errors import RecordingError
+from binance_oi.errors import RecordingError, printable
 from binance_oi.export import export as export_to
-from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.report import write_report
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -87,7 +87,7 @@ def record(
                     await recorder.run()
                 finally:
                     telling.cancel()
-        complain(f"stopped: {status_line(recorder)}")
+        complain(f"stopped: {status_line(recorder.status)}")
         return OK
 
     with source.client() as client:
@@ -108,17 +108,16 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[None]:
                 loop.remove_signal_handler(number)
 
 
-def status_line(recorder: Recorder) -> str:
+def status_line(status: Status) -> str:
     """What a recorder has done, in one line."""
-    status = recorder.status
-    parts = [f"{status.sweeps} sweeps", f"{status.rows} rows", f"{status.missed} slots missed"]
+    parts = [f"sweeps {status.sweeps}", f"rows {status.rows}", f"slots missed {status.missed}"]
     if status.failed:
-        parts.append(f"{status.failed} reads failed")
+        parts.append(f"reads failed {status.failed}")
     if status.lost:
-        parts.append(f"{status.lost} sweeps lost")
+        parts.append(f"sweeps lost {status.lost}")
     parts.append(f"last {status.late:.1f} s late")
     if status.storage_error:
-        parts.append(f"CANNOT WRITE: {status.storage_error}")
+        parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
     return ", ".join(parts)
 
 
@@ -127,7 +126,7 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
 
     def line() -> str:
         usage = client.usage
-        return f"{status_line(recorder)}; used {usage.used} of {usage.limit}"
+        return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
 
     if not sys.stderr.isatty():
         while True:

@@ -53,13 +53,15 @@ def show(sheet: Sheet, *, as_json: bool = False, as_csv: bool = False) -> None:
         console(sys.stdout).print(table(sheet))
 
 
-def put(text: str) -> None:
-    """Write to stdout, now."""
+def put(text: str) -> bool:
+    """Write to stdout, now; False when nobody reads it any more."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough; Python would flush again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def complain(line: str) -> None:

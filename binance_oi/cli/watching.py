@@ -181,8 +181,9 @@ async def _watch(
         if not sys.stdout.isatty():
             async for snapshot in running:
                 changed = board.take(snapshot)
-                put("".join(json_line(value, board.lines[value.symbol]) for value in changed))
-            return OK
+                lines = (json_line(value, board.lines[value.symbol]) for value in changed)
+                if not put("".join(lines)):
+                    return OK
         with Live(console=console(sys.stdout), auto_refresh=False) as live:
             live.update(Text("waiting for the first sweep"), refresh=True)
             async for snapshot in running:

@@ -99,7 +99,7 @@ class Recorder:
         return self._status
 
     def stop(self) -> None:
-        """Let `run` return: at once, after a commit that is under way."""
+        """Let `run` return: at once, after a commit that is under way. It does not start again."""
         self._stopping = True
         if self._polling is not None:
             self._polling.cancel()
@@ -114,6 +114,8 @@ class Recorder:
             InvalidSymbolError: One of the symbols is not listed.
             ClientClosedError: The client was closed.
         """
+        if self._stopping:
+            return
         lock = _lock(self.path)
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread

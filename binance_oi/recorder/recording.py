@@ -135,13 +135,16 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
         RecordingError: It is not ours, or of another version.
     """
     try:
+        connection.execute("BEGIN")  # of one moment: it may just be made by somebody
+        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         raise RecordingError(f"{path} cannot be opened: {error}") from error
     except sqlite3.DatabaseError as error:
         raise RecordingError(f"{path} is not a recording: {error}") from error
+    finally:
+        connection.rollback()
     if not objects and not application:
         return False
     if application != APPLICATION_ID:

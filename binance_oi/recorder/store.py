@@ -207,16 +207,15 @@ class Store:
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:
     finished = _unix_ms(snapshot.finished)
-    for symbol, value in snapshot.items():
-        if symbol not in snapshot.unchanged:
-            mark = snapshot.mark_prices.get(symbol)
-            yield (
-                symbol,
-                value.time,
-                f"{value.open_interest:f}",  # str() would write 1E-8
-                snapshot.received_ms.get(symbol, finished),
-                None if mark is None else f"{mark.mark_price:f}",
-            )
+    for symbol, value in snapshot.items():  # those that did not move are there, and ignored
+        mark = snapshot.mark_prices.get(symbol)
+        yield (
+            symbol,
+            value.time,
+            f"{value.open_interest:f}",  # str() would write 1E-8
+            snapshot.received_ms.get(symbol, finished),
+            None if mark is None else f"{mark.mark_price:f}",
+        )
 
 
 def _unix_ms(moment: datetime) -> int:

@@ -26,8 +26,9 @@ from timeit import repeat
 from binance_oi import OpenInterestClient, ProcessBudget
 from binance_oi.governor import Governor
 from binance_oi.models import decode_open_interest
-from tests.benchmarks import contenders
-from tests.benchmarks.loopback import SYMBOLS, loopback
+
+from . import chart, contenders
+from .loopback import SYMBOLS, loopback
 
 REQUESTS = 4000  # of one measurement
 BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
@@ -39,8 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--uvloop", action="store_true", help="the same on uvloop")
-    parser.add_argument("names", nargs="*", choices=[[], *FIGURES], metavar=f"{{{','.join(FIGURES)}}}")
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *FIGURES], metavar=f"{{{','.join(FIGURES)}}}"
+    )
+    parser.add_argument("--read", metavar="URL", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.read:
+        asyncio.run(_read_market(arguments.read))
+        return
     if arguments.uvloop:
         import uvloop
 
@@ -65,7 +72,9 @@ def cpu(rounds: int) -> None:
             for name, client in clients.items():
                 with loopback() as url:
                     samples[name].append(asyncio.run(_cpu_per_request(client, url)))
-    _table(samples, "µs", 1e6)
+    ratios = _table(samples, "µs", 1e6)
+    title = "CPU for one request, tuned aiohttp = 1"
+    chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
 
 
 async def _cpu_per_request(client: contenders.Contender, url: str) -> float:
@@ -88,7 +97,9 @@ def snapshots(rounds: int) -> None:
                     samples.setdefault(f"{name}, cold", []).append(cold)
                     samples.setdefault(f"{name}, warm", []).append(warm)
             print(f"{count} symbols, {latency_ms} ms:")
-            _table(samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"})
+            _table(
+                samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"}
+            )
 
 
 Sweep = Callable[[list[str]], Coroutine[object, object, object]]
@@ -152,13 +163,11 @@ async def _at_once(count: int = 20_000) -> float:
 
 
 async def _from_queue(waiting: int, count: int = 10_000) -> tuple[float, float]:
-    """CPU for each of `count` admissions while `waiting` others wait, and bytes for each of those."""
+    """CPU for each admission while `waiting` calls wait, and bytes for each of those."""
     pool = ProcessBudget(limit=contenders.HUGE).pool("benchmark")
     queue = Governor(pool, pace=1e9, max_in_flight=1)
     first = await queue.admit()
     first.settle(200, {"X-MBX-USED-WEIGHT-1M": "1"})
-    left = count
-
     admitted = 0
 
     async def call() -> None:
@@ -213,23 +222,17 @@ def imports(rounds: int) -> None:
 def memory(_: int) -> None:
     """Resident memory of a client that has read the market once, above importing it."""
     with loopback() as url:
-        script = (
-            "import asyncio, binance_oi\n"
-            "from tests.benchmarks.__main__ import _resident_bytes, _read_market\n"
-            "before = _resident_bytes()\n"
-            f"asyncio.run(_read_market({url!r}))\n"
-            "print((_resident_bytes() - before) / 2**20)"
-        )
-        output = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        ).stdout
-    print(f"{float(output):.1f} MiB")
+        command = [sys.executable, "-m", "tests.benchmarks", "--read", url]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    print(output.strip())
 
 
 async def _read_market(url: str) -> None:
     budget = ProcessBudget(limit=contenders.HUGE)
+    before = _resident_bytes()
     async with OpenInterestClient(base_url=url, budget=budget) as client:
         assert len(await client.snapshot()) == len(SYMBOLS)
+    print(f"{(_resident_bytes() - before) / 2**20:.1f} MiB")
 
 
 def _timeit(function: Callable[[], object], rounds: int, count: int = 20_000) -> list[float]:
@@ -257,14 +260,17 @@ def _table(
     *,
     base: str | None = None,
     pairs: Mapping[str, str] | None = None,
-) -> None:
-    """Medians, and the median of the ratios taken round by round."""
+) -> dict[str, float]:
+    """Prints medians, and the medians of the ratios taken round by round, which it returns."""
     base = base or next(iter(samples))
     print(f"| | {unit} | ratio |\n|---|---|---|")
+    ratios: dict[str, float] = {}
     for name, values in samples.items():
         against = samples[(pairs or {}).get(name, name if pairs else base)]
         ratio = statistics.median(a / b for a, b in zip(values, against, strict=True))
+        ratios[name] = ratio
         print(f"| {name} | {statistics.median(values) * factor:.2f} | {ratio:.2f} |")
+    return ratios
 
 
 def _versions() -> str:

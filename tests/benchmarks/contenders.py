@@ -11,7 +11,8 @@ import msgspec
 from yarl import URL
 
 from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
-from tests.benchmarks.loopback import SYMBOLS
+
+from .loopback import SYMBOLS
 
 Read = Callable[[str], Awaitable[object]]
 Contender = Callable[[str], AbstractAsyncContextManager[Read]]
@@ -20,7 +21,7 @@ HUGE = 10**9  # weight: the budget decides as always, and never says no
 
 class _Answer(msgspec.Struct):
     symbol: str
-    openInterest: str  # noqa: N815 - the exchange's name
+    openInterest: str
     time: int
 
 

@@ -18,7 +18,8 @@ from email.utils import formatdate
 SYMBOLS = [f"S{number:03d}USDT" for number in range(789)]
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
-    "Server: nginx\r\nx-response-time: 0ms\r\ncache-control: no-cache, no-store, must-revalidate\r\n"
+    "Server: nginx\r\nx-response-time: 0ms\r\n"
+    "cache-control: no-cache, no-store, must-revalidate\r\n"
     "expires: 0\r\npragma: no-cache\r\nx-content-type-options: nosniff\r\n"
     "x-frame-options: SAMEORIGIN\r\nx-xss-protection: 1; mode=block\r\n"
 )
@@ -54,7 +55,8 @@ class _Server(asyncio.Protocol):
         if int(now) != cls.date[0]:
             cls.date = (int(now), formatdate(now, usegmt=True))
         cls.used += 1
-        body = f'{{"symbol":"{target.partition("=")[2]}","openInterest":"96012.544","time":{int(now * 1000)}}}'
+        symbol, now_ms = target.partition("=")[2], int(now * 1000)
+        body = f'{{"symbol":"{symbol}","openInterest":"96012.544","time":{now_ms}}}'
         if "exchangeInfo" in target:
             symbols = [{"symbol": name, "status": "TRADING"} for name in SYMBOLS]
             body = json.dumps({"symbols": symbols, "rateLimits": []})

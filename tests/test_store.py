@@ -1,0 +1,101 @@
+"""A sweep is written whole or not at all, and the lock stands while its owner does."""
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from binance_oi import Gap, OpenInterest, RecordingError
+from binance_oi.recorder import Recording, store
+from binance_oi.recorder.store import RecorderLock, Store
+from recorded import sweep
+
+PERIOD = 60_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "oi.db"
+
+
+def test_a_sweep_that_cannot_be_written_whole_is_not_written_at_all(path: Path) -> None:
+    broken = replace(sweep(1), weight="much")  # type: ignore[arg-type]
+    with closing(Store(path)) as opened:
+        with pytest.raises(sqlite3.IntegrityError):
+            opened.save(broken, [Gap(0, 0, "banned")], PERIOD)
+        with Recording(path) as recording:
+            assert (recording.symbols(), recording.missed()) == ((), 0)
+        assert opened.save(sweep(1), [], PERIOD) == 2
+
+
+def test_an_observation_is_there_once_and_a_late_one_is_not_lost(path: Path) -> None:
+    first = sweep(0)
+    times = [first["BTCUSDT"].time + step for step in (0, 2000, 0, 1000)]
+    with closing(Store(path)) as opened:
+        for number, time in enumerate(times):
+            value = OpenInterest("BTCUSDT", first["BTCUSDT"].open_interest, time)
+            snapshot = replace(sweep(10 + number), values_by_symbol={"BTCUSDT": value})
+            opened.save(replace(snapshot, unchanged=frozenset(["BTCUSDT"])), [], PERIOD)
+    with Recording(path) as recording:
+        assert [s.time for s in recording.samples()] == sorted(set(times))
+        assert [s.new for s in recording.sweeps()] == [1, 1, 0, 1]
+
+
+def test_gaps_grow_only_at_their_end_and_for_one_reason(path: Path) -> None:
+    with closing(Store(path)) as opened:
+        for slot, reason in enumerate(["banned", "banned", "outage", "banned"], 1):
+            opened.save(None, [Gap(slot * PERIOD, slot * PERIOD, reason)], PERIOD)
+        assert opened.last_slot() == 4 * PERIOD
+    with Recording(path) as recording:
+        found = [(gap.first // PERIOD, gap.last // PERIOD, gap.reason) for gap in recording.gaps()]
+        assert found == [(1, 2, "banned"), (3, 3, "outage"), (4, 4, "banned")]
+        assert recording.missed() == 4
+
+
+def test_the_log_is_moved_into_the_file_between_two_sweeps(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = path.with_name("oi.db-wal")
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        assert log.stat().st_size > 0
+        monkeypatch.setattr(store, "CHECKPOINT_PAGES", 1)
+        opened.tidy()
+        assert log.stat().st_size == 0
+        with Recording(path) as recording:
+            assert len(recording.symbols()) == 3
+
+
+def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RecorderLock(path)
+    waiting = [first]
+    lock = store._lock
+
+    def let_the_first_go(file: TextIO, of: Path) -> None:
+        if waiting:
+            waiting.pop().close()
+        lock(file, of)
+
+    monkeypatch.setattr(store, "_lock", let_the_first_go)
+    second = RecorderLock(path)
+    monkeypatch.undo()
+    with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
+        RecorderLock(path)
+    second.close()
+    assert not path.with_name("oi.db-lock").exists()
+
+
+def test_an_sqlite_without_strict_tables_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    with pytest.raises(RecordingError, match=r"SQLite 3\.37 is needed"):
+        Store(path)
+    assert not path.exists()
