@@ -310,15 +310,15 @@ class MachinePool(Pool):
     def _enter(self) -> bool:
         """Take the lock and put the shared state in place; without a file, just go on."""
         file = self._file
-        try:
-            if file is not None:
+        if file is not None:
+            try:
                 if not file.lock():
                     return False
                 data = file.read()
                 if data is not None:
                     self._take(data)
-        except OSError as error:
-            self._go_on_alone(error)
+            except OSError as error:
+                self._go_on_alone(file, error)
         late, self._late = self._late, []
         for change in late:
             change()
@@ -351,13 +351,12 @@ class MachinePool(Pool):
                 file.write(_encode(_Record(file.pool, BOOT, state)), state.held_until)
             file.unlock()
         except OSError as error:
-            self._go_on_alone(error)
+            self._go_on_alone(file, error)
 
-    def _go_on_alone(self, error: OSError) -> None:
+    def _go_on_alone(self, file: PoolFile, error: OSError) -> None:
         logger.warning("the budget is no longer shared with other processes: %s", error)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file.close()
+        self._file = None
 
 
 class _Record(msgspec.Struct, array_like=True):

@@ -14,7 +14,6 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from copy import copy
 from datetime import UTC, datetime, timedelta
 
 from aiolimiter import AsyncLimiter
@@ -320,6 +319,6 @@ class Governor:
         for queue in (self._single, self._bulk):
             for waiter in queue:
                 if not waiter.future.done():
-                    waiter.future.set_exception(copy(error))  # each raise adds to its traceback
+                    waiter.future.set_exception(error)
             queue.clear()
         self._deadlines.clear()

@@ -250,15 +250,21 @@ class Bucket:
         decided = minute.doubts[0][0] - now if minute.doubts else left
         closing = left - CLOSING - (state.hi - state.lo) / 2
         turn = min(max(look, min(0.0 if minute.unsure else decided, closing)), left)
-        if turn <= 0.0 and self._affordable(minute, weight):
+        if turn <= 0.0 and self._affordable(now, minute, weight):
             return self._book(now, weight, first, last, alone=True)
         if turn <= 0.0:
             turn = MINUTE * (k + 1) - now - state.lo
         return max(min(turn, POLL) if minute.open else turn, 1e-3)
 
-    def _affordable(self, minute: Minute, weight: int) -> bool:
+    def _affordable(self, now: float, minute: Minute, weight: int) -> bool:
         """May one request go into the reserve, to look at the count of a full minute?"""
-        return not self._blind() and minute.used + weight <= self.state.limit
+        used = minute.used + (self._unseen(now) if minute.others else 0.0)
+        return not self._blind() and used + weight <= self.state.limit
+
+    def _unseen(self, now: float) -> float:
+        """The most that others may have used since we looked, as they did before."""
+        expected = self.state.steady * max(0.0, now - self.state.looked_at)
+        return expected + 3 * math.sqrt(expected)
 
     def _courtesy(self, now: float, weight: int, k: int, cap: int) -> float:
         """Room for others: seconds to wait, 0 to go ahead, below 0 to go alone and look."""
@@ -270,10 +276,9 @@ class Bucket:
         unseen = max(0.0, now - state.looked_at)
         if not minute.seen or room >= self._forecast(now, k, unseen):
             return 0.0
-        expected = state.steady * unseen
-        if expected + 3 * math.sqrt(expected) > room:
+        if self._unseen(now) > room:
             return LOOK
-        return LOOK - unseen or -1.0 if unseen < LOOK else -1.0
+        return LOOK - unseen if unseen < LOOK else -1.0
 
     def _forecast(self, now: float, k: int, unseen: float) -> float:
         """Weight that others may use before minute `k` is over, and what our looks at it cost."""

@@ -30,10 +30,9 @@ MAGIC = b"binance-oi budget 1\n"
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
-CHECK = 1.0  # s between looks whether the file is still where others find it
 TRIES = 4  # times to ask for the lock, letting others run in between
-STUCK = 0.5  # s, and times, that the lock was never free: whoever holds it does not run
-STUCK_TRIES = 50
+STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
+STUCK_TRIES = 200
 _process = object()  # this process; a child gets another one
 _HEADER = struct.Struct("<IIQd16s")  # checksum of the rest, length, sequence, kept until, pool
 
@@ -43,7 +42,8 @@ def runtime_directory() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         return Path(runtime) / "binance-oi"
-    return Path(tempfile.gettempdir()) / f"binance-oi-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows: never made, see `_open_file`
+    return Path(tempfile.gettempdir()) / f"binance-oi-{user}"
 
 
 def _after_fork() -> None:
@@ -73,9 +73,8 @@ class PoolFile:
         self.pool = pool
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
-        self._checked_at = 0.0
-        self._free_at = 0.0
-        self._failures = 0  # to get the lock, since then
+        self._stuck_since = math.inf  # monotonic s of the first try that failed, of all that did
+        self._failures = 0
         self._open()
 
     def _open(self) -> None:
@@ -92,43 +91,44 @@ class PoolFile:
         """Take the lock, or say that somebody else has it."""
         if self._process is not _process:  # after a fork both would hold one lock
             self._open()
-        now = time.monotonic()
-        if now - self._checked_at > CHECK:
-            self._checked_at = now
-            self._follow()
         for _ in range(TRIES):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.sched_yield()
             else:
-                self._free_at, self._failures = now, 0
-                return True
-        self._failures += 1
-        if self._failures >= STUCK_TRIES and now - self._free_at > STUCK:
-            self._free_at, self._failures = now, 0
-            self._replace()
+                if not self._follow():
+                    self._stuck_since = math.inf
+                    return True
+        self._failed(time.monotonic())
         return False
+
+    def _failed(self, now: float) -> None:
+        if self._follow() or self._stuck_since == math.inf:
+            self._stuck_since, self._failures = now, 0
+        self._failures += 1
+        if self._failures >= STUCK_TRIES and now - self._stuck_since > STUCK:
+            self._stuck_since = math.inf
+            self._replace()
 
     def unlock(self) -> None:
         """Let others have it."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _follow(self) -> bool:
-        """Whoever deletes the file would leave two groups of processes with a budget each."""
-        try:
-            if os.stat(self.path).st_ino == os.fstat(self._fd).st_ino:
-                return False
-        except FileNotFoundError:
-            pass
+        """Whether the file was deleted or replaced, and this is the new one now.
+
+        Asked at every lock: a single charge in a file that others have left would be unknown to
+        them.
+        """
+        if os.fstat(self._fd).st_nlink:
+            return False
         self._close()
         self._open()
         return True
 
     def _replace(self) -> None:
         """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
-        if self._follow():  # another process was quicker
-            return
         logger.warning("%s is held by a process that does not run; going on in a copy", self.path)
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
         with open(fd, "wb") as file:

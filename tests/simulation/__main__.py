@@ -1,0 +1,69 @@
+"""`python -m tests.simulation`: the situations over many seeds, as a table.
+
+Ends with 1 when a row misses what is demanded of it.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from random import Random
+
+from .situations import ROWS, Row
+from .world import Outcome, run
+
+
+def outcome(row: Row, seed: int) -> Outcome:
+    """One run. The situation and what happens in it have a seed each."""
+    return run(row.draw(Random(f"{row.name} {seed}")), seed)
+
+
+def failures(row: Row, outcome: Outcome) -> list[str]:
+    """What this run missed."""
+    missed = {
+        f"{outcome.over(row.over_first)} over the limit": outcome.over(row.over_first) > 0,
+        f"{outcome.sent_in_hold} sent during a hold": outcome.sent_in_hold > 0,
+        f"somebody waited {outcome.longest_wait:.0f} s": outcome.longest_wait > row.longest_wait,
+        f"{outcome.used(row.first):.1%} used": outcome.used(row.first) < row.used,
+        f"the poorest had {outcome.fairness():.0%}": outcome.fairness() < row.fair,
+        f"a sweep took {max(outcome.sweeps, default=0):.1f} s": max(outcome.sweeps, default=0) > 20,
+    }
+    return [text for text, is_so in missed.items() if is_so]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--rows", default="", help="rows whose name contains one of these: a,b")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    rows = [row for row in ROWS if any(part in row.name for part in options.rows.split(","))]
+    seeds = range(options.first, options.first + options.seeds)
+    print("| situation | runs | over the limit | used, worst | used, mean | demanded | missed |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    missed: list[str] = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for row in rows:
+            outcomes = list(pool.map(partial(outcome, row), seeds))
+            missed += report(row, dict(zip(seeds, outcomes, strict=True)))
+    sys.exit("\n".join(missed) if missed else None)
+
+
+def report(row: Row, outcomes: dict[int, Outcome]) -> list[str]:
+    """Print a row of the table; what was missed, by seed."""
+    used = [outcome.used(row.first) for outcome in outcomes.values()]
+    over = sum(outcome.over(row.over_first) for outcome in outcomes.values())
+    missed = [
+        f"{row.name}, seed {seed}: {', '.join(texts)}"
+        for seed, outcome in outcomes.items()
+        if (texts := failures(row, outcome))
+    ]
+    figures = f"{over} | {min(used):.1%} | {sum(used) / len(used):.1%} | {row.used:.1%}"
+    print(f"| {row.name} | {len(used)} | {figures} | {len(missed)} |", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    main()

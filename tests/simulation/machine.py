@@ -1,0 +1,203 @@
+"""Real processes, a real clock, a real socket: `python -m tests.simulation.machine`.
+
+Rule of this file: the verdict is the exchange's. What the processes say of themselves is only how
+long they had to wait, and it is one line each, so that one that was killed has said it too.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+
+from binance_oi import BinanceOIError, OpenInterestClient
+from binance_oi.simulator.counter import Bans
+from binance_oi.simulator.local import LocalExchange
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKERS = 20  # calls at a time in each process
+
+
+class Process:
+    """A process of its own that asks as often as it may, until it is told to stop."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        command = [sys.executable, "-m", "tests.simulation.machine", "--use", url]
+        self._popen = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"XDG_RUNTIME_DIR": str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._popen.stdout is not None
+        self._lines = self._popen.stdout
+        self.pid = self._popen.pid
+
+    def started(self) -> None:
+        """Wait for its first answer, or for its first error."""
+        assert self._lines.readline() == "started\n"
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._popen.kill()
+        self._popen.communicate()
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def stop(self) -> dict[str, float]:
+        """Let it end, and hear what it has to say."""
+        out, _ = self._popen.communicate("stop\n")
+        found: dict[str, float] = json.loads(out.splitlines()[-1])
+        return found
+
+
+@contextmanager
+def running(url: str, count: int, directory: Path) -> Iterator[list[Process]]:
+    processes = [Process(url, directory) for _ in range(count)]
+    try:
+        for process in processes:
+            process.started()
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+async def use(url: str) -> None:
+    """Be such a process."""
+    loop = asyncio.get_running_loop()
+    told = loop.run_in_executor(None, sys.stdin.readline)
+    last, gap, answers, errors = loop.time(), 0.0, 0, 0
+
+    def note(started: list[str] = ["started"]) -> None:  # noqa: B006 - said once
+        if started:
+            print(started.pop(), flush=True)
+
+    async def ask(client: OpenInterestClient) -> None:
+        nonlocal last, gap, answers, errors
+        while not told.done():
+            try:
+                await client.get_open_interest("BTCUSDT", max_wait=5.0)
+            except BinanceOIError:
+                errors += 1
+                note()
+                await asyncio.sleep(0.05)
+            else:
+                if answers:
+                    gap = max(gap, loop.time() - last)
+                answers, last = answers + 1, loop.time()
+                note()
+
+    async with OpenInterestClient(base_url=url, max_connections=WORKERS) as client:
+        with suppress(BinanceOIError):
+            await client.exchange_info()  # tells the budget the limit
+        await asyncio.gather(*(ask(client) for _ in range(WORKERS)))
+    print(json.dumps({"answers": answers, "errors": errors, "gap": gap}), flush=True)
+
+
+def share(count: int, minutes: int) -> None:
+    """Some processes, and how much of the limit they use together."""
+    with tempfile.TemporaryDirectory() as directory:
+        offset = 55.0 - time.time() % 60.0  # a minute begins soon
+        exchange = LocalExchange(latency=0.03, jitter=0.02, clock_offset=offset)
+        with exchange.in_thread(), running(exchange.url, count, Path(directory)) as processes:
+            first = int(exchange.now() // 60) + 1
+            time.sleep(60.0 * (first + minutes) - exchange.now() - 0.5)
+            weights = [exchange.weights.get(first + k, 0) for k in range(minutes)]
+            answers = [process.stop()["answers"] for process in processes]
+    used = sum(weights) / (minutes * exchange.counter.limit)
+    least = min(answers) / sum(answers) * count
+    refused = exchange.answers[429] + exchange.answers[418]
+    print(f"| {count} processes | {refused} | {used:.1%} | least {least:.0%} |", flush=True)
+    assert (refused, used >= 0.98, least >= 0.5) == (0, True, True), weights
+
+
+def kills(count: int) -> float:
+    """Of three processes one is killed, again and again. The longest that another one stood still.
+
+    The limit is far away, so that nothing but the dead can be in the way.
+    """
+    random = Random(count)
+    with tempfile.TemporaryDirectory() as directory:
+        exchange = LocalExchange(limit=9_999_999, latency=0.02)
+        with exchange.in_thread(), running(exchange.url, 3, Path(directory)) as processes:
+            for _ in range(count):
+                time.sleep(random.uniform(0.05, 0.3))
+                processes[0].kill()
+                processes[0] = Process(exchange.url, Path(directory))
+                processes[0].started()
+            gap = max(process.stop()["gap"] for process in processes[1:])
+    refused = exchange.answers[429] + exchange.answers[418]
+    print(f"| {count} x kill -9 | {refused} | longest stall {gap:.2f} s |", flush=True)
+    assert refused == 0
+    return gap
+
+
+def ban(seconds: float) -> None:
+    """After one 418 nobody sends, also who starts later; then one request goes alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        exchange = LocalExchange(latency=0.05, bans=Bans(first_s=seconds))
+        with exchange.in_thread(), running(exchange.url, 2, Path(directory)) as processes:
+            exchange.counter.ban(exchange.now())
+            time.sleep(1.0)
+            sent = exchange.answers.total()
+            ends = exchange.counter.banned_until
+            later = Process(exchange.url, Path(directory))
+            later.started()
+            time.sleep(max(1.0, min(5.0, seconds)))
+            assert exchange.answers.total() == sent, "somebody sent during the ban"
+            while (ends - exchange.now()) > 0:
+                time.sleep(min(1.0, ends - exchange.now() + 0.01))
+                assert exchange.answers.total() == sent or exchange.now() > ends
+            time.sleep(10.0)
+            assert exchange.answers.total() > sent
+            for process in [*processes, later]:
+                process.stop()
+    assert exchange.answers[429] == 0
+    print(f"| a ban | {exchange.answers[418]} answered 418, none after it |", flush=True)
+
+
+def suspended() -> float:
+    """A process is stopped (SIGSTOP) wherever it happens to be; how long another stood still."""
+    random = Random(0)
+    with tempfile.TemporaryDirectory() as directory:
+        exchange = LocalExchange(limit=9_999_999)
+        with exchange.in_thread(), running(exchange.url, 3, Path(directory)) as processes:
+            for _ in range(20):
+                processes[0].signal(signal.SIGSTOP)
+                time.sleep(random.uniform(0.2, 1.5))
+                processes[0].signal(signal.SIGCONT)
+                time.sleep(random.uniform(0.01, 0.1))
+            gap = max(process.stop()["gap"] for process in processes[1:])
+    print(f"| 20 x SIGSTOP | {exchange.answers[429]} | longest stall {gap:.2f} s |", flush=True)
+    return gap
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.machine")
+    parser.add_argument("--use", metavar="URL", help="be one of the processes")
+    parser.add_argument("--minutes", type=int, default=3)
+    options = parser.parse_args()
+    if options.use:
+        asyncio.run(use(options.use))
+        return
+    assert kills(50) <= 1.5
+    assert suspended() <= 2.0
+    for count in (2, 3, 5):
+        share(count, options.minutes)
+    ban(125.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What lies between us and the exchange, and who else uses it.
+
+Rule of this file: no state. A leg is drawn from the random numbers it is given; others are a
+function of time alone, so that the counter can ask for any span of it.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import accumulate
+from random import Random
+from typing import Protocol
+
+from binance_oi.simulator.counter import Others
+
+LONGEST_S = 9.5  # a message that takes longer is a lost one: our timeout is 10 s
+
+
+class Leg(Protocol):
+    """How long a message is under way."""
+
+    def __call__(self, now: float, random: Random) -> float:
+        """Seconds for a message that leaves at `now`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Even:
+    """Always nearly the same."""
+
+    seconds: float = 0.025
+    jitter: float = 0.0
+
+    def __call__(self, now: float, random: Random) -> float:
+        return self.seconds + self.jitter * random.random()
+
+
+@dataclass(frozen=True, slots=True)
+class Uneven:
+    """Messages overtake each other; a share of them is very slow."""
+
+    median: float = 0.03
+    sigma: float = 0.5
+    slow_share: float = 0.0
+    slowest: float = 4.0
+
+    def __call__(self, now: float, random: Random) -> float:
+        if random.random() < self.slow_share:
+            return random.uniform(0.5, self.slowest)
+        return min(random.lognormvariate(0.0, self.sigma) * self.median, self.slowest)
+
+
+@dataclass(frozen=True, slots=True)
+class Stalling:
+    """For `seconds` in every `every` nothing gets through, and then all of it at once."""
+
+    seconds: float = 2.0
+    every: float = 13.7
+    leg: Leg = field(default_factory=Uneven)
+
+    def __call__(self, now: float, random: Random) -> float:
+        into = now % self.every
+        wait = self.seconds - into if into < self.seconds else 0.0
+        return min(wait + self.leg(now, random), LONGEST_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Others that use weight at given moments: (Unix s, weight), in order."""
+
+    uses: tuple[tuple[float, int], ...]
+    moments: list[float] = field(init=False, repr=False)
+    sums: list[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moments", [moment for moment, _ in self.uses])
+        object.__setattr__(self, "sums", [0, *accumulate(weight for _, weight in self.uses)])
+
+    def weight(self, since: float, until: float) -> int:
+        return (
+            self.sums[bisect_right(self.moments, until)]
+            - self.sums[bisect_right(self.moments, since)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several others on one IP address."""
+
+    parts: tuple[Others, ...]
+
+    def weight(self, since: float, until: float) -> int:
+        return sum(part.weight(since, until) for part in self.parts)

@@ -1,0 +1,336 @@
+"""One run: an exchange, a network, others, and processes of ours.
+
+Rule of this file: whoever sends is the shipped governor on a shipped budget. Everything around it
+comes from the seed and from nothing else, so a trace can be had again.
+"""
+
+import asyncio
+import selectors
+import tempfile
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache, partial
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple, TypeVarTuple
+
+from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.errors import BannedError, ClientClosedError
+from binance_oi.governor import Governor, Permit
+from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
+
+from .networks import Leg, Uneven
+
+EPOCH_S = 1_795_434_000.0  # the beginning of a minute
+STEP_S = 1e-6  # the smallest move of time; without one, a timer set for now would spin
+TIMEOUT_S = 10.0  # the client's default
+POOL = "the exchange"
+
+_Ts = TypeVarTuple("_Ts")
+Use = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What a run is like. Seconds, weight, and shares from 0 to 1."""
+
+    minutes: int = 10
+    limit: int = 2400
+    start: float | None = None  # s into the first minute; None: drawn, 0 to 40
+    budgets: int = 1  # that know nothing of each other
+    processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
+    leg: Leg = field(default_factory=Uneven)
+    wall_error: float = 0.0  # our wall clock less the exchange's
+    date_error: tuple[float, float] = (0.0, 0.0)  # edge clocks less the clock that counts
+    date_lies: float = 0.0  # share of answers whose `Date` is off by minutes or hours
+    lost: float = 0.0  # share of requests, and of answers, that never arrive
+    no_header: float = 0.0
+    no_date: float = 0.0
+    lag: float = 0.0  # how old the count in a header is
+    used: int = 0  # weight used before we start
+    others: Others | None = None
+    bans: bool = False
+    kills: int = 0  # per minute: a process is killed, and another one started
+    sweep: int = 0  # symbols in a sweep; 0 is saturating demand
+    every: float = 20.0  # between two sweeps
+    in_flight: int = 100
+    pace: float = 1000.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it. Minutes count from 0, in which the run began."""
+
+    limit: int
+    minutes: int
+    weights: dict[int, int] = field(default_factory=dict)  # everyone's
+    ours: Counter[int] = field(default_factory=Counter)
+    refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
+    statuses: Counter[int] = field(default_factory=Counter)
+    shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
+    sent_in_hold: int = 0
+    longest_wait: float = 0.0
+    sweeps: list[float] = field(default_factory=list)  # s that each took
+    trace: str = ""
+
+    def over(self, first: int = 0) -> int:
+        """Weight over the limit from minute `first` on: everyone's refusals, not only ours."""
+        return sum(max(0, w - self.limit) for k, w in self.weights.items() if k >= first)
+
+    def used(self, first: int = 1) -> float:
+        """Share of the limit that was used from minute `first` on, by everybody."""
+        whole = [min(self.weights.get(k, 0), self.limit) for k in range(first, self.minutes)]
+        return sum(whole) / (len(whole) * self.limit)
+
+    def fairness(self) -> float:
+        """What the poorest process got, as a share of an even part."""
+        return min(self.shares) * len(self.shares) / max(1, sum(self.shares))
+
+
+class _Selector(selectors.DefaultSelector):
+    """Never waits: time moves to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "every task waits and no timer is armed"
+        if timeout > 0.0:
+            self.now += max(timeout, STEP_S)
+        return []
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Virtual time without sockets: a third of the work of `virtual_clock`, for days of it."""
+
+    def __init__(self) -> None:
+        self._time = _Selector()
+        super().__init__(self._time)
+
+    def time(self) -> float:
+        return self._time.now
+
+    def call_at(  # two timers in a row are never at once
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
+    ) -> asyncio.TimerHandle:
+        when = max(when, self.time() + STEP_S)
+        return super().call_at(when, callback, *args, context=context)
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    until: float  # Unix s up to which nothing may be sent; 0 when it may
+
+
+class _Exchange:
+    """Counts, and answers as honestly as the situation allows."""
+
+    def __init__(self, situation: Situation, random: Random, outcome: Outcome, into: float) -> None:
+        self._situation, self._random, self._outcome = situation, random, outcome
+        self._loop = asyncio.get_running_loop()
+        self._offset = EPOCH_S + into - self._loop.time()
+        self._counter = WeightCounter(
+            situation.limit,
+            start=EPOCH_S,
+            used=situation.used,
+            others=situation.others,
+            bans=Bans() if situation.bans else Bans(after=None),
+        )
+        self._trace = blake2b(digest_size=8)
+        self._past: list[tuple[float, int]] = []  # when, and what the count was, for `lag`
+
+    def now(self) -> float:
+        """The clock that counts, Unix s."""
+        return self._loop.time() + self._offset
+
+    def arrive(self, process: int) -> _Answer:
+        """A request of weight 1 is counted."""
+        now, outcome = self.now(), self._outcome
+        verdict = self._counter.count(1, now)
+        self._trace.update(b"%.6f %d %d %d\n" % (now, process, verdict.status, verdict.used))
+        k = _minute(now)
+        outcome.ours[k] += 1
+        outcome.statuses[verdict.status] += 1
+        outcome.shares[process] += k > 0
+        if verdict.status != 200:
+            outcome.refused[k] += 1
+        return _Answer(verdict.status, self._headers(verdict, now), verdict.until)
+
+    def finish(self) -> None:
+        weights = self._counter.weights(self.now())
+        self._outcome.weights = {_minute(60.0 * k): w for k, w in weights.items()}
+        self._outcome.trace = self._trace.hexdigest()
+
+    def _headers(self, verdict: Verdict, now: float) -> dict[str, str]:
+        situation, random = self._situation, self._random
+        headers: dict[str, str] = {}
+        if random.random() >= situation.no_header:
+            headers["X-MBX-USED-WEIGHT-1M"] = str(self._lagging(verdict.used, now))
+        if random.random() >= situation.no_date:
+            now += random.uniform(*situation.date_error)
+            if random.random() < situation.date_lies:
+                now += random.choice((-1, 1)) * random.uniform(60.0, 43_200.0)
+            headers["Date"] = _http_date(int(now))
+        return headers
+
+    def _lagging(self, used: int, now: float) -> int:
+        lag = self._situation.lag
+        if not lag:
+            return used
+        self._past.append((now, used))
+        then, count = self._past[max(0, bisect_right(self._past, (now - lag, used)) - 1)]
+        return min(used, count + 1) if now - lag >= then >= now // 60 * 60 else 1
+
+
+@lru_cache(maxsize=64)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _minute(moment: float) -> int:
+    return int((moment - EPOCH_S) // 60)
+
+
+@dataclass(slots=True)
+class _Hold:
+    """What every process of one budget must obey."""
+
+    until: float = 0.0
+
+
+class _Process:
+    """A governor, and the calls that wait for it."""
+
+    def __init__(
+        self,
+        world: tuple[Situation, _Exchange, Outcome, Random],
+        make_budget: Callable[[], ProcessBudget],
+        hold: _Hold,
+    ) -> None:
+        self._situation, self._exchange, self._outcome, self._random = world
+        self._make_budget, self._hold = make_budget, hold
+        self._loop = asyncio.get_running_loop()
+        self._number = len(self._outcome.shares)
+        self._outcome.shares.append(0)
+        self.start()
+
+    def start(self) -> None:
+        situation = self._situation
+        self._governor = Governor(
+            self._make_budget().pool(POOL),
+            pace=situation.pace,
+            max_in_flight=situation.in_flight,
+        )
+        uses: list[Use] = [self._call_for_ever] * (situation.in_flight + 5)  # some always wait
+        if situation.sweep:
+            uses = [self._sweep_for_ever]
+        self._tasks = [self._loop.create_task(use()) for use in uses]
+
+    def kill(self) -> None:
+        """As `kill -9` does: nothing goes back."""
+        self._governor.pool = ProcessBudget().pool("a place that nobody looks at")
+        for task in self._tasks:
+            task.cancel()
+        self._governor.close(ClientClosedError())
+
+    async def _call_for_ever(self) -> None:
+        while True:
+            await self._call()
+
+    async def _sweep_for_ever(self) -> None:
+        due = self._loop.time()
+        while True:
+            await asyncio.sleep(due - self._loop.time())
+            symbols = iter(range(self._situation.sweep))
+            workers = range(self._situation.in_flight)
+            await asyncio.gather(*(self._sweep(symbols) for _ in workers))
+            self._outcome.sweeps.append(self._loop.time() - due)
+            due += self._situation.every
+
+    async def _sweep(self, symbols: Iterator[int]) -> None:
+        for _ in symbols:
+            await self._call(bulk=True)
+
+    async def _call(self, *, bulk: bool = False) -> None:
+        began, outcome = self._loop.time(), self._outcome
+        try:
+            async with self._governor.reserve(1, bulk=bulk) as permit:
+                outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
+                outcome.sent_in_hold += self._exchange.now() < self._hold.until
+                await self._send(permit)
+        except BannedError as error:
+            await asyncio.sleep(max(0.1, error.retry_at.timestamp() - self._exchange.now()))
+
+    async def _send(self, permit: Permit) -> None:
+        """Both legs, either of which may lose the message."""
+        loop, random, lost = self._loop, self._random, self._situation.lost
+        answered: asyncio.Future[_Answer | None] = loop.create_future()
+        up = self._situation.leg(loop.time(), random)
+        down = self._situation.leg(loop.time() + up, random)
+        fails = lost > random.random(), lost > random.random() or up + down > TIMEOUT_S
+        if not fails[0]:
+            loop.call_later(up, self._arrive, answered, None if fails[1] else down)
+        if any(fails):  # a reset comes sooner than a timeout
+            later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
+            loop.call_later(later, _set, answered, None)
+        answer = await answered
+        if answer is not None:
+            permit.settle(answer.status, answer.headers)
+            if answer.status != 200:
+                self._hold.until = max(self._hold.until, answer.until)
+            if answer.status == 418:  # its text names the end
+                self._governor.banned_until(answer.until)
+
+    def _arrive(self, answered: asyncio.Future[_Answer | None], down: float | None) -> None:
+        answer = self._exchange.arrive(self._number)
+        if down is not None:
+            self._loop.call_later(down, _set, answered, answer)
+
+
+def _set(answered: asyncio.Future[_Answer | None], answer: _Answer | None) -> None:
+    if not answered.done():  # it is, when its process was killed
+        answered.set_result(answer)
+
+
+def run(situation: Situation, seed: int) -> Outcome:
+    """Let it happen."""
+    with asyncio.Runner(loop_factory=_Loop) as runner, tempfile.TemporaryDirectory() as directory:
+        return runner.run(_run(situation, Random(seed), Path(directory)))
+
+
+async def _run(situation: Situation, random: Random, directory: Path) -> Outcome:
+    loop = asyncio.get_running_loop()
+    outcome = Outcome(situation.limit, situation.minutes)
+    into = random.uniform(0.0, 40.0) if situation.start is None else situation.start
+    exchange = _Exchange(situation, random, outcome, into)
+
+    def wall() -> float:
+        return exchange.now() + situation.wall_error
+
+    def budget(number: int) -> ProcessBudget:
+        limit, clock = situation.limit, loop.time
+        if situation.processes == 1:
+            return ProcessBudget(limit=limit, clock=clock, wall=wall)
+        place = directory / str(number)
+        return MachineBudget(directory=place, limit=limit, clock=clock, wall=wall)
+
+    processes: list[_Process] = []
+    for number in range(situation.budgets):
+        make = partial(budget, number)
+        world, hold = (situation, exchange, outcome, random), _Hold()
+        processes += [_Process(world, make, hold) for _ in range(situation.processes)]
+    end = loop.time() + 60.0 * situation.minutes - into
+    while situation.kills and loop.time() < end - 60.0 / situation.kills:
+        await asyncio.sleep(60.0 / situation.kills * random.uniform(0.5, 1.0))
+        victim = random.choice(processes)
+        victim.kill()
+        victim.start()
+    await asyncio.sleep(end - loop.time())
+    exchange.finish()
+    return outcome

@@ -1,0 +1,445 @@
+"""Budgets: who shares a bucket, and what becomes of it when the file does not do as it should.
+
+Rule of this file: two `MachineBudget` objects on one directory stand for two processes.
+"""
+
+import fcntl
+import importlib.util
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from binance_oi import budget as module
+from binance_oi.budget import (
+    BRISK,
+    BUSY,
+    LEASE,
+    LOT,
+    MANY,
+    MachineBudget,
+    Pool,
+    ProcessBudget,
+    machine_pools,
+)
+from binance_oi.minutes import Receipt
+from binance_oi.pool_file import FILE_NAME, PAGE
+
+NOON = 1_795_435_200.0  # a full minute, Unix s
+
+
+class Time:
+    """A clock that stands still until it is moved; it starts 10 s into a minute."""
+
+    def __init__(self) -> None:
+        self.now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return NOON + self.now
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def make(tmp_path: Path, clock: Time) -> Callable[[], Pool]:
+    """A process of its own, with the pool of one exchange."""
+
+    def make_pool() -> Pool:
+        budget = MachineBudget(
+            directory=tmp_path / "budgets", limit=100, reserve=0, clock=clock, wall=clock.wall
+        )
+        return budget.pool("exchange")
+
+    return make_pool
+
+
+def take(pool: Pool, weight: int = 1) -> Receipt:
+    receipt = pool.charge(weight)
+    assert isinstance(receipt, Receipt), receipt
+    return receipt
+
+
+def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> None:
+    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    clock.now += 2 * BRISK
+    receipt = take(pool, weight)
+    count = pool.usage.used if used is None else used
+    pool.settle(receipt, count, NOON + int(clock.now))
+    pool.flush()
+    clock.now += 2 * BRISK
+
+
+# -- one process -------------------------------------------------------------------------------
+
+
+def test_everyone_who_is_given_the_object_shares_it(clock: Time) -> None:
+    budget = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall)
+    use(budget.pool("a"), clock, 60)
+    assert (budget.pool("a").usage.used, budget.pool("b").usage.used) == (60, 0)
+    assert budget.pool("a") is budget.pool("a")
+    budget.close()
+
+
+def test_a_process_pool_does_what_the_bucket_does(clock: Time) -> None:
+    pool = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall).pool("a")
+    use(pool, clock, 10)
+    pool.refund(take(pool, 5))
+    pool.lose(take(pool, 7))
+    assert pool.usage.used == 17
+    pool.set_limit(200)
+    assert pool.usage.limit == 200
+    pool.hold(5)
+    pool.refused(10)
+    pool.hold_until(NOON + 500, ban=True)
+    until = pool.usage.banned_until
+    assert until is not None
+    assert until.timestamp() == NOON + 500
+
+
+@pytest.mark.parametrize("reserve", [-1, -0.1, 1.0, 2400, float("nan")])
+def test_a_reserve_that_makes_no_sense_is_refused(reserve: float) -> None:
+    with pytest.raises(ValueError, match="reserve"):
+        ProcessBudget(reserve=reserve)
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.01, float("nan")])
+def test_a_share_that_makes_no_sense_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        ProcessBudget(share=share)
+
+
+def test_reserve_and_share_keep_room(clock: Time) -> None:
+    pool = ProcessBudget(limit=100, reserve=20, share=0.5, clock=clock, wall=clock.wall).pool("a")
+    use(pool, clock)
+    assert isinstance(pool.charge(49), Receipt)
+    assert not isinstance(pool.charge(1), Receipt)
+    assert pool.usage.reserve == 20
+
+
+def test_its_repr_names_its_pools() -> None:
+    budget = ProcessBudget()
+    assert repr(budget) == "<ProcessBudget unused>"
+    budget.pool("a")
+    assert repr(budget).startswith("<ProcessBudget a: ")
+
+
+# -- several processes -------------------------------------------------------------------------
+
+
+def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    take(one, 60)
+    assert other.usage.used == 61
+    assert not isinstance(other.charge(40), Receipt)
+    take(other, 39)
+    assert one.usage.remaining == 0
+
+
+def test_a_process_that_is_killed_costs_what_it_had_in_flight(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    killed, other = make(), make()
+    use(killed, clock, 10)
+    take(killed, 30)
+    del killed
+    assert other.usage.used == 40
+    clock.now += 60
+    assert other.usage.used == 0
+
+
+def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.refused(300, ban=True)
+    assert other.usage.banned_until is not None
+    assert not isinstance(other.charge(1), Receipt)
+    assert not isinstance(make().charge(1), Receipt)  # also for one that starts now
+    clock.now += 310
+    assert take(make(), 1).alone
+    assert not isinstance(other.charge(1), Receipt)
+
+
+def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: Time) -> None:
+    one, other = make(), make()
+    first = take(one)
+    assert first.alone
+    assert not isinstance(other.charge(1), Receipt)
+    one.settle(first, 1, NOON + 10)
+    assert isinstance(other.charge(1), Receipt)
+
+
+@pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
+def test_whatever_one_learns_the_others_know(
+    what: str, make: Callable[[], Pool], clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one, 5)
+    argument = {"hold_until": NOON + 900, "lose": receipt, "refund": receipt, "set_limit": 50}
+    getattr(one, what)(argument.get(what, 100.0))
+    theirs, ours = other.usage, one.usage
+    assert theirs == ours
+    assert theirs.used == (1 if what == "refund" else 6)
+
+
+def test_a_restart_during_a_ban_sends_nothing(
+    make: Callable[[], Pool], clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make()
+    use(pool, clock, 50)
+    pool.hold(1000, ban=True)
+    monkeypatch.setattr(module, "BOOT", "another run of the machine")
+    clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
+    clock.now = 3.0  # the monotonic clock began anew
+    pool = make()
+    assert pool.usage.banned_until is not None
+    assert pool.usage.used == 0
+    assert not isinstance(pool.charge(1), Receipt)
+
+
+def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], clock: Time) -> None:
+    use(make(), clock, 90)
+    for wrong in (-3600, 3600):
+        clock.wall = lambda wrong=wrong: NOON + clock.now + wrong  # type: ignore[misc, method-assign]
+        assert make().usage.used == 90
+
+
+def test_a_machine_that_slept_expects_another_minute(make: Callable[[], Pool], clock: Time) -> None:
+    pool = make()
+    use(pool, clock, 90)
+    clock.now += 8 * 3600
+    receipt = take(pool)
+    assert receipt.alone
+    assert pool.usage.used == 1
+
+
+# -- charging in advance -----------------------------------------------------------------------
+
+
+def warm(pool: Pool, clock: Time) -> None:
+    use(pool, clock)
+    take(pool)
+    take(pool)  # at the same instant: calls come thick and fast
+
+
+def test_calls_that_come_thick_and_fast_lock_the_file_once(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    assert other.usage.used == 3 + LOT
+    for _ in range(LOT):
+        take(pool)
+    assert other.usage.used == 3 + LOT
+
+
+def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    pool.flush()
+    assert other.usage.used == 3
+    warm(pool, clock)
+    clock.now += LEASE + 0.001
+    assert take(pool).sent == clock.now
+    assert other.usage.charged == 7
+
+
+def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], clock: Time) -> None:
+    pool = make()
+    use(pool, clock, 95)
+    for _ in range(5):
+        take(pool)
+    assert not isinstance(pool.charge(1), Receipt)
+
+
+def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
+    make: Callable[[], Pool], clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    warm(pool, clock)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # so the hold cannot even be booked
+        pool.hold(100)
+        assert not isinstance(pool.charge(1), Receipt)
+    assert pool.charge(1) == pytest.approx(103, abs=2)  # the clock is known to within some seconds
+
+
+def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    receipts = [take(pool) for _ in range(MANY + 2)]
+    for n, receipt in enumerate(receipts[:-1]):
+        pool.settle(receipt, n + 2, NOON + 10)
+    assert other.usage.in_flight <= 2
+
+
+# -- when another has the lock -----------------------------------------------------------------
+
+
+def test_nobody_waits_for_the_lock_and_nothing_is_lost(
+    make: Callable[[], Pool], clock: Time, tmp_path: Path
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 10)
+    receipt = take(pool, 20)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert pool.charge(1) == BUSY
+        pool.settle(receipt, 30, NOON + 10)
+        pool.hold(100)
+        assert pool.usage.held_until is None  # not booked yet
+    assert pool.charge(1) != BUSY  # booked by the next who gets in, also when they may not send
+    assert other.usage.held_until is not None
+    assert other.usage.in_flight == 0
+
+
+# -- when the file does not do as it should ----------------------------------------------------
+
+
+def test_where_no_file_can_be_made_it_says_so_once(
+    tmp_path: Path, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "budgets").write_text("not a directory")
+    budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+    use(budget.pool("a"), clock)
+    use(budget.pool("a"), clock)
+    budget.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
+def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
+    when: str,
+    make: Callable[[], Pool],
+    clock: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = make()
+    use(pool, clock, 60)
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(f"binance_oi.pool_file.PoolFile.{when}", fail)
+    take(pool, 30)
+    assert pool.usage.used == 90
+    assert not isinstance(pool.charge(11), Receipt)
+    assert len(caplog.records) == 1
+
+
+def test_a_record_of_another_version_is_not_believed(
+    make: Callable[[], Pool], clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    pool._file.lock()  # type: ignore[attr-defined]
+    pool._file.read()  # type: ignore[attr-defined]
+    pool._file.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
+    pool._file.unlock()  # type: ignore[attr-defined]
+    use(make(), clock, 7)
+    assert pool.usage.used == 7
+    assert "another version" in caplog.text
+
+
+def test_a_damaged_record_starts_anew_from_what_we_know(
+    make: Callable[[], Pool], clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock, 60)
+    path = tmp_path / "budgets" / FILE_NAME
+    content = bytearray(path.read_bytes())
+    content[PAGE + 8] ^= 1
+    path.write_bytes(content)
+    assert pool.usage.used == 60
+    take(pool, 30)
+    assert make().usage.used == 90
+    assert "damaged" in caplog.text
+
+
+def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], clock: Time) -> None:
+    pool = make()
+    for _ in range(4 * 600):
+        clock.now += 0.25
+        receipt = pool.charge(1)
+        if isinstance(receipt, Receipt):
+            pool.settle(receipt, None, NOON + int(clock.now))
+            pool.flush()
+    assert make().usage.charged == pool.usage.charged > 0
+
+
+def test_after_closing_what_was_charged_stays_charged(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool = make()
+    use(pool, clock, 10)
+    take(pool, 20)
+    pool.close()  # type: ignore[attr-defined]
+    pool.close()  # type: ignore[attr-defined]
+    assert make().usage.used == 30
+
+
+def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+    use(budget.pool("a"), clock)
+    budget.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- a look at all pools -----------------------------------------------------------------------
+
+
+def test_all_pools_of_the_machine_can_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = MachineBudget(directory=tmp_path / "budgets")
+    for name, weight in (("a", 5), ("b", 7)):
+        take(budget.pool(name), weight)
+    usage = machine_pools(tmp_path / "budgets")
+    assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
+    monkeypatch.setattr(module, "BOOT", "another run of the machine")
+    assert machine_pools(tmp_path / "budgets") == {}
+    monkeypatch.setattr(module, "_decode", lambda _data: None)
+    assert machine_pools(tmp_path / "budgets") == {}
+    assert machine_pools() == {}
+
+
+def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    spec = importlib.util.spec_from_file_location("budget_elsewhere", module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    elsewhere = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(elsewhere)
+    assert elsewhere.steady_clock is time.monotonic
+
+
+def test_the_run_of_the_machine_has_a_name_where_the_system_gives_it_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert module._boot()
+
+    def fail(_path: Path) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert module._boot() == ""
+
+
+def test_an_empty_record_is_none() -> None:
+    assert module._decode(b"") is None

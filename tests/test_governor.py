@@ -1,0 +1,444 @@
+"""The governor: order, waiting, holds, and what goes back when somebody gives up.
+
+Rule of this file: time is virtual, the pool is a real one, and what the exchange answers is written
+down in the test.
+"""
+
+import asyncio
+import logging
+import math
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from email.utils import formatdate
+
+import pytest
+
+from binance_oi.budget import Pool, ProcessBudget
+from binance_oi.errors import BannedError, BudgetExhaustedError, ClientClosedError
+from binance_oi.governor import FEW, FIREWALL_HOLD, MAX_BAN, MIN_BAN, NAP, Governor, Permit
+from virtual_clock import wall_time
+
+pytestmark = pytest.mark.virtual_time
+
+
+def make_pool(limit: int = 100, reserve: int = 0, share: float = 1.0) -> Pool:
+    loop = asyncio.get_running_loop()
+    budget = ProcessBudget(
+        limit=limit, reserve=reserve, share=share, clock=loop.time, wall=wall_time
+    )
+    return budget.pool("test")
+
+
+def answer(used: int, **more: str) -> Mapping[str, str]:
+    return {"X-MBX-USED-WEIGHT-1M": str(used), "Date": formatdate(wall_time(), usegmt=True)} | more
+
+
+async def known(limit: int = 100, *, pace: float = 1000.0, max_in_flight: int = 100) -> Governor:
+    """A governor that has had an answer: 1 is used, and the clock is known."""
+    await asyncio.sleep(10)
+    governor = Governor(make_pool(limit), pace=pace, max_in_flight=max_in_flight)
+    async with governor.reserve() as permit:
+        permit.settle(200, answer(1))
+    return governor
+
+
+async def fill(governor: Governor, weight: int) -> None:
+    async with governor.reserve(weight) as permit:
+        permit.settle(200, answer(governor.pool.usage.used))
+
+
+async def until_waiting(governor: Governor, count: int) -> None:
+    while governor.waiting < count:  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def full() -> AsyncIterator[Governor]:
+    """The minute is used up, and in 50 s there is another one."""
+    governor = await known()
+    await fill(governor, 99)
+    yield governor
+    governor.close(ClientClosedError())
+
+
+async def test_a_settled_permit_shows_in_the_usage() -> None:
+    governor = await known()
+    async with governor.reserve(5) as permit:
+        assert governor.pool.usage.in_flight == 5
+        permit.settle(200, answer(6))
+    usage = governor.pool.usage
+    assert (usage.used, usage.in_flight, governor.in_flight) == (6, 0, 0)
+
+
+async def test_leaving_without_an_answer_keeps_the_charge() -> None:
+    governor = await known()
+    async with governor.reserve(5):
+        pass
+    assert governor.pool.usage.used == 6
+
+
+async def test_a_permit_goes_back_once() -> None:
+    governor = await known()
+    permit = await governor.admit(5)
+    permit.refund()
+    permit.refund()
+    permit.settle(200, answer(50))
+    permit.release()
+    assert (governor.pool.usage.used, governor.in_flight) == (1, 0)
+
+
+async def test_the_first_request_goes_alone() -> None:
+    await asyncio.sleep(10)
+    governor = Governor(make_pool())
+    first = await governor.admit()
+    second = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.3)
+    assert not second.done()
+    first.settle(200, answer(1))
+    first.release()
+    (await second).release()
+    assert asyncio.get_running_loop().time() - began < 0.31
+
+
+async def test_waiters_go_when_the_minute_turns(full: Governor) -> None:
+    permit = await full.admit()
+    assert 0 <= wall_time() % 60 < 4  # the clock is known to within some seconds
+    permit.release()
+
+
+async def test_single_calls_go_before_bulk_and_each_in_its_turn(full: Governor) -> None:
+    order: list[str] = []
+
+    async def call(name: str, weight: int, bulk: bool) -> None:
+        async with full.reserve(weight, bulk=bulk) as permit:
+            order.append(name)
+            permit.settle(200, answer(full.pool.usage.used))
+
+    calls = [("b1", 1, True), ("b2", 1, True), ("s1", 9, False), ("s2", 1, False)]
+    async with asyncio.TaskGroup() as group:
+        for number, each in enumerate(calls):
+            group.create_task(call(*each))
+            await until_waiting(full, number + 1)
+    assert order == ["s1", "s2", "b1", "b2"]
+
+
+async def test_a_heavy_request_is_not_overtaken() -> None:
+    governor = await known()
+    await fill(governor, 80)
+    heavy = asyncio.create_task(governor.admit(50))
+    await until_waiting(governor, 1)
+    light = asyncio.create_task(governor.admit(1))
+    await asyncio.sleep(1)
+    assert not light.done()
+    for task in (heavy, light):
+        (await task).release()
+
+
+async def test_only_so_many_are_under_way() -> None:
+    governor = await known(max_in_flight=2)
+    permits = [await governor.admit(), await governor.admit()]
+    third = asyncio.create_task(governor.admit())
+    await asyncio.sleep(0.5)
+    assert not third.done()
+    permits[0].release()
+    permits.append(await third)
+    assert governor.in_flight == 2
+    for permit in permits[1:]:
+        permit.release()
+
+
+async def test_the_pace_is_kept() -> None:
+    governor = await known(limit=2000, pace=10.0)
+    began = asyncio.get_running_loop().time()
+    for used in range(2, 42):
+        async with governor.reserve() as permit:
+            permit.settle(200, answer(used))
+    assert 2.9 <= asyncio.get_running_loop().time() - began <= 4.1
+
+
+async def test_those_who_wait_for_the_pacer_go_as_soon_as_it_lets_them() -> None:
+    governor = await known(limit=2000, pace=10.0)
+
+    async def call() -> None:
+        async with governor.reserve() as permit:
+            permit.settle(200, answer(1))
+
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(call() for _ in range(40)))
+    assert 2.9 <= asyncio.get_running_loop().time() - began <= 4.1
+
+
+@pytest.mark.parametrize("pace, in_flight", [(0, 1), (math.nan, 1), (1, 0)])
+async def test_nonsense_is_refused(pace: float, in_flight: int) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Governor(make_pool(), pace=pace, max_in_flight=in_flight)
+
+
+# -- cancellation ------------------------------------------------------------------------------
+
+
+async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(full: Governor) -> None:
+    task = asyncio.create_task(full.admit())
+    await until_waiting(full, 1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert (full.waiting, full.in_flight, full.pool.usage.used) == (0, 0, 100)
+
+
+async def test_who_is_cancelled_in_the_breath_in_which_they_were_admitted_pays_nothing() -> None:
+    governor = await known(max_in_flight=1)
+    permit = await governor.admit()
+    task = asyncio.create_task(governor.admit(10))
+    await until_waiting(governor, 1)
+    permit.settle(200, answer(2))
+    permit.release()
+    while governor.waiting:  # noqa: ASYNC110 - until the dispatcher has just taken it out
+        await asyncio.sleep(0)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert (governor.in_flight, governor.pool.usage.used) == (0, 2)
+
+
+async def test_who_is_cancelled_while_it_fails_is_cancelled(full: Governor) -> None:
+    task = asyncio.create_task(full.admit())
+    await until_waiting(full, 1)
+    full.close(ClientClosedError())
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def test_the_dispatcher_passes_over_who_was_cancelled_and_has_not_run_since() -> None:
+    governor = await known(max_in_flight=1)
+    permit = await governor.admit()
+    first, second = (asyncio.create_task(governor.admit()) for _ in range(2))
+    await until_waiting(governor, 2)
+    permit.release()  # wakes the dispatcher, and before it runs:
+    first.cancel()
+    (await second).release()
+    assert first.cancelled()
+    assert governor.in_flight == 0
+
+
+async def test_the_last_who_is_cancelled_ends_the_dispatcher() -> None:
+    governor = await known(max_in_flight=1)
+    permit = await governor.admit()
+    only = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    permit.release()
+    only.cancel()
+    await asyncio.wait([only])
+    await asyncio.sleep(2 * NAP)
+    assert (governor.waiting, governor.in_flight) == (0, 0)
+
+
+# -- max_wait ----------------------------------------------------------------------------------
+
+
+async def test_max_wait_is_raised_as_soon_as_it_is_certain(full: Governor) -> None:
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(BudgetExhaustedError, match="no room") as caught:
+        await full.admit(max_wait=20)
+    assert asyncio.get_running_loop().time() - began < 0.1
+    assert caught.value.retry_at is not None
+    assert caught.value.retry_at > datetime.now(UTC)
+
+
+async def test_who_can_wait_long_enough_is_admitted(full: Governor) -> None:
+    (await full.admit(max_wait=55)).release()
+
+
+async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
+    governor = await known()
+    for max_wait in (None, 10.0):
+        with pytest.raises(BudgetExhaustedError, match="never fits") as caught:
+            await governor.admit(101, max_wait=max_wait)
+        assert caught.value.retry_at is None
+    (await governor.admit()).release()
+
+
+@pytest.mark.parametrize("pace", [1000.0, 1.0])
+async def test_max_wait_counts_while_all_connections_are_busy(pace: float) -> None:
+    governor = await known(max_in_flight=1, pace=pace)
+    permit = await governor.admit()
+    loop = asyncio.get_running_loop()
+    began, worked = loop.time(), time.process_time()
+    with pytest.raises(BudgetExhaustedError):
+        await governor.admit(max_wait=3)
+    assert 2.9 <= loop.time() - began <= 4.1
+    waiter = asyncio.create_task(governor.admit())
+    await asyncio.sleep(600)
+    assert time.process_time() - worked < 1  # it does not spin
+    permit.release()
+    (await waiter).release()
+
+
+async def test_deadlines_of_those_who_were_admitted_do_not_pile_up() -> None:
+    governor = await known(limit=10_000, max_in_flight=1)
+    for used in range(2, 5 * FEW):
+        permit = await governor.admit()
+        waiter = asyncio.create_task(governor.admit(max_wait=3600))
+        await until_waiting(governor, 1)
+        permit.settle(200, answer(used))
+        permit.release()
+        (await waiter).release()
+    assert len(governor._deadlines) <= FEW + 2
+
+
+async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> None:
+    gone = asyncio.create_task(full.admit(max_wait=1e6))
+    await until_waiting(full, 1)
+    full._deadlines[0] = (asyncio.get_running_loop().time() + 20, *full._deadlines[0][1:])
+    gone.cancel()
+    late = asyncio.create_task(full.admit())
+    await asyncio.sleep(100)
+    (await late).release()
+    assert full._deadlines == []
+
+
+# -- holds -------------------------------------------------------------------------------------
+
+
+async def refuse(governor: Governor, status: int, **headers: str) -> None:
+    async with governor.reserve() as permit:
+        permit.settle(status, answer(101, **headers))
+
+
+@pytest.mark.parametrize(
+    "after, seconds", [({}, 60), ({"Retry-After": "0"}, 60), ({"Retry-After": "99999"}, 60)]
+)
+async def test_after_a_429_nothing_is_sent_in_this_minute(
+    after: dict[str, str], seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    governor = await known()
+    minute = wall_time() // 60
+    await refuse(governor, 429, **after)
+    permit = await governor.admit()
+    assert wall_time() // 60 == minute + 1
+    second = asyncio.create_task(governor.admit())
+    await asyncio.sleep(0.3)
+    assert not second.done()  # the first one after it goes alone
+    permit.settle(200, answer(1))
+    permit.release()
+    (await second).release()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_a_429_that_names_a_time_is_obeyed() -> None:
+    governor = await known()
+    began = asyncio.get_running_loop().time()
+    await refuse(governor, 429, **{"Retry-After": "150"})
+    (await governor.admit()).release()
+    assert asyncio.get_running_loop().time() - began >= 150
+
+
+async def test_a_403_holds_for_a_minute_and_is_no_ban() -> None:
+    governor = await known()
+    began = asyncio.get_running_loop().time()
+    await refuse(governor, 403)
+    assert governor.pool.usage.banned_until is None
+    (await governor.admit()).release()
+    assert asyncio.get_running_loop().time() - began >= FIREWALL_HOLD
+
+
+async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit(bulk=n % 2 > 0)) for n in range(10)]
+    await until_waiting(full, 10)
+    permit = Permit(full, full.pool._bucket._book(0.0, 1, 0, 0, False))
+    full.in_flight += 1
+    permit.settle(418, answer(101))
+    permit.release()
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(error) for error in errors} == {BannedError}
+    with pytest.raises(BannedError) as caught:
+        await full.admit()
+    until = full.pool.usage.banned_until
+    assert until is not None
+    assert caught.value.retry_at == until
+    assert until.timestamp() >= wall_time() + MIN_BAN - 1
+
+
+async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
+    governor = await known()
+    await refuse(governor, 418)
+    governor.banned_until(wall_time() + 1000)
+    await asyncio.sleep(990)
+    with pytest.raises(BannedError):
+        await governor.admit()
+    await asyncio.sleep(15)
+    (await governor.admit()).release()
+
+
+async def test_a_ban_of_more_than_three_days_is_not_believed() -> None:
+    governor = await known()
+    governor.banned_until(wall_time() + 1e9)
+    until = governor.pool.usage.banned_until
+    assert until is not None
+    assert until.timestamp() <= wall_time() + MAX_BAN + 120
+
+
+async def test_a_ban_that_somebody_else_learned_of_is_raised_to_waiters(full: Governor) -> None:
+    task = asyncio.create_task(full.admit())
+    await until_waiting(full, 1)
+    full.pool.hold(500, ban=True)  # as another governor on the same pool would
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(BannedError):
+        await task
+    assert asyncio.get_running_loop().time() - began <= NAP
+
+
+async def test_closing_tells_every_waiter(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit()) for _ in range(3)]
+    await until_waiting(full, 3)
+    tasks[0].cancel()
+    full.close(ClientClosedError())
+    errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert list(map(type, errors)) == [asyncio.CancelledError, ClientClosedError, ClientClosedError]
+
+
+async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
+    async with AsyncExitStack() as stack:
+        task = asyncio.create_task(stack.enter_async_context(full.reserve()))
+        await until_waiting(full, 1)
+        assert repr(full).startswith("<Governor 0 in flight, 1 waiting")
+        task.cancel()
+        await asyncio.wait([task])
+
+
+# -- 10,000 waiters ----------------------------------------------------------------------------
+
+
+async def test_ten_thousand_waiters_are_cheap(full: Governor) -> None:
+    many = 10_000
+    tracemalloc.start()
+    calls = [full.admit() for _ in range(many)]
+    before = tracemalloc.get_traced_memory()[0]
+    tasks = [asyncio.create_task(call) for call in calls]
+    await until_waiting(full, many)
+    each = (tracemalloc.get_traced_memory()[0] - before) / many
+    tracemalloc.stop()
+    assert each <= 4096
+    began = time.process_time()
+    await asyncio.sleep(20)
+    assert time.process_time() - began <= 0.02 * 20
+    began = time.process_time()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    cancelling = time.process_time() - began
+    began = time.process_time()
+    tasks = [asyncio.create_task(full.admit()) for _ in range(many)]
+    await until_waiting(full, many)
+    queueing = time.process_time() - began
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    # Bounds are 0.25 s each on a quiet machine; a shared one gets twice that.
+    assert (full.waiting, queueing <= 0.5, cancelling <= 0.5) == (0, True, True)

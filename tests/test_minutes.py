@@ -1,0 +1,631 @@
+"""The bucket: step tables for what it decides, and a machine that tries to break its guarantee.
+
+Rule of this file: time is a number. In the tables the exchange's clock is known exactly unless a
+test says otherwise, and minutes begin at multiples of 60 s.
+"""
+
+import heapq
+import math
+from collections import Counter
+from datetime import UTC, datetime
+from itertools import count
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from binance_oi.minutes import (
+    ALONE,
+    BLIND_AFTER,
+    BLIND_RESERVE,
+    CLOSING,
+    EDGE,
+    FLIGHT,
+    LIES,
+    LOOK,
+    MEMORY,
+    POLL,
+    Bucket,
+    Receipt,
+    State,
+)
+
+NOON = 1_795_435_200.0  # a full minute, Unix s
+
+
+def bucket(
+    limit: int = 100,
+    *,
+    reserve: float = 0,
+    share: float = 1.0,
+    off: float = 0.0,
+    known: bool = True,
+) -> Bucket:
+    """The exchange's clock is `NOON` + now, give or take `off`; `known`: an answer came before."""
+    state = State(limit, NOON - off, NOON + off, 0.0)
+    if known:
+        state.looked_at = -60.0
+        state.turned = int(NOON // 60) - 1
+    made = Bucket(state, reserve=reserve, share=share)
+    if known:
+        made.state.minutes[int(NOON // 60) - 1] = type(made)._minute(made, 0)
+        made.state.minutes[int(NOON // 60) - 1].seen = 1
+    return made
+
+
+def take(bucket: Bucket, now: float, weight: int = 1) -> Receipt:
+    receipt = bucket.charge(now, weight)
+    assert isinstance(receipt, Receipt), receipt
+    return receipt
+
+
+def refuse(bucket: Bucket, now: float, weight: int = 1) -> float:
+    wait = bucket.charge(now, weight)
+    assert not isinstance(wait, Receipt), wait
+    return wait
+
+
+def fill(bucket: Bucket, now: float, weight: int, used: int | None = None) -> None:
+    """Use `weight` at once, and be told."""
+    receipt = take(bucket, now, weight)
+    seen = bucket.usage(now).used if used is None else used
+    bucket.settle(receipt, now + 0.05, seen, NOON + int(now))
+
+
+class Step(NamedTuple):
+    """At `at`, ask for `weight`: it goes, or it has to wait for about `wait` s."""
+
+    at: float
+    weight: int
+    wait: float | None = None
+    used: int | None = None  # the answer's header, when it goes; None: it comes much later
+
+
+TABLES: dict[str, tuple[Bucket, list[Step]]] = {
+    "the limit is used to the last": (
+        bucket(10),
+        [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 60 - CLOSING - 3), Step(60.1, 1)],
+    ),
+    "a reserve of weight stays free": (
+        bucket(10, reserve=3),
+        [Step(1, 7, used=7), Step(2, 1, 60 - CLOSING - 2), Step(61, 7)],
+    ),
+    "a reserve of a share stays free": (
+        bucket(100, reserve=0.25),
+        [Step(1, 75, used=75), Step(2, 1, 60 - CLOSING - 2)],
+    ),
+    "a share is the most that we use": (
+        bucket(100, share=0.5),
+        [Step(1, 50, used=50), Step(2, 1, 60 - CLOSING - 2)],
+    ),
+    "what is in the header counts": (
+        bucket(100, reserve=10),
+        [Step(1, 1, used=90), Step(2, 1, 60 - CLOSING - 2)],
+    ),
+    "what never fits is never": (
+        bucket(100, reserve=10),
+        [Step(1, 91, math.inf), Step(1, 90)],
+    ),
+    "what our share never holds is never": (
+        bucket(100, share=0.5),
+        [Step(1, 51, math.inf)],
+    ),
+    "near the turn both minutes must have room": (
+        bucket(10),
+        [Step(5, 4, used=4), Step(55, 6, used=None), Step(61, 5, POLL), Step(61, 4)],
+    ),
+    "the answer gives the other minute back": (
+        bucket(10),
+        [Step(5, 4, used=4), Step(55, 6, used=10), Step(61, 10)],
+    ),
+    "what is open is asked for again soon": (
+        bucket(10),
+        [Step(1, 10), Step(2, 1, POLL)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_step_table(name: str) -> None:
+    made, steps = TABLES[name]
+    for step in steps:
+        answer = made.charge(step.at, step.weight)
+        if step.wait is not None:
+            assert not isinstance(answer, Receipt), step
+            assert answer == pytest.approx(step.wait, abs=0.01), step
+            continue
+        assert isinstance(answer, Receipt), (step, answer)
+        if step.used is not None:
+            made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
+
+
+def test_a_refund_is_as_if_it_had_not_been_charged() -> None:
+    made = bucket(10)
+    receipt = take(made, 55, 10)
+    assert (receipt.first + 1, made.usage(55).remaining) == (receipt.last, 0)
+    made.refund(receipt)
+    assert (made.usage(55).remaining, made.usage(61).remaining) == (10, 10)
+    assert isinstance(take(made, 55, 10), Receipt)
+
+
+def test_what_was_lost_stays_charged_in_every_minute_it_may_be_in() -> None:
+    made = bucket(10)
+    made.lose(take(made, 55, 6), 56)
+    assert (made.usage(56).used, made.usage(61).used) == (6, 6)
+
+
+def test_a_count_that_does_not_contain_the_lost_weight_gives_it_back() -> None:
+    made = bucket(100, reserve=10)
+    fill(made, 1, 10)
+    made.lose(take(made, 2, 40), 3)
+    assert made.usage(4).used == 50
+    fill(made, 20, 1, used=11)  # sent long after the lost one must have been counted
+    assert made.usage(21).used == 11
+
+
+def test_a_count_that_contains_the_lost_weight_keeps_it() -> None:
+    made = bucket(100, reserve=10)
+    fill(made, 1, 10)
+    made.lose(take(made, 2, 40), 3)
+    fill(made, 20, 1, used=51)
+    assert (made.usage(21).used, made.usage(21).in_flight) == (51, 0)
+
+
+def test_lost_weight_of_one_second_is_decided_together() -> None:
+    made = bucket(100)
+    fill(made, 1, 1)
+    for _ in range(3):
+        made.lose(take(made, 2, 5), 2.5)
+    (minute,) = [m for m in made.state.minutes.values() if m.doubts]
+    assert [weight for _, weight in minute.doubts] == [15]
+
+
+def test_a_full_minute_of_lost_weight_is_looked_at_as_soon_as_it_is_decided() -> None:
+    made = bucket(10, reserve=1)
+    fill(made, 1, 1)
+    made.lose(take(made, 2, 8), 2.5)
+    wait = refuse(made, 3, 2)
+    assert wait <= 2 + FLIGHT + 1 - 3
+    look = take(made, 2 + FLIGHT + 1, 1)
+    assert look.alone
+    made.settle(look, 14, 2, NOON + 14)
+    assert made.usage(14).used == 2
+
+
+def test_a_header_never_lowers_a_count() -> None:
+    made = bucket()
+    fill(made, 1, 1, used=50)
+    fill(made, 2, 1, used=20)
+    assert made.usage(3).used >= 51
+
+
+def test_a_header_that_lags_hides_nothing_of_ours() -> None:
+    made = bucket()
+    fill(made, 1, 30, used=1)
+    assert made.usage(2).used == 30
+
+
+def test_others_are_what_the_header_has_more_than_we_sent() -> None:
+    made = bucket()
+    fill(made, 1, 5, used=25)
+    usage = made.usage(2)
+    assert (usage.used, usage.charged, usage.others, usage.in_flight) == (25, 5, 20, 0)
+
+
+@pytest.mark.parametrize("used", [None, 5])
+def test_an_answer_without_date_and_far_from_a_turn_is_of_this_minute(used: int | None) -> None:
+    made = bucket(off=1.0)
+    receipt = take(made, 10, 5)
+    made.settle(receipt, 10.1, used, None)
+    usage = made.usage(11)
+    assert (usage.used, usage.in_flight) == (5, 0 if used else 5)
+
+
+# -- the first request alone -------------------------------------------------------------------
+
+
+def test_the_first_request_goes_alone() -> None:
+    made = bucket(known=False)
+    first = take(made, 1)
+    assert first.alone
+    assert refuse(made, 1) == POLL
+    made.settle(first, 1.05, 1, NOON + 1)
+    assert not take(made, 1.05).alone
+
+
+@pytest.mark.parametrize("ending", ["lose", "refund", "time"])
+def test_the_others_do_not_wait_for_ever_for_the_first(ending: str) -> None:
+    made = bucket(known=False)
+    first = take(made, 1)
+    if ending == "lose":
+        made.lose(first, 2)
+    elif ending == "refund":
+        made.refund(first)
+    assert take(made, 1 + ALONE).alone
+
+
+def test_after_a_long_rest_the_first_request_goes_alone() -> None:
+    made = bucket()
+    fill(made, 1, 1)
+    assert not take(made, 61).alone
+    assert take(made, 600).alone
+
+
+def test_beside_others_the_first_request_of_each_minute_goes_alone() -> None:
+    made = bucket()
+    fill(made, 1, 1, used=30)
+    assert take(made, 61).alone
+
+
+def test_a_full_minute_is_looked_at_just_before_its_end() -> None:
+    made = bucket(100, reserve=1)
+    fill(made, 1, 99)
+    assert refuse(made, 30) == pytest.approx(30 - CLOSING, abs=0.01)
+    assert take(made, 60 - CLOSING).alone
+
+
+def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
+    made = bucket(100, off=0.5)
+    fill(made, 1, 100)
+    assert refuse(made, 59.9) == pytest.approx(0.1 + CLOSING, abs=0.3)
+    assert isinstance(take(made, 60.6), Receipt)
+
+
+# -- others ------------------------------------------------------------------------------------
+
+
+def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
+    """Ask four times a second beside others that use `rate` weight/s. How often the limit was
+    passed, but for the first minute, in which they are not known yet."""
+    ours: Counter[int] = Counter()
+    over = 0
+    for tick in range(minutes * 240):
+        now = tick / 4 + 0.1
+        k = int(now // 60)
+        receipt = made.charge(now, size)
+        if isinstance(receipt, Receipt):
+            ours[k] += size
+            used = ours[k] + int(rate * (now % 60))
+            over += used > made.state.limit and k > 0
+            made.settle(receipt, now + 0.05, used, NOON + int(now + 0.05))
+    return over + sum(1 for k in range(1, minutes) if ours[k] + rate * 60 > made.state.limit)
+
+
+def test_room_is_kept_for_steady_others() -> None:
+    assert steadily(bucket(1000, reserve=10), rate=10, minutes=6, size=2) == 0
+
+
+def test_beside_steady_others_the_rest_is_used() -> None:
+    made = bucket(1000, reserve=10)
+    steadily(made, rate=10, minutes=6, size=2)
+    minute = made.state.minutes[int(NOON // 60) + 5]
+    assert minute.charged >= 300
+
+
+def test_a_surge_is_expected_again() -> None:
+    made = bucket(1000, reserve=10)
+    fill(made, 1, 1)
+    fill(made, 30, 1, used=402)  # 400 at once
+    fill(made, 61, 1)
+    while isinstance(receipt := made.charge(62, 10), Receipt):
+        made.settle(receipt, 62.01, made.usage(62).used, NOON + 62)
+    assert made.usage(62).remaining >= 400
+
+
+def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
+    made = bucket(1000, reserve=10)
+    fill(made, 1, 1)
+    fill(made, 30, 1, used=602)
+    fill(made, 61, 1)
+    wait = refuse(made, 61.2, 500)
+    assert wait == pytest.approx(LOOK - 0.2)
+    assert take(made, 61 + LOOK, 500).alone
+
+
+def test_beside_others_little_is_in_flight() -> None:
+    made = bucket(1000, reserve=10)
+    fill(made, 1, 1, used=100)
+    made.state.steady = made.state.minutes[int(NOON // 60)].surge = 0.0
+    sent = 0
+    while isinstance(made.charge(2, 10), Receipt):
+        sent += 10
+    assert 0 < sent <= 1000 // 8
+    assert refuse(made, 2, 10) == POLL
+
+
+def test_others_that_may_have_used_the_rest_are_given_time() -> None:
+    made = bucket(100, reserve=0)
+    fill(made, 1, 1, used=20)
+    made.state.steady = 150.0  # half a second later they may be at the limit
+    assert refuse(made, 1.5) == LOOK
+
+
+def test_others_are_forgotten_after_some_minutes() -> None:
+    made = bucket()
+    fill(made, 1, 1, used=50)
+    for k in range(1, MEMORY + 1):
+        assert take(made, 60 * k + 1).alone
+        made.state.alone_until_at = -math.inf
+        fill(made, 60 * k + 2, 1)
+    fill(made, 60 * MEMORY + 61, 1)
+    assert made.state.wary < made.state.turned
+    assert not take(made, 60 * MEMORY + 62).alone
+
+
+def test_only_so_many_minutes_are_kept() -> None:
+    made = bucket()
+    for k in range(50):
+        made.lose(take(made, 60 * k + 50.5), 60 * k + 51)
+    assert len(made.state.minutes) <= MEMORY + 3
+    assert sum(bool(minute.doubts) for minute in made.state.minutes.values()) <= 3
+
+
+# -- no header ---------------------------------------------------------------------------------
+
+
+def go_blind(made: Bucket, now: float = 1.0) -> None:
+    for _ in range(BLIND_AFTER):
+        made.state.alone_until_at = -math.inf
+        made.settle(take(made, now), now, None, NOON + int(now))
+
+
+def test_without_headers_our_books_are_relied_on_with_a_larger_reserve() -> None:
+    made = bucket(100, known=False)
+    go_blind(made)
+    left = 100 - BLIND_RESERVE * 100 - BLIND_AFTER
+    assert made.usage(2).remaining == left
+    assert not take(made, 2, int(left)).alone
+    assert refuse(made, 3) == POLL
+
+
+def test_a_large_reserve_is_large_enough_without_headers() -> None:
+    made = bucket(100, reserve=40, known=False)
+    go_blind(made)
+    assert made.usage(2).reserve == 40
+
+
+def test_the_first_header_ends_it() -> None:
+    made = bucket(100, known=False)
+    go_blind(made)
+    fill(made, 2, 1)
+    assert made.usage(3).reserve == 0
+
+
+# -- the exchange's clock ----------------------------------------------------------------------
+
+
+def test_each_answer_narrows_the_clock() -> None:
+    made = bucket(off=2.5)
+    made.settle(take(made, 10), 10.1, 1, NOON + 8)
+    state = made.state
+    assert (state.lo - NOON, state.hi - NOON) == pytest.approx((-2.5, -1 + EDGE), abs=0.01)
+    made.settle(take(made, 11), 11.1, 2, NOON + 12)
+    assert (state.lo - NOON, state.hi - NOON) == pytest.approx((0.9 - EDGE, -1 + EDGE), abs=0.01)
+
+
+def test_the_clocks_drift_apart() -> None:
+    made = bucket()
+    take(made, 1000)
+    assert made.state.hi - made.state.lo == pytest.approx(0.2)
+    made.settle(take(made, 1001.5), 2001.5, 1, None)
+    assert made.state.hi - made.state.lo == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_single_date_that_lies_is_not_believed() -> None:
+    made = bucket()
+    fill(made, 1, 1)
+    receipt = take(made, 2, 50)
+    made.settle(receipt, 2.1, 51, NOON + 7200)
+    assert (made.usage(3).used, made.state.turned) == (51, int(NOON // 60))
+
+
+def test_dates_that_all_say_so_are_believed_and_loosen_nothing() -> None:
+    made = bucket()
+    fill(made, 1, 60)
+    for n in range(LIES):
+        receipt = take(made, 2 + n)
+        made.settle(receipt, 2.1 + n, 61 + n, NOON + 3602 + n)
+    assert made.usage(6).resets_at.timestamp() == NOON + 3660
+    assert made.usage(6).used >= 60
+
+
+def test_the_first_date_is_believed_at_once() -> None:
+    made = bucket(known=False)
+    made.settle(take(made, 1), 1.1, 1, NOON + 3601)
+    assert made.usage(2).resets_at.timestamp() == NOON + 3660
+
+
+def test_a_clock_that_is_off_costs_one_look_and_no_refusal() -> None:
+    made = bucket(100, reserve=2, off=2.0)
+    receipt = take(made, 30, 98)
+    made.settle(receipt, 30.1, 98, None)
+    assert refuse(made, 40) > 1.0
+    look = take(made, 60 - CLOSING)  # the exchange's minute is over, or it is not
+    assert look.alone
+    made.settle(look, 60.0, 1, None)  # the count fell: it is
+    assert made.state.turned == int(NOON // 60) + 1
+    assert isinstance(take(made, 60.1, 90), Receipt)
+
+
+def test_a_minute_that_was_proved_to_be_over_never_comes_back() -> None:
+    made = bucket()
+    made.state.turned = int(NOON // 60) + 1
+    assert take(made, 49).first == made.state.turned
+
+
+def test_a_look_that_finds_the_old_minute_keeps_it() -> None:
+    made = bucket(100, reserve=2, off=2.0)
+    made.settle(take(made, 30, 98), 30.1, 98, None)
+    look = take(made, 60 - CLOSING)
+    made.settle(look, 60.0, 99, None)
+    assert made.state.turned == int(NOON // 60)
+    assert refuse(made, 60.1) > 0
+
+
+def test_near_the_turn_an_answer_that_tells_nothing_counts_in_both() -> None:
+    made = bucket(100, off=2.0)
+    receipt = take(made, 59.5, 5)
+    made.settle(receipt, 60.0, 5, None)  # 5 may be the old minute's count, or the new one's
+    assert (made.usage(63).used, made.usage(63).in_flight) == (5, 5)
+
+
+def test_an_answer_from_further_away_than_expected_is_booked_where_it_was_counted() -> None:
+    made = bucket()
+    receipt = take(made, 10, 5)
+    made.settle(receipt, 75, 5, NOON + 63)  # a server that slept
+    assert made.usage(75).used == 5
+
+
+# -- hold --------------------------------------------------------------------------------------
+
+
+def test_a_hold_ends_when_the_exchanges_clock_says_so_for_certain() -> None:
+    made = bucket(off=1.0)
+    made.hold(5, 30)
+    assert refuse(made, 6) == pytest.approx(31, abs=0.01)
+    assert take(made, 37.1).alone
+
+
+def test_holds_only_ever_extend() -> None:
+    made = bucket()
+    made.hold(5, 30, ban=True)
+    made.hold(6, 1)
+    made.hold_until(NOON + 20, ban=True)
+    usage = made.usage(7)
+    assert usage.held_until == usage.banned_until == datetime.fromtimestamp(NOON + 35, UTC)
+
+
+@pytest.mark.parametrize("after, until", [(0.0, 60.0), (10.0, 60.0), (100.0, 105.0)])
+def test_a_refusal_holds_to_the_next_minute_or_for_longer(after: float, until: float) -> None:
+    made = bucket()
+    made.refused(5, after)
+    assert refuse(made, 6) == pytest.approx(until - 6, abs=0.01)
+    assert take(made, until + 0.1).alone
+    assert made.usage(until + 0.1).held_until is None
+
+
+def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
+    made = bucket(1000)
+    made.refused(5, 0.0)
+    made.refused(5.1, 0.0)  # of the same hold: counted once
+    assert made.state.strike == 250
+    for k in range(1, 12):
+        made.state.alone_until_at = -math.inf
+        fill(made, 60 * k + 1, 1)
+    assert made.state.strike < 30
+
+
+def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> None:
+    made = bucket(1000)
+    for k in range(4):
+        made.refused(60 * k + 5, 0.0)
+    assert made.state.strike == 500
+
+
+def test_others_that_were_steady_before_a_hold_are_steady_after_it() -> None:
+    made = bucket(1000)
+    fill(made, 1, 1, used=20)
+    fill(made, 30, 1, used=600)
+    rate = made.state.steady
+    made.hold(31, 20)
+    fill(made, 61, 1, used=2)
+    assert made.state.steady == rate > 5
+
+
+def test_the_limit_can_change() -> None:
+    made = bucket(100, reserve=0.5)
+    made.state.limit = 1000
+    assert isinstance(take(made, 1, 500), Receipt)
+    assert made.usage(1).limit == 1000
+
+
+# -- the guarantee -----------------------------------------------------------------------------
+
+
+class Guarantee(RuleBasedStateMachine):
+    """Whatever the network does, the exchange's own count never passes the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.counted: Counter[int] = Counter()  # by minute of the exchange, and nothing of ours
+        self.events: list[tuple[float, int, Receipt, float, str]] = []
+        self.order = count()
+
+    @initialize(
+        limit=st.integers(20, 400),
+        reserve=st.sampled_from([0.01, 0.1, 3]),
+        wrong=st.floats(-2.4, 2.4),
+        into=st.floats(0.0, 59.0),
+    )
+    def begin(self, limit: int, reserve: float, wrong: float, into: float) -> None:
+        self.offset = NOON + into
+        self.limit = limit
+        guess = self.offset + wrong
+        self.bucket = Bucket(State(limit, guess - 2.5, guess + 2.5, 0.0), reserve=reserve)
+
+    def minute(self) -> int:
+        return int((self.now + self.offset) // 60)
+
+    @rule(
+        weight=st.integers(1, 12),
+        times=st.integers(1, 30),
+        up=st.floats(0.0, FLIGHT - 0.1),
+        down=st.floats(0.0, 3.0),
+        fate=st.sampled_from(["answer"] * 4 + ["no header", "no date", "no answer", "never sent"]),
+    )
+    def ask(self, weight: int, times: int, up: float, down: float, fate: str) -> None:
+        for _ in range(times):
+            receipt = self.bucket.charge(self.now, weight)
+            if not isinstance(receipt, Receipt):
+                return
+            if fate == "never sent":
+                self.bucket.refund(receipt)
+            else:
+                event = (self.now + up, next(self.order), receipt, down, fate)
+                heapq.heappush(self.events, event)
+
+    @rule(seconds=st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 70.0)))
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.events and self.events[0][0] <= until:
+            self.now, _, receipt, down, fate = heapq.heappop(self.events)
+            if not fate.startswith("settle"):
+                self.arrive(receipt, down, fate)
+            else:
+                self.settle(receipt, fate)
+        self.now = until
+
+    def arrive(self, receipt: Receipt, down: float, fate: str) -> None:
+        k = self.minute()
+        self.counted[k] += receipt.weight
+        used = "" if fate == "no header" else self.counted[k]
+        date = "" if fate == "no date" else int(self.now + self.offset)
+        answer = "settle lost" if fate == "no answer" else f"settle {used} {date}"
+        event = (self.now + down, next(self.order), receipt, 0.0, answer)
+        heapq.heappush(self.events, event)
+
+    def settle(self, receipt: Receipt, answer: str) -> None:
+        if answer == "settle lost":
+            self.bucket.lose(receipt, self.now)
+            return
+        _, used, date = answer.split(" ")
+        used_weight = int(used) if used else None
+        self.bucket.settle(receipt, self.now, used_weight, float(date) if date else None)
+
+    @invariant()
+    def the_limit_is_kept(self) -> None:
+        assert not self.counted or max(self.counted.values()) <= self.limit
+
+    @invariant()
+    def nothing_is_given_back_twice(self) -> None:
+        if hasattr(self, "bucket"):
+            for minute in self.bucket.state.minutes.values():
+                assert minute.open >= 0
+                assert minute.charged >= 0
+
+
+TestGuarantee = Guarantee.TestCase
+TestGuarantee.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -1,0 +1,38 @@
+"""The situations of `tests/simulation`, a few minutes of each; `nox -s simulate` runs hours.
+
+Rule of this file: nothing is demanded here that the table at its full length does not demand.
+"""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from simulation.situations import ROWS, Row
+from simulation.world import Situation, run
+
+MINUTES = 2
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_nothing_is_over_the_limit(row: Row) -> None:
+    situation = row.draw(Random(f"{row.name} 1"))
+    outcome = run(replace(situation, minutes=MINUTES), seed=1)
+    assert outcome.over(row.over_first) == 0
+    assert outcome.sent_in_hold == 0
+    assert outcome.used(MINUTES - 1) >= row.used - 0.05  # what others had is not forgotten yet
+    assert all(seconds <= situation.every for seconds in outcome.sweeps)
+
+
+def test_the_same_seed_gives_the_same_trace() -> None:
+    situation = Situation(minutes=1, lost=0.01, processes=2, kills=4, no_header=0.1)
+    traces = [run(situation, seed).trace for seed in (1, 1, 2)]
+    assert traces[0] == traces[1] != traces[2]
+
+
+def test_a_refusal_is_waited_out_and_what_it_makes_us_reserve_fades() -> None:
+    situation = Situation(minutes=6, used=2400, processes=2, start=10.0)
+    outcome = run(situation, seed=1)
+    assert outcome.statuses[429] + outcome.statuses[418] == 1  # the first request, alone
+    assert outcome.sent_in_hold == 0
+    assert outcome.used(1) < outcome.used(4) > 0.9
