@@ -137,3 +137,45 @@ def machine(session: nox.Session) -> None:
     """Real processes on a real clock: killed, stopped, banned, and sharing (15 minutes)."""
     install(session, "test", "-e", ".")
     session.run("python", "-m", "tests.simulation.machine", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Every fault, three times, on each loop and on the newest and the oldest aiohttp."""
+    install(session, "test", "-e", ".[cli]")
+    quiet = ("-p", "no:cacheprovider", "-q", "tests/test_faults.py", "tests/test_cancellation.py")
+    for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
+        session.install("--upgrade", release)
+        for loop in ("asyncio", "uvloop"):
+            for _ in range(3):
+                command = ("python", "-X", "dev", "-W", "error", "-m", "pytest", *quiet)
+                session.run(*command, env={"BINANCE_OI_LOOP": loop})
+    # -X dev is ten times slower, and adds nothing to arithmetic.
+    session.run(
+        "python", "-m", "pytest", "tests/test_cancellation.py", env={"BINANCE_OI_SEEDS": "1000"}
+    )
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """10^5 mutated answers over the wire, and 10^6 bodies through the decoder."""
+    install(session, "test", "-e", ".")
+    session.run("python", "-m", "fuzz", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """10^6 requests to another process; memory, files and tasks stay as they are."""
+    install(session, "test", "-e", ".")
+    session.run("python", "-m", "fuzz.soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """No release that we install has a known hole; and the tool does find one that has."""
+    session.install("pip-audit", "-e", ".[cli,parquet,plot]")
+    known_bad = Path(session.create_tmp()).resolve() / "known_bad.txt"
+    known_bad.write_text("aiohttp==3.9.0\n")  # CVE-2024-23334
+    bad = ("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", str(known_bad))
+    session.run(*bad, success_codes=[1])
+    session.run("pip-audit", "--strict", "--skip-editable")

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypedDict
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from yarl import URL
@@ -27,7 +28,10 @@ from binance_oi.governor import Permit
 Session = aiohttp.ClientSession
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 ERROR_BODY = 0.5  # s to wait for the text of an answer whose status already says what it is
+ERROR_TEXT = 64 * 1024  # bytes of it, decoded
+ENVELOPE = 256 * 1024  # bytes on the wire beside a body: headers, chunk sizes, 1xx answers
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
+_REFUSALS = (b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.0 4", b"HTTP/1.0 5")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
 
 
@@ -46,6 +50,8 @@ class _Attempt:
 
     sent: bool = False  # a connection was handed out: from here on it may be counted
     reused: bool = False  # the connection had served before
+    max_read: int = ENVELOPE  # bytes on the wire
+    guard: "_Guard | None" = None  # of the connection
 
 
 _attempt: ContextVar[_Attempt] = ContextVar("_attempt")
@@ -53,6 +59,56 @@ _attempt: ContextVar[_Attempt] = ContextVar("_attempt")
 
 class _SecondRequestError(Exception):
     """aiohttp was about to send a failed request once more, by itself."""
+
+
+class _Guard(asyncio.Protocol):
+    """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
+
+    aiohttp bounds the headers, and we the body, but there are bytes that never become either:
+    chunk sizes and 1xx answers without end, trailers, gzip that unpacks to nothing.
+    """
+
+    def __init__(self, handler: ResponseHandler, generation: int) -> None:
+        self._handler = handler
+        self.generation = generation
+        self.left = ENVELOPE  # bytes
+
+    @property
+    def flooded(self) -> bool:
+        """Whether the connection was ended for that."""
+        return self.left < 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is closed."""
+        return self._handler.transport is None
+
+    def data_received(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left < 0:
+            if self._handler.transport is not None:
+                self._handler.transport.abort()
+        elif data.startswith(_REFUSALS):
+            # Piece by piece: a body that is broken takes a status in the same piece along with it,
+            # and a ban must not be missed.
+            head, end, rest = data.partition(b"\r\n\r\n")
+            self._handler.data_received(head + end)
+            if rest:
+                self._handler.data_received(rest)
+        else:
+            self._handler.data_received(data)
+
+    def eof_received(self) -> None:
+        self._handler.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -63,7 +119,7 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
             limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
         )
-        self._served: dict[int, int] = {}  # by id: one that is used twice costs a connection
+        self._guards: dict[int, _Guard] = {}  # by id of aiohttp's handler, which it keeps
         self._generation = 0
 
     def distrust(self) -> None:
@@ -79,21 +135,29 @@ class _Connector(aiohttp.TCPConnector):
             raise _SecondRequestError
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            assert protocol is not None
-            generation = self._served.get(id(protocol))
-            if generation is None:
-                if len(self._served) > 1000:
-                    self._served.clear()
-                self._served[id(protocol)] = self._generation
+            handler = connection.protocol
+            assert handler is not None
+            guard = self._guards.get(id(handler))
+            if guard is None:
+                guard = self._new_guard(handler)
                 break
-            if generation == self._generation and not protocol.should_close:
+            if guard.generation == self._generation and not handler.should_close:
                 attempt.reused = True
                 break
-            del self._served[id(protocol)]
+            del self._guards[id(handler)]
             connection.close()  # an answer nobody asked for may be waiting in it
+        guard.left = attempt.max_read
+        attempt.guard = guard
         attempt.sent = True
         return connection
+
+    def _new_guard(self, handler: ResponseHandler) -> _Guard:
+        for key in [k for k, guard in self._guards.items() if guard.gone]:
+            del self._guards[key]
+        guard = self._guards[id(handler)] = _Guard(handler, self._generation)
+        assert handler.transport is not None
+        handler.transport.set_protocol(guard)
+        return guard
 
 
 async def _send_once(
@@ -204,7 +268,7 @@ class Transport:
         if self._closed:  # while this request was being admitted
             permit.refund()
             raise TransportError("the connections are closed", "never")
-        attempt, response = _Attempt(), None
+        attempt, response = _Attempt(max_read=max_bytes + ENVELOPE), None
         _attempt.set(attempt)
         deadline = self._deadlines.start(timeout)
         try:
@@ -268,7 +332,7 @@ async def _error_answer(response: aiohttp.ClientResponse, max_bytes: int) -> Ans
     """With an error the text is nice to have, and never worth a wait or another error."""
     try:
         async with asyncio.timeout(ERROR_BODY):
-            return await _rest(response, b"", max_bytes)
+            return await _rest(response, b"", min(max_bytes, ERROR_TEXT))
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
         return Answer(response.status, b"", False)
 
@@ -276,6 +340,8 @@ async def _error_answer(response: aiohttp.ClientResponse, max_bytes: int) -> Ans
 def _transport_error(error: Exception, attempt: _Attempt) -> TransportError:
     """Says whether another attempt could help."""
     retry = "later"
+    if attempt.guard is not None and attempt.guard.flooded:
+        return TransportError("the exchange sends without end", "never")
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         retry = "never"
     elif isinstance(error, (_SecondRequestError, aiohttp.ServerDisconnectedError)):

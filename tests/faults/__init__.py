@@ -1,0 +1,5 @@
+"""Everything that can go wrong between a call and its answer, as data, and a server to do it.
+
+The rule of this package: `table` says what happens and what must come of it, `exchange` does it on
+a real socket, `rules` judges every fault by the same rules.
+"""

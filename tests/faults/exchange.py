@@ -1,0 +1,218 @@
+"""An exchange that misbehaves at any byte, for one symbol; to every other it answers well.
+
+Rule of this file: no HTTP library. It listens in the caller's loop, so it works in virtual time.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from enum import Enum
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+__all__ = ["BAD", "GOOD", "Act", "FaultExchange", "Repeat", "Step", "Wait"]
+
+BAD, GOOD = "BADUSDT", "GOODUSDT"
+GOOD_VALUE = "2.5"
+FOR_EVER = 64 * 2**20  # bytes
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
+
+
+class Act(Enum):
+    """What can be done to a connection."""
+
+    CLOSE = "close"
+    RESET = "reset"
+    HALF_CLOSE = "half-close"
+    STALL = "stall"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Seconds in which nothing is sent."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The same bytes again and again; without `times`, until nobody listens or `FOR_EVER`."""
+
+    data: bytes
+    times: int | None = None
+    every: float = 0.0
+
+
+Step = bytes | Act | Wait | Repeat
+
+
+class FaultExchange:
+    """Plays `script(n)` for the nth request for `BAD`, while `broken`.
+
+    Args:
+        script: Steps for the nth request, counted from 1. `{DATE}` and `{USED}` are filled in.
+        now: The exchange's clock, Unix seconds.
+        at_accept: Play the script when a connection is accepted, before anything is read.
+        bad_tls: The context of connections that are accepted while `broken`.
+        good_tls: The context of the others; None speaks plain HTTP.
+    """
+
+    def __init__(
+        self,
+        script: Callable[[int], Sequence[Step]],
+        *,
+        now: Callable[[], float],
+        at_accept: bool = False,
+        bad_tls: ssl.SSLContext | None = None,
+        good_tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.broken = False
+        self.wire: list[str] = []  # symbols asked for
+        self.minutes: Counter[int] = Counter()  # requests counted in each minute
+        self.connections = 0
+        self.sent = 0  # bytes
+        self.one_each = False  # end each connection after a good answer
+        self.port = 0
+        self._script = script
+        self._now = now
+        self._at_accept = at_accept
+        self._bad_tls, self._good_tls = bad_tls, good_tls
+        self._serving: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
+        self._server: asyncio.Server | None = None
+
+    @property
+    def open(self) -> int:
+        """Connections that have not ended."""
+        return len(self._serving)
+
+    def good(self, symbol: str) -> bytes:
+        """A good answer."""
+        body = f'{{"symbol":"{symbol}","openInterest":"{GOOD_VALUE}","time":1795435200000}}'
+        end = "Connection: close\r\n" if self.one_each else ""
+        head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nX-MBX-USED-WEIGHT-1M: {{USED}}\r\nDate: {{DATE}}\r\n"
+        )
+        return self._filled(f"{head}{end}\r\n{body}".encode())
+
+    def hang_up(self) -> None:
+        """End every connection that is idle now."""
+        for writer in self._serving.values():
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving[task] = writer
+        self.connections += 1
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await self._talk(reader, writer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        del self._serving[task]
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.broken and self._at_accept:
+            await self._play(self._script(self.connections), reader, writer)
+            return
+        context = self._bad_tls if self.broken and self._bad_tls else self._good_tls
+        if context is not None:
+            await writer.start_tls(context)
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            symbol = parse_qs(urlsplit(head.split()[1]).query)[b"symbol"][0].decode()
+            self.wire.append(symbol)
+            self.minutes[self._minute()] += 1
+            if symbol != BAD:
+                await self._send(self.good(symbol), writer)
+            elif not await self._play(self._script(self.wire.count(BAD)), reader, writer):
+                return
+            if self.one_each:
+                return
+
+    async def _play(
+        self, steps: Sequence[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whether the connection goes on."""
+        half = False
+        for step in steps:
+            match step:
+                case bytes():
+                    await self._send(self._filled(step), writer)
+                case Wait(seconds):
+                    await asyncio.sleep(seconds)
+                case Repeat(data, times, every):
+                    await self._repeat(data, times, every, writer)
+                case Act.HALF_CLOSE:
+                    writer.write_eof()
+                    half = True
+                case Act.STALL:
+                    await reader.read()
+                case Act.RESET:
+                    _reset(writer)
+                    return False
+                case Act.CLOSE:
+                    return False
+        return not half
+
+    async def _repeat(
+        self, data: bytes, times: int | None, every: float, writer: asyncio.StreamWriter
+    ) -> None:
+        done = 0
+        times = FOR_EVER // len(data) if times is None else times
+        while not writer.is_closing() and done < times:
+            await self._send(data, writer)
+            await asyncio.sleep(every)
+            done += 1
+
+    async def _send(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        self.sent += len(data)
+
+    def _filled(self, data: bytes) -> bytes:
+        date = formatdate(self._now(), usegmt=True).encode()
+        return data.replace(b"{DATE}", date).replace(b"{USED}", b"%d" % self.this_minute)
+
+    def _minute(self) -> int:
+        return int(self._now() // 60)
+
+    @property
+    def this_minute(self) -> int:
+        """Requests in the minute that it is now."""
+        return self.minutes[self._minute()]
+
+    async def listen(self, port: int = 0) -> None:
+        """Accept connections from now on."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        tasks = list(self._serving)
+        for writer in list(self._serving.values()):
+            writer.transport.abort()
+        await asyncio.gather(*tasks)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    writer.transport.abort()

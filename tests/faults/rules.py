@@ -1,0 +1,211 @@
+"""One fault, from a good call before it to a good call after it.
+
+Rule of this file: nothing here knows a fault by its name; every one is judged in the same way.
+"""
+
+import asyncio
+import contextlib
+import gc
+import ssl
+import tracemalloc
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from binance_oi import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    RetryPolicy,
+)
+
+from .doors import Door, Plain
+from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
+
+TIMEOUT = 0.8  # s for a call; longer than what an error's text may take
+AT_ONCE, TEXT = 0.3, 0.75  # s; on a machine that does other things as well
+MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
+SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel takes, and nobody reads
+START = 1_795_434_245.0  # Unix s: 55 s before a minute's end
+SHORT = RetryPolicy(network_base=0.001, server_base=0.001, overload_base=0.001)
+Outcome = type[BinanceOIError] | Decimal
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, and what must come of it."""
+
+    name: str
+    steps: tuple[Step, ...]
+    outcome: Outcome
+    wire: int = 1
+    """Requests."""
+    charged: int | None = None
+    """Weight; None means as much as was on the wire."""
+    seconds: float = AT_ONCE
+    after_that: tuple[Step, ...] | None = None
+    """What happens to every attempt after the first; None: the same."""
+    fresh: bool = False
+    """On a connection that has not served before."""
+    at_accept: bool = False
+    lies: bool = False
+    """The count in the header says more than is true, so the books may too, for a minute."""
+    idle: float = 0.0
+    """Seconds until the next call."""
+    retry_in: tuple[float, float] | None = None
+    """Bounds of `retry_at`, in seconds from the exchange's now."""
+    door: Door = Plain()  # noqa: RUF009 - frozen
+
+    def script(self, attempt: int) -> tuple[Step, ...]:
+        return self.after_that if attempt > 1 and self.after_that is not None else self.steps
+
+
+class Clock:
+    """The loop's time, and jumps."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._offset = -self._loop.time()
+
+    def steady(self) -> float:
+        return self._loop.time() + self._offset + 1000.0
+
+    def wall(self) -> float:
+        return self.steady() - 1000.0 + START
+
+    def skip(self, seconds: float) -> None:
+        self._offset += seconds
+
+
+@contextlib.contextmanager
+def memory_within(limit: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= limit, f"{peak / 2**20:.1f} MiB"
+
+
+async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | BinanceOIError:
+    """Anything that is not ours passes, and fails the test."""
+    try:
+        value = await client.get_open_interest(symbol)
+    except BinanceOIError as error:
+        return error
+    assert isinstance(value, OpenInterest)
+    assert value.symbol == symbol
+    return value.open_interest
+
+
+@contextlib.asynccontextmanager
+async def nothing_left_over() -> AsyncGenerator[None]:
+    """No task, and no word from the loop."""
+    loop, noise = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: noise.append(context))
+    before = asyncio.all_tasks()
+    yield
+    gc.collect(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
+    assert not noise
+
+
+async def check(fault: Fault) -> None:
+    """Every rule, for one fault."""
+    clock = Clock()
+    budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
+    exchange = FaultExchange(
+        fault.script,
+        now=clock.wall,
+        at_accept=fault.at_accept,
+        bad_tls=fault.door.bad_tls(),
+        good_tls=fault.door.good_tls(),
+    )
+    async with nothing_left_over(), exchange, fault.door.opened(exchange) as url:
+        client = OpenInterestClient(
+            base_url=url,
+            budget=budget,
+            timeout=TIMEOUT,
+            max_wait=2.0,
+            retry=SHORT,
+            ssl=_trusting(fault),
+        )
+        async with client:
+            with memory_within(MAX_MEMORY):
+                await _meet(fault, client, exchange, clock)
+            await _good_call(fault, client, exchange, clock)
+            async with asyncio.timeout(1.0):
+                await client.aclose()
+        await _until(lambda: exchange.open == 0)
+
+
+def _trusting(fault: Fault) -> ssl.SSLContext | None:
+    return fault.door.client_tls()
+
+
+async def _meet(
+    fault: Fault, client: OpenInterestClient, exchange: FaultExchange, clock: Clock
+) -> None:
+    exchange.one_each = fault.fresh or fault.at_accept
+    if not fault.door.shut:
+        assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+    exchange.one_each = False
+    before = client.usage.charged
+    exchange.broken, began = True, asyncio.get_running_loop().time()
+    result = await outcome_of(client, BAD)
+    took = asyncio.get_running_loop().time() - began
+    _judge(fault, result, clock)
+    assert exchange.wire.count(BAD) == fault.wire, (exchange.wire, result)
+    assert took <= fault.seconds, took
+    charged = fault.wire if fault.charged is None else fault.charged
+    usage = client.usage
+    assert usage.charged - before == charged or fault.lies, (usage.charged - before, charged)
+    assert usage.used >= before + charged, (usage.used, before, charged)
+    assert exchange.sent <= MAX_READ + SOCKET_BUFFERS
+    assert client._governor.waiting == client._governor.in_flight == 0
+
+
+def _judge(fault: Fault, result: Decimal | BinanceOIError, clock: Clock) -> None:
+    if isinstance(fault.outcome, Decimal):
+        assert result == fault.outcome
+        return
+    assert type(result) is fault.outcome, repr(result)
+    text = str(result)
+    assert text.isprintable()
+    assert len(text) < 400
+    if fault.retry_in is not None:
+        retry_at = getattr(result, "retry_at", None)
+        assert isinstance(retry_at, datetime)
+        assert retry_at.tzinfo is UTC
+        low, high = fault.retry_in
+        seconds = retry_at.timestamp() - clock.wall()
+        assert low <= seconds <= high, seconds
+
+
+async def _good_call(
+    fault: Fault, client: OpenInterestClient, exchange: FaultExchange, clock: Clock
+) -> None:
+    await asyncio.sleep(fault.idle)
+    exchange.broken = False
+    await fault.door.mend(exchange)
+    held, wire = client.usage.held_until, len(exchange.wire)
+    if held is not None:
+        refused = await outcome_of(client, GOOD)
+        assert isinstance(refused, BannedError | BudgetExhaustedError)
+        assert len(exchange.wire) == wire
+        clock.skip(held.timestamp() - clock.wall() + 70.0)
+    elif fault.lies:
+        clock.skip(130.0)
+    assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2.0):
+        while not condition():  # noqa: ASYNC110 - of another task's bookkeeping
+            await asyncio.sleep(0.001)

@@ -1,0 +1,38 @@
+"""Whatever goes wrong, a call ends with the right value or with one exception of ours.
+
+Rule of this file: the faults are data in `faults.table`, and one set of rules judges all of them.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import Callable
+
+import pytest
+
+from faults.rules import Fault, check
+from faults.table import faults
+from virtual_clock import VirtualLoop
+
+
+def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """`BINANCE_OI_LOOP` names a module with a `new_event_loop`; virtual time without it."""
+    name = os.environ.get("BINANCE_OI_LOOP")
+    if name is None:
+        return VirtualLoop
+    factory = importlib.import_module(name).new_event_loop
+    assert callable(factory)
+    return factory  # type: ignore[no-any-return]
+
+
+FAULTS = faults()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
+    with asyncio.Runner(loop_factory=_loop()) as runner:
+        runner.run(check(fault))
+
+
+def test_there_are_well_over_200_faults() -> None:
+    assert len(FAULTS) > 400
