@@ -57,7 +57,10 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
         return
-    session.run("python", "-m", "pytest", "--cov", "--cov-report=")
+    # Two workers: a suite under a minute is run before every commit.
+    session.run(
+        *("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--cov", "--cov-report=")
+    )
     session.run("coverage", "report")
     modules = [f"binance_oi/{name}.py" for name in FULLY_COVERED]
     if missing := [module for module in modules if not (HERE / module).is_file()]:

@@ -11,9 +11,11 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from binance_oi import transport as module
 from binance_oi.errors import TransportError, TransportTimeoutError
 from binance_oi.governor import Permit
 from binance_oi.models import MAX_SYMBOL
-from binance_oi.transport import USER_AGENT, Answer, Transport, ready_url
+from binance_oi.transport import USER_AGENT, Answer, Transport, _Guard, ready_url
 from raw_exchange import CLOSE, RawExchange, answer, open_interest
 
 pytestmark = pytest.mark.virtual_time
@@ -359,6 +361,27 @@ async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
         assert connector is not None
         assert exchange.connections == 5
         assert len(connector._guards) == 1
+
+
+def test_the_guard_passes_on_what_it_does_not_decide() -> None:
+    handler = Mock(spec=ResponseHandler)
+    guard = _Guard(handler, generation=0)
+    guard.pause_writing()
+    guard.resume_writing()
+    guard.eof_received()
+    guard.connection_lost(None)
+    names = [call[0] for call in handler.method_calls]
+    assert names == ["pause_writing", "resume_writing", "eof_received", "connection_lost"]
+
+
+def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
+    handler = Mock(spec=ResponseHandler, transport=None)
+    guard = _Guard(handler, generation=0)
+    guard.left = 3
+    guard.data_received(b"four")
+    assert guard.flooded
+    assert guard.gone
+    assert handler.method_calls == []
 
 
 # -- sessions ------------------------------------------------------------------------------------

@@ -58,9 +58,12 @@ def put(text: str) -> bool:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough; Python would flush again at its end
+    except OSError as error:
+        # Python would try to write the rest at its end, and spoil the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
+        if not isinstance(error, BrokenPipeError):
+            raise
+        return False  # the reader has seen enough
     return True
 
 
