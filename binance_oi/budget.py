@@ -390,4 +390,4 @@ def fresh_state(limit: int, clock: Clock, wall: Clock) -> State:
     """Nothing is known but the time, roughly."""
     now = clock()
     offset = wall() - now
-    return State(limit, offset - WALL_ERROR, offset + WALL_ERROR, now)
+    return State(limit, offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False)

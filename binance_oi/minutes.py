@@ -105,6 +105,7 @@ class State:
     sudden: float = 0.0  # weight they lately used beyond that rate
     wary: int = -1  # others are expected up to this minute
     silent: int = 0  # answers in a row without a usable header
+    dated: bool = True  # False: the interval is a guess by our wall clock, until a `Date` comes
     odd: int = 0  # answers in a row whose `Date` contradicts our clock
 
 
@@ -323,6 +324,11 @@ class Bucket:
             state.alone_until_at = UNKNOWN
         if date is not None:
             lo, hi = date - EDGE - now, date + 1 + EDGE - receipt.sent
+            if not state.dated and hi - lo < MINUTE / 2:
+                # Our wall clock was a guess. Kept, it would be wrong by up to `EDGE` unnoticed.
+                state.dated = True
+                if lo <= state.hi and hi >= state.lo:
+                    state.lo, state.hi = lo, hi
             date = date if self._narrow(lo, hi, now) else None
         k = self._which(receipt, now, used, date)
         if k is not None and not receipt.first == k == receipt.last:

@@ -4,7 +4,9 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 """
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ from aioresponses_shim import mend_aioresponses
 from virtual_clock import VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
+with suppress(ValueError):  # not the main thread
+    # Started in the background of a shell we would ignore it, and so would every process we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("binance-oi", deadline=None)
 settings.load_profile("binance-oi")
 

@@ -443,3 +443,16 @@ def test_the_run_of_the_machine_has_a_name_where_the_system_gives_it_one(
 
 def test_an_empty_record_is_none() -> None:
     assert module._decode(b"") is None
+
+
+@pytest.mark.parametrize("wrong_s", [-3.7, -3.2, 3.1, 3.9])
+def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
+    wrong_s: float,
+) -> None:
+    true = 1_795_434_230.0  # half a minute from any turn
+    pool = ProcessBudget(clock=lambda: 0.0, wall=lambda: true + wrong_s).pool("a")
+    receipt = pool.charge(1)
+    assert isinstance(receipt, Receipt)
+    pool.settle(receipt, 1, float(int(true)))
+    state = pool._bucket.state
+    assert state.lo <= true <= state.hi

@@ -26,6 +26,7 @@ from timeit import repeat
 from binance_oi import OpenInterestClient, ProcessBudget
 from binance_oi.governor import Governor
 from binance_oi.models import decode_open_interest
+from binance_oi.simulator import LocalExchange
 
 from . import chart, contenders
 from .loopback import SYMBOLS, loopback
@@ -100,6 +101,29 @@ def snapshots(rounds: int) -> None:
             _table(
                 samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"}
             )
+
+
+def limit(_: int) -> None:
+    """3,600 calls at once, for real, 15 s before the exchange's minute turns."""
+    exchange = LocalExchange(clock_offset=45.0 - time.time() % 60.0)
+    with exchange.in_thread():
+        seconds = sorted(asyncio.run(_all_at_once(exchange.url, 3600)))
+    print(f"call 2,376 after {seconds[2375]:.1f} s, call 3,600 after {seconds[-1]:.1f} s")
+    print(f"answers by status: {dict(exchange.answers)}, by minute: {exchange.weights}")
+
+
+async def _all_at_once(url: str, count: int) -> list[float]:
+    seconds: list[float] = []
+    async with OpenInterestClient(base_url=url, budget=ProcessBudget()) as client:
+        symbols = await client.symbols()
+        began = time.perf_counter()
+
+        async def call(number: int) -> None:
+            await client.get_open_interest(symbols[number % len(symbols)])
+            seconds.append(time.perf_counter() - began)
+
+        await asyncio.gather(*map(call, range(count)))
+    return seconds
 
 
 Sweep = Callable[[list[str]], Coroutine[object, object, object]]
@@ -281,6 +305,7 @@ def _versions() -> str:
 FIGURES: Mapping[str, Callable[[int], None]] = {
     "cpu": cpu,
     "snapshots": snapshots,
+    "limit": limit,
     "governor": governor,
     "decoding": decoding,
     "imports": imports,
