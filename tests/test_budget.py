@@ -445,7 +445,7 @@ def test_an_empty_record_is_none() -> None:
     assert module._decode(b"") is None
 
 
-@pytest.mark.parametrize("wrong_s", [-3.7, -3.2, 3.1, 3.9])
+@pytest.mark.parametrize("wrong_s", [-3600.0, -3.7, -3.2, 3.1, 3.9])
 def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
     wrong_s: float,
 ) -> None:
