@@ -87,6 +87,14 @@ class Pool:
         """See `Bucket.refused`."""
         self._bucket.refused(self._clock(), seconds, ban=ban)
 
+    def settle_refused(
+        self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
+    ) -> None:
+        """`settle` and `refused` for one answer: it tells which minute was full."""
+        now = self._clock()
+        minute = self._bucket.settle(receipt, now, used, date)
+        self._bucket.refused(now, seconds, ban=ban, minute=minute)
+
     def set_limit(self, limit: int) -> None:
         """The exchange said what it allows in a minute."""
         self._bucket.state.limit = limit
@@ -282,6 +290,12 @@ class MachinePool(Pool):
     def refused(self, seconds: float, *, ban: bool = False) -> None:
         """See `Bucket.refused`."""
         self._change(partial(self._bucket.refused, self._clock(), seconds, ban=ban))
+
+    def settle_refused(
+        self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
+    ) -> None:
+        """See `Pool.settle_refused`."""
+        self._change(partial(super().settle_refused, receipt, used, date, seconds, ban=ban))
 
     def set_limit(self, limit: int) -> None:
         """See `Pool.set_limit`."""

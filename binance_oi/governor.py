@@ -188,26 +188,23 @@ class Governor:
     # -- what permits report -----------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
-        date = read.date(headers)
-        self.pool.settle(receipt, read.used_weight(headers), date)
-        if status in (403, 418, 429):
-            self._close_gate(status, headers, date)
-        self._ring()
-
-    def _close_gate(self, status: int, headers: Mapping[str, str], date: float | None) -> None:
-        """Nothing is sent for a while: the minute, the ban, the firewall's patience."""
+        used, date = read.used_weight(headers), read.date(headers)
         if status == 429:
             after = read.retry_after(headers, date)
-            self.pool.refused(after if after <= MAX_RETRY_AFTER else 0.0)
+            after = after if after <= MAX_RETRY_AFTER else 0.0
+            self.pool.settle_refused(receipt, used, date, after, ban=False)
             self._warn("the exchange's limit was reached (429)")
         elif status == 418:
             after = max(MIN_BAN, min(read.retry_after(headers, date), MAX_BAN))
-            self.pool.refused(after, ban=True)
+            self.pool.settle_refused(receipt, used, date, after, ban=True)
             self._warn("this IP address is banned (418)")
             self._raise_ban()
         else:
+            self.pool.settle(receipt, used, date)
+        if status == 403:
             self.pool.hold(FIREWALL_HOLD)
             self._warn("the exchange's firewall refused us (403)")
+        self._ring()
 
     def banned_until(self, until: float) -> None:
         """The exchange named the end of a ban, in Unix s."""

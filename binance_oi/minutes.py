@@ -246,21 +246,28 @@ class Bucket:
         """Minute `k` is full. If it may be over by now, send one alone and see; otherwise wait."""
         state, (first, _, last) = self.state, span
         minute = state.minutes[k]
-        left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
-        look = state.looked_at + LOOK - now
-        decided = minute.doubts[0][0] - now if minute.doubts else left
-        closing = left - CLOSING - (state.hi - state.lo) / 2
-        turn = min(max(look, min(0.0 if minute.unsure else decided, closing)), left)
-        if turn <= 0.0 and self._affordable(now, minute, weight):
-            return self._book(now, weight, first, last, alone=True)
-        if turn <= 0.0:
-            turn = MINUTE * (k + 1) - now - state.lo
+        turn = MINUTE * (k + 1) - now - state.lo
+        if self._affordable(now, k, weight):
+            left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
+            unseen = now - state.looked_at
+            decided = minute.doubts[0][0] - now if minute.doubts else left
+            closing = left - CLOSING - (state.hi - state.lo) / 2
+            look = min(0.0 if minute.unsure else decided, closing)
+            if 2 * (minute.charged - self._cap) < self._kept - 1:  # the rest is for the end
+                look = min(look, (left - unseen) / 2)
+            turn = min(max(LOOK - unseen, look), left)
+            if turn <= 0.0:
+                return self._book(now, weight, first, last, alone=True)
         return max(min(turn, POLL) if minute.open else turn, 1e-3)
 
-    def _affordable(self, now: float, minute: Minute, weight: int) -> bool:
+    def _affordable(self, now: float, k: int, weight: int) -> bool:
         """May one request go into the reserve, to look at the count of a full minute?"""
-        used = minute.used + (self._unseen(now) if minute.others else 0.0)
-        return not self._blind() and used + weight <= self.state.limit
+        state, minute = self.state, self.state.minutes[k]
+        used = minute.charged  # as far as we are alone; `seen + open` holds answered doubts twice
+        if k <= state.wary:
+            used = minute.used + (self._unseen(now) if minute.others else 0.0)
+        room = min(state.limit - used, self._own - minute.charged)
+        return weight <= room and not self._blind()
 
     def _unseen(self, now: float) -> float:
         """The most that others may have used since we looked, as they did before."""
@@ -271,11 +278,12 @@ class Bucket:
         """Room for others: seconds to wait, 0 to go ahead, below 0 to go alone and look."""
         state, minute = self.state, self.state.minutes[k]
         room = cap - minute.used - weight
-        flying = minute.open - sum(weight for _, weight in minute.doubts)  # answers are to come
-        if minute.seen and flying + weight > max(weight, (cap - minute.seen) // 8):
-            return POLL
         unseen = max(0.0, now - state.looked_at)
-        if not minute.seen or room >= self._forecast(now, k, unseen):
+        flying = minute.open - sum(weight for _, weight in minute.doubts)  # answers are to come
+        crowded = minute.seen and flying + weight > max(weight, (cap - minute.seen) // 8)
+        if crowded and unseen < LOOK:
+            return POLL
+        if not minute.seen or (not crowded and room >= self._forecast(now, k, unseen)):
             return 0.0
         if self._unseen(now) > room:
             return LOOK
@@ -315,8 +323,14 @@ class Bucket:
 
     # -- learn -------------------------------------------------------------------------------
 
-    def settle(self, receipt: Receipt, now: float, used: int | None, date: float | None) -> None:
-        """The answer came: `used` is its header, `date` its `Date` in Unix s (None: not usable)."""
+    def settle(
+        self, receipt: Receipt, now: float, used: int | None, date: float | None
+    ) -> int | None:
+        """The answer came: `used` is its header, `date` its `Date` in Unix s (None: not usable).
+
+        Returns:
+            The minute that counted the request; None when that cannot be told.
+        """
         state = self.state
         if now - state.clock_at > 1.0:
             self._drift(now)
@@ -335,13 +349,16 @@ class Bucket:
             self._move(receipt, k)
         if used is None:
             state.silent += 1
-        if k is None and used is not None:
-            self._guess(receipt, now, used)
-            return
-        if used is None:
             self._doubt(receipt, k, now + LAG)
-            return
-        assert k is not None
+        elif k is None:
+            self._guess(receipt, now, used)
+        else:
+            self._learn(receipt, k, used)
+        return k
+
+    def _learn(self, receipt: Receipt, k: int, used: int) -> None:
+        """`used` is what minute `k` had counted when this request came."""
+        state = self.state
         state.silent = 0
         if k > state.turned:
             before = state.minutes.get(k - 1)
@@ -521,14 +538,22 @@ class Bucket:
             state.banned_until = max(state.banned_until, until)
         state.looked_at = UNKNOWN
 
-    def refused(self, now: float, seconds: float, *, ban: bool = False) -> None:
-        """429 or 418: hold to the next minute, or for `seconds` if longer, and reserve more."""
+    def refused(
+        self, now: float, seconds: float, *, ban: bool = False, minute: int | None = None
+    ) -> None:
+        """429 or 418: hold to the next minute, or for `seconds` if longer, and reserve more.
+
+        `minute` is the one that counted the request; None: any that is not over for certain.
+        """
         state = self.state
         state.wary = int((now + state.hi + seconds) // MINUTE) + MEMORY
-        if now + state.lo >= state.held_until:
+        if minute is None:
+            minute = int((now + state.hi) // MINUTE)
+        turn = MINUTE * (minute + 1)
+        if turn > state.held_until and now + state.lo >= state.held_until:
             state.strike = min(max(2 * state.strike, state.limit // 4), state.limit // 2)
-        turn = MINUTE * (int((now + state.hi) // MINUTE) + 1) - now - state.hi
-        self.hold(now, max(turn, seconds), ban=ban)
+        until = now + state.hi + seconds if seconds > 0.0 else turn
+        self.hold_until(max(turn, until), ban=ban)
 
     # -- tell --------------------------------------------------------------------------------
 

@@ -280,7 +280,10 @@ class Transport:
                 body = content.read_nowait()
                 if content.at_eof():  # nearly always: it came with the headers
                     return Answer(status, body, len(body) <= max_bytes)
-                return await _rest(response, body, max_bytes)
+                answer = await _rest(response, body, max_bytes)
+                if attempt.guard is not None and attempt.guard.flooded:  # which looks like an end
+                    return Answer(status, answer.body, False)
+                return answer
             return await _error_answer(response, max_bytes)
         except asyncio.CancelledError as error:
             if not deadline.done():

@@ -48,6 +48,11 @@ class RawExchange:
             self._news.clear()
             await self._news.wait()
 
+    def write(self, data: bytes) -> None:
+        """Unasked, on every open connection."""
+        for writer in self._serving.values():
+            writer.write(data)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

@@ -33,6 +33,7 @@ from binance_oi.minutes import (
 )
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
+HALFWAY = 28.5  # s from :02 to the middle between a look at :01 and the end
 
 
 def bucket(
@@ -86,23 +87,23 @@ class Step(NamedTuple):
 TABLES: dict[str, tuple[Bucket, list[Step]]] = {
     "the limit is used to the last": (
         bucket(10),
-        [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 60 - CLOSING - 3), Step(60.1, 1)],
+        [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 57), Step(60.1, 1)],
     ),
     "a reserve of weight stays free": (
         bucket(10, reserve=3),
-        [Step(1, 7, used=7), Step(2, 1, 60 - CLOSING - 2), Step(61, 7)],
+        [Step(1, 7, used=7), Step(2, 1, HALFWAY), Step(61, 7)],
     ),
     "a reserve of a share stays free": (
         bucket(100, reserve=0.25),
-        [Step(1, 75, used=75), Step(2, 1, 60 - CLOSING - 2)],
+        [Step(1, 75, used=75), Step(2, 1, HALFWAY)],
     ),
     "a share is the most that we use": (
         bucket(100, share=0.5),
-        [Step(1, 50, used=50), Step(2, 1, 60 - CLOSING - 2)],
+        [Step(1, 50, used=50), Step(2, 1, 58)],
     ),
     "what is in the header counts": (
         bucket(100, reserve=10),
-        [Step(1, 1, used=90), Step(2, 1, 60 - CLOSING - 2)],
+        [Step(1, 1, used=90), Step(2, 1, 58)],
     ),
     "what never fits is never": (
         bucket(100, reserve=10),

@@ -293,6 +293,20 @@ async def test_a_body_is_bounded_after_it_was_unpacked() -> None:
     assert len(got.body) < 1_000_000
 
 
+async def test_a_flood_that_aiohttp_takes_for_the_end_of_a_body_is_not_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ENVELOPE", -900)  # 100 bytes, and the 1,000 of the body
+    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
+        await exchange.received(1)
+        await asyncio.sleep(0.1)
+        exchange.write(b"x" * 60)
+        got = await asked
+    assert got == (200, b"x" * 50, False)
+
+
 @pytest.mark.parametrize(
     "text",
     [
