@@ -245,8 +245,9 @@ class MachinePool(Pool):
     def charge(self, weight: int) -> Receipt | float:
         """See `Bucket.charge`."""
         now = self._clock()
-        if self._leased and weight == 1 and now - self._leased[-1].sent < LEASE:
-            return self._leased.pop()
+        leased = self._leased
+        if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
+            return leased.pop()
         if not self._enter():
             return BUSY
         answer = self._bucket.charge(now, weight)
@@ -256,6 +257,13 @@ class MachinePool(Pool):
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
         return answer
+
+    def _is_hold_new(self) -> bool:
+        """What was charged in advance may not be sent once another process was refused."""
+        try:
+            return self._file is not None and self._file.is_hold_new()
+        except OSError:
+            return True  # whoever takes the lock next says what is wrong
 
     def _take_lease(self, now: float) -> None:
         """Calls come thick and fast: charge for the next few at once, and lock the file once."""

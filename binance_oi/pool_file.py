@@ -25,8 +25,8 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("binance_oi")
 
-FILE_NAME = "budget-1"  # the number changes with the format: versions never read each other
-MAGIC = b"binance-oi budget 1\n"
+FILE_NAME = "budget-2"  # the number changes with the format: versions never read each other
+MAGIC = b"binance-oi budget 2\n"
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
@@ -34,7 +34,9 @@ TRIES = 4  # times to ask for the lock, letting others run in between
 STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
 STUCK_TRIES = 200
 _process = object()  # this process; a child gets another one
-_HEADER = struct.Struct("<IIQd16s")  # checksum of the rest, length, sequence, kept until, pool
+# Checksum of the rest, length, sequence, kept until, held until, pool.
+_HEADER = struct.Struct("<IIQdd16s")
+_HELD = slice(24, 32)  # where `held until` is
 
 
 def runtime_directory() -> Path:
@@ -73,6 +75,7 @@ class PoolFile:
         self.pool = pool
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
+        self._held = b""  # the hold that we know of, as it is in the file
         self._stuck_since = math.inf  # monotonic s of the first try that failed, of all that did
         self._failures = 0
         self._open()
@@ -141,27 +144,34 @@ class PoolFile:
         if not self._offset:
             self._offset = self._find()
         page = os.pread(self._fd, _HEADER.size, self._offset)
-        header = _HEADER.unpack(page) if len(page) == _HEADER.size else (0, 0, 0, 0.0, b"")
-        if header[4] != self._name:  # cleared away by another process, or never there
+        header = _HEADER.unpack(page) if len(page) == _HEADER.size else (0, 0, 0, 0.0, 0.0, b"")
+        if header[5] != self._name:  # cleared away by another process, or never there
             self._offset = self._find()
         elif header[2] == self._sequence:
             return None
         page = os.pread(self._fd, PAGE, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
+        self._held = page[_HELD]
         record = _record(page)
-        if header[4] == self._name and record is None:
+        if header[5] == self._name and record is None:
             logger.warning("the budget record of %s is damaged and starts anew", self.pool)
-        if header[4] != self._name or record is None:
+        if header[5] != self._name or record is None:
             self._sequence = time.time_ns()  # never equal to a number somebody remembers
             return b""
         self._sequence = header[2]
         return record
 
+    def is_hold_new(self) -> bool:
+        """Whether somebody else has written a hold since; asked without the lock, for 1 us."""
+        return os.pread(self._fd, 8, self._offset + _HELD.start) != self._held
+
     def write(self, record: bytes, held_until: float = 0.0) -> None:
         """Replace the record, which is kept for a day, and as long after the end of a hold."""
         self._sequence += 1
         keep = max(time.time(), held_until) + UNUSED
-        page = _page(_HEADER.pack(0, len(record), self._sequence, keep, self._name) + record)
+        header = _HEADER.pack(0, len(record), self._sequence, keep, held_until, self._name)
+        page = _page(header + record)
+        self._held = page[_HELD]
         os.pwrite(self._fd, page, self._offset)
 
     def _find(self) -> int:

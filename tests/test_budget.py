@@ -277,6 +277,16 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
     assert pool.charge(1) == pytest.approx(103, abs=2)  # the clock is known to within some seconds
 
 
+def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    other.refused(0.0)
+    assert not isinstance(pool.charge(1), Receipt)
+    assert other.usage.charged == 3  # what it did not send was given back
+
+
 def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)

@@ -161,7 +161,7 @@ def damage(place: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-@pytest.mark.parametrize("offset", [0, 4, 41], ids=["checksum", "length", "record"])
+@pytest.mark.parametrize("offset", [0, 4, 49], ids=["checksum", "length", "record"])
 def test_a_damaged_record_is_not_believed(
     place: Path, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
