@@ -292,7 +292,7 @@ class Bucket:
     def _forecast(self, now: float, k: int, unseen: float) -> float:
         """Weight that others may use before minute `k` is over, and what our looks at it cost."""
         state = self.state
-        left = max(0.0, MINUTE * (k + 1) - now - state.lo)
+        left = max(0.0, MINUTE * (k + 1) - now - (state.lo + state.hi) / 2)
         steady = state.steady * (left + unseen)
         noise = SIGMA * math.sqrt(steady * (1 + (left + unseen) / state.span))
         past = [m.surge for j, m in state.minutes.items() if k - MEMORY <= j < k]
@@ -379,12 +379,18 @@ class Bucket:
     def _guess(self, receipt: Receipt, now: float, used: int) -> None:
         """Too close to the turn to tell: `used` is safely taken for the old minute's, which it
         fills more than the new one's would; in the new one the request stays open."""
+        state = self.state
+        if state.looked_at == UNKNOWN and used > receipt.weight + state.limit // 50:
+            # Others were here before us, in one minute or the other: ask again when it is clear.
+            state.alone_until_at = receipt.sent + LOOK
+            self._doubt(receipt, None, now + LAG)
+            return
         old = self._minute(receipt.first)
         old.open -= receipt.weight
         old.unsure += receipt.weight
         old.seen = max(old.seen, used)
         self._doubt(receipt._replace(first=receipt.first + 1), None, now + LAG)
-        self.state.looked_at = max(self.state.looked_at, receipt.sent)
+        state.looked_at = max(state.looked_at, receipt.sent)
 
     def lose(self, receipt: Receipt, now: float) -> None:
         """No answer: it may have been counted, in any minute it may have landed in."""
@@ -444,13 +450,15 @@ class Bucket:
             state.wary = k + MEMORY
         if k > state.wary:
             return
-        elapsed = now + (state.lo + state.hi) / 2 - MINUTE * k  # of this minute
         if state.looked_at == UNKNOWN:
-            elapsed = max(1.0, elapsed)
-            if grown / elapsed >= state.steady:  # a first look; after a hold they still go on
-                state.steady, state.span = grown / elapsed, elapsed
+            # A first look: a rate at the most, and never one that nobody could go on with.
+            elapsed = max(0.25, now + state.lo - MINUTE * k)
+            rate = min(grown / elapsed, state.limit / MINUTE)
+            if rate >= state.steady:  # after a hold they still go on
+                state.steady, state.span = rate, elapsed
             state.sudden = 0.0
             return
+        elapsed = now + (state.lo + state.hi) / 2 - MINUTE * k  # of this minute
         gap = max(0.0, min(now - state.looked_at, elapsed))  # before it, the count is not this one
         excess = grown - state.steady * gap
         state.span = min(state.span + gap, STEADY)
@@ -497,7 +505,7 @@ class Bucket:
         slack = self.state.limit // 50
         if used < before - slack:
             return k + 1
-        if used >= before and used > 2 * self._minute(k + 1).charged + slack:
+        if used >= before > slack and used > 2 * self._minute(k + 1).charged + slack:
             return k
         return None
 

@@ -67,7 +67,7 @@ def some_headers(random: Random) -> Situation:
 
 
 def lagging(random: Random) -> Situation:
-    return Situation(leg=_leg(random), lag=random.uniform(0.05, 0.4))
+    return Situation(leg=_leg(random), lag=random.uniform(0.05, 0.8))
 
 
 def no_header(random: Random) -> Situation:
@@ -85,15 +85,12 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    # Nearer to the turn than our clock is known, nobody can tell which minute's count this is.
-    return Situation(leg=_leg(random), used=used, start=random.uniform(5.0, 40.0))
+    return Situation(leg=_leg(random), used=used, start=random.uniform(0.0, 50.0))
 
 
 def steady(random: Random) -> Situation:
-    leg = Uneven(random.uniform(0.01, 0.1), random.uniform(0.1, 1.0))
-    # Who starts as the minute does cannot see them before its first calls have used it.
-    start = random.uniform(7.0, 40.0)
-    return Situation(leg=leg, others=Steady(random.uniform(5.0, 30.0)), start=start)
+    others = Steady(random.uniform(5.0, 30.0))
+    return Situation(leg=_leg(random), others=others, start=random.uniform(0.0, 40.0))
 
 
 def bursts(random: Random) -> Situation:
@@ -135,7 +132,7 @@ def everything(random: Random) -> Situation:
     if random.random() < 0.3 and budgets == 1:
         # Nobody can see what comes in the last second of a minute, or before the start.
         at = random.uniform(1.0, 58.5)
-        start = min(start, at)
+        start = min(start, at - 1.0)
         others.append(Bursts(random.randint(50, 500), at_second=at))
     spread, bias = random.uniform(0.0, 0.4), random.uniform(-0.4, 0.4)
     processes = random.choice((1, 1, 2, 3))

@@ -143,7 +143,7 @@ class _Exchange:
             bans=Bans() if situation.bans else Bans(after=None),
         )
         self._trace = blake2b(digest_size=8)
-        self._past: list[tuple[float, int]] = []  # when, and what the count was, for `lag`
+        self._past: list[float] = []  # when ours were counted, for `lag`
 
     def now(self) -> float:
         """The clock that counts, Unix s."""
@@ -180,12 +180,15 @@ class _Exchange:
         return headers
 
     def _lagging(self, used: int, now: float) -> int:
-        lag = self._situation.lag
+        """Without what came in the last moments, but for this request."""
+        lag, others = self._situation.lag, self._situation.others
         if not lag:
             return used
-        self._past.append((now, used))
-        then, count = self._past[max(0, bisect_right(self._past, (now - lag, used)) - 1)]
-        return min(used, count + 1) if now - lag >= then >= now // 60 * 60 else 1
+        self._past.append(now)
+        since = max(now - lag, now // 60 * 60)
+        ours = len(self._past) - bisect_right(self._past, since)
+        theirs = others.weight(since, now) if others is not None else 0
+        return max(1, used - ours - theirs + 1)
 
 
 @lru_cache(maxsize=64)
