@@ -34,7 +34,7 @@ from typing import NamedTuple
 MINUTE = 60  # s
 FLIGHT = 10.0  # s: a request can be counted this long after it was sent (our timeout; stalls)
 EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge servers differ)
-LAG = 0.5  # s: an answer sent this long after another one contains its weight for certain
+LAG = 1.0  # s: an answer sent this long after another one contains its weight for certain
 DRIFT = 1e-4  # s per s that two clocks may drift apart
 ALONE = 1.0  # s: how long the others wait for the answer to a request that goes alone
 CLOSING = 0.25  # s before its end that a full minute is looked at once more
@@ -380,7 +380,7 @@ class Bucket:
         """Too close to the turn to tell: `used` is safely taken for the old minute's, which it
         fills more than the new one's would; in the new one the request stays open."""
         state = self.state
-        if state.looked_at == UNKNOWN and used > receipt.weight + state.limit // 50:
+        if state.looked_at == UNKNOWN and used - receipt.weight > self._few():
             # Others were here before us, in one minute or the other: ask again when it is clear.
             state.alone_until_at = receipt.sent + LOOK
             self._doubt(receipt, None, now + LAG)
@@ -446,7 +446,7 @@ class Bucket:
         state, minute = self.state, self.state.minutes[k]
         grown = max(0, used - minute.charged - minute.others)
         minute.others += grown
-        if minute.others > max(2, state.limit // 1000):
+        if minute.others > self._few():
             state.wary = k + MEMORY
         if k > state.wary:
             return
@@ -465,6 +465,10 @@ class Bucket:
         state.steady += excess / state.span
         state.sudden = max(0.0, state.sudden * math.exp(-gap / SUDDEN) + excess)
         minute.surge = max(minute.surge, state.sudden)
+
+    def _few(self) -> int:
+        """Weight of others that means nothing: a look at the listing, a ping."""
+        return max(2, self.state.limit // 1000)
 
     # -- the exchange's clock ----------------------------------------------------------------
 
@@ -485,7 +489,7 @@ class Bucket:
             second = date - MINUTE * receipt.first
             if EDGE <= second < MINUTE - 1 - EDGE:  # far from any turn
                 return receipt.first
-        first = int((receipt.sent + state.lo) // MINUTE)
+        first = max(receipt.first, int((receipt.sent + state.lo) // MINUTE))
         last = int((now + state.hi) // MINUTE)
         if date is not None:
             first = max(first, int((date - EDGE) // MINUTE))

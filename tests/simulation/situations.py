@@ -131,8 +131,8 @@ def everything(random: Random) -> Situation:
     start = random.uniform(0.0, 40.0)
     if random.random() < 0.3 and budgets == 1:
         # Nobody can see what comes in the last second of a minute, or before the start.
-        at = random.uniform(1.0, 58.5)
-        start = min(start, at - 1.0)
+        at = random.uniform(6.0, 58.5)
+        start = min(start, at - 5.0)
         others.append(Bursts(random.randint(50, 500), at_second=at))
     spread, bias = random.uniform(0.0, 0.4), random.uniform(-0.4, 0.4)
     processes = random.choice((1, 1, 2, 3))
