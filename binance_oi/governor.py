@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -31,16 +31,18 @@ MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute 
 FIREWALL_HOLD = 60.0  # s to keep away after a 403; the firewall forgets after about 5 minutes [D]
 LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
 FEW = 100  # deadlines of calls that are gone, which are kept
+SLICE = 250  # waiters that are told something in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
 
 
 class Permit:
     """The right to send one request, now. Goes back exactly once."""
 
-    __slots__ = ("_governor", "_receipt")
+    __slots__ = ("_governor", "_receipt", "refunded")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
+        self.refunded = False
         self._receipt: Receipt | None = receipt
 
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
@@ -53,6 +55,7 @@ class Permit:
         """It was never sent."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
+            self.refunded = True
             self._governor.pool.refund(receipt)
 
     def release(self) -> None:
@@ -63,14 +66,8 @@ class Permit:
         self._governor.release()
 
 
-class _Waiter:
-    """A call that waits to be admitted."""
-
-    __slots__ = ("future", "weight")
-
-    def __init__(self, future: asyncio.Future[Receipt], weight: int) -> None:
-        self.future = future
-        self.weight = weight
+_Waiter = asyncio.Future[Receipt]  # of a call that waits to be admitted
+_Queue = OrderedDict[_Waiter, int]  # and its weight; an object more for each shows in the collector
 
 
 class Governor:
@@ -83,20 +80,22 @@ class Governor:
             would be booked for a time at which it is not sent, so the limit is here.
 
     Raises:
-        ValueError: `pace` or `max_in_flight` is not above 0.
+        ValueError: `pace` or `max_in_flight` is not above 0, or `pace` has no end.
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        if not pace > 0 or max_in_flight < 1:
-            raise ValueError(f"pace and max_in_flight must be above 0: {pace!r}, {max_in_flight!r}")
+        if not 0 < pace < math.inf or max_in_flight < 1:
+            raise ValueError(
+                f"pace and max_in_flight must be finite and above 0: {pace!r}, {max_in_flight!r}"
+            )
         self.pool = pool
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self._pacer = AsyncLimiter(max(1.0, pace), max(1.0, 1.0 / pace))
         self._lot = max(1, int(pace / LOTS))
         self._paced = 0  # requests that have passed the pacer and were not sent yet
-        self._single: OrderedDict[_Waiter, None] = OrderedDict()
-        self._bulk: OrderedDict[_Waiter, None] = OrderedDict()
+        self._single: _Queue = OrderedDict()
+        self._bulk: _Queue = OrderedDict()
         self._deadlines: list[tuple[float, int, _Waiter]] = []
         self._count = 0
         self._dispatcher: asyncio.Task[None] | None = None
@@ -158,10 +157,13 @@ class Governor:
 
     async def _queue(self, weight: int, bulk: bool, max_wait: float | None) -> Receipt:
         """Stand in the queue until the dispatcher hands out a receipt."""
+        banned = self._ban()
+        if banned is not None:
+            raise banned
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop.create_future(), weight)
+        waiter: _Waiter = loop.create_future()
         queue = self._bulk if bulk else self._single
-        queue[waiter] = None
+        queue[waiter] = weight
         if max_wait is not None:
             self._count += 1
             self._forget_deadlines()
@@ -170,12 +172,12 @@ class Governor:
             self._dispatcher = loop.create_task(self._dispatch())
         self._ring()
         try:
-            return await waiter.future
+            return await waiter
         except asyncio.CancelledError:
             queue.pop(waiter, None)
-            future = waiter.future  # admitted and cancelled in one breath?
-            if future.done() and not future.cancelled() and future.exception() is None:
-                self.pool.refund(future.result())
+            # Admitted and cancelled in one breath?
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.pool.refund(waiter.result())
                 self.release()
             raise
 
@@ -229,11 +231,11 @@ class Governor:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
-    def _head(self) -> tuple[OrderedDict[_Waiter, None], _Waiter] | None:
+    def _head(self) -> tuple[_Queue, _Waiter] | None:
         for queue in (self._single, self._bulk):
             while queue:
                 waiter = next(iter(queue))
-                if not waiter.future.done():
+                if not waiter.done():
                     return queue, waiter
                 del queue[waiter]  # cancelled, and has not run since
         return None
@@ -242,8 +244,9 @@ class Governor:
         """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
         try:
             while self.waiting:
-                self._expire(0.0)
-                if not self._paced:
+                if self._expire(0.0):
+                    await asyncio.sleep(0)
+                elif not self._paced:
                     await self._pacer.acquire(self._lot)
                     self._paced = self._lot
                 elif self.in_flight >= self.max_in_flight:
@@ -253,27 +256,37 @@ class Governor:
         finally:
             self._dispatcher = None
 
-    async def _admit_head(self, queue: OrderedDict[_Waiter, None], waiter: _Waiter) -> None:
+    async def _admit_head(self, queue: _Queue, waiter: _Waiter) -> None:
         """Admit the one who is first, or sleep until that may be possible."""
-        answer = self.pool.charge(waiter.weight)
+        weight = queue[waiter]
+        answer = self.pool.charge(weight)
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._paced -= 1
             self.in_flight += 1
-            waiter.future.set_result(answer)
+            waiter.set_result(answer)
         elif answer == math.inf:  # waiting would not help, and would block those behind
             del queue[waiter]
-            waiter.future.set_exception(self._exhausted(waiter.weight, answer))
-        elif not self._raise_ban():
-            self._expire(answer)
+            waiter.set_exception(self._exhausted(weight, answer))
+        elif self._raise_ban():
+            pass  # nobody waits any more
+        elif self._expire(answer):
+            await asyncio.sleep(0)
+        else:
             await self._sleep(answer)
 
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""
-        until = self.pool.usage.banned_until
-        if until is not None:
-            self._fail_all(BannedError(418, -1003, "this IP address is banned", until))
-        return until is not None
+        banned = self._ban()
+        if banned is not None:
+            self._fail_all(banned)
+        return banned is not None
+
+    def _ban(self) -> BannedError | None:
+        until = self.pool.banned_until
+        if until is None:
+            return None
+        return BannedError(418, -1003, "this IP address is banned", until)
 
     async def _sleep(self, seconds: float) -> None:
         """Until somebody rings, or a deadline passes, or the time is over."""
@@ -292,19 +305,27 @@ class Governor:
     def _forget_deadlines(self) -> None:
         """Most calls are admitted long before their deadline, which must not pile up."""
         if len(self._deadlines) > 2 * self.waiting + FEW:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].future.done()]
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float) -> None:
-        """Nobody is admitted for `seconds`: whoever cannot wait that long is told now."""
+    def _expire(self, seconds: float) -> bool:
+        """Nobody is admitted for `seconds`: whoever cannot wait that long is told now.
+
+        Returns:
+            Whether there are more of them, for the loop's next step.
+        """
         if not self._deadlines:
-            return
-        now = asyncio.get_running_loop().time()
-        while self._deadlines and self._deadlines[0][0] <= now + seconds:
+            return False
+        certain = asyncio.get_running_loop().time() + seconds
+        for _ in range(SLICE):
+            if not self._deadlines or self._deadlines[0][0] > certain:
+                return False
             waiter = heapq.heappop(self._deadlines)[2]
             for queue in (self._single, self._bulk):
-                if queue.pop(waiter, waiter) is None and not waiter.future.done():
-                    waiter.future.set_exception(self._exhausted(waiter.weight, seconds))
+                weight = queue.pop(waiter, None)
+                if weight is not None and not waiter.done():
+                    waiter.set_exception(self._exhausted(weight, seconds))
+        return True
 
     def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
         if seconds == math.inf:
@@ -313,9 +334,18 @@ class Governor:
         return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
 
     def _fail_all(self, error: Exception) -> None:
-        for queue in (self._single, self._bulk):
-            for waiter in queue:
-                if not waiter.future.done():
-                    waiter.future.set_exception(error)
-            queue.clear()
+        """Nobody waits any more; a few are woken in each step of the loop."""
+        waiters = deque([*self._single, *self._bulk])
+        self._single.clear()
+        self._bulk.clear()
         self._deadlines.clear()
+        _fail(waiters, error)
+
+
+def _fail(waiters: deque[_Waiter], error: Exception) -> None:
+    for _ in range(min(SLICE, len(waiters))):
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_exception(error)
+    if waiters:
+        waiters[0].get_loop().call_soon(_fail, waiters, error)

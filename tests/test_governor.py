@@ -18,7 +18,16 @@ import pytest
 
 from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.errors import BannedError, BudgetExhaustedError, ClientClosedError
-from binance_oi.governor import FEW, FIREWALL_HOLD, MAX_BAN, MIN_BAN, NAP, Governor, Permit
+from binance_oi.governor import (
+    FEW,
+    FIREWALL_HOLD,
+    MAX_BAN,
+    MIN_BAN,
+    NAP,
+    SLICE,
+    Governor,
+    Permit,
+)
 from virtual_clock import wall_time
 
 pytestmark = pytest.mark.virtual_time
@@ -173,9 +182,9 @@ async def test_those_who_wait_for_the_pacer_go_as_soon_as_it_lets_them() -> None
     assert 2.9 <= asyncio.get_running_loop().time() - began <= 4.1
 
 
-@pytest.mark.parametrize("pace, in_flight", [(0, 1), (math.nan, 1), (1, 0)])
+@pytest.mark.parametrize("pace, in_flight", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
 async def test_nonsense_is_refused(pace: float, in_flight: int) -> None:
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="finite and above 0"):
         Governor(make_pool(), pace=pace, max_in_flight=in_flight)
 
 
@@ -365,6 +374,27 @@ async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
     assert until.timestamp() >= wall_time() + MIN_BAN - 1
 
 
+@pytest.mark.parametrize("max_wait", [None, 0.0, 5.0])
+async def test_during_a_ban_every_later_call_is_told_at_once(max_wait: float | None) -> None:
+    governor = await known(max_in_flight=1)
+    busy = await governor.admit()
+    governor.pool.hold(500, ban=True)  # as another governor on the same pool would
+    steps = 0
+
+    async def call() -> None:
+        nonlocal steps
+        with pytest.raises(BannedError):
+            await governor.admit(max_wait=max_wait)
+
+    task = asyncio.create_task(call())
+    while not task.done():
+        await asyncio.sleep(0)
+        steps += 1
+    await task
+    assert steps <= 2  # also while all connections are busy
+    busy.release()
+
+
 async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
     governor = await known()
     await refuse(governor, 418)
@@ -413,6 +443,47 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
 
 
 # -- 10,000 waiters ----------------------------------------------------------------------------
+
+
+async def woken_in_a_step(tasks: list[asyncio.Task[Permit]]) -> int:
+    """Wait for all; the most that ended in one step of the loop."""
+    most = before = 0
+    while before < len(tasks):
+        await asyncio.sleep(0)
+        done = sum(task.done() for task in tasks)
+        most, before = max(most, done - before), done
+    await asyncio.wait(tasks)
+    return most
+
+
+async def test_many_are_told_of_an_end_a_few_in_a_step(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit()) for _ in range(3 * SLICE)]
+    await until_waiting(full, len(tasks))
+    full.close(ClientClosedError())
+    tasks[-1].cancel()
+    assert full.waiting == 0
+    assert await woken_in_a_step(tasks) <= SLICE + 1
+    assert tasks[-1].cancelled()
+    assert all(isinstance(task.exception(), ClientClosedError) for task in tasks[:-1])
+
+
+async def test_many_are_told_that_max_wait_is_not_enough_a_few_in_a_step(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit(max_wait=100.0)) for _ in range(3 * SLICE)]
+    await until_waiting(full, len(tasks))
+    patient = asyncio.create_task(full.admit(max_wait=900.0))
+    full.pool.hold(600.0)
+    assert await woken_in_a_step(tasks) <= SLICE
+    assert all(isinstance(task.exception(), BudgetExhaustedError) for task in tasks)
+    (await patient).release()
+
+
+async def test_many_whose_max_wait_is_over_are_told_a_few_in_a_step() -> None:
+    governor = await known(max_in_flight=1)
+    busy = await governor.admit()
+    tasks = [asyncio.create_task(governor.admit(max_wait=0.0)) for _ in range(3 * SLICE)]
+    assert await woken_in_a_step(tasks) <= SLICE
+    assert all(isinstance(task.exception(), BudgetExhaustedError) for task in tasks)
+    busy.release()
 
 
 async def test_ten_thousand_waiters_are_cheap(full: Governor) -> None:
