@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -101,6 +102,13 @@ class Pool:
 
     def flush(self) -> None:
         """Nothing is under way: what others may want to know is told now."""
+
+    @property
+    def banned_until(self) -> datetime | None:
+        """See `Usage.banned_until`, which costs more."""
+        state = self._bucket.state
+        is_banned = state.banned_until > self._clock() + state.lo
+        return datetime.fromtimestamp(state.banned_until, UTC) if is_banned else None
 
     @property
     def usage(self) -> Usage:
@@ -230,7 +238,7 @@ class MachinePool(Pool):
     def __init__(self, bucket: Bucket, clock: Clock, file: PoolFile) -> None:
         super().__init__(bucket, clock)
         self._file: PoolFile | None = file
-        self._late: list[Callable[[], None]] = []  # what others do not know yet, oldest first
+        self._late: list[Callable[[], object]] = []  # what others do not know yet, oldest first
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
         self._changed = False  # whether entering has changed the bucket already
@@ -310,13 +318,20 @@ class MachinePool(Pool):
         self._change(partial(super().set_limit, limit))
 
     @property
+    def banned_until(self) -> datetime | None:
+        """See `Pool.banned_until`."""
+        if self._is_hold_new() and self._enter():
+            self._leave(changed=self._changed)
+        return super().banned_until
+
+    @property
     def usage(self) -> Usage:
         """What is known at this moment."""
         if self._enter():
             self._leave(changed=self._changed)
         return super().usage
 
-    def _change(self, change: Callable[[], None]) -> None:
+    def _change(self, change: Callable[[], object]) -> None:
         """Do it now, or with the next change when another process has the bucket in its hands."""
         # What was charged in advance was charged before this: it may not be sent after a hold.
         self._late += [partial(self._bucket.refund, receipt) for receipt in self._leased]

@@ -118,7 +118,8 @@ class Usage:
     used: int
     """The most it may have counted in this minute, for the whole IP address."""
     remaining: int
-    """What we may still send in this minute: limit less reserve less used, never negative."""
+    """What we may still send in this minute: limit less reserve less used, never negative; and
+    not more than is left of `share`."""
     charged: int
     """The part of `used` that is ours (of everyone who shares this budget)."""
     others: int
@@ -127,6 +128,8 @@ class Usage:
     """Ours that no answer has confirmed yet."""
     reserve: int
     """What we leave unused."""
+    share: int
+    """The most of the limit that we use ourselves; the reserve is not taken off."""
     resets_at: datetime
     """When the exchange's minute turns (aware UTC, by the exchange's clock)."""
     held_until: datetime | None
@@ -193,11 +196,11 @@ class Bucket:
             if minute.used + weight > cap or minute.charged + weight > self._own:
                 return self._when_full(now, weight, k, (first, guess, last))
         alone = self._nothing_known(guess)
-        if guess <= state.wary:
+        if guess <= state.wary and not alone:
             wait = self._courtesy(now, weight, guess, cap)
             if wait > 0.0:
                 return wait
-            alone = alone or wait < 0.0
+            alone = wait < 0.0
         return self._book(now, weight, first, last, alone)
 
     def _resize(self, limit: int) -> None:
@@ -263,7 +266,8 @@ class Bucket:
     def _affordable(self, now: float, k: int, weight: int) -> bool:
         """May one request go into the reserve, to look at the count of a full minute?"""
         state, minute = self.state, self.state.minutes[k]
-        used = minute.charged  # as far as we are alone; `seen + open` holds answered doubts twice
+        # As far as we are alone: `seen + open` holds answered doubts twice.
+        used: float = minute.charged
         if k <= state.wary:
             used = minute.used + (self._unseen(now) if minute.others else 0.0)
         room = min(state.limit - used, self._own - minute.charged)
@@ -271,7 +275,7 @@ class Bucket:
 
     def _unseen(self, now: float) -> float:
         """The most that others may have used since we looked, as they did before."""
-        expected = self.state.steady * max(0.0, now - self.state.looked_at)
+        expected = self.state.steady * max(0.0, min(now - self.state.looked_at, MINUTE))
         return expected + 3 * math.sqrt(expected)
 
     def _courtesy(self, now: float, weight: int, k: int, cap: int) -> float:
@@ -292,13 +296,17 @@ class Bucket:
     def _forecast(self, now: float, k: int, unseen: float) -> float:
         """Weight that others may use before minute `k` is over, and what our looks at it cost."""
         state = self.state
-        left = max(0.0, MINUTE * (k + 1) - now - (state.lo + state.hi) / 2)
+        left = self._left(now, k)
         steady = state.steady * (left + unseen)
         noise = SIGMA * math.sqrt(steady * (1 + (left + unseen) / state.span))
         past = [m.surge for j, m in state.minutes.items() if k - MEMORY <= j < k]
         surge = max(past, default=0.0)
         surge = 1.1 * max(surge, state.strike) - state.minutes[k].surge
         return steady + noise + max(0.0, surge) + left / LOOK / 2
+
+    def _left(self, now: float, k: int) -> float:
+        """Seconds that minute `k` has still to go, by the middle of what the clock may say."""
+        return max(0.0, MINUTE * (k + 1) - now - (self.state.lo + self.state.hi) / 2)
 
     def _book(self, now: float, weight: int, first: int, last: int, alone: bool) -> Receipt:
         minutes = self.state.minutes
@@ -362,9 +370,11 @@ class Bucket:
         state.silent = 0
         if k > state.turned:
             before = state.minutes.get(k - 1)
-            if before is not None and before.seen:  # a whole minute went well
-                state.strike = state.strike * 3 // 4
+            if before is not None and before.seen:
+                state.strike = state.strike * 3 // 4  # a whole minute went well
             state.turned, state.sudden = k, 0.0
+            if used < state.minutes[k].seen:  # what was taken for it was of the minute before
+                state.minutes[k].seen = state.minutes[k].others = 0
         minute = state.minutes[k]
         minute.open -= receipt.weight
         if minute.doubts or minute.unsure:
@@ -379,13 +389,18 @@ class Bucket:
     def _guess(self, receipt: Receipt, now: float, used: int) -> None:
         """Too close to the turn to tell: `used` is safely taken for the old minute's, which it
         fills more than the new one's would; in the new one the request stays open."""
-        state = self.state
-        if state.looked_at == UNKNOWN and used - receipt.weight > self._few():
-            # Others were here before us, in one minute or the other: ask again when it is clear.
-            state.alone_until_at = receipt.sent + LOOK
-            self._doubt(receipt, None, now + LAG)
-            return
-        old = self._minute(receipt.first)
+        state, old = self.state, self._minute(receipt.first)
+        theirs = used - receipt.weight
+        if state.looked_at == UNKNOWN and theirs > self._few():
+            # Others were here before us, in one minute or the other: it is booked in both.
+            for minute in (old, self._minute(receipt.first + 1)):
+                minute.others, minute.seen = theirs, used
+            state.wary = receipt.first + 1 + MEMORY
+            state.steady, state.span = theirs / MINUTE, MINUTE
+            if theirs < state.limit // 2:  # perhaps of a minute that has just begun: ask again
+                state.alone_until_at = receipt.sent + LOOK
+                self._doubt(receipt, None, now + LAG)
+                return
         old.open -= receipt.weight
         old.unsure += receipt.weight
         old.seen = max(old.seen, used)
@@ -453,7 +468,7 @@ class Bucket:
         if state.looked_at == UNKNOWN:
             # A first look: a rate at the most, and never one that nobody could go on with.
             elapsed = max(0.25, now + state.lo - MINUTE * k)
-            rate = min(grown / elapsed, state.limit / MINUTE)
+            rate = min(minute.others / elapsed, state.limit / MINUTE)
             if rate >= state.steady:  # after a hold they still go on
                 state.steady, state.span = rate, elapsed
             state.sudden = 0.0
@@ -509,7 +524,11 @@ class Bucket:
         slack = self.state.limit // 50
         if used < before - slack:
             return k + 1
-        if used >= before > slack and used > 2 * self._minute(k + 1).charged + slack:
+        if (
+            k == self.state.turned
+            and used >= before > slack
+            and used > 2 * self._minute(k + 1).charged + slack
+        ):
             return k
         return None
 
@@ -579,11 +598,12 @@ class Bucket:
         return Usage(
             limit=state.limit,
             used=minute.used,
-            remaining=max(0, state.limit - reserve - minute.used),
+            remaining=max(0, min(state.limit - reserve - minute.used, self._own - minute.charged)),
             charged=minute.charged,
             others=minute.used - minute.charged,
             in_flight=minute.open,
             reserve=reserve,
+            share=self._own,
             resets_at=datetime.fromtimestamp(MINUTE * (guess + 1), UTC),
             held_until=self._instant(now, state.held_until),
             banned_until=self._instant(now, state.banned_until),

@@ -18,7 +18,7 @@ MINUTES = 2
 def test_nothing_is_over_the_limit(row: Row) -> None:
     situation = row.draw(Random(f"{row.name} 1"))
     outcome = run(replace(situation, minutes=MINUTES), seed=1)
-    assert outcome.over(row.over_first) == 0
+    assert outcome.over() == 0
     assert outcome.sent_in_hold == 0
     assert outcome.used(MINUTES - 1) >= row.used - 0.05  # what others had is not forgotten yet
     assert all(seconds <= situation.every for seconds in outcome.sweeps)

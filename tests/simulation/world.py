@@ -72,14 +72,28 @@ class Outcome:
     refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
     statuses: Counter[int] = field(default_factory=Counter)
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
+    rash: Counter[int] = field(default_factory=Counter)  # ours that left too little room
     sent_in_hold: int = 0
     longest_wait: float = 0.0
     sweeps: list[float] = field(default_factory=list)  # s that each took
     trace: str = ""
 
-    def over(self, first: int = 0) -> int:
-        """Weight over the limit from minute `first` on: everyone's refusals, not only ours."""
-        return sum(max(0, w - self.limit) for k, w in self.weights.items() if k >= first)
+    def over(self, *, avoidable: bool = True) -> int:
+        """Weight over the limit: everyone's refusals, not only ours."""
+        return sum(
+            max(0, weight - self.limit)
+            for k, weight in self.weights.items()
+            if self.is_avoidable(k) == avoidable
+        )
+
+    def is_avoidable(self, k: int) -> bool:
+        """Could somebody who knows what can be known have kept minute `k` within the limit?
+
+        Not if it is over the limit even without those of ours that were refused, and without those
+        that left too little room for what others could be expected to use (`_Exchange._is_rash`):
+        then others came late into a full minute, with more than they were known for.
+        """
+        return self.weights.get(k, 0) - self.refused[k] - self.rash[k] <= self.limit
 
     def used(self, first: int = 1) -> float:
         """Share of the limit that was used from minute `first` on, by everybody."""
@@ -144,12 +158,14 @@ class _Exchange:
         )
         self._trace = blake2b(digest_size=8)
         self._past: list[float] = []  # when ours were counted, for `lag`
+        self._largest = 0.0  # weight that others used in a minute, of those before `_whole`
+        self._whole = EPOCH_S + into
 
     def now(self) -> float:
         """The clock that counts, Unix s."""
         return self._loop.time() + self._offset
 
-    def arrive(self, process: int) -> _Answer:
+    def arrive(self, process: int, sent: float) -> _Answer:
         """A request of weight 1 is counted."""
         now, outcome = self.now(), self._outcome
         verdict = self._counter.count(1, now)
@@ -160,7 +176,31 @@ class _Exchange:
         outcome.shares[process] += k > 0
         if verdict.status != 200:
             outcome.refused[k] += 1
+        elif self._is_rash(now, sent, verdict.used):
+            outcome.rash[k] += 1
         return _Answer(verdict.status, self._headers(verdict, now), verdict.until)
+
+    def _is_rash(self, now: float, sent: float, used: int) -> bool:
+        """Did it leave less room than others are known to need?
+
+        They need as much as in the largest minute so far and a tenth more; in the first minute,
+        what they will use if they go on as they did until it was sent. What they used before our
+        start is a number without a pattern, so the first minute counts with what came after it.
+        """
+        others = self._situation.others
+        if others is None:
+            return False
+        began = now // 60 * 60
+        if began == EPOCH_S:
+            rate = others.weight(began, sent) / max(1.0, sent - began)
+            return rate * (began + 60 - now) > self._situation.limit - used
+        while self._whole < began:
+            end = self._whole // 60 * 60 + 60
+            theirs = others.weight(self._whole, end) * 60 / (end - self._whole)
+            self._largest = max(self._largest, theirs)
+            self._whole = end
+        expected = 1.1 * self._largest - others.weight(began, now)
+        return expected > self._situation.limit - used
 
     def finish(self) -> None:
         weights = self._counter.weights(self.now())
@@ -278,7 +318,8 @@ class _Process:
         down = self._situation.leg(loop.time() + up, random)
         fails = lost > random.random(), lost > random.random() or up + down > TIMEOUT_S
         if not fails[0]:
-            loop.call_later(up, self._arrive, answered, None if fails[1] else down)
+            sent = self._exchange.now()
+            loop.call_later(up, self._arrive, answered, sent, None if fails[1] else down)
         if any(fails):  # a reset comes sooner than a timeout
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
             loop.call_later(later, _set, answered, None)
@@ -290,8 +331,10 @@ class _Process:
             if answer.status == 418:  # its text names the end
                 self._governor.banned_until(answer.until)
 
-    def _arrive(self, answered: asyncio.Future[_Answer | None], down: float | None) -> None:
-        answer = self._exchange.arrive(self._number)
+    def _arrive(
+        self, answered: asyncio.Future[_Answer | None], sent: float, down: float | None
+    ) -> None:
+        answer = self._exchange.arrive(self._number, sent)
         if down is not None:
             self._loop.call_later(down, _set, answered, answer)
 
