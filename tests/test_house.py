@@ -56,7 +56,7 @@ THIRD_PARTY = {
     "aiolimiter": {"governor"},
     "cyclopts": {"cli"},
     "msgspec": {"budget", "cli", "models", "simulator", "snapshot"},
-    "multidict": {"simulator"},  # aiohttp's own type for headers
+    "multidict": {"simulator", "transport"},  # aiohttp's own type for headers
     "rich": {"cli"},
     "yarl": {"transport"},  # aiohttp's own type for URLs
 }

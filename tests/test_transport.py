@@ -78,9 +78,11 @@ def now() -> float:
 # -- what is sent --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("lean", [True, False], ids=["by us", "by aiohttp"])
 async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lean: bool
 ) -> None:
+    monkeypatch.setattr(module, "_LEAN", lean)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
@@ -392,7 +394,8 @@ def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> No
     handler = Mock(spec=ResponseHandler, transport=None)
     guard = _Guard(handler, generation=0)
     guard.left = 3
-    guard.data_received(b"four")
+    guard.get_buffer(-1)[:4] = b"four"
+    guard.buffer_updated(4)
     assert guard.flooded
     assert guard.gone
     assert handler.method_calls == []
