@@ -275,21 +275,22 @@ class OpenInterestClient:
             on_progress: Called with the number of symbols done, and of all.
 
         Raises:
-            InvalidSymbolError: One of `symbols` cannot be a symbol; nothing was sent.
+            InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list;
+                nothing was sent.
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed meanwhile.
 
         Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
         mark prices.
         """
-        names = None if symbols is None else list(dict.fromkeys(map(models.check_symbol, symbols)))
+        names = None if symbols is None else models.check_symbols(symbols)
         self._check_usable()
         started = datetime.now(UTC)
         terms = _Terms(self._timeout, self._max_wait, bulk=True)
         if deadline is not None:
             terms.ends = asyncio.get_running_loop().time() + deadline
         if names is None:
-            names = list((await self._list(LISTING_AGE, terms)).trading)
+            names = (await self._list(LISTING_AGE, terms)).trading
         results: dict[str, OpenInterest | BinanceOIError] = {}
         received: dict[str, int] = {}
         prices: tuple[MarkPrice, ...] | BinanceOIError = ()
@@ -393,6 +394,8 @@ class OpenInterestClient:
                     raise self._refusal(answer)
                 value = route.decode(answer.body, symbol) if symbol else route.decode(answer.body)
             except BinanceOIError as error:
+                if permit.refunded:  # it was never sent
+                    terms.charged -= weight
                 left -= loop.time() - began
                 wait = self._wait_after(error, attempt, left)
                 if wait is None:

@@ -11,6 +11,7 @@ Marks: [D] documented by the exchange, [O] observed live, with the month.
 import json
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, TypeAlias, TypeVar
@@ -190,6 +191,18 @@ def check_symbol(symbol: object) -> str:
             raise InvalidSymbolError(symbol, "it must be letters, digits and _")
         legal = _continues_a_name
     return "".join(c.upper() if c.isascii() else c for c in symbol)
+
+
+def check_symbols(symbols: Iterable[str]) -> tuple[str, ...]:
+    """Each of them as `check_symbol` gives it, once, in the order asked for.
+
+    Raises:
+        InvalidSymbolError: One of them cannot be a symbol; or it is a single `str`, of which every
+            letter would be taken for a symbol.
+    """
+    if isinstance(symbols, str | bytes):
+        raise InvalidSymbolError(symbols, "a list of them is needed, such as ['BTCUSDT']")
+    return tuple(dict.fromkeys(map(check_symbol, symbols)))
 
 
 def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:

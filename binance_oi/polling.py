@@ -38,7 +38,7 @@ from binance_oi.errors import (
     UnknownSymbolError,
 )
 from binance_oi.minutes import Usage
-from binance_oi.models import ExchangeInfo, check_symbol
+from binance_oi.models import ExchangeInfo, check_symbols
 from binance_oi.snapshot import Gap, Snapshot
 
 logger = logging.getLogger("binance_oi")
@@ -258,7 +258,7 @@ class _Market:
         self, reader: Reader, symbols: Iterable[str] | None, every: float, notional: bool
     ) -> None:
         self._reader = reader
-        self._wanted = None if symbols is None else tuple(dict.fromkeys(map(check_symbol, symbols)))
+        self._wanted = None if symbols is None else check_symbols(symbols)
         self._every, self._notional = every, notional
         self._names: tuple[str, ...] | None = None
         self._times: dict[str, int] = {}
@@ -307,13 +307,15 @@ class _Market:
         usage = self._reader.usage
         weight = count + (PREMIUM_INDEX.weight if self._notional else 0)
         listing = 60.0 / max(LISTING_AGE, self._every)
-        room = usage.limit - usage.reserve - listing
-        if weight * 60.0 / self._every <= room:
+        budget = min(usage.limit - usage.reserve, usage.share)
+        if weight * 60.0 / self._every <= budget - listing:
             return ""
+        slower = math.ceil(weight * 60.0 / (budget - listing)) if budget > listing else 0
         return (
             f"{count} symbols every {self._every:g} s take {weight * 60.0 / self._every:.0f} weight"
-            f" a minute, and the budget is {usage.limit - usage.reserve} (limit {usage.limit}, "
-            f"reserve {usage.reserve}); every {math.ceil(weight * 60.0 / room)} s is possible"
+            f" a minute, and the budget is {budget} (limit {usage.limit}, reserve {usage.reserve},"
+            f" share {usage.share}); "
+            + (f"every {slower} s is possible" if slower else "that is too little for any")
         )
 
     async def sweep(self, slot: int) -> Snapshot | Gap:

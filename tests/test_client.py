@@ -318,7 +318,8 @@ async def test_3600_calls_at_once_are_answered_as_the_minutes_allow() -> None:
     assert sum(minutes) == 3600
     assert 2376 <= minutes[0] <= 2400  # a few look at the count, out of the reserve
     assert sorted(ends)[2370] < 5.0
-    assert all(end < 5.0 or end > 50.0 for end in ends)
+    looks = minutes[0] - 2376  # at the full minute's count: answered meanwhile
+    assert sum(5.0 <= end <= 50.0 for end in ends) <= looks
     assert max(ends) < 66.0
 
 

@@ -50,6 +50,7 @@ def usage(**changes: object) -> Usage:
         "others": 0,
         "in_flight": 0,
         "reserve": 24,
+        "share": 2400,
         "resets_at": NOW,
         "held_until": None,
         "banned_until": None,
@@ -225,6 +226,35 @@ async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> N
     assert "every 20 s is possible" in str(caught.value)
     assert reader.begun == []
     assert len(await first(1, reader, every=20.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "kept, budget, possible",
+    [
+        ({"reserve": 600}, 1800, "every 27 s"),
+        ({"share": 1200}, 1200, "every 40 s"),
+        ({"reserve": 2400}, 0, "too little for any"),
+    ],
+)
+async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
+    kept: dict[str, int], budget: int, possible: str
+) -> None:
+    reader = Scripted(*(f"S{n}USDT" for n in range(789)))
+    reader.usage = usage(**kept)
+    with pytest.raises(ValueError, match=f"and the budget is {budget} .*{possible}"):
+        await first(1, reader, every=20.0)
+
+
+async def test_the_share_of_a_budget_is_told_by_its_usage() -> None:
+    pool = ProcessBudget(limit=100, reserve=20, share=0.5).pool("")
+    assert (pool.usage.share, pool.usage.remaining) == (50, 50)
+    pool.charge(1)
+    assert (pool.usage.share, pool.usage.remaining) == (50, 49)
+
+
+async def test_one_name_is_not_taken_for_a_list_of_letters() -> None:
+    with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
+        await anext(sweeps(Scripted(), "BTCUSDT", every=EVERY, clock=wall_time))
 
 
 @pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001])
