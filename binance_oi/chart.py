@@ -4,7 +4,7 @@ The rule of this file: a line is broken where nothing was recorded, so that a ga
 calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import pairwise
@@ -13,6 +13,7 @@ from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from binance_oi.errors import RecordingError
+from binance_oi.models import check_symbols
 from binance_oi.recorder import Recording, Samples
 
 SUFFIXES = (".svg", ".png")
@@ -38,12 +39,15 @@ def plot(
         until: Before this one (aware).
 
     Raises:
-        RecordingError: Nothing is there to draw, or the target cannot be written.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
+        RecordingError: Nothing is there to draw, or the target cannot be written or is the
+            recording.
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
         ValueError: A moment without a time zone.
     """
-    path, names = Path(target), list(dict.fromkeys(symbols))
-    if path.suffix not in SUFFIXES:
+    path, names = Path(target), check_symbols(symbols)
+    recording.check_target(path)
+    if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
     lines = [curve(recording.samples([name], since=since, until=until)) for name in names]
     for name, (times, _) in zip(names, lines, strict=True):
@@ -71,7 +75,7 @@ def curve(samples: Samples) -> tuple[list[float], list[float]]:
     return times, values
 
 
-def _draw(names: list[str], lines: list[tuple[list[float], list[float]]]) -> Any:
+def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) -> Any:
     figure_module, dates = _library("matplotlib.figure"), _library("matplotlib.dates")
     figure = figure_module.Figure(figsize=(SIZE[0], SIZE[1] * len(names)), layout="constrained")
     for number, (name, (times, values)) in enumerate(zip(names, lines, strict=True), 1):

@@ -36,8 +36,9 @@ def export(
 
     Args:
         recording: Where they are.
-        target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; anything else is a
-            directory, which gets Parquet by day: ``date=2026-11-23/open_interest.parquet``.
+        target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
+            which gets Parquet by day: ``date=2026-11-23/open_interest.parquet``. It is made, unless
+            its name has another ending: that is taken for a mistake.
         symbols: None takes all.
         since: The earliest transaction time (aware).
         until: Before this one (aware).
@@ -47,23 +48,25 @@ def export(
         How many rows were written; 0 writes nothing.
 
     Raises:
-        RecordingError: One of the symbols was never recorded, or the target cannot be written.
+        RecordingError: One of the symbols was never recorded, or the target cannot be written or
+            is the recording.
         ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
         ValueError: A moment without a time zone, or a number that Parquet's decimal cannot hold.
     """
-    path, wanted = Path(target), None if symbols is None else tuple(symbols)
-    samples = recording.samples(wanted, since=since, until=until)
+    path = Path(target)
+    recording.check_target(path)
+    samples = recording.samples(symbols, since=since, until=until)
     tell = on_rows or _tell_nobody
     writers: dict[str, Writer] = {
         ".parquet": arrow.write_parquet,
         ".csv": _csv,
         ".jsonl": _json_lines,
     }
-    write = writers.get(path.suffix)
+    write = None if path.is_dir() else writers.get(path.suffix.lower())
     try:
         if write is not None:
             return _write_if_any(write, samples, path, tell)
-        if path.exists() and not path.is_dir():
+        if not path.is_dir() and (path.suffix or path.exists()):
             raise RecordingError(f"{path}: a file's name ends in {', '.join(WRITERS)}")
         return sum(
             _write_if_any(arrow.write_parquet, day, file, tell)

@@ -57,9 +57,11 @@ def write_report(recording: Recording, target: str | Path) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
     Raises:
-        RecordingError: Nothing was recorded, or the target cannot be written.
+        RecordingError: Nothing was recorded, or the target cannot be written or is the recording.
     """
-    path, page = Path(target), report(recording)
+    path = Path(target)
+    recording.check_target(path)
+    page = report(recording)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -1,7 +1,7 @@
 """Weeks of polling, of which every slot is accounted for.
 
 Rule of this file: time is virtual and everything else is real: the client, the exchange's answers
-over sockets, the file. The default suite runs some hours of three symbols; `nox -s recorder` runs 30
+over sockets, the file. The default suite runs some hours of three symbols, `nox -s recorder` 30
 days. BINANCE_OI_DAYS and BINANCE_OI_SYMBOLS choose; a day of the whole market (789) is 3.4 million
 requests, and takes ten minutes and more.
 """

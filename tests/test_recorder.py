@@ -25,6 +25,7 @@ import pytest
 import virtual_clock
 from binance_oi import (
     BannedError,
+    InvalidSymbolError,
     OpenInterest,
     RecordingError,
     ServerError,
@@ -250,6 +251,15 @@ def test_writing_the_same_sweep_twice_changes_nothing(path: Path) -> None:
         before = tables(path)
         assert store.save(snapshot, [], PERIOD) == 0
         assert tables(path) == before
+
+
+def test_one_name_is_not_taken_for_a_list_of_letters(path: Path) -> None:
+    with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
+        Recorder(Market(), path, every=20.0, symbols="BTCUSDT")
+    with closing(Store(path)) as store:
+        store.save(one_sample(), [], PERIOD)
+    with Recording(path) as recording, pytest.raises(InvalidSymbolError):
+        recording.samples("A")
 
 
 async def test_a_recorder_that_was_stopped_does_not_start(path: Path) -> None:

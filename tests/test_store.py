@@ -56,19 +56,34 @@ def test_gaps_grow_only_at_their_end_and_for_one_reason(path: Path) -> None:
         assert recording.missed() == 4
 
 
-def test_the_log_is_moved_into_the_file_between_two_sweeps(
+def in_the_file_itself(path: Path) -> int:
+    """How many sweeps would be there without the log."""
+    alone = path.with_name("alone.db")
+    alone.write_bytes(path.read_bytes())
+    with closing(sqlite3.connect(f"{alone.as_uri()}?immutable=1", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM sweeps").fetchone()[0])
+
+
+def test_the_log_is_moved_into_the_file_between_two_sweeps_and_written_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = path.with_name("oi.db-wal")
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
+        opened.tidy()  # the first one, for a log that a killed recorder has left
+        assert in_the_file_itself(path) == 1
+        size = log.stat().st_size
+        opened.save(sweep(1), [], PERIOD)
         opened.tidy()
-        assert log.stat().st_size > 0
-        monkeypatch.setattr(store, "CHECKPOINT_PAGES", 1)
-        opened.tidy()
-        assert log.stat().st_size == 0
+        assert in_the_file_itself(path) == 1
+        assert log.stat().st_size == size
+        monkeypatch.setattr(store, "CHECKPOINT", 1)
         with Recording(path) as recording:
-            assert len(recording.symbols()) == 3
+            samples = iter(recording.samples().rows())
+            next(samples)  # somebody is reading: nobody waits for them
+            opened.tidy()
+            assert len(list(samples)) == 4
+        assert in_the_file_itself(path) == 2
 
 
 def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
@@ -90,6 +105,20 @@ def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
         RecorderLock(path)
     second.close()
     assert not path.with_name("oi.db-lock").exists()
+
+
+def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    lock = RecorderLock(link)
+    with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
+        RecorderLock(path)
+    lock.close()
+    with closing(Store(link)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        with Recording(link) as recording:
+            assert len(recording.symbols()) == 3
+    assert sorted(file.name for file in path.parent.glob("*.db*")) == ["link.db", "oi.db"]
 
 
 def test_an_sqlite_without_strict_tables_is_refused(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from binance_oi.errors import RecordingError
+from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, follows, next_slot, period_ms, sweeps
 from binance_oi.recorder.store import RecorderLock, Store
 from binance_oi.snapshot import Gap, Snapshot
@@ -64,6 +65,7 @@ class Recorder:
 
     Raises:
         ValueError: `every` is no period.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str` and not a list.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Recorder:
         self.path = Path(path)
         self._period = period_ms(every)
         self._clock = clock
-        names = None if symbols is None else tuple(symbols)
+        names = None if symbols is None else check_symbols(symbols)
         self._check = partial(check, client, names, every=every, notional=notional)
         self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
         self._on_sweep = on_sweep
@@ -232,6 +234,8 @@ class Recorder:
 
 
 def _lock(path: Path) -> RecorderLock:
+    if path.is_dir():
+        raise RecordingError(f"{path} is a directory; a recording is a file")
     try:
         return RecorderLock(path)
     except OSError as error:

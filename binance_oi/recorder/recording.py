@@ -15,7 +15,7 @@ from typing import NamedTuple, Self, TypedDict
 
 from binance_oi import arrow
 from binance_oi.errors import RecordingError
-from binance_oi.models import check_symbol
+from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
@@ -154,6 +154,12 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
+def beside(path: Path, ending: str) -> Path:
+    """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
+    real = path.resolve()
+    return real.with_name(real.name + ending)
+
+
 def unix_ms(moment: datetime) -> int:
     """A moment as Unix ms.
 
@@ -282,6 +288,15 @@ class Recording:
         """Close the file. May be repeated."""
         self._connection.close()
 
+    def check_target(self, target: Path) -> None:
+        """See that writing to `target` would not write over the recording.
+
+        Raises:
+            RecordingError: It is the recording, whatever the name.
+        """
+        if target.exists() and target.samefile(self.path):
+            raise RecordingError(f"{target} is the recording itself")
+
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has samples, sorted."""
         return tuple(symbol for (symbol,) in self._connection.execute(_SYMBOLS))
@@ -305,7 +320,7 @@ class Recording:
             RecordingError: One of `symbols` was never recorded.
             ValueError: A moment does not say its time zone.
         """
-        wanted = self.symbols() if symbols is None else sorted(set(map(check_symbol, symbols)))
+        wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
         first = 0 if since is None else unix_ms(since)
@@ -369,7 +384,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     try:
         return _checked(path, "mode=ro")
     except RecordingError:
-        if path.with_name(f"{path.name}-wal").exists():
+        if beside(path, "-wal").exists():
             raise
         return _checked(path, "mode=ro&immutable=1")  # in a directory that cannot be written
 

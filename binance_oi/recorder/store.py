@@ -25,6 +25,7 @@ from binance_oi.recorder.recording import (
     PAGE_SIZE,
     SCHEMA,
     VERSION,
+    beside,
     check_version,
 )
 from binance_oi.snapshot import Gap, Snapshot
@@ -32,7 +33,8 @@ from binance_oi.snapshot import Gap, Snapshot
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 BUSY = 1.0  # s to wait for whoever else has the file locked
 CACHE_KIB = 16 * 1024  # one page for each symbol and the way to it, many times over
-CHECKPOINT_PAGES = 8192  # of the log: moved into the file between two sweeps, not in a commit
+CHECKPOINT = 8192  # changes in the log: moved into the file between two sweeps, not in a commit
+LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody reads for long
 
 _LAST = "SELECT max(slot) FROM sweeps", "SELECT max(last) FROM gaps WHERE symbol = ''"
 
@@ -41,7 +43,8 @@ class RecorderLock:
     """Keeps a second recorder away from a recording, until this process ends, however it does.
 
     Args:
-        path: Of the recording; the lock is a file beside it, with the process id in it.
+        path: Of the recording; the lock is a file beside it, with the process id in it. A link
+            leads to the recording itself, so it has the same lock under every name.
 
     Raises:
         RecordingError: Another recorder has it.
@@ -49,7 +52,7 @@ class RecorderLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.with_name(f"{path.name}-lock")
+        self._path = beside(path, "-lock")
         while True:
             self._file = self._path.open("a+")
             try:
@@ -105,6 +108,7 @@ class Store:
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
         try:
             self._prepare()
+            self._tidied = -CHECKPOINT  # a recorder that was killed may have left a long log
             self._place = path.stat()
         except BaseException:
             self._connection.close()
@@ -118,6 +122,7 @@ class Store:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")  # NORMAL may lose commits with the power
         run("PRAGMA wal_autocheckpoint = 0")
+        run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         if not ours:
             with self._transaction():
@@ -199,10 +204,14 @@ class Store:
             )
 
     def tidy(self) -> None:
-        """Move what is in the log into the file; for the time between two sweeps."""
-        log = self.path.with_name(f"{self.path.name}-wal")
-        if log.stat().st_size >= CHECKPOINT_PAGES * PAGE_SIZE:
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Move what is in the log into the file; for the time between two sweeps.
+
+        The log is then written over from its start, not made anew: a file that does not grow is on
+        the disk sooner. Nobody who reads is waited for; what is read by others stays in the log.
+        """
+        if self._connection.total_changes - self._tidied >= CHECKPOINT:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._tidied = self._connection.total_changes
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:
