@@ -401,6 +401,23 @@ def test_wrong_usage_is_one_line_and_2(arguments: str, capsys: Captured) -> None
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--base-url https://me:secret@example.com",
+        "--base-url https://me:sec@secret@example.com/",
+        "--base-url me:secret@example.com",
+        "--base-ul https://me:secret@example.com",
+        "--base-ul=https://me:secret@example.com",
+    ],
+)
+def test_a_password_that_was_given_is_not_shown(arguments: str, capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", *arguments.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "secret" not in err
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_names_every_command_and_exit_code(flag: str, capsys: Captured) -> None:
     assert main([flag]) == 0
@@ -465,6 +482,28 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["get", "--help"], ["--version"]])
+def test_help_whose_reader_leaves_early_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, *arguments], stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_streams_that_were_closed_by_whoever_started_us_are_no_error(closed: str) -> None:
+    script = f'"$@" {closed}'
+    command = ["sh", "-c", script, "sh", *PROGRAM, "get", "BTCUSDT", "--simulated"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("BTCUSDT") == (0 if closed.startswith(">") else 1)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_told_in_one_line() -> None:
     with open("/dev/full", "w") as full:
@@ -483,6 +522,21 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminated_snapshot_ends_like_an_interrupted_one(ignored: bool) -> None:
+    with LocalExchange(limit=50).in_thread() as exchange:
+        command = [*PROGRAM, "snapshot", "--base-url", exchange.url]
+        if ignored:  # what a shell does for what it runs in the background
+            command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+            until(lambda: exchange.answers[200] > 20)
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (143, "", "")
 
 
 def test_the_local_exchange_serves_until_it_is_interrupted() -> None:

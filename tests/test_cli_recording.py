@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -95,12 +96,14 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
         ("record NOSUCHUSDT --to {new} --simulated", "the exchange does not list it"),
         ("record --to {text} --simulated", "is not a recording"),
         ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
+        ("record --to {dir} --simulated", "is a directory"),
         ("record --to {new} --every soon", "a period is a number with s, m or h"),
         ("export {new} --to {out}.csv", "is not there"),
         ("export {text} --to {out}.csv", "is not a recording"),
         ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
         ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
         ("export {db} --to {out}/oi.csv/oi.csv --since never", "--since"),
+        ("export {db} --to {out}.xlsx", "name ends in .parquet, .csv, .jsonl"),
         ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
         ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
         ("report {text} --to {out}.html", "is not a recording"),
@@ -111,7 +114,12 @@ def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
     arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "text").write_text("not a database" * 100)
-    places = {"new": tmp_path / "new", "text": tmp_path / "text", "db": path, "out": tmp_path / "o"}
+    places = {
+        "new": tmp_path / "new",
+        "text": tmp_path / "text",
+        "db": path,
+        "out": tmp_path / "o",
+    } | {"dir": tmp_path}
     given = [word.format(**places) for word in arguments.split()]
     assert main(given) == 2
     out, err = capsys.readouterr()
@@ -119,6 +127,34 @@ def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
     assert said in err
     assert not [*tmp_path.glob("o.*"), *tmp_path.glob("new*")]
     assert (tmp_path / "text").read_text() == "not a database" * 100
+
+
+@pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_recording_is_never_written_over_by_what_is_made_of_it(
+    name: str, linked: bool, tmp_path: Path, capsys: Captured
+) -> None:
+    recording = write_recording(tmp_path / ("oi.db" if linked else name))
+    if linked:
+        (tmp_path / name).symlink_to(recording)
+    before = recording.read_bytes()
+    command = {"oi.csv": ["export"], "oi.svg": ["plot"], "oi.html": ["report"]}[name]
+    symbols = ["BTCUSDT"] if command == ["plot"] else []
+    target = str(tmp_path / name)
+    assert main([*command, str(recording), *symbols, "--to", target]) == 2
+    assert capsys.readouterr().err == f"binance-oi: {target} is the recording itself\n"
+    assert recording.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["record --to= --simulated", "export {db} --to=", "report {db} --to=", "plot {db} X --to="],
+)
+def test_a_name_that_is_empty_is_not_taken_for_the_directory_we_are_in(
+    arguments: str, path: Path, capsys: Captured
+) -> None:
+    assert main([word.format(db=path) for word in arguments.split()]) == 2
+    assert "a name is needed" in capsys.readouterr().err
 
 
 def test_a_recording_is_exported_plotted_and_reported(
@@ -156,7 +192,8 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
-def test_a_terminal_gets_a_table_and_its_cursor_back() -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "binance_oi", "watch", "BTCUSDT", "--every", "0.2s"]
     with subprocess.Popen([*command, "--simulated"], stdout=theirs, stderr=theirs) as process:
@@ -164,7 +201,8 @@ def test_a_terminal_gets_a_table_and_its_cursor_back() -> None:
         shown = b""
         while b"since start" not in shown:
             shown += os.read(ours, 65536)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
+        told = time.monotonic()
         while True:
             try:
                 more = os.read(ours, 65536)
@@ -172,7 +210,8 @@ def test_a_terminal_gets_a_table_and_its_cursor_back() -> None:
                 break
             shown += more
     os.close(ours)
-    assert process.returncode == 130
+    assert time.monotonic() - told < ENDS_WITHIN
+    assert process.returncode == code
     assert b"Traceback" not in shown
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
 

@@ -5,10 +5,14 @@ what the caller should do next. Nothing is shown of a command that was interrupt
 """
 
 import asyncio
+import re
+import signal
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import FrameType
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -24,7 +28,16 @@ from binance_oi.cli.render import (
     symbols_sheet,
     values_sheet,
 )
-from binance_oi.cli.terminal import PROGRAM, complain, prepare, progress, put, show
+from binance_oi.cli.terminal import (
+    PROGRAM,
+    complain,
+    console,
+    discard,
+    prepare,
+    progress,
+    put,
+    show,
+)
 from binance_oi.client import OpenInterestClient
 from binance_oi.endpoints import PRODUCTION, TESTNET, check_base_url
 from binance_oi.errors import (
@@ -43,7 +56,9 @@ from binance_oi.simulator import LocalExchange, Steady
 from binance_oi.snapshot import Snapshot
 
 OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED = range(7)
-INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells say it
+
+_BEFORE_AT = re.compile(r"\S*@")
 
 app = App(
     name=PROGRAM,
@@ -51,10 +66,11 @@ app = App(
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
     help_epilogue=(
         "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "
-        "5 network, 6 some symbols failed, 130 interrupted."
+        "5 network, 6 some symbols failed, 130 interrupted, 143 terminated."
     ),
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
+    console=console(None),
 )
 
 
@@ -65,22 +81,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
     """
     prepare()
+    with _terminable() as terminated:
+        code = _run(arguments)
+    return TERMINATED if terminated and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminable() -> Generator[list[int]]:
+    """SIGTERM ends a command as Ctrl-C does, so the cursor comes back; gives the signals seen."""
+    terminated: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        terminated.append(number)
+        interrupt = signal.getsignal(signal.SIGINT)  # asyncio's own while it runs
+        if not callable(interrupt):  # ignored, as in the background of a shell
+            raise KeyboardInterrupt
+        interrupt(number, frame)
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield terminated
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code: int | None = app(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        complain(f"{error} (see {PROGRAM} --help)")
+        complain(f"{without_secrets(str(error))} (see {PROGRAM} --help)")
         return USAGE
     except BinanceOIError as error:
         complain(explain(error))
         return exit_code(error)
+    except BrokenPipeError:  # the reader has seen enough
+        discard()
+        return OK
     except OSError as error:  # stdout is full, the port is taken
         complain(str(error))
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED
     return code or OK
+
+
+def without_secrets(text: str) -> str:
+    """`text` with nothing left of what stands before an ``@``, as a password in a URL does."""
+    return _BEFORE_AT.sub('"***@', text)
 
 
 def exit_code(error: BinanceOIError) -> int:

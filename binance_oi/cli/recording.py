@@ -47,6 +47,13 @@ def _moment(_: object, tokens: Sequence[Token]) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def _place(_: object, tokens: Sequence[Token]) -> Path:
+    if not tokens[0].value:  # would be the directory we are in
+        raise ValueError("a name is needed")
+    return Path(tokens[0].value)
+
+
+Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds)]
 Moment = Annotated[datetime | None, Parameter(converter=_moment)]
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
@@ -64,7 +71,7 @@ def told(run: Callable[[], int]) -> int:
 @app.command
 def record(
     *symbols: str,
-    to: Path,
+    to: Place,
     every: Period = 20.0,
     notional: Annotated[bool, Parameter(negative=())] = False,
     source: Source = Source(),  # noqa: B008 - frozen
@@ -140,9 +147,9 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
 
 @app.command
 def export(
-    recording: Path,
+    recording: Place,
     *,
-    to: Path,
+    to: Place,
     symbol: Symbols = None,
     since: Moment = None,
     until: Moment = None,
@@ -161,7 +168,7 @@ def export(
 
 def _export(
     path: Path,
-    to: Path,
+    to: Place,
     symbols: list[str] | None,
     since: datetime | None,
     until: datetime | None,
@@ -192,9 +199,9 @@ def _export(
 
 @app.command
 def plot(
-    recording: Path,
+    recording: Place,
     *symbols: Annotated[str, Parameter(required=True)],
-    to: Path,
+    to: Place,
     since: Moment = None,
     until: Moment = None,
 ) -> int:
@@ -217,7 +224,7 @@ def plot(
 
 
 @app.command
-def report(recording: Path, *, to: Path) -> int:
+def report(recording: Place, *, to: Place) -> int:
     """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
 
     Args:

@@ -34,6 +34,9 @@ class _Notes(logging.Handler):
 
 def prepare() -> None:
     """Make the streams fit for symbols in any script, and show the library's warnings."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
@@ -59,24 +62,34 @@ def put(text: str) -> bool:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        # Python would try to write the rest at its end, and spoil the exit code.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard()
         if not isinstance(error, BrokenPipeError):
             raise
         return False  # the reader has seen enough
     return True
 
 
+def discard() -> None:
+    """Stdout cannot be written: Python would try again at its end, and spoil the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def complain(line: str) -> None:
     """One line on stderr."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # nobody can be told; the exit code still can
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
 
 
-def console(stream: TextIO) -> Console:
-    """Rich's view of a stream. Its own `no_color` would keep bold."""
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program with 1."""
+        raise BrokenPipeError
+
+
+def console(stream: TextIO | None) -> Console:
+    """Rich's view of a stream; None follows stdout. Its own `no_color` would keep bold."""
     plain = bool(os.environ.get("NO_COLOR"))
-    return Console(file=stream, color_system=None if plain else "auto", highlight=False)
+    return _Console(file=stream, color_system=None if plain else "auto", highlight=False)
 
 
 @asynccontextmanager
