@@ -94,7 +94,7 @@ class Pool:
         """`settle` and `refused` for one answer: it tells which minute was full."""
         now = self._clock()
         minute = self._bucket.settle(receipt, now, used, date)
-        self._bucket.refused(now, seconds, ban=ban, minute=minute)
+        self._bucket.refused(now, seconds, ban=ban, minute=minute, used=used)
 
     def set_limit(self, limit: int) -> None:
         """The exchange said what it allows in a minute."""

@@ -20,16 +20,18 @@ only when an answer proved it, or the interval does: when it *may* be over and w
 room, one request goes alone, inside the reserve, and its count tells (a fallen count is a new
 minute). So a clock that is off costs one round trip, never a refusal.
 
-**Others.** What they use is forecast to the end of the minute and kept free: their steady rate, and
-the largest surge of the last minutes until it has come. While only that forecast is in the way,
-one request every `LOOK` looks at the count. Close to the limit, what is in flight shrinks with
-what is left, so that several programs which all do this stop together, before the limit.
+**Others.** What they may still use before the minute is over is forecast (`others`) and kept free.
+While only that forecast is in the way, single requests look at the count now and then. Close to
+the limit, what is in flight shrinks with what is left, so that several programs which all do this
+stop together, before the limit.
 """
 
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
+
+from binance_oi.others import Curve, expected
 
 MINUTE = 60  # s
 FLIGHT = 10.0  # s: a request can be counted this long after it was sent (our timeout; stalls)
@@ -38,13 +40,12 @@ LAG = 1.0  # s: an answer sent this long after another one contains its weight f
 DRIFT = 1e-4  # s per s that two clocks may drift apart
 ALONE = 1.0  # s: how long the others wait for the answer to a request that goes alone
 CLOSING = 0.25  # s before its end that a full minute is looked at once more
-LOOK = 1.0  # s between looks at the count while only the forecast is in the way
+LOOK = 1.0  # s between looks at the count while only the forecast is in the way, at the least
+LOOKS = 0.01  # share of the limit that these looks may use in a minute
 POLL = 0.02  # s: how soon another process may have changed the answer
 SIGMA = 4  # standard deviations kept free: we ask many times a minute
 DOUBTS = 8  # moments that a minute keeps apart
 MEMORY = 5  # minutes for which others are remembered
-STEADY = 60.0  # s over which the others' rate is averaged
-SUDDEN = 5.0  # s within which use by others counts as one surge
 LIES = 3  # answers in a row whose `Date` contradicts all that is known, before they are believed
 BLIND_AFTER = 10  # answers in a row without a usable header, then we rely on our books alone
 BLIND_RESERVE = 0.1  # share of the limit kept free while relying on our books alone
@@ -66,12 +67,14 @@ class Receipt(NamedTuple):
 class Minute:
     """What is known of one exchange minute, in weight."""
 
+    curve: Curve  # of others
     charged: int = 0
     open: int = 0
     unsure: int = 0  # the part of `charged` that no answer has confirmed and that may not count
     seen: int = 0
     others: int = 0
-    surge: float = 0.0
+    drawn: int = 0  # `charged` when the curve was last drawn
+    refused: bool = False
     doubts: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Weight with no answer or no header, by the second from which a count contains it if any."""
 
@@ -98,11 +101,9 @@ class State:
     held_until: float = 0.0
     banned_until: float = 0.0
     strike: int = 0  # the surge by others that a refusal makes us expect; fades
+    refused_at: int = 0  # count at which we were refused below the limit: above it, one at a time
     alone_until_at: float = UNKNOWN
     looked_at: float = UNKNOWN  # the latest usable header; unknown: nothing is known
-    steady: float = 0.0  # weight/s used by others, averaged over `span` seconds
-    span: float = 1.0
-    sudden: float = 0.0  # weight they lately used beyond that rate
     wary: int = -1  # others are expected up to this minute
     silent: int = 0  # answers in a row without a usable header
     dated: bool = True  # False: the interval is a guess by our wall clock, until a `Date` comes
@@ -195,6 +196,8 @@ class Bucket:
             minute = self._minute(k)
             if minute.used + weight > cap or minute.charged + weight > self._own:
                 return self._when_full(now, weight, k, (first, guess, last))
+            if k < guess and not self._bearable(now, k, weight):
+                return POLL
         alone = self._nothing_known(guess)
         if guess <= state.wary and not alone:
             wait = self._courtesy(now, weight, guess, cap)
@@ -252,13 +255,13 @@ class Bucket:
         turn = MINUTE * (k + 1) - now - state.lo
         if self._affordable(now, k, weight):
             left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
-            unseen = now - state.looked_at
+            since = now - state.looked_at
             decided = minute.doubts[0][0] - now if minute.doubts else left
             closing = left - CLOSING - (state.hi - state.lo) / 2
             look = min(0.0 if minute.unsure else decided, closing)
-            if 2 * (minute.charged - self._cap) < self._kept - 1:  # the rest is for the end
-                look = min(look, (left - unseen) / 2)
-            turn = min(max(LOOK - unseen, look), left)
+            if 2 * (minute.charged + weight - 1 - self._cap) < self._kept - 1:  # rest: for the end
+                look = min(look, (left - since) / 2)
+            turn = min(max(LOOK - since, look), left)
             if turn <= 0.0:
                 return self._book(now, weight, first, last, alone=True)
         return max(min(turn, POLL) if minute.open else turn, 1e-3)
@@ -266,43 +269,76 @@ class Bucket:
     def _affordable(self, now: float, k: int, weight: int) -> bool:
         """May one request go into the reserve, to look at the count of a full minute?"""
         state, minute = self.state, self.state.minutes[k]
-        # As far as we are alone: `seen + open` holds answered doubts twice.
-        used: float = minute.charged
-        if k <= state.wary:
-            used = minute.used + (self._unseen(now) if minute.others else 0.0)
-        room = min(state.limit - used, self._own - minute.charged)
-        return weight <= room and not self._blind()
+        if self._blind() or minute.charged + weight > self._own:
+            return False
+        if k > state.wary:  # we are alone, and `seen + open` holds answered doubts twice
+            return minute.charged + weight <= state.limit
+        return self._bearable(now, k, weight)
 
-    def _unseen(self, now: float) -> float:
-        """The most that others may have used since we looked, as they did before."""
-        expected = self.state.steady * max(0.0, min(now - self.state.looked_at, MINUTE))
-        return expected + 3 * math.sqrt(expected)
+    def _bearable(self, now: float, k: int, weight: int) -> bool:
+        """Would minute `k` bear it, after what others may have used of it since we looked?"""
+        minute = self.state.minutes[k]
+        theirs = self._unseen(now, k) if minute.others else 0.0
+        return minute.used + theirs + weight <= self.state.limit
+
+    def _unseen(self, now: float, k: int) -> float:
+        """Weight that others may have used of minute `k` since we looked, if nothing special
+        happened."""
+        gap = max(0.0, min(now - self.state.looked_at, self._into(now, k)))
+        curves = [self.state.minutes[k].curve, *self._past(k)]
+        most = gap * max(curve.calm for curve in curves)
+        return most + 3 * math.sqrt(most)
+
+    def _past(self, k: int) -> list[Curve]:
+        """The others' curves of the minutes before `k`, where there are any."""
+        minutes = self.state.minutes
+        return [m.curve for j, m in minutes.items() if k - MEMORY <= j < k and m.curve.heights]
 
     def _courtesy(self, now: float, weight: int, k: int, cap: int) -> float:
         """Room for others: seconds to wait, 0 to go ahead, below 0 to go alone and look."""
         state, minute = self.state, self.state.minutes[k]
-        room = cap - minute.used - weight
-        unseen = max(0.0, now - state.looked_at)
-        flying = minute.open - sum(weight for _, weight in minute.doubts)  # answers are to come
-        crowded = minute.seen and flying + weight > max(weight, (cap - minute.seen) // 8)
-        if crowded and unseen < LOOK:
+        room, since = cap - minute.used - weight, max(0.0, now - state.looked_at)
+        most = max(weight, (cap - minute.seen) // 8)
+        crowded = minute.seen and self._flying(minute) + weight > most
+        if crowded and since < LOOK:
             return POLL
-        if not minute.seen or (not crowded and room >= self._forecast(now, k, unseen)):
-            return 0.0
-        if self._unseen(now) > room:
+        need, margin = self._forecast(now, k)
+        if not minute.seen or (not crowded and room >= need + margin):
+            return -1.0 if 0 < state.refused_at < minute.used + weight else 0.0
+        if self._unseen(now, k) > room:
             return LOOK
-        return LOOK - unseen if unseen < LOOK else -1.0
+        wait = self._until_look(weight, self._left(now, k), since, costly=room < need)
+        return wait if wait > 0.0 else -1.0
 
-    def _forecast(self, now: float, k: int, unseen: float) -> float:
-        """Weight that others may use before minute `k` is over, and what our looks at it cost."""
-        state = self.state
-        left = self._left(now, k)
-        steady = state.steady * (left + unseen)
-        noise = SIGMA * math.sqrt(steady * (1 + (left + unseen) / state.span))
-        past = [m.surge for j, m in state.minutes.items() if k - MEMORY <= j < k]
-        surge = max(past, default=0.0)
-        surge = 1.1 * max(surge, state.strike) - state.minutes[k].surge
-        return steady + noise + max(0.0, surge) + left / LOOK / 2
+    def _until_look(self, weight: int, left: float, since: float, *, costly: bool) -> float:
+        """Seconds until `weight` may look at the count of a minute that has `left` s to go, `since`
+        s after the last look.
+
+        A look is paid for with what is kept free for others: where that is not enough already, all
+        looks of a minute may use `LOOKS`. Where only the margin is in the way, one more may come
+        after a third of the time that is left then.
+        """
+        wait = MINUTE * weight / (LOOKS * self.state.limit) - since
+        if not costly:
+            wait = min(wait, (left - 3 * since) / 4)
+        return min(max(LOOK - since, wait), left)
+
+    def _forecast(self, now: float, k: int) -> tuple[float, float]:
+        """Weight that others are expected to use before minute `k` is over, and a margin for
+        chance and for our looks at it."""
+        state, minute = self.state, self.state.minutes[k]
+        into = self._into(min(now, state.looked_at), k) if minute.seen else 0.0
+        past = self._past(k)
+        need = expected(past, minute.curve, into, minute.others)
+        need = max(need, state.strike - minute.others)
+        # Of a rate that was seen for a tenth of a minute, ten times the variance is to be feared.
+        unsure = 1.0 if past else MINUTE / max(1.0, minute.curve.until)
+        looks = LOOKS * state.limit * self._left(now, k) / MINUTE / 2
+        return need, SIGMA * math.sqrt(need * unsure) + looks
+
+    def _into(self, now: float, k: int) -> float:
+        """Seconds that minute `k` is old, by the middle of what the clock may say."""
+        return min(max(0.0, now + (self.state.lo + self.state.hi) / 2 - MINUTE * k), float(MINUTE))
 
     def _left(self, now: float, k: int) -> float:
         """Seconds that minute `k` has still to go, by the middle of what the clock may say."""
@@ -326,7 +362,7 @@ class Bucket:
                     del minutes[j]
                 elif j < k - 1:
                     minutes[j].doubts.clear()  # nothing will decide them any more
-            minutes[k] = Minute()
+            minutes[k] = Minute(Curve(self.state.limit / MINUTE))
         return minutes[k]
 
     # -- learn -------------------------------------------------------------------------------
@@ -369,10 +405,8 @@ class Bucket:
         state = self.state
         state.silent = 0
         if k > state.turned:
-            before = state.minutes.get(k - 1)
-            if before is not None and before.seen:
-                state.strike = state.strike * 3 // 4  # a whole minute went well
-            state.turned, state.sudden = k, 0.0
+            self._forgive(k)
+            state.turned = k
             if used < state.minutes[k].seen:  # what was taken for it was of the minute before
                 state.minutes[k].seen = state.minutes[k].others = 0
         minute = state.minutes[k]
@@ -386,21 +420,29 @@ class Bucket:
         if receipt.sent > state.looked_at:
             state.looked_at = receipt.sent
 
+    def _forgive(self, k: int) -> None:
+        """Minute `k` begins; a whole minute that went well makes a refusal matter less."""
+        state, before = self.state, self.state.minutes.get(k - 1)
+        if before is not None and before.seen and not before.refused:
+            state.strike = state.strike * 3 // 4
+            if before.seen > state.refused_at + self._few():
+                state.refused_at = 0
+        if state.refused_at:
+            state.wary = max(state.wary, k + MEMORY)
+
     def _guess(self, receipt: Receipt, now: float, used: int) -> None:
         """Too close to the turn to tell: `used` is safely taken for the old minute's, which it
         fills more than the new one's would; in the new one the request stays open."""
         state, old = self.state, self._minute(receipt.first)
         theirs = used - receipt.weight
         if state.looked_at == UNKNOWN and theirs > self._few():
-            # Others were here before us, in one minute or the other: it is booked in both.
-            for minute in (old, self._minute(receipt.first + 1)):
-                minute.others, minute.seen = theirs, used
+            # Others were here before us, in one minute or the other: ask again when it is clear.
+            old.others, old.seen = max(old.others, theirs), max(old.seen, used)
             state.wary = receipt.first + 1 + MEMORY
-            state.steady, state.span = theirs / MINUTE, MINUTE
-            if theirs < state.limit // 2:  # perhaps of a minute that has just begun: ask again
-                state.alone_until_at = receipt.sent + LOOK
-                self._doubt(receipt, None, now + LAG)
-                return
+            clear = MINUTE * (receipt.first + 1) - state.lo
+            state.alone_until_at = max(receipt.sent + LOOK, clear)
+            self._doubt(receipt, None, now + LAG)
+            return
         old.open -= receipt.weight
         old.unsure += receipt.weight
         old.seen = max(old.seen, used)
@@ -457,29 +499,27 @@ class Bucket:
             minute.unsure = 0
 
     def _others(self, now: float, k: int, used: int) -> None:
-        """How much others have used, and how fast."""
+        """How much others have used, and by when."""
         state, minute = self.state, self.state.minutes[k]
-        grown = max(0, used - minute.charged - minute.others)
-        minute.others += grown
+        minute.others = max(minute.others, used - minute.charged)
         if minute.others > self._few():
-            state.wary = k + MEMORY
+            state.wary = max(state.wary, k + MEMORY)
         if k > state.wary:
             return
-        if state.looked_at == UNKNOWN:
-            # A first look: a rate at the most, and never one that nobody could go on with.
-            elapsed = max(0.25, now + state.lo - MINUTE * k)
-            rate = min(minute.others / elapsed, state.limit / MINUTE)
-            if rate >= state.steady:  # after a hold they still go on
-                state.steady, state.span = rate, elapsed
-            state.sudden = 0.0
-            return
-        elapsed = now + (state.lo + state.hi) / 2 - MINUTE * k  # of this minute
-        gap = max(0.0, min(now - state.looked_at, elapsed))  # before it, the count is not this one
-        excess = grown - state.steady * gap
-        state.span = min(state.span + gap, STEADY)
-        state.steady += excess / state.span
-        state.sudden = max(0.0, state.sudden * math.exp(-gap / SUDDEN) + excess)
-        minute.surge = max(minute.surge, state.sudden)
+        into, curve = self._into(now, k), minute.curve
+        if not curve.heights and state.looked_at != UNKNOWN:
+            curve.draw(self._into(state.looked_at, k), 0)  # until then there was nobody
+        gap = max(0.0, into - curve.until)
+        hidden: float = self._flying(minute)  # ours may hide as many of theirs: those under way,
+        if now < state.looked_at + LAG:  # and those that a header may lag behind
+            hidden += (minute.charged - minute.drawn) * LAG / max(gap, LAG)
+        if hidden <= max(self._few(), (minute.others - curve.top) / 4, curve.rate * gap / 4):
+            curve.draw(into, minute.others)
+            minute.drawn = minute.charged
+
+    def _flying(self, minute: Minute) -> int:
+        """Weight in flight whose answers are to come."""
+        return minute.open - sum(weight for _, weight in minute.doubts)
 
     def _few(self) -> int:
         """Weight of others that means nothing: a look at the listing, a ping."""
@@ -570,11 +610,18 @@ class Bucket:
         state.looked_at = UNKNOWN
 
     def refused(
-        self, now: float, seconds: float, *, ban: bool = False, minute: int | None = None
+        self,
+        now: float,
+        seconds: float,
+        *,
+        ban: bool = False,
+        minute: int | None = None,
+        used: int | None = None,
     ) -> None:
         """429 or 418: hold to the next minute, or for `seconds` if longer, and reserve more.
 
         `minute` is the one that counted the request; None: any that is not over for certain.
+        `used` is the count at which it was refused: what is above it is not ours to use.
         """
         state = self.state
         state.wary = int((now + state.hi + seconds) // MINUTE) + MEMORY
@@ -583,6 +630,10 @@ class Bucket:
         turn = MINUTE * (minute + 1)
         if turn > state.held_until and now + state.lo >= state.held_until:
             state.strike = min(max(2 * state.strike, state.limit // 4), state.limit // 2)
+        self._minute(minute).refused = True
+        if used is not None and used < state.limit:
+            state.refused_at = min(state.refused_at or used, used)
+            state.strike = max(state.strike, state.limit - used)
         until = now + state.hi + seconds if seconds > 0.0 else turn
         self.hold_until(max(turn, until), ban=ban)
 
@@ -592,7 +643,7 @@ class Bucket:
         """The budget at this moment; changes nothing."""
         state = self.state
         guess = self._span(now)[1]
-        minute = state.minutes.get(guess, Minute())
+        minute = state.minutes.get(guess, Minute(Curve(0.0)))
         self._resize(state.limit)
         reserve = self._kept + self._blindness()
         return Usage(

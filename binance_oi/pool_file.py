@@ -25,8 +25,8 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("binance_oi")
 
-FILE_NAME = "budget-2"  # the number changes with the format: versions never read each other
-MAGIC = b"binance-oi budget 2\n"
+FILE_NAME = "budget-3"  # the number changes with the format: versions never read each other
+MAGIC = b"binance-oi budget 3\n"
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away

@@ -25,12 +25,14 @@ from binance_oi.minutes import (
     FLIGHT,
     LIES,
     LOOK,
+    LOOKS,
     MEMORY,
     POLL,
     Bucket,
     Receipt,
     State,
 )
+from binance_oi.others import Curve
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 HALFWAY = 28.5  # s from :02 to the middle between a look at :01 and the end
@@ -102,8 +104,8 @@ TABLES: dict[str, tuple[Bucket, list[Step]]] = {
         [Step(1, 50, used=50), Step(2, 1, 58)],
     ),
     "what is in the header counts": (
-        bucket(100, reserve=10),
-        [Step(1, 1, used=90), Step(2, 1, 58)],
+        bucket(100),
+        [Step(1, 1, used=100), Step(2, 1, 58)],
     ),
     "what never fits is never": (
         bucket(100, reserve=10),
@@ -196,7 +198,7 @@ def test_a_full_minute_of_lost_weight_is_looked_at_as_soon_as_it_is_decided() ->
 
 
 def test_a_header_never_lowers_a_count() -> None:
-    made = bucket()
+    made = bucket(6000)
     fill(made, 1, 1, used=50)
     fill(made, 2, 1, used=20)
     assert made.usage(3).used >= 51
@@ -320,26 +322,27 @@ def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
     fill(made, 1, 1)
     fill(made, 30, 1, used=602)
     fill(made, 61, 1)
-    wait = refuse(made, 61.2, 500)
-    assert wait == pytest.approx(LOOK - 0.2)
-    assert take(made, 61 + LOOK, 500).alone
+    pause = 60 / (LOOKS * 1000)  # a look costs what is kept for others
+    assert refuse(made, 61.2) == pytest.approx(pause - 0.2)
+    assert refuse(made, 61.2, 2) == pytest.approx(2 * pause - 0.2)
+    assert take(made, 61.001 + pause).alone
 
 
 def test_beside_others_little_is_in_flight() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1, used=100)
-    made.state.steady = made.state.minutes[int(NOON // 60)].surge = 0.0
+    made.state.minutes[int(NOON // 60)].curve = Curve(fastest=0.0)
     sent = 0
     while isinstance(made.charge(2, 10), Receipt):
         sent += 10
     assert 0 < sent <= 1000 // 8
-    assert refuse(made, 2, 10) == POLL
+    assert refuse(made, 1.5, 10) == POLL
 
 
 def test_others_that_may_have_used_the_rest_are_given_time() -> None:
     made = bucket(100, reserve=0)
     fill(made, 1, 1, used=20)
-    made.state.steady = 150.0  # half a second later they may be at the limit
+    made.state.minutes[int(NOON // 60)].curve = Curve(150.0, [150], 1.0)
     assert refuse(made, 1.5) == LOOK
 
 
@@ -528,11 +531,11 @@ def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> Non
 def test_others_that_were_steady_before_a_hold_are_steady_after_it() -> None:
     made = bucket(1000)
     fill(made, 1, 1, used=20)
-    fill(made, 30, 1, used=600)
-    rate = made.state.steady
+    fill(made, 30, 1, used=300)
     made.hold(31, 20)
     fill(made, 61, 1, used=2)
-    assert made.state.steady == rate > 5
+    assert isinstance(made.charge(62, 100), Receipt)
+    assert refuse(made, 62, 300) > 1  # they are expected to use about 600
 
 
 def test_the_limit_can_change() -> None:

@@ -59,6 +59,7 @@ class Situation:
     every: float = 20.0  # between two sweeps
     in_flight: int = 100
     pace: float = 1000.0
+    weights: tuple[int, ...] = (1,)  # of the requests; each weight is asked for by as many callers
 
 
 @dataclass(slots=True)
@@ -165,20 +166,20 @@ class _Exchange:
         """The clock that counts, Unix s."""
         return self._loop.time() + self._offset
 
-    def arrive(self, process: int, sent: float) -> _Answer:
-        """A request of weight 1 is counted."""
+    def arrive(self, process: int, sent: float, weight: int) -> _Answer:
+        """A request is counted."""
         now, outcome = self.now(), self._outcome
-        verdict = self._counter.count(1, now)
+        verdict = self._counter.count(weight, now)
         self._trace.update(b"%.6f %d %d %d\n" % (now, process, verdict.status, verdict.used))
         k = _minute(now)
-        outcome.ours[k] += 1
+        outcome.ours[k] += weight
         outcome.statuses[verdict.status] += 1
-        outcome.shares[process] += k > 0
+        outcome.shares[process] += weight if k > 0 else 0
         if verdict.status != 200:
-            outcome.refused[k] += 1
+            outcome.refused[k] += weight
         elif self._is_rash(now, sent, verdict.used):
-            outcome.rash[k] += 1
-        return _Answer(verdict.status, self._headers(verdict, now), verdict.until)
+            outcome.rash[k] += weight
+        return _Answer(verdict.status, self._headers(verdict, now, weight), verdict.until)
 
     def _is_rash(self, now: float, sent: float, used: int) -> bool:
         """Did it leave less room than others are known to need?
@@ -207,11 +208,11 @@ class _Exchange:
         self._outcome.weights = {_minute(60.0 * k): w for k, w in weights.items()}
         self._outcome.trace = self._trace.hexdigest()
 
-    def _headers(self, verdict: Verdict, now: float) -> dict[str, str]:
+    def _headers(self, verdict: Verdict, now: float, weight: int) -> dict[str, str]:
         situation, random = self._situation, self._random
         headers: dict[str, str] = {}
         if random.random() >= situation.no_header:
-            headers["X-MBX-USED-WEIGHT-1M"] = str(self._lagging(verdict.used, now))
+            headers["X-MBX-USED-WEIGHT-1M"] = str(self._lagging(verdict.used, now, weight))
         if random.random() >= situation.no_date:
             now += random.uniform(*situation.date_error)
             if random.random() < situation.date_lies:
@@ -219,16 +220,16 @@ class _Exchange:
             headers["Date"] = _http_date(int(now))
         return headers
 
-    def _lagging(self, used: int, now: float) -> int:
+    def _lagging(self, used: int, now: float, weight: int) -> int:
         """Without what came in the last moments, but for this request."""
         lag, others = self._situation.lag, self._situation.others
         if not lag:
             return used
-        self._past.append(now)
+        self._past += [now] * weight
         since = max(now - lag, now // 60 * 60)
         ours = len(self._past) - bisect_right(self._past, since)
         theirs = others.weight(since, now) if others is not None else 0
-        return max(1, used - ours - theirs + 1)
+        return max(weight, used - ours - theirs + weight)
 
 
 @lru_cache(maxsize=64)
@@ -270,7 +271,11 @@ class _Process:
             pace=situation.pace,
             max_in_flight=situation.in_flight,
         )
-        uses: list[Use] = [self._call_for_ever] * (situation.in_flight + 5)  # some always wait
+        callers = situation.in_flight + 5  # some always wait
+        uses: list[Use] = [
+            partial(self._call_for_ever, situation.weights[n % len(situation.weights)])
+            for n in range(callers)
+        ]
         if situation.sweep:
             uses = [self._sweep_for_ever]
         self._tasks = [self._loop.create_task(use()) for use in uses]
@@ -282,9 +287,9 @@ class _Process:
             task.cancel()
         self._governor.close(ClientClosedError())
 
-    async def _call_for_ever(self) -> None:
+    async def _call_for_ever(self, weight: int) -> None:
         while True:
-            await self._call()
+            await self._call(weight)
 
     async def _sweep_for_ever(self) -> None:
         due = self._loop.time()
@@ -298,19 +303,19 @@ class _Process:
 
     async def _sweep(self, symbols: Iterator[int]) -> None:
         for _ in symbols:
-            await self._call(bulk=True)
+            await self._call(1, bulk=True)
 
-    async def _call(self, *, bulk: bool = False) -> None:
+    async def _call(self, weight: int, *, bulk: bool = False) -> None:
         began, outcome = self._loop.time(), self._outcome
         try:
-            async with self._governor.reserve(1, bulk=bulk) as permit:
+            async with self._governor.reserve(weight, bulk=bulk) as permit:
                 outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
                 outcome.sent_in_hold += self._exchange.now() < self._hold.until
-                await self._send(permit)
+                await self._send(permit, weight)
         except BannedError as error:
             await asyncio.sleep(max(0.1, error.retry_at.timestamp() - self._exchange.now()))
 
-    async def _send(self, permit: Permit) -> None:
+    async def _send(self, permit: Permit, weight: int) -> None:
         """Both legs, either of which may lose the message."""
         loop, random, lost = self._loop, self._random, self._situation.lost
         answered: asyncio.Future[_Answer | None] = loop.create_future()
@@ -318,8 +323,8 @@ class _Process:
         down = self._situation.leg(loop.time() + up, random)
         fails = lost > random.random(), lost > random.random() or up + down > TIMEOUT_S
         if not fails[0]:
-            sent = self._exchange.now()
-            loop.call_later(up, self._arrive, answered, sent, None if fails[1] else down)
+            arrive = partial(self._exchange.arrive, self._number, self._exchange.now(), weight)
+            loop.call_later(up, self._arrive, arrive, answered, None if fails[1] else down)
         if any(fails):  # a reset comes sooner than a timeout
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
             loop.call_later(later, _set, answered, None)
@@ -332,9 +337,12 @@ class _Process:
                 self._governor.banned_until(answer.until)
 
     def _arrive(
-        self, answered: asyncio.Future[_Answer | None], sent: float, down: float | None
+        self,
+        arrive: Callable[[], _Answer],
+        answered: asyncio.Future[_Answer | None],
+        down: float | None,
     ) -> None:
-        answer = self._exchange.arrive(self._number, sent)
+        answer = arrive()
         if down is not None:
             self._loop.call_later(down, _set, answered, answer)
 

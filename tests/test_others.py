@@ -1,0 +1,116 @@
+"""What others may still use of a minute: curves of the minutes before it, drawn by hand."""
+
+import math
+
+import pytest
+
+from binance_oi.others import CHANCE, LATE, MINUTE, MORE, SLOT, Curve, expected
+
+FASTEST = 40.0  # weight/s
+
+
+def curve(*looks: tuple[float, int]) -> Curve:
+    """What others had used by when."""
+    drawn = Curve(FASTEST)
+    for into, height in looks:
+        drawn.draw(into, height)
+    return drawn
+
+
+def steadily(rate: float, until: float = MINUTE) -> Curve:
+    return curve(*((float(into), int(rate * into)) for into in range(1, int(until) + 1)))
+
+
+def burst(at: float, size: int = 500, until: float = MINUTE) -> Curve:
+    looks = range(1, int(until) + 1)
+    return curve(*((float(into), size if into >= at else 0) for into in looks))
+
+
+NOTHING = Curve(FASTEST)
+
+
+def test_a_curve_tells_what_was_used_by_when() -> None:
+    drawn = steadily(10.0)
+    assert [drawn.at(into) for into in (0.0, 12.5, 30.0, 59.0, 60.0)] == [0, 125, 300, 590, 600]
+    assert drawn.whole
+
+
+def test_between_two_looks_it_rises_evenly() -> None:
+    drawn = curve((10.0, 100), (30.0, 500))
+    assert drawn.at(20.0) == 300
+    assert len(drawn.heights) == 30 / SLOT
+
+
+def test_a_late_look_lowers_nothing() -> None:
+    drawn = curve((30.0, 300), (29.0, 250))
+    assert (drawn.top, drawn.until) == (300, 30.0)
+
+
+@pytest.mark.parametrize("into", [0.0, 0.1, 4.999, 5.0, 5.001, 59.99, 60.0, 61.0])
+def test_it_can_be_drawn_to_any_moment(into: float) -> None:
+    drawn = curve((into, 7))
+    assert drawn.top == drawn.at(MINUTE + 1, rate=0.0) == 7
+    assert 0.0 <= drawn.at(into / 2) <= 7
+    assert len(drawn.heights) == max(1, math.ceil(min(into, MINUTE) / SLOT))
+
+
+def test_beyond_our_last_look_they_go_on_as_on_a_calm_moment() -> None:
+    assert steadily(10.0, until=50).at(60.0) == pytest.approx(600)
+    assert burst(at=30.0, until=50).at(60.0) == 500
+    assert NOTHING.at(60.0) == 0
+
+
+def test_nobody_is_expected_to_go_on_faster_than_the_limit_allows() -> None:
+    assert curve((2.0, 2300)).rate == FASTEST
+    assert curve((2.0, 2300)).calm == FASTEST
+
+
+def test_who_was_steady_needs_what_is_left_of_the_minute() -> None:
+    for into in (0.0, 17.0, 30.0, 55.0):
+        need = expected([steadily(10.0)], NOTHING, into, int(10 * into))
+        assert need == pytest.approx(10 * (MINUTE - into), abs=1)
+
+
+def test_a_burst_is_expected_until_it_has_come() -> None:
+    past = [burst(at=30.0)]
+    assert expected(past, NOTHING, 10.0, 0) == 500
+    assert expected(past, NOTHING, 35.0, 500) <= (MORE - 1) * 500
+    assert expected(past, NOTHING, 25.0, 500) <= (MORE - 1) * 500  # it came early
+
+
+def test_a_burst_that_is_late_is_waited_for_but_not_for_ever() -> None:
+    past = [burst(at=30.0)]
+    overdue = 500 - CHANCE * math.sqrt(500)
+    assert expected(past, NOTHING, 31.0 + LATE / 2, 0) == pytest.approx(overdue)
+    assert expected(past, NOTHING, 31.0 + LATE, 0) == 0
+
+
+def test_two_bursts_in_a_minute_are_two() -> None:
+    past = [curve((9.0, 0), (10.0, 300), (39.0, 300), (40.0, 600), (60.0, 600))]
+    assert expected(past, NOTHING, 20.0, 300) == 300
+
+
+def test_the_most_demanding_of_the_minutes_counts() -> None:
+    past = [steadily(5.0), burst(at=40.0), steadily(1.0)]
+    assert expected(past, NOTHING, 35.0, 0) == 500
+
+
+def test_who_does_not_do_as_before_is_expected_to_need_less() -> None:
+    past = [steadily(20.0)]
+    assert expected(past, NOTHING, 30.0, 0) == 0  # gone
+    assert 0 < expected(past, NOTHING, 30.0, 100) < 600
+
+
+def test_without_a_past_they_are_expected_to_go_on_at_the_mean_rate() -> None:
+    assert expected([], curve((10.0, 200)), 10.0, 200) == 50 * 20
+
+
+def test_who_is_beyond_all_that_was_seen_is_expected_to_go_on() -> None:
+    assert expected([steadily(5.0)], steadily(20.0, until=30), 30.0, 600) == 30 * 20
+
+
+def test_a_minute_that_was_seen_in_part_is_no_pattern_beside_a_whole_one() -> None:
+    part = curve((10.0, 100))
+    assert expected([part], NOTHING, 0.0, 0) == pytest.approx(600)
+    assert expected([part, burst(at=5.0, size=100)], NOTHING, 0.0, 0) == pytest.approx(100)
+    assert expected([part], steadily(1.0, until=55), 55.0, 55) < 50
