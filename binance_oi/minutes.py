@@ -287,7 +287,7 @@ class Bucket:
         gap = max(0.0, min(now - self.state.looked_at, self._into(now, k)))
         curves = [self.state.minutes[k].curve, *self._past(k)]
         most = gap * max(curve.calm for curve in curves)
-        return most + 3 * math.sqrt(most)
+        return most + SIGMA * math.sqrt(most)
 
     def _past(self, k: int) -> list[Curve]:
         """The others' curves of the minutes before `k`, where there are any."""
@@ -330,11 +330,11 @@ class Bucket:
         into = self._into(min(now, state.looked_at), k) if minute.seen else 0.0
         past = self._past(k)
         need = expected(past, minute.curve, into, minute.others)
-        need = max(need, state.strike - minute.others)
         # Of a rate that was seen for a tenth of a minute, ten times the variance is to be feared.
         unsure = 1.0 if past else MINUTE / max(1.0, minute.curve.until)
         looks = LOOKS * state.limit * self._left(now, k) / MINUTE / 2
-        return need, SIGMA * math.sqrt(need * unsure) + looks
+        margin = SIGMA * math.sqrt(need * unsure) + looks
+        return max(need, state.strike - minute.others), margin
 
     def _into(self, now: float, k: int) -> float:
         """Seconds that minute `k` is old, by the middle of what the clock may say."""
@@ -407,8 +407,6 @@ class Bucket:
         if k > state.turned:
             self._forgive(k)
             state.turned = k
-            if used < state.minutes[k].seen:  # what was taken for it was of the minute before
-                state.minutes[k].seen = state.minutes[k].others = 0
         minute = state.minutes[k]
         minute.open -= receipt.weight
         if minute.doubts or minute.unsure:
@@ -424,7 +422,7 @@ class Bucket:
         """Minute `k` begins; a whole minute that went well makes a refusal matter less."""
         state, before = self.state, self.state.minutes.get(k - 1)
         if before is not None and before.seen and not before.refused:
-            state.strike = state.strike * 3 // 4
+            state.strike //= 2
             if before.seen > state.refused_at + self._few():
                 state.refused_at = 0
         if state.refused_at:
@@ -513,7 +511,10 @@ class Bucket:
         hidden: float = self._flying(minute)  # ours may hide as many of theirs: those under way,
         if now < state.looked_at + LAG:  # and those that a header may lag behind
             hidden += (minute.charged - minute.drawn) * LAG / max(gap, LAG)
-        if hidden <= max(self._few(), (minute.others - curve.top) / 4, curve.rate * gap / 4):
+        grown = minute.others - curve.top
+        # Without a past, what is drawn too low is a rate that is too low; with one, it is a use
+        # that seems to be still to come.
+        if self._past(k) or hidden <= max(self._few(), grown / 4, curve.rate * gap / 4):
             curve.draw(into, minute.others)
             minute.drawn = minute.charged
 

@@ -25,7 +25,8 @@ class Curve:
 
     fastest: float  # weight/s that nobody could go on with for long
     heights: list[int] = field(default_factory=list[int])
-    until: float = 0.0  # s into the minute up to which it is drawn
+    since: float = MINUTE  # s into the minute at which we first looked
+    until: float = 0.0  # and last
 
     @property
     def top(self) -> int:
@@ -44,12 +45,12 @@ class Curve:
             return 0.0
         rates = [(b - a) / SLOT for a, b in pairwise([0, *self.heights])]
         rates[-1] *= SLOT / (self.until - SLOT * (len(rates) - 1))
-        return min(sorted(rates)[len(rates) // 2], self.fastest)
+        return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
     @property
     def whole(self) -> bool:
-        """Was it drawn until near its end?"""
-        return self.until > MINUTE - LATE / 2
+        """Did we look from near its beginning until near its end?"""
+        return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
         """They had used `height` after `into` s; since we last looked, evenly."""
@@ -58,7 +59,7 @@ class Curve:
         base = self.top
         self.heights += [base + rise * step // steps for step in range(1, steps + 1)]
         self.heights[-1] = max(self.heights[-1], height)
-        self.until = into
+        self.since, self.until = min(self.since, into), into
 
     def at(self, into: float, rate: float | None = None) -> float:
         """What they had used after `into` s; at `rate` since our last look, or calmly."""
@@ -73,11 +74,14 @@ class Curve:
 
 def to_come(curve: Curve, into: float, others: int, rate: float | None) -> float:
     """What others, having used `others` after `into` s, would still use if they did as then."""
-    whole, now = curve.at(MINUTE, rate), curve.at(into, rate)
-    before = curve.at(max(0.0, into - LATE), rate)
-    late = max(0.0, min(now - others - CHANCE * math.sqrt(now), now - before))
+    whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
+    # What came before our first look may have come at any time; not all of a minute is kept for it.
+    before = curve.at(max(0.0, into - min(LATE, (MINUTE - curve.since) / 2)), 0.0)
+    late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = max(0.0, min(whole - now + late, MORE * whole - others))
-    return rest * others / before if others < before else rest  # they do not as they did
+    if others < before and curve.since < into - LATE:
+        return rest * others / before  # they do not as they did
+    return rest
 
 
 def expected(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
@@ -90,9 +94,9 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
         others: What they have used so far.
     """
     most, known = 0.0, -1.0
-    some_whole = any(curve.whole for curve in (*past, current))
-    for curve in past:
-        rate = None if curve.whole else 0.0 if some_whole else curve.rate
+    whole = [curve for curve in past if curve.whole]
+    for curve in whole or past:
+        rate = None if curve.whole else curve.rate
         most = max(most, to_come(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known:  # or there is no past

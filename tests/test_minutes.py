@@ -342,7 +342,7 @@ def test_beside_others_little_is_in_flight() -> None:
 def test_others_that_may_have_used_the_rest_are_given_time() -> None:
     made = bucket(100, reserve=0)
     fill(made, 1, 1, used=20)
-    made.state.minutes[int(NOON // 60)].curve = Curve(150.0, [150], 1.0)
+    made.state.minutes[int(NOON // 60)].curve = Curve(fastest=150.0, heights=[150], until=1.0)
     assert refuse(made, 1.5) == LOOK
 
 
@@ -526,6 +526,55 @@ def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> Non
     for k in range(4):
         made.refused(60 * k + 5, 0.0)
     assert made.state.strike == 500
+
+
+def test_what_was_refused_below_the_limit_is_gone_beyond_one_at_a_time() -> None:
+    made = bucket(1000)
+    fill(made, 1, 500)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=501)
+    fill(made, 61, 1, used=1)
+    made.state.strike = 0
+    fill(made, 62, 100)
+    fill(made, 63, 400)
+    assert take(made, 64, 100).alone
+
+
+def test_who_went_beyond_what_was_refused_is_free_again() -> None:
+    made = bucket(1000)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=501)
+    fill(made, 61, 1, used=1)
+    fill(made, 121, 1, used=1)
+    assert made.state.refused_at == 501  # nothing was tried
+    assert made.state.wary > made.state.turned
+    made.state.strike = 0
+    fill(made, 122, 503)
+    fill(made, 181, 1, used=1)
+    assert made.state.refused_at == 0
+
+
+def test_a_refusal_at_the_limit_says_nothing_of_the_limit() -> None:
+    made = bucket(1000)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=1001)
+    assert made.state.refused_at == 0
+
+
+def test_a_start_near_a_turn_beside_others_asks_again_when_it_is_clear() -> None:
+    made = bucket(2400, off=1.0, known=False)
+    look = take(made, 59.5)
+    made.settle(look, 59.6, 2300, None)
+    assert refuse(made, 59.7) == POLL
+    assert refuse(made, 60.99) < POLL
+    assert take(made, 61.01).alone
+    assert made.usage(59.7).used >= 2300
+    assert made.usage(61.01).used <= 2
+
+
+def test_near_a_turn_nothing_goes_into_a_minute_that_others_may_have_filled() -> None:
+    made = bucket(1000, off=1.0)
+    fill(made, 10, 1, used=200)
+    fill(made, 50, 1, used=960)
+    assert refuse(made, 60.5, 30) == POLL  # it may be :59.5 there
+    assert isinstance(take(made, 61.1, 30), Receipt)
 
 
 def test_others_that_were_steady_before_a_hold_are_steady_after_it() -> None:

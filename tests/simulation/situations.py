@@ -108,6 +108,23 @@ def jittered_bursts(random: Random) -> Situation:
     return Situation(others=Moments(tuple((moment, 500) for moment in moments)), start=start)
 
 
+def sweeping_others(random: Random) -> Situation:
+    every = random.choice((10.0, 15.0, 20.0, 30.0))
+    size = int(random.uniform(2.0, 25.0) * every)
+    others = Bursts(size, at_second=random.uniform(0.0, every), every=every)
+    start = every + random.uniform(0.0, 25.0)  # they were there before us
+    return Situation(others=others, start=start, leg=Uneven(random.uniform(0.01, 0.1)))
+
+
+def mixed_weights(random: Random) -> Situation:
+    return Situation(
+        weights=random.choice(((1, 1, 1, 1, 10), (1, 1, 1, 40), (1, 10, 10, 40))),
+        others=Steady(random.uniform(0.0, 20.0)),
+        start=random.uniform(5.0, 40.0),
+        leg=Uneven(random.uniform(0.01, 0.1)),
+    )
+
+
 def shared(random: Random, *, processes: int) -> Situation:
     return Situation(leg=_leg(random), processes=processes, start=random.uniform(0.0, 30.0))
 
@@ -174,6 +191,8 @@ ROWS = (
     Row("the same, over a link that stalls", partial(steady, stalls=True), 0.95),
     Row("bursts of 500, once a minute", bursts, 0.93, first=1),
     Row("the same, 4 s early or late", jittered_bursts, 0.93, first=1),
+    Row("others that sweep every 10 to 30 s", sweeping_others, 0.93),
+    Row("weights of 1 to 40, steady others", mixed_weights, 0.93),
     Row("2 processes, one budget", partial(shared, processes=2), 0.98, fair=0.5),
     Row("5 processes, one budget", partial(shared, processes=5), 0.98, fair=0.5),
     Row("3 processes, 5 killed a minute", killed, 0.90),
