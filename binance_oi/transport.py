@@ -3,6 +3,10 @@
 The rule of this file: one permit, one request on the wire. Whatever happens, the permit learns
 whether the request may have been counted, before anything else is done with the answer; and no
 exception of anybody else leaves.
+
+The first request to an origin goes through `ClientSession`, which is most of what a request costs.
+Then the way is known: aiohttp's connector still opens and keeps the connections and its parser
+reads the answers, and the bytes of the request go straight to the connection.
 """
 
 import asyncio
@@ -11,16 +15,15 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from http.cookies import BaseCookie, SimpleCookie
 from importlib.metadata import version
-from typing import NamedTuple, Self, TypedDict
+from typing import NamedTuple, TypedDict
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
 from aiohttp.tracing import Trace
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from binance_oi.deadline import Deadlines
@@ -35,8 +38,8 @@ ENVELOPE = 256 * 1024  # bytes on the wire beside a body: headers, chunk sizes, 
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
 _REFUSALS = (b"HTTP/1.1 4", b"HTTP/1.1 5", b"HTTP/1.0 4", b"HTTP/1.0 5")
-# Another aiohttp may want more of a request and an answer than `_Request` and `_Response` have.
-_LEAN = aiohttp.__version__.startswith("3.14.")
+# Another aiohttp may want more of whoever uses its connections than `_exchange` does.
+_DIRECT = aiohttp.__version__.startswith("3.14.")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
 
 
@@ -132,6 +135,8 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
             limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
         )
+        self.ways: dict[str, aiohttp.ClientRequest] = {}
+        """A request of aiohttp's making for each origin: the connector is told by it where to."""
         self._guards: dict[int, _Guard] = {}  # by id of aiohttp's handler, which it keeps
         self._generation = 0
 
@@ -142,12 +147,19 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """A connection, unless this request had one already."""
+        """For the session: a connection, unless this request had one already."""
         attempt = _attempt.get()
         if attempt.sent:
             raise _SecondRequestError
+        connection = await self.take(req, attempt)
+        if _DIRECT and req.proxy is None:
+            self.ways.setdefault(_origin(req.url), req)
+        return connection
+
+    async def take(self, way: aiohttp.ClientRequest, attempt: _Attempt) -> Connection:
+        """A connection for this attempt."""
         while True:
-            connection = await super().connect(req, traces, timeout)
+            connection = await super().connect(way, [], _NO_TIMEOUT)
             handler = connection.protocol
             assert handler is not None
             guard = self._guards.get(id(handler))
@@ -173,61 +185,57 @@ class _Connector(aiohttp.TCPConnector):
         return guard
 
 
-class _Request(aiohttp.ClientRequest):
-    """A GET that looks the same every time; aiohttp builds each one anew, for 0.1 of a request.
+class _Response:
+    """Status, headers and body, and none of aiohttp's conveniences."""
 
-    A session takes a class of its own for requests; nothing private of aiohttp's is used in it.
-    """
+    __slots__ = ("_connection", "content", "headers", "status")
 
-    headers: CIMultiDict[str] = CIMultiDict()  # nobody asks for them
-
-    def update_headers(self, headers: object) -> None:
-        """They are in `_wire`."""
-
-    def update_auto_headers(self, skip_auto_headers: object) -> None:
-        """So are these."""
-
-    async def send(self, conn: Connection) -> "_Response":
-        handler = conn.protocol
-        assert handler is not None
-        assert handler.transport is not None  # `_Connector.connect` came just before
-        handler.transport.write(_wire(self.url))
-        return _Response(conn)
-
-
-class _Response(aiohttp.ClientResponse):
-    """Status, headers and body, and none of aiohttp's conveniences, for 0.1 of a request less."""
-
-    headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())  # aiohttp's are a property
-
-    def __init__(self, connection: Connection) -> None:
-        self._of = connection
-
-    async def start(self, connection: Connection) -> Self:
-        """Wait for the headers."""
-        handler = connection.protocol
-        assert handler is not None
-        while True:
-            message, content = await handler.read()
-            if not 100 <= message.code < 200 or message.code == 101:
-                break
-        self.status, self.content = message.code, content
-        self.headers = message.headers  # pyright: ignore[reportIncompatibleVariableOverride]
+    def __init__(
+        self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader
+    ) -> None:
+        self._connection = connection
+        self.status, self.headers, self.content = message.code, message.headers, content
         content.on_eof(connection.release)
-        return self
 
     def close(self) -> None:
         """Close the connection, unless it was released with the end of the body."""
-        self._of.close()
+        self._connection.close()
+
+
+class _Wire(NamedTuple):
+    """All of a request, and where it goes."""
+
+    origin: str
+    data: bytes
 
 
 @lru_cache(maxsize=4096)
-def _wire(url: URL) -> bytes:
-    """All of a request."""
+def _wire(url: URL) -> _Wire:
     lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
     lines.append(f"User-Agent: {USER_AGENT}")
     lines += [f"{k}: {v}" for k, v in aiohttp.ClientRequest.DEFAULT_HEADERS.items()]
-    return "\r\n".join([*lines, "\r\n"]).encode("ascii")
+    return _Wire(_origin(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
+
+
+def _origin(url: URL) -> str:
+    return str(url.origin())
+
+
+async def _exchange(connection: Connection, data: bytes) -> _Response:
+    """Send a request, and wait for the headers of its answer."""
+    try:
+        handler = connection.protocol
+        assert handler is not None
+        assert handler.transport is not None  # `_Connector.take` came just before
+        handler.set_response_params(read_until_eof=True)
+        handler.transport.write(data)
+        while True:
+            message, content = await handler.read()
+            if not 100 <= message.code < 200 or message.code == 101:
+                return _Response(connection, message, content)
+    except BaseException:
+        connection.close()
+        raise
 
 
 async def _send_once(
@@ -243,15 +251,6 @@ async def _send_once(
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         attempt.sent = False
         raise
-
-
-class _NoCookies(aiohttp.DummyCookieJar):
-    """Takes none, sends none, and makes no new object to say so."""
-
-    _none: BaseCookie[str] = SimpleCookie()
-
-    def filter_cookies(self, request_url: URL) -> BaseCookie[str]:
-        return self._none
 
 
 class _Options(TypedDict, total=False):
@@ -339,11 +338,9 @@ class Transport:
             permit.refund()
             raise TransportError("the connections are closed", "never")
         attempt, response = _Attempt(max_read=max_bytes + ENVELOPE), None
-        _attempt.set(attempt)
         deadline = self._deadlines.start(timeout)
         try:
-            session = self._session or self._open()
-            response = await session.get(url, **self._options)
+            response = await self._ask(url, attempt)
             status, content = response.status, response.content
             permit.settle(status, response.headers)
             if status == 200:
@@ -370,16 +367,27 @@ class Transport:
             if not attempt.sent:
                 permit.refund()
 
+    async def _ask(self, url: URL, attempt: _Attempt) -> _Response | aiohttp.ClientResponse:
+        """Status and headers of the answer; the body is on its way."""
+        connector = self._connector
+        if connector is not None:
+            wire = _wire(url)
+            way = connector.ways.get(wire.origin)
+            if way is not None:
+                return await _exchange(await connector.take(way, attempt), wire.data)
+        _attempt.set(attempt)
+        session = self._session or self._open()
+        return await session.get(url, **self._options)
+
     def _open(self) -> aiohttp.ClientSession:
         self._connector = _Connector(tls=self._tls)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
-            cookie_jar=_NoCookies(),
+            cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT},
             timeout=_NO_TIMEOUT,
             proxy=self._proxy,
             trust_env=False,
-            request_class=_Request if _LEAN and not self._proxy else aiohttp.ClientRequest,
         )
         return self._session
 
@@ -390,7 +398,9 @@ def ready_url(base_url: str, path: str, symbol: str) -> URL:
     return URL(f"{base_url}{path}{query}", encoded=True)
 
 
-async def _rest(response: aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
+async def _rest(
+    response: _Response | aiohttp.ClientResponse, body: bytes, max_bytes: int
+) -> Answer:
     """The rest of a body, to its end, or the connection is closed."""
     content = response.content
     try:
@@ -402,7 +412,7 @@ async def _rest(response: aiohttp.ClientResponse, body: bytes, max_bytes: int) -
     return Answer(response.status, body[:max_bytes], len(body) <= max_bytes)
 
 
-async def _error_answer(response: aiohttp.ClientResponse, max_bytes: int) -> Answer:
+async def _error_answer(response: _Response | aiohttp.ClientResponse, max_bytes: int) -> Answer:
     """With an error the text is nice to have, and never worth a wait or another error."""
     try:
         async with asyncio.timeout(ERROR_BODY):

@@ -78,11 +78,11 @@ def now() -> float:
 # -- what is sent --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lean", [True, False], ids=["by us", "by aiohttp"])
+@pytest.mark.parametrize("direct", [True, False], ids=["by us", "by aiohttp"])
 async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lean: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
-    monkeypatch.setattr(module, "_LEAN", lean)
+    monkeypatch.setattr(module, "_DIRECT", direct)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
