@@ -151,10 +151,9 @@ class _Connector(aiohttp.TCPConnector):
         attempt = _attempt.get()
         if attempt.sent:
             raise _SecondRequestError
-        connection = await self.take(req, attempt)
         if _DIRECT and req.proxy is None:
             self.ways.setdefault(_origin(req.url), req)
-        return connection
+        return await self.take(req, attempt)
 
     async def take(self, way: aiohttp.ClientRequest, attempt: _Attempt) -> Connection:
         """A connection for this attempt."""
