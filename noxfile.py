@@ -119,7 +119,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about five minutes."""
+    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about ten minutes."""
     install(session, "test", "-e", ".")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
