@@ -11,7 +11,7 @@ import ssl as tls
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -289,8 +289,20 @@ class OpenInterestClient:
         terms = _Terms(self._timeout, self._max_wait, bulk=True)
         if deadline is not None:
             terms.ends = asyncio.get_running_loop().time() + deadline
-        if names is None:
-            names = (await self._list(LISTING_AGE, terms)).trading
+        async with self._connecting(names):
+            if names is None:
+                names = (await self._list(LISTING_AGE, terms)).trading
+            return await self._sweep(names, started, terms, notional, on_progress)
+
+    async def _sweep(
+        self,
+        names: Sequence[str],
+        started: datetime,
+        terms: _Terms,
+        notional: bool,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Snapshot:
+        """Read all of them, as many at once as there are connections."""
         results: dict[str, OpenInterest | BinanceOIError] = {}
         received: dict[str, int] = {}
         prices: tuple[MarkPrice, ...] | BinanceOIError = ()
@@ -335,6 +347,27 @@ class OpenInterestClient:
         Cost: as `snapshot`, for each slot.
         """
         return polling.poll(self, symbols, every=every, notional=notional)
+
+    @asynccontextmanager
+    async def _connecting(self, names: Sequence[str] | None) -> AsyncGenerator[None]:
+        """While the first request goes alone, the connections that the others need are opened.
+
+        A handshake takes as long as two answers; nothing is counted for it.
+        """
+        count = self._governor.max_in_flight
+        opening = asyncio.ensure_future(
+            self._open_connections(count if names is None else min(len(names), count))
+        )
+        try:
+            yield
+        finally:
+            opening.cancel()
+            await asyncio.wait([opening])
+
+    async def _open_connections(self, count: int) -> None:
+        await asyncio.sleep(0)  # in which every request that may go has gone
+        url = self._url(_OPEN_INTEREST.path, "")
+        await self._transport.open_connections(url, count, self._governor.in_flight)
 
     # -- the send loop -----------------------------------------------------------------------
 

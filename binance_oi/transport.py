@@ -175,6 +175,20 @@ class _Connector(aiohttp.TCPConnector):
         attempt.sent = True
         return connection
 
+    @property
+    def live(self) -> int:
+        """Connections that are open."""
+        return sum(not guard.gone for guard in self._guards.values())
+
+    async def open(self, way: aiohttp.ClientRequest) -> None:
+        """One connection more, for later."""
+        connection = await super().connect(way, [], _NO_TIMEOUT)
+        handler = connection.protocol
+        assert handler is not None
+        if id(handler) not in self._guards:
+            self._new_guard(handler)
+        connection.release()
+
     def _new_guard(self, handler: ResponseHandler) -> _Guard:
         for key in [k for k, guard in self._guards.items() if guard.gone]:
             del self._guards[key]
@@ -314,6 +328,19 @@ class Transport:
             closing.send(None)  # its first step closes everything, or aiohttp complains as well
         closing.close()
         return True
+
+    async def open_connections(self, url: URL, count: int, busy: int) -> None:
+        """Until there are `count`, of which `busy` requests have or open one themselves.
+
+        Only beside a request on its way to the same place; whatever fails, fails for the request
+        that needs it.
+        """
+        connector = self._connector
+        way = None if connector is None else connector.ways.get(_origin(url))
+        if connector is not None and way is not None:
+            missing = count - max(busy, connector.live)
+            opening = (connector.open(way) for _ in range(missing))
+            await asyncio.gather(*opening, return_exceptions=True)
 
     def distrust_connections(self) -> None:
         """Close what may still deliver an answer to somebody else's question."""

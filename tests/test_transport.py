@@ -357,6 +357,49 @@ async def test_a_connection_that_is_distrusted_is_not_used_again() -> None:
     assert len(exchange.requests) == 4
 
 
+async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next() -> None:
+    async with (
+        RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
+        Sender() as ours,
+    ):
+        url = ready_url(exchange.url, PATH, "")
+        await ours.transport.open_connections(url, 4, busy=0)
+        assert exchange.connections == 0  # nobody has been there yet
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(url, 4, busy=4)  # each will open its own
+        await ours.transport.open_connections(url, 4, busy=1)
+        await ours.transport.open_connections(url, 4, busy=1)
+        await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
+        assert (len(exchange.requests), exchange.connections) == (4, 4)
+        first.cancel()
+
+
+async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        assert exchange._server is not None
+        exchange._server.close()
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 4, busy=1)
+        assert exchange.connections == 1
+        first.cancel()
+
+
+async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_for_later() -> None:
+    script = [b"", open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 2, busy=1)
+        await asyncio.sleep(0.1)
+        exchange.write(open_interest("ETHUSDT"))  # on both
+        await first
+        await asyncio.sleep(0.1)
+        assert b"BTCUSDT" in (await ours.get(exchange.url)).body
+        assert (len(exchange.requests), exchange.connections) == (2, 2)
+
+
 async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again() -> None:
     async with (
         RawExchange(lambda n: open_interest() * (2 if n == 1 else 1)) as exchange,

@@ -117,15 +117,15 @@ def profile(rounds: int) -> None:
 def snapshots(rounds: int) -> None:
     """Wall time of a market, over 100 connections, the first time and the second."""
     for count in (600, 789):
-        for latency_ms in (0, 5, 50):
+        for latency_ms, handshake_ms in ((0, 0), (5, 0), (50, 0), (50, 100)):
             samples: Samples = {}
             for _ in range(rounds):
                 for name, sweep in (("tuned", _tuned_sweep), ("ours", _our_sweep)):
-                    with loopback(latency_ms / 1000) as url:
+                    with loopback(latency_ms / 1000, handshake_ms / 1000) as url:
                         cold, warm = asyncio.run(_cold_and_warm(sweep, url, SYMBOLS[:count]))
                     samples.setdefault(f"{name}, cold", []).append(cold)
                     samples.setdefault(f"{name}, warm", []).append(warm)
-            print(f"{count} symbols, {latency_ms} ms:")
+            print(f"{count} symbols, {latency_ms} ms, handshakes of {handshake_ms} ms:")
             _table(
                 samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"}
             )
