@@ -294,6 +294,31 @@ class OpenInterestClient:
                 names = (await self._list(LISTING_AGE, terms)).trading
             return await self._sweep(names, started, terms, notional, on_progress)
 
+    def poll(
+        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
+
+        Ends when the loop over it does. A ban, a refusal and an outage are waited out: what has no
+        snapshot is in `Snapshot.missed` of the next one, with its reason, and in the log as a
+        warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
+        missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
+
+        Args:
+            symbols: None follows the exchange's list: new listings join, delisted symbols leave.
+                Symbols named here are left out while they do not trade.
+            every: Seconds from slot to slot; slots are its multiples since 1970.
+            notional: See `snapshot`.
+
+        Raises:
+            ValueError: With the first snapshot: the schedule does not fit into the budget.
+            InvalidSymbolError: One of `symbols` is not listed.
+            ClientClosedError: The client was closed meanwhile.
+
+        Cost: as `snapshot`, for each slot.
+        """
+        return polling.poll(self, symbols, every=every, notional=notional)
+
     async def _sweep(
         self,
         names: Sequence[str],
@@ -322,31 +347,6 @@ class OpenInterestClient:
         jobs = [worker() for _ in range(self._governor.max_in_flight)]
         await _all_of([*jobs, mark_prices()] if notional else jobs)
         return _snapshot(names, results, started, terms.charged, received, prices)
-
-    def poll(
-        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
-    ) -> AsyncGenerator[Snapshot, None]:
-        """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
-
-        Ends when the loop over it does. A ban, a refusal and an outage are waited out: what has no
-        snapshot is in `Snapshot.missed` of the next one, with its reason, and in the log as a
-        warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
-        missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
-
-        Args:
-            symbols: None follows the exchange's list: new listings join, delisted symbols leave.
-                Symbols named here are left out while they do not trade.
-            every: Seconds from slot to slot; slots are its multiples since 1970.
-            notional: See `snapshot`.
-
-        Raises:
-            ValueError: With the first snapshot: the schedule does not fit into the budget.
-            InvalidSymbolError: One of `symbols` is not listed.
-            ClientClosedError: The client was closed meanwhile.
-
-        Cost: as `snapshot`, for each slot.
-        """
-        return polling.poll(self, symbols, every=every, notional=notional)
 
     @asynccontextmanager
     async def _connecting(self, names: Sequence[str] | None) -> AsyncGenerator[None]:

@@ -136,7 +136,7 @@ class _Connector(aiohttp.TCPConnector):
             limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
         )
         self.ways: dict[str, aiohttp.ClientRequest] = {}
-        """A request of aiohttp's making for each origin: the connector is told by it where to."""
+        """For each origin a request that aiohttp made: it tells the connector where to connect."""
         self._guards: dict[int, _Guard] = {}  # by id of aiohttp's handler, which it keeps
         self._generation = 0
 
