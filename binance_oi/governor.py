@@ -73,12 +73,16 @@ class _Waiter(asyncio.Future[Receipt]):
     turn, or the loop would stand still until all of them have ended.
     """
 
-    __slots__ = ("_leaving", "_message", "_queue")
+    __slots__ = ("_leaving", "_message", "_queue", "deadline")
 
     def __init__(self, queue: "_Queue", leaving: "deque[_Waiter]") -> None:
         super().__init__()
+        self.deadline = math.inf  # loop time
         self._queue = queue
         self._leaving = leaving
+
+    def __lt__(self, other: "_Waiter") -> bool:
+        return self.deadline < other.deadline
 
     def cancel(self, msg: object = None) -> bool:
         if self._queue.pop(self, None) is None:  # admitted, or told already
@@ -123,8 +127,7 @@ class Governor:
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
         self._leaving: deque[_Waiter] = deque()  # cancelled, and not told so yet
-        self._deadlines: list[tuple[float, int, _Waiter]] = []
-        self._count = 0
+        self._deadlines: list[_Waiter] = []  # a heap
         self._dispatcher: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
 
@@ -192,9 +195,9 @@ class Governor:
         waiter = _Waiter(queue, self._leaving)
         queue[waiter] = weight
         if max_wait is not None:
-            self._count += 1
+            waiter.deadline = loop.time() + max_wait
             self._forget_deadlines()
-            heapq.heappush(self._deadlines, (loop.time() + max_wait, self._count, waiter))
+            heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
         self._ring()
@@ -311,7 +314,7 @@ class Governor:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(seconds, NAP)
         if self._deadlines:
-            until = min(until, self._deadlines[0][0])
+            until = min(until, self._deadlines[0].deadline)
         self._bell = loop.create_future()
         timer = loop.call_at(until, self._ring)
         try:
@@ -323,7 +326,7 @@ class Governor:
     def _forget_deadlines(self) -> None:
         """Most calls are admitted long before their deadline, which must not pile up."""
         if len(self._deadlines) > 2 * self.waiting + FEW:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].done()]
+            self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
     def _expire(self, seconds: float) -> bool:
@@ -335,8 +338,8 @@ class Governor:
         if not self._deadlines:
             return False
         certain, told = asyncio.get_running_loop().time() + seconds, 0
-        while told < SLICE and self._deadlines and self._deadlines[0][0] <= certain:
-            waiter = heapq.heappop(self._deadlines)[2]
+        while told < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
+            waiter = heapq.heappop(self._deadlines)
             told += 1
             for queue in (self._single, self._bulk):
                 weight = queue.pop(waiter, None)

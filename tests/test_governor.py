@@ -317,7 +317,7 @@ async def test_deadlines_of_those_who_were_admitted_do_not_pile_up() -> None:
 async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> None:
     gone = asyncio.create_task(full.admit(max_wait=1e6))
     await until_waiting(full, 1)
-    full._deadlines[0] = (asyncio.get_running_loop().time() + 20, *full._deadlines[0][1:])
+    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 20
     gone.cancel()
     late = asyncio.create_task(full.admit())
     await asyncio.sleep(100)
