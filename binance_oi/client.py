@@ -6,7 +6,6 @@ else, classify by status, decode, check the symbol: in this order, for every req
 
 import asyncio
 import math
-import os
 import ssl as tls
 import time
 import warnings
@@ -18,7 +17,7 @@ from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from binance_oi import endpoints, models, polling
+from binance_oi import endpoints, models, polling, process
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.errors import (
     BannedError,
@@ -47,18 +46,6 @@ LISTING_AGE = (
     300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
 )
 DEFAULT: Final = -1.0  # of `max_wait`: what the client was made with
-
-
-_process = object()  # this process; a child gets another one
-
-
-def _after_fork() -> None:
-    global _process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Route(NamedTuple, Generic[T]):
@@ -144,7 +131,7 @@ class OpenInterestClient:
         self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing: tuple[float, ExchangeInfo] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = _process
+        self._process = process.current
         self._closed = False
         self._closing = asyncio.Event()  # the same, for those who sleep
 
@@ -472,11 +459,11 @@ class OpenInterestClient:
     def _check_usable(self) -> asyncio.AbstractEventLoop:
         """Before any I/O: this client is open, and ours to use in this loop, which is returned."""
         loop = asyncio.get_running_loop()
-        if loop is self._loop and self._process is _process and not self._closed:
+        if loop is self._loop and self._process is process.current and not self._closed:
             return loop
         if self._closed:
             raise ClientClosedError
-        if self._process is not _process:
+        if self._process is not process.current:
             raise ClientClosedError(
                 "the client belongs to another process; make one after the fork"
             )

@@ -5,11 +5,9 @@ Rule of this file: the local exchange over real sockets in virtual time, unless 
 
 import asyncio
 import gc
-import importlib.util
 import logging
 import os
 import ssl
-import sys
 import threading
 import warnings
 from contextlib import suppress
@@ -41,6 +39,7 @@ from binance_oi import (
     TransportTimeoutError,
     UnknownSymbolError,
     WrongSymbolError,
+    process,
 )
 from binance_oi import client as module
 from binance_oi.simulator import LocalExchange
@@ -632,26 +631,13 @@ def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
 
 
 async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_process", module._process)
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
-        module._after_fork()
+        monkeypatch.setattr(process, "current", object())
         with pytest.raises(ClientClosedError, match="another process"):
             await client.get_open_interest("BTCUSDT")
         async with local_client(exchange) as new:
             await new.get_open_interest("BTCUSDT")
         assert exchange.used == 1
-
-
-def test_a_system_without_fork_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "register_at_fork", raising=False)
-    assert module.__file__ is not None
-    spec = importlib.util.spec_from_file_location("client_without_fork", module.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    again = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "client_without_fork", again)
-    spec.loader.exec_module(again)
-    again.OpenInterestClient(budget=ProcessBudget())
 
 
 @pytest.mark.parametrize("used", [False, True])
