@@ -419,8 +419,9 @@ class OpenInterestClient:
             self._transport.distrust_connections()
         if isinstance(error, RateLimitedError | BannedError):
             self._heed(error)
-        if isinstance(error, RateLimitedError):  # the queue waits until the hold ends
-            return 0.0 if attempt < self._policy.attempts and left > 0.0 else None
+        if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
+            again = attempt < self._policy.attempts and left > 0.0
+            return 0.0 if again and self.usage.banned_until is None else None
         return self._retries.wait(error, attempt, left)
 
     async def _pause(self, seconds: float) -> None:
@@ -434,7 +435,7 @@ class OpenInterestClient:
     def _refusal(self, answer: Answer) -> BinanceOIError:
         """The error that an answer is."""
         if answer.status == 200:
-            return DecodeError(f"the answer is longer than {len(answer.body)} bytes")
+            return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
         return models.decode_error(answer.status, answer.body)
@@ -442,7 +443,7 @@ class OpenInterestClient:
     def _heed(self, error: RateLimitedError | BannedError) -> None:
         """What a refusal's text says, beyond the headers that the permit was settled with."""
         ban_end = models.ban_end_ms(error.message)
-        if isinstance(error, BannedError) and ban_end is not None:
+        if ban_end is not None:  # under 429 as well: the text says more than the status
             self._governor.banned_until(ban_end / 1000)
         elif error.status not in (418, 429):  # a limit is a limit, also under another status
             self._governor.pool.refused(0.0)

@@ -44,7 +44,9 @@ UNKNOWN_HOLD = timedelta(seconds=60)  # 429 that names no time: the minute turns
 UNKNOWN_BAN = timedelta(seconds=120)  # 418 that names no time: the shortest one [D] 2026-11
 
 _ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
-_BANNED = re.compile(r"banned until ([1-9][0-9]{12})(?!\d)")  # ms of the years 2001 to 2286
+_BANNED = re.compile(  # ms of the years 2001 to 2286
+    r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
+)
 _LIMIT = re.compile(  # of weight: the limits of orders are told in the same words
     r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
     r" request(?:s| weight) per (?:1 )?minute",
@@ -278,7 +280,7 @@ def decode_error(status: int, body: bytes, retry_at: datetime | None = None) -> 
             429 and 120 s for 418.
     """
     code, text = _code_and_text(body)
-    message = _one_line(text)
+    message = _message(text)
     ban_end = _instant(ban_end_ms(text))
     if status == 429:
         until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_HOLD
@@ -362,6 +364,12 @@ def _start_of(body: bytes) -> str:
 
 def _one_line(text: str) -> str:
     return printable(" ".join(text.split())) or "(no text)"
+
+
+def _message(text: str) -> str:
+    """On one line; from the end of a ban on, when that comes too late in `text` to be shown."""
+    message, ban = _one_line(text), _BANNED.search(text)
+    return message if ban is None or _BANNED.search(message) else _one_line(text[ban.start() :])
 
 
 def _instant(unix_ms: int | None) -> datetime | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from faults.rules import Fault, check
+from faults.rules import WAYS, Fault, check
 from faults.table import faults
 from virtual_clock import VirtualLoop
 
@@ -26,12 +26,13 @@ def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 FAULTS = faults()
+WAY = os.environ.get("BINANCE_OI_WAY", WAYS[0])
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
     with asyncio.Runner(loop_factory=_loop()) as runner:
-        runner.run(check(fault))
+        runner.run(check(fault, WAY))
 
 
 def test_there_are_well_over_200_faults() -> None:

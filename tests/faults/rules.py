@@ -12,6 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from unittest import mock
+
+import aiohttp
 
 from binance_oi import (
     BannedError,
@@ -21,6 +24,7 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
     RetryPolicy,
+    transport,
 )
 
 from .doors import Door, Plain
@@ -32,6 +36,7 @@ MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
 SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel takes, and nobody reads
 START = 1_795_434_245.0  # Unix s: 55 s before a minute's end
 SHORT = RetryPolicy(network_base=0.001, server_base=0.001, overload_base=0.001)
+Session = aiohttp.ClientSession
 Outcome = type[BinanceOIError] | Decimal
 
 
@@ -116,7 +121,22 @@ async def nothing_left_over() -> AsyncGenerator[None]:
     assert not noise
 
 
-async def check(fault: Fault) -> None:
+WAYS = ("ours", "aiohttp's", "the caller's")
+
+
+@contextlib.asynccontextmanager
+async def session_of(way: str, tls: ssl.SSLContext | None) -> AsyncGenerator[Session | None]:
+    """Whose session sends: our own, our own without what we make leaner, or the caller's."""
+    if way == "the caller's":
+        async with Session(connector=aiohttp.TCPConnector(ssl=tls or True)) as session:
+            yield session
+        return
+    assert way in WAYS
+    with mock.patch.object(transport, "_LEAN", way == "ours"):
+        yield None
+
+
+async def check(fault: Fault, way: str = "ours") -> None:
     """Every rule, for one fault."""
     clock = Clock()
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
@@ -127,26 +147,25 @@ async def check(fault: Fault) -> None:
         bad_tls=fault.door.bad_tls(),
         good_tls=fault.door.good_tls(),
     )
+    tls = fault.door.client_tls()
     async with nothing_left_over(), exchange, fault.door.opened(exchange) as url:
-        client = OpenInterestClient(
-            base_url=url,
-            budget=budget,
-            timeout=TIMEOUT,
-            max_wait=2.0,
-            retry=SHORT,
-            ssl=_trusting(fault),
-        )
-        async with client:
-            with memory_within(MAX_MEMORY):
-                await _meet(fault, client, exchange, clock)
-            await _good_call(fault, client, exchange, clock)
-            async with asyncio.timeout(1.0):
-                await client.aclose()
+        async with session_of(way, tls) as session:
+            client = OpenInterestClient(
+                base_url=url,
+                budget=budget,
+                session=session,
+                timeout=TIMEOUT,
+                max_wait=2.0,
+                retry=SHORT,
+                ssl=tls,
+            )
+            async with client:
+                with memory_within(MAX_MEMORY):
+                    await _meet(fault, client, exchange, clock)
+                await _good_call(fault, client, exchange, clock)
+                async with asyncio.timeout(1.0):
+                    await client.aclose()
         await _until(lambda: exchange.open == 0)
-
-
-def _trusting(fault: Fault) -> ssl.SSLContext | None:
-    return fault.door.client_tls()
 
 
 async def _meet(
@@ -202,7 +221,8 @@ async def _good_call(
         clock.skip(held.timestamp() - clock.wall() + 70.0)
     elif fault.lies:
         clock.skip(130.0)
-    assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+    result = await outcome_of(client, GOOD)
+    assert result == Decimal(GOOD_VALUE), repr(result)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
