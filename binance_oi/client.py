@@ -46,6 +46,8 @@ LISTING_AGE = (
     300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
 )
 DEFAULT: Final = -1.0  # of `max_wait`: what the client was made with
+_ANOTHER_LOOP = "the client belongs to another event loop"
+_ANOTHER_PROCESS = "the client belongs to another process; make one after the fork"
 
 
 class _Route(NamedTuple, Generic[T]):
@@ -152,18 +154,36 @@ class OpenInterestClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; pending calls end with `ClientClosedError`. May be repeated."""
+        """Close the connections; pending calls end with `ClientClosedError`. May be repeated.
+
+        Raises:
+            ClientClosedError: The client belongs to another event loop, and that one is running.
+        """
         if self._closed:
             return
+        here = self._process is process.current
+        at_home = here and self._loop in (None, asyncio.get_running_loop())
+        if here and not at_home and self._loop is not None and self._loop.is_running():
+            raise ClientClosedError(_ANOTHER_LOOP)
         self._closed = True
         self._closing.set()
         self._governor.close(ClientClosedError())
-        await self._transport.aclose()
+        if at_home:
+            await self._transport.aclose()
+        else:
+            self._give_up()
         if self._owns_budget:
             self._budget.close()
 
+    def _give_up(self) -> bool:
+        """Without our loop: whether there was anything to close."""
+        if self._process is process.current:
+            return self._transport.abandon()
+        self._transport.leave_to_parent()
+        return False
+
     def __del__(self) -> None:
-        if hasattr(self, "_closing") and not self._closed and self._transport.abandon():
+        if hasattr(self, "_closing") and not self._closed and self._give_up():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     @property
@@ -459,18 +479,15 @@ class OpenInterestClient:
 
     def _check_usable(self) -> asyncio.AbstractEventLoop:
         """Before any I/O: this client is open, and ours to use in this loop, which is returned."""
-        loop = asyncio.get_running_loop()
-        if loop is self._loop and self._process is process.current and not self._closed:
-            return loop
         if self._closed:
             raise ClientClosedError
         if self._process is not process.current:
-            raise ClientClosedError(
-                "the client belongs to another process; make one after the fork"
-            )
-        if self._loop is not None:
-            raise ClientClosedError("the client belongs to another event loop")
-        self._loop = loop
+            raise ClientClosedError(_ANOTHER_PROCESS)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ClientClosedError(_ANOTHER_LOOP)
+            self._loop = loop
         return loop
 
 

@@ -371,6 +371,9 @@ class _NoCookies(aiohttp.DummyCookieJar):
         return self._none
 
 
+_of_the_parent: list[Session] = []  # what was open before a fork
+
+
 class _Options(TypedDict, total=False):
     """Of every request; in our own session most of it is the session's already."""
 
@@ -434,6 +437,15 @@ class Transport:
             closing.send(None)  # its first step closes everything, or aiohttp complains as well
         closing.close()
         return True
+
+    def leave_to_parent(self) -> None:
+        """In a child after a fork: keep the session, for not even its end may be noticed.
+
+        A child has the parent's sockets and also its epoll: to close a connection here would make
+        the parent deaf to it.
+        """
+        if self._session is not None:
+            _of_the_parent.append(self._session)
 
     def distrust_connections(self) -> None:
         """Close what may still deliver an answer to somebody else's question."""
