@@ -39,6 +39,7 @@ ERROR_TEXT = 64 * 1024  # bytes of it, decoded
 # thousand; more than this would be as much work as some hundred answers.
 ENVELOPE = 64 * 1024
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
+HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rb"HTTP/1\.[01] (403|418|429|451)[ \r\n]")
@@ -166,7 +167,10 @@ class _Guard(asyncio.BufferedProtocol):
         """
         seen, start, line = self._tail + data, len(self._tail), 0
         self._note_refusal(seen, line)
-        while (blank := seen.find(_BLANK_LINE, max(0, start - 3))) != -1:
+        for _ in range(HEADS):
+            blank = seen.find(_BLANK_LINE, max(0, start - 3))
+            if blank == -1:
+                break
             line = blank + len(_BLANK_LINE)
             self._handler.data_received(seen[start:line])
             self._note_refusal(seen, line)
