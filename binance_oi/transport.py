@@ -484,14 +484,7 @@ class Transport:
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # nearly always: it came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
-            if attempt.guard is not None:
-                attempt.guard.watch(content)
-            if status != 200:
-                return await _error_answer(response, max_bytes)
-            answer = await _rest(response, body, max_bytes)
-            if attempt.flooded:  # which looks like an end
-                return Answer(status, answer.body, False)
-            return answer
+            return await _slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
             if not deadline.done():
                 raise
@@ -505,7 +498,9 @@ class Transport:
                 response.close()
             elif _is_refused(attempt, permit):
                 return Answer(attempt.refusal, b"", False)
-            raise _transport_error(error, attempt) from error
+            # aiohttp's shows the URL of a proxy, with its password.
+            cause = None if isinstance(error, aiohttp.ClientResponseError) else error
+            raise _transport_error(error, attempt) from cause
         finally:
             deadline.done()
             if not attempt.sent:
@@ -531,6 +526,18 @@ def ready_url(base_url: str, path: str, symbol: str) -> URL:
     """Ready for the wire: aiohttp would spend 15 % of a request on quoting a string."""
     query = f"?symbol={quote(symbol)}" if symbol else ""
     return URL(f"{base_url}{path}{query}", encoded=True)
+
+
+async def _slow_answer(
+    response: aiohttp.ClientResponse, attempt: _Attempt, body: bytes, max_bytes: int
+) -> Answer:
+    """An answer that is an error, or whose body did not come with its headers."""
+    if attempt.guard is not None:
+        attempt.guard.watch(response.content)
+    if response.status != 200:
+        return await _error_answer(response, max_bytes)
+    answer = await _rest(response, body, max_bytes)
+    return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
 
 
 async def _rest(response: aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
@@ -566,6 +573,9 @@ def _transport_error(error: Exception, attempt: _Attempt) -> TransportError:
     retry = "later"
     if attempt.flooded:
         return TransportError("the exchange sends without end", "never")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        text = f"the proxy answered {error.status}: {printable(error.message)}"
+        return TransportError(text, "later" if error.status >= 500 else "never")
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         retry = "never"
     elif isinstance(error, (_SecondRequestError, aiohttp.ServerDisconnectedError)):

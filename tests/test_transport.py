@@ -6,6 +6,7 @@ Rule of this file: the other side is a raw socket, so that no library mends what
 import asyncio
 import gc
 import ssl
+import traceback
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -148,6 +149,22 @@ async def test_a_proxy_is_used_when_it_is_handed_in() -> None:
     async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
         assert (await ours.get("http://exchange.invalid")).status == 200
     assert proxy.requests[0].startswith(b"GET http://exchange.invalid/fapi/v1/openInterest?")
+
+
+@pytest.mark.parametrize("status, retry", [(407, "never"), (502, "later")])
+async def test_what_a_proxy_refuses_was_never_sent_and_names_no_password(
+    status: int, retry: str
+) -> None:
+    async with RawExchange(lambda n: answer(status, "")) as proxy:
+        url = proxy.url.replace("//", "//user:secret@")
+        async with Sender(proxy=url) as ours:
+            with pytest.raises(
+                TransportError, match=f"the proxy answered {status}: Text"
+            ) as caught:
+                await ours.get("https://exchange.invalid")
+    assert caught.value.retry == retry
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert ours.fates == ["refunded"]
 
 
 async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
