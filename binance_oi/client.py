@@ -86,7 +86,8 @@ class OpenInterestClient:
         base_url: The exchange. Each one has a budget of its own.
         budget: Who shares the limit with this client; None means `MachineBudget()`: every process
             of this user on this machine.
-        session: An `aiohttp.ClientSession` to send with; never closed by us. None opens our own.
+        session: An `aiohttp.ClientSession` to send with, with its headers, cookies, certificates
+            and limits; never closed by us. None opens our own.
         max_connections: Requests under way at the same time.
         pace: Requests per second; a second's worth may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent

@@ -384,6 +384,7 @@ class _Options(TypedDict, total=False):
     allow_redirects: bool
     timeout: aiohttp.ClientTimeout
     proxy: str | None
+    ssl: ssl.SSLContext
     middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
     raise_for_status: bool
     auto_decompress: bool
@@ -395,7 +396,8 @@ class Transport:
     Args:
         session: The caller's session, never closed by us; None opens our own with the first
             request.
-        tls: Replaces the default certificate checks; None verifies as usual.
+        tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
+            session does.
         proxy: URL of a proxy; the environment is never asked.
     """
 
@@ -418,6 +420,8 @@ class Transport:
         if session is not None:
             self._options["timeout"] = _NO_TIMEOUT
             self._options["proxy"] = proxy
+            if tls is not None:  # or else the session's own
+                self._options["ssl"] = tls
             self._options["middlewares"] = (self._borrowed,)
             self._options["raise_for_status"] = False  # not asked: the permit comes first
             self._options["auto_decompress"] = True

@@ -6,7 +6,6 @@ Rule of this file: nothing here knows a fault by its name; every one is judged i
 import asyncio
 import contextlib
 import gc
-import ssl
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
 SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel takes, and nobody reads
 START = 1_795_434_245.0  # Unix s: 55 s before a minute's end
 SHORT = RetryPolicy(network_base=0.001, server_base=0.001, overload_base=0.001)
-Session = aiohttp.ClientSession
 Outcome = type[BinanceOIError] | Decimal
 
 
@@ -125,10 +123,10 @@ WAYS = ("ours", "aiohttp's", "the caller's")
 
 
 @contextlib.asynccontextmanager
-async def session_of(way: str, tls: ssl.SSLContext | None) -> AsyncGenerator[Session | None]:
+async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
     """Whose session sends: our own, our own without what we make leaner, or the caller's."""
     if way == "the caller's":
-        async with Session(connector=aiohttp.TCPConnector(ssl=tls or True)) as session:
+        async with aiohttp.ClientSession() as session:
             yield session
         return
     assert way in WAYS
@@ -147,9 +145,8 @@ async def check(fault: Fault, way: str = "ours") -> None:
         bad_tls=fault.door.bad_tls(),
         good_tls=fault.door.good_tls(),
     )
-    tls = fault.door.client_tls()
     async with nothing_left_over(), exchange, fault.door.opened(exchange) as url:
-        async with session_of(way, tls) as session:
+        async with session_of(way) as session:
             client = OpenInterestClient(
                 base_url=url,
                 budget=budget,
@@ -157,7 +154,7 @@ async def check(fault: Fault, way: str = "ours") -> None:
                 timeout=TIMEOUT,
                 max_wait=2.0,
                 retry=SHORT,
-                ssl=tls,
+                ssl=fault.door.client_tls(),
             )
             async with client:
                 with memory_within(MAX_MEMORY):
