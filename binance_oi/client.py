@@ -27,6 +27,7 @@ from binance_oi.errors import (
     DecodeError,
     RateLimitedError,
     SymbolNotTradingError,
+    TransportError,
     UnknownSymbolError,
     WrongSymbolError,
 )
@@ -386,7 +387,7 @@ class OpenInterestClient:
         """
         loop = self._check_usable()
         weight, url = route.weight, self._url(route.path, symbol)
-        left, attempt, refused = terms.timeout, 0, None
+        left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
             permit = self._governor.admit_now(weight) if terms.ends == math.inf else None
             if permit is None:
@@ -397,7 +398,7 @@ class OpenInterestClient:
             if began + left > terms.ends:
                 left = terms.ends - began
             try:
-                answer = await self._transport.get(url, permit, route.max_bytes, left)
+                answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
                 if answer.status != 200 or not answer.complete:
                     raise self._refusal(answer)
                 value = route.decode(answer.body, symbol) if symbol else route.decode(answer.body)
@@ -409,6 +410,7 @@ class OpenInterestClient:
                 if wait is None:
                     raise
                 refused = error if isinstance(error, RateLimitedError) else None
+                fresh = isinstance(error, TransportError) and error.retry == "now"
             else:
                 self._retries.succeeded()
                 return value

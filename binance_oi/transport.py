@@ -62,6 +62,7 @@ class _Attempt:
     """What the connector knows of the request it serves."""
 
     sent: bool = False  # a connection was handed out: from here on it may be counted
+    fresh: bool = False  # the connection must not have served before
     reused: bool = False  # the connection had served before
     max_read: int = ENVELOPE  # bytes on the wire
     guard: "_Guard | None" = None  # of the connection
@@ -228,7 +229,8 @@ class _Connector(aiohttp.TCPConnector):
             if guard is None:
                 guard = self._new_guard(handler)
                 break
-            if guard.generation == self._generation and not handler.should_close:
+            trusted = guard.generation == self._generation and not handler.should_close
+            if trusted and not attempt.fresh:
                 attempt.reused = True
                 break
             del self._guards[id(handler)]
@@ -343,7 +345,8 @@ class _Borrowed:
             assert handler.transport is not None
             attempt.reused = handler in self._generations
             generation = self._generations.setdefault(handler, self._generation)
-            if generation != self._generation or handler.should_close:
+            trusted = generation == self._generation and not handler.should_close
+            if not trusted or (attempt.fresh and attempt.reused):
                 raise _StaleConnectionError
             attempt.guard = _Guard(handler, generation)
             attempt.guard.begin(attempt.max_read)
@@ -461,7 +464,9 @@ class Transport:
         if self._connector is not None:
             self._connector.distrust()
 
-    async def get(self, url: URL, permit: Permit, max_bytes: int, timeout: float) -> Answer:
+    async def get(
+        self, url: URL, permit: Permit, max_bytes: int, timeout: float, *, fresh: bool = False
+    ) -> Answer:
         """Send one request and read its answer.
 
         Args:
@@ -469,6 +474,8 @@ class Transport:
             permit: Is settled, refunded, or left as it is (may have been counted).
             max_bytes: Of the decoded body.
             timeout: Seconds for all of it, from now to the end of the body.
+            fresh: On a new connection, after one that was kept had been dropped: when one is,
+                mostly all are.
 
         Raises:
             TransportTimeoutError: Not done within `timeout`.
@@ -477,7 +484,7 @@ class Transport:
         if self._closed:  # while this request was being admitted
             permit.refund()
             raise TransportError("the connections are closed", "never")
-        attempt, response = _Attempt(max_read=max_bytes + ENVELOPE), None
+        attempt, response = _Attempt(max_read=max_bytes + ENVELOPE, fresh=fresh), None
         _attempt.set(attempt)
         deadline = self._deadlines.start(timeout)
         try:

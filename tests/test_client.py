@@ -192,6 +192,24 @@ async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice()
         assert client.usage.charged == 3
 
 
+@pytest.mark.parametrize("injected", [False, True])
+async def test_after_a_dropped_connection_none_is_tried_that_may_be_dropped_too(
+    injected: bool,
+) -> None:
+    async with (
+        RawExchange(lambda n: CLOSE if n == 6 else open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+        local_client(exchange, session=session if injected else None) as client,
+    ):
+        await client.get_open_interest("BTCUSDT")  # the first one goes alone
+        await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(4)))
+        kept = exchange.connections
+        assert kept > 1
+        await client.get_open_interest("BTCUSDT")
+        assert exchange.connections == kept + 1
+        assert len(exchange.requests) == 7
+
+
 async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
     script = [open_interest(), CLOSE, open_interest(), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, aiohttp.ClientSession() as session:
