@@ -672,11 +672,11 @@ def broken_later() -> Iterator[Fault]:
         "a negative size": chunk(BODY[:9]) + b"-1\r\n",
     }.items():
         steps = (CHUNKED, Wait(0.01), text, STALL)
-        yield Fault(f"chunks, broken later: {name}", steps, TransportError, 3)
+        yield Fault(f"chunks, broken later: {name}", steps, TransportError, 3, seconds=0.5)
         steps = (CHUNKED.replace(b" 200 ", b" 418 "), Wait(0.01), text, STALL)
         yield Fault(f"chunks, broken later, under 418: {name}", steps, BannedError)
     packed = (head(b"Content-Encoding: gzip", length=60), Wait(0.01), b"x" * 60, STALL)
-    yield Fault("gzip that is plain, later", packed, TransportError, 3)
+    yield Fault("gzip that is plain, later", packed, TransportError, 3, seconds=0.5)
     upgrade = head(b"Connection: upgrade", b"Upgrade: h2c", status=101)
     yield Fault("101, then silence", (upgrade, STALL), ResponseError)
     yield Fault("101, then what nobody asked for", (upgrade, Repeat(b"x" * 65536)), ResponseError)
