@@ -123,7 +123,7 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def weight_limit(self) -> int | None:
-        """Weight allowed per minute and IP; None when it is not told."""
+        """Weight allowed per minute and IP; None when no sane one is told."""
         for limit in self.rate_limits:
             period = (limit.rate_limit_type, limit.interval, limit.interval_num)
             if period == ("REQUEST_WEIGHT", "MINUTE", 1) and _is_sane(limit.limit):

@@ -33,7 +33,7 @@ Session = aiohttp.ClientSession
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
 REFUSAL_BODY = 0.2  # s, when it also says what to do: for some time nothing is sent by anyone
-REFUSALS = frozenset({403, 418, 429, 451})  # they are in `_REFUSAL` too
+REFUSALS = (403, 418, 429, 451)
 ERROR_TEXT = 64 * 1024  # bytes of it, decoded
 # Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
 # thousand; more than this would be as much work as some hundred answers.
@@ -42,7 +42,7 @@ PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes t
 HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
-_REFUSAL = re.compile(rb"HTTP/1\.[01] (403|418|429|451)[ \r\n]")
+_REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
 # Another aiohttp may want more of a request and an answer than `_Request` and `_Response` have.
 _LEAN = aiohttp.__version__.startswith("3.14.")
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
@@ -501,14 +501,14 @@ class Transport:
                 raise
             if response is not None and response.status != 200:  # it says so without its text
                 return Answer(response.status, b"", False)
-            if response is None and _is_refused(attempt, permit):
-                return Answer(attempt.refusal, b"", False)
+            if response is None and (refusal := _bare_refusal(attempt, permit)) is not None:
+                return refusal
             raise TransportTimeoutError(f"no answer within {timeout:g} s") from error
         except Exception as error:  # aiohttp raises OSError, ValueError, zlib.error and its own
             if response is not None:
                 response.close()
-            elif _is_refused(attempt, permit):
-                return Answer(attempt.refusal, b"", False)
+            elif (refusal := _bare_refusal(attempt, permit)) is not None:
+                return refusal
             # aiohttp's shows the URL of a proxy, with its password.
             cause = None if isinstance(error, aiohttp.ClientResponseError) else error
             raise _transport_error(error, attempt) from cause
@@ -572,11 +572,12 @@ async def _error_answer(response: aiohttp.ClientResponse, max_bytes: int) -> Ans
         return Answer(response.status, b"", False)
 
 
-def _is_refused(attempt: _Attempt, permit: Permit) -> bool:
-    """Whether there is no answer but its status, which says that nothing may be sent."""
-    if attempt.refusal:
-        permit.settle(attempt.refusal, {})
-    return attempt.refusal != 0
+def _bare_refusal(attempt: _Attempt, permit: Permit) -> Answer | None:
+    """What there is when nothing but the status of a refusal could be read: it says enough."""
+    if not attempt.refusal:
+        return None
+    permit.settle(attempt.refusal, {})
+    return Answer(attempt.refusal, b"", False)
 
 
 def _transport_error(error: Exception, attempt: _Attempt) -> TransportError:
