@@ -24,6 +24,7 @@ ORDER = (
     "models",
     "endpoints",
     "minutes",
+    "process",
     "pool_file",
     "budget",
     "retry",

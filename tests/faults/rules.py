@@ -6,12 +6,14 @@ Rule of this file: nothing here knows a fault by its name; every one is judged i
 import asyncio
 import contextlib
 import gc
-import ssl
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from unittest import mock
+
+import aiohttp
 
 from binance_oi import (
     BannedError,
@@ -21,6 +23,7 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
     RetryPolicy,
+    transport,
 )
 
 from .doors import Door, Plain
@@ -116,7 +119,22 @@ async def nothing_left_over() -> AsyncGenerator[None]:
     assert not noise
 
 
-async def check(fault: Fault) -> None:
+WAYS = ("ours", "aiohttp's", "the caller's")
+
+
+@contextlib.asynccontextmanager
+async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
+    """Whose session sends: our own, our own without what we make leaner, or the caller's."""
+    if way == "the caller's":
+        async with aiohttp.ClientSession() as session:
+            yield session
+        return
+    assert way in WAYS
+    with mock.patch.object(transport, "_LEAN", way == "ours"):
+        yield None
+
+
+async def check(fault: Fault, way: str = "ours") -> None:
     """Every rule, for one fault."""
     clock = Clock()
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
@@ -128,25 +146,23 @@ async def check(fault: Fault) -> None:
         good_tls=fault.door.good_tls(),
     )
     async with nothing_left_over(), exchange, fault.door.opened(exchange) as url:
-        client = OpenInterestClient(
-            base_url=url,
-            budget=budget,
-            timeout=TIMEOUT,
-            max_wait=2.0,
-            retry=SHORT,
-            ssl=_trusting(fault),
-        )
-        async with client:
-            with memory_within(MAX_MEMORY):
-                await _meet(fault, client, exchange, clock)
-            await _good_call(fault, client, exchange, clock)
-            async with asyncio.timeout(1.0):
-                await client.aclose()
+        async with session_of(way) as session:
+            client = OpenInterestClient(
+                base_url=url,
+                budget=budget,
+                session=session,
+                timeout=TIMEOUT,
+                max_wait=2.0,
+                retry=SHORT,
+                ssl=fault.door.client_tls(),
+            )
+            async with client:
+                with memory_within(MAX_MEMORY):
+                    await _meet(fault, client, exchange, clock)
+                await _good_call(fault, client, exchange, clock)
+                async with asyncio.timeout(1.0):
+                    await client.aclose()
         await _until(lambda: exchange.open == 0)
-
-
-def _trusting(fault: Fault) -> ssl.SSLContext | None:
-    return fault.door.client_tls()
 
 
 async def _meet(
@@ -202,7 +218,8 @@ async def _good_call(
         clock.skip(held.timestamp() - clock.wall() + 70.0)
     elif fault.lies:
         clock.skip(130.0)
-    assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+    result = await outcome_of(client, GOOD)
+    assert result == Decimal(GOOD_VALUE), repr(result)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
