@@ -170,7 +170,8 @@ async def _meet(
 ) -> None:
     exchange.one_each = fault.fresh or fault.at_accept
     if not fault.door.shut:
-        assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+        first = await outcome_of(client, GOOD)
+        assert first == Decimal(GOOD_VALUE), repr(first)
     exchange.one_each = False
     before = client.usage.charged
     exchange.broken, began = True, asyncio.get_running_loop().time()
