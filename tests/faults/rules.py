@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from unittest import mock
 
 import aiohttp
@@ -23,8 +24,10 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
     RetryPolicy,
+    TransportTimeoutError,
     transport,
 )
+from virtual_clock import VirtualLoop
 
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
@@ -93,6 +96,27 @@ def memory_within(limit: int) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak <= limit, f"{peak / 2**20:.1f} MiB"
+
+
+def stood_in_line() -> float:
+    """Seconds that this process could have run while others did; Linux tells them.
+
+    Nobody's fault, so they are not counted in how long a call took. In virtual time, and where the
+    system does not tell, there are none.
+    """
+    account = Path("/proc/self/schedstat")
+    if isinstance(asyncio.get_running_loop(), VirtualLoop) or not account.exists():
+        return 0.0
+    return int(account.read_text().split()[1]) / 1e9
+
+
+async def good_call(client: OpenInterestClient) -> None:
+    """Works; tried again when others ran for longer than it may take."""
+    before = stood_in_line()
+    result = await outcome_of(client, GOOD)
+    if isinstance(result, TransportTimeoutError) and stood_in_line() - before > TIMEOUT / 2:
+        result = await outcome_of(client, GOOD)
+    assert result == Decimal(GOOD_VALUE), repr(result)
 
 
 async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | BinanceOIError:
@@ -170,12 +194,12 @@ async def _meet(
 ) -> None:
     exchange.one_each = fault.fresh or fault.at_accept
     if not fault.door.shut:
-        assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+        await good_call(client)
     exchange.one_each = False
     before = client.usage.charged
-    exchange.broken, began = True, asyncio.get_running_loop().time()
+    exchange.broken, began = True, asyncio.get_running_loop().time() - stood_in_line()
     result = await outcome_of(client, BAD)
-    took = asyncio.get_running_loop().time() - began
+    took = asyncio.get_running_loop().time() - stood_in_line() - began
     _judge(fault, result, clock)
     assert exchange.wire.count(BAD) == fault.wire, (exchange.wire, result)
     assert took <= fault.seconds, took
@@ -218,8 +242,7 @@ async def _good_call(
         clock.skip(held.timestamp() - clock.wall() + 70.0)
     elif fault.lies:
         clock.skip(130.0)
-    result = await outcome_of(client, GOOD)
-    assert result == Decimal(GOOD_VALUE), repr(result)
+    await good_call(client)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -97,10 +97,12 @@ def doors_shut() -> Iterator[Fault]:
         name = f"TLS handshake: {name}"
         yield Fault(name, steps, outcome, 0, seconds=seconds, at_accept=True, door=doors.Tls())
     yield Fault("TLS that is well", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(doors.good))
-    cut = (GOOD[:-9], CLOSE)
-    yield Fault("TLS: a body that breaks off", cut, TransportError, 3, door=doors.Tls(doors.good))
-    cut = (GOOD[:-9], RESET)
-    yield Fault("TLS: a body, then reset", cut, TransportError, 3, door=doors.Tls(doors.good))
+    for name, act in {
+        "TLS: a body that breaks off": CLOSE,
+        "TLS: a body, then reset": RESET,
+    }.items():
+        cut = (GOOD[:-9], act)  # and three handshakes
+        yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(doors.good))
 
 
 def ends() -> Iterator[Fault]:
