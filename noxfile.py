@@ -34,6 +34,13 @@ def install(session: nox.Session, group: str, *project: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, group), *project)
 
 
+def run_module(session: nox.Session, module: str, *arguments: str) -> None:
+    """A program of the tests, with what is named after `--` or else with these arguments."""
+    install(session, "test", "-e", ".")
+    command = ("python", "-m", module, *(session.posargs or arguments))
+    session.run(*command, env={"PYTHONPATH": "tests"})
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and formatting."""
@@ -119,40 +126,38 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about five minutes."""
-    install(session, "test", "-e", ".")
-    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+    """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about ten minutes."""
+    run_module(session, "tests.benchmarks")
 
 
 @nox.session
 def simulate(session: nox.Session) -> None:
     """The governor in virtual time: every situation over many seeds, as a table (40 minutes)."""
-    install(session, "test", "-e", ".")
-    if session.posargs:
-        session.run("python", "-m", "tests.simulation", *session.posargs)
-        return
-    session.run("python", "-m", "tests.simulation", "--seeds", "100")
-    session.run("python", "-m", "tests.simulation", "--rows", "everything", "--seeds", "1000")
+    run_module(session, "tests.simulation", "--seeds", "100")
+    if not session.posargs:
+        run_module(session, "tests.simulation", "--rows", "everything", "--seeds", "1000")
 
 
 @nox.session
 def machine(session: nox.Session) -> None:
     """Real processes on a real clock: killed, stopped, banned, and sharing (15 minutes)."""
-    install(session, "test", "-e", ".")
-    session.run("python", "-m", "tests.simulation.machine", *session.posargs)
+    run_module(session, "tests.simulation.machine")
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Every fault, three times, on each loop and on the newest and the oldest aiohttp."""
     install(session, "test", "-e", ".[cli]")
-    quiet = ("-p", "no:cacheprovider", "-q", "tests/test_faults.py", "tests/test_cancellation.py")
+    tests = ("-p", "no:cacheprovider", "-q", "tests/test_faults.py", "tests/test_cancellation.py")
     for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
         session.install("--upgrade", release)
         for loop in ("asyncio", "uvloop"):
             for _ in range(3):
-                command = ("python", "-X", "dev", "-W", "error", "-m", "pytest", *quiet)
+                command = ("python", "-X", "dev", "-W", "error", "-m", "pytest", *tests)
                 session.run(*command, env={"BINANCE_OI_LOOP": loop})
+        # The same in virtual time, which takes a third of it.
+        for way in ("aiohttp's", "the caller's"):
+            session.run("python", "-m", "pytest", *tests, env={"BINANCE_OI_WAY": way})
     # -X dev is ten times slower, and adds nothing to arithmetic.
     session.run(
         "python", "-m", "pytest", "tests/test_cancellation.py", env={"BINANCE_OI_SEEDS": "1000"}
@@ -162,15 +167,13 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """10^5 mutated answers over the wire, and 10^6 bodies through the decoder."""
-    install(session, "test", "-e", ".")
-    session.run("python", "-m", "fuzz", *session.posargs, env={"PYTHONPATH": "tests"})
+    run_module(session, "fuzz")
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """10^6 requests to another process; memory, files and tasks stay as they are."""
-    install(session, "test", "-e", ".")
-    session.run("python", "-m", "fuzz.soak", *session.posargs, env={"PYTHONPATH": "tests"})
+    run_module(session, "fuzz.soak")
 
 
 @nox.session
@@ -178,7 +181,9 @@ def audit(session: nox.Session) -> None:
     """No release that we install has a known hole; and the tool does find one that has."""
     session.install("pip-audit", "-e", ".[cli,parquet,plot]")
     known_bad = Path(session.create_tmp()).resolve() / "known_bad.txt"
-    known_bad.write_text("aiohttp==3.9.0\n")  # CVE-2024-23334
-    bad = ("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", str(known_bad))
-    session.run(*bad, success_codes=[1])
+    known_bad.write_text("aiohttp==3.9.0\n")
+    bad = ("--no-deps", "--disable-pip", "--format", "json", "-r", str(known_bad))
+    found = session.run("pip-audit", "--strict", *bad, success_codes=[1], silent=True)
+    if "CVE-2024-23334" not in str(found):  # it ends with 1 also when it has no answer at all
+        session.error(f"pip-audit does not find the hole in aiohttp 3.9.0: {found}")
     session.run("pip-audit", "--strict", "--skip-editable")

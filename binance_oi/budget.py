@@ -343,6 +343,7 @@ class MachinePool(Pool):
         """See `Pool.flush`."""
         if (self._late or self._leased) and self._enter():
             self._leave(changed=True)
+        self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
 
     def _enter(self) -> bool:
         """Take the lock and put the shared state in place; without a file, just go on."""

@@ -6,19 +6,18 @@ else, classify by status, decode, check the symbol: in this order, for every req
 
 import asyncio
 import math
-import os
 import ssl as tls
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from binance_oi import endpoints, models, polling
+from binance_oi import endpoints, models, polling, process
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.errors import (
     BannedError,
@@ -28,6 +27,7 @@ from binance_oi.errors import (
     DecodeError,
     RateLimitedError,
     SymbolNotTradingError,
+    TransportError,
     UnknownSymbolError,
     WrongSymbolError,
 )
@@ -47,18 +47,8 @@ LISTING_AGE = (
     300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
 )
 DEFAULT: Final = -1.0  # of `max_wait`: what the client was made with
-
-
-_process = object()  # this process; a child gets another one
-
-
-def _after_fork() -> None:
-    global _process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_ANOTHER_LOOP = "the client belongs to another event loop"
+_ANOTHER_PROCESS = "the client belongs to another process; make one after the fork"
 
 
 class _Route(NamedTuple, Generic[T]):
@@ -97,7 +87,8 @@ class OpenInterestClient:
         base_url: The exchange. Each one has a budget of its own.
         budget: Who shares the limit with this client; None means `MachineBudget()`: every process
             of this user on this machine.
-        session: An `aiohttp.ClientSession` to send with; never closed by us. None opens our own.
+        session: An `aiohttp.ClientSession` to send with, with its headers, cookies, certificates
+            and limits; never closed by us. None opens our own.
         max_connections: Requests under way at the same time.
         pace: Requests per second; a second's worth may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent
@@ -144,7 +135,7 @@ class OpenInterestClient:
         self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing: tuple[float, ExchangeInfo] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = _process
+        self._process = process.current
         self._closed = False
         self._closing = asyncio.Event()  # the same, for those who sleep
 
@@ -165,18 +156,36 @@ class OpenInterestClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; pending calls end with `ClientClosedError`. May be repeated."""
+        """Close the connections; pending calls end with `ClientClosedError`. May be repeated.
+
+        Raises:
+            ClientClosedError: The client belongs to another event loop, and that one is running.
+        """
         if self._closed:
             return
+        here = self._process is process.current
+        at_home = here and self._loop in (None, asyncio.get_running_loop())
+        if here and not at_home and self._loop is not None and self._loop.is_running():
+            raise ClientClosedError(_ANOTHER_LOOP)
         self._closed = True
         self._closing.set()
         self._governor.close(ClientClosedError())
-        await self._transport.aclose()
+        if at_home:
+            await self._transport.aclose()
+        else:
+            self._give_up()
         if self._owns_budget:
             self._budget.close()
 
+    def _give_up(self) -> bool:
+        """Without our loop: whether there was anything to close."""
+        if self._process is process.current:
+            return self._transport.abandon()
+        self._transport.leave_to_parent()
+        return False
+
     def __del__(self) -> None:
-        if hasattr(self, "_closing") and not self._closed and self._transport.abandon():
+        if hasattr(self, "_closing") and not self._closed and self._give_up():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     @property
@@ -289,27 +298,10 @@ class OpenInterestClient:
         terms = _Terms(self._timeout, self._max_wait, bulk=True)
         if deadline is not None:
             terms.ends = asyncio.get_running_loop().time() + deadline
-        if names is None:
-            names = (await self._list(LISTING_AGE, terms)).trading
-        results: dict[str, OpenInterest | BinanceOIError] = {}
-        received: dict[str, int] = {}
-        prices: tuple[MarkPrice, ...] | BinanceOIError = ()
-        queue = iter(names)
-
-        async def worker() -> None:
-            for name in queue:
-                results[name] = await self._read_or_error(name, terms)
-                received[name] = time.time_ns() // 1_000_000
-                if on_progress is not None:
-                    on_progress(len(results), len(names))
-
-        async def mark_prices() -> None:
-            nonlocal prices
-            prices = await self._mark_prices_or_error(terms)
-
-        jobs = [worker() for _ in range(self._governor.max_in_flight)]
-        await _all_of([*jobs, mark_prices()] if notional else jobs)
-        return _snapshot(names, results, started, terms.charged, received, prices)
+        async with self._connecting(names):
+            if names is None:
+                names = (await self._list(LISTING_AGE, terms)).trading
+            return await self._sweep(names, started, terms, notional, on_progress)
 
     def poll(
         self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
@@ -335,6 +327,56 @@ class OpenInterestClient:
         Cost: as `snapshot`, for each slot.
         """
         return polling.poll(self, symbols, every=every, notional=notional)
+
+    async def _sweep(
+        self,
+        names: Sequence[str],
+        started: datetime,
+        terms: _Terms,
+        notional: bool,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> Snapshot:
+        """Read all of them, as many at once as there are connections."""
+        results: dict[str, OpenInterest | BinanceOIError] = {}
+        received: dict[str, int] = {}
+        prices: tuple[MarkPrice, ...] | BinanceOIError = ()
+        queue = iter(names)
+
+        async def worker() -> None:
+            for name in queue:
+                results[name] = await self._read_or_error(name, terms)
+                received[name] = time.time_ns() // 1_000_000
+                if on_progress is not None:
+                    on_progress(len(results), len(names))
+
+        async def mark_prices() -> None:
+            nonlocal prices
+            prices = await self._mark_prices_or_error(terms)
+
+        jobs = [worker() for _ in range(self._governor.max_in_flight)]
+        await _all_of([*jobs, mark_prices()] if notional else jobs)
+        return _snapshot(names, results, started, terms.charged, received, prices)
+
+    @asynccontextmanager
+    async def _connecting(self, names: Sequence[str] | None) -> AsyncGenerator[None]:
+        """While the first request goes alone, the connections that the others need are opened.
+
+        A handshake takes as long as two answers; nothing is counted for it.
+        """
+        count = self._governor.max_in_flight
+        opening = asyncio.ensure_future(
+            self._open_connections(count if names is None else min(len(names), count))
+        )
+        try:
+            yield
+        finally:
+            opening.cancel()
+            await asyncio.wait([opening])
+
+    async def _open_connections(self, count: int) -> None:
+        await asyncio.sleep(0)  # in which every request that may go has gone
+        url = self._url(_OPEN_INTEREST.path, "")
+        await self._transport.open_connections(url, count, self._governor.in_flight)
 
     # -- the send loop -----------------------------------------------------------------------
 
@@ -378,7 +420,7 @@ class OpenInterestClient:
         """
         loop = self._check_usable()
         weight, url = route.weight, self._url(route.path, symbol)
-        left, attempt, refused = terms.timeout, 0, None
+        left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
             permit = self._governor.admit_now(weight) if terms.ends == math.inf else None
             if permit is None:
@@ -389,7 +431,7 @@ class OpenInterestClient:
             if began + left > terms.ends:
                 left = terms.ends - began
             try:
-                answer = await self._transport.get(url, permit, route.max_bytes, left)
+                answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
                 if answer.status != 200 or not answer.complete:
                     raise self._refusal(answer)
                 value = route.decode(answer.body, symbol) if symbol else route.decode(answer.body)
@@ -401,6 +443,7 @@ class OpenInterestClient:
                 if wait is None:
                     raise
                 refused = error if isinstance(error, RateLimitedError) else None
+                fresh = isinstance(error, TransportError) and error.retry == "now"
             else:
                 self._retries.succeeded()
                 return value
@@ -432,8 +475,9 @@ class OpenInterestClient:
             self._transport.distrust_connections()
         if isinstance(error, RateLimitedError | BannedError):
             self._heed(error)
-        if isinstance(error, RateLimitedError):  # the queue waits until the hold ends
-            return 0.0 if attempt < self._policy.attempts and left > 0.0 else None
+        if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
+            again = attempt < self._policy.attempts and left > 0.0
+            return 0.0 if again and self.usage.banned_until is None else None
         return self._retries.wait(error, attempt, left)
 
     async def _pause(self, seconds: float) -> None:
@@ -447,7 +491,7 @@ class OpenInterestClient:
     def _refusal(self, answer: Answer) -> BinanceOIError:
         """The error that an answer is."""
         if answer.status == 200:
-            return DecodeError(f"the answer is longer than {len(answer.body)} bytes")
+            return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
         return models.decode_error(answer.status, answer.body)
@@ -455,7 +499,7 @@ class OpenInterestClient:
     def _heed(self, error: RateLimitedError | BannedError) -> None:
         """What a refusal's text says, beyond the headers that the permit was settled with."""
         ban_end = models.ban_end_ms(error.message)
-        if isinstance(error, BannedError) and ban_end is not None:
+        if ban_end is not None:  # under 429 as well: the text says more than the status
             self._governor.banned_until(ban_end / 1000)
         elif error.status not in (418, 429):  # a limit is a limit, also under another status
             self._governor.pool.refused(0.0)
@@ -471,18 +515,15 @@ class OpenInterestClient:
 
     def _check_usable(self) -> asyncio.AbstractEventLoop:
         """Before any I/O: this client is open, and ours to use in this loop, which is returned."""
-        loop = asyncio.get_running_loop()
-        if loop is self._loop and self._process is _process and not self._closed:
-            return loop
         if self._closed:
             raise ClientClosedError
-        if self._process is not _process:
-            raise ClientClosedError(
-                "the client belongs to another process; make one after the fork"
-            )
-        if self._loop is not None:
-            raise ClientClosedError("the client belongs to another event loop")
-        self._loop = loop
+        if self._process is not process.current:
+            raise ClientClosedError(_ANOTHER_PROCESS)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise ClientClosedError(_ANOTHER_LOOP)
+            self._loop = loop
         return loop
 
 

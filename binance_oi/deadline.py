@@ -54,6 +54,7 @@ class Deadlines:
             self._early.add(deadline)
             loop.call_at(deadline.when, self._end_early, deadline)
         else:
+            self._forget_done()
             self._queue.append(deadline)
             if self._timer is None:
                 self._timer = loop.call_at(deadline.when, self._ring, loop)
@@ -70,6 +71,15 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _forget_done(self) -> None:
+        """Most are done long before they end, and must not pile up until then.
+
+        One always stays: it tells which end is the last.
+        """
+        queue = self._queue
+        while len(queue) > 1 and not queue[0].pending:
+            queue.popleft()
 
     def _end_early(self, deadline: Deadline) -> None:
         self._early.discard(deadline)

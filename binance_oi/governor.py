@@ -12,7 +12,7 @@ import heapq
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -66,7 +66,37 @@ class Permit:
         self._governor.release()
 
 
-_Waiter = asyncio.Future[Receipt]  # of a call that waits to be admitted
+class _Waiter(asyncio.Future[Receipt]):
+    """A call that waits to be admitted.
+
+    When thousands are cancelled at once, each leaves its queue at once and learns of it in its
+    turn, or the loop would stand still until all of them have ended.
+    """
+
+    __slots__ = ("_leaving", "_message", "_queue", "deadline")
+
+    def __init__(self, queue: "_Queue", leaving: "deque[_Waiter]") -> None:
+        super().__init__()
+        self.deadline = math.inf  # loop time
+        self._queue = queue
+        self._leaving = leaving
+
+    def __lt__(self, other: "_Waiter") -> bool:
+        return self.deadline < other.deadline
+
+    def cancel(self, msg: object = None) -> bool:
+        if self._queue.pop(self, None) is None:  # admitted, or told already
+            return super().cancel(msg)
+        self._message = msg
+        self._leaving.append(self)
+        if len(self._leaving) == 1:
+            self.get_loop().call_soon(_end, self._leaving, _Waiter._leave)
+        return True
+
+    def _leave(self) -> None:
+        super().cancel(self._message)
+
+
 _Queue = OrderedDict[_Waiter, int]  # and its weight; an object more for each shows in the collector
 
 
@@ -96,8 +126,8 @@ class Governor:
         self._paced = 0  # requests that have passed the pacer and were not sent yet
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
-        self._deadlines: list[tuple[float, int, _Waiter]] = []
-        self._count = 0
+        self._leaving: deque[_Waiter] = deque()  # cancelled, and not told so yet
+        self._deadlines: list[_Waiter] = []  # a heap
         self._dispatcher: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
 
@@ -161,20 +191,19 @@ class Governor:
         if banned is not None:
             raise banned
         loop = asyncio.get_running_loop()
-        waiter: _Waiter = loop.create_future()
         queue = self._bulk if bulk else self._single
+        waiter = _Waiter(queue, self._leaving)
         queue[waiter] = weight
         if max_wait is not None:
-            self._count += 1
+            waiter.deadline = loop.time() + max_wait
             self._forget_deadlines()
-            heapq.heappush(self._deadlines, (loop.time() + max_wait, self._count, waiter))
+            heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
             self._dispatcher = loop.create_task(self._dispatch())
         self._ring()
         try:
             return await waiter
         except asyncio.CancelledError:
-            queue.pop(waiter, None)
             # Admitted and cancelled in one breath?
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.pool.refund(waiter.result())
@@ -231,15 +260,6 @@ class Governor:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
-    def _head(self) -> tuple[_Queue, _Waiter] | None:
-        for queue in (self._single, self._bulk):
-            while queue:
-                waiter = next(iter(queue))
-                if not waiter.done():
-                    return queue, waiter
-                del queue[waiter]  # cancelled, and has not run since
-        return None
-
     async def _dispatch(self) -> None:
         """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
         try:
@@ -251,14 +271,15 @@ class Governor:
                     self._paced = self._lot
                 elif self.in_flight >= self.max_in_flight:
                     await self._sleep(NAP)
-                elif (head := self._head()) is not None:  # it may be another one by now
-                    await self._admit_head(*head)
+                else:
+                    await self._admit_head()
         finally:
             self._dispatcher = None
 
-    async def _admit_head(self, queue: _Queue, waiter: _Waiter) -> None:
-        """Admit the one who is first, or sleep until that may be possible."""
-        weight = queue[waiter]
+    async def _admit_head(self) -> None:
+        """Admit the one who is first by now, or sleep until that may be possible."""
+        queue = self._single or self._bulk
+        waiter, weight = next(iter(queue.items()))
         answer = self.pool.charge(weight)
         if isinstance(answer, Receipt):
             del queue[waiter]
@@ -293,7 +314,7 @@ class Governor:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(seconds, NAP)
         if self._deadlines:
-            until = min(until, self._deadlines[0][0])
+            until = min(until, self._deadlines[0].deadline)
         self._bell = loop.create_future()
         timer = loop.call_at(until, self._ring)
         try:
@@ -305,27 +326,26 @@ class Governor:
     def _forget_deadlines(self) -> None:
         """Most calls are admitted long before their deadline, which must not pile up."""
         if len(self._deadlines) > 2 * self.waiting + FEW:
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].done()]
+            self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
     def _expire(self, seconds: float) -> bool:
         """Nobody is admitted for `seconds`: whoever cannot wait that long is told now.
 
         Returns:
-            Whether there are more of them, for the loop's next step.
+            Whether somebody was; there may be more of them, for the loop's next step.
         """
         if not self._deadlines:
             return False
-        certain = asyncio.get_running_loop().time() + seconds
-        for _ in range(SLICE):
-            if not self._deadlines or self._deadlines[0][0] > certain:
-                return False
-            waiter = heapq.heappop(self._deadlines)[2]
+        certain, told = asyncio.get_running_loop().time() + seconds, 0
+        while told < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
+            waiter = heapq.heappop(self._deadlines)
+            told += 1
             for queue in (self._single, self._bulk):
                 weight = queue.pop(waiter, None)
-                if weight is not None and not waiter.done():
+                if weight is not None:
                     waiter.set_exception(self._exhausted(weight, seconds))
-        return True
+        return told > 0
 
     def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
         if seconds == math.inf:
@@ -339,13 +359,14 @@ class Governor:
         self._single.clear()
         self._bulk.clear()
         self._deadlines.clear()
-        _fail(waiters, error)
+        _end(waiters, lambda waiter: waiter.set_exception(error))
 
 
-def _fail(waiters: deque[_Waiter], error: Exception) -> None:
+def _end(waiters: deque[_Waiter], how: Callable[[_Waiter], object]) -> None:
+    """A few now, and the others in the next steps."""
     for _ in range(min(SLICE, len(waiters))):
         waiter = waiters.popleft()
         if not waiter.done():
-            waiter.set_exception(error)
+            how(waiter)
     if waiters:
-        waiters[0].get_loop().call_soon(_fail, waiters, error)
+        waiters[0].get_loop().call_soon(_end, waiters, how)

@@ -37,6 +37,7 @@ T = TypeVar("T")
 MAX_SYMBOL = 50  # characters; the exchange's own pattern ends there [O 2025-12, spot]
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
 MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
+MIN_LIMIT = 5  # weight per minute; with less nobody could ask for the real one any more
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
@@ -44,7 +45,9 @@ UNKNOWN_HOLD = timedelta(seconds=60)  # 429 that names no time: the minute turns
 UNKNOWN_BAN = timedelta(seconds=120)  # 418 that names no time: the shortest one [D] 2026-11
 
 _ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
-_BANNED = re.compile(r"banned until ([1-9][0-9]{12})(?!\d)")  # ms of the years 2001 to 2286
+_BANNED = re.compile(  # ms of the years 2001 to 2286
+    r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
+)
 _LIMIT = re.compile(  # of weight: the limits of orders are told in the same words
     r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
     r" request(?:s| weight) per (?:1 )?minute",
@@ -115,15 +118,15 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def trading(self) -> tuple[str, ...]:
-        """Names of the symbols that are trading, in the exchange's order."""
-        return tuple(s.symbol for s in self.symbols if s.status == "TRADING")
+        """Names of the symbols that are trading, each once, in the exchange's order."""
+        return tuple(dict.fromkeys(s.symbol for s in self.symbols if s.status == "TRADING"))
 
     @property
     def weight_limit(self) -> int | None:
-        """Weight allowed per minute and IP; None when it is not told."""
+        """Weight allowed per minute and IP; None when no sane one is told."""
         for limit in self.rate_limits:
             period = (limit.rate_limit_type, limit.interval, limit.interval_num)
-            if period == ("REQUEST_WEIGHT", "MINUTE", 1) and 0 < limit.limit <= MAX_LIMIT:
+            if period == ("REQUEST_WEIGHT", "MINUTE", 1) and _is_sane(limit.limit):
                 return limit.limit
         return None
 
@@ -278,7 +281,7 @@ def decode_error(status: int, body: bytes, retry_at: datetime | None = None) -> 
             429 and 120 s for 418.
     """
     code, text = _code_and_text(body)
-    message = _one_line(text)
+    message = _message(text)
     ban_end = _instant(ban_end_ms(text))
     if status == 429:
         until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_HOLD
@@ -307,9 +310,13 @@ def ban_end_ms(text: str) -> int | None:
 
 
 def stated_limit(text: str) -> int | None:
-    """The weight per minute named in the text of a 429 [O]; None when there is none."""
+    """The weight per minute named in the text of a 429 [O]; None when there is no sane one."""
     match = _LIMIT.search(text)
-    return int(match[1]) if match else None
+    return limit if match and _is_sane(limit := int(match[1])) else None
+
+
+def _is_sane(limit: int) -> bool:
+    return MIN_LIMIT <= limit <= MAX_LIMIT
 
 
 def _starts_a_name(character: str) -> bool:
@@ -362,6 +369,12 @@ def _start_of(body: bytes) -> str:
 
 def _one_line(text: str) -> str:
     return printable(" ".join(text.split())) or "(no text)"
+
+
+def _message(text: str) -> str:
+    """On one line; from the end of a ban on, when that comes too late in `text` to be shown."""
+    message, ban = _one_line(text), _BANNED.search(text)
+    return message if ban is None or _BANNED.search(message) else _one_line(text[ban.start() :])
 
 
 def _instant(unix_ms: int | None) -> datetime | None:

@@ -20,6 +20,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from binance_oi import process
+
 if sys.platform != "win32":
     import fcntl
 
@@ -33,7 +35,6 @@ UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
 TRIES = 4  # times to ask for the lock, letting others run in between
 STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
 STUCK_TRIES = 200
-_process = object()  # this process; a child gets another one
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
 _HELD = slice(24, 32)  # where `held until` is
@@ -46,15 +47,6 @@ def runtime_directory() -> Path:
         return Path(runtime) / "binance-oi"
     user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows: never made, see `_open_file`
     return Path(tempfile.gettempdir()) / f"binance-oi-{user}"
-
-
-def _after_fork() -> None:
-    global _process
-    _process = object()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class PoolFile:
@@ -81,7 +73,7 @@ class PoolFile:
         self._open()
 
     def _open(self) -> None:
-        self._process = _process
+        self._process = process.current
         self._fd = _open_file(self.path)
         self._close = weakref.finalize(self, os.close, self._fd)
         self._offset = 0  # not found yet
@@ -92,7 +84,7 @@ class PoolFile:
 
     def lock(self) -> bool:
         """Take the lock, or say that somebody else has it."""
-        if self._process is not _process:  # after a fork both would hold one lock
+        if self._process is not process.current:  # after a fork both would hold one lock
             self._open()
         for _ in range(TRIES):
             try:

@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Running(Generic[T]):
+    """A call under way, and how many wait for it."""
+
     task: asyncio.Task[T]
     callers: int = 0
 

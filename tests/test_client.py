@@ -5,13 +5,12 @@ Rule of this file: the local exchange over real sockets in virtual time, unless 
 
 import asyncio
 import gc
-import importlib.util
 import logging
 import os
 import ssl
-import sys
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -41,6 +40,8 @@ from binance_oi import (
     TransportTimeoutError,
     UnknownSymbolError,
     WrongSymbolError,
+    process,
+    transport,
 )
 from binance_oi import client as module
 from binance_oi.simulator import LocalExchange
@@ -189,6 +190,24 @@ async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice()
         assert now() - before < 0.01
         assert (len(exchange.requests), exchange.connections) == (3, 2)
         assert client.usage.charged == 3
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_after_a_dropped_connection_none_is_tried_that_may_be_dropped_too(
+    injected: bool,
+) -> None:
+    async with (
+        RawExchange(lambda n: CLOSE if n == 6 else open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+        local_client(exchange, session=session if injected else None) as client,
+    ):
+        await client.get_open_interest("BTCUSDT")  # the first one goes alone
+        await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(4)))
+        kept = exchange.connections
+        assert kept > 1
+        await client.get_open_interest("BTCUSDT")
+        assert exchange.connections == kept + 1
+        assert len(exchange.requests) == 7
 
 
 async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
@@ -605,36 +624,71 @@ async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
                     asyncio.run(client.get_open_interest("BTCUSDT", max_age=max_age))
                 except ClientClosedError as error:
                     caught.append(error)
+            try:
+                asyncio.run(client.aclose())
+            except ClientClosedError as error:
+                caught.append(error)
 
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
-        assert [str(error) for error in caught] == ["the client belongs to another event loop"] * 2
+        assert [str(error) for error in caught] == ["the client belongs to another event loop"] * 3
         await client.get_open_interest("BTCUSDT")
         assert exchange.used == 2
+
+
+def exit_code_of_a_child(work: Callable[[], object]) -> int:
+    """0 when `work` ended without an exception, in a child that is forked for it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            work()
+            code = 0
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
     client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with suppress(BaseException):
-            try:
-                asyncio.run(client.get_open_interest("BTCUSDT"))
-            except ClientClosedError as error:
-                code = 0 if "after the fork" in str(error) else 2
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def use() -> None:
+        with pytest.raises(ClientClosedError, match="after the fork"):
+            asyncio.run(client.get_open_interest("BTCUSDT"))
+
+    assert exit_code_of_a_child(use) == 0
     assert client.usage.charged == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("end", ["forgotten", "closed"])
+def test_a_child_takes_no_connection_away_from_its_parent(end: str) -> None:
+    async def main() -> None:
+        async with RawExchange(lambda n: open_interest()) as exchange:
+            clients = [OpenInterestClient(base_url=exchange.url, budget=ProcessBudget())]
+            await clients[0].get_open_interest("BTCUSDT")
+
+            def in_the_child() -> None:
+                if end == "closed":
+                    with pytest.raises(StopIteration):
+                        clients[0].aclose().send(None)
+                clients.clear()
+                gc.collect()
+
+            assert exit_code_of_a_child(in_the_child) == 0
+            await clients[0].get_open_interest("BTCUSDT")
+            await clients[0].aclose()
+            assert exchange.connections == 1
+
+    asyncio.run(main())
+
+
 async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_process", module._process)
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
-        module._after_fork()
+        monkeypatch.setattr(process, "current", object())
         with pytest.raises(ClientClosedError, match="another process"):
             await client.get_open_interest("BTCUSDT")
         async with local_client(exchange) as new:
@@ -642,16 +696,31 @@ async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.Monkey
         assert exchange.used == 1
 
 
-def test_a_system_without_fork_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "register_at_fork", raising=False)
-    assert module.__file__ is not None
-    spec = importlib.util.spec_from_file_location("client_without_fork", module.__file__)
-    assert spec is not None
-    assert spec.loader is not None
-    again = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "client_without_fork", again)
-    spec.loader.exec_module(again)
-    again.OpenInterestClient(budget=ProcessBudget())
+async def test_what_a_child_closes_stays_open_for_its_parent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with LocalExchange(clock=wall_time) as exchange:
+        client = local_client(exchange)
+        await client.get_open_interest("BTCUSDT")
+        with monkeypatch.context() as child:
+            child.setattr(process, "current", object())
+            await client.aclose()
+        session = transport._of_the_parent.pop()
+        assert not session.closed
+        await session.close()
+        with monkeypatch.context() as child:
+            child.setattr(process, "current", object())
+            await local_client(exchange).aclose()  # had nothing open
+        assert transport._of_the_parent == []
+
+
+def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
+    client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
+    with pytest.raises(TransportError):
+        asyncio.run(client.get_open_interest("BTCUSDT"))
+    asyncio.run(client.aclose())
+    with pytest.raises(ClientClosedError, match="is closed"):
+        asyncio.run(client.get_open_interest("BTCUSDT"))
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -75,6 +75,14 @@ async def test_one_timer_serves_all_who_began_after_each_other(
     assert [when for when in armed if when >= loop_now + 9.0] == [loop_now + 10.0]
 
 
+async def test_what_is_done_is_not_kept_until_its_time_would_be_over() -> None:
+    deadlines = Deadlines()
+    for _ in range(1000):
+        await limited(deadlines, 10.0, 0.0)
+    assert len(deadlines._queue) <= 2
+    assert await limited(deadlines, 3.0, 5.0) == "ended at 3.0"  # before the timer of the others
+
+
 async def test_a_cancellation_by_somebody_else_is_not_taken_for_the_deadline() -> None:
     task = asyncio.create_task(limited(Deadlines(), 2.0, 5.0))
     await asyncio.sleep(1.0)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from faults.rules import Fault, check
+from faults.doors import Plain
+from faults.rules import WAYS, Fault, check
 from faults.table import faults
 from virtual_clock import VirtualLoop
 
@@ -26,12 +27,21 @@ def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 FAULTS = faults()
+WAY = os.environ.get("BINANCE_OI_WAY", WAYS[0])
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
     with asyncio.Runner(loop_factory=_loop()) as runner:
-        runner.run(check(fault))
+        runner.run(check(fault, WAY))
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_no_other_session_is_worse(way: str) -> None:
+    # Every door and a few of the rest; `nox -s faults` tries all of them.
+    for fault in [fault for fault in FAULTS if fault.door != Plain()] + FAULTS[::60]:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(check(fault, way))
 
 
 def test_there_are_well_over_200_faults() -> None:

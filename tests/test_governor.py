@@ -224,6 +224,19 @@ async def test_who_is_cancelled_while_it_fails_is_cancelled(full: Governor) -> N
     assert task.cancelled()
 
 
+async def test_who_is_cancelled_twice_is_cancelled_and_keeps_the_first_message(
+    full: Governor,
+) -> None:
+    task = asyncio.create_task(full.admit())
+    await until_waiting(full, 1)
+    task.cancel("first")
+    assert full.waiting == 0
+    await asyncio.sleep(0)
+    task.cancel("second")
+    with pytest.raises(asyncio.CancelledError, match="first"):
+        await task
+
+
 async def test_the_dispatcher_passes_over_who_was_cancelled_and_has_not_run_since() -> None:
     governor = await known(max_in_flight=1)
     permit = await governor.admit()
@@ -304,7 +317,7 @@ async def test_deadlines_of_those_who_were_admitted_do_not_pile_up() -> None:
 async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> None:
     gone = asyncio.create_task(full.admit(max_wait=1e6))
     await until_waiting(full, 1)
-    full._deadlines[0] = (asyncio.get_running_loop().time() + 20, *full._deadlines[0][1:])
+    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 20
     gone.cancel()
     late = asyncio.create_task(full.admit())
     await asyncio.sleep(100)
@@ -465,6 +478,16 @@ async def test_many_are_told_of_an_end_a_few_in_a_step(full: Governor) -> None:
     assert await woken_in_a_step(tasks) <= SLICE + 1
     assert tasks[-1].cancelled()
     assert all(isinstance(task.exception(), ClientClosedError) for task in tasks[:-1])
+
+
+async def test_many_who_are_cancelled_leave_at_once_and_end_a_few_in_a_step(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit(bulk=True)) for _ in range(3 * SLICE)]
+    await until_waiting(full, len(tasks))
+    for task in tasks:
+        task.cancel()
+    assert full.waiting == 0
+    assert await woken_in_a_step(tasks) <= SLICE
+    assert all(task.cancelled() for task in tasks)
 
 
 async def test_many_are_told_that_max_wait_is_not_enough_a_few_in_a_step(full: Governor) -> None:

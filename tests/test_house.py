@@ -25,6 +25,7 @@ ORDER = (
     "endpoints",
     "others",
     "minutes",
+    "process",
     "pool_file",
     "budget",
     "retry",

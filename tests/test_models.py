@@ -563,6 +563,10 @@ def test_symbols_are_selected_by_status_and_stay_in_order() -> None:
     assert len(info.symbols) == len(rows)
 
 
+def test_a_symbol_that_is_listed_twice_trades_once() -> None:
+    assert decode_exchange_info(listing([BTC, BTC])).trading == ("BTCUSDT",)
+
+
 @pytest.mark.parametrize(
     "limits, weight",
     [
@@ -573,6 +577,8 @@ def test_symbols_are_selected_by_status_and_stay_in_order() -> None:
         ([WEIGHT_2400 | {"limit": 9_999_999}], 9_999_999),
         ([WEIGHT_2400 | {"limit": 10_000_000}], None),
         ([WEIGHT_2400 | {"limit": 10**30}], None),
+        ([WEIGHT_2400 | {"limit": 5}], 5),
+        ([WEIGHT_2400 | {"limit": 4}], None),
         ([WEIGHT_2400 | {"limit": 0}], None),
         ([WEIGHT_2400 | {"limit": -1}], None),
         ([WEIGHT_2400 | {"limit": 0}, WEIGHT_2400], 2400),
@@ -809,6 +815,8 @@ def test_the_end_of_a_ban_is_thirteen_plain_digits(text: str, end: int | None) -
         ("weight used; current limit is 1200 request weight per 1 MINUTE. Please", 1200),
         ("Too many requests; current request has limited.", None),
         ("Too many new orders; current limit is 300 orders per TEN_SECONDS.", None),
+        ("current limit is 5 requests per minute", 5),
+        ("current limit is 4 requests per minute", None),
         ("current limit is 0 requests per minute", None),
         ("current limit is -5 requests per minute", None),
         ("current limit is 10000000 requests per minute", None),

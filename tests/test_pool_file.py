@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import pool_file
+from binance_oi import pool_file, process
 from binance_oi.pool_file import (
     FILE_NAME,
     MAGIC,
@@ -133,7 +133,6 @@ def test_without_file_locks_there_is_no_such_file(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.delattr(os, "register_at_fork")
     spec = importlib.util.spec_from_file_location("pool_file_elsewhere", pool_file.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -208,8 +207,7 @@ def test_a_child_does_not_share_its_parents_lock(
     if not pid:  # in the child
         os._exit(1 if file.lock() else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    monkeypatch.setattr(pool_file, "_process", pool_file._process)
-    pool_file._after_fork()  # as if we were the child
+    monkeypatch.setattr(process, "current", object())  # as if we were the child
     assert not PoolFile(place, "a").lock()
     assert not file.lock()
 

@@ -351,6 +351,23 @@ async def test_cancelling_ends_everything_it_began() -> None:
         assert 10 < exchange.used <= used + 10  # those on the way when it was cancelled
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("names", [[f"S{number}USDT" for number in range(20)], None])
+async def test_the_connections_are_opened_while_the_first_request_is_alone(
+    names: list[str] | None,
+) -> None:
+    async with (
+        RawExchange(lambda n: b"") as exchange,
+        local_client(exchange, max_connections=8) as client,
+    ):
+        sweep = asyncio.create_task(client.snapshot(names))
+        await exchange.received(1)
+        await asyncio.sleep(0.1)
+        assert (len(exchange.requests), exchange.connections) == (1, 8)
+        sweep.cancel()
+        await asyncio.wait([sweep])
+
+
 # -- mark prices ---------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Rule of this file: the other side is a raw socket, so that no library mends what
 import asyncio
 import gc
 import ssl
+import traceback
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -78,11 +79,11 @@ def now() -> float:
 # -- what is sent --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lean", [True, False], ids=["by us", "by aiohttp"])
+@pytest.mark.parametrize("direct", [True, False], ids=["by us", "by aiohttp"])
 async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lean: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
-    monkeypatch.setattr(module, "_LEAN", lean)
+    monkeypatch.setattr(module, "_LEAN", direct)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
@@ -150,6 +151,22 @@ async def test_a_proxy_is_used_when_it_is_handed_in() -> None:
     assert proxy.requests[0].startswith(b"GET http://exchange.invalid/fapi/v1/openInterest?")
 
 
+@pytest.mark.parametrize("status, retry", [(407, "never"), (502, "later")])
+async def test_what_a_proxy_refuses_was_never_sent_and_names_no_password(
+    status: int, retry: str
+) -> None:
+    async with RawExchange(lambda n: answer(status, "")) as proxy:
+        url = proxy.url.replace("//", "//user:secret@")
+        async with Sender(proxy=url) as ours:
+            with pytest.raises(
+                TransportError, match=f"the proxy answered {status}: Text"
+            ) as caught:
+                await ours.get("https://exchange.invalid")
+    assert caught.value.retry == retry
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert ours.fates == ["refunded"]
+
+
 async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
     async with RawExchange(lambda n: open_interest()) as elsewhere:
         text = answer(302, "", f"Location: {elsewhere.url}{PATH}")
@@ -200,9 +217,9 @@ async def test_a_connection_that_ends_without_an_answer_may_have_been_counted(
     assert len(exchange.requests) == 1
 
 
-@pytest.mark.parametrize("injected, retry", [(False, "now"), (True, "later")])
+@pytest.mark.parametrize("injected", [False, True])
 async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
-    injected: bool, retry: str
+    injected: bool,
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
     async with (
@@ -216,7 +233,7 @@ async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
         assert (len(exchange.requests), exchange.connections) == (2, 1)
         assert (await ours.get(exchange.url)).status == 200
         assert (len(exchange.requests), exchange.connections) == (3, 2)
-    assert caught.value.retry == retry
+    assert caught.value.retry == "now"
     assert ours.fates == ["settled 200", "may have been counted", "settled 200"]
 
 
@@ -239,16 +256,18 @@ async def test_a_body_that_stalls_is_a_timeout_of_the_whole_exchange() -> None:
     assert ours.fates == ["settled 200"]
 
 
-@pytest.mark.parametrize("timeout, took", [(10.0, 0.5), (0.2, 0.2)])
+@pytest.mark.parametrize(
+    "status, timeout, took", [(418, 10.0, 0.2), (418, 0.1, 0.1), (503, 10.0, 0.5)]
+)
 async def test_an_error_whose_body_stalls_is_that_error_at_once(
-    timeout: float, took: float
+    status: int, timeout: float, took: float
 ) -> None:
-    text = answer(418, b'{"code":', length=70)
+    text = answer(status, b'{"code":', length=70)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         began = now()
-        assert await ours.get(exchange.url, timeout=timeout) == (418, b"", False)
+        assert await ours.get(exchange.url, timeout=timeout) == (status, b"", False)
         assert now() - began == pytest.approx(took, abs=0.01)
-    assert ours.fates == ["settled 418"]
+    assert ours.fates == [f"settled {status}"]
 
 
 async def test_an_error_whose_body_breaks_off_is_that_error() -> None:
@@ -343,8 +362,13 @@ def test_an_error_without_a_text_is_told_by_its_name() -> None:
     assert str(error) == "no answer from the exchange: OSError"
 
 
-async def test_a_connection_that_is_distrusted_is_not_used_again() -> None:
-    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_connection_that_is_distrusted_is_not_used_again(injected: bool) -> None:
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
+    ):
         ours.transport.distrust_connections()  # there is none yet
         await ours.get(exchange.url)
         await ours.get(exchange.url)
@@ -357,15 +381,61 @@ async def test_a_connection_that_is_distrusted_is_not_used_again() -> None:
     assert len(exchange.requests) == 4
 
 
-async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again() -> None:
+async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next() -> None:
+    async with (
+        RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
+        Sender() as ours,
+    ):
+        url = ready_url(exchange.url, PATH, "")
+        await ours.transport.open_connections(url, 4, busy=0)
+        assert exchange.connections == 0  # nobody has been there yet
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(url, 4, busy=4)  # each will open its own
+        await ours.transport.open_connections(url, 4, busy=1)
+        await ours.transport.open_connections(url, 4, busy=1)
+        await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
+        assert (len(exchange.requests), exchange.connections) == (4, 4)
+        first.cancel()
+
+
+async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        assert exchange._server is not None
+        exchange._server.close()
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 4, busy=1)
+        assert exchange.connections == 1
+        first.cancel()
+
+
+async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_for_later() -> None:
+    script = [b"", open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 2, busy=1)
+        await asyncio.sleep(0.1)
+        exchange.write(open_interest("ETHUSDT"))  # on both
+        await first
+        await asyncio.sleep(0.1)
+        assert b"BTCUSDT" in (await ours.get(exchange.url)).body
+        assert (len(exchange.requests), exchange.connections) == (2, 2)
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again(injected: bool) -> None:
     async with (
         RawExchange(lambda n: open_interest() * (2 if n == 1 else 1)) as exchange,
-        Sender() as ours,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
     ):
         await ours.get(exchange.url)
         await asyncio.sleep(0.1)
         await ours.get(exchange.url)
     assert exchange.connections == 2
+    assert ours.fates == ["settled 200"] * 2
 
 
 async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
@@ -388,6 +458,13 @@ def test_the_guard_passes_on_what_it_does_not_decide() -> None:
     guard.connection_lost(None)
     names = [call[0] for call in handler.method_calls]
     assert names == ["pause_writing", "resume_writing", "eof_received", "connection_lost"]
+
+
+def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
+    taken = Mock(spec=asyncio.Transport)
+    for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
+        _Guard(handler, generation=0).leave()
+    taken.set_protocol.assert_not_called()
 
 
 def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
@@ -434,6 +511,45 @@ async def test_an_injected_session_stays_open_and_its_own_timeout_is_not_ours() 
         await ours.transport.aclose()
         assert not session.closed
         assert not ours.transport.abandon()
+
+
+async def test_an_injected_session_gets_its_connections_back_as_they_were() -> None:
+    long = answer(200, b"x" * 1_000_000)
+    async with (
+        RawExchange(lambda n: open_interest() if n == 1 else long) as exchange,
+        aiohttp.ClientSession() as session,
+    ):
+        await Sender(session).get(exchange.url)
+        async with session.get(exchange.url) as response:  # far more than we would read
+            assert len(await response.read()) == 1_000_000
+        assert exchange.connections == 1
+
+
+async def test_an_injected_session_is_guarded_against_what_has_no_end() -> None:
+    endless = b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000
+    async with RawExchange(lambda n: endless) as exchange, aiohttp.ClientSession() as session:
+        ours = Sender(session)
+        with pytest.raises(TransportError, match="without end"):
+            await ours.get(exchange.url)
+    assert ours.fates == ["may have been counted"]
+
+
+async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LEAN", False)
+    script = [open_interest(), answer(503, "{}"), CLOSE]
+    async with aiohttp.ClientSession() as session:
+        ours = Sender(session)
+        async with RawExchange(lambda n: script[n - 1]) as exchange:
+            await ours.get(exchange.url)
+            assert (await ours.get(exchange.url)).status == 503
+            with pytest.raises(TransportError):
+                await ours.get(exchange.url)
+        assert len(exchange.requests) == 3
+        with pytest.raises(TransportError):
+            await ours.get(exchange.url)  # nobody listens any more
+    assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
 
 
 async def test_a_session_that_was_closed_sends_nothing() -> None:

@@ -23,26 +23,28 @@ from importlib.metadata import version
 from pathlib import Path
 from timeit import repeat
 
-from binance_oi import OpenInterestClient, ProcessBudget
+from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
 from binance_oi.governor import Governor
 from binance_oi.models import decode_open_interest
 from binance_oi.simulator import LocalExchange
 
-from . import chart, contenders
+from . import chart, contenders, waiters
 from .loopback import SYMBOLS, loopback
+from .sampling import sampled
 
 REQUESTS = 4000  # of one measurement
 WARM_UP = 1000  # requests before it: every symbol once, for what is measured asks again and again
 LARGE = 2**24  # bytes
+BURST = 1000  # requests that a governor's pacer lets go at once
 BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
 Samples = dict[str, list[float]]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def main() -> None:
     """Run what is named, or everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--uvloop", action="store_true", help="the same on uvloop")
     parser.add_argument(
         "names", nargs="*", choices=[[], *FIGURES], metavar=f"{{{','.join(FIGURES)}}}"
     )
@@ -51,10 +53,6 @@ def main() -> None:
     if arguments.read:
         asyncio.run(_read_market(arguments.read))
         return
-    if arguments.uvloop:
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     print(_versions())
     for name in arguments.names or FIGURES:
         print(f"\n## {name}\n", flush=True)
@@ -62,7 +60,20 @@ def main() -> None:
 
 
 def cpu(rounds: int) -> None:
-    """CPU (user + system) of this process for one request, 50 at a time."""
+    """CPU (user and system) of this process for one request, 50 at a time."""
+    ratios = _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
+    title = "CPU for one request, tuned aiohttp = 1"
+    chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
+
+
+def uvloop(rounds: int) -> None:
+    """The same on uvloop; everybody is on it."""
+    from uvloop import new_event_loop
+
+    _table(_cpu_samples(rounds, new_event_loop), "µs", 1e6)
+
+
+def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
     # Until a large block was freed once, glibc asks the kernel for each buffer of 256 KiB, which is
     # what asyncio receives with: 10 µs for everybody but us, or not, as it happened.
     bytearray(LARGE)
@@ -76,33 +87,45 @@ def cpu(rounds: int) -> None:
         samples: Samples = {name: [] for name in clients}
         for _ in range(rounds):
             for name, client in clients.items():
-                with loopback() as url:
-                    samples[name].append(asyncio.run(_cpu_per_request(client, url)))
-    ratios = _table(samples, "µs", 1e6)
-    title = "CPU for one request, tuned aiohttp = 1"
-    chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
+                with loopback() as url, asyncio.Runner(loop_factory=loop_factory) as runner:
+                    samples[name].append(runner.run(_cpu_per_request(client, url)))
+    return samples
 
 
-async def _cpu_per_request(client: contenders.Contender, url: str) -> float:
+async def _cpu_per_request(
+    client: contenders.Contender, url: str, requests: int = REQUESTS
+) -> float:
     async with client(url) as read:
         await contenders.read_all(read, WARM_UP, workers=50)
         began = time.process_time()
-        await contenders.read_all(read, REQUESTS, workers=50)
-        return (time.process_time() - began) / REQUESTS
+        await contenders.read_all(read, requests, workers=50)
+        return (time.process_time() - began) / requests
+
+
+def profile(rounds: int) -> None:
+    """Which part of ours a request's CPU time goes to."""
+    with tempfile.TemporaryDirectory() as directory, loopback() as url:
+        client = contenders.machine_budget(Path(directory))
+        with sampled() as seen:
+            seconds = asyncio.run(_cpu_per_request(client, url, rounds * REQUESTS))
+    print("| | µs | share |\n|---|---|---|")
+    for part, count in seen.most_common():
+        share = count / seen.total()
+        print(f"| {part} | {seconds * share * 1e6:.1f} | {share:.0%} |")
 
 
 def snapshots(rounds: int) -> None:
     """Wall time of a market, over 100 connections, the first time and the second."""
     for count in (600, 789):
-        for latency_ms in (0, 5, 50):
+        for latency_ms, handshake_ms in ((0, 0), (5, 0), (50, 0), (50, 100)):
             samples: Samples = {}
             for _ in range(rounds):
                 for name, sweep in (("tuned", _tuned_sweep), ("ours", _our_sweep)):
-                    with loopback(latency_ms / 1000) as url:
+                    with loopback(latency_ms / 1000, handshake_ms / 1000) as url:
                         cold, warm = asyncio.run(_cold_and_warm(sweep, url, SYMBOLS[:count]))
                     samples.setdefault(f"{name}, cold", []).append(cold)
                     samples.setdefault(f"{name}, warm", []).append(warm)
-            print(f"{count} symbols, {latency_ms} ms:")
+            print(f"{count} symbols, {latency_ms} ms, handshakes of {handshake_ms} ms:")
             _table(
                 samples, "ms", 1e3, pairs={"ours, cold": "tuned, cold", "ours, warm": "tuned, warm"}
             )
@@ -167,28 +190,41 @@ async def _cold_and_warm(
 def governor(rounds: int) -> None:
     """The governor alone: nothing waits; and many wait."""
     samples: Samples = {}
-    for _ in range(rounds):
-        samples.setdefault("admitted at once", []).append(asyncio.run(_at_once()))
-        for waiting in (10, 100, 1000, 10_000):
-            cost, _ = asyncio.run(_from_queue(waiting))
-            samples.setdefault(f"admitted with {waiting} waiting", []).append(cost)
-    _table(samples, "µs CPU", 1e6, base="admitted with 10 waiting")
+    with tempfile.TemporaryDirectory() as directory:
+        budgets = {
+            "at once": ProcessBudget(limit=contenders.HUGE),
+            "at once, MachineBudget": MachineBudget(
+                limit=contenders.HUGE, directory=Path(directory)
+            ),
+        }
+        for _ in range(rounds):
+            for name, budget in budgets.items():
+                for calls in (1, 50):
+                    seconds = asyncio.run(_at_once(budget, calls))
+                    samples.setdefault(f"{name}, {calls} at a time", []).append(seconds)
+            for waiting in (10, 100, 1000, 10_000):
+                cost, _ = asyncio.run(_from_queue(waiting))
+                samples.setdefault(f"{waiting} waiting", []).append(cost)
+        budgets["at once, MachineBudget"].close()
+    _table(samples, "µs CPU", 1e6, base="10 waiting")
     _, memory = asyncio.run(_from_queue(10_000))
     print(f"\nmemory for each of 10,000 waiters, its task included: {memory:.0f} bytes")
 
 
-async def _at_once(count: int = 20_000) -> float:
-    pool = ProcessBudget(limit=contenders.HUGE).pool("benchmark")
-    queue = Governor(pool, pace=1e9)
+async def _at_once(budget: ProcessBudget, calls: int, count: int = 20) -> float:
+    """CPU to admit, settle and release one of as many as the pacer lets go at once."""
+    pool = budget.pool("benchmark")
     headers = {"X-MBX-USED-WEIGHT-1M": "1"}
-    (await queue.admit()).settle(200, headers)
-    queue.in_flight = 0
+    (await Governor(pool).admit()).settle(200, headers)
     began = time.process_time()
     for _ in range(count):
-        permit = await queue.admit()
-        permit.settle(200, headers)
-        permit.release()
-    return (time.process_time() - began) / count
+        queue = Governor(pool)
+        for _ in range(BURST // calls):
+            permits = [await queue.admit() for _ in range(calls)]
+            for permit in permits:
+                permit.settle(200, headers)
+                permit.release()
+    return (time.process_time() - began) / count / BURST
 
 
 async def _from_queue(waiting: int, count: int = 10_000) -> tuple[float, float]:
@@ -309,9 +345,12 @@ def _versions() -> str:
 
 FIGURES: Mapping[str, Callable[[int], None]] = {
     "cpu": cpu,
+    "uvloop": uvloop,
+    "profile": profile,
     "snapshots": snapshots,
     "limit": limit,
     "governor": governor,
+    "waiters": waiters.main,
     "decoding": decoding,
     "imports": imports,
     "memory": memory,

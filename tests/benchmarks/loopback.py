@@ -1,9 +1,10 @@
 """A loopback server that is not the bottleneck: a bare protocol in a process of its own.
 
-    python -m tests.benchmarks.loopback [LATENCY_S]
+    python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S]]
 
-It answers every openInterest request at once, or after LATENCY_S seconds, with the header set of
-a real answer; exchangeInfo lists 789 symbols. It counts nothing: a benchmark is not a test.
+It answers every openInterest request at once, or after LATENCY_S seconds, and on a new connection
+not before HANDSHAKE_S seconds, as if there had been a handshake; with the header set of a real
+answer. exchangeInfo lists 789 symbols. It counts nothing: a benchmark is not a test.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _HEAD = (
 
 
 class _Server(asyncio.Protocol):
-    latency_s = 0.0
+    latency_s = handshake_s = 0.0
     used = 0
     date = (0, "")
 
@@ -34,6 +35,7 @@ class _Server(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.buffer = b""
+        self.ready_at = asyncio.get_running_loop().time() + self.handshake_s
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -41,7 +43,9 @@ class _Server(asyncio.Protocol):
             request, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
             answer = self.answer(request.split(b" ", 2)[1].decode())
             if self.latency_s:
-                asyncio.get_running_loop().call_later(self.latency_s, self.write, answer)
+                loop = asyncio.get_running_loop()
+                began = max(loop.time(), self.ready_at)
+                loop.call_at(began + self.latency_s, self.write, answer)
             else:
                 self.write(answer)
 
@@ -64,17 +68,17 @@ class _Server(asyncio.Protocol):
         return f"{_HEAD}{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
-async def _serve(latency_s: float) -> None:
-    _Server.latency_s = latency_s
+async def _serve(latency_s: float = 0.0, handshake_s: float = 0.0) -> None:
+    _Server.latency_s, _Server.handshake_s = latency_s, handshake_s
     server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, backlog=1000)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def loopback(latency_s: float = 0.0) -> Iterator[str]:
+def loopback(latency_s: float = 0.0, handshake_s: float = 0.0) -> Iterator[str]:
     """The URL of a server that lives as long as the block."""
-    command = [sys.executable, "-m", "tests.benchmarks.loopback", str(latency_s)]
+    command = [sys.executable, "-m", "tests.benchmarks.loopback", str(latency_s), str(handshake_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -87,4 +91,4 @@ def loopback(latency_s: float = 0.0) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0))
+    asyncio.run(_serve(*map(float, sys.argv[1:])))

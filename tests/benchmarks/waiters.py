@@ -1,4 +1,4 @@
-"""What 10,000 waiters cost: `python -m tests.benchmarks.waiters`.
+"""What 10,000 waiters cost: `python -m tests.benchmarks waiters`.
 
 Rule of this file: all times are CPU time of the loop's thread, so that other work on the machine
 does not count. A step is what the loop does between two turns of a task that does nothing else;
@@ -24,7 +24,6 @@ from binance_oi.minutes import Receipt
 
 MANY = 10_000
 STEP = 100  # waiters that come in one step
-ROUNDS = 5
 LIMIT = 100
 WAIT_S = 3.0
 
@@ -175,9 +174,10 @@ async def waiting() -> float:
     return share
 
 
-def main() -> None:
+def main(rounds: int) -> None:
+    """Queueing, waiting, and every end."""
     figures: Figures = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         asyncio.run(ends(figures))
     print(f"{MANY} waiters; CPU in all (median), and ms of the longest of all steps\n")
     print("| | CPU s | step | garbage collector in one step |\n|---|---|---|---|")
@@ -188,7 +188,3 @@ def main() -> None:
         print(f"| {name} | {cpu:.3f} | {longest:.1f} | {collector:.1f} |")
     print(f"\n{asyncio.run(memory()):.0f} bytes each, its task included")
     print(f"{asyncio.run(waiting()):.2%} of a core while they wait")
-
-
-if __name__ == "__main__":
-    main()

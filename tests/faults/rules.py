@@ -6,12 +6,15 @@ Rule of this file: nothing here knows a fault by its name; every one is judged i
 import asyncio
 import contextlib
 import gc
-import ssl
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
+from unittest import mock
+
+import aiohttp
 
 from binance_oi import (
     BannedError,
@@ -21,7 +24,10 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
     RetryPolicy,
+    TransportTimeoutError,
+    transport,
 )
+from virtual_clock import VirtualLoop
 
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
@@ -92,6 +98,27 @@ def memory_within(limit: int) -> Iterator[None]:
     assert peak <= limit, f"{peak / 2**20:.1f} MiB"
 
 
+def stood_in_line() -> float:
+    """Seconds that this process could have run while others did; Linux tells them.
+
+    Nobody's fault, so they are not counted in how long a call took. In virtual time, and where the
+    system does not tell, there are none.
+    """
+    account = Path("/proc/self/schedstat")
+    if isinstance(asyncio.get_running_loop(), VirtualLoop) or not account.exists():
+        return 0.0
+    return int(account.read_text().split()[1]) / 1e9
+
+
+async def good_call(client: OpenInterestClient) -> None:
+    """Works; tried again when others ran for longer than it may take."""
+    before = stood_in_line()
+    result = await outcome_of(client, GOOD)
+    if isinstance(result, TransportTimeoutError) and stood_in_line() - before > TIMEOUT / 2:
+        result = await outcome_of(client, GOOD)
+    assert result == Decimal(GOOD_VALUE), repr(result)
+
+
 async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | BinanceOIError:
     """Anything that is not ours passes, and fails the test."""
     try:
@@ -116,7 +143,22 @@ async def nothing_left_over() -> AsyncGenerator[None]:
     assert not noise
 
 
-async def check(fault: Fault) -> None:
+WAYS = ("ours", "aiohttp's", "the caller's")
+
+
+@contextlib.asynccontextmanager
+async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
+    """Whose session sends: our own, our own without what we make leaner, or the caller's."""
+    if way == "the caller's":
+        async with aiohttp.ClientSession() as session:
+            yield session
+        return
+    assert way in WAYS
+    with mock.patch.object(transport, "_LEAN", way == "ours"):
+        yield None
+
+
+async def check(fault: Fault, way: str = "ours") -> None:
     """Every rule, for one fault."""
     clock = Clock()
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
@@ -128,25 +170,23 @@ async def check(fault: Fault) -> None:
         good_tls=fault.door.good_tls(),
     )
     async with nothing_left_over(), exchange, fault.door.opened(exchange) as url:
-        client = OpenInterestClient(
-            base_url=url,
-            budget=budget,
-            timeout=TIMEOUT,
-            max_wait=2.0,
-            retry=SHORT,
-            ssl=_trusting(fault),
-        )
-        async with client:
-            with memory_within(MAX_MEMORY):
-                await _meet(fault, client, exchange, clock)
-            await _good_call(fault, client, exchange, clock)
-            async with asyncio.timeout(1.0):
-                await client.aclose()
+        async with session_of(way) as session:
+            client = OpenInterestClient(
+                base_url=url,
+                budget=budget,
+                session=session,
+                timeout=TIMEOUT,
+                max_wait=2.0,
+                retry=SHORT,
+                ssl=fault.door.client_tls(),
+            )
+            async with client:
+                with memory_within(MAX_MEMORY):
+                    await _meet(fault, client, exchange, clock)
+                await _good_call(fault, client, exchange, clock)
+                async with asyncio.timeout(1.0):
+                    await client.aclose()
         await _until(lambda: exchange.open == 0)
-
-
-def _trusting(fault: Fault) -> ssl.SSLContext | None:
-    return fault.door.client_tls()
 
 
 async def _meet(
@@ -154,12 +194,12 @@ async def _meet(
 ) -> None:
     exchange.one_each = fault.fresh or fault.at_accept
     if not fault.door.shut:
-        assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+        await good_call(client)
     exchange.one_each = False
     before = client.usage.charged
-    exchange.broken, began = True, asyncio.get_running_loop().time()
+    exchange.broken, began = True, asyncio.get_running_loop().time() - stood_in_line()
     result = await outcome_of(client, BAD)
-    took = asyncio.get_running_loop().time() - began
+    took = asyncio.get_running_loop().time() - stood_in_line() - began
     _judge(fault, result, clock)
     assert exchange.wire.count(BAD) == fault.wire, (exchange.wire, result)
     assert took <= fault.seconds, took
@@ -202,7 +242,7 @@ async def _good_call(
         clock.skip(held.timestamp() - clock.wall() + 70.0)
     elif fault.lies:
         clock.skip(130.0)
-    assert await outcome_of(client, GOOD) == Decimal(GOOD_VALUE)
+    await good_call(client)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -36,7 +36,8 @@ VALUE = Decimal("1.5")
 BODY = b'{"symbol":"BADUSDT","openInterest":"1.5","time":1795435200000}'
 HEADERS = b"Content-Type: application/json\r\nX-MBX-USED-WEIGHT-1M: {USED}\r\nDate: {DATE}\r\n"
 SLOW = TIMEOUT + 0.3  # s that a call may take which runs into its timeout
-FAST = b"\r\n"
+CRLF = b"\r\n"
+SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # of the exchange
 
 
 def head(*lines: bytes, status: int = 200, length: int | None = None) -> bytes:
@@ -96,10 +97,12 @@ def doors_shut() -> Iterator[Fault]:
         name = f"TLS handshake: {name}"
         yield Fault(name, steps, outcome, 0, seconds=seconds, at_accept=True, door=doors.Tls())
     yield Fault("TLS that is well", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(doors.good))
-    cut = (GOOD[:-9], CLOSE)
-    yield Fault("TLS: a body that breaks off", cut, TransportError, 3, door=doors.Tls(doors.good))
-    cut = (GOOD[:-9], RESET)
-    yield Fault("TLS: a body, then reset", cut, TransportError, 3, door=doors.Tls(doors.good))
+    for name, act in {
+        "TLS: a body that breaks off": CLOSE,
+        "TLS: a body, then reset": RESET,
+    }.items():
+        cut = (GOOD[:-9], act)  # and three handshakes
+        yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(doors.good))
 
 
 def ends() -> Iterator[Fault]:
@@ -160,7 +163,7 @@ def waits() -> Iterator[Fault]:
         "chunks, byte by byte": (CHUNKED, Repeat(b"1\r\n \r\n", None, 0.05)),
         "headers for ever, slowly": (b"HTTP/1.1 200 OK\r\n", Repeat(b"A: b\r\n", None, 0.05)),
         "100 Continue for ever, slowly": (Repeat(b"HTTP/1.1 100 C\r\n\r\n", None, 0.05),),
-        "100 Continue for ever": (Repeat(b"HTTP/1.1 100 C\r\n\r\n" * 50, None, 0.005),),
+        "100 Continue for ever": (Repeat(b"HTTP/1.1 100 C\r\n\r\n" * 50, None, 0.02),),
         "102 Processing for ever": (Repeat(b"HTTP/1.1 102 P\r\n\r\n", None, 0.05),),
         "103 Early Hints for ever": (Repeat(b"HTTP/1.1 103 E\r\nLink: <a>\r\n\r\n", None, 0.05),),
         "100 Continue, then silence": (b"HTTP/1.1 100 Continue\r\n\r\n", STALL),
@@ -321,6 +324,9 @@ def encodings() -> Iterator[Fault]:
     yield Fault("two gzip members", (answer(two, b"Content-Encoding: gzip"),), VALUE)
     yield Fault("identity", (answer(BODY, b"Content-Encoding: identity"),), VALUE)
     bad: dict[str, tuple[bytes, bytes]] = {
+        "gzip, then garbage": (packed + b"garbage", b"gzip"),
+        "gzip, then the plain body": (packed + BODY, b"gzip"),
+        "gzip with a wrong checksum": (packed[:-8] + bytes(8), b"gzip"),
         "gzip that is plain": (BODY, b"gzip"),
         "deflate that is plain": (BODY, b"deflate"),
         "gzip with garbage in it": (packed[:14] + b"\xff\x00\xff" + packed[17:], b"gzip"),
@@ -508,9 +514,10 @@ def statuses() -> Iterator[Fault]:
             yield Fault(f"{status}, cut", cut, DecodeError)
             continue
         yield Fault(f"{status}, cut", cut, outcome, wire)
-        stalled = (answer(html, status=status)[:-9], STALL)
-        seconds = SLOW + TEXT
-        yield Fault(f"{status}, stalled", stalled, outcome, min(wire, 2), seconds=seconds)
+        if status in SEEN:  # each is a wait
+            stalled = (answer(html, status=status)[:-9], STALL)
+            seconds = SLOW + TEXT
+            yield Fault(f"{status}, stalled", stalled, outcome, min(wire, 2), seconds=seconds)
         slow = (head(status=status), STALL)
         if status in (403, 418, 429, 451):
             yield Fault(f"{status}, silent", slow, outcome, wire, seconds=TEXT)
@@ -607,10 +614,74 @@ def refusals() -> Iterator[Fault]:
         body = json.dumps({"code": -1003, "msg": text}).encode()
         name = f"418, {text[:20]}"
         yield Fault(name, (answer(body, status=418),), BannedError, retry_in=(119, 124))
+    text = f"Way too many requests; IP(2001:db8::1) banned until {at + 300_000}. Please"
+    steps = (answer(json.dumps({"code": -1003, "msg": text}).encode(), status=429),)
+    yield Fault("429, banned until in 5 minutes", steps, RateLimitedError, retry_in=(297, 305))
     for limit in ("1200", "0", "99999999", "-5", "١٢"):
         text = f"Too many requests; current limit of IP(1.2.3.4) is {limit} requests per minute."
         body = json.dumps({"code": -1003, "msg": text}).encode()
         yield Fault(f"429, limit {limit}", (answer(body, status=429),), RateLimitedError)
+
+
+def refused_in_bad_form() -> Iterator[Fault]:
+    """A status that says to stop is heard, whatever else is wrong with the answer."""
+    broken: dict[str, bytes] = {
+        "a header of 9,000 bytes": b"X: " + b"a" * 9000,
+        "a Retry-After of 10,000 digits": b"Retry-After: " + b"9" * 10_000,
+        "a NUL in a header": b"X: a\x00b",
+        "no colon": b"Header without a colon",
+        "two lengths": b"Content-Length: 3",
+        "150 headers": CRLF.join(b"X-%d: a" % i for i in range(150)),
+    }
+    for status, outcome in (
+        (403, ForbiddenError), (418, BannedError), (429, RateLimitedError), (451, ForbiddenError),
+    ):  # fmt: skip
+        first = b"HTTP/1.1 %d Text\r\n" % status
+        for name, line in broken.items():
+            text = answer(b"{}", line, status=status)
+            yield Fault(f"{status} with {name}", (text, CLOSE), outcome)
+            pieces = (b"HTTP/1.1 100 C\r\n\r\n" + text[:2], Wait(0.002), text[2:], CLOSE)
+            yield Fault(f"{status} with {name}, after 100 and in pieces", pieces, outcome)
+        for act in (CLOSE, RESET):
+            yield Fault(f"{status}, {act.value} in its headers", (first + b"X: y", act), outcome)
+        yield Fault(f"{status}, silent in its headers", (first, STALL), outcome, seconds=SLOW)
+        endless = (first, Repeat(b"X-A: b\r\n" * 5000))
+        yield Fault(f"{status}, headers for ever", endless, outcome, seconds=TEXT)
+        late = b"<html>" + b"x " * 250 + b"Banned until %d</html>" % int(START * 1000 + 300_000)
+        said = BannedError if status == 403 else outcome
+        retry_in = None if status == 451 else (297.0, 305.0)
+        text = answer(late, status=status)
+        yield Fault(f"{status}, a ban far behind in its text", (text,), said, retry_in=retry_in)
+    good, bad = answer(b"{}", status=418), CHUNKED.replace(b" 200 ", b" 418 ") + b"zz\r\n"
+    for at in range(1, 17):
+        yield Fault(f"418 in pieces of {at} and the rest", cut(good, at), BannedError)
+    for at in (3, 16, len(bad) - 7, len(bad) - 6, len(bad) - 5, len(bad) - 4, len(bad) - 2):
+        name = f"418 with a bad chunk, in pieces of {at} and the rest"
+        yield Fault(name, (*cut(bad, at), CLOSE), BannedError)
+    both = b"HTTP/1.1 103 E\r\nLink: <a>\r\n\r\n" + bad
+    yield Fault("103 and 418 with a bad chunk, in one piece", (both, STALL), BannedError)
+
+
+def cut(text: bytes, at: int) -> tuple[Step, ...]:
+    return text[:at], Wait(0.002), text[at:]
+
+
+def broken_later() -> Iterator[Fault]:
+    """A body that breaks after its headers came, on a connection that stays open."""
+    for name, text in {
+        "a size that is no number": b"zz\r\n",
+        "no end of a chunk": b"3e\r\n" + BODY + b"XX",
+        "a negative size": chunk(BODY[:9]) + b"-1\r\n",
+    }.items():
+        steps = (CHUNKED, Wait(0.01), text, STALL)
+        yield Fault(f"chunks, broken later: {name}", steps, TransportError, 3, seconds=0.5)
+        steps = (CHUNKED.replace(b" 200 ", b" 418 "), Wait(0.01), text, STALL)
+        yield Fault(f"chunks, broken later, under 418: {name}", steps, BannedError)
+    packed = (head(b"Content-Encoding: gzip", length=60), Wait(0.01), b"x" * 60, STALL)
+    yield Fault("gzip that is plain, later", packed, TransportError, 3, seconds=0.5)
+    upgrade = head(b"Connection: upgrade", b"Upgrade: h2c", status=101)
+    yield Fault("101, then silence", (upgrade, STALL), ResponseError)
+    yield Fault("101, then what nobody asked for", (upgrade, Repeat(b"x" * 65536)), ResponseError)
 
 
 def lies() -> Iterator[Fault]:
@@ -647,7 +718,7 @@ def lies() -> Iterator[Fault]:
         "Latin-1": b"X-Header: \xe4\xf6\xfc",
         "Chinese": "X-Header: 币安".encode(),
         "not UTF-8": b"X-Header: \xff\xfe",
-        "100 of them": FAST.join(b"X-%d: a" % i for i in range(100)),
+        "100 of them": CRLF.join(b"X-%d: a" % i for i in range(100)),
     }.items():
         yield Fault(f"a header in {name}", (answer(BODY, line),), VALUE)
     # A header that never came back to us in one piece cannot refuse anything either.
@@ -657,7 +728,7 @@ def lies() -> Iterator[Fault]:
 
 def faults() -> list[Fault]:
     rows = (doors_shut, ends, waits, pooled, framing, encodings, redirects, bodies)
-    more = (statuses, refusals, lies)
+    more = (statuses, refusals, refused_in_bad_form, broken_later, lies)
     found = [fault for make in (*rows, *more) for fault in make()]
     twice = Counter(fault.name for fault in found)
     assert max(twice.values()) == 1, twice.most_common(3)

@@ -1,0 +1,45 @@
+"""Where the CPU time of a request goes: which file runs, asked after every few milliseconds of it.
+
+Rule of this file: C code has no frame of its own, so it counts for the Python that called it or
+that it calls: the parser's time is aiohttp's, and a system call's is asyncio's.
+"""
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EVERY_S = 0.001  # of CPU time; the kernel's own ticks are longer
+PARTS = {  # the first whose text is in a file's path
+    "tests/benchmarks/": "the benchmark itself",
+    "binance_oi/transport": "transport: guard, deadline, putting a request on a connection",
+    "binance_oi/deadline": "transport: guard, deadline, putting a request on a connection",
+    "binance_oi/governor": "governor and headers",
+    "binance_oi/headers": "governor and headers",
+    "binance_oi/minutes": "the bucket",
+    "binance_oi/budget": "the bucket's sharing",
+    "binance_oi/pool_file": "the bucket's sharing",
+    "binance_oi/": "send loop, decoding and checks",
+    "/asyncio/": "asyncio, with the system calls",
+    "/selectors.py": "asyncio, with the system calls",
+    "/aiohttp/": "aiohttp: parser, streams, connections",
+}
+
+
+@contextmanager
+def sampled() -> Iterator[Counter[str]]:
+    """How often each part was seen at work in the block."""
+    seen: Counter[str] = Counter()
+
+    def look(_: int, frame: FrameType | None) -> None:
+        path = "" if frame is None else frame.f_code.co_filename
+        seen[next((part for text, part in PARTS.items() if text in path), "other")] += 1
+
+    before = signal.signal(signal.SIGPROF, look)
+    signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
+    try:
+        yield seen
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)

@@ -1,0 +1,29 @@
+"""A child knows that it is not its parent, and systems without children work."""
+
+import importlib.util
+import os
+
+import pytest
+
+from binance_oi import process
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_is_another_process_and_its_parent_stays_the_same() -> None:
+    before = process.current
+    child = os.fork()
+    if child == 0:
+        os._exit(process.current is before)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert process.current is before
+
+
+def test_a_system_without_fork_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "register_at_fork", raising=False)
+    spec = importlib.util.spec_from_file_location("process_without_fork", process.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    assert again.current is not process.current
