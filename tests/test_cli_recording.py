@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,12 +22,13 @@ from rich.console import Console
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Snapshot
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
-from binance_oi.cli.watching import Board, draw, gauge, json_line, sparkline
+from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.simulator import LocalExchange
 from recorded import write_recording
 
 Captured = pytest.CaptureFixture[str]
+VIEW = View(every=20.0, order="symbol", top=5)
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -275,16 +277,59 @@ def test_the_board_knows_what_changed_since_when() -> None:
     assert list(board.lines) == ["A", "B"]
 
 
+def drawn(board: Board, width: int, height: int = 20) -> str:
+    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
+    screen = Console(width=width, height=height)
+    with screen.capture() as captured:
+        screen.print(draw(board, ProcessBudget().pool("").usage, now, VIEW, screen))
+    return captured.get()
+
+
 def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
     board = Board()
     board.take(seen("96012.544", "0.00000010"))
-    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
-    screen = Console(width=100)
-    with screen.capture() as captured:
-        screen.print(draw(board, ProcessBudget().pool("").usage, now, "symbol", 5))
-    text = captured.get()
+    text = drawn(board, 100)
     for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    "width, shown",
+    [
+        (79, "symbol open interest change since start age trend"),
+        (71, "symbol open interest change since start age"),
+        (65, "symbol open interest change since start"),
+        (51, "symbol open interest change"),
+        (41, "symbol open interest"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: str) -> None:
+    board = Board()
+    board.take(seen("51857726234713.12345678"))
+    text = drawn(board, width)
+    assert " ".join(text.splitlines()[2].split()) == shown
+    assert "51,857,726,234,713.12345678" in text
+
+
+def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() -> None:
+    board = Board()
+    board.take(seen("1", "2", "3"))
+    board.warnings.append("banned")
+    lines = drawn(board, 80, height=10).splitlines()
+    assert len(lines) <= 10
+    assert sum(line.startswith(("  A ", "  B ", "  C ")) for line in lines) == 2
+    assert "used 0 of 2400" in lines[-2]
+    assert lines[-1] == "banned"
+
+
+def test_the_heading_says_what_is_shown_and_when_the_next_is_due() -> None:
+    slot = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    snapshot = replace(seen("1", "2"), slot=slot, finished=slot + timedelta(seconds=0.5))
+    snapshot = replace(snapshot, started=slot)
+    said = "2 symbols at 12:00:00 UTC in 0.5 s, "
+    assert heading(snapshot, slot + timedelta(seconds=7), 20.0) == said + "next in 13 s"
+    assert heading(snapshot, slot + timedelta(seconds=90), 20.0) == said + "next is 70 s late"
+    assert heading(None, slot, 20.0) == "waiting for the first sweep"
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
