@@ -87,13 +87,13 @@ def _write_if_any(write: Writer, samples: Samples, path: Path, tell: Progress) -
         yield from batches
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(path) as unfinished:
+    with whole(path) as unfinished:
         return write(all_of_them(), unfinished, tell)
 
 
 @contextmanager
-def _whole(path: Path) -> Generator[Path]:
-    """A name to write under; the file gets its own when the block is through."""
+def whole(path: Path) -> Generator[Path]:
+    """A name to write under; the file gets its own when the block is through, and not before."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield unfinished

@@ -39,6 +39,7 @@ ORDER = (
     "recorder",
     "export",
     "chart",
+    "drawing",
     "report",
     "simulator",
     "cli",

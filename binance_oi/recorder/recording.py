@@ -362,6 +362,13 @@ class Recording:
         query = "SELECT sum((last - first) / period + 1) FROM gaps WHERE symbol = ''"
         return self._connection.execute(query).fetchone()[0] or 0
 
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
+        return self._connection.execute(
+            "SELECT symbol, reason, sum((last - first) / period + 1) AS sweeps FROM gaps"
+            " WHERE symbol != '' GROUP BY symbol, reason ORDER BY sweeps DESC, symbol"
+        )
+
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
         return (
