@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -161,22 +161,22 @@ def _text(line: str, style: str = "") -> Text:
 def _table(lines: Sequence[tuple[str, Line]], now: datetime, screen: Console) -> Table:
     """As many columns as there is room for; digits are never cut off before columns are."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
+    rows = [_cells(*line, text, now) for line, text in zip(lines, numbers, strict=True)]
     unbounded = screen.options.update_width(1_000_000)
-    for dropped in range(len(NARROW) + 1):
-        columns = [title for title in COLUMNS if title not in NARROW[:dropped]]
+    columns, narrow = list(COLUMNS), list(NARROW)
+    while True:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold")
         for title in columns:
             left = title in ("symbol", "trend")
             table.add_column(title, justify="left" if left else "right", no_wrap=True)
-        for (name, line), number in zip(lines, numbers, strict=True):
-            cells = _cells(name, number, line, now)
+        for cells in rows:
             table.add_row(*(cells[title] for title in columns))
-        if screen.measure(table, options=unbounded).maximum <= screen.width:
-            break
-    return table
+        if not narrow or screen.measure(table, options=unbounded).maximum <= screen.width:
+            return table
+        columns.remove(narrow.pop(0))
 
 
-def _cells(name: str, number: str, line: Line, now: datetime) -> dict[str, Text]:
+def _cells(name: str, line: Line, number: str, now: datetime) -> dict[str, Text]:
     age = max(0.0, (now - line.latest.datetime).total_seconds())
     return {
         "symbol": Text(printable(name)),
@@ -267,7 +267,7 @@ async def _on_screen(
 
 
 @contextmanager
-def _redrawn(live: Live) -> Iterator[None]:
+def _redrawn(live: Live) -> Generator[None]:
     """Once a second, and when the window gets another size."""
     loop = asyncio.get_running_loop()
 
