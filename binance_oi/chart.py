@@ -67,7 +67,7 @@ def plot(
         with whole(path) as unfinished, _style():
             _draw(names, thin).savefig(unfinished, format=path.suffix[1:].lower())
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error}") from error
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def curve(samples: Samples) -> tuple[list[float], list[float]]:

@@ -78,7 +78,7 @@ def write_report(recording: Recording, target: str | Path) -> None:
         with whole(path) as unfinished:
             unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error}") from error
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def report(recording: Recording) -> str:

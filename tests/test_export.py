@@ -102,8 +102,10 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
     recording: Recording, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecordingError, match="cannot be written"):
+    with pytest.raises(RecordingError, match=r"oi\.csv cannot be written: Not a directory"):
         export(recording, tmp_path / "file" / "oi.csv")
+    with pytest.raises(RecordingError, match="cannot be written: No such file or directory"):
+        export(recording, tmp_path / "nowhere" / "oi.csv")
     with pytest.raises(RecordingError, match=r"a file's name ends in \.parquet, \.csv, \.jsonl"):
         export(recording, tmp_path / "file")
 

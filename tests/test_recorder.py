@@ -148,9 +148,13 @@ async def test_the_next_start_goes_on_and_knows_how_long_nobody_recorded(path: P
 async def test_a_file_that_was_deleted_is_begun_anew(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recorder = await record(path, 4, then=lambda n: path.unlink() if n == 2 else None)
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        recorder = await record(path, 4, then=lambda n: path.unlink() if n == 2 else None)
     assert len(tables(path)[0]) == 2
     assert recorder.status.lost == 0
+    assert [r.message for r in caplog.records] == [
+        f"{path} was removed or replaced; recording goes on in a new file"
+    ]
 
 
 @pytest.mark.virtual_time
