@@ -17,11 +17,13 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from binance_oi import OpenInterest, Snapshot
 from binance_oi.export import export
 from binance_oi.recorder import Recording
+from binance_oi.recorder.recording import PAGE_SIZE
 from binance_oi.recorder.store import Store
 
 from .loopback import SYMBOLS
@@ -59,7 +61,7 @@ def measure(_: int) -> None:
             f"{sweeps * len(SYMBOLS):,} rows made in {time.perf_counter() - began:.0f} s, ", end=""
         )
         print(f"{path.stat().st_size / 2**20:.0f} MiB", flush=True)
-        _print_commits(_commits(path, sweeps))
+        _commits(path, sweeps)
         _day(path)
         for target in ("oi.parquet", "days", "oi.csv"):
             _export(path, Path(name) / target)
@@ -74,26 +76,29 @@ def _fill(path: Path, sweeps: int) -> None:
                 store.tidy()
 
 
-def _commits(path: Path, begin: int) -> list[float]:
-    """Seconds of each commit; the log is moved between them, as a recorder does."""
-    seconds: list[float] = []
-    with closing(Store(path)) as store:
+def _commits(path: Path, begin: int) -> None:
+    """Each commit beside a plain write of as many bytes: how slow the disk is at that moment.
+
+    The log is moved into the file between two commits, as a recorder does.
+    """
+    commits, plain, page = list[float](), list[float](), os.urandom(PAGE_SIZE) * len(SYMBOLS)
+    with closing(Store(path)) as store, (path.parent / "plain").open("w+b", buffering=0) as file:
+        file.write(page)
         for number in range(begin, begin + MEASURED):
             snapshot = sweep(number)
-            began = time.perf_counter()
-            assert store.save(snapshot, [], PERIOD) == len(SYMBOLS)
-            seconds.append(time.perf_counter() - began)
+            commits.append(_seconds(partial(store.save, snapshot, [], PERIOD)))
+            plain.append(_seconds(partial(_write, file.fileno(), page)))
             store.tidy()
             time.sleep(PAUSE)
-    return seconds
+    for name, seconds in (("a commit of 789 rows", commits), ("a plain write", plain)):
+        parts = statistics.quantiles(seconds, n=100)
+        shown = ", ".join(f"{p} % {parts[p - 1] * 1000:.1f}" for p in (50, 90, 99))
+        print(f"{name}, ms: {shown}, longest {max(seconds) * 1000:.1f}", flush=True)
 
 
-def _print_commits(seconds: list[float]) -> None:
-    parts = statistics.quantiles(seconds, n=100)
-    shown = ", ".join(f"{p} %: {parts[p - 1] * 1000:.1f}" for p in (50, 90, 99))
-    print(
-        f"commit of {len(SYMBOLS)} rows, ms: {shown}, longest {max(seconds) * 1000:.1f}", flush=True
-    )
+def _write(file: int, content: bytes) -> None:
+    os.pwrite(file, content, 0)
+    os.fdatasync(file)
 
 
 def _day(path: Path) -> None:
