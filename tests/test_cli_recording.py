@@ -9,9 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +31,7 @@ from recorded import write_recording
 
 Captured = pytest.CaptureFixture[str]
 VIEW = View(every=20.0, order="symbol", top=5)
+ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -197,29 +199,64 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
         assert process.wait(timeout=20.0) == 0
 
 
+class Terminal:
+    """`binance-oi` on a terminal of that size, read by us."""
+
+    def __init__(self, *arguments: str, columns: int = 100) -> None:
+        self._ours, theirs = pty.openpty()
+        self.resize(columns)
+        command = [sys.executable, "-m", "binance_oi", *arguments]
+        # Without COLUMNS and LINES, which readline has set for children behind Python's back.
+        environment = dict(os.environ)
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        )
+        os.close(theirs)
+        self.shown = b""
+
+    def resize(self, columns: int) -> None:
+        termios.tcsetwinsize(self._ours, (30, columns))
+
+    def read_until(self, wanted: Callable[[bytes], bool]) -> None:
+        while not wanted(self.shown):
+            self.shown += os.read(self._ours, 65536)
+
+    def read_to_the_end(self) -> None:
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(self._ours, 65536):
+                self.shown += more
+        self.process.wait()
+        os.close(self._ours)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "binance_oi", "watch", "BTCUSDT", "--every", "0.2s"]
-    with subprocess.Popen([*command, "--simulated"], stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        while b"since start" not in shown:
-            shown += os.read(ours, 65536)
-        process.send_signal(number)
-        told = time.monotonic()
-        while True:
-            try:
-                more = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            shown += more
-    os.close(ours)
+    terminal = Terminal("watch", "BTCUSDT", "--every", "0.2s", "--simulated")
+    terminal.read_until(lambda shown: b"since start" in shown)
+    told = time.monotonic()
+    terminal.process.send_signal(number)
+    terminal.read_to_the_end()
     assert time.monotonic() - told < ENDS_WITHIN
-    assert process.returncode == code
-    assert b"Traceback" not in shown
-    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    assert terminal.process.returncode == code
+    assert b"Traceback" not in terminal.shown
+    assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
+    before, _, after = terminal.shown.partition(LEAVES_SCREEN)
+    assert before.count(ENTERS_SCREEN) == 1
+    assert b"BTCUSDT" in after  # the last picture stays
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
+    terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")
+    terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
+    terminal.resize(20)
+    terminal.shown = b""
+    terminal.process.send_signal(signal.SIGWINCH)  # it has no controlling terminal
+    terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_to_the_end()
+    assert terminal.process.returncode == 130
 
 
 def test_the_status_line_says_what_was_lost_and_why() -> None:
