@@ -19,26 +19,28 @@ from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
-VERSION = 1
+VERSION = 2
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
-# One page per symbol changes with every sweep, because that is where its samples are together:
-# pages of 1 KiB instead of 4 KiB are a third of the writing.
-PAGE_SIZE = 1024
-
-SCHEMA = (
-    """
-CREATE TABLE samples (
+# Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
+# written there, it would change a page for each symbol: twenty times what is new. So a sweep goes
+# to the end of `recent`, and forty of them together to their places in `settled`; a sample is in
+# one of the two, and whoever reads `samples` need not know in which.
+PAGE_SIZE = 1024  # of which `settled` changes at least one for each symbol
+_COLUMNS = """
     symbol TEXT NOT NULL,
     time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
     open_interest TEXT NOT NULL,  -- in units of the base asset, as the exchange wrote it
     received INTEGER NOT NULL,    -- when the answer came, Unix ms
     mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
-    PRIMARY KEY (symbol, time)
-) STRICT, WITHOUT ROWID
-""",
+"""
+
+SCHEMA = (
+    f"CREATE TABLE settled ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
+    f"CREATE TABLE recent ({_COLUMNS}    PRIMARY KEY (time, symbol)\n) STRICT, WITHOUT ROWID",
+    "CREATE VIEW samples AS SELECT * FROM settled UNION ALL SELECT * FROM recent",
     """
 CREATE TABLE sweeps (
     slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
@@ -64,15 +66,16 @@ CREATE TABLE gaps (
 """,
 )
 
-# SELECT DISTINCT would read every row; this reads one for each symbol.
+# SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
-    SELECT min(symbol) FROM samples
+    SELECT min(symbol) FROM settled
     UNION ALL
-    SELECT (SELECT min(symbol) FROM samples WHERE samples.symbol > found.symbol)
+    SELECT (SELECT min(symbol) FROM settled WHERE settled.symbol > found.symbol)
     FROM found WHERE found.symbol IS NOT NULL
 )
 SELECT symbol FROM found WHERE symbol IS NOT NULL
+UNION SELECT symbol FROM recent ORDER BY symbol
 """
 _SAMPLES = """
 SELECT symbol, time, open_interest, received, mark_price FROM samples
@@ -82,11 +85,12 @@ _FIRST = """
 SELECT symbol, time, open_interest, received, mark_price FROM samples
 WHERE symbol = ? ORDER BY time {order} LIMIT 1
 """
-# Two queries: one with both min and max reads all the rows between them.
-_ENDS = """
-SELECT min(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
-UNION ALL SELECT max(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
-"""
+# One by one: a query with both min and max, or over both tables, reads all the rows between.
+_ENDS = " UNION ALL ".join(
+    f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+    for end in ("min", "max")
+    for table in ("settled", "recent")
+)
 
 Row = tuple[str, int, str, int, str | None]
 
@@ -228,7 +232,7 @@ class Samples:
         ends: list[int] = []
         with closing(open_to_read(self._path)) as connection:
             for symbol in self.symbols:
-                found = connection.execute(_ENDS, (symbol, self.since, self.until) * 2)
+                found = connection.execute(_ENDS, (symbol, self.since, self.until))
                 ends += [time for (time,) in found if time is not None]
         return (min(ends), max(ends)) if ends else None
 
