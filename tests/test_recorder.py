@@ -357,17 +357,19 @@ import recording_process as child
 import asyncio
 from binance_oi.recorder import Recorder
 def look():
-    if recorder.status.lost >= 3 and room == [0]:
-        room[0] = 1
+    status = recorder.status
+    if status.lost >= 3 and not room:
+        room.append(status.sweeps)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    if room[0] and recorder.status.storage_error is None:
-        print(recorder.status.lost, flush=True)
+    if room and status.sweeps > room[0]:
         recorder.stop()
-    asyncio.get_running_loop().call_later(0.05, look)
+    else:
+        asyncio.get_running_loop().call_later(0.05, look)
 async def main():
     asyncio.get_running_loop().call_soon(look)
     await recorder.run()
-room = [0]
+    print(recorder.status.lost)
+room = []
 recorder = Recorder(child.Reader(), sys.argv[1], every=0.05)
 asyncio.run(main())
 """

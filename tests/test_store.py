@@ -10,7 +10,7 @@ from typing import TextIO
 import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
-from binance_oi.recorder import Recording, store
+from binance_oi.recorder import Recording, recording, store
 from binance_oi.recorder.store import RecorderLock, Store
 from recorded import sweep
 
@@ -57,22 +57,24 @@ def rows(path: Path) -> list[tuple[int, int]]:
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.parametrize("few", [0, 100], ids=["sorted", "looked through"])
 def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "FEW", few)
     monkeypatch.setattr(store, "SETTLE", 12)  # changes: three sweeps of three symbols
     found: list[tuple[int, int]] = []
     times: list[int] = []
-    with closing(Store(path)) as opened, Recording(path) as recording:
+    with closing(Store(path)) as opened, Recording(path) as reader:
         for number in (0, 2, 3, 4):
             opened.save(sweep(number), [], PERIOD)
             opened.tidy()
             found += rows(path)
             times.append(sweep(number)["BTCUSDT"].time)
-            for name in recording.symbols():
-                assert [sample.time for sample in recording.samples([name])] == times
-            assert recording.samples().span() == (times[0], times[-1])
-            ends = [(first.time, last.time) for first, last in recording.ends()]
+            for name in reader.symbols():
+                assert [sample.time for sample in reader.samples([name])] == times
+            assert reader.samples().span() == (times[0], times[-1])
+            ends = [(first.time, last.time) for first, last in reader.ends()]
             assert ends == [(times[0], times[-1])] * 3
     assert found == [(0, 3), (3, 3), (6, 3), (0, 12)]
 

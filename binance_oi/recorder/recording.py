@@ -77,20 +77,23 @@ WITH RECURSIVE found(symbol) AS (
 SELECT symbol FROM found WHERE symbol IS NOT NULL
 UNION SELECT symbol FROM recent ORDER BY symbol
 """
-_SAMPLES = """
-SELECT symbol, time, open_interest, received, mark_price FROM samples
-WHERE symbol = ? AND time >= ? AND time < ? ORDER BY time
-"""
-_FIRST = """
-SELECT symbol, time, open_interest, received, mark_price FROM samples
-WHERE symbol = ? ORDER BY time {order} LIMIT 1
-"""
+# Not from the view: its `recent` is always that of the file, and never that of `_sort_recent`.
+_SAMPLES = " UNION ALL ".join(
+    f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
+    "WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+    for table in ("settled", "recent")
+)
+_BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
 # One by one: a query with both min and max, or over both tables, reads all the rows between.
 _ENDS = " UNION ALL ".join(
     f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
+
+_SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
+FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
+EVER = 0, 1 << 62  # Unix ms
 
 Row = tuple[str, int, str, int, str | None]
 
@@ -200,9 +203,12 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
-                yield from connection.execute(_SAMPLES, (symbol, self.since, self.until))
+                yield from self._found(connection, symbol)
+
+    def _found(self, connection: sqlite3.Connection, symbol: str) -> sqlite3.Cursor:
+        return connection.execute(f"{_SAMPLES} {_BY_TIME}", (symbol, self.since, self.until))
 
     def batches(self) -> Iterator[arrow.Batch]:
         """The same by column, some ten thousand rows at a time.
@@ -210,10 +216,10 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             rows: list[Row] = []
             for symbol in self.symbols:
-                found = connection.execute(_SAMPLES, (symbol, self.since, self.until))
+                found = self._found(connection, symbol)
                 while more := found.fetchmany(BATCH - len(rows)):
                     rows += more
                     if len(rows) == BATCH:
@@ -230,7 +236,7 @@ class Samples:
     def span(self) -> tuple[int, int] | None:
         """The first and the last transaction time (Unix ms); None when there is no sample."""
         ends: list[int] = []
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
                 found = connection.execute(_ENDS, (symbol, self.since, self.until))
                 ends += [time for (time,) in found if time is not None]
@@ -327,8 +333,8 @@ class Recording:
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        first = 0 if since is None else unix_ms(since)
-        last = (1 << 62) if until is None else unix_ms(until)
+        first = EVER[0] if since is None else unix_ms(since)
+        last = EVER[1] if until is None else unix_ms(until)
         return Samples(self.path, tuple(wanted), first, last)
 
     def _has(self, symbol: str) -> bool:
@@ -337,12 +343,14 @@ class Recording:
 
     def ends(self) -> Iterator[tuple[Sample, Sample]]:
         """The first and the last sample of every symbol."""
-        for symbol in self.symbols():
-            first, last = (
-                self._connection.execute(_FIRST.format(order=order), (symbol,)).fetchone()
-                for order in ("ASC", "DESC")
-            )
-            yield _sample(first), _sample(last)
+        symbols = self.symbols()
+        with closing(_open_for(self.path, symbols)) as connection:
+            for symbol in symbols:
+                first, last = (
+                    connection.execute(f"{_SAMPLES} {end}", (symbol, *EVER)).fetchone()
+                    for end in (_FIRST, _LAST)
+                )
+                yield _sample(first), _sample(last)
 
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last slot of the schedule, gaps included; None when there is none."""
@@ -382,6 +390,26 @@ class Recording:
                 (symbol,),
             )
         )
+
+
+def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
+    """A connection that reads those symbols one after the other; many of them as of one moment.
+
+    Raises:
+        RecordingError: The file cannot be read.
+    """
+    connection = open_to_read(path)
+    if len(symbols) > FEW:
+        _sort_recent(connection)
+    return connection
+
+
+def _sort_recent(connection: sqlite3.Connection) -> None:
+    """From now on `recent` is a copy in memory, by symbol."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("BEGIN")  # or some of it could be moved to `settled` and be there twice
+    connection.execute(_SORTED)
+    connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

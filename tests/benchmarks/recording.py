@@ -34,7 +34,6 @@ EVERY = timedelta(seconds=20)
 PERIOD = 20_000  # ms
 MEASURED = 500  # commits
 PAUSE = 0.1  # s between two of them; a recorder has 20
-TIDY = 11  # sweeps between two moves of the log into the file, while that is not measured
 
 
 def sweep(number: int) -> Snapshot:
@@ -72,25 +71,27 @@ def _fill(path: Path, sweeps: int) -> None:
         store._connection.execute("PRAGMA synchronous = OFF")
         for number in range(sweeps):
             store.save(sweep(number), [], PERIOD)
-            if number % TIDY == 0:
-                store.tidy()
+            store.tidy()
 
 
 def _commits(path: Path, begin: int) -> None:
-    """Each commit beside a plain write of as many bytes: how slow the disk is at that moment.
+    """Each commit of 789 rows beside a plain write of as many pages, for how slow the disk is.
 
-    The log is moved into the file between two commits, as a recorder does.
+    Between two commits the file is tidied, as a recorder does.
     """
-    commits, plain, page = list[float](), list[float](), os.urandom(PAGE_SIZE) * len(SYMBOLS)
+    commits, plain, cpu = list[float](), list[float](), list[float]()
+    page = os.urandom(PAGE_SIZE) * len(SYMBOLS)
     with closing(Store(path)) as store, (path.parent / "plain").open("w+b", buffering=0) as file:
         file.write(page)
         for number in range(begin, begin + MEASURED):
             snapshot = sweep(number)
+            began = time.process_time()
             commits.append(_seconds(partial(store.save, snapshot, [], PERIOD)))
+            cpu.append(time.process_time() - began)
             plain.append(_seconds(partial(_write, file.fileno(), page)))
             store.tidy()
             time.sleep(PAUSE)
-    for name, seconds in (("a commit of 789 rows", commits), ("a plain write", plain)):
+    for name, seconds in (("a commit", commits), ("its CPU", cpu), ("a plain write", plain)):
         parts = statistics.quantiles(seconds, n=100)
         shown = ", ".join(f"{p} % {parts[p - 1] * 1000:.1f}" for p in (50, 90, 99))
         print(f"{name}, ms: {shown}, longest {max(seconds) * 1000:.1f}", flush=True)
