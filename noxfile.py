@@ -80,7 +80,10 @@ def recorder(session: nox.Session) -> None:
     session.run(
         *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200"),
         *(f"tests/test_{name}.py" for name in names),
-        env={"BINANCE_OI_KILLS": "200", "BINANCE_OI_DAYS": "30"} | dict(os.environ),
+        env={
+            "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "200"),
+            "BINANCE_OI_DAYS": os.environ.get("BINANCE_OI_DAYS", "30"),
+        },
     )
 
 
