@@ -206,8 +206,8 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.resize(columns)
         command = [sys.executable, "-m", "binance_oi", *arguments]
-        # Without COLUMNS and LINES, which readline has set for children behind Python's back.
-        environment = dict(os.environ)
+        # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         )
