@@ -77,14 +77,20 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def recorder(session: nox.Session) -> None:
-    """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour."""
+    """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour.
+
+    BINANCE_OI_KILLS, BINANCE_OI_DAYS and BINANCE_OI_SYMBOLS make it shorter, or longer.
+    """
     install(session, "test", "-e", ".[cli,parquet,plot]")
     install(session, "frames")
     names = ("recorder", "month", "recording", "export", "arrow", "report", "cli_recording")
     session.run(
         *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200"),
         *(f"tests/test_{name}.py" for name in names),
-        env={"BINANCE_OI_KILLS": "200", "BINANCE_OI_DAYS": "30"},
+        env={
+            "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "200"),
+            "BINANCE_OI_DAYS": os.environ.get("BINANCE_OI_DAYS", "30"),
+        },
     )
 
 

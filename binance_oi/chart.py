@@ -4,7 +4,9 @@ The rule of this file: a line is broken where nothing was recorded, so that a ga
 calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from itertools import pairwise
@@ -13,11 +15,18 @@ from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from binance_oi.errors import RecordingError
+from binance_oi.export import whole
 from binance_oi.models import check_symbols
 from binance_oi.recorder import Recording, Samples
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches; one chart
+COLUMNS = 1100  # of a chart; each keeps its lowest and its highest value
+CHINESE = (  # of the usual systems; symbols such as 币安人生USDT
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
+    *("Microsoft YaHei", "SimHei"),
+)
 BREAK = 3  # times the median distance of two samples: farther apart, they are not joined
 
 
@@ -53,11 +62,12 @@ def plot(
     for name, (times, _) in zip(names, lines, strict=True):
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")
-    figure = _draw(names, lines)
+    thin = [thinned(*line, COLUMNS) for line in lines]
     try:
-        _save(figure, path)
+        with whole(path) as unfinished, _style():
+            _draw(names, thin).savefig(unfinished, format=path.suffix[1:].lower())
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error}") from error
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def curve(samples: Samples) -> tuple[list[float], list[float]]:
@@ -75,6 +85,23 @@ def curve(samples: Samples) -> tuple[list[float], list[float]]:
     return times, values
 
 
+def thinned(
+    times: list[float], values: list[float], columns: int
+) -> tuple[list[float], list[float]]:
+    """At most two points for each column of a chart, the lowest and the highest; NaN stays."""
+    if len(times) <= 2 * columns:
+        return times, values
+    kept: list[int] = []
+    size = math.ceil(len(times) / columns)
+    for begin in range(0, len(times), size):
+        part = range(begin, min(begin + size, len(times)))
+        holes = {i for i in part if math.isnan(values[i])}
+        known = [i for i in part if i not in holes]
+        ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
+        kept += sorted(ends | holes)
+    return [times[i] for i in kept], [values[i] for i in kept]
+
+
 def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) -> Any:
     figure_module, dates = _library("matplotlib.figure"), _library("matplotlib.dates")
     figure = figure_module.Figure(figsize=(SIZE[0], SIZE[1] * len(names)), layout="constrained")
@@ -88,11 +115,19 @@ def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) ->
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+@contextmanager
+def _style() -> Generator[None]:
     # Text stays text in an SVG, so that the viewer's fonts draw 币安人生USDT; ours may lack them.
-    with _library("matplotlib").rc_context({"svg.fonttype": "none"}), catch_warnings():
+    style = {"svg.fonttype": "none", "font.family": _families()}
+    with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, format=path.suffix[1:])
+        yield
+
+
+def _families() -> list[str]:
+    """matplotlib's own, and one with Chinese if the machine has it: matplotlib looks in turn."""
+    known = set(_library("matplotlib.font_manager").get_font_names())
+    return ["sans-serif", *[name for name in CHINESE if name in known][:1]]
 
 
 def _library(name: str) -> Any:

@@ -353,7 +353,7 @@ class OpenInterestClient:
             nonlocal prices
             prices = await self._mark_prices_or_error(terms)
 
-        jobs = [worker() for _ in range(self._governor.max_in_flight)]
+        jobs = [worker() for _ in range(min(len(names), self._governor.max_in_flight))]
         await _all_of([*jobs, mark_prices()] if notional else jobs)
         return _snapshot(names, results, started, terms.charged, received, prices)
 

@@ -38,7 +38,7 @@ def export(
         recording: Where they are.
         target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
             which gets Parquet by day: ``date=2026-11-23/open_interest.parquet``. It is made, unless
-            its name has another ending: that is taken for a mistake.
+            its name has another ending: that is taken for a mistake. A file's directory is not.
         symbols: None takes all.
         since: The earliest transaction time (aware).
         until: Before this one (aware).
@@ -57,23 +57,15 @@ def export(
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
     tell = on_rows or _tell_nobody
-    writers: dict[str, Writer] = {
-        ".parquet": arrow.write_parquet,
-        ".csv": _csv,
-        ".jsonl": _json_lines,
-    }
-    write = None if path.is_dir() else writers.get(path.suffix.lower())
+    write = None if path.is_dir() else WRITERS.get(path.suffix.lower())
     try:
         if write is not None:
             return _write_if_any(write, samples, path, tell)
         if not path.is_dir() and (path.suffix or path.exists()):
             raise RecordingError(f"{path}: a file's name ends in {', '.join(WRITERS)}")
-        return sum(
-            _write_if_any(arrow.write_parquet, day, file, tell)
-            for day, file in _days(samples, path)
-        )
+        return sum(_write_day(*day, tell) for day in _days(samples, path))
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error}") from error
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _write_if_any(write: Writer, samples: Samples, path: Path, tell: Progress) -> int:
@@ -86,14 +78,20 @@ def _write_if_any(write: Writer, samples: Samples, path: Path, tell: Progress) -
         yield first
         yield from batches
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(path) as unfinished:
+    with whole(path) as unfinished:
         return write(all_of_them(), unfinished, tell)
 
 
+def _write_day(samples: Samples, path: Path, tell: Progress) -> int:
+    if samples.span() is None:
+        return 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _write_if_any(arrow.write_parquet, samples, path, tell)
+
+
 @contextmanager
-def _whole(path: Path) -> Generator[Path]:
-    """A name to write under; the file gets its own when the block is through."""
+def whole(path: Path) -> Generator[Path]:
+    """A name to write under; the file gets its own when the block is through, and not before."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield unfinished

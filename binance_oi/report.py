@@ -5,36 +5,48 @@ place, and text is escaped before it becomes markup. Charts are thinned out to w
 show, lowest and highest values included.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
-from itertools import groupby
 from pathlib import Path
 
-from binance_oi.chart import curve
+from binance_oi.chart import curve, thinned
+from binance_oi.drawing import Span, chart, strip, trend
 from binance_oi.errors import RecordingError
+from binance_oi.export import whole
 from binance_oi.recorder import Recording, Sample
 from binance_oi.snapshot import Gap
 
 MOVERS = 15  # lines in the table
 CHARTS = 6  # of the largest movers
 GAPS = 200  # lines in the table; the strip shows all
-WIDTH, HEIGHT = 960, 220  # of a chart, in its own units
-POINTS = 480  # columns of a chart; each keeps its lowest and its highest value
+FAILURES = 20  # lines in the table
+POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and its highest value
 
 STYLE = """
+:root { --text: #1b1f24; --quiet: #57606a; --page: #fff; --rule: #d8dee4; --line: #0969da;
+  --up: #1a7f37; --down: #cf222e }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --quiet: #8b949e; --page: #0d1117;
+  --rule: #30363d; --line: #58a6ff; --up: #3fb950; --down: #ff7b72 } }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  color: #1b1f24; background: #fff }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem } svg { width: 100%; height: auto }
+  color: var(--text); background: var(--page) }
+h1, h2, h3 { line-height: 1.2; margin-bottom: .5rem } h2 { margin-top: 2.5rem }
+h3 { margin-top: 1.75rem } svg { display: block; width: 100%; height: auto } .quiet, th
+{ color: var(--quiet) } dl { display: grid; gap: 1rem; margin: 1.5rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)) } dt { color: var(--quiet) }
+dd { font-size: 1.4rem; font-variant-numeric: tabular-nums; margin: 0 }
 table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
-  border-bottom: 1px solid #d8dee4 } td.n, th.n { text-align: right;
-  font-variant-numeric: tabular-nums } .up { color: #1a7f37 } .down { color: #cf222e }
-.line { fill: none; stroke: #0969da; stroke-width: 1.5 } .axis { fill: #57606a; font-size: 12px }
-.had { fill: #2da44e } .gap { fill: #cf222e }
-@media (prefers-color-scheme: dark) { body { background: #0d1117; color: #e6edf3 }
-  td, th { border-color: #30363d } .axis { fill: #8b949e } }
+  border-bottom: 1px solid var(--rule) } th { font-weight: 600 } td { overflow-wrap: anywhere }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.up { color: var(--up) } .down { color: var(--down) } .trend { width: 7.5rem }
+.line { fill: none; stroke: var(--line); stroke-width: 1.5; stroke-linejoin: round }
+.axis { fill: var(--quiet); font-size: 12px } .grid { stroke: var(--rule) } .behind { opacity: .2 }
+.had { fill: #2da44e; background: #2da44e } .gap { fill: #cf222e; background: #cf222e }
+.stopped { fill: #8c959f; background: #8c959f } .storage { fill: #8250df; background: #8250df }
+.overrun, .late, .limited, .budget { fill: #d4a72c; background: #d4a72c }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
+.key:first-child { margin-left: 0 }
 """
 
 
@@ -63,9 +75,10 @@ def write_report(recording: Recording, target: str | Path) -> None:
     recording.check_target(path)
     page = report(recording)
     try:
-        path.write_text(page, encoding="utf-8")
+        with whole(path) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error}") from error
+        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def report(recording: Recording) -> str:
@@ -74,19 +87,22 @@ def report(recording: Recording) -> str:
     Raises:
         RecordingError: Nothing was recorded.
     """
-    span = recording.span()
     movers = sorted(
         (Mover(first.symbol, first, last) for first, last in recording.ends()),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
-    if span is None or not movers:
+    coverage = Coverage.of(recording)
+    if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
     title = f"Open interest: {recording.path.name}"
     sections = (
         f"<h1>{escape(title)}</h1>",
-        _coverage(recording, span),
-        _movers(movers[:MOVERS], len(movers)),
-        *(_chart(recording, mover.symbol) for mover in movers[:CHARTS]),
+        _summary(coverage, len(movers)),
+        _coverage(coverage),
+        _failures(recording),
+        _movers(recording, movers),
+        "<h2>Charts of the largest movers</h2>",
+        *(_chart(recording, mover.symbol, coverage) for mover in movers[:CHARTS]),
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -98,94 +114,129 @@ def report(recording: Recording) -> str:
     )
 
 
-def _coverage(recording: Recording, span: tuple[datetime, datetime]) -> str:
-    sweeps, gaps = list(recording.sweeps()), list(recording.gaps())
-    samples = sum(sweep.new for sweep in sweeps)
-    period = sweeps[-1].period if sweeps else 1
-    missed = recording.missed()
-    whole = 100 * len(sweeps) / (len(sweeps) + missed)
-    rows = [(_time(gap.first), _time(gap.last), gap.reason, gap.detail) for gap in gaps[-GAPS:]]
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What there is, and what is missing."""
+
+    first: datetime
+    last: datetime
+    sweeps: int
+    samples: int
+    missed: int
+    gaps: Sequence[Gap]
+    period_s: float
+
+    @classmethod
+    def of(cls, recording: Recording) -> "Coverage | None":
+        """That of a recording; None when it is empty."""
+        span, sweeps, samples, period = recording.span(), 0, 0, 1000
+        for sweep in recording.sweeps():
+            sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
+        if span is None:
+            return None
+        gaps = tuple(recording.gaps())
+        return cls(*span, sweeps, samples, recording.missed(), gaps, period / 1000)
+
+    @property
+    def span(self) -> Span:
+        """From the first slot to the end of the last one."""
+        return Span(self.first.timestamp(), self.last.timestamp() + self.period_s)
+
+    def slots(self, gap: Gap) -> int:
+        """How many slots are in a gap, at the period of today."""
+        return round((gap.last - gap.first) / 1000 / self.period_s) + 1
+
+
+def _summary(coverage: Coverage, symbols: int) -> str:
+    share = 100 * coverage.sweeps / (coverage.sweeps + coverage.missed)
+    figures = {
+        "slots with a sweep": f"{share:.3f} %",
+        "sweeps": f"{coverage.sweeps:,}",
+        "slots without": f"{coverage.missed:,}",
+        "samples": f"{coverage.samples:,}",
+        "symbols": f"{symbols:,}",
+    }
+    tiles = "".join(
+        f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
+    )
+    span = f"{_time(_ms(coverage.first))} to {_time(_ms(coverage.last))} UTC"
+    return f'<p class="quiet">{span}, every {coverage.period_s:g} s</p><dl>{tiles}</dl>'
+
+
+def _coverage(coverage: Coverage) -> str:
+    reasons = {gap.reason: 0 for gap in coverage.gaps}
+    for gap in coverage.gaps:
+        reasons[gap.reason] += coverage.slots(gap)
+    keys = "".join(
+        f'<span class="key gap {escape(reason)}"></span>{escape(reason)} ({slots:,})'
+        for reason, slots in reasons.items()
+    )
+    rows = [
+        (_time(gap.first), _time(gap.last), f"{coverage.slots(gap):,}", gap.reason, gap.detail)
+        for gap in coverage.gaps[-GAPS:]
+    ]
+    title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"
     return (
-        f"<p>{_time(_ms(span[0]))} to {_time(_ms(span[1]))} UTC: {len(sweeps):,} sweeps, "
-        f"{samples:,} samples. {whole:.3f} % of all slots have a sweep; {missed:,} have none.</p>"
-        f"<h2>Coverage</h2>{_strip(gaps, _ms(span[0]), _ms(span[1]), period)}"
-        f"<h2>Gaps</h2>{_table(('from', 'to', 'reason', 'detail'), rows)}"
+        f"<h2>Coverage</h2>{strip(coverage.span, coverage.gaps, coverage.period_s)}"
+        f'<p class="quiet"><span class="key had"></span>recorded{keys}</p>'
+        f"<h2>{title}</h2>"
+        + _table(("from", "to", "slots", "reason", "detail"), map(_cells, rows), numbers=(2,))
     )
 
 
-def _strip(gaps: Sequence[Gap], first: int, last: int, period: int) -> str:
-    """Time from left to right; a gap is never too short to be seen."""
-    scale = WIDTH / (last - first + period)
-    marks = "".join(
-        f'<rect class="gap" x="{(gap.first - first) * scale:.2f}" y="0" height="18" '
-        f'width="{max(1.0, (gap.last - gap.first + period) * scale):.2f}"/>'
-        for gap in gaps
+def _failures(recording: Recording) -> str:
+    """Symbols that sweeps lack which are there otherwise."""
+    failures = list(recording.failures())
+    if not failures:
+        return ""
+    rows = [(symbol, f"{slots:,}", reason) for symbol, reason, slots in failures[:FAILURES]]
+    head = ("symbol", "sweeps without it", "reason")
+    most = f", the most frequent of {len(failures)}" if len(failures) > FAILURES else ""
+    return f"<h2>Single reads that failed{most}</h2>" + _table(
+        head, map(_cells, rows), numbers=(1,)
     )
-    had = f'<rect class="had" width="{WIDTH}" height="18"/>'
-    return f'<svg viewBox="0 0 {WIDTH} 18" role="img" aria-label="coverage">{had}{marks}</svg>'
 
 
-def _movers(movers: Sequence[Mover], count: int) -> str:
+def _movers(recording: Recording, movers: Sequence[Mover]) -> str:
     rows = [
         (
-            mover.symbol,
+            escape(mover.symbol),
             f"{mover.first.open_interest:,f}",
             f"{mover.last.open_interest:,f}",
-            f"{mover.percent:+.2f} %",
+            f'<span class="{"down" if mover.percent < 0 else "up"}">{mover.percent:+.2f} %</span>',
+            trend(mover.symbol, _curve(recording, mover.symbol, TREND_POINTS)),
         )
-        for mover in movers
+        for mover in movers[:MOVERS]
     ]
-    title = f"<h2>Largest movers of {count} symbols</h2>"
-    return title + _table(("symbol", "first", "last", "change"), rows, numbers=(1, 2, 3))
+    title = f"<h2>Largest movers of {len(movers)} symbols</h2>"
+    head = ("symbol", "first", "last", "change", "trend")
+    return title + _table(head, rows, numbers=(1, 2, 3))
+
+
+def _cells(texts: Sequence[str]) -> Sequence[str]:
+    return [escape(text) for text in texts]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Of cells that are markup already."""
     kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
 
     def row(cells: Sequence[str], tag: str) -> str:
         inner = zip(cells, kinds, strict=True)
-        return "<tr>" + "".join(f"<{tag}{k}>{escape(c)}</{tag}>" for c, k in inner) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}{k}>{c}</{tag}>" for c, k in inner) + "</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
     return f"<table>{row(head, 'th')}{body}</table>" if body else "<p>None.</p>"
 
 
-def _chart(recording: Recording, symbol: str) -> str:
-    times, values = thinned(*curve(recording.samples([symbol])))
-    known = [value for value in values if not math.isnan(value)]
-    low, high = min(known), max(known)
-    left, across = times[0], (times[-1] - times[0]) or 1.0
-    points = [
-        f"{(time - left) / across * WIDTH:.1f} {(high - value) / ((high - low) or 1) * HEIGHT:.1f}"
-        for time, value in zip(times, values, strict=True)
-    ]
-    unbroken = groupby(range(len(times)), key=lambda i: math.isnan(values[i]))
-    lines = "".join(
-        "M" + "L".join(points[i] for i in part) for broken, part in unbroken if not broken
-    )
-    return (
-        f'<h2>{escape(symbol)}</h2><svg viewBox="0 -20 {WIDTH} {HEIGHT + 44}" role="img" '
-        f'aria-label="{escape(symbol)}"><path class="line" d="{lines}"/>'
-        f'<text class="axis" x="0" y="-6">{high:,.10g}</text>'
-        f'<text class="axis" x="0" y="{HEIGHT + 16}">{low:,.10g}, {_time(int(left * 1000))}</text>'
-        f'<text class="axis" x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">'
-        f"{_time(int(times[-1] * 1000))} UTC</text></svg>"
-    )
+def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
+    line = _curve(recording, symbol, POINTS)
+    picture = chart(symbol, line, coverage.span, coverage.gaps, coverage.period_s)
+    return f"<h3>{escape(symbol)}</h3>{picture}"
 
 
-def thinned(times: list[float], values: list[float]) -> tuple[list[float], list[float]]:
-    """At most two points for each column of a chart, the lowest and the highest; NaN stays."""
-    if len(times) <= 2 * POINTS:
-        return times, values
-    kept: list[int] = []
-    size = math.ceil(len(times) / POINTS)
-    for begin in range(0, len(times), size):
-        part = range(begin, min(begin + size, len(times)))
-        holes = {i for i in part if math.isnan(values[i])}
-        known = [i for i in part if i not in holes]
-        ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
-        kept += sorted(ends | holes)
-    return [times[i] for i in kept], [values[i] for i in kept]
+def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
+    return thinned(*curve(recording.samples([symbol])), points)
 
 
 def _ms(moment: datetime) -> int:

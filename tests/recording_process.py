@@ -1,7 +1,8 @@
 """A recorder in a process of its own, to be killed: `python recording_process.py FILE EVERY`.
 
 Rule of this file: it records from a reader that answers at once, so that the process is in a
-commit for as much of its time as can be, and it prints a slot only when its sweep is acknowledged.
+commit for as much of its time as can be. It says `ready` when its imports are done, and prints a
+slot only when its sweep is acknowledged.
 """
 
 import asyncio
@@ -51,5 +52,6 @@ def acknowledge(snapshot: Snapshot) -> None:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)
     recorder = Recorder(Reader(), sys.argv[1], every=float(sys.argv[2]), on_sweep=acknowledge)
     asyncio.run(recorder.run())

@@ -4,13 +4,16 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,12 +24,14 @@ from rich.console import Console
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Snapshot
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
-from binance_oi.cli.watching import Board, draw, gauge, json_line, sparkline
+from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.simulator import LocalExchange
 from recorded import write_recording
 
 Captured = pytest.CaptureFixture[str]
+VIEW = View(every=20.0, order="symbol", top=5)
+ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -102,7 +107,10 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
         ("export {text} --to {out}.csv", "is not a recording"),
         ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
         ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
-        ("export {db} --to {out}/oi.csv/oi.csv --since never", "--since"),
+        ("export {db} --to {out}.csv --since never", "a moment is ISO 8601, such as 2026-11-23"),
+        ("export {db} --to {out}/oi.csv", "oi.csv cannot be written: No such file or directory"),
+        ("plot {db} BTCUSDT --to {out}/oi.svg", "cannot be written: No such file or directory"),
+        ("report {db} --to {out}/oi.html", "cannot be written: No such file or directory"),
         ("export {db} --to {out}.xlsx", "name ends in .parquet, .csv, .jsonl"),
         ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
         ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
@@ -191,29 +199,64 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
         assert process.wait(timeout=20.0) == 0
 
 
+class Terminal:
+    """`binance-oi` on a terminal of that size, read by us."""
+
+    def __init__(self, *arguments: str, columns: int = 100) -> None:
+        self._ours, theirs = pty.openpty()
+        self.resize(columns)
+        command = [sys.executable, "-m", "binance_oi", *arguments]
+        # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        )
+        os.close(theirs)
+        self.shown = b""
+
+    def resize(self, columns: int) -> None:
+        termios.tcsetwinsize(self._ours, (30, columns))
+
+    def read_until(self, wanted: Callable[[bytes], bool]) -> None:
+        while not wanted(self.shown):
+            self.shown += os.read(self._ours, 65536)
+
+    def read_to_the_end(self) -> None:
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(self._ours, 65536):
+                self.shown += more
+        self.process.wait()
+        os.close(self._ours)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "binance_oi", "watch", "BTCUSDT", "--every", "0.2s"]
-    with subprocess.Popen([*command, "--simulated"], stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        while b"since start" not in shown:
-            shown += os.read(ours, 65536)
-        process.send_signal(number)
-        told = time.monotonic()
-        while True:
-            try:
-                more = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            shown += more
-    os.close(ours)
+    terminal = Terminal("watch", "BTCUSDT", "--every", "0.2s", "--simulated")
+    terminal.read_until(lambda shown: b"since start" in shown)
+    told = time.monotonic()
+    terminal.process.send_signal(number)
+    terminal.read_to_the_end()
     assert time.monotonic() - told < ENDS_WITHIN
-    assert process.returncode == code
-    assert b"Traceback" not in shown
-    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+    assert terminal.process.returncode == code
+    assert b"Traceback" not in terminal.shown
+    assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
+    before, _, after = terminal.shown.partition(LEAVES_SCREEN)
+    assert before.count(ENTERS_SCREEN) == 1
+    assert b"BTCUSDT" in after  # the last picture stays
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
+    terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")
+    terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
+    terminal.resize(20)
+    terminal.shown = b""
+    terminal.process.send_signal(signal.SIGWINCH)  # it has no controlling terminal
+    terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_to_the_end()
+    assert terminal.process.returncode == 130
 
 
 def test_the_status_line_says_what_was_lost_and_why() -> None:
@@ -240,8 +283,9 @@ async def test_without_a_terminal_it_is_a_line_now_and_then(
             await asyncio.sleep(0.01)
             said += capsys.readouterr().err
         telling.cancel()
-    line = "binance-oi: sweeps 0, rows 0, slots missed 0, last 0.0 s late; used 0 of 2400"
-    assert said.splitlines()[:2] == [line, line]
+    line = "sweeps 0, rows 0, slots missed 0, last 0.0 s late; used 0 of 2400"
+    for told in said.splitlines()[:2]:
+        assert re.fullmatch(rf"binance-oi: 20..-..-..T..:..:..Z {line}", told)
 
 
 def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapshot:
@@ -275,16 +319,59 @@ def test_the_board_knows_what_changed_since_when() -> None:
     assert list(board.lines) == ["A", "B"]
 
 
+def drawn(board: Board, width: int, height: int = 20) -> str:
+    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
+    screen = Console(width=width, height=height)
+    with screen.capture() as captured:
+        screen.print(draw(board, ProcessBudget().pool("").usage, now, VIEW, screen))
+    return captured.get()
+
+
 def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
     board = Board()
     board.take(seen("96012.544", "0.00000010"))
-    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
-    screen = Console(width=100)
-    with screen.capture() as captured:
-        screen.print(draw(board, ProcessBudget().pool("").usage, now, "symbol", 5))
-    text = captured.get()
+    text = drawn(board, 100)
     for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    "width, shown",
+    [
+        (79, "symbol open interest change since start age trend"),
+        (71, "symbol open interest change since start age"),
+        (65, "symbol open interest change since start"),
+        (51, "symbol open interest change"),
+        (41, "symbol open interest"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: str) -> None:
+    board = Board()
+    board.take(seen("51857726234713.12345678"))
+    text = drawn(board, width)
+    assert " ".join(text.splitlines()[2].split()) == shown
+    assert "51,857,726,234,713.12345678" in text
+
+
+def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() -> None:
+    board = Board()
+    board.take(seen("1", "2", "3"))
+    board.warnings.append("banned")
+    lines = drawn(board, 80, height=10).splitlines()
+    assert len(lines) <= 10
+    assert sum(line.startswith(("  A ", "  B ", "  C ")) for line in lines) == 2
+    assert "used 0 of 2400" in lines[-2]
+    assert lines[-1] == "banned"
+
+
+def test_the_heading_says_what_is_shown_and_when_the_next_is_due() -> None:
+    slot = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    snapshot = replace(seen("1", "2"), slot=slot, finished=slot + timedelta(seconds=0.5))
+    snapshot = replace(snapshot, started=slot)
+    said = "2 symbols at 12:00:00 UTC in 0.5 s, "
+    assert heading(snapshot, slot + timedelta(seconds=7), 20.0) == said + "next in 13 s"
+    assert heading(snapshot, slot + timedelta(seconds=90), 20.0) == said + "next is 70 s late"
+    assert heading(None, slot, 20.0) == "waiting for the first sweep"
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:

@@ -11,12 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import RecordingError
+from binance_oi import OpenInterestClient, ProcessBudget, RecordingError
 from binance_oi.export import export, iso
-from binance_oi.recorder import Recording
+from binance_oi.recorder import Recorder, Recording
+from raw_exchange import RawExchange, answer
 from recorded import BEGIN, VALUES, write_recording
 
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+# As they come over the wire, with every shape a decimal(38, 18) can hold.
+ON_THE_WIRE = {
+    "A": "96012.544",
+    "B": "0.00000010",
+    "C": "51857726234713",
+    "D": "12345678901234567890.123456789012345678",
+    "E": "0.000000000000000001",
+    "F": "0",
+    "G": "100.000",
+}
 
 
 @pytest.fixture
@@ -30,6 +43,44 @@ def expected(recording: Recording) -> list[tuple[str, str, str, str, str | None]
         (symbol, iso(time), value, iso(received), mark)
         for symbol, time, value, received, mark in recording.samples().rows()
     ]
+
+
+async def record_from_the_wire(path: Path) -> None:
+    """One sweep of a server that answers with exactly these numbers."""
+    listed = json.dumps({"symbols": [{"symbol": s, "status": "TRADING"} for s in ON_THE_WIRE]})
+
+    def script(_: int) -> bytes:
+        target = exchange.requests[-1].split()[1].decode()
+        if "exchangeInfo" in target:
+            return answer(200, listed)
+        symbol = target.partition("symbol=")[2]
+        body = (
+            f'{{"symbol":"{symbol}","openInterest":"{ON_THE_WIRE[symbol]}","time":1795435200000}}'
+        )
+        return answer(200, body)
+
+    async with (
+        RawExchange(script) as exchange,
+        OpenInterestClient(base_url=exchange.url, budget=ProcessBudget(limit=10_000)) as client,
+    ):
+        recorder = Recorder(client, path, every=0.1, on_sweep=lambda _: recorder.stop())
+        await recorder.run()
+
+
+async def test_every_number_leaves_as_it_came_over_the_wire(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    await record_from_the_wire(tmp_path / "oi.db")
+    with Recording(tmp_path / "oi.db") as recording:
+        for name in ("oi.csv", "oi.jsonl", "oi.parquet"):
+            assert export(recording, tmp_path / name) == len(ON_THE_WIRE)
+        columns = recording.samples().to_columns()
+    with (tmp_path / "oi.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["symbol"]: row["open_interest"] for row in csv.DictReader(file)} == ON_THE_WIRE
+    lines = map(json.loads, (tmp_path / "oi.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {line["symbol"]: line["open_interest"] for line in lines} == ON_THE_WIRE
+    exact = [Decimal(text) for text in ON_THE_WIRE.values()]
+    assert pq.read_table(tmp_path / "oi.parquet")["open_interest"].to_pylist() == exact
+    assert [str(value) for value in columns["open_interest"]] == [str(value) for value in exact]
 
 
 def test_csv_has_every_digit(recording: Recording, tmp_path: Path) -> None:
@@ -102,8 +153,10 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
     recording: Recording, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RecordingError, match="cannot be written"):
+    with pytest.raises(RecordingError, match=r"oi\.csv cannot be written: Not a directory"):
         export(recording, tmp_path / "file" / "oi.csv")
+    with pytest.raises(RecordingError, match="cannot be written: No such file or directory"):
+        export(recording, tmp_path / "nowhere" / "oi.csv")
     with pytest.raises(RecordingError, match=r"a file's name ends in \.parquet, \.csv, \.jsonl"):
         export(recording, tmp_path / "file")
 

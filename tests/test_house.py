@@ -41,6 +41,7 @@ ORDER = (
     "recorder",
     "export",
     "chart",
+    "drawing",
     "report",
     "simulator",
     "cli",

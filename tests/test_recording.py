@@ -87,14 +87,14 @@ def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
     with Recording(path) as recording:
         list(recording.samples())
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            recording._connection.execute("DELETE FROM samples")
+            recording._connection.execute("DELETE FROM settled")
     assert path.read_bytes() == before
 
 
 def test_more_than_one_batch_is_read_whole(path: Path) -> None:
     rows = [("BTCUSDT", time, "1.5", time, None) for time in range(BATCH + 10)]
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     with Recording(path) as recording:
         batches = [len(b.symbol) for b in recording.samples(["BTCUSDT"]).batches()]
     assert batches == [BATCH, 12]

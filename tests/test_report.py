@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from binance_oi import Gap, RecordingError
-from binance_oi.chart import curve, plot
+from binance_oi.chart import curve, plot, thinned
+from binance_oi.drawing import Span, chart, path, strip, ticks
 from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
-from binance_oi.report import POINTS, report, thinned, write_report
+from binance_oi.report import report, write_report
 from recorded import BEGIN, EVERY, VALUES, sweep, write_recording
 
 
@@ -48,8 +50,10 @@ def test_the_page_tells_coverage_gaps_and_movers_and_fetches_nothing(recording: 
     page = Page(report(recording))
     assert (page.fetched, page.scripts) == ([], 0)
     for expected in (
-        "2026-11-23 23:58:00 to 2026-11-24 00:02:00 UTC: 3 sweeps, 8 samples.",
-        "60.000 % of all slots have a sweep; 2 have none.",
+        "2026-11-23 23:58:00 to 2026-11-24 00:02:00 UTC, every 60 s",
+        "slots with a sweep60.000 %sweeps3slots without2samples8symbols3",
+        "banned (2)",
+        "Single reads that failedsymbolsweeps without itreasonBTCUSDT1outage",
         "2026-11-24 00:00:00",
         "banned",
         "until 00:02",
@@ -66,17 +70,50 @@ def test_every_chart_is_well_formed_and_has_its_line(recording: Recording) -> No
         ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
         for part in text.split("<svg")[1:]
     ]
-    paths = [path.get("d", "") for chart in charts for path in chart.iter("path")]
-    assert len(paths) == len(VALUES)
-    assert all(path.startswith("M") and "nan" not in path for path in paths)
+    lines = [p.get("d", "") for svg in charts for p in svg.iter("path") if is_line(p)]
+    assert len(lines) == 2 * len(VALUES)  # one in the table, and one on its own
+    assert all(line.startswith("M") and "nan" not in line for line in lines)
+
+
+def is_line(element: ET.Element) -> bool:
+    return element.get("class") == "line"
+
+
+def test_a_chart_has_round_numbers_at_its_side_and_round_times_below() -> None:
+    span = Span(BEGIN.timestamp(), BEGIN.timestamp() + 86_400)
+    assert [text for _, text in ticks(span)] == [
+        *("Nov 24", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00")
+    ]
+    drawn = chart("A", ([span.first, span.last], [96_012.5, 97_998.25]), span, [], 20.0)
+    labels = [text.split("<")[0] for text in drawn.split('text-anchor="end">')[1:]]
+    assert labels == ["96,500", "97,000", "97,500"]
+
+
+@pytest.mark.parametrize("days, step", [(0.001, 30), (0.9, 10_800), (30.0, 4 * 86_400)])
+def test_there_are_some_times_below_a_chart_and_not_too_many(days: float, step: int) -> None:
+    at = [time for time, _ in ticks(Span(BEGIN.timestamp(), BEGIN.timestamp() + days * 86_400))]
+    assert 2 <= len(at) <= 9
+    assert {after - before for before, after in pairwise(at)} == {step}
+
+
+def test_a_value_that_never_moves_is_a_line_with_one_label() -> None:
+    drawn = chart("A", ([0.0, 60.0], [5.25, 5.25]), Span(0.0, 80.0), [], 20.0)
+    assert drawn.count('text-anchor="end">5.25<') == drawn.count('class="grid"') == 1
+
+
+def test_a_gap_says_what_it_is_and_cannot_become_markup() -> None:
+    gap = Gap(20_000, 40_000, "banned", "<b>")
+    drawn = strip(Span(0.0, 100.0), [gap], 20.0)
+    assert 'class="gap banned" x="192.00" height="22" width="384.00"' in drawn
+    assert "1970-01-01 00:00:20 to 1970-01-01 00:00:40 UTC: banned (&lt;b&gt;)" in drawn
 
 
 def test_a_name_cannot_become_markup(tmp_path: Path) -> None:
-    path = write_recording(tmp_path / "<b>oi.db")
-    with closing(Store(path)) as store:
+    file = write_recording(tmp_path / "<b>oi.db")
+    with closing(Store(file)) as store:
         slot = round((BEGIN + 9 * EVERY).timestamp() * 1000)
         store.save(None, [Gap(slot, slot, "outage", "<script>alert(1)</script>")], 60_000)
-    with Recording(path) as recording:
+    with Recording(file) as recording:
         page = Page(report(recording))
     assert page.scripts == 0
     assert "<script>alert(1)</script>" in page.shown
@@ -90,15 +127,14 @@ def test_a_line_is_broken_where_nothing_was_recorded(tmp_path: Path) -> None:
         times, values = curve(recording.samples(["1000SHIBUSDT"]))
         assert [math.isnan(value) for value in values] == [False] * 4 + [True] + [False] * 3
         assert times == sorted(times)
-        assert report(recording).count("ZM") == 0
-        assert report(recording).split('d="')[1].split('"')[0].count("M") == 2
+        assert path(list(zip(times, values, strict=True))).count("M") == 2
 
 
 def test_thinning_keeps_the_lowest_the_highest_and_the_holes() -> None:
     values = [math.sin(i / 50) for i in range(20_000)]
     values[777], values[5000], values[9000] = 5.0, -5.0, math.nan
-    _, kept = thinned([float(i) for i in range(20_000)], values)
-    assert len(kept) <= 2 * POINTS + 1
+    _, kept = thinned([float(i) for i in range(20_000)], values, 480)
+    assert len(kept) <= 2 * 480 + 1
     known = [value for value in kept if not math.isnan(value)]
     assert (max(known), min(known), len(kept) - len(known)) == (5.0, -5.0, 1)
 

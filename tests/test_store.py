@@ -10,7 +10,7 @@ from typing import TextIO
 import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
-from binance_oi.recorder import Recording, store
+from binance_oi.recorder import Recording, recording, store
 from binance_oi.recorder.store import RecorderLock, Store
 from recorded import sweep
 
@@ -32,7 +32,11 @@ def test_a_sweep_that_cannot_be_written_whole_is_not_written_at_all(path: Path) 
         assert opened.save(sweep(1), [], PERIOD) == 2
 
 
-def test_an_observation_is_there_once_and_a_late_one_is_not_lost(path: Path) -> None:
+@pytest.mark.parametrize("settle", [1, 1000], ids=["settled", "recent"])
+def test_an_observation_is_there_once_and_a_late_one_is_not_lost(
+    path: Path, settle: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SETTLE", settle)
     first = sweep(0)
     times = [first["BTCUSDT"].time + step for step in (0, 2000, 0, 1000)]
     with closing(Store(path)) as opened:
@@ -40,9 +44,39 @@ def test_an_observation_is_there_once_and_a_late_one_is_not_lost(path: Path) -> 
             value = OpenInterest("BTCUSDT", first["BTCUSDT"].open_interest, time)
             snapshot = replace(sweep(10 + number), values_by_symbol={"BTCUSDT": value})
             opened.save(replace(snapshot, unchanged=frozenset(["BTCUSDT"])), [], PERIOD)
+            opened.tidy()
     with Recording(path) as recording:
         assert [s.time for s in recording.samples()] == sorted(set(times))
         assert [s.new for s in recording.sweeps()] == [1, 1, 0, 1]
+
+
+def rows(path: Path) -> list[tuple[int, int]]:
+    """How many samples are recent, and how many in their places."""
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT (SELECT count(*) FROM recent), (SELECT count(*) FROM settled)"
+        return connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("few", [0, 100], ids=["sorted", "looked through"])
+def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
+    path: Path, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "FEW", few)
+    monkeypatch.setattr(store, "SETTLE", 12)  # changes: three sweeps of three symbols
+    found: list[tuple[int, int]] = []
+    times: list[int] = []
+    with closing(Store(path)) as opened, Recording(path) as reader:
+        for number in (0, 2, 3, 4):
+            opened.save(sweep(number), [], PERIOD)
+            opened.tidy()
+            found += rows(path)
+            times.append(sweep(number)["BTCUSDT"].time)
+            for name in reader.symbols():
+                assert [sample.time for sample in reader.samples([name])] == times
+            assert reader.samples().span() == (times[0], times[-1])
+            ends = [(first.time, last.time) for first, last in reader.ends()]
+            assert ends == [(times[0], times[-1])] * 3
+    assert found == [(0, 3), (3, 3), (6, 3), (0, 12)]
 
 
 def test_gaps_grow_only_at_their_end_and_for_one_reason(path: Path) -> None:
@@ -77,7 +111,7 @@ def test_the_log_is_moved_into_the_file_between_two_sweeps_and_written_over(
         opened.tidy()
         assert in_the_file_itself(path) == 1
         assert log.stat().st_size == size
-        monkeypatch.setattr(store, "CHECKPOINT", 1)
+        monkeypatch.setattr(store, "SETTLE", 1)
         with Recording(path) as recording:
             samples = iter(recording.samples().rows())
             next(samples)  # somebody is reading: nobody waits for them

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from binance_oi.chart import plot as draw
 from binance_oi.cli.commands import OK, USAGE, Source, app
+from binance_oi.cli.render import iso
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import RecordingError, printable
@@ -43,7 +44,10 @@ def _seconds(_: object, tokens: Sequence[Token]) -> float:
 
 
 def _moment(_: object, tokens: Sequence[Token]) -> datetime:
-    moment = datetime.fromisoformat(tokens[0].value)
+    try:
+        moment = datetime.fromisoformat(tokens[0].value)
+    except ValueError as error:
+        raise ValueError("a moment is ISO 8601, such as 2026-11-23 or 2026-11-23T08:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -64,7 +68,7 @@ def told(run: Callable[[], int]) -> int:
     try:
         return run()
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
-        complain(str(error))
+        complain(printable(str(error)))
         return USAGE
 
 
@@ -117,11 +121,15 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[None]:
 
 def status_line(status: Status) -> str:
     """What a recorder has done, in one line."""
-    parts = [f"sweeps {status.sweeps}", f"rows {status.rows}", f"slots missed {status.missed}"]
+    parts = [
+        f"sweeps {status.sweeps:,}",
+        f"rows {status.rows:,}",
+        f"slots missed {status.missed:,}",
+    ]
     if status.failed:
-        parts.append(f"reads failed {status.failed}")
+        parts.append(f"reads failed {status.failed:,}")
     if status.lost:
-        parts.append(f"sweeps lost {status.lost}")
+        parts.append(f"sweeps lost {status.lost:,}")
     parts.append(f"last {status.late:.1f} s late")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
@@ -138,7 +146,7 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
     if not sys.stderr.isatty():
         while True:
             await asyncio.sleep(LOG_EVERY)
-            complain(line())
+            complain(f"{iso(datetime.now(UTC))} {line()}")
     with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
         while True:
             live.update(Text(line()), refresh=True)
@@ -193,7 +201,7 @@ def _export(
     if not rows:
         complain(f"{path} has nothing in that range; nothing was written")
         return USAGE
-    complain(f"{rows} rows written to {to}")
+    complain(f"{rows:,} rows written to {to}")
     return OK
 
 

@@ -10,8 +10,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -29,7 +29,18 @@ class _Notes(logging.Handler):
     """Warnings of the library as lines on stderr, above the bar while there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        _say(record.getMessage())
+
+
+@contextmanager
+def warnings_to(keep: Callable[[str], object]) -> Generator[None]:
+    """Warnings of the library go there: a screen of its own has no place for lines on stderr."""
+    global _say
+    before, _say = _say, keep
+    try:
+        yield
+    finally:
+        _say = before
 
 
 def prepare() -> None:
@@ -78,6 +89,9 @@ def complain(line: str) -> None:
     """One line on stderr."""
     with suppress(OSError):  # nobody can be told; the exit code still can
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+
+
+_say: Callable[[str], object] = complain
 
 
 class _Console(Console):

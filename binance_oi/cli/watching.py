@@ -1,40 +1,49 @@
 """`binance-oi watch`: the market as a table that follows it.
 
-The rule of this file: the board knows what was seen, `draw` makes a picture of it, and only the
-command touches the terminal. Numbers are shown as the exchange wrote them; only changes in percent
-and sparklines are approximate.
+The rule of this file: the board knows what was seen, `draw` makes a picture of it that fits the
+terminal, and only the command touches that. Numbers are shown as the exchange wrote them; only
+changes in percent and sparklines are approximate.
 """
 
 import asyncio
 import json
+import signal
 import sys
 from collections import deque
-from collections.abc import Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from binance_oi.cli.commands import OK, Source, app
 from binance_oi.cli.recording import Period, told
-from binance_oi.cli.terminal import console, put
+from binance_oi.cli.render import align
+from binance_oi.cli.terminal import complain, console, put, warnings_to
 from binance_oi.client import OpenInterestClient
+from binance_oi.errors import printable
 from binance_oi.minutes import Usage
 from binance_oi.models import OpenInterest
-from binance_oi.snapshot import Gap, Snapshot
+from binance_oi.snapshot import Snapshot
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 20  # values in a sparkline
 GAUGE = 20  # characters
+WARNINGS = 3  # lines below the table
+FRAME = 7  # lines of the screen that are no row of the table, nor a warning
+TICK = 1.0  # s between two pictures: ages grow, the minute turns, the window gets another size
+
+COLUMNS = ("symbol", "open interest", "change", "since start", "age", "trend")
+NARROW = ("trend", "age", "since start", "change")  # left out in this order where there is no room
 
 Order = Literal["change", "total", "symbol"]
 
@@ -67,11 +76,12 @@ class Board:
 
     def __init__(self) -> None:
         self.lines: dict[str, Line] = {}
-        self.missed: tuple[Gap, ...] = ()
+        self.latest: Snapshot | None = None
+        self.warnings: deque[str] = deque(maxlen=WARNINGS)
 
     def take(self, snapshot: Snapshot) -> list[OpenInterest]:
         """Take in a snapshot; what is new in it."""
-        self.missed = (*self.missed, *snapshot.missed)[-3:]
+        self.latest = snapshot
         for name in self.lines.keys() - snapshot.keys() - snapshot.errors.keys():
             del self.lines[name]
         for name, value in snapshot.items():
@@ -113,23 +123,69 @@ def gauge(usage: Usage) -> str:
     return f"{bar} used {usage.used} of {usage.limit}{held}"
 
 
-def draw(board: Board, usage: Usage, now: datetime, order: Order, count: int) -> Group:
-    """The table, the budget, and what was missed lately."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    table.add_column("symbol")
-    for title in ("open interest", "change", "since start", "age"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("trend", no_wrap=True)
-    for name, line in board.top(order, count):
-        table.add_row(
-            Text(name),
-            f"{line.latest.open_interest:,f}",
-            _change(line.percent()),
-            _change(line.total_percent()),
-            f"{(now - line.latest.datetime).total_seconds():.0f} s",
-            sparkline(line.history),
-        )
-    return Group(table, Text(gauge(usage)), *(Text(f"missed {gap}") for gap in board.missed))
+def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
+    """What the table shows, and when the next one is due."""
+    if snapshot is None or snapshot.slot is None:
+        return "waiting for the first sweep"
+    took = (snapshot.finished - snapshot.started).total_seconds()
+    wait = every - (now - snapshot.slot).total_seconds()
+    failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
+    due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
+    return f"{len(snapshot)} symbols{failed} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
+
+
+class View(NamedTuple):
+    """What the user wants to see."""
+
+    every: float
+    order: Order
+    top: int
+
+
+def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console) -> Group:
+    """What was read and when, the table, the budget, and what went wrong lately."""
+    room = screen.height - FRAME - len(board.warnings)
+    lines = board.top(view.order, max(1, min(view.top, room)))
+    return Group(
+        _text(heading(board.latest, now, view.every)),
+        _table(lines, now, screen) if lines else Text(),
+        _text(gauge(usage), "bold red" if usage.held_until else ""),
+        *(_text(warning, "yellow") for warning in board.warnings),
+    )
+
+
+def _text(line: str, style: str = "") -> Text:
+    return Text(line, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _table(lines: Sequence[tuple[str, Line]], now: datetime, screen: Console) -> Table:
+    """As many columns as there is room for; digits are never cut off before columns are."""
+    numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
+    rows = [_cells(*line, text, now) for line, text in zip(lines, numbers, strict=True)]
+    unbounded = screen.options.update_width(1_000_000)
+    columns, narrow = list(COLUMNS), list(NARROW)
+    while True:
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+        for title in columns:
+            left = title in ("symbol", "trend")
+            table.add_column(title, justify="left" if left else "right", no_wrap=True)
+        for cells in rows:
+            table.add_row(*(cells[title] for title in columns))
+        if not narrow or screen.measure(table, options=unbounded).maximum <= screen.width:
+            return table
+        columns.remove(narrow.pop(0))
+
+
+def _cells(name: str, line: Line, number: str, now: datetime) -> dict[str, Text]:
+    age = max(0.0, (now - line.latest.datetime).total_seconds())
+    return {
+        "symbol": Text(printable(name)),
+        "open interest": Text(number),
+        "change": _change(line.percent()),
+        "since start": _change(line.total_percent()),
+        "age": Text(f"{age:.0f} s"),
+        "trend": Text(sparkline(line.history)),
+    }
 
 
 def _change(share: float) -> Text:
@@ -165,29 +221,67 @@ def watch(
         sort: By the change since the last sweep, or since the start (total), or by symbol.
         top: How many lines to show.
     """
+    view = View(every, sort, top)
     with source.client() as client:
-        return told(lambda: asyncio.run(_watch(client, symbols or None, every, sort, top)))
+        return told(lambda: asyncio.run(_watch(client, symbols or None, view)))
 
 
-async def _watch(
-    client: OpenInterestClient,
-    symbols: tuple[str, ...] | None,
-    every: float,
-    order: Order,
-    count: int,
-) -> int:
+async def _watch(client: OpenInterestClient, symbols: tuple[str, ...] | None, view: View) -> int:
     board = Board()
-    async with client, aclosing(client.poll(symbols, every=every)) as running:
-        if not sys.stdout.isatty():
-            async for snapshot in running:
-                changed = board.take(snapshot)
-                lines = (json_line(value, board.lines[value.symbol]) for value in changed)
-                if not put("".join(lines)):
-                    return OK
-        with Live(console=console(sys.stdout), auto_refresh=False) as live:
-            live.update(Text("waiting for the first sweep"), refresh=True)
+    async with client, aclosing(client.poll(symbols, every=view.every)) as running:
+        if sys.stdout.isatty():
+            await _on_screen(board, client, running, view)
+            return OK
+        async for snapshot in running:
+            changed = board.take(snapshot)
+            lines = (json_line(value, board.lines[value.symbol]) for value in changed)
+            if not put("".join(lines)):
+                break
+    return OK
+
+
+async def _on_screen(
+    board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
+) -> None:
+    """The whole terminal, and the last picture below what was there before when it ends."""
+    screen = console(sys.stdout)
+
+    def picture() -> Group:
+        return draw(board, client.usage, datetime.now(UTC), view, screen)
+
+    try:
+        with (
+            warnings_to(lambda line: board.warnings.append(f"{datetime.now(UTC):%T} {line}")),
+            Live(console=screen, auto_refresh=False, screen=True, get_renderable=picture) as live,
+            _redrawn(live),
+        ):
             async for snapshot in running:
                 board.take(snapshot)
-                shown = draw(board, client.usage, snapshot.finished, order, count)
-                live.update(shown, refresh=True)
-    return OK
+                live.refresh()
+    finally:
+        if board.lines:
+            screen.print(picture())
+        else:
+            for warning in board.warnings:
+                complain(warning)
+
+
+@contextmanager
+def _redrawn(live: Live) -> Generator[None]:
+    """Once a second, and when the window gets another size."""
+    loop = asyncio.get_running_loop()
+
+    async def tick() -> None:
+        while True:
+            live.refresh()
+            await asyncio.sleep(TICK)
+
+    with suppress(NotImplementedError, AttributeError):  # Windows has no such signal
+        loop.add_signal_handler(signal.SIGWINCH, live.refresh)
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+        with suppress(NotImplementedError, AttributeError):
+            loop.remove_signal_handler(signal.SIGWINCH)

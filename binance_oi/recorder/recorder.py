@@ -214,13 +214,17 @@ class Recorder:
 
     def _save(self, snapshot: Snapshot | None, gaps: tuple[Gap, ...]) -> int:
         """Write, or else open the file again: it may have been removed, or be whole again."""
+        replaced = False
         if self._store is not None:
             try:
                 return self._store.save(snapshot, gaps, self._period)
             except (sqlite3.Error, OSError) as error:
                 logger.debug("%s is opened again: %s", self.path, error)
+                replaced = isinstance(error, FileNotFoundError)
                 self._close()
         self._store = Store(self.path)
+        if replaced:
+            logger.warning("%s was removed or replaced; recording goes on in a new file", self.path)
         return self._store.save(snapshot, gaps, self._period)
 
     def _tidy(self) -> None:
@@ -239,4 +243,6 @@ def _lock(path: Path) -> RecorderLock:
     try:
         return RecorderLock(path)
     except OSError as error:
-        raise RecordingError(f"{path} cannot be recorded into: {error}") from error
+        raise RecordingError(
+            f"{path} cannot be recorded into: {error.strerror or error}"
+        ) from error

@@ -19,26 +19,28 @@ from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
-VERSION = 1
+VERSION = 2
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
-# One page per symbol changes with every sweep, because that is where its samples are together:
-# pages of 1 KiB instead of 4 KiB are a third of the writing.
-PAGE_SIZE = 1024
-
-SCHEMA = (
-    """
-CREATE TABLE samples (
+# Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
+# written there, it would change a page for each symbol: twenty times what is new. So a sweep goes
+# to the end of `recent`, and forty of them together to their places in `settled`; a sample is in
+# one of the two, and whoever reads `samples` need not know in which.
+PAGE_SIZE = 1024  # of which `settled` changes at least one for each symbol
+_COLUMNS = """
     symbol TEXT NOT NULL,
     time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
     open_interest TEXT NOT NULL,  -- in units of the base asset, as the exchange wrote it
     received INTEGER NOT NULL,    -- when the answer came, Unix ms
     mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
-    PRIMARY KEY (symbol, time)
-) STRICT, WITHOUT ROWID
-""",
+"""
+
+SCHEMA = (
+    f"CREATE TABLE settled ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
+    f"CREATE TABLE recent ({_COLUMNS}    PRIMARY KEY (time, symbol)\n) STRICT, WITHOUT ROWID",
+    "CREATE VIEW samples AS SELECT * FROM settled UNION ALL SELECT * FROM recent",
     """
 CREATE TABLE sweeps (
     slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
@@ -64,29 +66,34 @@ CREATE TABLE gaps (
 """,
 )
 
-# SELECT DISTINCT would read every row; this reads one for each symbol.
+# SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
-    SELECT min(symbol) FROM samples
+    SELECT min(symbol) FROM settled
     UNION ALL
-    SELECT (SELECT min(symbol) FROM samples WHERE samples.symbol > found.symbol)
+    SELECT (SELECT min(symbol) FROM settled WHERE settled.symbol > found.symbol)
     FROM found WHERE found.symbol IS NOT NULL
 )
 SELECT symbol FROM found WHERE symbol IS NOT NULL
+UNION SELECT symbol FROM recent ORDER BY symbol
 """
-_SAMPLES = """
-SELECT symbol, time, open_interest, received, mark_price FROM samples
-WHERE symbol = ? AND time >= ? AND time < ? ORDER BY time
-"""
-_FIRST = """
-SELECT symbol, time, open_interest, received, mark_price FROM samples
-WHERE symbol = ? ORDER BY time {order} LIMIT 1
-"""
-# Two queries: one with both min and max reads all the rows between them.
-_ENDS = """
-SELECT min(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
-UNION ALL SELECT max(time) FROM samples WHERE symbol = ? AND time >= ? AND time < ?
-"""
+# Not from the view: its `recent` is always that of the file, and never that of `_sort_recent`.
+_SAMPLES = " UNION ALL ".join(
+    f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
+    "WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+    for table in ("settled", "recent")
+)
+_BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
+# One by one: a query with both min and max, or over both tables, reads all the rows between.
+_ENDS = " UNION ALL ".join(
+    f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+    for end in ("min", "max")
+    for table in ("settled", "recent")
+)
+
+_SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
+FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
+EVER = 0, 1 << 62  # Unix ms
 
 Row = tuple[str, int, str, int, str | None]
 
@@ -196,9 +203,12 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
-                yield from connection.execute(_SAMPLES, (symbol, self.since, self.until))
+                yield from self._found(connection, symbol)
+
+    def _found(self, connection: sqlite3.Connection, symbol: str) -> sqlite3.Cursor:
+        return connection.execute(f"{_SAMPLES} {_BY_TIME}", (symbol, self.since, self.until))
 
     def batches(self) -> Iterator[arrow.Batch]:
         """The same by column, some ten thousand rows at a time.
@@ -206,10 +216,10 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             rows: list[Row] = []
             for symbol in self.symbols:
-                found = connection.execute(_SAMPLES, (symbol, self.since, self.until))
+                found = self._found(connection, symbol)
                 while more := found.fetchmany(BATCH - len(rows)):
                     rows += more
                     if len(rows) == BATCH:
@@ -226,9 +236,9 @@ class Samples:
     def span(self) -> tuple[int, int] | None:
         """The first and the last transaction time (Unix ms); None when there is no sample."""
         ends: list[int] = []
-        with closing(open_to_read(self._path)) as connection:
+        with closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
-                found = connection.execute(_ENDS, (symbol, self.since, self.until) * 2)
+                found = connection.execute(_ENDS, (symbol, self.since, self.until))
                 ends += [time for (time,) in found if time is not None]
         return (min(ends), max(ends)) if ends else None
 
@@ -323,8 +333,8 @@ class Recording:
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        first = 0 if since is None else unix_ms(since)
-        last = (1 << 62) if until is None else unix_ms(until)
+        first = EVER[0] if since is None else unix_ms(since)
+        last = EVER[1] if until is None else unix_ms(until)
         return Samples(self.path, tuple(wanted), first, last)
 
     def _has(self, symbol: str) -> bool:
@@ -333,12 +343,14 @@ class Recording:
 
     def ends(self) -> Iterator[tuple[Sample, Sample]]:
         """The first and the last sample of every symbol."""
-        for symbol in self.symbols():
-            first, last = (
-                self._connection.execute(_FIRST.format(order=order), (symbol,)).fetchone()
-                for order in ("ASC", "DESC")
-            )
-            yield _sample(first), _sample(last)
+        symbols = self.symbols()
+        with closing(_open_for(self.path, symbols)) as connection:
+            for symbol in symbols:
+                first, last = (
+                    connection.execute(f"{_SAMPLES} {end}", (symbol, *EVER)).fetchone()
+                    for end in (_FIRST, _LAST)
+                )
+                yield _sample(first), _sample(last)
 
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last slot of the schedule, gaps included; None when there is none."""
@@ -362,6 +374,13 @@ class Recording:
         query = "SELECT sum((last - first) / period + 1) FROM gaps WHERE symbol = ''"
         return self._connection.execute(query).fetchone()[0] or 0
 
+    def failures(self) -> Iterator[tuple[str, str, int]]:
+        """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
+        return self._connection.execute(
+            "SELECT symbol, reason, sum((last - first) / period + 1) AS sweeps FROM gaps"
+            " WHERE symbol != '' GROUP BY symbol, reason ORDER BY sweeps DESC, symbol"
+        )
+
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
         return (
@@ -371,6 +390,26 @@ class Recording:
                 (symbol,),
             )
         )
+
+
+def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
+    """A connection that reads those symbols one after the other; many of them as of one moment.
+
+    Raises:
+        RecordingError: The file cannot be read.
+    """
+    connection = open_to_read(path)
+    if len(symbols) > FEW:
+        _sort_recent(connection)
+    return connection
+
+
+def _sort_recent(connection: sqlite3.Connection) -> None:
+    """From now on `recent` is a copy in memory, by symbol."""
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("BEGIN")  # or some of it could be moved to `settled` and be there twice
+    connection.execute(_SORTED)
+    connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
 
@@ -33,9 +34,16 @@ from binance_oi.snapshot import Gap, Snapshot
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 BUSY = 1.0  # s to wait for whoever else has the file locked
 CACHE_KIB = 16 * 1024  # one page for each symbol and the way to it, many times over
-CHECKPOINT = 8192  # changes in the log: moved into the file between two sweeps, not in a commit
+# Changes after which new samples are moved to their places: forty sweeps of the market, so that
+# most pages get many at once, and few enough for whoever reads one symbol to look through.
+SETTLE = 32_768
 LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody reads for long
 
+# An observation is there once, wherever it is.
+_INSERT = """
+INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
+"""
 _LAST = "SELECT max(slot) FROM sweeps", "SELECT max(last) FROM gaps WHERE symbol = ''"
 
 
@@ -108,7 +116,7 @@ class Store:
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
         try:
             self._prepare()
-            self._tidied = -CHECKPOINT  # a recorder that was killed may have left a long log
+            self._tidied = -SETTLE  # a recorder that was killed may have left a long log
             self._place = path.stat()
         except BaseException:
             self._connection.close()
@@ -122,6 +130,7 @@ class Store:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")  # NORMAL may lose commits with the power
         run("PRAGMA wal_autocheckpoint = 0")
+        run("PRAGMA temp_store = MEMORY")  # or the move would be written a third time
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         if not ours:
@@ -177,9 +186,8 @@ class Store:
         assert snapshot.slot is not None
         slot = _unix_ms(snapshot.slot)
         before = self._connection.total_changes
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO samples VALUES (?, ?, ?, ?, ?)", _rows(snapshot)
-        )
+        by_time = sorted(_rows(snapshot), key=itemgetter(1))  # each at the end of `recent`
+        self._connection.executemany(_INSERT, by_time)
         new = self._connection.total_changes - before
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
         self._connection.execute(
@@ -204,13 +212,17 @@ class Store:
             )
 
     def tidy(self) -> None:
-        """Move what is in the log into the file; for the time between two sweeps.
+        """Put what is recent to its place, and what is in the log; for the time between two sweeps.
 
         The log is then written over from its start, not made anew: a file that does not grow is on
         the disk sooner. Nobody who reads is waited for; what is read by others stays in the log.
         """
-        if self._connection.total_changes - self._tidied >= CHECKPOINT:
-            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        run = self._connection.execute
+        if self._connection.total_changes - self._tidied >= SETTLE:
+            with self._transaction():
+                run("INSERT INTO settled SELECT * FROM recent ORDER BY symbol, time")
+                run("DELETE FROM recent")
+            run("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._tidied = self._connection.total_changes
 
 

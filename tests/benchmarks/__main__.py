@@ -28,7 +28,7 @@ from binance_oi.governor import Governor
 from binance_oi.models import decode_open_interest
 from binance_oi.simulator import LocalExchange
 
-from . import chart, contenders, waiters
+from . import chart, contenders, recording, waiters
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
@@ -354,6 +354,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "decoding": decoding,
     "imports": imports,
     "memory": memory,
+    "recorder": recording.measure,
 }
 
 if __name__ == "__main__":
