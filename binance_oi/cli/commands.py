@@ -94,9 +94,10 @@ def _terminable() -> Generator[list[int]]:
     def end(number: int, frame: FrameType | None) -> None:
         terminated.append(number)
         interrupt = signal.getsignal(signal.SIGINT)  # asyncio's own while it runs
-        if not callable(interrupt):  # ignored, as in the background of a shell
-            raise KeyboardInterrupt
-        interrupt(number, frame)
+        if callable(interrupt):
+            interrupt(number, frame)
+        else:  # ignored, as in the background of a shell
+            _interrupt()
 
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -107,6 +108,20 @@ def _terminable() -> Generator[list[int]]:
         yield terminated
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt() -> None:
+    """What asyncio does at Ctrl-C, where Ctrl-C is ignored."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise KeyboardInterrupt from None
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    loop.call_soon_threadsafe(cancel)  # an exception would end whatever runs just now
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -126,7 +141,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:  # stdout is full, the port is taken
         complain(str(error))
         return UNEXPECTED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     return code or OK
 
