@@ -20,7 +20,10 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
-FULLY_COVERED = ("minutes", "others", "governor", "client", "transport", "models", "errors")
+FULLY_COVERED = (
+    *("minutes", "others", "governor", "client"),
+    *("connections", "transport", "models", "errors"),
+)
 IMPORT_FROM_ELSEWHERE = """
 import pathlib, sys, binance_oi
 home = pathlib.Path(binance_oi.__file__).resolve()

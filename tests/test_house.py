@@ -32,6 +32,7 @@ ORDER = (
     "headers",
     "governor",
     "deadline",
+    "connections",
     "transport",
     "shared_calls",
     "arrow",
@@ -55,14 +56,14 @@ ONLY = {
 }
 # Who may import what is not in the standard library. aiohttp: the client; the simulator serves.
 THIRD_PARTY = {
-    "aiohttp": {"transport"},
+    "aiohttp": {"connections", "transport"},
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"governor"},
     "cyclopts": {"cli"},
     "msgspec": {"budget", "cli", "models", "simulator", "snapshot"},
-    "multidict": {"simulator", "transport"},  # aiohttp's own type for headers
+    "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
-    "yarl": {"transport"},  # aiohttp's own type for URLs
+    "yarl": {"connections", "transport"},  # aiohttp's own type for URLs
 }
 FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
 TOP_LEVEL = {
@@ -181,6 +182,7 @@ def test_imports_go_one_way(file: Path) -> None:
         ("client.py", "import binance_oi", ["binance_oi"]),
         ("client.py", "from binance_oi.transport import X\nfrom .errors import Y", []),
         ("transport.py", "from aiohttp import web", ["aiohttp.web"]),
+        ("connections.py", "from .transport import X", ["binance_oi.transport"]),
         ("transport.py", "import aiohttp\nfrom aiohttp import ClientSession", []),
         ("simulator/server.py", "from aiohttp import web\nfrom .market import X", []),
         ("simulator/server.py", "from ..errors import X", ["binance_oi.errors"]),

@@ -1,4 +1,4 @@
-"""One permit, one request on the wire, and exactly the bytes that we mean to send.
+"""A permit learns what became of its request, and exactly what we mean to send is sent.
 
 Rule of this file: the other side is a raw socket, so that no library mends what we send or get.
 """
@@ -9,67 +9,26 @@ import ssl
 import traceback
 import warnings
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
-from unittest.mock import Mock
 
 import aiohttp
 import pytest
-from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from binance_oi import transport as module
+from binance_oi import connections
+from binance_oi.connections import USER_AGENT, Attempt
 from binance_oi.errors import TransportError, TransportTimeoutError
 from binance_oi.governor import Permit
 from binance_oi.models import MAX_SYMBOL
-from binance_oi.transport import USER_AGENT, Answer, Transport, _Guard, ready_url
+from binance_oi.transport import Transport, _transport_error, ready_url
 from raw_exchange import CLOSE, RawExchange, answer, open_interest
+from sender import PATH, Record, Sender
 
 pytestmark = pytest.mark.virtual_time
-
-PATH = "/fapi/v1/openInterest"
-
-
-class Record:
-    """A permit that writes down what became of it."""
-
-    def __init__(self) -> None:
-        self.fate = "may have been counted"
-
-    def settle(self, status: int, headers: Mapping[str, str]) -> None:
-        self.fate = f"settled {status}"
-
-    def refund(self) -> None:
-        if self.fate == "may have been counted":
-            self.fate = "refunded"
-
-
-class Sender:
-    """A transport and the fates of its permits."""
-
-    def __init__(self, session: aiohttp.ClientSession | None = None, **options: object) -> None:
-        self.transport = Transport(session=session, **options)  # type: ignore[arg-type]
-        self.permits: list[Record] = []
-
-    async def get(self, base_url: str, *, max_bytes: int = 65_536, timeout: float = 10.0) -> Answer:
-        permit = Record()
-        self.permits.append(permit)
-        url = ready_url(base_url, PATH, "BTCUSDT")
-        return await self.transport.get(url, cast(Permit, permit), max_bytes, timeout)
-
-    @property
-    def fates(self) -> list[str]:
-        return [permit.fate for permit in self.permits]
-
-    async def __aenter__(self) -> "Sender":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.transport.aclose()
 
 
 def now() -> float:
@@ -83,7 +42,7 @@ def now() -> float:
 async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
-    monkeypatch.setattr(module, "_LEAN", direct)
+    monkeypatch.setattr(connections, "_LEAN", direct)
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n")
     netrc.chmod(0o600)
@@ -217,26 +176,6 @@ async def test_a_connection_that_ends_without_an_answer_may_have_been_counted(
     assert len(exchange.requests) == 1
 
 
-@pytest.mark.parametrize("injected", [False, True])
-async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
-    injected: bool,
-) -> None:
-    script = [open_interest(), CLOSE, open_interest()]
-    async with (
-        RawExchange(lambda n: script[n - 1]) as exchange,
-        aiohttp.ClientSession() as session,
-        Sender(session if injected else None) as ours,
-    ):
-        await ours.get(exchange.url)
-        with pytest.raises(TransportError) as caught:
-            await ours.get(exchange.url)
-        assert (len(exchange.requests), exchange.connections) == (2, 1)
-        assert (await ours.get(exchange.url)).status == 200
-        assert (len(exchange.requests), exchange.connections) == (3, 2)
-    assert caught.value.retry == "now"
-    assert ours.fates == ["settled 200", "may have been counted", "settled 200"]
-
-
 async def test_silence_is_a_timeout_and_may_have_been_counted() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         began = now()
@@ -314,20 +253,6 @@ async def test_a_body_is_bounded_after_it_was_unpacked() -> None:
     assert len(got.body) < 1_000_000
 
 
-async def test_a_flood_that_aiohttp_takes_for_the_end_of_a_body_is_not_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "ENVELOPE", -900)  # 100 bytes, and the 1,000 of the body
-    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
-    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
-        asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
-        await exchange.received(1)
-        await asyncio.sleep(0.1)
-        exchange.write(b"x" * 60)
-        got = await asked
-    assert got == (200, b"x" * 50, False)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -353,129 +278,13 @@ async def test_tls_that_cannot_be_checked_is_never_tried_again() -> None:
     assert ours.fates == ["refunded"]
     assert caught.value.retry in ("never", "later")
     refused = ssl.SSLCertVerificationError(1, "self-signed certificate")
-    error = module._transport_error(refused, module._Attempt())
+    error = _transport_error(refused, Attempt())
     assert error.retry == "never"
 
 
 def test_an_error_without_a_text_is_told_by_its_name() -> None:
-    error = module._transport_error(OSError(), module._Attempt())
+    error = _transport_error(OSError(), Attempt())
     assert str(error) == "no answer from the exchange: OSError"
-
-
-@pytest.mark.parametrize("injected", [False, True])
-async def test_a_connection_that_is_distrusted_is_not_used_again(injected: bool) -> None:
-    async with (
-        RawExchange(lambda n: open_interest()) as exchange,
-        aiohttp.ClientSession() as session,
-        Sender(session if injected else None) as ours,
-    ):
-        ours.transport.distrust_connections()  # there is none yet
-        await ours.get(exchange.url)
-        await ours.get(exchange.url)
-        assert exchange.connections == 1
-        ours.transport.distrust_connections()
-        await ours.get(exchange.url)
-        assert exchange.connections == 2
-        await ours.get(exchange.url)
-        assert exchange.connections == 2
-    assert len(exchange.requests) == 4
-
-
-async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next() -> None:
-    async with (
-        RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
-        Sender() as ours,
-    ):
-        url = ready_url(exchange.url, PATH, "")
-        await ours.transport.open_connections(url, 4, busy=0)
-        assert exchange.connections == 0  # nobody has been there yet
-        first = asyncio.create_task(ours.get(exchange.url))
-        await exchange.received(1)
-        await ours.transport.open_connections(url, 4, busy=4)  # each will open its own
-        await ours.transport.open_connections(url, 4, busy=1)
-        await ours.transport.open_connections(url, 4, busy=1)
-        await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
-        assert (len(exchange.requests), exchange.connections) == (4, 4)
-        first.cancel()
-
-
-async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
-    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
-        first = asyncio.create_task(ours.get(exchange.url))
-        await exchange.received(1)
-        assert exchange._server is not None
-        exchange._server.close()
-        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 4, busy=1)
-        assert exchange.connections == 1
-        first.cancel()
-
-
-async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_for_later() -> None:
-    script = [b"", open_interest()]
-    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
-        first = asyncio.create_task(ours.get(exchange.url))
-        await exchange.received(1)
-        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 2, busy=1)
-        await asyncio.sleep(0.1)
-        exchange.write(open_interest("ETHUSDT"))  # on both
-        await first
-        await asyncio.sleep(0.1)
-        assert b"BTCUSDT" in (await ours.get(exchange.url)).body
-        assert (len(exchange.requests), exchange.connections) == (2, 2)
-
-
-@pytest.mark.parametrize("injected", [False, True])
-async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again(injected: bool) -> None:
-    async with (
-        RawExchange(lambda n: open_interest() * (2 if n == 1 else 1)) as exchange,
-        aiohttp.ClientSession() as session,
-        Sender(session if injected else None) as ours,
-    ):
-        await ours.get(exchange.url)
-        await asyncio.sleep(0.1)
-        await ours.get(exchange.url)
-    assert exchange.connections == 2
-    assert ours.fates == ["settled 200"] * 2
-
-
-async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
-    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
-        for _ in range(5):
-            await ours.get(exchange.url)
-            ours.transport.distrust_connections()
-        connector = ours.transport._connector
-        assert connector is not None
-        assert exchange.connections == 5
-        assert len(connector._guards) == 1
-
-
-def test_the_guard_passes_on_what_it_does_not_decide() -> None:
-    handler = Mock(spec=ResponseHandler)
-    guard = _Guard(handler, generation=0)
-    guard.pause_writing()
-    guard.resume_writing()
-    guard.eof_received()
-    guard.connection_lost(None)
-    names = [call[0] for call in handler.method_calls]
-    assert names == ["pause_writing", "resume_writing", "eof_received", "connection_lost"]
-
-
-def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
-    taken = Mock(spec=asyncio.Transport)
-    for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
-        _Guard(handler, generation=0).leave()
-    taken.set_protocol.assert_not_called()
-
-
-def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
-    handler = Mock(spec=ResponseHandler, transport=None)
-    guard = _Guard(handler, generation=0)
-    guard.left = 3
-    guard.get_buffer(-1)[:4] = b"four"
-    guard.buffer_updated(4)
-    assert guard.flooded
-    assert guard.gone
-    assert handler.method_calls == []
 
 
 # -- sessions ------------------------------------------------------------------------------------
@@ -511,45 +320,6 @@ async def test_an_injected_session_stays_open_and_its_own_timeout_is_not_ours() 
         await ours.transport.aclose()
         assert not session.closed
         assert not ours.transport.abandon()
-
-
-async def test_an_injected_session_gets_its_connections_back_as_they_were() -> None:
-    long = answer(200, b"x" * 1_000_000)
-    async with (
-        RawExchange(lambda n: open_interest() if n == 1 else long) as exchange,
-        aiohttp.ClientSession() as session,
-    ):
-        await Sender(session).get(exchange.url)
-        async with session.get(exchange.url) as response:  # far more than we would read
-            assert len(await response.read()) == 1_000_000
-        assert exchange.connections == 1
-
-
-async def test_an_injected_session_is_guarded_against_what_has_no_end() -> None:
-    endless = b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000
-    async with RawExchange(lambda n: endless) as exchange, aiohttp.ClientSession() as session:
-        ours = Sender(session)
-        with pytest.raises(TransportError, match="without end"):
-            await ours.get(exchange.url)
-    assert ours.fates == ["may have been counted"]
-
-
-async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_LEAN", False)
-    script = [open_interest(), answer(503, "{}"), CLOSE]
-    async with aiohttp.ClientSession() as session:
-        ours = Sender(session)
-        async with RawExchange(lambda n: script[n - 1]) as exchange:
-            await ours.get(exchange.url)
-            assert (await ours.get(exchange.url)).status == 503
-            with pytest.raises(TransportError):
-                await ours.get(exchange.url)
-        assert len(exchange.requests) == 3
-        with pytest.raises(TransportError):
-            await ours.get(exchange.url)  # nobody listens any more
-    assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
 
 
 async def test_a_session_that_was_closed_sends_nothing() -> None:

@@ -25,7 +25,7 @@ from binance_oi import (
     ProcessBudget,
     RetryPolicy,
     TransportTimeoutError,
-    transport,
+    connections,
 )
 from virtual_clock import VirtualLoop
 
@@ -154,7 +154,7 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
             yield session
         return
     assert way in WAYS
-    with mock.patch.object(transport, "_LEAN", way == "ours"):
+    with mock.patch.object(connections, "_LEAN", way == "ours"):
         yield None
 
 

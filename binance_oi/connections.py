@@ -1,0 +1,384 @@
+"""Connections: what is sent on one, and how much may come back; beside `transport`, all of aiohttp.
+
+The rule of this file: one attempt, one request on the wire, on a connection that holds nothing but
+silence; and whatever brings more than one answer can have is ended.
+
+The first request to an origin goes through `ClientSession`, which is most of what a request costs.
+Then the way is known: aiohttp's connector still opens and keeps the connections and its parser
+reads the answers, and the bytes of the request go straight to the connection.
+"""
+
+import asyncio
+import re
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.tracing import Trace
+from yarl import URL
+
+USER_AGENT = f"binance-oi/{version('binance-oi')}"
+REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
+# Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
+# thousand; more than this would be as much work as some hundred answers.
+ENVELOPE = 64 * 1024
+PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
+HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
+KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
+_SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
+_REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
+# Another aiohttp may want more of whoever uses its connections than we do.
+_LEAN = aiohttp.__version__.startswith("3.14.")
+
+
+class SecondRequestError(Exception):
+    """The connection ended, and aiohttp was about to send the request once more, by itself."""
+
+    def __str__(self) -> str:
+        return "the connection ended"
+
+
+class _StaleConnectionError(Exception):
+    """A connection holds more than silence, so nothing was sent on it."""
+
+
+class Guard(asyncio.BufferedProtocol):
+    """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
+
+    aiohttp bounds the headers, and we the body, but there are bytes that never become either:
+    chunk sizes and 1xx answers without end, trailers, gzip that unpacks to nothing.
+
+    It has a buffer, for without one asyncio makes a new one of 256 KiB for each piece it receives,
+    which costs 0.1 of a request.
+    """
+
+    def __init__(self, handler: ResponseHandler, generation: int) -> None:
+        self._handler = handler
+        self.generation = generation
+        self.left = ENVELOPE  # bytes
+        self.refusal = 0  # the status that began an answer, if it was one
+        self._buffer = memoryview(bytearray(PIECE))
+        self._tail = b""
+        self._body: aiohttp.StreamReader | None = None
+
+    @property
+    def flooded(self) -> bool:
+        """Whether the connection was ended for that."""
+        return self.left < 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is closed."""
+        return self._handler.transport is None
+
+    def begin(self, max_body: int) -> None:
+        """A request is sent: a body of so many bytes may come."""
+        self.left, self.refusal = max_body + ENVELOPE, 0
+
+    def watch(self, body: aiohttp.StreamReader) -> None:
+        """Tell whoever reads `body` when its chunks are broken.
+
+        aiohttp then closes the connection and forgets the body, and its reader waits for ever.
+        """
+        self._body = body
+        self._end_body()
+
+    def _end_body(self) -> None:
+        error, body = self._handler.exception(), self._body
+        if error is not None and body is not None and not body.is_eof():
+            body.set_exception(aiohttp.ClientPayloadError(str(error)))
+
+    def leave(self) -> None:
+        """Let aiohttp have its connection back, as it was."""
+        transport = self._handler.transport
+        if transport is not None and transport.get_protocol() is self:
+            transport.set_protocol(self._handler)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.left -= nbytes
+        data = bytes(self._buffer[:nbytes])
+        if self.left < 0:
+            if self._handler.transport is not None:
+                self._handler.transport.abort()
+        elif data.startswith(_SUCCESS):  # nearly always
+            self._handler.data_received(data)
+        else:
+            self._pass_on_by_heads(data)
+        if self._body is not None:
+            self._end_body()
+
+    def _pass_on_by_heads(self, data: bytes) -> None:
+        """Headers before what follows them.
+
+        A body that is broken takes a status in the same piece along with it, and a ban must not be
+        missed. Not even when its headers are what is broken.
+        """
+        seen, start, line = self._tail + data, len(self._tail), 0
+        self._note_refusal(seen, line)
+        for _ in range(HEADS):
+            blank = seen.find(_BLANK_LINE, max(0, start - 3))
+            if blank == -1:
+                break
+            line = blank + len(_BLANK_LINE)
+            self._handler.data_received(seen[start:line])
+            self._note_refusal(seen, line)
+            start = line
+        if start < len(seen):
+            self._handler.data_received(seen[start:])
+        # What may go on in the next piece: a first line, or else a blank one.
+        self._tail = seen[line:] if len(seen) - line < 16 else seen[-3:]
+
+    def _note_refusal(self, seen: bytes, start: int) -> None:
+        match = _REFUSAL.match(seen, start)
+        if match is not None:
+            self.refusal = int(match[1])
+
+    def eof_received(self) -> None:
+        self._handler.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request: what is asked of its connection, and what became of it there."""
+
+    sent: bool = False  # a connection was handed out: from here on it may be counted
+    fresh: bool = False  # the connection must not have served before
+    reused: bool = False  # the connection had served before
+    max_body: int = 0  # bytes
+    guard: Guard | None = None  # of the connection
+
+    @property
+    def refusal(self) -> int:
+        """The status of a refusal that began, also when its headers were broken; 0 for none."""
+        return 0 if self.guard is None else self.guard.refusal
+
+    @property
+    def flooded(self) -> bool:
+        """Whether the connection was ended because too much came."""
+        return self.guard is not None and self.guard.flooded
+
+
+current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
+"""Of whoever calls a session: aiohttp hands nothing on to where the connections are."""
+
+
+class Response:
+    """Status, headers and body, and none of aiohttp's conveniences."""
+
+    __slots__ = ("_connection", "content", "headers", "status")
+
+    def __init__(
+        self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader
+    ) -> None:
+        self._connection = connection
+        self.status, self.headers, self.content = message.code, message.headers, content
+        content.on_eof(connection.release)
+
+    def close(self) -> None:
+        """Close the connection, unless it was released with the end of the body."""
+        self._connection.close()
+
+
+class _Wire(NamedTuple):
+    """All of a request, and where it goes."""
+
+    origin: str
+    data: bytes
+
+
+@lru_cache(maxsize=4096)
+def _wire(url: URL) -> _Wire:
+    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
+    lines.append(f"User-Agent: {USER_AGENT}")
+    lines += [f"{k}: {v}" for k, v in aiohttp.ClientRequest.DEFAULT_HEADERS.items()]
+    return _Wire(_origin(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
+
+
+def _origin(url: URL) -> str:
+    return str(url.origin())
+
+
+class Connector(aiohttp.TCPConnector):
+    """Hands out connections that hold nothing but silence, one for each permit."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None) -> None:
+        # No limits here: a permit that waited for a connection would be charged too early.
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
+            limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
+        )
+        # For each origin a request that aiohttp made: it tells the connector where to connect.
+        self._ways: dict[str, aiohttp.ClientRequest] = {}
+        self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which it keeps
+        self._generation = 0
+
+    def distrust(self) -> None:
+        """An answer was somebody else's: use no connection again that is open now."""
+        self._generation += 1
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """For the session: a connection, unless this request had one already."""
+        attempt = current_attempt.get()
+        if attempt.sent:
+            raise SecondRequestError
+        if _LEAN and req.proxy is None:
+            self._ways.setdefault(_origin(req.url), req)
+        return await self._take(req, attempt)
+
+    async def ask(self, url: URL, attempt: Attempt) -> Response | None:
+        """Around the session: send a request, and wait for the headers of its answer.
+
+        None when nothing was sent, for no way to there is known yet: the session finds one.
+        """
+        wire = _wire(url)
+        way = self._ways.get(wire.origin)
+        if way is None:
+            return None
+        connection = await self._take(way, attempt)
+        try:
+            handler = connection.protocol
+            assert handler is not None
+            assert handler.transport is not None  # `_take` came just before
+            handler.set_response_params(read_until_eof=True)
+            handler.transport.write(wire.data)
+            while True:
+                message, content = await handler.read()
+                if not 100 <= message.code < 200 or message.code == 101:
+                    return Response(connection, message, content)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _take(self, way: aiohttp.ClientRequest, attempt: Attempt) -> Connection:
+        """A connection for this attempt."""
+        while True:
+            connection = await super().connect(way, [], NO_TIMEOUT)
+            handler = connection.protocol
+            assert handler is not None
+            guard = self._guards.get(id(handler))
+            if guard is None:
+                guard = self._new_guard(handler)
+                break
+            trusted = guard.generation == self._generation and not handler.should_close
+            if trusted and not attempt.fresh:
+                attempt.reused = True
+                break
+            del self._guards[id(handler)]
+            connection.close()  # an answer nobody asked for may be waiting in it
+        guard.begin(attempt.max_body)
+        attempt.guard = guard
+        attempt.sent = True
+        return connection
+
+    async def open(self, url: URL, count: int, busy: int) -> None:
+        """Until there are `count`, of which `busy` requests have or open one themselves.
+
+        Only beside a request on its way to the same place; whatever fails, fails for the request
+        that needs it.
+        """
+        way = self._ways.get(_origin(url))
+        if way is not None:
+            live = sum(not guard.gone for guard in self._guards.values())
+            opening = (self._open_one(way) for _ in range(count - max(busy, live)))
+            await asyncio.gather(*opening, return_exceptions=True)
+
+    async def _open_one(self, way: aiohttp.ClientRequest) -> None:
+        connection = await super().connect(way, [], NO_TIMEOUT)
+        handler = connection.protocol
+        assert handler is not None
+        if id(handler) not in self._guards:
+            self._new_guard(handler)
+        connection.release()
+
+    def _new_guard(self, handler: ResponseHandler) -> Guard:
+        for key in [k for k, guard in self._guards.items() if guard.gone]:
+            del self._guards[key]
+        guard = self._guards[id(handler)] = Guard(handler, self._generation)
+        assert handler.transport is not None
+        handler.transport.set_protocol(guard)
+        return guard
+
+
+class Borrowed:
+    """What our own connector does, for a session that is not ours: a middleware of aiohttp's.
+
+    What is looked at is the connection, at the moment at which the request is written to it. Other
+    traffic of that session is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._generations: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
+        self._generation = 0
+
+    def distrust(self) -> None:
+        """See `Connector.distrust`."""
+        self._generation += 1
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        attempt = current_attempt.get()
+        if attempt.sent:
+            raise SecondRequestError
+        if not _LEAN:
+            return await _unwatched(request, handler, attempt)
+        self._watch(request, attempt)
+        while True:
+            try:
+                return await handler(request)
+            except _StaleConnectionError:
+                continue  # aiohttp has closed it
+
+    def _watch(self, request: aiohttp.ClientRequest, attempt: Attempt) -> None:
+        send = request.send
+
+        async def send_guarded(conn: Connection) -> aiohttp.ClientResponse:
+            handler = conn.protocol
+            assert handler is not None
+            assert handler.transport is not None
+            attempt.reused = handler in self._generations
+            generation = self._generations.setdefault(handler, self._generation)
+            trusted = generation == self._generation and not handler.should_close
+            if not trusted or (attempt.fresh and attempt.reused):
+                raise _StaleConnectionError
+            attempt.guard = Guard(handler, generation)
+            attempt.guard.begin(attempt.max_body)
+            handler.transport.set_protocol(attempt.guard)
+            attempt.sent = True
+            return await send(conn)
+
+        request.send = send_guarded  # type: ignore[method-assign]
+
+
+async def _unwatched(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
+) -> aiohttp.ClientResponse:
+    """With an aiohttp that we do not know: one request for each permit, and no more than that."""
+    attempt.sent = True
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        attempt.sent = False
+        raise

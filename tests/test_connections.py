@@ -1,0 +1,217 @@
+"""One attempt, one request on the wire, on a connection that holds nothing but silence.
+
+Rule of this file: the other side is a raw socket, so that no library mends what we send or get.
+"""
+
+import asyncio
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+from aiohttp.client_proto import ResponseHandler
+
+from binance_oi import connections
+from binance_oi.connections import Guard
+from binance_oi.errors import TransportError
+from binance_oi.transport import ready_url
+from raw_exchange import CLOSE, RawExchange, answer, open_interest
+from sender import PATH, Sender
+
+pytestmark = pytest.mark.virtual_time
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
+    injected: bool,
+) -> None:
+    script = [open_interest(), CLOSE, open_interest()]
+    async with (
+        RawExchange(lambda n: script[n - 1]) as exchange,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
+    ):
+        await ours.get(exchange.url)
+        with pytest.raises(TransportError) as caught:
+            await ours.get(exchange.url)
+        assert (len(exchange.requests), exchange.connections) == (2, 1)
+        assert (await ours.get(exchange.url)).status == 200
+        assert (len(exchange.requests), exchange.connections) == (3, 2)
+    assert caught.value.retry == "now"
+    assert ours.fates == ["settled 200", "may have been counted", "settled 200"]
+
+
+async def test_a_flood_that_aiohttp_takes_for_the_end_of_a_body_is_not_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "ENVELOPE", -900)  # 100 bytes, and the 1,000 of the body
+    text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
+        await exchange.received(1)
+        await asyncio.sleep(0.1)
+        exchange.write(b"x" * 60)
+        got = await asked
+    assert got == (200, b"x" * 50, False)
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_connection_that_is_distrusted_is_not_used_again(injected: bool) -> None:
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
+    ):
+        ours.transport.distrust_connections()  # there is none yet
+        await ours.get(exchange.url)
+        await ours.get(exchange.url)
+        assert exchange.connections == 1
+        ours.transport.distrust_connections()
+        await ours.get(exchange.url)
+        assert exchange.connections == 2
+        await ours.get(exchange.url)
+        assert exchange.connections == 2
+    assert len(exchange.requests) == 4
+
+
+async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next() -> None:
+    async with (
+        RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
+        Sender() as ours,
+    ):
+        url = ready_url(exchange.url, PATH, "")
+        await ours.transport.open_connections(url, 4, busy=0)
+        assert exchange.connections == 0  # nobody has been there yet
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(url, 4, busy=4)  # each will open its own
+        await ours.transport.open_connections(url, 4, busy=1)
+        await ours.transport.open_connections(url, 4, busy=1)
+        await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
+        assert (len(exchange.requests), exchange.connections) == (4, 4)
+        first.cancel()
+
+
+async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        assert exchange._server is not None
+        exchange._server.close()
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 4, busy=1)
+        assert exchange.connections == 1
+        first.cancel()
+
+
+async def test_through_a_proxy_no_connections_are_opened_for_later() -> None:
+    async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
+        await ours.get("http://exchange.invalid")
+        url = ready_url("http://exchange.invalid", PATH, "")
+        await ours.transport.open_connections(url, 4, busy=0)
+        assert proxy.connections == 1
+
+
+async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_for_later() -> None:
+    script = [b"", open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
+        first = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 2, busy=1)
+        await asyncio.sleep(0.1)
+        exchange.write(open_interest("ETHUSDT"))  # on both
+        await first
+        await asyncio.sleep(0.1)
+        assert b"BTCUSDT" in (await ours.get(exchange.url)).body
+        assert (len(exchange.requests), exchange.connections) == (2, 2)
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again(injected: bool) -> None:
+    async with (
+        RawExchange(lambda n: open_interest() * (2 if n == 1 else 1)) as exchange,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
+    ):
+        await ours.get(exchange.url)
+        await asyncio.sleep(0.1)
+        await ours.get(exchange.url)
+    assert exchange.connections == 2
+    assert ours.fates == ["settled 200"] * 2
+
+
+async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
+        for _ in range(5):
+            await ours.get(exchange.url)
+            ours.transport.distrust_connections()
+        connector = ours.transport._connector
+        assert connector is not None
+        assert exchange.connections == 5
+        assert len(connector._guards) == 1
+
+
+def test_the_guard_passes_on_what_it_does_not_decide() -> None:
+    handler = Mock(spec=ResponseHandler)
+    guard = Guard(handler, generation=0)
+    guard.pause_writing()
+    guard.resume_writing()
+    guard.eof_received()
+    guard.connection_lost(None)
+    names = [call[0] for call in handler.method_calls]
+    assert names == ["pause_writing", "resume_writing", "eof_received", "connection_lost"]
+
+
+def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
+    taken = Mock(spec=asyncio.Transport)
+    for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
+        Guard(handler, generation=0).leave()
+    taken.set_protocol.assert_not_called()
+
+
+def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
+    handler = Mock(spec=ResponseHandler, transport=None)
+    guard = Guard(handler, generation=0)
+    guard.left = 3
+    guard.get_buffer(-1)[:4] = b"four"
+    guard.buffer_updated(4)
+    assert guard.flooded
+    assert guard.gone
+    assert handler.method_calls == []
+
+
+async def test_an_injected_session_gets_its_connections_back_as_they_were() -> None:
+    long = answer(200, b"x" * 1_000_000)
+    async with (
+        RawExchange(lambda n: open_interest() if n == 1 else long) as exchange,
+        aiohttp.ClientSession() as session,
+    ):
+        await Sender(session).get(exchange.url)
+        async with session.get(exchange.url) as response:  # far more than we would read
+            assert len(await response.read()) == 1_000_000
+        assert exchange.connections == 1
+
+
+async def test_an_injected_session_is_guarded_against_what_has_no_end() -> None:
+    endless = b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000
+    async with RawExchange(lambda n: endless) as exchange, aiohttp.ClientSession() as session:
+        ours = Sender(session)
+        with pytest.raises(TransportError, match="without end"):
+            await ours.get(exchange.url)
+    assert ours.fates == ["may have been counted"]
+
+
+async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_LEAN", False)
+    script = [open_interest(), answer(503, "{}"), CLOSE]
+    async with aiohttp.ClientSession() as session:
+        ours = Sender(session)
+        async with RawExchange(lambda n: script[n - 1]) as exchange:
+            await ours.get(exchange.url)
+            assert (await ours.get(exchange.url)).status == 503
+            with pytest.raises(TransportError):
+                await ours.get(exchange.url)
+        assert len(exchange.requests) == 3
+        with pytest.raises(TransportError):
+            await ours.get(exchange.url)  # nobody listens any more
+    assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
