@@ -2,10 +2,13 @@
 
 A timer for each call costs a tenth of a whole request. Calls of one client have the same timeout,
 so they end in the order in which they began, and the loop needs a timer for the first one only.
+
+The rule of this file: nothing outlives the call it was for, not even until its time would be over.
 """
 
 import asyncio
 from collections import deque
+from contextvars import Context
 
 
 class Deadline:
@@ -36,28 +39,53 @@ class Deadline:
         return self.task is not None and not self.expired
 
 
+class _EarlyDeadline(Deadline):
+    """One that ends before another that began earlier: a second attempt has less time left."""
+
+    __slots__ = ("_early", "_timer")
+
+    def __init__(
+        self,
+        when: float,
+        task: asyncio.Task[object],
+        early: "set[_EarlyDeadline]",
+        context: Context,
+    ) -> None:
+        super().__init__(when, task)
+        self._early = early
+        self._timer = task.get_loop().call_at(when, self.expire, context=context)
+        early.add(self)
+
+    def done(self) -> bool:
+        self._timer.cancel()
+        self._early.discard(self)
+        return super().done()
+
+
 class Deadlines:
     """Gives tasks a time limit, exactly as `asyncio.timeout` does, for less."""
 
     def __init__(self) -> None:
         self._queue: deque[Deadline] = deque()  # in the order of their ends
-        self._early: set[Deadline] = set()  # those that end before one that began earlier
+        self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
+        # By default a timer keeps all that the call had in its context: a connection, with its
+        # buffer, and whatever the caller put there. Also after it was cancelled.
+        self._context = Context()
 
     def start(self, seconds: float) -> Deadline:
         """A deadline for the task that runs now; it is cancelled after `seconds`."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None, "a coroutine of ours always runs in a task"
-        deadline = Deadline(loop.time() + seconds, task)
-        if self._queue and deadline.when < self._queue[-1].when:
-            self._early.add(deadline)
-            loop.call_at(deadline.when, self._end_early, deadline)
-        else:
-            self._forget_done()
-            self._queue.append(deadline)
-            if self._timer is None:
-                self._timer = loop.call_at(deadline.when, self._ring, loop)
+        when = loop.time() + seconds
+        if self._queue and when < self._queue[-1].when:
+            return _EarlyDeadline(when, task, self._early, self._context)
+        self._forget_done()
+        deadline = Deadline(when, task)
+        self._queue.append(deadline)
+        if self._timer is None:
+            self._arm(loop, when)
         return deadline
 
     def expire_all(self) -> None:
@@ -81,12 +109,13 @@ class Deadlines:
         while len(queue) > 1 and not queue[0].pending:
             queue.popleft()
 
-    def _end_early(self, deadline: Deadline) -> None:
-        self._early.discard(deadline)
-        deadline.expire()
+    def _arm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        self._timer = loop.call_at(when, self._ring, loop, context=self._context)
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         queue, now = self._queue, loop.time()
         while queue and (queue[0].when <= now or not queue[0].pending):
             queue.popleft().expire()
-        self._timer = loop.call_at(queue[0].when, self._ring, loop) if queue else None
+        self._timer = None
+        if queue:
+            self._arm(loop, queue[0].when)

@@ -1,10 +1,13 @@
 """Deadlines end what they limit, exactly when asyncio's own would, and nothing else."""
 
 import asyncio
+import gc
+from contextvars import ContextVar
+from weakref import ref
 
 import pytest
 
-from binance_oi.deadline import Deadlines
+from binance_oi.deadline import Deadline, Deadlines
 
 pytestmark = pytest.mark.virtual_time
 
@@ -81,6 +84,39 @@ async def test_what_is_done_is_not_kept_until_its_time_would_be_over() -> None:
         await limited(deadlines, 10.0, 0.0)
     assert len(deadlines._queue) <= 2
     assert await limited(deadlines, 3.0, 5.0) == "ended at 3.0"  # before the timer of the others
+
+
+@pytest.mark.parametrize("work", [0.5, 5.0], ids=["done", "cancelled"])
+async def test_a_second_attempt_is_not_kept_either(work: float) -> None:
+    deadlines = Deadlines()
+    await limited(deadlines, 10.0, 0.0)
+    task = asyncio.create_task(limited(deadlines, 9.0, work))
+    await asyncio.sleep(1.0)
+    task.cancel()
+    await task
+    gc.collect()
+    kept = [kept for kept in gc.get_objects() if isinstance(kept, Deadline) and kept.when == 1009.0]
+    assert (len(deadlines._early), kept) == (0, [])
+
+
+async def test_a_timer_does_not_keep_what_the_call_had_in_its_context() -> None:
+    class Request:
+        """Of a web service, that answers it with a call of ours."""
+
+    of_the_task: ContextVar[Request] = ContextVar("of_the_task")
+    requests, deadlines = list[ref[Request]](), Deadlines()
+
+    async def answer(seconds: float) -> None:
+        request = Request()
+        requests.append(ref(request))
+        of_the_task.set(request)
+        await limited(deadlines, seconds, 1.0)
+
+    for seconds in (10.0, 8.0):  # a first attempt, and a second
+        await asyncio.create_task(answer(seconds))
+    await asyncio.sleep(0.0)  # this step was begun by the end of the last one
+    gc.collect()
+    assert [request() for request in requests] == [None, None]
 
 
 async def test_a_cancellation_by_somebody_else_is_not_taken_for_the_deadline() -> None:
