@@ -79,8 +79,8 @@ def to_come(curve: Curve, into: float, others: int, rate: float | None) -> float
     before = curve.at(max(0.0, into - min(LATE, (MINUTE - curve.since) / 2)), 0.0)
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = max(0.0, min(whole - now + late, MORE * whole - others))
-    if others < before and curve.since < into - LATE:
-        return rest * others / before  # they do not as they did
+    if others < before and curve.since < into - LATE:  # they do not go on as they did
+        rest -= min(rest, curve.calm * (MINUTE - into + LATE)) * (1.0 - others / before)
     return rest
 
 

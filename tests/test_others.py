@@ -97,8 +97,13 @@ def test_the_most_demanding_of_the_minutes_counts() -> None:
 
 def test_who_does_not_do_as_before_is_expected_to_need_less() -> None:
     past = [steadily(20.0)]
-    assert expected(past, NOTHING, 30.0, 0) == 0  # gone
+    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(0)  # gone
     assert 0 < expected(past, NOTHING, 30.0, 100) < 600
+
+
+def test_a_burst_is_expected_though_the_steady_ones_have_gone() -> None:
+    past = [curve(*((float(into), 5 * into + 400 * (into >= 40)) for into in range(1, 61)))]
+    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(400, abs=10)
 
 
 def test_without_a_past_they_are_expected_to_go_on_at_the_mean_rate() -> None:
