@@ -254,7 +254,7 @@ class Bucket:
         minute = state.minutes[k]
         turn = MINUTE * (k + 1) - now - state.lo
         if self._affordable(now, k, weight):
-            left = MINUTE * (k + 1) - now - (state.lo + state.hi) / 2
+            left = self._left(now, k)
             since = now - state.looked_at
             decided = minute.doubts[0][0] - now if minute.doubts else left
             closing = left - CLOSING - (state.hi - state.lo) / 2
@@ -327,7 +327,7 @@ class Bucket:
         """Weight that others are expected to use before minute `k` is over, and a margin for
         chance and for our looks at it."""
         state, minute = self.state, self.state.minutes[k]
-        into = self._into(min(now, state.looked_at), k) if minute.seen else 0.0
+        into = self._into(min(now, state.looked_at), k)
         past = self._past(k)
         need = expected(past, minute.curve, into, minute.others)
         # Of a rate that was seen for a tenth of a minute, ten times the variance is to be feared.

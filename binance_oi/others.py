@@ -72,8 +72,11 @@ class Curve:
         return before + (self.heights[slot] - before) * (into - start) / (end - start)
 
 
-def to_come(curve: Curve, into: float, others: int, rate: float | None) -> float:
-    """What others, having used `others` after `into` s, would still use if they did as then."""
+def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
+    """What others, having used `others` after `into` s, would still use if they did as then.
+
+    `rate` is weight/s from our last look to the end of that minute.
+    """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     # What came before our first look may have come at any time; not all of a minute is kept for it.
     before = curve.at(max(0.0, into - min(LATE, (MINUTE - curve.since) / 2)), 0.0)
@@ -96,7 +99,7 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     most, known = 0.0, -1.0
     whole = [curve for curve in past if curve.whole]
     for curve in whole or past:
-        rate = None if curve.whole else curve.rate
+        rate = curve.calm if curve.whole else curve.rate
         most = max(most, to_come(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known:  # or there is no past
