@@ -28,6 +28,7 @@ from .networks import Leg, Uneven
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
 STEP_S = 1e-6  # the smallest move of time; without one, a timer set for now would spin
 TIMEOUT_S = 10.0  # the client's default
+LOOK_S = 2.0  # who has not looked at the count for so long knows all that happened until then
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
@@ -140,6 +141,7 @@ class _Loop(asyncio.SelectorEventLoop):
 class _Answer(NamedTuple):
     status: int
     headers: dict[str, str]
+    counted: float  # when, Unix s
     until: float  # Unix s up to which nothing may be sent; 0 when it may
 
 
@@ -166,8 +168,8 @@ class _Exchange:
         """The clock that counts, Unix s."""
         return self._loop.time() + self._offset
 
-    def arrive(self, process: int, sent: float, weight: int) -> _Answer:
-        """A request is counted."""
+    def arrive(self, process: int, known: float, weight: int) -> _Answer:
+        """A request is counted; who sent it could know what had happened until `known`."""
         now, outcome = self.now(), self._outcome
         verdict = self._counter.count(weight, now)
         self._trace.update(b"%.6f %d %d %d\n" % (now, process, verdict.status, verdict.used))
@@ -177,31 +179,32 @@ class _Exchange:
         outcome.shares[process] += weight if k > 0 else 0
         if verdict.status != 200:
             outcome.refused[k] += weight
-        elif self._is_rash(now, sent, verdict.used):
+        elif self._is_rash(now, known, verdict.used):
             outcome.rash[k] += weight
-        return _Answer(verdict.status, self._headers(verdict, now, weight), verdict.until)
+        return _Answer(verdict.status, self._headers(verdict, now, weight), now, verdict.until)
 
-    def _is_rash(self, now: float, sent: float, used: int) -> bool:
+    def _is_rash(self, now: float, known: float, used: int) -> bool:
         """Did it leave less room than others are known to need?
 
         They need as much as in the largest minute so far and a tenth more; in the first minute,
-        what they will use if they go on as they did until it was sent. What they used before our
-        start is a number without a pattern, so the first minute counts with what came after it.
+        what they will use if they go on as they did until it could be known. What they used before
+        our start is a number without a pattern, so the first minute counts with what came after it.
         """
         others = self._situation.others
         if others is None:
             return False
         began = now // 60 * 60
+        known = max(known, began)
+        theirs = others.weight(began, known)
+        left = self._situation.limit - used + others.weight(known, now)
         if began == EPOCH_S:
-            rate = others.weight(began, sent) / max(1.0, sent - began)
-            return rate * (began + 60 - now) > self._situation.limit - used
+            return theirs / max(1.0, known - began) * (began + 60 - known) > left
         while self._whole < began:
             end = self._whole // 60 * 60 + 60
-            theirs = others.weight(self._whole, end) * 60 / (end - self._whole)
-            self._largest = max(self._largest, theirs)
+            whole = others.weight(self._whole, end) * 60 / (end - self._whole)
+            self._largest = max(self._largest, whole)
             self._whole = end
-        expected = 1.1 * self._largest - others.weight(began, now)
-        return expected > self._situation.limit - used
+        return 1.1 * self._largest - theirs > left
 
     def finish(self) -> None:
         weights = self._counter.weights(self.now())
@@ -242,10 +245,11 @@ def _minute(moment: float) -> int:
 
 
 @dataclass(slots=True)
-class _Hold:
-    """What every process of one budget must obey."""
+class _Common:
+    """What every process of one budget must obey, and may know."""
 
-    until: float = 0.0
+    held_until: float = 0.0  # Unix s
+    known: float = 0.0  # when the latest was counted whose answer came, Unix s
 
 
 class _Process:
@@ -255,10 +259,10 @@ class _Process:
         self,
         world: tuple[Situation, _Exchange, Outcome, Random],
         make_budget: Callable[[], ProcessBudget],
-        hold: _Hold,
+        common: _Common,
     ) -> None:
         self._situation, self._exchange, self._outcome, self._random = world
-        self._make_budget, self._hold = make_budget, hold
+        self._make_budget, self._common = make_budget, common
         self._loop = asyncio.get_running_loop()
         self._number = len(self._outcome.shares)
         self._outcome.shares.append(0)
@@ -310,7 +314,7 @@ class _Process:
         try:
             async with self._governor.reserve(weight, bulk=bulk) as permit:
                 outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
-                outcome.sent_in_hold += self._exchange.now() < self._hold.until
+                outcome.sent_in_hold += self._exchange.now() < self._common.held_until
                 await self._send(permit, weight)
         except BannedError as error:
             await asyncio.sleep(max(0.1, error.retry_at.timestamp() - self._exchange.now()))
@@ -323,7 +327,8 @@ class _Process:
         down = self._situation.leg(loop.time() + up, random)
         fails = lost > random.random(), lost > random.random() or up + down > TIMEOUT_S
         if not fails[0]:
-            arrive = partial(self._exchange.arrive, self._number, self._exchange.now(), weight)
+            known = max(self._common.known, self._exchange.now() - LOOK_S)
+            arrive = partial(self._exchange.arrive, self._number, known, weight)
             loop.call_later(up, self._arrive, arrive, answered, None if fails[1] else down)
         if any(fails):  # a reset comes sooner than a timeout
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
@@ -331,8 +336,9 @@ class _Process:
         answer = await answered
         if answer is not None:
             permit.settle(answer.status, answer.headers)
+            self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
-                self._hold.until = max(self._hold.until, answer.until)
+                self._common.held_until = max(self._common.held_until, answer.until)
             if answer.status == 418:  # its text names the end
                 self._governor.banned_until(answer.until)
 
@@ -377,8 +383,8 @@ async def _run(situation: Situation, random: Random, directory: Path) -> Outcome
     processes: list[_Process] = []
     for number in range(situation.budgets):
         make = partial(budget, number)
-        world, hold = (situation, exchange, outcome, random), _Hold()
-        processes += [_Process(world, make, hold) for _ in range(situation.processes)]
+        world, common = (situation, exchange, outcome, random), _Common()
+        processes += [_Process(world, make, common) for _ in range(situation.processes)]
     end = loop.time() + 60.0 * situation.minutes - into
     while situation.kills and loop.time() < end - 60.0 / situation.kills:
         await asyncio.sleep(60.0 / situation.kills * random.uniform(0.5, 1.0))
