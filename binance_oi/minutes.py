@@ -42,11 +42,14 @@ ALONE = 1.0  # s: how long the others wait for the answer to a request that goes
 CLOSING = 0.25  # s before its end that a full minute is looked at once more
 LOOK = 1.0  # s between looks at the count while only the forecast is in the way, at the least
 LOOKS = 0.01  # share of the limit that these looks may use in a minute
+STALE = 0.25  # s for which what is expected of others is not reckoned again, if they rest
 POLL = 0.02  # s: how soon another process may have changed the answer
 SIGMA = 4  # standard deviations kept free: we ask many times a minute
 DOUBTS = 8  # moments that a minute keeps apart
 MEMORY = 5  # minutes for which others are remembered
 LIES = 3  # answers in a row whose `Date` contradicts all that is known, before they are believed
+UNHEARD = 1 / 1200  # share of the limit that others may have used and nobody sees it
+OURS = 0.05  # share of the limit that others are expected to leave us, whatever they used before
 BLIND_AFTER = 10  # answers in a row without a usable header, then we rely on our books alone
 BLIND_RESERVE = 0.1  # share of the limit kept free while relying on our books alone
 UNKNOWN = -math.inf
@@ -73,7 +76,7 @@ class Minute:
     unsure: int = 0  # the part of `charged` that no answer has confirmed and that may not count
     seen: int = 0
     others: int = 0
-    drawn: int = 0  # `charged` when the curve was last drawn
+    unheard: int = 0  # kept free for others who may be there: nothing is known from before it
     refused: bool = False
     doubts: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Weight with no answer or no header, by the second from which a count contains it if any."""
@@ -152,12 +155,24 @@ class Bucket:
         share: The most of the limit that we use ourselves, 0 to 1.
     """
 
-    __slots__ = ("_cap", "_kept", "_limit", "_own", "_reserve", "_share", "state")
+    __slots__ = (
+        "_asked",
+        "_cap",
+        "_kept",
+        "_limit",
+        "_need",
+        "_own",
+        "_reserve",
+        "_share",
+        "state",
+    )
 
     def __init__(self, state: State, *, reserve: float = 0.01, share: float = 1.0) -> None:
         self.state = state
         self._reserve = reserve
         self._share = share
+        self._asked: tuple[int, float, int] | None = None  # and what was expected of others then
+        self._need = 0.0
         self._resize(state.limit)
 
     # -- decide ------------------------------------------------------------------------------
@@ -181,7 +196,7 @@ class Bucket:
             and minute.seen
             and state.looked_at != UNKNOWN
             and state.silent < BLIND_AFTER
-            and minute.used + weight <= self._cap
+            and minute.used + minute.unheard + weight <= self._cap
             and minute.charged + weight <= self._own
         ):
             # The ordinary case, short because it is nearly every case: one minute, its count is
@@ -198,8 +213,9 @@ class Bucket:
                 return self._when_full(now, weight, k, (first, guess, last))
             if k < guess and not self._bearable(now, k, weight):
                 return POLL
-        alone = self._nothing_known(guess)
-        if guess <= state.wary and not alone:
+        alone = self._asks_first(now, guess)
+        unsure = guess <= state.wary or (state.minutes[guess].unheard and not self._blind())
+        if unsure and not alone:
             wait = self._courtesy(now, weight, guess, cap)
             if wait > 0.0:
                 return wait
@@ -234,17 +250,17 @@ class Bucket:
         guess = int((now + (state.lo + state.hi) / 2) // MINUTE)
         return first, min(max(first, guess), last), last
 
-    def _nothing_known(self, guess: int) -> bool:
+    def _asks_first(self, now: float, guess: int) -> bool:
         """After a start, long idleness, a refusal, or beside others: the first one goes alone."""
         state = self.state
-        if self._blind():
-            return False
-        if state.looked_at == UNKNOWN:
-            return True
-        if state.minutes[guess].seen:
+        if self._blind() or (state.looked_at != UNKNOWN and state.minutes[guess].seen):
             return False
         before = state.minutes.get(guess - 1)
-        return guess <= state.wary or before is None or not before.seen
+        if state.looked_at == UNKNOWN or before is None or not before.seen:
+            for k in range(guess, int((now + state.hi) // MINUTE) + 1):  # three that come at once
+                self._minute(k).unheard = max(0, self._limit * 2 // 3 - self._kept)  # fit into it
+            return True
+        return guess <= state.wary
 
     def _when_full(
         self, now: float, weight: int, k: int, span: tuple[int, int, int]
@@ -257,8 +273,7 @@ class Bucket:
             left = self._left(now, k)
             since = now - state.looked_at
             decided = minute.doubts[0][0] - now if minute.doubts else left
-            closing = left - CLOSING - (state.hi - state.lo) / 2
-            look = min(0.0 if minute.unsure else decided, closing)
+            look = min(0.0 if minute.unsure else decided, self._closing(now, k))
             if 2 * (minute.charged + weight - 1 - self._cap) < self._kept - 1:  # rest: for the end
                 look = min(look, (left - since) / 2)
             turn = min(max(LOOK - since, look), left)
@@ -299,42 +314,71 @@ class Bucket:
         state, minute = self.state, self.state.minutes[k]
         room, since = cap - minute.used - weight, max(0.0, now - state.looked_at)
         most = max(weight, (cap - minute.seen) // 8)
-        crowded = minute.seen and self._flying(minute) + weight > most
+        crowded = k <= state.wary and minute.seen and self._flying(minute) + weight > most
         if crowded and since < LOOK:
             return POLL
         need, margin = self._forecast(now, k)
-        if not minute.seen or (not crowded and room >= need + margin):
+        if not crowded and (room >= need + margin or self._is_our_part(now, weight, k, room)):
             return -1.0 if 0 < state.refused_at < minute.used + weight else 0.0
         if self._unseen(now, k) > room:
             return LOOK
-        wait = self._until_look(weight, self._left(now, k), since, costly=room < need)
+        wait = LOOK - since
+        if k <= state.wary:
+            wait = self._until_look(weight, k, self._left(now, k), since, need - room)
+        closing = self._closing(now, k)
+        wait = min(wait, closing) if closing + since > 0.0 else wait
         return wait if wait > 0.0 else -1.0
 
-    def _until_look(self, weight: int, left: float, since: float, *, costly: bool) -> float:
-        """Seconds until `weight` may look at the count of a minute that has `left` s to go, `since`
-        s after the last look.
+    def _is_our_part(self, now: float, weight: int, k: int, room: int) -> bool:
+        """Is it of the part that others leave us? Without one, whoever has little gets ever less.
+        It grows slowly, or others would not have expected it."""
+        state, minute, before = self.state, self.state.minutes[k], self.state.minutes.get(k - 1)
+        if state.strike or before is None or not self._past(k):
+            return False
+        ours = min(OURS * self._limit, before.charged + OURS * self._limit / 6)
+        return minute.charged + weight <= ours and self._unseen(now, k) <= room
+
+    def _until_look(self, weight: int, k: int, left: float, since: float, lack: float) -> float:
+        """Seconds until `weight` may look at the count of minute `k`, which has `left` s to go,
+        `since` s after the last look, when others are expected to need `lack` more than there is.
 
         A look is paid for with what is kept free for others: where that is not enough already, all
-        looks of a minute may use `LOOKS`. Where only the margin is in the way, one more may come
-        after a third of the time that is left then.
+        looks of a minute may use `LOOKS`; a quarter of it where we have just come and even the
+        reserve is not enough. Where only the margin is in the way, one more may come after a third
+        of the time that is left then.
         """
-        wait = MINUTE * weight / (LOOKS * self.state.limit) - since
-        if not costly:
+        wait = MINUTE * weight / (LOOKS * self.state.limit)
+        if lack > self._kept and not self._past(k):
+            wait *= 4
+        wait -= since
+        if lack <= 0.0:
             wait = min(wait, (left - 3 * since) / 4)
         return min(max(LOOK - since, wait), left)
+
+    def _closing(self, now: float, k: int) -> float:
+        """Seconds until the last look at minute `k`: sooner or later from minute to minute, for its
+        end is not known exactly, and what others use after the last look is never seen."""
+        return self._left(now, k) - CLOSING - (self.state.hi - self.state.lo) / 2 * (k % 3) / 2
 
     def _forecast(self, now: float, k: int) -> tuple[float, float]:
         """Weight that others are expected to use before minute `k` is over, and a margin for
         chance and for our looks at it."""
         state, minute = self.state, self.state.minutes[k]
-        into = self._into(min(now, state.looked_at), k)
+        if k > state.wary:
+            return minute.unheard, 0.0
         past = self._past(k)
-        need = expected(past, minute.curve, into, minute.others)
+        # Ours under way may hide as many of theirs, which matters while they are but a rate.
+        others = minute.others + (0 if past else self._flying(minute))
+        into = self._into(min(now, state.looked_at), k)
+        question = k, into // STALE, others
+        if question != self._asked:
+            self._asked, self._need = question, expected(past, minute.curve, into, others)
+        need = self._need
         # Of a rate that was seen for a tenth of a minute, ten times the variance is to be feared.
         unsure = 1.0 if past else MINUTE / max(1.0, minute.curve.until)
         looks = LOOKS * state.limit * self._left(now, k) / MINUTE / 2
         margin = SIGMA * math.sqrt(need * unsure) + looks
-        return max(need, state.strike - minute.others), margin
+        return max(need, state.strike - minute.others, minute.unheard), margin
 
     def _into(self, now: float, k: int) -> float:
         """Seconds that minute `k` is old, by the middle of what the clock may say."""
@@ -404,10 +448,12 @@ class Bucket:
         """`used` is what minute `k` had counted when this request came."""
         state = self.state
         state.silent = 0
+        minute, before = state.minutes[k], state.minutes.get(k - 1)
         if k > state.turned:
             self._forgive(k)
             state.turned = k
-        minute = state.minutes[k]
+            if minute.unheard and before is not None and used > before.seen:  # see `_guess`
+                before.others, before.curve = 0, Curve(state.limit / MINUTE)
         minute.open -= receipt.weight
         if minute.doubts or minute.unsure:
             self._absorb(minute, receipt.sent, used)
@@ -415,13 +461,18 @@ class Bucket:
             self._others(receipt.sent, k, used)
         if used > minute.seen:
             minute.seen = used
+        if minute.unheard:
+            into, left = self._into(receipt.sent, k), self._left(receipt.sent, k)
+            most = UNHEARD * state.limit / max(into, 0.1) * left  # a higher rate would show by now
+            minute.unheard = min(minute.unheard, max(0, int(most) - self._kept))
         if receipt.sent > state.looked_at:
             state.looked_at = receipt.sent
 
     def _forgive(self, k: int) -> None:
         """Minute `k` begins; a whole minute that went well makes a refusal matter less."""
         state, before = self.state, self.state.minutes.get(k - 1)
-        if before is not None and before.seen and not before.refused:
+        was_whole = state.held_until <= MINUTE * (k - 1)
+        if before is not None and before.seen and not before.refused and was_whole:
             state.strike //= 2
             if before.seen > state.refused_at + self._few():
                 state.refused_at = 0
@@ -434,8 +485,14 @@ class Bucket:
         state, old = self.state, self._minute(receipt.first)
         theirs = used - receipt.weight
         if state.looked_at == UNKNOWN and theirs > self._few():
-            # Others were here before us, in one minute or the other: ask again when it is clear.
+            # Others were here before us, in one minute or the other: ask again when it is clear,
+            # if there is room to ask.
             old.others, old.seen = max(old.others, theirs), max(old.seen, used)
+            shown = receipt.first
+            if used >= state.limit:
+                shown += 1
+                self._minute(shown).others = theirs
+            self._minute(shown).curve.draw(self._into(receipt.sent, shown), theirs)
             state.wary = receipt.first + 1 + MEMORY
             clear = MINUTE * (receipt.first + 1) - state.lo
             state.alone_until_at = max(receipt.sent + LOOK, clear)
@@ -507,16 +564,11 @@ class Bucket:
         into, curve = self._into(now, k), minute.curve
         if not curve.heights and state.looked_at != UNKNOWN:
             curve.draw(self._into(state.looked_at, k), 0)  # until then there was nobody
-        gap = max(0.0, into - curve.until)
-        hidden: float = self._flying(minute)  # ours may hide as many of theirs: those under way,
-        if now < state.looked_at + LAG:  # and those that a header may lag behind
-            hidden += (minute.charged - minute.drawn) * LAG / max(gap, LAG)
-        grown = minute.others - curve.top
-        # Without a past, what is drawn too low is a rate that is too low; with one, it is a use
-        # that seems to be still to come.
-        if self._past(k) or hidden <= max(self._few(), grown / 4, curve.rate * gap / 4):
+        # Ours under way, and those that a header lags behind, may hide as many of theirs. Drawn too
+        # low they are a use that is still to come; but where there is no past, a rate too low.
+        is_exact = now >= state.looked_at + LAG and not self._flying(minute)
+        if is_exact or self._past(k) or minute.others >= curve.rate * into:
             curve.draw(into, minute.others)
-            minute.drawn = minute.charged
 
     def _flying(self, minute: Minute) -> int:
         """Weight in flight whose answers are to come."""

@@ -3,8 +3,9 @@
 Pure, like `minutes`. The rule of this file: no model of who they are. A bot that polls every 20 s,
 one that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So
 each minute keeps the `Curve` of what others had used by when, and the forecast is what is still to
-come in the most demanding of the last ones, less what has come already. Where there is none, or
-where others are beyond all that was seen, they are expected to go on at the mean rate so far.
+come in the most demanding of the last ones, less what has come already. Until a whole minute was
+seen, and where others are beyond all that was seen, they are also expected to go on at the mean
+rate so far, and to do once more what they did at once.
 """
 
 import math
@@ -16,6 +17,7 @@ MINUTE = 60.0  # s
 SLOT = 5.0  # s
 MORE = 1.1  # times what they used in a whole minute is the most they are expected to
 CHANCE = 2.0  # standard deviations by which they may be behind without being late
+RHYTHM = 30.0  # s: what comes more often than that is expected again before it was seen twice
 LATE = 20.0  # s that a use may be late before it is not expected any more
 
 
@@ -25,6 +27,7 @@ class Curve:
 
     fastest: float  # weight/s that nobody could go on with for long
     heights: list[int] = field(default_factory=list[int])
+    base: int = 0  # what they had used when we first looked: nobody knows by when
     since: float = MINUTE  # s into the minute at which we first looked
     until: float = 0.0  # and last
 
@@ -40,12 +43,26 @@ class Curve:
 
     @property
     def calm(self) -> float:
-        """Weight/s when nothing special happens: of the `SLOT` in the middle."""
-        if not self.heights:
-            return 0.0
-        rates = [(b - a) / SLOT for a, b in pairwise([0, *self.heights])]
-        rates[-1] *= SLOT / (self.until - SLOT * (len(rates) - 1))
+        """Weight/s when nothing special happens: of the `SLOT` in the middle, of those seen."""
+        rates = [rise / SLOT for rise in self._rises(self.since)]
+        if not rates:
+            return self.rate
+        rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
+
+    def jump(self, within: float) -> float:
+        """The most that came in one `SLOT` in the last `within` s, beyond what comes calmly."""
+        rises = self._rises(max(self.since, self.until - within) + SLOT / 2)
+        return max(rises, default=0) - self.calm * SLOT
+
+    def _rises(self, since: float) -> list[int]:
+        """What came in each `SLOT`, but for those that are over by `since` or nearly so."""
+        return [b - a for a, b in pairwise([0, *self.heights])][round(since / SLOT) :]
+
+    def seen(self) -> "Curve":
+        """The same without what came before our first look."""
+        heights = [max(0, height - self.base) for height in self.heights]
+        return Curve(self.fastest, heights, 0, self.since, self.until)
 
     @property
     def whole(self) -> bool:
@@ -53,10 +70,13 @@ class Curve:
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
-        """They had used `height` after `into` s; since we last looked, evenly."""
+        """They had used `height` after `into` s; since we last looked, evenly, and before we first
+        did, as late as may be."""
         into = min(max(into, self.until, 0.25), MINUTE)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
         base = self.top
+        if self.until == 0.0:
+            self.base, self.heights, steps = height, [0] * (steps - 1), 1
         self.heights += [base + rise * step // steps for step in range(1, steps + 1)]
         self.heights[-1] = max(self.heights[-1], height)
         self.since, self.until = min(self.since, into), into
@@ -64,11 +84,15 @@ class Curve:
     def at(self, into: float, rate: float | None = None) -> float:
         """What they had used after `into` s; at `rate` since our last look, or calmly."""
         if into >= self.until:
-            return self.top + (self.calm if rate is None else rate) * (into - self.until)
+            more = (self.calm if rate is None else rate) * (into - self.until)
+            return min(self.top + more, max(self.top, self.fastest * MINUTE))
         slot = int(into / SLOT)
-        start = slot * SLOT
-        end = min(start + SLOT, self.until)
+        start, end = slot * SLOT, min(slot * SLOT + SLOT, self.until)
         before = self.heights[slot - 1] if slot else 0
+        if start < self.since:
+            if into < self.since:
+                return 0.0
+            start, before = self.since, self.base
         return before + (self.heights[slot] - before) * (into - start) / (end - start)
 
 
@@ -78,30 +102,43 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     `rate` is weight/s from our last look to the end of that minute.
     """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
-    # What came before our first look may have come at any time; not all of a minute is kept for it.
-    before = curve.at(max(0.0, into - min(LATE, (MINUTE - curve.since) / 2)), 0.0)
+    before = curve.at(max(0.0, into - LATE), 0.0)
+    if into > curve.since + (MINUTE - curve.since) / 4:
+        before = max(before, curve.base)  # not all of a minute is kept for what came unseen
+    due = whole - now
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
-    rest = max(0.0, min(whole - now + late, MORE * whole - others))
+    rest = due + max(0.0, min(late, MORE * whole - others - due))
     if others < before and curve.since < into - LATE:  # they do not go on as they did
         rest -= min(rest, curve.calm * (MINUTE - into + LATE)) * (1.0 - others / before)
     return rest
+
+
+def going_on(current: Curve, into: float, others: int) -> float:
+    """What they would use if they went on at the mean rate so far, or as it was when last seen."""
+    rate = min(others / max(into, 1.0), current.fastest)
+    held = current.rate * (MINUTE - current.until) - (others - current.top)
+    return max(rate * (MINUTE - into), held)
 
 
 def expected(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
     """The most that others are expected to use in the rest of a minute.
 
     Args:
-        past: Of the minutes before it.
+        past: Of the minutes before it, the last one last.
         current: Of the minute itself.
         into: Seconds since the minute began.
         others: What they have used so far.
     """
     most, known = 0.0, -1.0
-    whole = [curve for curve in past if curve.whole]
-    for curve in whole or past:
-        rate = curve.calm if curve.whole else curve.rate
+    whole = any(curve.whole for curve in past)
+    for curve in past:
+        rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
+        if whole and not curve.whole:  # it adds what was seen to happen, and no more
+            curve, rate = curve.seen(), 0.0
         most = max(most, to_come(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
-    if others > known:  # or there is no past
-        most = max(most, current.rate * (MINUTE - into))
+    if others > known or not whole:
+        most = max(most, going_on(current, into, others))
+    if not whole:  # a rhythm of less than a minute would not be known yet
+        most = max(most, current.jump(RHYTHM), *(last.jump(RHYTHM - into) for last in past[-1:]))
     return most

@@ -27,7 +27,7 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("binance_oi")
 
-FILE_NAME = "budget-3"  # the number changes with the format: versions never read each other
+FILE_NAME = "budget-4"  # the number changes with the format: versions never read each other
 MAGIC = b"binance-oi budget 3\n"
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64

@@ -27,7 +27,9 @@ from binance_oi.minutes import (
     LOOK,
     LOOKS,
     MEMORY,
+    OURS,
     POLL,
+    UNHEARD,
     Bucket,
     Receipt,
     State,
@@ -276,6 +278,78 @@ def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
     assert isinstance(take(made, 60.6), Receipt)
 
 
+def test_close_to_the_end_the_moment_of_the_last_look_changes_from_minute_to_minute() -> None:
+    made = bucket(100, reserve=1, off=1.0)
+    leads = list[float]()
+    for k in range(3):
+        fill(made, 60 * k + 10, 99)
+        leads.append(30 - refuse(made, 60 * k + 30))
+    assert sorted(leads) == pytest.approx([CLOSING, CLOSING + 0.5, CLOSING + 1.0], abs=0.05)
+
+
+# -- when we have just come ----------------------------------------------------------------------
+
+
+def greedily(made: Bucket, now: float, weight: int = 1) -> int:
+    """How much may be sent at once."""
+    sent = 0
+    while isinstance(made.charge(now, weight), Receipt):
+        sent += weight
+    return sent
+
+
+def test_who_comes_just_after_a_turn_does_not_use_it_all() -> None:
+    made = bucket(2400, reserve=24, known=False)
+    fill(made, 2.0, 1, used=1)
+    heard = 2400 * UNHEARD / 2.0 * 58  # others at that rate would hardly be seen yet
+    assert greedily(made, 2.1) == pytest.approx(2400 - heard, abs=2)
+    assert refuse(made, 2.1) == pytest.approx(LOOK - 0.1)  # until the next look at the count
+    assert take(made, 2.0 + LOOK).alone
+
+
+def test_three_that_come_at_once_fit_into_a_minute_and_read_the_market() -> None:
+    made = bucket(2400, reserve=0.01, off=1.0, known=False)
+    fill(made, 0.5, 1, used=3)  # it may have been counted before the turn
+    sent = greedily(made, 0.6)
+    assert 790 <= 1 + sent <= 2400 / 3
+
+
+def test_later_in_a_minute_it_is_clear_that_nobody_else_is_there() -> None:
+    made = bucket(2400, reserve=24, known=False)
+    fill(made, 6.0, 1, used=1)
+    assert greedily(made, 6.1) == 2375
+
+
+def test_without_headers_nothing_is_kept_for_who_may_have_come() -> None:
+    made = bucket(100, known=False)
+    go_blind(made)
+    assert greedily(made, 2) == 80
+
+
+def test_a_full_minute_is_not_asked_twice_though_it_may_be_over() -> None:
+    made = bucket(2400, off=1.0, known=False)
+    made.settle(take(made, 59.5), 59.6, 2400, None)
+    assert not any(greedily(made, now) for now in (61.5, 90.0, 118.9))
+    assert take(made, 121.1).alone
+
+
+def test_what_was_counted_near_the_turn_is_known_to_be_the_new_minutes_when_it_goes_on() -> None:
+    made = bucket(2400, off=1.0, known=False)
+    made.settle(take(made, 59.5), 59.6, 1500, None)
+    fill(made, 61.1, 1, used=1502)
+    assert not made.state.minutes[int(NOON // 60)].curve.heights
+    assert made.state.minutes[int(NOON // 60) + 1].others == 1500
+
+
+def test_while_ours_are_under_way_they_may_hide_as_many_of_others() -> None:
+    alone, busy = bucket(2400), bucket(2400)
+    for made, size in ((alone, 0), (busy, 200)):
+        fill(made, 10, 1, used=101)
+        if size:
+            take(made, 10.5, size)
+    assert greedily(busy, 10.6) + 200 <= greedily(alone, 10.6)
+
+
 # -- others ------------------------------------------------------------------------------------
 
 
@@ -321,11 +395,30 @@ def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=602)
-    fill(made, 61, 1)
+    fill(made, 61, int(OURS * 1000))
     pause = 60 / (LOOKS * 1000)  # a look costs what is kept for others
     assert refuse(made, 61.2) == pytest.approx(pause - 0.2)
     assert refuse(made, 61.2, 2) == pytest.approx(2 * pause - 0.2)
     assert take(made, 61.001 + pause).alone
+
+
+def test_a_part_is_always_ours_but_not_all_at_once() -> None:
+    made = bucket(1000, reserve=10)
+    fill(made, 1, 30)
+    fill(made, 30, 1, used=1000)  # they need all of it
+    for k in range(1, MEMORY + 1):
+        fill(made, 60 * k + 1, 1)
+        sent = 1 + greedily(made, 60 * k + 1.2)
+        assert sent == int(min(OURS * 1000, 31 + OURS * 1000 / 6 * k))
+
+
+def test_no_part_is_ours_after_a_refusal() -> None:
+    made = bucket(1000, reserve=10)
+    fill(made, 1, 1)
+    fill(made, 30, 1, used=1000)
+    made.state.strike = 10
+    fill(made, 61, 1)
+    assert greedily(made, 61.2) == 0
 
 
 def test_beside_others_little_is_in_flight() -> None:
@@ -519,6 +612,17 @@ def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
         made.state.alone_until_at = -math.inf
         fill(made, 60 * k + 1, 1)
     assert made.state.strike < 30
+
+
+def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
+    made = bucket(1000)
+    made.refused(5, 0.0)
+    made.hold(6, 85)
+    fill(made, 95, 1)
+    fill(made, 121, 1)
+    assert made.state.strike == 250
+    fill(made, 181, 1)
+    assert made.state.strike == 125
 
 
 def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from binance_oi.others import CHANCE, LATE, MINUTE, MORE, SLOT, Curve, expected
+from binance_oi.others import CHANCE, LATE, MINUTE, MORE, RHYTHM, SLOT, Curve, expected
 
 FASTEST = 40.0  # weight/s
 
@@ -75,7 +75,7 @@ def test_a_burst_is_expected_until_it_has_come() -> None:
     past = [burst(at=30.0)]
     assert expected(past, NOTHING, 10.0, 0) == 500
     assert expected(past, NOTHING, 35.0, 500) <= (MORE - 1) * 500
-    assert expected(past, NOTHING, 25.0, 500) <= (MORE - 1) * 500  # it came early
+    assert expected(past, NOTHING, 25.0, 500) == 500  # it came early, or it was another one
 
 
 def test_a_burst_that_is_late_is_waited_for_but_not_for_ever() -> None:
@@ -119,3 +119,38 @@ def test_a_minute_that_was_seen_in_part_is_no_pattern_beside_a_whole_one() -> No
     assert expected([part], NOTHING, 0.0, 0) == pytest.approx(600)
     assert expected([part, burst(at=5.0, size=100)], NOTHING, 0.0, 0) == pytest.approx(100)
     assert expected([part], steadily(1.0, until=55), 55.0, 55) < 50
+
+
+def test_nobody_knows_when_that_came_which_was_there_before_us() -> None:
+    past = [curve((40.0, 500), (50.0, 500), (60.0, 500))]
+    for into in (0.0, 20.0, 39.9):  # it may have been a burst at :40
+        assert expected(past, NOTHING, into, 0) == 500
+    assert expected(past, NOTHING, 41.0, 0) > 400  # or soon after
+    assert expected(past, NOTHING, 40.0 + (MINUTE - 40.0) / 4 + 0.1, 0) == 0
+
+
+def test_beside_a_whole_minute_only_what_was_seen_is_taken_from_a_part() -> None:
+    part = curve((40.0, 500), (50.0, 500), (51.0, 700), (60.0, 700))
+    past = [part, steadily(0.1)]
+    assert expected(past, NOTHING, 5.0, 0) == 200
+    assert expected(past, NOTHING, 56.0, 200) < 50
+
+
+def test_what_came_at_once_may_come_again_until_a_whole_minute_was_seen() -> None:
+    seen = curve((30.0, 0), (41.0, 0), (42.0, 200), (59.0, 200))
+    assert expected([], seen, 59.0, 200) == 200
+    assert expected([seen], NOTHING, 5.0, 0) == 200
+    assert expected([seen], NOTHING, RHYTHM, 0) == 200  # its own moment is still to come
+    quiet = curve((1.0, 0), (2.0, 200), (20.0, 200), (RHYTHM + 8.0, 200))
+    assert expected([], quiet, RHYTHM + 8.0, 200) < 200  # it does not come that often
+    assert expected([burst(at=2.0, size=200)], quiet, 20.0, 200) < 50  # nor does it there
+
+
+def test_a_rate_is_not_doubted_while_ours_may_hide_them() -> None:
+    drawn = curve((10.0, 200))
+    assert expected([], drawn, 12.0, 200) == 20 * 50  # they must be at 240 by now
+
+
+def test_nobody_is_expected_to_use_more_than_there_is() -> None:
+    assert curve((0.5, 2399)).at(MINUTE, FASTEST) == FASTEST * MINUTE
+    assert curve((0.5, 2500)).at(MINUTE, FASTEST) == 2500

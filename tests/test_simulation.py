@@ -11,7 +11,7 @@ import pytest
 from simulation.situations import ROWS, Row
 from simulation.world import Situation, run
 
-MINUTES = 2
+MINUTES = 3
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

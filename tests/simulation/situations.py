@@ -84,7 +84,7 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    return Situation(leg=_leg(random), used=used, start=random.uniform(0.0, 59.0))
+    return Situation(leg=_leg(random), used=used, start=random.uniform(0.0, 50.0))
 
 
 def steady(random: Random, *, stalls: bool = False) -> Situation:
