@@ -19,6 +19,7 @@ import msgspec
 from binance_oi.endpoints import DEFAULT_LIMIT
 from binance_oi.minutes import Bucket, Receipt, State, Usage
 from binance_oi.pool_file import PoolFile, read_records, runtime_directory
+from binance_oi.server_clock import ServerClock
 
 logger = logging.getLogger("binance_oi")
 
@@ -107,7 +108,7 @@ class Pool:
     def banned_until(self) -> datetime | None:
         """See `Usage.banned_until`, which costs more."""
         state = self._bucket.state
-        is_banned = state.banned_until > self._clock() + state.lo
+        is_banned = state.banned_until > self._clock() + state.clock.lo
         return datetime.fromtimestamp(state.banned_until, UTC) if is_banned else None
 
     @property
@@ -428,4 +429,4 @@ def fresh_state(limit: int, clock: Clock, wall: Clock) -> State:
     """Nothing is known but the time, roughly."""
     now = clock()
     offset = wall() - now
-    return State(limit, offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False)
+    return State(limit, ServerClock(offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False))

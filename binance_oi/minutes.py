@@ -1,6 +1,6 @@
 """The token bucket of one IP address: arithmetic of exchange minutes.
 
-Pure: standard library only, no I/O, no clock of its own (`now` is always an argument, in monotonic
+Pure: no I/O, no clock of its own (`now` is always an argument, in monotonic
 seconds). What it decides, `governor` waits for and `client` sends.
 
 **The guarantee.** No request is sent unless, in every exchange minute in which it may be counted,
@@ -14,16 +14,17 @@ known to be inside `seen`) and `seen` (its largest header). Others are `seen - c
 largest. Then ``used = max(charged + others, seen + open)``: the left side stands when a header
 lags, the right side when others are quicker than our books.
 
-**Which minute.** The exchange's clock is an interval around ours, narrowed by every answer. A
-request is booked to each minute it may land in; its answer gives the others back. A minute is over
-only when an answer proved it, or the interval does: when it *may* be over and we are short of
-room, one request goes alone, inside the reserve, and its count tells (a fallen count is a new
-minute). So a clock that is off costs one round trip, never a refusal.
+**Which minute.** The exchange's clock is an interval around ours (`server_clock`). A request is
+booked to each minute it may land in; its answer gives the others back. A minute is over only when
+an answer proved it, or the interval does: when it *may* be over and we are short of room, one
+request goes alone, inside the reserve, and its count tells (a fallen count is a new minute). So a
+clock that is off costs one round trip, never a refusal.
 
-**Others.** What they may still use before the minute is over is forecast (`others`) and kept free.
-While only that forecast is in the way, single requests look at the count now and then. Close to
-the limit, what is in flight shrinks with what is left, so that several programs which all do this
-stop together, before the limit.
+**Others.** What they may still use before the minute is over is forecast (`others`) and kept free,
+but for a small part that is always ours. While only that forecast is in the way, single requests
+look at the count now and then. Close to the limit, what is in flight shrinks with what is left, so
+that several programs which all do this stop together, before the limit. In a minute before which
+we saw nothing, room is kept for others who would not have been seen yet.
 """
 
 import math
@@ -32,12 +33,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from binance_oi.others import Curve, expected
+from binance_oi.server_clock import EDGE, MINUTE, ServerClock
 
-MINUTE = 60  # s
 FLIGHT = 10.0  # s: a request can be counted this long after it was sent (our timeout; stalls)
-EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge servers differ)
 LAG = 1.0  # s: an answer sent this long after another one contains its weight for certain
-DRIFT = 1e-4  # s per s that two clocks may drift apart
 ALONE = 1.0  # s: how long the others wait for the answer to a request that goes alone
 CLOSING = 0.25  # s before its end that a full minute is looked at once more
 LOOK = 1.0  # s between looks at the count while only the forecast is in the way, at the least
@@ -96,9 +95,7 @@ class State:
     """
 
     limit: int
-    lo: float  # exchange clock less monotonic clock is within [lo, hi], s
-    hi: float
-    clock_at: float
+    clock: ServerClock
     minutes: dict[int, Minute] = field(default_factory=dict[int, Minute])
     turned: int = 0  # the latest minute that an answer proved to have begun
     held_until: float = 0.0
@@ -109,8 +106,6 @@ class State:
     looked_at: float = UNKNOWN  # the latest usable header; unknown: nothing is known
     wary: int = -1  # others are expected up to this minute
     silent: int = 0  # answers in a row without a usable header
-    dated: bool = True  # False: the interval is a guess by our wall clock, until a `Date` comes
-    odd: int = 0  # answers in a row whose `Date` contradicts our clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,10 +175,11 @@ class Bucket:
     def charge(self, now: float, weight: int) -> Receipt | float:
         """Book `weight` if it may be sent now; otherwise say for how many seconds not."""
         state = self.state
-        if now - state.clock_at > 1.0:
-            self._drift(now)
-        if state.held_until > now + state.lo:
-            return state.held_until - now - state.lo
+        clock = state.clock
+        if now - clock.at > 1.0:
+            clock.drift(now)
+        if state.held_until > now + clock.lo:
+            return state.held_until - now - clock.lo
         if state.alone_until_at > now:
             return min(state.alone_until_at - now, POLL)
         if self._limit != state.limit:
@@ -240,15 +236,13 @@ class Bucket:
 
     def _span(self, now: float) -> tuple[int, int, int]:
         """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
-        state = self.state
-        first = int((now + state.lo) // MINUTE)
-        last = int((now + state.hi + FLIGHT) // MINUTE)
-        if state.turned > first:
-            first = state.turned
+        clock = self.state.clock
+        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
+        if self.state.turned > first:
+            first = self.state.turned
         if first >= last:
             return first, first, first
-        guess = int((now + (state.lo + state.hi) / 2) // MINUTE)
-        return first, min(max(first, guess), last), last
+        return first, min(max(first, clock.likeliest(now)), last), last
 
     def _asks_first(self, now: float, guess: int) -> bool:
         """After a start, long idleness, a refusal, or beside others: the first one goes alone."""
@@ -257,7 +251,7 @@ class Bucket:
             return False
         before = state.minutes.get(guess - 1)
         if state.looked_at == UNKNOWN or before is None or not before.seen:
-            for k in range(guess, int((now + state.hi) // MINUTE) + 1):  # three that come at once
+            for k in range(guess, state.clock.latest(now) + 1):  # three that come at once
                 self._minute(k).unheard = max(0, self._limit * 2 // 3 - self._kept)  # fit into it
             return True
         return guess <= state.wary
@@ -268,9 +262,9 @@ class Bucket:
         """Minute `k` is full. If it may be over by now, send one alone and see; otherwise wait."""
         state, (first, _, last) = self.state, span
         minute = state.minutes[k]
-        turn = MINUTE * (k + 1) - now - state.lo
+        turn = MINUTE * (k + 1) - now - state.clock.lo
         if self._affordable(now, k, weight):
-            left = self._left(now, k)
+            left = state.clock.left(now, k)
             since = now - state.looked_at
             decided = minute.doubts[0][0] - now if minute.doubts else left
             look = min(0.0 if minute.unsure else decided, self._closing(now, k))
@@ -299,7 +293,7 @@ class Bucket:
     def _unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since we looked, if nothing special
         happened."""
-        gap = max(0.0, min(now - self.state.looked_at, self._into(now, k)))
+        gap = max(0.0, min(now - self.state.looked_at, self.state.clock.into(now, k)))
         curves = [self.state.minutes[k].curve, *self._past(k)]
         most = gap * max(curve.calm for curve in curves)
         return most + SIGMA * math.sqrt(most)
@@ -324,7 +318,8 @@ class Bucket:
             return LOOK
         wait = LOOK - since
         if k <= state.wary:
-            wait = self._until_look(weight, k, self._left(now, k), since, need - room)
+            left = state.clock.left(now, k)
+            wait = self._until_look(weight, k, left, since, need - room)
         closing = self._closing(now, k)
         wait = min(wait, closing) if closing + since > 0.0 else wait
         return wait if wait > 0.0 else -1.0
@@ -358,7 +353,8 @@ class Bucket:
     def _closing(self, now: float, k: int) -> float:
         """Seconds until the last look at minute `k`: sooner or later from minute to minute, for its
         end is not known exactly, and what others use after the last look is never seen."""
-        return self._left(now, k) - CLOSING - (self.state.hi - self.state.lo) / 2 * (k % 3) / 2
+        clock = self.state.clock
+        return clock.left(now, k) - CLOSING - clock.doubt * (k % 3) / 2
 
     def _forecast(self, now: float, k: int) -> tuple[float, float]:
         """Weight that others are expected to use before minute `k` is over, and a margin for
@@ -369,24 +365,16 @@ class Bucket:
         past = self._past(k)
         # Ours under way may hide as many of theirs, which matters while they are but a rate.
         others = minute.others + (0 if past else self._flying(minute))
-        into = self._into(min(now, state.looked_at), k)
+        into = state.clock.into(min(now, state.looked_at), k)
         question = k, into // STALE, others
         if question != self._asked:
             self._asked, self._need = question, expected(past, minute.curve, into, others)
         need = self._need
         # Of a rate that was seen for a tenth of a minute, ten times the variance is to be feared.
         unsure = 1.0 if past else MINUTE / max(1.0, minute.curve.until)
-        looks = LOOKS * state.limit * self._left(now, k) / MINUTE / 2
+        looks = LOOKS * state.limit * state.clock.left(now, k) / MINUTE / 2
         margin = SIGMA * math.sqrt(need * unsure) + looks
         return max(need, state.strike - minute.others, minute.unheard), margin
-
-    def _into(self, now: float, k: int) -> float:
-        """Seconds that minute `k` is old, by the middle of what the clock may say."""
-        return min(max(0.0, now + (self.state.lo + self.state.hi) / 2 - MINUTE * k), float(MINUTE))
-
-    def _left(self, now: float, k: int) -> float:
-        """Seconds that minute `k` has still to go, by the middle of what the clock may say."""
-        return max(0.0, MINUTE * (k + 1) - now - (self.state.lo + self.state.hi) / 2)
 
     def _book(self, now: float, weight: int, first: int, last: int, alone: bool) -> Receipt:
         minutes = self.state.minutes
@@ -420,18 +408,13 @@ class Bucket:
             The minute that counted the request; None when that cannot be told.
         """
         state = self.state
-        if now - state.clock_at > 1.0:
-            self._drift(now)
+        clock = state.clock
+        if now - clock.at > 1.0:
+            clock.drift(now)
         if receipt.alone:
             state.alone_until_at = UNKNOWN
-        if date is not None:
-            lo, hi = date - EDGE - now, date + 1 + EDGE - receipt.sent
-            if not state.dated and hi - lo < MINUTE / 2:
-                # Our wall clock was a guess. Kept, it would be wrong by up to `EDGE` unnoticed.
-                state.dated = True
-                if lo <= state.hi and hi >= state.lo:
-                    state.lo, state.hi = lo, hi
-            date = date if self._narrow(lo, hi, now) else None
+        if date is not None and not self._narrow(*clock.interval(date, receipt.sent, now), now):
+            date = None
         k = self._which(receipt, now, used, date)
         if k is not None and not receipt.first == k == receipt.last:
             self._move(receipt, k)
@@ -462,7 +445,7 @@ class Bucket:
         if used > minute.seen:
             minute.seen = used
         if minute.unheard:
-            into, left = self._into(receipt.sent, k), self._left(receipt.sent, k)
+            into, left = state.clock.into(receipt.sent, k), state.clock.left(receipt.sent, k)
             most = UNHEARD * state.limit / max(into, 0.1) * left  # a higher rate would show by now
             minute.unheard = min(minute.unheard, max(0, int(most) - self._kept))
         if receipt.sent > state.looked_at:
@@ -492,9 +475,9 @@ class Bucket:
             if used >= state.limit:
                 shown += 1
                 self._minute(shown).others = theirs
-            self._minute(shown).curve.draw(self._into(receipt.sent, shown), theirs)
+            self._minute(shown).curve.draw(state.clock.into(receipt.sent, shown), theirs)
             state.wary = receipt.first + 1 + MEMORY
-            clear = MINUTE * (receipt.first + 1) - state.lo
+            clear = MINUTE * (receipt.first + 1) - state.clock.lo
             state.alone_until_at = max(receipt.sent + LOOK, clear)
             self._doubt(receipt, None, now + LAG)
             return
@@ -561,9 +544,9 @@ class Bucket:
             state.wary = max(state.wary, k + MEMORY)
         if k > state.wary:
             return
-        into, curve = self._into(now, k), minute.curve
+        into, curve = state.clock.into(now, k), minute.curve
         if not curve.heights and state.looked_at != UNKNOWN:
-            curve.draw(self._into(state.looked_at, k), 0)  # until then there was nobody
+            curve.draw(state.clock.into(state.looked_at, k), 0)  # until then there was nobody
         # Ours under way, and those that a header lags behind, may hide as many of theirs. Drawn too
         # low they are a use that is still to come; but where there is no past, a rate too low.
         is_exact = now >= state.looked_at + LAG and not self._flying(minute)
@@ -578,27 +561,19 @@ class Bucket:
         """Weight of others that means nothing: a look at the listing, a ping."""
         return max(2, self.state.limit // 1000)
 
-    # -- the exchange's clock ----------------------------------------------------------------
-
-    def _drift(self, now: float) -> None:
-        """Two clocks part a little every second."""
-        state = self.state
-        gap = now - state.clock_at
-        state.lo -= DRIFT * gap
-        state.hi += DRIFT * gap
-        state.clock_at = now
+    # -- which minute it was ------------------------------------------------------------------
 
     def _which(
         self, receipt: Receipt, now: float, used: int | None, date: float | None
     ) -> int | None:
         """The minute that counted this request; None when it cannot be told."""
-        state = self.state
+        clock = self.state.clock
         if date is not None and receipt.first == receipt.last:  # nearly always
             second = date - MINUTE * receipt.first
             if EDGE <= second < MINUTE - 1 - EDGE:  # far from any turn
                 return receipt.first
-        first = max(receipt.first, int((receipt.sent + state.lo) // MINUTE))
-        last = int((now + state.hi) // MINUTE)
+        first = max(receipt.first, clock.earliest(receipt.sent))
+        last = clock.latest(now)
         if date is not None:
             first = max(first, int((date - EDGE) // MINUTE))
             last = min(last, int((date + 1 + EDGE) // MINUTE))
@@ -628,22 +603,15 @@ class Bucket:
     def _narrow(self, lo: float, hi: float, now: float) -> bool:
         """One more interval that holds the exchange's clock. When several in a row contradict what
         is known, start again from the newest; a single one is not believed."""
-        state = self.state
-        if lo <= state.hi and hi >= state.lo:
-            state.odd = 0
-            if lo > state.lo:
-                state.lo = lo
-            if hi < state.hi:
-                state.hi = hi
+        state, clock = self.state, self.state.clock
+        if clock.narrow(lo, hi):
             return True
-        state.odd += 1
-        if state.odd < LIES and state.looked_at != UNKNOWN:
+        if clock.odd < LIES and state.looked_at != UNKNOWN:
             return False
-        state.odd = 0
         carried = max((m.used for k, m in state.minutes.items() if k >= state.turned), default=0)
-        state.lo, state.hi, state.looked_at = lo, hi, UNKNOWN
-        state.turned = int((now + lo) // MINUTE)
-        for k in range(state.turned, int((now + hi) // MINUTE) + 1):
+        clock.start_again(lo, hi)
+        state.looked_at, state.turned = UNKNOWN, clock.earliest(now)
+        for k in range(state.turned, clock.latest(now) + 1):
             minute = self._minute(k)
             minute.charged = max(minute.charged, carried)
         return True
@@ -652,7 +620,7 @@ class Bucket:
 
     def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
         """Send nothing for `seconds` from now. Holds only ever extend."""
-        self.hold_until(now + self.state.hi + seconds, ban=ban)
+        self.hold_until(now + self.state.clock.hi + seconds, ban=ban)
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
         """Send nothing before `until`, Unix s of the exchange's clock. Holds only ever extend."""
@@ -677,17 +645,18 @@ class Bucket:
         `used` is the count at which it was refused: what is above it is not ours to use.
         """
         state = self.state
-        state.wary = int((now + state.hi + seconds) // MINUTE) + MEMORY
+        clock = state.clock
+        state.wary = clock.latest(now + seconds) + MEMORY
         if minute is None:
-            minute = int((now + state.hi) // MINUTE)
+            minute = clock.latest(now)
         turn = MINUTE * (minute + 1)
-        if turn > state.held_until and now + state.lo >= state.held_until:
+        if turn > state.held_until and now + clock.lo >= state.held_until:
             state.strike = min(max(2 * state.strike, state.limit // 4), state.limit // 2)
         self._minute(minute).refused = True
         if used is not None and used < state.limit:
             state.refused_at = min(state.refused_at or used, used)
             state.strike = max(state.strike, state.limit - used)
-        until = now + state.hi + seconds if seconds > 0.0 else turn
+        until = now + clock.hi + seconds if seconds > 0.0 else turn
         self.hold_until(max(turn, until), ban=ban)
 
     # -- tell --------------------------------------------------------------------------------
@@ -714,4 +683,4 @@ class Bucket:
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:
-        return datetime.fromtimestamp(until, UTC) if until > now + self.state.lo else None
+        return datetime.fromtimestamp(until, UTC) if until > now + self.state.clock.lo else None

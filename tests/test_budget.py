@@ -465,4 +465,4 @@ def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
     assert isinstance(receipt, Receipt)
     pool.settle(receipt, 1, float(int(true)))
     state = pool._bucket.state
-    assert state.lo <= true <= state.hi
+    assert state.clock.lo <= true <= state.clock.hi

@@ -24,6 +24,7 @@ ORDER = (
     "models",
     "endpoints",
     "others",
+    "server_clock",
     "minutes",
     "process",
     "pool_file",
@@ -51,7 +52,8 @@ ORDER = (
 # Some may import less than their place in the order allows.
 ONLY = {
     "others": set[str](),
-    "minutes": {"errors", "others"},
+    "server_clock": set[str](),
+    "minutes": {"errors", "others", "server_clock"},
     "simulator": set[str](),  # or a wrong number could pass on both sides
 }
 # Who may import what is not in the standard library. aiohttp: the client; the simulator serves.

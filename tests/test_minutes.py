@@ -21,7 +21,6 @@ from binance_oi.minutes import (
     BLIND_AFTER,
     BLIND_RESERVE,
     CLOSING,
-    EDGE,
     FLIGHT,
     LIES,
     LOOK,
@@ -35,6 +34,7 @@ from binance_oi.minutes import (
     State,
 )
 from binance_oi.others import Curve
+from binance_oi.server_clock import EDGE, ServerClock
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 HALFWAY = 28.5  # s from :02 to the middle between a look at :01 and the end
@@ -49,7 +49,7 @@ def bucket(
     known: bool = True,
 ) -> Bucket:
     """The exchange's clock is `NOON` + now, give or take `off`; `known`: an answer came before."""
-    state = State(limit, NOON - off, NOON + off, 0.0)
+    state = State(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.looked_at = -60.0
         state.turned = int(NOON // 60) - 1
@@ -490,24 +490,24 @@ def test_the_first_header_ends_it() -> None:
     assert made.usage(3).reserve == 0
 
 
-# -- the exchange's clock ----------------------------------------------------------------------
+# -- which minute it was -----------------------------------------------------------------------
 
 
 def test_each_answer_narrows_the_clock() -> None:
     made = bucket(off=2.5)
     made.settle(take(made, 10), 10.1, 1, NOON + 8)
-    state = made.state
-    assert (state.lo - NOON, state.hi - NOON) == pytest.approx((-2.5, -1 + EDGE), abs=0.01)
+    clock = made.state.clock
+    assert (clock.lo - NOON, clock.hi - NOON) == pytest.approx((-2.5, -1 + EDGE), abs=0.01)
     made.settle(take(made, 11), 11.1, 2, NOON + 12)
-    assert (state.lo - NOON, state.hi - NOON) == pytest.approx((0.9 - EDGE, -1 + EDGE), abs=0.01)
+    assert (clock.lo - NOON, clock.hi - NOON) == pytest.approx((0.9 - EDGE, -1 + EDGE), abs=0.01)
 
 
 def test_the_clocks_drift_apart() -> None:
     made = bucket()
     take(made, 1000)
-    assert made.state.hi - made.state.lo == pytest.approx(0.2)
+    assert made.state.clock.doubt == pytest.approx(0.1)
     made.settle(take(made, 1001.5), 2001.5, 1, None)
-    assert made.state.hi - made.state.lo == pytest.approx(0.4, abs=0.01)
+    assert made.state.clock.doubt == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_single_date_that_lies_is_not_believed() -> None:
@@ -721,7 +721,9 @@ class Guarantee(RuleBasedStateMachine):
         self.offset = NOON + into
         self.limit = limit
         guess = self.offset + wrong
-        self.bucket = Bucket(State(limit, guess - 2.5, guess + 2.5, 0.0), reserve=reserve)
+        self.bucket = Bucket(
+            State(limit, ServerClock(guess - 2.5, guess + 2.5, 0.0)), reserve=reserve
+        )
 
     def minute(self) -> int:
         return int((self.now + self.offset) // 60)

@@ -1,0 +1,78 @@
+"""The exchange's clock: intervals, by hand. Here it is some 1,000,000 s ahead of ours."""
+
+import pytest
+
+from binance_oi.server_clock import DRIFT, EDGE, MINUTE, ServerClock
+
+AHEAD = 1_000_020.0  # a full minute there, when it is 0 here
+K = int(AHEAD // MINUTE)
+
+
+def clock(lo: float = -2.0, hi: float = 2.0, *, dated: bool = True) -> ServerClock:
+    return ServerClock(AHEAD + lo, AHEAD + hi, 0.0, dated)
+
+
+def ends(made: ServerClock) -> tuple[float, float]:
+    return made.lo - AHEAD, made.hi - AHEAD
+
+
+def test_near_a_turn_it_may_be_either_minute() -> None:
+    made = clock(-1.0, 2.0)
+    moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
+    assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
+    assert (made.middle - AHEAD, made.doubt) == (0.5, 1.5)
+
+
+@pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
+def test_a_minute_is_as_old_as_the_middle_says(now: float, into: float, left: float) -> None:
+    assert (clock().into(now, K), clock().left(now, K)) == (into, left)
+
+
+def test_it_drifts_from_ours_both_ways() -> None:
+    made = clock()
+    made.drift(1000.0)
+    made.drift(1000.0)
+    assert ends(made) == pytest.approx((-2 - 1000 * DRIFT, 2 + 1000 * DRIFT))
+
+
+def test_a_date_may_be_written_at_any_moment_of_the_request_and_by_a_clock_that_is_off() -> None:
+    made = clock()
+    lo, hi = made.interval(AHEAD + 10, 10.2, 10.3)
+    assert (lo - AHEAD, hi - AHEAD) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
+    assert ends(made) == (-2.0, 2.0)  # it was only asked
+
+
+def test_what_agrees_narrows_and_what_does_not_is_counted() -> None:
+    made = clock()
+    assert made.narrow(AHEAD - 1, AHEAD + 3)
+    assert ends(made) == (-1, 2)
+    assert not made.narrow(AHEAD + 2.1, AHEAD + 3)
+    assert not made.narrow(AHEAD - 9, AHEAD - 1.1)
+    assert (ends(made), made.odd) == ((-1, 2), 2)
+    assert made.narrow(AHEAD - 9, AHEAD + 9)
+    assert (ends(made), made.odd) == ((-1, 2), 0)
+
+
+def test_it_can_start_again() -> None:
+    made = clock()
+    made.narrow(AHEAD + 100, AHEAD + 101)
+    made.start_again(AHEAD + 100, AHEAD + 101)
+    assert (ends(made), made.odd) == ((100, 101), 0)
+
+
+def test_the_first_date_replaces_a_guess_that_it_agrees_with() -> None:
+    made = clock(0.0, 5.0, dated=False)
+    lo, hi = made.interval(AHEAD + 10, 10.0, 10.0)
+    assert (made.lo, made.hi, made.dated) == (lo, hi, True)
+
+
+def test_a_guess_that_the_first_date_contradicts_is_left_to_the_caller() -> None:
+    made = clock(dated=False)
+    made.interval(AHEAD + 3600, 0.0, 0.0)
+    assert (ends(made), made.dated) == ((-2, 2), True)
+
+
+def test_a_date_that_took_most_of_a_minute_replaces_nothing() -> None:
+    made = clock(dated=False)
+    made.interval(AHEAD + 10, 0.0, 40.0)
+    assert (ends(made), made.dated) == ((-2, 2), False)
