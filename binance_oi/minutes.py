@@ -251,8 +251,8 @@ class Bucket:
             return False
         before = state.minutes.get(guess - 1)
         if state.looked_at == UNKNOWN or before is None or not before.seen:
-            for k in range(guess, state.clock.latest(now) + 1):  # three that come at once
-                self._minute(k).unheard = max(0, self._limit * 2 // 3 - self._kept)  # fit into it
+            for k in range(guess, state.clock.latest(now) + 1):  # three that come at once fit in
+                self._minute(k).unheard = max(0, math.ceil(0.67 * self._limit) - self._kept)
             return True
         return guess <= state.wary
 
@@ -325,12 +325,12 @@ class Bucket:
         return wait if wait > 0.0 else -1.0
 
     def _is_our_part(self, now: float, weight: int, k: int, room: int) -> bool:
-        """Is it of the part that others leave us? Without one, whoever has little gets ever less.
-        It grows slowly, or others would not have expected it."""
+        """Is it of the part that others leave us, as they did in the minute before? Without one,
+        whoever has little would get ever less. It grows by our looks, slowly enough for others."""
         state, minute, before = self.state, self.state.minutes[k], self.state.minutes.get(k - 1)
         if state.strike or before is None or not self._past(k):
             return False
-        ours = min(OURS * self._limit, before.charged + OURS * self._limit / 6)
+        ours = min(OURS * self._limit, before.charged)
         return minute.charged + weight <= ours and self._unseen(now, k) <= room
 
     def _until_look(self, weight: int, k: int, left: float, since: float, lack: float) -> float:

@@ -402,14 +402,14 @@ def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
     assert take(made, 61.001 + pause).alone
 
 
-def test_a_part_is_always_ours_but_not_all_at_once() -> None:
+@pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), int(OURS * 1000))])
+def test_of_what_we_had_in_the_minute_before_a_part_is_always_ours(had: int, part: int) -> None:
     made = bucket(1000, reserve=10)
-    fill(made, 1, 30)
+    fill(made, 1, had)
     fill(made, 30, 1, used=1000)  # they need all of it
     for k in range(1, MEMORY + 1):
         fill(made, 60 * k + 1, 1)
-        sent = 1 + greedily(made, 60 * k + 1.2)
-        assert sent == int(min(OURS * 1000, 31 + OURS * 1000 / 6 * k))
+        assert 1 + greedily(made, 60 * k + 1.2) == part
 
 
 def test_no_part_is_ours_after_a_refusal() -> None:

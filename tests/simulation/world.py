@@ -71,7 +71,6 @@ class Outcome:
     minutes: int
     weights: dict[int, int] = field(default_factory=dict)  # everyone's
     ours: Counter[int] = field(default_factory=Counter)
-    refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
     statuses: Counter[int] = field(default_factory=Counter)
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
     rash: Counter[int] = field(default_factory=Counter)  # ours that left too little room
@@ -91,11 +90,11 @@ class Outcome:
     def is_avoidable(self, k: int) -> bool:
         """Could somebody who knows what can be known have kept minute `k` within the limit?
 
-        Not if it is over the limit even without those of ours that were refused, and without those
-        that left too little room for what others could be expected to use (`_Exchange._is_rash`):
-        then others came late into a full minute, with more than they were known for.
+        Not if it is over the limit even without those of ours that left too little room for what
+        others could be expected to use (`_Exchange._is_rash`): then others came late into a full
+        minute, with more than they were known for.
         """
-        return self.weights.get(k, 0) - self.refused[k] - self.rash[k] <= self.limit
+        return self.weights.get(k, 0) - self.rash[k] <= self.limit
 
     def used(self, first: int = 1) -> float:
         """Share of the limit that was used from minute `first` on, by everybody."""
@@ -177,9 +176,7 @@ class _Exchange:
         outcome.ours[k] += weight
         outcome.statuses[verdict.status] += 1
         outcome.shares[process] += weight if k > 0 else 0
-        if verdict.status != 200:
-            outcome.refused[k] += weight
-        elif self._is_rash(now, known, verdict.used):
+        if self._is_rash(now, known, verdict.used):
             outcome.rash[k] += weight
         return _Answer(verdict.status, self._headers(verdict, now, weight), now, verdict.until)
 
@@ -192,7 +189,7 @@ class _Exchange:
         """
         others = self._situation.others
         if others is None:
-            return False
+            return used > self._situation.limit
         began = now // 60 * 60
         known = max(known, began)
         theirs = others.weight(began, known)
