@@ -14,6 +14,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 
 from aiolimiter import AsyncLimiter
@@ -199,7 +200,8 @@ class Governor:
             self._forget_deadlines()
             heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
-            self._dispatcher = loop.create_task(self._dispatch())
+            # It serves everybody, so it keeps nothing of what surrounds the first who waits.
+            self._dispatcher = loop.create_task(self._dispatch(), context=Context())
         self._ring()
         try:
             return await waiter

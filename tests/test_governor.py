@@ -5,12 +5,15 @@ down in the test.
 """
 
 import asyncio
+import gc
 import logging
 import math
 import time
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import formatdate
 
@@ -323,6 +326,29 @@ async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> No
     await asyncio.sleep(100)
     (await late).release()
     assert full._deadlines == []
+
+
+async def test_the_dispatcher_keeps_nothing_of_the_call_that_woke_it(full: Governor) -> None:
+    class Request:
+        pass
+
+    request = ContextVar[Request]("request")
+
+    async def handle() -> weakref.ref[Request]:
+        request.set(Request())
+        with pytest.raises(BudgetExhaustedError):
+            await full.admit(max_wait=1)
+        return weakref.ref(request.get())
+
+    handled = asyncio.create_task(handle())
+    other = asyncio.create_task(full.admit())  # it goes on to wait
+    ended = await handled
+    del handled
+    await asyncio.sleep(0)  # the loop has just let go of it
+    gc.collect()
+    assert full.waiting == 1
+    assert ended() is None
+    (await other).release()
 
 
 # -- holds -------------------------------------------------------------------------------------
