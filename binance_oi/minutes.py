@@ -47,6 +47,7 @@ SIGMA = 4  # standard deviations kept free: we ask many times a minute
 DOUBTS = 8  # moments that a minute keeps apart
 MEMORY = 5  # minutes for which others are remembered
 LIES = 3  # answers in a row whose `Date` contradicts all that is known, before they are believed
+FIRST = 0.33  # share of the limit for who has just come near a turn: a market; three fit in
 UNHEARD = 1 / 1200  # share of the limit that others may have used and nobody sees it
 OURS = 0.05  # share of the limit that others are expected to leave us, whatever they used before
 BLIND_AFTER = 10  # answers in a row without a usable header, then we rely on our books alone
@@ -210,8 +211,8 @@ class Bucket:
             if k < guess and not self._bearable(now, k, weight):
                 return POLL
         alone = self._asks_first(now, guess)
-        unsure = guess <= state.wary or (state.minutes[guess].unheard and not self._blind())
-        if unsure and not alone:
+        careful = guess <= state.wary or (state.minutes[guess].unheard and not self._blind())
+        if careful and not alone:
             wait = self._courtesy(now, weight, guess, cap)
             if wait > 0.0:
                 return wait
@@ -251,8 +252,8 @@ class Bucket:
             return False
         before = state.minutes.get(guess - 1)
         if state.looked_at == UNKNOWN or before is None or not before.seen:
-            for k in range(guess, state.clock.latest(now) + 1):  # three that come at once fit in
-                self._minute(k).unheard = max(0, math.ceil(0.67 * self._limit) - self._kept)
+            for k in range(guess, state.clock.latest(now) + 1):
+                self._minute(k).unheard = max(0, self._cap - int(FIRST * self._limit))
             return True
         return guess <= state.wary
 
@@ -316,12 +317,7 @@ class Bucket:
             return -1.0 if 0 < state.refused_at < minute.used + weight else 0.0
         if self._unseen(now, k) > room:
             return LOOK
-        wait = LOOK - since
-        if k <= state.wary:
-            left = state.clock.left(now, k)
-            wait = self._until_look(weight, k, left, since, need - room)
-        closing = self._closing(now, k)
-        wait = min(wait, closing) if closing + since > 0.0 else wait
+        wait = self._until_look(now, weight, k, need - room)
         return wait if wait > 0.0 else -1.0
 
     def _is_our_part(self, now: float, weight: int, k: int, room: int) -> bool:
@@ -333,22 +329,28 @@ class Bucket:
         ours = min(OURS * self._limit, before.charged)
         return minute.charged + weight <= ours and self._unseen(now, k) <= room
 
-    def _until_look(self, weight: int, k: int, left: float, since: float, lack: float) -> float:
-        """Seconds until `weight` may look at the count of minute `k`, which has `left` s to go,
-        `since` s after the last look, when others are expected to need `lack` more than there is.
+    def _until_look(self, now: float, weight: int, k: int, lack: float) -> float:
+        """Seconds until `weight` may look at the count of minute `k`, of which others are expected
+        to need `lack` more than there is.
 
         A look is paid for with what is kept free for others: where that is not enough already, all
         looks of a minute may use `LOOKS`; a quarter of it where we have just come and even the
         reserve is not enough. Where only the margin is in the way, one more may come after a third
         of the time that is left then.
         """
-        wait = MINUTE * weight / (LOOKS * self.state.limit)
-        if lack > self._kept and not self._past(k):
-            wait *= 4
-        wait -= since
-        if lack <= 0.0:
-            wait = min(wait, (left - 3 * since) / 4)
-        return min(max(LOOK - since, wait), left)
+        state = self.state
+        left, since = state.clock.left(now, k), max(0.0, now - state.looked_at)
+        wait = LOOK - since
+        if k <= state.wary:
+            look = MINUTE * weight / (LOOKS * state.limit)
+            if lack > self._kept and not self._past(k):
+                look *= 4
+            look -= since
+            if lack <= 0.0:
+                look = min(look, (left - 3 * since) / 4)
+            wait = min(max(wait, look), left)
+        closing = self._closing(now, k)
+        return min(wait, closing) if closing + since > 0.0 else wait
 
     def _closing(self, now: float, k: int) -> float:
         """Seconds until the last look at minute `k`: sooner or later from minute to minute, for its
