@@ -39,15 +39,15 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Move both clocks."""
+    """Move both clocks, which stand still otherwise, however busy this machine is."""
     moved = [0.0]
 
     def move(seconds: float) -> None:
         moved[0] += seconds
 
-    monotonic, wall = time.monotonic, time.time
-    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + moved[0])
-    monkeypatch.setattr(time, "time", lambda: wall() + moved[0])
+    monotonic, wall = time.monotonic(), time.time()
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + moved[0])
+    monkeypatch.setattr(time, "time", lambda: wall + moved[0])
     return move
 
 
