@@ -84,7 +84,8 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    return Situation(leg=_leg(random), used=used, start=random.uniform(0.0, 50.0))
+    start = random.uniform(0.0, 50.0)  # the rest of a later start is up to the network
+    return Situation(leg=_leg(random), used=used, start=start)
 
 
 def steady(random: Random, *, stalls: bool = False) -> Situation:

@@ -201,7 +201,7 @@ class _Exchange:
             whole = others.weight(self._whole, end) * 60 / (end - self._whole)
             self._largest = max(self._largest, whole)
             self._whole = end
-        return 1.1 * self._largest - theirs > left
+        return max(0.0, 1.1 * self._largest - theirs) > left
 
     def finish(self) -> None:
         weights = self._counter.weights(self.now())
