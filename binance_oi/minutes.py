@@ -653,7 +653,8 @@ class Bucket:
             minute = clock.latest(now)
         turn = MINUTE * (minute + 1)
         if turn > state.held_until and now + clock.lo >= state.held_until:
-            state.strike = min(max(2 * state.strike, state.limit // 4), state.limit // 2)
+            more = state.strike if ban else 2 * state.strike  # a ban may be somebody else's doing
+            state.strike = min(max(more, state.limit // 4), state.limit // 2)
         self._minute(minute).refused = True
         if used is not None and used < state.limit:
             state.refused_at = min(state.refused_at or used, used)

@@ -614,6 +614,13 @@ def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
     assert made.state.strike < 30
 
 
+def test_a_ban_says_no_more_of_what_others_need() -> None:
+    made = bucket(1000)
+    made.refused(5, 0.0)
+    made.refused(65, 120.0, ban=True)
+    assert made.state.strike == 250
+
+
 def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
