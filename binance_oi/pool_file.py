@@ -27,8 +27,9 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("binance_oi")
 
-FILE_NAME = "budget-4"  # the number changes with the format: versions never read each other
-MAGIC = b"binance-oi budget 3\n"
+FORMAT = 4  # changes with what is in a record: versions never read each other
+FILE_NAME = f"budget-{FORMAT}"
+MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
