@@ -15,7 +15,7 @@ from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from binance_oi.errors import RecordingError
-from binance_oi.export import whole
+from binance_oi.export import whole, writing
 from binance_oi.models import check_symbols
 from binance_oi.recorder import Recording, Samples
 
@@ -63,11 +63,8 @@ def plot(
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")
     thin = [thinned(*line, COLUMNS) for line in lines]
-    try:
-        with whole(path) as unfinished, _style():
-            _draw(names, thin).savefig(unfinished, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
+    with writing(path), whole(path) as unfinished, _style():
+        _draw(names, thin).savefig(unfinished, format=path.suffix[1:].lower())
 
 
 def curve(samples: Samples) -> tuple[list[float], list[float]]:

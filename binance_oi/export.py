@@ -58,14 +58,21 @@ def export(
     samples = recording.samples(symbols, since=since, until=until)
     tell = on_rows or _tell_nobody
     write = None if path.is_dir() else WRITERS.get(path.suffix.lower())
-    try:
+    with writing(path):
         if write is not None:
             return _write_if_any(write, samples, path, tell)
         if not path.is_dir() and (path.suffix or path.exists()):
             raise RecordingError(f"{path}: a file's name ends in {', '.join(WRITERS)}")
         return sum(_write_day(*day, tell) for day in _days(samples, path))
+
+
+@contextmanager
+def writing(target: Path) -> Generator[None]:
+    """What the disk refuses is told as an error of ours, by the name of what was asked for."""
+    try:
+        yield
     except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise RecordingError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def _write_if_any(write: Writer, samples: Samples, path: Path, tell: Progress) -> int:

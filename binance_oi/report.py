@@ -14,7 +14,7 @@ from pathlib import Path
 from binance_oi.chart import curve, thinned
 from binance_oi.drawing import Span, chart, strip, trend
 from binance_oi.errors import RecordingError
-from binance_oi.export import whole
+from binance_oi.export import whole, writing
 from binance_oi.recorder import Recording, Sample
 from binance_oi.snapshot import Gap
 
@@ -74,11 +74,8 @@ def write_report(recording: Recording, target: str | Path) -> None:
     path = Path(target)
     recording.check_target(path)
     page = report(recording)
-    try:
-        with whole(path) as unfinished:
-            unfinished.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RecordingError(f"{path} cannot be written: {error.strerror or error}") from error
+    with writing(path), whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def report(recording: Recording) -> str:
