@@ -313,21 +313,21 @@ class Bucket:
         if crowded and since < LOOK:
             return POLL
         need, margin = self._forecast(now, k)
-        if not crowded and (room >= need + margin or self._is_our_part(now, weight, k, room)):
-            return -1.0 if 0 < state.refused_at < minute.used + weight else 0.0
-        if self._unseen(now, k) > room:
+        fits = not crowded and room >= need + margin
+        if not fits and self._unseen(now, k) > room:
             return LOOK
+        if fits or (not crowded and self._is_our_part(weight, k)):
+            return -1.0 if 0 < state.refused_at < minute.used + weight else 0.0
         wait = self._until_look(now, weight, k, need - room)
         return wait if wait > 0.0 else -1.0
 
-    def _is_our_part(self, now: float, weight: int, k: int, room: int) -> bool:
+    def _is_our_part(self, weight: int, k: int) -> bool:
         """Is it of the part that others leave us, as they did in the minute before? Without one,
         whoever has little would get ever less. It grows by our looks, slowly enough for others."""
         state, minute, before = self.state, self.state.minutes[k], self.state.minutes.get(k - 1)
         if state.strike or before is None or not self._past(k):
             return False
-        ours = min(OURS * self._limit, before.charged)
-        return minute.charged + weight <= ours and self._unseen(now, k) <= room
+        return minute.charged + weight <= min(OURS * self._limit, before.charged)
 
     def _until_look(self, now: float, weight: int, k: int, lack: float) -> float:
         """Seconds until `weight` may look at the count of minute `k`, of which others are expected
