@@ -16,6 +16,7 @@ from binance_oi.drawing import Span, chart, strip, trend
 from binance_oi.errors import RecordingError
 from binance_oi.export import whole, writing
 from binance_oi.recorder import Recording, Sample
+from binance_oi.recorder.recording import unix_ms
 from binance_oi.snapshot import Gap
 
 MOVERS = 15  # lines in the table
@@ -156,7 +157,7 @@ def _summary(coverage: Coverage, symbols: int) -> str:
     tiles = "".join(
         f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
     )
-    span = f"{_time(_ms(coverage.first))} to {_time(_ms(coverage.last))} UTC"
+    span = f"{_time(unix_ms(coverage.first))} to {_time(unix_ms(coverage.last))} UTC"
     return f'<p class="quiet">{span}, every {coverage.period_s:g} s</p><dl>{tiles}</dl>'
 
 
@@ -236,9 +237,5 @@ def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float],
     return thinned(*curve(recording.samples([symbol])), points)
 
 
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
-def _time(unix_ms: int) -> str:
-    return f"{datetime.fromtimestamp(unix_ms // 1000, UTC):%Y-%m-%d %H:%M:%S}"
+def _time(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%d %H:%M:%S}"

@@ -20,6 +20,7 @@ from typing import TypeVar
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, follows, next_slot, period_ms, sweeps
+from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
 from binance_oi.snapshot import Gap, Snapshot
 
@@ -180,7 +181,7 @@ class Recorder:
             logger.warning("%s cannot be written, polling goes on: %s", self.path, error)
         self._status = replace(self._status, storage_error=error)
         if snapshot is not None and snapshot.slot is not None:
-            slot = round(snapshot.slot.timestamp() * 1000)
+            slot = unix_ms(snapshot.slot)
             self._miss(Gap(slot, slot, "storage", error))
             self._status = replace(self._status, lost=self._status.lost + 1)
 

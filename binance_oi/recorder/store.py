@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
@@ -28,6 +27,7 @@ from binance_oi.recorder.recording import (
     VERSION,
     beside,
     check_version,
+    unix_ms,
 )
 from binance_oi.snapshot import Gap, Snapshot
 
@@ -184,7 +184,7 @@ class Store:
 
     def _write_sweep(self, snapshot: Snapshot, period: int) -> int:
         assert snapshot.slot is not None
-        slot = _unix_ms(snapshot.slot)
+        slot = unix_ms(snapshot.slot)
         before = self._connection.total_changes
         by_time = sorted(_rows(snapshot), key=itemgetter(1))  # each at the end of `recent`
         self._connection.executemany(_INSERT, by_time)
@@ -192,7 +192,7 @@ class Store:
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
         self._connection.execute(
             "INSERT OR REPLACE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (slot, period, *map(_unix_ms, times), asked, len(snapshot), new, snapshot.weight),
+            (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
         for symbol, error in snapshot.errors.items():
             self._write_gap(symbol, Gap(slot, slot, reason(error), str(error)), period)
@@ -227,7 +227,7 @@ class Store:
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:
-    finished = _unix_ms(snapshot.finished)
+    finished = unix_ms(snapshot.finished)
     for symbol, value in snapshot.items():  # those that did not move are there, and ignored
         mark = snapshot.mark_prices.get(symbol)
         yield (
@@ -237,7 +237,3 @@ def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]
             snapshot.received_ms.get(symbol, finished),
             None if mark is None else f"{mark.mark_price:f}",
         )
-
-
-def _unix_ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
