@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVarTuple
 
-from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.budget import MachineBudget, Pool, ProcessBudget
 from binance_oi.errors import BannedError, ClientClosedError
 from binance_oi.governor import Governor, Permit
 from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
@@ -33,6 +33,8 @@ POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
 Use = Callable[[], Coroutine[Any, Any, None]]
+Watch = Callable[[Pool], Pool]
+"""Puts a pool of its own between a governor and its pool, for example one that takes notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,11 +257,11 @@ class _Process:
     def __init__(
         self,
         world: tuple[Situation, _Exchange, Outcome, Random],
-        make_budget: Callable[[], ProcessBudget],
+        make_pool: Callable[[], Pool],
         common: _Common,
     ) -> None:
         self._situation, self._exchange, self._outcome, self._random = world
-        self._make_budget, self._common = make_budget, common
+        self._make_pool, self._common = make_pool, common
         self._loop = asyncio.get_running_loop()
         self._number = len(self._outcome.shares)
         self._outcome.shares.append(0)
@@ -268,7 +270,7 @@ class _Process:
     def start(self) -> None:
         situation = self._situation
         self._governor = Governor(
-            self._make_budget().pool(POOL),
+            self._make_pool(),
             pace=situation.pace,
             max_in_flight=situation.in_flight,
         )
@@ -355,13 +357,13 @@ def _set(answered: asyncio.Future[_Answer | None], answer: _Answer | None) -> No
         answered.set_result(answer)
 
 
-def run(situation: Situation, seed: int) -> Outcome:
-    """Let it happen."""
+def run(situation: Situation, seed: int, watch: Watch = lambda pool: pool) -> Outcome:
+    """Run a situation to its end; `watch` sees each pool before its governor does."""
     with asyncio.Runner(loop_factory=_Loop) as runner, tempfile.TemporaryDirectory() as directory:
-        return runner.run(_run(situation, Random(seed), Path(directory)))
+        return runner.run(_run(situation, Random(seed), Path(directory), watch))
 
 
-async def _run(situation: Situation, random: Random, directory: Path) -> Outcome:
+async def _run(situation: Situation, random: Random, directory: Path, watch: Watch) -> Outcome:
     loop = asyncio.get_running_loop()
     outcome = Outcome(situation.limit, situation.minutes)
     into = random.uniform(0.0, 40.0) if situation.start is None else situation.start
@@ -370,16 +372,17 @@ async def _run(situation: Situation, random: Random, directory: Path) -> Outcome
     def wall() -> float:
         return exchange.now() + situation.wall_error
 
-    def budget(number: int) -> ProcessBudget:
+    def pool(number: int) -> Pool:
         limit, clock = situation.limit, loop.time
-        if situation.processes == 1:
-            return ProcessBudget(limit=limit, clock=clock, wall=wall)
-        place = directory / str(number)
-        return MachineBudget(directory=place, limit=limit, clock=clock, wall=wall)
+        budget = ProcessBudget(limit=limit, clock=clock, wall=wall)
+        if situation.processes > 1:
+            place = directory / str(number)
+            budget = MachineBudget(directory=place, limit=limit, clock=clock, wall=wall)
+        return watch(budget.pool(POOL))
 
     processes: list[_Process] = []
     for number in range(situation.budgets):
-        make = partial(budget, number)
+        make = partial(pool, number)
         world, common = (situation, exchange, outcome, random), _Common()
         processes += [_Process(world, make, common) for _ in range(situation.processes)]
     end = loop.time() + 60.0 * situation.minutes - into
