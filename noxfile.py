@@ -148,6 +148,12 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def traces(session: nox.Session) -> None:
+    """Every send decision of 117 runs, against the last commit or `-- --against REVISION`."""
+    run_module(session, "tests.simulation.traces")
+
+
+@nox.session
 def machine(session: nox.Session) -> None:
     """Real processes on a real clock: killed, stopped, banned, and sharing (15 minutes)."""
     run_module(session, "tests.simulation.machine")

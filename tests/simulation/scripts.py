@@ -1,0 +1,333 @@
+"""Hand-made scripts for one pool: what is asked, when, and what the exchange answers.
+
+Rule of this file: a script plays what the situations of the table leave out, or reach only by
+chance. It runs without an event loop, and a reader can follow it with a pencil. Nothing is
+asserted here: `traces` records each decision, and compares it with that of another tree.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from binance_oi.budget import Pool, ProcessBudget
+from binance_oi.minutes import Receipt
+
+NOON = 1_795_435_200.0  # Unix s; the beginning of a minute
+START = 1_000.0  # monotonic s at `NOON`
+LIMIT = 2_400
+EVERY = range(1_000)  # minutes
+
+Note = Callable[[float, int, object], None]
+"""Takes seconds since `NOON`, the weight, and the answer of `charge`."""
+
+
+class Desk:
+    """One pool, a clock that the script moves, and an exchange that answers after `latency` s.
+
+    Args:
+        note: Takes each decision.
+        limit: Weight a minute.
+        reserve: See `ProcessBudget`.
+        share: See `ProcessBudget`.
+        at: Seconds after `NOON` at which the script begins.
+        wall_error: Our wall clock less the exchange's, s.
+        latency: Seconds from sending to the answer.
+        others: Weight that others have used of a minute after so many seconds, by minute.
+        headers: Whether an answer carries the count, and `Date`.
+    """
+
+    def __init__(
+        self,
+        note: Note,
+        *,
+        limit: int = LIMIT,
+        reserve: float = 0.01,
+        share: float = 1.0,
+        at: float = 0.0,
+        wall_error: float = 0.0,
+        latency: float = 0.05,
+        others: Callable[[int, float], int] = lambda _minute, _into: 0,
+        headers: tuple[bool, bool] = (True, True),
+    ) -> None:
+        self.now = START + at
+        self.latency = latency
+        self.headers = headers
+        self.date_error = 0.0  # s, of the next answers
+        self._note, self._others = note, others
+        self._ours: dict[int, int] = {}
+        self._under_way: deque[tuple[float, Receipt, int, float]] = deque()
+        budget = ProcessBudget(
+            limit=limit,
+            reserve=reserve,
+            share=share,
+            clock=lambda: self.now,
+            wall=lambda: NOON + self.now - START + wall_error,
+        )
+        self.pool: Pool = budget.pool("the exchange")
+
+    def ask(self, weight: int = 1) -> Receipt | None:
+        """Ask once, and note the answer; send nothing."""
+        answer = self.pool.charge(weight)
+        self._note(self.now - START, weight, answer)
+        return answer if isinstance(answer, Receipt) else None
+
+    def send(self, weight: int = 1, most: int = 1) -> int:
+        """Ask up to `most` times, and send what may go; how many went."""
+        for sent in range(most):
+            receipt = self.ask(weight)
+            if receipt is None:
+                return sent
+            minute = self._minute()
+            self._ours[minute] = self._ours.get(minute, 0) + weight
+            self._under_way.append((self.now + self.latency, receipt, self.used(), self.now))
+        return most
+
+    def used(self) -> int:
+        """What the exchange has counted in its minute: everyone's weight."""
+        minute = self._minute()
+        return self._ours.get(minute, 0) + self._others(minute, (self.now - START) % 60.0)
+
+    def to(self, second: float) -> None:
+        """Move the clock to `second` after `NOON`; answers that are due come on the way."""
+        until = START + second
+        while self._under_way and self._under_way[0][0] <= until:
+            due, receipt, used, counted = self._under_way.popleft()
+            self.now = max(self.now, due)
+            date = float(int(NOON + counted - START + self.date_error))
+            header, dated = self.headers
+            self.pool.settle(receipt, used if header else None, date if dated else None)
+        self.now = max(self.now, until)
+
+    def go_on(self, until: float, *, every: float = 0.25, weight: int = 1, most: int = 50) -> None:
+        """Send as much as may go, up to `most` at once, each `every` s until `until`."""
+        second = self.now - START
+        while second < until:
+            self.send(weight, most)
+            second += every
+            self.to(second)
+
+    def lose(self) -> None:
+        """The oldest request under way gets no answer."""
+        self.pool.lose(self._under_way.popleft()[1])
+
+    def refuse(self, after: float = 0.0, *, ban: bool = False, shown: int | None = None) -> None:
+        """The oldest request under way is refused; `shown` is the count in its header."""
+        _, receipt, _, counted = self._under_way.popleft()
+        date = float(int(NOON + counted - START))
+        self.pool.settle_refused(receipt, shown, date, after, ban=ban)
+
+    def _minute(self) -> int:
+        return int((self.now - START) // 60.0)
+
+
+Script = Callable[[Note], None]
+SCRIPTS: dict[str, Script] = {}
+"""Every script, by what happens in it."""
+
+
+def _script(play: Script) -> Script:
+    SCRIPTS[play.__name__.replace("_", " ")] = play
+    return play
+
+
+def _steady(rate: float) -> Callable[[int, float], int]:
+    return lambda _minute, into: int(rate * into)
+
+
+def _bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Callable[..., int]:
+    """`weight` at each of these seconds of these minutes."""
+    chosen = frozenset(minutes)
+    return lambda minute, into: weight * sum(into >= at for at in seconds) * (minute in chosen)
+
+
+@_script
+def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
+    desk = Desk(note, at=5.0)
+    desk.go_on(130.0)
+
+
+@_script
+def a_small_limit(note: Note) -> None:
+    desk = Desk(note, limit=50, at=20.0)
+    desk.go_on(190.0, every=0.5, most=3)
+
+
+@_script
+def a_wrong_wall_clock_until_the_first_date(note: Note) -> None:
+    for wall_error in (-2.4, 2.4):
+        desk = Desk(note, at=50.0, wall_error=wall_error, latency=0.4)
+        desk.go_on(75.0)
+
+
+@_script
+def newcomers_near_the_rollover(note: Note) -> None:
+    for at in (52.0, 57.0, 59.7, 60.2, 61.8):
+        desk = Desk(note, at=at, others=_steady(12.0))
+        desk.go_on(at + 12.0)
+
+
+@_script
+def steady_others(note: Note) -> None:
+    desk = Desk(note, at=10.0, others=_steady(25.0))
+    desk.go_on(250.0, every=0.5)
+
+
+@_script
+def others_of_one_weight_a_second(note: Note) -> None:
+    desk = Desk(note, at=0.5, others=_steady(1.0), latency=0.2)
+    desk.go_on(190.0, every=0.5, most=10)
+
+
+@_script
+def others_come_at_once_each_minute(note: Note) -> None:
+    desk = Desk(note, at=3.0, others=_bursts(600, 31.0))
+    desk.go_on(310.0, every=0.5)
+
+
+@_script
+def others_come_once_and_never_again(note: Note) -> None:
+    desk = Desk(note, at=3.0, others=_bursts(700, 20.0, minutes=(1,)))
+    desk.go_on(480.0, every=1.0)
+
+
+@_script
+def others_come_every_twenty_seconds(note: Note) -> None:
+    desk = Desk(note, at=8.0, others=_bursts(400, 4.0, 24.0, 44.0))
+    desk.go_on(250.0, every=0.5)
+
+
+@_script
+def others_used_most_of_the_minute_before_we_start(note: Note) -> None:
+    for used in (1_500, 2_300, 2_399, 2_400):
+        desk = Desk(note, at=33.0, others=_bursts(used, 1.0, minutes=(0,)))
+        desk.go_on(130.0, every=0.5)
+
+
+@_script
+def a_copy_of_us_spends_the_rest(note: Note) -> None:
+    desk = Desk(note, at=4.0, others=_bursts(1_100, 0.5, 1.0))
+    desk.go_on(310.0, every=0.5)
+
+
+@_script
+def heavy_requests_beside_light_ones(note: Note) -> None:
+    desk = Desk(note, at=6.0, others=_steady(8.0))
+    for second in range(6, 190):
+        desk.send(40)
+        desk.send(1, 20)
+        desk.send(10)
+        desk.to(second + 1.0)
+
+
+@_script
+def a_share_and_a_reserve_of_weight(note: Note) -> None:
+    desk = Desk(note, at=2.0, share=0.4, reserve=600, others=_steady(3.0))
+    desk.go_on(130.0, every=0.5)
+    desk.ask(961)  # more than our share
+    desk.ask(1_801)  # more than the budget
+
+
+@_script
+def lost_requests_stay_charged(note: Note) -> None:
+    desk = Desk(note, at=2.0, limit=100, latency=0.1)
+    desk.go_on(4.0, most=2)
+    for second in range(4, 125):
+        desk.latency = 5.0
+        if desk.send(3):
+            desk.lose()
+        desk.latency = 0.1
+        desk.send(1)
+        desk.to(second + 1.0)
+
+
+@_script
+def refunds_give_the_weight_back(note: Note) -> None:
+    desk = Desk(note, limit=20, at=3.0)
+    desk.send()
+    desk.to(4.0)
+    for second in range(4, 64):
+        receipts = [desk.ask(7) for _ in range(3)]
+        for receipt in receipts:
+            if receipt is not None:
+                desk.pool.refund(receipt)
+        desk.to(second + 1.0)
+
+
+@_script
+def answers_without_a_count(note: Note) -> None:
+    desk = Desk(note, at=5.0, limit=300, headers=(False, True))
+    desk.go_on(130.0, every=0.5, most=10)
+    desk.headers = (True, True)
+    desk.go_on(190.0, every=0.5, most=10)
+
+
+@_script
+def answers_without_anything(note: Note) -> None:
+    desk = Desk(note, at=5.0, limit=300, headers=(False, False), wall_error=1.3)
+    desk.go_on(130.0, every=0.5, most=10)
+
+
+@_script
+def dates_that_contradict(note: Note) -> None:
+    desk = Desk(note, at=5.0, limit=300)
+    desk.go_on(20.0, every=0.5, most=3)
+    for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):
+        desk.date_error = error
+        desk.go_on(desk.now - START + 3.0, every=1.0, most=1)
+    desk.go_on(140.0, every=0.5, most=3)
+
+
+@_script
+def a_refusal_and_a_second_one(note: Note) -> None:
+    desk = Desk(note, at=12.0)
+    desk.send(1, 3)
+    desk.refuse(shown=2_400)
+    desk.go_on(125.0, every=0.5)
+    desk.send()
+    desk.refuse(17.0, shown=1_800)  # below the limit: the exchange counts what we do not see
+    desk.go_on(500.0, every=1.0)
+
+
+@_script
+def a_ban_and_what_follows(note: Note) -> None:
+    desk = Desk(note, at=40.0, others=_bursts(300, 10.0))
+    desk.go_on(45.0)
+    desk.send()
+    desk.refuse(120.0, ban=True, shown=None)
+    desk.go_on(320.0, every=1.0)
+
+
+@_script
+def a_cooldown_that_is_extended(note: Note) -> None:
+    desk = Desk(note, at=7.0)
+    desk.go_on(9.0)
+    desk.pool.hold(20.0)
+    desk.to(15.0)
+    desk.ask()
+    desk.pool.hold(60.0)
+    desk.pool.hold(5.0)
+    desk.go_on(140.0, every=1.0)
+
+
+@_script
+def a_limit_that_changes(note: Note) -> None:
+    desk = Desk(note, at=4.0)
+    for second, limit in ((20.0, 6_000), (70.0, 1_200), (130.0, 2_400)):
+        desk.go_on(second, every=0.5)
+        desk.pool.set_limit(limit)
+    desk.go_on(190.0, every=0.5)
+
+
+@_script
+def long_idleness(note: Note) -> None:
+    desk = Desk(note, at=5.0, others=_steady(10.0))
+    desk.go_on(70.0)
+    desk.to(1_000.0)
+    desk.go_on(1_080.0)
+    desk.to(50_000.0)  # clocks drift apart
+    desk.go_on(50_130.0)
+
+
+@_script
+def slow_answers(note: Note) -> None:
+    desk = Desk(note, at=40.0, latency=7.0, others=_steady(15.0))
+    desk.go_on(140.0, every=0.5, most=30)
