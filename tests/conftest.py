@@ -5,7 +5,7 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,29 @@ settings.register_profile("binance-oi", deadline=None)
 settings.load_profile("binance-oi")
 
 _FROM_THE_ENVIRONMENT = ("all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--twice",
+        action="store_true",
+        help="run the chosen tests, and then all of them again in the same process",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("twice") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--twice is about one process: leave -n out")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """With `--twice`, run every test again when all have run: what a test leaves behind shows."""
+    done = yield
+    if session.config.option.twice:
+        session.config.option.twice = False
+        session.config.hook.pytest_runtestloop(session=session)
+    return done
 
 
 def pytest_asyncio_loop_factories(
