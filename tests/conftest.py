@@ -45,6 +45,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     done = yield
     if session.config.option.twice:
         session.config.option.twice = False
+        # Without this, pytest takes a test that failed the first time for an error of collection.
+        session.config.option.continue_on_collection_errors = True
         session.config.hook.pytest_runtestloop(session=session)
     return done
 
