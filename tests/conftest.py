@@ -4,6 +4,7 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
@@ -22,8 +23,6 @@ with suppress(ValueError):  # not the main thread
     signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("binance-oi", deadline=None)
 settings.load_profile("binance-oi")
-
-_FROM_THE_ENVIRONMENT = ("all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,9 +63,8 @@ def pytest_asyncio_loop_factories(
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a test away from the budgets of the person who runs it, and from their proxies."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    for name in _FROM_THE_ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The fixtures hold what they promise, and are still needed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -9,6 +10,15 @@ from aioresponses import aioresponses, compat, core
 
 URL = "http://127.0.0.1/fapi/v1/exchangeInfo"
 LARGE = b"x" * 1_000_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _proxies() -> Iterator[None]:
+    """Of whoever runs the tests; set before the fixtures of a test."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
+            environment.setenv(name, "http://proxy.example:3128")
+        yield
 
 
 async def _read(url: str = URL) -> bytes:
