@@ -436,7 +436,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyError("a defect")
 
     monkeypatch.setattr("binance_oi.cli.commands.machine_pools", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="a defect"):
         main(["budget"])
 
 
@@ -444,7 +444,7 @@ def test_another_missing_module_is_not_taken_for_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "binance_oi.cli", None)
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ModuleNotFoundError, match=r"binance_oi\.cli"):
         __main__.main()
 
 

@@ -553,7 +553,7 @@ async def test_others_show_in_the_header() -> None:
         wire.clock.now += 30
         assert (await wire.open_interest()).used == 502
         assert wire.exchange.used == 502
-        assert "used=502 of 2400" in repr(wire.exchange)
+        assert repr(wire.exchange) == f"<LocalExchange {wire.exchange.url} used=502 of 2400>"
 
 
 def loop_clock(second: float = 0.0) -> Clock:
