@@ -415,7 +415,8 @@ def test_after_closing_what_was_charged_stays_charged(
 def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
     before = len(os.listdir("/proc/self/fd"))
     budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
-    use(budget.pool("a"), clock)
+    pool = budget.pool("a")  # kept, so that nothing but closing closes its file
+    use(pool, clock)
     assert len(os.listdir("/proc/self/fd")) > before
     budget.close()
     assert len(os.listdir("/proc/self/fd")) == before
