@@ -61,10 +61,11 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a test away from the budgets of the person who runs it, and from their proxies."""
+    """Keep a test away from the budgets of the person who runs it, and from their environment."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
 
 
 @pytest.fixture

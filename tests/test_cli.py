@@ -505,6 +505,33 @@ def test_streams_that_were_closed_by_whoever_started_us_are_no_error(closed: str
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["get", "bad-symbol"], ["nonsense"], ["get"]])
+def test_a_full_stderr_does_not_change_the_exit_code(arguments: list[str], unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment,
+            timeout=DEADLINE,
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_a_full_disk_is_told_in_one_line_also_for_help(flag: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_told_in_one_line() -> None:
     with open("/dev/full", "w") as full:
         command = [*PROGRAM, "get", "BTCUSDT", "--simulated"]

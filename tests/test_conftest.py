@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _proxies() -> Iterator[None]:
-    """Of whoever runs the tests; set before the fixtures of a test."""
+    """What the person who runs the tests may have set; there before the fixtures of a test."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
             environment.setenv(name, "http://proxy.example:3128")
+        environment.setenv("PYTHONUNBUFFERED", "1")
         yield
 
 
@@ -68,6 +69,7 @@ async def test_with_half_the_shim_a_large_body_cannot_be_fed(
 def test_no_test_sees_the_users_runtime_directory_or_proxies(tmp_path: Path) -> None:
     assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
     assert not [name for name in os.environ if name.lower().endswith("_proxy")]
+    assert "PYTHONUNBUFFERED" not in os.environ
 
 
 LEAKY = """
