@@ -79,6 +79,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def twice(session: nox.Session) -> None:
+    """The whole suite, and then all of it again in the same process, or the part after `--`."""
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    session.run("python", "-m", "pytest", "--twice", *session.posargs)
+
+
+@nox.session
 def recorder(session: nox.Session) -> None:
     """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour.
 

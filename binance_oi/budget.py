@@ -61,6 +61,10 @@ class Pool:
         self._bucket = bucket
         self._clock = clock
 
+    def __repr__(self) -> str:
+        usage = self._bucket.usage(self._clock())  # of what is known here: reads no file
+        return f"<{type(self).__name__} used={usage.used} of {usage.limit}>"
+
     def charge(self, weight: int) -> Receipt | float:
         """See `Bucket.charge`; seconds to wait, or a receipt."""
         return self._bucket.charge(self._clock(), weight)

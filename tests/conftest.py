@@ -4,8 +4,9 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 """
 
 import asyncio
+import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,30 @@ with suppress(ValueError):  # not the main thread
 settings.register_profile("binance-oi", deadline=None)
 settings.load_profile("binance-oi")
 
-_FROM_THE_ENVIRONMENT = ("all_proxy", "ftp_proxy", "http_proxy", "https_proxy", "no_proxy")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--twice",
+        action="store_true",
+        help="run the chosen tests, and then all of them again in the same process",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("twice") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--twice is about one process: leave -n out")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """With `--twice`, run every test again when all have run: what a test leaves behind shows."""
+    done = yield
+    if session.config.option.twice:
+        session.config.option.twice = False
+        # Without this, pytest takes a test that failed the first time for an error of collection.
+        session.config.option.continue_on_collection_errors = True
+        session.config.hook.pytest_runtestloop(session=session)
+    return done
 
 
 def pytest_asyncio_loop_factories(
@@ -37,11 +61,11 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a test away from the budgets of the person who runs it, and from their proxies."""
+    """Keep a test away from the budgets of the person who runs it, and from their environment."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    for name in _FROM_THE_ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
 
 
 @pytest.fixture

@@ -129,8 +129,19 @@ def test_reserve_and_share_keep_room(clock: Time) -> None:
 def test_its_repr_names_its_pools() -> None:
     budget = ProcessBudget()
     assert repr(budget) == "<ProcessBudget unused>"
-    budget.pool("a")
-    assert repr(budget).startswith("<ProcessBudget a: ")
+    take(budget.pool("a"), 7)
+    budget.pool("b")
+    assert repr(budget) == ("<ProcessBudget a: <Pool used=7 of 2400>, b: <Pool used=0 of 2400>>")
+
+
+def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 7)
+    assert (repr(pool), repr(other)) == (
+        "<MachinePool used=7 of 100>",
+        "<MachinePool used=0 of 100>",
+    )
+    assert other.usage.used == 7
 
 
 # -- several processes -------------------------------------------------------------------------
@@ -404,7 +415,9 @@ def test_after_closing_what_was_charged_stays_charged(
 def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
     before = len(os.listdir("/proc/self/fd"))
     budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
-    use(budget.pool("a"), clock)
+    pool = budget.pool("a")  # kept, so that nothing but closing closes its file
+    use(pool, clock)
+    assert len(os.listdir("/proc/self/fd")) > before
     budget.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -420,11 +433,13 @@ def test_all_pools_of_the_machine_can_be_looked_at(
         take(budget.pool(name), weight)
     usage = machine_pools(tmp_path / "budgets")
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
-    monkeypatch.setattr(module, "BOOT", "another run of the machine")
-    assert machine_pools(tmp_path / "budgets") == {}
-    monkeypatch.setattr(module, "_decode", lambda _data: None)
-    assert machine_pools(tmp_path / "budgets") == {}
-    assert machine_pools() == {}
+    assert machine_pools() == {}  # of the runtime directory, where nobody has charged
+    for name, value in (("BOOT", "another run of the machine"), ("_decode", lambda _data: None)):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            assert machine_pools(tmp_path / "budgets") == {}
+    take(MachineBudget().pool("c"), 1)
+    assert list(machine_pools()) == ["c"]
 
 
 def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(

@@ -436,7 +436,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyError("a defect")
 
     monkeypatch.setattr("binance_oi.cli.commands.machine_pools", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="a defect"):
         main(["budget"])
 
 
@@ -444,7 +444,7 @@ def test_another_missing_module_is_not_taken_for_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "binance_oi.cli", None)
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ModuleNotFoundError, match=r"binance_oi\.cli"):
         __main__.main()
 
 
@@ -502,6 +502,33 @@ def test_streams_that_were_closed_by_whoever_started_us_are_no_error(closed: str
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert done.stdout.count("BTCUSDT") == (0 if closed.startswith(">") else 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["get", "bad-symbol"], ["nonsense"], ["get"]])
+def test_a_full_stderr_does_not_change_the_exit_code(arguments: list[str], unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment,
+            timeout=DEADLINE,
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_a_full_disk_is_told_in_one_line_also_for_help(flag: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

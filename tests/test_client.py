@@ -580,6 +580,7 @@ async def test_closing_ends_every_pending_call() -> None:
 
 
 async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
+    admitted: set[int] = set()
     async with LocalExchange(clock=wall_time) as exchange:
         for delay in range(12):
             client = local_client(exchange)
@@ -587,10 +588,11 @@ async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
             for _ in range(delay):
                 await asyncio.sleep(0)
             pending = [call for call in calls if not call.done()]
+            admitted.add(client._governor.in_flight)
             await client.aclose()
-            kinds = {type(await outcome(call)) for call in pending}
-            assert kinds <= {ClientClosedError}
+            assert {type(await outcome(call)) for call in pending} == {ClientClosedError}
             assert client._governor.in_flight == 0
+    assert admitted == {0, 1}  # before that moment, and after it
 
 
 async def test_a_closed_client_is_of_no_use() -> None:
@@ -740,8 +742,8 @@ async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used:
             assert not exchange._serving
             gc.collect()
     texts = [(warning.category, str(warning.message)) for warning in caught]
-    assert [category for category, _ in texts] == [ResourceWarning] * used
-    assert all(text.startswith("unclosed <OpenInterestClient http://127") for _, text in texts)
+    said = f"unclosed <OpenInterestClient {exchange.url} <Governor 0 in flight, 0 waiting, "
+    assert texts == [(ResourceWarning, f"{said}<Pool used=5 of 2400>>>")] * used
     assert noise == []
 
 
@@ -771,51 +773,54 @@ async def test_the_callers_budget_is_not_closed_and_ours_is() -> None:
         assert closed == []
         async with OpenInterestClient(base_url=exchange.url) as client:
             assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
-            assert "MachinePool" in repr(client._governor.pool)
+            assert repr(client._governor.pool) == "<MachinePool used=1 of 2400>"
         assert not client._budget._pools  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    "options",
+    "options, said",
     [
-        {"timeout": 0},
-        {"timeout": -1.0},
-        {"timeout": NAN},
-        {"max_wait": -1.0},
-        {"max_wait": NAN},
-        {"pace": 0},
-        {"pace": NAN},
-        {"max_connections": 0},
-        {"base_url": "http://fapi.binance.com"},
-        {"base_url": "https://user:secret@fapi.binance.com"},
-        {"base_url": ""},
-        {"proxy": "not a url"},
+        ({"timeout": 0}, r"^timeout must be above 0, and max_wait not below: "),
+        ({"timeout": -1.0}, r"^timeout must be above 0, and max_wait not below: "),
+        ({"timeout": NAN}, r"^timeout must be above 0, and max_wait not below: "),
+        ({"max_wait": -1.0}, r"^timeout must be above 0, and max_wait not below: "),
+        ({"max_wait": NAN}, r"^timeout must be above 0, and max_wait not below: "),
+        ({"pace": 0}, r"^pace and max_in_flight must be finite and above 0: 0, "),
+        ({"pace": NAN}, r"^pace and max_in_flight must be finite and above 0: nan, "),
+        ({"max_connections": 0}, r"^pace and max_in_flight must be finite and above 0: .*, 0$"),
+        ({"base_url": "http://fapi.binance.com"}, r"^base_url must be https:// for any host but "),
+        ({"base_url": "https://user:secret@fapi.binance.com"}, r"^base_url must be .* without cre"),
+        ({"base_url": ""}, r"^base_url must be https://host"),
+        ({"proxy": "not a url"}, r"^a proxy must be http://"),
     ],
     ids=repr,
 )
-def test_an_argument_out_of_range_is_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
+def test_an_argument_out_of_range_is_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
         OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
     gc.collect()
 
 
 def test_arguments_have_names() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="positional argument"):
         OpenInterestClient("https://fapi.binance.com")  # type: ignore[call-arg]
 
 
 def test_a_client_is_made_without_a_loop_and_shows_its_state() -> None:
     context = ssl.create_default_context()
     client = OpenInterestClient(budget=ProcessBudget(), ssl=context, proxy="http://127.0.0.1:3128")
-    assert repr(client).startswith("<OpenInterestClient https://fapi.binance.com <Governor 0 in fl")
+    assert repr(client) == (
+        "<OpenInterestClient https://fapi.binance.com "
+        "<Governor 0 in flight, 0 waiting, <Pool used=0 of 2400>>>"
+    )
     assert client.usage.used == 0
 
 
 async def test_a_schedule_that_does_not_fit_is_refused_with_the_first_snapshot() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         polled = client.poll(every=1.0)
-        with pytest.raises(ValueError, match=r"."):
+        with pytest.raises(ValueError, match=r"^789 symbols every 1 s take 47340 weight a minute"):
             await anext(polled)
         assert exchange.used <= 1
 

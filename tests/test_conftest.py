@@ -1,6 +1,9 @@
 """The fixtures hold what they promise, and are still needed."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -9,6 +12,17 @@ from aioresponses import aioresponses, compat, core
 
 URL = "http://127.0.0.1/fapi/v1/exchangeInfo"
 LARGE = b"x" * 1_000_000
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _proxies() -> Iterator[None]:
+    """What the person who runs the tests may have set; there before the fixtures of a test."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
+            environment.setenv(name, "http://proxy.example:3128")
+        environment.setenv("PYTHONUNBUFFERED", "1")
+        yield
 
 
 async def _read(url: str = URL) -> bytes:
@@ -55,3 +69,46 @@ async def test_with_half_the_shim_a_large_body_cannot_be_fed(
 def test_no_test_sees_the_users_runtime_directory_or_proxies(tmp_path: Path) -> None:
     assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
     assert not [name for name in os.environ if name.lower().endswith("_proxy")]
+    assert "PYTHONUNBUFFERED" not in os.environ
+
+
+LEAKY = """
+left = []
+
+def test_that_leaves_something_behind():
+    left.append(1)
+    assert left == [1]
+
+def test_that_always_fails():
+    assert False
+
+def test_that_always_passes():
+    assert left
+"""
+
+
+def run_twice(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "--twice", *options, str(file)]
+    here = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tests", ROOT)))}
+    return subprocess.run(
+        command, cwd=file.parent, env=os.environ | here, capture_output=True, text=True
+    )
+
+
+def test_twice_runs_every_test_again_and_finds_the_one_that_leaves_something(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "test_leaky.py"
+    file.write_text(LEAKY)
+    done = run_twice(file, "-p", "no:cacheprovider", "-q")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert done.stdout.splitlines()[-1].startswith("3 failed, 3 passed in ")
+    assert done.stdout.count("FAILED test_leaky.py::test_that_leaves_something_behind") == 1
+
+
+def test_twice_is_refused_where_several_processes_share_the_tests(tmp_path: Path) -> None:
+    file = tmp_path / "test_leaky.py"
+    file.write_text(LEAKY)
+    done = run_twice(file, "-n", "2")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--twice is about one process: leave -n out" in done.stderr

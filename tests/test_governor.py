@@ -277,7 +277,9 @@ async def test_max_wait_is_raised_as_soon_as_it_is_certain(full: Governor) -> No
 
 
 async def test_who_can_wait_long_enough_is_admitted(full: Governor) -> None:
+    minute = wall_time() // 60
     (await full.admit(max_wait=55)).release()
+    assert wall_time() // 60 == minute + 1
 
 
 async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
@@ -476,7 +478,7 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(stack.enter_async_context(full.reserve()))
         await until_waiting(full, 1)
-        assert repr(full).startswith("<Governor 0 in flight, 1 waiting")
+        assert repr(full) == "<Governor 0 in flight, 1 waiting, <Pool used=100 of 100>>"
         task.cancel()
         await asyncio.wait([task])
 

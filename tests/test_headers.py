@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from answers import made, recorded
 from binance_oi import headers
 
-RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "headers"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
 NOON_TEXT = "Mon, 23 Nov 2026 12:00:00 GMT"
 NO_NUMBERS = [
@@ -129,22 +129,31 @@ def test_whatever_a_header_holds_it_is_a_sane_number_or_nothing(text: str) -> No
 
 
 @pytest.mark.parametrize(
-    "name, used",
+    "path, used, seconds",
     [
-        ("fapi-openInterest-20260924.headers.txt", 1),
-        ("fapi-ticker24hr-2021-05-27-ccxt9273.headers.txt", 2),
-        ("fapi-v1-exchangeInfo-20260703T170827Z.headers.txt", 503),
-        ("fapi-v1-fundingRate-BTCUSDT-limit3-20260704T044945Z.headers.txt", None),
-        ("fapi-v1-premiumIndex-20260704T044945Z.headers.txt", 34),
+        made("headers/http_1_1.txt", 791, 0.0),
+        made("headers/http_2.txt", 12, 0.0),
+        made("headers/another_case.txt", 13, 0.0),
+        made("headers/not_applicable.txt", None, 0.0),
+        made("headers/history.txt", None, 0.0),
+        made("headers/limited.txt", 2401, 0.0),
+        made("headers/banned.txt", 2402, 120.0),
+        made("headers/banned_with_a_date.txt", None, 600.0),
+        made("headers/firewall.txt", None, 0.0),
+        recorded("headers/fapi-openInterest-20260924.headers.txt", 1, 0.0),
+        recorded("headers/fapi-ticker24hr-2021-05-27-ccxt9273.headers.txt", 2, 0.0),
+        recorded("headers/fapi-v1-exchangeInfo-20260703T170827Z.headers.txt", 503, 0.0),
+        recorded(
+            "headers/fapi-v1-fundingRate-BTCUSDT-limit3-20260704T044945Z.headers.txt", None, 0.0
+        ),
+        recorded("headers/fapi-v1-premiumIndex-20260704T044945Z.headers.txt", 34, 0.0),
     ],
 )
-def test_recorded_headers_are_read(name: str, used: int | None) -> None:
-    path = RECORDED / name
-    if not path.is_file():
-        pytest.skip(f"no recorded answers here: {path}")
+def test_recorded_headers_are_read(path: Path, used: int | None, seconds: float) -> None:
     lines = [line.partition(": ") for line in path.read_text().splitlines()]
     fields = CIMultiDict((key, text) for key, colon, text in lines if colon)
     assert headers.used_weight(fields) == used
     date = headers.date(fields)
     assert date is not None
     assert 2021 <= datetime.fromtimestamp(date, UTC).year <= 2026
+    assert headers.retry_after(fields, date) == seconds

@@ -7,6 +7,7 @@ test says otherwise, and minutes begin at multiples of 60 s.
 import heapq
 import math
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from typing import NamedTuple
@@ -55,8 +56,7 @@ def bucket(
         state.turned = int(NOON // 60) - 1
     made = Bucket(state, reserve=reserve, share=share)
     if known:
-        made.state.minutes[int(NOON // 60) - 1] = type(made)._minute(made, 0)
-        made.state.minutes[int(NOON // 60) - 1].seen = 1
+        made._minute(int(NOON // 60) - 1).seen = 1
     return made
 
 
@@ -88,45 +88,46 @@ class Step(NamedTuple):
     used: int | None = None  # the answer's header, when it goes; None: it comes much later
 
 
-TABLES: dict[str, tuple[Bucket, list[Step]]] = {
+# Each row makes its bucket in the test: one that was used once answers otherwise.
+TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
     "the limit is used to the last": (
-        bucket(10),
+        lambda: bucket(10),
         [Step(1, 4, used=4), Step(2, 6, used=10), Step(3, 1, 57), Step(60.1, 1)],
     ),
     "a reserve of weight stays free": (
-        bucket(10, reserve=3),
+        lambda: bucket(10, reserve=3),
         [Step(1, 7, used=7), Step(2, 1, HALFWAY), Step(61, 7)],
     ),
     "a reserve of a share stays free": (
-        bucket(100, reserve=0.25),
+        lambda: bucket(100, reserve=0.25),
         [Step(1, 75, used=75), Step(2, 1, HALFWAY)],
     ),
     "a share is the most that we use": (
-        bucket(100, share=0.5),
+        lambda: bucket(100, share=0.5),
         [Step(1, 50, used=50), Step(2, 1, 58)],
     ),
     "what is in the header counts": (
-        bucket(100),
+        lambda: bucket(100),
         [Step(1, 1, used=100), Step(2, 1, 58)],
     ),
     "what never fits is never": (
-        bucket(100, reserve=10),
+        lambda: bucket(100, reserve=10),
         [Step(1, 91, math.inf), Step(1, 90)],
     ),
     "what our share never holds is never": (
-        bucket(100, share=0.5),
+        lambda: bucket(100, share=0.5),
         [Step(1, 51, math.inf)],
     ),
     "near the turn both minutes must have room": (
-        bucket(10),
+        lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=None), Step(61, 5, POLL), Step(61, 4)],
     ),
     "the answer gives the other minute back": (
-        bucket(10),
+        lambda: bucket(10),
         [Step(5, 4, used=4), Step(55, 6, used=10), Step(61, 10)],
     ),
     "what is open is asked for again soon": (
-        bucket(10),
+        lambda: bucket(10),
         [Step(1, 10), Step(2, 1, POLL)],
     ),
 }
@@ -134,7 +135,8 @@ TABLES: dict[str, tuple[Bucket, list[Step]]] = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_step_table(name: str) -> None:
-    made, steps = TABLES[name]
+    make, steps = TABLES[name]
+    made = make()
     for step in steps:
         answer = made.charge(step.at, step.weight)
         if step.wait is not None:
@@ -144,6 +146,11 @@ def test_step_table(name: str) -> None:
         assert isinstance(answer, Receipt), (step, answer)
         if step.used is not None:
             made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
+
+
+def test_a_bucket_that_is_known_has_one_minute_under_one_key() -> None:
+    assert list(bucket().state.minutes) == [int(NOON // 60) - 1]
+    assert bucket(known=False).state.minutes == {}
 
 
 def test_a_refund_is_as_if_it_had_not_been_charged() -> None:

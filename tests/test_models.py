@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from answers import made, recorded
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -43,7 +44,6 @@ from binance_oi.models import (
     stated_limit,
 )
 
-RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data"
 GOOD = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
 VALUE = OpenInterest("BTCUSDT", Decimal("96012.544"), 1790287793703)
 BAN_END = 1783855317204
@@ -64,14 +64,8 @@ DECODERS: dict[str, Decode] = {
 every_decoder = pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS.keys())
 
 
-def recorded(name: str) -> bytes:
-    if not RECORDED.is_dir():
-        pytest.skip("the recorded answers are not here")
-    return (RECORDED / name).read_bytes()
-
-
-def recorded_lines(name: str) -> list[dict[str, object]]:
-    return [json.loads(line) for line in recorded(name).splitlines()]
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def refusal(decode: Decode, body: bytes) -> str:
@@ -381,7 +375,7 @@ NOT_ANSWERS = {
 @every_decoder
 @pytest.mark.parametrize("body", NOT_ANSWERS.values(), ids=NOT_ANSWERS.keys())
 def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) -> None:
-    with pytest.raises(DecodeError) as caught:
+    with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode(body)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
@@ -612,7 +606,8 @@ def test_the_limit_is_that_of_weight_in_a_minute_when_it_is_sane(
     ],
 )
 def test_a_listing_of_another_shape_is_a_decode_error(symbols: object) -> None:
-    with pytest.raises(DecodeError) as caught:
+    said = r"^not the documented answer \(.+\): |^not a name of a symbol: "
+    with pytest.raises(DecodeError, match=said) as caught:
         decode_exchange_info(listing(symbols))
     assert str(caught.value).isprintable()
 
@@ -831,14 +826,20 @@ def test_a_stated_limit_is_one_of_weight_in_plain_digits(text: str, limit: int |
     assert stated_limit(text) == limit
 
 
-# -- recorded answers ----------------------------------------------------------------------------
+# -- answers as they were recorded, and of our own making ----------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["observed_fapi_openInterest.jsonl", "observed_dapi_openInterest.jsonl"]
+    "path",
+    [
+        made("open_interest.jsonl"),
+        made("open_interest_coin_m.jsonl"),
+        recorded("observed_fapi_openInterest.jsonl"),
+        recorded("observed_dapi_openInterest.jsonl"),
+    ],
 )
-def test_every_recorded_open_interest_is_decoded(name: str) -> None:
-    lines = [line for line in recorded_lines(name) if line["status"] == 200]
+def test_every_recorded_open_interest_is_decoded(path: Path) -> None:
+    lines = [line for line in lines_of(path) if line["status"] == 200]
     assert lines
     for line in lines:
         body = cast(str, line["body"])
@@ -852,21 +853,36 @@ def test_every_recorded_open_interest_is_decoded(name: str) -> None:
         )
 
 
-def test_the_documented_example_is_decoded() -> None:
-    value = decode_open_interest(recorded("documented_example.json"), "BTCUSDT")
-    assert value == OpenInterest("BTCUSDT", Decimal("10659.509"), 1589437530011)
+@pytest.mark.parametrize(
+    "path, number, time",
+    [
+        made("documented_example.json", "20403.150", 1600000000000),
+        recorded("documented_example.json", "10659.509", 1589437530011),
+    ],
+)
+def test_the_documented_example_is_decoded(path: Path, number: str, time: int) -> None:
+    value = decode_open_interest(path.read_bytes(), "BTCUSDT")
+    assert (value.symbol, str(value.open_interest), value.time) == ("BTCUSDT", number, time)
+
+
+@pytest.mark.parametrize("path, time", [made("server_time.json", 1795435200417)])
+def test_the_time_of_the_exchange_is_decoded(path: Path, time: int) -> None:
+    assert decode_server_time(path.read_bytes()) == time
 
 
 @pytest.mark.parametrize(
-    "name, listed, limit",
+    "path, listed, limit",
     [
-        ("fapi-exchangeInfo-20260703.json", 818, 2400),
-        ("fapi-exchangeInfo-trimmed-20261007.json", 5, 2400),
-        ("testnet-exchangeInfo-20251126.json", 647, 6000),
+        made("exchange_info_july.json", 15, 2400),
+        made("exchange_info_october.json", 4, 2400),
+        made("exchange_info_testnet.json", 9, 6000),
+        recorded("fapi-exchangeInfo-20260703.json", 818, 2400),
+        recorded("fapi-exchangeInfo-trimmed-20261007.json", 5, 2400),
+        recorded("testnet-exchangeInfo-20251126.json", 647, 6000),
     ],
 )
-def test_every_recorded_listing_is_decoded(name: str, listed: int, limit: int) -> None:
-    body = recorded(name)
+def test_every_recorded_listing_is_decoded(path: Path, listed: int, limit: int) -> None:
+    body = path.read_bytes()
     info = decode_exchange_info(body)
     said = json.loads(body)["symbols"]
     assert (len(info.symbols), info.weight_limit) == (listed, limit)
@@ -876,21 +892,32 @@ def test_every_recorded_listing_is_decoded(name: str, listed: int, limit: int) -
     assert [check_symbol(s.symbol) for s in info.symbols] == [row["symbol"] for row in said]
 
 
-def test_every_recorded_mark_price_is_decoded() -> None:
-    body = recorded("fapi-premiumIndex-20260704.json")
-    rows = [(m.symbol, str(m.mark_price), m.time) for m in decode_mark_prices(body)]
+@pytest.mark.parametrize(
+    "path", [made("premium_index.json"), recorded("fapi-premiumIndex-20260704.json")]
+)
+def test_every_recorded_mark_price_is_decoded(path: Path) -> None:
+    body = path.read_bytes()
+    rows = [(m.symbol, f"{m.mark_price:f}", m.time) for m in decode_mark_prices(body)]
     assert rows == [(row["symbol"], row["markPrice"], row["time"]) for row in json.loads(body)]
+    assert rows
 
 
-@pytest.mark.parametrize("name", ["cloudfront_403_2019.html", "cloudfront_403_2023.html"])
-def test_every_recorded_page_of_the_firewall_is_forbidden(name: str) -> None:
-    error = decode_error(403, recorded(name))
+@pytest.mark.parametrize(
+    "path",
+    [
+        made("firewall.html"),
+        recorded("cloudfront_403_2019.html"),
+        recorded("cloudfront_403_2023.html"),
+    ],
+)
+def test_every_recorded_page_of_the_firewall_is_forbidden(path: Path) -> None:
+    error = decode_error(403, path.read_bytes())
     assert type(error) is ForbiddenError
     assert error.code is None
     assert error.message.startswith("<!DOCTYPE HTML")
     for decode in DECODERS.values():
         with pytest.raises(DecodeError):
-            decode(recorded(name))
+            decode(path.read_bytes())
 
 
 KIND_OF_STATUS = {
@@ -919,8 +946,9 @@ def statuses(recorded_as: object) -> list[int]:
     return STATUS_IN_WORDS.get(str(recorded_as)) or [int(str(recorded_as).split()[0])]
 
 
-def test_every_recorded_error_becomes_the_right_exception() -> None:
-    lines = recorded_lines("observed_error_bodies.jsonl")
+@pytest.mark.parametrize("path", [made("errors.jsonl"), recorded("observed_error_bodies.jsonl")])
+def test_every_recorded_error_becomes_the_right_exception(path: Path) -> None:
+    lines = lines_of(path)
     assert lines
     for line in lines:
         said = json.loads(cast(str, line["body"])) if "body" in line else None
@@ -928,16 +956,26 @@ def test_every_recorded_error_becomes_the_right_exception() -> None:
         for status in statuses(line["http"]):
             error = decode_error(status, body)
             by_code = KIND_OF_CODE.get(said["code"] if said else 0, ResponseError)
-            assert type(error) is KIND_OF_STATUS.get(status, by_code), line
+            kind = line.get("error", KIND_OF_STATUS.get(status, by_code).__name__)
+            assert type(error).__name__ == kind, line
             text = said["msg"] if said else body.decode()
             assert error.message == text
             assert error.code == (said["code"] if said else None)
 
 
-def test_every_recorded_text_tells_its_ban_or_its_limit() -> None:
-    texts = [str(line.get("body")) for line in recorded_lines("observed_error_bodies.jsonl")]
+@pytest.mark.parametrize(
+    "path, first, stated",
+    [
+        made("errors.jsonl", 1795435500123, [2400, 6000, 1100, 1300]),
+        recorded("observed_error_bodies.jsonl", BAN_END, [2400, 6000, 400, 1200, 1200]),
+    ],
+)
+def test_every_recorded_text_tells_its_ban_or_its_limit(
+    path: Path, first: int, stated: list[int]
+) -> None:
+    texts = [str(line.get("body")) for line in lines_of(path)]
     ends = [end for text in texts if (end := ban_end_ms(text)) is not None]
     limits = [limit for text in texts if (limit := stated_limit(text)) is not None]
     assert len(ends) == sum("banned until 1" in text for text in texts) > 0
-    assert ends[0] == BAN_END
-    assert limits == [2400, 6000, 400, 1200, 1200]
+    assert ends[0] == first
+    assert limits == stated

@@ -17,7 +17,7 @@ async def test_mark_prices_come_with_one_request_of_weight_10() -> None:
     async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"], notional=True)
         assert exchange.used == market.weight == 2 + 10
-    assert list(market.mark_prices) == list(market)
+    assert list(market.mark_prices) == list(market) == ["BTCUSDT", "ETHUSDT"]
     for symbol, value in market.items():
         price = market.mark_prices[symbol].mark_price
         assert market.notional[symbol] == value.open_interest * price

@@ -21,6 +21,7 @@ def test_nothing_is_over_the_limit(row: Row) -> None:
     assert outcome.sent_in_hold == 0
     last = outcome.used(situation.minutes - 1)
     assert last >= row.used - 0.05  # what others had is not forgotten yet
+    assert bool(outcome.sweeps) == bool(situation.sweep)
     assert all(seconds <= situation.every for seconds in outcome.sweeps)
 
 

@@ -110,8 +110,10 @@ def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
 def test_it_can_be_copied_and_its_repr_is_short() -> None:
     market = snapshot(BTC, ETH)
     assert dict(copy.copy(market)) == dict(market)
-    assert len(repr(market)) < 400
-    assert "96012" not in repr(market)
+    assert repr(market).startswith(f"Snapshot(errors={{}}, started={NOON!r}, ")
+    assert "weight=2" in repr(market)
+    many = snapshot(*(OpenInterest(f"S{n}USDT", Decimal(n), NOON_MS) for n in range(800)), weight=2)
+    assert repr(many) == repr(market)  # no value is in it
 
 
 def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
@@ -290,7 +292,7 @@ async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
             began = now()
             market = await client.snapshot(on_progress=ban_at_100)
             assert now() - began < 3.0
-        assert exchange.answers[418] <= 10  # those that were under way
+        assert 1 <= exchange.answers[418] <= 10  # those that were under way
     assert {type(error) for error in market.errors.values()} == {BannedError}
     assert len(market) + len(market.errors) == 789
 

@@ -7,9 +7,10 @@ what the caller should do next. Nothing is shown of a command that was interrupt
 import asyncio
 import re
 import signal
+import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
@@ -136,10 +137,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         complain(explain(error))
         return exit_code(error)
     except BrokenPipeError:  # the reader has seen enough
-        discard()
+        discard(sys.stdout)
         return OK
     except OSError as error:  # stdout is full, the port is taken
         complain(str(error))
+        with suppress(OSError):
+            put("")  # a full stdout drops what it still holds of a help page
         return UNEXPECTED
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED

@@ -73,22 +73,28 @@ def put(text: str) -> bool:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        discard()
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise
         return False  # the reader has seen enough
     return True
 
 
-def discard() -> None:
-    """Stdout cannot be written: Python would try again at its end, and spoil the exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard(stream: TextIO) -> None:
+    """Drop what a stream that cannot be written still holds.
+
+    Python writes it again when the process ends, fails again, and replaces the exit code with 120.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(line: str) -> None:
     """One line on stderr."""
-    with suppress(OSError):  # nobody can be told; the exit code still can
+    try:
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+    except OSError:  # stderr is full or closed; the exit code remains
+        with suppress(OSError):
+            discard(sys.stderr)
 
 
 _say: Callable[[str], object] = complain

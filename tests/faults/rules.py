@@ -217,6 +217,7 @@ def _judge(fault: Fault, result: Decimal | BinanceOIError, clock: Clock) -> None
         return
     assert type(result) is fault.outcome, repr(result)
     text = str(result)
+    assert text
     assert text.isprintable()
     assert len(text) < 400
     if fault.retry_in is not None:

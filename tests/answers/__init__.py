@@ -1,0 +1,29 @@
+"""Answers of the exchange: some of our own making, and the recorded ones where they are at hand.
+
+Rule of this folder: no recorded file is copied into it. Field names, header sets, statuses,
+contract types and texts are what the exchange documents or was observed to send by 2026-11-26;
+every number, date and id is made up. A test takes both kinds, so that a checkout without the
+recorded answers beside it tests every decoder, and the local exchange, all the same.
+"""
+
+from pathlib import Path
+
+import pytest
+
+__all__ = ["made", "recorded"]
+
+_MADE = Path(__file__).parent
+_RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def made(name: str, *expected: object) -> object:
+    """A row of a table: the path of a file of this folder, and what the test expects of it."""
+    return pytest.param(_MADE / name, *expected, id=name)
+
+
+def recorded(name: str, *expected: object) -> object:
+    """A row of a table: the path of a recorded answer; the row is skipped where there is none."""
+    path = _RECORDED / name
+    reason = f"a recorded answer, not beside this checkout: {path.name}"
+    absent = pytest.mark.skipif(not path.is_file(), reason=reason)
+    return pytest.param(path, *expected, id=f"recorded/{name}", marks=absent)
