@@ -2,10 +2,10 @@
 
 import os
 import sqlite3
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 
@@ -127,7 +127,7 @@ def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
     waiting = [first]
     lock = store._lock
 
-    def let_the_first_go(file: TextIO, of: Path) -> None:
+    def let_the_first_go(file: int, of: Path) -> None:
         if waiting:
             waiting.pop().close()
         lock(file, of)
@@ -153,6 +153,46 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
         with Recording(link) as recording:
             assert len(recording.symbols()) == 3
     assert sorted(file.name for file in path.parent.glob("*.db*")) == ["link.db", "oi.db"]
+
+
+@pytest.mark.parametrize("link", ["symbolic", "dangling", "hard"])
+def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
+    path: Path, link: str
+) -> None:
+    victim, lock = path.with_name("victim"), path.with_name("oi.db-lock")
+    if link != "dangling":
+        victim.write_text("precious")
+    lock.hardlink_to(victim) if link == "hard" else lock.symlink_to(victim)
+    with pytest.raises(RecordingError, match=r"oi\.db-lock .* remove it"):
+        RecorderLock(path)
+    assert [f.name for f in (victim,) if f.exists()] == ["victim"] * (link != "dangling")
+    assert link == "dangling" or victim.read_text() == "precious"
+    lock.unlink()
+    RecorderLock(path).close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
+    path: Path,
+) -> None:
+    os.mkfifo(path.with_name("oi.db-lock"))
+    with pytest.raises(RecordingError, match="remove it"):
+        RecorderLock(path)
+
+
+def test_a_lock_in_a_directory_that_was_replaced_leaves_the_other_recorders_lock(
+    path: Path,
+) -> None:
+    home = path.parent / "home"
+    home.mkdir()
+    first = RecorderLock(home / "oi.db")
+    home.rename(path.parent / "away")
+    home.mkdir()
+    second = RecorderLock(home / "oi.db")
+    first.close()
+    with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
+        RecorderLock(home / "oi.db")
+    second.close()
 
 
 def test_an_sqlite_without_strict_tables_is_refused(

@@ -6,11 +6,11 @@ this process or the machine next; what it raised from is not there at all.
 
 import os
 import sqlite3
+import stat
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
 
 try:
     import fcntl
@@ -52,51 +52,81 @@ class RecorderLock:
 
     Args:
         path: Of the recording; the lock is a file beside it, with the process id in it. A link
-            leads to the recording itself, so it has the same lock under every name.
+            leads to the recording itself, so it has the same lock under every name. The lock's own
+            name must not be a link: nothing is written through one.
 
     Raises:
-        RecordingError: Another recorder has it.
-        OSError: The lock file cannot be made.
+        RecordingError: Another recorder has it, or its name leads to another file.
+        OSError: The lock file cannot be made; none is left.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = beside(path, "-lock")
-        while True:
-            self._file = self._path.open("a+")
-            try:
-                _lock(self._file, path)
-            except BaseException:
-                self._file.close()
-                raise
-            if self._is_in_place():
-                break
-            self._file.close()  # the one before us has just removed it
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def _is_in_place(self) -> bool:
+        self._file: int | None = self._taken(path)
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+            os.truncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
+        except BaseException:
+            self.close()  # a full disk has room for an empty file, and nobody needs one
+            raise
+
+    def _taken(self, path: Path) -> int:
+        while True:
+            file = _open_lock(self._path)
+            try:
+                _lock(file, path)
+                if self._leads_to(file):
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)  # the owner before us has just removed it
+
+    def _leads_to(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.lstat())
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
         """Let others record. May be repeated."""
-        if not self._file.closed:
-            with suppress(OSError):
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with suppress(OSError):
+            if self._leads_to(file):  # not so when its directory was renamed
                 self._path.unlink()
-            self._file.close()
+        os.close(file)
 
 
-def _lock(file: TextIO, path: Path) -> None:
+def _open_lock(path: Path) -> int:
+    """The lock file, made when missing; never another file that the name leads to.
+
+    Raises:
+        RecordingError: The name is a link, or no file.
+        OSError: It cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError:
+        if path.is_symlink():
+            raise RecordingError(f"{path} is a link, and the lock is no link; remove it") from None
+        raise
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file, too
+        os.close(file)
+        raise RecordingError(f"{path} leads to another file, and is to be the lock; remove it")
+    return file
+
+
+def _lock(file: int, path: Path) -> None:
     if fcntl is None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        pid = file.read(20).strip() or "unknown"
+        pid = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
         raise RecordingError(f"{path} is being recorded by process {pid}") from None
 
 
