@@ -5,7 +5,7 @@ file: reading changes nothing, and numbers leave as the exchange wrote them.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -358,6 +358,34 @@ class Recording:
             linked = target.exists() and own.exists() and target.samefile(own)
             if linked or target.resolve() == own:
                 raise RecordingError(f"{target} belongs to the recording itself")
+
+    def backup(
+        self,
+        target: str | Path,
+        *,
+        replace: bool = False,
+        on_pages: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Copy the recording as it is at this moment, also while it is recorded into.
+
+        The copy is one file that is whole as soon as it has its name, with everything that was
+        acknowledged before this call. It can be read, moved and continued like any recording. A
+        recorder goes on meanwhile; its file grows more than usual until the copy is made.
+
+        Args:
+            target: Name of the copy.
+            replace: Put it in the place of what has that name; otherwise that is an error.
+            on_pages: Called now and then with the pages copied and the pages there are.
+
+        Raises:
+            RecordingError: The target is there already, is the recording or belongs to it, is
+                written by somebody else, or cannot be written.
+        """
+        from binance_oi.recorder.backup import copy  # which needs this module
+
+        path = Path(target)
+        self.check_target(path)
+        copy(self.path, path, replace=replace, on_pages=on_pages)
 
     @property
     def source(self) -> str | None:
