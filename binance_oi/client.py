@@ -193,6 +193,11 @@ class OpenInterestClient:
         """The budget at this moment, for the whole IP address. Sends nothing."""
         return self._governor.pool.usage
 
+    @property
+    def source(self) -> str:
+        """Which exchange it reads: ``production``, ``testnet``, ``local`` or another base URL."""
+        return endpoints.source_name(self._base_url)
+
     async def get_open_interest(
         self, symbol: str, *, max_age: float = 0.0, max_wait: float | None = DEFAULT
     ) -> OpenInterest:

@@ -29,6 +29,8 @@ PING = Endpoint("/fapi/v1/ping", 1)  # [D] 2026-11
 PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] 2026-11; of every symbol
 PREMIUM_INDEX_OF_ONE = Endpoint("/fapi/v1/premiumIndex", 1)  # [D] 2026-11; with ?symbol=
 
+_SOURCES = {"binance-futures": "production", "binance-futures-testnet": "testnet"}  # by pool
+
 # Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
@@ -76,6 +78,23 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     else:
         pool = f"{urlsplit(base_url).scheme}://{place}"
     return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
+
+
+def source_name(base_url: str) -> str:
+    """What a recording calls the exchange at `base_url`.
+
+    ``production`` and ``testnet`` under every host name of theirs. ``local`` for every address of
+    this machine: a local exchange has another port after each start, and its recording goes on.
+    Anything else is called by its URL, with the port and without a slash at its end.
+    """
+    host, place = _host_and_place(base_url)
+    if _is_loopback(host):
+        return "local"
+    pool = pool_key(base_url)
+    if pool in _SOURCES:
+        return _SOURCES[pool]
+    parts = urlsplit(base_url)
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
 def _host_and_place(url: str) -> tuple[str, str]:

@@ -95,7 +95,7 @@ def report(recording: Recording) -> str:
     title = f"Open interest: {recording.path.name}"
     sections = (
         f"<h1>{escape(title)}</h1>",
-        _summary(coverage, len(movers)),
+        _summary(coverage, len(movers), recording.source),
         _coverage(coverage),
         _failures(recording),
         _movers(recording, movers),
@@ -145,7 +145,7 @@ class Coverage:
         return round((gap.last - gap.first) / 1000 / self.period_s) + 1
 
 
-def _summary(coverage: Coverage, symbols: int) -> str:
+def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
     share = 100 * coverage.sweeps / (coverage.sweeps + coverage.missed)
     figures = {
         "slots with a sweep": f"{share:.3f} %",
@@ -158,7 +158,8 @@ def _summary(coverage: Coverage, symbols: int) -> str:
         f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
     )
     span = f"{_time(unix_ms(coverage.first))} to {_time(unix_ms(coverage.last))} UTC"
-    return f'<p class="quiet">{span}, every {coverage.period_s:g} s</p><dl>{tiles}</dl>'
+    where = f"source: {escape(source or 'unknown')}"
+    return f'<p class="quiet">{span}, every {coverage.period_s:g} s, {where}</p><dl>{tiles}</dl>'
 
 
 def _coverage(coverage: Coverage) -> str:

@@ -165,6 +165,33 @@ def test_a_name_that_is_empty_is_not_taken_for_the_directory_we_are_in(
     assert "a name is needed" in capsys.readouterr().err
 
 
+def test_another_source_is_refused_with_2_before_anything_is_sent_and_the_report_names_it(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    path, page = tmp_path / "oi.db", tmp_path / "oi.html"
+    for _ in range(2):  # another local exchange, on another port, is the same source
+        before = sweeps_in(path)
+        arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+        with started("record", *arguments) as process:
+            while sweeps_in(path) < before + 2:
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=120.0)
+        assert process.returncode == 0
+    written = path.read_bytes()
+    for source, name in (
+        (["--testnet"], "testnet"),
+        ([], "production"),
+        (["--base-url", "https://oi.invalid"], "https://oi.invalid:443"),
+    ):
+        assert main(["record", "BTCUSDT", "--to", str(path), *source]) == 2
+        said = f"binance-oi: {path} is a recording of local, and not of {name}\n"
+        assert capsys.readouterr().err == said
+    assert path.read_bytes() == written
+    assert main(["report", str(path), "--to", str(page)]) == 0
+    assert "source: local" in page.read_text("utf-8")
+
+
 def test_a_recording_is_exported_plotted_and_reported(
     path: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -2,8 +2,15 @@
 
 import pytest
 
-from binance_oi import endpoints
-from binance_oi.endpoints import PRODUCTION, TESTNET, Endpoint, check_base_url, pool_key
+from binance_oi import OpenInterestClient, ProcessBudget, endpoints
+from binance_oi.endpoints import (
+    PRODUCTION,
+    TESTNET,
+    Endpoint,
+    check_base_url,
+    pool_key,
+    source_name,
+)
 
 ROUTES = [value for value in vars(endpoints).values() if isinstance(value, Endpoint)]
 
@@ -165,3 +172,25 @@ def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
     with pytest.raises(ValueError, match=r"^a proxy must be ") as caught:
         pool_key(PRODUCTION, proxy)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url, name",
+    [
+        (PRODUCTION, "production"),
+        ("https://FAPI.binance.com:443", "production"),
+        (TESTNET, "testnet"),
+        ("https://testnet.binancefuture.com", "testnet"),
+        ("http://127.0.0.1:8001", "local"),
+        ("http://127.0.0.1:8002/", "local"),
+        ("https://[::1]:9000", "local"),
+        ("http://localhost:1", "local"),
+        ("https://oi.example", "https://oi.example:443"),
+        ("https://OI.example:443/usdm/", "https://oi.example:443/usdm"),
+        ("https://oi.example/coinm", "https://oi.example:443/coinm"),
+        ("https://binance.com.oi.example", "https://binance.com.oi.example:443"),
+    ],
+)
+def test_a_source_has_one_name_and_every_local_exchange_the_same(url: str, name: str) -> None:
+    assert source_name(url) == name
+    assert OpenInterestClient(base_url=url, budget=ProcessBudget()).source == name

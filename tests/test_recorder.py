@@ -4,9 +4,11 @@ Rule of this file: a recorder is judged by what another connection finds in its 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +26,7 @@ import pytest
 import virtual_clock
 from binance_oi import (
     BannedError,
+    ExchangeInfo,
     InvalidSymbolError,
     OpenInterest,
     RecordingError,
@@ -69,15 +72,22 @@ class Market(Reader):
 
 
 async def record(
-    path: Path, sweeps: int, market: Market | None = None, *, then: Callable[[int], object] = print
+    path: Path,
+    sweeps: int,
+    market: Market | None = None,
+    *,
+    then: Callable[[int], object] = print,
+    acknowledged: list[int] | None = None,
 ) -> Recorder:
     """Record so many sweeps on virtual time, from the middle between two slots on."""
     await asyncio.sleep(10.0 - wall_time() % 20.0 + 20.0)
     done = 0
 
-    def count(_: Snapshot) -> None:
+    def count(snapshot: Snapshot) -> None:
         nonlocal done
         done += 1
+        if acknowledged is not None:
+            acknowledged.append(slot_of(snapshot))
         then(done)
         if done == sweeps:
             recorder.stop()
@@ -87,12 +97,22 @@ async def record(
     return recorder
 
 
+def slot_of(snapshot: Snapshot) -> int:
+    assert snapshot.slot is not None
+    return round(snapshot.slot.timestamp() * 1000)
+
+
 def tables(path: Path) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
     """Slots with a sweep, gaps as (symbol, first, last, reason), and the number of samples."""
     with closing(sqlite3.connect(path)) as connection:
         slots = [s for (s,) in connection.execute("SELECT slot FROM sweeps ORDER BY slot")]
         gaps = connection.execute("SELECT symbol, first, last, reason FROM gaps").fetchall()
         return slots, gaps, connection.execute("SELECT count(*) FROM samples").fetchone()[0]
+
+
+def copied(path: Path) -> Path:
+    """A copy of the file alone, as `cp` makes it."""
+    return Path(shutil.copy(path, path.with_name("alone.db")))
 
 
 @pytest.fixture
@@ -145,16 +165,159 @@ async def test_the_next_start_goes_on_and_knows_how_long_nobody_recorded(path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_file_that_was_deleted_is_begun_anew(
+async def test_a_file_that_was_deleted_is_begun_anew_with_what_its_log_held(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    acknowledged: list[int] = []
+
+    def delete(number: int) -> None:
+        if number == 2:
+            path.unlink()
+
     with caplog.at_level(logging.WARNING, "binance_oi"):
-        recorder = await record(path, 4, then=lambda n: path.unlink() if n == 2 else None)
-    assert len(tables(path)[0]) == 2
-    assert recorder.status.lost == 0
+        recorder = await record(path, 4, then=delete, acknowledged=acknowledged)
+    assert tables(path) == (acknowledged, [], 12)
+    assert (recorder.status.sweeps, recorder.status.lost) == (4, 0)
     assert [r.message for r in caplog.records] == [
         f"{path} was removed or replaced; recording goes on in a new file"
     ]
+
+
+@pytest.mark.virtual_time
+async def test_a_file_that_was_deleted_before_the_end_leaves_what_its_log_held(path: Path) -> None:
+    acknowledged: list[int] = []
+
+    def delete(number: int) -> None:
+        if number == 3:
+            path.unlink()
+
+    recorder = await record(path, 3, then=delete, acknowledged=acknowledged)
+    assert tables(path) == (acknowledged, [], 9)
+    assert recorder.status.lost == 0
+
+
+@pytest.mark.virtual_time
+async def test_what_the_log_of_a_deleted_file_held_and_no_file_can_take_is_counted_as_lost(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = path.parent / "home"
+    home.mkdir()
+
+    def delete(number: int) -> None:
+        if number == 3:
+            (home / "oi.db").unlink()
+            home.rename(path.parent / "away")  # no new file can be made
+
+    recorder = await record(home / "oi.db", 3, then=delete)
+    assert (recorder.status.sweeps, recorder.status.lost) == (3, 3)
+    assert "was removed with what its log held" in caplog.text
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_file_that_is_rotated_while_it_is_recorded_keeps_every_acknowledged_sweep(
+    path: Path, read: bool
+) -> None:
+    acknowledged: list[int] = []
+    old = path.with_name("old.db")
+    with contextlib.ExitStack() as stack:
+
+        def rotate(number: int) -> None:
+            if number == 4:
+                if read:
+                    uri = f"{path.as_uri()}?mode=ro"
+                    reader = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
+                    assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (4,)
+                path.rename(old)
+
+        recorder = await record(path, 9, then=rotate, acknowledged=acknowledged)
+    assert tables(old)[0] + tables(path)[0] == acknowledged
+    assert (recorder.status.lost, recorder.status.missed) == (0, 0)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("every", [1.0, 20.0, 60.0, 600.0])
+async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, every: float) -> None:
+    """As `cp oi.db` finds it: without the log."""
+    acknowledged: list[int] = []
+    recorder = Recorder(
+        Market(),
+        path,
+        every=every,
+        on_sweep=lambda s: acknowledged.append(slot_of(s)),
+        clock=wall_time,
+    )
+    running = asyncio.create_task(recorder.run())
+    for _ in range(12):
+        await asyncio.sleep(max(17.0, every / 3))
+        due = [slot for slot in acknowledged if slot <= wall_time() * 1000 - 60_000]
+        assert not due or set(due) <= set(tables(copied(path))[0])
+    recorder.stop()
+    await running
+    assert len(acknowledged) >= 4
+    assert due
+
+
+@pytest.mark.virtual_time
+async def test_a_failing_move_is_told_once_and_every_sweep_is_there(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Store) -> None:
+        raise sqlite3.IntegrityError("UNIQUE constraint failed")
+
+    monkeypatch.setattr(Store, "_settle", broken)
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        await record(path, 4)
+    assert len(tables(path)[0]) == 4
+    assert [record.message for record in caplog.records] == [
+        f"{path} stays in its log, which is tried again: UNIQUE constraint failed"
+    ]
+
+
+class Named(Market):
+    """A market that says which exchange it is, and counts what is asked of it."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.asked = source, 0
+
+    async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
+        self.asked += 1
+        return await super().exchange_info(max_age=max_age)
+
+
+@pytest.mark.virtual_time
+async def test_a_file_belongs_to_one_source_and_another_is_refused_before_it_is_asked(
+    path: Path,
+) -> None:
+    await record(path, 1, Named("production"))
+    await record(path, 1, Named("production"))
+    before = tables(copied(path))
+    others = [Named("testnet"), Named("local"), Named("https://oi.example:443")]
+    for other in others:
+        said = f"is a recording of production, and not of {other.source}"
+        with pytest.raises(RecordingError, match=said):
+            await record(path, 1, other)
+    with pytest.raises(RecordingError, match="production, and not of None"):
+        await record(path, 1)  # a reader that does not say
+    assert [other.asked for other in others] == [0, 0, 0]
+    assert tables(copied(path)) == before
+    assert sorted(f.name for f in path.parent.glob("oi*")) == ["oi.db"]
+    with Recording(path) as recording:
+        assert recording.source == "production"
+
+
+@pytest.mark.virtual_time
+async def test_a_file_of_another_source_that_replaces_ours_gets_nothing_of_ours(
+    path: Path,
+) -> None:
+    other = path.with_name("other.db")
+    Store(other, "testnet").close()
+    recorder = await record(
+        path, 3, Named("production"), then=lambda n: other.replace(path) if n == 3 else None
+    )
+    assert tables(path) == ([], [], 0)
+    assert recorder.status.lost == 3
 
 
 @pytest.mark.virtual_time
@@ -379,7 +542,7 @@ asyncio.run(main())
 def test_a_full_disk_costs_sweeps_that_become_a_gap_when_there_is_room_again(path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=30, cwd=CHILD.parent, check=False
+        command, capture_output=True, text=True, timeout=600, cwd=CHILD.parent, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     lost = int(done.stdout)

@@ -2,10 +2,11 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 import pytest
 
@@ -120,6 +121,123 @@ def test_the_log_is_moved_into_the_file_between_two_sweeps_and_written_over(
         assert in_the_file_itself(path) == 2
 
 
+def test_the_file_itself_has_a_sweep_after_forty_seconds_however_few_rows_come(
+    path: Path,
+) -> None:
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened:
+        opened.tidy()
+        for number in range(1, 4):
+            opened.save(sweep(number), [], PERIOD)
+            before, now = now, now + store.CHECKPOINT_AFTER - 1.0
+            opened.tidy()
+            assert (in_the_file_itself(path), opened.is_due()) == (number - 1, False)
+            now = before + store.CHECKPOINT_AFTER
+            assert opened.is_due()
+            opened.tidy()
+            assert (in_the_file_itself(path), opened.is_due()) == (number, False)
+    assert store.CHECKPOINT_AFTER + store.TIDY_EVERY < 60.0
+
+
+def test_a_reader_of_an_earlier_moment_delays_the_file_itself_only_until_it_ends(
+    path: Path,
+) -> None:
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened, closing(reader_of(path)) as reader:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
+        opened.save(sweep(1), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        assert (in_the_file_itself(path), opened.is_due()) == (1, True)
+        assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
+        reader.execute("COMMIT")
+        opened.tidy()
+        assert (in_the_file_itself(path), opened.is_due()) == (2, False)
+
+
+def reader_of(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+@pytest.mark.parametrize("latest", [False, True], ids=["idle", "in the latest moment"])
+def test_a_clean_end_leaves_everything_in_the_file_itself_while_somebody_reads(
+    path: Path, latest: bool
+) -> None:
+    opened = Store(path)
+    with closing(reader_of(path)) as reader:
+        opened.save(sweep(0), [], PERIOD)
+        reader.execute("BEGIN" if latest else "SELECT 1")
+        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+        assert opened.close() == []
+        assert in_the_file_itself(path) == 1
+        assert path.with_name("oi.db-wal").stat().st_size == 0 or latest
+
+
+def test_what_a_reader_of_an_earlier_moment_holds_up_at_the_end_is_not_lost(path: Path) -> None:
+    opened = Store(path)
+    with closing(reader_of(path)) as reader:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+        opened.save(sweep(1), [], PERIOD)
+        assert opened.close(wait=0.0) == []
+        assert in_the_file_itself(path) == 1
+        with Recording(path) as recording:
+            assert len(list(recording.sweeps())) == 2
+    with closing(Store(path)) as opened:
+        opened.tidy()
+        assert in_the_file_itself(path) == 2
+
+
+def test_a_file_that_is_copied_while_somebody_reads_the_past_is_a_whole_recording(
+    path: Path,
+) -> None:
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened, closing(reader_of(path)) as reader:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        opened.save(sweep(1), [], PERIOD)
+        reader.execute("BEGIN")  # between two checkpoints
+        assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (2,)
+        for number in range(2, 8):
+            opened.save(sweep(number), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        assert in_the_file_itself(path) == 1
+        with closing(sqlite3.connect(path.with_name("alone.db"))) as alone:
+            assert alone.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        reader.execute("COMMIT")
+        opened.tidy()
+        assert in_the_file_itself(path) == 8
+
+
+def test_a_sample_in_both_tables_is_one_and_does_not_stop_the_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SETTLE", 3)
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        assert rows(path) == [(0, 3)]
+        opened.save(sweep(2), [], PERIOD)
+        with closing(sqlite3.connect(path)) as connection, connection:
+            query = "INSERT INTO recent SELECT symbol, time, '7', 7, '7' FROM settled"
+            assert connection.execute(query).rowcount == 3
+        with Recording(path) as recording:
+            before = list(recording.samples())
+            assert [s.open_interest for s in before if s.received == 7] == []
+            count = recording._connection.execute("SELECT count(*) FROM samples").fetchone()
+            assert count == (len(before),) == (6,)
+        opened.tidy()
+        assert rows(path) == [(0, 6)]
+        with Recording(path) as recording:
+            assert list(recording.samples()) == before
+
+
 def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +245,7 @@ def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
     waiting = [first]
     lock = store._lock
 
-    def let_the_first_go(file: TextIO, of: Path) -> None:
+    def let_the_first_go(file: int, of: Path) -> None:
         if waiting:
             waiting.pop().close()
         lock(file, of)
@@ -153,6 +271,76 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
         with Recording(link) as recording:
             assert len(recording.symbols()) == 3
     assert sorted(file.name for file in path.parent.glob("*.db*")) == ["link.db", "oi.db"]
+
+
+@pytest.mark.parametrize("link", ["symbolic", "dangling", "hard"])
+def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
+    path: Path, link: str
+) -> None:
+    victim, lock = path.with_name("victim"), path.with_name("oi.db-lock")
+    if link != "dangling":
+        victim.write_text("precious")
+    lock.hardlink_to(victim) if link == "hard" else lock.symlink_to(victim)
+    with pytest.raises(RecordingError, match=r"oi\.db-lock .* remove it"):
+        RecorderLock(path)
+    assert [f.name for f in (victim,) if f.exists()] == ["victim"] * (link != "dangling")
+    assert link == "dangling" or victim.read_text() == "precious"
+    lock.unlink()
+    RecorderLock(path).close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
+    path: Path,
+) -> None:
+    os.mkfifo(path.with_name("oi.db-lock"))
+    with pytest.raises(RecordingError, match="remove it"):
+        RecorderLock(path)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from binance_oi.recorder.store import RecorderLock, Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+path = Path(sys.argv[1])
+try:
+    RecorderLock(path) if sys.argv[3] == "lock" else Store(path)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
+@pytest.mark.parametrize(
+    "what, room, error",
+    [
+        ("lock", 0, "OSError"),
+        *(("store", room, "OperationalError") for room in (0, 500, 1024, 4096, 20_000)),
+    ],
+)
+def test_a_start_on_a_full_disk_leaves_no_file(
+    path: Path, what: str, room: int, error: str
+) -> None:
+    command = [sys.executable, "-c", FULL, str(path), str(room), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == (f"{error}\n", "")
+    assert list(path.parent.glob("oi*")) == []
+
+
+def test_a_lock_in_a_directory_that_was_replaced_leaves_the_other_recorders_lock(
+    path: Path,
+) -> None:
+    home = path.parent / "home"
+    home.mkdir()
+    first = RecorderLock(home / "oi.db")
+    home.rename(path.parent / "away")
+    home.mkdir()
+    second = RecorderLock(home / "oi.db")
+    first.close()
+    with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
+        RecorderLock(home / "oi.db")
+    second.close()
 
 
 def test_an_sqlite_without_strict_tables_is_refused(

@@ -206,6 +206,27 @@ def _export(
 
 
 @app.command
+def backup(
+    recording: Place, *, to: Place, replace: Annotated[bool, Parameter(negative=())] = False
+) -> int:
+    """Copy a recording, also while it is recorded into.
+
+    Args:
+        recording: Made by `record`.
+        to: The copy; one file that is whole as soon as it is there.
+        replace: Put the copy in the place of what has that name.
+    """
+
+    def run() -> int:
+        with Recording(recording) as opened:
+            opened.backup(to, replace=replace)
+            complain(f"{recording} copied to {to}")
+        return OK
+
+    return told(run)
+
+
+@app.command
 def plot(
     recording: Place,
     *symbols: Annotated[str, Parameter(required=True)],

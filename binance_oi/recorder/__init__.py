@@ -2,6 +2,9 @@
 
 recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
 store.py       writing it: one transaction for each sweep
+place.py       where an open file is by now, and the files that SQLite keeps beside it
+readers.py     whether somebody still reads an earlier moment of it
+backup.py      a copy of it, also while it is written
 recorder.py    polls into a store, and goes on whatever happens to either
 """
 

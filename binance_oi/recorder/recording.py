@@ -5,7 +5,7 @@ file: reading changes nothing, and numbers leave as the exchange wrote them.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,14 +19,16 @@ from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
-VERSION = 2
+VERSION = 3
+READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
+BELONGING = ("-wal", "-shm", "-journal", "-lock")  # endings of what may lie beside a recording
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
 # Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
 # written there, it would change a page for each symbol: twenty times what is new. So a sweep goes
-# to the end of `recent`, and forty of them together to their places in `settled`; a sample is in
+# to the end of `recent`, and sixty of them together to their places in `settled`; a sample is in
 # one of the two, and whoever reads `samples` need not know in which.
 PAGE_SIZE = 1024  # of which `settled` changes at least one for each symbol
 _COLUMNS = """
@@ -37,10 +39,27 @@ _COLUMNS = """
     mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
 """
 
+# Nobody writes an observation to both tables; where one is in both, `settled` has it.
+_NOT_SETTLED = (
+    "NOT EXISTS (SELECT 1 FROM settled"
+    " WHERE settled.symbol = recent.symbol AND settled.time = recent.time)"
+)
+_VIEW = (
+    "CREATE VIEW samples AS SELECT * FROM settled"
+    f" UNION ALL SELECT * FROM recent WHERE {_NOT_SETTLED}"
+)
+_ABOUT = """
+CREATE TABLE about (
+    name TEXT PRIMARY KEY,        -- 'source': what `source_name` calls the exchange
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
+"""
+
 SCHEMA = (
     f"CREATE TABLE settled ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
     f"CREATE TABLE recent ({_COLUMNS}    PRIMARY KEY (time, symbol)\n) STRICT, WITHOUT ROWID",
-    "CREATE VIEW samples AS SELECT * FROM settled UNION ALL SELECT * FROM recent",
+    _VIEW,
+    _ABOUT,
     """
 CREATE TABLE sweeps (
     slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
@@ -65,6 +84,8 @@ CREATE TABLE gaps (
 ) STRICT, WITHOUT ROWID
 """,
 )
+# What makes this version of the one before: no row of it is touched.
+MIGRATION = ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT)
 
 # SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
 _SYMBOLS = """
@@ -80,8 +101,8 @@ UNION SELECT symbol FROM recent ORDER BY symbol
 # Not from the view: its `recent` is always that of the file, and never that of `_sort_recent`.
 _SAMPLES = " UNION ALL ".join(
     f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
-    "WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
-    for table in ("settled", "recent")
+    f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
+    for table, condition in (("settled", "TRUE"), ("recent", _NOT_SETTLED))
 )
 _BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
 # One by one: a query with both min and max, or over both tables, reads all the rows between.
@@ -135,8 +156,8 @@ class Sweep(NamedTuple):
     weight: int
 
 
-def check_version(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file holds a recording; False when it is empty.
+def check_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the recording in the file; 0 when the file is empty.
 
     Raises:
         RecordingError: It is not ours, or of another version.
@@ -153,12 +174,37 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
     finally:
         connection.rollback()
     if not objects and not application:
-        return False
+        return 0
     if application != APPLICATION_ID:
         raise RecordingError(f"{path} is a database, and not a recording of ours")
-    if version != VERSION:
-        raise RecordingError(f"{path} has version {version}; this program knows {VERSION}")
-    return True
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise RecordingError(f"{path} has version {version}; this program knows {known}")
+    return int(version)
+
+
+def read_source(connection: sqlite3.Connection) -> str | None:
+    """Which exchange the recording is of; None when it does not say, as before version 3."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < VERSION:
+        return None
+    row = connection.execute("SELECT value FROM about WHERE name = 'source'").fetchone()
+    return None if row is None else str(row[0])
+
+
+def check_source(path: Path, source: str | None) -> None:
+    """See that what is recorded into `path` comes from where the rest of it came from.
+
+    Raises:
+        RecordingError: The file is of another source, or is not a recording.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    # One that may write removes on closing what SQLite has put beside the file.
+    with closing(_checked(path, "mode=rw")) as connection:
+        known = read_source(connection)
+    if known is not None and known != source:
+        raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -302,10 +348,52 @@ class Recording:
         """See that writing to `target` would not write over the recording.
 
         Raises:
-            RecordingError: It is the recording, whatever the name.
+            RecordingError: It is the recording or a file that belongs to it, whatever the name.
         """
         if target.exists() and target.samefile(self.path):
             raise RecordingError(f"{target} is the recording itself")
+        for ending in BELONGING:
+            own = beside(self.path, ending)
+            # A log that is not there now is there as soon as somebody records.
+            linked = target.exists() and own.exists() and target.samefile(own)
+            if linked or target.resolve() == own:
+                raise RecordingError(f"{target} belongs to the recording itself")
+
+    def backup(
+        self,
+        target: str | Path,
+        *,
+        replace: bool = False,
+        on_pages: Callable[[int, int], object] | None = None,
+    ) -> None:
+        """Copy the recording as it is at this moment, also while it is recorded into.
+
+        The copy is one file that is whole as soon as it has its name, with everything that was
+        acknowledged before this call. It can be read, moved and continued like any recording. A
+        recorder goes on meanwhile; its file grows more than usual until the copy is made.
+
+        Args:
+            target: Name of the copy.
+            replace: Put it in the place of what has that name; otherwise that is an error.
+            on_pages: Called now and then with the pages copied and the pages there are.
+
+        Raises:
+            RecordingError: The target is there already, is the recording or belongs to it, is
+                written by somebody else, or cannot be written.
+        """
+        from binance_oi.recorder.backup import copy  # which needs this module
+
+        path = Path(target)
+        self.check_target(path)
+        copy(self.path, path, replace=replace, on_pages=on_pages)
+
+    @property
+    def source(self) -> str | None:
+        """Where it was recorded: ``production``, ``testnet``, ``local`` or another base URL.
+
+        None when the file does not say, as those of version 2 do not.
+        """
+        return read_source(self._connection)
 
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has samples, sorted."""
@@ -423,8 +511,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     try:
         return _checked(path, "mode=ro")
     except RecordingError:
-        if beside(path, "-wal").exists():
-            raise
+        if any(beside(path, ending).exists() for ending in ("-wal", "-journal")):
+            raise  # without them it is not what was written
         return _checked(path, "mode=ro&immutable=1")  # in a directory that cannot be written
 
 

@@ -4,13 +4,16 @@ The rule of this file: what `save` has returned from is on the disk, whole, what
 this process or the machine next; what it raised from is not there at all.
 """
 
+import math
 import os
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+import stat
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple
 
 try:
     import fcntl
@@ -19,14 +22,17 @@ except ImportError:  # not POSIX: SQLite keeps the file whole, and a second reco
 
 from binance_oi.errors import RecordingError
 from binance_oi.polling import reason
+from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log, settle
 from binance_oi.recorder.recording import (
     APPLICATION_ID,
     EVERY_SYMBOL,
+    MIGRATION,
     PAGE_SIZE,
     SCHEMA,
     VERSION,
     beside,
     check_version,
+    read_source,
     unix_ms,
 )
 from binance_oi.snapshot import Gap, Snapshot
@@ -34,10 +40,17 @@ from binance_oi.snapshot import Gap, Snapshot
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 BUSY = 1.0  # s to wait for whoever else has the file locked
 CACHE_KIB = 16 * 1024  # one page for each symbol and the way to it, many times over
-# Changes after which new samples are moved to their places: forty sweeps of the market, so that
+# Changes after which new samples are moved to their places: sixty sweeps of the market, so that
 # most pages get many at once, and few enough for whoever reads one symbol to look through.
-SETTLE = 32_768
+SETTLE = 49_152
 LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody reads for long
+
+# The file itself is at most a minute behind: after the 40 s, the next `tidy` comes within 10 s.
+CHECKPOINT_AFTER = 40.0
+TIDY_EVERY = 10.0
+CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment
+PAUSE = 0.05  # s between two looks at them
+KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
 
 # An observation is there once, wherever it is.
 _INSERT = """
@@ -52,93 +65,166 @@ class RecorderLock:
 
     Args:
         path: Of the recording; the lock is a file beside it, with the process id in it. A link
-            leads to the recording itself, so it has the same lock under every name.
+            leads to the recording itself, so it has the same lock under every name. The lock's own
+            name must not be a link: nothing is written through one.
 
     Raises:
-        RecordingError: Another recorder has it.
-        OSError: The lock file cannot be made.
+        RecordingError: Another recorder has it, or its name leads to another file.
+        OSError: The lock file cannot be made; none is left.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = beside(path, "-lock")
-        while True:
-            self._file = self._path.open("a+")
-            try:
-                _lock(self._file, path)
-            except BaseException:
-                self._file.close()
-                raise
-            if self._is_in_place():
-                break
-            self._file.close()  # the one before us has just removed it
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def _is_in_place(self) -> bool:
+        self._file: int | None = self._taken(path)
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+            os.truncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
+        except BaseException:
+            self.close()  # a full disk has room for an empty file, and nobody needs one
+            raise
+
+    def _taken(self, path: Path) -> int:
+        while True:
+            file = _open_lock(self._path)
+            try:
+                _lock(file, path)
+                if self._leads_to(file):
+                    return file
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)  # the owner before us has just removed it
+
+    def _leads_to(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.lstat())
         except FileNotFoundError:
             return False
 
+    def _name(self, file: int) -> Path | None:
+        """What to remove; its directory may have been renamed, and another be in its place."""
+        return self._path if self._leads_to(file) else name_of(file)
+
     def close(self) -> None:
         """Let others record. May be repeated."""
-        if not self._file.closed:
-            with suppress(OSError):
-                self._path.unlink()
-            self._file.close()
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with suppress(OSError):
+            if name := self._name(file):
+                name.unlink()
+        os.close(file)
 
 
-def _lock(file: TextIO, path: Path) -> None:
+def _open_lock(path: Path) -> int:
+    """The lock file, made when missing; never another file that the name leads to.
+
+    Raises:
+        RecordingError: The name is a link, or no file.
+        OSError: It cannot be made.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError:
+        if path.is_symlink():
+            raise RecordingError(f"{path} is a link, and the lock is no link; remove it") from None
+        raise
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file, too
+        os.close(file)
+        raise RecordingError(f"{path} leads to another file, and is to be the lock; remove it")
+    return file
+
+
+def _lock(file: int, path: Path) -> None:
     if fcntl is None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        pid = file.read(20).strip() or "unknown"
+        pid = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
         raise RecordingError(f"{path} is being recorded by process {pid}") from None
+
+
+class Kept(NamedTuple):
+    """A write that was acknowledged and that only the log holds."""
+
+    snapshot: Snapshot | None
+    gaps: tuple[Gap, ...]
+    period: int
+    lost: bool = False
+    """Too many wait for the log: of this sweep, only its slot is kept, as a gap."""
 
 
 class Store:
     """One connection that writes. Belongs to the thread that made it.
 
+    The file itself is never more than a minute behind what was acknowledged, if `tidy` is called
+    several times a minute. A connection that reads the state of an earlier moment holds that up
+    until it ends; every `tidy` tries again.
+
+    Args:
+        path: Of the recording; made when missing. One of version 2 becomes one of this version:
+            wholly or, when this process is killed meanwhile, not at all. No row changes.
+        source: Where it is recorded; see `binance_oi.endpoints.source_name`. The first one is
+            written into the file and stays. None is not written and not compared.
+        clock: Seconds that only grow.
+
     Raises:
-        RecordingError: The file is not ours, or of another version, or SQLite is too old.
+        RecordingError: The file is not ours, of another version or source, or SQLite is too old.
         sqlite3.Error: It cannot be made or opened.
+        OSError: The same.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if sqlite3.sqlite_version_info < STRICT_SINCE:
             raise RecordingError(f"SQLite 3.37 is needed; this is {sqlite3.sqlite_version}")
         self.path = path
+        self._clock = clock
+        set_aside_foreign_log(path)
+        new = not path.exists()
         uri = f"{path.absolute().as_uri()}?mode=rwc"
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
         try:
-            self._prepare()
+            self._prepare(source)
             self._tidied = -SETTLE  # a recorder that was killed may have left a long log
-            self._place = path.stat()
+            self._place = Place(path)
         except BaseException:
             self._connection.close()
+            if new:  # a full disk has room for an empty file, which nobody takes for a recording
+                remove_all(path)
             raise
+        self._behind_since: float | None = clock()
+        self._kept: list[Kept] = []
+        self._in_file = 0  # of them: what an earlier checkpoint has moved
+        self._closed = False
 
-    def _prepare(self) -> None:
+    def _prepare(self, source: str | None) -> None:
         run = self._connection.execute
-        ours = check_version(self._connection, self.path)
-        if not ours:
+        version = check_version(self._connection, self.path)
+        if not version:
             run(f"PRAGMA page_size = {PAGE_SIZE}")
+        known = read_source(self._connection)
+        if None not in (known, source) and known != source:
+            raise RecordingError(f"{self.path} is a recording of {known}, and not of {source}")
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")  # NORMAL may lose commits with the power
         run("PRAGMA wal_autocheckpoint = 0")
         run("PRAGMA temp_store = MEMORY")  # or the move would be written a third time
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
-        if not ours:
+        if version != VERSION or (known is None and source is not None):
             with self._transaction():
-                for statement in SCHEMA:
+                for statement in _changes(version):
                     run(statement)
-                run(f"PRAGMA application_id = {APPLICATION_ID}")
-                run(f"PRAGMA user_version = {VERSION}")
+                run("INSERT OR IGNORE INTO about SELECT 'source', ?1 WHERE ?1 NOT NULL", (source,))
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -151,9 +237,65 @@ class Store:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def close(self) -> None:
-        """Close the file. May be repeated."""
+    def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
+        """Move what the log holds into the file, and close it. May be repeated.
+
+        Also when the file was moved: its log is emptied into it, or follows it to its new name.
+
+        Args:
+            wait: Seconds to wait for those who read the state of an earlier moment. After that,
+                the log keeps what it holds, and the next `Store` goes on with it.
+
+        Returns:
+            Acknowledged writes that are in no file, because the file was removed before its log
+            was moved into it. Write them elsewhere with `restore`.
+        """
+        if self._closed:
+            return []
+        self._closed = True
+        try:
+            return self._leave(wait)
+        finally:
+            self._connection.close()
+
+    def _leave(self, wait: float) -> list[Kept]:
+        with suppress(sqlite3.Error):
+            until = time.monotonic() + wait
+            while self._place.is_read_in_the_past() and time.monotonic() < until:
+                time.sleep(PAUSE)
+            self._checkpoint("TRUNCATE")
+        if not self._place.is_moved():
+            return []
+        home = self._place.take_log_along()
+        if home is None:
+            removed = self._place.is_removed()
+            self._place.remove_log()
+            return self._kept[0 if removed else self._in_file :]
         self._connection.close()
+        with suppress(sqlite3.Error):
+            settle(home)
+        return []
+
+    def restore(self, kept: Kept) -> int:
+        """Write what another file held and lost; a slot that is here stays as it is.
+
+        Returns:
+            How many sweeps are lost nevertheless: 1 when of this one nothing but its slot was kept.
+
+        Raises:
+            sqlite3.Error: Nothing was written.
+            FileNotFoundError: The file was removed or replaced; nothing was written.
+        """
+        snapshot = kept.snapshot
+        if snapshot is not None and snapshot.slot is not None and self._has(unix_ms(snapshot.slot)):
+            snapshot = None
+        gaps = [gap for gap in kept.gaps if not self._has(gap.first)]
+        self.save(snapshot, gaps, kept.period)
+        return int(kept.lost and len(gaps) == len(kept.gaps))
+
+    def _has(self, slot: int) -> bool:
+        query = "SELECT 1 FROM sweeps WHERE slot = ?"
+        return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def last_slot(self) -> int | None:
         """The last slot of which something is known, Unix ms."""
@@ -175,12 +317,29 @@ class Store:
             sqlite3.Error: Nothing was written.
             FileNotFoundError: The file was removed or replaced; nothing was written.
         """
-        if not os.path.samestat(self._place, self.path.stat()):
+        if not self._place.is_current():
             raise FileNotFoundError(f"{self.path} was replaced")
         with self._transaction():
             for gap in gaps:
                 self._write_gap(EVERY_SYMBOL, gap, period)
-            return 0 if snapshot is None else self._write_sweep(snapshot, period)
+            new = 0 if snapshot is None else self._write_sweep(snapshot, period)
+        self._keep(Kept(snapshot, tuple(gaps), period))
+        return new
+
+    def _keep(self, kept: Kept) -> None:
+        """Remember it until the file itself has had it for a while.
+
+        The file may be removed before that. And ``mv`` to another file system copies it first: what
+        goes into the file meanwhile is not in the copy.
+        """
+        if self._behind_since is None:
+            self._behind_since = self._clock()
+        self._kept.append(kept)
+        rows = 0
+        for number in reversed(range(len(self._kept))):
+            rows += len(self._kept[number].snapshot or ())
+            if rows > KEPT_ROWS:
+                self._kept[number] = _without_rows(self._kept[number])
 
     def _write_sweep(self, snapshot: Snapshot, period: int) -> int:
         assert snapshot.slot is not None
@@ -211,19 +370,69 @@ class Store:
                 (symbol, gap.first, gap.last, period, gap.reason, gap.detail),
             )
 
+    def is_due(self) -> bool:
+        """Whether `tidy` has to move the log into the file now, for the file not to be late."""
+        since = self._behind_since
+        return since is not None and self._clock() - since >= CHECKPOINT_AFTER
+
     def tidy(self) -> None:
         """Put what is recent to its place, and what is in the log; for the time between two sweeps.
 
         The log is then written over from its start, not made anew: a file that does not grow is on
         the disk sooner. Nobody who reads is waited for; what is read by others stays in the log.
+
+        Raises:
+            sqlite3.Error: It could not be done now; what was acknowledged is in the log.
         """
+        enough = self._connection.total_changes - self._tidied >= SETTLE
+        try:
+            if enough:
+                self._checkpoint("PASSIVE")  # who reads now is in the past after the move
+                self._settle()
+        finally:
+            if self.is_due():
+                self._checkpoint("PASSIVE")
+
+    def _settle(self) -> None:
+        with self._transaction():
+            # Nobody writes a sample to both tables. If one is in both all the same, it is one
+            # observation, and the settled one stays: the others must not wait for it for ever.
+            self._connection.execute(
+                "INSERT OR IGNORE INTO settled SELECT * FROM recent ORDER BY symbol, time"
+            )
+            self._connection.execute("DELETE FROM recent")
+        self._tidied = self._connection.total_changes
+        self._behind_since = -math.inf  # the log is long now
+
+    def _checkpoint(self, mode: str) -> None:
+        """Move the log into the file, unless somebody reads the past: then it stays whole."""
+        if self._place.is_read_in_the_past():
+            return
         run = self._connection.execute
-        if self._connection.total_changes - self._tidied >= SETTLE:
-            with self._transaction():
-                run("INSERT INTO settled SELECT * FROM recent ORDER BY symbol, time")
-                run("DELETE FROM recent")
-            run("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            self._tidied = self._connection.total_changes
+        _, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        # -1: somebody else does it. And what goes into a file without a name goes nowhere.
+        if logged == moved != -1 and not self._place.is_removed():
+            self._behind_since = None
+            if len(self._kept) > self._in_file:
+                del self._kept[: self._in_file]
+                self._in_file = len(self._kept)
+
+
+def _changes(version: int) -> Iterator[str]:
+    """What makes a recording of this version; of an empty file when `version` is 0."""
+    if version == VERSION:
+        return
+    yield from MIGRATION if version else SCHEMA
+    yield f"PRAGMA application_id = {APPLICATION_ID}"
+    yield f"PRAGMA user_version = {VERSION}"
+
+
+def _without_rows(kept: Kept) -> Kept:
+    if kept.snapshot is None or kept.snapshot.slot is None:
+        return kept
+    slot = unix_ms(kept.snapshot.slot)
+    gap = Gap(slot, slot, "storage", "the file was removed while its log could not be emptied")
+    return Kept(None, (*kept.gaps, gap), kept.period, lost=True)
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:

@@ -61,6 +61,7 @@ def measure(_: int) -> None:
         )
         print(f"{path.stat().st_size / 2**20:.0f} MiB", flush=True)
         _commits(path, sweeps)
+        _written(path, sweeps + MEASURED)
         _day(path)
         for target in ("oi.parquet", "days", "oi.csv"):
             _export(path, Path(name) / target)
@@ -95,6 +96,27 @@ def _commits(path: Path, begin: int) -> None:
         parts = statistics.quantiles(seconds, n=100)
         shown = ", ".join(f"{p} % {parts[p - 1] * 1000:.1f}" for p in (50, 90, 99))
         print(f"{name}, ms: {shown}, longest {max(seconds) * 1000:.1f}", flush=True)
+
+
+def _written(path: Path, begin: int) -> None:
+    """What one sweep costs the disk, on a recorder's clock: log, moves, a checkpoint a minute."""
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as store:
+        store.tidy()
+        before = _io()
+        for number in range(begin, begin + MEASURED):
+            store.save(sweep(number), [], PERIOD)
+            store.tidy()
+            now += EVERY.total_seconds()
+        written, to_disk = ((b - a) / MEASURED / 1e6 for a, b in zip(before, _io(), strict=True))
+    print(f"written for a sweep: {written:.2f} MB, in whole blocks {to_disk:.2f} MB", flush=True)
+
+
+def _io() -> tuple[int, int]:
+    """Bytes given to write() so far, and bytes of the blocks that had to go to the disk."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    counts = {name: int(count) for name, count in (line.split(": ") for line in lines)}
+    return counts["wchar"], counts["write_bytes"]
 
 
 def _write(file: int, content: bytes) -> None:

@@ -1,0 +1,245 @@
+"""A recording that is moved, removed or replaced while it is recorded loses nothing acknowledged.
+
+Rule of this file: files are real, and judged by what a connection of our own finds in them; who
+reads meanwhile is another connection. What the file itself held when somebody removed it is theirs.
+"""
+
+import logging
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from binance_oi.recorder import place, store
+from binance_oi.recorder.store import Store
+from recorded import sweep
+
+PERIOD = 60_000
+BEFORE, AFTER = range(5), range(5, 8)  # sweeps
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    return home / "oi.db"
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("old.db"))
+
+
+def directory_renamed(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.mkdir()
+
+
+def all_moved(path: Path) -> None:
+    away = path.parent.with_name("away")
+    away.mkdir()
+    for file in path.parent.iterdir():
+        file.rename(away / file.name)
+
+
+def linked_and_removed(path: Path) -> None:
+    path.with_name("old.db").hardlink_to(path)
+    path.unlink()
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def copied_and_removed(path: Path) -> None:
+    """As `mv` to another file system does."""
+    shutil.copy(path, path.with_name("old.db"))
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        opened.save(sweep(100), [], PERIOD)
+    other.replace(path)
+
+
+WAYS: list[Callable[[Path], None]] = [
+    *(renamed, directory_renamed, all_moved, linked_and_removed),
+    *(removed, copied_and_removed, replaced),
+]
+
+
+def slots(path: Path) -> set[int]:
+    """Slots with a sweep, of a file that is whole."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return {slot for (slot,) in connection.execute("SELECT slot FROM sweeps")}
+
+
+def slot(number: int) -> int:
+    at = sweep(number).slot
+    assert at is not None
+    return round(at.timestamp() * 1000)
+
+
+def record_on(path: Path, opened: Store) -> Store:
+    """Go on as a recorder does when a file is not in its place."""
+    kept = opened.close(wait=0.0)
+    after = Store(path)
+    assert [after.restore(each) for each in kept] == [0] * len(kept)
+    for number in AFTER:
+        after.save(sweep(number), [], PERIOD)
+    return after
+
+
+@pytest.mark.parametrize("read", ["nobody", "idle", "past"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
+    path: Path, way: Callable[[Path], None], read: str
+) -> None:
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    uri = f"{path.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+        if read != "nobody":
+            reader.execute("BEGIN" if read == "past" else "SELECT 1")
+            assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
+        for number in BEFORE[1:]:
+            opened.save(sweep(number), [], PERIOD)
+        way(path)
+        with pytest.raises(FileNotFoundError):
+            opened.save(sweep(5), [], PERIOD)
+        record_on(path, opened).close(wait=0.0)  # also while somebody has the old one open
+        if read == "past":
+            assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
+    found = set[int]().union(*(slots(file) for file in path.parent.parent.rglob("*.db")))
+    assert {slot(number) for number in (*BEFORE, *AFTER)} <= found
+    assert {slot(number) for number in AFTER} <= slots(path)
+
+
+def test_a_file_that_was_moved_has_everything_in_itself_and_nothing_is_left_beside_it(
+    path: Path,
+) -> None:
+    opened = Store(path)
+    for number in BEFORE:
+        opened.save(sweep(number), [], PERIOD)
+    renamed(path)
+    assert opened.close() == []
+    assert [file.name for file in path.parent.iterdir()] == ["old.db"]
+    assert len(slots(path.with_name("old.db"))) == len(BEFORE)
+
+
+def test_the_log_follows_a_moved_file_while_somebody_reads_the_past(path: Path) -> None:
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    uri = f"{path.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+        opened.save(sweep(1), [], PERIOD)
+        renamed(path)
+        assert opened.close(wait=0.0) == []
+        left = sorted(file.name for file in path.parent.iterdir())
+        assert left == ["old.db", "old.db-shm", "old.db-wal"]
+    assert slots(path.with_name("old.db")) == {slot(0), slot(1)}
+
+
+def test_a_log_that_cannot_follow_its_file_is_carried_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "name_of", lambda _: None)  # as where the system does not tell
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    uri = f"{path.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+        opened.save(sweep(1), [], PERIOD)
+        renamed(path)
+        record_on(path, opened).close()
+    assert slots(path) == {slot(number) for number in (1, *AFTER)}
+
+
+def test_what_goes_into_the_file_itself_while_mv_copies_it_is_carried_over_as_well(
+    path: Path,
+) -> None:
+    now = 0.0
+    opened = Store(path, clock=lambda: now)
+    opened.tidy()
+    opened.save(sweep(0), [], PERIOD)
+    shutil.copy(path, path.with_name("old.db"))
+    now += store.CHECKPOINT_AFTER
+    opened.tidy()
+    path.unlink()
+    record_on(path, opened).close()
+    assert slots(path) == {slot(number) for number in (0, *AFTER)}
+
+
+def test_a_slot_that_the_new_file_has_stays_as_it_is_there(path: Path) -> None:
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        opened.save(sweep(3), [], 7)
+    opened = Store(path)
+    for number in BEFORE:
+        opened.save(sweep(number), [], PERIOD)
+    other.replace(path)
+    record_on(path, opened).close()
+    with closing(sqlite3.connect(path)) as connection:
+        periods = dict(connection.execute("SELECT slot, period FROM sweeps"))
+        new, rows = connection.execute(
+            "SELECT sum(new), (SELECT count(*) FROM samples) FROM sweeps"
+        ).fetchone()
+    assert {number: periods[slot(number)] for number in BEFORE} == {
+        number: 7 if number == 3 else PERIOD for number in BEFORE
+    }
+    assert new == rows
+
+
+def test_of_more_than_the_memory_may_hold_the_slots_are_kept_and_counted_as_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "KEPT_ROWS", 6)  # two sweeps of three symbols
+    opened = Store(path)
+    for number in (2, 3, 4, 5):
+        opened.save(sweep(number), [], PERIOD)
+    path.unlink()
+    kept = opened.close()
+    with closing(Store(path)) as after:
+        assert sum(after.restore(each) for each in kept) == 2
+    assert slots(path) == {slot(4), slot(5)}
+    with closing(sqlite3.connect(path)) as connection:
+        gaps = connection.execute("SELECT first, last, reason FROM gaps").fetchall()
+    assert gaps == [(slot(2), slot(3), "storage")]
+
+
+def test_the_log_of_a_killed_recorder_whose_file_was_moved_is_not_destroyed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = (
+        "import os, sys; from pathlib import Path; from binance_oi.recorder.store import Store\n"
+        "from recorded import sweep\n"
+        "store = Store(Path(sys.argv[1])); store.save(sweep(0), [], 60_000); os._exit(9)"
+    )
+    os.spawnve(
+        os.P_WAIT,
+        sys.executable,
+        [sys.executable, "-c", child, str(path)],
+        {**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    old = path.with_name("old.db")
+    path.rename(old)
+    with caplog.at_level(logging.WARNING, "binance_oi"), closing(Store(path)) as opened:
+        opened.save(sweep(1), [], PERIOD)
+    assert "oi.db-wal is the log of a recording that was moved away" in caplog.text
+    path.with_name("oi.db-wal.1").rename(path.with_name("old.db-wal"))
+    assert (slots(old), slots(path)) == ({slot(0)}, {slot(1)})
