@@ -167,7 +167,7 @@ async def test_a_peer_that_never_reads_is_waited_for_once_and_does_not_stop_the_
             await asyncio.sleep(HOUR_S)
         assert not sending.done()
         assert now() - start >= 100 * HOUR_S
-        assert len(waits) <= 3
+        assert 1 <= len(waits) <= 3
         sending.cancel()
 
 
