@@ -61,7 +61,7 @@ from binance_oi.models import OpenInterest, SymbolInfo
 from binance_oi.simulator import LocalExchange
 from binance_oi.snapshot import Snapshot
 
-DEADLINE = 30.0  # s for another process to come to a point
+DEADLINE = 600.0  # s after which a process hangs, and is no slow one
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
 UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
