@@ -86,7 +86,7 @@ async def read_by_default(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Non
 
 
 def _defaults_of_a_client() -> dict[str, object]:
-    defaults = OpenInterestClient.__init__.__kwdefaults__
+    defaults: dict[str, object] = OpenInterestClient.__init__.__kwdefaults__ or {}
     assert {"base_url", "timeout"} <= defaults.keys()
     return defaults
 
