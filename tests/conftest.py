@@ -13,6 +13,7 @@ import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
 
+import rollover
 from aioresponses_shim import mend_aioresponses
 from virtual_clock import VirtualLoop
 
@@ -42,6 +43,13 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _FROM_THE_ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the minute turn where `BINANCE_OI_ROLLOVER` says, for `nox -s rollovers`."""
+    if rollover.AFTER_MS is not None:
+        rollover.turn_soon(monkeypatch, rollover.AFTER_MS)
 
 
 @pytest.fixture
