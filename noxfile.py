@@ -24,6 +24,12 @@ FULLY_COVERED = (
     *("minutes", "others", "server_clock", "governor", "client"),
     *("connections", "transport", "models", "errors"),
 )
+# Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
+QUICK = (
+    *("minutes", "others", "server_clock", "governor", "budget", "pool_file", "retry", "deadline"),
+    *("headers", "models", "endpoints", "errors", "shared_calls"),
+)
+ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 IMPORT_FROM_ELSEWHERE = """
 import pathlib, sys, binance_oi
 home = pathlib.Path(binance_oi.__file__).resolve()
@@ -86,6 +92,36 @@ def twice(session: nox.Session) -> None:
 
 
 @nox.session
+def quick(session: nox.Session) -> None:
+    """The unit tests of the decisions, of decoding and of the errors; a few seconds."""
+    install(session, "test", "-e", ".")
+    tests = [f"tests/test_{name}.py" for name in QUICK]
+    command = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal")
+    session.run(*command, *tests, *session.posargs)
+
+
+@nox.session
+def wallclock(session: nox.Session) -> None:
+    """What bounds seconds of a real clock, for a quiet machine; the suite leaves it out."""
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    session.run("python", "-m", "pytest", "-m", "wallclock", *session.posargs)
+
+
+@nox.session
+def rollovers(session: nox.Session) -> None:
+    """The suite, each test with a minute that turns 5 to 500 ms after it begins.
+
+    Other figures may follow `--`, such as `-- 1500` for what processes do when they have started.
+    """
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    for after_ms in session.posargs or ROLLOVERS_MS:
+        session.run(
+            *("python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"),
+            env={"BINANCE_OI_ROLLOVER": str(after_ms)},
+        )
+
+
+@nox.session
 def recorder(session: nox.Session) -> None:
     """Recording for long: 200 kills, 30 virtual days, and what others read; about half an hour.
 
@@ -95,7 +131,7 @@ def recorder(session: nox.Session) -> None:
     install(session, "frames")
     names = ("recorder", "month", "recording", "export", "arrow", "report", "cli_recording")
     session.run(
-        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200"),
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", ""),
         *(f"tests/test_{name}.py" for name in names),
         env={
             "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "200"),

@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ READ: dict[str, Callable[[Any, Any], object]] = {
 }
 
 
-async def record(path: Path, seconds: float) -> None:
+async def record(path: Path) -> None:
     async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await Recorder(client, path, every=1.0, symbols=["BTCUSDT"]).run()
+        recorder = Recorder(
+            client, path, every=1.0, symbols=["BTCUSDT"], on_sweep=lambda _: recorder.stop()
+        )
+        await recorder.run()  # until the first sweep is on the disk
 
 
 with tempfile.TemporaryDirectory() as directory:
-    asyncio.run(record(Path(directory) / "oi.db", 1.5))
+    asyncio.run(record(Path(directory) / "oi.db"))
     with Recording(Path(directory) / "oi.db") as recording:
         samples = recording.samples(["BTCUSDT"])
         print("without any extra:", samples.to_columns()["open_interest"])

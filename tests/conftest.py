@@ -14,6 +14,7 @@ import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
 
+import rollover
 from aioresponses_shim import mend_aioresponses
 from virtual_clock import VirtualLoop
 
@@ -66,6 +67,13 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
+
+
+@pytest.fixture(autouse=True)
+def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the minute turn where `BINANCE_OI_ROLLOVER` says, for `nox -s rollovers`."""
+    if rollover.AFTER_MS is not None:
+        rollover.turn_soon(monkeypatch, rollover.AFTER_MS)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A reader in a process of its own: `python reading_process.py FILE`, until its input ends.
 
 Rule of this file: it reads as a stranger does, with a connection for each look and with one that
-stays, and it ends with 1 and a traceback at the first thing that is not as it should be.
+stays, and it ends with 1 and a traceback at the first thing that is not as it should be. It says
+`looking` after its first look, and looks once more when its input ends.
 """
 
 import select
@@ -30,12 +31,13 @@ def look(path: Path, staying: sqlite3.Connection, least: int) -> int:
 
 
 def main(path: Path) -> None:
-    sweeps = looks = 0
+    sweeps = 0
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as staying:
+        sweeps = look(path, staying, sweeps)
+        print("looking", flush=True)
         while not select.select([sys.stdin], [], [], PAUSE)[0]:
             sweeps = look(path, staying, sweeps)
-            looks += 1
-    print(looks)
+        look(path, staying, sweeps)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ slot only when its sweep is acknowledged.
 import asyncio
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -21,7 +21,8 @@ NAMES = tuple(f"S{number}USDT" for number in range(300))
 class Reader:
     """A market that is read in no time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._pool = ProcessBudget(limit=100_000_000).pool("")
 
     @property
@@ -38,8 +39,8 @@ class Reader:
         notional: bool = False,
         deadline: float | None = None,
     ) -> Snapshot:
-        now = datetime.now(UTC)
-        ms = time.time_ns() // 1_000_000
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        ms = int(self._clock() * 1000)
         values = {n: OpenInterest(n, Decimal(f"{ms}.500"), ms) for n in symbols or ()}
         return Snapshot(
             values_by_symbol=values, errors={}, started=now, finished=now, weight=len(values)

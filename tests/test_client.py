@@ -670,7 +670,8 @@ def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
 def test_a_child_takes_no_connection_away_from_its_parent(end: str) -> None:
     async def main() -> None:
         async with RawExchange(lambda n: open_interest()) as exchange:
-            clients = [OpenInterestClient(base_url=exchange.url, budget=ProcessBudget())]
+            budget = ProcessBudget()
+            clients = [OpenInterestClient(base_url=exchange.url, budget=budget, timeout=600.0)]
             await clients[0].get_open_interest("BTCUSDT")
 
             def in_the_child() -> None:

@@ -1,5 +1,6 @@
 """What leaves a recording is what the exchange wrote, and a file is whole or not there."""
 
+import asyncio
 import csv
 import json
 import subprocess
@@ -16,6 +17,7 @@ from binance_oi.export import export, iso
 from binance_oi.recorder import Recorder, Recording
 from raw_exchange import RawExchange, answer
 from recorded import BEGIN, VALUES, write_recording
+from virtual_clock import wall_time
 
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -59,14 +61,19 @@ async def record_from_the_wire(path: Path) -> None:
         )
         return answer(200, body)
 
+    loop = asyncio.get_running_loop()
+    budget = ProcessBudget(limit=10_000, clock=loop.time, wall=wall_time)
     async with (
         RawExchange(script) as exchange,
-        OpenInterestClient(base_url=exchange.url, budget=ProcessBudget(limit=10_000)) as client,
+        OpenInterestClient(base_url=exchange.url, budget=budget) as client,
     ):
-        recorder = Recorder(client, path, every=0.1, on_sweep=lambda _: recorder.stop())
+        recorder = Recorder(
+            client, path, every=0.1, on_sweep=lambda _: recorder.stop(), clock=wall_time
+        )
         await recorder.run()
 
 
+@pytest.mark.virtual_time
 async def test_every_number_leaves_as_it_came_over_the_wire(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     await record_from_the_wire(tmp_path / "oi.db")

@@ -1,20 +1,33 @@
 """Open interest in units of the quote asset: exact, for one request more, and never instead."""
 
+import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
-from binance_oi import BudgetExhaustedError, OpenInterest, OpenInterestClient, Snapshot
+from binance_oi import (
+    BudgetExhaustedError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    Snapshot,
+)
 from binance_oi.cli import main
 from binance_oi.models import MarkPrice
 from binance_oi.simulator import LocalExchange
+from virtual_clock import wall_time
 
 pytestmark = pytest.mark.virtual_time
 
 
+def local_client(exchange: LocalExchange) -> OpenInterestClient:
+    budget = ProcessBudget(clock=asyncio.get_running_loop().time, wall=wall_time)
+    return OpenInterestClient(base_url=exchange.url, budget=budget)
+
+
 async def test_mark_prices_come_with_one_request_of_weight_10() -> None:
-    async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"], notional=True)
         assert exchange.used == market.weight == 2 + 10
     assert list(market.mark_prices) == list(market) == ["BTCUSDT", "ETHUSDT"]
@@ -25,7 +38,7 @@ async def test_mark_prices_come_with_one_request_of_weight_10() -> None:
 
 
 async def test_nothing_is_asked_for_that_nobody_wants() -> None:
-    async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT"])
         assert exchange.used == 1
     assert (market.notional, market.mark_prices, market.notional_error) == ({}, {}, None)
@@ -33,8 +46,8 @@ async def test_nothing_is_asked_for_that_nobody_wants() -> None:
 
 async def test_values_are_there_also_when_mark_prices_are_not() -> None:
     async with (
-        LocalExchange(limit=8) as exchange,
-        OpenInterestClient(base_url=exchange.url) as client,
+        LocalExchange(clock=wall_time, limit=8) as exchange,
+        local_client(exchange) as client,
     ):
         await client.symbols()  # tells that weight 10 never fits
         market = await client.snapshot(["BTCUSDT"], notional=True)

@@ -1,20 +1,29 @@
 """README.md is true: its Python runs, prints what it says, and its commands are the ones CI runs.
 
 Every ```python block is run as it stands, alone, against a local exchange that stands in for the
-default `base_url`. A block may `await` at its top level, as `python -m asyncio` allows. A ```text
-block right after it is what it prints, with any numbers.
+default `base_url`. A block may `await` at its top level, as `python -m asyncio` allows; it runs on
+the virtual clock, where no slot is missed however busy the machine is. A ```text block right after
+it is what it prints, with any numbers.
 """
 
 import ast
 import asyncio
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from types import CodeType
 from typing import NamedTuple
 
 import pytest
+
+import virtual_clock
+from binance_oi import OpenInterestClient
+from binance_oi.recorder import Recorder
+from binance_oi.simulator import LocalExchange
+from default_clocks import replace_default_clocks
+from virtual_clock import wall_time
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -54,29 +63,50 @@ def compiled(block: Block) -> CodeType:
     return code
 
 
-def run(code: CodeType) -> None:
+def run(code: CodeType, around: AbstractAsyncContextManager[object] | None = None) -> None:
+    """Run a block; when it awaits, on a virtual loop and inside of `around`."""
     names = {"__name__": "__main__"}
     if code.co_flags & inspect.CO_COROUTINE:
 
         async def main() -> None:
-            await eval(code, names)
+            async with around or nullcontext():
+                await eval(code, names)
 
-        asyncio.run(main())
+        virtual_clock.run(main())
     else:
         exec(code, names)
 
 
+@asynccontextmanager
+async def read_by_default(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
+    """A local exchange on the running loop; a client that names no `base_url` reads from it."""
+    async with LocalExchange() as exchange:
+        monkeypatch.setitem(_defaults_of_a_client(), "base_url", exchange.url)
+        yield
+
+
+def _defaults_of_a_client() -> dict[str, object]:
+    defaults: dict[str, object] = OpenInterestClient.__init__.__kwdefaults__ or {}
+    assert {"base_url", "timeout"} <= defaults.keys()
+    return defaults
+
+
+@pytest.fixture
+def virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a clock takes the running loop's by default."""
+    changed = replace_default_clocks(
+        monkeypatch, steady=lambda: asyncio.get_running_loop().time(), wall=wall_time
+    )
+    assert {cls.__init__.__qualname__ for cls in (LocalExchange, Recorder)} <= set(changed)
+
+
 @pytest.fixture
 def local_exchange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A local exchange in a thread; a client that names no `base_url` reads from it."""
+    """The same for a block that has a loop of its own: an exchange in a thread, in real time."""
     monkeypatch.chdir(tmp_path)  # a block may write files
-    from binance_oi import OpenInterestClient
-    from binance_oi.simulator import LocalExchange
-
     with LocalExchange().in_thread() as exchange:
-        defaults = OpenInterestClient.__init__.__kwdefaults__ or {}
-        assert "base_url" in defaults
-        monkeypatch.setitem(defaults, "base_url", exchange.url)
+        monkeypatch.setitem(_defaults_of_a_client(), "base_url", exchange.url)
+        monkeypatch.setitem(_defaults_of_a_client(), "timeout", 600.0)  # of a busy machine
         yield
 
 
@@ -85,9 +115,12 @@ def local_exchange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     "block", python_blocks(README.read_text(encoding="utf-8")), ids=lambda b: f"line_{b.line}"
 )
 def test_a_block_of_the_readme_runs_and_prints_what_it_says(
-    block: Block, capsys: pytest.CaptureFixture[str]
+    block: Block, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    run(compiled(block))
+    code, monkeypatch = compiled(block), request.getfixturevalue("monkeypatch")
+    if code.co_flags & inspect.CO_COROUTINE:
+        request.getfixturevalue("virtual_clocks")
+    run(code, read_by_default(monkeypatch))
     if block.output is not None:
         assert shape(capsys.readouterr().out) == shape(block.output)
 

@@ -397,18 +397,20 @@ async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
     assert market.notional == {}
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("name", ["BTCUSDT", b"BTCUSDT"])
 async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
-    async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
             await client.snapshot(name)
         assert not exchange.answers
 
 
+@pytest.mark.virtual_time
 async def test_what_was_never_sent_is_not_in_the_weight() -> None:
-    async with LocalExchange() as exchange:
-        url = exchange.url
-    async with OpenInterestClient(base_url=url) as client:
+    async with LocalExchange(clock=wall_time) as exchange:
+        client = local_client(exchange)
+    async with client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"])
     assert [type(e) for e in market.errors.values()] == [TransportError] * 2
     assert (market.weight, client.usage.used) == (0, 0)

@@ -34,7 +34,7 @@ STEP_S = 1e-6  # smallest move; without one, a timer re-armed for "now" would sp
 _LOOKS = 3
 # A sender that is blocked waits for an acknowledgement, which the kernel may hold back for 200 ms.
 _BLOCKED_WRITE_S = 0.25
-_DEADLOCK_S = 5.0  # real time in which somebody outside (a signal, a thread) may still wake us
+_DEADLOCK_S = 120.0  # real time in which somebody outside (a signal, a thread) may still wake us
 
 
 class Deadlock(RuntimeError):
@@ -47,11 +47,13 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = START_S
+        self.steps = 0  # turns of the loop
         self.threads = 0  # at work for this loop; while there are any, time stands still
         self._given_up: set[int] = set()  # senders whose peer does not read
 
     def select(self, timeout: float | None = None) -> _Events:
         """Return what is ready; when nothing can become ready, let `timeout` pass at once."""
+        self.steps += 1
         if timeout is not None and timeout <= 0:
             return super().select(0)
         if (events := self._ready_now()) or (events := self._blocked_writes()):
@@ -98,6 +100,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds of virtual time."""
         return self._jumping.now
+
+    @property
+    def steps(self) -> int:
+        """How many turns the loop has made: what a real one would cost, whoever else runs."""
+        return self._jumping.steps
 
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None

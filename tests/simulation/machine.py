@@ -13,12 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from binance_oi import BinanceOIError, OpenInterestClient
+from binance_oi import BannedError, BinanceOIError, OpenInterestClient
 from binance_oi.simulator.counter import Bans
 from binance_oi.simulator.local import LocalExchange
 
@@ -47,6 +47,10 @@ class Process:
         """Wait for its first answer, or for its first error."""
         assert self._lines.readline() == "started\n"
 
+    def banned(self) -> None:
+        """Wait until a ban ended every call under way: from then on it sends nothing."""
+        assert self._lines.readline() == "banned\n"
+
     def kill(self) -> None:
         """`kill -9`."""
         self._popen.kill()
@@ -60,6 +64,12 @@ class Process:
         out, _ = self._popen.communicate("stop\n")
         found: dict[str, float] = json.loads(out.splitlines()[-1])
         return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other processes do, however long; pytest ends a test that hangs."""
+    while not condition():
+        time.sleep(0.01)
 
 
 @contextmanager
@@ -79,19 +89,28 @@ async def use(url: str) -> None:
     loop = asyncio.get_running_loop()
     told = loop.run_in_executor(None, sys.stdin.readline)
     last, gap, answers, errors = loop.time(), 0.0, 0, 0
+    banned = set[int]()
 
     def note(started: list[str] = ["started"]) -> None:  # noqa: B006 - said once
         if started:
             print(started.pop(), flush=True)
 
-    async def ask(client: OpenInterestClient) -> None:
+    def note_ban(worker: int) -> None:
+        if len(banned) < WORKERS:
+            banned.add(worker)
+            if len(banned) == WORKERS:
+                print("banned", flush=True)
+
+    async def ask(client: OpenInterestClient, worker: int) -> None:
         nonlocal last, gap, answers, errors
         while not told.done():
             try:
                 await client.get_open_interest("BTCUSDT", max_wait=5.0)
-            except BinanceOIError:
+            except BinanceOIError as error:
                 errors += 1
                 note()
+                if isinstance(error, BannedError):
+                    note_ban(worker)
                 await asyncio.sleep(0.05)
             else:
                 if answers:
@@ -102,7 +121,7 @@ async def use(url: str) -> None:
     async with OpenInterestClient(base_url=url, max_connections=WORKERS) as client:
         with suppress(BinanceOIError):
             await client.exchange_info()  # tells the budget the limit
-        await asyncio.gather(*(ask(client) for _ in range(WORKERS)))
+        await asyncio.gather(*(ask(client, worker) for worker in range(WORKERS)))
     print(json.dumps({"answers": answers, "errors": errors, "gap": gap}), flush=True)
 
 
@@ -135,6 +154,9 @@ def kills(count: int) -> float:
             for _ in range(count):
                 time.sleep(random.uniform(0.05, 0.3))
                 processes[0].kill()
+                sent = exchange.answers.total()
+                # More than the others can have had under way when it died.
+                until(lambda sent=sent: exchange.answers.total() >= sent + 3 * WORKERS)  # type: ignore[misc]
                 processes[0] = Process(exchange.url, Path(directory))
                 processes[0].started()
             gap = max(process.stop()["gap"] for process in processes[1:])

@@ -1,0 +1,36 @@
+"""What a piece of code does, counted: the same number on every machine, however busy it is.
+
+Rule of this file: no clock. A figure in seconds belongs into `tests/benchmarks`.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Calls:
+    """How many functions were called, and of those in C, how often which one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.into_c: Counter[str] = Counter()
+
+    def _note(self, _frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_call":
+            self.into_c[getattr(argument, "__name__", "")] += 1
+        elif event != "call":
+            return
+        self.count += 1
+
+
+@contextmanager
+def calls_counted() -> Iterator[Calls]:
+    """Count the function calls of this thread in the block."""
+    calls, before = Calls(), sys.getprofile()
+    sys.setprofile(calls._note)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)

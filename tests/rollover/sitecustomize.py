@@ -1,0 +1,5 @@
+"""Python imports a module of this name when it starts: so does a process that a test starts."""
+
+from moved_clock import install  # type: ignore[import-not-found]  # beside this file
+
+install()
