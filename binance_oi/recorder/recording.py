@@ -99,7 +99,7 @@ _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
 EVER = 0, 1 << 62  # Unix ms
 
-Row = tuple[str, int, str, int, str | None]
+Row = arrow.Row
 
 
 class Sample(NamedTuple):
@@ -244,10 +244,10 @@ class Samples:
                 while more := found.fetchmany(BATCH - len(rows)):
                     rows += more
                     if len(rows) == BATCH:
-                        yield _batch(rows)
+                        yield arrow.Batch.of(rows)
                         rows.clear()
             if rows:
-                yield _batch(rows)
+                yield arrow.Batch.of(rows)
 
     def between(self, since: int, until: int) -> Self:
         """The part of them from `since` until before `until` (Unix ms)."""
@@ -282,11 +282,6 @@ class Samples:
 def _sample(row: Row) -> Sample:
     symbol, time, value, received, mark = row
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
-
-
-def _batch(rows: list[Row]) -> arrow.Batch:
-    symbol, time, value, received, mark = zip(*rows, strict=True)
-    return arrow.Batch(list(symbol), list(time), list(value), list(received), list(mark))
 
 
 class Recording:
