@@ -5,13 +5,20 @@ float; times are UTC. A number that does not fit is an error, it is not rounded.
 `parquet`) is imported when it is used; it has no types, and nothing of it leaves this file.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
+
+from binance_oi.errors import RecordingError, printable
 
 PRECISION, SCALE = 38, 18  # digits: the widest decimal that polars and DuckDB know, too
 ROW_GROUP = 1 << 20  # rows; one symbol's day is a small part of it, found by its statistics
+READ = 65_536  # rows of a file in memory at a time
+
+Row = tuple[str, int, str, int, str | None]
+"""One sample, in the order of `Batch`."""
 
 
 class Batch(NamedTuple):
@@ -24,6 +31,12 @@ class Batch(NamedTuple):
     received: list[int]
     """When the answers came, Unix ms."""
     mark_price: list[str | None]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Self:
+        """At least one row, by column."""
+        symbol, time, value, received, mark = zip(*rows, strict=True)
+        return cls(list(symbol), list(time), list(value), list(received), list(mark))
 
 
 def stream(batches: Callable[[], Iterable[Batch]], requested_schema: object | None) -> object:
@@ -38,26 +51,87 @@ def stream(batches: Callable[[], Iterable[Batch]], requested_schema: object | No
     return capsule
 
 
-def write_parquet(batches: Iterable[Batch], path: Path, tell: Callable[[int], object]) -> int:
+def write_parquet(batches: Iterable[Batch], file: BinaryIO) -> None:
     """Write one file, compressed with zstd; the batches are sorted by symbol and time.
 
     Args:
         batches: What to write.
-        path: Where to.
-        tell: Called with the number of rows of each batch.
-
-    Returns:
-        The number of rows.
+        file: Where to; it stays open.
     """
-    parquet, schema, rows = _library("pyarrow.parquet"), _schema(), 0
+    parquet, schema = _library("pyarrow.parquet"), _schema()
     order = [("symbol", "ascending"), ("time", "ascending")]
     sorting = parquet.SortingColumn.from_ordering(schema, order)
-    with parquet.ParquetWriter(path, schema, compression="zstd", sorting_columns=sorting) as file:
+    with parquet.ParquetWriter(file, schema, compression="zstd", sorting_columns=sorting) as writer:
         for batch in batches:
-            file.write_batch(record_batch(batch), ROW_GROUP)
-            rows += len(batch.symbol)
-            tell(len(batch.symbol))
-    return rows
+            writer.write_batch(record_batch(batch), ROW_GROUP)
+
+
+def read_parquet(path: Path) -> Iterator[Row]:
+    """The rows of a file with the columns of `write_parquet`, in its order.
+
+    Memory does not grow with the file. Decimals are exact.
+
+    Raises:
+        RecordingError: It cannot be read, or has other columns.
+    """
+    text = _library("pyarrow").string()
+    with _parquet(path) as file:
+        for found in file.iter_batches(READ):
+            batch = found.cast(_schema())
+            yield from zip(
+                batch["symbol"].to_pylist(),
+                batch["time"].cast("int64").to_pylist(),
+                batch["open_interest"].cast(text).to_pylist(),
+                batch["received"].cast("int64").to_pylist(),
+                batch["mark_price"].cast(text).to_pylist(),
+                strict=True,
+            )
+
+
+def check_parquet(path: Path) -> None:
+    """See that a file has the columns of `write_parquet`; its rows are not read.
+
+    Raises:
+        RecordingError: It cannot be read, or has other columns.
+    """
+    with _parquet(path):
+        pass
+
+
+@contextmanager
+def _parquet(path: Path) -> Generator[Any]:
+    """An open file; what pyarrow says of it becomes an error of ours."""
+    pyarrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
+    try:
+        # Opened here: pyarrow takes some names for addresses.
+        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
+            _check_kinds(file.schema_arrow)
+            yield file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        why = printable(str(error), 200)
+        raise RecordingError(f"{path} cannot be added to: {why}; replace it") from error
+
+
+def _check_kinds(found: Any) -> None:
+    """See that a cast to our columns keeps every value; others may write them a little otherwise.
+
+    Raises:
+        ValueError: It has other columns, or of another kind: a float is no decimal, an instant
+            without a time zone may be any.
+    """
+    types, wanted = _library("pyarrow").types, _schema()
+    if found.names != wanted.names:
+        raise ValueError(f"it has the columns {', '.join(found.names)}")
+    for field in found:
+        kind = wanted.field(field.name).type
+        if types.is_decimal(kind):
+            same = types.is_decimal(field.type)
+        elif types.is_timestamp(kind):
+            same = types.is_timestamp(field.type) and field.type.tz == kind.tz
+        else:
+            same = types.is_string(field.type) or types.is_large_string(field.type)
+        if not same:
+            raise ValueError(f"its {field.name} is {field.type} and not {kind}")
 
 
 def record_batch(batch: Batch) -> object:

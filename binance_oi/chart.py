@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
+from binance_oi.atomic import whole, writing
 from binance_oi.errors import RecordingError
-from binance_oi.export import whole, writing
 from binance_oi.models import check_symbols
 from binance_oi.recorder import Recording, Samples
 
@@ -49,8 +49,8 @@ def plot(
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
-        RecordingError: Nothing is there to draw, or the target cannot be written or is the
-            recording.
+        RecordingError: Nothing is there to draw, or the target cannot be written, is the recording
+            or a file beside it, or has another ending.
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
         ValueError: A moment without a time zone.
     """
@@ -63,8 +63,8 @@ def plot(
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")
     thin = [thinned(*line, COLUMNS) for line in lines]
-    with writing(path), whole(path) as unfinished, _style():
-        _draw(names, thin).savefig(unfinished, format=path.suffix[1:].lower())
+    with writing(path), whole(path) as file, _style():
+        _draw(names, thin).savefig(file, format=path.suffix[1:].lower())
 
 
 def curve(samples: Samples) -> tuple[list[float], list[float]]:

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+from binance_oi.atomic import whole, writing
 from binance_oi.chart import curve, thinned
 from binance_oi.drawing import Span, chart, strip, trend
 from binance_oi.errors import RecordingError
-from binance_oi.export import whole, writing
 from binance_oi.recorder import Recording, Sample
 from binance_oi.recorder.recording import unix_ms
 from binance_oi.snapshot import Gap
 
+SUFFIXES = (".html", ".htm")
 MOVERS = 15  # lines in the table
 CHARTS = 6  # of the largest movers
 GAPS = 200  # lines in the table; the strip shows all
@@ -69,14 +70,24 @@ class Mover:
 def write_report(recording: Recording, target: str | Path) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
+    A page that is there is replaced, whole and at once. Nothing else is: a target of another name
+    may be a recording or its log.
+
+    Args:
+        recording: What it is about.
+        target: A file whose name ends in ``.html`` or ``.htm``.
+
     Raises:
-        RecordingError: Nothing was recorded, or the target cannot be written or is the recording.
+        RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
+            a file beside it, or has another ending.
     """
     path = Path(target)
     recording.check_target(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
     page = report(recording)
-    with writing(path), whole(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    with writing(path), whole(path) as file:
+        file.write(page.encode())
 
 
 def report(recording: Recording) -> str:

@@ -26,8 +26,9 @@ from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
 from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
 from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
-from recorded import write_recording
+from recorded import sweep, write_recording
 
 Captured = pytest.CaptureFixture[str]
 VIEW = View(every=20.0, order="symbol", top=5)
@@ -143,26 +144,92 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
         ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
         ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
         ("report {text} --to {out}.html", "is not a recording"),
+        ("report {db} --to {db}-wal", "belongs to the recording"),
+        ("export {db} --to {db}-wal", "belongs to the recording"),
+        ("plot {db} BTCUSDT --to {db}-shm", "belongs to the recording"),
+        ("report {db} --to {text}", "a page's name ends in .html or .htm"),
+        ("report {db} --to /dev/fd/1", "no place for a file"),
+        ("report {db} --to=-", "a name is needed"),
+        ("export {db} --to=-", "a name is needed"),
+        ("export {db} --to {pipe}.csv", "no place for a file"),
+        ("export {db} --to {dir}.csv", "is a directory"),
+        ("export {db} --to {bad}.csv --replace --until 2020-01-01", "nothing in that range"),
+        ("export {db} --to {bad}.csv", "cannot be added to: line 1: it does not begin as"),
+        ("export {db} --to {bad}.jsonl", "cannot be added to: line 1: it is not as an export"),
+        ("export {db} --to {bad}.parquet", "cannot be added to: "),
+        ("export {db} --to {bad}", "cannot be added to: "),
         ("watch --every 1s --simulated", "take 47340 weight a minute"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
     arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    (tmp_path / "text").write_text("not a database" * 100)
-    places = {
-        "new": tmp_path / "new",
-        "text": tmp_path / "text",
-        "db": path,
-        "out": tmp_path / "o",
-    } | {"dir": tmp_path}
+    names = {"new": "new", "text": "text", "out": "o", "bad": "bad", "pipe": "pipe", "dir": "dir"}
+    places = {key: tmp_path / name for key, name in names.items()} | {"db": path}
+    text = "not a database" * 100
+    bad_day = tmp_path / "bad" / "date=2026-11-24" / "open_interest.parquet"
+    bad_day.parent.mkdir(parents=True)
+    for file in ("text", "bad.csv", "bad.jsonl", "bad.parquet", bad_day):
+        (tmp_path / file).write_text(text)
+    for directory in ("dir", "dir.csv"):
+        (tmp_path / directory).mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    before = everything(tmp_path)
     given = [word.format(**places) for word in arguments.split()]
     assert main(given) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
-    assert not [*tmp_path.glob("o.*"), *tmp_path.glob("new*")]
-    assert (tmp_path / "text").read_text() == "not a database" * 100
+    assert everything(tmp_path) == before
+
+
+def everything(directory: Path) -> dict[str, bytes | None]:
+    """What is in a directory, without the books of the budget and what SQLite makes to read."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+        if not path.relative_to(directory).parts[0].startswith(("binance-oi", "oi.db-"))
+    }
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
+def test_a_report_never_replaces_the_log_of_a_recorder_at_work(
+    ending: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "oi.db"
+    with closing(Store(path)) as store:
+        store.save(sweep(0), [], 60_000)
+        (tmp_path / "oi.db-lock").touch()
+        side = tmp_path / f"oi.db{ending}"
+        before = side.stat() if side.exists() else None
+        assert main(["report", str(path), "--to", str(side)]) == 2
+        assert "belongs to the recording" in capsys.readouterr().err
+        after = side.stat() if side.exists() else None
+        assert (after and after.st_ino) == (before and before.st_ino)
+        store.save(sweep(1), [], 60_000)
+        with Recording(path) as recording:
+            assert [found.read for found in recording.sweeps()] == [3, 2]
+
+
+def test_a_second_export_keeps_what_is_there_and_says_what_it_added(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("pyarrow")
+
+    def export(*more: str) -> tuple[int, str]:
+        code = main(["export", str(path), "--to", str(tmp_path / "out"), *more])
+        return code, capsys.readouterr().err.removeprefix("binance-oi: ")
+
+    out = tmp_path / "out"
+    assert export("--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
+    assert export("--since", "2026-11-24") == (0, f"2 rows written to {out}\n")
+    assert export("--new") == (0, f"4 rows written to {out}\n")
+    assert export() == export("--new") == (0, f"{out} has every row already\n")
+    assert export("--new", "--until", "2020-01-01")[0] == 0
+    assert export("--until", "2020-01-01")[0] == 2
+    assert export("--replace", "--new") == (0, f"{out} has every row already\n")
+    assert export("--replace", "--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
+    assert export("--replace", "--new") == (0, f"8 rows written to {out}\n")
 
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])

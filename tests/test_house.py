@@ -21,6 +21,7 @@ PACKAGE = ROOT / "binance_oi"
 # A module may import those before it, and none after it.
 ORDER = (
     "errors",
+    "atomic",
     "models",
     "endpoints",
     "others",

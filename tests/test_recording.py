@@ -1,5 +1,6 @@
 """A recording is read exactly as it was written, by our own code and by any SQLite."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -108,3 +109,62 @@ def test_reading_needs_no_extra(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+def others_name(kind: str, own: Path, tmp_path: Path) -> Path:
+    """The same place under another name."""
+    if kind == "relative":
+        return Path(os.path.relpath(own))
+    if kind == "other case":
+        return own.with_name(own.name.upper())
+    if kind == "linked directory":
+        (tmp_path / "other").symlink_to(own.parent)
+        return tmp_path / "other" / own.name
+    if kind == "detour":
+        return own.parent / ".." / own.parent.name / own.name
+    if kind == "link":
+        (tmp_path / "link").symlink_to(own)
+        return tmp_path / "link"
+    if kind == "hard link":
+        os.link(own, tmp_path / "link")
+        return tmp_path / "link"
+    return own
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
+@pytest.mark.parametrize(
+    "kind",
+    ["same", "relative", "other case", "linked directory", "detour", "link", "hard link"],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_beside_a_recording_is_no_target_under_any_name(
+    tmp_path: Path, ending: str, kind: str, there: bool
+) -> None:
+    (tmp_path / "data").mkdir()
+    path = write_recording(tmp_path / "data" / "oi.db")
+    own = tmp_path / "data" / f"oi.db{ending}"
+    if there or kind == "hard link":
+        own.touch()
+    with Recording(path) as recording:
+        with pytest.raises(RecordingError, match="belongs to the recording"):
+            recording.check_target(others_name(kind, own, tmp_path))
+        recording.check_target(tmp_path / "data" / f"other.db{ending}")
+        recording.check_target(tmp_path / f"oi.db{ending}")
+
+
+def test_a_link_to_a_recording_has_the_files_beside_what_it_means(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link.db").symlink_to(write_recording(tmp_path / "data" / "oi.db"))
+    with (
+        Recording(tmp_path / "link.db") as recording,
+        pytest.raises(RecordingError, match="belongs to the recording"),
+    ):
+        recording.check_target(tmp_path / "data" / "oi.db-wal")
+
+
+def test_no_directory_takes_the_name_of_a_file_beside_a_recording(tmp_path: Path) -> None:
+    with Recording(write_recording(tmp_path / "oi")) as recording:
+        for target in (tmp_path / "oi-journal", tmp_path / "oi-journal" / "by" / "day"):
+            with pytest.raises(RecordingError, match="belongs to the recording"):
+                recording.check_target(target)
+        recording.check_target(tmp_path / "oi-days")

@@ -52,19 +52,23 @@ def _moment(_: object, tokens: Sequence[Token]) -> datetime:
 
 
 def _place(_: object, tokens: Sequence[Token]) -> Path:
-    if not tokens[0].value:  # would be the directory we are in
+    name = tokens[0].value
+    if not name:  # would be the directory we are in
         raise ValueError("a name is needed")
-    return Path(tokens[0].value)
+    if name == "-":  # no output goes to stdout, and a file of that name is a trap
+        raise ValueError("a name is needed; ./- is a file named -")
+    return Path(name)
 
 
 Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds)]
 Moment = Annotated[datetime | None, Parameter(converter=_moment)]
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
+Flag = Annotated[bool, Parameter(negative=())]
 
 
 def told(run: Callable[[], int]) -> int:
-    """The exit code of `run`; what the user can mend is one line, and means wrong usage."""
+    """The exit code of `run`; an error that the user can correct is one line, and wrong usage."""
     try:
         return run()
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
@@ -77,7 +81,7 @@ def record(
     *symbols: str,
     to: Place,
     every: Period = 20.0,
-    notional: Annotated[bool, Parameter(negative=())] = False,
+    notional: Flag = False,
     source: Source = Source(),  # noqa: B008 - frozen
 ) -> int:
     """Record the whole market, or some symbols, until it is stopped (Ctrl-C, SIGTERM).
@@ -161,8 +165,10 @@ def export(
     symbol: Symbols = None,
     since: Moment = None,
     until: Moment = None,
+    replace: Flag = False,
+    new: Flag = False,
 ) -> int:
-    """Write a recording as Parquet, CSV or JSON Lines.
+    """Add a recording to Parquet, CSV or JSON Lines; rows that are there stay.
 
     Args:
         recording: Made by `record`.
@@ -170,39 +176,44 @@ def export(
         symbol: Only this one; may be repeated.
         since: The earliest transaction time, ISO 8601, UTC unless it says otherwise.
         until: Before this one.
+        replace: Write these rows alone; a file that is written loses its others.
+        new: Only days that are missing or have grown. No such day is no error.
     """
-    return told(lambda: _export(recording, to, symbol, since, until))
+
+    everything = symbol is None and since is None and until is None
+
+    def run() -> int:
+        with Recording(recording) as opened:
+            total = sum(sweep.new for sweep in opened.sweeps()) if everything else None
+            with _bar(total) as on_rows:
+                rows = export_to(
+                    opened,
+                    to,
+                    symbols=symbol,
+                    since=since,
+                    until=until,
+                    replace=replace,
+                    new=new,
+                    on_rows=on_rows,
+                )
+            found = rows or opened.samples(symbol, since=since, until=until).span()
+        if not found and not new:
+            complain(f"{recording} has nothing in that range; nothing was written")
+            return USAGE
+        complain(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
+        return OK
+
+    return told(run)
 
 
-def _export(
-    path: Path,
-    to: Place,
-    symbols: list[str] | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> int:
+@contextmanager
+def _bar(total: int | None) -> Generator[Callable[[int], None]]:
+    """Rows of an export on a terminal; gives what is called with each number of them."""
     columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     screen = console(sys.stderr)
-    with (
-        Recording(path) as recording,
-        Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar,
-    ):
-        everything = symbols is None and since is None and until is None
-        total = sum(s.new for s in recording.sweeps()) if everything else None
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("", total=total)
-        rows = export_to(
-            recording,
-            to,
-            symbols=symbols,
-            since=since,
-            until=until,
-            on_rows=lambda more: bar.advance(task, more),
-        )
-    if not rows:
-        complain(f"{path} has nothing in that range; nothing was written")
-        return USAGE
-    complain(f"{rows:,} rows written to {to}")
-    return OK
+        yield lambda more: bar.advance(task, more)
 
 
 @app.command
@@ -258,7 +269,7 @@ def report(recording: Place, *, to: Place) -> int:
 
     Args:
         recording: Made by `record`.
-        to: The page; it needs nothing else and opens offline.
+        to: A name that ends in .html; the page needs nothing else and opens offline.
     """
 
     def run() -> int:

@@ -4,9 +4,11 @@ A recording is an SQLite database that any tool may read while it is written. Th
 file: reading changes nothing, and numbers leave as the exchange wrote them.
 """
 
+import os
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypedDict
 
 from binance_oi import arrow
+from binance_oi.atomic import check_place
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
@@ -23,7 +26,7 @@ VERSION = 3
 READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
-BELONGING = ("-wal", "-shm", "-journal", "-lock")  # endings of what may lie beside a recording
+SIDE_FILES = ("-wal", "-shm", "-journal", "-lock")  # beside it: of SQLite, and of the recorder
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
 # Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
@@ -116,7 +119,7 @@ _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
 EVER = 0, 1 << 62  # Unix ms
 
-Row = tuple[str, int, str, int, str | None]
+Row = arrow.Row
 
 
 class Sample(NamedTuple):
@@ -213,6 +216,23 @@ def beside(path: Path, ending: str) -> Path:
     return real.with_name(real.name + ending)
 
 
+def _is_same(target: Path, own: Path) -> bool:
+    """Whether both are one file, or would be if `target` were made."""
+    with suppress(OSError):
+        if os.path.samefile(target, own):
+            return True
+    there, here = (Path(os.path.realpath(path)) for path in (target, own))
+    with suppress(OSError):
+        if os.path.samefile(there.parent, here.parent):
+            return _folded(there.name) == _folded(here.name)
+    return False
+
+
+def _folded(name: str) -> str:
+    """One spelling of the names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def unix_ms(moment: datetime) -> int:
     """A moment as Unix ms.
 
@@ -269,10 +289,10 @@ class Samples:
                 while more := found.fetchmany(BATCH - len(rows)):
                     rows += more
                     if len(rows) == BATCH:
-                        yield _batch(rows)
+                        yield arrow.Batch.of(rows)
                         rows.clear()
             if rows:
-                yield _batch(rows)
+                yield arrow.Batch.of(rows)
 
     def between(self, since: int, until: int) -> Self:
         """The part of them from `since` until before `until` (Unix ms)."""
@@ -309,11 +329,6 @@ def _sample(row: Row) -> Sample:
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
 
 
-def _batch(rows: list[Row]) -> arrow.Batch:
-    symbol, time, value, received, mark = zip(*rows, strict=True)
-    return arrow.Batch(list(symbol), list(time), list(value), list(received), list(mark))
-
-
 class Recording:
     """Reads a recording, also while it is written.
 
@@ -345,19 +360,23 @@ class Recording:
         self._connection.close()
 
     def check_target(self, target: Path) -> None:
-        """See that writing to `target` would not write over the recording.
+        """See that a file or a directory at `target` would not replace what must stay.
+
+        The name does not matter: links, hard links, other ways to the directory and other case
+        (of file systems that ignore it) lead to the same place. A side file that is not there is
+        refused as well: SQLite would take any file of that name for its own.
 
         Raises:
-            RecordingError: It is the recording or a file that belongs to it, whatever the name.
+            RecordingError: It is the recording, its log or another file beside it; or a device, a
+                pipe or a socket.
         """
-        if target.exists() and target.samefile(self.path):
+        check_place(target)
+        if _is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
-        for ending in BELONGING:
-            own = beside(self.path, ending)
-            # A log that is not there now is there as soon as somebody records.
-            linked = target.exists() and own.exists() and target.samefile(own)
-            if linked or target.resolve() == own:
-                raise RecordingError(f"{target} belongs to the recording itself")
+        made = (target, *(path for path in target.parents if not os.path.exists(path)))
+        for own in (beside(self.path, ending) for ending in SIDE_FILES):
+            if any(_is_same(path, own) for path in made):
+                raise RecordingError(f"{target} belongs to the recording {self.path}")
 
     def backup(
         self,
