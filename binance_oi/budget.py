@@ -18,7 +18,8 @@ import msgspec
 
 from binance_oi.endpoints import DEFAULT_LIMIT
 from binance_oi.minutes import Bucket, Receipt, State, Usage
-from binance_oi.pool_file import PoolFile, read_records, runtime_directory
+from binance_oi.place import ADVICE, budget_directory
+from binance_oi.pool_file import PoolFile, read_records
 from binance_oi.server_clock import ServerClock
 
 logger = logging.getLogger("binance_oi")
@@ -186,7 +187,7 @@ class MachineBudget(ProcessBudget):
     Where the shared file cannot be made it says so once and goes on like `ProcessBudget`.
 
     Args:
-        directory: Where the file is; by default the user's runtime directory.
+        directory: Where the file is, instead of the place of this user id.
         reserve: See `ProcessBudget`. Each process keeps its own reserve, on the common count.
         share: See `ProcessBudget`; of all processes together.
         limit: See `ProcessBudget`.
@@ -216,9 +217,9 @@ class MachineBudget(ProcessBudget):
 
     def _make_pool(self, name: str) -> Pool:
         try:
-            file = PoolFile(self._directory or runtime_directory(), name)
+            file = PoolFile(self._directory or budget_directory(), name)
         except OSError as error:
-            logger.warning("the budget is not shared with other processes: %s", error)
+            logger.warning("the budget is not shared with other processes: %s (%s)", error, ADVICE)
             return super()._make_pool(name)
         return MachinePool(self._bucket(), self._clock, file)
 
@@ -226,7 +227,7 @@ class MachineBudget(ProcessBudget):
 def machine_pools(directory: Path | None = None) -> dict[str, Usage]:
     """What is known of every pool on this machine; sends nothing and changes nothing."""
     pools: dict[str, Usage] = {}
-    for data in read_records(directory or runtime_directory()):
+    for data in read_records(directory or budget_directory()):
         record = _decode(data)
         if record is not None and record.boot == BOOT:
             pools[record.pool] = Bucket(record.state).usage(steady_clock())

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from binance_oi import process
+from binance_oi.place import check_private
 
 if sys.platform != "win32":
     import fcntl
@@ -39,15 +40,6 @@ STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
 _HELD = slice(24, 32)  # where `held until` is
-
-
-def runtime_directory() -> Path:
-    """The directory for this user's files that need not outlive the machine's run."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        return Path(runtime) / "binance-oi"
-    user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows: never made, see `_open_file`
-    return Path(tempfile.gettempdir()) / f"binance-oi-{user}"
 
 
 class PoolFile:
@@ -219,9 +211,7 @@ def _open_file(path: Path) -> int:
     if sys.platform == "win32":
         raise OSError("file locks are not available on this system")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = os.lstat(path.parent)
-    if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
-        raise PermissionError(f"{path.parent} belongs to somebody else")
+    check_private(path.parent)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         _check_format(fd, path)

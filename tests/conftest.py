@@ -1,4 +1,4 @@
-"""What every test gets: its own runtime directory, no proxies, and its choice of event loop.
+"""What every test gets: its own directory for budgets, no proxies, and its choice of event loop.
 
 Rule of this file: fixtures and hooks only; what they need to work lives in a module of its own.
 """
@@ -14,6 +14,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from aioresponses_shim import mend_aioresponses
+from binance_oi import place
 from virtual_clock import VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
@@ -38,7 +39,7 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a test away from the budgets of the person who runs it, and from their proxies."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path / "binance-oi"))
     for name in _FROM_THE_ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

@@ -27,6 +27,7 @@ ORDER = (
     "server_clock",
     "minutes",
     "process",
+    "place",
     "pool_file",
     "budget",
     "retry",

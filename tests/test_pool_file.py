@@ -28,7 +28,6 @@ from binance_oi.pool_file import (
     UNUSED,
     PoolFile,
     read_records,
-    runtime_directory,
 )
 
 
@@ -324,21 +323,6 @@ def test_records_that_are_damaged_are_not_read(place: Path) -> None:
     exchange(PoolFile(place, "b"), b"of b")
     damage(place, 41, b"\xff")
     assert list(read_records(place)) == [b"of b"]
-
-
-# -- where it is -------------------------------------------------------------------------------
-
-
-def test_it_is_in_the_runtime_directory(tmp_path: Path) -> None:
-    assert runtime_directory() == tmp_path / "binance-oi"  # as `conftest` sets it
-
-
-@pytest.mark.parametrize("value", ["", "/nonexistent/directory"])
-def test_without_one_it_is_in_a_private_temporary_directory(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", value)
-    assert runtime_directory().name == f"binance-oi-{os.getuid()}"
 
 
 def test_a_lock_that_cannot_be_had_is_an_error(
