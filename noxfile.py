@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
-    *("minutes", "others", "server_clock", "place", "governor", "client"),
+    *("minutes", "others", "server_clock", "record", "place", "governor", "client"),
     *("connections", "transport", "models", "errors"),
 )
 IMPORT_FROM_ELSEWHERE = """

@@ -29,6 +29,7 @@ ORDER = (
     "process",
     "place",
     "pool_file",
+    "record",
     "budget",
     "retry",
     "headers",
@@ -63,7 +64,7 @@ THIRD_PARTY = {
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"governor"},
     "cyclopts": {"cli"},
-    "msgspec": {"budget", "cli", "models", "simulator", "snapshot"},
+    "msgspec": {"cli", "models", "record", "simulator", "snapshot"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
     "yarl": {"connections", "transport"},  # aiohttp's own type for URLs
