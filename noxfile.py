@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
-    *("minutes", "others", "server_clock", "governor", "client"),
+    *("minutes", "others", "server_clock", "record", "place", "governor", "client"),
     *("connections", "transport", "models", "errors"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
@@ -154,9 +154,10 @@ def examples(session: nox.Session) -> None:
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
         session.error("no examples")
-    with tempfile.TemporaryDirectory() as runtime:
+    with tempfile.TemporaryDirectory() as budgets:
         for script in scripts:
-            session.run("python", "-W", "error", str(script), env={"XDG_RUNTIME_DIR": runtime})
+            env = {"BINANCE_OI_BUDGET_DIR": budgets}
+            session.run("python", "-W", "error", str(script), env=env)
 
 
 @nox.session

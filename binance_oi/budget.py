@@ -11,19 +11,22 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
+from binance_oi import record
 from binance_oi.endpoints import DEFAULT_LIMIT
 from binance_oi.minutes import Bucket, Receipt, State, Usage
-from binance_oi.pool_file import PoolFile, read_records, runtime_directory
+from binance_oi.place import ADVICE, budget_directory
+from binance_oi.pool_file import PoolFile, read_records
+from binance_oi.process import boot_identity, is_same_boot
 from binance_oi.server_clock import ServerClock
 
 logger = logging.getLogger("binance_oi")
 
 Clock = Callable[[], float]
+_Change = Callable[[Bucket], object]
 
 WALL_ERROR = 2.5  # s: how far this machine's wall clock may be off, until an answer tells
 LOT = 8  # weight charged in advance
@@ -31,6 +34,10 @@ LEASE = 0.02  # s for which it may be sent; FLIGHT allows for far more
 BRISK = 0.005  # s between two charges, below which the next ones are charged in advance
 MANY = 64  # answers that wait to be told to others
 BUSY = 0.001  # s after which to ask again for a bucket that another process has in its hands
+RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
+RETRY_MOST = 30.0
+CHECK = 60.0  # s between two looks at where the file has to be
+VIEWS = 8  # tries to see the books between two changes; each takes some 20 us
 
 if hasattr(time, "CLOCK_BOOTTIME"):
 
@@ -40,6 +47,8 @@ if hasattr(time, "CLOCK_BOOTTIME"):
 
 else:
     steady_clock = time.monotonic
+
+BOOT = boot_identity(time.time() - steady_clock())
 
 
 class Budget(Protocol):
@@ -55,10 +64,14 @@ class Budget(Protocol):
 
 
 class Pool:
-    """The budget of one IP address, held in this process."""
+    """The budget of one IP address, held in this process.
 
-    def __init__(self, bucket: Bucket, clock: Clock) -> None:
-        self._bucket = bucket
+    One thread charges. `usage`, `banned_until` and `repr` change nothing: any thread may read them.
+    """
+
+    def __init__(self, make_bucket: Callable[[State], Bucket], state: State, clock: Clock) -> None:
+        self._make_bucket = make_bucket
+        self._bucket = make_bucket(state)
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -97,28 +110,51 @@ class Pool:
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
         """`settle` and `refused` for one answer: it tells which minute was full."""
-        now = self._clock()
-        minute = self._bucket.settle(receipt, now, used, date)
-        self._bucket.refused(now, seconds, ban=ban, minute=minute, used=used)
+        _settle_refused(receipt, self._clock(), used, date, seconds, ban, self._bucket)
 
     def set_limit(self, limit: int) -> None:
         """The exchange said what it allows in a minute."""
-        self._bucket.state.limit = limit
+        _set_limit(limit, self._bucket)
 
     def flush(self) -> None:
         """Nothing is under way: what others may want to know is told now."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     @property
     def banned_until(self) -> datetime | None:
         """See `Usage.banned_until`, which costs more."""
         state = self._bucket.state
-        is_banned = state.banned_until > self._clock() + state.clock.lo
-        return datetime.fromtimestamp(state.banned_until, UTC) if is_banned else None
+        until = state.banned_until
+        is_banned = until > self._clock() + state.clock.lo
+        return datetime.fromtimestamp(until, UTC) if is_banned else None
 
     @property
     def usage(self) -> Usage:
-        """What is known at this moment."""
-        return self._bucket.usage(self._clock())
+        """What is known at this moment; from any thread."""
+        return self._view().usage(self._clock())
+
+    def _view(self) -> Bucket:
+        """A copy of the books as they are between two changes."""
+        return self._make_bucket(record.copied(self._bucket.state))
+
+
+def _settle_refused(
+    receipt: Receipt,
+    now: float,
+    used: int | None,
+    date: float | None,
+    seconds: float,
+    ban: bool,
+    bucket: Bucket,
+) -> None:
+    minute = bucket.settle(receipt, now, used, date)
+    bucket.refused(now, seconds, ban=ban, minute=minute, used=used)
+
+
+def _set_limit(limit: int, bucket: Bucket) -> None:
+    bucket.state.limit = limit
 
 
 class ProcessBudget:
@@ -160,24 +196,27 @@ class ProcessBudget:
         self._pools: dict[str, Pool] = {}
 
     def __repr__(self) -> str:
-        pools = ", ".join(f"{name}: {pool!r}" for name, pool in self._pools.items())
+        pools = ", ".join(f"{name}: {pool!r}" for name, pool in list(self._pools.items()))
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
     def pool(self, name: str) -> Pool:
         """The pool of that name, made on first use."""
-        if name not in self._pools:
-            self._pools[name] = self._make_pool(name)
-        return self._pools[name]
+        pool = self._pools.get(name)
+        if pool is None:  # of two threads that make one, the first wins
+            pool = self._pools.setdefault(name, self._make_pool(name))
+        return pool
 
     def close(self) -> None:
         """Nothing to let go of."""
 
     def _make_pool(self, name: str) -> Pool:
-        return Pool(self._bucket(), self._clock)
+        return Pool(self._make_bucket, self._fresh_state(), self._clock)
 
-    def _bucket(self) -> Bucket:
-        state = fresh_state(self._limit, self._clock, self._wall)
+    def _make_bucket(self, state: State) -> Bucket:
         return Bucket(state, reserve=self._reserve, share=self._share)
+
+    def _fresh_state(self) -> State:
+        return fresh_state(self._limit, self._clock, self._wall)
 
 
 class MachineBudget(ProcessBudget):
@@ -187,10 +226,16 @@ class MachineBudget(ProcessBudget):
     nobody, and costs at most what it had in flight, until the minute ends. Other users, containers
     and other machines behind the same address are *others*: seen in the header, and given room.
 
-    Where the shared file cannot be made it says so once and goes on like `ProcessBudget`.
+    The file is in one place for each user id, whatever the environment of the process is: in
+    `/dev/shm/binance-oi-UID`, or in the same directory of `/var/tmp` or `/tmp` where that place
+    cannot be used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
+
+    While the file cannot be used, the process says so once, goes on like `ProcessBudget`, and tries
+    again at each charge, every second at first and every 30 s at last. When it can, it adds what it
+    has charged meanwhile, and obeys the holds of others before it charges anything more.
 
     Args:
-        directory: Where the file is; by default the user's runtime directory.
+        directory: Where the file is, instead of the place of this user id.
         reserve: See `ProcessBudget`. Each process keeps its own reserve, on the common count.
         share: See `ProcessBudget`; of all processes together.
         limit: See `ProcessBudget`.
@@ -213,44 +258,83 @@ class MachineBudget(ProcessBudget):
 
     def close(self) -> None:
         """Close the shared file. What was charged stays charged."""
-        for pool in self._pools.values():
-            if isinstance(pool, MachinePool):
-                pool.close()
+        for pool in list(self._pools.values()):
+            pool.close()
         self._pools.clear()
 
     def _make_pool(self, name: str) -> Pool:
-        try:
-            file = PoolFile(self._directory or runtime_directory(), name)
-        except OSError as error:
-            logger.warning("the budget is not shared with other processes: %s", error)
-            return super()._make_pool(name)
-        return MachinePool(self._bucket(), self._clock, file)
+        return MachinePool(
+            self._make_bucket, self._fresh_state(), self._clock, partial(self._open, name)
+        )
+
+    def _open(self, name: str, current: PoolFile | None) -> PoolFile:
+        """The file of that pool: `current`, if it is still where it has to be, or another one."""
+        directory = self._directory or budget_directory()
+        if current is not None and current.path.parent == directory:
+            return current
+        return PoolFile(directory, name)
 
 
 def machine_pools(directory: Path | None = None) -> dict[str, Usage]:
     """What is known of every pool on this machine; sends nothing and changes nothing."""
     pools: dict[str, Usage] = {}
-    for data in read_records(directory or runtime_directory()):
-        record = _decode(data)
-        if record is not None and record.boot == BOOT:
-            pools[record.pool] = Bucket(record.state).usage(steady_clock())
+    for data in read_records(directory or budget_directory()):
+        found, now = record.decode(data), steady_clock()
+        if found is not None and not _doubt(found, now):
+            pools[found.pool] = Bucket(found.state).usage(now)
     return pools
 
 
-class MachinePool(Pool):
-    """The budget of one IP address, held in a file that all processes of a user share."""
+def _doubt(found: record.Record, now: float) -> str:
+    """Why a record is not believed; empty when it is."""
+    if not is_same_boot(found.boot, BOOT):
+        return "it is of another run of the machine"
+    if record.is_old(found.state, now):
+        return "it is old"
+    return record.flaw(found.state, now)
 
-    def __init__(self, bucket: Bucket, clock: Clock, file: PoolFile) -> None:
-        super().__init__(bucket, clock)
-        self._file: PoolFile | None = file
-        self._late: list[Callable[[], object]] = []  # what others do not know yet, oldest first
+
+class MachinePool(Pool):
+    """The budget of one IP address, held in a file that all processes of a user share.
+
+    Args:
+        make_bucket: A bucket with our reserve and our share.
+        state: What is known without the file.
+        clock: Monotonic seconds, the same in every process.
+        open_file: The file that a process which starts now would use, given the one we have.
+    """
+
+    def __init__(
+        self,
+        make_bucket: Callable[[State], Bucket],
+        state: State,
+        clock: Clock,
+        open_file: Callable[[PoolFile | None], PoolFile],
+    ) -> None:
+        super().__init__(make_bucket, state, clock)
+        self._open_file = open_file
+        self._file: PoolFile | None = None
+        self._late: list[_Change] = []  # what others do not know yet, oldest first
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
         self._changed = False  # whether entering has changed the bucket already
+        # Sharing. What we charge alone is the difference between our books and `_base`.
+        self._base = record.encode(record.Record("", BOOT, state))  # what all knew when we parted
+        self._lineage: int | None = None  # of the record that we are part of
+        self._is_untold = False  # our books hold what the file does not
+        self._is_alone = False  # we have said that nothing is shared
+        self._check_at = -math.inf  # monotonic s at which to look where the file has to be
+        self._joined_at = -math.inf
+        self._pause = RETRY
+        self._has_doubted = False
+        self._find_file(clock())
 
     def close(self) -> None:
         """Book what is late, as far as others let us, and close the file."""
+        if self._is_untold:
+            self._check_at = -math.inf
         self.flush()
+        self._check_at = math.inf
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -261,7 +345,7 @@ class MachinePool(Pool):
         leased = self._leased
         if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
             return leased.pop()
-        if not self._enter():
+        if not self._enter(now):
             return BUSY
         answer = self._bucket.charge(now, weight)
         if isinstance(answer, Receipt):
@@ -273,8 +357,9 @@ class MachinePool(Pool):
 
     def _is_hold_new(self) -> bool:
         """What was charged in advance may not be sent once another process was refused."""
+        file = self._file
         try:
-            return self._file is not None and self._file.is_hold_new()
+            return file is not None and file.is_hold_new()
         except OSError:
             return True  # whoever takes the lock next says what is wrong
 
@@ -288,70 +373,104 @@ class MachinePool(Pool):
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`. Told to others with the next charge, or with `flush`."""
-        self._late.append(partial(self._bucket.settle, receipt, self._clock(), used, date))
+        self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
         if receipt.alone or len(self._late) >= MANY:  # others may be waiting for it
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
         """See `Bucket.lose`."""
-        self._change(partial(self._bucket.lose, receipt, self._clock()))
+        self._change(methodcaller("lose", receipt, self._clock()))
 
     def refund(self, receipt: Receipt) -> None:
         """See `Bucket.refund`."""
-        self._change(partial(self._bucket.refund, receipt))
+        self._change(methodcaller("refund", receipt))
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Bucket.hold`."""
-        self._change(partial(self._bucket.hold, self._clock(), seconds, ban=ban))
+        self._hold(methodcaller("hold", self._clock(), seconds, ban=ban))
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
         """See `Pool.hold_until`."""
-        self._change(partial(self._bucket.hold_until, until, ban=ban))
+        self._hold(methodcaller("hold_until", until, ban=ban))
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
         """See `Bucket.refused`."""
-        self._change(partial(self._bucket.refused, self._clock(), seconds, ban=ban))
+        self._hold(methodcaller("refused", self._clock(), seconds, ban=ban))
 
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
         """See `Pool.settle_refused`."""
-        self._change(partial(super().settle_refused, receipt, used, date, seconds, ban=ban))
+        now = self._clock()
+        self._hold(partial(_settle_refused, receipt, now, used, date, seconds, ban))
 
     def set_limit(self, limit: int) -> None:
         """See `Pool.set_limit`."""
-        self._change(partial(super().set_limit, limit))
+        self._change(partial(_set_limit, limit))
 
     @property
     def banned_until(self) -> datetime | None:
         """See `Pool.banned_until`."""
-        if self._is_hold_new() and self._enter():
-            self._leave(changed=self._changed)
+        if self._is_hold_new():
+            return self.usage.banned_until
         return super().banned_until
 
-    @property
-    def usage(self) -> Usage:
-        """What is known at this moment."""
-        if self._enter():
-            self._leave(changed=self._changed)
-        return super().usage
+    def _view(self) -> Bucket:
+        """What others have written, and on top of it what we have not told them yet.
 
-    def _change(self, change: Callable[[], object]) -> None:
+        Reads the file without the lock, and changes neither the file nor the pool.
+        """
+        for _ in range(VIEWS):
+            file, late, leased = self._file, self._late, self._leased
+            lengths = len(late), len(leased)
+            bucket = self._make_bucket(self._shown(file))
+            changes: list[_Change] = [*late]
+            changes += [methodcaller("refund", receipt) for receipt in leased]
+            # Each change of the pool has new lists, or longer or shorter ones.
+            is_same = self._file is file and self._late is late and self._leased is leased
+            if is_same and lengths == (len(late), len(leased)):
+                for change in changes:
+                    change(bucket)
+                return bucket
+        return self._make_bucket(self._shown(self._file))
+
+    def _shown(self, file: PoolFile | None) -> State:
+        """A copy of what all processes know; of what we know, where nothing can be read."""
+        if file is not None and not self._is_untold:
+            found, now = record.decode(file.peek()), self._clock()
+            if found is not None:
+                if not _doubt(found, now):
+                    return found.state
+                ours = record.copied(self._bucket.state)
+                record.keep_holds(ours, found.state, now)
+                return ours
+        return record.copied(self._bucket.state)
+
+    def _hold(self, change: _Change) -> None:
+        """Others have to know at once: try to share, also when we just tried."""
+        if self._file is None and self._check_at < math.inf:
+            self._check_at = -math.inf
+        self._change(change)
+
+    def _change(self, change: _Change) -> None:
         """Do it now, or with the next change when another process has the bucket in its hands."""
         # What was charged in advance was charged before this: it may not be sent after a hold.
-        self._late += [partial(self._bucket.refund, receipt) for receipt in self._leased]
-        self._leased.clear()
+        leased, self._leased = self._leased, []
+        self._late += [methodcaller("refund", receipt) for receipt in leased]
         self._late.append(change)
         self.flush()
 
     def flush(self) -> None:
         """See `Pool.flush`."""
-        if (self._late or self._leased) and self._enter():
+        if (self._late or self._leased or self._is_untold) and self._enter():
             self._leave(changed=True)
         self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
 
-    def _enter(self) -> bool:
+    def _enter(self, now: float | None = None) -> bool:
         """Take the lock and put the shared state in place; without a file, just go on."""
+        now = self._clock() if now is None else now
+        if now >= self._check_at:
+            self._find_file(now)
         file = self._file
         if file is not None:
             try:
@@ -359,74 +478,100 @@ class MachinePool(Pool):
                     return False
                 data = file.read()
                 if data is not None:
-                    self._take(data)
+                    self._take(file, data)
             except OSError as error:
-                self._go_on_alone(file, error)
+                self._go_on_alone(error)
         late, self._late = self._late, []
         for change in late:
-            change()
+            change(self._bucket)
         leased, self._leased = self._leased, []
         for receipt in leased:
             self._bucket.refund(receipt)
         self._changed = bool(late or leased)
         return True
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, file: PoolFile, data: bytes) -> None:
         """Go on from what is in the file; without a record, from what we know ourselves."""
-        record = _decode(data)
-        if record is None:
+        found, now = record.decode(data), self._clock()
+        doubt = _doubt(found, now) if found is not None else "it was written by another version"
+        if found is None or doubt:
             if data:
-                logger.warning("the shared budget was written by another version; it starts anew")
+                self._say_doubt(doubt)
+                file.begin_anew()
+            if found is not None:  # its monotonic times mean nothing, but a ban goes on
+                record.keep_holds(self._bucket.state, found.state, now)
+            self._is_untold, self._base = True, b""
             return
-        if record.boot == BOOT:
-            self._bucket.state = record.state
-        else:  # the monotonic clock began anew, but a ban goes on
-            self._bucket.state.held_until = record.state.held_until
-            self._bucket.state.banned_until = record.state.banned_until
+        if self._lineage not in (None, file.lineage):  # begun without us: tell all that we know
+            self._is_untold, self._base = True, b""
+        if self._is_untold:
+            base = record.decode(self._base)
+            shared, ours = found.state, self._bucket.state
+            record.merge(shared, ours, base.state if base is not None else None, now)
+        self._base, self._lineage = data, file.lineage
+        self._bucket.state = found.state
+
+    def _say_doubt(self, doubt: str) -> None:
+        if not self._has_doubted:
+            self._has_doubted = True
+            logger.warning("the shared budget is not believed and starts anew: %s", doubt)
 
     def _leave(self, *, changed: bool) -> None:
         file = self._file
         if file is None:
             return
         try:
-            if changed:
+            if changed or self._is_untold:
                 state = self._bucket.state
-                file.write(_encode(_Record(file.pool, BOOT, state)), state.held_until)
+                data = record.encode(record.Record(file.pool, BOOT, state))
+                file.write(data, state.held_until)
+                self._base, self._lineage = data, file.lineage
+                if self._is_untold:
+                    self._come_back()
             file.unlock()
+        except (OSError, ValueError) as error:  # ValueError: more than fits into a page
+            self._go_on_alone(error)
+
+    # -- alone, and together again ---------------------------------------------------------------
+
+    def _find_file(self, now: float) -> None:
+        """Use the file that a process which starts now would use; try again if there is none."""
+        file = self._file
+        try:
+            found = self._open_file(file)
         except OSError as error:
-            self._go_on_alone(file, error)
+            self._go_on_alone(error)
+            return
+        if found is not file:
+            if file is not None:
+                file.close()
+            self._file, self._joined_at = found, now
+        self._check_at = now + CHECK
 
-    def _go_on_alone(self, file: PoolFile, error: OSError) -> None:
-        logger.warning("the budget is no longer shared with other processes: %s", error)
-        file.close()
-        self._file = None
+    def _go_on_alone(self, error: Exception) -> None:
+        """Say it once, and when to try again: later each time, unless it went well for long."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        now = self._clock()
+        if file is not None and now - self._joined_at > CHECK:
+            self._pause = RETRY
+        self._is_untold = True
+        self._check_at = now + self._pause
+        self._pause = min(2 * self._pause, RETRY_MOST)
+        if not self._is_alone:
+            self._is_alone = True
+            logger.warning(
+                "the budget is not shared with other processes, until this ends: %s (%s)",
+                error,
+                ADVICE,
+            )
 
-
-class _Record(msgspec.Struct, array_like=True):
-    pool: str
-    boot: str  # names the run of the machine, and so the monotonic clock
-    state: State
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(_Record)
-
-
-def _decode(data: bytes) -> _Record | None:
-    try:
-        return _decoder.decode(data) if data else None
-    except msgspec.DecodeError:
-        return None
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux: runtime directories are emptied at a start there
-        return ""
-
-
-BOOT = _boot()
+    def _come_back(self) -> None:
+        self._is_untold = False
+        if self._is_alone:
+            self._is_alone = False
+            logger.warning("the budget is shared with other processes again")
 
 
 def fresh_state(limit: int, clock: Clock, wall: Clock) -> State:

@@ -433,7 +433,8 @@ class Bucket:
         """`used` is what minute `k` had counted when this request came."""
         state = self.state
         state.silent = 0
-        minute, before = state.minutes[k], state.minutes.get(k - 1)
+        # Shared books may have begun anew since the request was charged.
+        minute, before = self._minute(k), state.minutes.get(k - 1)
         if k > state.turned:
             self._forgive(k)
             state.turned = k

@@ -7,10 +7,12 @@ lock: it is held for microseconds, and who does not get it asks again later, so 
 suspended while holding it cannot block an event loop.
 """
 
+import errno
 import hashlib
 import logging
 import math
 import os
+import stat
 import struct
 import sys
 import tempfile
@@ -18,9 +20,12 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from binance_oi import process
+from binance_oi.place import check_private
 
 if sys.platform != "win32":
     import fcntl
@@ -32,6 +37,8 @@ FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
+# No link is followed, no child process gets it, and a pipe in its place blocks nobody.
+_SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
 UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
 TRIES = 4  # times to ask for the lock, letting others run in between
 STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
@@ -39,15 +46,9 @@ STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
 _HELD = slice(24, 32)  # where `held until` is
-
-
-def runtime_directory() -> Path:
-    """The directory for this user's files that need not outlive the machine's run."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
-        return Path(runtime) / "binance-oi"
-    user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows: never made, see `_open_file`
-    return Path(tempfile.gettempdir()) / f"binance-oi-{user}"
+_NAME = slice(_HEADER.size - 16, _HEADER.size)
+_OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
+_WRITES = 32  # bits of a sequence that count writes; those above name where it began
 
 
 class PoolFile:
@@ -80,8 +81,9 @@ class PoolFile:
         self._offset = 0  # not found yet
 
     def close(self) -> None:
-        """Close the file. The record stays, for others."""
-        self._close()
+        """Close the file, if the system can. The record stays, for others."""
+        with suppress(OSError):
+            self._close()
 
     def lock(self) -> bool:
         """Take the lock, or say that somebody else has it."""
@@ -119,7 +121,7 @@ class PoolFile:
         """
         if os.fstat(self._fd).st_nlink:
             return False
-        self._close()
+        self.close()
         self._open()
         return True
 
@@ -127,9 +129,13 @@ class PoolFile:
         """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
         logger.warning("%s is held by a process that does not run; going on in a copy", self.path)
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
-        with open(fd, "wb") as file:
-            file.write(os.pread(self._fd, PAGE * (RECORDS + 1), 0))
-        os.replace(copy, self.path)
+        try:
+            with open(fd, "wb") as file:
+                file.write(os.pread(self._fd, PAGE * (RECORDS + 1), 0))
+            os.replace(copy, self.path)
+        except BaseException:
+            os.unlink(copy)
+            raise
         self._follow()
 
     def read(self) -> bytes | None:
@@ -149,10 +155,23 @@ class PoolFile:
         if header[5] == self._name and record is None:
             logger.warning("the budget record of %s is damaged and starts anew", self.pool)
         if header[5] != self._name or record is None:
-            self._sequence = time.time_ns()  # never equal to a number somebody remembers
+            self.begin_anew()
             return b""
         self._sequence = header[2]
         return record
+
+    def begin_anew(self) -> None:
+        """Write on from nothing: whoever was part of the record before sees another lineage."""
+        self._sequence = int.from_bytes(os.urandom(4), "little") << _WRITES
+
+    @property
+    def lineage(self) -> int:
+        """Names the beginning that the record, as we last read or wrote it, goes on from.
+
+        A record that was damaged, deleted or not believed is begun anew from what one process
+        knows. Copies go on in the lineage.
+        """
+        return self._sequence >> _WRITES
 
     def is_hold_new(self) -> bool:
         """Whether somebody else has written a hold since; asked without the lock, for 1 us."""
@@ -164,15 +183,33 @@ class PoolFile:
         keep = max(time.time(), held_until) + UNUSED
         header = _HEADER.pack(0, len(record), self._sequence, keep, held_until, self._name)
         page = _page(header + record)
+        if os.pwrite(self._fd, page, self._offset) != len(page):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._held = page[_HELD]
-        os.pwrite(self._fd, page, self._offset)
+
+    def peek(self) -> bytes:
+        """The record as a process that starts now would find it; empty when there is none.
+
+        Changes nothing and needs no lock, so it may be called from any thread.
+        """
+        offset = self._offset
+        try:
+            with _reading(self.path) as file:
+                page = _whole_page(file.fileno(), offset) if offset else b""
+                if page[_NAME] == self._name:
+                    return _record(page) or b""
+                pages = (_whole_page(file.fileno(), other) for other in _OFFSETS)
+                found = next((page for page in pages if page[_NAME] == self._name), b"")
+        except OSError:
+            return b""
+        return _record(found) or b""
 
     def _find(self) -> int:
         """Where the record of this pool is, or a place for it; clears away what nobody uses."""
         now, free, oldest = time.time(), 0, (math.inf, PAGE)
-        for offset in range(PAGE, PAGE * (RECORDS + 1), PAGE):
+        for offset in _OFFSETS:
             page = os.pread(self._fd, PAGE, offset)
-            if page[_HEADER.size - 16 : _HEADER.size] == self._name:
+            if page[_NAME] == self._name:
                 return offset
             until = _HEADER.unpack_from(page)[3] if _record(page) is not None else 0.0
             if until < now:
@@ -184,16 +221,30 @@ class PoolFile:
 
 
 def read_records(directory: Path) -> Iterator[bytes]:
-    """Every whole record in the file; reads only, and without the lock (a page is never half)."""
+    """Every whole record in the file; reads only, and without the lock."""
     try:
-        with open(directory / FILE_NAME, "rb") as file:
-            data = file.read(PAGE * (RECORDS + 1))
+        file = _reading(directory / FILE_NAME)
     except FileNotFoundError:
         return
-    for offset in range(PAGE, len(data), PAGE):
-        record = _record(data[offset : offset + PAGE])
-        if record is not None:
-            yield record
+    with file:
+        for offset in _OFFSETS:
+            record = _record(_whole_page(file.fileno(), offset))
+            if record is not None:
+                yield record
+
+
+def _reading(path: Path) -> BinaryIO:
+    return open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _SAFE))
+
+
+def _whole_page(fd: int, offset: int) -> bytes:
+    """A page that nobody is just writing, if it is whole at all."""
+    page = b""
+    for _ in range(TRIES):
+        page = os.pread(fd, PAGE, offset)
+        if not any(page[: _HEADER.size]) or _record(page) is not None:
+            break
+    return page
 
 
 def _page(page: bytes) -> bytes:
@@ -219,10 +270,8 @@ def _open_file(path: Path) -> int:
     if sys.platform == "win32":
         raise OSError("file locks are not available on this system")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = os.lstat(path.parent)
-    if owner.st_uid != os.getuid() or owner.st_mode & 0o022:
-        raise PermissionError(f"{path.parent} belongs to somebody else")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    check_private(path.parent)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | _SAFE, 0o600)
     try:
         _check_format(fd, path)
     except BaseException:
@@ -236,6 +285,8 @@ def _check_format(fd: int, path: Path) -> None:
     found = os.fstat(fd)
     if found.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to somebody else")
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise PermissionError(f"{path} is not a file of its own")
     os.fchmod(fd, 0o600)
     if os.pread(fd, len(MAGIC), 0) == MAGIC:
         return

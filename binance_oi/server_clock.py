@@ -12,6 +12,10 @@ from dataclasses import dataclass
 MINUTE = 60  # s
 EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge servers differ)
 DRIFT = 1e-4  # s per s that two clocks may drift apart
+WIDEST = 120.0  # s: a request that took two minutes tells no more
+AHEAD = 1.0  # s by which another processor's reading of our clock may be ahead of this one's
+ODDEST = 10**9
+LATEST = 1e11  # Unix s; the calendar ends with the year 9999
 
 
 @dataclass(slots=True)
@@ -86,6 +90,15 @@ class ServerClock:
     def start_again(self, lo: float, hi: float) -> None:
         """Forget all but this interval."""
         self.lo, self.hi, self.odd = lo, hi, 0
+
+    def is_possible(self, now: float) -> bool:
+        """Whether a clock can be so at `now`: in order, finite, and no wider than `WIDEST`."""
+        return (
+            0.0 <= self.hi - self.lo <= WIDEST
+            and 0.0 <= now + self.lo <= LATEST
+            and self.at <= now + AHEAD
+            and 0 <= self.odd <= ODDEST
+        )
 
     def _agrees(self, lo: float, hi: float) -> bool:
         return lo <= self.hi and hi >= self.lo

@@ -1,4 +1,4 @@
-"""What every test gets: its own runtime directory, no proxies, and its choice of event loop.
+"""What every test gets: its own directory for budgets, no proxies, and its choice of event loop.
 
 Rule of this file: fixtures and hooks only; what they need to work lives in a module of its own.
 """
@@ -16,6 +16,7 @@ from hypothesis import settings
 
 import rollover
 from aioresponses_shim import mend_aioresponses
+from binance_oi import place
 from virtual_clock import VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
@@ -63,7 +64,7 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a test away from the budgets of the person who runs it, and from their environment."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path / "binance-oi"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from binance_oi import budget as module
+from binance_oi import record
 from binance_oi.budget import (
     BRISK,
     BUSY,
@@ -321,7 +322,8 @@ def test_nobody_waits_for_the_lock_and_nothing_is_lost(
         assert pool.charge(1) == BUSY
         pool.settle(receipt, 30, NOON + 10)
         pool.hold(100)
-        assert pool.usage.held_until is None  # not booked yet
+        assert pool.usage.held_until is not None  # what we know; the others do not yet
+        assert other.usage.held_until is None
     assert pool.charge(1) != BUSY  # booked by the next who gets in, also when they may not send
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
@@ -407,8 +409,8 @@ def test_after_closing_what_was_charged_stays_charged(
     pool = make()
     use(pool, clock, 10)
     take(pool, 20)
-    pool.close()  # type: ignore[attr-defined]
-    pool.close()  # type: ignore[attr-defined]
+    pool.close()
+    pool.close()
     assert make().usage.used == 30
 
 
@@ -433,11 +435,13 @@ def test_all_pools_of_the_machine_can_be_looked_at(
         take(budget.pool(name), weight)
     usage = machine_pools(tmp_path / "budgets")
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
-    assert machine_pools() == {}  # of the runtime directory, where nobody has charged
-    for name, value in (("BOOT", "another run of the machine"), ("_decode", lambda _data: None)):
-        with monkeypatch.context() as changed:
-            changed.setattr(module, name, value)
-            assert machine_pools(tmp_path / "budgets") == {}
+    assert machine_pools() == {}  # of this user's place, where nobody has charged
+    with monkeypatch.context() as changed:
+        changed.setattr(module, "BOOT", "another run of the machine")
+        assert machine_pools(tmp_path / "budgets") == {}
+    with monkeypatch.context() as changed:
+        changed.setattr(record, "decode", lambda _data: None)
+        assert machine_pools(tmp_path / "budgets") == {}
     take(MachineBudget().pool("c"), 1)
     assert list(machine_pools()) == ["c"]
 
@@ -452,22 +456,6 @@ def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
     elsewhere = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(elsewhere)
     assert elsewhere.steady_clock is time.monotonic
-
-
-def test_the_run_of_the_machine_has_a_name_where_the_system_gives_it_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert module._boot()
-
-    def fail(_path: Path) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", fail)
-    assert module._boot() == ""
-
-
-def test_an_empty_record_is_none() -> None:
-    assert module._decode(b"") is None
 
 
 @pytest.mark.parametrize("wrong_s", [-3600.0, -3.7, -3.2, 3.1, 3.9])

@@ -58,6 +58,8 @@ from binance_oi.errors import (
 )
 from binance_oi.minutes import Receipt, Usage
 from binance_oi.models import OpenInterest, SymbolInfo
+from binance_oi.place import VARIABLE
+from binance_oi.pool_file import FILE_NAME
 from binance_oi.simulator import Bursts, LocalExchange
 from binance_oi.snapshot import Snapshot
 
@@ -344,26 +346,40 @@ def test_symbols_are_those_that_are_trading(exchange: LocalExchange, capsys: Cap
 
 
 def test_the_simulated_exchange_lives_for_the_command_and_leaves_no_budget(
-    capsys: Captured,
+    tmp_path: Path, capsys: Captured
 ) -> None:
     assert main(["snapshot", "BTCUSDT", "--simulated", *PATIENT]) == 0
     assert json.loads(capsys.readouterr().out)["symbol"] == "BTCUSDT"
     assert main(["budget"]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "binance-oi: no budget has been used on this machine yet\n")
+    assert out == ""
+    assert err.startswith("binance-oi: no budget has been used on this machine yet")
+    assert err.endswith(f" {tmp_path / 'binance-oi' / FILE_NAME}\n")
 
 
-def test_the_budget_is_told_without_sending_anything(
-    exchange: LocalExchange, capsys: Captured
+def test_the_budget_is_shown_with_its_file_and_sends_nothing(
+    exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     receipt = MachineBudget().pool(pool_key(exchange.url)).charge(5)
     assert isinstance(receipt, Receipt)
     assert main(["budget"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    assert err == f"binance-oi: from {tmp_path / 'binance-oi' / FILE_NAME}\n"
+    (line,) = out.splitlines()
     told = json.loads(line)
     assert (told["pool"], told["used"], told["limit"]) == (pool_key(exchange.url), 5, 2400)
     assert (told["in_flight"], told["held_until"]) == (5, None)
     assert not exchange.answers
+
+
+def test_a_budget_that_has_no_place_is_one_line_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv(VARIABLE, "not/absolute")
+    assert main(["budget"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert VARIABLE in err
 
 
 def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:

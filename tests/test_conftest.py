@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses, compat, core
 
+from binance_oi.place import budget_directory
+
 URL = "http://127.0.0.1/fapi/v1/exchangeInfo"
 LARGE = b"x" * 1_000_000
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,8 +68,8 @@ async def test_with_half_the_shim_a_large_body_cannot_be_fed(
         await _read()
 
 
-def test_no_test_sees_the_users_runtime_directory_or_proxies(tmp_path: Path) -> None:
-    assert os.environ["XDG_RUNTIME_DIR"] == str(tmp_path)
+def test_no_test_sees_the_users_budgets_or_proxies(tmp_path: Path) -> None:
+    assert budget_directory() == tmp_path / "binance-oi"
     assert not [name for name in os.environ if name.lower().endswith("_proxy")]
     assert "PYTHONUNBUFFERED" not in os.environ
 

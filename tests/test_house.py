@@ -28,7 +28,9 @@ ORDER = (
     "server_clock",
     "minutes",
     "process",
+    "place",
     "pool_file",
+    "record",
     "budget",
     "retry",
     "headers",
@@ -63,7 +65,7 @@ THIRD_PARTY = {
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"governor"},
     "cyclopts": {"cli"},
-    "msgspec": {"budget", "cli", "models", "simulator", "snapshot"},
+    "msgspec": {"cli", "models", "record", "simulator", "snapshot"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
     "yarl": {"connections", "transport"},  # aiohttp's own type for URLs

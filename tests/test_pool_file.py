@@ -9,6 +9,7 @@ import fcntl
 import importlib.util
 import logging
 import os
+import resource
 import stat
 import sys
 import time
@@ -28,7 +29,6 @@ from binance_oi.pool_file import (
     UNUSED,
     PoolFile,
     read_records,
-    runtime_directory,
 )
 
 
@@ -326,19 +326,138 @@ def test_records_that_are_damaged_are_not_read(place: Path) -> None:
     assert list(read_records(place)) == [b"of b"]
 
 
-# -- where it is -------------------------------------------------------------------------------
+# -- looking without the lock ------------------------------------------------------------------
 
 
-def test_it_is_in_the_runtime_directory(tmp_path: Path) -> None:
-    assert runtime_directory() == tmp_path / "binance-oi"  # as `conftest` sets it
+def test_a_look_finds_what_was_written_last_and_changes_nothing(place: Path) -> None:
+    writer, reader = PoolFile(place, "a"), PoolFile(place, "a")
+    assert reader.peek() == b""
+    exchange(PoolFile(place, "other"), b"of another")
+    assert writer.lock()
+    writer.read()
+    writer.write(b"first")
+    before = dict(vars(reader))
+    assert reader.peek() == b"first"  # also while somebody has the lock
+    assert dict(vars(reader)) == before
+    writer.write(b"second")
+    assert reader.peek() == b"second"
+    writer.unlock()
+    assert exchange(reader) == b"second"
+    assert reader.peek() == b"second"
 
 
-@pytest.mark.parametrize("value", ["", "/nonexistent/directory"])
-def test_without_one_it_is_in_a_private_temporary_directory(
-    value: str, monkeypatch: pytest.MonkeyPatch
+def test_a_look_at_a_damaged_or_missing_record_finds_nothing(place: Path) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a record")
+    damage(place, 49, b"\xff")
+    assert file.peek() == b""
+    (place / FILE_NAME).unlink()
+    assert file.peek() == b""
+
+
+def test_a_look_finds_a_record_that_was_moved_to_another_page(
+    place: Path, later: Callable[[float], None]
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", value)
-    assert runtime_directory().name == f"binance-oi-{os.getuid()}"
+    sleeper = PoolFile(place, "sleeper")
+    exchange(sleeper, b"asleep")
+    later(2 * UNUSED)
+    exchange(PoolFile(place, "new"), b"new")  # takes its place
+    exchange(PoolFile(place, "sleeper"), b"awake")
+    assert sleeper.peek() == b"awake"
+
+
+def test_a_page_that_is_just_being_written_is_read_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a record")
+    pages = iter([b"half" + bytes(PAGE - 4)])
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *where: next(pages, b"") or pread(*where))
+    assert file.peek() == b"a record"
+    pages = iter([b"half" + bytes(PAGE - 4)])
+    assert list(read_records(place)) == [b"a record"]
+
+
+# -- what the system refuses -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [PAGE, PAGE + 100], ids=["nothing", "a part"])
+def test_a_write_that_is_cut_off_is_an_error(place: Path, size: int) -> None:
+    file = PoolFile(place, "a")
+    assert file.lock()
+    file.read()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large|No space"):
+            file.write(b"a record" * 50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    file.write(b"a record")
+    file.unlock()
+    assert exchange(PoolFile(place, "a")) == b"a record"
+
+
+def test_a_copy_that_cannot_be_made_leaves_nothing_behind(
+    place: Path, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended, file = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(file, b"known")
+    assert suspended.lock()
+    for _ in range(STUCK_TRIES):
+        assert not file.lock()
+    later(STUCK + 0.1)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        file.lock()
+    assert os.listdir(place) == [FILE_NAME]
+
+
+def test_a_record_that_is_begun_anew_has_another_lineage_and_a_copy_has_not(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    suspended, one, other = (PoolFile(place, "a") for _ in range(3))
+    exchange(one, b"known")
+    begun = one.lineage
+    assert suspended.lock()
+    for _ in range(STUCK_TRIES):
+        assert not one.lock()
+    later(STUCK + 0.1)
+    assert not one.lock()
+    assert not other.lock()
+    exchange(one, b"newer")
+    exchange(other)
+    assert one.lineage == other.lineage == begun
+    (place / FILE_NAME).unlink()
+    exchange(one, b"anew")
+    exchange(other)
+    assert one.lineage == other.lineage != begun
+    begun = one.lineage
+    damage(place, 49, b"\xff")
+    exchange(PoolFile(place, "a"), b"once more")
+    exchange(one)
+    assert one.lineage != begun
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe", "directory"])
+def test_what_is_no_file_of_its_own_is_refused_and_left_alone(place: Path, kind: str) -> None:
+    place.mkdir(mode=0o700)
+    precious = place / "precious"
+    precious.write_text("of the user")
+    if kind == "hard link":
+        os.link(precious, place / FILE_NAME)
+    elif kind == "pipe":
+        os.mkfifo(place / FILE_NAME)
+    else:
+        (place / FILE_NAME).mkdir()
+    with pytest.raises(OSError, match=FILE_NAME):
+        PoolFile(place, "a")
+    assert precious.read_text() == "of the user"
 
 
 def test_a_lock_that_cannot_be_had_is_an_error(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from binance_oi.server_clock import DRIFT, EDGE, MINUTE, ServerClock
+from binance_oi.server_clock import AHEAD as EARLY
+from binance_oi.server_clock import DRIFT, EDGE, LATEST, MINUTE, ODDEST, WIDEST, ServerClock
 
 AHEAD = 1_000_020.0  # a full minute there, when it is 0 here
 K = int(AHEAD // MINUTE)
@@ -76,3 +77,36 @@ def test_a_date_that_took_most_of_a_minute_replaces_nothing() -> None:
     made = clock(dated=False)
     made.interval(AHEAD + 10, 0.0, 40.0)
     assert (ends(made), made.dated) == ((-2, 2), False)
+
+
+def test_a_clock_as_it_is_made_and_used_is_possible() -> None:
+    made = clock()
+    assert made.is_possible(0.0)
+    made.drift(86_400.0)
+    assert made.is_possible(86_400.0)
+    assert clock(0.0, 0.0).is_possible(0.0)
+    assert clock(0.0, WIDEST).is_possible(0.0)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        clock(0.0, -0.1),
+        clock(0.0, WIDEST + 0.1),
+        clock(0.0, 1e15),
+        clock(-1e308, 1e308),
+        clock(float("nan"), 0.0),
+        clock(0.0, float("nan")),
+        clock(float("-inf"), 0.0),
+        clock(float("inf"), float("inf")),
+        clock(-AHEAD - 1, -AHEAD),
+        clock(LATEST, LATEST),
+        ServerClock(AHEAD, AHEAD, EARLY + 0.1),
+        ServerClock(AHEAD, AHEAD, float("nan")),
+        ServerClock(AHEAD, AHEAD, 0.0, odd=-1),
+        ServerClock(AHEAD, AHEAD, 0.0, odd=ODDEST + 1),
+    ],
+    ids=str,
+)
+def test_a_clock_that_no_answers_can_have_made_is_not_possible(made: ServerClock) -> None:
+    assert not made.is_possible(0.0)

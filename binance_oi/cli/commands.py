@@ -53,6 +53,8 @@ from binance_oi.errors import (
 )
 from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo
+from binance_oi.place import budget_directory
+from binance_oi.pool_file import FILE_NAME
 from binance_oi.simulator import LocalExchange, Steady
 from binance_oi.snapshot import Snapshot
 
@@ -285,11 +287,17 @@ def symbols(
 
 @app.command
 def budget(*, output: Output = Output()) -> int:
-    """The budget of every exchange that this machine reads from. Sends nothing."""
+    """The budget of every exchange that this machine reads from. Sends nothing.
+
+    The last line names the file that all processes of this user share.
+    """
+    path = budget_directory() / FILE_NAME
     pools = machine_pools()
     output.show(pools_sheet(pools))
-    if not pools:
-        complain("no budget has been used on this machine yet")
+    if pools:
+        complain(f"from {path}")
+    else:
+        complain(f"no budget has been used on this machine yet; the file will be {path}")
     return OK
 
 

@@ -34,7 +34,7 @@ class Process:
         self._popen = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | {"XDG_RUNTIME_DIR": str(directory)},
+            env=os.environ | {"BINANCE_OI_BUDGET_DIR": str(directory)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

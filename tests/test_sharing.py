@@ -1,0 +1,688 @@
+"""Sharing ends with an error and begins again; and any thread may look at the books.
+
+Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and a clock
+that stands still until it is moved stands for time.
+"""
+
+import errno
+import fcntl
+import logging
+import math
+import os
+import resource
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from binance_oi import place
+from binance_oi.budget import (
+    BRISK,
+    CHECK,
+    RETRY,
+    RETRY_MOST,
+    MachineBudget,
+    MachinePool,
+    Pool,
+    ProcessBudget,
+)
+from binance_oi.minutes import Receipt
+from binance_oi.pool_file import FILE_NAME, PAGE, PoolFile
+
+NOON = 1_795_435_200.0  # a full minute, Unix s
+LIMIT = 1000
+
+
+class Time:
+    """10 s into a minute, until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return NOON + self.now
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def budgets(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "budgets"
+
+
+@pytest.fixture
+def make(budgets: Path, clock: Time) -> Callable[[], MachinePool]:
+    """A process of its own, with the pool of one exchange."""
+
+    def make_pool() -> MachinePool:
+        budget = MachineBudget(
+            directory=budgets, limit=LIMIT, reserve=0, clock=clock, wall=clock.wall
+        )
+        pool = budget.pool("exchange")
+        assert isinstance(pool, MachinePool)
+        return pool
+
+    return make_pool
+
+
+Make = Callable[[], MachinePool]
+
+
+def take(pool: Pool, weight: int = 1) -> Receipt:
+    receipt = pool.charge(weight)
+    assert isinstance(receipt, Receipt), receipt
+    return receipt
+
+
+def use(pool: Pool, clock: Time, weight: int = 1) -> None:
+    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    clock.now += 2 * BRISK
+    receipt = take(pool, weight)
+    pool.settle(receipt, pool.usage.used, NOON + int(clock.now))
+    pool.flush()
+    clock.now += 2 * BRISK
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was warned of, shortened."""
+    assert {record.levelno for record in caplog.records} <= {logging.WARNING}
+    messages = [record.getMessage() for record in caplog.records]
+    return ["alone" if "is not shared" in message else "again" for message in messages]
+
+
+@contextmanager
+def failing(call: str, number: int) -> Iterator[None]:
+    """The system refuses every such call on our files."""
+    with pytest.MonkeyPatch.context() as patch:
+        where = fcntl if call == "flock" else os
+        real = getattr(where, call)
+
+        def fail(*arguments: object, **more: object) -> object:
+            if call == "open" and not str(arguments[0]).endswith(FILE_NAME):
+                return real(*arguments, **more)
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr(where, call, fail)
+        yield
+
+
+FAULTS = [
+    *(("pwrite", n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)),
+    *(("pread", n) for n in (errno.EIO, errno.ESTALE)),
+    *(("fstat", n) for n in (errno.EIO, errno.ESTALE, errno.EACCES)),
+    *(("flock", n) for n in (errno.ENOLCK, errno.EIO, errno.EBADF, errno.EINTR)),
+]
+AT_THE_START = [
+    *(("open", n) for n in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EROFS)),
+    *(("open", n) for n in (errno.ENOSPC, errno.EIO, errno.ESTALE)),
+    *(("mkdir", n) for n in (errno.ENOSPC, errno.EROFS, errno.EACCES)),
+    ("pwrite", errno.ENOSPC),
+]
+
+
+def name_of(value: object) -> str | None:
+    return errno.errorcode[value] if isinstance(value, int) else None
+
+
+@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+def test_one_error_costs_a_moment_of_sharing_and_no_weight(
+    call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    with failing(call, number):
+        use(one, clock, 3)
+        assert one.usage.charged >= 13
+        assert said(caplog) == ["alone"]
+    use(other, clock, 5)
+    clock.now += RETRY
+    use(one, clock, 1)
+    assert said(caplog) == ["alone", "again"]
+    assert one.usage == other.usage
+    assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (39, 0, 0)
+
+
+@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error(
+    call: str, number: int, make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing(call, number):
+        use(one, clock)
+    other.refused(300, ban=True)
+    clock.now += RETRY
+    assert not isinstance(one.charge(1), Receipt)
+    assert one.banned_until == one.usage.banned_until == other.usage.banned_until is not None
+
+
+@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+def test_a_ban_that_was_learned_alone_reaches_the_others(
+    call: str, number: int, make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing(call, number):
+        use(one, clock)
+        one.refused(300, ban=True)
+        assert not isinstance(one.charge(1), Receipt)
+    clock.now += 2 * RETRY
+    one.charge(1)
+    assert other.banned_until is not None
+    assert not isinstance(other.charge(1), Receipt)
+
+
+def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing("pwrite", errno.ENOSPC):
+        use(one, clock)
+    one.refused(300, ban=True)  # no time has passed since the last try
+    assert other.banned_until is not None
+
+
+@pytest.mark.parametrize("call, number", AT_THE_START, ids=name_of)
+def test_a_process_that_starts_alone_joins_the_others_later(
+    call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    with failing(call, number):
+        one = make()
+        use(one, clock, 7)
+        assert said(caplog) == ["alone"]
+    other = make()
+    use(other, clock, 20)
+    clock.now += 4 * RETRY
+    one.charge(1)
+    assert said(caplog) == ["alone", "again"]
+    assert (one.usage.charged, other.usage.charged) == (28, 28)
+    other.refused(300, ban=True)
+    assert not isinstance(one.charge(1), Receipt)
+
+
+def test_a_reserve_is_kept_by_a_process_that_is_alone(budgets: Path, clock: Time) -> None:
+    budget = MachineBudget(directory=budgets, limit=100, reserve=20, clock=clock, wall=clock.wall)
+    with failing("open", errno.EMFILE):
+        pool = budget.pool("exchange")
+        use(pool, clock, 1)
+        take(pool, 79)
+        assert not isinstance(pool.charge(1), Receipt)
+        assert pool.usage.remaining == 0
+
+
+def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[float] = []
+
+    def fail(_self: object, *_: object) -> None:
+        tries.append(clock.now)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(PoolFile, "__init__", fail)
+    pool = make()
+    for _ in range(3600):
+        clock.now += 1.0
+        pool.charge(1)
+    pauses = [later - sooner for sooner, later in pairwise(tries)]
+    assert max(pauses) <= min(CHECK, RETRY_MOST + 1)
+    assert pauses[0] <= RETRY + 1
+    assert len(tries) < 200
+    assert said(caplog) == ["alone"]
+
+
+def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock)
+    for _ in range(600):
+        with failing("pwrite", errno.ENOSPC):
+            pool.charge(1)
+        clock.now += 1.0
+        pool.charge(1)
+    assert 4 <= len(said(caplog)) <= 2 * 600 / RETRY_MOST + 12
+
+
+def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing("pwrite", errno.ENOSPC):
+        use(one, clock, 5)
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.charged == 6
+
+
+def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing("pwrite", errno.ENOSPC):
+        use(one, clock, 5)
+    one.close()
+    assert other.usage.charged == 6
+    clock.now += 10 * CHECK
+    one.charge(1)  # alone, and for itself
+    assert one._file is None
+
+
+def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    before = take(one, 10)
+    with failing("pwrite", errno.ENOSPC):
+        during = take(one, 4)
+        one.settle(before, 15, NOON + 10)
+        one.flush()
+    use(other, clock, 2)
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.in_flight == 4
+    one.settle(during, 17, NOON + 11)
+    one.flush()
+    usage = other.usage
+    assert (usage.used, usage.charged, usage.in_flight, usage.others) == (17, 17, 0, 0)
+
+
+def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock)
+    for _ in range(2):  # at one instant: the next ones are charged in advance
+        take(pool)
+    with failing("pread", errno.EIO):
+        take(pool)
+    assert said(caplog) == ["alone"]
+
+
+def test_a_new_error_after_long_sharing_is_tried_again_soon(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    with failing("pwrite", errno.ENOSPC):
+        for _ in range(20):
+            use(pool, clock)
+            clock.now += RETRY_MOST
+    use(pool, clock)
+    clock.now += 2 * CHECK
+    with failing("pwrite", errno.ENOSPC):
+        use(pool, clock)
+    clock.now += RETRY
+    use(pool, clock)
+    assert said(caplog) == ["alone", "again"] * 2
+
+
+def test_a_refusal_that_is_answered_alone_is_known_to_all_later(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing("pwrite", errno.ENOSPC):
+        receipt = take(one, 4)
+        one.settle_refused(receipt, 5, NOON + 10, 100.0, ban=False)
+        one.set_limit(500)
+    clock.now += 4 * RETRY
+    one.flush()
+    assert other.usage == one.usage
+    assert other.usage.held_until is not None
+    assert (other.usage.limit, other.usage.charged) == (500, 5)
+
+
+# -- real causes -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
+
+
+def free_descriptor() -> int:
+    number = os.dup(0)
+    os.close(number)
+    return number
+
+
+def test_without_a_free_descriptor_a_process_starts_alone_and_joins_later(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make()
+    with limited(resource.RLIMIT_NOFILE, free_descriptor()):
+        one = make()
+        use(one, clock, 3)
+    other.refused(300, ban=True)
+    clock.now += 4 * RETRY
+    assert not isinstance(one.charge(1), Receipt)
+    assert other.usage.charged == 3
+    assert said(caplog) == ["alone", "again"]
+
+
+def test_a_file_that_may_not_grow_ends_sharing_until_it_may(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    with limited(resource.RLIMIT_FSIZE, PAGE):
+        use(one, clock, 3)
+    assert make().usage.charged == 0
+    clock.now += RETRY
+    one.flush()
+    assert make().usage.charged == 3
+    assert said(caplog) == ["alone", "again"]
+
+
+def test_a_logout_that_removes_the_directory_loses_nothing_of_those_that_run(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    shutil.rmtree(budgets.parent)
+    assert one.usage.charged == 10  # what it knew last
+    use(one, clock, 1)
+    use(other, clock, 1)
+    assert one.usage == other.usage
+    assert one.usage.charged >= 32
+    assert one.usage.in_flight == 0
+    other.refused(300, ban=True)
+    shutil.rmtree(budgets.parent)
+    clock.now += 1.0
+    assert not isinstance(other.charge(1), Receipt)
+    assert make().banned_until is not None
+    assert not isinstance(one.charge(1), Receipt)
+
+
+def test_a_directory_that_cannot_be_made_again_ends_sharing_until_it_can(
+    make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    use(one, clock, 3)
+    shutil.rmtree(budgets.parent)
+    budgets.parent.write_text("in the way")
+    use(one, clock, 4)
+    assert said(caplog) == ["alone"]
+    budgets.parent.unlink()
+    other = make()
+    use(other, clock, 5)
+    clock.now += RETRY
+    use(one, clock, 1)
+    assert said(caplog) == ["alone", "again"]
+    assert one.usage.charged == other.usage.charged == 13
+    assert one.usage.in_flight == 0
+
+
+def test_a_directory_that_others_can_write_to_by_now_is_left_and_joined_again(
+    make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    use(one, clock, 3)
+    (budgets / FILE_NAME).unlink()
+    budgets.chmod(0o777)
+    use(one, clock, 4)
+    assert said(caplog) == ["alone"]
+    budgets.chmod(0o700)
+    clock.now += RETRY
+    one.flush()
+    assert make().usage.charged == 7
+
+
+def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr("binance_oi.pool_file.PAGE", 100)
+        use(one, clock, 2)
+    assert said(caplog) == ["alone"]
+    use(other, clock)  # the lock was let go
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.charged == 4
+
+
+# -- another place, another record ---------------------------------------------------------------
+
+
+def test_when_the_place_changes_all_processes_meet_within_a_minute(
+    tmp_path: Path, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(place.VARIABLE)
+    places = [tmp_path / "first", tmp_path / "second"]
+    places[1].mkdir()
+    monkeypatch.setattr(place, "PLACES", tuple(map(str, places)))
+
+    def make() -> Pool:
+        budget = MachineBudget(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+        return budget.pool("exchange")
+
+    early = make()
+    use(early, clock, 5)
+    clock.now = 61.0
+    use(early, clock, 6)
+    places[0].mkdir()  # a file system that was mounted late
+    late = make()
+    use(late, clock, 3)
+    clock.now = 61.0 + CHECK - 3.0
+    late.refused(300, ban=True)
+    clock.now = 10.0 + CHECK + 1.0
+    assert not isinstance(early.charge(1), Receipt)
+    assert early.banned_until == late.banned_until is not None
+    assert early.usage == late.usage
+    assert early.usage.charged == 9
+
+
+def test_a_record_that_somebody_begins_anew_gets_back_what_we_know(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    flying = take(one, 5)
+    assert other.usage.charged == 15
+    page = bytearray((budgets / FILE_NAME).read_bytes())
+    page[PAGE + 60] ^= 1  # the checksum is wrong
+    (budgets / FILE_NAME).write_bytes(page)
+    newcomer = make()
+    use(newcomer, clock, 1)
+    one.settle(flying, 16, NOON + 10)
+    one.flush()
+    assert make().usage.charged >= 16
+
+
+def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    with failing("pwrite", errno.ENOSPC):
+        use(one, clock, 5)
+    shutil.rmtree(budgets)
+    other = make()
+    use(other, clock, 2)
+    clock.now += RETRY
+    one.flush()
+    assert one.usage == other.usage
+    assert one.usage.charged == 17
+
+
+def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
+    make: Make, clock: Time
+) -> None:
+    one, broken = make(), make()
+    use(one, clock, 10)
+    assert broken.charge(2 * LIMIT) == math.inf
+    broken._bucket.state.clock.hi = 1e15
+    broken._file.lock()  # type: ignore[union-attr]
+    broken._leave(changed=True)
+    newcomer = make()
+    use(newcomer, clock, 1)
+    assert newcomer.usage.charged == 1
+    one.charge(1)
+    assert newcomer.usage.charged == 12
+
+
+def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    flying = take(one, 5)
+    file = PoolFile(one._file.path.parent, "exchange")  # type: ignore[union-attr]
+    other.charge(1)
+    other._bucket.state.minutes.clear()
+    other._leave(changed=True)
+    assert file.peek()
+    one._bucket.state.minutes.clear()
+    one.settle(flying, 6, NOON + 10)
+    one.flush()
+    assert one.usage.used >= 6
+
+
+# -- from another thread ---------------------------------------------------------------------------
+
+
+@contextmanager
+def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
+    """Threads that look at the books without a pause, and switch as often as they can."""
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    began = threading.Barrier(threads + 1)
+
+    def run() -> None:
+        began.wait(60)
+        try:
+            while not stop.is_set():
+                for look in looks:
+                    look()
+        except BaseException as error:
+            errors.append(error)
+
+    running = [threading.Thread(target=run) for _ in range(threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in running:
+            thread.start()
+        began.wait(60)
+        yield errors
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join(120)
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+def test_any_thread_may_look_at_the_books_and_they_stay_exact(
+    kind: str, budgets: Path, clock: Time
+) -> None:
+    count = 1500
+    options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
+    budget = (
+        ProcessBudget(**options)  # type: ignore[arg-type]
+        if kind == "process"
+        else MachineBudget(directory=budgets, **options)  # type: ignore[arg-type]
+    )
+    if kind == "alone":
+        with failing("open", errno.EMFILE):
+            pool = budget.pool("exchange")
+    else:
+        pool = budget.pool("exchange")
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> None:
+        usage = pool.usage
+        seen.append((usage.charged, usage.in_flight, usage.others))
+
+    def look_around() -> None:
+        assert pool.banned_until is None
+        assert repr(budget)
+
+    first = take(pool)
+    pool.settle(first, 1, NOON + 10)
+    with looking(look, look_around) as errors:
+        flying: list[Receipt] = []
+        for number in range(2, count + 1):
+            flying.append(take(pool))
+            if len(flying) == 10:
+                for k, receipt in enumerate(flying):
+                    pool.settle(receipt, number - 9 + k, NOON + 10)
+                flying.clear()
+        for receipt in flying:
+            pool.settle(receipt, count, NOON + 10)
+        pool.flush()
+    assert errors == []
+    usage = pool.usage
+    assert (usage.charged, usage.used, usage.in_flight, usage.others) == (count, count, 0, 0)
+    assert seen
+    for charged, in_flight, others in seen:
+        assert 0 <= in_flight <= charged <= count + 8
+        assert others == 0
+
+
+def test_a_look_changes_neither_the_file_nor_the_pool(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.settle(take(one, 3), 4, NOON + 10)  # not told yet
+    for _ in range(3):  # some are charged in advance
+        take(one)
+    other.refused(10.0)
+    content = (budgets / FILE_NAME).read_bytes()
+    objects = one._late, one._leased, one._bucket.state
+    inside = [list(one._late), list(one._leased), repr(one._bucket.state)]
+    for _ in range(3):
+        assert one.usage.held_until is not None
+        assert one.banned_until is None
+        assert repr(one)
+    assert (budgets / FILE_NAME).read_bytes() == content
+    after = one._late, one._leased, one._bucket.state
+    assert all(same is before for same, before in zip(after, objects, strict=True))
+    assert inside == [list(one._late), list(one._leased), repr(one._bucket.state)]
+
+
+def test_a_look_needs_no_lock_and_no_descriptor(make: Make, clock: Time, budgets: Path) -> None:
+    one, other = make(), make()
+    use(one, clock, 5)
+    with open(budgets / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert other.usage.charged == 5
+    with limited(resource.RLIMIT_NOFILE, free_descriptor()):
+        assert one.usage.charged == 5
+
+
+def test_when_the_books_never_rest_a_look_shows_what_was_written_last(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make()
+    use(pool, clock, 5)
+    peek = PoolFile.peek
+
+    def busy(file: PoolFile) -> bytes:
+        pool._late = list(pool._late)  # as if the loop had just been in there
+        return peek(file)
+
+    monkeypatch.setattr(PoolFile, "peek", busy)
+    assert pool.usage.charged == 5
+
+
+def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
+    budget = MachineBudget(directory=budgets)
+    pools: list[Pool] = []
+    with looking(lambda: pools.append(budget.pool("exchange"))):
+        pools.append(budget.pool("exchange"))
+    assert len(set(map(id, pools))) == 1
