@@ -60,7 +60,7 @@ from binance_oi.minutes import Receipt, Usage
 from binance_oi.models import OpenInterest, SymbolInfo
 from binance_oi.place import VARIABLE
 from binance_oi.pool_file import FILE_NAME
-from binance_oi.simulator import Bursts, LocalExchange
+from binance_oi.simulator import LocalExchange
 from binance_oi.snapshot import Snapshot
 
 DEADLINE = 600.0  # s after which a process hangs, and is no slow one
@@ -600,9 +600,9 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
 
 
 def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:
-    # Every minute is full from its beginning, whenever the process comes to ask.
-    full = LocalExchange(used=2400, others=Bursts(2400))
-    with full.in_thread() as exchange:
+    # Its clock stands still, so that the minute is full whenever the process comes to ask.
+    standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)
+    with standing.in_thread() as exchange:
         done = run("get", "BTCUSDT", "--max-wait", "0", "--base-url", exchange.url, *PATIENT)
     assert done.returncode == 3
     assert "BTCUSDT: 429" in done.stderr

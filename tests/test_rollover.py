@@ -1,0 +1,49 @@
+"""The minute turns where `BINANCE_OI_ROLLOVER` says, for a test and for the processes it starts."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+import rollover
+from rollover import moved_clock
+
+A_DAY = 86_400.0  # s
+
+
+@pytest.mark.parametrize("second", [0.0, 17.25, 59.875])
+@pytest.mark.parametrize("after_ms", [5.0, 500.0])
+def test_the_minute_turns_so_many_milliseconds_after_a_test_begins(
+    second: float, after_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_795_435_200.0 + second]
+    monkeypatch.setattr(rollover, "real_time", lambda: now[0])
+    monkeypatch.setattr(moved_clock, "real_time", lambda: now[0])
+    rollover.turn_soon(monkeypatch, after_ms)
+    minute = moved_clock.moved_time() // 60
+    now[0] += after_ms / 1000 - 0.001
+    assert moved_clock.moved_time() // 60 == minute
+    now[0] += 0.002
+    assert moved_clock.moved_time() // 60 == minute + 1
+
+
+def test_a_process_that_a_test_starts_has_the_moved_clock_as_its_default_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rollover.turn_soon(monkeypatch, 20.0)
+    monkeypatch.setenv(moved_clock.MOVED, repr(-A_DAY))
+    behind = (
+        "import time; now = time.clock_gettime(time.CLOCK_REALTIME);"
+        "from binance_oi.simulator import LocalExchange; exchange = LocalExchange();"
+        "print(*(moment < now for moment in (exchange.now(), time.time(), time.time_ns() / 1e9)))"
+    )
+    done = subprocess.run([sys.executable, "-c", behind], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True True True\n", "")
+
+
+@pytest.mark.skipif(rollover.AFTER_MS is not None, reason="the clocks are moved now")
+def test_without_it_no_clock_is_moved() -> None:
+    assert time.time is moved_clock.real_time
+    assert moved_clock.MOVED not in os.environ
