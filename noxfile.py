@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
-    *("minutes", "others", "server_clock", "governor", "client"),
-    *("connections", "transport", "models", "errors"),
+    *("minutes", "others", "server_clock", "window", "governor", "client"),
+    *("connections", "transport", "models", "errors", "arguments"),
 )
 IMPORT_FROM_ELSEWHERE = """
 import pathlib, sys, binance_oi

@@ -20,7 +20,9 @@ PACKAGE = ROOT / "binance_oi"
 
 # A module may import those before it, and none after it.
 ORDER = (
+    "arguments",
     "errors",
+    "window",
     "models",
     "endpoints",
     "others",
@@ -53,7 +55,8 @@ ORDER = (
 ONLY = {
     "others": set[str](),
     "server_clock": set[str](),
-    "minutes": {"errors", "others", "server_clock"},
+    "minutes": {"errors", "others", "server_clock", "window"},
+    "window": set[str](),
     "simulator": set[str](),  # or a wrong number could pass on both sides
 }
 # Who may import what is not in the standard library. aiohttp: the client; the simulator serves.
