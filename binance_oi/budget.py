@@ -8,20 +8,24 @@ a bucket is never read or changed but through a `Pool`, and a pool keeps the tim
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from numbers import Integral
 from operator import methodcaller
 from pathlib import Path
 from typing import Protocol
 
 from binance_oi import record
+from binance_oi.arguments import check_count, check_number
 from binance_oi.endpoints import DEFAULT_LIMIT
 from binance_oi.minutes import Bucket, Receipt, State, Usage
+from binance_oi.models import MAX_LIMIT
 from binance_oi.place import ADVICE, budget_directory
 from binance_oi.pool_file import PoolFile, read_records
 from binance_oi.process import boot_identity, is_same_boot
 from binance_oi.server_clock import ServerClock
+from binance_oi.window import Limit
 
 logger = logging.getLogger("binance_oi")
 
@@ -82,6 +86,14 @@ class Pool:
         """See `Bucket.charge`; seconds to wait, or a receipt."""
         return self._bucket.charge(self._clock(), weight)
 
+    def sending(self, receipt: Receipt) -> Receipt | None:
+        """See `Bucket.sending`."""
+        return self._bucket.sending(receipt, self._clock())
+
+    def room_in(self, weight: int) -> float:
+        """See `Bucket.room_in`."""
+        return self._bucket.room_in(self._clock(), weight)
+
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`."""
         self._bucket.settle(receipt, self._clock(), used, date)
@@ -115,6 +127,10 @@ class Pool:
     def set_limit(self, limit: int) -> None:
         """The exchange said what it allows in a minute."""
         _set_limit(limit, self._bucket)
+
+    def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
+        """See `Bucket.set_limits`."""
+        self._bucket.set_limits(self._clock(), limit, others)
 
     def flush(self) -> None:
         """Nothing is under way: what others may want to know is told now."""
@@ -173,7 +189,8 @@ class ProcessBudget:
             first answer.
 
     Raises:
-        ValueError: `reserve` or `share` is out of range.
+        TypeError: `reserve`, `share` or `limit` is no number.
+        ValueError: One of them is out of range.
     """
 
     def __init__(
@@ -185,13 +202,15 @@ class ProcessBudget:
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:
-        if not 0 <= reserve < (limit if isinstance(reserve, int) else 1.0):
-            raise ValueError(
-                f"reserve must be a weight below {limit} or a share below 1: {reserve!r}"
-            )
-        if not 0 < share <= 1:
+        self._limit = limit = check_count("limit", limit, most=MAX_LIMIT)
+        kept = check_number("reserve", reserve, least=0.0)
+        is_weight = isinstance(reserve, Integral)
+        if kept >= (limit if is_weight else 1.0):
+            raise ValueError(f"reserve must be a weight below {limit} or a share below 1: {kept!r}")
+        self._reserve = int(kept) if is_weight else kept
+        self._share = check_number("share", share, above=0.0)
+        if self._share > 1.0:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
-        self._reserve, self._share, self._limit = reserve, share, limit
         self._clock, self._wall = clock, wall
         self._pools: dict[str, Pool] = {}
 
@@ -371,6 +390,14 @@ class MachinePool(Pool):
                 return
             self._leased.append(more)
 
+    def sending(self, receipt: Receipt) -> Receipt | None:
+        """See `Bucket.sending`; a hold that another process has written counts, too."""
+        if self._clock() - receipt.sent >= LEASE and self._is_hold_new():
+            if not self._enter():
+                return None
+            self._leave(changed=self._changed)
+        return super().sending(receipt)
+
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`. Told to others with the next charge, or with `flush`."""
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
@@ -407,6 +434,10 @@ class MachinePool(Pool):
     def set_limit(self, limit: int) -> None:
         """See `Pool.set_limit`."""
         self._change(partial(_set_limit, limit))
+
+    def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
+        """See `Pool.set_limits`."""
+        self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
     @property
     def banned_until(self) -> datetime | None:

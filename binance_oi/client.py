@@ -5,6 +5,7 @@ else, classify by status, decode, check the symbol: in this order, for every req
 """
 
 import asyncio
+import logging
 import math
 import ssl as tls
 import time
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
 from binance_oi import endpoints, models, polling, process
+from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.errors import (
     BannedError,
@@ -41,12 +43,16 @@ from binance_oi.transport import Answer, Session, Transport, ready_url
 
 T = TypeVar("T")
 
+logger = logging.getLogger("binance_oi")
+
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
 LISTING_AGE = (
     300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
 )
-DEFAULT: Final = -1.0  # of `max_wait`: what the client was made with
+# Defaults that are told from a caller's number by identity, so that no number means one of them.
+DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
+FRESH: Final = float("0.0")  # of `max_age`: always ask the exchange
 _ANOTHER_LOOP = "the client belongs to another event loop"
 _ANOTHER_PROCESS = "the client belongs to another process; make one after the fork"
 
@@ -99,8 +105,9 @@ class OpenInterestClient:
         ssl: Replaces the default certificate checks.
 
     Raises:
-        ValueError: A number is out of range, or `base_url` is not ``https://host`` (``http://``
-            is for this machine only) or holds credentials.
+        TypeError: What must be a number is none; `Decimal`, `str`, `timedelta` and `bool` are none.
+        ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
+            (``http://`` is for this machine only) or holds credentials.
     """
 
     def __init__(
@@ -118,22 +125,22 @@ class OpenInterestClient:
         ssl: tls.SSLContext | None = None,
     ) -> None:
         self._base_url = endpoints.check_base_url(base_url)
-        if not (timeout > 0 and (max_wait is None or max_wait >= 0)):
-            numbers = f"{timeout!r}, {max_wait!r}"
-            raise ValueError(f"timeout must be above 0, and max_wait not below: {numbers}")
+        self._timeout = check_number("timeout", timeout, above=0.0)
+        self._max_wait = _check_max_wait(max_wait)
+        max_connections = check_count("max_connections", max_connections)
+        pace = check_number("pace", pace, above=0.0)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
         pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(session=session, tls=ssl, proxy=proxy)
-        self._timeout = timeout
-        self._max_wait = max_wait
-        self._terms = _Terms(self._timeout, max_wait)  # of most calls
+        self._terms = _Terms(self._timeout, self._max_wait)  # of most calls
         self._policy, self._retries = retry, Retries(retry)
         self._url = lru_cache(maxsize=4096)(partial(ready_url, self._base_url))
         self._shared: SharedCalls[OpenInterest] = SharedCalls()
         self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing: tuple[float, ExchangeInfo] | None = None
+        self._ignored_limits: tuple[str, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = process.current
         self._closed = False
@@ -199,7 +206,7 @@ class OpenInterestClient:
         return endpoints.source_name(self._base_url)
 
     async def get_open_interest(
-        self, symbol: str, *, max_age: float = 0.0, max_wait: float | None = DEFAULT
+        self, symbol: str, *, max_age: float = FRESH, max_wait: float | None = DEFAULT
     ) -> OpenInterest:
         """Open interest of one symbol.
 
@@ -215,6 +222,8 @@ class OpenInterestClient:
             does not advance on every call: two values with the same time are one observation.
 
         Raises:
+            TypeError: `max_age` or `max_wait` is no number; nothing was sent.
+            ValueError: One of them is negative or not finite; nothing was sent.
             InvalidSymbolError: `symbol` cannot be a symbol; nothing was sent.
             UnknownSymbolError: The exchange never listed it.
             SymbolNotTradingError: It is listed, and not trading now.
@@ -233,12 +242,13 @@ class OpenInterestClient:
         Source: ``GET /fapi/v1/openInterest`` [D], 2026-11.
         """
         name = models.check_symbol(symbol)
-        if max_age <= 0.0 and max_wait == DEFAULT:  # nearly always
+        if max_age is FRESH and max_wait is DEFAULT:  # nearly always
             value = await self._call(_OPEN_INTEREST, name, self._terms)
             self._latest[name] = (self._now(), value)
             return value
-        wait = self._max_wait if max_wait == DEFAULT else max_wait
-        if max_age <= 0.0:
+        max_age = check_number("max_age", max_age, least=0.0)
+        wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
+        if max_age == 0.0:
             return await self._read(name, _Terms(self._timeout, wait))
         self._check_usable()
         known = self._latest.get(name)
@@ -248,18 +258,21 @@ class OpenInterestClient:
         return await self._shared.join((name, wait), start)
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
-        """Everything listed, and the limits. The budget takes its limit from it.
+        """Everything listed, and the limits. The budget takes its limits from it.
 
         Args:
             max_age: Seconds that the list may have been known to this client.
 
         Raises:
+            TypeError: `max_age` is no number; nothing was sent.
+            ValueError: It is negative or not finite; nothing was sent.
             BinanceOIError: See `get_open_interest`.
 
         Cost: weight 1, about 1 MB.
 
         Source: ``GET /fapi/v1/exchangeInfo`` [D], 2026-11.
         """
+        max_age = check_number("max_age", max_age, least=0.0)
         return await self._list(max_age, _Terms(self._timeout, self._max_wait))
 
     async def symbols(self, *, max_age: float = 0.0) -> tuple[str, ...]:
@@ -285,10 +298,13 @@ class OpenInterestClient:
             symbols: None reads every symbol that is trading.
             notional: Read mark prices as well, for `Snapshot.notional`.
             deadline: Seconds for all of it; what was not read by then has a
-                `BudgetExhaustedError` or a `TransportTimeoutError`.
+                `BudgetExhaustedError` or a `TransportTimeoutError`. One that is over, for example
+                the negative rest of a schedule, sends nothing.
             on_progress: Called with the number of symbols done, and of all.
 
         Raises:
+            TypeError: `deadline` is no number; nothing was sent.
+            ValueError: It is not finite; nothing was sent.
             InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list;
                 nothing was sent.
             BinanceOIError: The list of symbols could not be read.
@@ -297,6 +313,8 @@ class OpenInterestClient:
         Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
         mark prices.
         """
+        if deadline is not None:
+            deadline = check_number("deadline", deadline)
         names = None if symbols is None else models.check_symbols(symbols)
         self._check_usable()
         started = datetime.now(UTC)
@@ -325,12 +343,15 @@ class OpenInterestClient:
             notional: See `snapshot`.
 
         Raises:
-            ValueError: With the first snapshot: the schedule does not fit into the budget.
+            TypeError: At once: `every` is no number.
+            ValueError: At once: `every` is no period. With the first snapshot: the schedule does
+                not fit into the budget.
             InvalidSymbolError: One of `symbols` is not listed.
             ClientClosedError: The client was closed meanwhile.
 
         Cost: as `snapshot`, for each slot.
         """
+        polling.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
 
     async def _sweep(
@@ -414,14 +435,18 @@ class OpenInterestClient:
             return self._listing[1]
         info = await self._call(_EXCHANGE_INFO, "", terms)
         self._listing = (self._now(), info)
-        if info.weight_limit is not None:
-            self._governor.pool.set_limit(info.weight_limit)
+        if info.rate_limits:
+            self._governor.pool.set_limits(info.weight_limit, info.other_limits)
+        if info.ignored_limits not in ((), self._ignored_limits):
+            logger.warning("limits that make no sense are ignored: %s", info.ignored_limits)
+        self._ignored_limits = info.ignored_limits
         return info
 
     async def _call(self, route: _Route[T], symbol: str, terms: _Terms) -> T:
         """Send until there is an answer, no attempt is left, or the time is over.
 
-        Time runs while a request is under way and between two attempts, not in the queue.
+        Time runs while a request is under way and between two attempts, not in the queue. A request
+        that could not be sent in time is no attempt: it is charged again, for a later time.
         """
         loop = self._check_usable()
         weight, url = route.weight, self._url(route.path, symbol)
@@ -444,6 +469,9 @@ class OpenInterestClient:
                 if permit.refunded:  # it was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
+                if permit.late and left > 0.0 and not self._closed:
+                    attempt -= 1
+                    continue
                 wait = self._wait_after(error, attempt, left)
                 if wait is None:
                     raise
@@ -530,6 +558,10 @@ class OpenInterestClient:
                 raise ClientClosedError(_ANOTHER_LOOP)
             self._loop = loop
         return loop
+
+
+def _check_max_wait(max_wait: object) -> float | None:
+    return None if max_wait is None else check_number("max_wait", max_wait, least=0.0)
 
 
 async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

@@ -11,11 +11,12 @@ reads the answers, and the bytes of the request go straight to the connection.
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -47,6 +48,13 @@ class SecondRequestError(Exception):
         return "the connection ended"
 
 
+class LateError(Exception):
+    """It took so long to get a connection that the request may not be sent; nothing was sent."""
+
+    def __str__(self) -> str:
+        return "the request could not be sent in time"
+
+
 class _StaleConnectionError(Exception):
     """A connection holds more than silence, so nothing was sent on it."""
 
@@ -66,6 +74,7 @@ class Guard(asyncio.BufferedProtocol):
         self.generation = generation
         self.left = ENVELOPE  # bytes
         self.refusal = 0  # the status that began an answer, if it was one
+        self.unused = False  # opened for a request that was too late, and kept for the next
         self._buffer = memoryview(bytearray(PIECE))
         self._tail = b""
         self._body: aiohttp.StreamReader | None = None
@@ -82,7 +91,7 @@ class Guard(asyncio.BufferedProtocol):
 
     def begin(self, max_body: int) -> None:
         """A request is sent: a body of so many bytes may come."""
-        self.left, self.refusal = max_body + ENVELOPE, 0
+        self.left, self.refusal, self.unused = max_body + ENVELOPE, 0, False
 
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Tell whoever reads `body` when its chunks are broken.
@@ -158,10 +167,15 @@ class Guard(asyncio.BufferedProtocol):
         self._handler.resume_writing()
 
 
+def _at_any_time() -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Attempt:
     """One request: what is asked of its connection, and what became of it there."""
 
+    may_send: Callable[[], bool] = _at_any_time  # asked immediately before it is written
     sent: bool = False  # a connection was handed out: from here on it may be counted
     fresh: bool = False  # the connection must not have served before
     reused: bool = False  # the connection had served before
@@ -282,11 +296,15 @@ class Connector(aiohttp.TCPConnector):
                 guard = self._new_guard(handler)
                 break
             trusted = guard.generation == self._generation and not handler.should_close
-            if trusted and not attempt.fresh:
-                attempt.reused = True
+            if trusted and (guard.unused or not attempt.fresh):
+                attempt.reused = not guard.unused
                 break
             del self._guards[id(handler)]
             connection.close()  # an answer nobody asked for may be waiting in it
+        if not attempt.may_send():
+            guard.unused = not attempt.reused
+            connection.release()
+            raise LateError
         guard.begin(attempt.max_body)
         attempt.guard = guard
         attempt.sent = True
@@ -366,19 +384,66 @@ class Borrowed:
             attempt.guard = Guard(handler, generation)
             attempt.guard.begin(attempt.max_body)
             handler.transport.set_protocol(attempt.guard)
-            attempt.sent = True
-            return await send(conn)
+            gate = _Gate(handler, attempt)
+            try:
+                return await send(conn)
+            except LateError:
+                if not attempt.reused:
+                    del self._generations[handler]  # it has not served yet
+                attempt.guard.leave()
+                conn.release()  # the next request takes it
+                raise
+            finally:
+                gate.open()
 
         request.send = send_guarded  # type: ignore[method-assign]
+
+
+class _Gate:
+    """Stands before the transport of a connection until a request is written to it.
+
+    A session's trace is awaited after the connection was handed out and before the write, and may
+    take its time. Only here it is certain that nothing comes between the question and the write.
+    """
+
+    def __init__(self, handler: ResponseHandler, attempt: Attempt) -> None:
+        assert handler.transport is not None
+        self._handler, self._transport, self._attempt = handler, handler.transport, attempt
+        handler.transport = cast(asyncio.Transport, self)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+    def open(self) -> None:
+        """Stand aside; a connection that is lost has no transport any more."""
+        if self._handler.transport is cast(asyncio.Transport, self):
+            self._handler.transport = self._transport
+
+    def write(self, data: bytes) -> None:
+        """What aiohttp does once, with all of the request."""
+        self.open()
+        if not self._attempt.may_send():
+            raise LateError
+        self._attempt.sent = True
+        self._transport.write(data)
 
 
 async def _unwatched(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
 ) -> aiohttp.ClientResponse:
     """With an aiohttp that we do not know: one request for each permit, and no more than that."""
+    send = request.send
+
+    async def send_in_time(conn: Connection) -> aiohttp.ClientResponse:
+        if not attempt.may_send():
+            conn.release()
+            raise LateError
+        return await send(conn)
+
+    request.send = send_in_time  # type: ignore[method-assign]
     attempt.sent = True
     try:
         return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, LateError):
         attempt.sent = False
         raise

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from aiolimiter import AsyncLimiter
 
 from binance_oi import headers as read
+from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
 from binance_oi.errors import BannedError, BudgetExhaustedError
 from binance_oi.minutes import Receipt
@@ -34,17 +35,33 @@ LOTS = 100  # a second: the pacer is asked for this part of a second's requests 
 FEW = 100  # deadlines of calls that are gone, which are kept
 SLICE = 250  # waiters that are told something in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
+AGAIN = 0.1  # s from a refusal to its `retry_at` at the least, so that nobody spins who obeys it
 
 
 class Permit:
     """The right to send one request, now. Goes back exactly once."""
 
-    __slots__ = ("_governor", "_receipt", "refunded")
+    __slots__ = ("_governor", "_receipt", "late", "refunded")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded = False
+        self.late = False  # refunded because its time to be sent was over
         self._receipt: Receipt | None = receipt
+
+    def may_send(self) -> bool:
+        """Ask with nothing between the answer and the write; see `Bucket.sending`.
+
+        A permit that may not be sent any more is refunded: ask for another one.
+        """
+        if self._receipt is not None:
+            receipt = self._governor.pool.sending(self._receipt)
+            if receipt is not None:
+                self._receipt = receipt
+                return True
+            self.late = True
+            self.refund()
+        return False
 
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
         """The answer's headers came; do this before anything else with it."""
@@ -111,19 +128,19 @@ class Governor:
             would be booked for a time at which it is not sent, so the limit is here.
 
     Raises:
-        ValueError: `pace` or `max_in_flight` is not above 0, or `pace` has no end.
+        TypeError: `pace` or `max_in_flight` is no number.
+        ValueError: One of them is not above 0, or not finite.
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        if not 0 < pace < math.inf or max_in_flight < 1:
-            raise ValueError(
-                f"pace and max_in_flight must be finite and above 0: {pace!r}, {max_in_flight!r}"
-            )
+        pace = check_number("pace", pace, above=0.0)
+        self.max_in_flight = check_count("max_in_flight", max_in_flight)
         self.pool = pool
-        self.max_in_flight = max_in_flight
         self.in_flight = 0
         self._pacer = AsyncLimiter(max(1.0, pace), max(1.0, 1.0 / pace))
         self._lot = max(1, int(pace / LOTS))
+        self._lot_every = self._lot / pace  # s
+        self._pacing: asyncio.Task[None] | None = None  # asks the pacer for a lot
         self._paced = 0  # requests that have passed the pacer and were not sent yet
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
@@ -155,6 +172,8 @@ class Governor:
             max_wait: Seconds to wait at the most; None waits as long as it takes.
 
         Raises:
+            TypeError: `weight` or `max_wait` is no number; nothing was queued.
+            ValueError: One of them is out of range; nothing was queued.
             BudgetExhaustedError: It could not be admitted within `max_wait`; raised as soon as
                 that is certain.
             BannedError: The exchange has banned this IP address; raised at once.
@@ -169,6 +188,9 @@ class Governor:
         self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
     ) -> Permit:
         """`reserve` without the block: the caller must call `permit.release`."""
+        weight = check_count("weight", weight)
+        if max_wait is not None:
+            max_wait = check_number("max_wait", max_wait, least=0.0)
         if not self._paced and not self.waiting and self._pacer.has_capacity(self._lot):
             await self._pacer.acquire(self._lot)  # there is room, so this does not wait
             self._paced = self._lot
@@ -194,9 +216,10 @@ class Governor:
         loop = asyncio.get_running_loop()
         queue = self._bulk if bulk else self._single
         waiter = _Waiter(queue, self._leaving)
-        queue[waiter] = weight
         if max_wait is not None:
             waiter.deadline = loop.time() + max_wait
+        queue[waiter] = weight
+        if max_wait is not None:
             self._forget_deadlines()
             heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
@@ -217,6 +240,7 @@ class Governor:
         self._fail_all(error)
         if self._dispatcher is not None:
             self._dispatcher.cancel()
+        self._stop_pacing()
 
     # -- what permits report -----------------------------------------------------------------
 
@@ -266,17 +290,46 @@ class Governor:
         """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
         try:
             while self.waiting:
-                if self._expire(0.0):
-                    await asyncio.sleep(0)
-                elif not self._paced:
-                    await self._pacer.acquire(self._lot)
-                    self._paced = self._lot
+                if not self._paced and not await self._take_lot():
+                    await self._stand_still(self._lot_every)
                 elif self.in_flight >= self.max_in_flight:
-                    await self._sleep(NAP)
+                    await self._stand_still(NAP)
                 else:
                     await self._admit_head()
         finally:
             self._dispatcher = None
+            self._stop_pacing()
+
+    async def _take_lot(self) -> bool:
+        """Whether the pacer has let the next requests pass; a task waits for it until it does.
+
+        The dispatcher itself must not wait for the pacer: it keeps deadlines meanwhile.
+        """
+        if self._pacing is None and self._pacer.has_capacity(self._lot):
+            await self._pacer.acquire(self._lot)  # there is room, so this does not wait
+        elif self._pacing is None:
+            acquire = self._pacer.acquire(self._lot)
+            self._pacing = asyncio.get_running_loop().create_task(acquire, context=Context())
+            self._pacing.add_done_callback(lambda _: self._ring())
+            return False
+        elif self._pacing.done():
+            self._pacing = None
+        else:
+            return False
+        self._paced = self._lot
+        return True
+
+    def _stop_pacing(self) -> None:
+        if self._pacing is not None:
+            self._pacing.cancel()
+            self._pacing = None
+
+    async def _stand_still(self, seconds: float) -> None:
+        """Nobody can be admitted before somebody rings, which may take about `seconds`."""
+        if self._expire(0.0, lambda _: seconds):
+            await asyncio.sleep(0)
+        else:
+            await self._sleep(NAP)
 
     async def _admit_head(self) -> None:
         """Admit the one who is first by now, or sleep until that may be possible."""
@@ -293,7 +346,7 @@ class Governor:
             waiter.set_exception(self._exhausted(weight, answer))
         elif self._raise_ban():
             pass  # nobody waits any more
-        elif self._expire(answer):
+        elif self._expire(answer, lambda weight: max(answer, self.pool.room_in(weight))):
             await asyncio.sleep(0)
         else:
             await self._sleep(answer)
@@ -331,28 +384,32 @@ class Governor:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float) -> bool:
-        """Nobody is admitted for `seconds`: whoever cannot wait that long is told now.
+    def _expire(self, seconds: float, room_in: Callable[[int], float]) -> bool:
+        """Nobody is admitted for `seconds`: refuse whoever cannot wait that long.
+
+        Args:
+            seconds: From now.
+            room_in: Seconds after which there may be room for a weight.
 
         Returns:
-            Whether somebody was; there may be more of them, for the loop's next step.
+            Whether somebody was refused; there may be more of them, for the loop's next step.
         """
         if not self._deadlines:
             return False
-        certain, told = asyncio.get_running_loop().time() + seconds, 0
-        while told < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
+        certain, refused = asyncio.get_running_loop().time() + seconds, 0
+        while refused < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
             waiter = heapq.heappop(self._deadlines)
-            told += 1
+            refused += 1
             for queue in (self._single, self._bulk):
                 weight = queue.pop(waiter, None)
                 if weight is not None:
-                    waiter.set_exception(self._exhausted(weight, seconds))
-        return told > 0
+                    waiter.set_exception(self._exhausted(weight, room_in(weight)))
+        return refused > 0
 
     def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
         if seconds == math.inf:
             return BudgetExhaustedError(f"weight {weight} never fits into this budget", None)
-        retry_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        retry_at = datetime.now(UTC) + timedelta(seconds=max(seconds, AGAIN))
         return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
 
     def _fail_all(self, error: Exception) -> None:

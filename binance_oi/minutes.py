@@ -7,7 +7,17 @@ seconds). What it decides, `governor` waits for and `client` sends.
 all weight that may be in that minute stays within limit less reserve. It rests on three facts:
 the exchange counts per minute of *its* clock; an answer's header holds the weight of the whole IP
 in the minute of that request, this request included; and a request that is counted at all is
-counted within `FLIGHT` of being sent. Clocks only say *when to look*; the count says what is so.
+counted within `TRAVEL` of being sent. Clocks only say *when to look*; the count says what is so.
+
+**What is booked is booked for a time.** A charge covers the minutes of the next `FLIGHT` seconds.
+`PATIENCE` of them may pass before the request is sent; the rest is `TRAVEL`. Whoever writes a
+request asks `sending` immediately before: after `PATIENCE` it says no, unless every minute of the
+next `TRAVEL` is booked as well. A request that comes too late (a slow connection, a stalled event
+loop, a suspended process) is refunded and charged again. That it is counted within `TRAVEL` is an
+assumption about the network and the exchange, and the only one. The wait for its answer has no
+part in it: an answer may come later, and then its `Date` and its count tell which minute counted
+the request; where they do not, it is booked to every minute up to the answer. An answer can reveal
+a count after `TRAVEL` only when it is too late to keep room for it.
 
 **How.** Each live minute keeps `charged` (our weight that may be in it), `open` (the part of it not
 known to be inside `seen`) and `seen` (its largest header). Others are `seen - charged` at its
@@ -28,14 +38,18 @@ we saw nothing, room is kept for others who would not have been seen yet.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from binance_oi.others import Curve, expected
 from binance_oi.server_clock import EDGE, MINUTE, ServerClock
+from binance_oi.window import Limit, Window
 
-FLIGHT = 10.0  # s: a request can be counted this long after it was sent (our timeout; stalls)
+FLIGHT = 10.0  # s: a request can be counted this long after its charge
+PATIENCE = 2.0  # s: it is sent this long after its charge; later only if more is booked
+TRAVEL = FLIGHT - PATIENCE  # s: it is counted this long after it was sent, if at all
 LAG = 1.0  # s: an answer sent this long after another one contains its weight for certain
 ALONE = 1.0  # s: how long the others wait for the answer to a request that goes alone
 CLOSING = 0.25  # s before its end that a full minute is looked at once more
@@ -59,7 +73,7 @@ class Receipt(NamedTuple):
     """What `charge` booked, to be given back with the answer."""
 
     weight: int
-    sent: float  # monotonic s
+    sent: float  # monotonic s: when it was charged; when it was sent if that is `PATIENCE` later
     first: int  # the earliest and the latest minute it may be counted in
     last: int
     before: int  # `seen` of `first` when it was sent: an answer counted there shows no less
@@ -107,6 +121,7 @@ class State:
     looked_at: float = UNKNOWN  # the latest usable header; unknown: nothing is known
     wary: int = -1  # others are expected up to this minute
     silent: int = 0  # answers in a row without a usable header
+    windows: list[Window] = field(default_factory=list[Window])  # of the other limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +133,8 @@ class Usage:
     used: int
     """The most it may have counted in this minute, for the whole IP address."""
     remaining: int
-    """What we may still send in this minute: limit less reserve less used, never negative; and
-    not more than is left of `share`."""
+    """What we may still send in this minute: limit less reserve less used, never negative; not
+    more than is left of `share`, and not more than any other limit of the exchange leaves now."""
     charged: int
     """The part of `used` that is ours (of everyone who shares this budget)."""
     others: int
@@ -136,6 +151,9 @@ class Usage:
     """Nothing is sent before this instant; None when nothing is held."""
     banned_until: datetime | None
     """The end of a ban of this IP address; None when there is none."""
+    sustained: float = math.inf
+    """What we may use in a minute, minute after minute, by the exchange's limits for other spans
+    of time (per 10 s, per day), less reserve; infinite without such a limit."""
 
 
 class Bucket:
@@ -185,10 +203,13 @@ class Bucket:
             return min(state.alone_until_at - now, POLL)
         if self._limit != state.limit:
             self._resize(state.limit)
+        if state.windows and (wait := self._wait_for_windows(now, weight)) > 0.0:
+            return wait
         first, guess, last = self._span(now)
         minute = state.minutes.get(guess)
         if (
             first == last > state.wary
+            and not state.windows
             and minute is not None
             and minute.seen
             and state.looked_at != UNKNOWN
@@ -218,6 +239,72 @@ class Bucket:
                 return wait
             alone = wait < 0.0
         return self._book(now, weight, first, last, alone)
+
+    def sending(self, receipt: Receipt, now: float) -> Receipt | None:
+        """May its request be written now? Ask with nothing between the answer and the write.
+
+        Returns:
+            The receipt to go on with. None when a hold has begun since, or when the request might
+            be counted in a minute to which it is not booked: `refund` it and charge again.
+        """
+        state, clock = self.state, self.state.clock
+        if state.held_until > now + clock.lo:
+            return None
+        if now - receipt.sent <= PATIENCE:
+            return receipt
+        if now - clock.at > 1.0:
+            clock.drift(now)
+        last = int((now + clock.hi + TRAVEL) // MINUTE)
+        minute = state.minutes.get(receipt.first)
+        if last > receipt.last or minute is None or state.windows:
+            return None
+        return receipt._replace(sent=now, before=minute.seen)
+
+    def room_in(self, now: float, weight: int) -> float:
+        """Seconds until `weight`, which was refused now, may find room; changes nothing.
+
+        `charge` says when the queue asks again, which answers to others can make sooner. This is
+        for a caller who comes back only once: the end of what is in the way.
+        """
+        state = self.state
+        held = state.held_until - now - state.clock.lo
+        if held > 0.0:
+            return held
+        if state.alone_until_at > now:
+            return state.alone_until_at - now
+        window = self._wait_for_windows(now, weight)
+        if window > 0.0:
+            return window
+        first, _, last = self._span(now)
+        cap = self._cap - self._blindness()
+        for k in range(first, last + 1):
+            minute = state.minutes.get(k)
+            if minute is not None:
+                lack = max(minute.used - cap, minute.charged - self._own) + weight
+                if lack > 0:
+                    return self._until_room(now, weight, k, lack)
+        return LOOK
+
+    def _until_room(self, now: float, weight: int, k: int, lack: int) -> float:
+        """Minute `k` is full by `lack`: seconds until its end, or until answers may make room."""
+        minute = self.state.minutes[k]
+        turn = MINUTE * (k + 1) - now - self.state.clock.lo
+        if self._flying(minute) >= lack:
+            return min(turn, LOOK)
+        if minute.doubts and self._affordable(now, k, weight):
+            return min(turn, max(LOOK, minute.doubts[0][0] - now))
+        return turn
+
+    def _wait_for_windows(self, now: float, weight: int) -> float:
+        """Seconds until every other limit of the exchange has room for `weight`."""
+        waits = (w.wait(now, weight, self._cap_of(w)) for w in self.state.windows)
+        return max(waits, default=0.0)
+
+    def _cap_of(self, window: Window) -> int:
+        """What we may use of such a limit: less the same share of it that is reserved of the
+        minute's."""
+        kept = math.ceil(window.most * self._kept / self._limit)
+        return min(window.most - kept, int(self._share * window.most))
 
     def _resize(self, limit: int) -> None:
         """What the limit means for us: the most a minute may reach, and the most of it ours."""
@@ -384,6 +471,8 @@ class Bucket:
             minute = self._minute(k)
             minute.charged += weight
             minute.open += weight
+        for window in self.state.windows:
+            window.charge(now, now + FLIGHT, weight)
         if alone:
             self.state.alone_until_at = now + ALONE
         return Receipt(weight, now, first, last, minutes[first].seen, alone)
@@ -415,8 +504,12 @@ class Bucket:
             clock.drift(now)
         if receipt.alone:
             state.alone_until_at = UNKNOWN
+        for window in state.windows:
+            window.settle(receipt.sent + FLIGHT, now, receipt.weight)
         if date is not None and not self._narrow(*clock.interval(date, receipt.sent, now), now):
             date = None
+        if now > receipt.sent + FLIGHT:
+            receipt = self._extend(receipt, now)
         k = self._which(receipt, now, used, date)
         if k is not None and not receipt.first == k == receipt.last:
             self._move(receipt, k)
@@ -428,6 +521,20 @@ class Bucket:
         else:
             self._learn(receipt, k, used)
         return k
+
+    def _extend(self, receipt: Receipt, now: float) -> Receipt:
+        """Its answer is so late that it may have been counted in a later minute than it is booked
+        to: book it to each one up to now that is not over for certain."""
+        clock = self.state.clock
+        first = max(receipt.last + 1, clock.earliest(now))
+        last = clock.latest(now)
+        for k in range(first, last + 1):
+            minute = self._minute(k)
+            minute.charged += receipt.weight
+            minute.open += receipt.weight
+        if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
+            return receipt._replace(first=first, last=last, before=0)
+        return receipt._replace(last=max(receipt.last, last))
 
     def _learn(self, receipt: Receipt, k: int, used: int) -> None:
         """`used` is what minute `k` had counted when this request came."""
@@ -500,18 +607,23 @@ class Bucket:
         """It was never sent: as if it had not been charged."""
         if receipt.alone:
             self.state.alone_until_at = UNKNOWN
+        for window in self.state.windows:
+            window.refund(receipt.sent + FLIGHT, receipt.weight)
         for k in range(receipt.first, receipt.last + 1):
-            minute = self._minute(k)
-            minute.charged -= receipt.weight
-            minute.open -= receipt.weight
+            self._unbook(k, receipt.weight)
+
+    def _unbook(self, k: int, weight: int) -> None:
+        """It is not in minute `k`, which may be forgotten by now."""
+        minute = self.state.minutes.get(k)
+        if minute is not None:
+            minute.charged -= weight
+            minute.open -= weight
 
     def _move(self, receipt: Receipt, k: int) -> None:
         """It was counted in minute `k` and in no other."""
         for j in range(receipt.first, receipt.last + 1):
             if j != k:
-                minute = self._minute(j)
-                minute.charged -= receipt.weight
-                minute.open -= receipt.weight
+                self._unbook(j, receipt.weight)
         if not receipt.first <= k <= receipt.last:
             minute = self._minute(k)
             minute.charged += receipt.weight
@@ -619,6 +731,30 @@ class Bucket:
             minute.charged = max(minute.charged, carried)
         return True
 
+    # -- limits ------------------------------------------------------------------------------
+
+    def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
+        """The exchange announced its limits: of the minute (None: not), and of other spans.
+
+        A limit that is new begins with what the minutes hold, which is more than it may hold.
+        """
+        state = self.state
+        if limit is not None:
+            state.limit = limit
+        known = {(window.seconds, window.counts_requests): window for window in state.windows}
+        windows = list[Window]()
+        for each in others:
+            window = known.get((each.seconds, each.counts_requests)) or self._begin(each, now)
+            window.most = each.most
+            windows.append(window)
+        state.windows = windows
+
+    def _begin(self, limit: Limit, now: float) -> Window:
+        since = now + self.state.clock.lo - limit.seconds
+        held = [m for k, m in self.state.minutes.items() if MINUTE * (k + 1) > since]
+        charged, flying = sum(m.charged for m in held), sum(m.open for m in held)
+        return Window.begin(limit, now, now + FLIGHT, counted=charged - flying, flying=flying)
+
     # -- hold --------------------------------------------------------------------------------
 
     def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
@@ -672,10 +808,13 @@ class Bucket:
         minute = state.minutes.get(guess, Minute(Curve(0.0)))
         self._resize(state.limit)
         reserve = self._kept + self._blindness()
+        left = [self._cap_of(window) - window.used(now) for window in state.windows]
+        sustained = [self._cap_of(w) * MINUTE / w.seconds for w in state.windows]
+        left += [state.limit - reserve - minute.used, self._own - minute.charged]
         return Usage(
             limit=state.limit,
             used=minute.used,
-            remaining=max(0, min(state.limit - reserve - minute.used, self._own - minute.charged)),
+            remaining=max(0, min(left)),
             charged=minute.charged,
             others=minute.used - minute.charged,
             in_flight=minute.open,
@@ -684,6 +823,7 @@ class Bucket:
             resets_at=datetime.fromtimestamp(MINUTE * (guess + 1), UTC),
             held_until=self._instant(now, state.held_until),
             banned_until=self._instant(now, state.banned_until),
+            sustained=min(sustained, default=math.inf),
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:

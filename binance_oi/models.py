@@ -31,6 +31,7 @@ from binance_oi.errors import (
     WrongSymbolError,
     printable,
 )
+from binance_oi.window import Limit
 
 T = TypeVar("T")
 
@@ -39,6 +40,11 @@ MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that da
 MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
 MIN_LIMIT = 5  # weight per minute; with less nobody could ask for the real one any more
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
+MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
+MAX_OTHERS = 4  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+_WEIGHT, _REQUESTS = "REQUEST_WEIGHT", "RAW_REQUESTS"  # [D] 2026-11
+_MINUTE = (60, False)  # s, and weight
+_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; the hour not
 NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 UNKNOWN_HOLD = timedelta(seconds=60)  # 429 that names no time: the minute turns
@@ -87,6 +93,23 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
     interval_num: int
     limit: int
 
+    @property
+    def seconds(self) -> int | None:
+        """The span of time that it is for; None when that is not known or makes no sense."""
+        seconds = _INTERVALS.get(self.interval, 0) * self.interval_num
+        return seconds if 0 < seconds <= MAX_SPAN else None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it limits our requests; others limit orders."""
+        return self.rate_limit_type in (_WEIGHT, _REQUESTS)
+
+    @property
+    def is_sane(self) -> bool:
+        """Whether there is such a span, and requests and not too many of them fit into it."""
+        minutes = max(1.0, (self.seconds or 0) / 60)
+        return self.seconds is not None and MIN_LIMIT <= self.limit <= MAX_LIMIT * minutes
+
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol. Select by `status`: new contract types appear all the time."""
@@ -115,6 +138,9 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     symbols: tuple[SymbolInfo, ...]
     rate_limits: tuple[RateLimit, ...] = ()
+    """All that can be read, whatever they limit."""
+    ignored_limits: tuple[str, ...] = ()
+    """Limits of our requests that cannot be read or make no sense, as the exchange wrote them."""
 
     @property
     def trading(self) -> tuple[str, ...]:
@@ -123,12 +149,28 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def weight_limit(self) -> int | None:
-        """Weight allowed per minute and IP; None when no sane one is told."""
+        """Weight allowed per minute and IP, the least if told twice; None if no sane one is told.
+
+        A span of 60 s is a minute, whatever its unit.
+        """
+        minute = (x.limit for x in self.rate_limits if x.is_sane and _span(x) == _MINUTE)
+        return min(minute, default=None)
+
+    @property
+    def other_limits(self) -> tuple[Limit, ...]:
+        """The least limit for each other span, of weight and of requests; the tightest first."""
+        least: dict[tuple[int, bool], int] = {}
         for limit in self.rate_limits:
-            period = (limit.rate_limit_type, limit.interval, limit.interval_num)
-            if period == ("REQUEST_WEIGHT", "MINUTE", 1) and _is_sane(limit.limit):
-                return limit.limit
-        return None
+            if limit.is_ours and limit.is_sane and (span := _span(limit)) != _MINUTE:
+                least[span] = min(limit.limit, least.get(span, limit.limit))
+        limits = [Limit(seconds, most, requests) for (seconds, requests), most in least.items()]
+        limits.sort(key=lambda limit: limit.most / limit.seconds)
+        return tuple(limits[:MAX_OTHERS])
+
+
+def _span(limit: RateLimit) -> tuple[int, bool]:
+    """How long, and whether requests are counted and not their weight."""
+    return limit.seconds or 0, limit.rate_limit_type != _WEIGHT
 
 
 class MarkPrice(msgspec.Struct, frozen=True):
@@ -153,6 +195,15 @@ class _WireMarkPrice(msgspec.Struct, rename="camel"):
     time: _Time
 
 
+class _WireExchangeInfo(msgspec.Struct, rename="camel"):
+    symbols: tuple[SymbolInfo, ...]
+    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each of them is read by itself
+
+
+class _WireLimitType(msgspec.Struct, rename="camel"):
+    rate_limit_type: str
+
+
 _WireMarkPrices: TypeAlias = _WireMarkPrice | list[_WireMarkPrice]
 
 
@@ -167,7 +218,10 @@ class _WireError(msgspec.Struct):
 
 _open_interest = msgspec.json.Decoder(_WireOpenInterest)
 _mark_prices: msgspec.json.Decoder[_WireMarkPrices] = msgspec.json.Decoder(_WireMarkPrices)
-_exchange_info = msgspec.json.Decoder(ExchangeInfo)
+_exchange_info = msgspec.json.Decoder(_WireExchangeInfo)
+_raw_limits = msgspec.json.Decoder(list[msgspec.Raw])
+_rate_limit = msgspec.json.Decoder(RateLimit)
+_limit_type = msgspec.json.Decoder(_WireLimitType)
 _server_time = msgspec.json.Decoder(_WireServerTime)
 _error = msgspec.json.Decoder(_WireError)
 
@@ -244,6 +298,8 @@ def decode_mark_prices(body: bytes) -> tuple[MarkPrice, ...]:
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
     """Everything listed; unknown fields, statuses and contract types are fine.
 
+    So are limits that cannot be read: see `ExchangeInfo.ignored_limits`.
+
     Any printable name of up to 50 characters is, too. That is more than `check_symbol` takes: one
     new kind of name must not keep the whole market from being read.
 
@@ -251,11 +307,43 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
         DecodeError: It is not what the exchange documents.
         ResponseError: It is an error, under status 200.
     """
-    info = _decode(_exchange_info, body)
-    for listed in info.symbols:
+    wire = _decode(_exchange_info, body)
+    for listed in wire.symbols:
         if not listed.symbol.isprintable():
             raise DecodeError(f"not a name of a symbol: {printable(listed.symbol, 60)}")
-    return info
+    return ExchangeInfo(wire.symbols, *_decode_limits(wire.rate_limits))
+
+
+def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, ...]]:
+    """The limits that can be read, and those of our requests that are of no use."""
+    try:
+        rows = _raw_limits.decode(raw)
+    except _MALFORMED:
+        return (), (_shown(raw),)
+    limits, ignored = list[RateLimit](), list[str]()
+    for row in rows:
+        try:
+            limit = _rate_limit.decode(row)
+        except _MALFORMED:
+            if _may_be_ours(row):
+                ignored.append(_shown(row))
+            continue
+        limits.append(limit)
+        if limit.is_ours and not limit.is_sane:
+            ignored.append(_shown(row))
+    return tuple(limits), tuple(ignored[:MAX_OTHERS])
+
+
+def _may_be_ours(row: msgspec.Raw) -> bool:
+    """Whether a limit that cannot be read may limit our requests."""
+    try:
+        return _limit_type.decode(row).rate_limit_type in (_WEIGHT, _REQUESTS)
+    except _MALFORMED:
+        return True
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    return printable(_one_line(_start_of(bytes(raw))), 120)
 
 
 def decode_server_time(body: bytes) -> int:

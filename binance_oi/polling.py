@@ -25,6 +25,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from binance_oi.arguments import check_number
 from binance_oi.endpoints import PREMIUM_INDEX
 from binance_oi.errors import (
     BannedError,
@@ -47,6 +48,7 @@ LISTING_AGE = 300.0  # s after which the list of symbols is read again; about on
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
 LATEST = 0.5  # share of the period by which a sweep may begin late
+LONGEST_PERIOD = 86_400.0 * 366  # s
 NAP = 60.0  # s: a clock that was set is noticed within this time
 
 REASONS: tuple[tuple[type[BinanceOIError], str], ...] = (
@@ -91,11 +93,13 @@ def period_ms(every: float) -> int:
     """`every` in ms.
 
     Raises:
-        ValueError: It is not a number of at least 1 ms.
+        TypeError: It is no number.
+        ValueError: It is shorter than 1 ms, longer than a year, or not finite.
     """
-    if not 0.001 <= every <= 86_400.0 * 366:
-        raise ValueError(f"every must be at least 0.001 s, and at most a year: {every!r}")
-    return round(every * 1000)
+    seconds = check_number("every", every, least=0.001)
+    if seconds > LONGEST_PERIOD:
+        raise ValueError(f"every must be at most a year of {LONGEST_PERIOD:g} s: {seconds!r}")
+    return round(seconds * 1000)
 
 
 async def poll(
@@ -307,7 +311,7 @@ class _Market:
         usage = self._reader.usage
         weight = count + (PREMIUM_INDEX.weight if self._notional else 0)
         listing = 60.0 / max(LISTING_AGE, self._every)
-        budget = min(usage.limit - usage.reserve, usage.share)
+        budget = int(min(usage.limit - usage.reserve, usage.share, usage.sustained))
         if weight * 60.0 / self._every <= budget - listing:
             return ""
         slower = math.ceil(weight * 60.0 / (budget - listing)) if budget > listing else 0

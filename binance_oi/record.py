@@ -15,10 +15,14 @@ import msgspec
 from binance_oi.minutes import DOUBTS, FLIGHT, MEMORY, UNKNOWN, Minute, State
 from binance_oi.others import SLOT, Curve
 from binance_oi.server_clock import AHEAD, MINUTE
+from binance_oi.window import SHORTEST, SLOTS, Window
 
 MOST = 10**10  # weight; a header has nine digits
 COUNT = 2**53  # of anything that is only counted
 MOST_DOUBTS = 4 * DOUBTS
+MOST_WINDOWS = 8
+LONGEST = 400 * 86_400  # s; no limit of the exchange has a longer window
+MOST_SLOTS = 3 * SLOTS + math.ceil(FLIGHT / SHORTEST * SLOTS)
 HOLD = 3 * 86_400.0 + 3600.0  # s: no ban is longer than three days; our clocks may be an hour off
 TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute has begun
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
@@ -73,6 +77,8 @@ def flaw(state: State, now: float) -> str:
         return "an instant"
     if not _are_scalars_possible(state, now):
         return "a weight"
+    if not _are_windows_possible(state.windows, now):
+        return "a window"
     return "" if _are_minutes_possible(state, now) else "a minute"
 
 
@@ -100,6 +106,21 @@ def _are_scalars_possible(state: State, now: float) -> bool:
         and 0 <= state.silent <= COUNT
         and 0 <= state.turned <= minute + 2
         and -1 <= state.wary <= minute + HOLD // MINUTE + 2 * MEMORY
+    )
+
+
+def _are_windows_possible(windows: list[Window], now: float) -> bool:
+    latest = now + FLIGHT + TURN
+    return len(windows) <= MOST_WINDOWS and all(
+        1 <= window.seconds <= LONGEST
+        and 1 <= window.most <= COUNT
+        and window.since <= latest
+        and len(window.slots) <= MOST_SLOTS
+        and all(
+            -COUNT <= slot <= latest * SLOTS and 0 <= used <= MOST
+            for slot, used in window.slots.items()
+        )
+        for window in windows
     )
 
 
@@ -188,6 +209,7 @@ def merge(shared: State, ours: State, base: State | None, now: float) -> None:
             _merge_minute(shared.minutes[k], ours.minutes[k], before or Minute(Curve(0.0)))
         else:
             shared.minutes[k] = ours.minutes[k]
+    _merge_windows(shared, ours, base)
     if base is not None and ours.limit != base.limit:
         shared.limit = ours.limit
     is_held = ours.held_until > shared.held_until
@@ -218,6 +240,20 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.refused |= ours.refused
     if ours.curve.until > shared.curve.until:
         shared.curve = ours.curve
+
+
+def _merge_windows(shared: State, ours: State, base: State | None) -> None:
+    """Add what we used of other limits; what moved to another slot meanwhile counts in both."""
+    theirs = {(window.seconds, window.counts_requests): window for window in shared.windows}
+    before = {(w.seconds, w.counts_requests): w.slots for w in (base.windows if base else ())}
+    for window in ours.windows:
+        key = window.seconds, window.counts_requests
+        if key not in theirs:
+            shared.windows.append(window)
+            continue
+        slots, known = theirs[key].slots, before.get(key, {})
+        for slot, used in window.slots.items():
+            slots[slot] = slots.get(slot, 0) + max(0, used - known.get(slot, 0))
 
 
 def _flying(minute: Minute) -> int:

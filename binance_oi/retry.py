@@ -7,6 +7,7 @@ be worth its weight. What the caller did wrong, and what the exchange forbids, i
 import random
 from dataclasses import dataclass, field
 
+from binance_oi.arguments import as_float, check_count
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
 OVERLOADED = -1008  # "throttled by system-level protection": not counted; back off [D]
@@ -39,10 +40,13 @@ class RetryPolicy:
     """Retries that each success earns."""
 
     def __post_init__(self) -> None:
-        waits = (self.network_base, self.server_base, self.overload_base, self.cap)
-        numbers = (*waits, self.budget, self.earned)
-        if not (self.attempts >= 1 and all(number >= 0 for number in numbers)):
+        names = ("network_base", "server_base", "overload_base", "cap", "budget", "earned")
+        for name in names:  # `Fraction` and numpy's numbers do not mix with every other
+            object.__setattr__(self, name, as_float(name, getattr(self, name)))
+        enough = as_float("attempts", self.attempts) >= 1.0
+        if not (enough and all(getattr(self, name) >= 0.0 for name in names)):
             raise ValueError(f"attempts must be at least 1, and nothing below 0: {self!r}")
+        check_count("attempts", self.attempts)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from binance_oi.connections import (
     Attempt,
     Borrowed,
     Connector,
+    LateError,
     Response,
     SecondRequestError,
     current_attempt,
@@ -139,7 +140,9 @@ class Transport:
 
         Args:
             url: Ready to be sent.
-            permit: Is settled, refunded, or left as it is (may have been counted).
+            permit: Is asked immediately before the request is written, and settled, refunded, or
+                left as it is (may have been counted). `permit.late` says that it was refunded
+                because no connection was to be had in time; the connection is kept.
             max_bytes: Of the decoded body.
             timeout: Seconds for all of it, from now to the end of the body.
             fresh: On a new connection, after one that was kept had been dropped: when one is,
@@ -152,7 +155,8 @@ class Transport:
         if self._closed:  # while this request was being admitted
             permit.refund()
             raise TransportError("the connections are closed", "never")
-        attempt, response = Attempt(max_body=max_bytes, fresh=fresh), None
+        attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
+        response = None
         deadline = self._deadlines.start(timeout)
         try:
             response = await self._ask(url, attempt)
@@ -258,6 +262,8 @@ def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
 def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
     """Says whether another attempt could help."""
     retry = "later"
+    if isinstance(error, LateError):
+        return TransportTimeoutError(str(error))
     if attempt.flooded:
         return TransportError("the exchange sends without end", "never")
     if isinstance(error, aiohttp.ClientHttpProxyError):

@@ -22,6 +22,9 @@ class Record:
     def __init__(self) -> None:
         self.fate = "may have been counted"
 
+    def may_send(self) -> bool:
+        return True
+
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
         self.fate = f"settled {status}"
 

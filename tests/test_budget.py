@@ -9,6 +9,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -29,6 +32,7 @@ from binance_oi.budget import (
 )
 from binance_oi.minutes import Receipt
 from binance_oi.pool_file import FILE_NAME, PAGE
+from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 
@@ -145,6 +149,25 @@ def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock
     assert other.usage.used == 7
 
 
+NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), float("nan"), -1)
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("name", ["reserve", "share", "limit"])
+@pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
+def test_what_is_no_number_is_refused_by_its_name(
+    kind: type[ProcessBudget], name: str, value: object
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
+        kind(**{name: value})  # type: ignore[arg-type]
+
+
+def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
+    options = {"reserve": Fraction(1, 4), "share": Fraction(1, 2), "limit": 200}
+    pool = ProcessBudget(**options, clock=clock, wall=clock.wall).pool("a")  # type: ignore[arg-type]
+    assert (pool.usage.reserve, pool.usage.share) == (50, 100)
+
+
 # -- several processes -------------------------------------------------------------------------
 
 
@@ -203,6 +226,63 @@ def test_whatever_one_learns_the_others_know(
     theirs, ours = other.usage, one.usage
     assert theirs == ours
     assert theirs.used == (1 if what == "refund" else 6)
+
+
+def test_processes_obey_every_limit_that_one_of_them_was_told(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.set_limits(None, [Limit(10, 20, False)])
+    use(one, clock, 12)
+    assert other.usage.remaining == 7  # 1 was used before, too
+    use(other, clock, 7)
+    assert not isinstance(one.charge(1), Receipt)
+    assert one.room_in(1) == pytest.approx(10.0, abs=1.0)
+    clock.now += 11.0
+    assert isinstance(make().charge(1), Receipt)
+
+
+def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: Time) -> None:
+    clock.now = 1e7
+    pool = make()
+    pool.set_limits(9_999_999, [Limit(n, 10**12, n % 2 > 0) for n in (2, 10, 61, 86_400)])
+    for n in range(20 * 60 * 4):
+        clock.now += 0.25
+        receipt = pool.charge(1000)
+        if isinstance(receipt, Receipt) and n % 3:
+            pool.settle(receipt, pool.usage.used + 7777, NOON + int(clock.now))
+        elif isinstance(receipt, Receipt):
+            pool.lose(receipt)
+    pool.flush()
+    assert make().usage.used == pool.usage.used > 1000
+
+
+def test_what_was_charged_before_another_process_was_refused_is_not_sent(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one)
+    assert one.sending(receipt) is receipt
+    other.hold(500, ban=True)
+    clock.now += 2 * LEASE  # until then, whoever charged has asked
+    assert one.sending(receipt) is None
+    one.refund(receipt)
+    assert other.usage.charged == 1
+
+
+def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one)
+    other.hold(500, ban=True)
+    assert isinstance(other, module.MachinePool)
+    assert other._file is not None
+    assert other._file.lock()
+    clock.now += 2 * LEASE
+    assert one.sending(receipt) is None
+    other._file.unlock()
 
 
 def test_a_restart_during_a_ban_sends_nothing(

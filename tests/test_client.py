@@ -5,18 +5,23 @@ Rule of this file: the local exchange over real sockets in virtual time, unless 
 
 import asyncio
 import gc
+import json
 import logging
+import math
 import os
 import ssl
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from aioresponses import aioresponses
 
 from binance_oi import (
@@ -317,6 +322,303 @@ async def test_no_wait_at_all_is_enough_when_there_is_room() -> None:
         for _ in range(3):
             await client.get_open_interest("BTCUSDT", max_wait=0.0)
         assert exchange.answers == {200: 3}
+
+
+# -- other limits of the exchange ----------------------------------------------------------------
+
+
+class Announcing(RawExchange):
+    """Announces limits, and notes when it is asked for open interest."""
+
+    def __init__(self, *limits: tuple[str, str, object, object]) -> None:
+        super().__init__(self.answer)
+        names = "rateLimitType", "interval", "intervalNum", "limit"
+        self.limits = [dict(zip(names, limit, strict=True)) for limit in limits]
+        self.asked: list[float] = []
+
+    def answer(self, n: int) -> bytes:
+        self.asked.append(now())
+        if b"exchangeInfo" in self.requests[n - 1]:
+            symbols = [{"symbol": "BTCUSDT", "status": "TRADING"}]
+            return answer(200, json.dumps({"symbols": symbols, "rateLimits": self.limits}))
+        return open_interest()
+
+    def most(self, seconds: float) -> int:
+        """Requests in any window of so many seconds."""
+        return max(sum(at - seconds < t <= at for t in self.asked) for at in self.asked)
+
+
+async def test_the_tightest_announced_limit_is_kept_whatever_its_interval() -> None:
+    async with (
+        Announcing(
+            ("REQUEST_WEIGHT", "MINUTE", 1, 2400),
+            ("REQUEST_WEIGHT", "SECOND", 10, 300),
+            ("REQUEST_WEIGHT", "SECOND", 10, 100),
+            ("RAW_REQUESTS", "MINUTE", 5, 500),
+            ("ORDERS", "SECOND", 1, 5),
+        ) as exchange,
+        local_client(exchange) as client,
+    ):
+        await asyncio.sleep(10.0)
+        await client.exchange_info()
+        await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(600)))
+        assert (exchange.most(10.0), exchange.most(300.0)) == (99, 495)
+        assert 310.0 < now() < 400.0
+        assert client.usage.limit == 2400
+        with pytest.raises(ValueError, match="and the budget is 99 "):  # 495 in 5 minutes
+            await anext(client.poll(every=0.5))
+
+
+async def test_who_cannot_wait_for_another_limit_comes_back_when_it_has_room() -> None:
+    async with (
+        Announcing(("REQUEST_WEIGHT", "DAY", 1, 50)) as exchange,
+        local_client(exchange) as client,
+    ):
+        await asyncio.sleep(10.0)  # away from the turn of a minute
+        await client.exchange_info()
+        calls = [client.get_open_interest("BTCUSDT", max_wait=5.0) for _ in range(60)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [result for result in results if isinstance(result, BudgetExhaustedError)]
+        assert (len(exchange.asked), len(refused)) == (49, 12)
+        assert all(error.retry_at is not None for error in refused)
+        days = [(e.retry_at - datetime.now(UTC)).total_seconds() / 86_400 for e in refused]  # type: ignore[operator]
+        assert days == pytest.approx([1.0] * 12, abs=0.1)
+
+
+async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    odd = ("REQUEST_WEIGHT", "FORTNIGHT", 1, 1), ("REQUEST_WEIGHT", "SECOND", 0, "x")
+    async with (
+        Announcing(("REQUEST_WEIGHT", "MINUTE", 1, 1200), *odd) as exchange,
+        local_client(exchange) as client,
+    ):
+        for _ in range(3):
+            await client.exchange_info()
+        assert client.usage.limit == 1200
+        (record,) = caplog.records
+        assert "FORTNIGHT" in record.getMessage()
+        exchange.limits.clear()  # it announces none: what is known goes on
+        await client.exchange_info()
+        assert client.usage.limit == 1200
+
+
+# -- the moment of sending -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def sending_client(
+    way: str, exchange: LocalExchange | RawExchange, **options: object
+) -> AsyncIterator[OpenInterestClient]:
+    """A client that sends in one of the ways there are."""
+    if way.startswith("injected"):
+        async with (
+            aiohttp.ClientSession() as session,
+            local_client(exchange, session=session, **options) as client,
+        ):
+            yield client
+        return
+    async with local_client(exchange, **options) as client:
+        if way == "ours":  # from the second request on
+            await client.get_open_interest("BTCUSDT")
+            client._transport.distrust_connections()
+        yield client
+
+
+@pytest.fixture
+def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that the next connections take to open, the last of them for all that follow."""
+    seconds = [0.0]
+    connect = aiohttp.TCPConnector._create_connection
+
+    async def slowly(self: aiohttp.TCPConnector, *arguments: Any) -> ResponseHandler:
+        await asyncio.sleep(seconds.pop(0) if len(seconds) > 1 else seconds[0])
+        return await connect(self, *arguments)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", slowly)
+    return seconds
+
+
+WAYS = ("first", "ours", "injected", "injected, unknown")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_request_whose_connection_takes_long_is_sent_in_a_minute_that_has_room(
+    way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binance_oi.connections._LEAN", "unknown" not in way)
+    budget = _small_budget(60)
+    await asyncio.sleep(30)
+    async with LocalExchange(clock=wall_time, limit=60) as exchange:
+        async with (
+            sending_client(way, exchange, budget=budget, timeout=60.0) as slow,
+            local_client(exchange, budget=budget) as quick,
+        ):
+            await quick.get_open_interest("BTCUSDT")
+            await asyncio.sleep(44.0 - now())
+            connecting[:] = [23.0]
+            calls = [asyncio.ensure_future(slow.get_open_interest("BTCUSDT")) for _ in range(30)]
+            await asyncio.sleep(63.0 - now())
+            connecting[:] = [0.0]
+            rest = [quick.get_open_interest("BTCUSDT") for _ in range(59)]
+            await asyncio.gather(*rest, *calls)
+        assert exchange.answers == {200: 91 if way == "ours" else 90}
+        assert max(exchange.weights.values()) <= 60
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_request_that_is_too_late_costs_nothing_and_its_connection_is_kept(
+    way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binance_oi.connections._LEAN", "unknown" not in way)
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        sending_client(way, exchange, timeout=60.0, retry=ONCE) as client,
+    ):
+        requests, connections = len(exchange.requests), exchange.connections
+        charged = client.usage.charged
+        await asyncio.sleep(40.0 - now())
+        connecting[:] = [40.0, 1e6]
+        await client.get_open_interest("BTCUSDT")
+        assert now() == pytest.approx(80.0, abs=0.1)
+        assert len(exchange.requests) == requests + 1
+        assert exchange.connections == connections + 1
+        assert (client.usage.charged, client.usage.in_flight) == (1, 0)
+        assert client._retries.left == ONCE.budget
+        await asyncio.sleep(60.0)
+        assert client.usage.used == 0
+        assert charged == requests
+
+
+async def test_a_request_that_is_too_late_for_its_timeout_costs_nothing(
+    connecting: list[float],
+) -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange:
+        await asyncio.sleep(40.0)
+        connecting[:] = [30.0]
+        async with local_client(exchange, timeout=20.0) as client:
+            with pytest.raises(TransportTimeoutError):
+                await client.get_open_interest("BTCUSDT")
+        assert (exchange.requests, client.usage.charged) == ([], 0)
+
+
+@pytest.mark.parametrize("ending", ["timeout", "close"])
+async def test_a_suspended_process_sends_nothing_that_was_booked_before(ending: str) -> None:
+    """Its clock goes on and the loop's does not, so the time-out is still to come."""
+    loop, slept = asyncio.get_running_loop(), 0.0
+    budget = ProcessBudget(clock=lambda: loop.time() + slept, wall=lambda: wall_time() + slept)
+    async with RawExchange(lambda n: open_interest()) as exchange, aiohttp.ClientSession() as ours:
+        client = local_client(exchange, session=ours, budget=budget, timeout=60.0)
+        async with client:
+            call = asyncio.ensure_future(client.get_open_interest("BTCUSDT"))
+            await asyncio.sleep(0)  # it is charged, and opens its connection
+            slept = 3600.0
+            if ending == "timeout":
+                assert (await call).symbol == "BTCUSDT"
+                assert len(exchange.requests) == client.usage.charged == 1
+        if ending == "close":
+            assert isinstance(await outcome(call), ClientClosedError)
+            assert exchange.requests == []
+
+
+async def test_a_thousand_cold_connections_and_a_loop_that_stands_still_cost_no_refusal() -> None:
+    loop, stall = asyncio.get_running_loop(), 0.0
+    budget = ProcessBudget(
+        limit=1200, clock=lambda: loop.time() + stall, wall=lambda: wall_time() + stall
+    )
+    await asyncio.sleep(45)
+    async with LocalExchange(clock=lambda: wall_time() + stall, limit=1200) as exchange:
+        options = {"budget": budget, "timeout": 60.0, "pace": 1e6}
+        async with (
+            local_client(exchange, **options, max_connections=1000) as client,
+            local_client(exchange, **options) as other,
+        ):
+            await other.get_open_interest("BTCUSDT")
+            calls = [asyncio.ensure_future(client.get_open_interest("BTCUSDT")) for _ in range(999)]
+            while client._governor.in_flight < 500:  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0)
+            stall = 16.0
+            others = [other.get_open_interest("BTCUSDT") for _ in range(1100)]
+            await asyncio.gather(*others, *calls)
+        assert exchange.answers == {200: 2100}
+
+
+async def test_the_time_that_a_trace_takes_before_the_write_counts() -> None:
+    pauses = [0.0, 30.0, 0.0]
+
+    async def pause(*_: object) -> None:
+        await asyncio.sleep(pauses.pop(0))
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(pause)
+    await asyncio.sleep(40.0)
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+        local_client(exchange, session=session, timeout=60.0, retry=ONCE) as client,
+    ):
+        for _ in range(2):
+            await client.get_open_interest("BTCUSDT")
+        assert pauses == []
+        assert (len(exchange.requests), exchange.connections) == (2, 1)
+        pauses.append(0.0)
+        async with session.get(exchange.url) as response:  # the connection is as it was
+            assert response.status == 200
+
+
+async def test_a_connection_that_is_lost_before_the_write_costs_nothing() -> None:
+    exchange = RawExchange(lambda n: open_interest())
+
+    async def drop(*_: object) -> None:
+        for writer in list(exchange._serving.values()):
+            writer.transport.abort()
+        await asyncio.sleep(0.1)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(drop)
+    async with (
+        exchange,
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+        local_client(exchange, session=session, retry=ONCE) as client,
+    ):
+        with pytest.raises(TransportError):
+            await client.get_open_interest("BTCUSDT")
+        assert (exchange.requests, client.usage.charged) == ([], 0)
+
+
+@pytest.mark.parametrize("way", ["first", "injected"])
+async def test_after_a_dropped_connection_a_new_one_is_kept_when_it_was_too_late(
+    way: str, connecting: list[float]
+) -> None:
+    script = [open_interest(), CLOSE, open_interest()]
+    async with (
+        RawExchange(lambda n: script[n - 1]) as exchange,
+        sending_client(way, exchange, timeout=60.0) as client,
+    ):
+        await asyncio.sleep(40.0)
+        await client.get_open_interest("BTCUSDT")
+        connecting[:] = [30.0, 1e6]
+        await client.get_open_interest("BTCUSDT")
+        assert (len(exchange.requests), exchange.connections) == (3, 2)
+
+
+async def test_nothing_is_sent_into_a_hold_that_began_while_the_connection_was_opened(
+    connecting: list[float],
+) -> None:
+    async with (
+        LocalExchange(clock=wall_time) as exchange,
+        local_client(exchange, max_wait=300.0) as client,
+    ):
+        await asyncio.sleep(10.0)
+        await client.get_open_interest("BTCUSDT")
+        client._transport.distrust_connections()
+        connecting[:] = [1.0]
+        call = asyncio.ensure_future(client.get_open_interest("BTCUSDT"))
+        await asyncio.sleep(0.5)
+        client._governor.pool.hold(100.0)  # another call was refused meanwhile
+        await call
+        assert now() >= 110.0
+        assert exchange.answers == {200: 2}
 
 
 # -- thousands of calls --------------------------------------------------------------------------
@@ -801,6 +1103,49 @@ def test_an_argument_out_of_range_is_refused(options: dict[str, object], said: s
         OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
     gc.collect()
+
+
+NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, [1])
+NO_SECONDS = (*NO_NUMBERS, NAN, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("value", NO_SECONDS, ids=repr)
+@pytest.mark.parametrize("name", ["timeout", "max_wait", "pace", "max_connections"])
+def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
+        OpenInterestClient(budget=ProcessBudget(), **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [*NO_SECONDS, -1.0, -1], ids=repr)
+async def test_a_call_checks_its_numbers_first_and_leaves_nothing_behind(value: object) -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        tasks = asyncio.all_tasks()
+        bad: dict[str, Callable[[], object]] = {
+            "max_wait": lambda: client.get_open_interest("BTCUSDT", max_wait=value),  # type: ignore[arg-type]
+            "max_age": lambda: client.get_open_interest("BTCUSDT", max_age=value),  # type: ignore[arg-type]
+            "max_age ": lambda: client.exchange_info(max_age=value),  # type: ignore[arg-type]
+            "max_age  ": lambda: client.symbols(max_age=value),  # type: ignore[arg-type]
+            "every": lambda: client.poll(every=value),  # type: ignore[arg-type]
+        }
+        if value not in (-1.0, -1):  # a deadline may be over
+            bad["deadline"] = lambda: client.snapshot(deadline=value)  # type: ignore[arg-type]
+        for name, call in bad.items():
+            with pytest.raises((TypeError, ValueError), match=rf"^{name.strip()} must be "):
+                await call()  # type: ignore[misc]
+        assert asyncio.all_tasks() == tasks
+        assert (client._governor.waiting, client._governor.in_flight) == (0, 0)
+        assert (exchange.used, client.usage.used) == (0, 0)
+
+
+async def test_every_real_number_is_taken() -> None:
+    numbers = {"timeout": Fraction(5), "max_wait": 5, "pace": Fraction(500)}
+    async with (
+        LocalExchange(clock=wall_time) as exchange,
+        local_client(exchange, **numbers) as client,
+    ):
+        for number in (1, 1.0, Fraction(1)):
+            await client.get_open_interest("BTCUSDT", max_age=number, max_wait=number)  # type: ignore[arg-type]
+        assert len(await client.snapshot(["BTCUSDT"], deadline=Fraction(5))) == 1  # type: ignore[arg-type]
 
 
 def test_arguments_have_names() -> None:

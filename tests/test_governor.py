@@ -13,8 +13,11 @@ import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from email.utils import formatdate
+from fractions import Fraction
+from typing import Self
 
 import pytest
 
@@ -30,6 +33,7 @@ from binance_oi.governor import (
     Governor,
     Permit,
 )
+from binance_oi.window import Limit
 from counting import calls_counted
 from virtual_clock import VirtualLoop, wall_time
 
@@ -353,6 +357,168 @@ async def test_the_dispatcher_keeps_nothing_of_the_call_that_woke_it(full: Gover
     assert full.waiting == 1
     assert ended() is None
     (await other).release()
+
+
+NOT_A_WAIT = (Decimal(1), "1", timedelta(seconds=1), True, [1], math.nan, math.inf, -1.0, -1)
+
+
+@pytest.mark.parametrize("max_wait", NOT_A_WAIT, ids=repr)
+async def test_a_max_wait_that_is_no_wait_is_refused_and_leaves_nothing_behind(
+    max_wait: object, full: Governor
+) -> None:
+    tasks = asyncio.all_tasks()
+    with pytest.raises((TypeError, ValueError), match=r"^max_wait must be "):
+        await full.admit(max_wait=max_wait)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, ValueError), match=r"^max_wait must be "):
+        async with full.reserve(max_wait=max_wait):  # type: ignore[arg-type]
+            pytest.fail("it was admitted")
+    assert (full.waiting, full.in_flight, full._deadlines) == (0, 0, [])
+    assert full.pool.usage.used == 100
+    assert asyncio.all_tasks() == tasks
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1.0, "1", Decimal(1), True, None], ids=repr)
+async def test_a_weight_that_is_none_is_refused_and_leaves_nothing_behind(
+    weight: object, full: Governor
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^weight must be "):
+        await full.admit(weight)  # type: ignore[arg-type]
+    assert (full.waiting, full.in_flight, full.pool.usage.used) == (0, 0, 100)
+
+
+async def test_every_real_number_is_a_max_wait(full: Governor) -> None:
+    for max_wait in (0, 0.5, Fraction(1, 2)):
+        with pytest.raises(BudgetExhaustedError):
+            await full.admit(max_wait=max_wait)  # type: ignore[arg-type]
+
+
+class _VirtualNow(datetime):
+    """`datetime` whose `now` is the virtual clock's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(wall_time(), tz)
+
+
+async def refusals_until_admitted(governor: Governor) -> int:
+    """Ask without waiting, and again at each `retry_at`. The permit is given back unsent."""
+    for refused in range(1000):
+        (answer,) = await asyncio.gather(governor.admit(max_wait=0.0), return_exceptions=True)
+        if isinstance(answer, Permit):
+            answer.refund()
+            answer.release()
+            return refused
+        assert isinstance(answer, BudgetExhaustedError)
+        assert answer.retry_at is not None
+        assert answer.retry_at.timestamp() > wall_time()
+        await asyncio.sleep(answer.retry_at.timestamp() - wall_time())
+    pytest.fail("it spins")
+
+
+@pytest.mark.parametrize(
+    "obstacle, most",
+    [
+        ("a full minute", 2),
+        ("a cooldown", 2),
+        ("a probe", 2),
+        ("a full minute that is under way", 60),
+        ("lost weight", 2),
+        ("another limit", 3),
+        ("connections", 31),
+        ("the pace", 2),
+    ],
+)
+async def test_who_comes_back_at_retry_at_gets_through_after_few_refusals(
+    obstacle: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binance_oi.governor.datetime", _VirtualNow)
+    governor = await known(pace=0.2 if obstacle == "the pace" else 1000.0, max_in_flight=2)
+    held: list[Permit] = []
+    if obstacle == "a full minute":
+        await fill(governor, 99)
+    elif obstacle == "a cooldown":
+        governor.pool.hold(700)
+    elif obstacle == "a probe":
+        governor.pool.hold(1)
+        await asyncio.sleep(10)
+        held.append(await governor.admit())
+    elif obstacle == "a full minute that is under way":
+        held.append(await governor.admit(99))
+    elif obstacle == "lost weight":
+        (await governor.admit(99)).release()
+    elif obstacle == "another limit":
+        governor.pool.set_limits(None, [Limit(20, 50, False)])
+        await fill(governor, 49)
+    elif obstacle == "connections":
+        held += [await governor.admit(), await governor.admit()]
+        asyncio.get_running_loop().call_later(30.0, held.pop().release)
+    assert 1 <= await refusals_until_admitted(governor) <= most
+    for permit in held:
+        permit.release()
+
+
+async def test_who_waits_for_nothing_is_admitted_when_there_is_room(full: Governor) -> None:
+    await asyncio.sleep(60)
+    first = asyncio.create_task(full.admit(max_wait=0.0))
+    others = [asyncio.create_task(full.admit(max_wait=0.0)) for _ in range(20)]
+    (await first).release()
+    for each in others:
+        (await each).release()
+
+
+@pytest.mark.parametrize("max_wait", [0.0, 0.5, 4.0])
+async def test_max_wait_is_kept_while_the_pacer_lets_nobody_pass(max_wait: float) -> None:
+    governor = await known(pace=0.2)
+    loop = asyncio.get_running_loop()
+    patient = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    began = loop.time()
+    with pytest.raises(BudgetExhaustedError):
+        await governor.admit(max_wait=max_wait)
+    assert loop.time() - began == pytest.approx(max_wait, abs=0.01)
+    (await patient).release()
+    assert 4.5 <= loop.time() - began <= 5.5
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "closed"])
+async def test_nobody_waits_for_the_pacer_when_nobody_is_left(ending: str) -> None:
+    governor = await known(pace=0.2)
+    before = asyncio.all_tasks()
+    call = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    await asyncio.sleep(1)
+    if ending == "closed":
+        governor.close(ClientClosedError())
+    else:
+        call.cancel()
+    await asyncio.wait([call])
+    await asyncio.sleep(2 * NAP)
+    assert asyncio.all_tasks() == before
+    assert governor.waiting == 0
+
+
+# -- the moment of sending -----------------------------------------------------------------------
+
+
+async def test_a_permit_that_was_held_for_too_long_is_refunded_and_says_so() -> None:
+    governor = await known()
+    permit = await governor.admit(5)
+    assert permit.may_send()
+    await asyncio.sleep(60)
+    assert not permit.may_send()
+    assert (permit.late, permit.refunded) == (True, True)
+    assert not permit.may_send()  # once is enough
+    permit.release()
+    assert (governor.pool.usage.charged, governor.in_flight) == (0, 0)
+
+
+async def test_a_permit_that_was_refunded_may_not_be_sent_and_was_not_late() -> None:
+    governor = await known()
+    permit = await governor.admit(5)
+    permit.refund()
+    assert not permit.may_send()
+    assert not permit.late
+    permit.release()
 
 
 # -- holds -------------------------------------------------------------------------------------

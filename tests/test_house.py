@@ -20,8 +20,10 @@ PACKAGE = ROOT / "binance_oi"
 
 # A module may import those before it, and none after it.
 ORDER = (
+    "arguments",
     "errors",
     "atomic",
+    "window",
     "models",
     "endpoints",
     "others",
@@ -56,7 +58,8 @@ ORDER = (
 ONLY = {
     "others": set[str](),
     "server_clock": set[str](),
-    "minutes": {"errors", "others", "server_clock"},
+    "minutes": {"errors", "others", "server_clock", "window"},
+    "window": set[str](),
     "simulator": set[str](),  # or a wrong number could pass on both sides
 }
 # Who may import what is not in the standard library. aiohttp: the client; the simulator serves.

@@ -28,7 +28,9 @@ from binance_oi.minutes import (
     LOOKS,
     MEMORY,
     OURS,
+    PATIENCE,
     POLL,
+    TRAVEL,
     UNHEARD,
     Bucket,
     Receipt,
@@ -36,6 +38,7 @@ from binance_oi.minutes import (
 )
 from binance_oi.others import Curve
 from binance_oi.server_clock import EDGE, ServerClock
+from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 HALFWAY = 28.5  # s from :02 to the middle between a look at :01 and the end
@@ -582,6 +585,233 @@ def test_an_answer_from_further_away_than_expected_is_booked_where_it_was_counte
     assert made.usage(75).used == 5
 
 
+# -- the moment of sending -----------------------------------------------------------------------
+
+
+def test_a_request_is_not_sent_after_the_time_for_which_it_is_booked() -> None:
+    made = bucket(100)
+    early = [take(made, 40, 10) for _ in range(9)]
+    assert early[0].first == early[0].last
+    now = 65.0  # the loop stood still, or the connection took so long
+    fill(made, 61, 95)  # the new minute is nearly full
+    for receipt in early:
+        assert made.sending(receipt, now) is None
+        made.refund(receipt)
+    assert made.usage(now).used == 95
+
+
+@pytest.mark.parametrize("charged, sent", [(40, 40 + PATIENCE), (49, 49 + PATIENCE), (1, 51.9)])
+def test_a_request_is_sent_while_what_it_may_be_counted_in_is_booked(
+    charged: float, sent: float
+) -> None:
+    made = bucket(100)
+    receipt = take(made, charged)
+    going = made.sending(receipt, sent)
+    assert going is not None
+    assert (going.first, going.last) == (receipt.first, receipt.last)
+
+
+def test_a_request_is_not_sent_when_it_may_be_counted_in_a_minute_that_is_not_booked() -> None:
+    made = bucket(100)
+    receipt = take(made, 1)
+    assert made.sending(receipt, 60 - TRAVEL) is None
+    off = bucket(100, off=2.0)
+    assert off.sending(take(off, 3), 60 - TRAVEL - 1.9) is None  # it may be :60 there
+
+
+def test_a_request_that_is_sent_late_counts_from_then_on() -> None:
+    made = bucket(100, reserve=1)
+    receipt = made.sending(take(made, 1, 40), 30.0)
+    assert receipt is not None
+    made.lose(receipt, 31.0)
+    (minute,) = [m for m in made.state.minutes.values() if m.doubts]
+    assert minute.doubts[0][0] >= 30.0 + TRAVEL
+    fill(made, 32, 1, used=1)  # it may still be on its way
+    assert made.usage(33).used >= 41
+
+
+def test_a_request_is_not_sent_into_a_hold_that_began_after_its_charge() -> None:
+    made = bucket(100)
+    receipt = take(made, 10)
+    made.refused(10.1, 0.0)
+    assert made.sending(receipt, 10.2) is None
+    assert made.sending(receipt, 60.1) is None  # nor when it is over: too much time has passed
+
+
+def test_a_request_whose_minute_is_forgotten_is_not_sent() -> None:
+    made = bucket(100)
+    receipt = take(made, 1)
+    made.state.minutes.clear()  # the shared state began anew
+    assert made.sending(receipt, 10) is None
+    made.refund(receipt)
+    assert not made.state.minutes
+
+
+def test_an_answer_that_comes_late_and_tells_no_minute_counts_in_each_up_to_now() -> None:
+    made = bucket(100)
+    receipt = take(made, 30, 7)
+    made.settle(receipt, 75, None, None)
+    assert (made.usage(75).used, made.state.minutes[int(NOON // 60)].used) == (7, 7)
+
+
+def test_an_answer_that_comes_late_is_moved_to_the_minute_that_it_tells() -> None:
+    made = bucket(100)
+    receipt = take(made, 30, 7)
+    made.settle(receipt, 75, 7, NOON + 31)  # counted at once, and held back
+    assert (made.usage(75).used, made.state.minutes[int(NOON // 60)].used) == (0, 7)
+
+
+def test_an_answer_that_comes_hours_late_takes_no_minute_below_nothing() -> None:
+    made = bucket(100)
+    receipt = take(made, 30, 7)
+    made.settle(receipt, 7261, 9, None)
+    assert len(made.state.minutes) <= MEMORY + 3
+    assert all(m.charged >= 0 and m.open >= 0 for m in made.state.minutes.values())
+    assert made.usage(7262).used >= 9
+
+
+def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
+    made = bucket(100)
+    receipt = take(made, 30, 7)
+    take(made, 7230)
+    made.refund(receipt)
+    assert all(m.charged >= 0 and m.open >= 0 for m in made.state.minutes.values())
+
+
+# -- when there is room again --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, wait",
+    [
+        ("hold", 30.0),
+        ("probe", ALONE - 0.1),
+        ("full", 58.0),
+        ("share", 58.0),
+        ("in flight", LOOK),
+        ("lost", FLIGHT - 1.0),
+        ("lost, and no reserve", 58.0),
+        ("others", LOOK),
+        ("window", 10.0),
+    ],
+)
+def test_room_is_expected_when_what_is_in_the_way_ends(name: str, wait: float) -> None:
+    made = bucket(100, reserve=0 if name in ("in flight", "lost, and no reserve") else 1)
+    if name == "hold":
+        made.hold(2, 30)
+    elif name == "probe":
+        made = bucket(100, known=False)
+        take(made, 1.9)
+    elif name == "full":
+        fill(made, 1, 99)
+    elif name == "share":
+        made = bucket(100, share=0.5)
+        fill(made, 1, 50)
+    elif name == "in flight":
+        take(made, 1, 100)
+    elif name == "window":
+        made.set_limits(0.0, None, [Limit(10, 50, False)])
+        take(made, 1, 49)
+    elif name.startswith("lost"):
+        made.lose(take(made, 1, made.usage(1).remaining), 1.5)
+    before = repr(made.state)
+    assert made.room_in(2, 1) == pytest.approx(wait, abs=0.01)
+    assert repr(made.state) == before  # a question changes nothing
+
+
+def test_room_is_expected_when_every_minute_has_it_in_which_it_may_be_counted() -> None:
+    made = bucket(100)
+    fill(made, 1, 1)
+    made._minute(int(NOON // 60) + 1).charged = 100
+    assert made.room_in(55, 1) == pytest.approx(65, abs=0.01)
+
+
+def test_lost_weight_that_is_decided_makes_room_no_later_than_the_minute_ends() -> None:
+    made = bucket(100, reserve=1)
+    made.lose(take(made, 49, 99), 59)
+    assert made.room_in(59.5, 1) == pytest.approx(0.5, abs=0.01)
+
+
+# -- other limits of the exchange ----------------------------------------------------------------
+
+
+def test_the_tightest_limit_is_kept_whatever_its_span() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, 500, [Limit(10, 100, False), Limit(86_400, 150, False)])
+    fill(made, 1, 90)
+    assert made.usage(1.1).remaining == 10
+    assert refuse(made, 1.2, 11) == pytest.approx(10, abs=1.0)  # 90 leave
+    fill(made, 1.3, 10)
+    assert refuse(made, 1.4) > 9
+    fill(made, 13, 50)
+    assert refuse(made, 14) > 80_000
+    assert made.usage(14).limit == 500
+
+
+def test_a_limit_of_requests_counts_them_and_not_their_weight() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(60, 5, True)])
+    for n in range(5):
+        fill(made, 1 + n / 10, 40)
+    assert refuse(made, 2) > 50
+    assert made.usage(2).limit == 1000
+
+
+def test_reserve_and_share_hold_for_every_limit() -> None:
+    made = bucket(1000, reserve=100, share=0.5)
+    made.set_limits(0.0, None, [Limit(10, 100, False), Limit(20, 100, False)])
+    assert refuse(made, 1, 51) == math.inf
+    assert made.usage(1).remaining == 50
+    assert made.usage(1).sustained == 150.0
+    kept = bucket(1000, reserve=100)
+    kept.set_limits(0.0, None, [Limit(10, 100, False)])
+    assert kept.usage(1).remaining == 90
+
+
+def test_a_refund_gives_every_limit_back() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(10, 10, False)])
+    made.refund(take(made, 1, 10))
+    assert isinstance(take(made, 1, 10), Receipt)
+
+
+def test_what_has_no_answer_stays_in_a_window_as_long_as_it_may_be_counted() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(10, 10, False)])
+    made.lose(take(made, 1, 10), 2)
+    assert refuse(made, 1 + FLIGHT + 9.9, 10) > 0
+    fill(made, 1 + FLIGHT + 11, 10)
+
+
+def test_a_limit_that_is_told_later_begins_with_what_was_used_before() -> None:
+    made = bucket(1000)
+    fill(made, 1, 30)
+    flying = take(made, 2, 40)
+    made.set_limits(3.0, None, [Limit(10, 100, False)])
+    assert made.usage(3).remaining == 30
+    made.settle(flying, 3.1, 70, NOON + 3)
+    assert made.usage(3.2).remaining == 30  # it may have been counted just now
+    assert made.usage(25).remaining == 100
+
+
+def test_a_limit_that_is_told_again_goes_on_and_one_that_is_not_ends() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(10, 100, False)])
+    fill(made, 1, 30)
+    made.set_limits(2.0, None, [Limit(10, 50, False)])
+    assert made.usage(2).remaining == 20
+    made.set_limits(2.0, 800, [])
+    assert made.usage(2).remaining == 770
+
+
+def test_with_another_limit_no_request_is_sent_later_than_it_was_booked_for() -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(1, 10, False)])
+    receipt = take(made, 1)
+    assert made.sending(receipt, 1 + PATIENCE) is receipt
+    assert made.sending(receipt, 1.1 + PATIENCE) is None
+
+
 # -- hold --------------------------------------------------------------------------------------
 
 
@@ -716,13 +946,15 @@ def test_the_limit_can_change() -> None:
 
 
 class Guarantee(RuleBasedStateMachine):
-    """Whatever the network does, the exchange's own count never passes the limit."""
+    """Whatever the network does, the exchange's own count never passes a limit."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.counted: Counter[int] = Counter()  # by minute of the exchange, and nothing of ours
-        self.events: list[tuple[float, int, Receipt, float, str]] = []
+        self.log: list[tuple[float, int]] = []  # when it was counted, and its weight
+        self.limits: tuple[Limit, ...] = ()
+        self.events: list[tuple[float, int, Receipt, float, float, str]] = []
         self.order = count()
 
     @initialize(
@@ -730,14 +962,26 @@ class Guarantee(RuleBasedStateMachine):
         reserve=st.sampled_from([0.01, 0.1, 3]),
         wrong=st.floats(-2.4, 2.4),
         into=st.floats(0.0, 59.0),
+        spans=st.lists(st.sampled_from([1, 7, 60, 300]), max_size=2, unique=True),
+        requests=st.booleans(),
     )
-    def begin(self, limit: int, reserve: float, wrong: float, into: float) -> None:
+    def begin(
+        self,
+        limit: int,
+        reserve: float,
+        wrong: float,
+        into: float,
+        spans: list[int],
+        requests: bool,
+    ) -> None:
         self.offset = NOON + into
         self.limit = limit
         guess = self.offset + wrong
         self.bucket = Bucket(
             State(limit, ServerClock(guess - 2.5, guess + 2.5, 0.0)), reserve=reserve
         )
+        self.limits = tuple(Limit(span, 5 + limit // 2, requests) for span in spans)
+        self.bucket.set_limits(0.0, None, self.limits)
 
     def minute(self) -> int:
         return int((self.now + self.offset) // 60)
@@ -745,52 +989,73 @@ class Guarantee(RuleBasedStateMachine):
     @rule(
         weight=st.integers(1, 12),
         times=st.integers(1, 30),
-        up=st.floats(0.0, FLIGHT - 0.1),
-        down=st.floats(0.0, 3.0),
+        held=st.one_of(st.just(0.0), st.floats(0.0, PATIENCE), st.floats(0.0, 40.0)),
+        up=st.floats(0.0, 0.99),
+        down=st.one_of(st.floats(0.0, 3.0), st.floats(0.0, 200.0)),
         fate=st.sampled_from(["answer"] * 4 + ["no header", "no date", "no answer", "never sent"]),
     )
-    def ask(self, weight: int, times: int, up: float, down: float, fate: str) -> None:
+    def ask(self, weight: int, times: int, held: float, up: float, down: float, fate: str) -> None:
         for _ in range(times):
             receipt = self.bucket.charge(self.now, weight)
             if not isinstance(receipt, Receipt):
                 return
             if fate == "never sent":
                 self.bucket.refund(receipt)
-            else:
-                event = (self.now + up, next(self.order), receipt, down, fate)
-                heapq.heappush(self.events, event)
+                continue
+            self.later(held, receipt, up * (FLIGHT - min(held, PATIENCE)), down, f"send {fate}")
+
+    def later(self, after: float, receipt: Receipt, up: float, down: float, what: str) -> None:
+        event = (self.now + after, next(self.order), receipt, up, down, what)
+        heapq.heappush(self.events, event)
 
     @rule(seconds=st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 70.0)))
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
         while self.events and self.events[0][0] <= until:
-            self.now, _, receipt, down, fate = heapq.heappop(self.events)
-            if not fate.startswith("settle"):
-                self.arrive(receipt, down, fate)
+            self.now, _, receipt, up, down, what = heapq.heappop(self.events)
+            kind, _, rest = what.partition(" ")
+            if kind == "send":
+                self.send(receipt, up, down, rest)
+            elif kind == "arrive":
+                self.arrive(receipt, down, rest)
             else:
-                self.settle(receipt, fate)
+                self.settle(receipt, rest)
         self.now = until
+
+    def send(self, receipt: Receipt, up: float, down: float, fate: str) -> None:
+        sent = self.bucket.sending(receipt, self.now)
+        if sent is None:
+            self.bucket.refund(receipt)
+        else:
+            self.later(up, sent, 0.0, down, f"arrive {fate}")
 
     def arrive(self, receipt: Receipt, down: float, fate: str) -> None:
         k = self.minute()
         self.counted[k] += receipt.weight
+        self.log.append((self.now, receipt.weight))
         used = "" if fate == "no header" else self.counted[k]
         date = "" if fate == "no date" else int(self.now + self.offset)
-        answer = "settle lost" if fate == "no answer" else f"settle {used} {date}"
-        event = (self.now + down, next(self.order), receipt, 0.0, answer)
-        heapq.heappush(self.events, event)
+        answer = "lost" if fate == "no answer" else f"{used} {date}"
+        self.later(down, receipt, 0.0, 0.0, f"settle {answer}")
 
     def settle(self, receipt: Receipt, answer: str) -> None:
-        if answer == "settle lost":
+        if answer == "lost":
             self.bucket.lose(receipt, self.now)
             return
-        _, used, date = answer.split(" ")
+        used, date = answer.split(" ")
         used_weight = int(used) if used else None
         self.bucket.settle(receipt, self.now, used_weight, float(date) if date else None)
 
     @invariant()
     def the_limit_is_kept(self) -> None:
         assert not self.counted or max(self.counted.values()) <= self.limit
+
+    @invariant()
+    def every_other_limit_is_kept_wherever_its_window_begins(self) -> None:
+        for limit in self.limits:
+            for end, _ in self.log[-1:]:  # earlier ones were the last ones once
+                inside = [weight for at, weight in self.log if end - limit.seconds < at <= end]
+                assert (len(inside) if limit.counts_requests else sum(inside)) <= limit.most
 
     @invariant()
     def nothing_is_given_back_twice(self) -> None:

@@ -612,10 +612,95 @@ def test_a_listing_of_another_shape_is_a_decode_error(symbols: object) -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("limits", [{}, [1], [WEIGHT_2400 | {"limit": "2400"}], [{"limit": 1}]])
-def test_limits_of_another_shape_are_a_decode_error(limits: object) -> None:
-    with pytest.raises(DecodeError):
-        decode_exchange_info(listing([BTC], limits))
+TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "intervalNum": 10}
+
+
+@pytest.mark.parametrize(
+    "limits, others",
+    [
+        ([WEIGHT_2400], []),
+        ([TEN_SECONDS | {"limit": 100}], [(10, 100, False)]),
+        ([TEN_SECONDS | {"limit": 300}, TEN_SECONDS | {"limit": 100}], [(10, 100, False)]),
+        ([TEN_SECONDS | {"interval": "MINUTE", "limit": 100}], [(600, 100, False)]),
+        ([TEN_SECONDS | {"interval": "HOUR", "limit": 100}], [(36_000, 100, False)]),
+        ([TEN_SECONDS | {"interval": "DAY", "limit": 1_000_000}], [(864_000, 1_000_000, False)]),
+        ([TEN_SECONDS | {"interval": "DAY", "limit": 10**9}], [(864_000, 10**9, False)]),
+        ([TEN_SECONDS | {"rateLimitType": "RAW_REQUESTS", "limit": 50}], [(10, 50, True)]),
+        ([WEIGHT_2400 | {"rateLimitType": "RAW_REQUESTS"}], [(60, 2400, True)]),
+        ([WEIGHT_2400 | {"interval": "SECOND", "intervalNum": 60}], []),
+        ([TEN_SECONDS | {"rateLimitType": "ORDERS", "limit": 300}], []),
+        ([TEN_SECONDS | {"rateLimitType": "CONNECTIONS", "limit": 300}], []),
+        (
+            [TEN_SECONDS | {"limit": 600}, TEN_SECONDS | {"intervalNum": 1, "limit": 10}],
+            [(1, 10, False), (10, 600, False)],
+        ),
+        (
+            [TEN_SECONDS | {"intervalNum": n, "limit": 1000} for n in range(1, 30)],
+            [(n, 1000, False) for n in (29, 28, 27, 26)],
+        ),
+    ],
+)
+def test_the_least_limit_of_each_span_is_told_the_tightest_first(
+    limits: object, others: list[tuple[int, int, bool]]
+) -> None:
+    info = decode_exchange_info(listing([BTC], limits))
+    assert list(info.other_limits) == others
+    assert info.ignored_limits == ()
+
+
+def test_of_two_limits_of_a_minute_the_least_counts() -> None:
+    limits = [
+        WEIGHT_2400,
+        WEIGHT_2400 | {"limit": 1200},
+        WEIGHT_2400 | {"interval": "SECOND", "intervalNum": 60, "limit": 1800},
+    ]
+    assert decode_exchange_info(listing([BTC], limits)).weight_limit == 1200
+
+
+ODD_LIMITS: list[object] = [0, -1, 4, 10_000_000, 10**30, "100", None, 1.5, True, []]
+ODD_COUNTS: list[object] = [0, -1, 10**30, "10", None, 1.5]
+ODD_INTERVALS: list[object] = ["FORTNIGHT", "minute", "", None, 7]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"limit": limit} for limit in ODD_LIMITS),
+        *({"intervalNum": count} for count in ODD_COUNTS),
+        *({"interval": interval} for interval in ODD_INTERVALS),
+        {"interval": "DAY", "intervalNum": 32},
+        {"rateLimitType": None},
+        {"rateLimitType": "RAW_REQUESTS", "limit": 0},
+    ],
+    ids=str,
+)
+def test_a_limit_that_makes_no_sense_is_ignored_and_named(odd: dict[str, object]) -> None:
+    rows: list[dict[str, object]] = [{**TEN_SECONDS, "limit": 100, **odd}, {**WEIGHT_2400}]
+    info = decode_exchange_info(listing([BTC], rows))
+    assert (info.weight_limit, info.other_limits) == (2400, ())
+    (text,) = info.ignored_limits
+    assert json.dumps(next(iter(odd.values())))[:20] in text
+
+
+@pytest.mark.parametrize("limits", [{}, 7, "x", [1], [None], [[]], [{}], [{"limit": 1}]])
+def test_limits_of_another_shape_hide_neither_the_market_nor_each_other(limits: object) -> None:
+    info = decode_exchange_info(listing([BTC], limits))
+    assert (info.trading, info.weight_limit, info.other_limits) == (("BTCUSDT",), None, ())
+    assert len(info.ignored_limits) == 1
+    if isinstance(limits, list):
+        assert decode_exchange_info(listing([BTC], [*limits, WEIGHT_2400])).weight_limit == 2400
+
+
+def test_orders_that_cannot_be_read_are_no_limit_of_ours() -> None:
+    rows = [WEIGHT_2400 | {"rateLimitType": "ORDERS", "limit": "many"}]
+    assert decode_exchange_info(listing([BTC], rows)).ignored_limits == ()
+
+
+def test_what_is_said_of_odd_limits_is_printable_and_bounded() -> None:
+    rows = [WEIGHT_2400 | {"interval": "\x1b[2J\n" * 1000, "limit": n} for n in range(1000)]
+    ignored = decode_exchange_info(listing([BTC], rows)).ignored_limits
+    assert all(text.isprintable() and len(text) <= 120 for text in ignored)
+    assert len(ignored) <= 10
 
 
 def test_a_new_kind_of_name_does_not_hide_the_market() -> None:

@@ -234,10 +234,12 @@ async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> N
         ({"reserve": 600}, 1800, "every 27 s"),
         ({"share": 1200}, 1200, "every 40 s"),
         ({"reserve": 2400}, 0, "too little for any"),
+        ({"sustained": 600.0}, 600, "every 79 s"),  # 100 in 10 s
+        ({"sustained": 694.4}, 694, "every 69 s"),  # 1,000,000 in a day
     ],
 )
 async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
-    kept: dict[str, int], budget: int, possible: str
+    kept: dict[str, float], budget: int, possible: str
 ) -> None:
     reader = Scripted(*(f"S{n}USDT" for n in range(789)))
     reader.usage = usage(**kept)
@@ -257,7 +259,7 @@ async def test_one_name_is_not_taken_for_a_list_of_letters() -> None:
         await anext(sweeps(Scripted(), "BTCUSDT", every=EVERY, clock=wall_time))
 
 
-@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001])
+@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001, 86_400 * 367])
 async def test_a_period_that_is_none_is_refused(every: float) -> None:
     with pytest.raises(ValueError, match="every must be"):
         await first(1, Scripted(), every=every)

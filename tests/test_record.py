@@ -23,6 +23,7 @@ from binance_oi.others import Curve
 from binance_oi.pool_file import PoolFile
 from binance_oi.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.server_clock import MINUTE, WIDEST, ServerClock
+from binance_oi.window import Window
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 NOW = 1_000.0  # monotonic s
@@ -52,6 +53,10 @@ def minute(**fields: object) -> State:
 
 def curve(*fields: object) -> State:
     return minute(curve=Curve(*fields))  # type: ignore[arg-type]
+
+
+def windows(*made: Window) -> State:
+    return state(windows=list(made))
 
 
 @contextmanager
@@ -161,6 +166,16 @@ ABSURD = {
     "a negative curve": curve(40.0, [-5], 0, 0.0, 5.0),
     "a curve from 2**60": curve(40.0, [5], 2**60, 0.0, 5.0),
     "a curve of any speed": curve(math.inf, [5], 0, 0.0, 5.0),
+    "a window of 2**60 s": windows(Window(2**60, 100, False, NOW)),
+    "a window of no time": windows(Window(0, 100, False, NOW)),
+    "a window without room": windows(Window(10, 0, False, NOW)),
+    "a window that begins in a million years": windows(Window(10, 100, False, 1e14)),
+    "a window that begins nowhere": windows(Window(10, 100, False, NAN)),
+    "a window of 200 slots": windows(Window(10, 100, False, NOW, dict.fromkeys(range(200), 1))),
+    "a window with a slot of the future": windows(Window(10, 100, False, NOW, {10**15: 1})),
+    "a window with 2**60": windows(Window(10, 100, False, NOW, {2_000: 2**60})),
+    "a window with less than nothing": windows(Window(10, 100, False, NOW, {2_000: -1})),
+    "twenty windows": windows(*(Window(n, 100, False, NOW) for n in range(1, 21))),
 }
 
 
@@ -473,3 +488,19 @@ def test_what_was_lost_on_both_sides_is_in_doubt_once_each() -> None:
     assert len(there.doubts) == DOUBTS
     assert sum(weight for _, weight in there.doubts) == 12
     assert there.doubts == sorted(there.doubts)
+
+
+def test_what_both_sides_used_of_another_limit_counts_after_they_share_again() -> None:
+    def with_slots(*made: dict[int, int]) -> State:
+        seconds = (10, 86_400)
+        return windows(
+            *(Window(n, 100, False, 0.0, s) for n, s in zip(seconds, made, strict=False))
+        )
+
+    base, ours = with_slots({2_000: 5}), with_slots({2_000: 3, 2_001: 4}, {7: 2})
+    shared = with_slots({2_000: 6})
+    merge(shared, ours, base, NOW)
+    assert [window.slots for window in shared.windows] == [{2_000: 6, 2_001: 4}, {7: 2}]
+    again = with_slots({2_000: 6})
+    merge(again, ours, None, NOW)
+    assert again.windows[0].slots == {2_000: 9, 2_001: 4}

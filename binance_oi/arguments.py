@@ -1,0 +1,72 @@
+"""Checks of the numbers that a caller hands in.
+
+The rule of this file: an argument is checked before anything is queued, charged or sent. A wrong
+type is a `TypeError`, a wrong value a `ValueError`, and each of them names the argument.
+
+Any real number is taken, also numpy's and `Fraction`. `Decimal` is not one of them, for it does not
+mix with `float`; nor are `str` and `timedelta`. A `bool` is refused because it stands for a
+forgotten value.
+"""
+
+import math
+from numbers import Integral, Real
+
+
+def check_number(
+    name: str, value: object, *, above: float = -math.inf, least: float = -math.inf
+) -> float:
+    """`value` as a finite `float`.
+
+    Args:
+        name: Of the argument.
+        value: What the caller handed in.
+        above: The value must be larger.
+        least: The value must not be smaller.
+
+    Raises:
+        TypeError: It is no real number.
+        ValueError: It is not finite, or out of range.
+    """
+    number = as_float(name, value)
+    if not (math.isfinite(number) and number > above and number >= least):
+        bound = f" and above {above:g}" if above > -math.inf else ""
+        bound += f" and at least {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{name} must be finite{bound}: {number!r}")
+    return number
+
+
+def check_count(name: str, value: object, *, most: int | None = None) -> int:
+    """`value` as an `int` above 0.
+
+    Args:
+        name: Of the argument.
+        value: What the caller handed in.
+        most: The largest value allowed; None allows any.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite and above 0: {value!r}")
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    count = int(value)
+    if count < 1 or (most is not None and count > most):
+        bound = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} must be finite and above 0{bound}: {as_float(name, count):g}")
+    return count
+
+
+def as_float(name: str, value: object) -> float:
+    """`value` as a `float` of any size.
+
+    Raises:
+        TypeError: It is no real number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number (int or float), not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:  # an int of more than 308 digits
+        return -math.inf if value < 0 else math.inf
