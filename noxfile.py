@@ -22,7 +22,7 @@ PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
     *("minutes", "others", "server_clock", "governor", "client"),
-    *("connections", "transport", "models", "errors"),
+    *("kept_connections", "connections", "transport", "models", "errors"),
 )
 IMPORT_FROM_ELSEWHERE = """
 import pathlib, sys, binance_oi

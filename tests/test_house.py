@@ -33,6 +33,7 @@ ORDER = (
     "headers",
     "governor",
     "deadline",
+    "kept_connections",
     "connections",
     "transport",
     "shared_calls",
