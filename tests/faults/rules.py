@@ -64,6 +64,8 @@ class Fault:
     """Seconds until the next call."""
     retry_in: tuple[float, float] | None = None
     """Bounds of `retry_at`, in seconds from the exchange's now."""
+    timeout: float = TIMEOUT
+    """Seconds for the call."""
     door: Door = Plain()  # noqa: RUF009 - frozen
 
     def script(self, attempt: int) -> tuple[Step, ...]:
@@ -175,7 +177,7 @@ async def check(fault: Fault, way: str = "ours") -> None:
                 base_url=url,
                 budget=budget,
                 session=session,
-                timeout=TIMEOUT,
+                timeout=fault.timeout,
                 max_wait=2.0,
                 retry=SHORT,
                 ssl=fault.door.client_tls(),
