@@ -22,7 +22,7 @@ PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
     *("minutes", "others", "server_clock", "window", "record", "place", "governor", "client"),
-    *("connections", "transport", "models", "errors", "arguments"),
+    *("kept_connections", "connections", "transport", "models", "errors", "arguments"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (

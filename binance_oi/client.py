@@ -94,11 +94,14 @@ class OpenInterestClient:
         budget: Who shares the limit with this client; None means `MachineBudget()`: every process
             of this user on this machine.
         session: An `aiohttp.ClientSession` to send with, with its headers, cookies, certificates
-            and limits; never closed by us. None opens our own.
+            and limits; never closed by us. None opens our own. A dead kept connection is replaced
+            in either, in the caller's with aiohttp 3.14 only; that closes its other idle ones to
+            the same host.
         max_connections: Requests under way at the same time.
         pace: Requests per second; a second's worth may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent
-            waiting for budget does not count.
+            waiting for budget does not count. A kept connection may be silent for 2 of them, then
+            the request is sent once more on a new one, and charged again.
         max_wait: Seconds that a call may wait for budget; None waits as long as it takes.
         retry: Which failed requests are sent again.
         proxy: URL of an HTTP proxy. The environment is never asked.
@@ -133,7 +136,9 @@ class OpenInterestClient:
         self._budget = MachineBudget() if budget is None else budget
         pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
-        self._transport = Transport(session=session, tls=ssl, proxy=proxy)
+        self._transport = Transport(
+            session=session, tls=ssl, proxy=proxy, replace=retry.attempts > 1
+        )
         self._terms = _Terms(self._timeout, self._max_wait)  # of most calls
         self._policy, self._retries = retry, Retries(retry)
         self._url = lru_cache(maxsize=4096)(partial(ready_url, self._base_url))
@@ -476,7 +481,7 @@ class OpenInterestClient:
                 if wait is None:
                     raise
                 refused = error if isinstance(error, RateLimitedError) else None
-                fresh = isinstance(error, TransportError) and error.retry == "now"
+                fresh = self._next_is_fresh(error, attempt, fresh)
             else:
                 self._retries.succeeded()
                 return value
@@ -484,6 +489,15 @@ class OpenInterestClient:
                 permit.release()
             left -= wait
             await self._pause(wait)
+
+    def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
+        """Whether the attempt after this one needs a new connection.
+
+        After a kept connection proved dead, so that a call meets only one such. And for the last
+        attempt, which nothing could replace.
+        """
+        dead = isinstance(error, TransportError) and error.retry == "now"
+        return fresh or dead or attempt + 1 == self._policy.attempts
 
     async def _admit(self, weight: int, terms: _Terms, refused: RateLimitedError | None) -> Permit:
         """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""

@@ -26,6 +26,8 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.tracing import Trace
 from yarl import URL
 
+from binance_oi.kept_connections import KeptConnections, Line
+
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
@@ -59,6 +61,10 @@ class _StaleConnectionError(Exception):
     """A connection holds more than silence, so nothing was sent on it."""
 
 
+class SilentConnectionError(Exception):
+    """A kept connection brought no byte for so long that it was abandoned."""
+
+
 class Guard(asyncio.BufferedProtocol):
     """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
 
@@ -69,9 +75,10 @@ class Guard(asyncio.BufferedProtocol):
     which costs 0.1 of a request.
     """
 
-    def __init__(self, handler: ResponseHandler, generation: int) -> None:
+    def __init__(self, handler: ResponseHandler, kept: KeptConnections, line: Line) -> None:
         self._handler = handler
-        self.generation = generation
+        self._kept = kept
+        self.line = line
         self.left = ENVELOPE  # bytes
         self.refusal = 0  # the status that began an answer, if it was one
         self.unused = False  # opened for a request that was too late, and kept for the next
@@ -92,6 +99,16 @@ class Guard(asyncio.BufferedProtocol):
     def begin(self, max_body: int) -> None:
         """A request is sent: a body of so many bytes may come."""
         self.left, self.refusal, self.unused = max_body + ENVELOPE, 0, False
+        self._kept.sent(self.line, self._abandon)
+
+    def _abandon(self) -> None:
+        """End a connection that is silent; its late answer reaches nobody.
+
+        Not with a TLS farewell: nobody is there to return it.
+        """
+        if self._handler.transport is not None:
+            self._handler.set_exception(SilentConnectionError())
+            self._handler.transport.abort()
 
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Tell whoever reads `body` when its chunks are broken.
@@ -116,6 +133,8 @@ class Guard(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self.line.silent:
+            self._kept.heard(self.line)
         self.left -= nbytes
         data = bytes(self._buffer[:nbytes])
         if self.left < 0:
@@ -158,6 +177,7 @@ class Guard(asyncio.BufferedProtocol):
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._kept.lost(self.line)
         self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -191,6 +211,11 @@ class Attempt:
     def flooded(self) -> bool:
         """Whether the connection was ended because too much came."""
         return self.guard is not None and self.guard.flooded
+
+    @property
+    def silent(self) -> bool:
+        """Whether a request was sent, and no byte has come since."""
+        return self.guard is not None and self.guard.line.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
@@ -236,7 +261,7 @@ def _origin(url: URL) -> str:
 class Connector(aiohttp.TCPConnector):
     """Hands out connections that hold nothing but silence, one for each permit."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None, kept: KeptConnections) -> None:
         # No limits here: a permit that waited for a connection would be charged too early.
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
             limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
@@ -244,11 +269,7 @@ class Connector(aiohttp.TCPConnector):
         # For each origin a request that aiohttp made: it tells the connector where to connect.
         self._ways: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which it keeps
-        self._generation = 0
-
-    def distrust(self) -> None:
-        """An answer was somebody else's: use no connection again that is open now."""
-        self._generation += 1
+        self._kept = kept
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -289,26 +310,33 @@ class Connector(aiohttp.TCPConnector):
         """A connection for this attempt."""
         while True:
             connection = await super().connect(way, [], NO_TIMEOUT)
-            handler = connection.protocol
-            assert handler is not None
-            guard = self._guards.get(id(handler))
-            if guard is None:
-                guard = self._new_guard(handler)
+            guard = self._guard_of(connection, fresh=attempt.fresh)
+            if guard is not None:
                 break
-            trusted = guard.generation == self._generation and not handler.should_close
-            if trusted and (guard.unused or not attempt.fresh):
-                attempt.reused = not guard.unused
-                break
-            del self._guards[id(handler)]
-            connection.close()  # an answer nobody asked for may be waiting in it
+        attempt.reused = guard.line.kept
         if not attempt.may_send():
-            guard.unused = not attempt.reused
+            guard.unused = guard.unused or not attempt.reused
             connection.release()
             raise LateError
         guard.begin(attempt.max_body)
         attempt.guard = guard
         attempt.sent = True
         return connection
+
+    def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
+        """Of a connection that may be used; another one is closed."""
+        handler = connection.protocol
+        assert handler is not None
+        guard = self._guards.get(id(handler))
+        if guard is None:
+            return self._new_guard(handler)
+        trusted = self._kept.trusts(guard.line) and not handler.should_close
+        if trusted and (guard.unused or not fresh):
+            guard.line.kept = not fresh
+            return guard
+        del self._guards[id(handler)]
+        connection.close()  # it may be dead, or hold an answer that nobody asked for
+        return None
 
     async def open(self, url: URL, count: int, busy: int) -> None:
         """Until there are `count`, of which `busy` requests have or open one themselves.
@@ -318,22 +346,22 @@ class Connector(aiohttp.TCPConnector):
         """
         way = self._ways.get(_origin(url))
         if way is not None:
-            live = sum(not guard.gone for guard in self._guards.values())
+            trusts = self._kept.trusts
+            live = sum(not guard.gone and trusts(guard.line) for guard in self._guards.values())
             opening = (self._open_one(way) for _ in range(count - max(busy, live)))
             await asyncio.gather(*opening, return_exceptions=True)
 
     async def _open_one(self, way: aiohttp.ClientRequest) -> None:
-        connection = await super().connect(way, [], NO_TIMEOUT)
-        handler = connection.protocol
-        assert handler is not None
-        if id(handler) not in self._guards:
-            self._new_guard(handler)
-        connection.release()
+        while True:
+            connection = await super().connect(way, [], NO_TIMEOUT)
+            if self._guard_of(connection, fresh=False) is not None:
+                connection.release()
+                break
 
     def _new_guard(self, handler: ResponseHandler) -> Guard:
         for key in [k for k, guard in self._guards.items() if guard.gone]:
             del self._guards[key]
-        guard = self._guards[id(handler)] = Guard(handler, self._generation)
+        guard = self._guards[id(handler)] = Guard(handler, self._kept, self._kept.opened())
         assert handler.transport is not None
         handler.transport.set_protocol(guard)
         return guard
@@ -342,17 +370,14 @@ class Connector(aiohttp.TCPConnector):
 class Borrowed:
     """What our own connector does, for a session that is not ours: a middleware of aiohttp's.
 
-    What is looked at is the connection, at the moment at which the request is written to it. Other
-    traffic of that session is left alone.
+    It judges the connection at the moment at which the request is written to it. Other traffic of
+    that session is left alone, except that a new connection is only to be had once every idle one
+    is closed.
     """
 
-    def __init__(self) -> None:
-        self._generations: WeakKeyDictionary[ResponseHandler, int] = WeakKeyDictionary()
-        self._generation = 0
-
-    def distrust(self) -> None:
-        """See `Connector.distrust`."""
-        self._generation += 1
+    def __init__(self, kept: KeptConnections) -> None:
+        self._kept = kept
+        self._lines: WeakKeyDictionary[ResponseHandler, Line] = WeakKeyDictionary()
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -376,20 +401,20 @@ class Borrowed:
             handler = conn.protocol
             assert handler is not None
             assert handler.transport is not None
-            attempt.reused = handler in self._generations
-            generation = self._generations.setdefault(handler, self._generation)
-            trusted = generation == self._generation and not handler.should_close
+            attempt.reused = _has_served(handler)
+            line = self._lines.get(handler)
+            if line is None:
+                line = self._lines[handler] = self._kept.opened()
+            line.kept = attempt.reused
+            trusted = self._kept.trusts(line) and not handler.should_close
             if not trusted or (attempt.fresh and attempt.reused):
                 raise _StaleConnectionError
-            attempt.guard = Guard(handler, generation)
-            attempt.guard.begin(attempt.max_body)
+            attempt.guard = Guard(handler, self._kept, line)
             handler.transport.set_protocol(attempt.guard)
-            gate = _Gate(handler, attempt)
+            gate = _Gate(handler, attempt, attempt.guard)
             try:
                 return await send(conn)
             except LateError:
-                if not attempt.reused:
-                    del self._generations[handler]  # it has not served yet
                 attempt.guard.leave()
                 conn.release()  # the next request takes it
                 raise
@@ -406,9 +431,10 @@ class _Gate:
     take its time. Only here it is certain that nothing comes between the question and the write.
     """
 
-    def __init__(self, handler: ResponseHandler, attempt: Attempt) -> None:
+    def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:
         assert handler.transport is not None
-        self._handler, self._transport, self._attempt = handler, handler.transport, attempt
+        self._handler, self._transport = handler, handler.transport
+        self._attempt, self._guard = attempt, guard
         handler.transport = cast(asyncio.Transport, self)
 
     def __getattr__(self, name: str) -> object:
@@ -424,14 +450,26 @@ class _Gate:
         self.open()
         if not self._attempt.may_send():
             raise LateError
+        self._guard.begin(self._attempt.max_body)
         self._attempt.sent = True
         self._transport.write(data)
+
+
+def _has_served(handler: ResponseHandler) -> bool:
+    """Whether an answer has come on it, also one to a request of the session's owner.
+
+    aiohttp keeps the last body there until the connection ends, and tells it nowhere else.
+    """
+    return handler._payload is not None  # pyright: ignore[reportPrivateUsage]
 
 
 async def _unwatched(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
 ) -> aiohttp.ClientResponse:
-    """With an aiohttp that we do not know: one request for each permit, and no more than that."""
+    """With an aiohttp that we do not know: one request for each permit, and no more than that.
+
+    Which connection it uses cannot be seen, so a kept one that is dead looks like any other error.
+    """
     send = request.send
 
     async def send_in_time(conn: Connection) -> aiohttp.ClientResponse:

@@ -87,7 +87,8 @@ class TransportError(BinanceOIError):
         super().__init__(message, retry)
         self.message = message
         self.retry = retry
-        """Whether another attempt may help: "now", "later" or "never"."""
+        """Whether another attempt may help: "now" (only a kept connection was dead), "later" or
+        "never"."""
 
     def __str__(self) -> str:
         return self.message

@@ -15,11 +15,12 @@ OVERLOADED = -1008  # "throttled by system-level protection": not counted; back 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How failed requests are repeated. `RetryPolicy(attempts=1)` switches it off.
+    """How failed requests are repeated. `RetryPolicy(attempts=1)` switches all of it off.
 
     Sent again: network errors and timeouts of a connection, 5xx and 408, within the call's
     `timeout`. Never: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong
-    answers. A request that was answered 429 goes back to the queue.
+    answers. A request that was answered 429 goes back to the queue. One on a kept connection that
+    proves dead is sent once more on a new one, at once.
 
     Waits are drawn evenly between 0 and ``base * 2 ** retries`` (full jitter), at most `cap`.
     """
@@ -53,7 +54,10 @@ class RetryPolicy:
 class Retries:
     """A client's account of retries: an outage may cost only so many requests.
 
-    It starts full, so that a batch of 600 calls in an outage sends at most 660 requests.
+    It starts full, so that a batch of 600 calls in an outage sends at most 660 requests, and one
+    more for each kept connection that proves dead. Those draw nothing from the account: they tell
+    of a balancer or a network that forgot connections, not of an outage, and each connection can
+    prove dead only once.
     """
 
     policy: RetryPolicy
@@ -72,8 +76,12 @@ class Retries:
 
         There is none either when it would begin after the `seconds` that the call has left.
         """
+        if attempt >= self.policy.attempts:
+            return None
+        if isinstance(error, TransportError) and error.retry == "now":
+            return 0.0 if seconds > 0.0 else None
         base = self._base(error)
-        if base is None or attempt >= self.policy.attempts or self.left < 1.0:
+        if base is None or self.left < 1.0:
             return None
         longest = min(self.policy.cap, base * 2.0 ** min(attempt - 1, 100))
         wait = random.uniform(0.0, longest)
@@ -84,7 +92,7 @@ class Retries:
 
     def _base(self, error: BinanceOIError) -> float | None:
         if isinstance(error, TransportError):
-            return {"now": 0.0, "later": self.policy.network_base}.get(error.retry)
+            return self.policy.network_base if error.retry == "later" else None
         if isinstance(error, ServerError):
             overloaded = error.code == OVERLOADED
             return self.policy.overload_base if overloaded else self.policy.server_base

@@ -22,12 +22,13 @@ from binance_oi.connections import (
     Connector,
     LateError,
     Response,
-    SecondRequestError,
+    SilentConnectionError,
     current_attempt,
 )
 from binance_oi.deadline import Deadlines
 from binance_oi.errors import TransportError, TransportTimeoutError, printable
 from binance_oi.governor import Permit
+from binance_oi.kept_connections import KeptConnections
 
 Session = aiohttp.ClientSession
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
@@ -66,6 +67,8 @@ class Transport:
         tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
             session does.
         proxy: URL of a proxy; the environment is never asked.
+        replace: Whether the caller sends a request once more when a kept connection proves dead.
+            If not, none is abandoned while it is silent.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class Transport:
         session: Session | None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        replace: bool = True,
     ) -> None:
         self._session = session
         self._owned = session is None
         self._tls = tls
         self._connector: Connector | None = None
-        self._borrowed = Borrowed()
+        self._kept = KeptConnections(replace=replace)
+        self._borrowed = Borrowed(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
         self._closed = False
@@ -98,6 +103,7 @@ class Transport:
         self._closed = True
         self._deadlines.expire_all()
         self._deadlines.cancel()
+        self._kept.close()
         session, self._session = self._session, None
         if session is not None and self._owned:
             await session.close()
@@ -129,9 +135,7 @@ class Transport:
 
     def distrust_connections(self) -> None:
         """Close what may still deliver an answer to somebody else's question."""
-        self._borrowed.distrust()
-        if self._connector is not None:
-            self._connector.distrust()
+        self._kept.distrust()
 
     async def get(
         self, url: URL, permit: Permit, max_bytes: int, timeout: float, *, fresh: bool = False
@@ -145,12 +149,12 @@ class Transport:
                 because no connection was to be had in time; the connection is kept.
             max_bytes: Of the decoded body.
             timeout: Seconds for all of it, from now to the end of the body.
-            fresh: On a new connection, after one that was kept had been dropped: when one is,
-                mostly all are.
+            fresh: On a new connection, after one that was kept had proved dead.
 
         Raises:
-            TransportTimeoutError: Not done within `timeout`.
-            TransportError: No usable HTTP answer.
+            TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
+                connection was silent for too long.
+            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead.
         """
         if self._closed:  # while this request was being admitted
             permit.refund()
@@ -186,8 +190,11 @@ class Transport:
             deadline.done()
             if not attempt.sent:
                 permit.refund()
-            if attempt.guard is not None and not self._owned:
-                attempt.guard.leave()
+            guard = attempt.guard
+            if guard is not None and guard.line.silent:
+                self._kept.ended(guard.line)
+            if guard is not None and not self._owned:
+                guard.leave()
 
     async def _ask(self, url: URL, attempt: Attempt) -> Response | aiohttp.ClientResponse:
         """Status and headers of the answer; the body is on its way."""
@@ -200,7 +207,7 @@ class Transport:
         return await session.get(url, **self._options)
 
     def _open(self) -> aiohttp.ClientSession:
-        self._connector = Connector(tls=self._tls)
+        self._connector = Connector(tls=self._tls, kept=self._kept)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -269,10 +276,12 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         text = f"the proxy answered {error.status}: {printable(error.message)}"
         return TransportError(text, "later" if error.status >= 500 else "never")
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
+    if isinstance(error, SilentConnectionError):
+        return TransportTimeoutError("a kept connection was silent for too long", "now")
+    if attempt.reused and attempt.silent:  # it ended, by whatever error
+        retry = "now"
+    elif isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         retry = "never"
-    elif isinstance(error, (SecondRequestError, aiohttp.ServerDisconnectedError)):
-        retry = "now" if attempt.reused else "later"
     # Of a parser's error only the text: the status that it carries as well was sent by nobody.
     text = printable(str(getattr(error, "message", "") or error)) or type(error).__name__
     return TransportError(f"no answer from the exchange: {text}", retry)

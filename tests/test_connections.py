@@ -13,11 +13,18 @@ from aiohttp.client_proto import ResponseHandler
 from binance_oi import connections
 from binance_oi.connections import Guard
 from binance_oi.errors import TransportError
+from binance_oi.kept_connections import KeptConnections
 from binance_oi.transport import ready_url
 from raw_exchange import CLOSE, RawExchange, answer, open_interest
 from sender import PATH, Sender
 
 pytestmark = pytest.mark.virtual_time
+
+
+def guard_of(handler: Mock) -> Guard:
+    """A guard alone."""
+    kept = KeptConnections()
+    return Guard(handler, kept, kept.opened())
 
 
 @pytest.mark.parametrize("injected", [False, True])
@@ -91,6 +98,18 @@ async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next(
         first.cancel()
 
 
+async def test_connections_that_are_not_trusted_are_replaced_before_they_are_needed() -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
+        url = ready_url(exchange.url, PATH, "")
+        await asyncio.gather(*(ours.get(exchange.url) for _ in range(4)))
+        assert exchange.connections == 4
+        ours.transport.distrust_connections()
+        await ours.transport.open_connections(url, 4, busy=0)
+        assert exchange.connections == 8
+        await asyncio.gather(*(ours.get(exchange.url) for _ in range(4)))
+        assert exchange.connections == 8
+
+
 async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         first = asyncio.create_task(ours.get(exchange.url))
@@ -151,7 +170,7 @@ async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
 
 def test_the_guard_passes_on_what_it_does_not_decide() -> None:
     handler = Mock(spec=ResponseHandler)
-    guard = Guard(handler, generation=0)
+    guard = guard_of(handler)
     guard.pause_writing()
     guard.resume_writing()
     guard.eof_received()
@@ -163,13 +182,19 @@ def test_the_guard_passes_on_what_it_does_not_decide() -> None:
 def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
     taken = Mock(spec=asyncio.Transport)
     for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
-        Guard(handler, generation=0).leave()
+        guard_of(handler).leave()
     taken.set_protocol.assert_not_called()
+
+
+def test_a_connection_that_ended_by_itself_is_not_abandoned() -> None:
+    handler = Mock(spec=ResponseHandler, transport=None)
+    guard_of(handler)._abandon()
+    assert handler.method_calls == []
 
 
 def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
     handler = Mock(spec=ResponseHandler, transport=None)
-    guard = Guard(handler, generation=0)
+    guard = guard_of(handler)
     guard.left = 3
     guard.get_buffer(-1)[:4] = b"four"
     guard.buffer_updated(4)

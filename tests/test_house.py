@@ -38,6 +38,7 @@ ORDER = (
     "headers",
     "governor",
     "deadline",
+    "kept_connections",
     "connections",
     "transport",
     "shared_calls",

@@ -38,7 +38,6 @@ def longest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "error, waits",
     [
-        (TransportError("a dropped idle connection", "now"), [0.0, 0.0, 0.0, 0.0]),
         (RESET, [0.05, 0.1, 0.2, 0.4]),
         (TransportTimeoutError("no answer"), [0.05, 0.1, 0.2, 0.4]),
         (ServerError(503, None, "<html>"), [0.25, 0.5, 1.0, 2.0, 2.0]),
@@ -99,6 +98,16 @@ def test_a_retry_that_would_begin_too_late_is_not_made_and_costs_nothing() -> No
     assert retries.left == 60.0
     assert retries.wait(RESET, 1, 0.0501) == 0.05
     assert retries.left == 59.0
+
+
+def test_a_dead_kept_connection_is_replaced_at_once_and_draws_nothing_from_the_budget() -> None:
+    dead = TransportError("a kept connection ended", "now")
+    retries = Retries(RetryPolicy(budget=0.0))
+    assert [retries.wait(dead, 1, NO_END) for _ in range(600)] == [0.0] * 600
+    assert retries.left == 0.0
+    assert retries.wait(dead, 1, 0.0) is None  # the call's time is over
+    assert retries.wait(dead, 3, NO_END) is None  # and so are its attempts
+    assert retries.wait(RESET, 1, NO_END) is None
 
 
 def test_an_outage_of_a_600_symbol_batch_costs_at_most_660_requests() -> None:

@@ -14,6 +14,7 @@ EVERY_S = 0.001  # of CPU time; the kernel's own ticks are longer
 PARTS = {  # the first whose text is in a file's path
     "tests/benchmarks/": "the benchmark itself",
     "binance_oi/connections": "transport: guard, deadline, putting a request on a connection",
+    "binance_oi/kept_connections": "transport: guard, deadline, putting a request on a connection",
     "binance_oi/transport": "transport: guard, deadline, putting a request on a connection",
     "binance_oi/deadline": "transport: guard, deadline, putting a request on a connection",
     "binance_oi/governor": "governor and headers",

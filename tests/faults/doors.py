@@ -169,6 +169,7 @@ class Tls(Door):
     """Over TLS, with a certificate of this kind; None: no TLS at all, or what the script does."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
+    shut: bool = True
 
     def bad_tls(self) -> ssl.SSLContext | None:
         return None if self.bad is None else self.bad()

@@ -65,6 +65,8 @@ class Fault:
     """Seconds until the next call."""
     retry_in: tuple[float, float] | None = None
     """Bounds of `retry_at`, in seconds from the exchange's now."""
+    timeout: float = TIMEOUT
+    """Seconds for the call."""
     door: Door = Plain()  # noqa: RUF009 - frozen
 
     def script(self, attempt: int) -> tuple[Step, ...]:
@@ -105,7 +107,7 @@ def is_virtual() -> bool:
 
 def patience(fault: Fault) -> float:
     """The timeout of the client's calls: on a real loop it is short only where it has to pass."""
-    return TIMEOUT if is_virtual() or fault.seconds >= TEXT else HANGS
+    return fault.timeout if is_virtual() or fault.seconds >= TEXT else HANGS
 
 
 async def good_call(client: OpenInterestClient) -> None:

@@ -29,12 +29,14 @@ from binance_oi.errors import WrongSymbolError
 
 from . import doors
 from .exchange import BAD, Act, Repeat, Step, Wait
-from .rules import START, TEXT, TIMEOUT, Fault
+from .rules import AT_ONCE, START, TEXT, TIMEOUT, Fault, Outcome
 
 CLOSE, RESET, HALF_CLOSE, STALL = Act.CLOSE, Act.RESET, Act.HALF_CLOSE, Act.STALL
 VALUE = Decimal("1.5")
 BODY = b'{"symbol":"BADUSDT","openInterest":"1.5","time":1795435200000}'
 HEADERS = b"Content-Type: application/json\r\nX-MBX-USED-WEIGHT-1M: {USED}\r\nDate: {DATE}\r\n"
+OTHERS = BODY.replace(b"BAD", b"FOO")
+PATIENCE = 2.0  # s of silence after which a kept connection is abandoned
 SLOW = TIMEOUT + 0.3  # s that a call may take which runs into its timeout
 CRLF = b"\r\n"
 SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # of the exchange
@@ -726,9 +728,51 @@ def lies() -> Iterator[Fault]:
     yield Fault("second headers that are worse", (both,), VALUE)
 
 
+def kept() -> Iterator[Fault]:
+    """A kept connection that died while it was idle is replaced once, at no cost but weight."""
+    once = (GOOD,)
+    doors_of = {"": doors.Plain(), ", TLS": doors.Tls(doors.good, shut=False)}
+    for over, door in doors_of.items():
+        for act in (CLOSE, RESET):
+            name = f"kept{over}: {act.value} as the answer to"
+            yield Fault(f"{name} the first request", (act,), VALUE, 2, after_that=once, door=door)
+            yield Fault(f"{name} every request", (act,), TransportError, 3, seconds=0.5, door=door)
+        dead: dict[str, tuple[Step, ...]] = {
+            "a black hole": (STALL,),
+            "an answer just after it was abandoned": (Wait(2.05), GOOD),
+            "an answer to somebody else after that": (Wait(2.05), answer(OTHERS)),
+        }
+        for name, steps in dead.items():
+            yield Fault(
+                f"kept{over}: {name}", steps, VALUE, 2, None, PATIENCE + AT_ONCE, once,
+                timeout=5.0, idle=0.2, door=door,
+            )  # fmt: skip
+    late: dict[str, tuple[tuple[Step, ...], Outcome, int, float, bool]] = {
+        "both are silent": ((STALL,), TransportTimeoutError, 2, 4.0, False),
+        "both answer late": ((Wait(2.3), GOOD), VALUE, 2, PATIENCE + 2.3, False),
+        "a byte in time": ((GOOD[:9], Wait(2.3), GOOD[9:]), VALUE, 1, 2.3, False),
+        "new, and late": ((Wait(2.3), GOOD), VALUE, 1, 2.3, True),
+    }
+    for name, (steps, outcome, wire, seconds, fresh) in late.items():
+        timeout = seconds if outcome is TransportTimeoutError else 8.0
+        yield Fault(
+            f"kept: {name}", steps, outcome, wire, None, seconds + AT_ONCE,
+            fresh=fresh, timeout=timeout,
+        )  # fmt: skip
+    for act in (CLOSE, RESET, STALL):
+        name = f"kept: {act.value}, then a ban"
+        ban = (answer(b"", status=418),)
+        seconds = PATIENCE + AT_ONCE
+        yield Fault(name, (act,), BannedError, 2, None, seconds, after_that=ban, timeout=5.0)
+    for act in (CLOSE, RESET):
+        again = (answer(b"", status=503),)
+        name = f"kept: {act.value}, then overloaded"
+        yield Fault(name, (act,), ServerError, 3, after_that=again)
+
+
 def faults() -> list[Fault]:
     rows = (doors_shut, ends, waits, pooled, framing, encodings, redirects, bodies)
-    more = (statuses, refusals, refused_in_bad_form, broken_later, lies)
+    more = (statuses, refusals, refused_in_bad_form, broken_later, lies, kept)
     found = [fault for make in (*rows, *more) for fault in make()]
     twice = Counter(fault.name for fault in found)
     assert max(twice.values()) == 1, twice.most_common(3)
