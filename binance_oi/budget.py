@@ -20,7 +20,6 @@ from binance_oi import record
 from binance_oi.arguments import check_count, check_number
 from binance_oi.endpoints import DEFAULT_LIMIT
 from binance_oi.minutes import Bucket, Receipt, State, Usage
-from binance_oi.models import MAX_LIMIT
 from binance_oi.place import ADVICE, budget_directory
 from binance_oi.pool_file import PoolFile, read_records
 from binance_oi.process import boot_identity, is_same_boot
@@ -32,6 +31,7 @@ logger = logging.getLogger("binance_oi")
 Clock = Callable[[], float]
 _Change = Callable[[Bucket], object]
 
+MOST = 10**12  # weight per minute: a limit that is none, for tests and private exchanges
 WALL_ERROR = 2.5  # s: how far this machine's wall clock may be off, until an answer tells
 LOT = 8  # weight charged in advance
 LEASE = 0.02  # s for which it may be sent; FLIGHT allows for far more
@@ -202,7 +202,7 @@ class ProcessBudget:
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:
-        self._limit = limit = check_count("limit", limit, most=MAX_LIMIT)
+        self._limit = limit = check_count("limit", limit, most=MOST)
         kept = check_number("reserve", reserve, least=0.0)
         is_weight = isinstance(reserve, Integral)
         if kept >= (limit if is_weight else 1.0):

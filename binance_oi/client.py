@@ -50,7 +50,7 @@ MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 
 LISTING_AGE = (
     300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
 )
-# Defaults that are told from a caller's number by identity, so that no number means one of them.
+# Defaults are recognised by identity, so that no number of a caller means one of them.
 DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
 FRESH: Final = float("0.0")  # of `max_age`: always ask the exchange
 _ANOTHER_LOOP = "the client belongs to another event loop"

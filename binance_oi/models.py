@@ -149,7 +149,7 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def weight_limit(self) -> int | None:
-        """Weight allowed per minute and IP, the least if told twice; None if no sane one is told.
+        """Weight allowed per minute and IP: the least sane limit announced; None without one.
 
         A span of 60 s is a minute, whatever its unit.
         """

@@ -17,7 +17,7 @@ from binance_oi.others import SLOT, Curve
 from binance_oi.server_clock import AHEAD, MINUTE
 from binance_oi.window import SHORTEST, SLOTS, Window
 
-MOST = 10**10  # weight; a header has nine digits
+MOST = 10**12  # weight; a header has nine digits, and a limit may be none
 COUNT = 2**53  # of anything that is only counted
 MOST_DOUBTS = 4 * DOUBTS
 MOST_WINDOWS = 8

@@ -228,7 +228,7 @@ def test_whatever_one_learns_the_others_know(
     assert theirs.used == (1 if what == "refund" else 6)
 
 
-def test_processes_obey_every_limit_that_one_of_them_was_told(
+def test_processes_obey_every_limit_that_one_of_them_has_read(
     make: Callable[[], Pool], clock: Time
 ) -> None:
     one, other = make(), make()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from binance_oi import connections
-from binance_oi.connections import Guard
+from binance_oi.connections import Attempt, Guard
 from binance_oi.errors import TransportError
 from binance_oi.kept_connections import KeptConnections
 from binance_oi.transport import ready_url
@@ -240,3 +240,7 @@ async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_reque
         with pytest.raises(TransportError):
             await ours.get(exchange.url)  # nobody listens any more
     assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
+
+
+def test_an_attempt_without_a_permit_may_be_sent_at_any_time() -> None:
+    assert Attempt().may_send()

@@ -783,7 +783,7 @@ def test_what_has_no_answer_stays_in_a_window_as_long_as_it_may_be_counted() -> 
     fill(made, 1 + FLIGHT + 11, 10)
 
 
-def test_a_limit_that_is_told_later_begins_with_what_was_used_before() -> None:
+def test_a_limit_that_is_announced_later_begins_with_what_was_used_before() -> None:
     made = bucket(1000)
     fill(made, 1, 30)
     flying = take(made, 2, 40)
@@ -794,7 +794,7 @@ def test_a_limit_that_is_told_later_begins_with_what_was_used_before() -> None:
     assert made.usage(25).remaining == 100
 
 
-def test_a_limit_that_is_told_again_goes_on_and_one_that_is_not_ends() -> None:
+def test_a_limit_that_is_announced_again_goes_on_and_one_that_is_not_ends() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 100, False)])
     fill(made, 1, 30)

@@ -640,7 +640,7 @@ TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "interva
         ),
     ],
 )
-def test_the_least_limit_of_each_span_is_told_the_tightest_first(
+def test_the_least_limit_of_each_span_comes_the_tightest_first(
     limits: object, others: list[tuple[int, int, bool]]
 ) -> None:
     info = decode_exchange_info(listing([BTC], limits))

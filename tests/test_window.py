@@ -54,7 +54,7 @@ def test_what_is_under_way_may_be_answered_at_once() -> None:
     assert made.wait(12.0, 1, 100) == 10.0
 
 
-def test_who_asks_is_told_to_come_back_later_and_never_at_once() -> None:
+def test_a_refused_request_comes_back_later_and_never_at_once() -> None:
     made = window(most=5)
     use(made, 11.0, 5, answered=11.1)
     left = made.wait(12.0, 1, 5)
