@@ -39,6 +39,7 @@ from binance_oi.errors import (
 )
 from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, check_symbols
+from binance_oi.schedule import NAP, Schedule, follows, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 logger = logging.getLogger("binance_oi")
@@ -46,8 +47,6 @@ logger = logging.getLogger("binance_oi")
 LISTING_AGE = 300.0  # s after which the list of symbols is read again; about one is new a day
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
-LATEST = 0.5  # share of the period by which a sweep may begin late
-NAP = 60.0  # s: a clock that was set is noticed within this time
 
 REASONS: tuple[tuple[type[BinanceOIError], str], ...] = (
     (BannedError, "banned"),
@@ -87,17 +86,6 @@ def reason(error: BinanceOIError) -> str:
     return next((word for kind, word in REASONS if isinstance(error, kind)), "outage")
 
 
-def period_ms(every: float) -> int:
-    """`every` in ms.
-
-    Raises:
-        ValueError: It is not a number of at least 1 ms.
-    """
-    if not 0.001 <= every <= 86_400.0 * 366:
-        raise ValueError(f"every must be at least 0.001 s, and at most a year: {every!r}")
-    return round(every * 1000)
-
-
 async def poll(
     reader: Reader,
     symbols: Iterable[str] | None = None,
@@ -133,16 +121,6 @@ async def check(
     await _Market(reader, symbols, every, notional).refresh(NAP)
 
 
-def follows(gap: Gap, before: Gap, period: int) -> bool:
-    """Whether the two are one gap."""
-    return gap.reason == before.reason and gap.first == before.last + period
-
-
-def next_slot(clock: Callable[[], float], period: int) -> int:
-    """The first slot that is not over, Unix ms."""
-    return math.ceil(clock() * 1000 / period) * period
-
-
 async def sweeps(
     reader: Reader,
     symbols: Iterable[str] | None = None,
@@ -167,7 +145,7 @@ async def sweeps(
         InvalidSymbolError: The exchange does not list one of `symbols`.
         ClientClosedError: The client was closed.
     """
-    schedule = _Schedule(period_ms(every), clock)
+    schedule = Schedule(period_ms(every), clock)
     slot = schedule.next_slot() if begin is None else begin
     market = _Market(reader, symbols, every, notional)
     await market.refresh(NAP)
@@ -187,7 +165,7 @@ async def sweeps(
             yield outcome
 
 
-async def _sweep(market: "_Market", schedule: "_Schedule", slot: int) -> list[Snapshot | Gap]:
+async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
     """What becomes of `slot`, and of those that pass meanwhile."""
     gaps: list[Gap] = []
     sweep = asyncio.create_task(market.sweep(slot))
@@ -212,43 +190,6 @@ def _tell(outcome: Snapshot | Gap, told: str) -> str:
     if outcome.reason != told:
         logger.warning("no snapshot for %s", outcome)
     return outcome.reason
-
-
-class _Schedule:
-    """When it is the turn of a slot."""
-
-    def __init__(self, period: int, clock: Callable[[], float]) -> None:
-        self.period = period
-        self._clock = clock
-
-    def next_slot(self) -> int:
-        return next_slot(self._clock, self.period)
-
-    def after(self, outcome: Snapshot | Gap) -> int:
-        """The slot after it."""
-        if isinstance(outcome, Gap):
-            return outcome.last + self.period
-        assert outcome.slot is not None
-        return round(outcome.slot.timestamp() * 1000) + self.period
-
-    def seconds_to(self, slot: int) -> float:
-        return slot / 1000 - self._clock()
-
-    async def reach(self, slot: int, lead: float = 0.0) -> None:
-        """Sleep until `lead` seconds before `slot`, also when the clock is set meanwhile."""
-        while (left := self.seconds_to(slot) - lead) > 0.0:  # noqa: ASYNC110 - a clock has no bell
-            await asyncio.sleep(min(left, NAP))
-
-    def in_time(self, slot: int) -> int:
-        """`slot`, or the next one when it is too late for it."""
-        late = -self.seconds_to(slot) * 1000
-        return slot if late <= self.period * LATEST else self.next_slot()
-
-    async def done_before(self, task: asyncio.Task[Snapshot | Gap], slot: int) -> bool:
-        """Wait for `task`; False as soon as the turn of `slot` has come."""
-        while not task.done() and (left := self.seconds_to(slot)) > 0.0:
-            await asyncio.wait({task}, timeout=min(left, NAP))
-        return task.done()
 
 
 class _Market:

@@ -38,6 +38,7 @@ ORDER = (
     "shared_calls",
     "arrow",
     "snapshot",
+    "schedule",
     "polling",
     "client",
     "recorder",

@@ -19,9 +19,10 @@ from typing import TypeVar
 
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
-from binance_oi.polling import Reader, check, follows, next_slot, period_ms, sweeps
+from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.schedule import follows, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 T = TypeVar("T")
