@@ -313,6 +313,10 @@ class OpenInterestClient:
         warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
         missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
 
+        When somebody sets the clock of this machine, the schedule goes on at the new time at once.
+        Slots that a step forward skips are missed for the reason `clock`. After a step back slots
+        come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
+
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here are left out while they do not trade.

@@ -10,6 +10,12 @@ or is in a `Gap` with its reason, in the order of the schedule:
     forbidden   the firewall or the region forbids it
     outage      the exchange, or the way to it, failed
     late        nobody asked for the next snapshot in time, or the machine slept
+    clock       somebody set the clock of this machine forward, and the slots were never due
+
+A clock that was set back makes slots come a second time. None is missing then, and the gap `clock`
+is empty: it names where the schedule goes on, and ends before it begins.
+
+A recorder adds two of its own: `storage`, read and not written, and `stopped`, no recorder ran.
 
 Slots are multiples of the period since 1970, so every 20 s means :00, :20 and :40, and the time
 that one sweep takes never adds up to a drift.
@@ -19,7 +25,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,7 +45,7 @@ from binance_oi.errors import (
 )
 from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, check_symbols
-from binance_oi.schedule import NAP, Schedule, follows, period_ms
+from binance_oi.schedule import NAP, Schedule, join, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 logger = logging.getLogger("binance_oi")
@@ -105,10 +111,8 @@ async def poll(
             if isinstance(outcome, Snapshot):
                 yield replace(outcome, missed=tuple(missed))
                 missed.clear()
-            elif missed and follows(outcome, missed[-1], period):
-                missed[-1] = missed[-1]._replace(last=outcome.last)
             else:
-                missed.append(outcome)
+                join(missed, outcome, period)
 
 
 async def check(
@@ -138,7 +142,7 @@ async def sweeps(
         every: Seconds from slot to slot.
         notional: Read mark prices as well.
         clock: Unix seconds.
-        begin: The first slot, Unix ms; None begins with the next one.
+        begin: The first slot, Unix ms, at most a period away; None begins with the next one.
 
     Raises:
         ValueError: The schedule does not fit into the budget.
@@ -151,18 +155,22 @@ async def sweeps(
     await market.refresh(NAP)
     told = ""
     while True:
-        await schedule.reach(slot, LEAD)
-        await market.refresh(schedule.seconds_to(slot))
-        await schedule.reach(slot)
-        begun, slot = slot, schedule.in_time(slot)
-        if slot > begun:
-            outcomes: list[Snapshot | Gap] = [Gap(begun, slot - schedule.period, "late")]
-        else:
-            outcomes = await _sweep(market, schedule, slot)
-            slot = schedule.after(outcomes[-1])
+        outcomes = await _outcomes(market, schedule, slot)
+        slot = schedule.after(outcomes[-1])
         for outcome in outcomes:
             told = _tell(outcome, told)
             yield outcome
+
+
+async def _outcomes(market: "_Market", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
+    """Wait for `slot`, and give what becomes of it and of those that pass meanwhile."""
+    reached = await schedule.reach(slot, LEAD)
+    if reached:
+        await market.refresh(schedule.seconds_to(slot))
+        reached = await schedule.reach(slot)
+    if not reached:
+        return [schedule.restart(slot)]
+    return schedule.skipped(slot) or await _sweep(market, schedule, slot)
 
 
 async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
@@ -172,11 +180,9 @@ async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snaps
     try:
         passing = slot + schedule.period
         while not await schedule.done_before(sweep, passing):
-            gap = Gap(passing, passing, *market.obstacle(slot))
-            if gaps and follows(gap, gaps[-1], schedule.period):
-                gap = gaps.pop()._replace(last=passing)
-            gaps.append(gap)
-            passing += schedule.period
+            for gap in schedule.passed(passing, *market.obstacle(slot)):
+                join(gaps, gap, schedule.period)
+            passing = schedule.after(gaps[-1])
     finally:
         sweep.cancel()
         await asyncio.wait({sweep})
@@ -184,10 +190,12 @@ async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snaps
 
 
 def _tell(outcome: Snapshot | Gap, told: str) -> str:
-    """Log a gap, unless the one before it had the same reason."""
+    """Log a gap, unless the one before it had the same reason; a set clock each time."""
     if isinstance(outcome, Snapshot):
         return ""
-    if outcome.reason != told:
+    if outcome.last < outcome.first:
+        logger.warning("the schedule goes on at %s", outcome)
+    elif outcome.reason != told or outcome.reason == "clock":
         logger.warning("no snapshot for %s", outcome)
     return outcome.reason
 
