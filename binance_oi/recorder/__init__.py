@@ -1,6 +1,7 @@
 """Recording for weeks, and reading what was recorded.
 
 recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
+slots.py       what is known of a slot, also when slots come a second time
 store.py       writing it: one transaction for each sweep
 recorder.py    polls into a store, and goes on whatever happens to either
 """

@@ -22,7 +22,7 @@ from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
-from binance_oi.schedule import follows, next_slot, period_ms
+from binance_oi.schedule import STEP, follows, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 T = TypeVar("T")
@@ -207,12 +207,19 @@ class Recorder:
     def _open(self, begin: int) -> None:
         """Open the file, and note what was missed since it was written last."""
         self._store = store = Store(self.path)
-        last = store.last_slot()
-        if last is not None:
-            missed = (last // self._period + 1) * self._period
+        gaps: list[Gap] = []
+        last, before = store.last_slot(), store.last_slot(begin)
+        if before is not None:
+            missed = (before // self._period + 1) * self._period
             if missed < begin:
-                gap = Gap(missed, begin - self._period, "stopped", "no recorder was running")
-                store.save(None, [gap], self._period)
+                gaps.append(Gap(missed, begin - self._period, "stopped", "no recorder was running"))
+        if last is not None and last - begin > STEP * 1000:
+            detail = "the clock is before the last slot of the recording"
+            gap = Gap(begin, begin - self._period, "clock", detail)
+            logger.warning("%s goes on at %s", self.path, gap)
+            gaps.append(gap)
+        if gaps:
+            store.save(None, gaps, self._period)
 
     def _save(self, snapshot: Snapshot | None, gaps: tuple[Gap, ...]) -> int:
         """Write, or else open the file again: it may have been removed, or be whole again."""

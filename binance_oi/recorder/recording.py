@@ -357,7 +357,7 @@ class Recording:
         first, last = self._connection.execute(
             "SELECT min(slot), max(slot) FROM (SELECT slot FROM sweeps UNION ALL"
             " SELECT first FROM gaps WHERE symbol = '' UNION ALL"
-            " SELECT last FROM gaps WHERE symbol = '')"
+            " SELECT last FROM gaps WHERE symbol = '' AND last >= first)"
         ).fetchone()
         if first is None:
             return None

@@ -21,6 +21,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.polling import reason
 from binance_oi.recorder.recording import (
     APPLICATION_ID,
+    EVER,
     EVERY_SYMBOL,
     PAGE_SIZE,
     SCHEMA,
@@ -29,6 +30,7 @@ from binance_oi.recorder.recording import (
     check_version,
     unix_ms,
 )
+from binance_oi.recorder.slots import swept, uncover, unknown
 from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -44,7 +46,12 @@ _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
 """
-_LAST = "SELECT max(slot) FROM sweeps", "SELECT max(last) FROM gaps WHERE symbol = ''"
+_LAST = (
+    "SELECT max(slot) FROM sweeps WHERE slot < ?1",
+    # A gap `clock` that goes on after `before` is of a clock that was wrong, not of this one.
+    "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
+    " AND (reason != 'clock' OR last < ?1)",
+)
 
 
 class RecorderLock:
@@ -155,13 +162,16 @@ class Store:
         """Close the file. May be repeated."""
         self._connection.close()
 
-    def last_slot(self) -> int | None:
-        """The last slot of which something is known, Unix ms."""
-        found = [self._connection.execute(query).fetchone()[0] for query in _LAST]
+    def last_slot(self, before: int = EVER[1]) -> int | None:
+        """The last slot before `before` of which something is known, Unix ms."""
+        found = [self._connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
         return max((slot for slot in found if slot is not None), default=None)
 
     def save(self, snapshot: Snapshot | None, gaps: Sequence[Gap], period: int) -> int:
         """Write a sweep and gaps, all or nothing.
+
+        A slot that has a sweep keeps it: of a second one, only the observations are written, and
+        no gap covers it.
 
         Args:
             snapshot: With its slot; None when there are only gaps.
@@ -179,7 +189,7 @@ class Store:
             raise FileNotFoundError(f"{self.path} was replaced")
         with self._transaction():
             for gap in gaps:
-                self._write_gap(EVERY_SYMBOL, gap, period)
+                self._write_missed(gap, period)
             return 0 if snapshot is None else self._write_sweep(snapshot, period)
 
     def _write_sweep(self, snapshot: Snapshot, period: int) -> int:
@@ -190,13 +200,40 @@ class Store:
         self._connection.executemany(_INSERT, by_time)
         new = self._connection.total_changes - before
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        first = self._connection.execute(
+            "INSERT OR IGNORE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
+        if first.rowcount == 0:  # the clock was set back, and the slot has come before
+            return new
+        uncover(self._connection, slot, slot)
         for symbol, error in snapshot.errors.items():
             self._write_gap(symbol, Gap(slot, slot, reason(error), str(error)), period)
         return new
+
+    def swept(self, gaps: Sequence[Gap], period: int) -> int:
+        """How many slots of `gaps` have a sweep."""
+        return sum(swept(self._connection, gap, period) for gap in gaps)
+
+    def _write_missed(self, gap: Gap, period: int) -> None:
+        """Write a gap for those of its slots that have no sweep.
+
+        An empty one says that the clock was set back: the slots from there to the last one that is
+        known are a gap until their sweeps come, so that a recorder may end at any time.
+        """
+        written = False
+        empty = gap.last < gap.first
+        if gap.reason != "clock":
+            uncover(self._connection, gap.first, gap.last, "clock")
+        whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
+        for part in unknown(self._connection, whole, period):
+            self._write_gap(EVERY_SYMBOL, part, period)
+            written = True
+        if empty and not written:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
+                (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
+            )
 
     def _write_gap(self, symbol: str, gap: Gap, period: int) -> None:
         """As the end of the gap before it, when that is one."""
