@@ -3,6 +3,7 @@
 recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
 slots.py       what is known of a slot, also when slots come a second time
 store.py       writing it: one transaction for each sweep
+pending.py     what is not written yet, and how much of it is kept
 recorder.py    polls into a store, and goes on whatever happens to either
 """
 
