@@ -7,7 +7,8 @@ set the wall clock, and the schedule goes on at its new time at once:
     set forward   slots that were never due in real time are a gap `clock`, and not `late`
     set back      the schedule restarts at the new time, and slots come a second time; no slot is
                   missing, so the gap `clock` is empty: it ends before it begins
-    suspended     the steady clock goes on while the machine sleeps: its slots were due, and `late`
+    suspended     the steady clock goes on while the machine sleeps: its slots were due, and `late`;
+                  where a system does not count that time (macOS), they are `clock`
 
 A clock that goes back by a little is not set: NTP and a leap second do that. As long as the next
 slot is at most a period and `STEP` away, the schedule waits for it, and no slot comes twice.

@@ -83,7 +83,10 @@ class Snapshot(Mapping[str, OpenInterest]):
     unchanged: frozenset[str] = frozenset()
     """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
     missed: tuple[Gap, ...] = ()
-    """Slots between the snapshot before it and this one, and why they have none."""
+    """Slots between the snapshot before it and this one, and why they have none.
+
+    An empty gap `clock` among them says that the clock was set back, and slots come again.
+    """
 
     def __getitem__(self, symbol: str) -> OpenInterest:
         return self.values_by_symbol[symbol]

@@ -312,3 +312,39 @@ async def test_a_lock_is_no_reason_to_open_the_file_again(
         with locked(path):
             await asyncio.sleep(60.0)
     assert not [r for r in caplog.records if "opened again" in r.message]
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_that_was_cancelled_may_run_again(path: Path) -> None:
+    running = Running(path)
+    for slots in (4, 8):
+        await asyncio.sleep(10.0)
+        task = asyncio.create_task(running.recorder.run())
+        await asyncio.sleep(75.0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(running.check()[0]) == running.recorder.status.sweeps == slots
+
+
+async def test_a_second_cancel_ends_it_after_the_commit_that_is_under_way(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, go_on = asyncio.Event(), threading.Event()
+    loop, save = asyncio.get_running_loop(), store.Store.save
+
+    def stand_still(*arguments: object) -> int:
+        loop.call_soon_threadsafe(stuck.set)
+        go_on.wait(120.0)
+        return save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.Store, "save", stand_still)
+    task = asyncio.create_task(Recorder(RealMarket(), path, every=0.05).run())
+    await stuck.wait()
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(tables(path)[0]) == 1

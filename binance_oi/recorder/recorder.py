@@ -156,6 +156,7 @@ class Recorder:
     async def _record(self) -> None:
         """Poll and write side by side, until one of them ends."""
         await self._check()  # before a file is made
+        self._news, self._ending = asyncio.Event(), False  # a recorder that was cancelled may go on
         begin = next_slot(self._clock, self._period)
         try:
             await self._in_thread(partial(self._open, begin))
