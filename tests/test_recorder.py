@@ -214,6 +214,7 @@ async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, eve
         clock=wall_time,
     )
     running = asyncio.create_task(recorder.run())
+    due: list[int] = []
     for _ in range(12):
         await asyncio.sleep(max(17.0, every / 3))
         due = [slot for slot in acknowledged if slot <= wall_time() * 1000 - 60_000]

@@ -105,7 +105,8 @@ class Place:
         """Remove what lies under the old name, or the next file of that name would be mixed up."""
         for ending in (LOG, INDEX):
             if self._is_ours(ending):
-                self._path_of(ending).unlink()
+                with suppress(OSError):
+                    self._path_of(ending).unlink()
 
 
 def _descriptor(inode: os.stat_result) -> int | None:
