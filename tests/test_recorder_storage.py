@@ -207,6 +207,82 @@ async def test_what_waits_is_written_into_a_new_file_when_the_old_one_was_remove
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize("goes_on", [True, False])
+async def test_what_the_log_held_when_an_error_closed_the_file_survives_its_removal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    failing, save = [False], store.Store.save
+
+    def save_or_fail(*arguments: object) -> int:
+        if failing[0]:
+            raise sqlite3.OperationalError("disk I/O error")
+        return save(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.Store, "save", save_or_fail)
+    async with Running(path) as running:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")  # the log cannot be emptied
+            assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (3,)
+            await asyncio.sleep(40.0)
+            failing[0] = True
+            await asyncio.sleep(20.0)
+            failing[0] = not goes_on
+            await asyncio.sleep(20.0)
+            old = Path(shutil.copy(path, path.with_name("old.db")))  # without the log
+            path.unlink()  # noqa: ASYNC240
+            failing[0] = False
+            await asyncio.sleep(20.0 * goes_on)
+    slots, gaps, _ = tables(path)
+    before = [slot for slot in tables(old)[0] if slot not in slots]
+    assert (running.acknowledged, gaps) == ([*before, *slots], [])
+    assert len(before) < 3
+    status = running.recorder.status
+    assert (status.lost, status.missed, status.unwritten) == (0, 0, 0)
+
+
+@pytest.mark.virtual_time
+async def test_of_a_removed_file_what_memory_has_no_room_for_is_lost_and_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "KEPT_ROWS", 3)  # one sweep
+    async with Running(path) as running:
+        path.unlink()  # noqa: ASYNC240
+        await asyncio.sleep(20.0)
+    slots, gaps, _ = tables(path)
+    missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
+    assert sorted([*slots, *missed]) == running.acknowledged
+    assert {reason for _, _, _, reason in gaps} == {"storage"}
+    status = running.recorder.status
+    assert (status.lost, status.missed, status.unwritten) == (len(missed), len(missed), 0)
+    assert missed
+    assert f"sweeps are lost, {len(missed)}" in caplog.text
+
+
+@pytest.mark.virtual_time
+async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the_next_run(
+    path: Path,
+) -> None:
+    home = path.parent / "home"
+    home.mkdir()
+    running = Running(home / "oi.db")
+    task = asyncio.create_task(running.recorder.run())
+    await asyncio.sleep(75.0)
+    shutil.rmtree(home)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    first, *vanished = running.acknowledged  # the file itself, and not its log, had the first one
+    assert running.recorder.status.lost == running.recorder.status.missed == len(vanished) > 1
+    home.mkdir()
+    async with running:
+        pass
+    slots, gaps, _ = tables(running.path)
+    named = [s for _, a, b, why in gaps if why == "storage" for s in range(a, b + 1, PERIOD)]
+    assert (named, running.acknowledged) == (vanished, [first, *vanished, *slots])
+    assert running.recorder.status.lost == len(vanished)
+
+
+@pytest.mark.virtual_time
 async def test_a_stop_tries_once_more_and_counts_what_is_lost(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

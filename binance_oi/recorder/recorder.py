@@ -122,6 +122,7 @@ class Recorder:
         self._on_sweep = on_sweep
         self._status = Status()
         self._store: Store | None = None
+        self._unsure: list[Kept] = []  # acknowledged, and maybe only in the log of a closed file
         self._homeless: list[Kept] = []  # acknowledged, and in no file: theirs was removed
         self._vanished = 0  # the same, and lost; not counted yet
         self._untidy = False
@@ -384,6 +385,9 @@ class Recorder:
 
     def _rehouse(self, store: Store) -> None:
         """Write what the log of a removed file held, and no file has now."""
+        if self._unsure:
+            self._homeless += store.remember(self._unsure)
+            self._unsure = []
         while self._homeless:
             self._vanished += store.restore(self._homeless[0])
             del self._homeless[0]
@@ -402,12 +406,14 @@ class Recorder:
 
     def _finish(self) -> None:
         """Close the file; what is in no file yet gets one."""
+        closed_by_an_error = bool(self._unsure)
         self._close()
-        if self._homeless:
+        if self._homeless or closed_by_an_error:
             with suppress(sqlite3.Error, OSError, RecordingError):
                 self._store = self._opened()
                 self._rehouse(self._store)
             self._close()
+        self._unsure = []  # their log is with their file
         if self._homeless:
             self._vanished += sum(k.lost or k.snapshot is not None for k in self._homeless)
             # A recorder that was cancelled may run again: it writes their gaps.
@@ -417,11 +423,12 @@ class Recorder:
         store, self._store = self._store, None
         if store is not None:
             self._homeless += store.close(wait=wait)
+            self._unsure += store.forget()
 
 
 def _is_busy(error: Exception) -> bool:
     """Whether somebody else has the file locked: it is whole, and need not be opened again."""
-    code = error.sqlite_errorcode if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_OK
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 

@@ -285,11 +285,38 @@ class Store:
         if home is None:
             removed = self._place.is_removed()
             self._place.remove_log()
-            return self._kept[0 if removed else self._in_file :]
+            return self.forget()[0 if removed else self._in_file :]
         self._connection.close()
+        self.forget()
         with suppress(sqlite3.Error):
             settle(home)
         return []
+
+    def forget(self) -> list[Kept]:
+        """Acknowledged writes that only the log may hold; they are no longer remembered here."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def remember(self, kept: Sequence[Kept]) -> list[Kept]:
+        """Go on with what a `Store` that had the same name remembered when it was closed.
+
+        Returns:
+            What this file does not have, because it is another one: `restore` it.
+
+        Raises:
+            sqlite3.Error: Nothing is remembered.
+        """
+        here, missing = list[Kept](), list[Kept]()
+        for each in kept:
+            (here if self._has(each) else missing).append(each)
+        self._kept += here
+        return missing
+
+    def _has(self, kept: Kept) -> bool:
+        if kept.snapshot is None or kept.snapshot.slot is None:
+            return not any(any(unknown(self._connection, g, kept.period)) for g in kept.gaps)
+        query, slot = "SELECT 1 FROM sweeps WHERE slot = ?", unix_ms(kept.snapshot.slot)
+        return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def restore(self, kept: Kept) -> int:
         """Write what another file held and lost, as `save` does: a slot keeps the sweep it has.
