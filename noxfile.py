@@ -23,6 +23,7 @@ PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 FULLY_COVERED = (
     *("minutes", "others", "server_clock", "window", "record", "place", "governor", "client"),
     *("kept_connections", "connections", "transport", "models", "errors", "arguments"),
+    *("schedule", "recorder/slots", "recorder/pending"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (

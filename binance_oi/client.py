@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from binance_oi import endpoints, models, polling, process
+from binance_oi import endpoints, models, polling, process, schedule
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.errors import (
@@ -341,6 +341,10 @@ class OpenInterestClient:
         warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
         missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
 
+        When somebody sets the clock of this machine, the schedule goes on at the new time at once.
+        Slots that a step forward skips are missed for the reason `clock`. After a step back slots
+        come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
+
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here are left out while they do not trade.
@@ -356,7 +360,7 @@ class OpenInterestClient:
 
         Cost: as `snapshot`, for each slot.
         """
-        polling.period_ms(every)
+        schedule.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
 
     async def _sweep(

@@ -10,6 +10,12 @@ or is in a `Gap` with its reason, in the order of the schedule:
     forbidden   the firewall or the region forbids it
     outage      the exchange, or the way to it, failed
     late        nobody asked for the next snapshot in time, or the machine slept
+    clock       somebody set the clock of this machine forward, and the slots were never due
+
+A clock that was set back makes slots come a second time. None is missing then, and the gap `clock`
+is empty: it names where the schedule goes on, and ends before it begins.
+
+A recorder adds two of its own: `storage`, read and not written, and `stopped`, no recorder ran.
 
 Slots are multiples of the period since 1970, so every 20 s means :00, :20 and :40, and the time
 that one sweep takes never adds up to a drift.
@@ -19,13 +25,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from binance_oi.arguments import check_number
 from binance_oi.endpoints import PREMIUM_INDEX
 from binance_oi.errors import (
     BannedError,
@@ -40,6 +45,7 @@ from binance_oi.errors import (
 )
 from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, check_symbols
+from binance_oi.schedule import NAP, Schedule, join, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 logger = logging.getLogger("binance_oi")
@@ -47,9 +53,6 @@ logger = logging.getLogger("binance_oi")
 LISTING_AGE = 300.0  # s after which the list of symbols is read again; about one is new a day
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
-LATEST = 0.5  # share of the period by which a sweep may begin late
-LONGEST_PERIOD = 86_400.0 * 366  # s
-NAP = 60.0  # s: a clock that was set is noticed within this time
 
 REASONS: tuple[tuple[type[BinanceOIError], str], ...] = (
     (BannedError, "banned"),
@@ -89,19 +92,6 @@ def reason(error: BinanceOIError) -> str:
     return next((word for kind, word in REASONS if isinstance(error, kind)), "outage")
 
 
-def period_ms(every: float) -> int:
-    """`every` in ms.
-
-    Raises:
-        TypeError: It is no number.
-        ValueError: It is shorter than 1 ms, longer than a year, or not finite.
-    """
-    seconds = check_number("every", every, least=0.001)
-    if seconds > LONGEST_PERIOD:
-        raise ValueError(f"every must be at most a year of {LONGEST_PERIOD:g} s: {seconds!r}")
-    return round(seconds * 1000)
-
-
 async def poll(
     reader: Reader,
     symbols: Iterable[str] | None = None,
@@ -121,10 +111,8 @@ async def poll(
             if isinstance(outcome, Snapshot):
                 yield replace(outcome, missed=tuple(missed))
                 missed.clear()
-            elif missed and follows(outcome, missed[-1], period):
-                missed[-1] = missed[-1]._replace(last=outcome.last)
             else:
-                missed.append(outcome)
+                join(missed, outcome, period)
 
 
 async def check(
@@ -135,16 +123,6 @@ async def check(
     An exchange that does not answer is no reason: see `sweeps` for what is.
     """
     await _Market(reader, symbols, every, notional).refresh(NAP)
-
-
-def follows(gap: Gap, before: Gap, period: int) -> bool:
-    """Whether the two are one gap."""
-    return gap.reason == before.reason and gap.first == before.last + period
-
-
-def next_slot(clock: Callable[[], float], period: int) -> int:
-    """The first slot that is not over, Unix ms."""
-    return math.ceil(clock() * 1000 / period) * period
 
 
 async def sweeps(
@@ -164,45 +142,47 @@ async def sweeps(
         every: Seconds from slot to slot.
         notional: Read mark prices as well.
         clock: Unix seconds.
-        begin: The first slot, Unix ms; None begins with the next one.
+        begin: The first slot, Unix ms, at most a period away; None begins with the next one.
 
     Raises:
         ValueError: The schedule does not fit into the budget.
         InvalidSymbolError: The exchange does not list one of `symbols`.
         ClientClosedError: The client was closed.
     """
-    schedule = _Schedule(period_ms(every), clock)
+    schedule = Schedule(period_ms(every), clock)
     slot = schedule.next_slot() if begin is None else begin
     market = _Market(reader, symbols, every, notional)
     await market.refresh(NAP)
     told = ""
     while True:
-        await schedule.reach(slot, LEAD)
-        await market.refresh(schedule.seconds_to(slot))
-        await schedule.reach(slot)
-        begun, slot = slot, schedule.in_time(slot)
-        if slot > begun:
-            outcomes: list[Snapshot | Gap] = [Gap(begun, slot - schedule.period, "late")]
-        else:
-            outcomes = await _sweep(market, schedule, slot)
-            slot = schedule.after(outcomes[-1])
+        outcomes = await _outcomes(market, schedule, slot)
+        slot = schedule.after(outcomes[-1])
         for outcome in outcomes:
             told = _tell(outcome, told)
             yield outcome
 
 
-async def _sweep(market: "_Market", schedule: "_Schedule", slot: int) -> list[Snapshot | Gap]:
+async def _outcomes(market: "_Market", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
+    """Wait for `slot`, and give what becomes of it and of those that pass meanwhile."""
+    reached = await schedule.reach(slot, LEAD)
+    if reached:
+        await market.refresh(schedule.seconds_to(slot))
+        reached = await schedule.reach(slot)
+    if not reached:
+        return [schedule.restart(slot)]
+    return schedule.skipped(slot) or await _sweep(market, schedule, slot)
+
+
+async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
     """What becomes of `slot`, and of those that pass meanwhile."""
     gaps: list[Gap] = []
     sweep = asyncio.create_task(market.sweep(slot))
     try:
         passing = slot + schedule.period
         while not await schedule.done_before(sweep, passing):
-            gap = Gap(passing, passing, *market.obstacle(slot))
-            if gaps and follows(gap, gaps[-1], schedule.period):
-                gap = gaps.pop()._replace(last=passing)
-            gaps.append(gap)
-            passing += schedule.period
+            for gap in schedule.passed(passing, *market.obstacle(slot)):
+                join(gaps, gap, schedule.period)
+            passing = schedule.after(gaps[-1])
     finally:
         sweep.cancel()
         await asyncio.wait({sweep})
@@ -210,49 +190,14 @@ async def _sweep(market: "_Market", schedule: "_Schedule", slot: int) -> list[Sn
 
 
 def _tell(outcome: Snapshot | Gap, told: str) -> str:
-    """Log a gap, unless the one before it had the same reason."""
+    """Log a gap, unless the one before it had the same reason; a set clock each time."""
     if isinstance(outcome, Snapshot):
         return ""
-    if outcome.reason != told:
+    if outcome.last < outcome.first:
+        logger.warning("the schedule goes on at %s", outcome)
+    elif outcome.reason != told or outcome.reason == "clock":
         logger.warning("no snapshot for %s", outcome)
     return outcome.reason
-
-
-class _Schedule:
-    """When it is the turn of a slot."""
-
-    def __init__(self, period: int, clock: Callable[[], float]) -> None:
-        self.period = period
-        self._clock = clock
-
-    def next_slot(self) -> int:
-        return next_slot(self._clock, self.period)
-
-    def after(self, outcome: Snapshot | Gap) -> int:
-        """The slot after it."""
-        if isinstance(outcome, Gap):
-            return outcome.last + self.period
-        assert outcome.slot is not None
-        return round(outcome.slot.timestamp() * 1000) + self.period
-
-    def seconds_to(self, slot: int) -> float:
-        return slot / 1000 - self._clock()
-
-    async def reach(self, slot: int, lead: float = 0.0) -> None:
-        """Sleep until `lead` seconds before `slot`, also when the clock is set meanwhile."""
-        while (left := self.seconds_to(slot) - lead) > 0.0:  # noqa: ASYNC110 - a clock has no bell
-            await asyncio.sleep(min(left, NAP))
-
-    def in_time(self, slot: int) -> int:
-        """`slot`, or the next one when it is too late for it."""
-        late = -self.seconds_to(slot) * 1000
-        return slot if late <= self.period * LATEST else self.next_slot()
-
-    async def done_before(self, task: asyncio.Task[Snapshot | Gap], slot: int) -> bool:
-        """Wait for `task`; False as soon as the turn of `slot` has come."""
-        while not task.done() and (left := self.seconds_to(slot)) > 0.0:
-            await asyncio.wait({task}, timeout=min(left, NAP))
-        return task.done()
 
 
 class _Market:

@@ -46,7 +46,7 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem;
 .axis { fill: var(--quiet); font-size: 12px } .grid { stroke: var(--rule) } .behind { opacity: .2 }
 .had { fill: #2da44e; background: #2da44e } .gap { fill: #cf222e; background: #cf222e }
 .stopped { fill: #8c959f; background: #8c959f } .storage { fill: #8250df; background: #8250df }
-.overrun, .late, .limited, .budget { fill: #d4a72c; background: #d4a72c }
+.overrun, .late, .limited, .budget, .clock { fill: #d4a72c; background: #d4a72c }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
 .key:first-child { margin-left: 0 }
 """
@@ -182,7 +182,13 @@ def _coverage(coverage: Coverage) -> str:
         for reason, slots in reasons.items()
     )
     rows = [
-        (_time(gap.first), _time(gap.last), f"{coverage.slots(gap):,}", gap.reason, gap.detail)
+        (
+            _time(gap.first),
+            _time(max(gap.first, gap.last)),
+            f"{coverage.slots(gap):,}",
+            gap.reason,
+            gap.detail,
+        )
         for gap in coverage.gaps[-GAPS:]
     ]
     title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"

@@ -19,7 +19,11 @@ _EXACTLY = Context(prec=120)
 
 
 class Gap(NamedTuple):
-    """Slots of a schedule that have no snapshot, one after the other, for one reason."""
+    """Slots of a schedule that have no snapshot, one after the other, for one reason.
+
+    A gap is empty when the clock was set back: slots come a second time, and none is missing.
+    `first` is then where the schedule goes on, and `last` the slot before it.
+    """
 
     first: int
     """The first slot missed, Unix ms."""
@@ -31,7 +35,7 @@ class Gap(NamedTuple):
     """What is known beyond the reason, for people."""
 
     def __str__(self) -> str:
-        ends = (self.first,) if self.first == self.last else (self.first, self.last)
+        ends = (self.first,) if self.last <= self.first else (self.first, self.last)
         span = " to ".join(f"{datetime.fromtimestamp(ms / 1000, UTC):%F %T}" for ms in ends)
         return f"{span} UTC: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
@@ -79,7 +83,10 @@ class Snapshot(Mapping[str, OpenInterest]):
     unchanged: frozenset[str] = frozenset()
     """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
     missed: tuple[Gap, ...] = ()
-    """Slots between the snapshot before it and this one, and why they have none."""
+    """Slots between the snapshot before it and this one, and why they have none.
+
+    An empty gap `clock` among them says that the clock was set back, and slots come again.
+    """
 
     def __getitem__(self, symbol: str) -> OpenInterest:
         return self.values_by_symbol[symbol]

@@ -23,7 +23,7 @@ class Reader:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._pool = ProcessBudget(limit=100_000_000).pool("")
+        self._pool = ProcessBudget(limit=9_999_999).pool("")
 
     @property
     def usage(self) -> Usage:

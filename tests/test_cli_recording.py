@@ -111,6 +111,26 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
             assert time.monotonic() - began < ENDS_WITHIN
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
+        with started("record", "BTCUSDT", *arguments) as process:
+            while not sweeps_in(path):
+                assert process.poll() is None
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=60.0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # and the program that has the lock keeps it
+                answers = exchange.answers[200]
+                while exchange.answers[200] < answers + 3:
+                    assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
+                _, stderr = process.communicate(timeout=120.0)
+    assert process.returncode == 7
+    assert re.search(r"stopped: .*, sweeps lost [1-9]", stderr.splitlines()[-1])
+    assert "unwritten" not in stderr
+
+
 def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     with LocalExchange().in_thread() as exchange:
@@ -381,11 +401,18 @@ def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
 
 def test_the_status_line_says_what_was_lost_and_why() -> None:
     status = Status(
-        sweeps=3, rows=7, failed=2, missed=5, lost=4, late=0.25, storage_error="full\x1b"
+        sweeps=3,
+        rows=7,
+        failed=2,
+        missed=5,
+        lost=4,
+        unwritten=1200,
+        late=0.25,
+        storage_error="full\x1b",
     )
     assert status_line(status) == (
-        "sweeps 3, rows 7, slots missed 5, reads failed 2, sweeps lost 4, last 0.2 s late, "
-        "CANNOT WRITE: full\\x1b"
+        "sweeps 3, rows 7, slots missed 5, reads failed 2, sweeps lost 4, sweeps unwritten 1,200, "
+        "last 0.2 s late, CANNOT WRITE: full\\x1b"
     )
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0, last 0.0 s late"
 

@@ -44,6 +44,7 @@ ORDER = (
     "shared_calls",
     "arrow",
     "snapshot",
+    "schedule",
     "polling",
     "client",
     "recorder",

@@ -6,10 +6,12 @@ then shows that the real client keeps it through bans, outages, listings and del
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 
@@ -29,8 +31,10 @@ from binance_oi import (
     SymbolInfo,
     TransportError,
     Usage,
+    schedule,
 )
 from binance_oi.polling import poll, reason, sweeps
+from binance_oi.schedule import Schedule
 from binance_oi.simulator import Bans, LocalExchange
 from virtual_clock import wall_time
 
@@ -323,13 +327,206 @@ async def test_leaving_cancels_the_sweep_under_way() -> None:
     assert reader.cancelled == 1
 
 
+class SetClock:
+    """The wall clock of a machine on which somebody sets it; counts its readings."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+        self.readings = 0
+
+    def __call__(self) -> float:
+        self.readings += 1
+        return wall_time() + self.shift
+
+
+def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
+    """As `shown`, with the last slot of each gap."""
+    ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
+    return [
+        (slot, slot if end is None else end, why)
+        for (slot, why), end in zip(shown(outcomes), ends, strict=True)
+    ]
+
+
 async def test_a_clock_that_is_set_forward_makes_a_gap_and_keeps_the_alignment() -> None:
-    reader, ahead = Scripted(), [0.0]
-    running = sweeps(reader, every=EVERY, clock=lambda: wall_time() + ahead[0])
+    reader, clock = Scripted(), SetClock()
+    running = sweeps(reader, every=EVERY, clock=clock)
     async with aclosing(running):
         await anext(running)
-        ahead[0] = 70.0  # 21 + 70 = 91
-        assert shown([await anext(running), await anext(running)]) == [(40, "late"), (100, "")]
+        clock.shift = 70.0  # 21 + 70 = 91
+        outcomes = [await anext(running), await anext(running)]
+    assert spans(outcomes) == [(40, 80, "clock"), (100, 100, "")]
+    assert isinstance(outcomes[0], Gap)
+    assert outcomes[0].detail == "the clock was set forward by 70.0 s"
+
+
+@pytest.mark.parametrize("every, ahead", [(20.0, 3600.0), (20.0, 31.0), (0.5, 8.0), (1.0, 1.2)])
+async def test_slots_that_were_never_due_are_clock_also_while_nobody_is_awake(
+    every: float, ahead: float
+) -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds = dict.fromkeys(range(3), every / 10)
+    running = sweeps(reader, every=every, clock=clock)
+    async with aclosing(running):
+        before = await anext(running)
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(every / 4)
+        clock.shift = ahead
+        outcomes = [before, await waiting, await anext(running)]
+    assert [why for _, why in shown(outcomes)] == ["", "clock", ""]
+    steps = [b - a for (_, a, _), (b, _, _) in pairwise(spans(outcomes))]
+    assert steps == [every, every]
+
+
+async def test_slots_that_passed_in_real_time_are_late_and_only_the_others_are_clock() -> None:
+    clock = SetClock()
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        await anext(running)
+        await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+        clock.shift = 3600.0
+        outcomes = [await anext(running) for _ in range(3)]
+    assert spans(outcomes) == [(40, 80, "late"), (100, 3680, "clock"), (3700, 3700, "")]
+
+
+async def test_a_clock_set_forward_by_years_during_a_sweep_costs_a_few_readings() -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds[0] = 30.0
+    years = 56 * 365 * 86_400.0  # a machine without a battery, and NTP
+    async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(24.0)
+        clock.shift, clock.readings = years, 0
+        outcomes = [await waiting] + [await anext(running) for _ in range(3)]
+    slots = [(20, 20, ""), (40, 40, "overrun"), (60, years + 40, "clock")]
+    assert spans(outcomes) == [*slots, (years + 60, years + 60, "")]
+    assert clock.readings < 100
+
+
+async def test_a_sweep_that_overruns_is_that_until_the_clock_is_set_forward() -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds[0] = 50.0  # from 20 to 70
+    async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(45.0)
+        clock.shift = 100.0
+        outcomes = [await waiting] + [await anext(running) for _ in range(3)]
+    assert spans(outcomes[1:]) == [(40, 60, "overrun"), (80, 160, "clock"), (180, 180, "")]
+
+
+@pytest.mark.parametrize("when", ["held", "asleep", "sweeping"])
+@pytest.mark.parametrize("back", [45.0, 3600.0, 86_400.0 * 365 * 20])
+async def test_a_clock_that_is_set_back_restarts_the_schedule_there_at_once(
+    back: float, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, clock = Scripted(), SetClock()
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        async with aclosing(poll(reader, every=EVERY, clock=clock)) as running:
+            await anext(running)
+            if when != "held":
+                waiting = asyncio.ensure_future(anext(running))
+                await asyncio.sleep(5.0 if when == "asleep" else 19.5)
+                clock.shift = -back
+                reached = await waiting
+                snapshots = [reached] if reached.missed else []
+            else:
+                clock.shift, snapshots = -back, []
+            while len(snapshots) < 3:
+                snapshots.append(await anext(running))
+    ((first, last, reason, detail), *more) = snapshots[0].missed
+    slots = [round((s.slot or NOW).timestamp() * 1000) for s in snapshots]
+    assert (first, last, reason, more) == (slots[0], slots[0] - 20_000, "clock", [])
+    assert detail == f"the clock was set back by {back:,.1f} s"
+    assert slots == list(range(slots[0], slots[0] + 60_000, 20_000))
+    assert [s.missed for s in snapshots[1:]] == [(), ()]
+    assert max(b - a for a, b in pairwise(reader.begun)) <= 2 * EVERY
+    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule goes on"]
+
+
+async def test_a_clock_set_back_during_a_long_period_is_noticed_within_a_minute() -> None:
+    reader, clock = Scripted(), SetClock()
+    async with aclosing(sweeps(reader, every=86_400.0, clock=clock)) as running:
+        await anext(running)
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(3600.0)
+        clock.shift, began = -86_400.0 * 3, wall_time()
+        outcome = await waiting
+    assert wall_time() - began <= 60.0
+    assert isinstance(outcome, Gap)
+    assert outcome.reason == "clock"
+
+
+@pytest.mark.parametrize("step", [-1.0, -0.128, 0.128, 1.0, 5.0, -15.0])
+async def test_a_clock_that_moves_a_little_is_not_set_and_no_slot_comes_twice(
+    step: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SetClock()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        for number in range(6):
+            outcomes.append(await anext(running))
+            if number == 2:
+                await asyncio.sleep(15.0)
+                clock.shift = step
+    assert shown(outcomes) == [(EVERY * k, "") for k in range(1, 7)]
+    assert caplog.records == []
+
+
+async def test_a_clock_set_back_and_forth_names_each_step() -> None:
+    clock = SetClock()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        for shift in (0.0, 3600.0, -3600.0, 0.0):
+            clock.shift = shift
+            outcomes += [await anext(running)]
+            if isinstance(outcomes[-1], Gap):
+                outcomes += [await anext(running)]
+    assert spans(outcomes) == [
+        (20, 20, ""),
+        (40, 3620, "clock"),
+        (3640, 3640, ""),
+        (-3540, -3560, "clock"),
+        (-3540, -3540, ""),
+        (-3520, 60, "clock"),
+        (80, 80, ""),
+    ]
+
+
+async def test_slots_of_a_machine_that_was_suspended_are_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, asleep = SetClock(), [0.0]
+    monkeypatch.setattr(schedule, "suspended", lambda: asleep[0])
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        await anext(running)
+        clock.shift = asleep[0] = 3600.0
+        outcomes = [await anext(running), await anext(running)]
+    assert spans(outcomes) == [(40, 3620, "late"), (3640, 3640, "")]
+
+
+def test_a_suspend_is_what_the_steady_clock_has_and_the_loop_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "steady_clock", lambda: 130.0)
+        patch.setattr(time, "monotonic", lambda: 100.0)
+        asleep = schedule.suspended()
+    assert asleep == 30.0
+
+
+async def test_a_pause_between_two_readings_is_no_set_clock() -> None:
+    loop, pauses = asyncio.get_running_loop(), [7.0]
+
+    def clock() -> float:
+        now = wall_time()
+        if pauses:
+            loop._jumping.now += pauses.pop()  # type: ignore[attr-defined]
+        return now
+
+    plan = Schedule(1000, clock)
+    slot = plan.next_slot()
+    await plan.reach(slot)
+    await asyncio.sleep(3.7)
+    assert [gap.reason for gap in plan.skipped(slot)] == ["late"]
 
 
 async def test_each_error_has_its_word() -> None:

@@ -172,3 +172,14 @@ def test_a_chart_that_cannot_be_drawn_is_one_clear_error(
     pytest.importorskip("matplotlib")
     with pytest.raises(RecordingError, match="cannot be written"):
         plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
+
+
+def test_a_clock_that_was_set_back_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    with closing(Store(write_recording(tmp_path / "oi.db"))) as store:
+        store.save(None, [Gap(first, first - minute, "clock", "the clock was set back")], minute)
+    with Recording(tmp_path / "oi.db") as recording:
+        shown = Page(report(recording)).shown
+    assert "slots without2" in shown
+    assert "clock (0)" in shown
+    assert "2026-11-23 23:58:002026-11-23 23:58:000clockthe clock was set back" in shown

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
 from binance_oi.recorder import Recording, recording, store
+from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
-from recorded import sweep
+from recorded import BEGIN, sweep
 
 PERIOD = 60_000
 
@@ -350,3 +353,113 @@ def test_an_sqlite_without_strict_tables_is_refused(
     with pytest.raises(RecordingError, match=r"SQLite 3\.37 is needed"):
         Store(path)
     assert not path.exists()
+
+
+def state(path: Path) -> dict[int, str]:
+    """What is known of each slot: "sweep", or the reason of its gap. None has both."""
+    with Recording(path) as recording:
+        found = {each.slot: "sweep" for each in recording.sweeps()}
+        for gap in recording.gaps():
+            for slot in range(gap.first, gap.last + 1, PERIOD):
+                assert slot not in found, f"{slot} is in {gap}, and {found[slot]}"
+                found[slot] = gap.reason
+    return found
+
+
+def slot_of(number: int) -> int:
+    return unix_ms(sweep(number).slot or BEGIN)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_slot_has_a_sweep_or_one_gap_in_whatever_order_slots_come(path: Path, seed: int) -> None:
+    chance, expected = Random(seed), dict[int, str]()
+    with closing(Store(path)) as opened:
+        for _ in range(25):
+            first = chance.randrange(12)
+            if chance.random() < 0.5:
+                opened.save(sweep(first), [], PERIOD)
+                expected[slot_of(first)] = "sweep"
+                continue
+            last, reason = first + chance.randrange(6), chance.choice(["banned", "outage", "clock"])
+            opened.save(None, [Gap(slot_of(first), slot_of(last), reason)], PERIOD)
+            for slot in map(slot_of, range(first, last + 1)):
+                due = reason != "clock" and expected.get(slot) == "clock"
+                if slot not in expected or due:
+                    expected[slot] = reason
+    assert state(path) == expected
+    with Recording(path) as recording:
+        assert recording.missed() == sum(what != "sweep" for what in expected.values())
+
+
+def test_a_second_sweep_of_a_slot_adds_its_observations_and_leaves_the_first_as_it_is(
+    path: Path,
+) -> None:
+    later = {"BTCUSDT": OpenInterest("BTCUSDT", Decimal("7"), slot_of(0) + 3_600_000)}
+    second = replace(
+        sweep(1), slot=sweep(0).slot, values_by_symbol=later, weight=99, unchanged=frozenset()
+    )
+    with closing(Store(path)) as opened, Recording(path) as recording:
+        opened.save(sweep(0), [], PERIOD)
+        before = list(recording.sweeps())
+        assert opened.save(second, [], PERIOD) == 1
+        assert list(recording.sweeps()) == before
+        assert len(list(recording.samples())) == 4
+        assert list(recording.failures()) == []  # BTCUSDT failed in the second one
+
+
+def test_a_gap_is_written_for_the_slots_that_have_no_sweep(path: Path) -> None:
+    with closing(Store(path)) as opened:
+        for number in (2, 3, 6):
+            opened.save(sweep(number), [], PERIOD)
+        gap = Gap(slot_of(0), slot_of(8), "stopped")
+        assert opened.swept([gap], PERIOD) == 3
+        opened.save(None, [gap], PERIOD)
+    with Recording(path) as recording:
+        found = [(gap.first, gap.last) for gap in recording.gaps()]
+    ends = [(0, 1), (4, 5), (7, 8)]
+    assert found == [(slot_of(first), slot_of(last)) for first, last in ends]
+
+
+def test_a_clock_that_was_set_back_before_the_recording_is_a_gap_until_sweeps_come(
+    path: Path,
+) -> None:
+    with closing(Store(path)) as opened:
+        opened.save(sweep(9), [], PERIOD)
+        opened.save(None, [Gap(slot_of(5), slot_of(4), "clock", "set back")], PERIOD)
+        assert state(path) == dict.fromkeys(map(slot_of, range(5, 9)), "clock") | {
+            slot_of(9): "sweep"
+        }
+        for number in range(5, 9):
+            opened.save(sweep(number), [], PERIOD)
+    assert state(path) == dict.fromkeys(map(slot_of, range(5, 10)), "sweep")
+
+
+def test_a_clock_that_was_set_back_where_all_slots_are_known_is_an_empty_gap(path: Path) -> None:
+    step = Gap(slot_of(1), slot_of(0), "clock", "set back")
+    with closing(Store(path)) as opened:
+        for number in range(4):
+            opened.save(sweep(number), [], PERIOD)
+        for _ in range(2):
+            opened.save(sweep(1), [step], PERIOD)
+    with Recording(path) as recording:
+        assert (list(recording.gaps()), recording.missed()) == ([step], 0)
+        assert recording.span() == (sweep(0).slot, sweep(3).slot)
+
+
+def test_the_first_slot_set_back_to_does_not_make_the_span_longer(path: Path) -> None:
+    with closing(Store(path)) as opened:
+        opened.save(sweep(1), [], PERIOD)
+        opened.save(None, [Gap(slot_of(1), slot_of(0), "clock")], PERIOD)
+    with Recording(path) as recording:
+        assert recording.span() == (sweep(1).slot, sweep(1).slot)
+
+
+def test_the_last_slot_before_a_moment_is_not_one_of_a_clock_that_was_wrong(path: Path) -> None:
+    with closing(Store(path)) as opened:
+        assert opened.last_slot() is None
+        opened.save(sweep(0), [Gap(slot_of(1), slot_of(2), "banned")], PERIOD)
+        opened.save(sweep(90), [Gap(slot_of(3), slot_of(89), "clock")], PERIOD)
+        assert opened.last_slot() == slot_of(90)
+        assert opened.last_slot(slot_of(50)) == slot_of(2)
+        assert opened.last_slot(slot_of(2)) == slot_of(2) - 1
+        assert opened.last_slot(slot_of(90)) == slot_of(89)

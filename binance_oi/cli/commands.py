@@ -58,7 +58,7 @@ from binance_oi.pool_file import FILE_NAME
 from binance_oi.simulator import LocalExchange, Steady
 from binance_oi.snapshot import Snapshot
 
-OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED = range(7)
+OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
 INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells say it
 
 _BEFORE_AT = re.compile(r"\S*@")
@@ -69,7 +69,7 @@ app = App(
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
     help_epilogue=(
         "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "
-        "5 network, 6 some symbols failed, 130 interrupted, 143 terminated."
+        "5 network, 6 some symbols failed, 7 sweeps were lost, 130 interrupted, 143 terminated."
     ),
     help_format="plaintext",
     suppress_keyboard_interrupt=False,

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from binance_oi.chart import plot as draw
-from binance_oi.cli.commands import OK, USAGE, Source, app
+from binance_oi.cli.commands import LOST, OK, USAGE, Source, app
 from binance_oi.cli.render import iso
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
@@ -86,6 +86,8 @@ def record(
 ) -> int:
     """Record the whole market, or some symbols, until it is stopped (Ctrl-C, SIGTERM).
 
+    The exit code is 7 when sweeps were read and could not be written; the last line says how many.
+
     Args:
         symbols: Without any: every symbol that is trading, also when that changes.
         to: The recording (SQLite); made when missing, continued when it is there.
@@ -103,7 +105,7 @@ def record(
                 finally:
                     telling.cancel()
         complain(f"stopped: {status_line(recorder.status)}")
-        return OK
+        return LOST if recorder.status.lost else OK
 
     with source.client() as client:
         return told(lambda: asyncio.run(run(client)))
@@ -134,6 +136,8 @@ def status_line(status: Status) -> str:
         parts.append(f"reads failed {status.failed:,}")
     if status.lost:
         parts.append(f"sweeps lost {status.lost:,}")
+    if status.unwritten:
+        parts.append(f"sweeps unwritten {status.unwritten:,}")
     parts.append(f"last {status.late:.1f} s late")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")

@@ -1,10 +1,12 @@
 """Recording for weeks, and reading what was recorded.
 
 recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
+slots.py       what is known of a slot, also when slots come a second time
 store.py       writing it: one transaction for each sweep
 place.py       where an open file is by now, and the files that SQLite keeps beside it
 readers.py     whether somebody still reads an earlier moment of it
 backup.py      a copy of it, also while it is written
+pending.py     what is not written yet, and how much of it is kept
 recorder.py    polls into a store, and goes on whatever happens to either
 """
 

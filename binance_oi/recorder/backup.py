@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+from binance_oi.atomic import SIDES
 from binance_oi.errors import RecordingError
-from binance_oi.recorder.place import SIDES, settle
+from binance_oi.recorder.place import settle
 from binance_oi.recorder.recording import open_to_read
 from binance_oi.recorder.store import RecorderLock
 
@@ -75,12 +76,12 @@ def _make_room(target: Path) -> None:
     if target.is_file():
         with suppress(sqlite3.Error):  # no recording; or it is whole after this
             settle(target)
-    for ending in (*SIDES, "-journal"):
+    for ending in SIDES:
         target.with_name(target.name + ending).unlink(missing_ok=True)
 
 
 def _remove(part: Path) -> None:
-    for name in (part.name, *(f"{part.name}{ending}" for ending in (*SIDES, "-journal"))):
+    for name in (part.name, *(f"{part.name}{ending}" for ending in SIDES)):
         part.with_name(name).unlink(missing_ok=True)
 
 

@@ -11,10 +11,11 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
+from binance_oi.atomic import SIDES
 from binance_oi.recorder.readers import somebody_reads_the_past
 from binance_oi.recorder.recording import beside
 
-SIDES = ("-wal", "-shm")  # of SQLite: the log, and the index of it that connections share
+LOG, INDEX = "-wal", "-shm"  # of SQLite; connections share the index of the log
 
 logger = logging.getLogger("binance_oi")
 
@@ -32,7 +33,7 @@ class Place:
     def __init__(self, path: Path) -> None:
         self._path, self._real = path, path.resolve()
         self._inode = path.stat()
-        self._sides = {ending: _found(self._path_of(ending)) for ending in SIDES}
+        self._sides = {ending: _found(self._path_of(ending)) for ending in (LOG, INDEX)}
 
     def _path_of(self, ending: str) -> Path:
         return self._real.with_name(self._real.name + ending)
@@ -58,7 +59,7 @@ class Place:
 
     def is_read_in_the_past(self) -> bool:
         """Whether somebody reads a moment before the last commit, as far as the system tells."""
-        inode = self._sides["-shm"]
+        inode = self._sides[INDEX]
         index = None if inode is None else _descriptor(inode)
         return index is not None and somebody_reads_the_past(index)
 
@@ -78,14 +79,14 @@ class Place:
         home = self._now()
         if home is None:
             return None
-        log, index = (home.with_name(home.name + ending) for ending in SIDES)
+        log, index = (home.with_name(home.name + ending) for ending in (LOG, INDEX))
         # Another than ours belongs to somebody who opened the file under its new name.
-        if self._is_ours("-wal") and _size(log):
+        if self._is_ours(LOG) and _size(log):
             return None
         try:
-            self._rename("-wal", log)
+            self._rename(LOG, log)
             if not index.exists():
-                self._rename("-shm", index)
+                self._rename(INDEX, index)
             self.remove_log()
         except OSError as error:
             logger.debug("the log of %s cannot follow it: %s", home, error)
@@ -102,7 +103,7 @@ class Place:
 
     def remove_log(self) -> None:
         """Remove what lies under the old name, or the next file of that name would be mixed up."""
-        for ending in SIDES:
+        for ending in (LOG, INDEX):
             if self._is_ours(ending):
                 with suppress(OSError):
                     self._path_of(ending).unlink()
@@ -149,7 +150,7 @@ def set_aside_foreign_log(path: Path) -> None:
     Raises:
         OSError: It cannot be renamed.
     """
-    log = beside(path, "-wal")
+    log = beside(path, LOG)
     if _size(path) or not _size(log):
         return
     names = (log.with_name(f"{log.name}.{number}") for number in range(1, 1_000_000))

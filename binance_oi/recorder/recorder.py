@@ -1,8 +1,8 @@
 """Polls into a store, for weeks.
 
 The rule of this file: neither side stops the other. While the exchange cannot be read, the gap is
-written; while the file cannot be written, polling goes on, and what was lost becomes a gap as soon
-as there is a place for it.
+written. While the file cannot be written, polling goes on and the sweeps wait in memory; they are
+written in order as soon as that is possible, and what had to be given up is a gap `storage`.
 """
 
 import asyncio
@@ -19,10 +19,16 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
-from binance_oi.polling import Reader, check, follows, next_slot, period_ms, sweeps
-from binance_oi.recorder.recording import check_source, unix_ms
+from binance_oi.polling import Reader, check, sweeps
+from binance_oi.recorder.pending import Pending, Unit
+from binance_oi.recorder.recording import check_source
 from binance_oi.recorder.store import CLOSE_WAIT, TIDY_EVERY, Kept, RecorderLock, Store
+from binance_oi.schedule import STEP, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
+
+RETRY = 2.0  # s after which to write again when no sweep comes before; with each one that does
+LAST_TRY = 10.0  # s in which to write what is kept when a recorder ends
+WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
 
 T = TypeVar("T")
 
@@ -34,7 +40,7 @@ class Status:
     """What a recorder has done since it was started."""
 
     sweeps: int = 0
-    """Committed."""
+    """Committed. A slot that comes a second time counts again; the file keeps its first sweep."""
     rows: int = 0
     """New samples committed."""
     failed: int = 0
@@ -42,8 +48,10 @@ class Status:
     missed: int = 0
     """Slots without a sweep."""
     lost: int = 0
-    """Sweeps that were read and are in no file: they could not be written, and are part of
-    `missed`; or they were written, and the file was removed before its log was emptied."""
+    """The part of `missed` that was read: it could not be written in time, or the file was removed
+    before its log was emptied. Each slot is in a gap `storage`, if there is a file to write it."""
+    unwritten: int = 0
+    """Sweeps in memory that are not in the file yet; see `Recorder`."""
     late: float = 0.0
     """Seconds after its slot at which the latest sweep began."""
     storage_error: str | None = None
@@ -65,6 +73,13 @@ class Recorder:
 
         async with OpenInterestClient() as client:
             await Recorder(client, "oi.db", every=20.0).run()
+
+    A sweep that cannot be written at once is kept in memory for 10 minutes, as long as all of them
+    take less than 64 MiB. The recorder tries again with every sweep and every two seconds. It
+    writes them in order, each once; what it gives up, the oldest first, is a gap `storage`.
+
+    When somebody sets the clock back, slots come a second time. Recording goes on at once: a slot
+    that has a sweep keeps it and gets the new observations, the others get their sweeps.
 
     Args:
         client: Reads the exchange.
@@ -107,29 +122,36 @@ class Recorder:
         self._on_sweep = on_sweep
         self._status = Status()
         self._store: Store | None = None
-        self._unsaved: list[Gap] = []
+        self._unsure: list[Kept] = []  # acknowledged, and maybe only in the log of a closed file
         self._homeless: list[Kept] = []  # acknowledged, and in no file: theirs was removed
-        self._vanished = 0  # the same, with no hope
+        self._vanished = 0  # the same, and lost; not counted yet
         self._untidy = False
-        self._polling: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._pending = Pending(self._period)
+        self._news = asyncio.Event()  # something is pending, or the end has come
+        self._recording: asyncio.Task[None] | None = None
+        self._losing = False  # since the latest write that failed
+        self._in_hand = 0  # sweeps with the writing thread
+        self._stopping = self._ending = False
 
     def __repr__(self) -> str:
-        return f"<Recorder {self.path} {self._status}>"
+        return f"<Recorder {self.path} {self.status}>"
 
     @property
     def status(self) -> Status:
         """What it has done so far."""
-        return self._status
+        return replace(self._status, unwritten=len(self._pending) + self._in_hand)
 
     def stop(self) -> None:
-        """Let `run` return: at once, after a commit that is under way. It does not start again."""
+        """Let `run` return, after a last try to write what is kept. It does not start again."""
+        if self._recording is not None and not self._stopping:
+            self._recording.cancel()
         self._stopping = True
-        if self._polling is not None:
-            self._polling.cancel()
 
     async def run(self) -> None:
         """Record until `stop` is called or this call is cancelled.
+
+        Either way it takes up to ten seconds to write what is kept; what is left is lost, and
+        counted in `Status.lost`.
 
         Raises:
             RecordingError: The file is recorded by another process, is not ours, is of another
@@ -145,8 +167,8 @@ class Recorder:
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread
             try:
-                self._polling = asyncio.create_task(self._poll())
-                await self._polling
+                self._recording = asyncio.create_task(self._record())
+                await self._recording
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not self._stopping or (task is not None and task.cancelling()):
@@ -158,28 +180,56 @@ class Recorder:
                 finally:
                     lock.close()
 
-    async def _poll(self) -> None:
+    async def _record(self) -> None:
+        """Poll, write and look after the file side by side, until one of them ends."""
         await self._in_thread(partial(check_source, self.path, self._source))
         await self._check()  # before a file is made
+        self._news, self._ending = asyncio.Event(), False  # a recorder that was cancelled may go on
         begin = next_slot(self._clock, self._period)
         try:
             await self._in_thread(partial(self._open, begin))
         except (sqlite3.Error, OSError) as error:
             raise RecordingError(f"{self.path} cannot be recorded into: {error}") from error
-        tidying = asyncio.create_task(self._tidy_often())
+        writing = asyncio.create_task(self._write())
+        others = [asyncio.create_task(job) for job in (self._poll(begin), self._tidy_often())]
         try:
-            async with aclosing(self._sweeps(begin=begin)) as outcomes:
-                async for outcome in outcomes:
-                    await self._keep(outcome)
+            await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            tidying.cancel()
-            await asyncio.wait({tidying})
+            await self._end(writing, *others)
+
+    async def _end(self, writing: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
+        """Stop the others, finish the commit under way, and try once more to write the rest.
+
+        Raises what ended one of them.
+        """
+        for task in others:
+            task.cancel()
+        self._ending = True
+        self._news.set()
+        await asyncio.gather(writing, *others, return_exceptions=True)
+        await self._write_what_is_left()
+        for task in (writing, *others):
+            if not task.cancelled():
+                task.result()
+
+    async def _poll(self, begin: int) -> None:
+        """Take what becomes of every slot; the disk is nobody's concern here."""
+        async with aclosing(self._sweeps(begin=begin)) as outcomes:
+            async for outcome in outcomes:
+                if isinstance(outcome, Gap):
+                    slots = (outcome.last - outcome.first) // self._period + 1
+                    self._count(missed=slots)
+                now = asyncio.get_running_loop().time()
+                self._pending.add(outcome, now)
+                self._give_up_excess(now)
+                self._news.set()
 
     async def _tidy_often(self) -> None:
         """Look after the file also while no sweep ends: in a ban, or every hour."""
         while True:
             await asyncio.sleep(TIDY_EVERY)
-            if self._store is not None and self._store.is_due():
+            store = self._store
+            if store is not None and store.is_due():
                 await self._in_thread(self._tidy)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -191,56 +241,98 @@ class Recorder:
             await asyncio.wait({job})
             raise
 
-    async def _keep(self, outcome: Snapshot | Gap) -> None:
-        """Write it, acknowledge it, and only then look after the file."""
-        snapshot = outcome if isinstance(outcome, Snapshot) else None
-        if isinstance(outcome, Gap):
-            self._miss(outcome)
+    async def _write(self) -> None:
+        """Write what comes, and try again what could not be written."""
+        while not self._ending:
+            failing = self._status.storage_error is not None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY if failing else None):
+                    await self._news.wait()
+            self._news.clear()
+            while not self._ending and await self._write_oldest():
+                pass
+            self._give_up_excess(asyncio.get_running_loop().time())
+
+    async def _write_oldest(self) -> bool:
+        """Write the oldest sweep or gaps, acknowledge, and only then look after the file.
+
+        False when there is nothing to write, or when it could not be written: then it is kept.
+        """
+        unit = self._pending.take()
+        if unit is None:
+            return False
+        self._in_hand = int(unit.sweep is not None)
         try:
-            new = await self._in_thread(partial(self._save, snapshot, tuple(self._unsaved)))
-        except (sqlite3.Error, OSError, RecordingError) as error:
-            self._lose(snapshot, str(error))
-            return
-        self._unsaved.clear()
-        self._count_vanished()
-        self._written(snapshot, new)
+            new, swept = await self._in_thread(partial(self._save, unit))
+        except WRITE_ERRORS as error:
+            self._pending.put_back(unit)
+            self._failed(str(error))
+            return False
+        finally:
+            self._in_hand = 0
+            self._count_vanished()
+        self._written(unit.sweep, new, swept)
         await self._in_thread(self._tidy)
+        return True
 
-    def _miss(self, gap: Gap) -> None:
-        slots = (gap.last - gap.first) // self._period + 1
-        self._status = replace(self._status, missed=self._status.missed + slots)
-        if self._unsaved and follows(gap, self._unsaved[-1], self._period):
-            gap = self._unsaved.pop()._replace(last=gap.last)
-        self._unsaved.append(gap)
+    async def _write_what_is_left(self) -> None:
+        """One try for each, until the first that fails or the time is over; the rest is lost."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_TRY
+        while loop.time() < until and await self._write_oldest():
+            pass
+        if self._lose(self._pending.give_up_all(self._why())):
+            await self._write_oldest()  # at least their gap
 
-    def _lose(self, snapshot: Snapshot | None, error: str) -> None:
-        """It stays in memory as a gap until it can be written."""
+    def _give_up_excess(self, now: float) -> None:
+        self._lose(self._pending.give_up(now, self._why()))
+
+    def _why(self) -> str:
+        return self._status.storage_error or "it was not written in time"
+
+    def _lose(self, sweeps: int) -> int:
+        """Count sweeps that were given up; log the first ones of a failure."""
+        if sweeps:
+            if not self._losing:
+                logger.warning("%s: sweeps are lost: %s", self.path, self._why())
+            self._losing = True
+            self._count(missed=sweeps, lost=sweeps)
+        return sweeps
+
+    def _failed(self, error: str) -> None:
         if self._status.storage_error is None:
-            logger.warning("%s cannot be written, polling goes on: %s", self.path, error)
+            logger.warning(
+                "%s cannot be written, polling goes on and sweeps are kept: %s", self.path, error
+            )
         self._status = replace(self._status, storage_error=error)
-        if snapshot is not None and snapshot.slot is not None:
-            slot = unix_ms(snapshot.slot)
-            self._miss(Gap(slot, slot, "storage", error))
-            self._status = replace(self._status, lost=self._status.lost + 1)
 
-    def _written(self, snapshot: Snapshot | None, new: int) -> None:
+    def _written(self, sweep: Snapshot | None, new: int, swept: int) -> None:
+        """Count what was committed; `swept` slots of its gaps have had their sweep before."""
         if self._status.storage_error is not None:
             logger.warning("%s can be written again", self.path)
-        self._status = status = replace(self._status, storage_error=None)
-        if snapshot is None or snapshot.slot is None:
+        self._losing = False
+        self._status = replace(self._status, storage_error=None)
+        self._count(missed=-swept)
+        if sweep is None or sweep.slot is None:
             return
-        self._status = replace(
-            status,
-            sweeps=status.sweeps + 1,
-            rows=status.rows + new,
-            failed=status.failed + len(snapshot.errors),
-            late=(snapshot.started - snapshot.slot).total_seconds(),
-        )
+        self._count(sweeps=1, rows=new, failed=len(sweep.errors))
+        late = (sweep.started - sweep.slot).total_seconds()
+        self._status = replace(self._status, late=late)
         if self._on_sweep is not None:
-            self._on_sweep(snapshot)
+            self._on_sweep(sweep)
+
+    def _count(self, **more: int) -> None:
+        """Add to figures of the status."""
+        sums = {name: getattr(self._status, name) + number for name, number in more.items()}
+        self._status = replace(self._status, **sums)
 
     def _count_vanished(self) -> None:
-        self._status = replace(self._status, lost=self._status.lost + self._vanished)
+        """Count sweeps that were acknowledged, and are lost with their file."""
+        if not self._vanished:
+            return
+        message = "%s was removed with what its log held: sweeps are lost, %d"
+        logger.warning(message, self.path, self._vanished)
+        self._count(missed=self._vanished, lost=self._vanished)
         self._vanished = 0
 
     # -- in the writing thread ---------------------------------------------------------------
@@ -248,37 +340,54 @@ class Recorder:
     def _open(self, begin: int) -> None:
         """Open the file, and note what was missed since it was written last."""
         self._store = store = self._opened()
-        last = store.last_slot()
-        if last is not None:
-            missed = (last // self._period + 1) * self._period
+        gaps: list[Gap] = []
+        last, before = store.last_slot(), store.last_slot(begin)
+        if before is not None:
+            missed = (before // self._period + 1) * self._period
             if missed < begin:
-                gap = Gap(missed, begin - self._period, "stopped", "no recorder was running")
-                store.save(None, [gap], self._period)
+                gaps.append(Gap(missed, begin - self._period, "stopped", "no recorder was running"))
+        if last is not None and last - begin > STEP * 1000:
+            detail = "the clock is before the last slot of the recording"
+            gap = Gap(begin, begin - self._period, "clock", detail)
+            logger.warning("%s goes on at %s", self.path, gap)
+            gaps.append(gap)
+        if gaps:
+            store.save(None, gaps, self._period)
 
     def _opened(self) -> Store:
         return Store(self.path, self._source, clock=self._now)
 
-    def _save(self, snapshot: Snapshot | None, gaps: tuple[Gap, ...]) -> int:
-        """Write, or else open the file again: it may have been removed, or be whole again."""
+    def _save(self, unit: Unit) -> tuple[int, int]:
+        """Write, or else open the file again: it may have been removed, or be whole again.
+
+        Returns:
+            How many samples are new, and how many slots of the gaps have a sweep.
+        """
         replaced = False
         if self._store is not None:
             try:
-                return self._write(self._store, snapshot, gaps)
+                return self._save_to(self._store, unit)
             except (sqlite3.Error, OSError) as error:
+                if _is_busy(error):
+                    raise
                 logger.debug("%s is opened again: %s", self.path, error)
                 replaced = isinstance(error, FileNotFoundError)
                 self._close(wait=0.0)
         self._store = self._opened()
         if replaced:
             logger.warning("%s was removed or replaced; recording goes on in a new file", self.path)
-        return self._write(self._store, snapshot, gaps)
+        return self._save_to(self._store, unit)
 
-    def _write(self, store: Store, snapshot: Snapshot | None, gaps: tuple[Gap, ...]) -> int:
+    def _save_to(self, store: Store, unit: Unit) -> tuple[int, int]:
         self._rehouse(store)
-        return store.save(snapshot, gaps, self._period)
+        swept = store.swept(unit.gaps, self._period)
+        return store.save(unit.sweep, unit.gaps, self._period), swept
 
     def _rehouse(self, store: Store) -> None:
         """Write what the log of a removed file held, and no file has now."""
+        if self._unsure:
+            self._homeless += store.remember(self._unsure)
+            self._unsure = []
         while self._homeless:
             self._vanished += store.restore(self._homeless[0])
             del self._homeless[0]
@@ -297,20 +406,30 @@ class Recorder:
 
     def _finish(self) -> None:
         """Close the file; what is in no file yet gets one."""
+        closed_by_an_error = bool(self._unsure)
         self._close()
-        if self._homeless:
+        if self._homeless or closed_by_an_error:
             with suppress(sqlite3.Error, OSError, RecordingError):
                 self._store = self._opened()
                 self._rehouse(self._store)
             self._close()
+        self._unsure = []  # their log is with their file
         if self._homeless:
-            logger.warning("%s was removed with what its log held", self.path)
             self._vanished += sum(k.lost or k.snapshot is not None for k in self._homeless)
+            # A recorder that was cancelled may run again: it writes their gaps.
+            self._homeless = [k.without_rows()._replace(lost=False) for k in self._homeless]
 
     def _close(self, *, wait: float = CLOSE_WAIT) -> None:
         store, self._store = self._store, None
         if store is not None:
             self._homeless += store.close(wait=wait)
+            self._unsure += store.forget()
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _lock(path: Path) -> RecorderLock:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypedDict
 
 from binance_oi import arrow
-from binance_oi.atomic import check_place
+from binance_oi.atomic import SIDES, check_place
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
 from binance_oi.snapshot import Gap
@@ -26,7 +26,7 @@ VERSION = 3
 READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
-SIDE_FILES = ("-wal", "-shm", "-journal", "-lock")  # beside it: of SQLite, and of the recorder
+SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
 # Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
@@ -464,7 +464,7 @@ class Recording:
         first, last = self._connection.execute(
             "SELECT min(slot), max(slot) FROM (SELECT slot FROM sweeps UNION ALL"
             " SELECT first FROM gaps WHERE symbol = '' UNION ALL"
-            " SELECT last FROM gaps WHERE symbol = '')"
+            " SELECT last FROM gaps WHERE symbol = '' AND last >= first)"
         ).fetchone()
         if first is None:
             return None

@@ -25,6 +25,7 @@ from binance_oi.polling import reason
 from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log, settle
 from binance_oi.recorder.recording import (
     APPLICATION_ID,
+    EVER,
     EVERY_SYMBOL,
     MIGRATION,
     PAGE_SIZE,
@@ -35,6 +36,7 @@ from binance_oi.recorder.recording import (
     read_source,
     unix_ms,
 )
+from binance_oi.recorder.slots import swept, uncover, unknown
 from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -57,7 +59,12 @@ _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
 """
-_LAST = "SELECT max(slot) FROM sweeps", "SELECT max(last) FROM gaps WHERE symbol = ''"
+_LAST = (
+    "SELECT max(slot) FROM sweeps WHERE slot < ?1",
+    # A gap `clock` that goes on after `before` is of a clock that was wrong, not of this one.
+    "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
+    " AND (reason != 'clock' OR last < ?1)",
+)
 
 
 class RecorderLock:
@@ -154,7 +161,15 @@ class Kept(NamedTuple):
     gaps: tuple[Gap, ...]
     period: int
     lost: bool = False
-    """Too many wait for the log: of this sweep, only its slot is kept, as a gap."""
+    """Too many wait for the log: of this sweep, only its slot is kept, as the last of the gaps."""
+
+    def without_rows(self) -> "Kept":
+        """The same, but its sweep is lost, and its slot is a gap."""
+        if self.snapshot is None or self.snapshot.slot is None:
+            return self
+        slot = unix_ms(self.snapshot.slot)
+        why = "the file was removed while its log could not be emptied"
+        return Kept(None, (*self.gaps, Gap(slot, slot, "storage", why)), self.period, lost=True)
 
 
 class Store:
@@ -270,40 +285,63 @@ class Store:
         if home is None:
             removed = self._place.is_removed()
             self._place.remove_log()
-            return self._kept[0 if removed else self._in_file :]
+            return self.forget()[0 if removed else self._in_file :]
         self._connection.close()
+        self.forget()
         with suppress(sqlite3.Error):
             settle(home)
         return []
 
-    def restore(self, kept: Kept) -> int:
-        """Write what another file held and lost; a slot that is here stays as it is.
+    def forget(self) -> list[Kept]:
+        """Acknowledged writes that only the log may hold; they are no longer remembered here."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def remember(self, kept: Sequence[Kept]) -> list[Kept]:
+        """Go on with what a `Store` that had the same name remembered when it was closed.
 
         Returns:
-            How many sweeps are lost nevertheless: 1 when of this one nothing but its slot was kept.
+            What this file does not have, because it is another one: `restore` it.
+
+        Raises:
+            sqlite3.Error: Nothing is remembered.
+        """
+        here, missing = list[Kept](), list[Kept]()
+        for each in kept:
+            (here if self._has(each) else missing).append(each)
+        self._kept += here
+        return missing
+
+    def _has(self, kept: Kept) -> bool:
+        if kept.snapshot is None or kept.snapshot.slot is None:
+            return not any(any(unknown(self._connection, g, kept.period)) for g in kept.gaps)
+        query, slot = "SELECT 1 FROM sweeps WHERE slot = ?", unix_ms(kept.snapshot.slot)
+        return self._connection.execute(query, (slot,)).fetchone() is not None
+
+    def restore(self, kept: Kept) -> int:
+        """Write what another file held and lost, as `save` does: a slot keeps the sweep it has.
+
+        Returns:
+            How many sweeps are lost nevertheless: 1 when only the slot of this one was kept, and
+            no other sweep has it.
 
         Raises:
             sqlite3.Error: Nothing was written.
             FileNotFoundError: The file was removed or replaced; nothing was written.
         """
-        snapshot = kept.snapshot
-        if snapshot is not None and snapshot.slot is not None and self._has(unix_ms(snapshot.slot)):
-            snapshot = None
-        gaps = [gap for gap in kept.gaps if not self._has(gap.first)]
-        self.save(snapshot, gaps, kept.period)
-        return int(kept.lost and len(gaps) == len(kept.gaps))
+        self.save(kept.snapshot, kept.gaps, kept.period)
+        return int(kept.lost and not self.swept(kept.gaps[-1:], kept.period))
 
-    def _has(self, slot: int) -> bool:
-        query = "SELECT 1 FROM sweeps WHERE slot = ?"
-        return self._connection.execute(query, (slot,)).fetchone() is not None
-
-    def last_slot(self) -> int | None:
-        """The last slot of which something is known, Unix ms."""
-        found = [self._connection.execute(query).fetchone()[0] for query in _LAST]
+    def last_slot(self, before: int = EVER[1]) -> int | None:
+        """The last slot before `before` of which something is known, Unix ms."""
+        found = [self._connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
         return max((slot for slot in found if slot is not None), default=None)
 
     def save(self, snapshot: Snapshot | None, gaps: Sequence[Gap], period: int) -> int:
         """Write a sweep and gaps, all or nothing.
+
+        A slot that has a sweep keeps it: of a second one, only the observations are written, and
+        no gap covers it.
 
         Args:
             snapshot: With its slot; None when there are only gaps.
@@ -321,7 +359,7 @@ class Store:
             raise FileNotFoundError(f"{self.path} was replaced")
         with self._transaction():
             for gap in gaps:
-                self._write_gap(EVERY_SYMBOL, gap, period)
+                self._write_missed(gap, period)
             new = 0 if snapshot is None else self._write_sweep(snapshot, period)
         self._keep(Kept(snapshot, tuple(gaps), period))
         return new
@@ -339,7 +377,7 @@ class Store:
         for number in reversed(range(len(self._kept))):
             rows += len(self._kept[number].snapshot or ())
             if rows > KEPT_ROWS:
-                self._kept[number] = _without_rows(self._kept[number])
+                self._kept[number] = self._kept[number].without_rows()
 
     def _write_sweep(self, snapshot: Snapshot, period: int) -> int:
         assert snapshot.slot is not None
@@ -349,13 +387,40 @@ class Store:
         self._connection.executemany(_INSERT, by_time)
         new = self._connection.total_changes - before
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        first = self._connection.execute(
+            "INSERT OR IGNORE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
+        if first.rowcount == 0:  # the clock was set back, and the slot has come before
+            return new
+        uncover(self._connection, slot, slot)
         for symbol, error in snapshot.errors.items():
             self._write_gap(symbol, Gap(slot, slot, reason(error), str(error)), period)
         return new
+
+    def swept(self, gaps: Sequence[Gap], period: int) -> int:
+        """How many slots of `gaps` have a sweep."""
+        return sum(swept(self._connection, gap, period) for gap in gaps)
+
+    def _write_missed(self, gap: Gap, period: int) -> None:
+        """Write a gap for those of its slots that have no sweep.
+
+        An empty one says that the clock was set back: the slots from there to the last one that is
+        known are a gap until their sweeps come, so that a recorder may end at any time.
+        """
+        written = False
+        empty = gap.last < gap.first
+        if gap.reason != "clock":
+            uncover(self._connection, gap.first, gap.last, "clock")
+        whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
+        for part in unknown(self._connection, whole, period):
+            self._write_gap(EVERY_SYMBOL, part, period)
+            written = True
+        if empty and not written:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
+                (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
+            )
 
     def _write_gap(self, symbol: str, gap: Gap, period: int) -> None:
         """As the end of the gap before it, when that is one."""
@@ -425,14 +490,6 @@ def _changes(version: int) -> Iterator[str]:
     yield from MIGRATION if version else SCHEMA
     yield f"PRAGMA application_id = {APPLICATION_ID}"
     yield f"PRAGMA user_version = {VERSION}"
-
-
-def _without_rows(kept: Kept) -> Kept:
-    if kept.snapshot is None or kept.snapshot.slot is None:
-        return kept
-    slot = unix_ms(kept.snapshot.slot)
-    gap = Gap(slot, slot, "storage", "the file was removed while its log could not be emptied")
-    return Kept(None, (*kept.gaps, gap), kept.period, lost=True)
 
 
 def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:
