@@ -19,15 +19,21 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
 
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+DECISION = (
+    *("admission", "attribution", "bucket", "knowledge", "ledger", "others", "probing"),
+    *("server_clock", "tuning", "usage"),
+)
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
-    *("minutes", "others", "server_clock", "window", "record", "place", "governor", "client"),
+    *(f"budget/{name}" for name in DECISION),
+    *("window", "budget/record", "budget/place", "governor", "client"),
     *("kept_connections", "connections", "transport", "models", "errors", "arguments"),
     *("schedule", "recorder/slots", "recorder/pending"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (
-    *("minutes", "others", "server_clock", "governor", "budget", "pool_file", "retry", "deadline"),
+    *("admission", "bucket", "others", "server_clock", "window", "governor", "budget"),
+    *("pool_file", "retry", "deadline"),
     *("headers", "models", "endpoints", "errors", "shared_calls"),
 )
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute

@@ -3,6 +3,7 @@
 import logging
 
 from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.budget.usage import Usage
 from binance_oi.client import OpenInterestClient
 from binance_oi.endpoints import PRODUCTION, TESTNET
 from binance_oi.errors import (
@@ -23,7 +24,6 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
 from binance_oi.retry import RetryPolicy
 from binance_oi.snapshot import Gap, Snapshot

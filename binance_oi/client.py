@@ -21,6 +21,7 @@ from typing import Final, Generic, NamedTuple, Self, TypeVar
 from binance_oi import endpoints, models, polling, process, schedule
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Budget, MachineBudget
+from binance_oi.budget.usage import Usage
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -34,7 +35,6 @@ from binance_oi.errors import (
     WrongSymbolError,
 )
 from binance_oi.governor import Governor, Permit
-from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, MarkPrice, OpenInterest
 from binance_oi.retry import Retries, RetryPolicy
 from binance_oi.shared_calls import SharedCalls

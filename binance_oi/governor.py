@@ -22,8 +22,8 @@ from aiolimiter import AsyncLimiter
 from binance_oi import headers as read
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
+from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BannedError, BudgetExhaustedError
-from binance_oi.minutes import Receipt
 
 logger = logging.getLogger("binance_oi")
 
@@ -341,15 +341,15 @@ class Governor:
             self._paced -= 1
             self.in_flight += 1
             waiter.set_result(answer)
-        elif answer == math.inf:  # waiting would not help, and would block those behind
+        elif (seconds := answer.seconds) is None:  # waiting would not help, and would block others
             del queue[waiter]
-            waiter.set_exception(self._exhausted(weight, answer))
+            waiter.set_exception(self._exhausted(weight, math.inf))
         elif self._raise_ban():
             pass  # nobody waits any more
-        elif self._expire(answer, lambda weight: max(answer, self.pool.room_in(weight))):
+        elif self._expire(seconds, lambda weight: max(seconds, self.pool.room_in(weight))):
             await asyncio.sleep(0)
         else:
-            await self._sleep(answer)
+            await self._sleep(seconds)
 
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""

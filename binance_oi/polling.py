@@ -31,6 +31,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from binance_oi.budget.usage import Usage
 from binance_oi.endpoints import PREMIUM_INDEX
 from binance_oi.errors import (
     BannedError,
@@ -43,7 +44,6 @@ from binance_oi.errors import (
     SymbolNotTradingError,
     UnknownSymbolError,
 )
-from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo, check_symbols
 from binance_oi.schedule import NAP, Schedule, join, period_ms
 from binance_oi.snapshot import Gap, Snapshot

@@ -16,7 +16,7 @@ from hypothesis import settings
 
 import rollover
 from aioresponses_shim import mend_aioresponses
-from binance_oi import place
+from binance_oi.budget import place
 from virtual_clock import VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.

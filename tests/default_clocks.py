@@ -10,7 +10,7 @@ from types import FunctionType
 
 import pytest
 
-from binance_oi import budget
+from binance_oi.budget import pool as budget
 
 Clock = Callable[[], float]
 

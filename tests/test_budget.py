@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from binance_oi import budget as module
-from binance_oi import record
-from binance_oi.budget import (
+from binance_oi.budget import pool as module
+from binance_oi.budget import record
+from binance_oi.budget.pool import (
     BRISK,
     BUSY,
     LEASE,
@@ -30,8 +30,8 @@ from binance_oi.budget import (
     ProcessBudget,
     machine_pools,
 )
-from binance_oi.minutes import Receipt
-from binance_oi.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
@@ -201,14 +201,14 @@ def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Tim
     assert not isinstance(other.charge(1), Receipt)
     assert not isinstance(make().charge(1), Receipt)  # also for one that starts now
     clock.now += 310
-    assert take(make(), 1).alone
+    assert take(make(), 1).probe
     assert not isinstance(other.charge(1), Receipt)
 
 
 def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
-    assert first.alone
+    assert first.probe
     assert not isinstance(other.charge(1), Receipt)
     one.settle(first, 1, NOON + 10)
     assert isinstance(other.charge(1), Receipt)
@@ -312,7 +312,7 @@ def test_a_machine_that_slept_expects_another_minute(make: Callable[[], Pool], c
     use(pool, clock, 90)
     clock.now += 8 * 3600
     receipt = take(pool)
-    assert receipt.alone
+    assert receipt.probe
     assert pool.usage.used == 1
 
 
@@ -366,7 +366,9 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
         fcntl.flock(file, fcntl.LOCK_EX)  # so the hold cannot even be booked
         pool.hold(100)
         assert not isinstance(pool.charge(1), Receipt)
-    assert pool.charge(1) == pytest.approx(103, abs=2)  # the clock is known to within some seconds
+    answer = pool.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.seconds == pytest.approx(103, abs=2)  # the clock is known to within some seconds
 
 
 def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
@@ -399,12 +401,13 @@ def test_nobody_waits_for_the_lock_and_nothing_is_lost(
     receipt = take(pool, 20)
     with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert pool.charge(1) == BUSY
+        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
         pool.settle(receipt, 30, NOON + 10)
         pool.hold(100)
         assert pool.usage.held_until is not None  # what we know; the others do not yet
         assert other.usage.held_until is None
-    assert pool.charge(1) != BUSY  # booked by the next who gets in, also when they may not send
+    # Booked by the next who gets in, also when they may not send.
+    assert pool.charge(1) != Wait(BUSY, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
 
@@ -437,7 +440,7 @@ def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(f"binance_oi.pool_file.PoolFile.{when}", fail)
+    monkeypatch.setattr(f"binance_oi.budget.pool_file.PoolFile.{when}", fail)
     take(pool, 30)
     assert pool.usage.used == 90
     assert not isinstance(pool.charge(11), Receipt)
@@ -547,5 +550,5 @@ def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
     receipt = pool.charge(1)
     assert isinstance(receipt, Receipt)
     pool.settle(receipt, 1, float(int(true)))
-    state = pool._bucket.state
+    state = pool._bucket.known
     assert state.clock.lo <= true <= state.clock.hi

@@ -19,7 +19,7 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
 )
-from binance_oi.minutes import Receipt
+from binance_oi.budget.usage import Receipt
 from faults.exchange import BAD, GOOD, Act, FaultExchange, Step, Wait
 from faults.rules import START, Clock
 from faults.table import GOOD as ANSWER

@@ -27,6 +27,9 @@ from rich.console import Console
 
 from binance_oi import __main__, __version__
 from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.budget.place import VARIABLE
+from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.usage import Receipt, Usage
 from binance_oi.cli import main
 from binance_oi.cli.commands import exit_code, snapshot_code
 from binance_oi.cli.render import (
@@ -56,10 +59,7 @@ from binance_oi.errors import (
     TransportTimeoutError,
     UnknownSymbolError,
 )
-from binance_oi.minutes import Receipt, Usage
 from binance_oi.models import OpenInterest, SymbolInfo
-from binance_oi.place import VARIABLE
-from binance_oi.pool_file import FILE_NAME
 from binance_oi.simulator import LocalExchange
 from binance_oi.snapshot import Snapshot
 

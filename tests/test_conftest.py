@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses, compat, core
 
-from binance_oi.place import budget_directory
+from binance_oi.budget.place import budget_directory
 
 URL = "http://127.0.0.1/fapi/v1/exchangeInfo"
 LARGE = b"x" * 1_000_000

@@ -22,6 +22,7 @@ from typing import Self
 import pytest
 
 from binance_oi.budget import Pool, ProcessBudget
+from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BannedError, BudgetExhaustedError, ClientClosedError
 from binance_oi.governor import (
     FEW,
@@ -569,7 +570,7 @@ async def test_a_403_holds_for_a_minute_and_is_no_ban() -> None:
 async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
     tasks = [asyncio.create_task(full.admit(bulk=n % 2 > 0)) for n in range(10)]
     await until_waiting(full, 10)
-    permit = Permit(full, full.pool._bucket._book(0.0, 1, 0, 0, False))
+    permit = Permit(full, Receipt(1, 0.0, 0, 0, 0, False))
     full.in_flight += 1
     permit.settle(418, answer(101))
     permit.release()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi.budget import LOT, MachineBudget, Pool, ProcessBudget
-from binance_oi.minutes import Receipt
+from binance_oi.budget.pool import LOT, MachineBudget, Pool, ProcessBudget
+from binance_oi.budget.usage import Receipt
 from binance_oi.simulator import Bans
 from binance_oi.simulator.local import LocalExchange
 from counting import calls_counted

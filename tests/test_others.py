@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from binance_oi.others import CHANCE, LATE, MINUTE, MORE, RHYTHM, SLOT, Curve, expected
+from binance_oi.budget.others import MINUTE, Curve, expected
+from binance_oi.budget.tuning import CHANCE, LATE, MORE, RHYTHM, SLOT
 
 FASTEST = 40.0  # weight/s
 

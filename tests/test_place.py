@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import place
-from binance_oi.budget import MachineBudget
-from binance_oi.minutes import Receipt
-from binance_oi.place import VARIABLE, budget_directory, check_private, is_on_network
-from binance_oi.pool_file import FILE_NAME
+from binance_oi.budget import MachineBudget, place
+from binance_oi.budget.place import VARIABLE, budget_directory, check_private, is_on_network
+from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.usage import Receipt
 
 NAME = f"binance-oi-{os.getuid()}"
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import pool_file, process
-from binance_oi.pool_file import (
+from binance_oi import process
+from binance_oi.budget import pool_file
+from binance_oi.budget.pool_file import (
     FILE_NAME,
     MAGIC,
     PAGE,

@@ -15,14 +15,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from binance_oi import budget as module
-from binance_oi import record
-from binance_oi.budget import MachineBudget, MachinePool, machine_pools
-from binance_oi.minutes import DOUBTS, UNKNOWN, Bucket, Minute, Receipt, State
-from binance_oi.others import Curve
-from binance_oi.pool_file import PoolFile
-from binance_oi.record import HOLD, MOST, OLD, flaw, merge
-from binance_oi.server_clock import MINUTE, WIDEST, ServerClock
+from binance_oi.budget import pool as module
+from binance_oi.budget import record
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.ledger import Ledger, Minute
+from binance_oi.budget.others import Curve, Others
+from binance_oi.budget.pool import MachineBudget, MachinePool, machine_pools
+from binance_oi.budget.pool_file import PoolFile
+from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
+from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
+from binance_oi.budget.tuning import UNDECIDED
+from binance_oi.budget.usage import Receipt
 from binance_oi.window import Window
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
@@ -36,26 +40,32 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
     return ServerClock(NOON + lo, NOON + hi, at)
 
 
-def state(**fields: object) -> State:
-    """What a process has learned that is in the middle of its work."""
-    curve = Curve(40.0, [3, 5], 3, 2.0, 9.0)
-    minutes = {K - 1: Minute(Curve(40.0), 70, 0, 0, 70), K: Minute(curve, 30, 10, 0, 25, 5)}
-    usual = {"turned": K, "looked_at": NOW - 1.0, "wary": K + 5, "minutes": minutes}
-    return State(**{"limit": 100, "clock": clock(), **usual, **fields})  # type: ignore[arg-type]
+def state(**fields: object) -> Known:
+    """What a process has learned that is in the middle of its work.
 
-
-def minute(**fields: object) -> State:
-    made = state()
+    A field with the name of one of the ledger's or the others' is set there.
+    """
+    minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
+    others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
+    made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)
     for name, value in fields.items():
-        setattr(made.minutes[K], name, value)
+        owner = next(o for o in (made, made.ledger, made.others) if hasattr(o, name))
+        setattr(owner, name, value)
     return made
 
 
-def curve(*fields: object) -> State:
-    return minute(curve=Curve(*fields))  # type: ignore[arg-type]
+def minute(**fields: object) -> Known:
+    made = state()
+    for name, value in fields.items():
+        setattr(made.ledger.minutes[K], name, value)
+    return made
 
 
-def windows(*made: Window) -> State:
+def curve(*fields: object) -> Known:
+    return state(curves={K: Curve(*fields)})  # type: ignore[arg-type]
+
+
+def windows(*made: Window) -> Known:
     return state(windows=list(made))
 
 
@@ -80,11 +90,11 @@ def few_steps(most: int = STEPS) -> Iterator[None]:
 
 
 @pytest.fixture
-def pool_with(tmp_path: Path) -> Callable[[State, str], MachinePool]:
+def pool_with(tmp_path: Path) -> Callable[[Known, str], MachinePool]:
     """A process that starts and finds this record."""
     names = iter(range(10**6))
 
-    def make(found: State, boot: str = "") -> MachinePool:
+    def make(found: Known, boot: str = "") -> MachinePool:
         name = f"exchange {next(names)}"
         data = record.encode(record.Record(name, boot or module.BOOT, found))
         file = PoolFile(tmp_path / "budgets", name)
@@ -116,7 +126,7 @@ def test_a_record_from_the_middle_of_the_work_is_believed(
     assert (pool.usage.used, pool.usage.in_flight, pool.usage.others) == (35, 10, 5)
     pool.charge(1)
     assert pool.usage.charged == 30 + (pool.usage.in_flight - 10)
-    assert pool._bucket.state.wary == K + 5
+    assert pool._bucket.known.others.expected_until == K + 5
     assert caplog.records == []
 
 
@@ -128,34 +138,34 @@ ABSURD = {
     "a clock the wrong way round": state(clock=clock(2.0, -2.0)),
     "a clock of the year 10000": state(clock=clock(1e12, 1e12)),
     "a clock of the future": state(clock=clock(at=NOW + 1e6)),
-    "a hold for years": state(held_until=NOON + NOW + HOLD + 10),
-    "a hold without an end": state(held_until=math.inf),
-    "a hold of nothing": state(held_until=NAN),
+    "a hold for years": state(cooldown_until=NOON + NOW + HOLD + 10),
+    "a hold without an end": state(cooldown_until=math.inf),
+    "a hold of nothing": state(cooldown_until=NAN),
     "a ban for years": state(banned_until=1e300),
-    "a hold before all time": state(held_until=-1.0),
-    "a request that is waited for for ever": state(alone_until_at=1e300),
-    "a request that is waited for without an end": state(alone_until_at=math.inf),
-    "an answer of the future": state(looked_at=NOW + 1e9),
-    "an answer of nothing": state(looked_at=NAN),
+    "a hold before all time": state(cooldown_until=-1.0),
+    "a request that is waited for for ever": state(probe_ends_at=1e300),
+    "a request that is waited for without an end": state(probe_ends_at=math.inf),
+    "an answer of the future": state(counted_at=NOW + 1e9),
+    "an answer of nothing": state(counted_at=NAN),
     "no limit": state(limit=0),
     "a negative limit": state(limit=-5),
     "a limit of 2**60": state(limit=2**60),
-    "a surge of 2**60": state(strike=2**60),
-    "a negative surge": state(strike=-1),
-    "a refusal at 2**60": state(refused_at=2**60),
-    "a minute that turned in a million years": state(turned=10**15),
-    "a minute that turned before all time": state(turned=-1),
-    "others for a million years": state(wary=10**15),
-    "others before all time": state(wary=-10),
+    "a surge of 2**60": state(expected_surge=2**60),
+    "a negative surge": state(expected_surge=-1),
+    "a refusal at 2**60": state(refused_count=2**60),
+    "a minute that turned in a million years": state(newest=10**15),
+    "a minute that turned before all time": state(newest=-1),
+    "others for a million years": state(expected_until=10**15),
+    "others before all time": state(expected_until=-10),
     "2**63 answers without a header": state(silent=2**63),
     "-1 answers without a header": state(silent=-1),
-    "a weight of 2**60": minute(charged=2**60),
-    "a negative weight of 2**60": minute(open=-(2**60)),
-    "a count of 2**60": minute(seen=2**60),
-    "a hundred doubts": minute(doubts=[(1, 1)] * 100),
-    "a negative doubt": minute(doubts=[(1, -1)]),
-    "a doubt of 2**60": minute(doubts=[(1, 2**60)]),
-    "a doubt of the future": minute(doubts=[(10**12, 1)]),
+    "a weight of 2**60": minute(booked=2**60),
+    "a negative weight of 2**60": minute(unconfirmed=-(2**60)),
+    "a count of 2**60": minute(reported=2**60),
+    "a hundred doubts": minute(undecided=[(1, 1)] * 100),
+    "a negative doubt": minute(undecided=[(1, -1)]),
+    "a doubt of 2**60": minute(undecided=[(1, 2**60)]),
+    "a doubt of the future": minute(undecided=[(10**12, 1)]),
     "a curve that is too short": curve(40.0, [], 0, 0.0, 60.0),
     "a curve that is too long": curve(40.0, [1] * 300, 0, 0.0, 60.0),
     "a curve of an hour": curve(40.0, [1] * 720, 0, 0.0, 3600.0),
@@ -181,7 +191,7 @@ ABSURD = {
 
 @pytest.mark.parametrize("found", ABSURD.values(), ids=ABSURD)
 def test_an_absurd_record_is_not_believed_and_says_so_once(
-    found: State, pool_with: Pools, caplog: pytest.LogCaptureFixture
+    found: Known, pool_with: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_with(found)
     with few_steps():
@@ -189,7 +199,7 @@ def test_an_absurd_record_is_not_believed_and_says_so_once(
         receipt = pool.charge(1)
     assert (usage.limit, usage.used, usage.held_until) == (100, 0, None)
     assert isinstance(receipt, Receipt)
-    assert receipt.alone  # as after any start
+    assert receipt.probe  # as after any start
     with few_steps():
         pool.settle(receipt, 1, NOON + NOW)
         pool.charge(1)
@@ -204,7 +214,7 @@ def test_a_second_absurd_record_is_not_worth_another_warning(
     pool = pool_with(state(limit=0))
     for _ in range(2):
         pool.charge(1)
-        pool._bucket.state.limit = 0
+        pool._bucket.known.limit = 0
         pool._leave(changed=True)
         pool._file = None
         pool._check_at = UNKNOWN
@@ -215,11 +225,11 @@ def test_a_second_absurd_record_is_not_worth_another_warning(
 @pytest.mark.parametrize("name", ["a clock without an end", "a weight of 2**60", "no limit"])
 def test_a_ban_in_an_absurd_record_is_obeyed(name: str, pool_with: Pools) -> None:
     absurd = ABSURD[name]
-    found = State(
+    found = Known(
         absurd.limit,
         absurd.clock,
-        absurd.minutes,
-        held_until=NOON + NOW + 500,
+        absurd.ledger,
+        cooldown_until=NOON + NOW + 500,
         banned_until=NOON + NOW + 400,
     )
     pool = pool_with(found)
@@ -227,17 +237,17 @@ def test_a_ban_in_an_absurd_record_is_obeyed(name: str, pool_with: Pools) -> Non
         assert pool.usage.banned_until is not None
         assert not isinstance(pool.charge(1), Receipt)
         assert pool.banned_until is not None
-    assert pool._bucket.state.held_until == NOON + NOW + 500
+    assert pool._bucket.known.cooldown_until == NOON + NOW + 500
 
 
 def test_a_ban_without_a_hold_holds(pool_with: Pools) -> None:
-    pool = pool_with(State(100, clock(hi=1e15), banned_until=NOON + NOW + 400))
+    pool = pool_with(Known(100, clock(hi=1e15), banned_until=NOON + NOW + 400))
     assert not isinstance(pool.charge(1), Receipt)
 
 
 @pytest.mark.parametrize("until", [NOON, NOON + NOW + 1e9, math.inf, NAN, -1.0])
 def test_a_ban_that_no_exchange_asks_for_is_not_obeyed(until: float, pool_with: Pools) -> None:
-    found = State(100, clock(hi=1e15), held_until=until, banned_until=until)
+    found = Known(100, clock(hi=1e15), cooldown_until=until, banned_until=until)
     assert isinstance(pool_with(found).charge(1), Receipt)
 
 
@@ -248,21 +258,21 @@ def test_of_another_run_of_the_machine_only_the_holds_are_believed(
     pool = pool_with(state(), boot)
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
-    held = state(held_until=NOON + NOW + 500, banned_until=NOON + NOW + 500)
+    held = state(cooldown_until=NOON + NOW + 500, banned_until=NOON + NOW + 500)
     assert not isinstance(pool_with(held, boot).charge(1), Receipt)
 
 
 def test_where_no_run_has_a_name_no_monotonic_time_is_believed(
     pool_with: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = pool_with(state(alone_until_at=NOW + 1))
+    pool = pool_with(state(probe_ends_at=NOW + 1))
     monkeypatch.setattr(module, "BOOT", "")
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
 
 
 def test_an_old_record_tells_only_its_hold(pool_with: Pools) -> None:
-    found = state(clock=clock(at=NOW - OLD - 1), held_until=NOON + NOW + 500)
+    found = state(clock=clock(at=NOW - OLD - 1), cooldown_until=NOON + NOW + 500)
     pool = pool_with(found)
     assert pool.usage.used == 0
     assert not isinstance(pool.charge(1), Receipt)
@@ -293,21 +303,21 @@ def test_a_look_at_all_pools_leaves_absurd_ones_out(
 
 def test_minutes_that_a_wrong_clock_left_behind_are_dropped() -> None:
     found = state()
-    found.minutes |= {k: Minute(Curve(40.0), 99) for k in (K + 10**6, K - 60, -1, 2**60)}
+    found.ledger.minutes |= {k: Minute(99) for k in (K + 10**6, K - 60, -1, 2**60)}
     assert flaw(found, NOW) == ""
-    assert sorted(found.minutes) == [K - 1, K]
+    assert sorted(found.ledger.minutes) == [K - 1, K]
 
 
 def test_a_count_that_was_corrected_below_0_is_0() -> None:
-    found = minute(open=-3, charged=-1)
+    found = minute(unconfirmed=-3, booked=-1)
     assert flaw(found, NOW) == ""
-    assert (found.minutes[K].open, found.minutes[K].charged) == (0, 0)
+    assert (found.ledger.minutes[K].unconfirmed, found.ledger.minutes[K].booked) == (0, 0)
 
 
 def test_a_curve_that_falls_is_drawn_flat() -> None:
     found = curve(40.0, [7, 3], 0, 0.0, 10.0)
     assert flaw(found, NOW) == ""
-    assert found.minutes[K].curve.heights == [7, 7]
+    assert found.others.curves[K].heights == [7, 7]
 
 
 # -- anything --------------------------------------------------------------------------------
@@ -332,28 +342,29 @@ curves = st.builds(
 )
 some_minutes = st.builds(
     Minute,
-    curves,
-    *(counts,) * 6,
-    st.booleans(),
+    *(counts,) * 2,
     st.lists(st.tuples(st.integers(900, 1100) | counts, counts), max_size=9),
+    *(counts,) * 4,
+    st.booleans(),
 )
 clocks = st.one_of(
     st.builds(clock, st.floats(-60, 0), st.floats(0, 60), st.floats(NOW - 90, NOW)),
     st.builds(ServerClock, near(NOON), near(NOON), near(NOW), st.booleans(), counts),
 )
+ledgers = st.builds(Ledger, st.dictionaries(minutes_near, some_minutes, max_size=8), minutes_near)
+all_others = st.builds(
+    Others, st.dictionaries(minutes_near, curves, max_size=8), minutes_near, counts, counts
+)
 states = st.builds(
-    State,
+    Known,
     st.integers(1, 3000) | counts,
     clocks,
-    st.dictionaries(minutes_near, some_minutes, max_size=8),
-    minutes_near,
+    ledgers,
+    all_others,
     near(0.0, NOON + NOW),
     near(0.0, NOON + NOW),
-    counts,
-    counts,
     near(NOW),
     near(NOW),
-    minutes_near,
     counts,
 )
 
@@ -364,7 +375,7 @@ states = st.builds(
 )
 @given(found=states, used=st.none() | st.integers(0, 3000), dated=st.booleans())
 def test_any_record_leads_to_a_decision_in_few_steps(
-    found: State, used: int | None, dated: bool, pool_with: Pools
+    found: Known, used: int | None, dated: bool, pool_with: Pools
 ) -> None:
     pool = pool_with(found)
     with few_steps():
@@ -378,7 +389,7 @@ def test_any_record_leads_to_a_decision_in_few_steps(
                 pool.lose(answer)
                 answer = pool.charge(1)
         after = pool.usage
-    assert isinstance(answer, Receipt) or answer >= 0.0
+    assert isinstance(answer, Receipt) or answer.seconds is None or answer.seconds >= 0.0
     assert usage.used >= usage.charged >= 0
     assert after.limit >= 1
     for until in (usage.held_until, usage.banned_until):
@@ -387,7 +398,7 @@ def test_any_record_leads_to_a_decision_in_few_steps(
 
 @settings(max_examples=200)
 @given(found=states)
-def test_what_is_believed_can_be_written_again(found: State) -> None:
+def test_what_is_believed_can_be_written_again(found: Known) -> None:
     if flaw(found, NOW) == "":
         again = record.decode(record.encode(record.Record("a", "boot", found)))
         assert again is not None
@@ -398,7 +409,7 @@ def test_what_is_believed_can_be_written_again(found: State) -> None:
 # -- together again ----------------------------------------------------------------------------
 
 
-def parted() -> tuple[State, State, State]:
+def parted() -> tuple[Known, Known, Known]:
     """What three processes know at the moment at which one of them parts from the others."""
     return record.copied(state()), record.copied(state()), record.copied(state())
 
@@ -407,60 +418,62 @@ def test_what_both_sides_charged_apart_adds_up() -> None:
     shared, ours, base = parted()
     for side, weight in ((shared, 7), (ours, 4)):
         Bucket(side, reserve=0).charge(NOW, 1)
-        side.minutes[K].charged += weight - (side.minutes[K].charged - 30)
-        side.minutes[K].open += weight - (side.minutes[K].open - 10)
+        side.ledger.minutes[K].booked += weight - (side.ledger.minutes[K].booked - 30)
+        side.ledger.minutes[K].unconfirmed += weight - (side.ledger.minutes[K].unconfirmed - 10)
     merge(shared, ours, base, NOW)
-    assert (shared.minutes[K].charged, shared.minutes[K].open) == (41, 21)
+    assert (shared.ledger.minutes[K].booked, shared.ledger.minutes[K].unconfirmed) == (41, 21)
 
 
 def test_what_one_side_took_for_others_is_ours_again() -> None:
     shared, ours, base = parted()
-    shared.minutes[K].others, shared.minutes[K].seen = 5 + 20, 75
-    ours.minutes[K].charged += 20
-    ours.minutes[K].seen = 70
+    shared.ledger.minutes[K].others, shared.ledger.minutes[K].reported = 5 + 20, 75
+    ours.ledger.minutes[K].booked += 20
+    ours.ledger.minutes[K].reported = 70
     merge(shared, ours, base, NOW)
-    there = shared.minutes[K]
-    assert (there.charged, there.others, there.seen) == (50, 5, 75)
+    there = shared.ledger.minutes[K]
+    assert (there.booked, there.others, there.reported) == (50, 5, 75)
     assert there.used >= 75
 
 
 def test_minutes_limits_and_refusals_that_only_we_know_are_added() -> None:
     shared, ours, base = parted()
-    ours.minutes[K + 1] = Minute(Curve(40.0), 8, 8)
-    ours.limit, ours.strike, ours.refused_at, ours.wary = 50, 9, 60, K + 9
-    ours.minutes[K].refused = True
-    ours.minutes[K].curve = Curve(40.0, [3, 5, 9], 3, 2.0, 12.0)
+    ours.ledger.minutes[K + 1] = Minute(8, 8)
+    ours.limit, ours.others.expected_surge = 50, 9
+    ours.others.refused_count, ours.others.expected_until = 60, K + 9
+    ours.ledger.minutes[K].refused = True
+    ours.others.curves[K] = Curve(40.0, [3, 5, 9], 3, 2.0, 12.0)
     merge(shared, ours, base, NOW)
-    assert shared.minutes[K + 1].charged == 8
-    assert (shared.limit, shared.strike, shared.refused_at, shared.wary) == (50, 9, 60, K + 9)
-    assert shared.minutes[K].refused
-    assert shared.minutes[K].curve.top == 9
+    assert shared.ledger.minutes[K + 1].booked == 8
+    assert (shared.limit, shared.others.expected_surge) == (50, 9)
+    assert (shared.others.refused_count, shared.others.expected_until) == (60, K + 9)
+    assert shared.ledger.minutes[K].refused
+    assert shared.others.curves[K].top == 9
 
 
 def test_minutes_that_are_over_are_left_alone() -> None:
     shared, ours, base = parted()
-    ours.minutes[K - 1].charged += 50
+    ours.ledger.minutes[K - 1].booked += 50
     merge(shared, ours, base, NOW)
-    assert shared.minutes[K - 1].charged == 70
+    assert shared.ledger.minutes[K - 1].booked == 70
 
 
 @pytest.mark.parametrize("who", ["ours", "shared"])
 def test_the_longer_hold_counts(who: str) -> None:
     shared, ours, base = parted()
     holder = ours if who == "ours" else shared
-    holder.held_until = holder.banned_until = NOON + NOW + 300
+    holder.cooldown_until = holder.banned_until = NOON + NOW + 300
     merge(shared, ours, base, NOW)
-    assert shared.held_until == shared.banned_until == NOON + NOW + 300
-    assert (shared.looked_at == UNKNOWN) is (who == "ours")
+    assert shared.cooldown_until == shared.banned_until == NOON + NOW + 300
+    assert (shared.counted_at == UNKNOWN) is (who == "ours")
 
 
 def test_without_a_base_all_of_ours_is_added() -> None:
     shared, ours, _ = parted()
     ours.limit = 50
     merge(shared, ours, None, NOW)
-    assert shared.minutes[K].charged == 60
-    assert shared.minutes[K].others == 0
-    assert shared.minutes[K].used >= 60
+    assert shared.ledger.minutes[K].booked == 60
+    assert shared.ledger.minutes[K].others == 0
+    assert shared.ledger.minutes[K].used >= 60
     assert shared.limit == 100
 
 
@@ -475,23 +488,23 @@ def test_what_was_lost_on_both_sides_is_in_doubt_once_each() -> None:
     shared, ours, base = parted()
     both = (1003, 2)
     for side in (shared, ours, base):
-        side.minutes[K].doubts = [both]
-    ours.minutes[K].doubts = [both, *((1010 + n, 1) for n in range(6))]
-    ours.minutes[K].charged += 6
-    ours.minutes[K].open += 6
-    shared.minutes[K].doubts = [both, *((1020 + n, 1) for n in range(4))]
-    shared.minutes[K].charged += 4
-    shared.minutes[K].open += 4
+        side.ledger.minutes[K].undecided = [both]
+    ours.ledger.minutes[K].undecided = [both, *((1010 + n, 1) for n in range(6))]
+    ours.ledger.minutes[K].booked += 6
+    ours.ledger.minutes[K].unconfirmed += 6
+    shared.ledger.minutes[K].undecided = [both, *((1020 + n, 1) for n in range(4))]
+    shared.ledger.minutes[K].booked += 4
+    shared.ledger.minutes[K].unconfirmed += 4
     merge(shared, ours, base, NOW)
-    there = shared.minutes[K]
-    assert (there.charged, there.open) == (40, 20)
-    assert len(there.doubts) == DOUBTS
-    assert sum(weight for _, weight in there.doubts) == 12
-    assert there.doubts == sorted(there.doubts)
+    there = shared.ledger.minutes[K]
+    assert (there.booked, there.unconfirmed) == (40, 20)
+    assert len(there.undecided) == UNDECIDED
+    assert sum(weight for _, weight in there.undecided) == 12
+    assert there.undecided == sorted(there.undecided)
 
 
 def test_what_both_sides_used_of_another_limit_counts_after_they_share_again() -> None:
-    def with_slots(*made: dict[int, int]) -> State:
+    def with_slots(*made: dict[int, int]) -> Known:
         seconds = (10, 86_400)
         return windows(
             *(Window(n, 100, False, 0.0, s) for n, s in zip(seconds, made, strict=False))

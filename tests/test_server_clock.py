@@ -2,8 +2,16 @@
 
 import pytest
 
-from binance_oi.server_clock import AHEAD as EARLY
-from binance_oi.server_clock import DRIFT, EDGE, LATEST, MINUTE, ODDEST, WIDEST, ServerClock
+from binance_oi.budget.server_clock import AHEAD as EARLY
+from binance_oi.budget.server_clock import (
+    LATEST,
+    MINUTE,
+    MOST_CONTRADICTIONS,
+    WIDEST,
+    ServerClock,
+    dated,
+)
+from binance_oi.budget.tuning import DRIFT, EDGE
 
 AHEAD = 1_000_020.0  # a full minute there, when it is 0 here
 K = int(AHEAD // MINUTE)
@@ -37,10 +45,14 @@ def test_it_drifts_from_ours_both_ways() -> None:
 
 
 def test_a_date_may_be_written_at_any_moment_of_the_request_and_by_a_clock_that_is_off() -> None:
-    made = clock()
-    lo, hi = made.interval(AHEAD + 10, 10.2, 10.3)
+    lo, hi = dated(AHEAD + 10, 10.2, 10.3)
     assert (lo - AHEAD, hi - AHEAD) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
-    assert ends(made) == (-2.0, 2.0)  # it was only asked
+
+
+def test_a_clock_that_has_had_a_date_keeps_what_it_knows() -> None:
+    made = clock()
+    made.replace_guess(*dated(AHEAD + 10, 10.2, 10.3))
+    assert ends(made) == (-2.0, 2.0)
 
 
 def test_what_agrees_narrows_and_what_does_not_is_counted() -> None:
@@ -49,33 +61,34 @@ def test_what_agrees_narrows_and_what_does_not_is_counted() -> None:
     assert ends(made) == (-1, 2)
     assert not made.narrow(AHEAD + 2.1, AHEAD + 3)
     assert not made.narrow(AHEAD - 9, AHEAD - 1.1)
-    assert (ends(made), made.odd) == ((-1, 2), 2)
+    assert (ends(made), made.contradictions) == ((-1, 2), 2)
     assert made.narrow(AHEAD - 9, AHEAD + 9)
-    assert (ends(made), made.odd) == ((-1, 2), 0)
+    assert (ends(made), made.contradictions) == ((-1, 2), 0)
 
 
 def test_it_can_start_again() -> None:
     made = clock()
     made.narrow(AHEAD + 100, AHEAD + 101)
     made.start_again(AHEAD + 100, AHEAD + 101)
-    assert (ends(made), made.odd) == ((100, 101), 0)
+    assert (ends(made), made.contradictions) == ((100, 101), 0)
 
 
 def test_the_first_date_replaces_a_guess_that_it_agrees_with() -> None:
     made = clock(0.0, 5.0, dated=False)
-    lo, hi = made.interval(AHEAD + 10, 10.0, 10.0)
+    lo, hi = dated(AHEAD + 10, 10.0, 10.0)
+    made.replace_guess(lo, hi)
     assert (made.lo, made.hi, made.dated) == (lo, hi, True)
 
 
 def test_a_guess_that_the_first_date_contradicts_is_left_to_the_caller() -> None:
     made = clock(dated=False)
-    made.interval(AHEAD + 3600, 0.0, 0.0)
+    made.replace_guess(*dated(AHEAD + 3600, 0.0, 0.0))
     assert (ends(made), made.dated) == ((-2, 2), True)
 
 
 def test_a_date_that_took_most_of_a_minute_replaces_nothing() -> None:
     made = clock(dated=False)
-    made.interval(AHEAD + 10, 0.0, 40.0)
+    made.replace_guess(*dated(AHEAD + 10, 0.0, 40.0))
     assert (ends(made), made.dated) == ((-2, 2), False)
 
 
@@ -103,8 +116,8 @@ def test_a_clock_as_it_is_made_and_used_is_possible() -> None:
         clock(LATEST, LATEST),
         ServerClock(AHEAD, AHEAD, EARLY + 0.1),
         ServerClock(AHEAD, AHEAD, float("nan")),
-        ServerClock(AHEAD, AHEAD, 0.0, odd=-1),
-        ServerClock(AHEAD, AHEAD, 0.0, odd=ODDEST + 1),
+        ServerClock(AHEAD, AHEAD, 0.0, contradictions=-1),
+        ServerClock(AHEAD, AHEAD, 0.0, contradictions=MOST_CONTRADICTIONS + 1),
     ],
     ids=str,
 )

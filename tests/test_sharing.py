@@ -7,7 +7,6 @@ that stands still until it is moved stands for time.
 import errno
 import fcntl
 import logging
-import math
 import os
 import resource
 import shutil
@@ -20,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import place
-from binance_oi.budget import (
+from binance_oi.budget import place
+from binance_oi.budget.pool import (
     BRISK,
     CHECK,
     RETRY,
@@ -31,8 +30,8 @@ from binance_oi.budget import (
     Pool,
     ProcessBudget,
 )
-from binance_oi.minutes import Receipt
-from binance_oi.pool_file import FILE_NAME, PAGE, PoolFile
+from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
+from binance_oi.budget.usage import Reason, Receipt, Wait
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 LIMIT = 1000
@@ -445,7 +444,7 @@ def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
     one, other = make(), make()
     use(one, clock)
     with monkeypatch.context() as patch:
-        patch.setattr("binance_oi.pool_file.PAGE", 100)
+        patch.setattr("binance_oi.budget.pool_file.PAGE", 100)
         use(one, clock, 2)
     assert said(caplog) == ["alone"]
     use(other, clock)  # the lock was let go
@@ -523,8 +522,8 @@ def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
 ) -> None:
     one, broken = make(), make()
     use(one, clock, 10)
-    assert broken.charge(2 * LIMIT) == math.inf
-    broken._bucket.state.clock.hi = 1e15
+    assert broken.charge(2 * LIMIT) == Wait(None, Reason.TOO_HEAVY)
+    broken._bucket.known.clock.hi = 1e15
     broken._file.lock()  # type: ignore[union-attr]
     broken._leave(changed=True)
     newcomer = make()
@@ -542,10 +541,10 @@ def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
     flying = take(one, 5)
     file = PoolFile(one._file.path.parent, "exchange")  # type: ignore[union-attr]
     other.charge(1)
-    other._bucket.state.minutes.clear()
+    other._bucket.known.ledger.minutes.clear()
     other._leave(changed=True)
     assert file.peek()
-    one._bucket.state.minutes.clear()
+    one._bucket.known.ledger.minutes.clear()
     one.settle(flying, 6, NOON + 10)
     one.flush()
     assert one.usage.used >= 6
@@ -643,16 +642,16 @@ def test_a_look_changes_neither_the_file_nor_the_pool(
         take(one)
     other.refused(10.0)
     content = (budgets / FILE_NAME).read_bytes()
-    objects = one._late, one._leased, one._bucket.state
-    inside = [list(one._late), list(one._leased), repr(one._bucket.state)]
+    objects = one._late, one._leased, one._bucket.known
+    inside = [list(one._late), list(one._leased), repr(one._bucket.known)]
     for _ in range(3):
         assert one.usage.held_until is not None
         assert one.banned_until is None
         assert repr(one)
     assert (budgets / FILE_NAME).read_bytes() == content
-    after = one._late, one._leased, one._bucket.state
+    after = one._late, one._leased, one._bucket.known
     assert all(same is before for same, before in zip(after, objects, strict=True))
-    assert inside == [list(one._late), list(one._leased), repr(one._bucket.state)]
+    assert inside == [list(one._late), list(one._leased), repr(one._bucket.known)]
 
 
 def test_a_look_needs_no_lock_and_no_descriptor(make: Make, clock: Time, budgets: Path) -> None:

@@ -3,11 +3,9 @@
 `nox -s traces` plays every run; here each part of it is tried on a few.
 """
 
-import math
-
 import pytest
 
-from binance_oi.minutes import Receipt
+from binance_oi.budget.usage import Reason, Receipt, Wait
 from simulation import traces
 from simulation.scripts import SCRIPTS
 from simulation.situations import ROWS
@@ -17,7 +15,12 @@ A_FEW = "a small limit", "answers without anything", "lost requests stay charged
 
 def test_an_answer_has_one_normal_form() -> None:
     receipt = Receipt(1, 0.0, 5, 5, 0, False)
-    answers = receipt, receipt._replace(alone=True), 0.25, math.inf
+    answers = (
+        receipt,
+        receipt._replace(probe=True),
+        Wait(0.25, Reason.OTHERS),
+        Wait(None, Reason.TOO_HEAVY),
+    )
     forms = [traces.normal_form(answer) for answer in answers]
     assert forms == ["send", "probe", "wait 0.250000", "never"]
 
@@ -45,10 +48,10 @@ def test_the_same_tree_gives_the_same_traces(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     "name, constant",
     [
-        ("a small limit", "minutes.POLL"),
-        ("answers without anything", "minutes.BLIND_RESERVE"),
-        ("lost requests stay charged", "minutes.FLIGHT"),
-        ("others come at once each minute", "others.CHANCE"),
+        ("a small limit", "budget.tuning.POLL"),
+        ("answers without anything", "budget.tuning.BLIND_RESERVE"),
+        ("lost requests stay charged", "budget.tuning.FLIGHT"),
+        ("others come at once each minute", "budget.tuning.CHANCE"),
     ],
 )
 def test_a_constant_that_changes_by_a_hundredth_is_noticed(

@@ -20,6 +20,9 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.validators import Number, mutually_exclusive
 
 from binance_oi.budget import Budget, MachineBudget, ProcessBudget, machine_pools
+from binance_oi.budget.place import budget_directory
+from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.usage import Usage
 from binance_oi.cli.render import (
     Sheet,
     explain,
@@ -51,10 +54,7 @@ from binance_oi.errors import (
     ResponseError,
     TransportError,
 )
-from binance_oi.minutes import Usage
 from binance_oi.models import ExchangeInfo
-from binance_oi.place import budget_directory
-from binance_oi.pool_file import FILE_NAME
 from binance_oi.simulator import LocalExchange, Steady
 from binance_oi.snapshot import Snapshot
 

@@ -16,8 +16,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from binance_oi.budget.usage import Usage
 from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
-from binance_oi.minutes import Usage
 from binance_oi.models import OpenInterest, SymbolInfo
 from binance_oi.snapshot import Snapshot
 

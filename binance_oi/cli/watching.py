@@ -25,13 +25,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from binance_oi.budget.usage import Usage
 from binance_oi.cli.commands import OK, Source, app
 from binance_oi.cli.recording import Period, told
 from binance_oi.cli.render import align
 from binance_oi.cli.terminal import complain, console, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
-from binance_oi.minutes import Usage
 from binance_oi.models import OpenInterest
 from binance_oi.snapshot import Snapshot
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from binance_oi.budget import Pool, ProcessBudget
-from binance_oi.minutes import Receipt
+from binance_oi.budget.usage import Receipt
 
 NOON = 1_795_435_200.0  # Unix s; the beginning of a minute
 START = 1_000.0  # monotonic s at `NOON`

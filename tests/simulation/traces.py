@@ -9,7 +9,7 @@ leaves every trace as it is. A change of behaviour does not, and needs figures o
     python -m tests.simulation.traces --against ../before    against another checkout
     python -m tests.simulation.traces --save traces.json     keep the digests ...
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
-    python -m tests.simulation.traces --scale minutes.LOOK=1.01   is a changed constant noticed?
+    python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    is the change noticed?
 
 It ends with 1 when a trace differs, and shows the first decision that does. A stored digest is
 for the machine that made it: another C library may round a logarithm differently.
@@ -17,7 +17,6 @@ for the machine that made it: another C library may round a logarithm differentl
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from random import Random
 from typing import Any, cast
 
 from binance_oi.budget import Pool
-from binance_oi.minutes import Receipt
+from binance_oi.budget.usage import Receipt, Wait
 
 from .scripts import SCRIPTS, Script
 from .situations import ROWS
@@ -59,9 +58,9 @@ Traces = dict[str, str]
 def normal_form(answer: object) -> str:
     """An answer of `charge` in a form that outlives the types it has had."""
     if isinstance(answer, Receipt):
-        return "probe" if answer.alone else "send"
-    assert isinstance(answer, float), answer
-    return "never" if answer == math.inf else f"wait {answer:.6f}"
+        return "probe" if answer.probe else "send"
+    assert isinstance(answer, Wait), answer
+    return "never" if answer.seconds is None else f"wait {answer.seconds:.6f}"
 
 
 class Notes:
@@ -136,7 +135,7 @@ def trace(jobs: int | None) -> Traces:
 
 
 def _scale(change: str, assign: Callable[[object, str, float], None] = setattr) -> None:
-    """Multiply a constant in every module of ours that has it: `minutes.LOOK=1.01`."""
+    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`."""
     place, _, factor = change.partition("=")
     module, _, name = place.rpartition(".")
     value: float = getattr(import_module(f"binance_oi.{module}"), name)

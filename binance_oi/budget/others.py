@@ -1,11 +1,11 @@
-"""What others on this IP address may still use of a minute: as in one of the minutes before it.
+"""Other clients on this IP address: what they used of each minute, and what they may still use.
 
-Pure, like `minutes`. The rule of this file: no model of who they are. A bot that polls every 20 s,
-one that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So
-each minute keeps the `Curve` of what others had used by when, and the forecast is what is still to
-come in the most demanding of the last ones, less what has come already. Until a whole minute was
-seen, and where others are beyond all that was seen, they are also expected to go on at the mean
-rate so far, and to do once more what they did at once.
+Pure. The rule of this file: no model of who they are. A bot that polls every 20 s, one that wakes
+at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each minute
+keeps the `Curve` of what others had used by when. The forecast is what is still to come in the most
+demanding of the last minutes, less what has come already. Until we saw a whole minute, and where
+others are beyond all that we saw, the forecast also expects them to go on at the mean rate so far,
+and to do once more what they did at once.
 """
 
 import math
@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from binance_oi.budget.ledger import Minute
+from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, MORE, RHYTHM, SIGMA, SLOT
+
 MINUTE = 60.0  # s
-SLOT = 5.0  # s
-MORE = 1.1  # times what they used in a whole minute is the most they are expected to
-CHANCE = 2.0  # standard deviations by which they may be behind without being late
-RHYTHM = 30.0  # s: what comes more often than that is expected again before it was seen twice
-LATE = 20.0  # s that a use may be late before it is not expected any more
 
 
 @dataclass(slots=True)
@@ -27,13 +25,13 @@ class Curve:
 
     fastest: float  # weight/s that nobody could go on with for long
     heights: list[int] = field(default_factory=list[int])
-    base: int = 0  # what they had used when we first looked: nobody knows by when
-    since: float = MINUTE  # s into the minute at which we first looked
-    until: float = 0.0  # and last
+    base: int = 0  # what they had used at our first count: nobody knows by when
+    since: float = MINUTE  # s into the minute of our first count
+    until: float = 0.0  # and of our last one
 
     @property
     def top(self) -> int:
-        """What they had used when we last looked."""
+        """What they had used at our last count."""
         return self.heights[-1] if self.heights else 0
 
     @property
@@ -60,18 +58,18 @@ class Curve:
         return [b - a for a, b in pairwise([0, *self.heights])][round(since / SLOT) :]
 
     def seen(self) -> "Curve":
-        """The same without what came before our first look."""
+        """The same without what came before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
         return Curve(self.fastest, heights, 0, self.since, self.until)
 
     @property
     def whole(self) -> bool:
-        """Did we look from near its beginning until near its end?"""
+        """Whether we counted from near its beginning until near its end."""
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
-        """They had used `height` after `into` s; since we last looked, evenly, and before we first
-        did, as late as may be."""
+        """They had used `height` after `into` s; since our last count, evenly, and before our
+        first one, as late as may be."""
         into = min(max(into, self.until, 0.25), MINUTE)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
         base = self.top
@@ -82,7 +80,7 @@ class Curve:
         self.since, self.until = min(self.since, into), into
 
     def at(self, into: float, rate: float | None = None) -> float:
-        """What they had used after `into` s; at `rate` since our last look, or calmly."""
+        """What they had used after `into` s; at `rate` since our last count, or calmly."""
         if into >= self.until:
             more = (self.calm if rate is None else rate) * (into - self.until)
             return min(self.top + more, max(self.top, self.fastest * MINUTE))
@@ -99,7 +97,7 @@ class Curve:
 def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     """What others, having used `others` after `into` s, would still use if they did as then.
 
-    `rate` is weight/s from our last look to the end of that minute.
+    `rate` is weight/s from our last count to the end of that minute.
     """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
@@ -114,7 +112,7 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
 
 
 def going_on(current: Curve, into: float, others: int) -> float:
-    """What they would use if they went on at the mean rate so far, or as it was when last seen."""
+    """What they would use if they went on at the mean rate so far, or as at our last count."""
     rate = min(others / max(into, 1.0), current.fastest)
     held = current.rate * (MINUTE - current.until) - (others - current.top)
     return max(rate * (MINUTE - into), held)
@@ -133,7 +131,7 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        if whole and not curve.whole:  # it adds what was seen to happen, and no more
+        if whole and not curve.whole:  # it adds what we saw happen, and no more
             curve, rate = curve.seen(), 0.0
         most = max(most, to_come(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
@@ -142,3 +140,53 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     if not whole:  # a rhythm of less than a minute would not be known yet
         most = max(most, current.jump(RHYTHM), *(last.jump(RHYTHM - into) for last in past[-1:]))
     return most
+
+
+@dataclass(slots=True)
+class Others:
+    """What we know of other clients."""
+
+    curves: dict[int, Curve] = field(default_factory=dict[int, Curve])
+    """Of each minute in which we saw them."""
+    expected_until: int = -1
+    """The last minute in which we keep room for them."""
+    expected_surge: int = 0
+    """Weight that a refusal makes us expect at once; it fades."""
+    refused_count: int = 0
+    """The count at which the exchange refused us below the limit; 0: never."""
+
+    def past(self, k: int) -> list[Curve]:
+        """Their curves of the minutes before `k`."""
+        return [curve for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights]
+
+    def curve(self, k: int, limit: int) -> Curve:
+        """Their curve of minute `k`; an empty one when we saw nothing."""
+        return self.curves.get(k) or Curve(limit / MINUTE)
+
+    def draw(self, k: int, limit: int, into: float, used: int) -> None:
+        """They had used `used` of minute `k` after `into` s."""
+        if k not in self.curves:
+            self.curves = {j: curve for j, curve in self.curves.items() if j >= k - MEMORY - 1}
+            self.curves[k] = Curve(limit / MINUTE)
+        self.curves[k].draw(into, used)
+
+    def unseen(self, k: int, limit: int, gap: float) -> float:
+        """Weight they may have used in `gap` s without a count, if nothing special happened."""
+        most = gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
+        return most + SIGMA * math.sqrt(most)
+
+    def forecast(
+        self, k: int, minute: Minute, limit: int, into: float, memo: list[object]
+    ) -> tuple[float, float]:
+        """Weight they are expected to use of minute `k` after `into` s, and a margin for chance."""
+        past, curve = self.past(k), self.curve(k, limit)
+        # Ours under way may hide as much of theirs, which matters while theirs is only a rate.
+        others = minute.others + (0 if past else minute.under_way)
+        question = k, into // FORECAST_AGE, others
+        if question != memo[0]:
+            memo[:] = question, expected(past, curve, into, others)
+        need = float(memo[1])  # type: ignore[arg-type]
+        # A rate that we saw for a tenth of a minute has ten times the variance.
+        spread = 1.0 if past else MINUTE / max(1.0, curve.until)
+        surge = self.expected_surge - minute.others
+        return max(need, surge, minute.newcomer_reserve), SIGMA * math.sqrt(need * spread)

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from binance_oi import process
-from binance_oi.place import check_private
+from binance_oi.budget.place import check_private
 
 if sys.platform != "win32":
     import fcntl
 
 logger = logging.getLogger("binance_oi")
 
-FORMAT = 5  # changes with what is in a record: versions never read each other
+FORMAT = 6  # changes with what is in a record: versions never read each other
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE = 4096  # bytes; a write inside one page is never seen half

@@ -4,6 +4,7 @@ Rule of this file: time is a number. In the tables the exchange's clock is known
 test says otherwise, and minutes begin at multiples of 60 s.
 """
 
+import copy
 import heapq
 import math
 from collections import Counter
@@ -17,27 +18,29 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from binance_oi.minutes import (
-    ALONE,
+from binance_oi.budget.admission import Probe, Send, decide
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Known
+from binance_oi.budget.others import Curve
+from binance_oi.budget.server_clock import ServerClock
+from binance_oi.budget.tuning import (
     BLIND_AFTER,
     BLIND_RESERVE,
     CLOSING,
+    CONTRADICTIONS,
+    EDGE,
     FLIGHT,
-    LIES,
-    LOOK,
-    LOOKS,
     MEMORY,
+    NEWCOMER,
     OURS,
     PATIENCE,
     POLL,
+    PROBE_PATIENCE,
+    PROBE_PAUSE,
+    PROBES,
     TRAVEL,
-    UNHEARD,
-    Bucket,
-    Receipt,
-    State,
 )
-from binance_oi.others import Curve
-from binance_oi.server_clock import EDGE, ServerClock
+from binance_oi.budget.usage import Receipt, Wait
 from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
@@ -53,13 +56,13 @@ def bucket(
     known: bool = True,
 ) -> Bucket:
     """The exchange's clock is `NOON` + now, give or take `off`; `known`: an answer came before."""
-    state = State(limit, ServerClock(NOON - off, NOON + off, 0.0))
+    state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
-        state.looked_at = -60.0
-        state.turned = int(NOON // 60) - 1
+        state.counted_at = -60.0
+        state.ledger.newest = int(NOON // 60) - 1
     made = Bucket(state, reserve=reserve, share=share)
     if known:
-        made._minute(int(NOON // 60) - 1).seen = 1
+        state.ledger.open_minute(int(NOON // 60) - 1).reported = 1
     return made
 
 
@@ -71,8 +74,8 @@ def take(bucket: Bucket, now: float, weight: int = 1) -> Receipt:
 
 def refuse(bucket: Bucket, now: float, weight: int = 1) -> float:
     wait = bucket.charge(now, weight)
-    assert not isinstance(wait, Receipt), wait
-    return wait
+    assert isinstance(wait, Wait), wait
+    return math.inf if wait.seconds is None else wait.seconds
 
 
 def fill(bucket: Bucket, now: float, weight: int, used: int | None = None) -> None:
@@ -141,19 +144,18 @@ def test_step_table(name: str) -> None:
     make, steps = TABLES[name]
     made = make()
     for step in steps:
-        answer = made.charge(step.at, step.weight)
         if step.wait is not None:
-            assert not isinstance(answer, Receipt), step
-            assert answer == pytest.approx(step.wait, abs=0.01), step
+            wait = refuse(made, step.at, step.weight)
+            assert wait == pytest.approx(step.wait, abs=0.01), step
             continue
-        assert isinstance(answer, Receipt), (step, answer)
+        answer = take(made, step.at, step.weight)
         if step.used is not None:
             made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
 
 
 def test_a_bucket_that_is_known_has_one_minute_under_one_key() -> None:
-    assert list(bucket().state.minutes) == [int(NOON // 60) - 1]
-    assert bucket(known=False).state.minutes == {}
+    assert list(bucket().known.ledger.minutes) == [int(NOON // 60) - 1]
+    assert bucket(known=False).known.ledger.minutes == {}
 
 
 def test_a_refund_is_as_if_it_had_not_been_charged() -> None:
@@ -193,8 +195,8 @@ def test_lost_weight_of_one_second_is_decided_together() -> None:
     fill(made, 1, 1)
     for _ in range(3):
         made.lose(take(made, 2, 5), 2.5)
-    (minute,) = [m for m in made.state.minutes.values() if m.doubts]
-    assert [weight for _, weight in minute.doubts] == [15]
+    (minute,) = [m for m in made.known.ledger.minutes.values() if m.undecided]
+    assert [weight for _, weight in minute.undecided] == [15]
 
 
 def test_a_full_minute_of_lost_weight_is_looked_at_as_soon_as_it_is_decided() -> None:
@@ -204,7 +206,7 @@ def test_a_full_minute_of_lost_weight_is_looked_at_as_soon_as_it_is_decided() ->
     wait = refuse(made, 3, 2)
     assert wait <= 2 + FLIGHT + 1 - 3
     look = take(made, 2 + FLIGHT + 1, 1)
-    assert look.alone
+    assert look.probe
     made.settle(look, 14, 2, NOON + 14)
     assert made.usage(14).used == 2
 
@@ -244,10 +246,10 @@ def test_an_answer_without_date_and_far_from_a_turn_is_of_this_minute(used: int 
 def test_the_first_request_goes_alone() -> None:
     made = bucket(known=False)
     first = take(made, 1)
-    assert first.alone
+    assert first.probe
     assert refuse(made, 1) == POLL
     made.settle(first, 1.05, 1, NOON + 1)
-    assert not take(made, 1.05).alone
+    assert not take(made, 1.05).probe
 
 
 @pytest.mark.parametrize("ending", ["lose", "refund", "time"])
@@ -258,27 +260,27 @@ def test_the_others_do_not_wait_for_ever_for_the_first(ending: str) -> None:
         made.lose(first, 2)
     elif ending == "refund":
         made.refund(first)
-    assert take(made, 1 + ALONE).alone
+    assert take(made, 1 + PROBE_PATIENCE).probe
 
 
 def test_after_a_long_rest_the_first_request_goes_alone() -> None:
     made = bucket()
     fill(made, 1, 1)
-    assert not take(made, 61).alone
-    assert take(made, 600).alone
+    assert not take(made, 61).probe
+    assert take(made, 600).probe
 
 
 def test_beside_others_the_first_request_of_each_minute_goes_alone() -> None:
     made = bucket()
     fill(made, 1, 1, used=30)
-    assert take(made, 61).alone
+    assert take(made, 61).probe
 
 
 def test_a_full_minute_is_looked_at_just_before_its_end() -> None:
     made = bucket(100, reserve=1)
     fill(made, 1, 99)
     assert refuse(made, 30) == pytest.approx(30 - CLOSING, abs=0.01)
-    assert take(made, 60 - CLOSING).alone
+    assert take(made, 60 - CLOSING).probe
 
 
 def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
@@ -311,10 +313,10 @@ def greedily(made: Bucket, now: float, weight: int = 1) -> int:
 def test_who_comes_just_after_a_turn_does_not_use_it_all() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 2.0, 1, used=1)
-    heard = 2400 * UNHEARD / 2.0 * 58  # others at that rate would hardly be seen yet
+    heard = 2400 * NEWCOMER / 2.0 * 58  # others at that rate would hardly be seen yet
     assert greedily(made, 2.1) == pytest.approx(2400 - heard, abs=2)
-    assert refuse(made, 2.1) == pytest.approx(LOOK - 0.1)  # until the next look at the count
-    assert take(made, 2.0 + LOOK).alone
+    assert refuse(made, 2.1) == pytest.approx(PROBE_PAUSE - 0.1)  # until the next look at the count
+    assert take(made, 2.0 + PROBE_PAUSE).probe
 
 
 def test_three_that_come_at_once_fit_into_a_minute_and_read_the_market() -> None:
@@ -340,15 +342,15 @@ def test_a_full_minute_is_not_asked_twice_though_it_may_be_over() -> None:
     made = bucket(2400, off=1.0, known=False)
     made.settle(take(made, 59.5), 59.6, 2400, None)
     assert not any(greedily(made, now) for now in (61.5, 90.0, 118.9))
-    assert take(made, 121.1).alone
+    assert take(made, 121.1).probe
 
 
 def test_what_was_counted_near_the_turn_is_known_to_be_the_new_minutes_when_it_goes_on() -> None:
     made = bucket(2400, off=1.0, known=False)
     made.settle(take(made, 59.5), 59.6, 1500, None)
     fill(made, 61.1, 1, used=1502)
-    assert not made.state.minutes[int(NOON // 60)].curve.heights
-    assert made.state.minutes[int(NOON // 60) + 1].others == 1500
+    assert not made.known.others.past(int(NOON // 60) + 1)
+    assert made.known.ledger.minutes[int(NOON // 60) + 1].others == 1500
 
 
 def test_while_ours_are_under_way_they_may_hide_as_many_of_others() -> None:
@@ -375,9 +377,9 @@ def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
         if isinstance(receipt, Receipt):
             ours[k] += size
             used = ours[k] + int(rate * (now % 60))
-            over += used > made.state.limit and k > 0
+            over += used > made.known.limit and k > 0
             made.settle(receipt, now + 0.05, used, NOON + int(now + 0.05))
-    return over + sum(1 for k in range(1, minutes) if ours[k] + rate * 60 > made.state.limit)
+    return over + sum(1 for k in range(1, minutes) if ours[k] + rate * 60 > made.known.limit)
 
 
 def test_room_is_kept_for_steady_others() -> None:
@@ -387,8 +389,8 @@ def test_room_is_kept_for_steady_others() -> None:
 def test_beside_steady_others_the_rest_is_used() -> None:
     made = bucket(1000, reserve=10)
     steadily(made, rate=10, minutes=6, size=2)
-    minute = made.state.minutes[int(NOON // 60) + 5]
-    assert minute.charged >= 300
+    minute = made.known.ledger.minutes[int(NOON // 60) + 5]
+    assert minute.booked >= 300
 
 
 def test_a_surge_is_expected_again() -> None:
@@ -406,10 +408,10 @@ def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
     fill(made, 1, 1)
     fill(made, 30, 1, used=602)
     fill(made, 61, int(OURS * 1000))
-    pause = 60 / (LOOKS * 1000)  # a look costs what is kept for others
+    pause = 60 / (PROBES * 1000)  # a look costs what is kept for others
     assert refuse(made, 61.2) == pytest.approx(pause - 0.2)
     assert refuse(made, 61.2, 2) == pytest.approx(2 * pause - 0.2)
-    assert take(made, 61.001 + pause).alone
+    assert take(made, 61.001 + pause).probe
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), int(OURS * 1000))])
@@ -426,7 +428,7 @@ def test_no_part_is_ours_after_a_refusal() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=1000)
-    made.state.strike = 10
+    made.known.others.expected_surge = 10
     fill(made, 61, 1)
     assert greedily(made, 61.2) == 0
 
@@ -434,7 +436,7 @@ def test_no_part_is_ours_after_a_refusal() -> None:
 def test_beside_others_little_is_in_flight() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1, used=100)
-    made.state.minutes[int(NOON // 60)].curve = Curve(fastest=0.0)
+    made.known.others.curves[int(NOON // 60)] = Curve(fastest=0.0)
     sent = 0
     while isinstance(made.charge(2, 10), Receipt):
         sent += 10
@@ -445,28 +447,28 @@ def test_beside_others_little_is_in_flight() -> None:
 def test_others_that_may_have_used_the_rest_are_given_time() -> None:
     made = bucket(100, reserve=0)
     fill(made, 1, 1, used=20)
-    made.state.minutes[int(NOON // 60)].curve = Curve(fastest=150.0, heights=[150], until=1.0)
-    assert refuse(made, 1.5) == LOOK
+    made.known.others.curves[int(NOON // 60)] = Curve(fastest=150.0, heights=[150], until=1.0)
+    assert refuse(made, 1.5) == PROBE_PAUSE
 
 
 def test_others_are_forgotten_after_some_minutes() -> None:
     made = bucket()
     fill(made, 1, 1, used=50)
     for k in range(1, MEMORY + 1):
-        assert take(made, 60 * k + 1).alone
-        made.state.alone_until_at = -math.inf
+        assert take(made, 60 * k + 1).probe
+        made.known.probe_ends_at = -math.inf
         fill(made, 60 * k + 2, 1)
     fill(made, 60 * MEMORY + 61, 1)
-    assert made.state.wary < made.state.turned
-    assert not take(made, 60 * MEMORY + 62).alone
+    assert made.known.others.expected_until < made.known.ledger.newest
+    assert not take(made, 60 * MEMORY + 62).probe
 
 
 def test_only_so_many_minutes_are_kept() -> None:
     made = bucket()
     for k in range(50):
         made.lose(take(made, 60 * k + 50.5), 60 * k + 51)
-    assert len(made.state.minutes) <= MEMORY + 3
-    assert sum(bool(minute.doubts) for minute in made.state.minutes.values()) <= 3
+    assert len(made.known.ledger.minutes) <= MEMORY + 3
+    assert sum(bool(minute.undecided) for minute in made.known.ledger.minutes.values()) <= 3
 
 
 # -- no header ---------------------------------------------------------------------------------
@@ -474,7 +476,7 @@ def test_only_so_many_minutes_are_kept() -> None:
 
 def go_blind(made: Bucket, now: float = 1.0) -> None:
     for _ in range(BLIND_AFTER):
-        made.state.alone_until_at = -math.inf
+        made.known.probe_ends_at = -math.inf
         made.settle(take(made, now), now, None, NOON + int(now))
 
 
@@ -483,7 +485,7 @@ def test_without_headers_our_books_are_relied_on_with_a_larger_reserve() -> None
     go_blind(made)
     left = 100 - BLIND_RESERVE * 100 - BLIND_AFTER
     assert made.usage(2).remaining == left
-    assert not take(made, 2, int(left)).alone
+    assert not take(made, 2, int(left)).probe
     assert refuse(made, 3) == POLL
 
 
@@ -506,7 +508,7 @@ def test_the_first_header_ends_it() -> None:
 def test_each_answer_narrows_the_clock() -> None:
     made = bucket(off=2.5)
     made.settle(take(made, 10), 10.1, 1, NOON + 8)
-    clock = made.state.clock
+    clock = made.known.clock
     assert (clock.lo - NOON, clock.hi - NOON) == pytest.approx((-2.5, -1 + EDGE), abs=0.01)
     made.settle(take(made, 11), 11.1, 2, NOON + 12)
     assert (clock.lo - NOON, clock.hi - NOON) == pytest.approx((0.9 - EDGE, -1 + EDGE), abs=0.01)
@@ -515,9 +517,9 @@ def test_each_answer_narrows_the_clock() -> None:
 def test_the_clocks_drift_apart() -> None:
     made = bucket()
     take(made, 1000)
-    assert made.state.clock.doubt == pytest.approx(0.1)
+    assert made.known.clock.doubt == pytest.approx(0.1)
     made.settle(take(made, 1001.5), 2001.5, 1, None)
-    assert made.state.clock.doubt == pytest.approx(0.2, abs=0.01)
+    assert made.known.clock.doubt == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_single_date_that_lies_is_not_believed() -> None:
@@ -525,13 +527,13 @@ def test_a_single_date_that_lies_is_not_believed() -> None:
     fill(made, 1, 1)
     receipt = take(made, 2, 50)
     made.settle(receipt, 2.1, 51, NOON + 7200)
-    assert (made.usage(3).used, made.state.turned) == (51, int(NOON // 60))
+    assert (made.usage(3).used, made.known.ledger.newest) == (51, int(NOON // 60))
 
 
 def test_dates_that_all_say_so_are_believed_and_loosen_nothing() -> None:
     made = bucket()
     fill(made, 1, 60)
-    for n in range(LIES):
+    for n in range(CONTRADICTIONS):
         receipt = take(made, 2 + n)
         made.settle(receipt, 2.1 + n, 61 + n, NOON + 3602 + n)
     assert made.usage(6).resets_at.timestamp() == NOON + 3660
@@ -550,16 +552,16 @@ def test_a_clock_that_is_off_costs_one_look_and_no_refusal() -> None:
     made.settle(receipt, 30.1, 98, None)
     assert refuse(made, 40) > 1.0
     look = take(made, 60 - CLOSING)  # the exchange's minute is over, or it is not
-    assert look.alone
+    assert look.probe
     made.settle(look, 60.0, 1, None)  # the count fell: it is
-    assert made.state.turned == int(NOON // 60) + 1
+    assert made.known.ledger.newest == int(NOON // 60) + 1
     assert isinstance(take(made, 60.1, 90), Receipt)
 
 
 def test_a_minute_that_was_proved_to_be_over_never_comes_back() -> None:
     made = bucket()
-    made.state.turned = int(NOON // 60) + 1
-    assert take(made, 49).first == made.state.turned
+    made.known.ledger.newest = int(NOON // 60) + 1
+    assert take(made, 49).first == made.known.ledger.newest
 
 
 def test_a_look_that_finds_the_old_minute_keeps_it() -> None:
@@ -567,7 +569,7 @@ def test_a_look_that_finds_the_old_minute_keeps_it() -> None:
     made.settle(take(made, 30, 98), 30.1, 98, None)
     look = take(made, 60 - CLOSING)
     made.settle(look, 60.0, 99, None)
-    assert made.state.turned == int(NOON // 60)
+    assert made.known.ledger.newest == int(NOON // 60)
     assert refuse(made, 60.1) > 0
 
 
@@ -624,8 +626,8 @@ def test_a_request_that_is_sent_late_counts_from_then_on() -> None:
     receipt = made.sending(take(made, 1, 40), 30.0)
     assert receipt is not None
     made.lose(receipt, 31.0)
-    (minute,) = [m for m in made.state.minutes.values() if m.doubts]
-    assert minute.doubts[0][0] >= 30.0 + TRAVEL
+    (minute,) = [m for m in made.known.ledger.minutes.values() if m.undecided]
+    assert minute.undecided[0][0] >= 30.0 + TRAVEL
     fill(made, 32, 1, used=1)  # it may still be on its way
     assert made.usage(33).used >= 41
 
@@ -641,32 +643,32 @@ def test_a_request_is_not_sent_into_a_hold_that_began_after_its_charge() -> None
 def test_a_request_whose_minute_is_forgotten_is_not_sent() -> None:
     made = bucket(100)
     receipt = take(made, 1)
-    made.state.minutes.clear()  # the shared state began anew
+    made.known.ledger.minutes.clear()  # the shared state began anew
     assert made.sending(receipt, 10) is None
     made.refund(receipt)
-    assert not made.state.minutes
+    assert not made.known.ledger.minutes
 
 
 def test_an_answer_that_comes_late_and_tells_no_minute_counts_in_each_up_to_now() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 75, None, None)
-    assert (made.usage(75).used, made.state.minutes[int(NOON // 60)].used) == (7, 7)
+    assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (7, 7)
 
 
 def test_an_answer_that_comes_late_is_moved_to_the_minute_that_it_tells() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 75, 7, NOON + 31)  # counted at once, and held back
-    assert (made.usage(75).used, made.state.minutes[int(NOON // 60)].used) == (0, 7)
+    assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (0, 7)
 
 
 def test_an_answer_that_comes_hours_late_takes_no_minute_below_nothing() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 7261, 9, None)
-    assert len(made.state.minutes) <= MEMORY + 3
-    assert all(m.charged >= 0 and m.open >= 0 for m in made.state.minutes.values())
+    assert len(made.known.ledger.minutes) <= MEMORY + 3
+    assert all(m.booked >= 0 and m.unconfirmed >= 0 for m in made.known.ledger.minutes.values())
     assert made.usage(7262).used >= 9
 
 
@@ -675,7 +677,7 @@ def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
     receipt = take(made, 30, 7)
     take(made, 7230)
     made.refund(receipt)
-    assert all(m.charged >= 0 and m.open >= 0 for m in made.state.minutes.values())
+    assert all(m.booked >= 0 and m.unconfirmed >= 0 for m in made.known.ledger.minutes.values())
 
 
 # -- when there is room again --------------------------------------------------------------------
@@ -685,13 +687,13 @@ def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
     "name, wait",
     [
         ("hold", 30.0),
-        ("probe", ALONE - 0.1),
+        ("probe", PROBE_PATIENCE - 0.1),
         ("full", 58.0),
         ("share", 58.0),
-        ("in flight", LOOK),
+        ("in flight", PROBE_PAUSE),
         ("lost", FLIGHT - 1.0),
         ("lost, and no reserve", 58.0),
-        ("others", LOOK),
+        ("others", PROBE_PAUSE),
         ("window", 10.0),
     ],
 )
@@ -714,15 +716,15 @@ def test_room_is_expected_when_what_is_in_the_way_ends(name: str, wait: float) -
         take(made, 1, 49)
     elif name.startswith("lost"):
         made.lose(take(made, 1, made.usage(1).remaining), 1.5)
-    before = repr(made.state)
+    before = repr(made.known)
     assert made.room_in(2, 1) == pytest.approx(wait, abs=0.01)
-    assert repr(made.state) == before  # a question changes nothing
+    assert repr(made.known) == before  # a question changes nothing
 
 
 def test_room_is_expected_when_every_minute_has_it_in_which_it_may_be_counted() -> None:
     made = bucket(100)
     fill(made, 1, 1)
-    made._minute(int(NOON // 60) + 1).charged = 100
+    made.known.ledger.open_minute(int(NOON // 60) + 1).booked = 100
     assert made.room_in(55, 1) == pytest.approx(65, abs=0.01)
 
 
@@ -819,7 +821,7 @@ def test_a_hold_ends_when_the_exchanges_clock_says_so_for_certain() -> None:
     made = bucket(off=1.0)
     made.hold(5, 30)
     assert refuse(made, 6) == pytest.approx(31, abs=0.01)
-    assert take(made, 37.1).alone
+    assert take(made, 37.1).probe
 
 
 def test_holds_only_ever_extend() -> None:
@@ -836,7 +838,7 @@ def test_a_refusal_holds_to_the_next_minute_or_for_longer(after: float, until: f
     made = bucket()
     made.refused(5, after)
     assert refuse(made, 6) == pytest.approx(until - 6, abs=0.01)
-    assert take(made, until + 0.1).alone
+    assert take(made, until + 0.1).probe
     assert made.usage(until + 0.1).held_until is None
 
 
@@ -844,18 +846,18 @@ def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.refused(5.1, 0.0)  # of the same hold: counted once
-    assert made.state.strike == 250
+    assert made.known.others.expected_surge == 250
     for k in range(1, 12):
-        made.state.alone_until_at = -math.inf
+        made.known.probe_ends_at = -math.inf
         fill(made, 60 * k + 1, 1)
-    assert made.state.strike < 30
+    assert made.known.others.expected_surge < 30
 
 
 def test_a_ban_says_no_more_of_what_others_need() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.refused(65, 120.0, ban=True)
-    assert made.state.strike == 250
+    assert made.known.others.expected_surge == 250
 
 
 def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
@@ -864,16 +866,16 @@ def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
     made.hold(6, 85)
     fill(made, 95, 1)
     fill(made, 121, 1)
-    assert made.state.strike == 250
+    assert made.known.others.expected_surge == 250
     fill(made, 181, 1)
-    assert made.state.strike == 125
+    assert made.known.others.expected_surge == 125
 
 
 def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> None:
     made = bucket(1000)
     for k in range(4):
         made.refused(60 * k + 5, 0.0)
-    assert made.state.strike == 500
+    assert made.known.others.expected_surge == 500
 
 
 def test_what_was_refused_below_the_limit_is_gone_beyond_one_at_a_time() -> None:
@@ -881,10 +883,10 @@ def test_what_was_refused_below_the_limit_is_gone_beyond_one_at_a_time() -> None
     fill(made, 1, 500)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     fill(made, 61, 1, used=1)
-    made.state.strike = 0
+    made.known.others.expected_surge = 0
     fill(made, 62, 100)
     fill(made, 63, 400)
-    assert take(made, 64, 100).alone
+    assert take(made, 64, 100).probe
 
 
 def test_who_went_beyond_what_was_refused_is_free_again() -> None:
@@ -892,18 +894,18 @@ def test_who_went_beyond_what_was_refused_is_free_again() -> None:
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     fill(made, 61, 1, used=1)
     fill(made, 121, 1, used=1)
-    assert made.state.refused_at == 501  # nothing was tried
-    assert made.state.wary > made.state.turned
-    made.state.strike = 0
+    assert made.known.others.refused_count == 501  # nothing was tried
+    assert made.known.others.expected_until > made.known.ledger.newest
+    made.known.others.expected_surge = 0
     fill(made, 122, 503)
     fill(made, 181, 1, used=1)
-    assert made.state.refused_at == 0
+    assert made.known.others.refused_count == 0
 
 
 def test_a_refusal_at_the_limit_says_nothing_of_the_limit() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=1001)
-    assert made.state.refused_at == 0
+    assert made.known.others.refused_count == 0
 
 
 def test_a_start_near_a_turn_beside_others_asks_again_when_it_is_clear() -> None:
@@ -912,7 +914,7 @@ def test_a_start_near_a_turn_beside_others_asks_again_when_it_is_clear() -> None
     made.settle(look, 59.6, 2300, None)
     assert refuse(made, 59.7) == POLL
     assert refuse(made, 60.99) < POLL
-    assert take(made, 61.01).alone
+    assert take(made, 61.01).probe
     assert made.usage(59.7).used >= 2300
     assert made.usage(61.01).used <= 2
 
@@ -937,7 +939,7 @@ def test_others_that_were_steady_before_a_hold_are_steady_after_it() -> None:
 
 def test_the_limit_can_change() -> None:
     made = bucket(100, reserve=0.5)
-    made.state.limit = 1000
+    made.known.limit = 1000
     assert isinstance(take(made, 1, 500), Receipt)
     assert made.usage(1).limit == 1000
 
@@ -975,10 +977,10 @@ class Guarantee(RuleBasedStateMachine):
         requests: bool,
     ) -> None:
         self.offset = NOON + into
-        self.limit = limit
+        self.limit, self.reserve = limit, reserve
         guess = self.offset + wrong
         self.bucket = Bucket(
-            State(limit, ServerClock(guess - 2.5, guess + 2.5, 0.0)), reserve=reserve
+            Known(limit, ServerClock(guess - 2.5, guess + 2.5, 0.0)), reserve=reserve
         )
         self.limits = tuple(Limit(span, 5 + limit // 2, requests) for span in spans)
         self.bucket.set_limits(0.0, None, self.limits)
@@ -1058,11 +1060,29 @@ class Guarantee(RuleBasedStateMachine):
                 assert (len(inside) if limit.counts_requests else sum(inside)) <= limit.most
 
     @invariant()
+    def a_question_changes_nothing_and_charge_answers_as_the_rules_do(self) -> None:
+        if not hasattr(self, "bucket"):
+            return
+        known = self.bucket.known
+        if self.now - known.clock.at > 1.0:
+            known.clock.drift(self.now)
+        before = copy.deepcopy(known)
+        verdict = decide(self.bucket.question(self.now, 3), known)
+        self.bucket.usage(self.now)
+        self.bucket.room_in(self.now, 3)
+        assert known == before
+        answer = Bucket(before, reserve=self.reserve).charge(self.now, 3)
+        if isinstance(answer, Receipt):
+            assert isinstance(verdict, Probe if answer.probe else Send)
+        else:
+            assert answer == verdict
+
+    @invariant()
     def nothing_is_given_back_twice(self) -> None:
         if hasattr(self, "bucket"):
-            for minute in self.bucket.state.minutes.values():
-                assert minute.open >= 0
-                assert minute.charged >= 0
+            for minute in self.bucket.known.ledger.minutes.values():
+                assert minute.unconfirmed >= 0
+                assert minute.booked >= 0
 
 
 TestGuarantee = Guarantee.TestCase

@@ -16,14 +16,16 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Protocol
 
-from binance_oi import record
 from binance_oi.arguments import check_count, check_number
+from binance_oi.budget import record
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Known
+from binance_oi.budget.place import ADVICE, budget_directory
+from binance_oi.budget.pool_file import PoolFile, read_records
+from binance_oi.budget.server_clock import ServerClock
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.endpoints import DEFAULT_LIMIT
-from binance_oi.minutes import Bucket, Receipt, State, Usage
-from binance_oi.place import ADVICE, budget_directory
-from binance_oi.pool_file import PoolFile, read_records
 from binance_oi.process import boot_identity, is_same_boot
-from binance_oi.server_clock import ServerClock
 from binance_oi.window import Limit
 
 logger = logging.getLogger("binance_oi")
@@ -73,7 +75,7 @@ class Pool:
     One thread charges. `usage`, `banned_until` and `repr` change nothing: any thread may read them.
     """
 
-    def __init__(self, make_bucket: Callable[[State], Bucket], state: State, clock: Clock) -> None:
+    def __init__(self, make_bucket: Callable[[Known], Bucket], state: Known, clock: Clock) -> None:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
@@ -82,7 +84,7 @@ class Pool:
         usage = self._bucket.usage(self._clock())  # of what is known here: reads no file
         return f"<{type(self).__name__} used={usage.used} of {usage.limit}>"
 
-    def charge(self, weight: int) -> Receipt | float:
+    def charge(self, weight: int) -> Receipt | Wait:
         """See `Bucket.charge`; seconds to wait, or a receipt."""
         return self._bucket.charge(self._clock(), weight)
 
@@ -141,7 +143,7 @@ class Pool:
     @property
     def banned_until(self) -> datetime | None:
         """See `Usage.banned_until`, which costs more."""
-        state = self._bucket.state
+        state = self._bucket.known
         until = state.banned_until
         is_banned = until > self._clock() + state.clock.lo
         return datetime.fromtimestamp(until, UTC) if is_banned else None
@@ -153,7 +155,7 @@ class Pool:
 
     def _view(self) -> Bucket:
         """A copy of the books as they are between two changes."""
-        return self._make_bucket(record.copied(self._bucket.state))
+        return self._make_bucket(record.copied(self._bucket.known))
 
 
 def _settle_refused(
@@ -170,7 +172,7 @@ def _settle_refused(
 
 
 def _set_limit(limit: int, bucket: Bucket) -> None:
-    bucket.state.limit = limit
+    bucket.known.limit = limit
 
 
 class ProcessBudget:
@@ -231,10 +233,10 @@ class ProcessBudget:
     def _make_pool(self, name: str) -> Pool:
         return Pool(self._make_bucket, self._fresh_state(), self._clock)
 
-    def _make_bucket(self, state: State) -> Bucket:
+    def _make_bucket(self, state: Known) -> Bucket:
         return Bucket(state, reserve=self._reserve, share=self._share)
 
-    def _fresh_state(self) -> State:
+    def _fresh_state(self) -> Known:
         return fresh_state(self._limit, self._clock, self._wall)
 
 
@@ -325,8 +327,8 @@ class MachinePool(Pool):
 
     def __init__(
         self,
-        make_bucket: Callable[[State], Bucket],
-        state: State,
+        make_bucket: Callable[[Known], Bucket],
+        state: Known,
         clock: Clock,
         open_file: Callable[[PoolFile | None], PoolFile],
     ) -> None:
@@ -358,17 +360,20 @@ class MachinePool(Pool):
             self._file.close()
             self._file = None
 
-    def charge(self, weight: int) -> Receipt | float:
+    def charge(self, weight: int) -> Receipt | Wait:
         """See `Bucket.charge`."""
         now = self._clock()
         leased = self._leased
         if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
             return leased.pop()
         if not self._enter(now):
-            return BUSY
+            return Wait(BUSY, Reason.STORE_BUSY)
         answer = self._bucket.charge(now, weight)
         if isinstance(answer, Receipt):
-            if now - self._charged_at < BRISK and answer.first > self._bucket.state.wary:
+            if (
+                now - self._charged_at < BRISK
+                and answer.first > self._bucket.known.others.expected_until
+            ):
                 self._take_lease(now)
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
@@ -401,7 +406,7 @@ class MachinePool(Pool):
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`. Told to others with the next charge, or with `flush`."""
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
-        if receipt.alone or len(self._late) >= MANY:  # others may be waiting for it
+        if receipt.probe or len(self._late) >= MANY:  # others may be waiting for it
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
@@ -465,17 +470,17 @@ class MachinePool(Pool):
                 return bucket
         return self._make_bucket(self._shown(self._file))
 
-    def _shown(self, file: PoolFile | None) -> State:
+    def _shown(self, file: PoolFile | None) -> Known:
         """A copy of what all processes know; of what we know, where nothing can be read."""
         if file is not None and not self._is_untold:
             found, now = record.decode(file.peek()), self._clock()
             if found is not None:
                 if not _doubt(found, now):
                     return found.state
-                ours = record.copied(self._bucket.state)
+                ours = record.copied(self._bucket.known)
                 record.keep_holds(ours, found.state, now)
                 return ours
-        return record.copied(self._bucket.state)
+        return record.copied(self._bucket.known)
 
     def _hold(self, change: _Change) -> None:
         """Others have to know at once: try to share, also when we just tried."""
@@ -530,17 +535,17 @@ class MachinePool(Pool):
                 self._say_doubt(doubt)
                 file.begin_anew()
             if found is not None:  # its monotonic times mean nothing, but a ban goes on
-                record.keep_holds(self._bucket.state, found.state, now)
+                record.keep_holds(self._bucket.known, found.state, now)
             self._is_untold, self._base = True, b""
             return
         if self._lineage not in (None, file.lineage):  # begun without us: tell all that we know
             self._is_untold, self._base = True, b""
         if self._is_untold:
             base = record.decode(self._base)
-            shared, ours = found.state, self._bucket.state
+            shared, ours = found.state, self._bucket.known
             record.merge(shared, ours, base.state if base is not None else None, now)
         self._base, self._lineage = data, file.lineage
-        self._bucket.state = found.state
+        self._bucket.known = found.state
 
     def _say_doubt(self, doubt: str) -> None:
         if not self._has_doubted:
@@ -553,9 +558,9 @@ class MachinePool(Pool):
             return
         try:
             if changed or self._is_untold:
-                state = self._bucket.state
+                state = self._bucket.known
                 data = record.encode(record.Record(file.pool, BOOT, state))
-                file.write(data, state.held_until)
+                file.write(data, state.cooldown_until)
                 self._base, self._lineage = data, file.lineage
                 if self._is_untold:
                     self._come_back()
@@ -605,8 +610,8 @@ class MachinePool(Pool):
             logger.warning("the budget is shared with other processes again")
 
 
-def fresh_state(limit: int, clock: Clock, wall: Clock) -> State:
+def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:
     """Nothing is known but the time, roughly."""
     now = clock()
     offset = wall() - now
-    return State(limit, ServerClock(offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False))
+    return Known(limit, ServerClock(offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False))

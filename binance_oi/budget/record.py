@@ -1,6 +1,6 @@
 """A record of the shared file: what all processes of a user know of one pool.
 
-Pure, like `minutes`. The rule of this file: a checksum says that a record is whole, and nothing of
+Pure. The rule of this file: a checksum says that a record is whole, and nothing of
 what it means. So every number is held against a bound before it decides anything: loops run over
 the minutes of a clock, waits end at its instants. A record that breaks one is not believed; a hold
 in it that an exchange can have asked for still is.
@@ -12,14 +12,16 @@ from operator import attrgetter
 
 import msgspec
 
-from binance_oi.minutes import DOUBTS, FLIGHT, MEMORY, UNKNOWN, Minute, State
-from binance_oi.others import SLOT, Curve
-from binance_oi.server_clock import AHEAD, MINUTE
+from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.ledger import Minute
+from binance_oi.budget.others import Curve
+from binance_oi.budget.server_clock import AHEAD, MINUTE
+from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
 from binance_oi.window import SHORTEST, SLOTS, Window
 
 MOST = 10**12  # weight; a header has nine digits, and a limit may be none
 COUNT = 2**53  # of anything that is only counted
-MOST_DOUBTS = 4 * DOUBTS
+MOST_UNDECIDED = 4 * UNDECIDED
 MOST_WINDOWS = 8
 LONGEST = 400 * 86_400  # s; no limit of the exchange has a longer window
 MOST_SLOTS = 3 * SLOTS + math.ceil(FLIGHT / SHORTEST * SLOTS)
@@ -28,7 +30,7 @@ TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
 OLD = 86_400.0  # s after which a record tells nothing of the minute but its hold
 
-_NAMES = ("charged", "open", "unsure", "seen", "others", "unheard")
+_NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
 _COUNTS = attrgetter(*_NAMES)
 
 
@@ -37,12 +39,12 @@ class Record(msgspec.Struct, array_like=True):
 
     pool: str
     boot: str  # names the run of the machine, and so the monotonic clock
-    state: State
+    state: Known
 
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
-_decode_state = msgspec.msgpack.Decoder(State).decode
+_decode_state = msgspec.msgpack.Decoder(Known).decode
 
 
 def decode(data: bytes) -> Record | None:
@@ -53,7 +55,7 @@ def decode(data: bytes) -> Record | None:
         return None
 
 
-def copied(state: State) -> State:
+def copied(state: Known) -> Known:
     """A copy of `state` as it is at one moment, also while another thread changes it."""
     return _decode_state(encode(state))  # one call that lets no other thread run
 
@@ -61,7 +63,7 @@ def copied(state: State) -> State:
 # -- bounds ----------------------------------------------------------------------------------
 
 
-def flaw(state: State, now: float) -> str:
+def flaw(state: Known, now: float) -> str:
     """What in `state` cannot be so; empty when it can be believed.
 
     Corrects what our own arithmetic leaves behind: minutes that are far from now are dropped, and
@@ -82,30 +84,30 @@ def flaw(state: State, now: float) -> str:
     return "" if _are_minutes_possible(state, now) else "a minute"
 
 
-def is_old(state: State, now: float) -> bool:
+def is_old(state: Known, now: float) -> bool:
     """Whether nobody has used it for so long that only a hold in it may still matter."""
     return now - state.clock.at > OLD
 
 
-def _are_instants_possible(state: State, now: float) -> bool:
+def _are_instants_possible(state: Known, now: float) -> bool:
     latest = now + state.clock.hi + HOLD
     return (
-        0.0 <= state.held_until <= latest
+        0.0 <= state.cooldown_until <= latest
         and 0.0 <= state.banned_until <= latest
-        and UNKNOWN <= state.alone_until_at <= now + TURN
-        and UNKNOWN <= state.looked_at <= now + AHEAD
+        and UNKNOWN <= state.probe_ends_at <= now + TURN
+        and UNKNOWN <= state.counted_at <= now + AHEAD
     )
 
 
-def _are_scalars_possible(state: State, now: float) -> bool:
+def _are_scalars_possible(state: Known, now: float) -> bool:
     minute = state.clock.latest(now)
     return (
         1 <= state.limit <= MOST
-        and 0 <= state.strike <= MOST
-        and 0 <= state.refused_at <= MOST
+        and 0 <= state.others.expected_surge <= MOST
+        and 0 <= state.others.refused_count <= MOST
         and 0 <= state.silent <= COUNT
-        and 0 <= state.turned <= minute + 2
-        and -1 <= state.wary <= minute + HOLD // MINUTE + 2 * MEMORY
+        and 0 <= state.ledger.newest <= minute + 2
+        and -1 <= state.others.expected_until <= minute + HOLD // MINUTE + 2 * MEMORY
     )
 
 
@@ -124,23 +126,20 @@ def _are_windows_possible(windows: list[Window], now: float) -> bool:
     )
 
 
-def _are_minutes_possible(state: State, now: float) -> bool:
+def _are_minutes_possible(state: Known, now: float) -> bool:
     """Drops those that are far from now: a clock that was a guess leaves them behind."""
-    minutes, clock = state.minutes, state.clock
+    clock, minutes, curves = state.clock, state.ledger.minutes, state.others.curves
     first, last = clock.earliest(now) - MEMORY - 1, clock.latest(now + FLIGHT + TURN)
-    for k in list(minutes):
-        if not first <= k <= last:
-            del minutes[k]
-            continue
-        minute = minutes[k]
+    for by_minute in (minutes, curves):
+        for k in [k for k in by_minute if not first <= k <= last]:
+            del by_minute[k]
+    for minute in minutes.values():
         counts = _COUNTS(minute)
         if max(counts) > MOST or (min(counts) < 0 and not _corrected(minute, counts)):
             return False
-        if minute.doubts and not _are_doubts_possible(minute.doubts, now):
+        if minute.undecided and not _are_undecided_possible(minute.undecided, now):
             return False
-        if not _is_curve_possible(minute.curve):
-            return False
-    return True
+    return all(_is_curve_possible(curve) for curve in curves.values())
 
 
 def _corrected(minute: Minute, counts: tuple[int, ...]) -> bool:
@@ -150,10 +149,10 @@ def _corrected(minute: Minute, counts: tuple[int, ...]) -> bool:
     return min(counts) >= -MOST
 
 
-def _are_doubts_possible(doubts: list[tuple[int, int]], now: float) -> bool:
+def _are_undecided_possible(undecided: list[tuple[int, int]], now: float) -> bool:
     latest = now + FLIGHT + TURN
-    return len(doubts) <= MOST_DOUBTS and all(
-        -COUNT <= second <= latest and 0 <= weight <= MOST for second, weight in doubts
+    return len(undecided) <= MOST_UNDECIDED and all(
+        -COUNT <= second <= latest and 0 <= weight <= MOST for second, weight in undecided
     )
 
 
@@ -172,22 +171,22 @@ def _is_curve_possible(curve: Curve) -> bool:
     )
 
 
-def keep_holds(ours: State, found: State, now: float) -> None:
+def keep_holds(ours: Known, found: Known, now: float) -> None:
     """Obey what a record says that is not believed otherwise: its holds, which are in Unix s."""
     first, last = now + ours.clock.lo, now + ours.clock.hi + HOLD
-    if first < found.held_until <= last:
-        ours.held_until = max(ours.held_until, found.held_until)
-        ours.looked_at = UNKNOWN
+    if first < found.cooldown_until <= last:
+        ours.cooldown_until = max(ours.cooldown_until, found.cooldown_until)
+        ours.counted_at = UNKNOWN
     if first < found.banned_until <= last:
         ours.banned_until = max(ours.banned_until, found.banned_until)
-        ours.held_until = max(ours.held_until, ours.banned_until)
-        ours.looked_at = UNKNOWN
+        ours.cooldown_until = max(ours.cooldown_until, ours.banned_until)
+        ours.counted_at = UNKNOWN
 
 
 # -- together again --------------------------------------------------------------------------
 
 
-def merge(shared: State, ours: State, base: State | None, now: float) -> None:
+def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were `base`.
 
     No weight is lost: what either side has charged stays charged in each minute that may still be
@@ -201,48 +200,59 @@ def merge(shared: State, ours: State, base: State | None, now: float) -> None:
         now: Monotonic s.
     """
     if ours.clock.dated and not shared.clock.dated:
-        shared.clock, shared.turned = ours.clock, ours.turned
+        shared.clock, shared.ledger.newest = ours.clock, ours.ledger.newest
     shared.clock.drift(now)
-    for k in [k for k in ours.minutes if k >= shared.clock.earliest(now)]:
-        if k in shared.minutes:
-            before = base.minutes.get(k) if base is not None else None
-            _merge_minute(shared.minutes[k], ours.minutes[k], before or Minute(Curve(0.0)))
+    minutes = shared.ledger.minutes
+    for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
+        if k in minutes:
+            before = base.ledger.minute(k) if base is not None else Minute()
+            _merge_minute(minutes[k], ours.ledger.minutes[k], before)
         else:
-            shared.minutes[k] = ours.minutes[k]
+            minutes[k] = ours.ledger.minutes[k]
+    _merge_curves(shared, ours, now)
     _merge_windows(shared, ours, base)
     if base is not None and ours.limit != base.limit:
         shared.limit = ours.limit
-    is_held = ours.held_until > shared.held_until
-    shared.looked_at = UNKNOWN if is_held else max(shared.looked_at, ours.looked_at)
-    shared.held_until = max(shared.held_until, ours.held_until)
+    is_held = ours.cooldown_until > shared.cooldown_until
+    shared.counted_at = UNKNOWN if is_held else max(shared.counted_at, ours.counted_at)
+    shared.cooldown_until = max(shared.cooldown_until, ours.cooldown_until)
     shared.banned_until = max(shared.banned_until, ours.banned_until)
-    shared.turned = max(shared.turned, min(ours.turned, shared.clock.latest(now)))
-    shared.strike = max(shared.strike, ours.strike)
-    refused = [count for count in (shared.refused_at, ours.refused_at) if count]
-    shared.refused_at = min(refused, default=0)
-    shared.alone_until_at = max(shared.alone_until_at, ours.alone_until_at)
-    shared.wary = max(shared.wary, ours.wary)
+    shared.ledger.newest = max(
+        shared.ledger.newest, min(ours.ledger.newest, shared.clock.latest(now))
+    )
+    shared.others.expected_surge = max(shared.others.expected_surge, ours.others.expected_surge)
+    refused = [count for count in (shared.others.refused_count, ours.others.refused_count) if count]
+    shared.others.refused_count = min(refused, default=0)
+    shared.probe_ends_at = max(shared.probe_ends_at, ours.probe_ends_at)
+    shared.others.expected_until = max(shared.others.expected_until, ours.others.expected_until)
     shared.silent = min(shared.silent, ours.silent)
 
 
 def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
-    """What was flying, lost or charged on either side since `before` is so for both."""
-    by_us, by_them = ours.charged - before.charged, shared.charged - before.charged
-    flying = max(0, _flying(shared) + _flying(ours) - _flying(before))
-    lost = [doubt for doubt in ours.doubts if doubt not in before.doubts]
-    shared.doubts = _gathered([*shared.doubts, *lost])
-    shared.open = flying + sum(weight for _, weight in shared.doubts)
+    """What was under way, undecided or booked on either side since `before` is so for both."""
+    by_us, by_them = ours.booked - before.booked, shared.booked - before.booked
+    under_way = max(0, shared.under_way + ours.under_way - before.under_way)
+    lost = [each for each in ours.undecided if each not in before.undecided]
+    shared.undecided = _gathered([*shared.undecided, *lost])
+    shared.unconfirmed = under_way + sum(weight for _, weight in shared.undecided)
     # Each side has taken the other's weight for that of others.
     theirs = shared.others - max(0, by_us), ours.others - max(0, by_them)
     shared.others = max(0, *theirs)
-    shared.charged = max(0, shared.charged + by_us)
-    shared.seen = max(shared.seen, ours.seen)
+    shared.booked = max(0, shared.booked + by_us)
+    shared.reported = max(shared.reported, ours.reported)
     shared.refused |= ours.refused
-    if ours.curve.until > shared.curve.until:
-        shared.curve = ours.curve
 
 
-def _merge_windows(shared: State, ours: State, base: State | None) -> None:
+def _merge_curves(shared: Known, ours: Known, now: float) -> None:
+    """Of a live minute, the curve of the side that saw more of it."""
+    curves = shared.others.curves
+    for k, curve in ours.others.curves.items():
+        known = curves.get(k)
+        if k >= shared.clock.earliest(now) and (known is None or curve.until > known.until):
+            curves[k] = curve
+
+
+def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
     """Add what we used of other limits; what moved to another slot meanwhile counts in both."""
     theirs = {(window.seconds, window.counts_requests): window for window in shared.windows}
     before = {(w.seconds, w.counts_requests): w.slots for w in (base.windows if base else ())}
@@ -256,14 +266,10 @@ def _merge_windows(shared: State, ours: State, base: State | None) -> None:
             slots[slot] = slots.get(slot, 0) + max(0, used - known.get(slot, 0))
 
 
-def _flying(minute: Minute) -> int:
-    return minute.open - sum(weight for _, weight in minute.doubts)
-
-
-def _gathered(doubts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """In order, and as many as a minute keeps apart."""
-    doubts.sort()
-    while len(doubts) > DOUBTS:
-        (_, weight), (second, more) = doubts[-2:]
-        doubts[-2:] = [(second, weight + more)]
-    return doubts
+    undecided.sort()
+    while len(undecided) > UNDECIDED:
+        (_, weight), (second, more) = undecided[-2:]
+        undecided[-2:] = [(second, weight + more)]
+    return undecided

@@ -1,0 +1,44 @@
+"""May a request be sent now, and who shares the answer.
+
+`README.md` in this folder is the theory of operation: the guarantee, what it rests on, the rules.
+
+usage.py         the values that a budget hands out
+tuning.py        every number of the decision
+server_clock.py  the exchange's clock: an interval around ours
+ledger.py        the most that the exchange may have counted, by minute
+attribution.py   which minute counted a request
+others.py        what other clients used, and may still use
+knowledge.py     all of that, as numbers that processes can share
+probing.py       when to look at the exchange's count, and who pays
+admission.py     the rules that decide
+bucket.py        the token bucket: asks the rules, and learns from answers
+record.py        what is known, as a record that another process may believe
+place.py         where the shared file is, for one user id
+pool_file.py     the shared file: records, locks
+pool.py          who shares a bucket: `ProcessBudget`, `MachineBudget`
+"""
+
+from binance_oi.budget.pool import (
+    Budget,
+    Clock,
+    MachineBudget,
+    Pool,
+    ProcessBudget,
+    machine_pools,
+    steady_clock,
+)
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
+
+__all__ = [
+    "Budget",
+    "Clock",
+    "MachineBudget",
+    "Pool",
+    "ProcessBudget",
+    "Reason",
+    "Receipt",
+    "Usage",
+    "Wait",
+    "machine_pools",
+    "steady_clock",
+]

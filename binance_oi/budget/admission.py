@@ -1,0 +1,194 @@
+"""May a request be sent now? A list of rules, and the first one that answers decides.
+
+Pure. The rule of this file: a question never changes anything.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from binance_oi.budget import probing
+from binance_oi.budget.knowledge import Ask, Known
+from binance_oi.budget.server_clock import MINUTE
+from binance_oi.budget.tuning import OURS, POLL, PROBE_PAUSE, PROBES
+from binance_oi.budget.usage import Reason, Wait
+from binance_oi.window import Window
+
+
+class Send(NamedTuple):
+    """Send it now."""
+
+
+class Probe(NamedTuple):
+    """Send it alone; everyone waits for its count."""
+
+
+Verdict = Send | Probe | Wait
+Rule = Callable[[Ask, Known], Verdict | None]
+
+
+def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
+    """Send nothing before a cooldown is over for certain."""
+    if known.cooldown_until > ask.now + known.clock.lo:
+        return Wait(known.cooldown_until - ask.now - known.clock.lo, Reason.COOLDOWN)
+    return None
+
+
+def probe_pending(ask: Ask, known: Known) -> Verdict | None:
+    """Wait for the answer to a probe, but not for long."""
+    if known.probe_ends_at > ask.now:
+        return Wait(min(known.probe_ends_at - ask.now, POLL), Reason.PROBE_PENDING)
+    return None
+
+
+def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
+    """Wait while a limit of another span than a minute has no room: per 10 s, per day."""
+    seconds = _until_windows_have_room(ask, known)
+    if seconds == math.inf:
+        return Wait(None, Reason.TOO_HEAVY)
+    return Wait(seconds, Reason.OTHER_LIMIT) if seconds > 0.0 else None
+
+
+def _until_windows_have_room(ask: Ask, known: Known) -> float:
+    waits = (w.wait(ask.now, ask.weight, cap_of(w, ask, known)) for w in known.windows)
+    return max(waits, default=0.0)
+
+
+def cap_of(window: Window, ask: Ask, known: Known) -> int:
+    """What we may use of another limit: less the same share of it that is reserved of a minute."""
+    reserve = math.ceil(window.most * ask.reserve / known.limit)
+    return min(window.most - reserve, window.most * ask.share // known.limit)
+
+
+def too_heavy(ask: Ask, known: Known) -> Verdict | None:
+    """Refuse what does not fit into an empty minute."""
+    if ask.weight > min(ask.budget, ask.share):
+        return Wait(None, Reason.TOO_HEAVY)
+    return None
+
+
+def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
+    """Wait while any minute in which the request may land is full; probe whether it is over."""
+    for k in range(ask.first, ask.last + 1):
+        minute = known.ledger.minute(k)
+        if minute.booked + ask.weight > ask.share:
+            return _full(ask, known, k, Reason.SHARE)
+        if minute.used + ask.weight > ask.budget:
+            return _full(ask, known, k, Reason.MINUTE_FULL)
+        if k < ask.likeliest and not probing.is_bearable(ask, known, k):
+            return Wait(POLL, Reason.MINUTE_UNCERTAIN)
+    return None
+
+
+def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
+    wait = MINUTE * (k + 1) - ask.now - known.clock.lo
+    if probing.is_affordable(ask, known, k):
+        wait = probing.until_full_minute(ask, known, k)
+        if wait <= 0.0:
+            return Probe()
+    is_open = known.ledger.minute(k).unconfirmed  # an answer may give room at any time
+    return Wait(max(min(wait, POLL) if is_open else wait, 1e-3), reason)
+
+
+def probe_first(ask: Ask, known: Known) -> Verdict | None:
+    """Look at the count before using a minute about which something may be unknown."""
+    return Probe() if probing.begins_with_a_probe(ask, known) else None
+
+
+def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
+    """Keep free what others are expected to use of the minute, but for a part that is ours."""
+    k, others = ask.likeliest, known.others
+    minute = known.ledger.minute(k)
+    beside_others = k <= others.expected_until
+    if not beside_others and (not minute.newcomer_reserve or known.is_blind):
+        return None
+    room, since = ask.budget - minute.used - ask.weight, max(0.0, ask.now - known.counted_at)
+    most = max(ask.weight, (ask.budget - minute.reported) // 8)
+    crowded = beside_others and minute.reported and minute.under_way + ask.weight > most
+    if crowded and since < PROBE_PAUSE:
+        return Wait(POLL, Reason.OTHERS)
+    need, margin = _kept(ask, known, k)
+    fits = not crowded and room >= need + margin
+    if not fits and known.unseen(ask.now, k) > room:
+        return Wait(PROBE_PAUSE, Reason.OTHERS)
+    if fits or (not crowded and _is_our_part(ask, known, k)):
+        return Probe() if 0 < others.refused_count < minute.used + ask.weight else None
+    wait = probing.until_reserved_minute(ask, known, k, need - room)
+    return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
+
+
+def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
+    """Weight kept for others, and a margin for chance and for our probes."""
+    minute = known.ledger.minute(k)
+    if k > known.others.expected_until:
+        return minute.newcomer_reserve, 0.0
+    into = known.clock.into(min(ask.now, known.counted_at), k)
+    need, margin = known.others.forecast(k, minute, known.limit, into, ask.memo)
+    probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
+    return need, margin + probes
+
+
+def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
+    """Whether it is of the part that others leave us, as they did in the minute before.
+
+    Without such a part, a client that has little gets ever less. It grows by our probes, slowly
+    enough for others.
+    """
+    others, before = known.others, known.ledger.minutes.get(k - 1)
+    if others.expected_surge or before is None or not others.past(k):
+        return False
+    ours = known.ledger.minute(k).booked + ask.weight
+    return ours <= min(OURS * known.limit, before.booked)
+
+
+RULES: tuple[Rule, ...] = (
+    in_cooldown,
+    probe_pending,
+    every_limit_has_room,
+    too_heavy,
+    every_minute_has_room,
+    probe_first,
+    leave_room_for_others,
+)
+
+
+def decide(ask: Ask, known: Known) -> Verdict:
+    """The answer of the first rule that has one; `Send` when none has."""
+    for rule in RULES:
+        verdict = rule(ask, known)
+        if verdict is not None:
+            return verdict
+    return Send()
+
+
+def until_room(ask: Ask, known: Known) -> float:
+    """Seconds until a request that was refused now may find room.
+
+    `decide` says when the queue asks again, which answers to others can make sooner. This is for a
+    caller who comes back only once: the end of what is in the way.
+    """
+    cooldown = known.cooldown_until - ask.now - known.clock.lo
+    if cooldown > 0.0:
+        return cooldown
+    if known.probe_ends_at > ask.now:
+        return known.probe_ends_at - ask.now
+    seconds = _until_windows_have_room(ask, known)
+    if seconds > 0.0:
+        return seconds
+    for k in range(ask.first, ask.last + 1):
+        minute = known.ledger.minute(k)
+        lack = max(minute.used - ask.budget, minute.booked - ask.share) + ask.weight
+        if lack > 0:
+            return _until_minute_has_room(ask, known, k, lack)
+    return PROBE_PAUSE
+
+
+def _until_minute_has_room(ask: Ask, known: Known, k: int, lack: int) -> float:
+    """Minute `k` is full by `lack`: its end, or the moment when answers may make room."""
+    minute = known.ledger.minute(k)
+    end = MINUTE * (k + 1) - ask.now - known.clock.lo
+    if minute.under_way >= lack:
+        return min(end, PROBE_PAUSE)
+    if minute.undecided and probing.is_affordable(ask, known, k):
+        return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))
+    return end

@@ -1,0 +1,428 @@
+"""The token bucket of one IP address: its tokens come back when the exchange's minute rolls over.
+
+Pure: no I/O, no clock of its own (`now` is always an argument, in monotonic seconds). What it
+decides, `governor` waits for and `client` sends.
+"""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from binance_oi.budget import admission, probing
+from binance_oi.budget.attribution import attribute
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.ledger import Minute
+from binance_oi.budget.server_clock import MINUTE, dated
+from binance_oi.budget.tuning import (
+    BLIND_RESERVE,
+    CONTRADICTIONS,
+    FIRST_SHARE,
+    FLIGHT,
+    LAG,
+    MEMORY,
+    NEWCOMER,
+    PATIENCE,
+    PROBE_PATIENCE,
+    PROBE_PAUSE,
+    TRAVEL,
+)
+from binance_oi.budget.usage import Receipt, Usage, Wait
+from binance_oi.window import Limit, Window
+
+
+class Bucket:
+    """Decides whether a request may be sent now. One per IP address.
+
+    Every receipt goes back exactly once: to `settle` when an answer came, `lose` when it may have
+    been counted, `refund` when it was never sent.
+
+    Args:
+        known: What is known so far; shared knowledge is put in place before every call.
+        reserve: Left unused: weight when `int`, share of the limit when `float`.
+        share: The most of the limit that we use ourselves, 0 to 1.
+    """
+
+    __slots__ = ("_limit", "_memo", "_reserve", "_reserve_given", "_share", "_share_given", "known")
+
+    def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
+        self.known = known
+        self._reserve_given, self._share_given = reserve, share
+        self._memo: list[object] = [None, 0.0]
+        self._limit = known.limit
+        self._reserve, self._share = self._bounds(known.limit)
+
+    def _bounds(self, limit: int) -> tuple[int, int]:
+        """The weight of the reserve, and of our share."""
+        given = self._reserve_given
+        reserve = given if isinstance(given, int) else math.ceil(given * limit)
+        return reserve, int(self._share_given * limit)
+
+    # -- decide ------------------------------------------------------------------------------
+
+    def charge(self, now: float, weight: int) -> Receipt | Wait:
+        """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
+        known = self.known
+        clock = known.clock
+        if now - clock.at > 1.0:
+            clock.drift(now)
+        if self._limit != known.limit:
+            self._limit = known.limit
+            self._reserve, self._share = self._bounds(known.limit)
+        first, _, last = self._span(now)
+        if (
+            first == last > known.others.expected_until
+            and known.cooldown_until <= now + clock.lo
+            and known.probe_ends_at <= now
+            and known.counted_at != UNKNOWN
+            and not known.is_blind
+            and not known.windows
+        ):
+            # The ordinary case, short because it is nearly every case: one minute, its count is
+            # known, and we are alone in it. A property test holds it to the rules.
+            minute = known.ledger.minutes.get(last)
+            if (
+                minute is not None
+                and minute.reported
+                and minute.used + minute.newcomer_reserve + weight <= self._limit - self._reserve
+                and minute.booked + weight <= self._share
+            ):
+                minute.booked += weight
+                minute.unconfirmed += weight
+                return Receipt(weight, now, first, last, minute.reported, False)
+        ask = self.question(now, weight)
+        verdict = admission.decide(ask, known)
+        if isinstance(verdict, Wait):
+            return verdict
+        return self._book(ask, isinstance(verdict, admission.Probe))
+
+    def question(self, now: float, weight: int) -> Ask:
+        """What the rules are asked for a request of `weight`."""
+        reserve, share = self._bounds(self.known.limit)
+        budget = self.known.limit - self._kept(reserve)
+        return Ask(now, weight, *self._span(now), reserve, budget, share, self._memo)
+
+    def sending(self, receipt: Receipt, now: float) -> Receipt | None:
+        """May its request be written now? Ask with nothing between the answer and the write.
+
+        Returns:
+            The receipt to go on with. None when a cooldown has begun since, or when the exchange
+            might count the request in a minute to which it is not booked: `refund` it, and charge
+            again.
+        """
+        known, clock = self.known, self.known.clock
+        if known.cooldown_until > now + clock.lo:
+            return None
+        if now - receipt.sent <= PATIENCE:
+            return receipt
+        if now - clock.at > 1.0:
+            clock.drift(now)
+        last = int((now + clock.hi + TRAVEL) // MINUTE)
+        minute = known.ledger.minutes.get(receipt.first)
+        if last > receipt.last or minute is None or known.windows:
+            return None
+        return receipt._replace(sent=now, reported=minute.reported)
+
+    def room_in(self, now: float, weight: int) -> float:
+        """See `admission.until_room`."""
+        return admission.until_room(self.question(now, weight), self.known)
+
+    def _kept(self, reserve: int) -> int:
+        """Weight left unused; more while no count comes."""
+        if not self.known.is_blind:
+            return reserve
+        return max(reserve, math.ceil(BLIND_RESERVE * self.known.limit))
+
+    def _span(self, now: float) -> tuple[int, int, int]:
+        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        clock = self.known.clock
+        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
+        if self.known.ledger.newest > first:
+            first = self.known.ledger.newest
+        if first >= last:
+            return first, first, first
+        return first, min(max(first, clock.likeliest(now)), last), last
+
+    def _book(self, ask: Ask, probe: bool) -> Receipt:
+        known, ledger = self.known, self.known.ledger
+        if probe and probing.begins_with_a_probe(ask, known) and probing.is_newcomer(ask, known):
+            room = max(0, ask.budget - int(FIRST_SHARE * known.limit))
+            for k in range(ask.likeliest, known.clock.latest(ask.now) + 1):
+                ledger.open_minute(k).newcomer_reserve = room
+        ledger.book(ask.weight, ask.first, ask.last)
+        for window in known.windows:
+            window.charge(ask.now, ask.now + FLIGHT, ask.weight)
+        if probe:
+            known.probe_ends_at = ask.now + PROBE_PATIENCE
+        reported = ledger.minutes[ask.first].reported
+        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe)
+
+    # -- learn -------------------------------------------------------------------------------
+
+    def settle(
+        self, receipt: Receipt, now: float, used: int | None, date: float | None
+    ) -> int | None:
+        """Learn from an answer: `used` is its count, `date` its `Date` in Unix s (None: none).
+
+        Returns:
+            The minute that counted the request; None when that cannot be told.
+        """
+        known = self.known
+        clock, ledger = known.clock, known.ledger
+        if now - clock.at > 1.0:
+            clock.drift(now)
+        if receipt.probe:
+            known.probe_ends_at = UNKNOWN
+        for window in known.windows:
+            window.settle(receipt.sent + FLIGHT, now, receipt.weight)
+        if now > receipt.sent + FLIGHT:
+            receipt = self._extend(receipt, now)
+        if date is not None:
+            interval = dated(date, receipt.sent, now)
+            clock.replace_guess(*interval)
+            if not self._narrow(*interval, now):
+                date = None
+        slack = known.limit // 50
+        k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
+        if proved is not None:
+            self._narrow(*proved, now)
+        if k is not None and not receipt.first == k == receipt.last:
+            ledger.move(receipt, k)
+        if used is None:
+            known.silent += 1
+            ledger.leave_undecided(receipt, k, now + LAG)
+        elif k is None:
+            self._learn_near_rollover(receipt, now, used)
+        else:
+            self._learn(receipt, k, used)
+        return k
+
+    def _extend(self, receipt: Receipt, now: float) -> Receipt:
+        """Book a request whose answer is late to each minute up to now that may have counted it."""
+        clock = self.known.clock
+        first = max(receipt.last + 1, clock.earliest(now))
+        last = clock.latest(now)
+        self.known.ledger.book(receipt.weight, first, last)
+        if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
+            return receipt._replace(first=first, last=last, reported=0)
+        return receipt._replace(last=max(receipt.last, last))
+
+    def _learn(self, receipt: Receipt, k: int, used: int) -> None:
+        """`used` is what minute `k` had counted when this request came."""
+        known, ledger = self.known, self.known.ledger
+        known.silent = 0
+        minute, before = ledger.open_minute(k), ledger.minutes.get(k - 1)
+        if k > ledger.newest:
+            self._begin(k)
+            if minute.newcomer_reserve and before is not None and used > before.reported:
+                before.others = 0  # the count near the rollover was this minute's
+                known.others.curves.pop(k - 1, None)
+        minute.unconfirmed -= receipt.weight
+        if minute.undecided or minute.doubtful:
+            minute.absorb(receipt.sent, used, known.counted_at)
+        if used > minute.booked + minute.others or k <= known.others.expected_until:
+            self._learn_of_others(receipt.sent, k, used)
+        if used > minute.reported:
+            minute.reported = used
+        if minute.newcomer_reserve:
+            self._release_newcomer_reserve(minute, receipt.sent, k)
+        if receipt.sent > known.counted_at:
+            known.counted_at = receipt.sent
+
+    def _release_newcomer_reserve(self, minute: Minute, sent: float, k: int) -> None:
+        """A rate of others that is higher than this would show in the count by now."""
+        clock, limit = self.known.clock, self.known.limit
+        most = NEWCOMER * limit / max(clock.into(sent, k), 0.1) * clock.left(sent, k)
+        minute.newcomer_reserve = min(minute.newcomer_reserve, max(0, int(most) - self._reserve))
+
+    def _begin(self, k: int) -> None:
+        """Minute `k` begins. A whole minute that went well makes a refusal matter less."""
+        known, others = self.known, self.known.others
+        before = known.ledger.minutes.get(k - 1)
+        was_whole = known.cooldown_until <= MINUTE * (k - 1)
+        if before is not None and before.reported and not before.refused and was_whole:
+            others.expected_surge //= 2
+            if before.reported > others.refused_count + self._few():
+                others.refused_count = 0
+        if others.refused_count:
+            others.expected_until = max(others.expected_until, k + MEMORY)
+        known.ledger.newest = k
+
+    def _learn_near_rollover(self, receipt: Receipt, now: float, used: int) -> None:
+        """Learn from a count that may be of either minute.
+
+        It is safely taken for the old minute's, which it fills more than the new one's would. In
+        the new one the request stays unconfirmed.
+        """
+        known, ledger = self.known, self.known.ledger
+        old, theirs = ledger.open_minute(receipt.first), used - receipt.weight
+        if known.counted_at == UNKNOWN and theirs > self._few():
+            # Others were here before us, in one minute or the other: ask again when it is clear,
+            # if there is room to ask.
+            old.others, old.reported = max(old.others, theirs), max(old.reported, used)
+            shown = receipt.first
+            if used >= known.limit:
+                shown += 1
+                ledger.open_minute(shown).others = theirs
+            into = known.clock.into(receipt.sent, shown)
+            known.others.draw(shown, known.limit, into, theirs)
+            known.others.expected_until = receipt.first + 1 + MEMORY
+            clear = MINUTE * (receipt.first + 1) - known.clock.lo
+            known.probe_ends_at = max(receipt.sent + PROBE_PAUSE, clear)
+            ledger.leave_undecided(receipt, None, now + LAG)
+            return
+        old.unconfirmed -= receipt.weight
+        old.doubtful += receipt.weight
+        old.reported = max(old.reported, used)
+        ledger.leave_undecided(receipt._replace(first=receipt.first + 1), None, now + LAG)
+        known.counted_at = max(known.counted_at, receipt.sent)
+
+    def _learn_of_others(self, sent: float, k: int, used: int) -> None:
+        """How much others have used, and by when."""
+        known, others = self.known, self.known.others
+        minute = known.ledger.open_minute(k)
+        minute.others = max(minute.others, used - minute.booked)
+        if minute.others > self._few():
+            others.expected_until = max(others.expected_until, k + MEMORY)
+        if k > others.expected_until:
+            return
+        into, curve = known.clock.into(sent, k), others.curve(k, known.limit)
+        if not curve.heights and known.counted_at != UNKNOWN:
+            # Until our last count there was nobody.
+            others.draw(k, known.limit, known.clock.into(known.counted_at, k), 0)
+            curve = others.curve(k, known.limit)
+        # Ours under way, and those that a header lags behind, may hide as many of theirs. Drawn too
+        # low they are a use that is still to come; but where there is no past, a rate too low.
+        is_exact = sent >= known.counted_at + LAG and not minute.under_way
+        if is_exact or others.past(k) or minute.others >= curve.rate * into:
+            others.draw(k, known.limit, into, minute.others)
+
+    def _few(self) -> int:
+        """Weight of others that means nothing: a listing, a ping."""
+        return max(2, self.known.limit // 1000)
+
+    def lose(self, receipt: Receipt, now: float) -> None:
+        """No answer: it may have been counted, in any minute it may have landed in."""
+        if receipt.probe:
+            self.known.probe_ends_at = UNKNOWN
+        self.known.ledger.leave_undecided(receipt, None, max(now, receipt.sent + FLIGHT))
+
+    def refund(self, receipt: Receipt) -> None:
+        """It was never sent: as if it had not been charged."""
+        if receipt.probe:
+            self.known.probe_ends_at = UNKNOWN
+        for window in self.known.windows:
+            window.refund(receipt.sent + FLIGHT, receipt.weight)
+        self.known.ledger.give_back(receipt)
+
+    def _narrow(self, lo: float, hi: float, now: float) -> bool:
+        """Learn an interval that holds the exchange's clock. When several in a row contradict what
+        is known, start again from the newest; a single one is not believed."""
+        known, clock, ledger = self.known, self.known.clock, self.known.ledger
+        if clock.narrow(lo, hi):
+            return True
+        if clock.contradictions < CONTRADICTIONS and known.counted_at != UNKNOWN:
+            return False
+        live = [minute.used for k, minute in ledger.minutes.items() if k >= ledger.newest]
+        clock.start_again(lo, hi)
+        known.counted_at, ledger.newest = UNKNOWN, clock.earliest(now)
+        for k in range(ledger.newest, clock.latest(now) + 1):
+            minute = ledger.open_minute(k)
+            minute.booked = max(minute.booked, max(live, default=0))
+        return True
+
+    # -- limits ------------------------------------------------------------------------------
+
+    def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
+        """The exchange announced its limits: of the minute (None: not), and of other spans.
+
+        A limit that is new begins with what the minutes hold, which is more than it may hold.
+        """
+        known = self.known
+        if limit is not None:
+            known.limit = limit
+        before = {(window.seconds, window.counts_requests): window for window in known.windows}
+        windows = list[Window]()
+        for each in others:
+            window = before.get((each.seconds, each.counts_requests)) or self._window(each, now)
+            window.most = each.most
+            windows.append(window)
+        known.windows = windows
+
+    def _window(self, limit: Limit, now: float) -> Window:
+        since, minutes = now + self.known.clock.lo - limit.seconds, self.known.ledger.minutes
+        held = [minute for k, minute in minutes.items() if MINUTE * (k + 1) > since]
+        booked, open_ = sum(m.booked for m in held), sum(m.unconfirmed for m in held)
+        return Window.begin(limit, now, now + FLIGHT, counted=booked - open_, flying=open_)
+
+    # -- cooldown ----------------------------------------------------------------------------
+
+    def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
+        """Send nothing for `seconds` from now. Cooldowns only ever extend."""
+        self.hold_until(now + self.known.clock.hi + seconds, ban=ban)
+
+    def hold_until(self, until: float, *, ban: bool = False) -> None:
+        """Send nothing before `until`, Unix s of the exchange. Cooldowns only ever extend."""
+        known = self.known
+        known.cooldown_until = max(known.cooldown_until, until)
+        if ban:
+            known.banned_until = max(known.banned_until, until)
+        known.counted_at = UNKNOWN
+
+    def refused(
+        self,
+        now: float,
+        seconds: float,
+        *,
+        ban: bool = False,
+        minute: int | None = None,
+        used: int | None = None,
+    ) -> None:
+        """429 or 418: cool down to the next minute, or for `seconds` if longer, and keep more room.
+
+        `minute` is the one that counted the request; None: any that is not over for certain.
+        `used` is the count at which it was refused: what is above it is not ours to use.
+        """
+        known, others = self.known, self.known.others
+        clock = known.clock
+        others.expected_until = clock.latest(now + seconds) + MEMORY
+        if minute is None:
+            minute = clock.latest(now)
+        turn = MINUTE * (minute + 1)
+        if turn > known.cooldown_until and now + clock.lo >= known.cooldown_until:
+            surge = others.expected_surge
+            more = surge if ban else 2 * surge  # a ban may be somebody else's doing
+            others.expected_surge = min(max(more, known.limit // 4), known.limit // 2)
+        known.ledger.open_minute(minute).refused = True
+        if used is not None and used < known.limit:
+            others.refused_count = min(others.refused_count or used, used)
+            others.expected_surge = max(others.expected_surge, known.limit - used)
+        until = now + clock.hi + seconds if seconds > 0.0 else turn
+        self.hold_until(max(turn, until), ban=ban)
+
+    # -- tell --------------------------------------------------------------------------------
+
+    def usage(self, now: float) -> Usage:
+        """The budget at this moment."""
+        known, ask = self.known, self.question(now, 1)
+        minute = known.ledger.minute(ask.likeliest)
+        caps = [(window, admission.cap_of(window, ask, known)) for window in known.windows]
+        left = [cap - window.used(now) for window, cap in caps]
+        sustained = (cap * MINUTE / window.seconds for window, cap in caps)
+        left += [ask.budget - minute.used, ask.share - minute.booked]
+        return Usage(
+            limit=known.limit,
+            used=minute.used,
+            remaining=max(0, min(left)),
+            charged=minute.booked,
+            others=minute.used - minute.booked,
+            in_flight=minute.unconfirmed,
+            reserve=known.limit - ask.budget,
+            share=ask.share,
+            resets_at=datetime.fromtimestamp(MINUTE * (ask.likeliest + 1), UTC),
+            held_until=self._instant(now, known.cooldown_until),
+            banned_until=self._instant(now, known.banned_until),
+            sustained=min(sustained, default=math.inf),
+        )
+
+    def _instant(self, now: float, until: float) -> datetime | None:
+        return datetime.fromtimestamp(until, UTC) if until > now + self.known.clock.lo else None

@@ -1,0 +1,64 @@
+"""All that is known of one IP address: plain numbers, so that processes can share them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from binance_oi.budget.ledger import Ledger
+from binance_oi.budget.others import Others
+from binance_oi.budget.server_clock import ServerClock
+from binance_oi.budget.tuning import BLIND_AFTER
+from binance_oi.window import Window
+
+UNKNOWN = -math.inf
+
+
+@dataclass(slots=True)
+class Known:
+    """Times with `_at` are monotonic seconds, those with `_until` are Unix s of the exchange."""
+
+    limit: int
+    clock: ServerClock
+    ledger: Ledger = field(default_factory=Ledger)
+    others: Others = field(default_factory=Others)
+    cooldown_until: float = 0.0
+    banned_until: float = 0.0
+    counted_at: float = UNKNOWN
+    """When the latest request was sent whose count we know; unknown: nothing is known."""
+    probe_ends_at: float = UNKNOWN
+    """Until then everyone waits for the answer to a probe."""
+    silent: int = 0
+    """Answers in a row without a usable count."""
+    windows: list[Window] = field(default_factory=list[Window])
+    """Of the limits of other spans than a minute."""
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether no count comes any more, so that only our books are left."""
+        return self.silent >= BLIND_AFTER
+
+    def unseen(self, now: float, k: int) -> float:
+        """Weight that others may have used of minute `k` since our last count."""
+        gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))
+        return self.others.unseen(k, self.limit, gap)
+
+
+class Ask(NamedTuple):
+    """One request that wants to be sent, and the bounds that it must keep. Weight, and minutes."""
+
+    now: float
+    """Monotonic s."""
+    weight: int
+    first: int
+    """The earliest minute in which the exchange may count it."""
+    likeliest: int
+    last: int
+    """The latest one."""
+    reserve: int
+    """Weight that we leave unused."""
+    budget: int
+    """The most that a minute may reach, for the whole IP address."""
+    share: int
+    """The most of it that is ours."""
+    memo: list[object]
+    """The latest forecast, and what it was made of."""

@@ -1,0 +1,124 @@
+"""The books: for every live minute, the most that the exchange may have counted.
+
+Pure. The rule of this file: `Minute.used` is never below what the exchange may have counted. Our
+weight is booked to each minute in which a request may land, before the request is sent. An answer
+gives the other minutes back. A higher count of the exchange raises `used` at once; a count never
+lowers it within its minute. What may have been sent is never refunded.
+
+`minute` is a question. `open_minute` makes a minute, and forgets old ones.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from binance_oi.budget.tuning import LAG, MEMORY, UNDECIDED
+from binance_oi.budget.usage import Receipt
+
+
+@dataclass(slots=True)
+class Minute:
+    """What is known of one minute of the exchange, in weight."""
+
+    booked: int = 0
+    """Ours that the exchange may count in it."""
+    unconfirmed: int = 0
+    """The part of `booked` that no count is known to contain."""
+    undecided: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """The part of `unconfirmed` that had no answer or no count: weight by the second from which a
+    count contains it, if the exchange counted it at all."""
+    doubtful: int = 0
+    """The part of `booked` that a count contains if the exchange counted it at all."""
+    reported: int = 0
+    """The largest count in a header."""
+    others: int = 0
+    """Of other clients on this IP address, at the least."""
+    newcomer_reserve: int = 0
+    """Kept free for other clients that nothing has shown yet: we know nothing from before."""
+    refused: bool = False
+
+    @property
+    def used(self) -> int:
+        """The most that the exchange may have counted."""
+        ours, theirs = self.booked + self.others, self.reported + self.unconfirmed
+        return ours if ours > theirs else theirs
+
+    @property
+    def under_way(self) -> int:
+        """Ours whose answers are still to come."""
+        return self.unconfirmed - sum(weight for _, weight in self.undecided)
+
+    def absorb(self, sent: float, used: int, counted_at: float) -> None:
+        """Learn that `used` contains all that was undecided before `sent`.
+
+        What `used` does not contain was never counted, and goes back: but only after `LAG` without
+        a count, because a header that lags would give back too much.
+        """
+        while self.undecided and self.undecided[0][0] <= sent:
+            weight = self.undecided.pop(0)[1]
+            self.unconfirmed -= weight
+            self.doubtful += weight
+        if self.doubtful and sent >= counted_at + LAG:
+            uncounted = self.booked - used - self.unconfirmed
+            self.booked -= max(0, min(self.doubtful, uncounted))
+            self.doubtful = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The live minutes of one IP address."""
+
+    minutes: dict[int, Minute] = field(default_factory=dict[int, Minute])
+    newest: int = 0
+    """The latest minute that an answer proved to have begun."""
+
+    def minute(self, k: int) -> Minute:
+        """What is known of minute `k`; an empty one when nothing is."""
+        return self.minutes.get(k) or Minute()
+
+    def open_minute(self, k: int) -> Minute:
+        """Minute `k`, made when it is new. A new minute makes the ledger forget old ones."""
+        if k not in self.minutes:
+            for j in list(self.minutes):
+                if j < k - MEMORY - 1:
+                    del self.minutes[j]
+                elif j < k - 1:
+                    self.minutes[j].undecided.clear()  # no count will decide it any more
+            self.minutes[k] = Minute()
+        return self.minutes[k]
+
+    def book(self, weight: int, first: int, last: int) -> None:
+        """Book `weight` to each minute in which it may be counted."""
+        for k in range(first, last + 1):
+            minute = self.open_minute(k)
+            minute.booked += weight
+            minute.unconfirmed += weight
+
+    def give_back(self, receipt: Receipt, but: int | None = None) -> None:
+        """Take it out of each minute it was booked to, `but` for one."""
+        for k in range(receipt.first, receipt.last + 1):
+            if k != but and k in self.minutes:  # it may be forgotten by now
+                self.minutes[k].booked -= receipt.weight
+                self.minutes[k].unconfirmed -= receipt.weight
+
+    def move(self, receipt: Receipt, k: int) -> None:
+        """The exchange counted it in minute `k`, and in no other."""
+        self.give_back(receipt, but=k)
+        if not receipt.first <= k <= receipt.last:
+            self.book(receipt.weight, k, k)
+
+    def leave_undecided(self, receipt: Receipt, k: int | None, certain: float) -> None:
+        """It stays unconfirmed until the count of a request that was sent after `certain`.
+
+        Args:
+            receipt: What had no answer, or an answer without a count.
+            k: The minute that counted it; None: any it is booked to.
+            certain: Monotonic s.
+        """
+        second = math.ceil(certain)
+        for j in range(receipt.first, receipt.last + 1) if k is None else (k,):
+            undecided = self.open_minute(j).undecided
+            if undecided and (undecided[-1][0] >= second or len(undecided) >= UNDECIDED):
+                later, weight = undecided.pop()
+                undecided.append((max(later, second), weight + receipt.weight))
+            else:
+                undecided.append((second, receipt.weight))

@@ -1,0 +1,84 @@
+"""Probes: when to look at the exchange's count, and who pays for it.
+
+Pure. The rule of this file: a probe is a request that goes alone, and everyone waits for its count.
+Clocks only propose when to look, and the count decides. A probe of a full minute is paid for with
+the reserve, never with more than the limit. A probe of a minute that is kept for others is paid
+for with what is kept for them.
+"""
+
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.server_clock import MINUTE
+from binance_oi.budget.tuning import CLOSING, PROBE_PAUSE, PROBES
+
+
+def is_newcomer(ask: Ask, known: Known) -> bool:
+    """Whether no count has shown the minute before: after a start, or long idleness."""
+    return known.counted_at == UNKNOWN or not known.ledger.minute(ask.likeliest - 1).reported
+
+
+def begins_with_a_probe(ask: Ask, known: Known) -> bool:
+    """Whether the first request of this minute goes alone."""
+    if known.is_blind:
+        return False
+    if known.counted_at != UNKNOWN and known.ledger.minute(ask.likeliest).reported:
+        return False
+    return is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until
+
+
+def is_bearable(ask: Ask, known: Known, k: int) -> bool:
+    """Whether the limit bears it, after what others may have used of minute `k` unseen."""
+    minute = known.ledger.minute(k)
+    theirs = known.unseen(ask.now, k) if minute.others else 0.0
+    return minute.used + theirs + ask.weight <= known.limit
+
+
+def is_affordable(ask: Ask, known: Known, k: int) -> bool:
+    """Whether one request may go into the reserve, to look at the count of a full minute."""
+    booked = known.ledger.minute(k).booked + ask.weight
+    if known.is_blind or booked > ask.share:
+        return False
+    if k > known.others.expected_until:
+        # We are alone. `reported + unconfirmed` holds twice what was answered undecided.
+        return booked <= known.limit
+    return is_bearable(ask, known, k)
+
+
+def until_full_minute(ask: Ask, known: Known, k: int) -> float:
+    """Seconds until a probe of full minute `k`: its end, or what is undecided, may give room."""
+    minute = known.ledger.minute(k)
+    left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
+    decided = minute.undecided[0][0] - ask.now if minute.undecided else left
+    probe = min(0.0 if minute.doubtful else decided, until_last(ask.now, known, k))
+    if 2 * (minute.booked + ask.weight - 1 - ask.budget) < ask.reserve - 1:  # rest: for the end
+        probe = min(probe, (left - since) / 2)
+    return min(max(PROBE_PAUSE - since, probe), left)
+
+
+def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
+    """Seconds until a probe of minute `k`, of which others are expected to need `lack` more than
+    there is.
+
+    All probes of a minute may use `PROBES`; a quarter of it where we have just come and even the
+    reserve is not enough. Where only the margin is in the way, one more may come after a third of
+    the time that is left then.
+    """
+    clock, past = known.clock, known.others.past(k)
+    left, since = clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
+    wait = PROBE_PAUSE - since
+    if k <= known.others.expected_until:
+        probe = MINUTE * ask.weight / (PROBES * known.limit)
+        if lack > ask.reserve and not past:
+            probe *= 4
+        probe -= since
+        if lack <= 0.0:
+            probe = min(probe, (left - 3 * since) / 4)
+        wait = min(max(wait, probe), left)
+    closing = until_last(ask.now, known, k)
+    return min(wait, closing) if closing + since > 0.0 else wait
+
+
+def until_last(now: float, known: Known, k: int) -> float:
+    """Seconds until the last probe of minute `k`: sooner or later from minute to minute, for its
+    end is not known exactly, and what others use after the last probe is never seen."""
+    clock = known.clock
+    return clock.left(now, k) - CLOSING - clock.doubt * (k % 3) / 2

@@ -1,0 +1,30 @@
+"""Every number of the decision core: what it protects from, and how it was found."""
+
+FLIGHT = 10.0  # s: a request can be counted this long after its charge
+PATIENCE = 2.0  # s: it is sent this long after its charge; later only if more is booked
+TRAVEL = FLIGHT - PATIENCE  # s: it is counted this long after it was sent, if at all
+LAG = 1.0  # s: an answer sent this long after another one contains its weight for certain
+PROBE_PATIENCE = 1.0  # s: how long the others wait for the answer to a probe
+CLOSING = 0.25  # s before its end that a full minute is probed once more
+PROBE_PAUSE = 1.0  # s between probes while only the forecast is in the way, at the least
+PROBES = 0.01  # share of the limit that these probes may use in a minute
+FORECAST_AGE = 0.25  # s for which a forecast stands, if others rest
+POLL = 0.02  # s: how soon another process may have changed the answer
+SIGMA = 4  # standard deviations kept free: we ask many times a minute
+UNDECIDED = 8  # moments that a minute keeps apart
+MEMORY = 5  # minutes for which others are remembered
+CONTRADICTIONS = 3  # `Date`s in a row that contradict all that is known, before they are believed
+FIRST_SHARE = 0.33  # share of the limit for a client that starts near a rollover
+NEWCOMER = 1 / 1200  # share of the limit that others may have used before a count shows it
+OURS = 0.05  # share of the limit that others are expected to leave us, whatever they used before
+BLIND_AFTER = 10  # answers in a row without a usable count, then we rely on our books alone
+BLIND_RESERVE = 0.1  # share of the limit kept free while we rely on our books alone
+
+EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge servers differ)
+DRIFT = 1e-4  # s per s that two clocks may drift apart
+
+SLOT = 5.0  # s of a curve
+MORE = 1.1  # times what they used in a whole minute is the most they are expected to
+CHANCE = 2.0  # standard deviations by which they may be behind without being late
+RHYTHM = 30.0  # s: what comes more often than that is expected again before it was seen twice
+LATE = 20.0  # s that a use may be late before it is not expected any more

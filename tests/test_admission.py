@@ -1,0 +1,194 @@
+"""The rules: which one answers, and that a question changes nothing.
+
+Rule of this file: the state is made by hand, so a test says all that a rule may look at. The clock
+of the exchange is known exactly, and minute 1,000 began at 0 s.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from binance_oi.budget import admission, probing
+from binance_oi.budget.admission import RULES, Probe, Send, Verdict, decide
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Ask, Known
+from binance_oi.budget.ledger import Ledger, Minute
+from binance_oi.budget.others import Curve, Others
+from binance_oi.budget.server_clock import ServerClock
+from binance_oi.budget.tuning import BLIND_AFTER, POLL, PROBE_PAUSE
+from binance_oi.budget.usage import Reason, Receipt, Wait
+
+K = 1_000
+LIMIT, RESERVE = 1_000, 10
+
+
+def known(minute: Minute | None = None, **fields: object) -> Known:
+    """Alone, and the count of minute `K` was read at 19 s."""
+    minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
+    made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
+    made.counted_at = 19.0
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+def beside_others(minute: Minute, *, curve: Curve | None = None) -> Known:
+    """Others are expected, and used what `curve` says."""
+    others = Others({K: curve or Curve(LIMIT / 60)}, expected_until=K + 5)
+    return known(minute, others=others)
+
+
+def ask(weight: int = 1, *, now: float = 20.0, first: int = K, last: int = K) -> Ask:
+    return Ask(now, weight, first, first, last, RESERVE, LIMIT - RESERVE, LIMIT, [None, 0.0])
+
+
+class Case(NamedTuple):
+    """What is known, what is asked, and which rule says what."""
+
+    known: Callable[[], Known]
+    ask: Ask
+    rule: admission.Rule | None
+    verdict: Verdict | Reason
+
+
+FULL = LIMIT - RESERVE
+STEADY = Curve(LIMIT / 60, heights=[50, 100, 150, 200], since=1.0, until=20.0)
+
+CASES = {
+    "alone, with room": Case(known, ask(), None, Send()),
+    "in a cooldown": Case(
+        lambda: known(cooldown_until=60.0 * K + 30), ask(), admission.in_cooldown, Reason.COOLDOWN
+    ),
+    "while a probe is under way": Case(
+        lambda: known(probe_ends_at=20.5), ask(), admission.probe_pending, Reason.PROBE_PENDING
+    ),
+    "heavier than the budget": Case(known, ask(FULL + 1), admission.too_heavy, Reason.TOO_HEAVY),
+    "into a full minute": Case(
+        lambda: known(Minute(booked=FULL, reported=FULL)),
+        ask(),
+        admission.every_minute_has_room,
+        Reason.MINUTE_FULL,
+    ),
+    "into a full minute that may be over": Case(
+        lambda: known(Minute(booked=FULL, reported=FULL)),
+        ask(now=59.8, last=K),
+        admission.every_minute_has_room,
+        Probe(),
+    ),
+    "near the rollover, where the next minute is full": Case(
+        lambda: known(ledger=Ledger({K: Minute(reported=1), K + 1: Minute(booked=FULL)}, K)),
+        ask(now=55.0, last=K + 1),
+        admission.every_minute_has_room,
+        Reason.MINUTE_FULL,
+    ),
+    "more than our share": Case(
+        lambda: known(Minute(booked=500, reported=500)),
+        ask()._replace(share=500),
+        admission.every_minute_has_room,
+        Reason.SHARE,
+    ),
+    "into a minute that others may have filled, before the likeliest": Case(
+        lambda: beside_others(
+            Minute(booked=1, others=970, reported=971), curve=Curve(50.0, [971], until=5.0)
+        ),
+        ask()._replace(likeliest=K + 1, last=K + 1),
+        admission.every_minute_has_room,
+        Reason.MINUTE_UNCERTAIN,
+    ),
+    "first of all": Case(
+        lambda: Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0)),
+        ask(),
+        admission.probe_first,
+        Probe(),
+    ),
+    "first of a minute, beside others": Case(
+        lambda: beside_others(Minute()), ask(), admission.probe_first, Probe()
+    ),
+    "where others need the rest": Case(
+        lambda: beside_others(Minute(booked=600, others=200, reported=800), curve=STEADY),
+        ask(50),
+        admission.leave_room_for_others,
+        Reason.OTHERS,
+    ),
+    "where others leave enough": Case(
+        lambda: beside_others(Minute(booked=1, others=200, reported=201), curve=STEADY),
+        ask(),
+        None,
+        Send(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_rule_that_answers_decides(name: str) -> None:
+    case = CASES[name]
+    state = case.known()
+    answers = [(rule, verdict) for rule in RULES if (verdict := rule(case.ask, state)) is not None]
+    assert (answers[0][0] if answers else None) is case.rule
+    verdict = decide(case.ask, state)
+    assert verdict == (answers[0][1] if answers else Send())
+    assert (verdict.reason if isinstance(verdict, Wait) else verdict) == case.verdict
+
+
+def test_a_wait_says_after_how_many_seconds_the_answer_may_differ() -> None:
+    cooling = known(cooldown_until=60.0 * K + 30)
+    assert decide(ask(), cooling) == Wait(10.0, Reason.COOLDOWN)
+    assert decide(ask(FULL + 1), known()) == Wait(None, Reason.TOO_HEAVY)
+    pending = known(probe_ends_at=20.01)
+    verdict = decide(ask(), pending)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.PROBE_PENDING
+    assert verdict.seconds == pytest.approx(0.01)
+    assert decide(ask(), known(probe_ends_at=25.0)) == Wait(POLL, Reason.PROBE_PENDING)
+
+
+@pytest.mark.parametrize("silent, kind", [(0, Probe), (BLIND_AFTER, Send)])
+def test_no_probe_is_sent_while_no_count_comes(silent: int, kind: type) -> None:
+    state = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), silent=silent)
+    assert isinstance(decide(ask(), state), kind)
+
+
+def test_after_a_count_others_are_given_a_pause_before_the_next_probe() -> None:
+    state = beside_others(Minute(booked=600, others=200, reported=800), curve=STEADY)
+    state.counted_at = 20.0
+    verdict = decide(ask(50), state)
+    assert isinstance(verdict, Wait)
+    assert verdict.seconds is not None
+    assert verdict.seconds >= PROBE_PAUSE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_question_changes_nothing(name: str) -> None:
+    case = CASES[name]
+    state, before = case.known(), case.known()
+    for rule in RULES:
+        rule(case.ask, state)
+    decide(case.ask, state)
+    bucket = Bucket(state, reserve=RESERVE)
+    bucket.question(case.ask.now, case.ask.weight)
+    bucket.usage(case.ask.now)
+    for k in range(K - 2, K + 3):
+        state.ledger.minute(k)
+        state.unseen(case.ask.now, k)
+        state.others.past(k)
+        state.others.curve(k, LIMIT)
+        state.others.forecast(k, state.ledger.minute(k), LIMIT, 20.0, [None, 0.0])
+        probing.until_last(case.ask.now, state, k)
+    state.clock.earliest(20.0), state.clock.latest(20.0), state.clock.left(20.0, K)
+    assert state == before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_short_way_answers_as_the_rules_do(name: str) -> None:
+    case = CASES[name]
+    bucket = Bucket(case.known(), reserve=RESERVE)
+    asked = bucket.question(case.ask.now, case.ask.weight)
+    verdict = decide(asked, copy.deepcopy(bucket.known))
+    answer = bucket.charge(case.ask.now, case.ask.weight)
+    if isinstance(verdict, Wait):
+        assert answer == verdict
+    else:
+        assert isinstance(answer, Receipt)
+        assert answer.probe == isinstance(verdict, Probe)
