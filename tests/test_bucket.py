@@ -463,6 +463,18 @@ def test_others_are_forgotten_after_some_minutes() -> None:
     assert not take(made, 60 * MEMORY + 62).probe
 
 
+@pytest.mark.parametrize("days", [1, 24, 30, 400])
+def test_a_client_that_rested_for_weeks_may_send_again(days: int) -> None:
+    made = bucket(off=1.0)
+    fill(made, 10, 1)
+    now = 86_400.0 * days + 30  # our clock and that of the exchange part by minutes
+    first = take(made, now)
+    assert first.probe
+    made.settle(first, now + 0.1, 1, NOON + int(now))
+    assert not take(made, now + 0.2).probe
+    assert len(made.known.ledger.minutes) <= MEMORY + 3 + first.last - first.first
+
+
 def test_only_so_many_minutes_are_kept() -> None:
     made = bucket()
     for k in range(50):

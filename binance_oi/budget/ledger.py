@@ -5,7 +5,7 @@ weight is booked to each minute in which a request may land, before the request 
 gives the other minutes back. A higher count of the exchange raises `used` at once; a count never
 lowers it within its minute. What may have been sent is never refunded.
 
-`minute` is a question. `open_minute` makes a minute, and forgets old ones.
+`minute` is a question. `open_minute` makes a minute, and `forget` drops old ones.
 """
 
 import math
@@ -76,18 +76,23 @@ class Ledger:
         return self.minutes.get(k) or Minute()
 
     def open_minute(self, k: int) -> Minute:
-        """Minute `k`, made when it is new. A new minute makes the ledger forget old ones."""
+        """Minute `k`, made when it is new."""
         if k not in self.minutes:
-            for j in list(self.minutes):
-                if j < k - MEMORY - 1:
-                    del self.minutes[j]
-                elif j < k - 1:
-                    self.minutes[j].undecided.clear()  # no count will decide it any more
             self.minutes[k] = Minute()
         return self.minutes[k]
 
+    def forget(self, now: int) -> None:
+        """Forget what lies too far before minute `now`, the earliest in which it may be there."""
+        for k in list(self.minutes):
+            if k < now - MEMORY - 1:
+                del self.minutes[k]
+            elif k < now - 1:
+                self.minutes[k].undecided.clear()  # no count will decide it any more
+
     def book(self, weight: int, first: int, last: int) -> None:
-        """Book `weight` to each minute in which it may be counted."""
+        """Book `weight` to each minute in which it may be counted. A new one ends old ones."""
+        if last not in self.minutes:
+            self.forget(first)
         for k in range(first, last + 1):
             minute = self.open_minute(k)
             minute.booked += weight
