@@ -65,7 +65,7 @@ class Window:
         """The most that the exchange may hold in any window that ends now or later."""
         return sum(used for slot, used in self.slots.items() if self._leaves(slot) > now)
 
-    def wait(self, now: float, weight: int, cap: int) -> float:
+    def until_room(self, now: float, weight: int, cap: int) -> float:
         """Seconds until `weight` may fit under `cap`: 0 if it does, infinity if it never will."""
         cost = self.cost(weight)
         if cost > cap:

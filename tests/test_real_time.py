@@ -36,6 +36,11 @@ ALLOWED = {
         "acknowledged_until_killed",
         "sleep",
     ): "the instant of a kill, of which nothing is expected",
+    (
+        "tests/test_recorder_storage.py",
+        "Running.__aenter__",
+        "sleep",
+    ): "every test that enters it is marked `virtual_time`",
 }
 
 

@@ -42,23 +42,23 @@ def test_room_comes_when_enough_has_left() -> None:
     made = window()
     use(made, 1.0, 60, answered=1.1)
     use(made, 5.0, 40, answered=5.1)
-    assert made.wait(6.0, 60, 100) == pytest.approx(5.5, abs=0.51)
-    assert made.wait(6.0, 61, 100) == pytest.approx(9.5, abs=0.51)
-    assert made.wait(6.0, 101, 100) == math.inf
-    assert made.wait(20.0, 100, 100) == 0.0
+    assert made.until_room(6.0, 60, 100) == pytest.approx(5.5, abs=0.51)
+    assert made.until_room(6.0, 61, 100) == pytest.approx(9.5, abs=0.51)
+    assert made.until_room(6.0, 101, 100) == math.inf
+    assert made.until_room(20.0, 100, 100) == 0.0
 
 
 def test_what_is_under_way_may_be_answered_at_once() -> None:
     made = window()
     use(made, 11.0, 100)
-    assert made.wait(12.0, 1, 100) == 10.0
+    assert made.until_room(12.0, 1, 100) == 10.0
 
 
 def test_a_refused_request_comes_back_later_and_never_at_once() -> None:
     made = window(most=5)
     use(made, 11.0, 5, answered=11.1)
-    left = made.wait(12.0, 1, 5)
-    assert made.wait(12.0 + left - 1e-9, 1, 5) >= SOON
+    left = made.until_room(12.0, 1, 5)
+    assert made.until_room(12.0 + left - 1e-9, 1, 5) >= SOON
 
 
 def test_requests_count_as_one_each() -> None:

@@ -50,7 +50,7 @@ def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _until_windows_have_room(ask: Ask, known: Known) -> float:
-    waits = (w.wait(ask.now, ask.weight, cap_of(w, ask, known)) for w in known.windows)
+    waits = (w.until_room(ask.now, ask.weight, cap_of(w, ask, known)) for w in known.windows)
     return max(waits, default=0.0)
 
 
