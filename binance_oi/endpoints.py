@@ -1,8 +1,8 @@
 """Routes, weights and limits of the exchange, each with its source; and the base URLs.
 
 The rule of this file: a fact stands beside its source. Marks: [D] documented by the exchange,
-[O] observed live, with the month. A base URL is refused rather than mended, and no message repeats
-it: it may hold a password.
+[O] observed live, with the month. A wrong base URL is refused, never corrected, and no message
+repeats it: it may hold a password.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Every exception that leaves this package, as one tree.
 
     BinanceOIError
-    ├── InvalidSymbolError (also ValueError)      mend the symbol; nothing was sent
+    ├── InvalidSymbolError (also ValueError)      correct the symbol; nothing was sent
     ├── TransportError                            try again later; .retry says when it helps
     │   └── TransportTimeoutError (also TimeoutError)
     ├── ResponseError                             read .status, .code and .message
@@ -15,7 +15,7 @@
     │   └── WrongSymbolError
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
     ├── ClientClosedError                         make a new client
-    └── RecordingError                            mend the file or its place
+    └── RecordingError                            repair or move the file
 
 The rule of this file: the type names the caller's next step. All of them pickle, so required
 arguments are positional, and text that came from a server is escaped and bounded.
@@ -62,7 +62,7 @@ class BinanceOIError(Exception):
 
 
 class InvalidSymbolError(BinanceOIError, ValueError):
-    """What was given cannot be a symbol; nothing was sent. Mend the caller."""
+    """What was given cannot be a symbol; nothing was sent. Correct the caller."""
 
     def __init__(self, symbol: object, reason: str) -> None:
         super().__init__(symbol, reason)
@@ -128,7 +128,7 @@ class ForbiddenError(ResponseError):
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408). Try again later; our own attempts were in vain."""
+    """The exchange failed (5xx, 408). Try again later; our own retries failed too."""
 
 
 class _RetryAtError(ResponseError):
@@ -186,5 +186,5 @@ class ClientClosedError(BinanceOIError):
 class RecordingError(BinanceOIError):
     """A recording cannot be used: not ours, too new, in use, or its place does not allow it.
 
-    Mend the file or its place.
+    Repair or move the file.
     """

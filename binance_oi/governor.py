@@ -32,10 +32,10 @@ MAX_BAN = 3 * 86_400.0  # s
 MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
 FIREWALL_HOLD = 60.0  # s to keep away after a 403; the firewall forgets after about 5 minutes [D]
 LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
-FEW = 100  # deadlines of calls that are gone, which are kept
-SLICE = 250  # waiters that are told something in one step of the loop; each is woken in the next
+FEW = 100  # finished calls that may stay in the heap of deadlines
+SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
-AGAIN = 0.1  # s from a refusal to its `retry_at` at the least, so that nobody spins who obeys it
+AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
 
 
 class Permit:
@@ -229,7 +229,7 @@ class Governor:
         try:
             return await waiter
         except asyncio.CancelledError:
-            # Admitted and cancelled in one breath?
+            # Admitted and cancelled in the same loop step?
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.pool.refund(waiter.result())
                 self.release()

@@ -54,7 +54,7 @@ _ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
 _BANNED = re.compile(  # ms of the years 2001 to 2286
     r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
 )
-_LIMIT = re.compile(  # of weight: the limits of orders are told in the same words
+_LIMIT = re.compile(  # of weight: texts about the limits of orders use the same words
     r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,

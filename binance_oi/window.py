@@ -1,13 +1,13 @@
 """Limits beside that of the minute: so much weight, or so many requests, in so many seconds.
 
-Pure, like `minutes`. The rule of this file: only our own books count. No header that we read tells
-what the exchange has counted for such a limit, nor where its window begins. So a `Window` rolls:
-whatever was counted in the last `seconds` is in it, which is enough for windows that are aligned
-to a clock, too. What others use of such a limit is not seen.
+Pure, like the decision core in `budget`. The rule of this file: only our own books count. No
+header that we read shows what the exchange has counted for such a limit, nor where its window
+begins. So a `Window` rolls: whatever was counted in the last `seconds` is in it. That is enough for
+windows that are aligned to a clock. What others use of such a limit is not seen.
 
 A request is in its window from its charge until `seconds` after the latest moment at which the
 exchange may have counted it. That is the moment of its answer, and before there is one, the latest
-moment for which `minutes` has booked it.
+moment for which the ledger has booked it.
 """
 
 import math

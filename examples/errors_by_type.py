@@ -10,7 +10,7 @@ async def read(client: oi.OpenInterestClient, symbol: str) -> str:
     try:
         value = await client.get_open_interest(symbol)
     except oi.InvalidSymbolError:
-        return "mend it: nothing was sent"
+        return "correct it: nothing was sent"
     except oi.UnknownSymbolError:
         return "drop it: it was never listed"
     except oi.SymbolNotTradingError:

@@ -30,7 +30,19 @@ from binance_oi.errors import (
     printable,
 )
 
-NEXT_STEPS = {"Ask", "Drop", "Leave", "Make", "Mend", "Read", "Report", "Send", "Try", "Wait"}
+NEXT_STEPS = {
+    "Ask",
+    "Drop",
+    "Leave",
+    "Make",
+    "Correct",
+    "Repair",
+    "Read",
+    "Report",
+    "Send",
+    "Try",
+    "Wait",
+}
 NEXT_STEPS |= {"catch", "close"}
 UNTIL = datetime(2026, 11, 23, 23, 42, 7, 900_000, tzinfo=UTC)
 

@@ -55,7 +55,7 @@ def _until_windows_have_room(ask: Ask, known: Known) -> float:
 
 
 def cap_of(window: Window, ask: Ask, known: Known) -> int:
-    """What we may use of another limit: less the same share of it that is reserved of a minute."""
+    """Our cap on another limit: its maximum less the same fraction that a minute reserves."""
     reserve = math.ceil(window.most * ask.reserve / known.limit)
     return min(window.most - reserve, window.most * ask.share // known.limit)
 
@@ -131,8 +131,8 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
 def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     """Whether it is of the part that others leave us, as they did in the minute before.
 
-    Without such a part, a client that has little gets ever less. It grows by our probes, slowly
-    enough for others.
+    Without such a part, a client with a small share would be squeezed out. It grows by our probes,
+    slowly enough for others.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
     if others.expected_surge or before is None or not others.past(k):

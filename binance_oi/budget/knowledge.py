@@ -24,7 +24,8 @@ class Known:
     cooldown_until: float = 0.0
     banned_until: float = 0.0
     counted_at: float = UNKNOWN
-    """When the latest request was sent whose count we know; unknown: nothing is known."""
+    """When the latest request was sent whose count we know; `UNKNOWN`: we have seen none since the
+    start or the last cooldown."""
     probe_ends_at: float = UNKNOWN
     """Until then everyone waits for the answer to a probe."""
     silent: int = 0
@@ -59,6 +60,6 @@ class Ask(NamedTuple):
     budget: int
     """The most that a minute may reach, for the whole IP address."""
     share: int
-    """The most of it that is ours."""
+    """The most of the limit that is our own weight."""
     memo: list[object]
-    """The latest forecast, and what it was made of."""
+    """The latest forecast, and what it was made of: it stands for a while, see `tuning`."""

@@ -27,7 +27,8 @@ class Minute:
     """The part of `unconfirmed` that had no answer or no count: weight by the second from which a
     count contains it, if the exchange counted it at all."""
     doubtful: int = 0
-    """The part of `booked` that a count contains if the exchange counted it at all."""
+    """Of `booked`: had no answer, and a later count has come. What that count does not contain was
+    never counted."""
     reported: int = 0
     """The largest count in a header."""
     others: int = 0
@@ -81,16 +82,16 @@ class Ledger:
             self.minutes[k] = Minute()
         return self.minutes[k]
 
-    def forget(self, now: int) -> None:
-        """Forget what lies too far before minute `now`, the earliest in which it may be there."""
+    def forget(self, earliest: int) -> None:
+        """Forget what lies too far before minute `earliest`, in which it may be there."""
         for k in list(self.minutes):
-            if k < now - MEMORY - 1:
+            if k < earliest - MEMORY - 1:
                 del self.minutes[k]
-            elif k < now - 1:
-                self.minutes[k].undecided.clear()  # no count will decide it any more
+            elif k < earliest - 1:
+                self.minutes[k].undecided.clear()  # no later count can decide it
 
     def book(self, weight: int, first: int, last: int) -> None:
-        """Book `weight` to each minute in which it may be counted. A new one ends old ones."""
+        """Book `weight` to each minute in which it may be counted; a new minute forgets old ones."""
         if last not in self.minutes:
             self.forget(first)
         for k in range(first, last + 1):

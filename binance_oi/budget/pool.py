@@ -135,7 +135,7 @@ class Pool:
         self._bucket.set_limits(self._clock(), limit, others)
 
     def flush(self) -> None:
-        """Nothing is under way: what others may want to know is told now."""
+        """Nothing is under way: publish what other processes may need."""
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -1,7 +1,7 @@
 """The commands that record, and that read what was recorded.
 
-The rule of this file: a recorder ends when it is told to, and that is no error; everything that
-can be known to be wrong is said in one line before anything is touched.
+The rule of this file: a recorder that receives a stop signal ends, and that is no error; everything
+that can be known to be wrong is said in one line before anything is touched.
 """
 
 import asyncio
