@@ -150,6 +150,13 @@ def test_no_probe_is_sent_while_no_count_comes(silent: int, kind: type) -> None:
     assert isinstance(decide(ask(), state), kind)
 
 
+def test_only_a_share_of_ones_own_is_named_as_what_is_used_up() -> None:
+    full = known(Minute(booked=LIMIT - 5, reported=LIMIT - 5))
+    verdict = decide(ask(10), full)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.MINUTE_FULL
+
+
 def test_after_a_count_others_are_given_a_pause_before_the_next_probe() -> None:
     state = beside_others(Minute(booked=600, others=200, reported=800), curve=STEADY)
     state.counted_at = 20.0

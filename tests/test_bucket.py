@@ -883,6 +883,26 @@ def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
     assert made.known.others.expected_surge == 125
 
 
+def test_a_refusal_after_a_long_ban_does_not_shorten_the_time_of_caution() -> None:
+    made = bucket(1000)
+    made.refused(5, 7200.0, ban=True)
+    until = made.known.others.expected_until
+    made.refused(5.1, 0.0)  # the answer to a request that was under way
+    assert made.known.others.expected_until == until > int(NOON // 60) + 120
+
+
+def test_after_a_refusal_without_any_header_requests_do_not_queue_up_behind_probes() -> None:
+    made = bucket(100)
+    made.refused(5, 0.0)
+    sent = 0
+    for n in range(90):
+        receipt = made.charge(61 + n / 100, 1)
+        if isinstance(receipt, Receipt):
+            sent += not receipt.probe
+            made.settle(receipt, 61 + n / 100, None, NOON + 61)
+    assert sent >= 75  # blind after some: a probe would show nothing
+
+
 def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> None:
     made = bucket(1000)
     for k in range(4):

@@ -71,10 +71,10 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
     """Wait while any minute in which the request may land is full; probe whether it is over."""
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
-        if minute.booked + ask.weight > ask.share:
-            return _full(ask, known, k, Reason.SHARE)
         if minute.used + ask.weight > ask.budget:
             return _full(ask, known, k, Reason.MINUTE_FULL)
+        if minute.booked + ask.weight > ask.share:
+            return _full(ask, known, k, Reason.SHARE)
         if k < ask.likeliest and not probing.is_bearable(ask, known, k):
             return Wait(POLL, Reason.MINUTE_UNCERTAIN)
     return None
@@ -100,8 +100,8 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     k, others = ask.likeliest, known.others
     minute = known.ledger.minute(k)
     beside_others = k <= others.expected_until
-    if not beside_others and (not minute.newcomer_reserve or known.is_blind):
-        return None
+    if known.is_blind or not (beside_others or minute.newcomer_reserve):
+        return None  # blind: a probe would show nothing, and no forecast is possible
     room, since = ask.budget - minute.used - ask.weight, max(0.0, ask.now - known.counted_at)
     most = max(ask.weight, (ask.budget - minute.reported) // 8)
     crowded = beside_others and minute.reported and minute.under_way + ask.weight > most

@@ -265,7 +265,8 @@ class Bucket:
                 ledger.open_minute(shown).others = theirs
             into = known.clock.into(receipt.sent, shown)
             known.others.draw(shown, known.limit, into, theirs)
-            known.others.expected_until = receipt.first + 1 + MEMORY
+            expected_until = receipt.first + 1 + MEMORY
+            known.others.expected_until = max(known.others.expected_until, expected_until)
             clear = MINUTE * (receipt.first + 1) - known.clock.lo
             known.probe_ends_at = max(receipt.sent + PROBE_PAUSE, clear)
             ledger.leave_undecided(receipt, None, now + LAG)
@@ -384,7 +385,8 @@ class Bucket:
         """
         known, others = self.known, self.known.others
         clock = known.clock
-        others.expected_until = clock.latest(now + seconds) + MEMORY
+        expected_until = clock.latest(now + seconds) + MEMORY
+        others.expected_until = max(others.expected_until, expected_until)
         if minute is None:
             minute = clock.latest(now)
         turn = MINUTE * (minute + 1)

@@ -91,7 +91,7 @@ class Ledger:
                 self.minutes[k].undecided.clear()  # no later count can decide it
 
     def book(self, weight: int, first: int, last: int) -> None:
-        """Book `weight` to each minute in which it may be counted; a new minute forgets old ones."""
+        """Book `weight` to each minute that may count it; opening a new one forgets old ones."""
         if last not in self.minutes:
             self.forget(first)
         for k in range(first, last + 1):
