@@ -406,6 +406,25 @@ def test_what_is_believed_can_be_written_again(found: Known) -> None:
         assert msgspec.msgpack.encode(again.state) == msgspec.msgpack.encode(found)
 
 
+def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, mixed, encode = state(), iter([True]), record.encode
+
+    def interrupted(known: Known) -> bytes:
+        data = encode(known)
+        if next(mixed, False):
+            known.ledger.minutes[K].reported += 5  # while it was encoded, half of it before
+            torn = record.copied(known)
+            torn.ledger.minutes[K].booked -= 5
+            return encode(torn)
+        return data
+
+    monkeypatch.setattr(record, "encode", interrupted)
+    made = record.copied(found)
+    assert made == found
+
+
 # -- together again ----------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ MOST_SLOTS = 3 * SLOTS + math.ceil(FLIGHT / SHORTEST * SLOTS)
 HOLD = 3 * 86_400.0 + 3600.0  # s: no ban is longer than three days; our clocks may be an hour off
 TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute has begun
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
+TRIES = 8  # to encode the same state twice
 OLD = 86_400.0  # s after which a record tells nothing of the minute but its hold
 
 _NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
@@ -56,8 +57,18 @@ def decode(data: bytes) -> Record | None:
 
 
 def copied(state: Known) -> Known:
-    """A copy of `state` as it is at one moment, also while another thread changes it."""
-    return _decode_state(encode(state))  # one call that lets no other thread run
+    """A copy of `state` as it is at one moment, even while another thread changes it.
+
+    Encoding is one call, in which no other thread runs, unless the garbage collector runs a
+    finalizer there. Two encodings that are alike were made of one state.
+    """
+    data = encode(state)
+    for _ in range(TRIES):
+        again = encode(state)
+        if again == data:
+            break
+        data = again
+    return _decode_state(data)
 
 
 # -- bounds ----------------------------------------------------------------------------------
