@@ -429,3 +429,17 @@ async def test_a_second_cancel_ends_it_after_the_commit_that_is_under_way(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(tables(path)[0]) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_stop_waits_for_a_lock_of_another_program_that_ends_in_time(path: Path) -> None:
+    async with Running(path) as running:
+        with locked(path):
+            await asyncio.sleep(41.0)
+            assert running.recorder.status.unwritten
+            running.recorder.stop()
+            await asyncio.sleep(4.0)
+        await running._task
+    slots, missed = running.check()
+    assert (missed, running.recorder.status.lost) == ([], 0)
+    assert len(slots) >= 4

@@ -40,7 +40,7 @@ def copy(source: Path, target: Path, *, replace: bool, on_pages: Pages | None) -
 
 def _copy_whole(source: Path, target: Path, on_pages: Pages | None) -> None:
     part = target.with_name(f".{target.name}.part")
-    if part.resolve() == source.resolve():
+    if os.path.realpath(part) == os.path.realpath(source):
         raise RecordingError(f"{target} needs a name that is not of the recording itself")
     _remove(part)  # of a copy that was killed
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)

@@ -31,7 +31,7 @@ class Place:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._real = path, path.resolve()
+        self._path, self._real = path, Path(os.path.realpath(path))
         self._inode = path.stat()
         self._sides = {ending: _found(self._path_of(ending)) for ending in (LOG, INDEX)}
 
@@ -136,7 +136,7 @@ def settle(path: Path) -> None:
 
 def remove_all(path: Path) -> None:
     """Remove a file that could not be made into a recording, and what SQLite has put beside it."""
-    for name in (path.resolve(), *(beside(path, ending) for ending in SIDES)):
+    for name in (Path(os.path.realpath(path)), *(beside(path, ending) for ending in SIDES)):
         with suppress(OSError):
             name.unlink()
 

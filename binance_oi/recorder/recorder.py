@@ -27,6 +27,7 @@ from binance_oi.schedule import STEP, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
 RETRY = 2.0  # s after which to write again when no sweep comes before; with each one that does
+LAST_RETRY = 0.2  # s between two tries then
 LAST_TRY = 10.0  # s in which to write what is kept when a recorder ends
 WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
 
@@ -276,11 +277,14 @@ class Recorder:
         return True
 
     async def _write_what_is_left(self) -> None:
-        """One try for each, until the first that fails or the time is over; the rest is lost."""
+        """Try again and again until the time is over; the rest is lost."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LAST_TRY
-        while loop.time() < until and await self._write_oldest():
-            pass
+        while loop.time() < until:
+            if not await self._write_oldest():
+                if self._status.storage_error is None:  # there is nothing left to write
+                    break
+                await asyncio.sleep(LAST_RETRY)
         if self._lose(self._pending.give_up_all(self._why())):
             await self._write_oldest()  # at least their gap
 

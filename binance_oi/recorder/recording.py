@@ -212,7 +212,7 @@ def check_source(path: Path, source: str | None) -> None:
 
 def beside(path: Path, ending: str) -> Path:
     """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
     return real.with_name(real.name + ending)
 
 
@@ -364,7 +364,7 @@ class Recording:
 
         The name does not matter: links, hard links, other ways to the directory and other case
         (of file systems that ignore it) lead to the same place. A side file that is not there is
-        refused as well: SQLite would take any file of that name for its own.
+        refused as well, beside any recording: SQLite would take a file of that name for its own.
 
         Raises:
             RecordingError: It is the recording, its log or another file beside it; or a device, a
@@ -377,6 +377,8 @@ class Recording:
         for own in (beside(self.path, ending) for ending in SIDE_FILES):
             if any(_is_same(path, own) for path in made):
                 raise RecordingError(f"{target} belongs to the recording {self.path}")
+        if target.name.lower().endswith(SIDE_FILES):
+            raise RecordingError(f"{target} has the name of a file beside a recording")
 
     def backup(
         self,
