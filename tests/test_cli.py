@@ -74,7 +74,8 @@ PROGRAM = [sys.executable, "-m", "binance_oi"]
 
 @pytest.fixture
 def exchange() -> Iterator[LocalExchange]:
-    with LocalExchange().in_thread() as running:
+    young = 10.0 - time.time() % 60.0  # its minute is 10 s old, in whichever second we run
+    with LocalExchange(clock_offset=young).in_thread() as running:
         yield running
 
 

@@ -86,5 +86,5 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     alone, _ = cost(ProcessBudget(limit=limit, clock=Slowly()).pool("a"))
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly())
     shared, locks = cost(budget.pool("a"))
-    assert locks == 2 / LOT  # locked and unlocked once for a whole lot
+    assert 0 < locks <= 2 / LOT  # locked and unlocked once for a whole lot
     assert alone < shared <= alone + 20

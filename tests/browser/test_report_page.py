@@ -58,7 +58,7 @@ def draw(page: Path) -> tuple[Path, list[str]]:
         *("--window-size=1000,2400", f"--user-data-dir={page.parent / 'profile'}"),
         *("--host-resolver-rules=MAP * ~NOTFOUND", f"--screenshot={picture}", page.as_uri()),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return picture, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
