@@ -425,6 +425,21 @@ def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(
     assert made == found
 
 
+def test_a_copy_of_books_that_never_rest_is_made_after_some_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, encode, made = state(), record.encode, list[bytes]()
+
+    def restless(known: Known) -> bytes:
+        known.ledger.minutes[K].booked += 1
+        made.append(encode(known))
+        return made[-1]
+
+    monkeypatch.setattr(record, "encode", restless)
+    assert record.copied(found).ledger.minutes[K].booked == 30 + len(made)
+    assert 2 < len(made) < 20
+
+
 # -- together again ----------------------------------------------------------------------------
 
 
