@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral
 from operator import methodcaller
 from pathlib import Path
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import record
@@ -43,7 +43,7 @@ BUSY = 0.001  # s after which to ask again for a bucket that another process has
 RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
 RETRY_MOST = 30.0
 CHECK = 60.0  # s between two looks at where the file has to be
-VIEWS = 8  # tries to see the books between two changes; each takes some 20 us
+VIEWS = 1000  # tries to see the books between two changes; each takes some 20 us
 
 if hasattr(time, "CLOCK_BOOTTIME"):
 
@@ -315,6 +315,26 @@ def _doubt(found: record.Record, now: float) -> str:
     return record.flaw(found.state, now)
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _changing(
+    method: Callable[Concatenate["MachinePool", _P], _R],
+) -> Callable[Concatenate["MachinePool", _P], _R]:
+    """Count the calls that have begun and ended: between them, no other thread sees the pool."""
+
+    @wraps(method)
+    def counted(pool: "MachinePool", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        pool.begun += 1
+        try:
+            return method(pool, *args, **kwargs)
+        finally:
+            pool.ended += 1
+
+    return counted
+
+
 class MachinePool(Pool):
     """The budget of one IP address, held in a file that all processes of a user share.
 
@@ -333,6 +353,7 @@ class MachinePool(Pool):
         open_file: Callable[[PoolFile | None], PoolFile],
     ) -> None:
         super().__init__(make_bucket, state, clock)
+        self.begun = self.ended = 0  # changes, see `_changing`
         self._open_file = open_file
         self._file: PoolFile | None = None
         self._late: list[_Change] = []  # what others do not know yet, oldest first
@@ -350,6 +371,7 @@ class MachinePool(Pool):
         self._has_doubted = False
         self._find_file(clock())
 
+    @_changing
     def close(self) -> None:
         """Book what is late, as far as others let us, and close the file."""
         if self._is_untold:
@@ -360,6 +382,7 @@ class MachinePool(Pool):
             self._file.close()
             self._file = None
 
+    @_changing
     def charge(self, weight: int) -> Receipt | Wait:
         """See `Bucket.charge`."""
         now = self._clock()
@@ -395,6 +418,7 @@ class MachinePool(Pool):
                 return
             self._leased.append(more)
 
+    @_changing
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Bucket.sending`; a hold that another process has written counts, too."""
         if self._clock() - receipt.sent >= LEASE and self._is_hold_new():
@@ -403,6 +427,7 @@ class MachinePool(Pool):
             self._leave(changed=self._changed)
         return super().sending(receipt)
 
+    @_changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`. Told to others with the next charge, or with `flush`."""
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
@@ -457,14 +482,14 @@ class MachinePool(Pool):
         Reads the file without the lock, and changes neither the file nor the pool.
         """
         for _ in range(VIEWS):
-            file, late, leased = self._file, self._late, self._leased
-            lengths = len(late), len(leased)
-            bucket = self._make_bucket(self._shown(file))
-            changes: list[_Change] = [*late]
-            changes += [methodcaller("refund", receipt) for receipt in leased]
-            # Each change of the pool has new lists, or longer or shorter ones.
-            is_same = self._file is file and self._late is late and self._leased is leased
-            if is_same and lengths == (len(late), len(leased)):
+            ended = self.ended
+            if self.begun != ended:  # in the middle of a change: let its thread finish it
+                time.sleep(0)
+                continue
+            bucket = self._make_bucket(self._shown(self._file))
+            changes: list[_Change] = [*self._late]
+            changes += [methodcaller("refund", receipt) for receipt in self._leased]
+            if self.begun == ended:
                 for change in changes:
                     change(bucket)
                 return bucket
@@ -488,6 +513,7 @@ class MachinePool(Pool):
             self._check_at = -math.inf
         self._change(change)
 
+    @_changing
     def _change(self, change: _Change) -> None:
         """Do it now, or with the next change when another process has the bucket in its hands."""
         # What was charged in advance was charged before this: it may not be sent after a hold.
@@ -496,6 +522,7 @@ class MachinePool(Pool):
         self._late.append(change)
         self.flush()
 
+    @_changing
     def flush(self) -> None:
         """See `Pool.flush`."""
         if (self._late or self._leased or self._is_untold) and self._enter():
