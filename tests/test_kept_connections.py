@@ -1,4 +1,4 @@
-"""A dead connection is told from a slow exchange, for little weight and hardly any work.
+"""A client tells a dead connection from a slow exchange, for little weight and little work.
 
 Rule of this file: no socket; a request is a `Line`, and its answer a call of `heard`.
 """

@@ -66,7 +66,7 @@ class Running:
     def _acknowledge(self, snapshot: Snapshot) -> None:
         assert snapshot.slot is not None
         slot = unix_ms(snapshot.slot)
-        assert slot in tables(self.path)[0]  # whoever is told can read it
+        assert slot in tables(self.path)[0]  # `on_sweep` comes after the commit
         self.acknowledged.append(slot)
 
     async def __aenter__(self) -> "Running":

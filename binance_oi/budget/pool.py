@@ -33,7 +33,6 @@ logger = logging.getLogger("binance_oi")
 Clock = Callable[[], float]
 _Change = Callable[[Bucket], object]
 
-MOST = 10**12  # weight per minute: a limit that is none, for tests and private exchanges
 WALL_ERROR = 2.5  # s: how far this machine's wall clock may be off, until an answer tells
 LOT = 8  # weight charged in advance
 LEASE = 0.02  # s for which it may be sent; FLIGHT allows for far more
@@ -204,7 +203,7 @@ class ProcessBudget:
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:
-        self._limit = limit = check_count("limit", limit, most=MOST)
+        self._limit = limit = check_count("limit", limit, most=record.MOST)
         kept = check_number("reserve", reserve, least=0.0)
         is_weight = isinstance(reserve, Integral)
         if kept >= (limit if is_weight else 1.0):
@@ -411,7 +410,7 @@ class MachinePool(Pool):
             return True  # whoever takes the lock next says what is wrong
 
     def _take_lease(self, now: float) -> None:
-        """Calls come thick and fast: charge for the next few at once, and lock the file once."""
+        """Calls come in quick succession: charge for the next few, and lock the file once."""
         while len(self._leased) < LOT:
             more = self._bucket.charge(now, 1)
             if not isinstance(more, Receipt):
