@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from binance_oi.budget.others import MINUTE, Curve, expected
+from binance_oi.budget.others import MINUTE, Curve, Others, expected
 from binance_oi.budget.tuning import CHANCE, LATE, MORE, RHYTHM, SLOT
 
 FASTEST = 40.0  # weight/s
@@ -45,6 +45,18 @@ def test_between_two_looks_it_rises_evenly() -> None:
 def test_a_late_look_lowers_nothing() -> None:
     drawn = curve((30.0, 300), (29.0, 250))
     assert (drawn.top, drawn.until) == (300, 30.0)
+
+
+@pytest.mark.parametrize("into", [12.0, 15.0, 19.0, 30.0, 59.0, 60.0])
+@pytest.mark.parametrize("height", [99, 0, -5])
+def test_a_count_that_falls_lowers_no_curve(into: float, height: int) -> None:
+    drawn = curve((12.0, 100), (into, height))
+    assert drawn.heights == sorted(drawn.heights)
+    assert drawn.top == 100
+    assert drawn.calm >= 0.0
+    assert expected([drawn], curve(), 20.0, 0) >= 0.0
+    others = Others({7: drawn})
+    assert others.unseen(7, 6000, 10.0) >= 0.0
 
 
 @pytest.mark.parametrize("into", [0.0, 0.1, 4.999, 5.0, 5.001, 59.99, 60.0, 61.0])

@@ -69,8 +69,12 @@ class Curve:
 
     def draw(self, into: float, height: int) -> None:
         """They had used `height` after `into` s; since our last count, evenly, and before our
-        first one, as late as may be."""
-        into = min(max(into, self.until, 0.25), MINUTE)
+        first one, as late as may be.
+
+        A curve never falls: others cannot give back what they have used. A rise below 0 would be
+        a negative rate, which has no square root.
+        """
+        into, height = min(max(into, self.until, 0.25), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
         base = self.top
         if self.until == 0.0:
