@@ -40,7 +40,7 @@ from binance_oi.budget.tuning import (
     PROBES,
     TRAVEL,
 )
-from binance_oi.budget.usage import Receipt, Wait
+from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
@@ -780,6 +780,14 @@ def test_reserve_and_share_hold_for_every_limit() -> None:
     kept = bucket(1000, reserve=100)
     kept.set_limits(0.0, None, [Limit(10, 100, False)])
     assert kept.usage(1).remaining == 90
+
+
+def test_a_reserve_that_is_more_than_a_lowered_limit_leaves_nothing_and_never_less() -> None:
+    made = bucket(1000, reserve=100)
+    made.set_limits(0.0, 50, [Limit(10, 100, False), Limit(20, 3, True)])
+    usage = made.usage(1)
+    assert (usage.sustained, usage.remaining) == (0.0, 0)
+    assert made.charge(1, 1) == Wait(None, Reason.TOO_HEAVY)
 
 
 def test_a_refund_gives_every_limit_back() -> None:

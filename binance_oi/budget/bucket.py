@@ -75,10 +75,12 @@ class Bucket:
             and known.probe_ends_at <= now
             and known.counted_at != UNKNOWN
             and not known.is_blind
+            and not known.others.refused_count
             and not known.windows
         ):
             # The ordinary case, short because it is nearly every case: one minute, its count is
-            # known, and we are alone in it. A property test holds it to the rules.
+            # known, we are alone in it, and no refusal came below the limit. A property test
+            # holds it to the rules.
             minute = known.ledger.minutes.get(last)
             if (
                 minute is not None
@@ -409,7 +411,8 @@ class Bucket:
         minute = known.ledger.minute(ask.likeliest)
         caps = [(window, admission.cap_of(window, ask, known)) for window in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
-        sustained = (cap * MINUTE / window.seconds for window, cap in caps)
+        # A reserve of weight may be more than a limit that the exchange has lowered.
+        sustained = (max(0, cap) * MINUTE / window.seconds for window, cap in caps)
         left += [ask.budget - minute.used, ask.share - minute.booked]
         return Usage(
             limit=known.limit,

@@ -83,4 +83,5 @@ class Usage:
     """The end of a ban of this IP address; None when there is none."""
     sustained: float = math.inf
     """What we may use in a minute, minute after minute, by the exchange's limits for other spans
-    of time (per 10 s, per day), less reserve; infinite without such a limit."""
+    of time (per 10 s, per day), less reserve; never negative, and infinite without such a
+    limit."""
