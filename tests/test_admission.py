@@ -9,16 +9,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from binance_oi.budget import admission, probing
 from binance_oi.budget.admission import RULES, Probe, Send, Verdict, decide
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import Ask, Known
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.others import Curve, Others
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, POLL, PROBE_PAUSE
 from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.window import Window
 
 K = 1_000
 LIMIT, RESERVE = 1_000, 10
@@ -199,3 +202,108 @@ def test_the_short_way_answers_as_the_rules_do(name: str) -> None:
     else:
         assert isinstance(answer, Receipt)
         assert answer.probe == isinstance(verdict, Probe)
+
+
+@st.composite
+def minutes(draw: st.DrawFn) -> Minute:
+    """Books that agree with themselves, and that are full as often as not."""
+    weights = st.one_of(st.integers(0, 5), st.integers(0, LIMIT))
+    undecided = [(second, draw(st.integers(1, 9))) for second in draw(st.sets(st.integers(0, 40)))]
+    lost = sum(weight for _, weight in undecided)
+    unconfirmed = lost + draw(weights)
+    doubtful = draw(st.integers(0, 3))
+    return Minute(
+        unconfirmed + doubtful + draw(weights),
+        unconfirmed,
+        sorted(undecided),
+        doubtful,
+        draw(weights),
+        draw(st.one_of(st.just(0), weights)),
+        draw(st.one_of(st.just(0), weights)),
+        draw(st.booleans()),
+    )
+
+
+@st.composite
+def states(draw: st.DrawFn) -> Known:
+    """Anything that may be known at 0 to 60 s of minute `K`; the usual is frequent."""
+    off = draw(st.sampled_from([0.0, 0.0, 0.5, 2.0]))
+    clock = ServerClock(60.0 * K - off, 60.0 * K + off, draw(st.sampled_from([0.0, 18.0, 20.0])))
+    seen = draw(st.sets(st.sampled_from([K - 1, K, K + 1])))
+    books = Ledger({k: draw(minutes()) for k in sorted(seen)}, draw(st.integers(K - 1, K + 1)))
+    others = Others(
+        {K: Curve(LIMIT / 60, [draw(st.integers(0, LIMIT))], since=1.0, until=5.0)},
+        draw(st.sampled_from([-1, K - 1, K, K + 1])),
+        draw(st.sampled_from([0, 0, 100])),
+        draw(st.one_of(st.just(0), st.integers(1, LIMIT))),
+    )
+    return Known(
+        LIMIT,
+        clock,
+        books,
+        others,
+        cooldown_until=draw(st.sampled_from([0.0, 0.0, 60.0 * K + 10, 60.0 * K + 100])),
+        counted_at=draw(st.sampled_from([UNKNOWN, -30.0, 5.0, 10.0])),
+        probe_ends_at=draw(st.sampled_from([UNKNOWN, UNKNOWN, 10.0, 30.0])),
+        silent=draw(st.sampled_from([0, 0, BLIND_AFTER - 1, BLIND_AFTER])),
+        windows=draw(st.sampled_from([[], [], [Window(10, 100, False, 0.0, {30: 95})]])),
+    )
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    state=states(),
+    now=st.floats(5.0, 60.0),
+    weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
+    reserve=st.sampled_from([0, 0.01, RESERVE, 0.3]),
+    share=st.sampled_from([1.0, 0.5]),
+)
+def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
+    state: Known, now: float, weight: int, reserve: float, share: float
+) -> None:
+    charged = Bucket(copy.deepcopy(state), reserve=reserve, share=share)
+    ruled = Bucket(state, reserve=reserve, share=share)
+    if now - state.clock.at > 1.0:
+        state.clock.drift(now)
+    asked = ruled.question(now, weight)
+    verdict = decide(asked, state)
+    expected = verdict
+    if not isinstance(verdict, Wait):
+        expected = ruled._book(asked, isinstance(verdict, Probe))
+    assert charged.charge(now, weight) == expected
+    assert charged.known == state
+
+
+def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
+    others = Others(refused_count=60)
+    made = Bucket(known(Minute(50, 0, reported=50, newcomer_reserve=5), others=others), reserve=0)
+    answer = made.charge(20.0, 20)
+    assert isinstance(answer, Receipt)
+    assert answer.probe
+
+
+def asked_again(state: Known, now: float, until: float, most: int) -> int:
+    """How often a request that obeys each wait is refused before it is sent."""
+    bucket = Bucket(state, reserve=RESERVE)
+    for refused in range(most + 1):
+        answer = bucket.charge(now, 1)
+        if isinstance(answer, Receipt):
+            assert now <= until
+            return refused
+        assert answer.seconds is not None
+        now += answer.seconds
+    pytest.fail(f"it asked {most} times by {now} s")
+
+
+@pytest.mark.parametrize("silent", [0, BLIND_AFTER])
+@pytest.mark.parametrize("booked", [FULL, LIMIT])
+def test_a_full_minute_whose_weight_has_no_answer_to_come_is_asked_a_few_times(
+    silent: int, booked: int
+) -> None:
+    full = Minute(booked, booked, [(30, booked)])
+    assert asked_again(known(full, silent=silent), 20.0, 60.1, most=5) >= 1
+
+
+def test_a_full_minute_whose_weight_is_under_way_is_asked_again_soon() -> None:
+    full = Minute(FULL, FULL, [(30, FULL - 1)])
+    assert decide(ask(), known(full, silent=BLIND_AFTER)) == Wait(POLL, Reason.MINUTE_FULL)

@@ -86,8 +86,21 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    is_open = known.ledger.minute(k).unconfirmed  # an answer may give room at any time
-    return Wait(max(min(wait, POLL) if is_open else wait, 1e-3), reason)
+    return Wait(max(min(wait, _until_count(ask, known, k)), 1e-3), reason)
+
+
+def _until_count(ask: Ask, known: Known, k: int) -> float:
+    """Seconds until a count may give room in full minute `k`; infinity when none is to come.
+
+    The answer to a request under way may come at any time. Undecided weight has no answer to
+    come: the count of a later request decides it, if the lightest one may still be sent.
+    """
+    minute = known.ledger.minute(k)
+    if minute.under_way > 0:
+        return POLL
+    if minute.undecided and probing.is_affordable(ask._replace(weight=1), known, k):
+        return max(minute.undecided[0][0] - ask.now, PROBE_PAUSE)
+    return math.inf
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
