@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from binance_oi.budget.server_clock import is_plausible
+
 MAX_DIGITS = 9
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DATE = re.compile(  # the only form that RFC 9110 lets a server send
@@ -29,9 +31,13 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
 
 
 def date(headers: Mapping[str, str]) -> float | None:
-    """The exchange's clock when it answered, in Unix seconds; 1 s resolution."""
+    """The exchange's clock when it answered, in Unix seconds; 1 s resolution.
+
+    None when the header is absent, no date, or none at which the exchange can have answered.
+    """
     text = headers.get("Date")
-    return None if text is None else _unix(text)
+    unix = None if text is None else _unix(text)
+    return unix if unix is not None and is_plausible(unix) else None
 
 
 def retry_after(headers: Mapping[str, str], now: float | None) -> float:
@@ -39,7 +45,8 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
 
     Args:
         headers: Of the answer.
-        now: Its `Date`, which an HTTP date in `Retry-After` is compared with.
+        now: Its `Date`, which an HTTP date in `Retry-After` is compared with. That one may be of
+            any year: the caller bounds the seconds.
 
     Source: [?] whether futures send it, and in which form; seconds and 0 were seen elsewhere.
     """

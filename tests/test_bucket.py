@@ -28,6 +28,7 @@ from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     CLOSING,
     CONTRADICTIONS,
+    DRIFT,
     EDGE,
     FLIGHT,
     MEMORY,
@@ -554,6 +555,7 @@ def test_dates_that_all_say_so_are_believed_and_loosen_nothing() -> None:
 
 def test_the_first_date_is_believed_at_once() -> None:
     made = bucket(known=False)
+    made.known.clock.dated = False
     made.settle(take(made, 1), 1.1, 1, NOON + 3601)
     assert made.usage(2).resets_at.timestamp() == NOON + 3660
 
@@ -597,6 +599,140 @@ def test_an_answer_from_further_away_than_expected_is_booked_where_it_was_counte
     receipt = take(made, 10, 5)
     made.settle(receipt, 75, 5, NOON + 63)  # a server that slept
     assert made.usage(75).used == 5
+
+
+# -- the clock of the exchange and a ban -------------------------------------------------------
+
+HOUR = 3600.0
+WRONG = [-30 * 365 * 24 * HOUR, -24 * HOUR, -HOUR, -60.0, 60.0, HOUR, 24 * HOUR, 2e9]
+
+
+def guessed(off: float = 0.0, limit: int = 100) -> Bucket:
+    """No answer has come, and the wall clock is ahead by `off`."""
+    offset = NOON + off
+    return Bucket(Known(limit, ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)))
+
+
+def banned_for(made: Bucket, now: float) -> float:
+    """Seconds after which the first request is sent, by asking at each wait's end."""
+    begun = now
+    for _ in range(1000):
+        answer = made.charge(now, 1)
+        if isinstance(answer, Receipt):
+            return now - begun
+        assert answer.seconds is not None
+        now += max(answer.seconds, 0.001)
+    pytest.fail("nothing is sent")
+
+
+@pytest.mark.parametrize("off", WRONG)
+@pytest.mark.parametrize("dates", [1, CONTRADICTIONS, 2 * CONTRADICTIONS])
+@pytest.mark.parametrize("is_guess", [False, True])
+def test_no_date_moves_the_end_of_a_ban(off: float, dates: int, is_guess: bool) -> None:
+    made = guessed() if is_guess else bucket(off=1.0)
+    flying = [made._book(made.question(2.0, 1), False) for _ in range(dates)]
+    made.refused(3.0, 600.0, ban=True)
+    for receipt in flying:
+        made.settle(receipt, 3.1, 5, NOON + 3 + off)
+    assert made.usage(4).banned_until is not None
+    assert 595.0 <= banned_for(made, 4.0) <= 615.0
+
+
+@pytest.mark.parametrize("off", WRONG)
+def test_no_date_that_is_believed_later_revives_a_ban_that_is_over(off: float) -> None:
+    made = bucket(off=1.0)
+    made.refused(3.0, 120.0, ban=True)
+    for n in range(CONTRADICTIONS):
+        receipt = made._book(made.question(200.0 + n, 1), False)
+        made.settle(receipt, 200.1 + n, 5, NOON + 200 + n + off)
+    assert made.usage(203).held_until is made.usage(203).banned_until is None
+
+
+@pytest.mark.parametrize("off", WRONG)
+def test_the_first_date_moves_no_ban_that_a_wrong_wall_clock_began(off: float) -> None:
+    made = guessed(off)
+    flying = take(made, 1)
+    made.hold(1.5, 600.0, ban=True)
+    made.settle(flying, 2.0, 1, NOON + 2)
+    assert 598.0 <= banned_for(made, 2.0) <= 612.0
+    assert made.usage(2).banned_until == made.usage(2).held_until is not None
+
+
+def test_a_single_date_that_lies_is_not_believed_after_a_cooldown() -> None:
+    made = bucket(off=1.0)
+    made.refused(3, 0.0)
+    receipt = take(made, 62)
+    made.settle(receipt, 62.1, 1, NOON + HOUR)
+    assert made.usage(63).resets_at.timestamp() == NOON + 120
+
+
+@pytest.mark.parametrize("off", WRONG)
+def test_after_dates_that_were_believed_and_wrong_requests_go_on(off: float) -> None:
+    made = guessed(limit=1000)
+    flying = [made._book(made.question(1.0, 1), False) for _ in range(20)]
+    for n, receipt in enumerate(flying):  # the first is wrong, all others are right
+        made.settle(receipt, 1.5, 100 + n, NOON + 1 + (0 if n else off))
+    assert banned_for(made, 2.0) <= 120.0
+    assert made.usage(2).resets_at.timestamp() <= NOON + 120
+    assert made.known.others.expected_until <= int(NOON // 60) + 2 + MEMORY
+    assert len(made.known.ledger.minutes) <= 4
+
+
+@pytest.mark.parametrize("ending", ["lose", "refund"])
+@pytest.mark.parametrize("off", WRONG)
+def test_what_a_wrong_clock_charged_leaves_no_minute_behind(ending: str, off: float) -> None:
+    made = guessed(off)
+    flying = [made._book(made.question(1.0, 1), False) for _ in range(9)]
+    made.settle(flying.pop(), 1.5, 9, NOON + 1)
+    for receipt in flying:
+        if ending == "lose":
+            made.lose(receipt, 2.0)
+        else:
+            made.refund(receipt)
+    k = int(NOON // 60)
+    assert all(k - 2 <= j <= k + 1 for j in made.known.ledger.minutes)
+    assert made.usage(2).used >= 8 * (ending == "lose")
+
+
+# Year 1, 1970, 2019, 2100 and 9999, and what is no number.
+NO_DATES = [-62_135_596_800.0, 0.0, 1_577_836_799.0, 4_102_444_800.0, 253_402_300_799.0]
+
+
+@pytest.mark.parametrize("date", [*NO_DATES, -math.inf, math.inf, math.nan, 1e300])
+@pytest.mark.parametrize("is_guess", [False, True])
+def test_a_date_at_which_no_exchange_can_have_answered_is_none(date: float, is_guess: bool) -> None:
+    made, same = (guessed() if is_guess else bucket(off=1.0) for _ in range(2))
+    for n in range(2 * CONTRADICTIONS):
+        made.settle(take(made, 1 + n), 1.1 + n, 1 + n, date)
+        same.settle(take(same, 1 + n), 1.1 + n, 1 + n, None)
+    assert made.known == same.known
+    assert made.usage(20) == same.usage(20)
+
+
+@pytest.mark.parametrize("wall", [-62_135_596_000.0, -1e6, 0.0, 1.0, 1e6, NOON])
+def test_no_cooldown_is_no_cooldown_by_any_clock(wall: float) -> None:
+    made = Bucket(Known(100, ServerClock(wall - 2.5, wall + 2.5, 0.0, dated=False)))
+    usage = made.usage(0.0)
+    assert usage.held_until is usage.banned_until is None
+    assert isinstance(made.charge(0.0, 1), Receipt)
+    assert made.room_in(0.0, 1) <= 60.0
+
+
+@pytest.mark.parametrize("late", [57.0, 120.0, HOUR, 24 * HOUR, 400 * 24 * HOUR])
+@pytest.mark.parametrize("off", [-1e6, -HOUR, HOUR, 1e6])
+@pytest.mark.parametrize("is_guess", [False, True])
+def test_late_answers_never_make_the_clock_wider_than_a_minute(
+    late: float, off: float, is_guess: bool
+) -> None:
+    made = guessed() if is_guess else bucket(off=1.0)
+    flying = [made._book(made.question(2.0, 1), False) for _ in range(2 * CONTRADICTIONS)]
+    made.hold(2.0, 1.0)
+    for receipt in flying:
+        made.settle(receipt, 2.0 + late, 5, NOON + late + off)
+    clock = made.known.clock
+    drifted = 2 * DRIFT * late
+    assert clock.hi - clock.lo <= 60.0 + drifted
+    assert len(made.known.ledger.minutes) <= MEMORY + 5 + drifted / 60
 
 
 # -- the moment of sending -----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A header is bounded plain ASCII, or it is nothing."""
 
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ NO_DATES = [
     NOON_TEXT * 1000,
 ]
 
+NO_EXCHANGE = [  # dates, at which the exchange cannot have answered
+    "Mon, 01 Jan 0001 00:00:00 GMT",
+    "Thu, 01 Jan 1970 00:00:00 GMT",
+    "Tue, 31 Dec 2019 23:59:59 GMT",
+    "Fri, 01 Jan 2100 00:00:00 GMT",
+    "Fri, 31 Dec 9999 23:59:59 GMT",
+]
+
 
 def answer(**fields: str) -> CIMultiDict[str]:
     """Headers as aiohttp gives them: the case of a name does not matter."""
@@ -83,17 +92,17 @@ def test_a_header_that_is_absent_is_nothing() -> None:
     "text, unix",
     [
         (NOON_TEXT, NOON),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Wed, 01 Jan 2020 00:00:00 GMT", 1_577_836_800.0),
         ("Thu, 24 Sep 2026 22:09:57 GMT", 1_790_287_797.0),
         ("Tue, 29 Feb 2028 23:59:59 GMT", 1_835_481_599.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 253_402_300_799.0),
+        ("Thu, 31 Dec 2099 23:59:59 GMT", 4_102_444_799.0),
     ],
 )
 def test_the_date_is_unix_seconds(text: str, unix: float) -> None:
     assert headers.date(answer(date=text)) == unix
 
 
-@pytest.mark.parametrize("text", NO_DATES)
+@pytest.mark.parametrize("text", [*NO_DATES, *NO_EXCHANGE])
 def test_any_other_date_is_none(text: str) -> None:
     assert headers.date(answer(Date=text)) is None
 
@@ -114,6 +123,14 @@ def test_retry_after_is_seconds_or_a_date_and_never_negative(text: str, seconds:
     assert headers.retry_after(answer(Retry_After=text), NOON) == seconds
 
 
+def test_retry_after_may_name_any_year_and_needs_a_plausible_date_beside_it() -> None:
+    for text in NO_EXCHANGE:
+        unix = parsedate_to_datetime(text).timestamp()
+        assert headers.retry_after(answer(Retry_After=text), NOON) == max(0.0, unix - NOON)
+        date = headers.date(answer(Date=text))
+        assert headers.retry_after(answer(Retry_After=NOON_TEXT), date) == 0.0
+
+
 def test_retry_after_with_a_date_needs_the_date_of_the_answer() -> None:
     assert headers.retry_after(answer(Retry_After=NOON_TEXT), None) == 0.0
     assert headers.retry_after(answer(Retry_After="7"), None) == 7.0
@@ -124,7 +141,7 @@ def test_whatever_a_header_holds_it_is_a_sane_number_or_nothing(text: str) -> No
     fields = answer(X_MBX_USED_WEIGHT_1M=text, Date=text, Retry_After=text)
     used, date = headers.used_weight(fields), headers.date(fields)
     assert used is None or 0 <= used < 10**headers.MAX_DIGITS
-    assert date is None or 0 <= date < 253_402_300_800
+    assert date is None or NOON - 7 * 366 * 86_400 < date < NOON + 74 * 366 * 86_400
     assert 0 <= headers.retry_after(fields, NOON) < 10**headers.MAX_DIGITS
 
 

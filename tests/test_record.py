@@ -518,6 +518,27 @@ def test_a_clock_that_is_a_guess_gives_way_to_one_that_was_read() -> None:
     assert shared.clock.lo == NOON - 2.0
 
 
+@pytest.mark.parametrize("who", ["ours", "shared"])
+@pytest.mark.parametrize("off", [-3600.0, 3600.0])
+def test_a_hold_by_a_clock_that_was_wrong_keeps_its_time_left(who: str, off: float) -> None:
+    shared, ours, base = parted()
+    holder = ours if who == "ours" else shared
+    holder.clock = ServerClock(NOON + off - 2.5, NOON + off + 2.5, NOW, dated=False)
+    Bucket(holder).hold(NOW, 600.0, ban=True)
+    merge(shared, ours, base, NOW)
+    for until in (shared.cooldown_until, shared.banned_until):
+        assert 600.0 <= until - NOW - shared.clock.lo <= 615.0
+    assert flaw(shared, NOW) == ""
+
+
+def test_a_hold_that_is_over_by_a_wrong_clock_is_over_by_a_right_one() -> None:
+    shared, ours, base = parted()
+    shared.clock = ServerClock(NOON + 3600, NOON + 3605, NOW, dated=False)
+    shared.cooldown_until = shared.banned_until = NOON + NOW + 3500
+    merge(shared, ours, base, NOW)
+    assert shared.cooldown_until == shared.banned_until == 0.0
+
+
 def test_what_was_lost_on_both_sides_is_in_doubt_once_each() -> None:
     shared, ours, base = parted()
     both = (1003, 2)

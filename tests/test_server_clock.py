@@ -102,6 +102,22 @@ def test_a_clock_as_it_is_made_and_used_is_possible() -> None:
 
 
 @pytest.mark.parametrize(
+    "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-AHEAD, -2e6, True)]
+)
+def test_an_instant_is_over_for_certain_by_the_early_end(
+    until: float, now: float, over: bool
+) -> None:
+    assert clock().is_over(AHEAD + until, now) is over
+
+
+def test_by_another_clock_an_instant_is_as_far_away_and_no_nearer() -> None:
+    made, after = clock(), clock(-3602.0, -3598.0)
+    assert made.carried(AHEAD + 600, 10.0, after) - AHEAD == 600 + 2 - 3598
+    assert made.carried(AHEAD + 600, 603.0, after) == 0.0
+    assert made.carried(0.0, -1e9, after) == 0.0
+
+
+@pytest.mark.parametrize(
     "made",
     [
         clock(0.0, -0.1),

@@ -29,7 +29,7 @@ Rule = Callable[[Ask, Known], Verdict | None]
 
 def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
     """Send nothing before a cooldown is over for certain."""
-    if known.cooldown_until > ask.now + known.clock.lo:
+    if known.is_held(ask.now):
         return Wait(known.cooldown_until - ask.now - known.clock.lo, Reason.COOLDOWN)
     return None
 
@@ -180,9 +180,8 @@ def until_room(ask: Ask, known: Known) -> float:
     `decide` says when the queue asks again, which answers to others can make sooner. This is for a
     caller who comes back only once: the end of what is in the way.
     """
-    cooldown = known.cooldown_until - ask.now - known.clock.lo
-    if cooldown > 0.0:
-        return cooldown
+    if known.is_held(ask.now):
+        return known.cooldown_until - ask.now - known.clock.lo
     if known.probe_ends_at > ask.now:
         return known.probe_ends_at - ask.now
     seconds = _until_windows_have_room(ask, known)

@@ -12,7 +12,7 @@ from binance_oi.budget import admission, probing
 from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.server_clock import MINUTE, dated
+from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     CONTRADICTIONS,
@@ -112,7 +112,7 @@ class Bucket:
             again.
         """
         known, clock = self.known, self.known.clock
-        if known.cooldown_until > now + clock.lo:
+        if known.is_held(now):
             return None
         if now - receipt.sent <= PATIENCE:
             return receipt
@@ -178,15 +178,13 @@ class Bucket:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
         if now > receipt.sent + FLIGHT:
             receipt = self._extend(receipt, now)
-        if date is not None:
-            interval = dated(date, receipt.sent, now)
-            clock.replace_guess(*interval)
-            if not self._narrow(*interval, now):
-                date = None
+        if date is not None and not self._read(date, receipt.sent, now):
+            date = None
+        receipt = self._current(receipt, now)
         slack = known.limit // 50
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
-            self._narrow(*proved, now)
+            self._narrow(*proved, now, not clock.dated)
         if k is not None and not receipt.first == k == receipt.last:
             ledger.move(receipt, k)
         if used is None:
@@ -197,6 +195,30 @@ class Bucket:
         else:
             self._learn(receipt, k, used)
         return k
+
+    def _read(self, date: float, sent: float, now: float) -> bool:
+        """Learn the `Date` of an answer; False when it is not believed."""
+        clock = self.known.clock
+        if not is_plausible(date):
+            return False
+        interval, was_guess = dated(date, sent, now), not clock.dated
+        clock.replace_guess(*interval)
+        return self._narrow(*interval, now, was_guess)
+
+    def _current(self, receipt: Receipt, now: float) -> Receipt:
+        """The receipt, booked by the clock as it is now.
+
+        Nearly always it is. A clock that was given up since the charge has left it in minutes
+        that are hours or years away: whoever waited for one of them would wait as long.
+        """
+        clock, ledger = self.known.clock, self.known.ledger
+        sent = receipt.sent if now <= receipt.sent + FLIGHT else now
+        first, last = clock.earliest(sent), clock.latest(now)
+        if first <= receipt.last and receipt.first <= max(last, ledger.newest):
+            return receipt
+        ledger.give_back(receipt)
+        ledger.book(receipt.weight, first, last)
+        return receipt._replace(first=first, last=last, reported=0)
 
     def _extend(self, receipt: Receipt, now: float) -> Receipt:
         """Book a request whose answer is late to each minute up to now that may have counted it."""
@@ -307,7 +329,8 @@ class Bucket:
         """No answer: it may have been counted, in any minute it may have landed in."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
-        self.known.ledger.leave_undecided(receipt, None, max(now, receipt.sent + FLIGHT))
+        certain = max(now, receipt.sent + FLIGHT)
+        self.known.ledger.leave_undecided(self._current(receipt, now), None, certain)
 
     def refund(self, receipt: Receipt) -> None:
         """It was never sent: as if it had not been charged."""
@@ -317,21 +340,41 @@ class Bucket:
             window.refund(receipt.sent + FLIGHT, receipt.weight)
         self.known.ledger.give_back(receipt)
 
-    def _narrow(self, lo: float, hi: float, now: float) -> bool:
-        """Learn an interval that holds the exchange's clock. When several in a row contradict what
-        is known, start again from the newest; a single one is not believed."""
-        known, clock, ledger = self.known, self.known.clock, self.known.ledger
+    def _narrow(self, lo: float, hi: float, now: float, was_guess: bool) -> bool:
+        """Learn an interval that holds the exchange's clock; False when it is not believed.
+
+        One that contradicts what is known is believed at once only while the clock was a guess.
+        Afterwards several in a row are needed, also after a cooldown: a single wrong `Date` must
+        not move the end of a ban. And none that is wider than a minute: an answer that came a day
+        late would make every minute of that day possible.
+        """
+        known, clock = self.known, self.known.clock
+        if hi - lo > MINUTE and not clock.agrees(lo, hi):
+            return False
         if clock.narrow(lo, hi):
             return True
-        if clock.contradictions < CONTRADICTIONS and known.counted_at != UNKNOWN:
+        if clock.contradictions < CONTRADICTIONS and not was_guess:
             return False
-        live = [minute.used for k, minute in ledger.minutes.items() if k >= ledger.newest]
-        clock.start_again(lo, hi)
-        known.counted_at, ledger.newest = UNKNOWN, clock.earliest(now)
-        for k in range(ledger.newest, clock.latest(now) + 1):
-            minute = ledger.open_minute(k)
-            minute.booked = max(minute.booked, max(live, default=0))
+        self._start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
         return True
+
+    def _start_again(self, after: ServerClock, now: float) -> None:
+        """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
+
+        Nobody knows which minute of the new clock holds what is live by the old one, so each
+        minute that may be on holds all of it.
+        """
+        known, ledger, others = self.known, self.known.ledger, self.known.others
+        live = [minute.used for k, minute in ledger.minutes.items() if k >= ledger.newest]
+        left = others.expected_until - known.clock.latest(now)
+        known.carry_holds(after, now)
+        others.expected_until = after.latest(now) + left if left >= 0 else -1
+        others.curves.clear()  # of minutes that do not come again
+        known.clock.start_again(after.lo, after.hi)
+        known.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
+        ledger.keep(ledger.newest, after.latest(now))
+        for minute in ledger.minutes.values():
+            minute.booked = max(minute.booked, max(live, default=0))
 
     # -- limits ------------------------------------------------------------------------------
 
@@ -392,7 +435,7 @@ class Bucket:
         if minute is None:
             minute = clock.latest(now)
         turn = MINUTE * (minute + 1)
-        if turn > known.cooldown_until and now + clock.lo >= known.cooldown_until:
+        if turn > known.cooldown_until and not known.is_held(now):
             surge = others.expected_surge
             more = surge if ban else 2 * surge  # a ban may be somebody else's doing
             others.expected_surge = min(max(more, known.limit // 4), known.limit // 2)
@@ -430,4 +473,5 @@ class Bucket:
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:
-        return datetime.fromtimestamp(until, UTC) if until > now + self.known.clock.lo else None
+        is_over = self.known.clock.is_over(until, now)
+        return None if is_over else datetime.fromtimestamp(until, UTC)

@@ -22,12 +22,15 @@ class Known:
     ledger: Ledger = field(default_factory=Ledger)
     others: Others = field(default_factory=Others)
     cooldown_until: float = 0.0
+    """Nothing is sent before; 0.0: there is none."""
     banned_until: float = 0.0
+    """The same, when the exchange calls it a ban."""
     counted_at: float = UNKNOWN
     """When the latest request was sent whose count we know; `UNKNOWN`: we have seen none since the
     start or the last cooldown."""
     probe_ends_at: float = UNKNOWN
-    """Until then everyone waits for the answer to a probe."""
+    """Until then everyone waits for a probe: for its answer, or, when no count could tell which
+    minute it is of, for the moment from which the next one can."""
     silent: int = 0
     """Answers in a row without a usable count."""
     windows: list[Window] = field(default_factory=list[Window])
@@ -37,6 +40,19 @@ class Known:
     def is_blind(self) -> bool:
         """Whether no count comes any more, so that only our books are left."""
         return self.silent >= BLIND_AFTER
+
+    def is_held(self, now: float) -> bool:
+        """Whether a cooldown is not over for certain."""
+        return not self.clock.is_over(self.cooldown_until, now)
+
+    def carry_holds(self, after: ServerClock, now: float) -> None:
+        """Keep the time left of each hold when the clock `after` contradicts this one.
+
+        As instants they would end at once, or hours late, with a correction of the clock.
+        """
+        if not self.clock.agrees(after.lo, after.hi):
+            self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
+            self.banned_until = self.clock.carried(self.banned_until, now, after)
 
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""

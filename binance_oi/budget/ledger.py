@@ -90,6 +90,10 @@ class Ledger:
             elif k < earliest - 1:
                 self.minutes[k].undecided.clear()  # no later count can decide it
 
+    def keep(self, first: int, last: int) -> None:
+        """Keep these minutes, made when they are new, and forget all others."""
+        self.minutes = {k: self.minutes.get(k) or Minute() for k in range(first, last + 1)}
+
     def book(self, weight: int, first: int, last: int) -> None:
         """Book `weight` to each minute that may count it; opening a new one forgets old ones."""
         if last not in self.minutes:

@@ -144,8 +144,8 @@ class Pool:
         """See `Usage.banned_until`, which costs more."""
         state = self._bucket.known
         until = state.banned_until
-        is_banned = until > self._clock() + state.clock.lo
-        return datetime.fromtimestamp(until, UTC) if is_banned else None
+        is_over = state.clock.is_over(until, self._clock())
+        return None if is_over else datetime.fromtimestamp(until, UTC)
 
     @property
     def usage(self) -> Usage:

@@ -185,10 +185,10 @@ def _is_curve_possible(curve: Curve) -> bool:
 def keep_holds(ours: Known, found: Known, now: float) -> None:
     """Obey what a record says that is not believed otherwise: its holds, which are in Unix s."""
     first, last = now + ours.clock.lo, now + ours.clock.hi + HOLD
-    if first < found.cooldown_until <= last:
+    if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:
         ours.cooldown_until = max(ours.cooldown_until, found.cooldown_until)
         ours.counted_at = UNKNOWN
-    if first < found.banned_until <= last:
+    if found.banned_until > 0.0 and first < found.banned_until <= last:
         ours.banned_until = max(ours.banned_until, found.banned_until)
         ours.cooldown_until = max(ours.cooldown_until, ours.banned_until)
         ours.counted_at = UNKNOWN
@@ -211,8 +211,10 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
         now: Monotonic s.
     """
     if ours.clock.dated and not shared.clock.dated:
+        shared.carry_holds(ours.clock, now)
         shared.clock, shared.ledger.newest = ours.clock, ours.ledger.newest
     shared.clock.drift(now)
+    ours.carry_holds(shared.clock, now)
     minutes = shared.ledger.minutes
     for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
         if k in minutes:

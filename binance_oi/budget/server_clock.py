@@ -8,6 +8,7 @@ which minute it is (`attribution`).
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from binance_oi.budget.tuning import DRIFT, EDGE
 
@@ -16,6 +17,11 @@ WIDEST = 120.0  # s: a request that took two minutes tells no more
 AHEAD = 1.0  # s by which another processor's reading of our clock may be ahead of this one's
 MOST_CONTRADICTIONS = 10**9
 LATEST = 1e11  # Unix s; the calendar ends with the year 9999
+# The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 is a clock that was
+# never set, a default or a joke: no minute of the exchange can be found by it, and near the ends
+# of the calendar an instant has no name.
+OPENED = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(slots=True)
@@ -91,6 +97,17 @@ class ServerClock:
         """Forget all but this interval."""
         self.lo, self.hi, self.contradictions = lo, hi, 0
 
+    def is_over(self, until: float, now: float) -> bool:
+        """Whether an instant of the exchange is over for certain; 0.0 stands for none, and is."""
+        return until == 0.0 or until <= now + self.lo
+
+    def carried(self, until: float, now: float, after: "ServerClock") -> float:
+        """An instant of this clock by another clock that contradicts it; 0.0 when it is over.
+
+        It leaves at least as much time by any clock to which the other one may be narrowed.
+        """
+        return 0.0 if self.is_over(until, now) else until - self.lo + after.hi
+
     def is_possible(self, now: float) -> bool:
         """Whether a clock can be so at `now`: in order, finite, and no wider than `WIDEST`."""
         return (
@@ -103,6 +120,11 @@ class ServerClock:
     def agrees(self, lo: float, hi: float) -> bool:
         """Whether both intervals may hold the exchange's clock."""
         return lo <= self.hi and hi >= self.lo
+
+
+def is_plausible(date: float) -> bool:
+    """Whether the exchange's clock can have shown it, Unix s, whenever this code may run."""
+    return OPENED <= date < FAR
 
 
 def dated(date: float, sent: float, now: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ class Reason(StrEnum):
     COOLDOWN = "cooldown"
     """The exchange refused a request; nothing is sent until an instant."""
     PROBE_PENDING = "probe_pending"
-    """A probe is under way, and its count decides."""
+    """A probe is under way, or due at the rollover, and its count decides."""
     MINUTE_FULL = "minute_full"
     """The budget of a minute in which the request may be counted is used."""
     MINUTE_UNCERTAIN = "minute_uncertain"
