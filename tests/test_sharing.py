@@ -10,18 +10,21 @@ import logging
 import os
 import resource
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from binance_oi.budget import place
 from binance_oi.budget.pool import (
     BRISK,
+    BUSY,
     CHECK,
     RETRY,
     RETRY_MOST,
@@ -451,6 +454,177 @@ def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
     clock.now += RETRY
     one.flush()
     assert other.usage.charged == 4
+
+
+# -- a file that is deleted or replaced while processes use it -----------------------------------
+
+
+def another(where: Path, clock: Time) -> Path:
+    """A file of a budget in which somebody has used the same pool, and of another pool."""
+    for name in ("exchange", "another"):
+        pool = MachineBudget(directory=where, limit=LIMIT, clock=clock, wall=clock.wall).pool(name)
+        take(pool, 3)
+        pool.close()
+    return where / FILE_NAME
+
+
+def replace_file(how: str, budgets: Path, clock: Time, early: bytes) -> None:
+    file, made = budgets / FILE_NAME, budgets.parent / "made"
+    if how == "deleted":
+        file.unlink()
+    elif how == "moved away":
+        file.rename(made)
+    elif how == "deleted, and linked elsewhere":
+        os.link(file, made)
+        file.unlink()
+    elif how == "with its directory":
+        budgets.rename(made)
+    elif how == "replaced by another budget":
+        os.replace(another(budgets.parent / "theirs", clock), file)
+    else:
+        made.write_bytes({"an empty file": b"", "no budget": b"x" * 99, "a copy": early}[how])
+        os.replace(made, file)
+
+
+REPLACED = [
+    *("deleted", "moved away", "deleted, and linked elsewhere", "with its directory"),
+    *("replaced by another budget", "an empty file", "no budget", "a copy"),
+]
+
+
+@pytest.mark.parametrize("how", REPLACED)
+def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    early = (budgets / FILE_NAME).read_bytes()
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    replace_file(how, budgets, clock, early)
+    answer = one.charge(1)  # the other one has not written again
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.banned_until is not None
+    assert one.usage.charged >= 30
+    late = make()  # and whoever starts now knows it
+    assert not isinstance(late.charge(1), Receipt)
+    assert late.usage.banned_until is not None
+    clock.now += 310.0
+    use(one, clock, 5)
+    use(other, clock, 6)
+    assert one.usage == other.usage == late.usage
+    assert one.usage.charged >= 11
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved away", "an empty file", "no budget"])
+def test_what_is_carried_into_a_new_file_counts_once(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other, third = make(), make(), make()
+    for n, pool in enumerate((one, other, third)):
+        use(pool, clock, 10 + n)
+    replace_file(how, budgets, clock, b"")
+    for pool in (third, one, other):
+        use(pool, clock, 1)
+    assert one.usage == other.usage == third.usage
+    assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (36, 0, 0)
+
+
+def test_what_was_written_into_a_file_while_others_left_it_is_told_again(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    clock.now += 1.0
+    assert one._enter()
+    (budgets / FILE_NAME).unlink()  # while it has the lock
+    assert other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    use(other, clock, 1)
+    answer = one._bucket.charge(clock(), 4)
+    assert isinstance(answer, Receipt)
+    one._bucket.hold(clock(), 300.0, ban=True)
+    one._leave(changed=True)  # into the old file
+    assert one.charge(1) == other.charge(1)
+    assert one.usage == other.usage
+    assert one.usage.charged == 35
+    assert other.usage.banned_until is not None
+
+
+def test_a_request_that_waits_for_its_connection_is_not_sent_into_a_ban_in_another_file(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(other, clock, 20)
+    receipt = take(one, 1)
+    (budgets / FILE_NAME).unlink()
+    other.hold(300, ban=True)
+    clock.now += 1.0
+    assert one.sending(receipt) is None
+    assert one.banned_until is not None
+
+
+@pytest.mark.parametrize("how", ["with its directory", "deleted"])
+def test_a_ban_in_a_file_that_is_gone_holds_where_there_is_no_other_file(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    replace_file(how, budgets, clock, b"")
+    if how == "deleted":
+        (budgets / FILE_NAME).mkdir()
+    else:
+        budgets.write_text("in the way")
+    answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.usage.charged == 30
+
+
+PROCESS = r"""
+import sys
+from pathlib import Path
+from binance_oi.budget.pool import MachineBudget
+pool = MachineBudget(directory=Path(sys.argv[1]), limit=1000).pool("exchange")
+first = pool.charge(1)
+pool.settle(first, 1, None)
+pool.flush()
+print("charged", flush=True)
+for line in sys.stdin:
+    if line == "ban\n":
+        pool.hold(86_400.0, ban=True)
+        print("banned", flush=True)
+    else:
+        print(type(pool.charge(1)).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced by another budget", "an empty file"])
+def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, clock: Time) -> None:
+    command = [sys.executable, "-c", PROCESS, str(budgets)]
+    with (
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as one,
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other,
+    ):
+
+        def ask(process: subprocess.Popen[str], question: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(question + "\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "charged\n"
+        assert ask(other, "ban") == "banned"
+        replace_file(how, budgets, clock, b"")
+        assert ask(one, "charge") == "Wait"
+        assert MachineBudget(directory=budgets).pool("exchange").banned_until is not None
+        assert ask(other, "charge") == "Wait"
 
 
 # -- another place, another record ---------------------------------------------------------------

@@ -21,7 +21,7 @@ from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.place import ADVICE, budget_directory
-from binance_oi.budget.pool_file import PoolFile, read_records
+from binance_oi.budget.pool_file import Left, PoolFile, read_records
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.endpoints import DEFAULT_LIMIT
@@ -42,6 +42,7 @@ BUSY = 0.001  # s after which to ask again for a bucket that another process has
 RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
 RETRY_MOST = 30.0
 CHECK = 60.0  # s between two looks at where the file has to be
+NO_LINEAGE = -1  # of a record that is in no file any more
 VIEWS = 1000  # tries to see the books between two changes; each takes some 20 us
 
 if hasattr(time, "CLOCK_BOOTTIME"):
@@ -402,12 +403,23 @@ class MachinePool(Pool):
         return answer
 
     def _is_hold_new(self) -> bool:
-        """What was charged in advance may not be sent once another process was refused."""
+        """What was charged in advance may not be sent once another process was refused.
+
+        It is sent so soon that a file which others have left may still be asked.
+        """
         file = self._file
         try:
             return file is not None and file.is_hold_new()
         except OSError:
             return True  # whoever takes the lock next says what is wrong
+
+    def _is_hold_possible(self) -> bool:
+        """Whether another process may have written a hold, here or in a file that replaced ours."""
+        file = self._file
+        try:
+            return file is not None and (file.is_hold_new() or file.is_left())
+        except OSError:
+            return True
 
     def _take_lease(self, now: float) -> None:
         """Calls come in quick succession: charge for the next few, and lock the file once."""
@@ -420,7 +432,7 @@ class MachinePool(Pool):
     @_changing
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Bucket.sending`; a hold that another process has written counts, too."""
-        if self._clock() - receipt.sent >= LEASE and self._is_hold_new():
+        if self._clock() - receipt.sent >= LEASE and self._is_hold_possible():
             if not self._enter():
                 return None
             self._leave(changed=self._changed)
@@ -471,7 +483,7 @@ class MachinePool(Pool):
     @property
     def banned_until(self) -> datetime | None:
         """See `Pool.banned_until`."""
-        if self._is_hold_new():
+        if self._is_hold_possible():
             return self.usage.banned_until
         return super().banned_until
 
@@ -538,9 +550,16 @@ class MachinePool(Pool):
             try:
                 if not file.lock():
                     return False
-                data = file.read()
+                data, left = file.read(), file.take_left()
+                if left is not None and data:
+                    self._take_left(left)
+                elif left is not None:  # nobody has gone on from it yet
+                    file.go_on_from(left)
+                    data = left.record
                 if data is not None:
                     self._take(file, data)
+                if left is not None:
+                    self._is_untold = True
             except OSError as error:
                 self._go_on_alone(error)
         late, self._late = self._late, []
@@ -551,6 +570,26 @@ class MachinePool(Pool):
             self._bucket.refund(receipt)
         self._changed = bool(late or leased)
         return True
+
+    def _take_left(self, left: Left) -> None:
+        """Learn what others wrote into a file that is gone, before all of it is told anew."""
+        found, now = record.decode(left.record), self._clock()
+        if found is None:
+            return
+        if _doubt(found, now):
+            record.keep_holds(self._bucket.known, found.state, now)
+            return
+        if self._is_untold:
+            self._merge_into(found.state, now)
+        self._bucket.known = found.state
+        self._is_untold, self._base = True, left.record
+        self._lineage = NO_LINEAGE
+
+    def _merge_into(self, shared: Known, now: float) -> None:
+        """Add to `shared` what only we know."""
+        base = record.decode(self._base)
+        ours = self._bucket.known
+        record.merge(shared, ours, base.state if base is not None else None, now)
 
     def _take(self, file: PoolFile, data: bytes) -> None:
         """Go on from what is in the file; without a record, from what we know ourselves."""
@@ -567,9 +606,7 @@ class MachinePool(Pool):
         if self._lineage not in (None, file.lineage):  # begun without us: tell all that we know
             self._is_untold, self._base = True, b""
         if self._is_untold:
-            base = record.decode(self._base)
-            shared, ours = found.state, self._bucket.known
-            record.merge(shared, ours, base.state if base is not None else None, now)
+            self._merge_into(found.state, now)
         self._base, self._lineage = data, file.lineage
         self._bucket.known = found.state
 
@@ -587,9 +624,12 @@ class MachinePool(Pool):
                 state = self._bucket.known
                 data = record.encode(record.Record(file.pool, BOOT, state))
                 file.write(data, state.cooldown_until)
-                self._base, self._lineage = data, file.lineage
-                if self._is_untold:
-                    self._come_back()
+                if file.is_left():  # while we had the lock: whoever followed may not have seen it
+                    self._is_untold = True
+                else:
+                    self._base, self._lineage = data, file.lineage
+                    if self._is_untold:
+                        self._come_back()
             file.unlock()
         except (OSError, ValueError) as error:  # ValueError: more than fits into a page
             self._go_on_alone(error)
@@ -606,7 +646,7 @@ class MachinePool(Pool):
             return
         if found is not file:
             if file is not None:
-                file.close()
+                file.leave_for(found)
             self._file, self._joined_at = found, now
         self._check_at = now + CHECK
 
@@ -615,6 +655,9 @@ class MachinePool(Pool):
         file, self._file = self._file, None
         if file is not None:
             file.close()
+            left = file.take_left()
+            if left is not None:  # there is no other file to go on in
+                self._take_left(left)
         now = self._clock()
         if file is not None and now - self._joined_at > CHECK:
             self._pause = RETRY

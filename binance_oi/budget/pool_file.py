@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from binance_oi import process
 from binance_oi.budget.place import check_private
@@ -51,6 +51,13 @@ _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
 _WRITES = 32  # bits of a sequence that count writes; those above name where it began
 
 
+class Left(NamedTuple):
+    """What was in a file that was deleted or replaced, as its last reader found it."""
+
+    sequence: int
+    record: bytes
+
+
 class PoolFile:
     """The record of one pool in the shared file.
 
@@ -72,11 +79,14 @@ class PoolFile:
         self._held = b""  # the hold that we know of, as it is in the file
         self._stuck_since = math.inf  # monotonic s of the first try that failed, of all that did
         self._failures = 0
+        self._left: Left | None = None
         self._open()
 
     def _open(self) -> None:
         self._process = process.current
         self._fd = _open_file(self.path)
+        found = os.fstat(self._fd)
+        self._identity = found.st_dev, found.st_ino
         self._close = weakref.finalize(self, os.close, self._fd)
         self._offset = 0  # not found yet
 
@@ -88,6 +98,7 @@ class PoolFile:
     def lock(self) -> bool:
         """Take the lock, or say that somebody else has it."""
         if self._process is not process.current:  # after a fork both would hold one lock
+            self._leave()
             self._open()
         for _ in range(TRIES):
             try:
@@ -113,17 +124,55 @@ class PoolFile:
         """Let others have it."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def is_left(self) -> bool:
+        """Whether the file was deleted, moved or replaced: others use another one, or will.
+
+        Asked without the lock, for 2 us.
+        """
+        if not os.fstat(self._fd).st_nlink:
+            return True
+        try:
+            found = os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return (found.st_dev, found.st_ino) != self._identity
+
+    def take_left(self) -> Left | None:
+        """What the file before this one held, if this one does not go on from it; once."""
+        left, self._left = self._left, None
+        return left
+
+    def leave_for(self, other: "PoolFile") -> None:
+        """Close this file, and let `other` know what it held."""
+        self._leave()
+        other._left = self._left
+        self.close()
+
+    def go_on_from(self, left: Left) -> None:
+        """Write on where a file ended that was left; whoever was part of it still is."""
+        self._sequence = left.sequence
+
     def _follow(self) -> bool:
         """Whether the file was deleted or replaced, and this is the new one now.
 
         Asked at every lock: a single charge in a file that others have left would be unknown to
-        them.
+        them. What others wrote into the old file nobody else may know, so it is read once more.
         """
-        if os.fstat(self._fd).st_nlink:
+        if not self.is_left():
             return False
+        self._leave()
         self.close()
         self._open()
         return True
+
+    def _leave(self) -> None:
+        """Keep what the file holds that is about to be left, as far as it can be read."""
+        with suppress(OSError):
+            pages = (os.pread(self._fd, PAGE, offset) for offset in (self._offset, *_OFFSETS))
+            page = next((page for page in pages if page[_NAME] == self._name), b"")
+            record = _record(page)
+            if record is not None:
+                self._left = Left(_HEADER.unpack_from(page)[2], record)
 
     def _replace(self) -> None:
         """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
@@ -146,7 +195,7 @@ class PoolFile:
         header = _HEADER.unpack(page) if len(page) == _HEADER.size else (0, 0, 0, 0.0, 0.0, b"")
         if header[5] != self._name:  # cleared away by another process, or never there
             self._offset = self._find()
-        elif header[2] == self._sequence:
+        elif header[2] == self._sequence and self._left is None:
             return None
         page = os.pread(self._fd, PAGE, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
@@ -157,8 +206,13 @@ class PoolFile:
         if header[5] != self._name or record is None:
             self.begin_anew()
             return b""
+        # In a copy our record is ours. But two may have gone on from one record in two files.
+        is_ours = header[2] == self._sequence and self._left == Left(header[2], record)
         self._sequence = header[2]
-        return record
+        left = self._left
+        if left and left.sequence >> _WRITES == self.lineage and left.sequence <= self._sequence:
+            self._left = None  # somebody has gone on from it
+        return None if is_ours else record
 
     def begin_anew(self) -> None:
         """Write on from nothing: whoever was part of the record before sees another lineage."""
