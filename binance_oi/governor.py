@@ -264,9 +264,14 @@ class Governor:
         self._ring()
 
     def banned_until(self, until: float) -> None:
-        """The exchange named the end of a ban, in Unix s."""
+        """The exchange named the end of a ban, in Unix s.
+
+        An end that is over by our clock is wrong, or our clock is; the ban is not over.
+        """
         now = self.pool.usage.resets_at.timestamp()
         self.pool.hold_until(min(until, now + MAX_BAN), ban=True)
+        if self.pool.banned_until is None:
+            self.pool.hold(MIN_BAN, ban=True)
         self._warn("this IP address is banned")
         self._raise_ban()
 

@@ -616,6 +616,17 @@ async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
     (await governor.admit()).release()
 
 
+@pytest.mark.parametrize("ago", [0.0, 1.0, 1000.0, 3.2e7, 1.7e9])
+async def test_a_ban_whose_named_end_is_over_by_our_clock_is_a_ban_all_the_same(ago: float) -> None:
+    governor = await known()
+    governor.banned_until(wall_time() - 2.0 - ago)
+    await asyncio.sleep(MIN_BAN - 1)
+    with pytest.raises(BannedError):
+        await governor.admit()
+    await asyncio.sleep(10)
+    (await governor.admit()).release()
+
+
 async def test_a_ban_of_more_than_three_days_is_not_believed() -> None:
     governor = await known()
     governor.banned_until(wall_time() + 1e9)
