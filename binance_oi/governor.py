@@ -23,7 +23,7 @@ from binance_oi import headers as read
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt
-from binance_oi.errors import BannedError, BudgetExhaustedError
+from binance_oi.errors import BannedError, BinanceOIError, BudgetExhaustedError, printable
 
 logger = logging.getLogger("binance_oi")
 
@@ -36,6 +36,7 @@ FEW = 100  # finished calls that may stay in the heap of deadlines
 SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
 AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
+FAR = 1e9  # s that nobody waits for; from there on no `datetime` and no timer is certain to fit
 
 
 class Permit:
@@ -76,12 +77,21 @@ class Permit:
             self.refunded = True
             self._governor.pool.refund(receipt)
 
+    def give_back(self) -> None:
+        """It is not used at all: `refund`, then `release`."""
+        try:
+            self.refund()
+        finally:
+            self.release()
+
     def release(self) -> None:
         """Done. What was neither settled nor refunded may have been counted."""
         receipt, self._receipt = self._receipt, None
-        if receipt is not None:
-            self._governor.pool.lose(receipt)
-        self._governor.release()
+        try:
+            if receipt is not None:
+                self._governor.pool.lose(receipt)
+        finally:  # whatever the pool raises: the next request may go
+            self._governor.release()
 
 
 class _Waiter(asyncio.Future[Receipt]):
@@ -137,9 +147,9 @@ class Governor:
         self.max_in_flight = check_count("max_in_flight", max_in_flight)
         self.pool = pool
         self.in_flight = 0
-        self._pacer = AsyncLimiter(max(1.0, pace), max(1.0, 1.0 / pace))
+        self._pacer = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), FAR))
         self._lot = max(1, int(pace / LOTS))
-        self._lot_every = self._lot / pace  # s
+        self._lot_every = min(self._lot / pace, FAR)  # s
         self._pacing: asyncio.Task[None] | None = None  # asks the pacer for a lot
         self._paced = 0  # requests that have passed the pacer and were not sent yet
         self._single: _Queue = OrderedDict()
@@ -223,16 +233,14 @@ class Governor:
             self._forget_deadlines()
             heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
-            # It serves everybody, so it keeps nothing of what surrounds the first who waits.
-            self._dispatcher = loop.create_task(self._dispatch(), context=Context())
+            self._start_dispatcher()
         self._ring()
         try:
             return await waiter
         except asyncio.CancelledError:
             # Admitted and cancelled in the same loop step?
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.pool.refund(waiter.result())
-                self.release()
+                Permit(self, waiter.result()).give_back()
             raise
 
     def close(self, error: Exception) -> None:
@@ -291,19 +299,40 @@ class Governor:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
 
+    def _start_dispatcher(self) -> None:
+        """It serves everybody, so it keeps nothing of what surrounds the first who waits."""
+        loop = asyncio.get_running_loop()
+        self._dispatcher = loop.create_task(self._dispatch(), context=Context())
+
     async def _dispatch(self) -> None:
-        """Wake one waiter at a time, so exactly one `acquire` is ever outstanding."""
+        """Serve all who wait. However this ends, none of them is left to wait for nobody.
+
+        An error that nobody foresaw goes to all of them, and the next call starts again. Somebody
+        may cancel every task of the loop but those that wait here: then another task goes on.
+        """
+        is_wanted = False
         try:
-            while self.waiting:
-                if not self._paced and not await self._take_lot():
-                    await self._stand_still(self._lot_every)
-                elif self.in_flight >= self.max_in_flight:
-                    await self._stand_still(NAP)
-                else:
-                    await self._admit_head()
+            await self._serve()
+        except asyncio.CancelledError:
+            is_wanted = self.waiting > 0
+            raise
+        except Exception as error:
+            self._fail_all(_failure(error))
         finally:
             self._dispatcher = None
             self._stop_pacing()
+            if is_wanted:
+                self._start_dispatcher()
+
+    async def _serve(self) -> None:
+        """Admit one at a time, so exactly one `acquire` of the pacer is ever outstanding."""
+        while self.waiting:
+            if not self._paced and not await self._take_lot():
+                await self._stand_still(self._lot_every)
+            elif self.in_flight >= self.max_in_flight:
+                await self._stand_still(NAP)
+            else:
+                await self._admit_head()
 
     async def _take_lot(self) -> bool:
         """Whether the pacer has let the next requests pass; a task waits for it until it does.
@@ -318,7 +347,10 @@ class Governor:
             self._pacing.add_done_callback(lambda _: self._ring())
             return False
         elif self._pacing.done():
-            self._pacing = None
+            pacing, self._pacing = self._pacing, None
+            if pacing.cancelled():  # by somebody who cancels every task of the loop
+                return False
+            pacing.result()
         else:
             return False
         self._paced = self._lot
@@ -347,8 +379,9 @@ class Governor:
             self.in_flight += 1
             waiter.set_result(answer)
         elif (seconds := answer.seconds) is None:  # waiting would not help, and would block others
+            error = self._exhausted(weight, math.inf)
             del queue[waiter]
-            waiter.set_exception(self._exhausted(weight, math.inf))
+            waiter.set_exception(error)
         elif self._raise_ban():
             pass  # nobody waits any more
         elif self._expire(seconds, lambda weight: max(seconds, self.pool.room_in(weight))):
@@ -406,15 +439,17 @@ class Governor:
             waiter = heapq.heappop(self._deadlines)
             refused += 1
             for queue in (self._single, self._bulk):
-                weight = queue.pop(waiter, None)
+                weight = queue.get(waiter)
                 if weight is not None:
-                    waiter.set_exception(self._exhausted(weight, room_in(weight)))
+                    error = self._exhausted(weight, room_in(weight))
+                    del queue[waiter]
+                    waiter.set_exception(error)
         return refused > 0
 
     def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
         if seconds == math.inf:
             return BudgetExhaustedError(f"weight {weight} never fits into this budget", None)
-        retry_at = datetime.now(UTC) + timedelta(seconds=max(seconds, AGAIN))
+        retry_at = datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
         return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
 
     def _fail_all(self, error: Exception) -> None:
@@ -424,6 +459,14 @@ class Governor:
         self._bulk.clear()
         self._deadlines.clear()
         _end(waiters, lambda waiter: waiter.set_exception(error))
+
+
+def _failure(error: Exception) -> BinanceOIError:
+    """What the callers get when the queue fails; the cause shows where."""
+    text = printable(f"{type(error).__name__}: {error}")
+    failure = BinanceOIError(f"no request can be admitted: {text}")
+    failure.__cause__ = error
+    return failure
 
 
 def _end(waiters: deque[_Waiter], how: Callable[[_Waiter], object]) -> None:

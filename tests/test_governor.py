@@ -10,8 +10,8 @@ import logging
 import math
 import tracemalloc
 import weakref
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -23,7 +23,12 @@ import pytest
 
 from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.budget.usage import Receipt
-from binance_oi.errors import BannedError, BudgetExhaustedError, ClientClosedError
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    ClientClosedError,
+)
 from binance_oi.governor import (
     FEW,
     FIREWALL_HOLD,
@@ -753,3 +758,128 @@ async def test_one_of_two_thousand_waiters_costs_as_much_as_one_of_a_hundred(
     few = await calls_of_waiters(full, 100)
     many = await calls_of_waiters(full, 2_000)
     assert all(of_many <= 1.1 * of_few for of_many, of_few in zip(many, few, strict=True))
+
+
+# -- when something fails that nobody foresaw ---------------------------------------------------
+
+
+@pytest.mark.parametrize("pace", [1e-3, 1e-7, 1e-12, 1e-100, 1e-308, 5e-324])
+async def test_however_low_the_pace_is_a_call_waits_and_no_call_is_lost(pace: float) -> None:
+    governor = await known(pace=pace)
+    patient = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    for max_wait in (0, 3.0):
+        with pytest.raises(BudgetExhaustedError) as caught:
+            await governor.admit(max_wait=max_wait)
+        assert caught.value.retry_at is not None
+        assert caught.value.retry_at > datetime.now(UTC)
+    assert not patient.done()
+    patient.cancel()
+    await asyncio.wait([patient])
+    assert (governor.waiting, governor.in_flight) == (0, 0)
+
+
+async def test_a_low_pace_lets_a_call_pass_when_its_time_has_come() -> None:
+    governor = await known(pace=1e-3)
+    began = asyncio.get_running_loop().time()
+    (await governor.admit()).release()
+    assert 900 <= asyncio.get_running_loop().time() - began <= 1100
+
+
+def fail(*_: object) -> bool:
+    raise ZeroDivisionError("nobody\nforesaw it")
+
+
+class BrokenPacer:
+    """Fails when it is asked, or later in the task that waits for it."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self.has_capacity = fail if at_once else lambda _: False
+
+    async def acquire(self, _amount: float) -> None:
+        await asyncio.sleep(1)
+        fail()
+
+
+@contextmanager
+def breaking(where: str, governor: Governor) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "banned_until":
+            patch.setattr(Pool, where, property(fail))
+        elif where in ("has_capacity", "acquire"):
+            patch.setattr(governor, "_paced", 0)
+            patch.setattr(governor, "_pacer", BrokenPacer(at_once=where == "has_capacity"))
+        else:
+            patch.setattr(governor.pool, where, fail)
+        yield
+
+
+@pytest.mark.parametrize("where", ["charge", "room_in", "banned_until", "has_capacity", "acquire"])
+async def test_an_error_in_the_queue_reaches_every_caller_and_the_next_call_starts_again(
+    where: str, full: Governor
+) -> None:
+    calls = [asyncio.create_task(full.admit()) for _ in range(2 * SLICE)]
+    calls += [asyncio.create_task(full.admit(bulk=True, max_wait=1e6)) for _ in range(5)]
+    calls += [asyncio.create_task(full.admit(max_wait=100.0))]
+    await until_waiting(full, len(calls))
+    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 5  # who asks `room_in`
+    with breaking(where, full):
+        done, pending = await asyncio.wait(calls, timeout=3600)
+    assert not pending
+    for call in done:
+        error = call.exception()
+        assert type(error) is BinanceOIError
+        assert str(error) == r"no request can be admitted: ZeroDivisionError: nobody\nforesaw it"
+        assert isinstance(error.__cause__, ZeroDivisionError)
+    assert (full.waiting, full.in_flight, full.pool.usage.in_flight) == (0, 0, 0)
+    (await full.admit()).release()
+    assert full.in_flight == 0
+
+
+async def test_who_cancels_the_tasks_of_the_loop_leaves_no_call_waiting_for_nobody() -> None:
+    governor = await known(pace=0.1)
+    call = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    for _ in range(3):
+        await asyncio.sleep(1)
+        others = asyncio.all_tasks() - {call, asyncio.current_task()}
+        assert others
+        for task in others:
+            task.cancel()
+    (await call).release()
+    assert (governor.waiting, governor.in_flight) == (0, 0)
+
+
+async def test_a_pacer_that_was_cancelled_lets_nobody_pass() -> None:
+    governor = await known(pace=0.1)
+    began = asyncio.get_running_loop().time()
+    call = asyncio.create_task(governor.admit())
+    await asyncio.sleep(1)
+    assert governor._pacing is not None
+    governor._pacing.cancel()
+    (await call).release()
+    assert asyncio.get_running_loop().time() - began > 9.0
+
+
+@pytest.mark.parametrize("where", ["lose", "refund"])
+async def test_a_place_is_free_again_whatever_the_pool_raises(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    governor = await known(max_in_flight=1)
+    first = await governor.admit()
+    call = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    first.settle(200, answer(2))
+    first.release()
+    while governor.waiting:  # noqa: ASYNC110 - admitted, and not awake yet
+        await asyncio.sleep(0)
+    monkeypatch.setattr(governor.pool, where, fail)
+    if where == "refund":
+        call.cancel()
+        with pytest.raises(ZeroDivisionError):
+            await call
+    else:
+        permit = await call
+        with pytest.raises(ZeroDivisionError):
+            permit.release()
+    assert governor.in_flight == 0

@@ -13,15 +13,22 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from subprocess import PIPE
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from binance_oi.budget import place
+from binance_oi.budget import pool as pool_module
+from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.pool import (
     BRISK,
     BUSY,
@@ -34,7 +41,8 @@ from binance_oi.budget.pool import (
     ProcessBudget,
 )
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
+from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 LIMIT = 1000
@@ -51,6 +59,9 @@ class Time:
 
     def wall(self) -> float:
         return NOON + self.now
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture
@@ -758,22 +769,24 @@ def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[Bas
         sys.setswitchinterval(interval)
 
 
+def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
+    """A pool of one process, one that is shared, or one that cannot be shared now."""
+    options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
+    if kind == "process":
+        return ProcessBudget(**options).pool("exchange")  # type: ignore[arg-type]
+    budget = MachineBudget(directory=budgets, **options)  # type: ignore[arg-type]
+    if kind == "machine":
+        return budget.pool("exchange")
+    with failing("open", errno.EMFILE):
+        return budget.pool("exchange")
+
+
 @pytest.mark.parametrize("kind", ["process", "machine", "alone"])
 def test_any_thread_may_look_at_the_books_and_they_stay_exact(
     kind: str, budgets: Path, clock: Time
 ) -> None:
     count = 1500
-    options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
-    budget = (
-        ProcessBudget(**options)  # type: ignore[arg-type]
-        if kind == "process"
-        else MachineBudget(directory=budgets, **options)  # type: ignore[arg-type]
-    )
-    if kind == "alone":
-        with failing("open", errno.EMFILE):
-            pool = budget.pool("exchange")
-    else:
-        pool = budget.pool("exchange")
+    pool = make_kind(kind, budgets, clock)
     seen: list[tuple[int, int, int]] = []
 
     def look() -> None:
@@ -782,7 +795,7 @@ def test_any_thread_may_look_at_the_books_and_they_stay_exact(
 
     def look_around() -> None:
         assert pool.banned_until is None
-        assert repr(budget)
+        assert repr(pool)
 
     first = take(pool)
     pool.settle(first, 1, NOON + 10)
@@ -794,18 +807,199 @@ def test_any_thread_may_look_at_the_books_and_they_stay_exact(
                 for k, receipt in enumerate(flying):
                     pool.settle(receipt, number - 9 + k, NOON + 10)
                 flying.clear()
-        for receipt in flying:
-            pool.settle(receipt, count, NOON + 10)
+        for k, receipt in enumerate(flying):  # in order: a count that jumps shows others
+            pool.settle(receipt, count - len(flying) + 1 + k, NOON + 10)
         pool.flush()
     assert errors == []
     usage = pool.usage
     assert (usage.charged, usage.used, usage.in_flight, usage.others) == (count, count, 0, 0)
     assert seen
     for charged, in_flight, others in seen:
-        assert 0 <= in_flight <= charged <= count + 8
-        # A look in the middle of a change may take what is under way for that of others. The books
-        # themselves stay exact, see above.
-        assert 0 <= others <= 10
+        assert 0 <= in_flight <= charged <= count
+        assert others == 0
+
+
+def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
+    """Every way to change the books, in states in which it changes much of them."""
+    date, flying = NOON + 10, list[Receipt]()
+
+    def charge(weight: int = 1) -> None:
+        flying.append(take(pool, weight))
+
+    def ask_again() -> None:
+        receipt = pool.sending(flying.pop())
+        assert receipt is not None
+        flying.append(receipt)
+
+    def settle(used: int, date: float | None = date) -> None:
+        pool.settle(flying.pop(0), used, date)
+
+    yield charge
+    yield lambda: settle(1)
+    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last ones are charged in advance
+        yield partial(charge, weight)
+    yield lambda: clock.move(3.0)
+    yield ask_again
+    yield lambda: pool.lose(flying.pop())
+    yield lambda: pool.refund(flying.pop())
+    yield lambda: settle(4)
+    yield lambda: settle(90)  # others
+    yield lambda: pool.set_limit(5000)
+    yield lambda: pool.set_limits(6000, [Limit(10, 400, False), Limit(86_400, 10**6, True)])
+    yield partial(charge, 2)
+    yield lambda: pool.settle(flying.pop(), None, None)
+    yield lambda: clock.move(41.0)
+    yield partial(charge, 5)  # it may be counted in either minute
+    yield lambda: pool.settle(flying.pop(), 5, NOON + 54)
+    yield partial(charge, 5)
+    yield lambda: pool.refund(flying.pop())
+    yield lambda: clock.move(30.0)
+    yield partial(charge, 5)
+    yield lambda: pool.settle(flying.pop(), 5, NOON + 84)  # in the new minute: the old is free
+    yield partial(charge, 5)
+    yield lambda: pool.settle_refused(flying.pop(), 20, NOON + 84, 0.0, ban=False)
+    yield lambda: pool.refused(2.0)
+    yield lambda: pool.hold(90.0)
+    yield lambda: pool.hold_until(NOON + 600, ban=True)
+    yield lambda: settle(7)
+    yield pool.flush
+
+
+@contextmanager
+def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
+    """Call `before` ahead of every bytecode that this thread runs in our own modules."""
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before()
+        return trace
+
+    earlier = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(earlier)
+
+
+class NotNowError(Exception):
+    """A reader would wait."""
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
+    """Another thread. Instead of waiting for a change to end, it raises `NotNowError`."""
+
+    def sleep(_seconds: float) -> None:
+        raise NotNowError
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with ThreadPoolExecutor(1) as thread:
+        yield thread
+
+
+MODULES = ("pool.py", "bucket.py", "ledger.py", "attribution.py", "others.py", "server_clock.py")
+
+
+@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+def test_another_thread_never_sees_half_of_a_change(
+    kind: str, budgets: Path, clock: Time, reader: ThreadPoolExecutor
+) -> None:
+    pool, seen, waits = make_kind(kind, budgets, clock), list[Usage | str](), 0
+
+    def look() -> None:
+        nonlocal waits
+        looks: list[Callable[[], Usage | str]] = [lambda: pool.usage, lambda: repr(pool)]
+        for each in looks:
+            try:
+                seen.append(reader.submit(each).result())
+            except NotNowError:
+                waits += 1
+
+    for change in changes_of(pool, clock):
+        allowed: list[Usage | str] = [pool.usage, repr(pool)]
+        seen.clear()
+        with stopping(look, *MODULES):
+            change()
+        allowed += [pool.usage, repr(pool)]
+        assert [each for each in seen if each not in allowed] == []
+    assert waits > 1000
+
+
+@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+def test_a_change_in_the_middle_of_a_view_is_seen_whole_or_not_at_all(
+    kind: str, budgets: Path, clock: Time
+) -> None:
+    pool, moment, steps = make_kind(kind, budgets, clock), 0, 0
+    pool.settle(take(pool), 1, NOON + 10)
+    pool.flush()
+
+    def change() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == moment:
+            charger.submit(pool.hold, 60.0 + moment).result()
+            charger.submit(pool.set_limit, 5000 + moment).result()
+
+    with ThreadPoolExecutor(1) as charger:
+        while steps >= moment:
+            moment, steps = moment + 1, 0
+            before = pool.usage
+            with stopping(change, *MODULES):
+                usage = pool.usage
+            assert usage in (before, pool.usage)
+    assert moment > 100
+
+
+def test_a_view_waits_for_a_change_that_takes_long(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    began, go_on, waited = threading.Event(), threading.Event(), 0.0
+    set_limit = pool_module._set_limit
+
+    def slow(limit: int, bucket: Bucket) -> None:
+        bucket.known.limit = limit // 2
+        began.set()
+        assert go_on.wait(120)
+        set_limit(limit, bucket)
+
+    def count(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        if waited > 0.1:  # as long as no core was free, say
+            go_on.set()
+            changer.join(120)
+
+    monkeypatch.setattr(pool_module, "_set_limit", slow)
+    monkeypatch.setattr(time, "sleep", count)
+    changer = threading.Thread(target=pool.set_limit, args=(500,))
+    changer.start()
+    assert began.wait(120)
+    assert pool.usage.limit == 500
+    changer.join(120)
+
+
+def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    seen: list[Usage] = []
+
+    def interrupted(limit: int, bucket: Bucket) -> None:
+        bucket.known.limit = limit
+        seen.append(pool.usage)  # as the handler of a signal may
+
+    def sleep(_seconds: float) -> None:
+        raise NotNowError
+
+    monkeypatch.setattr(pool_module, "_set_limit", interrupted)
+    monkeypatch.setattr(time, "sleep", sleep)
+    pool.set_limit(500)
+    assert [usage.limit for usage in seen] == [500]
 
 
 def test_a_look_changes_neither_the_file_nor_the_pool(
