@@ -114,6 +114,22 @@ _ENDS = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
+# Slots without a sweep, each once, also where gaps overlap: of a gap, only what is after the end of
+# all that begin before it.
+_MISSED = """
+WITH gap AS (
+    SELECT first, last, period, coalesce(max(last) OVER (
+        ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ), first - 1) AS before FROM gaps WHERE symbol = '' AND last >= first
+), part AS (
+    SELECT first + max(0, (before - first + period) / period) * period AS first, last, period
+    FROM gap
+)
+SELECT sum((last - first) / period + 1 - (
+    SELECT count(*) FROM sweeps
+    WHERE slot BETWEEN part.first AND part.last AND (slot - part.first) % part.period = 0
+)) FROM part WHERE first <= last
+"""
 
 _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
@@ -480,8 +496,7 @@ class Recording:
 
     def missed(self) -> int:
         """How many slots have no sweep."""
-        query = "SELECT sum((last - first) / period + 1) FROM gaps WHERE symbol = ''"
-        return self._connection.execute(query).fetchone()[0] or 0
+        return self._connection.execute(_MISSED).fetchone()[0] or 0
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
