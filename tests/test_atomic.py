@@ -218,7 +218,9 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
     assert {path: path.is_file() and path.read_bytes() for path in out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("name", ["oi.csv", "new_directory"])
 def test_an_interrupted_or_terminated_export_leaves_nothing(
     recording: Path, tmp_path: Path, number: signal.Signals, code: int, name: str
