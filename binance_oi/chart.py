@@ -52,7 +52,7 @@ def plot(
         RecordingError: Nothing is there to draw, or the target cannot be written, is the recording
             or a file beside it, or has another ending.
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
-        ValueError: A moment without a time zone.
+        ValueError: A moment without a time zone, or `since` later than `until`.
     """
     path, names = Path(target), check_symbols(symbols)
     recording.check_target(path)

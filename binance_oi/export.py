@@ -96,7 +96,8 @@ def export(
             the recording or a file beside it; or a file of the target has rows that cannot be read
             or are not sorted by symbol and time, and would be lost: nothing was changed there.
         ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
-        ValueError: A moment without a time zone, or a number that Parquet's decimal cannot hold.
+        ValueError: A moment without a time zone, `since` later than `until`, or a number that
+            Parquet's decimal cannot hold. In the first two cases nothing was written.
     """
     path, tell = Path(target), on_rows or _tell_nobody
     recording.check_target(path)

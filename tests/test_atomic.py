@@ -86,6 +86,30 @@ def test_what_ends_a_write_early_leaves_the_file_before_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("letter", ["x", "\u5e01"])
+def test_an_output_may_have_the_longest_name_that_there_is(
+    recording: Path, tmp_path: Path, letter: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def longest(ending: str) -> Path:
+        count, rest = divmod(255 - len(ending), len(letter.encode()))
+        return out / f"{letter * count}{'x' * rest}{ending}"
+
+    paths = [longest(ending) for ending in (".csv", ".jsonl", ".html")]
+    with Recording(recording) as opened:
+        for _ in range(2):  # the second time, the file is there
+            for path in paths[:2]:
+                assert export(opened, path, replace=True) == 8
+            write_report(opened, paths[2])
+        with pytest.raises(RecordingError, match="File name too long"):
+            export(opened, out / f"x{paths[0].name}")
+        with pytest.raises(RecordingError, match="File name too long"):
+            write_report(opened, out / f"x{paths[2].name}")
+    assert sorted(out.iterdir()) == sorted(paths)
+
+
 def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -194,7 +218,9 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
     assert {path: path.is_file() and path.read_bytes() for path in out.rglob("*")} == before
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.parametrize("name", ["oi.csv", "new_directory"])
 def test_an_interrupted_or_terminated_export_leaves_nothing(
     recording: Path, tmp_path: Path, number: signal.Signals, code: int, name: str

@@ -172,9 +172,11 @@ def test_a_copy_that_is_killed_leaves_nothing_that_could_be_taken_for_a_recordin
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     copy = path.with_name("copy.db")
+    with Recording(path):  # which makes what SQLite needs to read
+        before = set(path.parent.iterdir())
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(copy)], check=False)
     assert done.returncode == -signal.SIGKILL
-    left = [file for file in path.parent.iterdir() if "copy" in file.name]
+    left = [file for file in path.parent.iterdir() if file not in before]
     assert max(file.stat().st_size for file in left) > 1_000_000  # it was under way
     assert not copy.exists()
     for file in left:
@@ -182,7 +184,7 @@ def test_a_copy_that_is_killed_leaves_nothing_that_could_be_taken_for_a_recordin
             Recording(file)
     with Recording(path) as recording:
         recording.backup(copy)
-    assert [file.name for file in path.parent.iterdir() if "copy" in file.name] == ["copy.db"]
+    assert {file.name for file in path.parent.iterdir() if file not in before} == {"copy.db"}
     assert len(whole_samples(copy)) == len(rows)
 
 
@@ -219,3 +221,109 @@ def test_the_command_copies_and_refuses_with_2(
     assert main(["backup", "oi.db", "--to", "copy.db", "--replace"]) == 0
     assert main(["backup", "none.db", "--to", "copy.db"]) == 2
     assert os.listdir(path.parent).count("copy.db") == 1
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_of_the_users_beside_the_copy_stays_whatever_its_name(
+    path: Path, replace: bool
+) -> None:
+    names = (".copy.db.part", ".copy.db.part-journal", "copy.db.part", ".copy.db", ".binance-oi-x")
+    for name in names:
+        path.with_name(name).write_text(f"precious {name}")
+    with Recording(path) as recording:
+        recording.backup(path.with_name("copy.db"), replace=replace)
+    assert len(whole(path.with_name("copy.db"))) == 3
+    for name in names:
+        assert path.with_name(name).read_text() == f"precious {name}"
+
+
+@pytest.mark.parametrize("length", [216, 217, 239, 246, 247, 248, 250, 251, 254, 255])
+@pytest.mark.parametrize("letter", ["x", "\u5e01"])
+def test_a_copy_may_have_the_longest_name_that_there_is(
+    path: Path, length: int, letter: str
+) -> None:
+    name = letter * (length // len(letter.encode()))
+    name += "x" * (length - len(name.encode()))
+    copy = path.with_name(name)
+    with Recording(path) as recording:
+        recording.backup(copy)
+        with pytest.raises(RecordingError, match="is there already"):
+            recording.backup(copy)
+        recording.backup(copy, replace=True)
+    assert len(whole(copy)) == 3
+    assert {file.name for file in path.parent.iterdir()} <= {
+        "oi.db",
+        name,
+        "oi.db-wal",
+        "oi.db-shm",
+    }
+
+
+def test_a_name_that_is_too_long_is_one_error_of_ours(path: Path) -> None:
+    with Recording(path) as recording, pytest.raises(RecordingError, match="File name too long"):
+        recording.backup(path.with_name("x" * 256))
+    assert [file for file in path.parent.iterdir() if not file.name.startswith("oi.db")] == []
+
+
+@pytest.mark.parametrize("error", [OSError(5, "of mine"), sqlite3.Error("of mine"), ValueError()])
+def test_an_error_of_on_pages_goes_to_the_caller_as_it_is(path: Path, error: Exception) -> None:
+    def fail(*_: int) -> None:
+        raise error
+
+    with Recording(path) as recording, pytest.raises(type(error)) as raised:
+        recording.backup(path.with_name("copy.db"), on_pages=fail)
+    assert raised.value is error
+    assert not [file for file in path.parent.iterdir() if "copy" in file.name or "unf" in file.name]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "a page", "cut", "cut while it is copied"])
+def test_a_damaged_recording_is_named_and_does_not_replace_the_copy_before(
+    path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("BTCUSDT", time, f"1.{time}", time, None) for time in range(5000)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
+    copy = path.with_name("copy.db")
+    monkeypatch.setattr(backup, "PAGES", 20)
+    with Recording(path) as recording:
+        recording.backup(copy)
+        before = copy.read_bytes()
+        content = path.read_bytes()
+        zeros = bytes(len(content) - 40 * 1024)
+        end = {"zeros": zeros, "a page": bytes(1024) + content[41 * 1024 :], "cut": b""}
+        if damage in end:
+            path.write_bytes(content[: 40 * 1024] + end[damage])
+
+        def cut(*_: int) -> None:
+            if damage not in end:
+                os.truncate(path, 100 * 1024)
+
+        with pytest.raises(RecordingError, match=r"oi\.db (is damaged|cannot be read)"):
+            recording.backup(copy, replace=True, on_pages=cut)
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+@pytest.mark.parametrize("there", [None, "a text", ""])
+def test_the_log_of_a_recording_that_was_moved_away_is_neither_removed_nor_played_into_the_copy(
+    path: Path, ending: str, there: str | None
+) -> None:
+    copy, log = path.with_name("copy.db"), path.with_name(f"copy.db{ending}")
+    log.write_text("the last sweeps of a recorder that was killed")
+    if there is not None:
+        copy.write_text(there)
+    with Recording(path) as recording:
+        with pytest.raises(RecordingError, match=rf"copy\.db{ending} is the log of another file"):
+            recording.backup(copy, replace=True)
+        assert log.read_text() == "the last sweeps of a recorder that was killed"
+        assert (copy.read_text() if copy.exists() else None) == there
+        log.unlink()
+        recording.backup(copy, replace=True)
+    assert len(whole(copy)) == 3
+
+
+def test_a_file_that_appears_while_it_is_copied_is_not_replaced(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    with Recording(path) as recording, pytest.raises(RecordingError, match="is there already"):
+        recording.backup(copy, on_pages=lambda *_: copy.write_text("precious"))
+    assert copy.read_text() == "precious"

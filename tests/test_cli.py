@@ -438,7 +438,15 @@ def test_a_password_that_was_given_is_not_shown(arguments: str, capsys: Captured
 def test_help_names_every_command_and_exit_code(flag: str, capsys: Captured) -> None:
     assert main([flag]) == 0
     out = capsys.readouterr().out
-    for word in ("get", "snapshot", "symbols", "simulate", "budget", "130 interrupted"):
+    for word in (
+        "get",
+        "snapshot",
+        "symbols",
+        "simulate",
+        "budget",
+        "130 interrupted",
+        "129 hung up",
+    ):
         assert word in out
 
 
@@ -569,7 +577,10 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_terminated_snapshot_ends_like_an_interrupted_one(ignored: bool) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_terminated_snapshot_ends_like_an_interrupted_one(
+    number: signal.Signals, code: int, ignored: bool
+) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
         command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
         if ignored:  # what a shell does for what it runs in the background
@@ -577,27 +588,45 @@ def test_a_terminated_snapshot_ends_like_an_interrupted_one(ignored: bool) -> No
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
             until(lambda: exchange.answers[200] > 20)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (code, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_hangup_that_is_ignored_as_with_nohup_ends_nothing() -> None:
+    with LocalExchange(limit=50).in_thread() as exchange:
+        command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
+        command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+            until(lambda: exchange.answers[200] > 20)
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGTERM)  # pending at the same time, and SIGHUP comes first
             out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (143, "", "")
 
 
-def test_the_local_exchange_serves_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_the_local_exchange_serves_until_it_is_interrupted(
+    number: signal.Signals, code: int
+) -> None:
     with started("simulate", "--limit", "77") as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         done = run("get", "BTCUSDT", "--base-url", url, *PATIENT)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=DEADLINE)
     assert json.loads(done.stdout)["symbol"] == "BTCUSDT"
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (process.returncode, out, err) == (code, "", "")
 
 
-def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+def test_a_port_that_is_taken_is_wrong_usage_and_one_line_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        done = run("simulate", "--port", str(server.getsockname()[1]))
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+        port = server.getsockname()[1]
+        done = run("simulate", "--port", str(port))
+    said = f"binance-oi: --port {port} on 127.0.0.1 cannot be used: Address already in use\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:

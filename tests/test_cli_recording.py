@@ -1,6 +1,7 @@
 """The commands that record and read recordings: one line for what is wrong, and a clean end."""
 
 import asyncio
+import fcntl
 import json
 import os
 import pty
@@ -70,10 +71,12 @@ def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> No
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGHUP, 129)]
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     path = tmp_path / "oi.db"
     with LocalExchange().in_thread() as exchange:
@@ -82,11 +85,28 @@ def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
             until_sweeps(path, 2, process)
             process.send_signal(number)
             _, stderr = process.communicate(timeout=HANGS)
-    assert process.returncode == 0
+    assert process.returncode == code
     assert stderr.splitlines()[-1].startswith("binance-oi: stopped: ")
     assert "Traceback" not in stderr
+    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]  # the log is empty, and gone
     with Recording(path) as recording:
         assert {(sweep.asked, sweep.read) for sweep in recording.sweeps()} == {(2, 2)}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    arguments = ("record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "binance_oi"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, *arguments], stderr=pipe, text=True) as process:
+        until_sweeps(path, 2, process)
+        process.send_signal(signal.SIGHUP)
+        until_sweeps(path, sweeps_in(path) + 3, process)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=HANGS)
+    assert process.returncode == 0
+    assert "stopped: " in stderr
 
 
 @pytest.mark.wallclock
@@ -157,6 +177,10 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
         ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
         ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
         ("export {db} --to {out}.csv --since never", "a moment is ISO 8601, such as 2026-11-23"),
+        ("export {db} --to {out} --since 2026-11-25 --until 2026-11-24", "is later than until"),
+        ("export {db} --to {out} --since 2026-11-25 --until 2026-11-24 --new", "later than until"),
+        ("export {db} --to {bad}.csv --since 2030-01-01 --until 2029-01-01 --replace", "is later"),
+        ("plot {db} BTCUSDT --to {out}.svg --since 2026-11-25 --until 2026-11-24", "is later than"),
         ("export {db} --to {out}/oi.csv", "oi.csv cannot be written: No such file or directory"),
         ("plot {db} BTCUSDT --to {out}/oi.svg", "cannot be written: No such file or directory"),
         ("report {db} --to {out}/oi.html", "cannot be written: No such file or directory"),
@@ -341,23 +365,37 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
         assert process.wait(timeout=HANGS) == 0
 
 
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """`binance-oi` on a terminal of that size, read by us."""
 
-    def __init__(self, *arguments: str, columns: int = 100) -> None:
+    def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
         self._ours, theirs = pty.openpty()
         self.resize(columns)
         command = [sys.executable, "-m", "binance_oi", *arguments]
         # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=controlling,
+            preexec_fn=_take_terminal if controlling else None,
         )
         os.close(theirs)
         self.shown = b""
 
     def resize(self, columns: int) -> None:
         termios.tcsetwinsize(self._ours, (30, columns))
+
+    def close(self) -> None:
+        """As a window that is closed: the system sends SIGHUP, and nothing can be written."""
+        os.close(self._ours)
 
     def read_until(self, wanted: Callable[[bytes], bool]) -> None:
         while not wanted(self.shown):
@@ -372,7 +410,43 @@ class Terminal:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("more_signals", [0, 3])
+def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
+    tmp_path: Path, more_signals: int
+) -> None:
+    path = tmp_path / "oi.db"
+    arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+    terminal = Terminal("record", *arguments, controlling=True)
+    terminal.read_until(lambda shown: b"sweeps 2" in shown)
+    terminal.close()
+    for _ in range(more_signals):  # a shell sends one as well
+        terminal.process.send_signal(signal.SIGHUP)
+    assert terminal.process.wait(timeout=HANGS) == 129
+    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
+    assert sweeps_in(path) >= 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        ("watch BTCUSDT --every 0.2s --simulated", b"since start"),
+        ("watch BTCUSDT --every 1h --simulated", b"waiting for the first sweep"),
+        ("snapshot --simulated", b"reading"),
+        ("simulate", b"http://"),
+    ],
+)
+def test_a_command_whose_terminal_is_closed_ends_with_129(arguments: str, shown: bytes) -> None:
+    terminal = Terminal(*arguments.split(), controlling=True)
+    terminal.read_until(lambda seen: shown in seen)
+    terminal.close()
+    assert terminal.process.wait(timeout=HANGS) == 129
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
     terminal = Terminal("watch", "BTCUSDT", "--every", "0.2s", "--simulated")
     terminal.read_until(lambda shown: b"since start" in shown)

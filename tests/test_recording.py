@@ -181,3 +181,14 @@ def test_a_link_to_itself_is_a_name_like_any_other(tmp_path: Path) -> None:
     assert beside(loop, "-wal").name == "loop.db-wal"  # `Path.resolve` raises before Python 3.13
     with pytest.raises(RecordingError):
         Recording(loop)
+
+
+def test_a_range_that_ends_before_it_begins_is_an_error(path: Path) -> None:
+    since, until = datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC)
+    said = (
+        r"since \(2026-11-24T00:00:00\+00:00\) is later than until \(2026-11-23T00:00:00\+00:00\)"
+    )
+    with Recording(path) as recording:
+        with pytest.raises(ValueError, match=said):
+            recording.samples(since=since, until=until)
+        assert list(recording.samples(since=since, until=since)) == []

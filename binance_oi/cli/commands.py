@@ -5,12 +5,13 @@ what the caller should do next. Nothing is shown of a command that was interrupt
 """
 
 import asyncio
+import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
@@ -37,6 +38,7 @@ from binance_oi.cli.terminal import (
     complain,
     console,
     discard,
+    drop_unwritten,
     prepare,
     progress,
     put,
@@ -59,7 +61,8 @@ from binance_oi.simulator import LocalExchange, Steady
 from binance_oi.snapshot import Snapshot
 
 OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
-INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells say it
+HUNG_UP, INTERRUPTED = 129, 130  # 128 + SIGHUP, 128 + SIGINT, as shells say it
+SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none: the terminal is closed
 
 _BEFORE_AT = re.compile(r"\S*@")
 
@@ -69,7 +72,8 @@ app = App(
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
     help_epilogue=(
         "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "
-        "5 network, 6 some symbols failed, 7 sweeps were lost, 130 interrupted, 143 terminated."
+        "5 network, 6 some symbols failed, 7 sweeps were lost, 130 interrupted, 143 terminated, "
+        "129 hung up."
     ),
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
@@ -84,33 +88,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None takes those of the process.
     """
     prepare()
-    with _terminable() as terminated:
+    with _terminable() as ended:
         code = _run(arguments)
-    return TERMINATED if terminated and code == INTERRUPTED else code
+    if SIGHUP in ended:
+        drop_unwritten()
+        if code == UNEXPECTED:  # it could not write to a terminal that is gone
+            code = INTERRUPTED
+    return 128 + ended[0] if ended and code == INTERRUPTED else code
 
 
 @contextmanager
 def _terminable() -> Generator[list[int]]:
-    """SIGTERM ends a command as Ctrl-C does, so the cursor comes back; gives the signals seen."""
-    terminated: list[int] = []
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; gives the signals seen.
+
+    So the cursor comes back, and no unfinished file stays. A signal that is ignored (``nohup``)
+    stays ignored.
+    """
+    ended: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        terminated.append(number)
+        again = number == SIGHUP and number in ended
+        ended.append(number)
+        if again:  # the kernel and a shell both send it; a second Ctrl-C would break off the end
+            return
         interrupt = signal.getsignal(signal.SIGINT)  # asyncio's own while it runs
         if callable(interrupt):
             interrupt(number, frame)
         else:  # ignored, as in the background of a shell
             _interrupt()
 
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield terminated
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
         return
-    signal.signal(signal.SIGTERM, end)
+    numbers = [number for number in (signal.SIGTERM, SIGHUP) if number is not None]
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
     try:
-        yield terminated
+        yield ended
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            if signal.getsignal(number) is end:
+                hung_up = number == SIGHUP and number in ended  # and another one may come
+                signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
 
 def _interrupt() -> None:
@@ -141,7 +161,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         discard(sys.stdout)
         return OK
-    except OSError as error:  # stdout is full, the port is taken
+    except OSError as error:  # stdout is full
         complain(str(error))
         with suppress(OSError):
             put("")  # a full stdout drops what it still holds of a help page
@@ -322,14 +342,14 @@ def simulate(
         seed: Seed of everything that varies.
     """
     steady = Steady(others) if others else None
-    asyncio.run(
+    return asyncio.run(
         _serve(
             LocalExchange(
                 port=port, limit=limit, used=used, others=steady, latency=latency, seed=seed
-            )
+            ),
+            port,
         )
     )
-    return OK
 
 
 def _read(
@@ -360,7 +380,16 @@ async def _exchange_info(client: OpenInterestClient) -> ExchangeInfo:
         return await client.exchange_info()
 
 
-async def _serve(exchange: LocalExchange) -> None:
-    async with exchange:
+async def _serve(exchange: LocalExchange, port: int) -> int:
+    async with AsyncExitStack() as running:
+        try:
+            await running.enter_async_context(exchange)
+        except OSError as error:
+            if not port:
+                raise
+            why = os.strerror(error.errno) if error.errno else str(error)
+            complain(f"--port {port} on 127.0.0.1 cannot be used: {why}")
+            return USAGE
         put(f"{exchange.url}\n")
         await asyncio.Event().wait()
+    return OK

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from binance_oi.chart import plot as draw
-from binance_oi.cli.commands import LOST, OK, USAGE, Source, app
+from binance_oi.cli.commands import HUNG_UP, LOST, OK, SIGHUP, USAGE, Source, app
 from binance_oi.cli.render import iso
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
@@ -84,9 +84,10 @@ def record(
     notional: Flag = False,
     source: Source = Source(),  # noqa: B008 - frozen
 ) -> int:
-    """Record the whole market, or some symbols, until it is stopped (Ctrl-C, SIGTERM).
+    """Record the whole market, or some symbols, until it is stopped.
 
-    The exit code is 7 when sweeps were read and could not be written; the last line says how many.
+    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) stop it; with nohup, SIGHUP does not. The
+    exit code is 7 when sweeps were read and could not be written; the last line says how many.
 
     Args:
         symbols: Without any: every symbol that is trading, also when that changes.
@@ -98,31 +99,44 @@ def record(
     async def run(client: OpenInterestClient) -> int:
         async with client:
             recorder = Recorder(client, to, every=every, symbols=symbols or None, notional=notional)
-            with _stopped_by_signals(recorder):
+            with _stopped_by_signals(recorder) as received:
                 telling = asyncio.create_task(_tell(recorder, client))
                 try:
                     await recorder.run()
                 finally:
                     telling.cancel()
         complain(f"stopped: {status_line(recorder.status)}")
-        return LOST if recorder.status.lost else OK
+        if recorder.status.lost:
+            return LOST
+        return HUNG_UP if SIGHUP in received else OK
 
     with source.client() as client:
         return told(lambda: asyncio.run(run(client)))
 
 
 @contextmanager
-def _stopped_by_signals(recorder: Recorder) -> Generator[None]:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
+    """Signals stop it, and no signal breaks off its end; gives those that came."""
+    loop, received = asyncio.get_running_loop(), set[int]()
+
+    def stop(number: int) -> None:
+        received.add(number)
+        recorder.stop()
+
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # as with nohup
+        numbers.append(SIGHUP)
+    for number in numbers:
         with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file is whole
-            loop.add_signal_handler(number, recorder.stop)
+            loop.add_signal_handler(number, stop, number)
     try:
-        yield
+        yield received
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
+        if SIGHUP is not None and SIGHUP in received:  # the shell of the terminal sends another one
+            signal.signal(SIGHUP, signal.SIG_IGN)
 
 
 def status_line(status: Status) -> str:

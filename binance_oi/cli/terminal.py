@@ -88,6 +88,16 @@ def discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def drop_unwritten() -> None:
+    """Drop what the streams still hold and cannot write, as on a terminal that is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                discard(stream)
+
+
 def complain(line: str) -> None:
     """One line on stderr."""
     try:

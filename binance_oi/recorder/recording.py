@@ -1,19 +1,23 @@
 """The file of a recording, and how it is read.
 
 A recording is an SQLite database that any tool may read while it is written. The rule of this
-file: reading changes nothing, and numbers leave as the exchange wrote them.
+file: reading changes nothing, and numbers leave as the exchange wrote them. Damage is an error of
+ours that names the file, in every way to read: SQLite says what it finds, and what it does not look
+at (the type of a value, the text of a number) is checked here.
 """
 
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi import arrow
 from binance_oi.atomic import SIDES, check_place
@@ -94,7 +98,7 @@ MIGRATION = ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT)
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
     SELECT min(symbol) FROM settled
-    UNION ALL
+    UNION  -- ALL would go round for ever where damage has put an earlier symbol behind a later one
     SELECT (SELECT min(symbol) FROM settled WHERE settled.symbol > found.symbol)
     FROM found WHERE found.symbol IS NOT NULL
 )
@@ -114,10 +118,32 @@ _ENDS = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
+# Slots without a sweep, each once, also where gaps overlap: of a gap, only what is after the end of
+# all that begin before it.
+_MISSED = """
+WITH gap AS (
+    SELECT first, last, period, coalesce(max(last) OVER (
+        ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ), first - 1) AS before FROM gaps WHERE symbol = '' AND last >= first
+), part AS (
+    SELECT first + max(0, (before - first + period) / period) * period AS first, last, period
+    FROM gap
+)
+SELECT sum((last - first) / period + 1 - (
+    SELECT count(*) FROM sweeps
+    WHERE slot BETWEEN part.first AND part.last AND (slot - part.first) % part.period = 0
+)) FROM part WHERE first <= last
+"""
 
 _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
 EVER = 0, 1 << 62  # Unix ms
+# Unix ms: the years 1 to 9999, which a `datetime` can be.
+EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
+CHECKED = 1024  # rows whose values are checked together
+
+_OF_NUMBERS = b"-.0123456789"
+_BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
 
 Row = arrow.Row
 
@@ -173,7 +199,9 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     except sqlite3.OperationalError as error:
         raise RecordingError(f"{path} cannot be opened: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise RecordingError(f"{path} is not a recording: {error}") from error
+        foreign = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
+        what = "is not a recording" if foreign else "cannot be read"
+        raise RecordingError(f"{path} {what}: {error}") from error
     finally:
         connection.rollback()
     if not objects and not application:
@@ -184,6 +212,57 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
         known = " and ".join(map(str, READABLE))
         raise RecordingError(f"{path} has version {version}; this program knows {known}")
     return int(version)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Raise what SQLite says of a file as an error of ours that names the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RecordingError(f"{path} cannot be read: {error}") from error
+
+
+def _damaged(path: Path, what: str) -> RecordingError:
+    return RecordingError(f"{path} is damaged: {what}")
+
+
+def _typed(rows: Iterable[tuple[Any, ...]], path: Path, *kinds: type) -> Iterator[tuple[Any, ...]]:
+    """The same rows; a whole number is a time or a count, and no larger than a time can be.
+
+    Raises:
+        RecordingError: They cannot be read, or a value is of another type.
+    """
+    with reading(path):
+        for row in rows:
+            numbers = [value for value in row if type(value) is int]
+            within = all(EARLIEST <= n <= LATEST for n in numbers)
+            if tuple(map(type, row)) != kinds or not within:
+                raise _damaged(path, f"{row!r:.80} is no row of it")
+            yield row
+
+
+def _check_samples(rows: Sequence[Row], path: Path) -> None:
+    """See that values are what a recorder writes; by column, for there may be millions.
+
+    Raises:
+        RecordingError: They are not.
+    """
+    symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
+    without = marks.count(None) == len(marks)
+    texts = values if without else (*values, *(mark for mark in marks if mark is not None))
+    try:
+        deque(map(float, texts), 0)
+        right = (
+            {*map(type, symbols)} == {str}
+            and not "".join(texts).encode().translate(None, _OF_NUMBERS)
+            and all({*map(type, times)} == {int} for times in instants)
+            and all(min(times) >= 0 and max(times) <= LATEST for times in instants)
+        )
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise _damaged(path, f"a sample of {symbols[0]!r:.40} is no number")
 
 
 def read_source(connection: sqlite3.Connection) -> str | None:
@@ -204,7 +283,7 @@ def check_source(path: Path, source: str | None) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     # One that may write removes on closing what SQLite has put beside the file.
-    with closing(_checked(path, "mode=rw")) as connection:
+    with reading(path), closing(_checked(path, "mode=rw")) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
@@ -269,12 +348,25 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(_open_for(self._path, self.symbols)) as connection:
-            for symbol in self.symbols:
-                yield from self._found(connection, symbol)
+        for rows in self._chunks(CHECKED):
+            yield from rows
 
-    def _found(self, connection: sqlite3.Connection, symbol: str) -> sqlite3.Cursor:
-        return connection.execute(f"{_SAMPLES} {_BY_TIME}", (symbol, self.since, self.until))
+    def _chunks(self, size: int) -> Iterator[list[Row]]:
+        """So many rows at a time, and fewer at the end, with values that were checked."""
+        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+            rows: list[Row] = []
+            for symbol in self.symbols:
+                found = connection.execute(
+                    f"{_SAMPLES} {_BY_TIME}", (symbol, self.since, self.until)
+                )
+                while more := found.fetchmany(size - len(rows)):
+                    _check_samples(more, self._path)
+                    rows += more
+                    if len(rows) == size:
+                        yield rows
+                        rows = []
+            if rows:
+                yield rows
 
     def batches(self) -> Iterator[arrow.Batch]:
         """The same by column, some ten thousand rows at a time.
@@ -282,17 +374,7 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        with closing(_open_for(self._path, self.symbols)) as connection:
-            rows: list[Row] = []
-            for symbol in self.symbols:
-                found = self._found(connection, symbol)
-                while more := found.fetchmany(BATCH - len(rows)):
-                    rows += more
-                    if len(rows) == BATCH:
-                        yield arrow.Batch.of(rows)
-                        rows.clear()
-            if rows:
-                yield arrow.Batch.of(rows)
+        return map(arrow.Batch.of, self._chunks(BATCH))
 
     def between(self, since: int, until: int) -> Self:
         """The part of them from `since` until before `until` (Unix ms)."""
@@ -300,16 +382,25 @@ class Samples:
         return type(self)(self._path, self.symbols, since, until)
 
     def span(self) -> tuple[int, int] | None:
-        """The first and the last transaction time (Unix ms); None when there is no sample."""
+        """The first and the last transaction time (Unix ms); None when there is no sample.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
         ends: list[int] = []
-        with closing(_open_for(self._path, self.symbols)) as connection:
+        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
                 found = connection.execute(_ENDS, (symbol, self.since, self.until))
-                ends += [time for (time,) in found if time is not None]
+                known = ((time,) for (time,) in found if time is not None)
+                ends += [time for (time,) in _typed(known, self._path, int)]
         return (min(ends), max(ends)) if ends else None
 
     def to_columns(self) -> SampleColumns:
-        """One list for each field, ready for a data frame."""
+        """One list for each field, ready for a data frame.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
         columns = SampleColumns(symbol=[], time=[], open_interest=[], received=[], mark_price=[])
         for batch in self.batches():
             columns["symbol"] += batch.symbol
@@ -337,7 +428,9 @@ class Recording:
                 ...
 
     Raises:
-        RecordingError: There is no such file, it is not ours, or of another version.
+        RecordingError: There is no such file, it is not ours, or of another version. Every way to
+            read raises it as well, also in the middle of an iteration: the file is damaged or cut
+            short, or cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -414,11 +507,18 @@ class Recording:
 
         None when the file does not say, as those of version 2 do not.
         """
-        return read_source(self._connection)
+        with reading(self.path):
+            return read_source(self._connection)
+
+    def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
+        """What a query finds as of now, read while it is iterated over."""
+        with reading(self.path):
+            found = self._connection.execute(query, values)
+        return _typed(found, self.path, *kinds)
 
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has samples, sorted."""
-        return tuple(symbol for (symbol,) in self._connection.execute(_SYMBOLS))
+        return tuple(symbol for (symbol,) in self._rows(_SYMBOLS, (), str))
 
     def samples(
         self,
@@ -437,8 +537,12 @@ class Recording:
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
             RecordingError: One of `symbols` was never recorded.
-            ValueError: A moment does not say its time zone.
+            ValueError: A moment does not say its time zone, or `since` is later than `until`.
         """
+        if since is not None and until is not None and unix_ms(since) > unix_ms(until):
+            raise ValueError(
+                f"since ({since.isoformat()}) is later than until ({until.isoformat()})"
+            )
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
@@ -448,57 +552,60 @@ class Recording:
 
     def _has(self, symbol: str) -> bool:
         query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
-        return self._connection.execute(query, (symbol,)).fetchone() is not None
+        return any(self._rows(query, (symbol,), int))
 
     def ends(self) -> Iterator[tuple[Sample, Sample]]:
         """The first and the last sample of every symbol."""
         symbols = self.symbols()
-        with closing(_open_for(self.path, symbols)) as connection:
+        with reading(self.path), closing(_open_for(self.path, symbols)) as connection:
             for symbol in symbols:
-                first, last = (
-                    connection.execute(f"{_SAMPLES} {end}", (symbol, *EVER)).fetchone()
+                both = [
+                    row
                     for end in (_FIRST, _LAST)
-                )
-                yield _sample(first), _sample(last)
+                    for row in connection.execute(f"{_SAMPLES} {end}", (symbol, *EVER)).fetchall()
+                ]
+                if not both:  # what lists the symbols has it, and what finds a symbol has not
+                    raise _damaged(self.path, f"the samples of {symbol!r:.40} are not found")
+                _check_samples(both, self.path)
+                yield _sample(both[0]), _sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last slot of the schedule, gaps included; None when there is none."""
-        first, last = self._connection.execute(
+        query = (
             "SELECT min(slot), max(slot) FROM (SELECT slot FROM sweeps UNION ALL"
             " SELECT first FROM gaps WHERE symbol = '' UNION ALL"
-            " SELECT last FROM gaps WHERE symbol = '' AND last >= first)"
-        ).fetchone()
-        if first is None:
-            return None
-        return datetime.fromtimestamp(first / 1000, UTC), datetime.fromtimestamp(last / 1000, UTC)
+            " SELECT last FROM gaps WHERE symbol = '' AND last >= first) HAVING count(*) > 0"
+        )
+        for first, last in self._rows(query, (), int, int):
+            return (
+                datetime.fromtimestamp(first / 1000, UTC),
+                datetime.fromtimestamp(last / 1000, UTC),
+            )
+        return None
 
     def sweeps(self) -> Iterator[Sweep]:
         """Every sweep, in the order of the schedule."""
         columns = ", ".join(Sweep._fields)
-        rows = self._connection.execute(f"SELECT {columns} FROM sweeps ORDER BY slot")
-        return map(Sweep._make, rows)
+        query = f"SELECT {columns} FROM sweeps ORDER BY slot"
+        return map(Sweep._make, self._rows(query, (), *[int] * len(Sweep._fields)))
 
     def missed(self) -> int:
         """How many slots have no sweep."""
-        query = "SELECT sum((last - first) / period + 1) FROM gaps WHERE symbol = ''"
-        return self._connection.execute(query).fetchone()[0] or 0
+        ((missed,),) = self._rows(f"SELECT coalesce(({_MISSED}), 0)", (), int)
+        return int(missed)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
-        return self._connection.execute(
+        query = (
             "SELECT symbol, reason, sum((last - first) / period + 1) AS sweeps FROM gaps"
             " WHERE symbol != '' GROUP BY symbol, reason ORDER BY sweeps DESC, symbol"
         )
+        return self._rows(query, (), str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
-        return (
-            Gap(*row)
-            for row in self._connection.execute(
-                "SELECT first, last, reason, detail FROM gaps WHERE symbol = ? ORDER BY first",
-                (symbol,),
-            )
-        )
+        query = "SELECT first, last, reason, detail FROM gaps WHERE symbol = ? ORDER BY first"
+        return map(Gap._make, self._rows(query, (symbol,), int, int, str, str))
 
 
 def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
@@ -508,8 +615,13 @@ def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
         RecordingError: The file cannot be read.
     """
     connection = open_to_read(path)
-    if len(symbols) > FEW:
-        _sort_recent(connection)
+    try:
+        with reading(path):
+            if len(symbols) > FEW:
+                _sort_recent(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -527,12 +639,12 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         RecordingError: There is no such file, it is not ours, or of another version.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
     try:
         return _checked(path, "mode=ro")
     except RecordingError:
-        if any(beside(path, ending).exists() for ending in ("-wal", "-journal")):
+        if any(os.path.exists(beside(path, ending)) for ending in ("-wal", "-journal")):
             raise  # without them it is not what was written
         return _checked(path, "mode=ro&immutable=1")  # in a directory that cannot be written
 
@@ -540,9 +652,10 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 def _checked(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
-    connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, timeout=BUSY, check_same_thread=False
-    )
+    with reading(path):
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, timeout=BUSY, check_same_thread=False
+        )
     try:
         if not check_version(connection, path):
             raise RecordingError(f"{path} is empty")

@@ -8,6 +8,9 @@ written. Slots come a second time when somebody sets the clock back. What a slot
     a gap `clock`   a later gap takes its slots out of it: now they were due, and it says why
     nothing         what comes is written
 
+What we write keeps gaps disjoint. A file of version 2 may hold gaps that overlap, contain each
+other or have several periods. Its rows stay as they are, so nothing here relies on disjoint gaps.
+
 All functions write within the transaction of the caller.
 """
 
@@ -37,15 +40,20 @@ SELECT first, last FROM hole WHERE first <= last
 _SWEPT = """
 SELECT count(*) FROM sweeps WHERE slot BETWEEN ?1 AND ?2 AND (slot - ?1) % ?3 = 0
 """
-# Gaps do not overlap, so one that reaches into a span begins in it, or is the last one before it.
+# Any gap that begins before the end of a span may reach into it, however many begin later.
 _COVERING = """
 SELECT first, last, period, reason, detail FROM gaps
-WHERE symbol = '' AND last >= first AND last >= ?1 AND first <= ?2 AND first >= coalesce(
-    (SELECT max(first) FROM gaps WHERE symbol = '' AND last >= first AND first <= ?1), ?1
-)
+WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last >= first
 """
 _DELETE = "DELETE FROM gaps WHERE symbol = '' AND first = ?"
-_INSERT = "INSERT OR REPLACE INTO gaps VALUES ('', ?, ?, ?, ?, ?)"
+_BEGINS = "SELECT 1 FROM gaps WHERE symbol = ? AND first = ? AND last >= first"
+_INSERT = "INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?, ?, ?)"
+# The end of a gap may only move over slots of no sweep: with another period, there may be some.
+_EXTEND = """
+UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 AND period = ?4
+    AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
+    AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
+"""
 
 
 def unknown(connection: sqlite3.Connection, gap: Gap, period: int) -> Iterator[Gap]:
@@ -60,16 +68,39 @@ def swept(connection: sqlite3.Connection, gap: Gap, period: int) -> int:
     return int(count)
 
 
+def cover(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) -> None:
+    """Write a gap, as the end of the gap before it when that is one.
+
+    Gaps are known by their first slot. A gap that begins at the same slot stays: it covers that
+    slot, and the new one begins at the next slot where no gap begins. Only an empty gap, which
+    covers nothing, is replaced.
+    """
+    longer = (gap.last, symbol, gap.first, period, gap.reason)
+    if not connection.execute(_EXTEND, longer).rowcount:
+        _insert(connection, symbol, gap, period)
+
+
+def _insert(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) -> None:
+    for first in range(gap.first, gap.last + 1, period):
+        if connection.execute(_BEGINS, (symbol, first)).fetchone() is None:
+            connection.execute(_INSERT, (symbol, first, gap.last, period, gap.reason, gap.detail))
+            return
+
+
 def uncover(
     connection: sqlite3.Connection, first: int, last: int, reason: str | None = None
 ) -> None:
-    """Take the slots from `first` to `last` out of the gaps; only out of those for `reason`."""
-    for row in connection.execute(_COVERING, (first, last)).fetchall():
-        gap, period = Gap(row[0], row[1], row[3], row[4]), int(row[2])
-        if reason is None or gap.reason == reason:
-            connection.execute(_DELETE, (gap.first,))
-            for part in _without(gap, first, last, period):
-                connection.execute(_INSERT, (part.first, part.last, period, *part[2:]))
+    """Take the slots from `first` to `last` out of all gaps; only out of those for `reason`."""
+    found = [
+        (Gap(begin, end, why, detail), max(1, period))
+        for begin, end, period, why, detail in connection.execute(_COVERING, (first, last))
+        if reason in (None, why)
+    ]
+    # First all of them go: a part of one may begin where another one did.
+    connection.executemany(_DELETE, [(gap.first,) for gap, _ in found])
+    for gap, period in found:
+        for part in _without(gap, first, last, period):
+            _insert(connection, "", part, period)
 
 
 def _without(gap: Gap, first: int, last: int, period: int) -> Iterator[Gap]:

@@ -36,7 +36,7 @@ from binance_oi.recorder.recording import (
     read_source,
     unix_ms,
 )
-from binance_oi.recorder.slots import swept, uncover, unknown
+from binance_oi.recorder.slots import cover, swept, uncover, unknown
 from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -391,11 +391,11 @@ class Store:
             "INSERT OR IGNORE INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
+        uncover(self._connection, slot, slot)
         if first.rowcount == 0:  # the clock was set back, and the slot has come before
             return new
-        uncover(self._connection, slot, slot)
         for symbol, error in snapshot.errors.items():
-            self._write_gap(symbol, Gap(slot, slot, reason(error), str(error)), period)
+            cover(self._connection, symbol, Gap(slot, slot, reason(error), str(error)), period)
         return new
 
     def swept(self, gaps: Sequence[Gap], period: int) -> int:
@@ -414,25 +414,12 @@ class Store:
             uncover(self._connection, gap.first, gap.last, "clock")
         whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
         for part in unknown(self._connection, whole, period):
-            self._write_gap(EVERY_SYMBOL, part, period)
+            cover(self._connection, EVERY_SYMBOL, part, period)
             written = True
         if empty and not written:
             self._connection.execute(
                 "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
                 (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
-            )
-
-    def _write_gap(self, symbol: str, gap: Gap, period: int) -> None:
-        """As the end of the gap before it, when that is one."""
-        longer = self._connection.execute(
-            "UPDATE gaps SET last = ? WHERE symbol = ? AND last = ? AND reason = ? AND period = ?"
-            " AND first = (SELECT max(first) FROM gaps WHERE symbol = ?)",
-            (gap.last, symbol, gap.first - period, gap.reason, period, symbol),
-        )
-        if longer.rowcount == 0:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
-                (symbol, gap.first, gap.last, period, gap.reason, gap.detail),
             )
 
     def is_due(self) -> bool:

@@ -1,6 +1,7 @@
 """`python -m binance_oi.simulator`: the local exchange in a process of its own.
 
-The first line on stdout is its URL. SIGINT and SIGTERM end it quietly.
+The first line on stdout is its URL. SIGINT, SIGTERM and SIGHUP end it quietly; a SIGHUP that
+is ignored, as with nohup, does not.
 """
 
 import argparse
@@ -64,7 +65,10 @@ def _exchange(options: argparse.Namespace) -> LocalExchange:
 async def _serve(exchange: LocalExchange) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         with contextlib.suppress(NotImplementedError):  # Windows: main() takes the interrupt
             loop.add_signal_handler(number, stop.set)
     async with exchange:
