@@ -35,6 +35,7 @@ from typing import Any, cast
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt, Wait
 
+from . import thresholds as _thresholds  # noqa: F401  it adds its scripts to `SCRIPTS`
 from .scripts import SCRIPTS, Script
 from .situations import ROWS
 from .world import Situation, run
@@ -56,7 +57,9 @@ Traces = dict[str, str]
 
 
 def normal_form(answer: object) -> str:
-    """An answer of `charge` in a form that outlives the types it has had."""
+    """An answer of `charge` or `sending` in a form that outlives the types it has had."""
+    if answer is None:
+        return "refund"
     if isinstance(answer, Receipt):
         return "probe" if answer.probe else "send"
     assert isinstance(answer, Wait), answer
@@ -135,14 +138,20 @@ def trace(jobs: int | None) -> Traces:
 
 
 def _scale(change: str, assign: Callable[[object, str, float], None] = setattr) -> None:
-    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`."""
+    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`.
+
+    A whole number changes by 1 at the least.
+    """
     place, _, factor = change.partition("=")
     module, _, name = place.rpartition(".")
     value: float = getattr(import_module(f"binance_oi.{module}"), name)
+    changed = value * float(factor)
+    if isinstance(value, int):
+        changed = max(value + 1, round(changed)) if changed > value else round(changed - 0.5)
     for module in [m for m in sys.modules if m.startswith("binance_oi.")]:
         found = sys.modules[module]
         if getattr(found, name, None) is value:
-            assign(found, name, value * float(factor))
+            assign(found, name, changed)
 
 
 @contextmanager
