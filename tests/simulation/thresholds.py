@@ -114,10 +114,24 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """FORECAST_AGE, LATE, SLOT: what is kept for them, from moment to moment."""
-    desk = Desk(note, at=4.0, latency=0.02, others=lambda minute, into: int(15 * into) if minute == 0 else 0)
+    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA: what is kept for them, from moment to moment."""
+    desk = Desk(
+        note,
+        at=4.0,
+        limit=240_000,
+        latency=0.02,
+        others=lambda minute, into: int(1_500 * into) if minute == 0 else 0,
+    )
     desk.go_on(62.5, every=0.5, most=1)
-    for second in _every(0.05, 78.0, 84.0):
+    for second in [*_every(0.05, 78.0, 79.0), *_every(0.1, 83.5, 85.5)]:
+        _room_beside_others(desk, second)
+
+
+@script
+def others_came_in_one_minute_and_never_again(note: Note) -> None:
+    """MEMORY: how many minutes room is kept for them."""
+    desk = Desk(note, at=4.0, others=bursts(900, 30.0, minutes=(0,)))
+    for second in (4, 29, 32, *range(65, 600, 60)):
         _room_beside_others(desk, second)
 
 
@@ -162,13 +176,12 @@ def nobody_shows_a_count_any_more(note: Note) -> None:
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
     """RHYTHM: for how long a first burst is expected again."""
-    desk = Desk(note, at=3.0, latency=0.02, others=bursts(500, 12.0))
-    for second in _every(0.1, 3.0, 48.0):
-        if second > 38.0:
-            _room_beside_others(desk, second)
-        else:
+    for last in _every(0.1, 49.4, 50.8):
+        desk = Desk(note, at=3.0, others=bursts(500, 22.0))
+        for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
             desk.to(second)
             desk.send()
+        _room_beside_others(desk, last)
 
 
 @script
