@@ -7,6 +7,7 @@ asserted here: `traces` records each decision, and compares it with that of anot
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.budget.usage import Receipt
@@ -17,7 +18,36 @@ LIMIT = 2_400
 EVERY = range(1_000)  # minutes
 
 Note = Callable[[float, int, object], None]
-"""Takes seconds since `NOON`, the weight, and the answer of `charge`."""
+"""Takes seconds, the weight, and the answer of `charge` or of `sending`."""
+
+
+class WatchedPool:
+    """A pool that notes its answers."""
+
+    def __init__(self, pool: Pool, note: Note) -> None:
+        self._pool, self._note = pool, note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def charge(self, weight: int) -> object:
+        answer = self._pool.charge(weight)
+        self._note(self._pool._clock(), weight, answer)
+        return answer
+
+
+def room(pool: Pool, ask: Callable[[int], Receipt | None]) -> int:
+    """The largest weight that may go now, found by halves; what `ask` gets goes back."""
+    fits, too_much = 0, pool.usage.limit + 1
+    while too_much - fits > 1:
+        weight = (fits + too_much) // 2
+        receipt = ask(weight)
+        if receipt is None:
+            too_much = weight
+        else:
+            pool.refund(receipt)
+            fits = weight
+    return fits
 
 
 class Desk:
@@ -71,17 +101,8 @@ class Desk:
         return answer if isinstance(answer, Receipt) else None
 
     def room(self) -> int:
-        """The largest weight that may go now, found by halves; every answer is noted."""
-        fits, too_much = 0, self.pool.usage.limit + 1
-        while too_much - fits > 1:
-            weight = (fits + too_much) // 2
-            receipt = self.ask(weight)
-            if receipt is None:
-                too_much = weight
-            else:
-                self.pool.refund(receipt)
-                fits = weight
-        return fits
+        """The largest weight that may go now, which is not sent."""
+        return room(self.pool, self.ask)
 
     def write(self, receipt: Receipt) -> None:
         """Note whether the request may still be written."""
@@ -134,6 +155,11 @@ class Desk:
 
     def _minute(self) -> int:
         return int((self.now - START) // 60.0)
+
+
+def every(step: float, first: float, last: float) -> list[float]:
+    """Moments from `first` to `last`, in s."""
+    return [first + step * n for n in range(round((last - first) / step) + 1)]
 
 
 Script = Callable[[Note], None]

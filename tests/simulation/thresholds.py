@@ -5,16 +5,11 @@ happens to a client, and a number may move unseen between two of its questions. 
 moments that are close together, or for the largest weight that may go.
 """
 
-from binance_oi.budget.usage import Receipt, Wait
+from binance_oi.budget.usage import Receipt
 from binance_oi.governor import Governor
 from binance_oi.window import Limit
 
-from .scripts import Desk, Note, bursts, script
-
-
-def _every(step: float, first: float, last: float) -> list[float]:
-    """Moments from `first` to `last`, in s."""
-    return [first + step * n for n in range(round((last - first) / step) + 1)]
+from .scripts import Desk, Note, bursts, every, script
 
 
 def _receipt(desk: Desk, weight: int = 1) -> Receipt:
@@ -42,7 +37,7 @@ def _room_beside_others(desk: Desk, second: float) -> None:
 @script
 def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
     """FLIGHT: from which second on a request is booked to the next minute, too."""
-    for second in _every(0.02, 47.5, 48.1):
+    for second in every(0.02, 47.5, 48.1):
         desk = _acquainted(note, 5.3)
         desk.to(second)
         desk.ask(60)
@@ -53,7 +48,7 @@ def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
 @script
 def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
     """PATIENCE: what is written later is charged again."""
-    for late in _every(0.005, 1.95, 2.05):
+    for late in every(0.005, 1.95, 2.05):
         desk = _acquainted(note, 20.0)
         desk.pool.set_limits(None, [Limit(10, 1_000, False)])
         receipt = _receipt(desk)
@@ -64,7 +59,7 @@ def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
 @script
 def a_request_is_written_late_in_its_minute(note: Note) -> None:
     """TRAVEL: until when it is certain to be counted in the minute to which it is booked."""
-    for second in _every(0.02, 49.5, 50.1):
+    for second in every(0.02, 49.5, 50.1):
         desk = _acquainted(note, 5.3)
         desk.to(46.0)
         receipt = _receipt(desk)
@@ -77,7 +72,7 @@ def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
     """PROBE_PATIENCE: when they stop to wait."""
     desk = Desk(note, at=20.0, latency=9.0)
     desk.send()
-    for second in _every(0.002, 20.9, 21.1):
+    for second in every(0.002, 20.9, 21.1):
         desk.to(second)
         desk.ask()
 
@@ -85,7 +80,7 @@ def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
 @script
 def a_count_without_a_request_gives_its_weight_back(note: Note) -> None:
     """LAG, in whole seconds: which later count proves that a request was never counted."""
-    for answered in _every(0.001, 5.99, 6.01):
+    for answered in every(0.001, 5.99, 6.01):
         desk = _acquainted(note, 5.0)
         receipt = _receipt(desk, 40)
         desk.to(answered)
@@ -99,7 +94,7 @@ def a_count_without_a_request_gives_its_weight_back(note: Note) -> None:
 @script
 def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
     """LAG: the header may be as old as that."""
-    for second in _every(0.002, 7.88, 7.92):
+    for second in every(0.002, 7.88, 7.92):
         desk = _acquainted(note, 5.0)
         receipt = _receipt(desk, 40)
         desk.to(5.7)
@@ -123,7 +118,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
         others=lambda minute, into: int(1_500 * into) if minute == 0 else 0,
     )
     desk.go_on(62.5, every=0.5, most=1)
-    for second in [*_every(0.05, 78.0, 79.0), *_every(0.1, 83.5, 85.5)]:
+    for second in [*every(0.05, 78.0, 79.0), *every(0.1, 83.5, 85.5)]:
         _room_beside_others(desk, second)
 
 
@@ -176,7 +171,7 @@ def nobody_shows_a_count_any_more(note: Note) -> None:
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
     """RHYTHM: for how long a first burst is expected again."""
-    for last in _every(0.1, 49.4, 50.8):
+    for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
             desk.to(second)
@@ -200,7 +195,7 @@ def limits_of_other_spans(note: Note) -> None:
     for limit in (Limit(5, 60, False), Limit(10, 60, False), Limit(300, 60, True)):
         desk = _acquainted(note, 5.0, limit=1_000)
         desk.pool.set_limits(None, [limit])
-        for second in _every(0.25, 6.24, 36.0):  # a slot ends a hundredth later, or a quarter
+        for second in every(0.25, 6.24, 36.0):  # a slot ends a hundredth later, or a quarter
             desk.to(second)
             desk.send(3, 2)
 

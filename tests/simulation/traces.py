@@ -30,13 +30,15 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt, Wait
 
-from . import thresholds as _thresholds  # noqa: F401  it adds its scripts to `SCRIPTS`
-from .scripts import SCRIPTS, Script
+# These two add their scripts to `SCRIPTS`.
+from . import sharing as _sharing  # noqa: F401
+from . import thresholds as _thresholds  # noqa: F401
+from .scripts import SCRIPTS, Script, WatchedPool
 from .situations import ROWS
 from .world import Situation, run
 
@@ -86,23 +88,8 @@ class Notes:
             self.lines.append(line)
 
 
-class _WatchedPool:
-    """A pool that notes its answers; each of several processes has a number."""
-
-    def __init__(self, pool: Pool, notes: Notes) -> None:
-        self._pool, self._notes = pool, notes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
-
-    def charge(self, weight: int) -> object:
-        answer = self._pool.charge(weight)
-        self._notes.take(self._pool._clock(), weight, answer)
-        return answer
-
-
 def _simulate(situation: Situation, seed: int, notes: Notes) -> None:
-    run(situation, seed, lambda pool: cast(Pool, _WatchedPool(pool, notes)))
+    run(situation, seed, lambda pool: cast(Pool, WatchedPool(pool, notes.take)))
 
 
 def _play(script: Script, notes: Notes) -> None:
