@@ -192,6 +192,7 @@ def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
 
 @script
 def a_small_limit(note: Note) -> None:
+    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when each minute is over, and how that is found."""
     desk = Desk(note, limit=50, at=20.0)
     desk.go_on(190.0, every=0.5, most=3)
 
@@ -273,6 +274,7 @@ def a_share_and_a_reserve_of_weight(note: Note) -> None:
 
 @script
 def lost_requests_stay_charged(note: Note) -> None:
+    """UNDECIDED: how many moments a minute keeps apart."""
     desk = Desk(note, at=2.0, limit=100, latency=0.1)
     desk.go_on(4.0, most=2)
     for second in range(4, 125):
@@ -313,6 +315,7 @@ def answers_without_anything(note: Note) -> None:
 
 @script
 def dates_that_contradict(note: Note) -> None:
+    """CONTRADICTIONS: how many it takes to be believed."""
     desk = Desk(note, at=5.0, limit=300)
     desk.go_on(20.0, every=0.5, most=3)
     for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):

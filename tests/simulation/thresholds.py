@@ -109,7 +109,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA: what is kept for them, from moment to moment."""
+    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA, PROBES: what is kept, from moment to moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -124,7 +124,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def others_came_in_one_minute_and_never_again(note: Note) -> None:
-    """MEMORY: how many minutes room is kept for them."""
+    """MEMORY, MINUTE: how many minutes room is kept for them."""
     desk = Desk(note, at=4.0, others=bursts(900, 30.0, minutes=(0,)))
     for second in (4, 29, 32, *range(65, 600, 60)):
         _room_beside_others(desk, second)
@@ -132,7 +132,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """FIRST_SHARE: what it may use before it knows which minute its count is of."""
+    """FIRST_SHARE, PROBE_PAUSE: what it may use before it knows which minute its count is of."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -170,7 +170,7 @@ def nobody_shows_a_count_any_more(note: Note) -> None:
 
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
-    """RHYTHM: for how long a first burst is expected again."""
+    """RHYTHM, MINUTE: for how long a first burst is expected again."""
     for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
