@@ -126,7 +126,7 @@ class Pool:
         _settle_refused(receipt, self._clock(), used, date, seconds, ban, self._bucket)
 
     def set_limit(self, limit: int) -> None:
-        """The exchange said what it allows in a minute."""
+        """The exchange named its limit of a minute; limits of other spans stay as they are."""
         _set_limit(limit, self._bucket)
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
