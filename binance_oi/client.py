@@ -47,9 +47,6 @@ logger = logging.getLogger("binance_oi")
 
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
-LISTING_AGE = (
-    300.0  # s for which `snapshot` takes the list of symbols it has; about one is new a day
-)
 # Defaults are recognised by identity, so that no number of a caller means one of them.
 DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
 FRESH: Final = float("0.0")  # of `max_age`: always ask the exchange
@@ -329,7 +326,7 @@ class OpenInterestClient:
             terms.ends = asyncio.get_running_loop().time() + deadline
         async with self._connecting(names):
             if names is None:
-                names = (await self._list(LISTING_AGE, terms)).trading
+                names = (await self._list(polling.LISTING_AGE, terms)).trading
             return await self._sweep(names, started, terms, notional, on_progress)
 
     def poll(

@@ -50,7 +50,7 @@ from binance_oi.snapshot import Gap, Snapshot
 
 logger = logging.getLogger("binance_oi")
 
-LISTING_AGE = 300.0  # s after which the list of symbols is read again; about one is new a day
+LISTING_AGE = 300.0  # s for which a list of symbols is used again; about one is new a day
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
 

@@ -22,7 +22,8 @@ from binance_oi import (
     TransportError,
     TransportTimeoutError,
 )
-from faults.doors import Tls, good
+from faults.doors import Tls
+from support.certificates import good
 from virtual_clock import START_S, wall_time
 
 pytestmark = pytest.mark.virtual_time

@@ -179,7 +179,7 @@ class Pool:
 
     @_changing
     def set_limit(self, limit: int) -> None:
-        """The exchange said what it allows in a minute."""
+        """The exchange named its limit of a minute; limits of other spans stay as they are."""
         _set_limit(limit, self._bucket)
 
     @_changing

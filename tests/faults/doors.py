@@ -9,10 +9,9 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from functools import cache
 from unittest import mock
 
-import trustme
+from support.certificates import authority, good, issued
 
 from .exchange import FaultExchange
 
@@ -57,7 +56,7 @@ class Refused(Door):
     async def opened(self, exchange: FaultExchange) -> AsyncGenerator[str]:
         await exchange.listen()
         port = exchange.port
-        await exchange.__aexit__(None, None, None)
+        await exchange.end()
         yield f"http://127.0.0.1:{port}"
 
     async def mend(self, exchange: FaultExchange) -> None:
@@ -98,41 +97,20 @@ class Full(Door):
         self._taken.clear()
 
 
-@cache
-def authority(name: str) -> trustme.CA:
-    return trustme.CA(organization_name=name)
-
-
-def _issued(
-    ca: str,
-    host: str,
-    not_before: datetime.datetime | None = None,
-    not_after: datetime.datetime | None = None,
-) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate = authority(ca).issue_cert(host, not_before=not_before, not_after=not_after)
-    certificate.configure_cert(context)
-    return context
-
-
-def good() -> ssl.SSLContext:
-    return _issued("ours", "127.0.0.1")
-
-
 def unknown_authority() -> ssl.SSLContext:
-    return _issued("theirs", "127.0.0.1")
+    return issued("theirs", "127.0.0.1")
 
 
 def another_host() -> ssl.SSLContext:
-    return _issued("ours", "other.example")
+    return issued("ours", "other.example")
 
 
 def another_address() -> ssl.SSLContext:
-    return _issued("ours", "127.0.0.2")
+    return issued("ours", "127.0.0.2")
 
 
 def expired() -> ssl.SSLContext:
-    return _issued(
+    return issued(
         "ours",
         "127.0.0.1",
         not_before=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
@@ -141,7 +119,7 @@ def expired() -> ssl.SSLContext:
 
 
 def not_yet_valid() -> ssl.SSLContext:
-    return _issued(
+    return issued(
         "ours",
         "127.0.0.1",
         not_before=datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC),
@@ -197,7 +175,7 @@ class Name(Door):
     _shut: list[bool] = field(default_factory=list[bool])
 
     def good_tls(self) -> ssl.SSLContext:
-        return _issued("ours", HOST)
+        return issued("ours", HOST)
 
     def client_tls(self) -> ssl.SSLContext:
         return Tls().client_tls()

@@ -4,25 +4,22 @@ Rule of this file: no HTTP library. It listens in the caller's loop, so it works
 """
 
 import asyncio
-import contextlib
-import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
-from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from support.serving import Server, reset
 
 __all__ = ["BAD", "GOOD", "Act", "FaultExchange", "Repeat", "Step", "Wait"]
 
 BAD, GOOD = "BADUSDT", "GOODUSDT"
 GOOD_VALUE = "2.5"
 FOR_EVER = 64 * 2**20  # bytes
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 
 
 class Act(Enum):
@@ -53,7 +50,7 @@ class Repeat:
 Step = bytes | Act | Wait | Repeat
 
 
-class FaultExchange:
+class FaultExchange(Server):
     """Plays `script(n)` for the nth request for `BAD`, while `broken`.
 
     Args:
@@ -73,24 +70,16 @@ class FaultExchange:
         bad_tls: ssl.SSLContext | None = None,
         good_tls: ssl.SSLContext | None = None,
     ) -> None:
+        super().__init__()
         self.broken = False
         self.wire: list[str] = []  # symbols asked for
         self.minutes: Counter[int] = Counter()  # requests counted in each minute
-        self.connections = 0
         self.sent = 0  # bytes
         self.one_each = False  # end each connection after a good answer
-        self.port = 0
         self._script = script
         self._now = now
         self._at_accept = at_accept
         self._bad_tls, self._good_tls = bad_tls, good_tls
-        self._serving: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
-        self._server: asyncio.Server | None = None
-
-    @property
-    def open(self) -> int:
-        """Connections that have not ended."""
-        return len(self._serving)
 
     def good(self, symbol: str) -> bytes:
         """A good answer."""
@@ -107,21 +96,11 @@ class FaultExchange:
         for writer in self._serving.values():
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving[task] = writer
-        self.connections += 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            await self._talk(reader, writer)
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        del self._serving[task]
-
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self.broken and self._at_accept:
-            await self._play(self._script(self.connections), reader, writer)
+            await self._play(self._script(number), reader, writer)
             return
         context = self._bad_tls if self.broken and self._bad_tls else self._good_tls
         if context is not None:
@@ -157,7 +136,7 @@ class FaultExchange:
                 case Act.STALL:
                     await reader.read()
                 case Act.RESET:
-                    _reset(writer)
+                    reset(writer)
                     return False
                 case Act.CLOSE:
                     return False
@@ -190,29 +169,5 @@ class FaultExchange:
         """Requests in the minute that it is now."""
         return self.minutes[self._minute()]
 
-    async def listen(self, port: int = 0) -> None:
-        """Accept connections from now on."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
     async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._server is not None:
-            self._server.close()
-        tasks = list(self._serving)
-        for writer in list(self._serving.values()):
-            writer.transport.abort()
-        await asyncio.gather(*tasks)
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    writer.transport.abort()
+        return self  # it listens when its door is open

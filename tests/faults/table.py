@@ -26,6 +26,7 @@ from binance_oi import (
     UnknownSymbolError,
 )
 from binance_oi.errors import WrongSymbolError
+from support.certificates import good
 
 from . import doors
 from .exchange import BAD, Act, Repeat, Step, Wait
@@ -98,13 +99,13 @@ def doors_shut() -> Iterator[Fault]:
         seconds = SLOW if outcome is TransportTimeoutError else 0.5
         name = f"TLS handshake: {name}"
         yield Fault(name, steps, outcome, 0, seconds=seconds, at_accept=True, door=doors.Tls())
-    yield Fault("TLS that is well", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(doors.good))
+    yield Fault("TLS that is well", (GOOD,), VALUE, seconds=0.5, door=doors.Tls(good))
     for name, act in {
         "TLS: a body that breaks off": CLOSE,
         "TLS: a body, then reset": RESET,
     }.items():
         cut = (GOOD[:-9], act)  # and three handshakes
-        yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(doors.good))
+        yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(good))
 
 
 def ends() -> Iterator[Fault]:
@@ -731,7 +732,7 @@ def lies() -> Iterator[Fault]:
 def kept() -> Iterator[Fault]:
     """A kept connection that died while it was idle is replaced once, at no cost but weight."""
     once = (GOOD,)
-    doors_of = {"": doors.Plain(), ", TLS": doors.Tls(doors.good, shut=False)}
+    doors_of = {"": doors.Plain(), ", TLS": doors.Tls(good, shut=False)}
     for over, door in doors_of.items():
         for act in (CLOSE, RESET):
             name = f"kept{over}: {act.value} as the answer to"

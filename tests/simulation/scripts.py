@@ -7,6 +7,7 @@ asserted here: `traces` records each decision, and compares it with that of anot
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.budget.usage import Receipt
@@ -17,7 +18,36 @@ LIMIT = 2_400
 EVERY = range(1_000)  # minutes
 
 Note = Callable[[float, int, object], None]
-"""Takes seconds since `NOON`, the weight, and the answer of `charge`."""
+"""Takes seconds, the weight, and the answer of `charge` or of `sending`."""
+
+
+class WatchedPool:
+    """A pool that notes its answers."""
+
+    def __init__(self, pool: Pool, note: Note) -> None:
+        self._pool, self._note = pool, note
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def charge(self, weight: int) -> object:
+        answer = self._pool.charge(weight)
+        self._note(self._pool._clock(), weight, answer)
+        return answer
+
+
+def room(pool: Pool, ask: Callable[[int], Receipt | None]) -> int:
+    """The largest weight that may go now, found by halves; what `ask` gets goes back."""
+    fits, too_much = 0, pool.usage.limit + 1
+    while too_much - fits > 1:
+        weight = (fits + too_much) // 2
+        receipt = ask(weight)
+        if receipt is None:
+            too_much = weight
+        else:
+            pool.refund(receipt)
+            fits = weight
+    return fits
 
 
 class Desk:
@@ -70,6 +100,14 @@ class Desk:
         self._note(self.now - START, weight, answer)
         return answer if isinstance(answer, Receipt) else None
 
+    def room(self) -> int:
+        """The largest weight that may go now, which is not sent."""
+        return room(self.pool, self.ask)
+
+    def write(self, receipt: Receipt) -> None:
+        """Note whether the request may still be written."""
+        self._note(self.now - START, receipt.weight, self.pool.sending(receipt))
+
     def send(self, weight: int = 1, most: int = 1) -> int:
         """Ask up to `most` times, and send what may go; how many went."""
         for sent in range(most):
@@ -119,98 +157,106 @@ class Desk:
         return int((self.now - START) // 60.0)
 
 
+def every(step: float, first: float, last: float) -> list[float]:
+    """Moments from `first` to `last`, in s."""
+    return [first + step * n for n in range(round((last - first) / step) + 1)]
+
+
 Script = Callable[[Note], None]
 SCRIPTS: dict[str, Script] = {}
 """Every script, by what happens in it."""
 
 
-def _script(play: Script) -> Script:
+def script(play: Script) -> Script:
+    """Trace what `play` does, under its name."""
     SCRIPTS[play.__name__.replace("_", " ")] = play
     return play
 
 
-def _steady(rate: float) -> Callable[[int, float], int]:
+def steady(rate: float) -> Callable[[int, float], int]:
+    """`rate` weight a second."""
     return lambda _minute, into: int(rate * into)
 
 
-def _bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Callable[..., int]:
+def bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Callable[..., int]:
     """`weight` at each of these seconds of these minutes."""
     chosen = frozenset(minutes)
     return lambda minute, into: weight * sum(into >= at for at in seconds) * (minute in chosen)
 
 
-@_script
+@script
 def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
     desk = Desk(note, at=5.0)
     desk.go_on(130.0)
 
 
-@_script
+@script
 def a_small_limit(note: Note) -> None:
+    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when each minute is over, and how that is found."""
     desk = Desk(note, limit=50, at=20.0)
     desk.go_on(190.0, every=0.5, most=3)
 
 
-@_script
+@script
 def a_wrong_wall_clock_until_the_first_date(note: Note) -> None:
     for wall_error in (-2.4, 2.4):
         desk = Desk(note, at=50.0, wall_error=wall_error, latency=0.4)
         desk.go_on(75.0)
 
 
-@_script
+@script
 def newcomers_near_the_rollover(note: Note) -> None:
     for at in (52.0, 57.0, 59.7, 60.2, 61.8):
-        desk = Desk(note, at=at, others=_steady(12.0))
+        desk = Desk(note, at=at, others=steady(12.0))
         desk.go_on(at + 12.0)
 
 
-@_script
+@script
 def steady_others(note: Note) -> None:
-    desk = Desk(note, at=10.0, others=_steady(25.0))
+    desk = Desk(note, at=10.0, others=steady(25.0))
     desk.go_on(250.0, every=0.5)
 
 
-@_script
+@script
 def others_of_one_weight_a_second(note: Note) -> None:
-    desk = Desk(note, at=0.5, others=_steady(1.0), latency=0.2)
+    desk = Desk(note, at=0.5, others=steady(1.0), latency=0.2)
     desk.go_on(190.0, every=0.5, most=10)
 
 
-@_script
+@script
 def others_come_at_once_each_minute(note: Note) -> None:
-    desk = Desk(note, at=3.0, others=_bursts(600, 31.0))
+    desk = Desk(note, at=3.0, others=bursts(600, 31.0))
     desk.go_on(310.0, every=0.5)
 
 
-@_script
+@script
 def others_come_once_and_never_again(note: Note) -> None:
-    desk = Desk(note, at=3.0, others=_bursts(700, 20.0, minutes=(1,)))
+    desk = Desk(note, at=3.0, others=bursts(700, 20.0, minutes=(1,)))
     desk.go_on(480.0, every=1.0)
 
 
-@_script
+@script
 def others_come_every_twenty_seconds(note: Note) -> None:
-    desk = Desk(note, at=8.0, others=_bursts(400, 4.0, 24.0, 44.0))
+    desk = Desk(note, at=8.0, others=bursts(400, 4.0, 24.0, 44.0))
     desk.go_on(250.0, every=0.5)
 
 
-@_script
+@script
 def others_used_most_of_the_minute_before_we_start(note: Note) -> None:
     for used in (1_500, 2_300, 2_399, 2_400):
-        desk = Desk(note, at=33.0, others=_bursts(used, 1.0, minutes=(0,)))
+        desk = Desk(note, at=33.0, others=bursts(used, 1.0, minutes=(0,)))
         desk.go_on(130.0, every=0.5)
 
 
-@_script
+@script
 def a_copy_of_us_spends_the_rest(note: Note) -> None:
-    desk = Desk(note, at=4.0, others=_bursts(1_100, 0.5, 1.0))
+    desk = Desk(note, at=4.0, others=bursts(1_100, 0.5, 1.0))
     desk.go_on(310.0, every=0.5)
 
 
-@_script
+@script
 def heavy_requests_beside_light_ones(note: Note) -> None:
-    desk = Desk(note, at=6.0, others=_steady(8.0))
+    desk = Desk(note, at=6.0, others=steady(8.0))
     for second in range(6, 190):
         desk.send(40)
         desk.send(1, 20)
@@ -218,16 +264,17 @@ def heavy_requests_beside_light_ones(note: Note) -> None:
         desk.to(second + 1.0)
 
 
-@_script
+@script
 def a_share_and_a_reserve_of_weight(note: Note) -> None:
-    desk = Desk(note, at=2.0, share=0.4, reserve=600, others=_steady(3.0))
+    desk = Desk(note, at=2.0, share=0.4, reserve=600, others=steady(3.0))
     desk.go_on(130.0, every=0.5)
     desk.ask(961)  # more than our share
     desk.ask(1_801)  # more than the budget
 
 
-@_script
+@script
 def lost_requests_stay_charged(note: Note) -> None:
+    """UNDECIDED: how many moments a minute keeps apart."""
     desk = Desk(note, at=2.0, limit=100, latency=0.1)
     desk.go_on(4.0, most=2)
     for second in range(4, 125):
@@ -239,7 +286,7 @@ def lost_requests_stay_charged(note: Note) -> None:
         desk.to(second + 1.0)
 
 
-@_script
+@script
 def refunds_give_the_weight_back(note: Note) -> None:
     desk = Desk(note, limit=20, at=3.0)
     desk.send()
@@ -252,7 +299,7 @@ def refunds_give_the_weight_back(note: Note) -> None:
         desk.to(second + 1.0)
 
 
-@_script
+@script
 def answers_without_a_count(note: Note) -> None:
     desk = Desk(note, at=5.0, limit=300, headers=(False, True))
     desk.go_on(130.0, every=0.5, most=10)
@@ -260,14 +307,15 @@ def answers_without_a_count(note: Note) -> None:
     desk.go_on(190.0, every=0.5, most=10)
 
 
-@_script
+@script
 def answers_without_anything(note: Note) -> None:
     desk = Desk(note, at=5.0, limit=300, headers=(False, False), wall_error=1.3)
     desk.go_on(130.0, every=0.5, most=10)
 
 
-@_script
+@script
 def dates_that_contradict(note: Note) -> None:
+    """CONTRADICTIONS: how many it takes to be believed."""
     desk = Desk(note, at=5.0, limit=300)
     desk.go_on(20.0, every=0.5, most=3)
     for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):
@@ -276,7 +324,7 @@ def dates_that_contradict(note: Note) -> None:
     desk.go_on(140.0, every=0.5, most=3)
 
 
-@_script
+@script
 def a_refusal_and_a_second_one(note: Note) -> None:
     desk = Desk(note, at=12.0)
     desk.send(1, 3)
@@ -287,16 +335,16 @@ def a_refusal_and_a_second_one(note: Note) -> None:
     desk.go_on(500.0, every=1.0)
 
 
-@_script
+@script
 def a_ban_and_what_follows(note: Note) -> None:
-    desk = Desk(note, at=40.0, others=_bursts(300, 10.0))
+    desk = Desk(note, at=40.0, others=bursts(300, 10.0))
     desk.go_on(45.0)
     desk.send()
     desk.refuse(120.0, ban=True, shown=None)
     desk.go_on(320.0, every=1.0)
 
 
-@_script
+@script
 def a_cooldown_that_is_extended(note: Note) -> None:
     desk = Desk(note, at=7.0)
     desk.go_on(9.0)
@@ -308,7 +356,7 @@ def a_cooldown_that_is_extended(note: Note) -> None:
     desk.go_on(140.0, every=1.0)
 
 
-@_script
+@script
 def a_limit_that_changes(note: Note) -> None:
     desk = Desk(note, at=4.0)
     for second, limit in ((20.0, 6_000), (70.0, 1_200), (130.0, 2_400)):
@@ -317,9 +365,9 @@ def a_limit_that_changes(note: Note) -> None:
     desk.go_on(190.0, every=0.5)
 
 
-@_script
+@script
 def long_idleness(note: Note) -> None:
-    desk = Desk(note, at=5.0, others=_steady(10.0))
+    desk = Desk(note, at=5.0, others=steady(10.0))
     desk.go_on(70.0)
     desk.to(1_000.0)
     desk.go_on(1_080.0)
@@ -327,7 +375,7 @@ def long_idleness(note: Note) -> None:
     desk.go_on(50_130.0)
 
 
-@_script
+@script
 def slow_answers(note: Note) -> None:
-    desk = Desk(note, at=40.0, latency=7.0, others=_steady(15.0))
+    desk = Desk(note, at=40.0, latency=7.0, others=steady(15.0))
     desk.go_on(140.0, every=0.5, most=30)

@@ -30,12 +30,15 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt, Wait
 
-from .scripts import SCRIPTS, Script
+# These two add their scripts to `SCRIPTS`.
+from . import sharing as _sharing  # noqa: F401
+from . import thresholds as _thresholds  # noqa: F401
+from .scripts import SCRIPTS, Script, WatchedPool
 from .situations import ROWS
 from .world import Situation, run
 
@@ -56,7 +59,9 @@ Traces = dict[str, str]
 
 
 def normal_form(answer: object) -> str:
-    """An answer of `charge` in a form that outlives the types it has had."""
+    """An answer of `charge` or `sending` in a form that outlives the types it has had."""
+    if answer is None:
+        return "refund"
     if isinstance(answer, Receipt):
         return "probe" if answer.probe else "send"
     assert isinstance(answer, Wait), answer
@@ -83,23 +88,8 @@ class Notes:
             self.lines.append(line)
 
 
-class _WatchedPool:
-    """A pool that notes its answers; each of several processes has a number."""
-
-    def __init__(self, pool: Pool, notes: Notes) -> None:
-        self._pool, self._notes = pool, notes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
-
-    def charge(self, weight: int) -> object:
-        answer = self._pool.charge(weight)
-        self._notes.take(self._pool._clock(), weight, answer)
-        return answer
-
-
 def _simulate(situation: Situation, seed: int, notes: Notes) -> None:
-    run(situation, seed, lambda pool: cast(Pool, _WatchedPool(pool, notes)))
+    run(situation, seed, lambda pool: cast(Pool, WatchedPool(pool, notes.take)))
 
 
 def _play(script: Script, notes: Notes) -> None:
@@ -135,14 +125,20 @@ def trace(jobs: int | None) -> Traces:
 
 
 def _scale(change: str, assign: Callable[[object, str, float], None] = setattr) -> None:
-    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`."""
+    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`.
+
+    A whole number changes by 1 at the least.
+    """
     place, _, factor = change.partition("=")
     module, _, name = place.rpartition(".")
     value: float = getattr(import_module(f"binance_oi.{module}"), name)
+    changed = value * float(factor)
+    if isinstance(value, int):
+        changed = max(value + 1, round(changed)) if changed > value else round(changed - 0.5)
     for module in [m for m in sys.modules if m.startswith("binance_oi.")]:
         found = sys.modules[module]
         if getattr(found, name, None) is value:
-            assign(found, name, value * float(factor))
+            assign(found, name, changed)
 
 
 @contextmanager

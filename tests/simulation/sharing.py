@@ -1,0 +1,222 @@
+"""Scripts for two processes that share a file, and for a governor with its queue.
+
+Rule of this file: a pool stands for a process, and the script moves the clock of both. The file is
+real, in a directory of its own. How long one process keeps weight for itself shows in what the
+other one may send.
+"""
+
+import tempfile
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import cast
+
+from binance_oi.budget import Pool
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.pool import MachinePool, fresh_state
+from binance_oi.budget.pool_file import PoolFile
+from binance_oi.budget.usage import Receipt
+
+from .scripts import NOON, START, Note, Script, WatchedPool, every, room, script
+from .world import Situation, run
+
+NAME = "the exchange"
+Desks = Callable[..., "_Desks"]
+"""Makes two processes that share a new file."""
+
+
+class _Desks:
+    """Two processes, `one` and `other`, 20 s into a minute.
+
+    Args:
+        note: Takes each decision of both.
+        place: The directory of their file.
+        limit: Weight a minute.
+        together: Whether `one` finds the file at its start.
+    """
+
+    def __init__(self, note: Note, place: Path, *, limit: int = 100, together: bool = True) -> None:
+        self.now = 20.0
+        self.shared = place
+        self.place: Path | None = place if together else None
+        self._note, self._limit = note, limit
+        self.other = self.process(lambda _: PoolFile(place, NAME))
+        self.one = self.process(self._file)
+
+    def process(self, open_file: Callable[[PoolFile | None], PoolFile]) -> MachinePool:
+        """One more process."""
+
+        def clock() -> float:
+            return START + self.now
+
+        def wall() -> float:
+            return NOON + self.now
+
+        return MachinePool(Bucket, fresh_state(self._limit, clock, wall), clock, open_file)
+
+    def _file(self, current: PoolFile | None) -> PoolFile:
+        if self.place is None:
+            raise OSError("there is no place for the file")
+        same = current is not None and current.path.parent == self.place
+        return current if current is not None and same else PoolFile(self.place, NAME)
+
+    def ask(self, pool: Pool, weight: int = 1) -> Receipt | None:
+        """Ask once, and note the answer."""
+        answer = pool.charge(weight)
+        self._note(self.now, weight, answer)
+        return answer if isinstance(answer, Receipt) else None
+
+    def begin(self, pool: Pool) -> None:
+        """The first answer shows the count, and the exchange's clock."""
+        receipt = self.ask(pool)
+        assert receipt is not None
+        pool.settle(receipt, 1, NOON + int(self.now))
+        pool.flush()
+
+    def room(self, pool: Pool) -> int:
+        """The largest weight that may go now, which is not sent."""
+        return room(pool, lambda weight: self.ask(pool, weight))
+
+    def fill(self, pool: Pool) -> None:
+        """Charge all that may go, and send none of it."""
+        while weight := self.room(pool):
+            self.ask(pool, weight)
+
+    def close(self) -> None:
+        self.one.close()
+        self.other.close()
+
+
+def _shared(play: Callable[[Note, Desks], None]) -> Script:
+    """A script that makes processes; their files are deleted when it ends."""
+
+    def with_files(note: Note) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            places, made = count(), list[_Desks]()
+
+            def desks(**more: bool) -> _Desks:
+                made.append(_Desks(note, Path(directory) / str(next(places)), **more))
+                return made[-1]
+
+            play(note, desks)
+            for each in made:
+                each.close()
+
+    with_files.__name__, with_files.__doc__ = play.__name__, play.__doc__
+    return script(with_files)
+
+
+@_shared
+def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -> None:
+    """BRISK, LOT: which calls are, and how many."""
+    for pause in every(0.00002, 0.0049, 0.0051):
+        desks = make()
+        desks.begin(desks.one)
+        desks.ask(desks.one)
+        desks.now += pause
+        desks.ask(desks.one)
+        desks.room(desks.other)
+
+
+@_shared
+def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
+    """LEASE: when the others may have it."""
+    for pause in every(0.0001, 0.0195, 0.0205):
+        desks = make()
+        desks.begin(desks.one)
+        desks.ask(desks.one)
+        desks.ask(desks.one)
+        desks.fill(desks.other)
+        desks.now += pause
+        desks.ask(desks.one)
+        desks.ask(desks.other)
+
+
+@_shared
+def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
+    """MANY: with which answer."""
+    desks = make(limit=1_000)
+    desks.begin(desks.one)
+    receipts = list[Receipt]()
+    for _ in range(70):
+        desks.now += 0.1
+        receipt = desks.ask(desks.one)
+        assert receipt is not None
+        receipts.append(receipt)
+    for used, receipt in enumerate(receipts, start=300):
+        desks.one.settle(receipt, used, None)
+        seen = desks.ask(desks.other, 600)
+        if seen is not None:
+            desks.other.refund(seen)
+
+
+@_shared
+def another_process_has_the_file_in_its_hands(_note: Note, make: Desks) -> None:
+    """BUSY: when to ask again."""
+    desks = make()
+    desks.begin(desks.one)
+    assert desks.place is not None
+    file = PoolFile(desks.place, NAME)
+    assert file.lock()
+    desks.ask(desks.one)
+    file.unlock()
+    file.close()
+    desks.ask(desks.one)
+
+
+def _come_back(desks: _Desks, moments: list[float]) -> None:
+    """`one` asks, and is alone until it finds that the other one has used everything."""
+    for desks.now in moments:
+        receipt = desks.ask(desks.one)
+        if receipt is not None:
+            desks.one.refund(receipt)
+
+
+@_shared
+def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
+    """RETRY: after how long."""
+    desks = make(together=False)
+    desks.begin(desks.other)
+    desks.fill(desks.other)
+    desks.place = desks.shared
+    _come_back(desks, every(0.002, 20.98, 21.02))
+
+
+@_shared
+def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> None:
+    """RETRY_MOST: how rarely at the most."""
+    desks = make(together=False)
+    _come_back(desks, every(0.5, 21.0, 100.0))
+    desks.begin(desks.other)
+    desks.fill(desks.other)
+    desks.place = desks.shared
+    _come_back(desks, every(0.05, 110.0, 112.5))
+
+
+@_shared
+def the_place_of_the_file_changes(_note: Note, make: Desks) -> None:
+    """CHECK: when a process that runs finds the new one."""
+    desks, others = make(), make()
+    desks.begin(desks.one)
+    others.now = desks.now = 65.0
+    others.begin(others.other)
+    others.fill(others.other)
+    desks.place = others.place
+    _come_back(desks, every(0.05, 79.0, 81.0))
+
+
+def _simulate(note: Note, situation: Situation) -> None:
+    run(situation, 1, lambda pool: cast(Pool, WatchedPool(pool, note)))
+
+
+@script
+def calls_wait_in_a_queue(note: Note) -> None:
+    """NAP of `governor`: how often the dispatcher asks for them."""
+    _simulate(note, Situation(minutes=1, limit=60, start=20.0, in_flight=5))
+
+
+@script
+def calls_wait_for_the_pacer(note: Note) -> None:
+    """LOTS of `governor`: how many it lets pass at once."""
+    for pace in (198.0, 200.0):
+        _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))

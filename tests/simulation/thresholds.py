@@ -1,0 +1,213 @@
+"""Scripts that stand at the threshold of one number: a hundredth more or less, and they differ.
+
+Rule of this file: one number for each script, named in its docstring. The other scripts play what
+happens to a client, and a number may move unseen between two of its questions. These ask at
+moments that are close together, or for the largest weight that may go.
+"""
+
+from binance_oi.budget.usage import Receipt
+from binance_oi.governor import Governor
+from binance_oi.window import Limit
+
+from .scripts import Desk, Note, bursts, every, script
+
+
+def _receipt(desk: Desk, weight: int = 1) -> Receipt:
+    receipt = desk.ask(weight)
+    assert receipt is not None
+    return receipt
+
+
+def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
+    """A pool that has had its first answer, and is alone."""
+    desk = Desk(note, at=at, limit=limit)
+    desk.send()
+    desk.to(at + 0.5)
+    return desk
+
+
+def _room_beside_others(desk: Desk, second: float) -> None:
+    """What may go at `second` of what is not kept for others, by a count of that moment."""
+    desk.to(second)
+    desk.send()
+    desk.to(second + desk.latency)
+    desk.room()
+
+
+@script
+def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
+    """FLIGHT: from which second on a request is booked to the next minute, too."""
+    for second in every(0.02, 47.5, 48.1):
+        desk = _acquainted(note, 5.3)
+        desk.to(second)
+        desk.ask(60)
+        desk.to(63.0)
+        desk.ask(60)
+
+
+@script
+def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
+    """PATIENCE: what is written later is charged again."""
+    for late in every(0.005, 1.95, 2.05):
+        desk = _acquainted(note, 20.0)
+        desk.pool.set_limits(None, [Limit(10, 1_000, False)])
+        receipt = _receipt(desk)
+        desk.to(20.5 + late)
+        desk.write(receipt)
+
+
+@script
+def a_request_is_written_late_in_its_minute(note: Note) -> None:
+    """TRAVEL: until when it is certain to be counted in the minute to which it is booked."""
+    for second in every(0.02, 49.5, 50.1):
+        desk = _acquainted(note, 5.3)
+        desk.to(46.0)
+        receipt = _receipt(desk)
+        desk.to(second)
+        desk.write(receipt)
+
+
+@script
+def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
+    """PROBE_PATIENCE: when they stop to wait."""
+    desk = Desk(note, at=20.0, latency=9.0)
+    desk.send()
+    for second in every(0.002, 20.9, 21.1):
+        desk.to(second)
+        desk.ask()
+
+
+@script
+def a_count_without_a_request_gives_its_weight_back(note: Note) -> None:
+    """LAG, in whole seconds: which later count proves that a request was never counted."""
+    for answered in every(0.001, 5.99, 6.01):
+        desk = _acquainted(note, 5.0)
+        receipt = _receipt(desk, 40)
+        desk.to(answered)
+        desk.pool.settle(receipt, None, None)
+        desk.to(7.5)
+        desk.send()
+        desk.to(8.0)
+        desk.room()
+
+
+@script
+def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
+    """LAG: the header may be as old as that."""
+    for second in every(0.002, 7.88, 7.92):
+        desk = _acquainted(note, 5.0)
+        receipt = _receipt(desk, 40)
+        desk.to(5.7)
+        desk.pool.settle(receipt, None, None)
+        desk.to(6.9)
+        desk.send()
+        desk.to(second)
+        desk.send()
+        desk.to(8.0)
+        desk.room()
+
+
+@script
+def others_rest_after_a_busy_minute(note: Note) -> None:
+    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA, PROBES: what is kept, from moment to moment."""
+    desk = Desk(
+        note,
+        at=4.0,
+        limit=240_000,
+        latency=0.02,
+        others=lambda minute, into: int(1_500 * into) if minute == 0 else 0,
+    )
+    desk.go_on(62.5, every=0.5, most=1)
+    for second in [*every(0.05, 78.0, 79.0), *every(0.1, 83.5, 85.5)]:
+        _room_beside_others(desk, second)
+
+
+@script
+def others_came_in_one_minute_and_never_again(note: Note) -> None:
+    """MEMORY, MINUTE: how many minutes room is kept for them."""
+    desk = Desk(note, at=4.0, others=bursts(900, 30.0, minutes=(0,)))
+    for second in (4, 29, 32, *range(65, 600, 60)):
+        _room_beside_others(desk, second)
+
+
+@script
+def a_client_starts_just_before_the_rollover(note: Note) -> None:
+    """FIRST_SHARE, PROBE_PAUSE: what it may use before it knows which minute its count is of."""
+    desk = Desk(note, at=58.0)
+    desk.send()
+    desk.to(58.2)
+    desk.room()
+
+
+@script
+def a_client_starts_just_after_the_rollover(note: Note) -> None:
+    """NEWCOMER: how many others a single count does not show."""
+    for at in (2.0, 3.0, 4.5):
+        desk = _acquainted(note, at, limit=24_000)
+        desk.room()
+
+
+@script
+def others_leave_us_what_we_had_before(note: Note) -> None:
+    """OURS: the part that is not kept for them, although they used everything but ours."""
+    desk = Desk(note, at=5.0, others=bursts(2_200, 40.0, minutes=(0,)))
+    for second, weight in ((5.0, 1), (6.0, 150), (45.0, 1), (50.0, 1), (64.0, 1)):
+        desk.to(second)
+        desk.send(weight)
+    desk.to(70.0)
+    desk.room()
+
+
+@script
+def nobody_shows_a_count_any_more(note: Note) -> None:
+    """BLIND_RESERVE, BLIND_AFTER: what is kept when only our books are left."""
+    desk = Desk(note, at=20.0, headers=(False, True))
+    for second in range(20, 32):
+        desk.to(second)
+        desk.send()
+        desk.room()
+
+
+@script
+def others_came_once_and_may_come_again(note: Note) -> None:
+    """RHYTHM, MINUTE: for how long a first burst is expected again."""
+    for last in every(0.1, 49.4, 50.8):
+        desk = Desk(note, at=3.0, others=bursts(500, 22.0))
+        for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
+            desk.to(second)
+            desk.send()
+        _room_beside_others(desk, last)
+
+
+@script
+def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
+    """WALL_ERROR: how much longer a hold lasts before the first `Date`."""
+    desk = Desk(note, at=20.0)
+    desk.pool.hold(7.0)
+    desk.ask()
+    desk.to(60.0)
+    desk.ask()
+
+
+@script
+def limits_of_other_spans(note: Note) -> None:
+    """SLOTS, SHORTEST, SOON of `window`: when what was used leaves a window."""
+    for limit in (Limit(5, 60, False), Limit(10, 60, False), Limit(300, 60, True)):
+        desk = _acquainted(note, 5.0, limit=1_000)
+        desk.pool.set_limits(None, [limit])
+        for second in every(0.25, 6.24, 36.0):  # a slot ends a hundredth later, or a quarter
+            desk.to(second)
+            desk.send(3, 2)
+
+
+@script
+def what_a_refusal_asks_for_is_bounded(note: Note) -> None:
+    """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_HOLD: how long nothing is sent."""
+    refusals = [(418, 1), (418, 119), (418, 121), (418, 900_000)]
+    refusals += [(429, after) for after in (3_570, 3_599, 3_601, 3_630)] + [(403, 0)]
+    for status, after in refusals:
+        desk = _acquainted(note, 20.0)
+        receipt = _receipt(desk)
+        governor = Governor(desk.pool)
+        governor.settle(receipt, status, {"Retry-After": str(after)})
+        desk.ask()

@@ -1,0 +1,1 @@
+"""What several of our exchanges are made of."""
