@@ -27,7 +27,7 @@ from binance_oi.budget.tuning import (
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
-from binance_oi.window import Limit, Window
+from binance_oi.window import Limit, Window, renewed
 
 
 class Bucket:
@@ -339,21 +339,13 @@ class Bucket:
         A limit that is new begins with what the minutes hold, which is more than it may hold.
         """
         known = self.known
-        if limit is not None:
-            known.limit = limit
-        before = {(window.seconds, window.counts_requests): window for window in known.windows}
-        windows = list[Window]()
-        for each in others:
-            window = before.get((each.seconds, each.counts_requests)) or self._window(each, now)
-            window.most = each.most
-            windows.append(window)
-        known.windows = windows
+        known.limit = limit or known.limit
 
-    def _window(self, limit: Limit, now: float) -> Window:
-        since, minutes = now + self.known.clock.lo - limit.seconds, self.known.ledger.minutes
-        held = [minute for k, minute in minutes.items() if MINUTE * (k + 1) > since]
-        booked, open_ = sum(m.booked for m in held), sum(m.unconfirmed for m in held)
-        return Window.begin(limit, now, now + FLIGHT, counted=booked - open_, flying=open_)
+        def begin(each: Limit) -> Window:
+            counted, flying = known.ledger.held(now + known.clock.lo - each.seconds)
+            return Window.begin(each, now, now + FLIGHT, counted=counted, flying=flying)
+
+        known.windows = renewed(known.windows, others, begin)
 
     # -- cooldown ----------------------------------------------------------------------------
 
@@ -407,7 +399,7 @@ class Bucket:
         """The budget at this moment."""
         known, ask = self.known, self.question(now, 1)
         minute = known.ledger.minute(ask.likeliest)
-        caps = [(window, admission.cap_of(window, ask, known)) for window in known.windows]
+        caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
         sustained = (cap * MINUTE / window.seconds for window, cap in caps)
         left += [ask.budget - minute.used, ask.share - minute.booked]

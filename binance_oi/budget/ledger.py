@@ -11,6 +11,7 @@ lowers it within its minute. What may have been sent is never refunded.
 import math
 from dataclasses import dataclass, field
 
+from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import LAG, MEMORY, UNDECIDED
 from binance_oi.budget.usage import Receipt
 
@@ -89,6 +90,12 @@ class Ledger:
                 del self.minutes[k]
             elif k < earliest - 1:
                 self.minutes[k].undecided.clear()  # no later count can decide it
+
+    def held(self, since: float) -> tuple[int, int]:
+        """Ours in all minutes that end after `since`, Unix s: confirmed, and not."""
+        held = [minute for k, minute in self.minutes.items() if MINUTE * (k + 1) > since]
+        unconfirmed = sum(minute.unconfirmed for minute in held)
+        return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
 
     def book(self, weight: int, first: int, last: int) -> None:
         """Book `weight` to each minute that may count it; opening a new one forgets old ones."""
