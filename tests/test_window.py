@@ -3,7 +3,6 @@
 Rule of this file: time is a number, and what the exchange counts is written down in the test.
 """
 
-
 import pytest
 
 from binance_oi.window import SHORTEST, SLOTS, SOON, Limit, Window
@@ -59,7 +58,8 @@ def test_a_refused_request_comes_back_later_and_never_at_once() -> None:
     left = made.until_room(12.0, 1, 5)
     assert left is not None
     again = made.until_room(12.0 + left - 1e-9, 1, 5)
-    assert again is not None and again >= SOON
+    assert again is not None
+    assert again >= SOON
 
 
 def test_requests_count_as_one_each() -> None:

@@ -115,7 +115,7 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     if k > known.others.expected_until:
         return minute.newcomer_reserve, 0.0
     into = known.clock.into(min(ask.now, known.counted_at), k)
-    need, margin = known.others.forecast(k, minute, known.limit, into, ask.memo)
+    need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 

@@ -12,6 +12,7 @@ from binance_oi.budget import admission, probing
 from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Minute
+from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE, dated
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
@@ -42,12 +43,20 @@ class Bucket:
         share: The most of the limit that we use ourselves, 0 to 1.
     """
 
-    __slots__ = ("_limit", "_memo", "_reserve", "_reserve_given", "_share", "_share_given", "known")
+    __slots__ = (
+        "_forecast",
+        "_limit",
+        "_reserve",
+        "_reserve_given",
+        "_share",
+        "_share_given",
+        "known",
+    )
 
     def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
         self.known = known
         self._reserve_given, self._share_given = reserve, share
-        self._memo: list[object] = [None, 0.0]
+        self._forecast = Forecast()
         self._limit = known.limit
         self._reserve, self._share = self._bounds(known.limit)
 
@@ -99,7 +108,7 @@ class Bucket:
         """What the rules are asked for a request of `weight`."""
         reserve, share = self._bounds(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
-        return Ask(now, weight, *self._span(now), reserve, budget, share, self._memo)
+        return Ask(now, weight, *self._span(now), reserve, budget, share, self._forecast)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """May its request be written now? Ask with nothing between the answer and the write.
