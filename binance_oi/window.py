@@ -11,6 +11,7 @@ moment for which the ledger has booked it.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -65,11 +66,16 @@ class Window:
         """The most that the exchange may hold in any window that ends now or later."""
         return sum(used for slot, used in self.slots.items() if self._leaves(slot) > now)
 
-    def until_room(self, now: float, weight: int, cap: int) -> float:
-        """Seconds until `weight` may fit under `cap`: 0 if it does, infinity if it never will."""
+    def cap(self, reserve: int, share: int, limit: int) -> int:
+        """Our cap on it: `most` less the fraction that `reserve` is of the minute's `limit`."""
+        kept = math.ceil(self.most * reserve / limit)
+        return min(self.most - kept, self.most * share // limit)
+
+    def until_room(self, now: float, weight: int, cap: int) -> float | None:
+        """Seconds until `weight` may fit under `cap`: 0 if it does, None if it never will."""
         cost = self.cost(weight)
         if cost > cap:
-            return math.inf
+            return None
         excess = self.used(now) + cost - cap
         if excess <= 0:
             return 0.0
@@ -112,3 +118,14 @@ class Window:
 
     def _leaves(self, slot: int) -> float:
         return (slot + 1) * self._width + self.seconds
+
+
+def renewed(
+    windows: Sequence[Window], limits: Sequence[Limit], begin: Callable[[Limit], Window]
+) -> list[Window]:
+    """A window for each of `limits`: of the same span as before, or one that begins now."""
+    before = {(window.seconds, window.counts_requests): window for window in windows}
+    made = [before.get((each.seconds, each.counts_requests)) or begin(each) for each in limits]
+    for window, limit in zip(made, limits, strict=True):
+        window.most = limit.most
+    return made

@@ -17,7 +17,7 @@ from binance_oi.budget.admission import RULES, Probe, Send, Verdict, decide
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Ledger, Minute
-from binance_oi.budget.others import Curve, Others
+from binance_oi.budget.others import Curve, Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, POLL, PROBE_PAUSE
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -44,7 +44,7 @@ def beside_others(minute: Minute, *, curve: Curve | None = None) -> Known:
 
 
 def ask(weight: int = 1, *, now: float = 20.0, first: int = K, last: int = K) -> Ask:
-    return Ask(now, weight, first, first, last, RESERVE, LIMIT - RESERVE, LIMIT, [None, 0.0])
+    return Ask(now, weight, first, first, last, RESERVE, LIMIT - RESERVE, LIMIT, Forecast())
 
 
 class Case(NamedTuple):
@@ -184,7 +184,7 @@ def test_a_question_changes_nothing(name: str) -> None:
         state.unseen(case.ask.now, k)
         state.others.past(k)
         state.others.curve(k, LIMIT)
-        state.others.forecast(k, state.ledger.minute(k), LIMIT, 20.0, [None, 0.0])
+        state.others.forecast(k, state.ledger.minute(k), LIMIT, 20.0, Forecast())
         probing.until_last(case.ask.now, state, k)
     state.clock.earliest(20.0), state.clock.latest(20.0), state.clock.left(20.0, K)
     assert state == before

@@ -12,7 +12,6 @@ from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import OURS, POLL, PROBE_PAUSE, PROBES
 from binance_oi.budget.usage import Reason, Wait
-from binance_oi.window import Window
 
 
 class Send(NamedTuple):
@@ -43,21 +42,14 @@ def probe_pending(ask: Ask, known: Known) -> Verdict | None:
 
 def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
     """Wait while a limit of another span than a minute has no room: per 10 s, per day."""
-    seconds = _until_windows_have_room(ask, known)
-    if seconds == math.inf:
-        return Wait(None, Reason.TOO_HEAVY)
-    return Wait(seconds, Reason.OTHER_LIMIT) if seconds > 0.0 else None
-
-
-def _until_windows_have_room(ask: Ask, known: Known) -> float:
-    waits = (w.until_room(ask.now, ask.weight, cap_of(w, ask, known)) for w in known.windows)
-    return max(waits, default=0.0)
-
-
-def cap_of(window: Window, ask: Ask, known: Known) -> int:
-    """Our cap on another limit: its maximum less the same fraction that a minute reserves."""
-    reserve = math.ceil(window.most * ask.reserve / known.limit)
-    return min(window.most - reserve, window.most * ask.share // known.limit)
+    longest = 0.0
+    for window in known.windows:
+        cap = window.cap(ask.reserve, ask.share, known.limit)
+        seconds = window.until_room(ask.now, ask.weight, cap)
+        if seconds is None:
+            return Wait(None, Reason.TOO_HEAVY)
+        longest = max(longest, seconds)
+    return Wait(longest, Reason.OTHER_LIMIT) if longest > 0.0 else None
 
 
 def too_heavy(ask: Ask, known: Known) -> Verdict | None:
@@ -136,7 +128,7 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     if k > known.others.expected_until:
         return minute.newcomer_reserve, 0.0
     into = known.clock.into(min(ask.now, known.counted_at), k)
-    need, margin = known.others.forecast(k, minute, known.limit, into, ask.memo)
+    need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 
@@ -184,9 +176,9 @@ def until_room(ask: Ask, known: Known) -> float:
         return known.cooldown_until - ask.now - known.clock.lo
     if known.probe_ends_at > ask.now:
         return known.probe_ends_at - ask.now
-    seconds = _until_windows_have_room(ask, known)
-    if seconds > 0.0:
-        return seconds
+    full = every_limit_has_room(ask, known)
+    if isinstance(full, Wait):
+        return math.inf if full.seconds is None else full.seconds
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
         lack = max(minute.used - ask.budget, minute.booked - ask.share) + ask.weight

@@ -12,6 +12,7 @@ from binance_oi.budget import admission, probing
 from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.ledger import Minute
+from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
@@ -27,7 +28,7 @@ from binance_oi.budget.tuning import (
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
-from binance_oi.window import Limit, Window
+from binance_oi.window import Limit, Window, renewed
 
 
 class Bucket:
@@ -42,12 +43,20 @@ class Bucket:
         share: The most of the limit that we use ourselves, 0 to 1.
     """
 
-    __slots__ = ("_limit", "_memo", "_reserve", "_reserve_given", "_share", "_share_given", "known")
+    __slots__ = (
+        "_forecast",
+        "_limit",
+        "_reserve",
+        "_reserve_given",
+        "_share",
+        "_share_given",
+        "known",
+    )
 
     def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
         self.known = known
         self._reserve_given, self._share_given = reserve, share
-        self._memo: list[object] = [None, 0.0]
+        self._forecast = Forecast()
         self._limit = known.limit
         self._reserve, self._share = self._bounds(known.limit)
 
@@ -101,7 +110,7 @@ class Bucket:
         """What the rules are asked for a request of `weight`."""
         reserve, share = self._bounds(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
-        return Ask(now, weight, *self._span(now), reserve, budget, share, self._memo)
+        return Ask(now, weight, *self._span(now), reserve, budget, share, self._forecast)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """May its request be written now? Ask with nothing between the answer and the write.
@@ -348,7 +357,7 @@ class Bucket:
         not move the end of a ban. And none that is wider than a minute: an answer that came a day
         late would make every minute of that day possible.
         """
-        known, clock = self.known, self.known.clock
+        clock = self.known.clock
         if hi - lo > MINUTE and not clock.agrees(lo, hi):
             return False
         if clock.narrow(lo, hi):
@@ -384,21 +393,13 @@ class Bucket:
         A limit that is new begins with what the minutes hold, which is more than it may hold.
         """
         known = self.known
-        if limit is not None:
-            known.limit = limit
-        before = {(window.seconds, window.counts_requests): window for window in known.windows}
-        windows = list[Window]()
-        for each in others:
-            window = before.get((each.seconds, each.counts_requests)) or self._window(each, now)
-            window.most = each.most
-            windows.append(window)
-        known.windows = windows
+        known.limit = limit or known.limit
 
-    def _window(self, limit: Limit, now: float) -> Window:
-        since, minutes = now + self.known.clock.lo - limit.seconds, self.known.ledger.minutes
-        held = [minute for k, minute in minutes.items() if MINUTE * (k + 1) > since]
-        booked, open_ = sum(m.booked for m in held), sum(m.unconfirmed for m in held)
-        return Window.begin(limit, now, now + FLIGHT, counted=booked - open_, flying=open_)
+        def begin(each: Limit) -> Window:
+            counted, flying = known.ledger.held(now + known.clock.lo - each.seconds)
+            return Window.begin(each, now, now + FLIGHT, counted=counted, flying=flying)
+
+        known.windows = renewed(known.windows, others, begin)
 
     # -- cooldown ----------------------------------------------------------------------------
 
@@ -452,7 +453,7 @@ class Bucket:
         """The budget at this moment."""
         known, ask = self.known, self.question(now, 1)
         minute = known.ledger.minute(ask.likeliest)
-        caps = [(window, admission.cap_of(window, ask, known)) for window in known.windows]
+        caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
         # A reserve of weight may be more than a limit that the exchange has lowered.
         sustained = (max(0, cap) * MINUTE / window.seconds for window, cap in caps)

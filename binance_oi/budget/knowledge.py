@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from binance_oi.budget.ledger import Ledger
-from binance_oi.budget.others import Others
+from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER
 from binance_oi.window import Window
@@ -77,5 +77,5 @@ class Ask(NamedTuple):
     """The most that a minute may reach, for the whole IP address."""
     share: int
     """The most of the limit that is our own weight."""
-    memo: list[object]
-    """The latest forecast, and what it was made of: it stands for a while, see `tuning`."""
+    forecast: Forecast
+    """The latest one, which stands for a while: see `FORECAST_AGE`."""

@@ -11,6 +11,7 @@ lowers it within its minute. What may have been sent is never refunded.
 import math
 from dataclasses import dataclass, field
 
+from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import LAG, MEMORY, UNDECIDED
 from binance_oi.budget.usage import Receipt
 
@@ -93,6 +94,12 @@ class Ledger:
     def keep(self, first: int, last: int) -> None:
         """Keep these minutes, made when they are new, and forget all others."""
         self.minutes = {k: self.minutes.get(k) or Minute() for k in range(first, last + 1)}
+
+    def held(self, since: float) -> tuple[int, int]:
+        """Ours in all minutes that end after `since`, Unix s: confirmed, and not."""
+        held = [minute for k, minute in self.minutes.items() if MINUTE * (k + 1) > since]
+        unconfirmed = sum(minute.unconfirmed for minute in held)
+        return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
 
     def book(self, weight: int, first: int, last: int) -> None:
         """Book `weight` to each minute that may count it; opening a new one forgets old ones."""

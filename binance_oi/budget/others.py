@@ -147,6 +147,15 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
 
 
 @dataclass(slots=True)
+class Forecast:
+    """The latest forecast of one bucket. It stands until its question changes."""
+
+    question: tuple[int, float, int] | None = None
+    """Minute, time in steps of `FORECAST_AGE`, and what others have used."""
+    need: float = 0.0
+
+
+@dataclass(slots=True)
 class Others:
     """What we know of other clients."""
 
@@ -180,16 +189,16 @@ class Others:
         return most + SIGMA * math.sqrt(most)
 
     def forecast(
-        self, k: int, minute: Minute, limit: int, into: float, memo: list[object]
+        self, k: int, minute: Minute, limit: int, into: float, latest: Forecast
     ) -> tuple[float, float]:
         """Weight they are expected to use of minute `k` after `into` s, and a margin for chance."""
         past, curve = self.past(k), self.curve(k, limit)
         # Ours under way may hide as much of theirs, which matters while theirs is only a rate.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
-        if question != memo[0]:
-            memo[:] = question, expected(past, curve, into, others)
-        need = float(memo[1])  # type: ignore[arg-type]
+        if question != latest.question:
+            latest.question, latest.need = question, expected(past, curve, into, others)
+        need = latest.need
         # A rate that we saw for a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         surge = self.expected_surge - minute.others
