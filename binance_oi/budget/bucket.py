@@ -348,7 +348,7 @@ class Bucket:
         not move the end of a ban. And none that is wider than a minute: an answer that came a day
         late would make every minute of that day possible.
         """
-        known, clock = self.known, self.known.clock
+        clock = self.known.clock
         if hi - lo > MINUTE and not clock.agrees(lo, hi):
             return False
         if clock.narrow(lo, hi):
