@@ -267,7 +267,7 @@ def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
         state.clock.drift(now)
     asked = ruled.question(now, weight)
     verdict = decide(asked, state)
-    expected = verdict
+    expected: Receipt | admission.Verdict = verdict
     if not isinstance(verdict, Wait):
         expected = ruled._book(asked, isinstance(verdict, Probe))
     assert charged.charge(now, weight) == expected

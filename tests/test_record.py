@@ -22,7 +22,7 @@ from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.others import Curve, Others
 from binance_oi.budget.pool import MachineBudget, MachinePool, machine_pools
-from binance_oi.budget.pool_file import PoolFile
+from binance_oi.budget.pool_file import ROOM, PoolFile
 from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
 from binance_oi.budget.tuning import UNDECIDED
@@ -404,6 +404,57 @@ def test_what_is_believed_can_be_written_again(found: Known) -> None:
         assert again is not None
         assert flaw(again.state, NOW) == ""
         assert msgspec.msgpack.encode(again.state) == msgspec.msgpack.encode(found)
+
+
+weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of them are below MOST
+
+
+@st.composite
+def believed(draw: st.DrawFn) -> Known:
+    """As much as a record may hold."""
+    width = draw(st.sampled_from([0.0, 4.0, 60.0, WIDEST]))
+    found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
+    first, last = record._live_minutes(found, NOW)
+    for k in range(first, last + 1):
+        lost = [(1000 + n, draw(weights)) for n in range(draw(st.sampled_from([0, 8, 32])))]
+        booked, unconfirmed, doubtful, reported, others, kept = (draw(weights) for _ in range(6))
+        found.ledger.minutes[k] = Minute(
+            booked, unconfirmed, lost, doubtful, reported, others, kept
+        )
+        top = draw(weights)
+        found.others.curves[k] = Curve(40.0, [top] * 12, top, 0.5, 60.0)
+    slots = draw(st.sampled_from([0, 1, 3, 20, record.MOST_SLOTS]))
+    for n in range(draw(st.sampled_from([0, 1, record.MOST_WINDOWS]))):
+        used = {2_000 - slot: draw(weights) for slot in range(slots)}
+        found.windows.append(Window(10 + n, 100, False, NOW, used))
+    return found
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(found=believed(), length=st.sampled_from([1, 40, 400]))
+def test_a_record_never_exceeds_its_page_and_says_nothing_less(found: Known, length: int) -> None:
+    assert flaw(record.copied(found), NOW) == ""
+    before = record.copied(found)
+    made = record.decode(record.fitted(record.Record("x" * length, "b" * 60, found), ROOM))
+    assert len(record.fitted(record.Record("x" * length, "b" * 60, found), ROOM)) <= ROOM
+    assert found == before
+    assert made is not None
+    assert flaw(made.state, NOW) == ""
+    assert made.state.cooldown_until == found.cooldown_until
+    for k in range(found.clock.earliest(NOW), found.clock.latest(NOW + 10) + 1):
+        assert made.state.ledger.minutes[k].used == found.ledger.minutes[k].used
+    for slim, window in zip(made.state.windows, found.windows, strict=True):
+        assert all(slim.used(NOW + s) >= window.used(NOW + s) for s in range(-90, 60, 2))
+
+
+def test_a_record_by_a_clock_that_nobody_believes_fits_into_its_page() -> None:
+    found = Known(100, clock(-4000.0, 4000.0))
+    found.ledger.book(1, *(edge(NOW) for edge in (found.clock.earliest, found.clock.latest)))
+    assert len(found.ledger.minutes) > 100
+    made = record.decode(record.fitted(record.Record("a", "b", found), ROOM))
+    assert made is not None
+    assert K in made.state.ledger.minutes
+    assert flaw(made.state, NOW) == "its clock"
 
 
 def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(

@@ -638,6 +638,45 @@ def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, cloc
         assert ask(other, "charge") == "Wait"
 
 
+@pytest.mark.parametrize("days", [2, 30, 400])
+def test_a_process_that_slept_for_long_shares_what_it_does(
+    days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    clock.now += 86_400.0 * days
+    use(one, clock, 2)
+    use(other, clock, 3)
+    assert one.usage == other.usage
+    assert one.usage.charged >= 5
+    assert "is not shared" not in caplog.text
+
+
+def test_many_limits_and_much_lost_weight_do_not_end_sharing(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = 1e6 + 30.0
+    one, other = make(), make()
+    one.set_limits(10**9, [Limit(10 + n, 10**9, False) for n in range(8)])
+    use(one, clock)
+    sent = 0
+    for n in range(400):
+        clock.now += 0.3
+        for pool in (one, other):
+            answer = pool.charge(700_000 + n)
+            if isinstance(answer, Receipt):
+                sent += 1
+                if n % 3:
+                    pool.lose(answer)
+                else:
+                    pool.settle(answer, pool.usage.used, NOON + int(clock.now))
+    one.flush()
+    other.flush()
+    assert sent > 200
+    assert one.usage == other.usage
+    assert said(caplog) == []
+
+
 # -- another place, another record ---------------------------------------------------------------
 
 

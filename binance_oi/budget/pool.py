@@ -22,7 +22,7 @@ from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.place import ADVICE, budget_directory
-from binance_oi.budget.pool_file import Left, PoolFile, read_records
+from binance_oi.budget.pool_file import ROOM, Left, PoolFile, read_records
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.endpoints import DEFAULT_LIMIT
@@ -671,7 +671,7 @@ class MachinePool(Pool):
         try:
             if changed or self._is_untold:
                 state = self._bucket.known
-                data = record.encode(record.Record(file.pool, BOOT, state))
+                data = record.fitted(record.Record(file.pool, BOOT, state), ROOM)
                 file.write(data, state.cooldown_until)
                 if file.is_left():  # while we had the lock: whoever followed may not have seen it
                     self._is_untold = True

@@ -45,6 +45,7 @@ STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it 
 STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
+ROOM = PAGE - _HEADER.size  # bytes for a record
 _HELD = slice(24, 32)  # where `held until` is
 _NAME = slice(_HEADER.size - 16, _HEADER.size)
 _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)

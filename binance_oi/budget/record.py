@@ -29,6 +29,8 @@ HOLD = 3 * 86_400.0 + 3600.0  # s: no ban is longer than three days; our clocks 
 TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute has begun
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
 TRIES = 8  # to encode the same state twice
+FEW_SLOTS = 4  # of a window, in a record that would be too long
+FEW_MINUTES = 8
 OLD = 86_400.0  # s after which a record tells nothing of the minute but its hold
 
 _NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
@@ -69,6 +71,72 @@ def copied(state: Known) -> Known:
             break
         data = again
     return _decode_state(data)
+
+
+def fitted(made: Record, most: int) -> bytes:
+    """`made` in at most `most` bytes: what does not fit is told more coarsely, and never as less.
+
+    Nearly always it fits as it is. `made` stays as it is.
+
+    Args:
+        made: With a name of at most 400 characters; the names of runs of the machine are shorter.
+        most: At least 4,000 bytes.
+    """
+    data = encode(made)
+    if len(data) <= most:
+        return data
+    slim = _decode(data)
+    for shed in (_drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
+        shed(slim.state)
+        data = encode(slim)
+        if len(data) <= most:
+            break
+    return data
+
+
+def _drop_far_minutes(state: Known) -> None:
+    """No reader believes them, see `_are_minutes_possible`."""
+    _keep_minutes(state, *_live_minutes(state, state.clock.at))
+
+
+def _coarsen_windows(state: Known) -> None:
+    """A few slots for each window: what was used leaves it later, and none sooner."""
+    for window in state.windows:
+        slots = sorted(window.slots)
+        size = math.ceil(len(slots) / FEW_SLOTS)
+        groups = [slots[i : i + size] for i in range(0, len(slots), size or 1)]
+        window.slots = {group[-1]: sum(window.slots[slot] for slot in group) for group in groups}
+
+
+def _join_undecided(state: Known) -> None:
+    """One moment for each minute, at which all of it can be decided."""
+    for minute in state.ledger.minutes.values():
+        if minute.undecided:
+            weight = sum(weight for _, weight in minute.undecided)
+            minute.undecided = [(minute.undecided[-1][0], weight)]
+
+
+def _drop_past(state: Known) -> None:
+    """The minutes that may be on, and the one before; no curves of others.
+
+    More than a few are possible only by a clock so wide that no reader believes the record.
+    """
+    state.others.curves.clear()
+    clock = state.clock
+    first, last = clock.earliest(clock.at) - 1, clock.latest(clock.at + FLIGHT + TURN)
+    last = min(last, max(first, clock.likeliest(clock.at) - FEW_MINUTES // 2) + FEW_MINUTES - 1)
+    _keep_minutes(state, max(first, last - FEW_MINUTES + 1), last)
+
+
+def _live_minutes(state: Known, now: float) -> tuple[int, int]:
+    """The first and the last one that may matter at `now`."""
+    return state.clock.earliest(now) - MEMORY - 1, state.clock.latest(now + FLIGHT + TURN)
+
+
+def _keep_minutes(state: Known, first: int, last: int) -> None:
+    for by_minute in (state.ledger.minutes, state.others.curves):
+        for k in [k for k in by_minute if not first <= k <= last]:
+            del by_minute[k]
 
 
 # -- bounds ----------------------------------------------------------------------------------
@@ -139,11 +207,8 @@ def _are_windows_possible(windows: list[Window], now: float) -> bool:
 
 def _are_minutes_possible(state: Known, now: float) -> bool:
     """Drops those that are far from now: a clock that was a guess leaves them behind."""
-    clock, minutes, curves = state.clock, state.ledger.minutes, state.others.curves
-    first, last = clock.earliest(now) - MEMORY - 1, clock.latest(now + FLIGHT + TURN)
-    for by_minute in (minutes, curves):
-        for k in [k for k in by_minute if not first <= k <= last]:
-            del by_minute[k]
+    minutes, curves = state.ledger.minutes, state.others.curves
+    _keep_minutes(state, *_live_minutes(state, now))
     for minute in minutes.values():
         counts = _COUNTS(minute)
         if max(counts) > MOST or (min(counts) < 0 and not _corrected(minute, counts)):
