@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
@@ -29,6 +29,7 @@ from binance_oi.errors import (
     ClientClosedError,
     DecodeError,
     RateLimitedError,
+    Reason,
     SymbolNotTradingError,
     TransportError,
     UnknownSymbolError,
@@ -200,8 +201,11 @@ class OpenInterestClient:
 
     @property
     def usage(self) -> Usage:
-        """The budget at this moment, for the whole IP address. Sends nothing."""
-        return self._governor.pool.usage
+        """The budget at this moment, for the whole IP address, and what our calls wait for.
+
+        Sends nothing, changes nothing, and may be read from any thread.
+        """
+        return replace(self._governor.pool.usage, waiting_for=self._governor.waiting_for)
 
     @property
     def source(self) -> str:
@@ -230,7 +234,7 @@ class OpenInterestClient:
             InvalidSymbolError: `symbol` cannot be a symbol; nothing was sent.
             UnknownSymbolError: The exchange never listed it.
             SymbolNotTradingError: It is listed, and not trading now.
-            BudgetExhaustedError: No room within `max_wait`.
+            BudgetExhaustedError: Not admitted within `max_wait`; its `reason` says why.
             RateLimitedError: Refused again and again (429).
             BannedError: This IP address is banned; raised at once until the ban ends.
             ForbiddenError: The firewall or the region forbids it.
@@ -507,7 +511,7 @@ class OpenInterestClient:
         if terms.ends < math.inf:
             left = terms.ends - self._now()
             if left <= 0.0:
-                raise BudgetExhaustedError("the deadline is over", None)
+                raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
             max_wait = left if max_wait is None else min(left, max_wait)
         try:
             return await self._governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
@@ -526,7 +530,7 @@ class OpenInterestClient:
             self._heed(error)
         if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
             again = attempt < self._policy.attempts and left > 0.0
-            return 0.0 if again and self.usage.banned_until is None else None
+            return 0.0 if again and self._governor.pool.usage.banned_until is None else None
         return self._retries.wait(error, attempt, left)
 
     async def _pause(self, seconds: float) -> None:
@@ -553,9 +557,9 @@ class OpenInterestClient:
         elif error.status not in (418, 429):  # a limit is a limit, also under another status
             self._governor.pool.refused(0.0)
         limit = models.stated_limit(error.message)
-        if limit is not None and limit < self.usage.limit:
+        if limit is not None and limit < self._governor.pool.usage.limit:
             self._governor.pool.set_limit(limit)
-        usage = self.usage
+        usage = self._governor.pool.usage
         error.retry_at = usage.banned_until or usage.held_until or error.retry_at
 
     def _now(self) -> float:

@@ -22,6 +22,7 @@ arguments are positional, and text that came from a server is escaped and bounde
 """
 
 from datetime import datetime
+from enum import StrEnum
 
 __all__ = [
     "BannedError",
@@ -32,6 +33,7 @@ __all__ = [
     "ForbiddenError",
     "InvalidSymbolError",
     "RateLimitedError",
+    "Reason",
     "RecordingError",
     "ResponseError",
     "ServerError",
@@ -55,6 +57,35 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
     cut = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+class Reason(StrEnum):
+    """Why a request waits, or is never sent."""
+
+    COOLDOWN = "cooldown"
+    """The exchange refused a request; nothing is sent until an instant."""
+    PROBE_PENDING = "probe_pending"
+    """A probe is under way, or due at the rollover, and its count decides."""
+    MINUTE_FULL = "minute_full"
+    """The budget of a minute in which the request may be counted is used."""
+    MINUTE_UNCERTAIN = "minute_uncertain"
+    """The minute before may not be over, and has no room for what others may have used of it."""
+    OTHERS = "others"
+    """The rest of the minute is kept for other clients on this IP address."""
+    SHARE = "share"
+    """Our share of the limit is used."""
+    STORE_BUSY = "store_busy"
+    """Another process is changing the shared budget."""
+    OTHER_LIMIT = "other_limit"
+    """A limit of another span than a minute is used: per 10 s, per day."""
+    CONNECTIONS = "connections"
+    """As many requests are under way as the client may send at the same time."""
+    PACE = "pace"
+    """The client's requests per second are used."""
+    DEADLINE = "deadline"
+    """The deadline of a snapshot was over before its turn came."""
+    TOO_HEAVY = "too_heavy"
+    """The weight does not fit into any minute."""
 
 
 class BinanceOIError(Exception):
@@ -164,13 +195,18 @@ class WrongSymbolError(DecodeError):
 
 
 class BudgetExhaustedError(BinanceOIError):
-    """No room within `max_wait`; nothing was sent. Wait until `retry_at`, or allow more."""
+    """Not admitted within `max_wait`; nothing was sent. Wait until `retry_at`, or allow more."""
 
-    def __init__(self, message: str, retry_at: datetime | None) -> None:
-        super().__init__(message, retry_at)
+    def __init__(
+        self, message: str, retry_at: datetime | None, reason: Reason | None = None
+    ) -> None:
+        super().__init__(message, retry_at, reason)
         self.message = message
+        """What the request waited for, in words."""
         self.retry_at = retry_at
         """When there may be room (aware UTC); None when that is not known, or never."""
+        self.reason = reason
+        """What the request waited for; None in an error that this package did not raise."""
 
     def __str__(self) -> str:
         return self.message

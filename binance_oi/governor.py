@@ -22,8 +22,14 @@ from aiolimiter import AsyncLimiter
 from binance_oi import headers as read
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
-from binance_oi.budget.usage import Receipt
-from binance_oi.errors import BannedError, BinanceOIError, BudgetExhaustedError, printable
+from binance_oi.budget.usage import Receipt, Usage
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    Reason,
+    printable,
+)
 
 logger = logging.getLogger("binance_oi")
 
@@ -37,6 +43,23 @@ SLICE = 250  # waiters completed in one step of the loop; each is woken in the n
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
 AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
 FAR = 1e9  # s that nobody waits for; from there on no `datetime` and no timer is certain to fit
+
+NO_ROOM = "no room for weight {weight} in time: "
+NOT_ADMITTED = "weight {weight} was not admitted in time: "
+WHY = {
+    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{held}}",
+    Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
+    Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
+    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the minute before may not be over",
+    Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
+    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
+    Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
+    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit of another span than a minute is used",
+    Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
+    Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used",
+    Reason.TOO_HEAVY: "weight {weight} never fits into this budget",
+}
+"""The text of a refusal, by what the call waited for; a `DEADLINE` is the client's own."""
 
 
 class Permit:
@@ -144,6 +167,7 @@ class Governor:
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
         pace = check_number("pace", pace, above=0.0)
+        self._pace = pace
         self.max_in_flight = check_count("max_in_flight", max_in_flight)
         self.pool = pool
         self.in_flight = 0
@@ -152,6 +176,7 @@ class Governor:
         self._lot_every = min(self._lot / pace, FAR)  # s
         self._pacing: asyncio.Task[None] | None = None  # asks the pacer for a lot
         self._paced = 0  # requests that have passed the pacer and were not sent yet
+        self._reason = Reason.PACE  # of the last wait
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
         self._leaving: deque[_Waiter] = deque()  # cancelled, and not told so yet
@@ -166,6 +191,15 @@ class Governor:
     def waiting(self) -> int:
         """Calls that wait to be admitted."""
         return len(self._single) + len(self._bulk)
+
+    @property
+    def waiting_for(self) -> dict[Reason, int]:
+        """Calls that wait, by what they wait for; from any thread.
+
+        There is one queue: all of them wait for what its head waits for.
+        """
+        waiting = self.waiting
+        return {self._reason: waiting} if waiting else {}
 
     @asynccontextmanager
     async def reserve(
@@ -209,10 +243,17 @@ class Governor:
 
     def admit_now(self, weight: int = 1) -> Permit | None:
         """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
-        if not self._paced or self._single or self._bulk or self.in_flight >= self.max_in_flight:
+        if self._single or self._bulk:
+            return None
+        if not self._paced:
+            self._reason = Reason.PACE
+            return None
+        if self.in_flight >= self.max_in_flight:
+            self._reason = Reason.CONNECTIONS
             return None
         receipt = self.pool.charge(weight)
         if not isinstance(receipt, Receipt):
+            self._reason = receipt.reason
             return None
         self._paced -= 1
         self.in_flight += 1
@@ -328,9 +369,9 @@ class Governor:
         """Admit one at a time, so exactly one `acquire` of the pacer is ever outstanding."""
         while self.waiting:
             if not self._paced and not await self._take_lot():
-                await self._stand_still(self._lot_every)
+                await self._stand_still(self._lot_every, Reason.PACE)
             elif self.in_flight >= self.max_in_flight:
-                await self._stand_still(NAP)
+                await self._stand_still(NAP, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
 
@@ -361,8 +402,9 @@ class Governor:
             self._pacing.cancel()
             self._pacing = None
 
-    async def _stand_still(self, seconds: float) -> None:
+    async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Nobody can be admitted before somebody rings, which may take about `seconds`."""
+        self._reason = reason
         if self._expire(0.0, lambda _: seconds):
             await asyncio.sleep(0)
         else:
@@ -378,8 +420,10 @@ class Governor:
             self._paced -= 1
             self.in_flight += 1
             waiter.set_result(answer)
-        elif (seconds := answer.seconds) is None:  # waiting would not help, and would block others
-            error = self._exhausted(weight, math.inf)
+            return
+        self._reason = answer.reason
+        if (seconds := answer.seconds) is None:  # waiting would not help, and would block others
+            error = self._exhausted(weight, math.inf, self.pool.usage)
             del queue[waiter]
             waiter.set_exception(error)
         elif self._raise_ban():
@@ -435,22 +479,40 @@ class Governor:
         if not self._deadlines:
             return False
         certain, refused = asyncio.get_running_loop().time() + seconds, 0
+        if self._deadlines[0].deadline > certain:
+            return False
+        usage = self.pool.usage
         while refused < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
             waiter = heapq.heappop(self._deadlines)
             refused += 1
             for queue in (self._single, self._bulk):
                 weight = queue.get(waiter)
                 if weight is not None:
-                    error = self._exhausted(weight, room_in(weight))
+                    error = self._exhausted(weight, room_in(weight), usage)
                     del queue[waiter]
                     waiter.set_exception(error)
         return refused > 0
 
-    def _exhausted(self, weight: int, seconds: float) -> BudgetExhaustedError:
-        if seconds == math.inf:
-            return BudgetExhaustedError(f"weight {weight} never fits into this budget", None)
-        retry_at = datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
-        return BudgetExhaustedError(f"no room for weight {weight} within max_wait", retry_at)
+    def _exhausted(self, weight: int, seconds: float, usage: Usage) -> BudgetExhaustedError:
+        """The refusal of a call that waits, or would wait, for what the queue waits for.
+
+        Args:
+            weight: Of the call.
+            seconds: After which there may be room; infinite for never.
+            usage: At this moment.
+        """
+        reason = self._reason if seconds < math.inf else Reason.TOO_HEAVY
+        text = WHY[reason].format(
+            weight=weight,
+            held=f"{usage.held_until or usage.resets_at:%T} UTC",
+            turn=f"{usage.resets_at:%T} UTC",
+            connections=self.max_in_flight,
+            pace=self._pace,
+        )
+        retry_at = None
+        if seconds < math.inf:
+            retry_at = datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
+        return BudgetExhaustedError(text, retry_at, reason)
 
     def _fail_all(self, error: Exception) -> None:
         """Nobody waits any more; a few are woken in each step of the loop."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Snapshot
+from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
 from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
@@ -604,3 +604,12 @@ def test_the_gauge_says_when_nothing_is_sent() -> None:
     pool = ProcessBudget().pool("")
     pool.hold(60.0)
     assert "nothing is sent before" in gauge(pool.usage)
+
+
+def test_the_gauge_says_how_many_calls_wait_and_what_for() -> None:
+    usage = ProcessBudget().pool("test").usage
+    assert "waiting" not in gauge(usage)
+    one = replace(usage, waiting_for={Reason.MINUTE_FULL: 1})
+    assert gauge(one).endswith(" used 0 of 2400, 1 call waiting: minute full")
+    many = replace(usage, waiting_for={Reason.PACE: 20})
+    assert gauge(many).endswith(", 20 calls waiting: pace")

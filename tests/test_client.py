@@ -9,11 +9,13 @@ import json
 import logging
 import math
 import os
+import pickle
 import ssl
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -37,6 +39,7 @@ from binance_oi import (
     OpenInterestClient,
     ProcessBudget,
     RateLimitedError,
+    Reason,
     ResponseError,
     RetryPolicy,
     ServerError,
@@ -311,7 +314,17 @@ async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client:
             refused = [result for result in results if isinstance(result, BudgetExhaustedError)]
             assert len(refused) == 51
             assert client.usage.remaining == 0
-            patient = await client.get_open_interest("BTCUSDT", max_wait=None)
+            assert {error.reason for error in refused} == {Reason.MINUTE_FULL}
+            assert "the minute is full until 12:" in str(refused[0])
+            assert client.usage.waiting_for == {}
+            call = asyncio.create_task(client.get_open_interest("BTCUSDT", max_wait=None))
+            await asyncio.sleep(1.0)
+            usage = client.usage
+            assert usage.waiting_for == {Reason.MINUTE_FULL: 1}
+            assert pickle.loads(pickle.dumps(usage)) == usage
+            assert hash(usage) == hash(replace(usage, waiting_for={}))
+            patient = await call
+            assert client.usage.waiting_for == {}
             assert patient.symbol == "BTCUSDT"
             assert now() > 55.0  # when the minute may be over
     assert all(error.retry_at is not None for error in refused)

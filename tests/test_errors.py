@@ -19,6 +19,7 @@ from binance_oi.errors import (
     ForbiddenError,
     InvalidSymbolError,
     RateLimitedError,
+    Reason,
     RecordingError,
     ResponseError,
     ServerError,
@@ -65,6 +66,7 @@ def examples() -> list[BinanceOIError]:
         WrongSymbolError("asked for BTCUSDT, answered for ETHUSDT"),
         BudgetExhaustedError("no room", UNTIL),
         BudgetExhaustedError("never fits", None),
+        BudgetExhaustedError("held back for other clients", UNTIL, Reason.OTHERS),
         ClientClosedError(),
         RecordingError("open-interest.db is in use"),
     ]

@@ -5,29 +5,34 @@ down in the test.
 """
 
 import asyncio
+import fcntl
 import gc
 import logging
 import math
+import re
 import tracemalloc
 import weakref
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from email.utils import formatdate
 from fractions import Fraction
+from pathlib import Path
 from typing import Self
 
 import pytest
 
-from binance_oi.budget import Pool, ProcessBudget
-from binance_oi.budget.usage import Receipt
+from binance_oi.budget import MachineBudget, Pool, ProcessBudget
+from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.usage import Receipt, Wait
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
     BudgetExhaustedError,
     ClientClosedError,
+    Reason,
 )
 from binance_oi.governor import (
     FEW,
@@ -758,6 +763,160 @@ async def test_one_of_two_thousand_waiters_costs_as_much_as_one_of_a_hundred(
     few = await calls_of_waiters(full, 100)
     many = await calls_of_waiters(full, 2_000)
     assert all(of_many <= 1.1 * of_few for of_many, of_few in zip(many, few, strict=True))
+
+
+# -- what calls wait for -----------------------------------------------------------------------
+
+
+async def in_cooldown() -> Governor:
+    governor = await known()
+    governor.pool.hold(30.0)
+    return governor
+
+
+async def during_a_probe() -> Governor:
+    await asyncio.sleep(10)
+    governor = Governor(make_pool())
+    await governor.admit()
+    return governor
+
+
+async def in_a_full_minute() -> Governor:
+    governor = await known()
+    await fill(governor, 99)
+    return governor
+
+
+async def with_a_used_share() -> Governor:
+    await asyncio.sleep(10)
+    governor = Governor(make_pool(share=0.1))
+    for weight in (1, 9):
+        await fill(governor, weight)
+    return governor
+
+
+async def beside_others() -> Governor:
+    await asyncio.sleep(10)
+    governor = Governor(make_pool())
+    async with governor.reserve() as permit:
+        permit.settle(200, answer(60))
+    return governor
+
+
+async def with_another_limit() -> Governor:
+    governor = await known()
+    governor.pool.set_limits(100, [Limit(10, 5, False)])
+    await fill(governor, 4)
+    return governor
+
+
+async def with_all_connections_busy() -> Governor:
+    governor = await known(max_in_flight=3)
+    for _ in range(3):
+        await governor.admit()
+    return governor
+
+
+async def at_a_low_pace() -> Governor:
+    return await known(pace=0.125)
+
+
+Situation = Callable[[], Awaitable[Governor]]
+SITUATIONS: dict[Reason, tuple[Situation, str]] = {
+    Reason.COOLDOWN: (
+        in_cooldown,
+        r"weight 1 was not admitted in time: "
+        r"after a refusal nothing is sent until 12:\d\d:\d\d UTC",
+    ),
+    Reason.PROBE_PENDING: (
+        during_a_probe,
+        "weight 1 was not admitted in time: a probe is under way, and its count decides",
+    ),
+    Reason.MINUTE_FULL: (
+        in_a_full_minute,
+        r"no room for weight 1 in time: the minute is full until 12:\d\d:00 UTC",
+    ),
+    Reason.SHARE: (
+        with_a_used_share,
+        r"no room for weight 1 in time: our share of the minute is used until 12:\d\d:00 UTC",
+    ),
+    Reason.OTHERS: (
+        beside_others,
+        "no room for weight 1 in time: held back for other clients on this address",
+    ),
+    Reason.OTHER_LIMIT: (
+        with_another_limit,
+        "no room for weight 1 in time: a limit of another span than a minute is used",
+    ),
+    Reason.CONNECTIONS: (
+        with_all_connections_busy,
+        "weight 1 was not admitted in time: all 3 connections are busy",
+    ),
+    Reason.PACE: (
+        at_a_low_pace,
+        r"weight 1 was not admitted in time: the pace of 0\.125 requests a second is used",
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", SITUATIONS)
+async def test_a_refusal_says_what_the_call_waited_for(reason: Reason) -> None:
+    situation, text = SITUATIONS[reason]
+    governor = await situation()
+    assert governor.waiting_for == {}
+    patient = asyncio.create_task(governor.admit())
+    await until_waiting(governor, 1)
+    assert governor.waiting_for == {reason: 1}
+    with pytest.raises(BudgetExhaustedError) as caught:
+        await governor.admit(max_wait=0)
+    assert caught.value.reason is reason
+    assert re.fullmatch(text, str(caught.value))
+    assert caught.value.retry_at is not None
+    assert caught.value.retry_at > datetime.now(UTC)
+    assert governor.waiting_for == {reason: 1}
+    patient.cancel()
+    await asyncio.wait([patient])
+    assert governor.waiting_for == {}
+    with pytest.raises(BudgetExhaustedError, match=text):  # alone in the queue, too
+        await governor.admit(max_wait=0)
+
+
+@pytest.mark.parametrize("reason", [r for r in Reason if r not in ("deadline", "too_heavy")])
+async def test_every_reason_of_the_pool_reaches_the_caller_in_words(reason: Reason) -> None:
+    governor = await known()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(governor.pool, "charge", lambda _: Wait(30.0, reason))
+        with pytest.raises(BudgetExhaustedError, match=r"weight 1 .*in time: ") as caught:
+            await governor.admit(max_wait=10.0)
+    assert caught.value.reason is reason
+
+
+async def test_a_weight_that_never_fits_has_a_reason_of_its_own(full: Governor) -> None:
+    waiting = [asyncio.create_task(full.admit())]
+    await until_waiting(full, 1)
+    full.pool.set_limits(100, [Limit(3600, 50, False)])
+    for call in (full.admit(51, max_wait=0), full.admit(101, max_wait=0)):
+        with pytest.raises(BudgetExhaustedError, match="never fits") as caught:
+            await call
+        assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
+    waiting[0].cancel()
+    with pytest.raises(BudgetExhaustedError) as caught:
+        await full.admit(101)
+    assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
+
+
+async def test_another_process_that_changes_the_budget_is_a_reason(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)
+    governor = Governor(budget.pool("test"))
+    await fill(governor, 1)
+    with (tmp_path / "budgets" / FILE_NAME).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(BudgetExhaustedError, match="another process is changing") as caught:
+            await governor.admit(max_wait=0)
+    assert caught.value.reason is Reason.STORE_BUSY
+    (await governor.admit()).release()
+    budget.close()
 
 
 # -- when something fails that nobody foresaw ---------------------------------------------------

@@ -19,6 +19,7 @@ from binance_oi import (
     OpenInterest,
     OpenInterestClient,
     ProcessBudget,
+    Reason,
     Snapshot,
     SymbolNotTradingError,
     TransportError,
@@ -266,8 +267,9 @@ async def test_a_deadline_that_is_over_sends_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"], deadline=0.0)
         assert exchange.used == 0
-        with pytest.raises(BudgetExhaustedError, match="the deadline is over"):
+        with pytest.raises(BudgetExhaustedError, match="the deadline is over") as caught:
             await client.snapshot(deadline=-1.0)
+    assert caught.value.reason is Reason.DEADLINE
     assert [type(error) for error in market.errors.values()] == [BudgetExhaustedError] * 2
 
 

@@ -1,33 +1,14 @@
-"""The values that a budget hands out. They decide nothing, and import nothing of ours."""
+"""The values that a budget hands out. They decide nothing, and import nothing but errors."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 
+from binance_oi.errors import Reason
 
-class Reason(StrEnum):
-    """Why a request waits, or is never sent."""
-
-    COOLDOWN = "cooldown"
-    """The exchange refused a request; nothing is sent until an instant."""
-    PROBE_PENDING = "probe_pending"
-    """A probe is under way, or due at the rollover, and its count decides."""
-    MINUTE_FULL = "minute_full"
-    """The budget of a minute in which the request may be counted is used."""
-    MINUTE_UNCERTAIN = "minute_uncertain"
-    """The minute before may not be over, and has no room for what others may have used of it."""
-    OTHERS = "others"
-    """The rest of the minute is kept for other clients on this IP address."""
-    SHARE = "share"
-    """Our share of the limit is used."""
-    STORE_BUSY = "store_busy"
-    """Another process is changing the shared budget."""
-    OTHER_LIMIT = "other_limit"
-    """A limit of another span than a minute is used: per 10 s, per day."""
-    TOO_HEAVY = "too_heavy"
-    """The weight does not fit into any minute."""
+__all__ = ["Reason", "Receipt", "Usage", "Wait"]
 
 
 class Wait(NamedTuple):
@@ -85,3 +66,7 @@ class Usage:
     """What we may use in a minute, minute after minute, by the exchange's limits for other spans
     of time (per 10 s, per day), less reserve; never negative, and infinite without such a
     limit."""
+    waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
+    """Calls of this client that wait to be sent, by what they wait for; empty when none waits.
+    They stand in one queue, so all of them wait for what the first one waits for. The usage of a
+    budget that no client was asked for has none."""

@@ -165,6 +165,12 @@ def summary(snapshot: Snapshot, usage: Usage) -> str:
     )
 
 
+def waiting(usage: Usage) -> str:
+    """How many calls wait, and what for; empty when none does."""
+    parts = (f", {_count(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
+    return "".join(parts).replace("_", " ")
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 

@@ -18,7 +18,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from binance_oi.cli.render import Sheet, csv_text, json_lines, table
+from binance_oi.cli.render import Sheet, csv_text, json_lines, table, waiting
 from binance_oi.client import OpenInterestClient
 
 PROGRAM = "binance-oi"
@@ -148,5 +148,5 @@ async def _tick(bar: Progress, task: TaskID, client: OpenInterestClient) -> None
         usage = client.usage
         left = (usage.resets_at - datetime.now(UTC)).total_seconds()
         budget = f"used {usage.used} of {usage.limit}, minute turns in {max(0.0, left):.0f} s"
-        bar.update(task, budget=budget, refresh=True)
+        bar.update(task, budget=budget + waiting(usage), refresh=True)
         await asyncio.sleep(TICK)

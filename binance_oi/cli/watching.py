@@ -28,7 +28,7 @@ from rich.text import Text
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.commands import OK, Source, app
 from binance_oi.cli.recording import Period, told
-from binance_oi.cli.render import align
+from binance_oi.cli.render import align, waiting
 from binance_oi.cli.terminal import complain, console, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
@@ -120,7 +120,7 @@ def gauge(usage: Usage) -> str:
     filled = round(min(1.0, usage.used / usage.limit) * GAUGE)
     held = f", nothing is sent before {usage.held_until:%T} UTC" if usage.held_until else ""
     bar = "█" * filled + "░" * (GAUGE - filled)
-    return f"{bar} used {usage.used} of {usage.limit}{held}"
+    return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
 def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
