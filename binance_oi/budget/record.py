@@ -87,10 +87,9 @@ def fitted(made: Record, most: int) -> bytes:
         return data
     slim = _decode(data)
     for shed in (_drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
-        shed(slim.state)
-        data = encode(slim)
-        if len(data) <= most:
-            break
+        if len(data) > most:
+            shed(slim.state)
+            data = encode(slim)
     return data
 
 
