@@ -12,7 +12,8 @@ from pathlib import Path
 
 from binance_oi.atomic import SIDES
 from binance_oi.errors import RecordingError
-from binance_oi.recorder.place import settle
+from binance_oi.recorder.log import settle
+from binance_oi.recorder.place import set_aside_foreign_log
 from binance_oi.recorder.recording import open_to_read
 from binance_oi.recorder.store import RecorderLock
 
@@ -73,6 +74,7 @@ def _copy_pages(source: Path, part: Path, on_pages: Pages | None) -> None:
 
 def _make_room(target: Path) -> None:
     """What was recorded into the file before must not be found beside the copy."""
+    set_aside_foreign_log(target)
     if target.is_file():
         with suppress(sqlite3.Error):  # no recording; or it is whole after this
             settle(target)
