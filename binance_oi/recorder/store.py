@@ -117,6 +117,27 @@ class RecorderLock:
         """What to remove; its directory may have been renamed, and another be in its place."""
         return self._path if self._leads_to(file) else name_of(file)
 
+    def protects(self, path: Path) -> bool:
+        """Whether the lock is where another recorder of `path` looks for it.
+
+        It is not after its directory was moved, or when somebody has removed it.
+        """
+        is_there = beside(path, "-lock") == self._path
+        return is_there and self._file is not None and self._leads_to(self._file)
+
+    def renew(self, path: Path) -> None:
+        """Take the lock where `path` leads now, unless it is there.
+
+        Raises:
+            RecordingError: Another recorder has it there; this one is kept as it is.
+            OSError: The same, because the lock file cannot be made.
+        """
+        if self.protects(path):
+            return
+        there = RecorderLock(path)
+        self.close()
+        self._path, self._file = there._path, there._file
+
     def close(self) -> None:
         """Let others record. May be repeated."""
         file, self._file = self._file, None
