@@ -1,4 +1,4 @@
-"""A recording that is moved, removed or replaced while it is recorded loses nothing acknowledged.
+"""A recording that is moved, removed or changed while it is recorded loses nothing acknowledged.
 
 Rule of this file: files are real, and judged by what a connection of our own finds in them; who
 reads meanwhile is another connection. What the file itself held when somebody removed it is theirs.
@@ -70,9 +70,66 @@ def replaced(path: Path) -> None:
     other.replace(path)
 
 
+def copied_and_truncated(path: Path) -> None:
+    """As `logrotate` does with `copytruncate`."""
+    shutil.copy(path, path.with_name("old.db"))
+    os.truncate(path, 0)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwritten(path: Path) -> None:
+    """As `cp other.db oi.db` does."""
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        opened.save(sweep(100), [], PERIOD)
+    shutil.copyfile(other, path)
+
+
+def overwritten_with_a_longer_one(path: Path) -> None:
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        for number in range(100, 400):
+            opened.save(sweep(number), [], PERIOD)
+    shutil.copyfile(other, path)
+
+
+def log_removed(path: Path) -> None:
+    path.with_name("oi.db-wal").unlink()
+
+
+def index_removed(path: Path) -> None:
+    path.with_name("oi.db-shm").unlink()
+
+
+def sides_removed(path: Path) -> None:
+    log_removed(path)
+    index_removed(path)
+
+
+def log_replaced(path: Path) -> None:
+    """With the log of another recording."""
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        opened.save(sweep(100), [], PERIOD)
+        shutil.copy(path.with_name("other.db-wal"), path.with_name("new"))
+    path.with_name("new").rename(path.with_name("oi.db-wal"))
+
+
 WAYS: list[Callable[[Path], None]] = [
     *(renamed, directory_renamed, all_moved, linked_and_removed),
     *(removed, copied_and_removed, replaced),
+]
+SIDE_WAYS: list[Callable[[Path], None]] = [log_removed, index_removed, sides_removed, log_replaced]
+IN_PLACE: list[Callable[[Path], None]] = [
+    *(copied_and_truncated, cut, cut_in_half, overwritten, overwritten_with_a_longer_one),
+    *SIDE_WAYS,
 ]
 
 
@@ -100,7 +157,7 @@ def record_on(path: Path, opened: Store) -> Store:
 
 
 @pytest.mark.parametrize("read", ["nobody", "idle", "past"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, *IN_PLACE])
 def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     path: Path, way: Callable[[Path], None], read: str
 ) -> None:
@@ -118,9 +175,10 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
         with pytest.raises(FileNotFoundError):
             opened.save(sweep(5), [], PERIOD)
         record_on(path, opened).close(wait=0.0)  # also while somebody has the old one open
-        if read == "past":
+        if read == "past" and way in WAYS:  # of a file that was destroyed, a reader sees the rest
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
-    found = set[int]().union(*(slots(file) for file in path.parent.parent.rglob("*.db")))
+    whole = [file for file in path.parent.parent.rglob("*.db") if file.stat().st_size]
+    found = set[int]().union(*(slots(file) for file in whole))
     assert {slot(number) for number in (*BEFORE, *AFTER)} <= found
     assert {slot(number) for number in AFTER} <= slots(path)
 
@@ -243,3 +301,78 @@ def test_the_log_of_a_killed_recorder_whose_file_was_moved_is_not_destroyed(
     assert "oi.db-wal is the log of a recording that was moved away" in caplog.text
     path.with_name("oi.db-wal.1").rename(path.with_name("old.db-wal"))
     assert (slots(old), slots(path)) == ({slot(0)}, {slot(1)})
+
+
+@pytest.mark.parametrize("way", IN_PLACE)
+def test_nothing_is_moved_into_a_file_that_somebody_changed_in_its_place(
+    path: Path, way: Callable[[Path], None]
+) -> None:
+    now = 0.0
+    opened = Store(path, clock=lambda: now)
+    for number in BEFORE:
+        opened.save(sweep(number), [], PERIOD)
+        opened.tidy()
+    opened.save(sweep(5), [], PERIOD)
+    way(path)
+    before = path.read_bytes()
+    now += store.CHECKPOINT_AFTER
+    opened.tidy()
+    kept = opened.close()
+    if way not in SIDE_WAYS:
+        left = [p for p in (path, path.with_name("oi.db.1")) if p.exists()]
+        assert [file.read_bytes() for file in left] == [before][: len(before)]
+        assert {k.snapshot.slot for k in kept if k.snapshot} >= {sweep(5).slot}
+    else:  # what has no name, SQLite has open all the same
+        assert kept == []
+        assert slots(path) == {slot(number) for number in (*BEFORE, 5)}
+
+
+@pytest.mark.parametrize("way", SIDE_WAYS)
+def test_a_stop_after_the_log_was_removed_leaves_a_file_that_is_whole_and_nothing_beside_it(
+    path: Path, way: Callable[[Path], None]
+) -> None:
+    opened = Store(path)
+    for number in BEFORE:
+        opened.save(sweep(number), [], PERIOD)
+    way(path)
+    assert opened.close() == []
+    left = {file.name for file in path.parent.iterdir()} - {"other.db"}
+    assert left == ({"oi.db", "oi.db-wal.1"} if way is log_replaced else {"oi.db"})
+    assert slots(path) == {slot(number) for number in BEFORE}
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_log_that_was_removed_and_cannot_be_moved_for_a_reader_is_handed_over(
+    path: Path, moved: bool
+) -> None:
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    uri = f"{path.as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+        opened.save(sweep(1), [], PERIOD)
+        log_removed(path)
+        if moved:
+            renamed(path)
+        kept = opened.close(wait=0.0)
+        with closing(Store(path)) as after:
+            assert [after.restore(each) for each in kept] == [0] * len(kept)
+    assert slots(path) >= ({slot(1)} if moved else {slot(0), slot(1)})
+
+
+def test_a_file_that_a_vacuum_has_made_shorter_is_recorded_into_as_before(path: Path) -> None:
+    opened = Store(path)
+    for number in range(300):
+        opened.save(sweep(number), [], PERIOD)
+    opened.tidy()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DELETE FROM settled")
+        other.execute("VACUUM")
+        before = path.stat().st_size
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    assert path.stat().st_size < before
+    assert opened.save(sweep(300), [], PERIOD) == 3
+    opened.close()
+    assert len(slots(path)) == 301

@@ -6,10 +6,11 @@ virtual, but where a thread stands still.
 
 import asyncio
 import logging
+import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -443,3 +444,95 @@ async def test_a_stop_waits_for_a_lock_of_another_program_that_ends_in_time(path
     slots, missed = running.check()
     assert (missed, running.recorder.status.lost) == ([], 0)
     assert len(slots) >= 4
+
+
+def truncate(path: Path) -> None:
+    shutil.copy(path, path.with_name("old.db"))
+    os.truncate(path, 0)
+
+
+def remove_log(path: Path) -> None:
+    path.with_name("oi.db-wal").unlink()
+
+
+def remove_all_beside(path: Path) -> None:
+    for ending in ("-wal", "-shm", "-lock"):
+        path.with_name(f"oi.db{ending}").unlink()
+
+
+def overwrite(path: Path) -> None:
+    other = path.with_name("other.db")
+    store.Store(other).close()
+    shutil.copyfile(other, path)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("way", [truncate, remove_log, remove_all_beside, overwrite])
+@pytest.mark.parametrize("goes_on", [0.0, 100.0], ids=["at the end", "in the middle"])
+async def test_what_somebody_does_to_the_files_of_a_recording_costs_no_sweep(
+    path: Path, way: Callable[[Path], None], goes_on: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Running(path) as running:
+        way(path)
+        await asyncio.sleep(goes_on)
+    slots, gaps, samples = tables(path)
+    assert gaps == []
+    assert len(slots) == running.recorder.status.sweeps
+    assert samples == 3 * len(slots)
+    status = running.recorder.status
+    assert (status.lost, status.missed, status.unwritten) == (0, 0, 0)
+    said = [r.message for r in caplog.records if "Errno" not in r.message]
+    assert len(said) == (1 if goes_on else 0)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("way", ["moved", "lock removed", "link"])
+async def test_a_second_recorder_at_the_old_place_keeps_the_first_one_out_until_it_ends(
+    path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = path.parent / "home"
+    home.mkdir()
+    link = path.parent / "link"
+    link.symlink_to(home)
+    path = (link if way == "link" else home) / "oi.db"
+    first, second = Running(path), Running(path)
+    async with first:
+        if way == "moved":
+            home.rename(path.parent.with_name("away"))
+            home.mkdir()
+        elif way == "link":
+            link.unlink()
+            path.parent.with_name("away").mkdir()
+            link.symlink_to(path.parent.with_name("away"))
+        else:
+            (home / "oi.db-lock").unlink()
+        async with second:
+            status = first.recorder.status
+            assert status.storage_error == f"{path} is being recorded by process {os.getpid()}"
+            assert status.unwritten >= 3
+            assert second.recorder.status.storage_error is None
+        await asyncio.sleep(30.0)
+    old = {"moved": path.parent.with_name("away"), "link": home}.get(way)
+    before = tables(old / "oi.db")[0] if old else []
+    slots, gaps, _ = tables(path)
+    assert {*first.acknowledged, *second.acknowledged} <= {*before, *slots}
+    assert not [gap for gap in gaps if gap[3] == "storage"]
+    assert (first.recorder.status.lost, first.recorder.status.unwritten) == (0, 0)
+    assert [p.name for p in path.parent.parent.rglob("*-lock")] == []
+
+
+@pytest.mark.virtual_time
+async def test_what_a_recorder_without_its_lock_keeps_too_long_is_counted_and_named(
+    path: Path,
+) -> None:
+    first = Running(path)
+    async with first:
+        path.with_name("oi.db-lock").unlink()
+        lock = store.RecorderLock(path)
+        await asyncio.sleep(KEPT_FOR + 100.0)
+        assert first.recorder.status.lost > 0
+        lock.close()
+        await asyncio.sleep(30.0)
+    slots, missed = first.check()
+    assert len(missed) == first.recorder.status.lost
+    assert len(slots) == first.recorder.status.sweeps

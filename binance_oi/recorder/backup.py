@@ -16,7 +16,8 @@ from pathlib import Path
 
 from binance_oi.atomic import SIDES, OvertakenError, whole
 from binance_oi.errors import RecordingError
-from binance_oi.recorder.place import settle
+from binance_oi.recorder.log import settle
+from binance_oi.recorder.place import set_aside_foreign_log
 from binance_oi.recorder.recording import open_to_read, reading
 from binance_oi.recorder.store import RecorderLock
 
@@ -168,6 +169,7 @@ def _is_database(path: Path) -> bool:
 def _make_room(target: Path) -> None:
     """What was recorded into the file before must not be found beside the copy."""
     if os.path.isfile(target):
+        set_aside_foreign_log(target)
         with suppress(sqlite3.Error):  # no recording; or it is whole after this
             settle(target)
     for ending in SIDES:

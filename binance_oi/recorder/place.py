@@ -7,15 +7,16 @@ one is made there, or write its pages into whatever has replaced it.
 
 import logging
 import os
-import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from binance_oi.atomic import SIDES
+from binance_oi.recorder.log import descriptor, is_as_long_as_it_says, is_foreign
 from binance_oi.recorder.readers import somebody_reads_the_past
 from binance_oi.recorder.recording import beside
 
 LOG, INDEX = "-wal", "-shm"  # of SQLite; connections share the index of the log
+INDEX_HEADER = 96  # bytes, of both copies
 
 logger = logging.getLogger("binance_oi")
 
@@ -34,17 +35,99 @@ class Place:
         self._path, self._real = path, Path(os.path.realpath(path))
         self._inode = path.stat()
         self._sides = {ending: _found(self._path_of(ending)) for ending in (LOG, INDEX)}
+        self.note_own_write()
 
     def _path_of(self, ending: str) -> Path:
         return self._real.with_name(self._real.name + ending)
 
-    def is_current(self) -> bool:
-        """Whether the name that was asked for still leads to the file.
+    def change(self) -> str | None:
+        """What others did to the file, so that it must be opened again; None when they did nothing.
 
         Raises:
-            OSError: Nobody can say; FileNotFoundError: there is no such name.
+            OSError: Nobody can say.
         """
-        return os.path.samestat(self._inode, self._path.stat())
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            found = None
+        if found is None or not os.path.samestat(self._inode, found):
+            return "was removed or replaced; recording goes on in a new file"
+        if self.is_overwritten():
+            return "was truncated or overwritten; recording goes on in a new file"
+        if not self.has_sides():
+            return "has lost its log; it is opened again"
+        return None
+
+    def note_own_write(self) -> None:
+        """Take what is in the file now for what the recorder has written."""
+        self._seen = _version(_found(self._real))
+
+    def is_overwritten(self) -> bool:
+        """Whether somebody truncated the file in its place, or copied another one over it.
+
+        The log must not be moved into it then: it holds a part of the file that was here before.
+        """
+        found = _found(self._real)
+        if found is None or not os.path.samestat(self._inode, found):
+            return False
+        now = _version(found)
+        if now == self._seen:
+            return False
+        log = self._path_of(LOG)
+        if self._is_cut(found) or (self._is_ours(LOG) and is_foreign(self._real, log)):
+            return True
+        self._seen = now
+        return False
+
+    def _is_cut(self, found: os.stat_result) -> bool:
+        # A VACUUM makes a file shorter, and whole.
+        return found.st_size < self._seen[0] and not is_as_long_as_it_says(self._real)
+
+    def set_aside_cut_file(self) -> None:
+        """Give the name of a file that was truncated to the next one.
+
+        Whoever reads the old one keeps SQLite from making another recording in it.
+        """
+        found = _found(self._real)
+        if found is None or not self._is_cut(found):
+            return
+        with suppress(OSError):
+            if found.st_size:
+                aside = _renamed(self._real)
+                logger.warning("%s was truncated. What is left is %s now", self._real, aside.name)
+            else:
+                self._real.unlink()
+
+    def has_sides(self) -> bool:
+        """Whether SQLite finds under their names the log and the index that it has open here."""
+        return all(self._sides[ending] is None or self._is_ours(ending) for ending in (LOG, INDEX))
+
+    def forget_index(self) -> None:
+        """Let whoever opens the file in this process read the log that is there by then.
+
+        Connections of one process share the index of a file as long as one of them is open. One
+        without a header is made anew from the log.
+        """
+        inode = self._sides[INDEX]
+        index = None if inode is None else descriptor(inode)
+        if index is not None:
+            with suppress(OSError):
+                os.pwrite(index, bytes(INDEX_HEADER), 0)
+
+    def drop_lost_log(self) -> None:
+        """Let nobody find what does not belong together, after the log or the index was removed.
+
+        A log that somebody else put there is set aside: SQLite would delete it on closing. The
+        index of a log that has no name goes: whoever opens the file would take it for that of a
+        new log.
+        """
+        if self._is_ours(LOG):
+            return
+        with suppress(OSError):
+            if _size(self._path_of(LOG)):
+                _set_aside(self._path_of(LOG))
+            if self._is_ours(INDEX):
+                self._path_of(INDEX).unlink()
 
     def is_moved(self) -> bool:
         """Whether the file has another name now, or none: SQLite then leaves its log alone."""
@@ -54,18 +137,18 @@ class Place:
         """Whether no name leads to the file, as far as anybody can say."""
         if not self.is_moved():
             return False
-        file = _descriptor(self._inode)
+        file = descriptor(self._inode)
         return file is None or os.fstat(file).st_nlink == 0
 
     def is_read_in_the_past(self) -> bool:
         """Whether somebody reads a moment before the last commit, as far as the system tells."""
         inode = self._sides[INDEX]
-        index = None if inode is None else _descriptor(inode)
+        index = None if inode is None else descriptor(inode)
         return index is not None and somebody_reads_the_past(index)
 
     def _now(self) -> Path | None:
         """The name of the file by now; None when it has none, or none that the system tells."""
-        file = _descriptor(self._inode)
+        file = descriptor(self._inode)
         return None if file is None else name_of(file)
 
     def take_log_along(self) -> Path | None:
@@ -91,11 +174,15 @@ class Place:
         except OSError as error:
             logger.debug("the log of %s cannot follow it: %s", home, error)
             return None
-        return home
+        return home if self._is_the_log(log) else None  # it may have been removed before
 
     def _rename(self, ending: str, there: Path) -> None:
         if self._is_ours(ending):
             self._path_of(ending).rename(there)
+
+    def _is_the_log(self, path: Path) -> bool:
+        inode = self._sides[LOG]
+        return inode is None or _is(path, inode)
 
     def _is_ours(self, ending: str) -> bool:
         inode = self._sides[ending]
@@ -109,16 +196,6 @@ class Place:
                     self._path_of(ending).unlink()
 
 
-def _descriptor(inode: os.stat_result) -> int | None:
-    """That of SQLite. One of our own, once closed, would end SQLite's locks on the file."""
-    with suppress(OSError):
-        for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # the one that lists them
-                if os.path.samestat(os.fstat(int(name)), inode):
-                    return int(name)
-    return None
-
-
 def name_of(file: int) -> Path | None:
     """The name of an open file by now; None when it has none, or none that the system tells."""
     with suppress(OSError):
@@ -126,12 +203,6 @@ def name_of(file: int) -> Path | None:
         if _is(name, os.fstat(file)):
             return name
     return None
-
-
-def settle(path: Path) -> None:
-    """Let SQLite empty and remove the log of a file that nobody writes, unless somebody reads."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def remove_all(path: Path) -> None:
@@ -142,23 +213,34 @@ def remove_all(path: Path) -> None:
 
 
 def set_aside_foreign_log(path: Path) -> None:
-    """Rename the log of a recording that was moved away while nobody recorded.
+    """Rename the log of a recording that was moved away or replaced while nobody recorded.
 
     SQLite would delete it when it makes a new file of that name, and with it the last sweeps of a
-    recorder that was killed.
+    recorder that was killed. Into another file of that name it would write pages of the old one.
 
     Raises:
         OSError: It cannot be renamed.
     """
     log = beside(path, LOG)
-    if _size(path) or not _size(log):
-        return
-    names = (log.with_name(f"{log.name}.{number}") for number in range(1, 1_000_000))
+    if is_foreign(path, log):
+        _set_aside(log)
+        # An index that somebody still has open describes that log, and not the next one.
+        beside(path, INDEX).unlink(missing_ok=True)
+
+
+def _renamed(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.{number}") for number in range(1, 1_000_000))
     aside = next(name for name in names if not name.exists())
-    log.rename(aside)
+    path.rename(aside)
+    return aside
+
+
+def _set_aside(log: Path) -> None:
+    aside = _renamed(log)
     logger.warning(
-        "%s is the log of a recording that was moved away. It is %s now. It holds the latest "
-        "sweeps of that recording: name it like the recording, with -wal, and put it beside it",
+        "%s is the log of a recording that was moved away or replaced. It is %s now. It holds the "
+        "latest sweeps of that recording: name it like the recording, with -wal, and put it beside "
+        "it",
         *(log, aside.name),
     )
 
@@ -166,6 +248,11 @@ def set_aside_foreign_log(path: Path) -> None:
 def _size(path: Path) -> int:
     found = _found(path)
     return 0 if found is None else found.st_size
+
+
+def _version(found: os.stat_result | None) -> tuple[int, int]:
+    """What changes when a file is written: size and time."""
+    return (0, 0) if found is None else (found.st_size, found.st_mtime_ns)
 
 
 def _found(path: Path) -> os.stat_result | None:

@@ -22,7 +22,14 @@ from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.pending import Pending, Unit
 from binance_oi.recorder.recording import check_source
-from binance_oi.recorder.store import CLOSE_WAIT, TIDY_EVERY, Kept, RecorderLock, Store
+from binance_oi.recorder.store import (
+    CLOSE_WAIT,
+    TIDY_EVERY,
+    ChangedError,
+    Kept,
+    RecorderLock,
+    Store,
+)
 from binance_oi.schedule import STEP, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
 
@@ -163,7 +170,7 @@ class Recorder:
         """
         if self._stopping:
             return
-        lock = _lock(self.path)
+        self._lock = lock = _lock(self.path)
         self._now = asyncio.get_running_loop().time
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread
@@ -359,6 +366,7 @@ class Recorder:
             store.save(None, gaps, self._period)
 
     def _opened(self) -> Store:
+        self._lock.renew(self.path)
         return Store(self.path, self._source, clock=self._now)
 
     def _save(self, unit: Unit) -> tuple[int, int]:
@@ -367,7 +375,7 @@ class Recorder:
         Returns:
             How many samples are new, and how many slots of the gaps have a sweep.
         """
-        replaced = False
+        change = ""
         if self._store is not None:
             try:
                 return self._save_to(self._store, unit)
@@ -375,14 +383,17 @@ class Recorder:
                 if _is_busy(error):
                     raise
                 logger.debug("%s is opened again: %s", self.path, error)
-                replaced = isinstance(error, FileNotFoundError)
+                change = str(error) if isinstance(error, ChangedError) else ""
                 self._close(wait=0.0)
         self._store = self._opened()
-        if replaced:
-            logger.warning("%s was removed or replaced; recording goes on in a new file", self.path)
+        if change:
+            logger.warning("%s", change)
         return self._save_to(self._store, unit)
 
     def _save_to(self, store: Store, unit: Unit) -> tuple[int, int]:
+        if not self._lock.protects(self.path):
+            change = store.change() or "has lost its lock; it is opened again"
+            raise ChangedError(f"{self.path} {change}")
         self._rehouse(store)
         swept = store.swept(unit.gaps, self._period)
         return store.save(unit.sweep, unit.gaps, self._period), swept

@@ -23,6 +23,7 @@ from binance_oi import arrow
 from binance_oi.atomic import SIDES, check_place
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
+from binance_oi.recorder.log import LogReader, is_foreign
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
@@ -30,6 +31,7 @@ VERSION = 3
 READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
+READING, WRITING, UNCHANGING = "mode=ro", "mode=rw", "mode=ro&immutable=1"  # of SQLite's URIs
 SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
@@ -282,8 +284,8 @@ def check_source(path: Path, source: str | None) -> None:
     """
     if not path.exists() or not path.stat().st_size:
         return
-    # One that may write removes on closing what SQLite has put beside the file.
-    with reading(path), closing(_checked(path, "mode=rw")) as connection:
+    reads_log = not is_foreign(path, beside(path, "-wal"))
+    with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
@@ -628,25 +630,62 @@ def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
 def _sort_recent(connection: sqlite3.Connection) -> None:
     """From now on `recent` is a copy in memory, by symbol."""
     connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA query_only = OFF")  # what is temporary counts as well
     connection.execute("BEGIN")  # or some of it could be moved to `settled` and be there twice
     connection.execute(_SORTED)
     connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
+    connection.execute("PRAGMA query_only = ON")
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write.
+    """A connection that changes nothing, and leaves no file that was not there.
+
+    A file that nobody records into and this user may not write is read as one that does not change:
+    a recorder of another user must not be started meanwhile.
 
     Raises:
-        RecordingError: There is no such file, it is not ours, or of another version.
+        RecordingError: There is no such file, it is not ours, or of another version, or what lies
+            beside it under the name of its log is the log of another recording.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
+    log = beside(path, "-wal")
+    if is_foreign(path, log):
+        raise RecordingError(
+            f"{log} is not the log of {path}, which was replaced; with its log it would be a "
+            "mixture of two recordings. Move the log away to read the file alone"
+        )
+    return _open(path)
+
+
+def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
+    if not reads_log:
+        return _checked(path, UNCHANGING)
+    mode = _mode(path)
     try:
-        return _checked(path, "mode=ro")
-    except RecordingError:
-        if any(os.path.exists(beside(path, ending)) for ending in ("-wal", "-journal")):
+        return _checked(path, mode)
+    except RecordingError as error:
+        if _size(beside(path, "-wal")) and not os.path.exists(beside(path, "-shm")):
+            raise RecordingError(f"{error}; copy it with its log to where you may write") from error
+        if _size(beside(path, "-wal")) or os.path.exists(beside(path, "-journal")):
             raise  # without them it is not what was written
-        return _checked(path, "mode=ro&immutable=1")  # in a directory that cannot be written
+        return _checked(path, UNCHANGING)  # in a directory that cannot be written
+
+
+def _mode(path: Path) -> str:
+    """How SQLite opens the file, so that it leaves nothing there."""
+    log, index = beside(path, "-wal"), beside(path, "-shm")
+    if _size(log) or (log.exists() and index.exists()):
+        return READING  # one that may write would move the log into the file on closing
+    # One that may write removes on closing what SQLite has put beside the file.
+    may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
+    return WRITING if may_write else UNCHANGING
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _checked(path: Path, mode: str) -> sqlite3.Connection:
@@ -654,9 +693,16 @@ def _checked(path: Path, mode: str) -> sqlite3.Connection:
     # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
     with reading(path):
         connection = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=BUSY, check_same_thread=False
+            uri,
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY,
+            check_same_thread=False,
+            factory=LogReader,
         )
+    connection.watch(*(beside(path, ending) for ending in ("", "-wal", "-shm")))
     try:
+        connection.execute("PRAGMA query_only = ON")
         if not check_version(connection, path):
             raise RecordingError(f"{path} is empty")
     except BaseException:

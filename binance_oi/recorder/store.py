@@ -22,7 +22,8 @@ except ImportError:  # not POSIX: SQLite keeps the file whole, and a second reco
 
 from binance_oi.errors import RecordingError
 from binance_oi.polling import reason
-from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log, settle
+from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
+from binance_oi.recorder.place import LOG, Place, name_of, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import (
     APPLICATION_ID,
     EVER,
@@ -65,6 +66,10 @@ _LAST = (
     "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
     " AND (reason != 'clock' OR last < ?1)",
 )
+
+
+class ChangedError(FileNotFoundError):
+    """Somebody moved, removed or changed the file or what lies beside it: open it again."""
 
 
 class RecorderLock:
@@ -111,6 +116,27 @@ class RecorderLock:
     def _name(self, file: int) -> Path | None:
         """What to remove; its directory may have been renamed, and another be in its place."""
         return self._path if self._leads_to(file) else name_of(file)
+
+    def protects(self, path: Path) -> bool:
+        """Whether the lock is where another recorder of `path` looks for it.
+
+        It is not after its directory was moved, or when somebody has removed it.
+        """
+        is_there = beside(path, "-lock") == self._path
+        return is_there and self._file is not None and self._leads_to(self._file)
+
+    def renew(self, path: Path) -> None:
+        """Take the lock where `path` leads now, unless it is there.
+
+        Raises:
+            RecordingError: Another recorder has it there; this one is kept as it is.
+            OSError: The same, because the lock file cannot be made.
+        """
+        if self.protects(path):
+            return
+        there = RecorderLock(path)
+        self.close()
+        self._path, self._file = there._path, there._file
 
     def close(self) -> None:
         """Let others record. May be repeated."""
@@ -205,12 +231,15 @@ class Store:
         self._clock = clock
         set_aside_foreign_log(path)
         new = not path.exists()
-        uri = f"{path.absolute().as_uri()}?mode=rwc"
-        self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
+        self._log = beside(path, LOG)
+        self._log_generation: Generation | None = None
+        self._is_begun = False  # the log, with the token of the file
+        self._connection = self._connect("mode=rwc")
         try:
             self._prepare(source)
             self._tidied = -SETTLE  # a recorder that was killed may have left a long log
             self._place = Place(path)
+            self._idle = self._joined()
         except BaseException:
             self._connection.close()
             if new:  # a full disk has room for an empty file, which nobody takes for a recording
@@ -220,6 +249,24 @@ class Store:
         self._kept: list[Kept] = []
         self._in_file = 0  # of them: what an earlier checkpoint has moved
         self._closed = False
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
+
+    def _joined(self) -> sqlite3.Connection:
+        """Another connection to the file, which keeps SQLite from moving the log on closing.
+
+        As long as it is open, the one that writes is not the last one. It cannot write, so SQLite
+        moves nothing when this one is closed at last.
+        """
+        connection = self._connect("mode=ro")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _prepare(self, source: str | None) -> None:
         run = self._connection.execute
@@ -235,7 +282,9 @@ class Store:
         run("PRAGMA temp_store = MEMORY")  # or the move would be written a third time
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
-        if version != VERSION or (known is None and source is not None):
+        (token,) = run("PRAGMA schema_version").fetchone()
+        is_older = version != VERSION or token < FIRST_TOKEN
+        if is_older or (known is None and source is not None):
             with self._transaction():
                 for statement in _changes(version):
                     run(statement)
@@ -243,14 +292,28 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        run = self._connection.execute
+        begins = not self._is_begun
+        if begins:
+            self._begin_log()
+        run("BEGIN IMMEDIATE")
         try:
             yield
-            self._connection.execute("COMMIT")
+            if begins:
+                run(f"PRAGMA schema_version = {new_token()}")
+            run("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+                run("ROLLBACK")
             raise
+        # Another program may have moved the log: then it begins with this transaction.
+        before, self._log_generation = self._log_generation, generation(self._log)
+        self._is_begun = begins or before == self._log_generation
+
+    def _begin_log(self) -> None:
+        """Write the first page as it is: the log then begins with the token of the file."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        self._connection.execute(f"PRAGMA user_version = {version}")
 
     def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
         """Move what the log holds into the file, and close it. May be repeated.
@@ -272,15 +335,26 @@ class Store:
             return self._leave(wait)
         finally:
             self._connection.close()
+            self._idle.close()
 
     def _leave(self, wait: float) -> list[Kept]:
+        if self._place.is_overwritten():
+            self._connection.close()  # without a move: it is not the last one
+            self._idle.close()
+            self._place.remove_log()
+            self._place.set_aside_cut_file()
+            self._place.forget_index()
+            return self.forget()
+        self._idle.close()
+        has_log = self._place.has_sides()
         with suppress(sqlite3.Error):
             until = time.monotonic() + wait
             while self._place.is_read_in_the_past() and time.monotonic() < until:
                 time.sleep(PAUSE)
-            self._checkpoint("TRUNCATE")
+            # Who came after the index was removed does not know that the log would be cut.
+            self._checkpoint("TRUNCATE" if has_log else "PASSIVE")
         if not self._place.is_moved():
-            return []
+            return [] if has_log else self._leave_log()
         home = self._place.take_log_along()
         if home is None:
             removed = self._place.is_removed()
@@ -291,6 +365,24 @@ class Store:
         with suppress(sqlite3.Error):
             settle(home)
         return []
+
+    def change(self) -> str | None:
+        """Why the file must be opened again before anything is written; None when it need not.
+
+        Raises:
+            OSError: Nobody can say.
+        """
+        return self._place.change()
+
+    def _leave_log(self) -> list[Kept]:
+        """Close a file that is in its place, and has lost its log."""
+        is_whole = self._behind_since is None
+        self._place.drop_lost_log()
+        if is_whole:
+            return []
+        self._connection.close()
+        self._place.forget_index()
+        return self.forget()
 
     def forget(self) -> list[Kept]:
         """Acknowledged writes that only the log may hold; they are no longer remembered here."""
@@ -327,7 +419,7 @@ class Store:
 
         Raises:
             sqlite3.Error: Nothing was written.
-            FileNotFoundError: The file was removed or replaced; nothing was written.
+            ChangedError: As in `save`; nothing was written.
         """
         self.save(kept.snapshot, kept.gaps, kept.period)
         return int(kept.lost and not self.swept(kept.gaps[-1:], kept.period))
@@ -353,10 +445,11 @@ class Store:
 
         Raises:
             sqlite3.Error: Nothing was written.
-            FileNotFoundError: The file was removed or replaced; nothing was written.
+            ChangedError: The file was removed, replaced, truncated or overwritten, or has lost its
+                log; nothing was written.
         """
-        if not self._place.is_current():
-            raise FileNotFoundError(f"{self.path} was replaced")
+        if change := self.change():
+            raise ChangedError(f"{self.path} {change}")
         with self._transaction():
             for gap in gaps:
                 self._write_missed(gap, period)
@@ -458,10 +551,13 @@ class Store:
 
     def _checkpoint(self, mode: str) -> None:
         """Move the log into the file, unless somebody reads the past: then it stays whole."""
-        if self._place.is_read_in_the_past():
+        if self._place.is_read_in_the_past() or self._place.is_overwritten():
             return
         run = self._connection.execute
         _, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        self._place.note_own_write()
+        if logged == moved != -1:
+            self._is_begun = False
         # -1: somebody else does it. And what goes into a file without a name goes nowhere.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since = None

@@ -1,0 +1,205 @@
+"""Which file a log belongs to, and how to read one without leaving a trace.
+
+SQLite finds a log by its name alone. When another file has got the name of a recording, SQLite
+applies the log of the one to the other: rows of two recordings in one file, or a damaged one.
+
+The rule of this file: a log holds the token of the file that it continues. The token is the schema
+version, four bytes in the first page, which SQLite itself only counts up by one. After each move of
+the log into the file, a recorder writes the first page once more as it is, so that the log begins
+with the token of the file. Its next transaction gives the file a new one, a random number. `kill
+-9` at any moment leaves a file with a token that its log holds: the one before the move, or the one
+after. Another recording has another token, and so has an older or a newer state of the same one. A
+copy has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone. A log
+without any token is of an older program: it says nothing, and is believed.
+
+This costs two pages for each move, one or two a minute. What it reads, it reads through SQLite or
+from the log: a descriptor of our own on the file itself, once closed, would end SQLite's locks.
+
+Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
+https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+"""
+
+import os
+import secrets
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: an index that a reader has made stays
+    fcntl = None  # type: ignore[assignment]
+
+FIRST_TOKEN = 1 << 16  # below: how often SQLite has seen the schema change
+END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite takes the number as signed, and may count it up
+NOT_A_DATABASE = -1  # in the place of a token
+LOOKS = 20  # at a file and its log, until both stay the same meanwhile
+USED = 128  # the byte of the index that every connection has locked while it is open
+
+_HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
+_FRAME = struct.Struct(">I4x8s8x 40xI")  # page number, salts; of the page, the schema version
+_FRAME_HEADER = 24
+
+Generation = tuple[int, bytes]
+"""What tells a log from the one before it in the same file: page size and salts."""
+
+
+def new_token() -> int:
+    """A token that no other file has."""
+    return FIRST_TOKEN + secrets.randbelow(END_OF_TOKENS - FIRST_TOKEN)
+
+
+def is_foreign(path: Path, log: Path) -> bool:
+    """Whether `log` belongs to another file than the one that is at `path` now.
+
+    Args:
+        path: Of the database, which may be written meanwhile.
+        log: The file that SQLite takes for its log.
+    """
+    for _ in range(LOOKS):
+        seen = generation(log)
+        if seen is None:
+            return False
+        token = token_of(path)
+        if _belongs(token, log):
+            return False
+        if (generation(log), token_of(path)) == (seen, token):
+            return True
+    return False  # somebody writes both, so they belong together
+
+
+def generation(log: Path) -> Generation | None:
+    """Which log is in the file; None when there is none, or an empty one."""
+    try:
+        with open(log, "rb", buffering=0) as file:
+            return _read_header(file)
+    except OSError:
+        return None
+
+
+def _read_header(file: BinaryIO) -> Generation | None:
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    size, salts = _HEADER.unpack(header)
+    return size, salts
+
+
+def token_of(path: Path) -> int | None:
+    """The token of the file alone, without its log; None when it cannot be read."""
+    if not _size(path):
+        return NOT_A_DATABASE
+    try:
+        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+            # A move that was killed leaves a file that is shorter than it says.
+            connection.execute("PRAGMA writable_schema = ON")
+            return int(connection.execute("PRAGMA schema_version").fetchone()[0])
+    except sqlite3.Error as error:
+        return NOT_A_DATABASE if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB else None
+
+
+def is_as_long_as_it_says(path: Path) -> bool:
+    """Whether the file, without its log, has all its pages."""
+    if not _size(path):
+        return False
+    try:
+        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (size,) = connection.execute("PRAGMA page_size").fetchone()
+    except sqlite3.DatabaseError:
+        return False
+    return int(pages) * int(size) <= _size(path)
+
+
+def _belongs(token: int | None, log: Path) -> bool:
+    if token is None:
+        return True  # nobody can say
+    others = set[int]()
+    for held in _tokens(log):
+        if held == token:
+            return True
+        others.add(held)
+    is_said = bool(others) and max(token, *others) >= FIRST_TOKEN
+    return token != NOT_A_DATABASE and not is_said
+
+
+def _tokens(log: Path) -> Iterator[int]:
+    """What the first page has in each of its states in the log."""
+    with suppress(OSError), open(log, "rb") as file:
+        size, salts = _read_header(file) or (0, b"")
+        while len(start := file.read(_FRAME.size)) == _FRAME.size:
+            page, its_salts, token = _FRAME.unpack(start)
+            if its_salts != salts:  # of the log that was here before
+                break
+            if page == 1:
+                yield token
+            file.seek(size + _FRAME_HEADER - _FRAME.size, os.SEEK_CUR)
+
+
+def descriptor(inode: os.stat_result) -> int | None:
+    """That of SQLite. One of our own, once closed, would end SQLite's locks on the file."""
+    with suppress(OSError):
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):  # the one that lists them
+                if os.path.samestat(os.fstat(int(name)), inode):
+                    return int(name)
+    return None
+
+
+class LogReader(sqlite3.Connection):
+    """A connection that leaves no file beside the one it reads that was not there."""
+
+    _files: tuple[Path, Path, Path] | None = None
+    _had_index = True
+
+    def watch(self, path: Path, log: Path, index: Path) -> None:
+        """Say what it reads, before it reads anything."""
+        self._files, self._had_index = (path, log, index), index.exists()
+
+    def close(self) -> None:
+        """Close it. May be repeated."""
+        super().close()
+        files, self._files = self._files, None
+        if files is None:
+            return
+        path, log, index = files
+        if not index.exists():
+            return
+        with suppress(OSError, sqlite3.Error):
+            if not _size(log):
+                if os.access(path, os.W_OK):  # or SQLite would make what it cannot remove
+                    settle(path)
+            elif not self._had_index:
+                _remove_unused(index)
+
+
+def settle(path: Path) -> None:
+    """Let SQLite empty and remove the log of a file that nobody writes, unless somebody reads."""
+    with closing(_connect(path, "mode=rw")) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
+def _remove_unused(index: Path) -> None:
+    """Remove the index that a reader has made for a log, unless somebody else uses it by now."""
+    if fcntl is None or descriptor(index.stat()) is not None:
+        return
+    file = os.open(index, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, USED)
+        index.unlink()
+    finally:
+        os.close(file)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None)
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
