@@ -10,8 +10,11 @@ reads the answers, and the bytes of the request go straight to the connection.
 
 import asyncio
 import re
+import socket
 import ssl
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +40,7 @@ ENVELOPE = 64 * 1024
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
 HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
 # Another aiohttp may want more of whoever uses its connections than we do.
@@ -84,6 +88,8 @@ class Guard(asyncio.BufferedProtocol):
         self.unused = False  # opened for a request that was too late, and kept for the next
         self._buffer = memoryview(bytearray(PIECE))
         self._tail = b""
+        self._transport: asyncio.Transport | None = None  # to which the request was written
+        self._socket: socket.socket  # of that
         self._body: aiohttp.StreamReader | None = None
 
     @property
@@ -96,9 +102,11 @@ class Guard(asyncio.BufferedProtocol):
         """Whether the connection is closed."""
         return self._handler.transport is None
 
-    def begin(self, max_body: int) -> None:
-        """A request is sent: a body of so many bytes may come."""
+    def begin(self, max_body: int, transport: asyncio.Transport) -> None:
+        """A request is written to `transport`: a body of so many bytes may come."""
         self.left, self.refusal, self.unused = max_body + ENVELOPE, 0, False
+        # The socket now: a TLS transport that was closed twice has forgotten it.
+        self._transport, self._socket = transport, transport.get_extra_info("socket")
         self._kept.sent(self.line, self._abandon)
 
     def _abandon(self) -> None:
@@ -108,7 +116,19 @@ class Guard(asyncio.BufferedProtocol):
         """
         if self._handler.transport is not None:
             self._handler.set_exception(SilentConnectionError())
-            self._handler.transport.abort()
+            self.reset()
+
+    def reset(self) -> None:
+        """End the connection, and let nothing more of what was written to it be sent.
+
+        A request is booked for a time. What of it is not acknowledged the system sends again and
+        again, for minutes after the connection was closed, unless the close is a reset.
+        """
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            with suppress(AttributeError, OSError, TypeError):  # closed, or a loop without options
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            transport.abort()
 
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Tell whoever reads `body` when its chunks are broken.
@@ -177,6 +197,7 @@ class Guard(asyncio.BufferedProtocol):
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         self._kept.lost(self.line)
         self._handler.connection_lost(exc)
 
@@ -318,7 +339,8 @@ class Connector(aiohttp.TCPConnector):
             guard.unused = guard.unused or not attempt.reused
             connection.release()
             raise LateError
-        guard.begin(attempt.max_body)
+        assert connection.transport is not None
+        guard.begin(attempt.max_body, connection.transport)
         attempt.guard = guard
         attempt.sent = True
         return connection
@@ -450,7 +472,7 @@ class _Gate:
         self.open()
         if not self._attempt.may_send():
             raise LateError
-        self._guard.begin(self._attempt.max_body)
+        self._guard.begin(self._attempt.max_body, self._transport)
         self._attempt.sent = True
         self._transport.write(data)
 

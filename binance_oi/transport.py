@@ -193,6 +193,7 @@ class Transport:
             guard = attempt.guard
             if guard is not None and guard.line.silent:
                 self._kept.ended(guard.line)
+                guard.reset()
             if guard is not None and not self._owned:
                 guard.leave()
 

@@ -4,6 +4,8 @@ Rule of this file: the other side is a raw socket, so that no library mends what
 """
 
 import asyncio
+import socket
+from typing import cast
 from unittest.mock import Mock
 
 import aiohttp
@@ -13,10 +15,11 @@ from aiohttp.client_proto import ResponseHandler
 from binance_oi import connections
 from binance_oi.connections import Attempt, Guard
 from binance_oi.errors import TransportError
+from binance_oi.governor import Permit
 from binance_oi.kept_connections import KeptConnections
-from binance_oi.transport import ready_url
+from binance_oi.transport import Answer, Transport, ready_url
 from raw_exchange import CLOSE, RawExchange, answer, open_interest
-from sender import PATH, Sender
+from sender import PATH, Record, Sender
 
 pytestmark = pytest.mark.virtual_time
 
@@ -244,3 +247,59 @@ async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_reque
 
 def test_an_attempt_without_a_permit_may_be_sent_at_any_time() -> None:
     assert Attempt().may_send()
+
+
+# -- what the system may still send --------------------------------------------------------------
+
+LONG = "A" * 300_000  # far more than a peer that does not read takes
+
+
+async def all_received(peer: socket.socket) -> tuple[int, bool]:
+    """How many bytes came, and whether the connection was reset after them."""
+    loop, count = asyncio.get_running_loop(), 0
+    try:
+        while piece := await loop.sock_recv(peer, 65_536):
+            count += len(piece)
+    except ConnectionResetError:
+        return count, True
+    return count, False
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our session", "a session of the caller"])
+@pytest.mark.parametrize("ending", ["timeout", "cancelled", "silent", "closed"])
+async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
+    ending: str, ours: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with aiohttp.ClientSession() as session:
+            transport = Transport(session=None if ours else session)
+
+            def get(symbol: str, timeout: float) -> asyncio.Task[Answer]:
+                permit = cast(Permit, Record())
+                target = ready_url(url, PATH, symbol)
+                return asyncio.create_task(transport.get(target, permit, 1000, timeout))
+
+            first = get("BTCUSDT" if ending == "silent" else LONG, 60.0)
+            peer, _ = await loop.sock_accept(listener)
+            with peer:
+                if ending == "silent":
+                    await loop.sock_recv(peer, 65_536)
+                    await loop.sock_sendall(peer, answer(200, "{}"))
+                    assert (await first).status == 200
+                    first = get(LONG, 60.0)
+                await asyncio.sleep(1.0)
+                if ending == "cancelled":
+                    first.cancel()
+                elif ending == "closed":
+                    await transport.aclose()
+                await asyncio.wait([first])
+                count, was_reset = await all_received(peer)
+            await transport.aclose()
+    assert was_reset
+    assert count < len(LONG)
