@@ -364,15 +364,15 @@ def test_an_idle_recording_costs_nothing_and_a_busy_one_a_few_pages_a_minute(
     assert path.read_bytes() == before
 
 
-def test_a_backup_over_a_file_that_was_moved_away_sets_its_log_aside(path: Path) -> None:
+def test_a_backup_over_a_file_that_was_replaced_sets_the_old_log_aside(path: Path) -> None:
     copy = path.with_name("copy.db")
     killed(copy, 0, "tidy", 1)
     held = path.with_name("copy.db-wal").read_bytes()
-    copy.rename(path.with_name("moved.db"))
     with closing(Store(path)) as opened:
         opened.save(sweep(7), [], PERIOD)
+    shutil.copy(path, copy)
     with Recording(path) as recording:
-        recording.backup(copy)
+        recording.backup(copy, replace=True)
     assert numbers(copy) == [7]
     assert path.with_name("copy.db-wal.1").read_bytes() == held
 
