@@ -364,26 +364,8 @@ class Bucket:
             return True
         if clock.contradictions < CONTRADICTIONS and not was_guess:
             return False
-        self._start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
+        self.known.start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
         return True
-
-    def _start_again(self, after: ServerClock, now: float) -> None:
-        """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
-
-        Nobody knows which minute of the new clock holds what is live by the old one, so each
-        minute that may be on holds all of it.
-        """
-        known, ledger, others = self.known, self.known.ledger, self.known.others
-        live = [minute.used for k, minute in ledger.minutes.items() if k >= ledger.newest]
-        left = others.expected_until - known.clock.latest(now)
-        known.carry_holds(after, now)
-        others.expected_until = after.latest(now) + left if left >= 0 else -1
-        others.curves.clear()  # of minutes that do not come again
-        known.clock.start_again(after.lo, after.hi)
-        known.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
-        ledger.keep(ledger.newest, after.latest(now))
-        for minute in ledger.minutes.values():
-            minute.booked = max(minute.booked, max(live, default=0))
 
     # -- limits ------------------------------------------------------------------------------
 
