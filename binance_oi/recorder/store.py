@@ -101,30 +101,24 @@ class RecorderLock:
             file = _open_lock(self._path)
             try:
                 _lock(file, path)
-                if self._leads_to(file):
+                if _leads_to(self._path, file):
                     return file
             except BaseException:
                 os.close(file)
                 raise
             os.close(file)  # the owner before us has just removed it
 
-    def _leads_to(self, file: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file), self._path.lstat())
-        except FileNotFoundError:
-            return False
-
     def _name(self, file: int) -> Path | None:
         """What to remove; its directory may have been renamed, and another be in its place."""
-        return self._path if self._leads_to(file) else name_of(file)
+        return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:
         """Whether the lock is where another recorder of `path` looks for it.
 
-        It is not after its directory was moved, or when somebody has removed it.
+        It is not after its directory was moved, or when somebody has removed it. What counts is the
+        file and not its name: a link to the directory, or a mount of it, leads to the same lock.
         """
-        is_there = beside(path, "-lock") == self._path
-        return is_there and self._file is not None and self._leads_to(self._file)
+        return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
     def renew(self, path: Path) -> None:
         """Take the lock where `path` leads now, unless it is there.
@@ -134,6 +128,7 @@ class RecorderLock:
             OSError: The same, because the lock file cannot be made.
         """
         if self.protects(path):
+            self._path = beside(path, "-lock")  # its directory may have another name now
             return
         there = RecorderLock(path)
         self.close()
@@ -148,6 +143,13 @@ class RecorderLock:
             if name := self._name(file):
                 name.unlink()
         os.close(file)
+
+
+def _leads_to(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _open_lock(path: Path) -> int:
