@@ -37,7 +37,7 @@ from binance_oi.recorder.recording import (
     read_source,
     unix_ms,
 )
-from binance_oi.recorder.slots import cover, swept, uncover, unknown
+from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
 from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -529,6 +529,7 @@ class Store:
         if gap.reason != "clock":
             uncover(self._connection, gap.first, gap.last, "clock")
         whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
+        refine(self._connection, whole, period)
         for part in unknown(self._connection, whole, period):
             cover(self._connection, EVERY_SYMBOL, part, period)
             written = True
