@@ -188,6 +188,17 @@ def test_every_missed_slot_of_a_shorter_period_is_in_a_gap_also_after_a_sweep_be
         assert {3, 9} <= {slot for slot, why in missed(gaps_of(path)) if why == "stopped"}
 
 
+def test_an_old_gap_over_a_sweep_gets_no_shorter_period(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with closing(Store(path)) as store:
+        store.save(sweep(2), [], PERIOD)
+        with closing(sqlite3.connect(path)) as other, other:
+            row = (ORIGIN, ORIGIN + 6 * PERIOD, 3 * PERIOD)
+            other.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'x', '')", row)
+        store.save(None, [Gap(ORIGIN, ORIGIN + 6 * PERIOD, "outage")], PERIOD)
+    assert gaps_of(path) == [(0, 6, 3, "x")]
+
+
 @pytest.mark.parametrize("period", [0, -60_000])
 def test_a_gap_with_a_period_that_cannot_be_does_not_stop_a_recorder(
     tmp_path: Path, period: int
