@@ -12,13 +12,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from binance_oi import RecordingError
-from binance_oi.recorder import Recording, log, store
+from binance_oi.recorder import Recording, log, place, store
 from binance_oi.recorder.log import FIRST_TOKEN, generation, is_foreign, token_of
 from binance_oi.recorder.recording import check_source
 from binance_oi.recorder.store import Store
@@ -321,6 +321,109 @@ def test_a_move_that_was_killed_in_any_of_its_pages_leaves_a_file_that_its_log_b
             assert not is_foreign(path, path.with_name("oi.db-wal"))
         for file in path.parent.iterdir():
             file.unlink()
+
+
+def moves_the_log(path: Path, mode: str) -> None:
+    """Another program moves the log into the file, as far as it gets."""
+    with closing(sqlite3.connect(path, timeout=0.0)) as connection, suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+
+def holds_the_token(path: Path) -> bool:
+    its_log = path.with_name("oi.db-wal")
+    return generation(its_log) is None or token_of(path) in set(log._tokens(its_log))
+
+
+@pytest.mark.parametrize("index", ["seen", "not seen"])
+@pytest.mark.parametrize("mode", ["PASSIVE", "RESTART", "TRUNCATE"])
+def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_its_file(
+    path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the sweeps allocate no page, so nothing else writes the first one."""
+    if index == "not seen":
+        monkeypatch.setattr(place, "descriptor", lambda _: None)
+    with closing(Store(path)) as opened:
+        for number in range(40):
+            opened.save(sweep(number), [], PERIOD)
+            if number % 3:
+                moves_the_log(path, mode)
+            else:
+                assert generation(path.with_name("oi.db-wal")) is not None
+            assert holds_the_token(path), number
+    assert numbers(path) == list(range(40))
+
+
+@pytest.mark.parametrize("mode", ["PASSIVE", "RESTART", "TRUNCATE"])
+@pytest.mark.parametrize("until", [1, 1000], ids=["once", "from then on"])
+def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_its_file(
+    path: Path, mode: str, until: int
+) -> None:
+    """What lies there at a statement is what `kill -9` leaves."""
+    wrong, seen, at, begin = list[tuple[int, str]](), 0, 0, 0
+
+    def another_program(statement: str) -> None:
+        nonlocal seen
+        if begin <= seen - at < begin + until:
+            moves_the_log(path, mode)
+        seen += 1
+        if not holds_the_token(path):
+            wrong.append((begin, statement))
+
+    with closing(Store(path)) as opened:
+        opened._connection.set_trace_callback(another_program)
+        number, longest = 0, 0
+        while begin <= longest:
+            for _ in range(3):
+                at = seen
+                opened.save(sweep(number), [], PERIOD)
+                number += 1
+                longest = max(longest, seen - at)
+                assert holds_the_token(path)
+            begin += 1
+        opened._connection.set_trace_callback(None)
+    assert wrong == []
+    assert begin > 10
+    assert numbers(path) == list(range(number))
+
+
+@pytest.mark.parametrize("sweeps", range(1, 13))
+def test_a_file_that_is_overwritten_after_another_program_moved_its_log_stays_as_it_is(
+    path: Path, sweeps: int
+) -> None:
+    other = another_recording(path)
+    opened = Store(path)
+    for number in range(sweeps):
+        opened.save(sweep(number), [], PERIOD)
+    moves_the_log(path, "PASSIVE")
+    opened.save(sweep(sweeps), [], PERIOD)
+    left = path.with_name("left.db")
+    shutil.copy(f"{path}-wal", f"{left}-wal")
+    shutil.copy(other, left)
+    with pytest.raises(RecordingError, match=r"left\.db-wal is not the log of .*left\.db"):
+        Recording(left)  # after `kill -9`
+    shutil.copyfile(other, path)
+    with pytest.raises(FileNotFoundError, match="was truncated or overwritten"):
+        opened.save(sweep(sweeps + 1), [], PERIOD)
+    kept = {each.snapshot.slot for each in opened.close() if each.snapshot}
+    assert sweep(sweeps).slot in kept
+    assert numbers(path) == list(range(100, 120))
+
+
+@pytest.mark.parametrize("sweeps", range(1, 13))
+def test_a_copy_from_between_two_moves_of_another_program_does_not_take_a_later_log(
+    path: Path, sweeps: int
+) -> None:
+    old = path.with_name("old.db")
+    with closing(Store(path)) as opened:
+        for number in range(sweeps):
+            opened.save(sweep(number), [], PERIOD)
+        moves_the_log(path, "PASSIVE")
+        shutil.copy(path, old)
+        for number in (sweeps, sweeps + 1):
+            opened.save(sweep(number), [], PERIOD)
+            moves_the_log(path, "PASSIVE")
+        opened.save(sweep(sweeps + 2), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
 
 
 def test_a_log_without_a_token_belongs_to_its_file_as_before(path: Path) -> None:

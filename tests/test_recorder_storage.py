@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import Snapshot
+from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.pending import KEPT_FOR
 from binance_oi.recorder.recording import unix_ms
@@ -519,6 +519,48 @@ async def test_a_second_recorder_at_the_old_place_keeps_the_first_one_out_until_
     assert not [gap for gap in gaps if gap[3] == "storage"]
     assert (first.recorder.status.lost, first.recorder.status.unwritten) == (0, 0)
     assert [p.name for p in path.parent.parent.rglob("*-lock")] == []
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_goes_on_behind_a_link_where_its_directory_was(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, away = path.parent / "home", path.parent / "away"
+    home.mkdir()
+    running = Running(home / "oi.db")
+    async with running:
+        home.rename(away)
+        home.symlink_to(away)
+        await asyncio.sleep(100.0)
+        assert running.recorder.status.storage_error is None
+        with pytest.raises(RecordingError, match="is being recorded by process"):
+            store.RecorderLock(away / "oi.db")
+    assert running.check()[1] == []
+    assert caplog.records == []
+    assert [file.name for file in away.iterdir()] == ["oi.db"]
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_whose_link_is_redirected_to_a_copy_goes_on_in_the_copy(
+    path: Path,
+) -> None:
+    home, away, copy = (path.parent / name for name in ("home", "away", "copy"))
+    home.mkdir()
+    running = Running(home / "oi.db")
+    async with running:
+        home.rename(away)
+        home.symlink_to(away)
+        await asyncio.sleep(60.0)
+        shutil.copytree(away, copy)
+        home.unlink()
+        home.symlink_to(copy)
+        await asyncio.sleep(100.0)
+        assert running.recorder.status.storage_error is None
+    slots = tables(copy / "oi.db")[0]
+    assert {*tables(away / "oi.db")[0], *slots} == set(running.acknowledged)
+    assert running.acknowledged[-1] in slots
+    assert running.recorder.status.unwritten == 0
+    assert not [*away.glob("*-lock"), *copy.glob("*-lock")]
 
 
 @pytest.mark.virtual_time

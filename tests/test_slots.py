@@ -89,6 +89,8 @@ def steps() -> st.SearchStrategy[Step]:
 @example([(0, 9, 1, "banned"), (2, 3, 1, "outage")], [(5, 5, "sweep")])  # nested
 @example([(0, 3, 1, "banned"), (2, 5, 1, "outage")], [(1, 1, "sweep")])  # equal starts when cut
 @example([(0, 4, 2, "outage"), (6, 6, 2, "outage")], [(5, 5, "sweep"), (7, 9, "outage")])
+@example([(0, 9, 3, "outage")], [(3, 7, "banned"), (4, 4, "sweep")])
+@example([(0, 9, 3, "outage"), (3, 9, 2, "outage")], [(4, 4, "sweep"), (2, 8, "banned")])
 def test_every_slot_has_its_sweep_or_stays_in_a_gap_whatever_gaps_there_were(
     gaps: list[Row], taken: list[Step]
 ) -> None:
@@ -161,6 +163,40 @@ def test_a_gap_does_not_grow_over_a_sweep_of_another_period(tmp_path: Path) -> N
         later = Gap(ORIGIN + 4 * PERIOD, ORIGIN + 6 * PERIOD, "outage")
         store.save(None, [later], 2 * PERIOD)
     assert gaps_of(path) == [(0, 2, 2, "outage"), (4, 6, 2, "outage")]
+
+
+@pytest.mark.parametrize("first", range(13))
+@pytest.mark.parametrize("last", range(13))
+def test_every_missed_slot_of_a_shorter_period_is_in_a_gap_also_after_a_sweep_between(
+    tmp_path: Path, first: int, last: int
+) -> None:
+    """The gap that was there has every third of these slots."""
+    path = tmp_path / "oi.db"
+    span = set(range(first, last + 1))
+    with closing(Store(path)) as store, Recording(path) as recording:
+        old = Gap(ORIGIN + 3 * PERIOD, ORIGIN + 9 * PERIOD, "stopped")
+        store.save(None, [old], 3 * PERIOD)
+        later = Gap(ORIGIN + first * PERIOD, ORIGIN + last * PERIOD, "outage")
+        store.save(None, [later], PERIOD) if span else None
+        expected = span | {3, 6, 9}
+        for number in (4, 6, 8):
+            assert slots(missed(gaps_of(path))) == expected
+            assert recording.missed() == len(expected)
+            store.save(sweep(number), [], PERIOD)
+            expected -= {number}
+        assert slots(missed(gaps_of(path))) == expected
+        assert {3, 9} <= {slot for slot, why in missed(gaps_of(path)) if why == "stopped"}
+
+
+def test_an_old_gap_over_a_sweep_gets_no_shorter_period(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with closing(Store(path)) as store:
+        store.save(sweep(2), [], PERIOD)
+        with closing(sqlite3.connect(path)) as other, other:
+            row = (ORIGIN, ORIGIN + 6 * PERIOD, 3 * PERIOD)
+            other.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'x', '')", row)
+        store.save(None, [Gap(ORIGIN, ORIGIN + 6 * PERIOD, "outage")], PERIOD)
+    assert gaps_of(path) == [(0, 6, 3, "x")]
 
 
 @pytest.mark.parametrize("period", [0, -60_000])

@@ -1,9 +1,11 @@
 """A sweep is written whole or not at all, and the lock stands while its owner does."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
@@ -344,6 +346,87 @@ def test_a_lock_in_a_directory_that_was_replaced_leaves_the_other_recorders_lock
     with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
         RecorderLock(home / "oi.db")
     second.close()
+
+
+def link_to_the_directory(home: Path, away: Path) -> None:
+    home.rename(away)
+    home.symlink_to(away)
+
+
+def chain_of_links(home: Path, away: Path) -> None:
+    home.rename(away)
+    home.with_name("between").symlink_to(away)
+    home.symlink_to(home.with_name("between"))
+
+
+def hard_links(home: Path, away: Path) -> None:
+    """As a directory that is mounted at a second place: the same files under both names."""
+    home.rename(away)
+    home.mkdir()
+    for file in away.iterdir():
+        home.joinpath(file.name).hardlink_to(file)
+
+
+def there_and_back(home: Path, away: Path) -> None:
+    home.rename(away)
+    home.symlink_to(away)
+    home.unlink()
+    away.rename(home)
+
+
+@pytest.mark.parametrize("way", [link_to_the_directory, chain_of_links, hard_links, there_and_back])
+def test_a_lock_that_is_found_by_another_name_is_the_same_lock(
+    path: Path, way: Callable[[Path, Path], None]
+) -> None:
+    home, away = path.parent / "home", path.parent / "away"
+    home.mkdir()
+    path = home / "oi.db"
+    lock = RecorderLock(path)
+    way(home, away)
+    for _ in range(2):
+        assert lock.protects(path)
+        with pytest.raises(RecordingError, match=r"by process \d+$|leads to another"):
+            RecorderLock(path)
+        lock.renew(path)
+    lock.close()
+    assert not path.with_name("oi.db-lock").exists() or way is hard_links
+    if way is not hard_links:
+        RecorderLock(path).close()
+
+
+@pytest.mark.parametrize("knows_names", [True, False])
+def test_a_lock_whose_directory_was_moved_behind_a_link_is_removed_at_its_new_place(
+    path: Path, knows_names: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not knows_names:
+        monkeypatch.setattr(store, "name_of", lambda _: None)
+    home, away = path.parent / "home", path.parent / "away"
+    home.mkdir()
+    lock = RecorderLock(home / "oi.db")
+    link_to_the_directory(home, away)
+    lock.renew(home / "oi.db")
+    home.unlink()
+    home.mkdir()
+    assert not lock.protects(home / "oi.db")
+    lock.close()
+    assert list(away.iterdir()) == []
+
+
+def test_a_link_that_is_redirected_to_a_copy_leads_to_another_lock(path: Path) -> None:
+    home, away, copy = (path.parent / name for name in ("home", "away", "copy"))
+    home.mkdir()
+    lock = RecorderLock(home / "oi.db")
+    link_to_the_directory(home, away)
+    lock.renew(home / "oi.db")
+    shutil.copytree(away, copy)
+    home.unlink()
+    home.symlink_to(copy)
+    assert not lock.protects(home / "oi.db")
+    lock.renew(home / "oi.db")
+    assert lock.protects(copy / "oi.db")
+    assert list(away.iterdir()) == []
+    lock.close()
+    assert list(copy.iterdir()) == []
 
 
 def test_an_sqlite_without_strict_tables_is_refused(

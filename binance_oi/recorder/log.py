@@ -6,14 +6,19 @@ applies the log of the one to the other: rows of two recordings in one file, or 
 The rule of this file: a log holds the token of the file that it continues. The token is the schema
 version, four bytes in the first page, which SQLite itself only counts up by one. After each move of
 the log into the file, a recorder writes the first page once more as it is, so that the log begins
-with the token of the file. Its next transaction gives the file a new one, a random number. `kill
+with the token of the file. Its next transaction gives the file a new one, a random number. Another
+program may move the log at any moment. So a recorder looks when its transaction begins, as SQLite
+does: what the index says then decides whether the log begins anew. In case that it cannot see the
+index, each transaction has the first page. `kill
 -9` at any moment leaves a file with a token that its log holds: the one before the move, or the one
 after. Another recording has another token, and so has an older or a newer state of the same one. A
 copy has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone. A log
 without any token is of an older program: it says nothing, and is believed.
 
-This costs two pages for each move, one or two a minute. What it reads, it reads through SQLite or
-from the log: a descriptor of our own on the file itself, once closed, would end SQLite's locks.
+This costs two pages of 1 KiB for each move, one or two a minute, and one for each sweep that makes
+the file no longer; a sweep of the market has that page anyway. What it reads, it reads through
+SQLite or from the log: a descriptor of our own on the file itself, once closed, would end SQLite's
+locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
@@ -42,6 +47,9 @@ USED = 128  # the byte of the index that every connection has locked while it is
 _HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
 _FRAME = struct.Struct(">I4x8s8x 40xI")  # page number, salts; of the page, the schema version
 _FRAME_HEADER = 24
+_MOVED = struct.Struct(
+    "=16xI76xI"
+)  # of the index: the last page in the log, and the last one moved
 
 Generation = tuple[int, bytes]
 """What tells a log from the one before it in the same file: page size and salts."""
@@ -78,6 +86,20 @@ def generation(log: Path) -> Generation | None:
             return _read_header(file)
     except OSError:
         return None
+
+
+def begins_anew(index: int) -> bool:
+    """Whether the log is in the file as a whole: the next transaction may write it from its start.
+
+    Within a transaction that writes, the answer is of this one: nobody else may begin a log then.
+
+    Args:
+        index: Descriptor of the index of the log (``-shm``).
+    """
+    with suppress(OSError, struct.error):
+        last, moved = _MOVED.unpack(os.pread(index, _MOVED.size, 0))
+        return bool(last == moved)
+    return False
 
 
 def _read_header(file: BinaryIO) -> Generation | None:

@@ -11,7 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from binance_oi.atomic import SIDES
-from binance_oi.recorder.log import descriptor, is_as_long_as_it_says, is_foreign
+from binance_oi.recorder.log import (
+    begins_anew,
+    descriptor,
+    is_as_long_as_it_says,
+    is_foreign,
+)
 from binance_oi.recorder.readers import somebody_reads_the_past
 from binance_oi.recorder.recording import beside
 
@@ -108,8 +113,7 @@ class Place:
         Connections of one process share the index of a file as long as one of them is open. One
         without a header is made anew from the log.
         """
-        inode = self._sides[INDEX]
-        index = None if inode is None else descriptor(inode)
+        index = self._index()
         if index is not None:
             with suppress(OSError):
                 os.pwrite(index, bytes(INDEX_HEADER), 0)
@@ -142,9 +146,17 @@ class Place:
 
     def is_read_in_the_past(self) -> bool:
         """Whether somebody reads a moment before the last commit, as far as the system tells."""
-        inode = self._sides[INDEX]
-        index = None if inode is None else descriptor(inode)
+        index = self._index()
         return index is not None and somebody_reads_the_past(index)
+
+    def log_begins_anew(self) -> bool:
+        """Whether the log may begin with what is written next, as far as the index can be seen."""
+        index = self._index()
+        return index is not None and begins_anew(index)
+
+    def _index(self) -> int | None:
+        inode = self._sides[INDEX]
+        return None if inode is None else descriptor(inode)
 
     def _now(self) -> Path | None:
         """The name of the file by now; None when it has none, or none that the system tells."""

@@ -8,6 +8,9 @@ written. Slots come a second time when somebody sets the clock back. What a slot
     a gap `clock`   a later gap takes its slots out of it: now they were due, and it says why
     nothing         what comes is written
 
+Between two slots of a gap there may be more slots of a shorter period. When such slots are missed,
+the gap gets the shorter period there: it names each of them, and a sweep takes out its own alone.
+
 What we write keeps gaps disjoint. A file of version 2 may hold gaps that overlap, contain each
 other or have several periods. Its rows stay as they are, so nothing here relies on disjoint gaps.
 
@@ -45,6 +48,13 @@ _COVERING = """
 SELECT first, last, period, reason, detail FROM gaps
 WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last >= first
 """
+# Gaps whose period is a multiple of ?3, and whose slots are among ?1, ?1 + ?3, ...
+_COARSER = """
+SELECT first, last, period, reason, detail FROM gaps
+WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last > first
+    AND period > ?3 AND period % ?3 = 0 AND (first - ?1) % ?3 = 0
+"""
+_ANY_SWEEP = "SELECT EXISTS (SELECT 1 FROM sweeps WHERE slot BETWEEN ? AND ?)"
 _DELETE = "DELETE FROM gaps WHERE symbol = '' AND first = ?"
 _BEGINS = "SELECT 1 FROM gaps WHERE symbol = ? AND first = ? AND last >= first"
 _INSERT = "INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?, ?, ?)"
@@ -60,6 +70,25 @@ def unknown(connection: sqlite3.Connection, gap: Gap, period: int) -> Iterator[G
     """The parts of `gap` of whose slots nothing is known."""
     for first, last in connection.execute(_HOLES, (gap.first, gap.last, period)).fetchall():
         yield gap._replace(first=first, last=last)
+
+
+def refine(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
+    """Let gaps of a longer period have, within `gap`, each slot of the shorter `period`.
+
+    They keep their reasons. A gap over a sweep, which only a file of version 2 has, stays as it is.
+    """
+    found = connection.execute(_COARSER, (gap.first, gap.last, period)).fetchall()
+    for begin, end, longer, why, detail in found:
+        old = Gap(begin, end, why, detail)
+        first, last = max(begin, gap.first), min(end, gap.last)
+        last -= (last - first) % period
+        (any_sweep,) = connection.execute(_ANY_SWEEP, (first, last)).fetchone()
+        if any_sweep:
+            continue
+        connection.execute(_DELETE, (begin,))
+        for part in _without(old, first, last, longer):
+            _insert(connection, "", part, longer)
+        _insert(connection, "", old._replace(first=first, last=last), period)
 
 
 def swept(connection: sqlite3.Connection, gap: Gap, period: int) -> int:

@@ -37,7 +37,7 @@ from binance_oi.recorder.recording import (
     read_source,
     unix_ms,
 )
-from binance_oi.recorder.slots import cover, swept, uncover, unknown
+from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
 from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -53,6 +53,7 @@ CHECKPOINT_AFTER = 40.0
 TIDY_EVERY = 10.0
 CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment
 PAUSE = 0.05  # s between two looks at them
+BEGINNINGS = 3  # of a log that another program moves again and again, before a sweep
 KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
 
 # An observation is there once, wherever it is.
@@ -100,30 +101,24 @@ class RecorderLock:
             file = _open_lock(self._path)
             try:
                 _lock(file, path)
-                if self._leads_to(file):
+                if _leads_to(self._path, file):
                     return file
             except BaseException:
                 os.close(file)
                 raise
             os.close(file)  # the owner before us has just removed it
 
-    def _leads_to(self, file: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file), self._path.lstat())
-        except FileNotFoundError:
-            return False
-
     def _name(self, file: int) -> Path | None:
         """What to remove; its directory may have been renamed, and another be in its place."""
-        return self._path if self._leads_to(file) else name_of(file)
+        return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:
         """Whether the lock is where another recorder of `path` looks for it.
 
-        It is not after its directory was moved, or when somebody has removed it.
+        It is not after its directory was moved, or when somebody has removed it. What counts is the
+        file and not its name: a link to the directory, or a mount of it, leads to the same lock.
         """
-        is_there = beside(path, "-lock") == self._path
-        return is_there and self._file is not None and self._leads_to(self._file)
+        return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
     def renew(self, path: Path) -> None:
         """Take the lock where `path` leads now, unless it is there.
@@ -133,6 +128,7 @@ class RecorderLock:
             OSError: The same, because the lock file cannot be made.
         """
         if self.protects(path):
+            self._path = beside(path, "-lock")  # its directory may have another name now
             return
         there = RecorderLock(path)
         self.close()
@@ -147,6 +143,13 @@ class RecorderLock:
             if name := self._name(file):
                 name.unlink()
         os.close(file)
+
+
+def _leads_to(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _open_lock(path: Path) -> int:
@@ -232,13 +235,11 @@ class Store:
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
-        self._log_generation: Generation | None = None
-        self._is_begun = False  # the log, with the token of the file
+        self._log_generation: Generation | None = None  # that has given the file a new token
         self._connection = self._connect("mode=rwc")
         try:
             self._prepare(source)
             self._tidied = -SETTLE  # a recorder that was killed may have left a long log
-            self._place = Place(path)
             self._idle = self._joined()
         except BaseException:
             self._connection.close()
@@ -283,6 +284,7 @@ class Store:
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         (token,) = run("PRAGMA schema_version").fetchone()
+        self._place = Place(self.path)  # with its log and index, which are open now
         is_older = version != VERSION or token < FIRST_TOKEN
         if is_older or (known is None and source is not None):
             with self._transaction():
@@ -293,25 +295,46 @@ class Store:
     @contextmanager
     def _transaction(self) -> Generator[None]:
         run = self._connection.execute
-        begins = not self._is_begun
-        if begins:
-            self._begin_log()
-        run("BEGIN IMMEDIATE")
         try:
+            begun = self._begin()
             yield
-            if begins:
+            if begun is not None:
                 run(f"PRAGMA schema_version = {new_token()}")
             run("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 run("ROLLBACK")
             raise
-        # Another program may have moved the log: then it begins with this transaction.
-        before, self._log_generation = self._log_generation, generation(self._log)
-        self._is_begun = begins or before == self._log_generation
+        if begun is not None:
+            self._log_generation = begun
 
-    def _begin_log(self) -> None:
-        """Write the first page as it is: the log then begins with the token of the file."""
+    def _begin(self) -> Generation | None:
+        """Begin a transaction, in a log that holds the token of the file.
+
+        When the log begins anew, a transaction of its own puts the token there. Another program may
+        move that one before ours begins. After a few tries, ours begins the log, and the file keeps
+        its token until the next transaction.
+
+        Returns:
+            The log whose transaction gives the file a new token; None when this one does not.
+        """
+        begun: Generation | None = None
+        for _ in range(BEGINNINGS):
+            self._connection.execute("BEGIN IMMEDIATE")
+            log = None if self._place.log_begins_anew() else generation(self._log)
+            if log is not None and log == begun:
+                return begun
+            self._write_first_page()
+            if log is not None and log == self._log_generation:
+                return None
+            self._connection.execute("COMMIT")
+            begun = generation(self._log)
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._write_first_page()
+        return None
+
+    def _write_first_page(self) -> None:
+        """Write the first page as it is: a log that begins with it has the token of the file."""
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         self._connection.execute(f"PRAGMA user_version = {version}")
 
@@ -506,6 +529,7 @@ class Store:
         if gap.reason != "clock":
             uncover(self._connection, gap.first, gap.last, "clock")
         whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
+        refine(self._connection, whole, period)
         for part in unknown(self._connection, whole, period):
             cover(self._connection, EVERY_SYMBOL, part, period)
             written = True
@@ -557,7 +581,7 @@ class Store:
         _, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._place.note_own_write()
         if logged == moved != -1:
-            self._is_begun = False
+            self._log_generation = None
         # -1: somebody else does it. And what goes into a file without a name goes nowhere.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since = None
