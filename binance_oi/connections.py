@@ -102,12 +102,13 @@ class Guard(asyncio.BufferedProtocol):
         """Whether the connection is closed."""
         return self._handler.transport is None
 
-    def begin(self, max_body: int, transport: asyncio.Transport) -> None:
-        """A request is written to `transport`: a body of so many bytes may come."""
-        self.left, self.refusal, self.unused = max_body + ENVELOPE, 0, False
+    def begin(self, attempt: "Attempt", transport: asyncio.Transport) -> None:
+        """The request of `attempt` is written to `transport`, and its body may come."""
+        self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
         # The socket now: a TLS transport that was closed twice has forgotten it.
         self._transport, self._socket = transport, transport.get_extra_info("socket")
         self._kept.sent(self.line, self._abandon)
+        attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
 
     def _abandon(self) -> None:
         """End a connection that is silent; its late answer reaches nobody.
@@ -222,6 +223,7 @@ class Attempt:
     reused: bool = False  # the connection had served before
     max_body: int = 0  # bytes
     guard: Guard | None = None  # of the connection
+    request: int = 0  # which of all requests it is, see `Line.request`
 
     @property
     def refusal(self) -> int:
@@ -235,8 +237,13 @@ class Attempt:
 
     @property
     def silent(self) -> bool:
-        """Whether a request was sent, and no byte has come since."""
-        return self.guard is not None and self.guard.line.silent
+        """Whether the request was sent, and no byte has come since.
+
+        The end of its body frees the connection before its call goes on: by then another call may
+        have sent a request on the same line, and the silence is that request's.
+        """
+        line = None if self.guard is None else self.guard.line
+        return line is not None and line.request == self.request and line.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
@@ -340,9 +347,7 @@ class Connector(aiohttp.TCPConnector):
             connection.release()
             raise LateError
         assert connection.transport is not None
-        guard.begin(attempt.max_body, connection.transport)
-        attempt.guard = guard
-        attempt.sent = True
+        guard.begin(attempt, connection.transport)
         return connection
 
     def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
@@ -412,9 +417,13 @@ class Borrowed:
         self._watch(request, attempt)
         while True:
             try:
-                return await handler(request)
+                response = await handler(request)
             except _StaleConnectionError:
                 continue  # aiohttp has closed it
+            assert attempt.guard is not None
+            # The next request on the connection may be the owner's, before this call goes on.
+            response.content.on_eof(attempt.guard.leave)
+            return response
 
     def _watch(self, request: aiohttp.ClientRequest, attempt: Attempt) -> None:
         send = request.send
@@ -472,8 +481,7 @@ class _Gate:
         self.open()
         if not self._attempt.may_send():
             raise LateError
-        self._guard.begin(self._attempt.max_body, self._transport)
-        self._attempt.sent = True
+        self._guard.begin(self._attempt, self._transport)
         self._transport.write(data)
 
 

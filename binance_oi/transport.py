@@ -191,7 +191,7 @@ class Transport:
             if not attempt.sent:
                 permit.refund()
             guard = attempt.guard
-            if guard is not None and guard.line.silent:
+            if guard is not None and attempt.silent:
                 self._kept.ended(guard.line)
                 guard.reset()
             if guard is not None and not self._owned:

@@ -42,10 +42,11 @@ class RawExchange(RecordingServer[bytes]):
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
-    def write(self, data: bytes) -> None:
-        """Unasked, on every open connection."""
-        for writer in self._serving.values():
-            writer.write(data)
+    def write(self, data: bytes, *, to: int | None = None) -> None:
+        """Unasked, on every open connection; or on that of this number, counted from 1."""
+        for number, writer in self._serving.items():
+            if to in (None, number):
+                writer.write(data)
 
     async def _talk(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

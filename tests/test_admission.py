@@ -274,6 +274,24 @@ def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
     assert charged.known == state
 
 
+@settings(max_examples=1000, deadline=None)
+@given(
+    state=states(),
+    now=st.floats(5.0, 60.0),
+    weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
+    reserve=st.sampled_from([0, 0.01, RESERVE, 0.3]),
+)
+def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
+    state: Known, now: float, weight: int, reserve: float
+) -> None:
+    asked = Bucket(state, reserve=reserve).question(now, weight)
+    if isinstance(decide(asked, state), Probe):
+        for k in range(asked.first, asked.last + 1):
+            minute = state.ledger.minute(k)
+            counted = max(minute.booked + minute.others, minute.reported)
+            assert counted + weight <= LIMIT
+
+
 def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
     others = Others(refused_count=60)
     made = Bucket(known(Minute(50, 0, reported=50, newcomer_reserve=5), others=others), reserve=0)

@@ -291,6 +291,26 @@ def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
     assert isinstance(take(made, 60.6), Receipt)
 
 
+@pytest.mark.parametrize(("reserve", "theirs"), [(0, 1), (0, 2), (0.001, 2), (1, 2), (2, 2)])
+def test_a_probe_beside_the_few_of_others_stays_within_the_limit(
+    reserve: float, theirs: int
+) -> None:
+    made = bucket(1000, reserve=reserve)
+    count, now = theirs, 1.0
+    fill(made, now, 1, used=(count := count + 1))
+    while now < 59.5:
+        answer = made.charge(now, 1)
+        if isinstance(answer, Wait):
+            assert answer.seconds is not None
+            now += min(answer.seconds, 0.1)
+            continue
+        count += 1
+        made.settle(answer, now, count, NOON + int(now))
+        now += 0.01
+        assert count <= 1000
+    assert count >= 1000 - 2 - made.usage(now).reserve
+
+
 def test_close_to_the_end_the_moment_of_the_last_look_changes_from_minute_to_minute() -> None:
     made = bucket(100, reserve=1, off=1.0)
     leads = list[float]()

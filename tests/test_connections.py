@@ -5,6 +5,8 @@ Rule of this file: the other side is a raw socket, so that no library mends what
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import cast
 from unittest.mock import Mock
 
@@ -303,3 +305,95 @@ async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
             await transport.aclose()
     assert was_reset
     assert count < len(LONG)
+
+
+# -- a connection that serves the next call before this one has ended ----------------------------
+
+
+async def call(transport: Transport, url: str) -> Answer:
+    """One call, with a body of 1000 bytes at the most."""
+    permit = cast(Permit, Record())
+    return await transport.get(ready_url(url, PATH, "BTCUSDT"), permit, 1000, 60.0)
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our session", "a session of the caller"])
+async def test_a_call_that_ends_leaves_the_request_alone_that_took_its_connection(
+    ours: bool,
+) -> None:
+    def script(number: int) -> bytes:
+        return {1: b"", 2: answer(200, "{ ", length=4)}.get(number, answer(200, "{}"))
+
+    async with RawExchange(script) as exchange, aiohttp.ClientSession() as session:
+        transport = Transport(session=None if ours else session)
+
+        async def two_in_turn() -> list[Answer]:
+            return [await call(transport, exchange.url) for _ in range(2)]
+
+        turns = asyncio.create_task(two_in_turn())
+        await asyncio.sleep(1.0)
+        slow = asyncio.create_task(call(transport, exchange.url))
+        await asyncio.sleep(1.0)
+        # Both answers end in one step of the loop. The end of its body frees the connection of
+        # `slow`, and the second call of `turns` takes it before `slow` goes on.
+        exchange.write(answer(200, "{}"), to=1)
+        exchange.write(b" }", to=2)
+        assert await slow == Answer(200, b"{  }", True)
+        assert await turns == [Answer(200, b"{}", True)] * 2
+        await transport.aclose()
+    assert (len(exchange.requests), exchange.connections) == (3, 2)
+
+
+@asynccontextmanager
+async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
+    """A session whose trace holds up the first call that ends.
+
+    The events: it does, and it may go on.
+    """
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold_up(*_: object) -> None:
+        if not held.is_set():
+            held.set()
+            await go_on.wait()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(hold_up)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+        yield session, held, go_on
+
+
+async def test_a_call_that_the_callers_trace_holds_up_leaves_the_next_request_alone() -> None:
+    def script(number: int) -> bytes:
+        return answer(200, "{}") if number == 1 else b""
+
+    async with RawExchange(script) as exchange, held_up() as (session, held, go_on):
+        transport = Transport(session=session)
+        first = asyncio.create_task(call(transport, exchange.url))
+        await held.wait()
+        second = asyncio.create_task(call(transport, exchange.url))
+        await asyncio.sleep(1.0)  # it is written, and its answer is to come
+        go_on.set()
+        assert await first == Answer(200, b"{}", True)
+        await asyncio.sleep(0.5)
+        exchange.write(answer(200, "{}"))
+        assert await second == Answer(200, b"{}", True)
+        await transport.aclose()
+    assert exchange.connections == 1
+
+
+async def test_the_callers_own_request_has_no_bounds_while_a_trace_holds_up_our_call() -> None:
+    large = "A" * 300_000
+
+    def script(number: int) -> bytes:
+        return answer(200, "{}" if number == 1 else large)
+
+    async with RawExchange(script) as exchange, held_up() as (session, held, go_on):
+        transport = Transport(session=session)
+        first = asyncio.create_task(call(transport, exchange.url))
+        await held.wait()
+        async with session.get(exchange.url) as response:
+            assert await response.text() == large
+        go_on.set()
+        assert await first == Answer(200, b"{}", True)
+        await transport.aclose()
+    assert exchange.connections == 1

@@ -34,12 +34,14 @@ def is_bearable(ask: Ask, known: Known, k: int) -> bool:
 
 def is_affordable(ask: Ask, known: Known, k: int) -> bool:
     """Whether one request may go into the reserve, to look at the count of a full minute."""
-    booked = known.ledger.minute(k).booked + ask.weight
-    if known.is_blind or booked > ask.share:
+    minute = known.ledger.minute(k)
+    if known.is_blind or minute.booked + ask.weight > ask.share:
         return False
     if k > known.others.expected_until:
-        # We are alone. `reported + unconfirmed` holds twice what was answered undecided.
-        return booked <= known.limit
+        # We are alone, but for a few. Not `used`: `reported + unconfirmed` holds twice what was
+        # answered undecided.
+        counted = max(minute.booked + minute.others, minute.reported)
+        return counted + ask.weight <= known.limit
     return is_bearable(ask, known, k)
 
 
