@@ -291,7 +291,7 @@ def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
     assert isinstance(take(made, 60.6), Receipt)
 
 
-@pytest.mark.parametrize(("reserve", "theirs"), [(0, 1), (0, 2), (0.001, 2), (1, 2), (2, 2)])
+@pytest.mark.parametrize("reserve, theirs", [(0, 1), (0, 2), (0.001, 2), (1, 2), (2, 2)])
 def test_a_probe_beside_the_few_of_others_stays_within_the_limit(
     reserve: float, theirs: int
 ) -> None:

@@ -7,8 +7,10 @@ import fcntl
 import importlib.util
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
@@ -32,10 +34,12 @@ from binance_oi.budget.pool import (
     machine_pools,
 )
 from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
+HUNG = 300.0  # s, after which a thread will never go on
 
 
 class Time:
@@ -83,6 +87,44 @@ def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> No
     pool.settle(receipt, count, NOON + int(clock.now))
     pool.flush()
     clock.now += 2 * BRISK
+
+
+class Interrupted(Time):
+    """A clock that holds up each other thread that reads it the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+        self.held, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> float:
+        if threading.get_ident() != self.thread and not self.held.is_set():
+            self.held.set()
+            assert self.go_on.wait(HUNG)
+        return super().__call__()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["one process", "all processes"])
+def test_a_thread_sees_a_ban_while_the_clock_is_given_up(shared: bool, tmp_path: Path) -> None:
+    clock = Interrupted()
+    budget = (
+        MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+        if shared
+        else ProcessBudget(clock=clock, wall=clock.wall)
+    )
+    pool = budget.pool("exchange")
+    use(pool, clock)
+    receipts = [take(pool) for _ in range(CONTRADICTIONS)]
+    pool.hold(600, ban=True)
+    with ThreadPoolExecutor(1) as other:
+        seen = other.submit(lambda: pool.banned_until)
+        assert clock.held.wait(HUNG)
+        for receipt in receipts:  # each `Date` says that it is two hours later
+            pool.settle(receipt, 2, NOON + 7200)
+        pool.flush()
+        clock.go_on.set()
+        assert seen.result(HUNG) == pool.banned_until is not None
+    budget.close()
 
 
 # -- one process -------------------------------------------------------------------------------
@@ -411,6 +453,56 @@ def test_nobody_waits_for_the_lock_and_nothing_is_lost(
     assert pool.charge(1) != Wait(BUSY, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
+
+
+HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
+    "418": lambda pool, receipt: pool.settle_refused(receipt, 2, NOON + 10, 500.0, ban=True),
+    "429": lambda pool, receipt: pool.settle_refused(receipt, 2, NOON + 10, 500.0, ban=False),
+    "refused": lambda pool, receipt: pool.refused(500.0, ban=True),
+    "hold": lambda pool, receipt: pool.hold(500.0, ban=True),
+    "hold_until": lambda pool, receipt: pool.hold_until(NOON + 510.0, ban=True),
+}
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
+    name: str, make: Callable[[], Pool], clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    first, second = take(pool), take(pool)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        HOLDS[name](pool, first)
+        assert pool.sending(second) is None
+        clock.now += 2 * LEASE
+        assert pool.sending(second) is None
+        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+        assert pool.room_in(1) > 400
+        assert pool.banned_until == pool.usage.banned_until
+        assert (pool.banned_until is None) == (name == "429")
+    # The lock is free, and nothing has entered the pool since.
+    assert pool.sending(second) is None
+    assert pool.banned_until == pool.usage.banned_until
+    answer = pool.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert make().usage.held_until == pool.usage.held_until
+    assert pool.sending(second) is None
+
+
+def test_a_hold_of_ours_that_could_not_be_told_at_once_ends_when_it_is_over(
+    make: Callable[[], Pool], clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pool.hold(100, ban=True)
+        clock.now += 110
+        assert pool.banned_until is None
+    receipt = take(pool)
+    assert pool.sending(receipt) is receipt
 
 
 # -- when the file does not do as it should ----------------------------------------------------

@@ -134,7 +134,7 @@ class Pool:
 
     def room_in(self, weight: int) -> float:
         """See `Bucket.room_in`."""
-        return self._bucket.room_in(self._clock(), weight)
+        return self._obeyed.room_in(self._clock(), weight)
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Bucket.settle`."""
@@ -196,10 +196,19 @@ class Pool:
     @property
     def banned_until(self) -> datetime | None:
         """See `Usage.banned_until`, which costs more."""
-        state = self._bucket.known
+        return self._when_still(self._own_ban)[0]
+
+    def _own_ban(self) -> datetime | None:
+        """The end of the ban that this pool knows of."""
+        state = self._obeyed.known
         until = state.banned_until
         is_over = state.clock.is_over(until, self._clock())
         return None if is_over else datetime.fromtimestamp(until, UTC)
+
+    @property
+    def _obeyed(self) -> Bucket:
+        """What this pool knows, with each hold that it must obey."""
+        return self._bucket
 
     @property
     def usage(self) -> Usage:
@@ -215,10 +224,18 @@ class Pool:
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[_Change]]]) -> Bucket:
-        """What `read` finds while nobody changes the books.
+        """The books that `read` finds while nobody changes them, with the changes it finds."""
+        (state, changes), is_still = self._when_still(read)
+        bucket = self._make_bucket(state)
+        for change in changes if is_still else ():
+            change(bucket)
+        return bucket
 
-        Two readers see less: one inside a change, such as the handler of a signal, which cannot
-        wait for its own thread; and one that waits longer than for a slow disk.
+    def _when_still(self, read: Callable[[], _R]) -> tuple[_R, bool]:
+        """What `read` finds while nobody changes the books, and whether nobody did.
+
+        Two readers may see half of a change: one inside it, such as the handler of a signal, which
+        cannot wait for its own thread; and one that waits longer than for a slow disk.
         """
         for tries in range(VIEWS):
             ended = self.ended
@@ -227,13 +244,10 @@ class Pool:
                     break
                 time.sleep(0 if tries < QUICK_VIEWS else VIEW_PAUSE)
                 continue
-            state, changes = read()
+            found = read()
             if self.begun == ended:
-                bucket = self._make_bucket(state)
-                for change in changes:
-                    change(bucket)
-                return bucket
-        return self._make_bucket(read()[0])
+                return found, True
+        return read(), False
 
 
 def _settle_refused(
@@ -414,6 +428,8 @@ class MachinePool(Pool):
         self._open_file = open_file
         self._file: PoolFile | None = None
         self._late: list[_Change] = []  # what others do not know yet, oldest first
+        # What we know with a hold of our own that is in `_late`: it is obeyed before it is told.
+        self._held: Bucket | None = None
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
         self._changed = False  # whether entering has changed the bucket already
@@ -493,6 +509,8 @@ class MachinePool(Pool):
             if not self._enter():
                 return None
             self._leave(changed=self._changed)
+        if self._held is not None and self._held.known.is_held(self._clock()):
+            return None
         return super().sending(receipt)
 
     @_changing
@@ -567,11 +585,21 @@ class MachinePool(Pool):
                 return ours
         return record.copied(self._bucket.known)
 
+    @property
+    def _obeyed(self) -> Bucket:
+        return self._bucket if self._held is None else self._held
+
+    @_changing
     def _hold(self, change: _Change) -> None:
         """Others have to know at once: try to share, also when we just tried."""
         if self._file is None and self._check_at < math.inf:
             self._check_at = -math.inf
         self._change(change)
+        if self._late:  # another process has the bucket in its hands; we obey the hold already
+            held = self._make_bucket(record.copied(self._bucket.known))
+            for late in self._late:
+                late(held)
+            self._held = held
 
     @_changing
     def _change(self, change: _Change) -> None:
@@ -608,7 +636,7 @@ class MachinePool(Pool):
                     self._is_untold = True
             except OSError as error:
                 self._go_on_alone(error)
-        late, self._late = self._late, []
+        late, self._late, self._held = self._late, [], None
         for change in late:
             change(self._bucket)
         leased, self._leased = self._leased, []
