@@ -20,7 +20,7 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 DECISION = (
-    *("admission", "attribution", "bucket", "knowledge", "ledger", "others", "probing"),
+    *("admission", "attribution", "bucket", "knowledge", "learning", "ledger", "others", "probing"),
     *("server_clock", "tuning", "usage"),
 )
 # Decisions about sending and decoding live here: every branch of them is run by a test.

@@ -41,6 +41,11 @@ class Known:
         """Whether no count comes any more, so that only our books are left."""
         return self.silent >= BLIND_AFTER
 
+    @property
+    def few(self) -> int:
+        """Weight of others that means nothing: a listing, a ping."""
+        return max(2, self.limit // 1000)
+
     def is_held(self, now: float) -> bool:
         """Whether a cooldown is not over for certain."""
         return not self.clock.is_over(self.cooldown_until, now)
