@@ -205,6 +205,12 @@ def traces(session: nox.Session) -> None:
 
 
 @nox.session
+def ablation(session: nox.Session) -> None:
+    """What each number and mechanism of the decision earns: it is switched off, one by one."""
+    run_module(session, "tests.simulation.ablation")
+
+
+@nox.session
 def machine(session: nox.Session) -> None:
     """Real processes on a real clock: killed, stopped, banned, and sharing (15 minutes)."""
     run_module(session, "tests.simulation.machine")
