@@ -838,7 +838,8 @@ def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
         ("probe", PROBE_PATIENCE - 0.1),
         ("full", 58.0),
         ("share", 58.0),
-        ("in flight", PROBE_PAUSE),
+        ("in flight", 58.0),
+        ("in flight, and in the count", PROBE_PAUSE),
         ("lost", FLIGHT - 1.0),
         ("lost, and no reserve", 58.0),
         ("others", PROBE_PAUSE),
@@ -859,6 +860,10 @@ def test_room_is_expected_when_what_is_in_the_way_ends(name: str, wait: float) -
         fill(made, 1, 50)
     elif name == "in flight":
         take(made, 1, 100)
+    elif name == "in flight, and in the count":
+        first, *_ = [take(made, 1) for _ in range(50)]
+        made.settle(first, 1.5, 50, NOON + 1)
+        assert made.usage(1.6).remaining == 0
     elif name == "window":
         made.set_limits(0.0, None, [Limit(10, 50, False)])
         take(made, 1, 49)

@@ -190,6 +190,111 @@ def test_a_file_that_was_cut_off_starts_anew(place: Path, size: int) -> None:
     assert exchange(PoolFile(place, "a")) == b"again"
 
 
+@pytest.mark.parametrize("size", [0, 1, len(MAGIC) - 1, len(MAGIC), PAGE, PAGE + 20, PAGE + 60])
+def test_a_record_that_is_written_after_a_cut_is_there_for_whoever_starts_later(
+    place: Path, size: int
+) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"a longer record than twenty bytes")
+    os.truncate(place / FILE_NAME, size)
+    assert exchange(one) == b""  # not None: the writer has to write again
+    exchange(one, b"again")
+    assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
+    assert exchange(PoolFile(place, "a")) == b"again"
+    assert exchange(one) is None
+
+
+@pytest.mark.parametrize("first", [b"", b"x", b"{}" * (PAGE // 2), bytes(PAGE)])
+def test_a_first_page_that_was_overwritten_costs_no_record(
+    place: Path, first: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "b")
+    exchange(one, b"of a")
+    exchange(other, b"of b")
+    with open(place / FILE_NAME, "r+b") as file:
+        file.write(first.ljust(len(MAGIC), b"\0"))
+    assert exchange(PoolFile(place, "a")) == b"of a"
+    assert exchange(PoolFile(place, "b")) == b"of b"
+    assert exchange(one) is None
+    assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE + 20])
+def test_a_record_that_is_written_while_the_file_is_cut_off_stays(place: Path, size: int) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"a longer record than twenty bytes")
+    assert one.lock()
+    assert one.read() is None
+    os.truncate(place / FILE_NAME, size)
+    one.write(b"again")
+    one.unlock()
+    assert exchange(PoolFile(place, "a")) == b"again"
+
+
+def test_a_foreign_file_that_is_larger_than_ours_becomes_as_large_as_ours(place: Path) -> None:
+    place.mkdir(mode=0o700)
+    (place / FILE_NAME).write_bytes(b"{}" * PAGE * RECORDS)
+    assert exchange(PoolFile(place, "a"), b"new") == b""
+    assert list(read_records(place)) == [b"new"]
+    assert (place / FILE_NAME).stat().st_size == PAGE * (RECORDS + 1)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["as it was", "and written on"])
+def test_an_older_copy_that_comes_back_into_the_file_is_another_lineage(
+    place: Path, more: int
+) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(one, b"early")
+    early = (place / FILE_NAME).read_bytes()
+    exchange(one, b"later")
+    begun = one.lineage
+    (place / FILE_NAME).write_bytes(early)
+    for _ in range(more):
+        exchange(other, b"other")
+    assert exchange(one) == (b"other" if more else b"early")
+    assert one.lineage != begun
+
+
+def test_what_each_of_two_files_held_is_kept_until_somebody_takes_it(place: Path) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"first")
+    (place / FILE_NAME).unlink()
+    second = PoolFile(place, "a")
+    exchange(second, b"second")
+    assert second.lock()
+    assert not one.lock()  # it is in the second file by now
+    second.unlock()
+    (place / FILE_NAME).unlink()
+    assert exchange(PoolFile(place, "a"), b"third") == b""
+    assert exchange(one) == b"third"
+    left = [one.take_left(), one.take_left()]
+    assert [each and each.record for each in left] == [b"first", b"second"]
+    assert one.take_left() is None
+
+
+def test_what_a_later_file_goes_on_from_is_not_kept(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(one, b"first")
+    exchange(other)
+    (place / FILE_NAME).unlink()
+    assert other.lock()
+    assert other.read() == b""
+    left = other.take_left()
+    assert left is not None
+    other.go_on_from(left)
+    other.write(b"second")
+    assert not one.lock()
+    other.unlock()
+    (place / FILE_NAME).unlink()
+    exchange(PoolFile(place, "a"), b"third")
+    assert exchange(one) == b"third"
+    left = one.take_left()
+    assert left is not None
+    assert left.record == b"second"
+    assert one.take_left() is None
+
+
 def test_a_file_that_was_deleted_is_made_anew_and_all_follow_at_once(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"old")

@@ -582,6 +582,56 @@ def test_a_hold_by_a_clock_that_was_wrong_keeps_its_time_left(who: str, off: flo
     assert flaw(shared, NOW) == ""
 
 
+@pytest.mark.parametrize("is_base_known", [True, False])
+@pytest.mark.parametrize("dated", [(True, False), (False, True), (False, False), (True, True)])
+@pytest.mark.parametrize("wrong", ["ours", "shared"])
+@pytest.mark.parametrize("off", [-3600.0, -60.0, 60.0, 3600.0])
+def test_no_weight_is_lost_when_the_clocks_contradict_each_other(
+    off: float, wrong: str, dated: tuple[bool, bool], is_base_known: bool
+) -> None:
+    sides = {}
+    for who, is_dated in zip(("ours", "shared"), dated, strict=True):
+        middle = NOON + (off if who == wrong else 0.0)
+        k = int((middle + NOW) // MINUTE)
+        sides[who] = state(
+            clock=ServerClock(middle - 2.0, middle + 2.0, NOW, is_dated),
+            minutes={k: Minute(booked=30)},
+            newest=k,
+            curves={},
+            expected_until=-1,
+        )
+    ours, shared = sides["ours"], sides["shared"]
+    base = record.copied(shared) if is_base_known else None
+    for side, weight in ((ours, 700), (shared, 500)):
+        k = side.ledger.newest
+        side.ledger.minutes[k].booked += weight
+        side.ledger.minutes[k].unconfirmed += weight
+    is_ours = dated == (True, False)
+    clock = record.copied(ours if is_ours else shared).clock
+    merge(shared, ours, base, NOW)
+    assert (shared.clock.lo, shared.clock.hi, shared.clock.dated) == (
+        clock.lo,
+        clock.hi,
+        any(dated),
+    )
+    for k in range(clock.earliest(NOW), clock.latest(NOW) + 1):
+        assert shared.ledger.minutes[k].booked >= 700 + 500 + 30
+    assert shared.ledger.newest <= clock.latest(NOW)
+    assert flaw(shared, NOW) == ""
+
+
+def test_a_rollover_that_a_wrong_clock_expects_costs_no_weight() -> None:
+    shared, ours, _ = parted()
+    shared.clock = ServerClock(NOON - 3600 - 2.5, NOON - 3600 + 2.5, NOW, dated=False)
+    ours.clock = ServerClock(NOON + 18.0, NOON + 22.0, NOW)  # two minutes may be on
+    ours.ledger.minutes, ours.ledger.newest = {}, 0
+    shared.ledger.minutes, shared.ledger.newest = {K - 60: Minute(40, 40)}, 0
+    merge(shared, ours, None, NOW)
+    first, last = ours.clock.earliest(NOW), ours.clock.latest(NOW)
+    assert last == first + 1
+    assert [shared.ledger.minutes[k].booked for k in (first, last)] == [40, 40]
+
+
 def test_a_hold_that_is_over_by_a_wrong_clock_is_over_by_a_right_one() -> None:
     shared, ours, base = parted()
     shared.clock = ServerClock(NOON + 3600, NOON + 3605, NOW, dated=False)

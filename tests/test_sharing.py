@@ -563,6 +563,129 @@ def test_what_was_written_into_a_file_while_others_left_it_is_told_again(
     assert other.usage.banned_until is not None
 
 
+def cut_off(how: str, file: Path, early: bytes) -> None:
+    """Damage the file in place, while processes have it open."""
+    if how == "first page overwritten":
+        with open(file, "r+b") as opened:
+            opened.write(b"x" * PAGE)
+    elif how == "an older copy":
+        file.write_bytes(early)
+    else:
+        size = {"emptied": 0, "one byte": 1, "no records": PAGE, "half a record": PAGE + 60}[how]
+        os.truncate(file, size)
+
+
+CUT_OFF = [
+    *("emptied", "one byte", "no records", "half a record"),
+    *("first page overwritten", "an older copy"),
+]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["lives", "ends"])
+@pytest.mark.parametrize("when", ["before the ban", "after the ban"])
+@pytest.mark.parametrize("how", CUT_OFF)
+def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcomers(
+    how: str, when: str, ends: bool, make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    early = (budgets / FILE_NAME).read_bytes()
+    use(banned, clock, 10)
+    if when == "before the ban":
+        cut_off(how, budgets / FILE_NAME, early)
+        receipt = take(banned)
+        banned.settle_refused(receipt, 21, NOON + int(clock.now), 120.0, ban=True)
+    else:
+        banned.hold(120.0, ban=True)
+        cut_off(how, budgets / FILE_NAME, early)
+        assert isinstance(banned.charge(1), Wait)
+    if ends:
+        banned.close()
+    late = make()
+    answer = late.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert late.banned_until is not None
+    assert late.usage.charged >= 20
+
+
+@pytest.mark.parametrize("how", CUT_OFF[:-1])
+def test_a_ban_that_is_written_while_the_file_is_cut_off_binds_newcomers(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    assert banned._enter()
+    cut_off(how, budgets / FILE_NAME, b"")  # between the lock and the write
+    banned._bucket.hold(clock(), 300.0, ban=True)
+    banned._leave(changed=True)
+    answer = make().charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+
+
+def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, banned = make(), make()
+    use(one, clock, 10)
+    use(banned, clock, 20)
+    banned.hold(600.0, ban=True)
+    banned.close()
+    (budgets / FILE_NAME).unlink()
+    second = make()
+    use(second, clock, 3)
+    assert second._enter()  # and has the lock
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    second._leave(changed=False)
+    (budgets / FILE_NAME).unlink()
+    answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.banned_until is not None
+    assert one.usage.charged >= 33
+    assert make().charge(1) == answer
+
+
+def test_a_ban_outlives_two_files_that_are_gone_where_there_is_no_other_file(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, banned = make(), make()
+    use(one, clock, 10)
+    use(banned, clock, 20)
+    banned.hold(600.0, ban=True)
+    banned.close()
+    (budgets / FILE_NAME).unlink()
+    second = make()
+    use(second, clock, 3)
+    assert second._enter()
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    second._leave(changed=False)
+    (budgets / FILE_NAME).unlink()
+    with failing("open", errno.EMFILE):
+        answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+
+
+def test_a_file_that_others_began_without_us_costs_no_ban_when_it_is_gone(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    banned.hold(600.0, ban=True)
+    os.truncate(budgets / FILE_NAME, 0)
+    use(make(), clock, 3)  # knows nothing of the ban
+    (budgets / FILE_NAME).unlink()
+    last = make()
+    use(last, clock, 4)
+    answer = banned.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert last.charge(1) == answer
+    assert last.usage.charged >= 17
+
+
 def test_a_request_that_waits_for_its_connection_is_not_sent_into_a_ban_in_another_file(
     make: Make, clock: Time, budgets: Path
 ) -> None:

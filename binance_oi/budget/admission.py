@@ -205,10 +205,16 @@ def until_room(ask: Ask, known: Known) -> float:
 
 
 def _until_minute_has_room(ask: Ask, known: Known, k: int, lack: int) -> float:
-    """Minute `k` is full by `lack`: its end, or the moment when answers may make room."""
+    """Minute `k` is full by `lack`: its end, or the moment when answers may make room.
+
+    An answer shows that its weight is in the count already, or in another minute. It takes
+    nothing out of what is booked to this minute alone.
+    """
     minute = known.ledger.minute(k)
     end = MINUTE * (k + 1) - ask.now - known.clock.lo
-    if minute.under_way >= lack:
+    booked = minute.booked + ask.weight
+    is_booked = booked + minute.others > ask.budget or booked > ask.share
+    if minute.under_way >= lack and (ask.first < ask.last or not is_booked):
         return min(end, PROBE_PAUSE)
     if minute.undecided and probing.is_affordable(ask, known, k):
         return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))

@@ -59,6 +59,24 @@ class Known:
             self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
             self.banned_until = self.clock.carried(self.banned_until, now, after)
 
+    def start_again(self, after: ServerClock, now: float) -> None:
+        """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
+
+        Nobody knows which minute of the new clock holds what is live by the old one, so each
+        minute that may be on holds all of it.
+        """
+        ledger, others = self.ledger, self.others
+        live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
+        left = others.expected_until - self.clock.latest(now)
+        self.carry_holds(after, now)
+        others.expected_until = after.latest(now) + left if left >= 0 else -1
+        others.curves.clear()  # of minutes that do not come again
+        self.clock.start_again(after.lo, after.hi)
+        self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
+        ledger.keep(ledger.newest, after.latest(now))
+        for minute in ledger.minutes.values():
+            minute.booked = max(minute.booked, live)
+
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""
         gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))

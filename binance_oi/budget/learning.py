@@ -130,27 +130,8 @@ def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> b
         return True
     if clock.contradictions < CONTRADICTIONS and not was_guess:
         return False
-    _start_again(known, ServerClock(lo, hi, clock.at, clock.dated), now)
+    known.start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
     return True
-
-
-def _start_again(known: Known, after: ServerClock, now: float) -> None:
-    """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
-
-    Nobody knows which minute of the new clock holds what is live by the old one, so each minute
-    that may be on holds all of it.
-    """
-    ledger, others = known.ledger, known.others
-    live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
-    left = others.expected_until - known.clock.latest(now)
-    known.carry_holds(after, now)
-    others.expected_until = after.latest(now) + left if left >= 0 else -1
-    others.curves.clear()  # of minutes that do not come again
-    known.clock.start_again(after.lo, after.hi)
-    known.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
-    ledger.keep(ledger.newest, after.latest(now))
-    for minute in ledger.minutes.values():
-        minute.booked = max(minute.booked, live)
 
 
 def learn_refusal(

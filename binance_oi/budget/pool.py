@@ -600,11 +600,8 @@ class MachinePool(Pool):
                 if not file.lock():
                     return False
                 data, left = file.read(), file.take_left()
-                if left is not None and data:
-                    self._take_left(left)
-                elif left is not None:  # nobody has gone on from it yet
-                    file.go_on_from(left)
-                    data = left.record
+                if left is not None:
+                    data = self._take_all_left(file, data, left)
                 if data is not None:
                     self._take(file, data)
                 if left is not None:
@@ -620,6 +617,17 @@ class MachinePool(Pool):
         self._changed = bool(late or leased)
         return True
 
+    def _take_all_left(self, file: PoolFile, data: bytes | None, left: Left) -> bytes | None:
+        """Learn what `left` and all later files held that are gone; the record to go on from."""
+        all_left = [left, *iter(file.take_left, None)]
+        if data == b"":  # nobody has gone on from the last one yet
+            last = all_left.pop()
+            file.go_on_from(last)
+            data = last.record
+        for each in all_left:
+            self._take_left(each)
+        return data
+
     def _take_left(self, left: Left) -> None:
         """Learn what others wrote into a file that is gone, before all of it is told anew."""
         found, now = record.decode(left.record), self._clock()
@@ -628,6 +636,8 @@ class MachinePool(Pool):
         if _doubt(found, now):
             record.keep_holds(self._bucket.known, found.state, now)
             return
+        if self._lineage not in (None, left.lineage):  # begun without us, see `_take`
+            self._is_untold, self._base = True, b""
         if self._is_untold:
             self._merge_into(found.state, now)
         self._bucket.known = found.state
@@ -704,8 +714,7 @@ class MachinePool(Pool):
         file, self._file = self._file, None
         if file is not None:
             file.close()
-            left = file.take_left()
-            if left is not None:  # there is no other file to go on in
+            for left in iter(file.take_left, None):  # there is no other file to go on in
                 self._take_left(left)
         now = self._clock()
         if file is not None and now - self._joined_at > CHECK:

@@ -58,6 +58,17 @@ class Left(NamedTuple):
     sequence: int
     record: bytes
 
+    @property
+    def lineage(self) -> int:
+        """See `PoolFile.lineage`."""
+        return self.sequence >> _WRITES
+
+    def goes_on_from(self, other: "Left") -> bool:
+        """Whether whoever wrote this has read `other`, or a copy of it."""
+        if self.lineage != other.lineage:
+            return False
+        return other.sequence < self.sequence or other == self
+
 
 class PoolFile:
     """The record of one pool in the shared file.
@@ -77,10 +88,11 @@ class PoolFile:
         self.pool = pool
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
+        self._seen = b""  # the record and its header, as we last read or wrote them
         self._held = b""  # the hold that we know of, as it is in the file
         self._stuck_since = math.inf  # monotonic s of the first try that failed, of all that did
         self._failures = 0
-        self._left: Left | None = None
+        self._left: list[Left] = []  # oldest first, and none that a later one goes on from
         self._open()
 
     def _open(self) -> None:
@@ -139,9 +151,11 @@ class PoolFile:
         return (found.st_dev, found.st_ino) != self._identity
 
     def take_left(self) -> Left | None:
-        """What the file before this one held, if this one does not go on from it; once."""
-        left, self._left = self._left, None
-        return left
+        """What a file before this one held, if no later one goes on from it; each once.
+
+        The oldest comes first: a file may be replaced again before anybody has its lock.
+        """
+        return self._left.pop(0) if self._left else None
 
     def leave_for(self, other: "PoolFile") -> None:
         """Close this file, and let `other` know what it held."""
@@ -151,7 +165,7 @@ class PoolFile:
 
     def go_on_from(self, left: Left) -> None:
         """Write on where a file ended that was left; whoever was part of it still is."""
-        self._sequence = left.sequence
+        self._sequence, self._seen = left.sequence, b""
 
     def _follow(self) -> bool:
         """Whether the file was deleted or replaced, and this is the new one now.
@@ -173,7 +187,9 @@ class PoolFile:
             page = next((page for page in pages if page[_NAME] == self._name), b"")
             record = _record(page)
             if record is not None:
-                self._left = Left(_HEADER.unpack_from(page)[2], record)
+                found = Left(_HEADER.unpack_from(page)[2], record)
+                self._left = [left for left in self._left if not found.goes_on_from(left)]
+                self._left.append(found)
 
     def _replace(self) -> None:
         """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
@@ -189,16 +205,22 @@ class PoolFile:
         self._follow()
 
     def read(self) -> bytes | None:
-        """The record; None when it is still as we wrote it; empty when there is none."""
+        """The record; None when it is still as we wrote it; empty when there is none.
+
+        All of it is compared, so a file that was cut off or overwritten is noticed here.
+        """
         if not self._offset:
             self._offset = self._find()
-        page = os.pread(self._fd, _HEADER.size, self._offset)
-        header = _HEADER.unpack(page) if len(page) == _HEADER.size else (0, 0, 0, 0.0, 0.0, b"")
-        if header[5] != self._name:  # cleared away by another process, or never there
-            self._offset = self._find()
-        elif header[2] == self._sequence and self._left is None:
+        elif (
+            self._seen
+            and not self._left
+            and os.pread(self._fd, len(self._seen), self._offset) == self._seen
+        ):
             return None
         page = os.pread(self._fd, PAGE, self._offset)
+        if page[_NAME] != self._name:  # another process cleared it away, or it was never there
+            self._offset = self._find()
+            page = os.pread(self._fd, PAGE, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
         self._held = page[_HELD]
         record = _record(page)
@@ -207,17 +229,29 @@ class PoolFile:
         if header[5] != self._name or record is None:
             self.begin_anew()
             return b""
+        found = Left(header[2], record)
         # In a copy our record is ours. But two may have gone on from one record in two files.
-        is_ours = header[2] == self._sequence and self._left == Left(header[2], record)
-        self._sequence = header[2]
-        left = self._left
-        if left and left.sequence >> _WRITES == self.lineage and left.sequence <= self._sequence:
-            self._left = None  # somebody has gone on from it
+        is_ours = found.sequence == self._sequence and found in self._left
+        self._go_on(found)
+        self._seen = page[: _HEADER.size + len(record)]
+        self._left = [left for left in self._left if not found.goes_on_from(left)]
         return None if is_ours else record
+
+    def _go_on(self, found: Left) -> None:
+        """Write on after `found`; in another lineage when an older copy came back into the file.
+
+        Whoever was part of the record then adds all that it knows.
+        """
+        is_older = found.lineage == self.lineage and found.sequence <= self._sequence
+        if is_older and self._seen and not self._left:
+            self.begin_anew()
+        else:
+            self._sequence = found.sequence
 
     def begin_anew(self) -> None:
         """Write on from nothing: whoever was part of the record before sees another lineage."""
         self._sequence = int.from_bytes(os.urandom(4), "little") << _WRITES
+        self._seen = b""
 
     @property
     def lineage(self) -> int:
@@ -240,7 +274,7 @@ class PoolFile:
         page = _page(header + record)
         if os.pwrite(self._fd, page, self._offset) != len(page):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self._held = page[_HELD]
+        self._held, self._seen = page[_HELD], page
 
     def peek(self) -> bytes:
         """The record as a process that starts now would find it; empty when there is none.
@@ -260,7 +294,13 @@ class PoolFile:
         return _record(found) or b""
 
     def _find(self) -> int:
-        """Where the record of this pool is, or a place for it; clears away what nobody uses."""
+        """Where the record of this pool is, or a place for it; clears away what nobody uses.
+
+        Our record may be gone because the file was cut off, so the first line is checked, too.
+        """
+        if os.pread(self._fd, len(MAGIC), 0) != MAGIC:
+            logger.warning("%s was cut off or overwritten; what we know is written anew", self.path)
+            os.pwrite(self._fd, MAGIC, 0)
         now, free, oldest = time.time(), 0, (math.inf, PAGE)
         for offset in _OFFSETS:
             page = os.pread(self._fd, PAGE, offset)
@@ -336,7 +376,11 @@ def _open_file(path: Path) -> int:
 
 
 def _check_format(fd: int, path: Path) -> None:
-    """A file in another format is emptied, in place: others may have it open."""
+    """A file in another format becomes ours, in place: others may have it open.
+
+    Whole records stay. Where only the first line is missing, somebody has cut off or overwritten
+    the file while others use it, and a record may hold their ban. `_find` clears all else away.
+    """
     found = os.fstat(fd)
     if found.st_uid != os.getuid():
         raise PermissionError(f"{path} belongs to somebody else")
@@ -345,7 +389,10 @@ def _check_format(fd: int, path: Path) -> None:
     os.fchmod(fd, 0o600)
     if os.pread(fd, len(MAGIC), 0) == MAGIC:
         return
-    if found.st_size:
+    if any(_record(_whole_page(fd, offset)) is not None for offset in _OFFSETS):
+        logger.warning("%s was cut off or overwritten; its whole records stay", path)
+    elif found.st_size:
         logger.warning("%s was not a budget file and is replaced", path)
-        os.ftruncate(fd, 0)
+    if found.st_size > _OFFSETS.stop:
+        os.ftruncate(fd, _OFFSETS.stop)
     os.pwrite(fd, MAGIC, 0)

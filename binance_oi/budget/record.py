@@ -265,8 +265,9 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were `base`.
 
     No weight is lost: what either side has charged stays charged in each minute that may still be
-    on. Without a `base` all of `ours` is added, and what both knew counts twice until the minute
-    is over.
+    on. Where the clocks contradict each other, each minute that may be on holds all that was live
+    by the other clock. Without a `base`, or by another clock, all of `ours` is added, and what both
+    knew counts twice until the minute is over.
 
     Args:
         shared: What the others know; changed in place.
@@ -274,12 +275,8 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
         base: What all knew when we parted; None when that is unknown.
         now: Monotonic s.
     """
-    if ours.clock.dated and not shared.clock.dated:
-        shared.carry_holds(ours.clock, now)
-        shared.clock, shared.ledger.newest = ours.clock, ours.ledger.newest
-    shared.clock.drift(now)
-    ours.carry_holds(shared.clock, now)
-    _merge_minutes(shared, ours, base, now)
+    is_one_time = _share_clock(shared, ours, now)
+    _merge_minutes(shared, ours, base if is_one_time else None, now)
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
     if base is not None and ours.limit != base.limit:
@@ -290,6 +287,27 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.banned_until = max(shared.banned_until, ours.banned_until)
     shared.probe_ends_at = max(shared.probe_ends_at, ours.probe_ends_at)
     shared.silent = min(shared.silent, ours.silent)
+
+
+def _share_clock(shared: Known, ours: Known, now: float) -> bool:
+    """Go on by one clock: that of `shared`, unless only `ours` was read from answers.
+
+    Returns:
+        Whether both clocks agreed. Otherwise one side's minutes are those of the other clock now,
+        and what they held before says nothing.
+    """
+    shared.clock.drift(now)
+    ours.clock.drift(now)
+    is_one_time = shared.clock.agrees(ours.clock.lo, ours.clock.hi)
+    is_ours = ours.clock.dated and not shared.clock.dated
+    if not is_one_time:
+        behind, after = (shared, ours.clock) if is_ours else (ours, shared.clock)
+        behind.start_again(after, now)
+    elif is_ours:
+        shared.ledger.newest = ours.ledger.newest
+    if is_ours:
+        shared.clock = ours.clock
+    return is_one_time
 
 
 def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -> None:
