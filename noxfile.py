@@ -20,7 +20,7 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "build"]
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 DECISION = (
-    *("admission", "attribution", "bucket", "knowledge", "ledger", "others", "probing"),
+    *("admission", "attribution", "bucket", "knowledge", "learning", "ledger", "others", "probing"),
     *("server_clock", "tuning", "usage"),
 )
 # Decisions about sending and decoding live here: every branch of them is run by a test.
@@ -202,6 +202,12 @@ def simulate(session: nox.Session) -> None:
 def traces(session: nox.Session) -> None:
     """Every send decision of 148 runs, against the last commit or `-- --against REVISION`."""
     run_module(session, "tests.simulation.traces")
+
+
+@nox.session
+def ablation(session: nox.Session) -> None:
+    """What each number and mechanism of the decision earns: it is switched off, one by one."""
+    run_module(session, "tests.simulation.ablation")
 
 
 @nox.session

@@ -102,24 +102,41 @@ def probe_first(ask: Ask, known: Known) -> Verdict | None:
 
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
-    k, others = ask.likeliest, known.others
-    minute = known.ledger.minute(k)
-    beside_others = k <= others.expected_until
-    if known.is_blind or not (beside_others or minute.newcomer_reserve):
-        return None  # blind: a probe would show nothing, and no forecast is possible
-    room, since = ask.budget - minute.used - ask.weight, max(0.0, ask.now - known.counted_at)
-    most = max(ask.weight, (ask.budget - minute.reported) // 8)
-    crowded = beside_others and minute.reported and minute.under_way + ask.weight > most
-    if crowded and since < PROBE_PAUSE:
+    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
+    if not _keeps_room(known, k):
+        return None
+    crowded = _is_crowded(ask, known, k)
+    if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS)
+    room = ask.budget - minute.used - ask.weight
     need, margin = _kept(ask, known, k)
     fits = not crowded and room >= need + margin
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
     if fits or (not crowded and _is_our_part(ask, known, k)):
-        return Probe() if 0 < others.refused_count < minute.used + ask.weight else None
-    wait = probing.until_reserved_minute(ask, known, k, need - room)
+        # Above the count of an earlier refusal, one goes at a time.
+        return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
+    return _look_again(ask, known, k, need - room)
+
+
+def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
+    """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
+    wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
+
+
+def _keeps_room(known: Known, k: int) -> bool:
+    """Whether others are expected; blind, a probe shows nothing and no forecast is possible."""
+    is_kept = k <= known.others.expected_until or known.ledger.minute(k).newcomer_reserve > 0
+    return is_kept and not known.is_blind
+
+
+def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
+    """Whether so much of ours is under way that it hides what others use meanwhile."""
+    minute = known.ledger.minute(k)
+    most = max(ask.weight, (ask.budget - minute.reported) // 8)
+    is_counted = k <= known.others.expected_until and minute.reported > 0
+    return is_counted and minute.under_way + ask.weight > most
 
 
 def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:

@@ -8,23 +8,18 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from binance_oi.budget import admission, probing
+from binance_oi.budget import admission, learning, probing
 from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
-from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Forecast
-from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
+from binance_oi.budget.server_clock import MINUTE, dated, is_plausible
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
-    CONTRADICTIONS,
     FIRST_SHARE,
     FLIGHT,
     LAG,
-    MEMORY,
-    NEWCOMER,
     PATIENCE,
     PROBE_PATIENCE,
-    PROBE_PAUSE,
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
@@ -193,16 +188,16 @@ class Bucket:
         slack = known.limit // 50
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
-            self._narrow(*proved, now, not clock.dated)
+            learning.narrow(known, *proved, now, not clock.dated)
         if k is not None and not receipt.first == k == receipt.last:
             ledger.move(receipt, k)
         if used is None:
             known.silent += 1
             ledger.leave_undecided(receipt, k, now + LAG)
         elif k is None:
-            self._learn_near_rollover(receipt, now, used)
+            learning.learn_near_rollover(known, receipt, now, used)
         else:
-            self._learn(receipt, k, used)
+            learning.learn(known, receipt, k, used, self._reserve)
         return k
 
     def _read(self, date: float, sent: float, now: float) -> bool:
@@ -212,7 +207,7 @@ class Bucket:
             return False
         interval, was_guess = dated(date, sent, now), not clock.dated
         clock.replace_guess(*interval)
-        return self._narrow(*interval, now, was_guess)
+        return learning.narrow(self.known, *interval, now, was_guess)
 
     def _current(self, receipt: Receipt, now: float) -> Receipt:
         """The receipt, booked by the clock as it is now.
@@ -239,101 +234,6 @@ class Bucket:
             return receipt._replace(first=first, last=last, reported=0)
         return receipt._replace(last=max(receipt.last, last))
 
-    def _learn(self, receipt: Receipt, k: int, used: int) -> None:
-        """`used` is what minute `k` had counted when this request came."""
-        known, ledger = self.known, self.known.ledger
-        known.silent = 0
-        minute, before = ledger.open_minute(k), ledger.minutes.get(k - 1)
-        if k > ledger.newest:
-            self._begin(k)
-            if minute.newcomer_reserve and before is not None and used > before.reported:
-                before.others = 0  # the count near the rollover was this minute's
-                known.others.curves.pop(k - 1, None)
-        minute.unconfirmed -= receipt.weight
-        if minute.undecided or minute.doubtful:
-            minute.absorb(receipt.sent, used, known.counted_at)
-        if used > minute.booked + minute.others or k <= known.others.expected_until:
-            self._learn_of_others(receipt.sent, k, used)
-        if used > minute.reported:
-            minute.reported = used
-        if minute.newcomer_reserve:
-            self._release_newcomer_reserve(minute, receipt.sent, k)
-        if receipt.sent > known.counted_at:
-            known.counted_at = receipt.sent
-
-    def _release_newcomer_reserve(self, minute: Minute, sent: float, k: int) -> None:
-        """A rate of others that is higher than this would show in the count by now."""
-        clock, limit = self.known.clock, self.known.limit
-        most = NEWCOMER * limit / max(clock.into(sent, k), 0.1) * clock.left(sent, k)
-        minute.newcomer_reserve = min(minute.newcomer_reserve, max(0, int(most) - self._reserve))
-
-    def _begin(self, k: int) -> None:
-        """Minute `k` begins. A whole minute that went well makes a refusal matter less."""
-        known, others = self.known, self.known.others
-        before = known.ledger.minutes.get(k - 1)
-        was_whole = known.cooldown_until <= MINUTE * (k - 1)
-        if before is not None and before.reported and not before.refused and was_whole:
-            others.expected_surge //= 2
-            if before.reported > others.refused_count + self._few():
-                others.refused_count = 0
-        if others.refused_count:
-            others.expected_until = max(others.expected_until, k + MEMORY)
-        known.ledger.newest = k
-
-    def _learn_near_rollover(self, receipt: Receipt, now: float, used: int) -> None:
-        """Learn from a count that may be of either minute.
-
-        It is safely taken for the old minute's, which it fills more than the new one's would. In
-        the new one the request stays unconfirmed.
-        """
-        known, ledger = self.known, self.known.ledger
-        old, theirs = ledger.open_minute(receipt.first), used - receipt.weight
-        if known.counted_at == UNKNOWN and theirs > self._few():
-            # Others were here before us, in one minute or the other: ask again when it is clear,
-            # if there is room to ask.
-            old.others, old.reported = max(old.others, theirs), max(old.reported, used)
-            shown = receipt.first
-            if used >= known.limit:
-                shown += 1
-                ledger.open_minute(shown).others = theirs
-            into = known.clock.into(receipt.sent, shown)
-            known.others.draw(shown, known.limit, into, theirs)
-            expected_until = receipt.first + 1 + MEMORY
-            known.others.expected_until = max(known.others.expected_until, expected_until)
-            clear = MINUTE * (receipt.first + 1) - known.clock.lo
-            known.probe_ends_at = max(receipt.sent + PROBE_PAUSE, clear)
-            ledger.leave_undecided(receipt, None, now + LAG)
-            return
-        old.unconfirmed -= receipt.weight
-        old.doubtful += receipt.weight
-        old.reported = max(old.reported, used)
-        ledger.leave_undecided(receipt._replace(first=receipt.first + 1), None, now + LAG)
-        known.counted_at = max(known.counted_at, receipt.sent)
-
-    def _learn_of_others(self, sent: float, k: int, used: int) -> None:
-        """How much others have used, and by when."""
-        known, others = self.known, self.known.others
-        minute = known.ledger.open_minute(k)
-        minute.others = max(minute.others, used - minute.booked)
-        if minute.others > self._few():
-            others.expected_until = max(others.expected_until, k + MEMORY)
-        if k > others.expected_until:
-            return
-        into, curve = known.clock.into(sent, k), others.curve(k, known.limit)
-        if not curve.heights and known.counted_at != UNKNOWN:
-            # Until our last count there was nobody.
-            others.draw(k, known.limit, known.clock.into(known.counted_at, k), 0)
-            curve = others.curve(k, known.limit)
-        # Ours under way, and those that a header lags behind, may hide as many of theirs. Drawn too
-        # low they are a use that is still to come; but where there is no past, a rate too low.
-        is_exact = sent >= known.counted_at + LAG and not minute.under_way
-        if is_exact or others.past(k) or minute.others >= curve.rate * into:
-            others.draw(k, known.limit, into, minute.others)
-
-    def _few(self) -> int:
-        """Weight of others that means nothing: a listing, a ping."""
-        return max(2, self.known.limit // 1000)
-
     def lose(self, receipt: Receipt, now: float) -> None:
         """No answer: it may have been counted, in any minute it may have landed in."""
         if receipt.probe:
@@ -348,24 +248,6 @@ class Bucket:
         for window in self.known.windows:
             window.refund(receipt.sent + FLIGHT, receipt.weight)
         self.known.ledger.give_back(receipt)
-
-    def _narrow(self, lo: float, hi: float, now: float, was_guess: bool) -> bool:
-        """Learn an interval that holds the exchange's clock; False when it is not believed.
-
-        One that contradicts what is known is believed at once only while the clock was a guess.
-        Afterwards several in a row are needed, also after a cooldown: a single wrong `Date` must
-        not move the end of a ban. And none that is wider than a minute: an answer that came a day
-        late would make every minute of that day possible.
-        """
-        clock = self.known.clock
-        if hi - lo > MINUTE and not clock.agrees(lo, hi):
-            return False
-        if clock.narrow(lo, hi):
-            return True
-        if clock.contradictions < CONTRADICTIONS and not was_guess:
-            return False
-        self.known.start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
-        return True
 
     # -- limits ------------------------------------------------------------------------------
 
@@ -411,23 +293,8 @@ class Bucket:
         `minute` is the one that counted the request; None: any that is not over for certain.
         `used` is the count at which it was refused: what is above it is not ours to use.
         """
-        known, others = self.known, self.known.others
-        clock = known.clock
-        expected_until = clock.latest(now + seconds) + MEMORY
-        others.expected_until = max(others.expected_until, expected_until)
-        if minute is None:
-            minute = clock.latest(now)
-        turn = MINUTE * (minute + 1)
-        if turn > known.cooldown_until and not known.is_held(now):
-            surge = others.expected_surge
-            more = surge if ban else 2 * surge  # a ban may be somebody else's doing
-            others.expected_surge = min(max(more, known.limit // 4), known.limit // 2)
-        known.ledger.open_minute(minute).refused = True
-        if used is not None and used < known.limit:
-            others.refused_count = min(others.refused_count or used, used)
-            others.expected_surge = max(others.expected_surge, known.limit - used)
-        until = now + clock.hi + seconds if seconds > 0.0 else turn
-        self.hold_until(max(turn, until), ban=ban)
+        until = learning.learn_refusal(self.known, now, seconds, ban, minute, used)
+        self.hold_until(until, ban=ban)
 
     # -- tell --------------------------------------------------------------------------------
 

@@ -41,6 +41,11 @@ class Known:
         """Whether no count comes any more, so that only our books are left."""
         return self.silent >= BLIND_AFTER
 
+    @property
+    def few(self) -> int:
+        """Weight of others that means nothing: a listing, a ping."""
+        return max(2, self.limit // 1000)
+
     def is_held(self, now: float) -> bool:
         """Whether a cooldown is not over for certain."""
         return not self.clock.is_over(self.cooldown_until, now)
@@ -61,7 +66,7 @@ class Known:
         minute that may be on holds all of it.
         """
         ledger, others = self.ledger, self.others
-        live = [minute.used for k, minute in ledger.minutes.items() if k >= ledger.newest]
+        live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
         left = others.expected_until - self.clock.latest(now)
         self.carry_holds(after, now)
         others.expected_until = after.latest(now) + left if left >= 0 else -1
@@ -70,7 +75,7 @@ class Known:
         self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
         ledger.keep(ledger.newest, after.latest(now))
         for minute in ledger.minutes.values():
-            minute.booked = max(minute.booked, max(live, default=0))
+            minute.booked = max(minute.booked, live)
 
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""

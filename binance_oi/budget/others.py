@@ -168,6 +168,10 @@ class Others:
     refused_count: int = 0
     """The count at which the exchange refused us below the limit; 0: never."""
 
+    def expect_until(self, k: int) -> None:
+        """Keep room for them until the end of minute `k`, at the least."""
+        self.expected_until = max(self.expected_until, k)
+
     def past(self, k: int) -> list[Curve]:
         """Their curves of the minutes before `k`."""
         return [curve for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights]

@@ -276,14 +276,8 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
         now: Monotonic s.
     """
     is_one_time = _share_clock(shared, ours, now)
-    minutes = shared.ledger.minutes
-    for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
-        if k in minutes:
-            before = base.ledger.minute(k) if base is not None and is_one_time else Minute()
-            _merge_minute(minutes[k], ours.ledger.minutes[k], before)
-        else:
-            minutes[k] = ours.ledger.minutes[k]
-    _merge_curves(shared, ours, now)
+    _merge_minutes(shared, ours, base if is_one_time else None, now)
+    _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
     if base is not None and ours.limit != base.limit:
         shared.limit = ours.limit
@@ -291,14 +285,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.counted_at = UNKNOWN if is_held else max(shared.counted_at, ours.counted_at)
     shared.cooldown_until = max(shared.cooldown_until, ours.cooldown_until)
     shared.banned_until = max(shared.banned_until, ours.banned_until)
-    shared.ledger.newest = max(
-        shared.ledger.newest, min(ours.ledger.newest, shared.clock.latest(now))
-    )
-    shared.others.expected_surge = max(shared.others.expected_surge, ours.others.expected_surge)
-    refused = [count for count in (shared.others.refused_count, ours.others.refused_count) if count]
-    shared.others.refused_count = min(refused, default=0)
     shared.probe_ends_at = max(shared.probe_ends_at, ours.probe_ends_at)
-    shared.others.expected_until = max(shared.others.expected_until, ours.others.expected_until)
     shared.silent = min(shared.silent, ours.silent)
 
 
@@ -323,6 +310,19 @@ def _share_clock(shared: Known, ours: Known, now: float) -> bool:
     return is_one_time
 
 
+def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -> None:
+    """Each minute that may still be on holds what both sides booked."""
+    minutes = shared.ledger.minutes
+    for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
+        if k in minutes:
+            before = base.ledger.minute(k) if base is not None else Minute()
+            _merge_minute(minutes[k], ours.ledger.minutes[k], before)
+        else:
+            minutes[k] = ours.ledger.minutes[k]
+    begun = min(ours.ledger.newest, shared.clock.latest(now))
+    shared.ledger.newest = max(shared.ledger.newest, begun)
+
+
 def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     """What was under way, undecided or booked on either side since `before` is so for both."""
     by_us, by_them = ours.booked - before.booked, shared.booked - before.booked
@@ -338,10 +338,15 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.refused |= ours.refused
 
 
-def _merge_curves(shared: Known, ours: Known, now: float) -> None:
-    """Of a live minute, the curve of the side that saw more of it."""
-    curves = shared.others.curves
-    for k, curve in ours.others.curves.items():
+def _merge_others(shared: Known, ours: Known, now: float) -> None:
+    """What either side expects; and of a live minute, the curve of the side that saw more of it."""
+    theirs, seen = shared.others, ours.others
+    theirs.expected_surge = max(theirs.expected_surge, seen.expected_surge)
+    refused = [count for count in (theirs.refused_count, seen.refused_count) if count]
+    theirs.refused_count = min(refused, default=0)
+    theirs.expect_until(seen.expected_until)
+    curves = theirs.curves
+    for k, curve in seen.curves.items():
         known = curves.get(k)
         if k >= shared.clock.earliest(now) and (known is None or curve.until > known.until):
             curves[k] = curve

@@ -1,0 +1,205 @@
+"""What can be switched off in the core, one by one: see `ablation`.
+
+Rule of this file: data. `old` stands exactly once in its module, and with `new` in its place the
+mechanism does nothing.
+"""
+
+from typing import NamedTuple
+
+
+class Switch(NamedTuple):
+    """One number or mechanism."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+OTHERS, BUCKET, PROBING = "budget/others.py", "budget/bucket.py", "budget/probing.py"
+LEARNING = "budget/learning.py"
+ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/ledger.py"
+ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
+
+SWITCHES = (
+    Switch(
+        "a jump is expected once more",
+        OTHERS,
+        "most = max(most, current.jump(RHYTHM), *(last.jump(RHYTHM - into) for last in past[-1:]))",
+        "pass",
+    ),
+    Switch("a minute seen in part", OTHERS, "if whole and not curve.whole:", "if False:"),
+    Switch("use before the first count", OTHERS, "before = max(before, curve.base)", "pass"),
+    Switch(
+        "others who are late",
+        OTHERS,
+        "rest = due + max(0.0, min(late, MORE * whole - others - due))",
+        "rest = due",
+    ),
+    Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
+    Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
+    Switch("going on", OTHERS, "most = max(most, going_on(current, into, others))", "pass"),
+    Switch(
+        "going on as last seen",
+        OTHERS,
+        "return max(rate * (MINUTE - into), held)",
+        "return rate * (MINUTE - into)",
+    ),
+    Switch(
+        "calm rate of a past minute",
+        OTHERS,
+        "rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate",
+        "rate = curve.rate",
+    ),
+    Switch(
+        "ours under way hide theirs",
+        OTHERS,
+        "minute.others + (0 if past else minute.under_way)",
+        "minute.others",
+    ),
+    Switch(
+        "spread of a young rate",
+        OTHERS,
+        "spread = 1.0 if past else MINUTE / max(1.0, curve.until)",
+        "spread = 1.0",
+    ),
+    Switch("chance in a forecast", OTHERS, "SIGMA * math.sqrt(need * spread)", "0.0"),
+    Switch("chance of the unseen", OTHERS, "return most + SIGMA * math.sqrt(most)", "return most"),
+    Switch("the surge", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"),
+    Switch(
+        "an eighth in flight",
+        ADMISSION,
+        "return is_counted and minute.under_way + ask.weight > most",
+        "return False",
+    ),
+    Switch(
+        "the unseen before the room",
+        ADMISSION,
+        "if not fits and known.unseen(ask.now, k) > room:",
+        "if False:",
+    ),
+    Switch(
+        "the part that is ours",
+        ADMISSION,
+        "if fits or (not crowded and _is_our_part(ask, known, k)):",
+        "if fits:",
+    ),
+    Switch(
+        "the count that was refused",
+        ADMISSION,
+        "Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None",
+        "None",
+    ),
+    Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
+    Switch(
+        "bearable before the likeliest",
+        ADMISSION,
+        "if k < ask.likeliest and not",
+        "if False and not",
+    ),
+    Switch(
+        "a probe of a full minute",
+        ADMISSION,
+        "if wait <= 0.0:\n            return Probe()\n    return Wait(max(",
+        "if False:\n            return Probe()\n    return Wait(max(",
+    ),
+    Switch(
+        "a newcomer is careful",
+        BUCKET,
+        "room = max(0, ask.budget - int(FIRST_SHARE * known.limit))",
+        "room = 0",
+    ),
+    Switch("the rate that would not show", LEARNING, "max(0, most - reserve)", "0"),
+    Switch(
+        "a probe first beside others",
+        PROBING,
+        "is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until",
+        "is_newcomer(ask, known)",
+    ),
+    Switch("half of the rest", PROBING, "probe = min(probe, (left - since) / 2)", "pass"),
+    Switch(
+        "what is undecided",
+        PROBING,
+        "decided = minute.undecided[0][0] - ask.now if minute.undecided else left",
+        "decided = left",
+    ),
+    Switch("few probes without a past", PROBING, "probe *= 4", "pass"),
+    Switch("a third of the rest", PROBING, "probe = min(probe, (left - 3 * since) / 4)", "pass"),
+    Switch(
+        "the closing probe",
+        PROBING,
+        "return min(wait, closing) if closing + since > 0.0 else wait",
+        "return wait",
+    ),
+    Switch("the last probe moves", PROBING, " - clock.doubt * (k % 3) / 2", ""),
+    Switch(
+        "reported twice when alone", PROBING, "if k > known.others.expected_until:", "if False:"
+    ),
+    Switch(
+        "others that were the next minute's",
+        LEARNING,
+        "before.others = 0  # the count near the rollover was this minute's",
+        "pass",
+    ),
+    Switch(
+        "only whole minutes forgive",
+        LEARNING,
+        "not before.refused and was_whole",
+        "not before.refused",
+    ),
+    Switch(
+        "near the rollover others are asked for again",
+        LEARNING,
+        "if known.counted_at == UNKNOWN and theirs > known.few:",
+        "if False:",
+    ),
+    Switch(
+        "nobody until our last count",
+        LEARNING,
+        "if not curve.heights and known.counted_at != UNKNOWN:",
+        "if False:",
+    ),
+    Switch(
+        "only exact heights are drawn",
+        LEARNING,
+        "if is_exact or others.past(k) or minute.others >= curve.rate * into:",
+        "if True:",
+    ),
+    Switch("surge doubles", LEARNING, "more = surge if ban else 2 * surge", "more = surge"),
+    Switch(
+        "surge of the first refusal",
+        LEARNING,
+        "min(max(more, known.limit // 4), known.limit // 2)",
+        "more",
+    ),
+    Switch(
+        "the count tells the minute",
+        ATTRIBUTION,
+        "k = _by_count(receipt, used, first, ledger, slack)",
+        "k = None",
+    ),
+    Switch("the count narrows the clock", BUCKET, "if proved is not None:", "if False:"),
+    Switch("quiet before giving back", LEDGER, "and sent >= counted_at + LAG", ""),
+    Switch("eight moments undecided", LEDGER, "or len(undecided) >= UNDECIDED", ""),
+    Switch(
+        "fast path",
+        BUCKET,
+        "first == last > known.others.expected_until\n",
+        "False and first == last > known.others.expected_until\n",
+    ),
+    Switch("drift", TUNING, "DRIFT = 1e-4", "DRIFT = 0.0"),
+    Switch("contradictions", TUNING, "CONTRADICTIONS = 3", "CONTRADICTIONS = 1"),
+    Switch("memory of two minutes", TUNING, "MEMORY = 5", "MEMORY = 2"),
+    Switch("chance of being late", TUNING, "CHANCE = 2.0", "CHANCE = 0.0"),
+    Switch("more than ever", TUNING, "MORE = 1.1", "MORE = 1.0"),
+    Switch("late is 10 s", TUNING, "LATE = 20.0", "LATE = 10.0"),
+    Switch("slot of 10 s", TUNING, "SLOT = 5.0", "SLOT = 10.0"),
+    Switch("sigma of 2", TUNING, "SIGMA = 4", "SIGMA = 2"),
+    Switch("closing at 1 s", TUNING, "CLOSING = 0.25", "CLOSING = 1.0"),
+    Switch("probe pause of 2 s", TUNING, "PROBE_PAUSE = 1.0", "PROBE_PAUSE = 2.0"),
+    Switch("probes of 2 %", TUNING, "PROBES = 0.01", "PROBES = 0.02"),
+    Switch("patience of 3 s", TUNING, "PROBE_PATIENCE = 1.0", "PROBE_PATIENCE = 3.0"),
+    Switch("lag of 0 s", TUNING, "LAG = 1.0", "LAG = 0.0"),
+    Switch("edge of 0.5 s", TUNING, "EDGE = 1.5", "EDGE = 0.5"),
+    Switch("flight of 5 s", TUNING, "FLIGHT = 10.0", "FLIGHT = 5.0"),
+)

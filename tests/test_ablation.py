@@ -1,0 +1,26 @@
+"""The switches of `nox -s ablation` fit the source that they switch off.
+
+Rule of this file: it runs no simulation; a switch that no longer fits would measure nothing.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import binance_oi
+from simulation.switches import SWITCHES, Switch
+
+PACKAGE = Path(binance_oi.__file__).parent
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
+def test_a_switch_changes_one_place_and_leaves_python(switch: Switch) -> None:
+    source = (PACKAGE / switch.module).read_text("utf-8")
+    assert source.count(switch.old) == 1
+    changed = source.replace(switch.old, switch.new)
+    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
+
+
+def test_every_switch_has_a_name_of_its_own() -> None:
+    assert len({switch.name for switch in SWITCHES}) == len(SWITCHES)
