@@ -59,10 +59,13 @@ def run_module(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting."""
+    """Style, formatting, and how hard what decides is to follow."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    modules = [f"binance_oi/budget/{name}.py" for name in DECISION]
+    cache = ("--cache-dir", session.create_tmp())
+    session.run("complexipy", *modules, "--max-complexity-allowed", "12", "--failed", *cache)
 
 
 @nox.session

@@ -80,21 +80,13 @@ TOP_LEVEL = {
     "tests",
 }
 # In the folder of the budget as well; what decides is pure, and imports no pool and no file.
-BUDGET = (
+DECISION = (
     *("usage", "tuning", "server_clock", "ledger", "attribution", "others", "knowledge"),
-    *(
-        "probing",
-        "admission",
-        "learning",
-        "bucket",
-        "record",
-        "place",
-        "pool_file",
-        "pool",
-        "__init__",
-    ),
+    *("probing", "admission", "learning", "bucket"),
 )
+BUDGET = (*DECISION, "record", "place", "pool_file", "pool", "__init__")
 LONGEST, MEDIAN = 50, 10  # lines of code in one function
+LONGEST_TO_DECIDE, LARGEST_TO_DECIDE = 40, 200  # in a function, and in a class
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -153,19 +145,28 @@ def wrong_imports(file: Path) -> list[str]:
     return wrong
 
 
-def lengths(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines of code of every function: no docstring, no comment, no blank line."""
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
+
+
+def lengths(file: Path, kinds: tuple[type[ast.stmt], ...] = FUNCTIONS) -> Iterator[tuple[int, str]]:
+    """Lines of code of every function, or class: no docstring, no comment, no blank line."""
     with tokenize.open(file) as opened:
         skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
         tokens = list(tokenize.generate_tokens(opened.readline))
     code = {n for t in tokens if t.type not in skip for n in range(t.start[0], t.end[0] + 1)}
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0]
-            told = ast.get_docstring(node) is not None
-            doc = set(range(first.lineno, (first.end_lineno or 0) + 1)) if told else set[int]()
-            span = set(range(node.lineno, (node.end_lineno or 0) + 1))
-            yield len(span & code - doc), f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            code -= span(node)  # a docstring, of a field as well
+    for node in ast.walk(tree):
+        if isinstance(node, kinds):
+            name = getattr(node, "name", "")
+            yield len(span(node) & code), f"{file.relative_to(ROOT)}:{node.lineno} {name}"
+
+
+def span(node: ast.stmt) -> set[int]:
+    """The lines of a statement."""
+    return set(range(node.lineno, (node.end_lineno or 0) + 1))
 
 
 def listed_files() -> list[str]:
@@ -233,6 +234,18 @@ def test_functions_are_short() -> None:
     counted = sorted(length for file in FILES for length in lengths(file))
     assert counted[-1][0] <= LONGEST, counted[-1]
     assert median(length for length, _ in counted) <= MEDIAN
+
+
+@pytest.mark.parametrize(
+    "kinds, most", [(FUNCTIONS, LONGEST_TO_DECIDE), ((ast.ClassDef,), LARGEST_TO_DECIDE)]
+)
+@pytest.mark.parametrize("name", DECISION)
+def test_what_decides_is_made_of_small_parts(
+    name: str, kinds: tuple[type[ast.stmt], ...], most: int
+) -> None:
+    assert [
+        found for found in lengths(PACKAGE / "budget" / f"{name}.py", kinds) if found[0] > most
+    ] == []
 
 
 def test_only_code_counts_towards_a_functions_length(

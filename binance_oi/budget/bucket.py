@@ -12,7 +12,7 @@ from binance_oi.budget import admission, learning, probing
 from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.others import Forecast
-from binance_oi.budget.server_clock import MINUTE, dated, is_plausible
+from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     FIRST_SHARE,
@@ -181,10 +181,10 @@ class Bucket:
         for window in known.windows:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
         if now > receipt.sent + FLIGHT:
-            receipt = self._extend(receipt, now)
-        if date is not None and not self._read(date, receipt.sent, now):
+            receipt = learning.book_late(known, receipt, now)
+        if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        receipt = self._current(receipt, now)
+        receipt = learning.rebook(known, receipt, now)
         slack = known.limit // 50
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
@@ -200,46 +200,13 @@ class Bucket:
             learning.learn(known, receipt, k, used, self._reserve)
         return k
 
-    def _read(self, date: float, sent: float, now: float) -> bool:
-        """Learn the `Date` of an answer; False when it is not believed."""
-        clock = self.known.clock
-        if not is_plausible(date):
-            return False
-        interval, was_guess = dated(date, sent, now), not clock.dated
-        clock.replace_guess(*interval)
-        return learning.narrow(self.known, *interval, now, was_guess)
-
-    def _current(self, receipt: Receipt, now: float) -> Receipt:
-        """The receipt, booked by the clock as it is now.
-
-        Nearly always it is. A clock that was given up since the charge has left it in minutes
-        that are hours or years away: whoever waited for one of them would wait as long.
-        """
-        clock, ledger = self.known.clock, self.known.ledger
-        sent = receipt.sent if now <= receipt.sent + FLIGHT else now
-        first, last = clock.earliest(sent), clock.latest(now)
-        if first <= receipt.last and receipt.first <= max(last, ledger.newest):
-            return receipt
-        ledger.give_back(receipt)
-        ledger.book(receipt.weight, first, last)
-        return receipt._replace(first=first, last=last, reported=0)
-
-    def _extend(self, receipt: Receipt, now: float) -> Receipt:
-        """Book a request whose answer is late to each minute up to now that may have counted it."""
-        clock = self.known.clock
-        first = max(receipt.last + 1, clock.earliest(now))
-        last = clock.latest(now)
-        self.known.ledger.book(receipt.weight, first, last)
-        if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
-            return receipt._replace(first=first, last=last, reported=0)
-        return receipt._replace(last=max(receipt.last, last))
-
     def lose(self, receipt: Receipt, now: float) -> None:
         """No answer: it may have been counted, in any minute it may have landed in."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
         certain = max(now, receipt.sent + FLIGHT)
-        self.known.ledger.leave_undecided(self._current(receipt, now), None, certain)
+        receipt = learning.rebook(self.known, receipt, now)
+        self.known.ledger.leave_undecided(receipt, None, certain)
 
     def refund(self, receipt: Receipt) -> None:
         """It was never sent: as if it had not been charged."""

@@ -1,4 +1,4 @@
-"""What an answer and a refusal teach: they change what is known, and nothing else does.
+"""What an answer and a refusal teach.
 
 Pure. The rule of this file: a count may only raise what a minute is known to hold. Which minute it
 is of has been found out before (`attribution`); where that cannot be told, it is taken in the way
@@ -7,8 +7,8 @@ that lets us send less.
 
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.server_clock import MINUTE, ServerClock
-from binance_oi.budget.tuning import CONTRADICTIONS, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
+from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
+from binance_oi.budget.tuning import CONTRADICTIONS, FLIGHT, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
 from binance_oi.budget.usage import Receipt
 
 
@@ -132,6 +132,43 @@ def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> b
         return False
     known.start_again(ServerClock(lo, hi, clock.at, clock.dated), now)
     return True
+
+
+def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
+    """Learn the `Date` of an answer; False when it is not believed."""
+    clock = known.clock
+    if not is_plausible(date):
+        return False
+    interval, was_guess = dated(date, sent, now), not clock.dated
+    clock.replace_guess(*interval)
+    return narrow(known, *interval, now, was_guess)
+
+
+def rebook(known: Known, receipt: Receipt, now: float) -> Receipt:
+    """Book a receipt by the clock as it is now.
+
+    Nearly always it is booked so. A clock that was given up since the charge has left it in minutes
+    that are hours or years away: whoever waited for one of them would wait as long.
+    """
+    clock, ledger = known.clock, known.ledger
+    sent = receipt.sent if now <= receipt.sent + FLIGHT else now
+    first, last = clock.earliest(sent), clock.latest(now)
+    if first <= receipt.last and receipt.first <= max(last, ledger.newest):
+        return receipt
+    ledger.give_back(receipt)
+    ledger.book(receipt.weight, first, last)
+    return receipt._replace(first=first, last=last, reported=0)
+
+
+def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
+    """Book a request whose answer is late to each minute up to now that may have counted it."""
+    clock = known.clock
+    first = max(receipt.last + 1, clock.earliest(now))
+    last = clock.latest(now)
+    known.ledger.book(receipt.weight, first, last)
+    if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
+        return receipt._replace(first=first, last=last, reported=0)
+    return receipt._replace(last=max(receipt.last, last))
 
 
 def learn_refusal(
