@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.bucket import Bucket
@@ -94,7 +94,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
         with tempfile.TemporaryDirectory() as directory:
             places, made = count(), list[_Desks]()
 
-            def desks(**more: bool) -> _Desks:
+            def desks(**more: Any) -> _Desks:
                 made.append(_Desks(note, Path(directory) / str(next(places)), **more))
                 return made[-1]
 
