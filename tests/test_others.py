@@ -5,7 +5,7 @@ import math
 import pytest
 
 from binance_oi.budget.others import MINUTE, Curve, Others, expected
-from binance_oi.budget.tuning import CHANCE, LATE, MORE, RHYTHM, SLOT
+from binance_oi.budget.tuning import CHANCE, LATE, RHYTHM, SLOT
 
 FASTEST = 40.0  # weight/s
 
@@ -87,7 +87,7 @@ def test_who_was_steady_needs_what_is_left_of_the_minute() -> None:
 def test_a_burst_is_expected_until_it_has_come() -> None:
     past = [burst(at=30.0)]
     assert expected(past, NOTHING, 10.0, 0) == 500
-    assert expected(past, NOTHING, 35.0, 500) <= (MORE - 1) * 500
+    assert expected(past, NOTHING, 35.0, 500) <= 0.1 * 500
     assert expected(past, NOTHING, 25.0, 500) == 500  # it came early, or it was another one
 
 

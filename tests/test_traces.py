@@ -63,7 +63,6 @@ REAL = "it counts tries on the real clock, or between threads, which no script c
 # Why no script can notice it.
 UNNOTICED = {
     "budget.knowledge.UNKNOWN": "it is infinite",
-    "budget.tuning.MORE": "it would bind below 1 only: what is late and due is within the whole",
     "budget.server_clock.WIDEST": BOUND,
     "budget.server_clock.AHEAD": BOUND,
     "budget.server_clock.MOST_CONTRADICTIONS": BOUND,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, MORE, RHYTHM, SIGMA, SLOT
+from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, RHYTHM, SIGMA, SLOT
 
 MINUTE = 60.0  # s
 
@@ -109,7 +109,7 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
         before = max(before, curve.base)  # not all of a minute is kept for what came unseen
     due = whole - now
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
-    rest = due + max(0.0, min(late, MORE * whole - others - due))
+    rest = due + late
     if others < before and curve.since < into - LATE:  # they do not go on as they did
         rest -= min(rest, curve.calm * (MINUTE - into + LATE)) * (1.0 - others / before)
     return rest

@@ -24,7 +24,6 @@ EDGE = 1.5  # s: how far a `Date` header may be from the clock that counts (edge
 DRIFT = 1e-4  # s per s that two clocks may drift apart
 
 SLOT = 5.0  # s of a curve
-MORE = 1.1  # times what they used in a whole minute is the most they are expected to
 CHANCE = 2.0  # standard deviations by which they may be behind without being late
 RHYTHM = 30.0  # s: what comes more often than that is expected again before it was seen twice
 LATE = 20.0  # s that a use may be late before it is not expected any more

@@ -33,7 +33,7 @@ SWITCHES = (
     Switch(
         "others who are late",
         OTHERS,
-        "rest = due + max(0.0, min(late, MORE * whole - others - due))",
+        "rest = due + late",
         "rest = due",
     ),
     Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
@@ -191,7 +191,6 @@ SWITCHES = (
     Switch("contradictions", TUNING, "CONTRADICTIONS = 3", "CONTRADICTIONS = 1"),
     Switch("memory of two minutes", TUNING, "MEMORY = 5", "MEMORY = 2"),
     Switch("chance of being late", TUNING, "CHANCE = 2.0", "CHANCE = 0.0"),
-    Switch("more than ever", TUNING, "MORE = 1.1", "MORE = 1.0"),
     Switch("late is 10 s", TUNING, "LATE = 20.0", "LATE = 10.0"),
     Switch("slot of 10 s", TUNING, "SLOT = 5.0", "SLOT = 10.0"),
     Switch("sigma of 2", TUNING, "SIGMA = 4", "SIGMA = 2"),
