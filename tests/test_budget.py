@@ -18,20 +18,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from binance_oi.budget import pool as module
-from binance_oi.budget import record
-from binance_oi.budget.pool import (
-    BRISK,
-    BUSY,
-    LEASE,
-    LOT,
-    MANY,
-    MachineBudget,
-    Pool,
-    ProcessBudget,
-    machine_pools,
-)
+from binance_oi.budget import pool as pool_module
+from binance_oi.budget import record, shared
+from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, MachinePool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
 
@@ -278,7 +270,7 @@ def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], cloc
     use(one, clock)
     receipt = take(one)
     other.hold(500, ban=True)
-    assert isinstance(other, module.MachinePool)
+    assert isinstance(other, MachinePool)
     assert other._file is not None
     assert other._file.lock()
     clock.now += 2 * LEASE
@@ -292,7 +284,7 @@ def test_a_restart_during_a_ban_sends_nothing(
     pool = make()
     use(pool, clock, 50)
     pool.hold(1000, ban=True)
-    monkeypatch.setattr(module, "BOOT", "another run of the machine")
+    monkeypatch.setattr(shared, "BOOT", "another run of the machine")
     clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
     clock.now = 3.0  # the monotonic clock began anew
     pool = make()
@@ -528,7 +520,7 @@ def test_all_pools_of_the_machine_can_be_looked_at(
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
     assert machine_pools() == {}  # of this user's place, where nobody has charged
     with monkeypatch.context() as changed:
-        changed.setattr(module, "BOOT", "another run of the machine")
+        changed.setattr(shared, "BOOT", "another run of the machine")
         assert machine_pools(tmp_path / "budgets") == {}
     with monkeypatch.context() as changed:
         changed.setattr(record, "decode", lambda _data: None)
@@ -541,7 +533,7 @@ def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-    spec = importlib.util.spec_from_file_location("budget_elsewhere", module.__file__)
+    spec = importlib.util.spec_from_file_location("budget_elsewhere", pool_module.__file__)
     assert spec is not None
     assert spec.loader is not None
     elsewhere = importlib.util.module_from_spec(spec)

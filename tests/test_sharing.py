@@ -29,18 +29,10 @@ import pytest
 from binance_oi.budget import place
 from binance_oi.budget import pool as pool_module
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.pool import (
-    BRISK,
-    BUSY,
-    CHECK,
-    RETRY,
-    RETRY_MOST,
-    MachineBudget,
-    MachinePool,
-    Pool,
-    ProcessBudget,
-)
+from binance_oi.budget.machine import MachineBudget
+from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
+from binance_oi.budget.shared import BRISK, BUSY, CHECK, RETRY, RETRY_MOST, MachinePool
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
 
@@ -598,7 +590,7 @@ def test_a_ban_in_a_file_that_is_gone_holds_where_there_is_no_other_file(
 PROCESS = r"""
 import sys
 from pathlib import Path
-from binance_oi.budget.pool import MachineBudget
+from binance_oi.budget import MachineBudget
 pool = MachineBudget(directory=Path(sys.argv[1]), limit=1000).pool("exchange")
 first = pool.charge(1)
 pool.settle(first, 1, None)
@@ -940,7 +932,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
         yield thread
 
 
-MODULES = ("pool.py", "bucket.py", "ledger.py", "attribution.py", "others.py", "server_clock.py")
+MODULES = (
+    *("pool.py", "shared.py", "bucket.py", "ledger.py", "attribution.py", "others.py"),
+    "server_clock.py",
+)
 
 
 @pytest.mark.parametrize("kind", ["process", "machine", "alone"])
@@ -998,13 +993,13 @@ def test_a_view_waits_for_a_change_that_takes_long(
 ) -> None:
     pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
     began, go_on, waited = threading.Event(), threading.Event(), 0.0
-    set_limit = pool_module._set_limit
+    apply_limit = pool_module.apply_limit
 
     def slow(limit: int, bucket: Bucket) -> None:
         bucket.known.limit = limit // 2
         began.set()
         assert go_on.wait(120)
-        set_limit(limit, bucket)
+        apply_limit(limit, bucket)
 
     def count(seconds: float) -> None:
         nonlocal waited
@@ -1013,7 +1008,7 @@ def test_a_view_waits_for_a_change_that_takes_long(
             go_on.set()
             changer.join(120)
 
-    monkeypatch.setattr(pool_module, "_set_limit", slow)
+    monkeypatch.setattr(pool_module, "apply_limit", slow)
     monkeypatch.setattr(time, "sleep", count)
     changer = threading.Thread(target=pool.set_limit, args=(500,))
     changer.start()
@@ -1035,7 +1030,7 @@ def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
     def sleep(_seconds: float) -> None:
         raise NotNowError
 
-    monkeypatch.setattr(pool_module, "_set_limit", interrupted)
+    monkeypatch.setattr(pool_module, "apply_limit", interrupted)
     monkeypatch.setattr(time, "sleep", sleep)
     pool.set_limit(500)
     assert [usage.limit for usage in seen] == [500]

@@ -13,8 +13,9 @@ from typing import cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.pool import MachinePool, fresh_state
+from binance_oi.budget.pool import fresh_state
 from binance_oi.budget.pool_file import PoolFile
+from binance_oi.budget.shared import MachinePool
 from binance_oi.budget.usage import Receipt
 
 from .scripts import NOON, START, Note, Script, WatchedPool, every, room, script
