@@ -23,7 +23,7 @@ from binance_oi.budget import record, shared
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE
-from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, MachinePool
+from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
 
@@ -129,15 +129,17 @@ def test_its_repr_names_its_pools() -> None:
     assert repr(budget) == "<ProcessBudget unused>"
     take(budget.pool("a"), 7)
     budget.pool("b")
-    assert repr(budget) == ("<ProcessBudget a: <Pool used=7 of 2400>, b: <Pool used=0 of 2400>>")
+    assert repr(budget) == (
+        "<ProcessBudget a: <ProcessPool used=7 of 2400>, b: <ProcessPool used=0 of 2400>>"
+    )
 
 
 def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 7)
     assert (repr(pool), repr(other)) == (
-        "<MachinePool used=7 of 100>",
-        "<MachinePool used=0 of 100>",
+        "<SharedPool used=7 of 100>",
+        "<SharedPool used=0 of 100>",
     )
     assert other.usage.used == 7
 
@@ -270,12 +272,12 @@ def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], cloc
     use(one, clock)
     receipt = take(one)
     other.hold(500, ban=True)
-    assert isinstance(other, MachinePool)
-    assert other._file is not None
-    assert other._file.lock()
+    assert isinstance(other, SharedPool)
+    assert other._store is not None
+    assert other._store.lock()
     clock.now += 2 * LEASE
     assert one.sending(receipt) is None
-    other._file.unlock()
+    other._store.unlock()
 
 
 def test_a_restart_during_a_ban_sends_nothing(
@@ -444,10 +446,10 @@ def test_a_record_of_another_version_is_not_believed(
     make: Callable[[], Pool], clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
-    pool._file.lock()  # type: ignore[attr-defined]
-    pool._file.read()  # type: ignore[attr-defined]
-    pool._file.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
-    pool._file.unlock()  # type: ignore[attr-defined]
+    pool._store.lock()  # type: ignore[attr-defined]
+    pool._store.read()  # type: ignore[attr-defined]
+    pool._store.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
+    pool._store.unlock()  # type: ignore[attr-defined]
     use(make(), clock, 7)
     assert pool.usage.used == 7
     assert "another version" in caplog.text

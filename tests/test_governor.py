@@ -25,6 +25,7 @@ from typing import Self
 import pytest
 
 from binance_oi.budget import MachineBudget, Pool, ProcessBudget
+from binance_oi.budget.pool import ProcessPool
 from binance_oi.budget.pool_file import FILE_NAME
 from binance_oi.budget.usage import Receipt, Wait
 from binance_oi.errors import (
@@ -668,7 +669,7 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(stack.enter_async_context(full.reserve()))
         await until_waiting(full, 1)
-        assert repr(full) == "<Governor 0 in flight, 1 waiting, <Pool used=100 of 100>>"
+        assert repr(full) == "<Governor 0 in flight, 1 waiting, <ProcessPool used=100 of 100>>"
         task.cancel()
         await asyncio.wait([task])
 
@@ -964,7 +965,7 @@ class BrokenPacer:
 def breaking(where: str, governor: Governor) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if where == "banned_until":
-            patch.setattr(Pool, where, property(fail))
+            patch.setattr(ProcessPool, where, property(fail))
         elif where in ("has_capacity", "acquire"):
             patch.setattr(governor, "_paced", 0)
             patch.setattr(governor, "_pacer", BrokenPacer(at_once=where == "has_capacity"))

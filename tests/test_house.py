@@ -82,7 +82,7 @@ TOP_LEVEL = {
 # In the folder of the budget as well; what decides is pure, and imports no pool and no file.
 BUDGET = (
     *("usage", "tuning", "server_clock", "ledger", "attribution", "others", "knowledge"),
-    *("probing", "admission", "bucket", "record", "place", "pool_file", "pool", "shared"),
+    *("probing", "admission", "bucket", "record", "place", "pool", "shared", "pool_file"),
     *("machine", "__init__"),
 )
 LONGEST, MEDIAN = 50, 10  # lines of code in one function

@@ -24,7 +24,7 @@ from binance_oi.budget.others import Curve, Others
 from binance_oi.budget.pool_file import ROOM, PoolFile
 from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
-from binance_oi.budget.shared import MachinePool
+from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.tuning import UNDECIDED
 from binance_oi.budget.usage import Receipt
 from binance_oi.window import Window
@@ -90,11 +90,11 @@ def few_steps(most: int = STEPS) -> Iterator[None]:
 
 
 @pytest.fixture
-def pool_with(tmp_path: Path) -> Callable[[Known, str], MachinePool]:
+def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
     """A process that starts and finds this record."""
     names = iter(range(10**6))
 
-    def make(found: Known, boot: str = "") -> MachinePool:
+    def make(found: Known, boot: str = "") -> SharedPool:
         name = f"exchange {next(names)}"
         data = record.encode(record.Record(name, boot or shared.BOOT, found))
         file = PoolFile(tmp_path / "budgets", name)
@@ -110,13 +110,13 @@ def pool_with(tmp_path: Path) -> Callable[[Known, str], MachinePool]:
             wall=lambda: NOON + NOW,
         )
         pool = budget.pool(name)
-        assert isinstance(pool, MachinePool)
+        assert isinstance(pool, SharedPool)
         return pool
 
     return make
 
 
-Pools = Callable[..., MachinePool]
+Pools = Callable[..., SharedPool]
 
 
 def test_a_record_from_the_middle_of_the_work_is_believed(
@@ -216,7 +216,7 @@ def test_a_second_absurd_record_is_not_worth_another_warning(
         pool.charge(1)
         pool._bucket.known.limit = 0
         pool._leave(changed=True)
-        pool._file = None
+        pool._store = None
         pool._check_at = UNKNOWN
     assert "a weight" in caplog.text
     assert len(caplog.records) == 1

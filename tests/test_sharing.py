@@ -32,7 +32,7 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.shared import BRISK, BUSY, CHECK, RETRY, RETRY_MOST, MachinePool
+from binance_oi.budget.shared import BRISK, BUSY, CHECK, RETRY, RETRY_MOST, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
 
@@ -67,21 +67,21 @@ def budgets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(budgets: Path, clock: Time) -> Callable[[], MachinePool]:
+def make(budgets: Path, clock: Time) -> Callable[[], SharedPool]:
     """A process of its own, with the pool of one exchange."""
 
-    def make_pool() -> MachinePool:
+    def make_pool() -> SharedPool:
         budget = MachineBudget(
             directory=budgets, limit=LIMIT, reserve=0, clock=clock, wall=clock.wall
         )
         pool = budget.pool("exchange")
-        assert isinstance(pool, MachinePool)
+        assert isinstance(pool, SharedPool)
         return pool
 
     return make_pool
 
 
-Make = Callable[[], MachinePool]
+Make = Callable[[], SharedPool]
 
 
 def take(pool: Pool, weight: int = 1) -> Receipt:
@@ -279,7 +279,7 @@ def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
     assert other.usage.charged == 6
     clock.now += 10 * CHECK
     one.charge(1)  # alone, and for itself
-    assert one._file is None
+    assert one._store is None
 
 
 def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
@@ -740,7 +740,7 @@ def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
     use(one, clock, 10)
     assert broken.charge(2 * LIMIT) == Wait(None, Reason.TOO_HEAVY)
     broken._bucket.known.clock.hi = 1e15
-    broken._file.lock()  # type: ignore[union-attr]
+    broken._store.lock()  # type: ignore[union-attr]
     broken._leave(changed=True)
     newcomer = make()
     use(newcomer, clock, 1)
@@ -755,7 +755,7 @@ def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
     one, other = make(), make()
     use(one, clock)
     flying = take(one, 5)
-    file = PoolFile(one._file.path.parent, "exchange")  # type: ignore[union-attr]
+    file = PoolFile(one._store.path.parent, "exchange")  # type: ignore[union-attr]
     other.charge(1)
     other._bucket.known.ledger.minutes.clear()
     other._leave(changed=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.place import budget_directory
-from binance_oi.budget.pool import Clock, Pool, ProcessBudget, steady_clock
+from binance_oi.budget.place import ADVICE, budget_directory
+from binance_oi.budget.pool import Clock, ProcessBudget, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
-from binance_oi.budget.shared import MachinePool, reason_to_doubt
+from binance_oi.budget.shared import SharedPool, Store, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.endpoints import DEFAULT_LIMIT
 
@@ -60,15 +60,14 @@ class MachineBudget(ProcessBudget):
             pool.close()
         self._pools.clear()
 
-    def _make_pool(self, name: str) -> Pool:
-        return MachinePool(
-            self._make_bucket, self._fresh_state(), self._clock, partial(self._open, name)
-        )
+    def _make_pool(self, name: str) -> SharedPool:
+        open_store = partial(self._open, name)
+        return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store, ADVICE)
 
-    def _open(self, name: str, current: PoolFile | None) -> PoolFile:
+    def _open(self, name: str, current: Store | None) -> PoolFile:
         """The file of that pool: `current`, if it is still where it has to be, or another one."""
         directory = self._directory or budget_directory()
-        if current is not None and current.path.parent == directory:
+        if isinstance(current, PoolFile) and current.path.parent == directory:
             return current
         return PoolFile(directory, name)
 

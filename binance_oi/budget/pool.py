@@ -54,9 +54,85 @@ class Budget(Protocol):
         ...
 
 
+class Pool(Protocol):
+    """The budget of one IP address.
+
+    One thread charges, and no call waits for anything. `usage`, `banned_until` and `repr` change
+    nothing: any thread may read them, and what it sees is the books between two changes.
+    """
+
+    def charge(self, weight: int) -> Receipt | Wait:
+        """Book `weight`, or say how long to wait and why; see `Bucket.charge`."""
+        ...
+
+    def sending(self, receipt: Receipt) -> Receipt | None:
+        """Ask with nothing between the answer and the write; see `Bucket.sending`."""
+        ...
+
+    def room_in(self, weight: int) -> float:
+        """Seconds after which there may be room; see `Bucket.room_in`."""
+        ...
+
+    def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
+        """The answer came, with these headers; see `Bucket.settle`."""
+        ...
+
+    def lose(self, receipt: Receipt) -> None:
+        """No answer came: it may have been counted."""
+        ...
+
+    def refund(self, receipt: Receipt) -> None:
+        """It was never sent."""
+        ...
+
+    def hold(self, seconds: float, *, ban: bool = False) -> None:
+        """Send nothing for `seconds` from now. Cooldowns only ever extend."""
+        ...
+
+    def hold_until(self, until: float, *, ban: bool = False) -> None:
+        """Send nothing before `until`, Unix s of the exchange's clock."""
+        ...
+
+    def refused(self, seconds: float, *, ban: bool = False) -> None:
+        """The exchange refused a request; see `Bucket.refused`."""
+        ...
+
+    def settle_refused(
+        self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
+    ) -> None:
+        """`settle` and `refused` for one answer: it tells which minute was full."""
+        ...
+
+    def set_limit(self, limit: int) -> None:
+        """The exchange named its limit of a minute; limits of other spans stay as they are."""
+        ...
+
+    def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
+        """The exchange announced its limits; see `Bucket.set_limits`."""
+        ...
+
+    def flush(self) -> None:
+        """Nothing is under way: publish what other processes may need."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files. What was charged stays charged."""
+        ...
+
+    @property
+    def banned_until(self) -> datetime | None:
+        """See `Usage.banned_until`, which costs more."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """What is known at this moment; from any thread."""
+        ...
+
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_S = TypeVar("_S", bound="Pool")
+_S = TypeVar("_S", bound="ProcessPool")
 
 
 def changing(
@@ -76,12 +152,11 @@ def changing(
     return counted
 
 
-class Pool:
-    """The budget of one IP address, held in this process.
+class ProcessPool:
+    """The pool of one process.
 
-    One thread charges. `usage`, `banned_until` and `repr` change nothing: any thread may read them,
-    and what it sees is the books between two changes. A reader never holds up that thread: it
-    reads without a lock, counts the changes, and reads again when there was one meanwhile.
+    A reader never holds up the thread that charges: it reads without a lock, counts the changes,
+    and reads again when there was one meanwhile.
     """
 
     def __init__(self, make_bucket: Callable[[Known], Bucket], state: Known, clock: Clock) -> None:
@@ -96,7 +171,7 @@ class Pool:
         return f"<{type(self).__name__} used={usage.used} of {usage.limit}>"
 
     def charge(self, weight: int) -> Receipt | Wait:
-        """See `Bucket.charge`; seconds to wait, or a receipt."""
+        """See `Pool.charge`."""
         # As `changing` does it, which would cost a fifth of a charge.
         self.changer = get_ident()
         self.begun += 1
@@ -106,7 +181,7 @@ class Pool:
             self.ended += 1
 
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Bucket.sending`."""
+        """See `Pool.sending`."""
         self.changer = get_ident()
         self.begun += 1
         try:
@@ -115,11 +190,11 @@ class Pool:
             self.ended += 1
 
     def room_in(self, weight: int) -> float:
-        """See `Bucket.room_in`."""
+        """See `Pool.room_in`."""
         return self._bucket.room_in(self._clock(), weight)
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """See `Bucket.settle`."""
+        """See `Pool.settle`."""
         self.changer = get_ident()
         self.begun += 1
         try:
@@ -129,55 +204,55 @@ class Pool:
 
     @changing
     def lose(self, receipt: Receipt) -> None:
-        """See `Bucket.lose`."""
+        """See `Pool.lose`."""
         self._bucket.lose(receipt, self._clock())
 
     @changing
     def refund(self, receipt: Receipt) -> None:
-        """See `Bucket.refund`."""
+        """See `Pool.refund`."""
         self._bucket.refund(receipt)
 
     @changing
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Bucket.hold`."""
+        """See `Pool.hold`."""
         self._bucket.hold(self._clock(), seconds, ban=ban)
 
     @changing
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Send nothing before `until`, Unix s of the exchange's clock."""
+        """See `Pool.hold_until`."""
         self._bucket.hold_until(until, ban=ban)
 
     @changing
     def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Bucket.refused`."""
+        """See `Pool.refused`."""
         self._bucket.refused(self._clock(), seconds, ban=ban)
 
     @changing
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
-        """`settle` and `refused` for one answer: it tells which minute was full."""
+        """See `Pool.settle_refused`."""
         apply_refusal(receipt, self._clock(), used, date, seconds, ban, self._bucket)
 
     @changing
     def set_limit(self, limit: int) -> None:
-        """The exchange named its limit of a minute; limits of other spans stay as they are."""
+        """See `Pool.set_limit`."""
         apply_limit(limit, self._bucket)
 
     @changing
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
-        """See `Bucket.set_limits`."""
+        """See `Pool.set_limits`."""
         self._bucket.set_limits(self._clock(), limit, others)
 
     def flush(self) -> None:
-        """Nothing is under way: publish what other processes may need."""
+        """See `Pool.flush`."""
 
     def close(self) -> None:
         """Nothing to let go of."""
 
     @property
     def banned_until(self) -> datetime | None:
-        """See `Usage.banned_until`, which costs more."""
+        """See `Pool.banned_until`."""
         state = self._bucket.known
         until = state.banned_until
         is_over = state.clock.is_over(until, self._clock())
@@ -185,7 +260,7 @@ class Pool:
 
     @property
     def usage(self) -> Usage:
-        """What is known at this moment; from any thread."""
+        """See `Pool.usage`."""
         return self._between_changes(self._shown).usage(self._clock())
 
     def _own(self) -> tuple[Known, list[Change]]:
@@ -274,13 +349,13 @@ class ProcessBudget:
         if self._share > 1.0:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
         self._clock, self._wall = clock, wall
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, ProcessPool] = {}
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{name}: {pool!r}" for name, pool in list(self._pools.items()))
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
-    def pool(self, name: str) -> Pool:
+    def pool(self, name: str) -> ProcessPool:
         """The pool of that name, made on first use."""
         pool = self._pools.get(name)
         if pool is None:  # of two threads that make one, the first wins
@@ -290,8 +365,8 @@ class ProcessBudget:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _make_pool(self, name: str) -> Pool:
-        return Pool(self._make_bucket, self._fresh_state(), self._clock)
+    def _make_pool(self, name: str) -> ProcessPool:
+        return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
 
     def _make_bucket(self, state: Known) -> Bucket:
         return Bucket(state, reserve=self._reserve, share=self._share)

@@ -22,10 +22,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from binance_oi import process
 from binance_oi.budget.place import check_private
+from binance_oi.budget.shared import Left
 
 if sys.platform != "win32":
     import fcntl
@@ -52,17 +53,8 @@ _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
 _WRITES = 32  # bits of a sequence that count writes; those above name where it began
 
 
-class Left(NamedTuple):
-    """What was in a file that was deleted or replaced, as its last reader found it."""
-
-    sequence: int
-    record: bytes
-
-
 class PoolFile:
-    """The record of one pool in the shared file.
-
-    `lock`, then `read`, then `write`, then `unlock`; nothing else keeps processes apart.
+    """The record of one pool in the shared file: a `shared.Store`.
 
     Args:
         directory: Where the file is; made when missing, for this user only.
@@ -71,6 +63,8 @@ class PoolFile:
     Raises:
         OSError: No such file can be made here.
     """
+
+    room = ROOM
 
     def __init__(self, directory: Path, pool: str) -> None:
         self.path = directory / FILE_NAME
@@ -143,11 +137,15 @@ class PoolFile:
         left, self._left = self._left, None
         return left
 
-    def leave_for(self, other: "PoolFile") -> None:
-        """Close this file, and let `other` know what it held."""
+    def leave(self) -> Left | None:
+        """Close this file; what it held, as far as it can be read."""
         self._leave()
-        other._left = self._left
         self.close()
+        return self._left
+
+    def come_from(self, left: Left) -> None:
+        """Know what the file held that was left for this one."""
+        self._left = left
 
     def go_on_from(self, left: Left) -> None:
         """Write on where a file ended that was left; whoever was part of it still is."""

@@ -1,7 +1,8 @@
 """Leases, late settlements, going on alone and joining again: the pool that processes share.
 
-The rule of this file: the shared record is read and changed only between `_enter` and `_leave`, and
-no error of the file reaches a caller.
+`SharedPool` keeps one record with other processes in a `Store`: a file, or whatever else can keep a
+few bytes and lock them. The rule of this file: the record is read and changed only between `_enter`
+and `_leave`, no error of the store reaches a caller, and nothing here knows where the store is.
 """
 
 import logging
@@ -11,21 +12,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from operator import methodcaller
+from typing import NamedTuple, Protocol
 
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
-from binance_oi.budget.place import ADVICE
 from binance_oi.budget.pool import (
     Change,
     Clock,
-    Pool,
+    ProcessPool,
     apply_limit,
     apply_refusal,
     changing,
     steady_clock,
 )
-from binance_oi.budget.pool_file import ROOM, Left, PoolFile
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.process import boot_identity, is_same_boot
 from binance_oi.window import Limit
@@ -39,8 +39,8 @@ MANY = 64  # answers that wait to be told to others
 BUSY = 0.001  # s after which to ask again for a bucket that another process has in its hands
 RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
 RETRY_MOST = 30.0
-CHECK = 60.0  # s between two looks at where the file has to be
-NO_LINEAGE = -1  # of a record that is in no file any more
+CHECK = 60.0  # s between two looks at where the store has to be
+NO_LINEAGE = -1  # of a record that is in no store any more
 
 BOOT = boot_identity(time.time() - steady_clock())
 
@@ -54,14 +54,112 @@ def reason_to_doubt(found: record.Record, now: float) -> str:
     return record.flaw(found.state, now)
 
 
-class MachinePool(Pool):
-    """The budget of one IP address, held in a file that all processes of a user share.
+class Left(NamedTuple):
+    """What a store held that was deleted or replaced, as its last reader found it."""
+
+    sequence: int
+    record: bytes
+
+
+class Store(Protocol):
+    """One record that processes share, and a lock.
+
+    `lock`, then `read`, then `write`, then `unlock`; nothing else keeps processes apart. What it
+    hands out is whole and was written by `write`, or it is nothing. A process that ends or stops at
+    any moment leaves the old record or the new one, and keeps nobody away for long.
+
+    A store may be deleted or replaced while it is in use. `lock` then goes on in the new one, and
+    `take_left` says once what the old one held.
+
+    Every call but `peek` and `close` may raise `OSError`: the pool goes on alone, and asks for
+    another store later.
+    """
+
+    @property
+    def pool(self) -> str:
+        """Name of the pool."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Bytes that a record may have; at least 4,000."""
+        ...
+
+    @property
+    def lineage(self) -> int:
+        """Names the beginning that the record, as we last read or wrote it, goes on from.
+
+        A record that was lost, or that a reader did not believe, begins anew in another lineage.
+        """
+        ...
+
+    def lock(self) -> bool:
+        """Take the lock, or say that somebody else has it; never wait for it."""
+        ...
+
+    def unlock(self) -> None:
+        """Let others have it."""
+        ...
+
+    def read(self) -> bytes | None:
+        """The record; None when it is still as we wrote it; empty when there is none."""
+        ...
+
+    def write(self, record: bytes, held_until: float = 0.0) -> None:
+        """Replace the record; `held_until`, Unix s, is the end of a hold in it.
+
+        Raises:
+            ValueError: It has more bytes than there is room for.
+        """
+        ...
+
+    def peek(self) -> bytes:
+        """The record, read without the lock and from any thread; empty when it cannot be read."""
+        ...
+
+    def is_hold_new(self) -> bool:
+        """Whether somebody else has written another end of a hold; asked without the lock."""
+        ...
+
+    def begin_anew(self) -> None:
+        """Write on from nothing: whoever was part of the record before sees another lineage."""
+        ...
+
+    def is_left(self) -> bool:
+        """Whether it was deleted or replaced: others use another one; asked without the lock."""
+        ...
+
+    def take_left(self) -> Left | None:
+        """What the store before this one held, if this one does not go on from it; once."""
+        ...
+
+    def go_on_from(self, left: Left) -> None:
+        """Write on where a store ended that was left; whoever was part of it still is."""
+        ...
+
+    def leave(self) -> Left | None:
+        """Close it; what it held, as far as it can be read."""
+        ...
+
+    def come_from(self, left: Left) -> None:
+        """Know what the store held that was left for this one."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it. The record stays, for others."""
+        ...
+
+
+class SharedPool(ProcessPool):
+    """A pool that several processes share through a store.
 
     Args:
         make_bucket: A bucket with our reserve and our share.
-        state: What is known without the file.
+        state: What is known without the store.
         clock: Monotonic seconds, the same in every process.
-        open_file: The file that a process which starts now would use, given the one we have.
+        open_store: The store that a process which starts now would use, given the one we have.
+            It raises `OSError` when there is none.
+        advice: What a user can do when there is none.
     """
 
     def __init__(
@@ -69,11 +167,13 @@ class MachinePool(Pool):
         make_bucket: Callable[[Known], Bucket],
         state: Known,
         clock: Clock,
-        open_file: Callable[[PoolFile | None], PoolFile],
+        open_store: Callable[[Store | None], Store],
+        advice: str = "it is tried again",
     ) -> None:
         super().__init__(make_bucket, state, clock)
-        self._open_file = open_file
-        self._file: PoolFile | None = None
+        self._advice = advice
+        self._open_store = open_store
+        self._store: Store | None = None
         self._late: list[Change] = []  # what others do not know yet, oldest first
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
@@ -81,28 +181,28 @@ class MachinePool(Pool):
         # Sharing. What we charge alone is the difference between our books and `_base`.
         self._base = record.encode(record.Record("", BOOT, state))  # what all knew when we parted
         self._lineage: int | None = None  # of the record that we are part of
-        self._is_untold = False  # our books hold what the file does not
+        self._is_untold = False  # our books hold what the store does not
         self._is_alone = False  # we have said that nothing is shared
-        self._check_at = -math.inf  # monotonic s at which to look where the file has to be
+        self._check_at = -math.inf  # monotonic s at which to look where the store has to be
         self._joined_at = -math.inf
         self._pause = RETRY
         self._has_doubted = False
-        self._find_file(clock())
+        self._find_store(clock())
 
     @changing
     def close(self) -> None:
-        """Book what is late, as far as others let us, and close the file."""
+        """Book what is late, as far as others let us, and close the store."""
         if self._is_untold:
             self._check_at = -math.inf
         self.flush()
         self._check_at = math.inf
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     @changing
     def charge(self, weight: int) -> Receipt | Wait:
-        """See `Bucket.charge`."""
+        """See `Pool.charge`."""
         now = self._clock()
         leased = self._leased
         if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
@@ -123,24 +223,24 @@ class MachinePool(Pool):
     def _is_hold_new(self) -> bool:
         """What was charged in advance may not be sent once another process was refused.
 
-        It is sent so soon that a file which others have left may still be asked.
+        It is sent so soon that a store which others have left may still be asked.
         """
-        file = self._file
+        store = self._store
         try:
-            return file is not None and file.is_hold_new()
+            return store is not None and store.is_hold_new()
         except OSError:
             return True  # whoever takes the lock next says what is wrong
 
     def _is_hold_possible(self) -> bool:
-        """Whether another process may have written a hold, here or in a file that replaced ours."""
-        file = self._file
+        """Whether another process may have written a hold, here or in a store after ours."""
+        store = self._store
         try:
-            return file is not None and (file.is_hold_new() or file.is_left())
+            return store is not None and (store.is_hold_new() or store.is_left())
         except OSError:
             return True
 
     def _take_lease(self, now: float) -> None:
-        """Calls come in quick succession: charge for the next few, and lock the file once."""
+        """Calls come in quick succession: charge for the next few, and lock once."""
         while len(self._leased) < LOT:
             more = self._bucket.charge(now, 1)
             if not isinstance(more, Receipt):
@@ -149,7 +249,7 @@ class MachinePool(Pool):
 
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Bucket.sending`; a hold that another process has written counts, too."""
+        """See `Pool.sending`; a hold that another process has written counts, too."""
         if self._clock() - receipt.sent >= LEASE and self._is_hold_possible():
             if not self._enter():
                 return None
@@ -158,21 +258,21 @@ class MachinePool(Pool):
 
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """See `Bucket.settle`. Told to others with the next charge, or with `flush`."""
+        """See `Pool.settle`. Told to others with the next charge, or with `flush`."""
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
         if receipt.probe or len(self._late) >= MANY:  # others may be waiting for it
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
-        """See `Bucket.lose`."""
+        """See `Pool.lose`."""
         self._change(methodcaller("lose", receipt, self._clock()))
 
     def refund(self, receipt: Receipt) -> None:
-        """See `Bucket.refund`."""
+        """See `Pool.refund`."""
         self._change(methodcaller("refund", receipt))
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Bucket.hold`."""
+        """See `Pool.hold`."""
         self._hold(methodcaller("hold", self._clock(), seconds, ban=ban))
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
@@ -180,7 +280,7 @@ class MachinePool(Pool):
         self._hold(methodcaller("hold_until", until, ban=ban))
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Bucket.refused`."""
+        """See `Pool.refused`."""
         self._hold(methodcaller("refused", self._clock(), seconds, ban=ban))
 
     def settle_refused(
@@ -208,7 +308,7 @@ class MachinePool(Pool):
     def _shown(self) -> tuple[Known, list[Change]]:
         """What others have written, and the changes that we have not told them yet.
 
-        Reads the file without the lock, and changes neither the file nor the pool.
+        Reads the store without the lock, and changes neither the store nor the pool.
         """
         state = self._written()
         changes: list[Change] = [*self._late]
@@ -217,9 +317,9 @@ class MachinePool(Pool):
 
     def _written(self) -> Known:
         """A copy of what all processes know; of what we know, where nothing can be read."""
-        file = self._file
-        if file is not None and not self._is_untold:
-            found, now = record.decode(file.peek()), self._clock()
+        store = self._store
+        if store is not None and not self._is_untold:
+            found, now = record.decode(store.peek()), self._clock()
             if found is not None:
                 if not reason_to_doubt(found, now):
                     return found.state
@@ -230,7 +330,7 @@ class MachinePool(Pool):
 
     def _hold(self, change: Change) -> None:
         """Others have to know at once: try to share, also when we just tried."""
-        if self._file is None and self._check_at < math.inf:
+        if self._store is None and self._check_at < math.inf:
             self._check_at = -math.inf
         self._change(change)
 
@@ -251,23 +351,23 @@ class MachinePool(Pool):
         self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
 
     def _enter(self, now: float | None = None) -> bool:
-        """Take the lock and put the shared state in place; without a file, just go on."""
+        """Take the lock and put the shared state in place; without a store, just go on."""
         now = self._clock() if now is None else now
         if now >= self._check_at:
-            self._find_file(now)
-        file = self._file
-        if file is not None:
+            self._find_store(now)
+        store = self._store
+        if store is not None:
             try:
-                if not file.lock():
+                if not store.lock():
                     return False
-                data, left = file.read(), file.take_left()
+                data, left = store.read(), store.take_left()
                 if left is not None and data:
                     self._take_left(left)
                 elif left is not None:  # nobody has gone on from it yet
-                    file.go_on_from(left)
+                    store.go_on_from(left)
                     data = left.record
                 if data is not None:
-                    self._take(file, data)
+                    self._take(store, data)
                 if left is not None:
                     self._is_untold = True
             except OSError as error:
@@ -282,7 +382,7 @@ class MachinePool(Pool):
         return True
 
     def _take_left(self, left: Left) -> None:
-        """Learn what others wrote into a file that is gone, before all of it is told anew."""
+        """Learn what others wrote into a store that is gone, before all of it is written anew."""
         found, now = record.decode(left.record), self._clock()
         if found is None:
             return
@@ -301,8 +401,8 @@ class MachinePool(Pool):
         ours = self._bucket.known
         record.merge(shared, ours, base.state if base is not None else None, now)
 
-    def _take(self, file: PoolFile, data: bytes) -> None:
-        """Go on from what is in the file; without a record, from what we know ourselves."""
+    def _take(self, store: Store, data: bytes) -> None:
+        """Go on from what is in the store; without a record, from what we know ourselves."""
         found, now = record.decode(data), self._clock()
         doubt = (
             reason_to_doubt(found, now)
@@ -312,16 +412,16 @@ class MachinePool(Pool):
         if found is None or doubt:
             if data:
                 self._say_doubt(doubt)
-                file.begin_anew()
+                store.begin_anew()
             if found is not None:  # its monotonic times mean nothing, but a ban goes on
                 record.keep_holds(self._bucket.known, found.state, now)
             self._is_untold, self._base = True, b""
             return
-        if self._lineage not in (None, file.lineage):  # begun without us: tell all that we know
+        if self._lineage not in (None, store.lineage):  # begun without us: tell all that we know
             self._is_untold, self._base = True, b""
         if self._is_untold:
             self._merge_into(found.state, now)
-        self._base, self._lineage = data, file.lineage
+        self._base, self._lineage = data, store.lineage
         self._bucket.known = found.state
 
     def _say_doubt(self, doubt: str) -> None:
@@ -330,50 +430,52 @@ class MachinePool(Pool):
             logger.warning("the shared budget is not believed and starts anew: %s", doubt)
 
     def _leave(self, *, changed: bool) -> None:
-        file = self._file
-        if file is None:
+        store = self._store
+        if store is None:
             return
         try:
             if changed or self._is_untold:
                 state = self._bucket.known
-                data = record.fitted(record.Record(file.pool, BOOT, state), ROOM)
-                file.write(data, state.cooldown_until)
-                if file.is_left():  # while we had the lock: whoever followed may not have seen it
+                data = record.fitted(record.Record(store.pool, BOOT, state), store.room)
+                store.write(data, state.cooldown_until)
+                if store.is_left():  # while we had the lock: whoever followed may not have seen it
                     self._is_untold = True
                 else:
-                    self._base, self._lineage = data, file.lineage
+                    self._base, self._lineage = data, store.lineage
                     if self._is_untold:
                         self._come_back()
-            file.unlock()
+            store.unlock()
         except (OSError, ValueError) as error:  # ValueError: more than fits into a page
             self._go_on_alone(error)
 
     # -- alone, and together again ---------------------------------------------------------------
 
-    def _find_file(self, now: float) -> None:
-        """Use the file that a process which starts now would use; try again if there is none."""
-        file = self._file
+    def _find_store(self, now: float) -> None:
+        """Use the store that a process which starts now would use; try again if there is none."""
+        store = self._store
         try:
-            found = self._open_file(file)
+            found = self._open_store(store)
         except OSError as error:
             self._go_on_alone(error)
             return
-        if found is not file:
-            if file is not None:
-                file.leave_for(found)
-            self._file, self._joined_at = found, now
+        if found is not store:
+            if store is not None:
+                left = store.leave()
+                if left is not None:
+                    found.come_from(left)
+            self._store, self._joined_at = found, now
         self._check_at = now + CHECK
 
     def _go_on_alone(self, error: Exception) -> None:
         """Say it once, and when to try again: later each time, unless it went well for long."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-            left = file.take_left()
-            if left is not None:  # there is no other file to go on in
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+            left = store.take_left()
+            if left is not None:  # there is no other store to go on in
                 self._take_left(left)
         now = self._clock()
-        if file is not None and now - self._joined_at > CHECK:
+        if store is not None and now - self._joined_at > CHECK:
             self._pause = RETRY
         self._is_untold = True
         self._check_at = now + self._pause
@@ -383,7 +485,7 @@ class MachinePool(Pool):
             logger.warning(
                 "the budget is not shared with other processes, until this ends: %s (%s)",
                 error,
-                ADVICE,
+                self._advice,
             )
 
     def _come_back(self) -> None:
