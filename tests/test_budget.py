@@ -26,6 +26,7 @@ from binance_oi.budget.pool_file import FILE_NAME, PAGE
 from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
+from memory_store import Memory, MemoryBudget, Options
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 
@@ -49,16 +50,27 @@ def clock() -> Time:
 
 
 @pytest.fixture
-def make(tmp_path: Path, clock: Time) -> Callable[[], Pool]:
-    """A process of its own, with the pool of one exchange."""
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time
+) -> Callable[[], Pool]:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
 
     def make_pool() -> Pool:
-        budget = MachineBudget(
-            directory=tmp_path / "budgets", limit=100, reserve=0, clock=clock, wall=clock.wall
-        )
-        return budget.pool("exchange")
+        options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+        if kind == "memory":
+            return MemoryBudget(memory, **options).pool("exchange")
+        return MachineBudget(directory=tmp_path / "budgets", **options).pool("exchange")
 
     return make_pool
+
+
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
 
 
 def take(pool: Pool, weight: int = 1) -> Receipt:
@@ -134,6 +146,7 @@ def test_its_repr_names_its_pools() -> None:
     )
 
 
+@BOTH
 def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 7)
@@ -166,6 +179,7 @@ def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
 # -- several processes -------------------------------------------------------------------------
 
 
+@BOTH
 def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -176,6 +190,7 @@ def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None
     assert one.usage.remaining == 0
 
 
+@BOTH
 def test_a_process_that_is_killed_costs_what_it_had_in_flight(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -188,6 +203,7 @@ def test_a_process_that_is_killed_costs_what_it_had_in_flight(
     assert other.usage.used == 0
 
 
+@BOTH
 def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -200,6 +216,7 @@ def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Tim
     assert not isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
@@ -209,6 +226,7 @@ def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: T
     assert isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
 def test_whatever_one_learns_the_others_know(
     what: str, make: Callable[[], Pool], clock: Time
@@ -223,6 +241,7 @@ def test_whatever_one_learns_the_others_know(
     assert theirs.used == (1 if what == "refund" else 6)
 
 
+@BOTH
 def test_processes_obey_every_limit_that_one_of_them_has_read(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -238,6 +257,7 @@ def test_processes_obey_every_limit_that_one_of_them_has_read(
     assert isinstance(make().charge(1), Receipt)
 
 
+@BOTH
 def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: Time) -> None:
     clock.now = 1e7
     pool = make()
@@ -253,6 +273,7 @@ def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: 
     assert make().usage.used == pool.usage.used > 1000
 
 
+@BOTH
 def test_what_was_charged_before_another_process_was_refused_is_not_sent(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -267,6 +288,7 @@ def test_what_was_charged_before_another_process_was_refused_is_not_sent(
     assert other.usage.charged == 1
 
 
+@BOTH
 def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -280,6 +302,7 @@ def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], cloc
     other._store.unlock()
 
 
+@BOTH
 def test_a_restart_during_a_ban_sends_nothing(
     make: Callable[[], Pool], clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +318,7 @@ def test_a_restart_during_a_ban_sends_nothing(
     assert not isinstance(pool.charge(1), Receipt)
 
 
+@BOTH
 def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], clock: Time) -> None:
     use(make(), clock, 90)
     for wrong in (-3600, 3600):
@@ -302,6 +326,7 @@ def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], c
         assert make().usage.used == 90
 
 
+@BOTH
 def test_a_machine_that_slept_expects_another_minute(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     use(pool, clock, 90)
@@ -320,6 +345,7 @@ def warm(pool: Pool, clock: Time) -> None:
     take(pool)  # at the same instant: calls come thick and fast
 
 
+@BOTH
 def test_calls_that_come_thick_and_fast_lock_the_file_once(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -331,6 +357,7 @@ def test_calls_that_come_thick_and_fast_lock_the_file_once(
     assert other.usage.used == 3 + LOT
 
 
+@BOTH
 def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -344,6 +371,7 @@ def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
     assert other.usage.charged == 7
 
 
+@BOTH
 def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     use(pool, clock, 95)
@@ -366,6 +394,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
     assert answer.seconds == pytest.approx(103, abs=2)  # the clock is known to within some seconds
 
 
+@BOTH
 def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -376,6 +405,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_pro
     assert other.usage.charged == 3  # what it did not send was given back
 
 
+@BOTH
 def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
@@ -442,6 +472,7 @@ def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
     assert len(caplog.records) == 1
 
 
+@BOTH
 def test_a_record_of_another_version_is_not_believed(
     make: Callable[[], Pool], clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -470,6 +501,7 @@ def test_a_damaged_record_starts_anew_from_what_we_know(
     assert "damaged" in caplog.text
 
 
+@BOTH
 def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     for _ in range(4 * 600):
@@ -481,6 +513,7 @@ def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], cloc
     assert make().usage.charged == pool.usage.charged > 0
 
 
+@BOTH
 def test_after_closing_what_was_charged_stays_charged(
     make: Callable[[], Pool], clock: Time
 ) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from _pytest.mark import MarkDecorator
 
 from binance_oi.budget import place
 from binance_oi.budget import pool as pool_module
@@ -32,9 +33,10 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.shared import BRISK, BUSY, CHECK, RETRY, RETRY_MOST, SharedPool
+from binance_oi.budget.shared import BRISK, BUSY, CHECK, LOT, RETRY, RETRY_MOST, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
+from memory_store import Memory, MemoryBudget, MemoryStore, Options
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 LIMIT = 1000
@@ -67,13 +69,22 @@ def budgets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(budgets: Path, clock: Time) -> Callable[[], SharedPool]:
-    """A process of its own, with the pool of one exchange."""
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
+) -> Callable[[], SharedPool]:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
 
     def make_pool() -> SharedPool:
-        budget = MachineBudget(
-            directory=budgets, limit=LIMIT, reserve=0, clock=clock, wall=clock.wall
-        )
+        options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+        budget: ProcessBudget = MachineBudget(directory=budgets, **options)
+        if kind == "memory":
+            budget = MemoryBudget(memory, **options)
         pool = budget.pool("exchange")
         assert isinstance(pool, SharedPool)
         return pool
@@ -82,6 +93,7 @@ def make(budgets: Path, clock: Time) -> Callable[[], SharedPool]:
 
 
 Make = Callable[[], SharedPool]
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
 
 
 def take(pool: Pool, weight: int = 1) -> Receipt:
@@ -108,9 +120,13 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def failing(call: str, number: int) -> Iterator[None]:
-    """The system refuses every such call on our files."""
+    """The system refuses every such call on our files, or of our stores in memory."""
     with pytest.MonkeyPatch.context() as patch:
-        where = fcntl if call == "flock" else os
+        where: object = fcntl if call == "flock" else os
+        if hasattr(MemoryStore, call):
+            where = MemoryStore
+        elif hasattr(Memory, call):
+            where = Memory
         real = getattr(where, call)
 
         def fail(*arguments: object, **more: object) -> object:
@@ -120,6 +136,14 @@ def failing(call: str, number: int) -> Iterator[None]:
 
         patch.setattr(where, call, fail)
         yield
+
+
+def no_writes() -> ExitStack:
+    """Neither store can be written to."""
+    stack = ExitStack()
+    stack.enter_context(failing("pwrite", errno.ENOSPC))
+    stack.enter_context(failing("write", errno.ENOSPC))
+    return stack
 
 
 FAULTS = [
@@ -136,11 +160,21 @@ AT_THE_START = [
 ]
 
 
+# Of what a store does, each call fails.
+OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
+
+
+def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
+    """Faults of the file, and those of a store in memory."""
+    rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
+    return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
+
+
 def name_of(value: object) -> str | None:
     return errno.errorcode[value] if isinstance(value, int) else None
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_one_error_costs_a_moment_of_sharing_and_no_weight(
     call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,7 +193,7 @@ def test_one_error_costs_a_moment_of_sharing_and_no_weight(
     assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (39, 0, 0)
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
@@ -173,7 +207,7 @@ def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error
     assert one.banned_until == one.usage.banned_until == other.usage.banned_until is not None
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_a_ban_that_was_learned_alone_reaches_the_others(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
@@ -189,16 +223,17 @@ def test_a_ban_that_was_learned_alone_reaches_the_others(
     assert not isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock)
     one.refused(300, ban=True)  # no time has passed since the last try
     assert other.banned_until is not None
 
 
-@pytest.mark.parametrize("call, number", AT_THE_START, ids=name_of)
+@on_both(AT_THE_START, [("store", errno.EIO)])
 def test_a_process_that_starts_alone_joins_the_others_later(
     call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,33 +282,36 @@ def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
     assert said(caplog) == ["alone"]
 
 
+@BOTH
 def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
     use(pool, clock)
     for _ in range(600):
-        with failing("pwrite", errno.ENOSPC):
+        with no_writes():
             pool.charge(1)
         clock.now += 1.0
         pool.charge(1)
     assert 4 <= len(said(caplog)) <= 2 * 600 / RETRY_MOST + 12
 
 
+@BOTH
 def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     clock.now += RETRY
     one.flush()
     assert other.usage.charged == 6
 
 
+@BOTH
 def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     one.close()
     assert other.usage.charged == 6
@@ -282,11 +320,12 @@ def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
     assert one._store is None
 
 
+@BOTH
 def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     before = take(one, 10)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         during = take(one, 4)
         one.settle(before, 15, NOON + 10)
         one.flush()
@@ -312,27 +351,29 @@ def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
     assert said(caplog) == ["alone"]
 
 
+@BOTH
 def test_a_new_error_after_long_sharing_is_tried_again_soon(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         for _ in range(20):
             use(pool, clock)
             clock.now += RETRY_MOST
     use(pool, clock)
     clock.now += 2 * CHECK
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(pool, clock)
     clock.now += RETRY
     use(pool, clock)
     assert said(caplog) == ["alone", "again"] * 2
 
 
+@BOTH
 def test_a_refusal_that_is_answered_alone_is_known_to_all_later(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         receipt = take(one, 4)
         one.settle_refused(receipt, 5, NOON + 10, 100.0, ban=False)
         one.set_limit(500)
@@ -630,6 +671,7 @@ def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, cloc
         assert ask(other, "charge") == "Wait"
 
 
+@BOTH
 @pytest.mark.parametrize("days", [2, 30, 400])
 def test_a_process_that_slept_for_long_shares_what_it_does(
     days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
@@ -644,6 +686,7 @@ def test_a_process_that_slept_for_long_shares_what_it_does(
     assert "is not shared" not in caplog.text
 
 
+@BOTH
 def test_many_limits_and_much_lost_weight_do_not_end_sharing(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -667,6 +710,91 @@ def test_many_limits_and_much_lost_weight_do_not_end_sharing(
     assert sent > 200
     assert one.usage == other.usage
     assert said(caplog) == []
+
+
+# -- a store in memory ---------------------------------------------------------------------------
+
+
+IN_MEMORY = pytest.mark.parametrize("make", ["memory"], indirect=True)
+
+
+@IN_MEMORY
+def test_a_store_that_refuses_its_lock_keeps_nobody_waiting(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    flying = take(one, 5)
+    memory.is_locked = True
+    assert one.charge(1) == other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    one.settle(flying, 15, NOON + 10)
+    one.hold(300.0, ban=True)
+    assert other.usage.banned_until is None
+    memory.is_locked = False
+    one.flush()
+    assert (other.usage.charged, other.usage.in_flight) == (15, 0)
+    assert other.usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_store_that_loses_its_record_gets_back_what_each_knows(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    memory.lose()
+    for pool in (one, other):
+        use(pool, clock, 1)
+    one.flush()
+    assert one.usage == other.usage == make().usage
+    assert one.usage.charged >= 32
+
+
+@IN_MEMORY
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
+    make: Make, memory: Memory, clock: Time, is_copy: bool
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    early = memory.copy()
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    memory.replace(early if is_copy else None)
+    answer = one.charge(1)  # the other one has not written again
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.usage.charged >= 30
+    assert make().usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
+    make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    elsewhere = Memory()
+    monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
+    clock.now += CHECK
+    newcomer = make()
+    assert newcomer.usage.charged == 0
+    one.refused(300, ban=True)
+    assert newcomer.usage.banned_until is not None
+    assert memory.cell.holder is None
+
+
+@IN_MEMORY
+def test_a_lot_in_memory_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
+    pool = make()
+    use(pool, clock)
+    take(pool)
+    take(pool)  # at one instant: the next ones are charged in advance
+    before = memory.locks
+    for _ in range(LOT):
+        take(pool)
+    assert memory.locks == before
 
 
 # -- another place, another record ---------------------------------------------------------------
@@ -722,7 +850,7 @@ def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
 ) -> None:
     one = make()
     use(one, clock, 10)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     shutil.rmtree(budgets)
     other = make()
@@ -733,6 +861,7 @@ def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
     assert one.usage.charged == 17
 
 
+@BOTH
 def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
     make: Make, clock: Time
 ) -> None:
