@@ -65,6 +65,23 @@ class Pool(Protocol):
         """Book `weight`, or say how long to wait and why; see `Bucket.charge`."""
         ...
 
+    def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call `callback` when `charge` may answer otherwise, and not only because time passes.
+
+        It may after another client of this process settled, lost or refunded, was held or learned
+        a limit, and after another process wrote the shared record. The pool does not know who
+        makes a change, so a client hears of its own as well. A call promises no room: ask again.
+
+        The call comes in the thread that listened, or not at all: whoever waits keeps to
+        `Wait.seconds` as well. It comes after the change is complete, and must not change the pool.
+        What it raises is logged, and reaches neither the other listeners nor the client whose
+        change it was.
+
+        Returns:
+            Ends the listening. Until then the pool keeps `callback` alive.
+        """
+        ...
+
     def sending(self, receipt: Receipt) -> Receipt | None:
         """Ask with nothing between the answer and the write; see `Bucket.sending`."""
         ...
@@ -138,7 +155,10 @@ _S = TypeVar("_S", bound="ProcessPool")
 def changing(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """Count the changes that have begun and ended: between them, no other thread sees the pool."""
+    """Count the changes that have begun and ended: between them, no other thread sees the pool.
+
+    After the outermost change, listeners learn of news.
+    """
 
     @wraps(method)
     def counted(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -148,8 +168,25 @@ def changing(
             return method(pool, *args, **kwargs)
         finally:
             pool.ended += 1
+            if pool.has_news and pool.begun == pool.ended:
+                pool.has_news = False
+                if pool.listeners:
+                    pool.tell()
 
     return counted
+
+
+def telling(
+    method: Callable[Concatenate[_S, _P], _R],
+) -> Callable[Concatenate[_S, _P], _R]:
+    """`changing`, for a change after which `charge` may answer otherwise."""
+
+    @wraps(method)
+    def told(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        pool.has_news = True
+        return method(pool, *args, **kwargs)
+
+    return changing(told)
 
 
 class ProcessPool:
@@ -165,6 +202,8 @@ class ProcessPool:
         self._clock = clock
         self.begun = self.ended = 0  # changes, see `changing`
         self.changer = 0  # the thread that made the last one
+        self.has_news = False  # since listeners were called
+        self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # and their threads
 
     def __repr__(self) -> str:
         usage = self._between_changes(self._own).usage(self._clock())  # reads no file
@@ -179,6 +218,26 @@ class ProcessPool:
             return self._bucket.charge(self._clock(), weight)
         finally:
             self.ended += 1
+
+    def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """See `Pool.listen`."""
+        key = object()
+        self.listeners[key] = get_ident(), callback
+
+        def stop() -> None:
+            self.listeners.pop(key, None)
+
+        return stop
+
+    def tell(self) -> None:
+        """Call those who listen in this thread; not in the middle of a change."""
+        here = get_ident()
+        for thread, callback in tuple(self.listeners.values()):
+            if thread == here:
+                try:
+                    callback()
+                except Exception:
+                    logger.exception("a listener of the budget failed")
 
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Pool.sending`."""
@@ -201,45 +260,47 @@ class ProcessPool:
             self._bucket.settle(receipt, self._clock(), used, date)
         finally:
             self.ended += 1
+        if self.listeners:
+            self.tell()
 
-    @changing
+    @telling
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
         self._bucket.lose(receipt, self._clock())
 
-    @changing
+    @telling
     def refund(self, receipt: Receipt) -> None:
         """See `Pool.refund`."""
         self._bucket.refund(receipt)
 
-    @changing
+    @telling
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""
         self._bucket.hold(self._clock(), seconds, ban=ban)
 
-    @changing
+    @telling
     def hold_until(self, until: float, *, ban: bool = False) -> None:
         """See `Pool.hold_until`."""
         self._bucket.hold_until(until, ban=ban)
 
-    @changing
+    @telling
     def refused(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.refused`."""
         self._bucket.refused(self._clock(), seconds, ban=ban)
 
-    @changing
+    @telling
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
         """See `Pool.settle_refused`."""
         apply_refusal(receipt, self._clock(), used, date, seconds, ban, self._bucket)
 
-    @changing
+    @telling
     def set_limit(self, limit: int) -> None:
         """See `Pool.set_limit`."""
         apply_limit(limit, self._bucket)
 
-    @changing
+    @telling
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """See `Pool.set_limits`."""
         self._bucket.set_limits(self._clock(), limit, others)

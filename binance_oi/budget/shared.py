@@ -259,6 +259,7 @@ class SharedPool(ProcessPool):
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Pool.settle`. Told to others with the next charge, or with `flush`."""
+        self.has_news = True
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
         if receipt.probe or len(self._late) >= MANY:  # others may be waiting for it
             self.flush()
@@ -341,6 +342,7 @@ class SharedPool(ProcessPool):
         leased, self._leased = self._leased, []
         self._late += [methodcaller("refund", receipt) for receipt in leased]
         self._late.append(change)
+        self.has_news = True
         self.flush()
 
     @changing
@@ -367,6 +369,7 @@ class SharedPool(ProcessPool):
                     store.go_on_from(left)
                     data = left.record
                 if data is not None:
+                    self.has_news = True  # another process wrote it
                     self._take(store, data)
                 if left is not None:
                     self._is_untold = True
