@@ -431,7 +431,11 @@ class Governor:
         elif self._expire(seconds, lambda weight: max(seconds, self.pool.room_in(weight))):
             await asyncio.sleep(0)
         else:
-            await self._sleep(seconds)
+            stop = self.pool.listen(self._ring)
+            try:
+                await self._sleep(seconds)
+            finally:
+                stop()
 
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""

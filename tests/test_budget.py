@@ -20,23 +20,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from binance_oi.budget import pool as module
-from binance_oi.budget import record
-from binance_oi.budget.pool import (
-    BRISK,
-    BUSY,
-    LEASE,
-    LOT,
-    MANY,
-    MachineBudget,
-    Pool,
-    ProcessBudget,
-    machine_pools,
-)
+from binance_oi.budget import pool as pool_module
+from binance_oi.budget import record, shared
+from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
+from memory_store import Memory, MemoryBudget, Options
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 HUNG = 300.0  # s, after which a thread will never go on
@@ -61,16 +54,27 @@ def clock() -> Time:
 
 
 @pytest.fixture
-def make(tmp_path: Path, clock: Time) -> Callable[[], Pool]:
-    """A process of its own, with the pool of one exchange."""
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time
+) -> Callable[[], Pool]:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
 
     def make_pool() -> Pool:
-        budget = MachineBudget(
-            directory=tmp_path / "budgets", limit=100, reserve=0, clock=clock, wall=clock.wall
-        )
-        return budget.pool("exchange")
+        options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+        if kind == "memory":
+            return MemoryBudget(memory, **options).pool("exchange")
+        return MachineBudget(directory=tmp_path / "budgets", **options).pool("exchange")
 
     return make_pool
+
+
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
 
 
 def take(pool: Pool, weight: int = 1) -> Receipt:
@@ -179,15 +183,18 @@ def test_its_repr_names_its_pools() -> None:
     assert repr(budget) == "<ProcessBudget unused>"
     take(budget.pool("a"), 7)
     budget.pool("b")
-    assert repr(budget) == ("<ProcessBudget a: <Pool used=7 of 2400>, b: <Pool used=0 of 2400>>")
+    assert repr(budget) == (
+        "<ProcessBudget a: <ProcessPool used=7 of 2400>, b: <ProcessPool used=0 of 2400>>"
+    )
 
 
+@BOTH
 def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 7)
     assert (repr(pool), repr(other)) == (
-        "<MachinePool used=7 of 100>",
-        "<MachinePool used=0 of 100>",
+        "<SharedPool used=7 of 100>",
+        "<SharedPool used=0 of 100>",
     )
     assert other.usage.used == 7
 
@@ -214,6 +221,7 @@ def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
 # -- several processes -------------------------------------------------------------------------
 
 
+@BOTH
 def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -224,6 +232,7 @@ def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None
     assert one.usage.remaining == 0
 
 
+@BOTH
 def test_a_process_that_is_killed_costs_what_it_had_in_flight(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -236,6 +245,7 @@ def test_a_process_that_is_killed_costs_what_it_had_in_flight(
     assert other.usage.used == 0
 
 
+@BOTH
 def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -248,6 +258,7 @@ def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Tim
     assert not isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
@@ -257,6 +268,7 @@ def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: T
     assert isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
 def test_whatever_one_learns_the_others_know(
     what: str, make: Callable[[], Pool], clock: Time
@@ -271,6 +283,7 @@ def test_whatever_one_learns_the_others_know(
     assert theirs.used == (1 if what == "refund" else 6)
 
 
+@BOTH
 def test_processes_obey_every_limit_that_one_of_them_has_read(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -286,6 +299,7 @@ def test_processes_obey_every_limit_that_one_of_them_has_read(
     assert isinstance(make().charge(1), Receipt)
 
 
+@BOTH
 def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: Time) -> None:
     clock.now = 1e7
     pool = make()
@@ -301,6 +315,7 @@ def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: 
     assert make().usage.used == pool.usage.used > 1000
 
 
+@BOTH
 def test_what_was_charged_before_another_process_was_refused_is_not_sent(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -315,26 +330,28 @@ def test_what_was_charged_before_another_process_was_refused_is_not_sent(
     assert other.usage.charged == 1
 
 
+@BOTH
 def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one)
     other.hold(500, ban=True)
-    assert isinstance(other, module.MachinePool)
-    assert other._file is not None
-    assert other._file.lock()
+    assert isinstance(other, SharedPool)
+    assert other._store is not None
+    assert other._store.lock()
     clock.now += 2 * LEASE
     assert one.sending(receipt) is None
-    other._file.unlock()
+    other._store.unlock()
 
 
+@BOTH
 def test_a_restart_during_a_ban_sends_nothing(
     make: Callable[[], Pool], clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make()
     use(pool, clock, 50)
     pool.hold(1000, ban=True)
-    monkeypatch.setattr(module, "BOOT", "another run of the machine")
+    monkeypatch.setattr(shared, "BOOT", "another run of the machine")
     clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
     clock.now = 3.0  # the monotonic clock began anew
     pool = make()
@@ -343,6 +360,7 @@ def test_a_restart_during_a_ban_sends_nothing(
     assert not isinstance(pool.charge(1), Receipt)
 
 
+@BOTH
 def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], clock: Time) -> None:
     use(make(), clock, 90)
     for wrong in (-3600, 3600):
@@ -350,6 +368,7 @@ def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], c
         assert make().usage.used == 90
 
 
+@BOTH
 def test_a_machine_that_slept_expects_another_minute(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     use(pool, clock, 90)
@@ -368,6 +387,7 @@ def warm(pool: Pool, clock: Time) -> None:
     take(pool)  # at the same instant: calls come thick and fast
 
 
+@BOTH
 def test_calls_that_come_thick_and_fast_lock_the_file_once(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -379,6 +399,7 @@ def test_calls_that_come_thick_and_fast_lock_the_file_once(
     assert other.usage.used == 3 + LOT
 
 
+@BOTH
 def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -392,6 +413,7 @@ def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
     assert other.usage.charged == 7
 
 
+@BOTH
 def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     use(pool, clock, 95)
@@ -414,6 +436,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
     assert answer.seconds == pytest.approx(103, abs=2)  # the clock is known to within some seconds
 
 
+@BOTH
 def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -424,6 +447,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_pro
     assert other.usage.charged == 3  # what it did not send was given back
 
 
+@BOTH
 def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
@@ -540,14 +564,15 @@ def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
     assert len(caplog.records) == 1
 
 
+@BOTH
 def test_a_record_of_another_version_is_not_believed(
     make: Callable[[], Pool], clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
-    pool._file.lock()  # type: ignore[attr-defined]
-    pool._file.read()  # type: ignore[attr-defined]
-    pool._file.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
-    pool._file.unlock()  # type: ignore[attr-defined]
+    pool._store.lock()  # type: ignore[attr-defined]
+    pool._store.read()  # type: ignore[attr-defined]
+    pool._store.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
+    pool._store.unlock()  # type: ignore[attr-defined]
     use(make(), clock, 7)
     assert pool.usage.used == 7
     assert "another version" in caplog.text
@@ -568,6 +593,7 @@ def test_a_damaged_record_starts_anew_from_what_we_know(
     assert "damaged" in caplog.text
 
 
+@BOTH
 def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     for _ in range(4 * 600):
@@ -579,6 +605,7 @@ def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], cloc
     assert make().usage.charged == pool.usage.charged > 0
 
 
+@BOTH
 def test_after_closing_what_was_charged_stays_charged(
     make: Callable[[], Pool], clock: Time
 ) -> None:
@@ -620,7 +647,7 @@ def test_all_pools_of_the_machine_can_be_looked_at(
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
     assert machine_pools() == {}  # of this user's place, where nobody has charged
     with monkeypatch.context() as changed:
-        changed.setattr(module, "BOOT", "another run of the machine")
+        changed.setattr(shared, "BOOT", "another run of the machine")
         assert machine_pools(tmp_path / "budgets") == {}
     with monkeypatch.context() as changed:
         changed.setattr(record, "decode", lambda _data: None)
@@ -633,7 +660,7 @@ def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-    spec = importlib.util.spec_from_file_location("budget_elsewhere", module.__file__)
+    spec = importlib.util.spec_from_file_location("budget_elsewhere", pool_module.__file__)
     assert spec is not None
     assert spec.loader is not None
     elsewhere = importlib.util.module_from_spec(spec)

@@ -20,12 +20,14 @@ from decimal import Decimal
 from email.utils import formatdate
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 import pytest
 
 from binance_oi.budget import MachineBudget, Pool, ProcessBudget
+from binance_oi.budget.pool import ProcessPool
 from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.tuning import POLL
 from binance_oi.budget.usage import Receipt, Wait
 from binance_oi.errors import (
     BannedError,
@@ -46,6 +48,7 @@ from binance_oi.governor import (
 )
 from binance_oi.window import Limit
 from counting import calls_counted
+from memory_store import Options
 from virtual_clock import VirtualLoop, wall_time
 
 pytestmark = pytest.mark.virtual_time
@@ -668,7 +671,7 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(stack.enter_async_context(full.reserve()))
         await until_waiting(full, 1)
-        assert repr(full) == "<Governor 0 in flight, 1 waiting, <Pool used=100 of 100>>"
+        assert repr(full) == "<Governor 0 in flight, 1 waiting, <ProcessPool used=100 of 100>>"
         task.cancel()
         await asyncio.wait([task])
 
@@ -919,6 +922,109 @@ async def test_another_process_that_changes_the_budget_is_a_reason(tmp_path: Pat
     budget.close()
 
 
+# -- two clients of one process -------------------------------------------------------------------
+
+
+class CountedPool:
+    """A pool that counts how often a client asks it for weight."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def charge(self, *arguments: int) -> Receipt | Wait:
+        self.asked += 1
+        return self._pool.charge(*arguments)
+
+
+async def until_asleep(pool: CountedPool) -> None:
+    """The dispatcher has asked, and nothing but time or news wakes it."""
+    while not pool.asked:  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    pool.asked = 0
+
+
+NEWS: dict[Reason, Callable[[Permit], object]] = {
+    Reason.MINUTE_FULL: Permit.refund,
+    Reason.PROBE_PENDING: lambda permit: permit.settle(200, answer(1)),
+    Reason.SHARE: lambda permit: permit._governor.pool.set_limit(500),
+}
+
+
+@pytest.mark.parametrize("reason", NEWS)
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_news_of_another_client_wakes_who_waits_once_and_at_once(
+    reason: Reason, is_shared: bool, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+    options = Options(limit=100, reserve=0, clock=loop.time, wall=wall_time)
+    share = 0.5 if reason is Reason.SHARE else 1.0
+    budget = ProcessBudget(share=share, **options)
+    if is_shared:
+        budget = MachineBudget(directory=tmp_path / "budgets", share=share, **options)
+    await asyncio.sleep(10)
+    pool = budget.pool("test")
+    first, watched = Governor(pool), CountedPool(pool)
+    second = Governor(cast(Pool, watched))
+    weight = 1
+    if reason is not Reason.PROBE_PENDING:
+        await fill(first, 1)
+        weight = int(100 * share) - 1
+    permit = await first.admit(weight)
+    call = loop.create_task(second.admit(2))
+    await until_asleep(watched)
+    assert second.waiting_for == {reason: 1}
+    began = loop.time()
+    NEWS[reason](permit)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (call.done(), watched.asked) == (True, 1)
+    assert loop.time() - began < POLL / 2  # no timer was over
+    for each in (await call, permit):
+        each.release()
+    budget.close()
+
+
+async def test_a_ban_that_another_client_learns_of_ends_every_wait_at_once(full: Governor) -> None:
+    second = Governor(full.pool)
+    call = asyncio.create_task(second.admit())
+    await until_waiting(second, 1)
+    await asyncio.sleep(0)
+    began = asyncio.get_running_loop().time()
+    full.banned_until(wall_time() + 600.0)
+    with pytest.raises(BannedError):
+        await call
+    assert asyncio.get_running_loop().time() - began < NAP / 2
+
+
+async def test_who_waits_for_a_connection_or_has_gone_listens_to_no_pool(full: Governor) -> None:
+    pool = full.pool
+    assert isinstance(pool, ProcessPool)
+    busy, gone = Governor(make_pool(), max_in_flight=1), Governor(pool)
+    permit = await busy.admit()
+    calls = [asyncio.create_task(each.admit()) for each in (busy, gone)]
+    for each in (busy, gone):
+        await until_waiting(each, 1)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert isinstance(busy.pool, ProcessPool)
+    assert (len(busy.pool.listeners), len(pool.listeners)) == (0, 1)
+    gone.close(ClientClosedError())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(pool.listeners) == 0
+    pool.set_limit(500)  # rings nobody
+    permit.release()
+    (await calls[0]).release()
+    with pytest.raises(ClientClosedError):
+        await calls[1]
+
+
 # -- when something fails that nobody foresaw ---------------------------------------------------
 
 
@@ -964,7 +1070,7 @@ class BrokenPacer:
 def breaking(where: str, governor: Governor) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if where == "banned_until":
-            patch.setattr(Pool, where, property(fail))
+            patch.setattr(ProcessPool, where, property(fail))
         elif where in ("has_capacity", "acquire"):
             patch.setattr(governor, "_paced", 0)
             patch.setattr(governor, "_pacer", BrokenPacer(at_once=where == "has_capacity"))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi.budget.pool import LOT, MachineBudget, Pool, ProcessBudget
+from binance_oi.budget.machine import MachineBudget
+from binance_oi.budget.pool import Pool, ProcessBudget
+from binance_oi.budget.shared import LOT
 from binance_oi.budget.usage import Receipt
 from binance_oi.simulator import Bans
 from binance_oi.simulator.local import LocalExchange

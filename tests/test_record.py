@@ -15,16 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from binance_oi.budget import pool as module
-from binance_oi.budget import record
+from binance_oi.budget import machine, record, shared
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Ledger, Minute
+from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.others import Curve, Others
-from binance_oi.budget.pool import MachineBudget, MachinePool, machine_pools
 from binance_oi.budget.pool_file import ROOM, PoolFile
 from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
+from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.tuning import UNDECIDED
 from binance_oi.budget.usage import Receipt
 from binance_oi.window import Window
@@ -90,13 +90,13 @@ def few_steps(most: int = STEPS) -> Iterator[None]:
 
 
 @pytest.fixture
-def pool_with(tmp_path: Path) -> Callable[[Known, str], MachinePool]:
+def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
     """A process that starts and finds this record."""
     names = iter(range(10**6))
 
-    def make(found: Known, boot: str = "") -> MachinePool:
+    def make(found: Known, boot: str = "") -> SharedPool:
         name = f"exchange {next(names)}"
-        data = record.encode(record.Record(name, boot or module.BOOT, found))
+        data = record.encode(record.Record(name, boot or shared.BOOT, found))
         file = PoolFile(tmp_path / "budgets", name)
         assert file.lock()
         file.read()
@@ -110,13 +110,13 @@ def pool_with(tmp_path: Path) -> Callable[[Known, str], MachinePool]:
             wall=lambda: NOON + NOW,
         )
         pool = budget.pool(name)
-        assert isinstance(pool, MachinePool)
+        assert isinstance(pool, SharedPool)
         return pool
 
     return make
 
 
-Pools = Callable[..., MachinePool]
+Pools = Callable[..., SharedPool]
 
 
 def test_a_record_from_the_middle_of_the_work_is_believed(
@@ -216,7 +216,7 @@ def test_a_second_absurd_record_is_not_worth_another_warning(
         pool.charge(1)
         pool._bucket.known.limit = 0
         pool._leave(changed=True)
-        pool._file = None
+        pool._store = None
         pool._check_at = UNKNOWN
     assert "a weight" in caplog.text
     assert len(caplog.records) == 1
@@ -266,7 +266,7 @@ def test_where_no_run_has_a_name_no_monotonic_time_is_believed(
     pool_with: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_with(state(probe_ends_at=NOW + 1))
-    monkeypatch.setattr(module, "BOOT", "")
+    monkeypatch.setattr(shared, "BOOT", "")
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
 
@@ -290,7 +290,7 @@ def test_an_empty_record_is_none() -> None:
 def test_a_look_at_all_pools_leaves_absurd_ones_out(
     pool_with: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "steady_clock", lambda: NOW)
+    monkeypatch.setattr(machine, "steady_clock", lambda: NOW)
     pool_with(state(clock=clock(hi=1e15)))
     pool_with(state())
     with few_steps():

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,24 +25,18 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from _pytest.mark import MarkDecorator
 
 from binance_oi.budget import place
 from binance_oi.budget import pool as pool_module
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.pool import (
-    BRISK,
-    BUSY,
-    CHECK,
-    RETRY,
-    RETRY_MOST,
-    MachineBudget,
-    MachinePool,
-    Pool,
-    ProcessBudget,
-)
+from binance_oi.budget.machine import MachineBudget
+from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
+from binance_oi.budget.shared import BRISK, BUSY, CHECK, LOT, RETRY, RETRY_MOST, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
+from memory_store import Memory, MemoryBudget, MemoryStore, Options
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 LIMIT = 1000
@@ -75,21 +69,31 @@ def budgets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make(budgets: Path, clock: Time) -> Callable[[], MachinePool]:
-    """A process of its own, with the pool of one exchange."""
+def memory() -> Memory:
+    return Memory()
 
-    def make_pool() -> MachinePool:
-        budget = MachineBudget(
-            directory=budgets, limit=LIMIT, reserve=0, clock=clock, wall=clock.wall
-        )
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
+) -> Callable[[], SharedPool]:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
+
+    def make_pool() -> SharedPool:
+        options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+        budget: ProcessBudget = MachineBudget(directory=budgets, **options)
+        if kind == "memory":
+            budget = MemoryBudget(memory, **options)
         pool = budget.pool("exchange")
-        assert isinstance(pool, MachinePool)
+        assert isinstance(pool, SharedPool)
         return pool
 
     return make_pool
 
 
-Make = Callable[[], MachinePool]
+Make = Callable[[], SharedPool]
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
 
 
 def take(pool: Pool, weight: int = 1) -> Receipt:
@@ -116,9 +120,13 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def failing(call: str, number: int) -> Iterator[None]:
-    """The system refuses every such call on our files."""
+    """The system refuses every such call on our files, or of our stores in memory."""
     with pytest.MonkeyPatch.context() as patch:
-        where = fcntl if call == "flock" else os
+        where: object = fcntl if call == "flock" else os
+        if hasattr(MemoryStore, call):
+            where = MemoryStore
+        elif hasattr(Memory, call):
+            where = Memory
         real = getattr(where, call)
 
         def fail(*arguments: object, **more: object) -> object:
@@ -128,6 +136,14 @@ def failing(call: str, number: int) -> Iterator[None]:
 
         patch.setattr(where, call, fail)
         yield
+
+
+def no_writes() -> ExitStack:
+    """Neither store can be written to."""
+    stack = ExitStack()
+    stack.enter_context(failing("pwrite", errno.ENOSPC))
+    stack.enter_context(failing("write", errno.ENOSPC))
+    return stack
 
 
 FAULTS = [
@@ -144,11 +160,21 @@ AT_THE_START = [
 ]
 
 
+# Of what a store does, each call fails.
+OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
+
+
+def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
+    """Faults of the file, and those of a store in memory."""
+    rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
+    return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
+
+
 def name_of(value: object) -> str | None:
     return errno.errorcode[value] if isinstance(value, int) else None
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_one_error_costs_a_moment_of_sharing_and_no_weight(
     call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,7 +193,7 @@ def test_one_error_costs_a_moment_of_sharing_and_no_weight(
     assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (39, 0, 0)
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
@@ -181,7 +207,7 @@ def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error
     assert one.banned_until == one.usage.banned_until == other.usage.banned_until is not None
 
 
-@pytest.mark.parametrize("call, number", FAULTS, ids=name_of)
+@on_both(FAULTS, OPERATIONS)
 def test_a_ban_that_was_learned_alone_reaches_the_others(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
@@ -197,16 +223,17 @@ def test_a_ban_that_was_learned_alone_reaches_the_others(
     assert not isinstance(other.charge(1), Receipt)
 
 
+@BOTH
 def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock)
     one.refused(300, ban=True)  # no time has passed since the last try
     assert other.banned_until is not None
 
 
-@pytest.mark.parametrize("call, number", AT_THE_START, ids=name_of)
+@on_both(AT_THE_START, [("store", errno.EIO)])
 def test_a_process_that_starts_alone_joins_the_others_later(
     call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -255,46 +282,50 @@ def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
     assert said(caplog) == ["alone"]
 
 
+@BOTH
 def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
     use(pool, clock)
     for _ in range(600):
-        with failing("pwrite", errno.ENOSPC):
+        with no_writes():
             pool.charge(1)
         clock.now += 1.0
         pool.charge(1)
     assert 4 <= len(said(caplog)) <= 2 * 600 / RETRY_MOST + 12
 
 
+@BOTH
 def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     clock.now += RETRY
     one.flush()
     assert other.usage.charged == 6
 
 
+@BOTH
 def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     one.close()
     assert other.usage.charged == 6
     clock.now += 10 * CHECK
     one.charge(1)  # alone, and for itself
-    assert one._file is None
+    assert one._store is None
 
 
+@BOTH
 def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     before = take(one, 10)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         during = take(one, 4)
         one.settle(before, 15, NOON + 10)
         one.flush()
@@ -320,27 +351,29 @@ def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
     assert said(caplog) == ["alone"]
 
 
+@BOTH
 def test_a_new_error_after_long_sharing_is_tried_again_soon(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         for _ in range(20):
             use(pool, clock)
             clock.now += RETRY_MOST
     use(pool, clock)
     clock.now += 2 * CHECK
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(pool, clock)
     clock.now += RETRY
     use(pool, clock)
     assert said(caplog) == ["alone", "again"] * 2
 
 
+@BOTH
 def test_a_refusal_that_is_answered_alone_is_known_to_all_later(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         receipt = take(one, 4)
         one.settle_refused(receipt, 5, NOON + 10, 100.0, ban=False)
         one.set_limit(500)
@@ -721,7 +754,7 @@ def test_a_ban_in_a_file_that_is_gone_holds_where_there_is_no_other_file(
 PROCESS = r"""
 import sys
 from pathlib import Path
-from binance_oi.budget.pool import MachineBudget
+from binance_oi.budget import MachineBudget
 pool = MachineBudget(directory=Path(sys.argv[1]), limit=1000).pool("exchange")
 first = pool.charge(1)
 pool.settle(first, 1, None)
@@ -761,6 +794,7 @@ def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, cloc
         assert ask(other, "charge") == "Wait"
 
 
+@BOTH
 @pytest.mark.parametrize("days", [2, 30, 400])
 def test_a_process_that_slept_for_long_shares_what_it_does(
     days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
@@ -775,6 +809,7 @@ def test_a_process_that_slept_for_long_shares_what_it_does(
     assert "is not shared" not in caplog.text
 
 
+@BOTH
 def test_many_limits_and_much_lost_weight_do_not_end_sharing(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -798,6 +833,91 @@ def test_many_limits_and_much_lost_weight_do_not_end_sharing(
     assert sent > 200
     assert one.usage == other.usage
     assert said(caplog) == []
+
+
+# -- a store in memory ---------------------------------------------------------------------------
+
+
+IN_MEMORY = pytest.mark.parametrize("make", ["memory"], indirect=True)
+
+
+@IN_MEMORY
+def test_a_store_that_refuses_its_lock_keeps_nobody_waiting(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    flying = take(one, 5)
+    memory.is_locked = True
+    assert one.charge(1) == other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    one.settle(flying, 15, NOON + 10)
+    one.hold(300.0, ban=True)
+    assert other.usage.banned_until is None
+    memory.is_locked = False
+    one.flush()
+    assert (other.usage.charged, other.usage.in_flight) == (15, 0)
+    assert other.usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_store_that_loses_its_record_gets_back_what_each_knows(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    memory.lose()
+    for pool in (one, other):
+        use(pool, clock, 1)
+    one.flush()
+    assert one.usage == other.usage == make().usage
+    assert one.usage.charged >= 32
+
+
+@IN_MEMORY
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
+    make: Make, memory: Memory, clock: Time, is_copy: bool
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    early = memory.copy()
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    memory.replace(early if is_copy else None)
+    answer = one.charge(1)  # the other one has not written again
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.usage.charged >= 30
+    assert make().usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
+    make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    elsewhere = Memory()
+    monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
+    clock.now += CHECK
+    newcomer = make()
+    assert newcomer.usage.charged == 0
+    one.refused(300, ban=True)
+    assert newcomer.usage.banned_until is not None
+    assert memory.cell.holder is None
+
+
+@IN_MEMORY
+def test_a_lot_in_memory_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
+    pool = make()
+    use(pool, clock)
+    take(pool)
+    take(pool)  # at one instant: the next ones are charged in advance
+    before = memory.locks
+    for _ in range(LOT):
+        take(pool)
+    assert memory.locks == before
 
 
 # -- another place, another record ---------------------------------------------------------------
@@ -853,7 +973,7 @@ def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
 ) -> None:
     one = make()
     use(one, clock, 10)
-    with failing("pwrite", errno.ENOSPC):
+    with no_writes():
         use(one, clock, 5)
     shutil.rmtree(budgets)
     other = make()
@@ -864,6 +984,7 @@ def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
     assert one.usage.charged == 17
 
 
+@BOTH
 def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
     make: Make, clock: Time
 ) -> None:
@@ -871,7 +992,7 @@ def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
     use(one, clock, 10)
     assert broken.charge(2 * LIMIT) == Wait(None, Reason.TOO_HEAVY)
     broken._bucket.known.clock.hi = 1e15
-    broken._file.lock()  # type: ignore[union-attr]
+    broken._store.lock()  # type: ignore[union-attr]
     broken._leave(changed=True)
     newcomer = make()
     use(newcomer, clock, 1)
@@ -886,7 +1007,7 @@ def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
     one, other = make(), make()
     use(one, clock)
     flying = take(one, 5)
-    file = PoolFile(one._file.path.parent, "exchange")  # type: ignore[union-attr]
+    file = PoolFile(one._store.path.parent, "exchange")  # type: ignore[union-attr]
     other.charge(1)
     other._bucket.known.ledger.minutes.clear()
     other._leave(changed=True)
@@ -1063,7 +1184,10 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
         yield thread
 
 
-MODULES = ("pool.py", "bucket.py", "ledger.py", "attribution.py", "others.py", "server_clock.py")
+MODULES = (
+    *("pool.py", "shared.py", "bucket.py", "ledger.py", "attribution.py", "others.py"),
+    "server_clock.py",
+)
 
 
 @pytest.mark.parametrize("kind", ["process", "machine", "alone"])
@@ -1121,13 +1245,13 @@ def test_a_view_waits_for_a_change_that_takes_long(
 ) -> None:
     pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
     began, go_on, waited = threading.Event(), threading.Event(), 0.0
-    set_limit = pool_module._set_limit
+    apply_limit = pool_module.apply_limit
 
     def slow(limit: int, bucket: Bucket) -> None:
         bucket.known.limit = limit // 2
         began.set()
         assert go_on.wait(120)
-        set_limit(limit, bucket)
+        apply_limit(limit, bucket)
 
     def count(seconds: float) -> None:
         nonlocal waited
@@ -1136,7 +1260,7 @@ def test_a_view_waits_for_a_change_that_takes_long(
             go_on.set()
             changer.join(120)
 
-    monkeypatch.setattr(pool_module, "_set_limit", slow)
+    monkeypatch.setattr(pool_module, "apply_limit", slow)
     monkeypatch.setattr(time, "sleep", count)
     changer = threading.Thread(target=pool.set_limit, args=(500,))
     changer.start()
@@ -1158,7 +1282,7 @@ def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
     def sleep(_seconds: float) -> None:
         raise NotNowError
 
-    monkeypatch.setattr(pool_module, "_set_limit", interrupted)
+    monkeypatch.setattr(pool_module, "apply_limit", interrupted)
     monkeypatch.setattr(time, "sleep", sleep)
     pool.set_limit(500)
     assert [usage.limit for usage in seen] == [500]

@@ -83,7 +83,7 @@ UNNOTICED = {
     "budget.record.TRIES": REAL,
     "budget.server_clock.OPENED": "a bound of a `Date`; no script plays in the year 2020",
     "budget.server_clock.FAR": "a bound of a `Date`; no script plays in the year 2100",
-    "budget.pool.NO_LINEAGE": "a name that no record has",
+    "budget.shared.NO_LINEAGE": "a name that no record has",
     "budget.pool.VIEWS": REAL,
     "budget.pool.QUICK_VIEWS": REAL,
     "budget.pool.VIEW_PAUSE": REAL,

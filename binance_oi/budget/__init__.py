@@ -15,18 +15,13 @@ bucket.py        the token bucket: asks the rules, and learns from answers
 record.py        what is known, as a record that another process may believe
 place.py         where the shared file is, for one user id
 pool_file.py     the shared file: records, locks
-pool.py          who shares a bucket: `ProcessBudget`, `MachineBudget`
+pool.py          who shares a bucket: `ProcessBudget`, for one process
+shared.py        leases and late settlements: the pool that processes share
+machine.py       `MachineBudget`: one file for all processes of a user
 """
 
-from binance_oi.budget.pool import (
-    Budget,
-    Clock,
-    MachineBudget,
-    Pool,
-    ProcessBudget,
-    machine_pools,
-    steady_clock,
-)
+from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.pool import Budget, Clock, Pool, ProcessBudget, steady_clock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 
 __all__ = [

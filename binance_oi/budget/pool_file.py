@@ -19,13 +19,14 @@ import tempfile
 import time
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from binance_oi import process
 from binance_oi.budget.place import check_private
+from binance_oi.budget.shared import Left
 
 if sys.platform != "win32":
     import fcntl
@@ -52,28 +53,8 @@ _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
 _WRITES = 32  # bits of a sequence that count writes; those above name where it began
 
 
-class Left(NamedTuple):
-    """What was in a file that was deleted or replaced, as its last reader found it."""
-
-    sequence: int
-    record: bytes
-
-    @property
-    def lineage(self) -> int:
-        """See `PoolFile.lineage`."""
-        return self.sequence >> _WRITES
-
-    def goes_on_from(self, other: "Left") -> bool:
-        """Whether whoever wrote this has read `other`, or a copy of it."""
-        if self.lineage != other.lineage:
-            return False
-        return other.sequence < self.sequence or other == self
-
-
 class PoolFile:
-    """The record of one pool in the shared file.
-
-    `lock`, then `read`, then `write`, then `unlock`; nothing else keeps processes apart.
+    """The record of one pool in the shared file: a `shared.Store`.
 
     Args:
         directory: Where the file is; made when missing, for this user only.
@@ -82,6 +63,8 @@ class PoolFile:
     Raises:
         OSError: No such file can be made here.
     """
+
+    room = ROOM
 
     def __init__(self, directory: Path, pool: str) -> None:
         self.path = directory / FILE_NAME
@@ -157,11 +140,15 @@ class PoolFile:
         """
         return self._left.pop(0) if self._left else None
 
-    def leave_for(self, other: "PoolFile") -> None:
-        """Close this file, and let `other` know what it held."""
+    def leave(self) -> Sequence[Left]:
+        """Close this file; what it and those before it held, as far as it can be read."""
         self._leave()
-        other._left = self._left
         self.close()
+        return self._left
+
+    def come_from(self, left: Sequence[Left]) -> None:
+        """Know what the files held that were left for this one."""
+        self._left = list(left)
 
     def go_on_from(self, left: Left) -> None:
         """Write on where a file ended that was left; whoever was part of it still is."""
@@ -187,7 +174,7 @@ class PoolFile:
             page = next((page for page in pages if page[_NAME] == self._name), b"")
             record = _record(page)
             if record is not None:
-                found = Left(_HEADER.unpack_from(page)[2], record)
+                found = _left(_HEADER.unpack_from(page)[2], record)
                 self._left = [left for left in self._left if not found.goes_on_from(left)]
                 self._left.append(found)
 
@@ -229,7 +216,7 @@ class PoolFile:
         if header[5] != self._name or record is None:
             self.begin_anew()
             return b""
-        found = Left(header[2], record)
+        found = _left(header[2], record)
         # In a copy our record is ours. But two may have gone on from one record in two files.
         is_ours = found.sequence == self._sequence and found in self._left
         self._go_on(found)
@@ -313,6 +300,10 @@ class PoolFile:
                 free = free or offset
             oldest = min(oldest, (until, offset))
         return free or oldest[1]
+
+
+def _left(sequence: int, record: bytes) -> Left:
+    return Left(sequence >> _WRITES, sequence, record)
 
 
 def read_records(directory: Path) -> Iterator[bytes]:

@@ -26,13 +26,14 @@ class WatchedPool:
 
     def __init__(self, pool: Pool, note: Note) -> None:
         self._pool, self._note = pool, note
+        self._clock: Callable[[], float] = pool._clock  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
     def charge(self, weight: int) -> object:
         answer = self._pool.charge(weight)
-        self._note(self._pool._clock(), weight, answer)
+        self._note(self._clock(), weight, answer)
         return answer
 
 

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.pool import MachinePool, fresh_state
+from binance_oi.budget.pool import fresh_state
 from binance_oi.budget.pool_file import PoolFile
+from binance_oi.budget.shared import SharedPool, Store
 from binance_oi.budget.usage import Receipt
 
 from .scripts import NOON, START, Note, Script, WatchedPool, every, room, script
@@ -43,7 +44,7 @@ class _Desks:
         self.other = self.process(lambda _: PoolFile(place, NAME))
         self.one = self.process(self._file)
 
-    def process(self, open_file: Callable[[PoolFile | None], PoolFile]) -> MachinePool:
+    def process(self, open_store: Callable[[Store | None], Store]) -> SharedPool:
         """One more process."""
 
         def clock() -> float:
@@ -52,13 +53,14 @@ class _Desks:
         def wall() -> float:
             return NOON + self.now
 
-        return MachinePool(Bucket, fresh_state(self._limit, clock, wall), clock, open_file)
+        return SharedPool(Bucket, fresh_state(self._limit, clock, wall), clock, open_store)
 
-    def _file(self, current: PoolFile | None) -> PoolFile:
+    def _file(self, current: Store | None) -> Store:
         if self.place is None:
             raise OSError("there is no place for the file")
-        same = current is not None and current.path.parent == self.place
-        return current if current is not None and same else PoolFile(self.place, NAME)
+        if isinstance(current, PoolFile) and current.path.parent == self.place:
+            return current
+        return PoolFile(self.place, NAME)
 
     def ask(self, pool: Pool, weight: int = 1) -> Receipt | None:
         """Ask once, and note the answer."""

@@ -1,0 +1,171 @@
+"""A store of a shared pool that is no file: what a pool needs of a store, and nothing more.
+
+Rule of this file: a `Memory` stands for the place that processes share, and each `MemoryStore` for
+one process that uses it. A test makes the place fail, lock, forget or move.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TypedDict, Unpack
+
+from binance_oi.budget.pool import Clock, ProcessBudget
+from binance_oi.budget.shared import Left, SharedPool, Store
+
+LINEAGE = 32  # bits of a sequence that count writes; those above name where it began
+
+
+class _Cell:
+    """What one place holds: a record, and who has the lock."""
+
+    def __init__(self) -> None:
+        self.sequence = -1
+        self.record = b""
+        self.held_until = 0.0
+        self.holder: MemoryStore | None = None
+
+    def left(self) -> Left:
+        return Left(self.sequence >> LINEAGE, self.sequence, self.record)
+
+
+class Memory:
+    """The place where a process that starts now finds the record.
+
+    Attributes:
+        is_locked: Whether somebody has the lock who does not give it back.
+        locks: How often the lock was taken.
+    """
+
+    def __init__(self) -> None:
+        self.cell = _Cell()
+        self.is_locked = False
+        self.locks = 0
+        self._lineages = count(1)
+
+    def store(self, current: Store | None = None) -> Store:
+        """The store of one process: `current`, as long as it has one."""
+        return current or MemoryStore(self)
+
+    def lose(self) -> None:
+        """Forget the record."""
+        self.cell.record, self.cell.sequence = b"", -1
+
+    def copy(self) -> Left:
+        """What it holds now."""
+        return self.cell.left()
+
+    def replace(self, copy: Left | None = None) -> None:
+        """Move to another place, which holds nothing, or an early copy."""
+        self.cell = _Cell()
+        if copy is not None:
+            self.cell.sequence, self.cell.record = copy.sequence, copy.record
+
+    def next_lineage(self) -> int:
+        return next(self._lineages)
+
+
+class MemoryStore:
+    """The record of a `Memory`, for one process; see `shared.Store`."""
+
+    pool = "exchange"
+    room = 4_000
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self._cell = memory, memory.cell
+        self._sequence, self._held = -1, 0.0
+        self._left: list[Left] = []
+
+    @property
+    def lineage(self) -> int:
+        return self._sequence >> LINEAGE
+
+    def lock(self) -> bool:
+        if self.is_left():
+            self._keep_left()
+            self._cell = self._memory.cell
+        if self._memory.is_locked or self._cell.holder not in (None, self):
+            return False
+        self._memory.locks += 1
+        self._cell.holder = self
+        return True
+
+    def unlock(self) -> None:
+        self._cell.holder = None
+
+    def read(self) -> bytes | None:
+        cell = self._cell
+        self._held = cell.held_until
+        if not cell.record:
+            self.begin_anew()
+            return b""
+        found, is_known = cell.left(), cell.sequence == self._sequence
+        is_ours = is_known and (not self._left or found in self._left)
+        self._sequence = cell.sequence
+        self._left = [left for left in self._left if not found.goes_on_from(left)]
+        return None if is_ours else cell.record
+
+    def write(self, record: bytes, held_until: float = 0.0) -> None:
+        if len(record) > self.room:
+            raise ValueError(f"a record of {len(record)} bytes")
+        self._sequence += 1
+        cell = self._cell
+        cell.sequence, cell.record, cell.held_until = self._sequence, record, held_until
+        self._held = held_until
+
+    def peek(self) -> bytes:
+        return self._memory.cell.record
+
+    def is_hold_new(self) -> bool:
+        return self._cell.held_until != self._held
+
+    def begin_anew(self) -> None:
+        self._sequence = self._memory.next_lineage() << LINEAGE
+
+    def is_left(self) -> bool:
+        return self._cell is not self._memory.cell
+
+    def take_left(self) -> Left | None:
+        return self._left.pop(0) if self._left else None
+
+    def go_on_from(self, left: Left) -> None:
+        self._sequence = left.sequence
+
+    def leave(self) -> Sequence[Left]:
+        self._keep_left()
+        self.close()
+        return self._left
+
+    def come_from(self, left: Sequence[Left]) -> None:
+        self._left = list(left)
+
+    def close(self) -> None:
+        if self._cell.holder is self:
+            self._cell.holder = None
+
+    def _keep_left(self) -> None:
+        if self._cell.record:
+            found = self._cell.left()
+            self._left = [left for left in self._left if not found.goes_on_from(left)]
+            self._left.append(found)
+
+
+class Options(TypedDict):
+    """What budgets of both kinds are made with."""
+
+    limit: int
+    reserve: float
+    clock: Clock
+    wall: Clock
+
+
+class MemoryBudget(ProcessBudget):
+    """A budget for everyone who is given the same `Memory`."""
+
+    def __init__(self, memory: Memory, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        self._memory = memory
+
+    def _make_pool(self, name: str) -> SharedPool:
+        def open_store(current: Store | None) -> Store:
+            return self._memory.store(current)
+
+        return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store)
