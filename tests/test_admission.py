@@ -186,7 +186,7 @@ def test_a_question_changes_nothing(name: str) -> None:
         state.others.curve(k, LIMIT)
         state.others.forecast(k, state.ledger.minute(k), LIMIT, 20.0, Forecast())
         probing.until_last(case.ask.now, state, k)
-    state.clock.earliest(20.0), state.clock.latest(20.0), state.clock.left(20.0, K)
+    _ = state.clock.earliest(20.0), state.clock.latest(20.0), state.clock.left(20.0, K)
     assert state == before
 
 
