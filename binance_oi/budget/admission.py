@@ -74,7 +74,8 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
 
 def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
     wait = MINUTE * (k + 1) - ask.now - known.clock.lo
-    if probing.is_affordable(ask, known, k):
+    # A probe may be counted in a later minute, and must be affordable there as well.
+    if all(probing.is_affordable(ask, known, j) for j in range(k, ask.last + 1)):
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
