@@ -26,14 +26,15 @@ DECISION = (
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
-    *("window", "budget/record", "budget/place", "governor", "client"),
+    *("window", "budget/record", "budget/place", "budget/pool", "budget/shared", "budget/machine"),
+    *("governor", "client"),
     *("kept_connections", "connections", "transport", "models", "errors", "arguments"),
     *("schedule", "recorder/slots", "recorder/pending"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (
     *("admission", "bucket", "others", "server_clock", "window", "governor", "budget"),
-    *("pool_file", "retry", "deadline"),
+    *("listening", "pool_file", "retry", "deadline"),
     *("headers", "models", "endpoints", "errors", "shared_calls"),
 )
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute

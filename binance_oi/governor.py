@@ -414,7 +414,7 @@ class Governor:
         """Admit the one who is first by now, or sleep until that may be possible."""
         queue = self._single or self._bulk
         waiter, weight = next(iter(queue.items()))
-        answer = self.pool.charge(weight)
+        answer = self.pool.charge(weight, self._next())
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._paced -= 1
@@ -436,6 +436,11 @@ class Governor:
                 await self._sleep(seconds)
             finally:
                 stop()
+
+    def _next(self) -> int:
+        """Calls behind the first one that the pacer and the connections let pass with it."""
+        free = min(self._paced, self.max_in_flight - self.in_flight)
+        return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""

@@ -414,6 +414,68 @@ def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
 
 
 @BOTH
+@pytest.mark.parametrize("waiting", [0, 1, LOT - 1, LOT, LOT + 1, 10**6])
+def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
+    waiting: int, make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    assert isinstance(pool.charge(1, waiting), Receipt)
+    charged = 2 + min(waiting, LOT)
+    assert other.usage.charged == charged
+    for behind in reversed(range(min(waiting, LOT))):
+        assert isinstance(pool.charge(1, behind), Receipt)
+    assert other.usage.charged == charged
+    pool.flush()
+    assert other.usage.charged == pool.usage.charged == charged  # all of it was used
+
+
+@BOTH
+def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    for _ in range(2):
+        assert isinstance(pool.charge(1, 0), Receipt)
+    assert other.usage.charged == 3 + LOT
+
+
+@BOTH
+def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    assert isinstance(pool.charge(5, 3), Receipt)
+    assert other.usage.charged == 6
+
+
+@BOTH
+def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 1, used=4)  # others
+    before = other.usage.charged
+    assert isinstance(pool.charge(1, 3), Receipt)
+    assert other.usage.charged == before + 1
+
+
+@BOTH
+def test_calls_that_wait_get_no_more_in_advance_than_there_is(
+    make: Callable[[], Pool], clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 96)
+    assert isinstance(pool.charge(1, LOT), Receipt)
+    assert other.usage.charged == 100
+    for _ in range(3):
+        take(pool)
+    assert not isinstance(pool.charge(1, LOT), Receipt)
+
+
+@BOTH
 def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], clock: Time) -> None:
     pool = make()
     use(pool, clock, 95)

@@ -931,13 +931,15 @@ class CountedPool:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.asked = 0
+        self.waiting: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def charge(self, *arguments: int) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
         self.asked += 1
-        return self._pool.charge(*arguments)
+        self.waiting.append(waiting)
+        return self._pool.charge(weight, waiting)
 
 
 async def until_asleep(pool: CountedPool) -> None:
@@ -988,6 +990,31 @@ async def test_news_of_another_client_wakes_who_waits_once_and_at_once(
     for each in (await call, permit):
         each.release()
     budget.close()
+
+
+@pytest.mark.parametrize(
+    "options, behind",
+    [
+        ({}, [3, 2, 1, 0]),
+        ({"max_in_flight": 2}, [1, 0]),  # until a connection is free
+        ({"pace": 200.0}, [1, 0, 1, 0]),  # two at a time pass the pacer
+    ],
+)
+async def test_a_charge_names_the_calls_behind_it_that_may_go_at_once(
+    options: dict[str, Any], behind: list[int], full: Governor
+) -> None:
+    pool = CountedPool(full.pool)
+    governor = Governor(cast(Pool, pool), **options)
+    calls = [asyncio.create_task(governor.admit(bulk=n % 2 > 0)) for n in range(4)]
+    await until_asleep(pool)
+    assert governor.waiting == 4
+    pool.waiting.clear()
+    pool.set_limit(500)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert pool.waiting == behind
+    for call in sorted(calls, key=asyncio.Task.done, reverse=True):
+        (await call).release()
 
 
 async def test_a_ban_that_another_client_learns_of_ends_every_wait_at_once(full: Governor) -> None:

@@ -893,6 +893,81 @@ def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
 
 
 @IN_MEMORY
+def test_a_ban_in_a_store_that_was_replaced_holds_whatever_else_is_in_its_record(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    other.hold(300, ban=True)
+    clock.now += 1.0
+    other.charge(1)
+    other._bucket.known.clock.hi = 1e15
+    other._leave(changed=True)
+    memory.replace()
+    use(make(), clock, 2)  # somebody has begun anew there
+    assert isinstance(one.charge(1), Wait)
+    assert one.usage.banned_until is not None
+    assert one.usage.charged == 12
+
+
+@IN_MEMORY
+def test_a_record_that_cannot_be_read_in_a_store_that_was_replaced_changes_nothing(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    memory.cell.record = b"x"
+    memory.replace()
+    use(make(), clock, 2)
+    use(one, clock, 1)
+    assert one.usage == make().usage
+    assert one.usage.charged == 13
+
+
+@IN_MEMORY
+def test_a_store_that_is_replaced_before_a_process_gets_in_again_loses_neither_side(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 5)
+    with no_writes():
+        use(one, clock, 3)
+    clock.now += RETRY
+    memory.is_locked = True
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    memory.replace()
+    memory.is_locked = False
+    use(make(), clock, 2)
+    one.flush()
+    use(other, clock, 1)
+    assert one.usage == other.usage == make().usage
+    assert one.usage.charged >= 21  # what both knew may count twice
+
+
+@IN_MEMORY
+def test_a_store_that_cannot_be_asked_for_holds_tells_what_it_held_last(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    other.hold(300, ban=True)
+    with failing("is_hold_new", errno.EIO):
+        assert one.banned_until == other.banned_until is not None
+
+
+@IN_MEMORY
+def test_an_empty_store_that_is_left_for_another_place_held_nothing(
+    make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    elsewhere = Memory()
+    monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
+    clock.now += CHECK
+    use(one, clock, 3)
+    assert (make().usage.charged, memory.cell.record) == (3, b"")
+
+
+@IN_MEMORY
 def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1267,6 +1342,19 @@ def test_a_view_waits_for_a_change_that_takes_long(
     assert began.wait(120)
     assert pool.usage.limit == 500
     changer.join(120)
+
+
+def test_a_view_of_a_change_that_never_ends_shows_what_there_is(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    take(pool, 5)
+    pool.begun += 1  # by another thread
+    pool.changer = 0
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert pool.usage.charged == 5
+    assert len(pauses) == pool_module.VIEWS
 
 
 def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(

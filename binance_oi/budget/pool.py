@@ -61,8 +61,14 @@ class Pool(Protocol):
     nothing: any thread may read them, and what it sees is the books between two changes.
     """
 
-    def charge(self, weight: int) -> Receipt | Wait:
-        """Book `weight`, or say how long to wait and why; see `Bucket.charge`."""
+    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+        """Book `weight`, or say how long to wait and why; see `Bucket.charge`.
+
+        Args:
+            weight: What the request costs.
+            waiting: Calls behind this one that may be sent as soon as they are charged. A pool
+                that shares may charge for them in advance, as a lease; it promises them nothing.
+        """
         ...
 
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
@@ -209,8 +215,8 @@ class ProcessPool:
         usage = self._between_changes(self._own).usage(self._clock())  # reads no file
         return f"<{type(self).__name__} used={usage.used} of {usage.limit}>"
 
-    def charge(self, weight: int) -> Receipt | Wait:
-        """See `Pool.charge`."""
+    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+        """See `Pool.charge`; one process leases nothing."""
         # As `changing` does it, which would cost a fifth of a charge.
         self.changer = get_ident()
         self.begun += 1

@@ -33,7 +33,7 @@ if sys.platform != "win32":
 
 logger = logging.getLogger("binance_oi")
 
-FORMAT = 6  # changes with what is in a record: versions never read each other
+FORMAT = 7  # changes with what is in a record: versions never read each other
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE = 4096  # bytes; a write inside one page is never seen half

@@ -215,8 +215,12 @@ class SharedPool(ProcessPool):
             self._store = None
 
     @changing
-    def charge(self, weight: int) -> Receipt | Wait:
-        """See `Pool.charge`."""
+    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+        """See `Pool.charge`.
+
+        Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
+        Calls behind one of another weight are not taken for calls of weight 1.
+        """
         now = self._clock()
         leased = self._leased
         if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
@@ -225,11 +229,11 @@ class SharedPool(ProcessPool):
             return Wait(BUSY, Reason.STORE_BUSY)
         answer = self._bucket.charge(now, weight)
         if isinstance(answer, Receipt):
-            if (
-                now - self._charged_at < BRISK
-                and answer.first > self._bucket.known.others.expected_until
-            ):
-                self._take_lease(now)
+            wanted = waiting if weight == 1 else 0
+            if now - self._charged_at < BRISK:
+                wanted = LOT
+            if wanted and answer.first > self._bucket.known.others.expected_until:
+                self._take_lease(now, min(wanted, LOT))
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
         return answer
@@ -253,9 +257,9 @@ class SharedPool(ProcessPool):
         except OSError:
             return True
 
-    def _take_lease(self, now: float) -> None:
-        """Calls come in quick succession: charge for the next few, and lock once."""
-        while len(self._leased) < LOT:
+    def _take_lease(self, now: float, wanted: int) -> None:
+        """Charge for the next few calls, so that the store is locked once for all of them."""
+        while len(self._leased) < wanted:
             more = self._bucket.charge(now, 1)
             if not isinstance(more, Receipt):
                 return
