@@ -105,6 +105,7 @@ class Guard(asyncio.BufferedProtocol):
     def begin(self, attempt: "Attempt", transport: asyncio.Transport) -> None:
         """The request of `attempt` is written to `transport`, and its body may come."""
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
+        self._tail, self._body = b"", None  # what came before is of an earlier request
         # The socket now: a TLS transport that was closed twice has forgotten it.
         self._transport, self._socket = transport, transport.get_extra_info("socket")
         self._kept.sent(self.line, self._abandon)

@@ -6,7 +6,7 @@ Rule of this file: the other side is a raw socket, so that no library mends what
 import asyncio
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import cast
 from unittest.mock import Mock
 
@@ -182,6 +182,19 @@ def test_the_guard_passes_on_what_it_does_not_decide() -> None:
     guard.connection_lost(None)
     names = [call[0] for call in handler.method_calls]
     assert names == ["pause_writing", "resume_writing", "eof_received", "connection_lost"]
+
+
+@pytest.mark.parametrize("refusal", [418, 429])
+async def test_a_refusal_with_broken_headers_is_one_after_any_answer_on_its_connection(
+    refusal: int,
+) -> None:
+    broken = f"HTTP/1.1 {refusal} No\r\nContent-Length: none\r\n\r\n".encode()
+    answers = [answer(400, '{"code":-1121,"msg":"Invalid symbol."}'), broken]
+    async with RawExchange(lambda n: answers[min(n, 2) - 1]) as exchange, Sender() as sender:
+        assert (await sender.get(exchange.url)).status == 400
+        with suppress(TransportError):
+            await sender.get(exchange.url)
+        assert sender.fates[1] == f"settled {refusal}"
 
 
 def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
