@@ -848,6 +848,29 @@ def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
     assert all(m.booked >= 0 and m.unconfirmed >= 0 for m in made.known.ledger.minutes.values())
 
 
+@pytest.mark.parametrize("lost_at", [41.0, 49.0, 51.0, 75.0, 300.0])
+def test_what_is_lost_late_is_booked_to_no_minute_in_which_it_cannot_be_counted(
+    lost_at: float,
+) -> None:
+    made = bucket(100)
+    receipt = take(made, 40, 60)
+    made.lose(receipt, lost_at)
+    booked = {k: minute.booked for k, minute in made.known.ledger.minutes.items()}
+    possible = range(receipt.first, receipt.last + 1)
+    assert {k: weight for k, weight in booked.items() if weight} == dict.fromkeys(possible, 60)
+
+
+def test_an_answer_is_read_by_the_limit_that_another_process_learned() -> None:
+    k = int(NOON // 60)
+    for limit in (2400, 1000):  # at the charge
+        made = bucket(limit, reserve=0.01)
+        receipt = take(made, 1)
+        made.known.limit = 1000
+        made.known.ledger.open_minute(k).newcomer_reserve = 900
+        made.settle(receipt, 1.5, 1, NOON + 1)
+        assert made.known.ledger.minute(k).newcomer_reserve == 39
+
+
 # -- when there is room again --------------------------------------------------------------------
 
 

@@ -300,6 +300,18 @@ async def test_who_can_wait_long_enough_is_admitted(full: Governor) -> None:
     assert wall_time() // 60 == minute + 1
 
 
+@pytest.mark.parametrize("max_wait", [0.0, 1.0])
+async def test_weight_that_never_fits_says_so_also_behind_others(
+    full: Governor, max_wait: float
+) -> None:
+    first = asyncio.create_task(full.admit())
+    await until_waiting(full, 1)
+    with pytest.raises(BudgetExhaustedError, match="never fits") as caught:
+        await full.admit(101, max_wait=max_wait)
+    assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
+    first.cancel()
+
+
 async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
     governor = await known()
     for max_wait in (None, 10.0):

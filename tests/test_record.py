@@ -535,6 +535,20 @@ def test_minutes_limits_and_refusals_that_only_we_know_are_added() -> None:
     assert shared.others.curves[K].top == 9
 
 
+@pytest.mark.parametrize("limits", [(2400, 1200), (1200, 2400)])
+def test_without_a_base_the_lower_limit_is_kept(limits: tuple[int, int]) -> None:
+    shared, ours = (state(limit=limit) for limit in limits)
+    merge(shared, ours, None, NOW)
+    assert shared.limit == 1200
+
+
+def test_room_that_a_newcomer_keeps_free_stays_free_for_both() -> None:
+    shared, ours = state(), state()
+    ours.ledger.minutes[K].newcomer_reserve = 40
+    merge(shared, ours, None, NOW)
+    assert shared.ledger.minutes[K].newcomer_reserve == 40
+
+
 def test_minutes_that_are_over_are_left_alone() -> None:
     shared, ours, base = parted()
     ours.ledger.minutes[K - 1].booked += 50
@@ -559,7 +573,7 @@ def test_without_a_base_all_of_ours_is_added() -> None:
     assert shared.ledger.minutes[K].booked == 60
     assert shared.ledger.minutes[K].others == 0
     assert shared.ledger.minutes[K].used >= 60
-    assert shared.limit == 100
+    assert shared.limit == 50  # the lower one
 
 
 def test_a_clock_that_is_a_guess_gives_way_to_one_that_was_read() -> None:

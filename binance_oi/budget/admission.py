@@ -190,6 +190,8 @@ def until_room(ask: Ask, known: Known) -> float:
     `decide` says when the queue asks again, which answers to others can make sooner. This is for a
     caller who comes back only once: the end of what is in the way.
     """
+    if too_heavy(ask, known) is not None:
+        return math.inf
     if known.is_held(ask.now):
         return known.cooldown_until - ask.now - known.clock.lo
     if known.probe_ends_at > ask.now:

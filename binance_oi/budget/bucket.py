@@ -52,14 +52,18 @@ class Bucket:
         self.known = known
         self._reserve_given, self._share_given = reserve, share
         self._forecast = Forecast()
-        self._limit = known.limit
-        self._reserve, self._share = self._bounds(known.limit)
+        self._resize()
 
     def _bounds(self, limit: int) -> tuple[int, int]:
         """The weight of the reserve, and of our share."""
         given = self._reserve_given
         reserve = given if isinstance(given, int) else math.ceil(given * limit)
         return reserve, int(self._share_given * limit)
+
+    def _resize(self) -> None:
+        """The exchange announced another limit, to us or to another process."""
+        self._limit = self.known.limit
+        self._reserve, self._share = self._bounds(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
@@ -70,8 +74,7 @@ class Bucket:
         if now - clock.at > 1.0:
             clock.drift(now)
         if self._limit != known.limit:
-            self._limit = known.limit
-            self._reserve, self._share = self._bounds(known.limit)
+            self._resize()
         first, _, last = self._span(now)
         if (
             first == last > known.others.expected_until
@@ -176,15 +179,18 @@ class Bucket:
         clock, ledger = known.clock, known.ledger
         if now - clock.at > 1.0:
             clock.drift(now)
+        if self._limit != known.limit:
+            self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
-        if now > receipt.sent + FLIGHT:
+        is_late = now > receipt.sent + FLIGHT
+        if is_late:
             receipt = learning.book_late(known, receipt, now)
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        receipt = learning.rebook(known, receipt, now)
+        receipt = learning.rebook(known, receipt, now if is_late else receipt.sent, now)
         slack = known.limit // 50
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
@@ -204,8 +210,8 @@ class Bucket:
         """No answer: it may have been counted, in any minute it may have landed in."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
-        certain = max(now, receipt.sent + FLIGHT)
-        receipt = learning.rebook(self.known, receipt, now)
+        sent, certain = receipt.sent, max(now, receipt.sent + FLIGHT)
+        receipt = learning.rebook(self.known, receipt, sent, min(now, sent + FLIGHT))
         self.known.ledger.leave_undecided(receipt, None, certain)
 
     def refund(self, receipt: Receipt) -> None:

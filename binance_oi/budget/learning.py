@@ -8,7 +8,7 @@ that lets us send less.
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
-from binance_oi.budget.tuning import CONTRADICTIONS, FLIGHT, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
+from binance_oi.budget.tuning import CONTRADICTIONS, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
 from binance_oi.budget.usage import Receipt
 
 
@@ -144,15 +144,14 @@ def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
     return narrow(known, *interval, now, was_guess)
 
 
-def rebook(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """Book a receipt by the clock as it is now.
+def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt:
+    """Book a receipt by the clock as it is now: counted after `sent` and before `until`, if at all.
 
     Nearly always it is booked so. A clock that was given up since the charge has left it in minutes
     that are hours or years away: whoever waited for one of them would wait as long.
     """
     clock, ledger = known.clock, known.ledger
-    sent = receipt.sent if now <= receipt.sent + FLIGHT else now
-    first, last = clock.earliest(sent), clock.latest(now)
+    first, last = clock.earliest(sent), clock.latest(until)
     if first <= receipt.last and receipt.first <= max(last, ledger.newest):
         return receipt
     ledger.give_back(receipt)

@@ -279,7 +279,9 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     _merge_minutes(shared, ours, base if is_one_time else None, now)
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
-    if base is not None and ours.limit != base.limit:
+    if base is None:  # nobody knows which of them the exchange announced last
+        shared.limit = min(shared.limit, ours.limit)
+    elif ours.limit != base.limit:
         shared.limit = ours.limit
     is_held = ours.cooldown_until > shared.cooldown_until
     shared.counted_at = UNKNOWN if is_held else max(shared.counted_at, ours.counted_at)
@@ -335,6 +337,7 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.others = max(0, *theirs)
     shared.booked = max(0, shared.booked + by_us)
     shared.reported = max(shared.reported, ours.reported)
+    shared.newcomer_reserve = max(shared.newcomer_reserve, ours.newcomer_reserve)
     shared.refused |= ours.refused
 
 
