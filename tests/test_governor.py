@@ -888,7 +888,7 @@ async def test_a_refusal_says_what_the_call_waited_for(reason: Reason) -> None:
 async def test_every_reason_of_the_pool_reaches_the_caller_in_words(reason: Reason) -> None:
     governor = await known()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(governor.pool, "charge", lambda _: Wait(30.0, reason))
+        patch.setattr(governor.pool, "charge", lambda *_: Wait(30.0, reason))
         with pytest.raises(BudgetExhaustedError, match=r"weight 1 .*in time: ") as caught:
             await governor.admit(max_wait=10.0)
     assert caught.value.reason is reason
