@@ -1,7 +1,7 @@
 """The token bucket of one IP address: its tokens come back when the exchange's minute rolls over.
 
 Pure: no I/O, no clock of its own (`now` is always an argument, in monotonic seconds). What it
-decides, `governor` waits for and `client` sends.
+decides, `governor` waits for and `transport` sends.
 """
 
 import math

@@ -1,8 +1,8 @@
 """What an answer and a refusal teach.
 
-Pure. The rule of this file: a count may only raise what a minute is known to hold. Which minute it
-is of has been found out before (`attribution`); where that cannot be told, it is taken in the way
-that lets us send less.
+Pure. The rule of this file: within its minute, a count never lowers what is reported. Which minute
+it is of has been found out before (`attribution`). Where that cannot be told, the count is taken in
+the way that lets us send less.
 """
 
 from binance_oi.budget.knowledge import UNKNOWN, Known

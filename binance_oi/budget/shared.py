@@ -64,7 +64,7 @@ class Left(NamedTuple):
     record: bytes
 
     def goes_on_from(self, other: "Left") -> bool:
-        """Whether whoever wrote this has read `other`, or a copy of it."""
+        """Whether this record descends from `other`: a later write of its lineage, or the same."""
         if self.lineage != other.lineage:
             return False
         return other.sequence < self.sequence or other == self
@@ -241,7 +241,8 @@ class SharedPool(ProcessPool):
     def _is_hold_new(self) -> bool:
         """What was charged in advance may not be sent once another process was refused.
 
-        It is sent so soon that a store which others have left may still be asked.
+        A lease lasts 20 ms, so whether the store was replaced is not asked here: `sending` and
+        `_enter` ask it.
         """
         store = self._store
         try:
