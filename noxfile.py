@@ -119,6 +119,17 @@ def wallclock(session: nox.Session) -> None:
 
 
 @nox.session
+def thorough(session: nox.Session) -> None:
+    """The suite with all that the default leaves out to be quick: more cases and more examples."""
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    session.run(
+        *("python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-m", "not wallclock"),
+        *session.posargs,
+        env={"BINANCE_OI_EXAMPLES": "1000"},
+    )
+
+
+@nox.session
 def rollovers(session: nox.Session) -> None:
     """The suite, each test with a minute that turns 5 to 500 ms after it begins.
 
@@ -224,7 +235,10 @@ def machine(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Every fault, three times, on each loop and on the newest and the oldest aiohttp."""
     install(session, "test", "-e", ".[cli]")
-    tests = ("-p", "no:cacheprovider", "-q", "tests/test_faults.py", "tests/test_cancellation.py")
+    tests = (
+        *("-p", "no:cacheprovider", "-q", "-m", "not wallclock"),
+        *("tests/test_faults.py", "tests/test_cancellation.py"),
+    )
     for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
         session.install("--upgrade", release)
         for loop in ("asyncio", "uvloop"):

@@ -5,6 +5,7 @@ of the exchange is known exactly, and minute 1,000 began at 0 s.
 """
 
 import copy
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Window
 
 K = 1_000
+EXAMPLES = int(os.environ.get("BINANCE_OI_EXAMPLES", "200"))
 LIMIT, RESERVE = 1_000, 10
 
 
@@ -260,7 +262,7 @@ def states(draw: st.DrawFn) -> Known:
     )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     state=states(),
     now=st.floats(5.0, 60.0),
@@ -284,7 +286,7 @@ def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
     assert charged.known == state
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     state=states(),
     now=st.floats(5.0, 60.0),

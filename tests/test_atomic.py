@@ -221,7 +221,9 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
 @pytest.mark.parametrize(
     "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-@pytest.mark.parametrize("name", ["oi.csv", "new_directory"])
+@pytest.mark.parametrize(
+    "name", ["oi.csv", pytest.param("new_directory", marks=pytest.mark.thorough)]
+)
 def test_an_interrupted_or_terminated_export_leaves_nothing(
     recording: Path, tmp_path: Path, number: signal.Signals, code: int, name: str
 ) -> None:

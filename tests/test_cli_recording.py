@@ -131,6 +131,7 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
             assert time.monotonic() - began < ENDS_WITHIN
 
 
+@pytest.mark.thorough  # it tries for ten seconds, and `nox -s recorder` runs it
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"

@@ -140,7 +140,13 @@ def errors(path: Path) -> dict[str, str]:
     return said
 
 
-@pytest.mark.parametrize("damage", [zeros, noise, swapped, cut, not_sqlite, bit])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(zeros, cut, not_sqlite),
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in (noise, swapped, bit)),
+    ],
+)
 def test_damage_is_one_error_that_names_the_file_in_every_way_to_read(
     whole: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
 ) -> None:

@@ -89,7 +89,7 @@ async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> i
 
 @sessions
 @pytest.mark.parametrize("how", Forgets)
-@pytest.mark.parametrize("connections", [100, 300])
+@pytest.mark.parametrize("connections", [100, pytest.param(300, marks=pytest.mark.thorough)])
 async def test_no_symbol_fails_however_all_kept_connections_died(
     session: str, how: Forgets, connections: int
 ) -> None:

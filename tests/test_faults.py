@@ -36,6 +36,7 @@ def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
         runner.run(check(fault, WAY))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS[1:])
 def test_no_other_session_is_worse(way: str) -> None:
     # Every door and a few of the rest; `nox -s faults` tries all of them.

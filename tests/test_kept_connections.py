@@ -225,7 +225,10 @@ async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> Non
     assert abandoned.at == [pytest.approx(began + PATIENCE, abs=2 * LOOK)]
 
 
-@pytest.mark.parametrize("share", [0.01, 0.03, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "share",
+    [0.01, 1.0, *(pytest.param(each, marks=pytest.mark.thorough) for each in (0.03, 0.3))],
+)
 async def test_an_exchange_that_is_often_slow_costs_a_few_percent_more(share: float) -> None:
     chance, kept = random.Random(7), KeptConnections()
     line, extra, requests = kept.opened(), 0, 2_000

@@ -156,7 +156,9 @@ def record_on(path: Path, opened: Store) -> Store:
     return after
 
 
-@pytest.mark.parametrize("read", ["nobody", "idle", "past"])
+@pytest.mark.parametrize(
+    "read", ["nobody", "idle", pytest.param("past", marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("way", [*WAYS, *IN_PLACE])
 def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     path: Path, way: Callable[[Path], None], read: str

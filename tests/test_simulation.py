@@ -11,8 +11,25 @@ import pytest
 from simulation.situations import ROWS, Row
 from simulation.world import Situation, run
 
+THOROUGH = pytest.mark.thorough
+# One row of each kind; `nox -s thorough` has all of them.
+ALWAYS = (
+    *("alone, any latency, stalls", "1 % lost", "no header", "2,300 already used"),
+    *("steady others, 5 to 30 a second", "bursts of 500, once a minute"),
+    *("2 processes, one budget", "3 processes, 5 killed a minute"),
+    *("2 budgets that do not know each other", "everything at once"),
+)
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+
+def _marked(row: Row) -> object:
+    return pytest.param(row, id=row.name, marks=() if row.name in ALWAYS else THOROUGH)
+
+
+def test_the_rows_that_always_run_are_there() -> None:
+    assert {row.name for row in ROWS} >= set(ALWAYS)
+
+
+@pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
 def test_nothing_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
     situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # to get to know them
