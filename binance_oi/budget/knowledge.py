@@ -50,25 +50,18 @@ class Known:
         """Whether a cooldown is not over for certain."""
         return not self.clock.is_over(self.cooldown_until, now)
 
-    def carry_holds(self, after: ServerClock, now: float) -> None:
-        """Keep the time left of each hold when the clock `after` contradicts this one.
-
-        As instants they would end at once, or hours late, with a correction of the clock.
-        """
-        if not self.clock.agrees(after.lo, after.hi):
-            self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
-            self.banned_until = self.clock.carried(self.banned_until, now, after)
-
     def start_again(self, after: ServerClock, now: float) -> None:
         """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
 
         Nobody knows which minute of the new clock holds what is live by the old one, so each
-        minute that may be on holds all of it.
+        minute that may be on holds all of it. A hold keeps the time that it has left: as an instant
+        it would end at once, or hours late.
         """
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
         left = others.expected_until - self.clock.latest(now)
-        self.carry_holds(after, now)
+        self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
+        self.banned_until = self.clock.carried(self.banned_until, now, after)
         others.expected_until = after.latest(now) + left if left >= 0 else -1
         others.curves.clear()  # of minutes that do not come again
         self.clock.start_again(after.lo, after.hi)
