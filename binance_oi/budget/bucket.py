@@ -52,6 +52,7 @@ class Bucket:
         self.known = known
         self._reserve_given, self._share_given = reserve, share
         self._forecast = Forecast()
+        self._limit = 0
         self._resize()
 
     def _bounds(self, limit: int) -> tuple[int, int]:
@@ -61,9 +62,10 @@ class Bucket:
         return reserve, int(self._share_given * limit)
 
     def _resize(self) -> None:
-        """The exchange announced another limit, to us or to another process."""
-        self._limit = self.known.limit
-        self._reserve, self._share = self._bounds(self._limit)
+        """Go by the limit that the exchange announced, to us or to another process."""
+        if self._limit != self.known.limit:
+            self._limit = self.known.limit
+            self._reserve, self._share = self._bounds(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
@@ -179,18 +181,17 @@ class Bucket:
         clock, ledger = known.clock, known.ledger
         if now - clock.at > 1.0:
             clock.drift(now)
-        if self._limit != known.limit:
-            self._resize()
+        self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
             window.settle(receipt.sent + FLIGHT, now, receipt.weight)
-        is_late = now > receipt.sent + FLIGHT
-        if is_late:
-            receipt = learning.book_late(known, receipt, now)
+        sent = receipt.sent
+        if now > sent + FLIGHT:
+            receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        receipt = learning.rebook(known, receipt, now if is_late else receipt.sent, now)
+        receipt = learning.rebook(known, receipt, sent, now)
         slack = known.limit // 50
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
