@@ -6,6 +6,7 @@ Rule of this file: fixtures and hooks only; what they need to work lives in a mo
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,9 @@ from virtual_clock import VirtualLoop
 with suppress(ValueError):  # not the main thread
     # Started in the background of a shell we would ignore it, and so would every process we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Under `nohup` so it is with SIGHUP. Our handler keeps us alive, and they do not inherit it.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 settings.register_profile("binance-oi", deadline=None)
 settings.load_profile("binance-oi")
 
