@@ -15,7 +15,7 @@ LINEAGE = 32  # bits of a sequence that count writes; those above name where it 
 
 
 class _Cell:
-    """What one place holds: a record, and who has the lock."""
+    """One place where a record is kept: the record, and the store that has the lock."""
 
     def __init__(self) -> None:
         self.sequence = -1

@@ -11,7 +11,8 @@ others.py        what other clients used, and may still use
 knowledge.py     all of that, as numbers that processes can share
 probing.py       when to look at the exchange's count, and who pays
 admission.py     the rules that decide
-bucket.py        the token bucket: asks the rules, and learns from answers
+learning.py      what an answer and a refusal teach
+bucket.py        the token bucket: asks the rules, books, and settles
 record.py        what is known, as a record that another process may believe
 place.py         where the shared file is, for one user id
 pool_file.py     the shared file: records, locks

@@ -74,7 +74,7 @@ def copied(state: Known) -> Known:
 
 
 def fitted(made: Record, most: int) -> bytes:
-    """`made` in at most `most` bytes: what does not fit is told more coarsely, and never as less.
+    """Encode `made` in at most `most` bytes: what does not fit loses detail, and no weight.
 
     Nearly always it fits as it is. `made` stays as it is.
 

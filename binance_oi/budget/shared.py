@@ -187,7 +187,8 @@ class SharedPool(ProcessPool):
         self._open_store = open_store
         self._store: Store | None = None
         self._late: list[Change] = []  # what others do not know yet, oldest first
-        # What we know with a hold of our own that is in `_late`: it is obeyed before it is told.
+        # A copy of the books with `_late` applied, while another process has the lock and one of
+        # the changes is a hold: this process obeys its own hold before it can write it.
         self._held: Bucket | None = None
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf

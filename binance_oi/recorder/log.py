@@ -3,22 +3,27 @@
 SQLite finds a log by its name alone. When another file has got the name of a recording, SQLite
 applies the log of the one to the other: rows of two recordings in one file, or a damaged one.
 
-The rule of this file: a log holds the token of the file that it continues. The token is the schema
-version, four bytes in the first page, which SQLite itself only counts up by one. After each move of
-the log into the file, a recorder writes the first page once more as it is, so that the log begins
-with the token of the file. Its next transaction gives the file a new one, a random number. Another
-program may move the log at any moment. So a recorder looks when its transaction begins, as SQLite
-does: what the index says then decides whether the log begins anew. In case that it cannot see the
-index, each transaction has the first page. `kill
--9` at any moment leaves a file with a token that its log holds: the one before the move, or the one
-after. Another recording has another token, and so has an older or a newer state of the same one. A
-copy has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone. A log
+The rule of this file: a log is valid only beside a file whose token it contains. The token is the
+schema version, four bytes in the first page, which SQLite itself only counts up by one.
+
+1. After each checkpoint, a recorder rewrites the first page unchanged. So the log begins with the
+   token that the file has.
+2. Its next transaction gives the file a new token, a random number. The next checkpoint moves that
+   into the file.
+
+``kill -9`` at any moment leaves the file with one of the two, and the log contains both. Another
+program may checkpoint at any moment. So the recorder looks into the index when its transaction
+begins, as SQLite does: that is when SQLite decides whether the log begins anew. Where the recorder
+cannot see the index, each of its transactions writes the first page.
+
+Another recording has another token, and so has an older or a newer state of the same one. A copy
+has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone. A log
 without any token is of an older program: it says nothing, and is believed.
 
-This costs two pages of 1 KiB for each move, one or two a minute, and one for each sweep that makes
-the file no longer; a sweep of the market has that page anyway. What it reads, it reads through
-SQLite or from the log: a descriptor of our own on the file itself, once closed, would end SQLite's
-locks.
+This costs two pages of 1 KiB for each checkpoint, one or two a minute, and one for each sweep that
+does not make the file longer; a sweep of the market has that page anyway. This module reads only
+through SQLite or from the log: a descriptor of our own on the file itself, once closed, would end
+SQLite's locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
