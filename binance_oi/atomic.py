@@ -28,7 +28,8 @@ from binance_oi.errors import RecordingError
 # whoever reads a directory of Parquet; the name of the target might make it too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
-SIDES = ("-journal", "-wal", "-shm")  # that SQLite may put beside a file it writes
+JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # connections share the index of the log
+SIDES = JOURNAL, LOG, INDEX  # that SQLite may put beside a file it writes
 # The lock is held for one rename. Someone else may hold it for long (`flock DIR binance-oi ...`).
 LOCK_TRIES, LOCK_PAUSE = 20, 0.005  # s between two of them
 

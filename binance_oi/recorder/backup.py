@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from binance_oi.atomic import SIDES, OvertakenError, whole
+from binance_oi.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.place import set_aside_foreign_log
@@ -145,7 +145,7 @@ def _check_room(target: Path) -> None:
     that was moved away, so we do not remove it.
     """
     if not _is_database(target):
-        for ending in ("-wal", "-journal"):
+        for ending in (LOG, JOURNAL):
             side = f"{target}{ending}"
             with suppress(OSError):
                 if os.path.getsize(side):

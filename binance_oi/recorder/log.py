@@ -47,6 +47,7 @@ FIRST_TOKEN = 1 << 16  # below: how often SQLite has seen the schema change
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite takes the number as signed, and may count it up
 NOT_A_DATABASE = -1  # in the place of a token
 LOOKS = 20  # at a file and its log, until both stay the same meanwhile
+UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
 USED = 128  # the byte of the index that every connection has locked while it is open
 
 _HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
@@ -117,10 +118,10 @@ def _read_header(file: BinaryIO) -> Generation | None:
 
 def token_of(path: Path) -> int | None:
     """The token of the file alone, without its log; None when it cannot be read."""
-    if not _size(path):
+    if not size_of(path):
         return NOT_A_DATABASE
     try:
-        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        with closing(_connect(path, UNCHANGING)) as connection:
             # A move that was killed leaves a file that is shorter than it says.
             connection.execute("PRAGMA writable_schema = ON")
             return int(connection.execute("PRAGMA schema_version").fetchone()[0])
@@ -130,15 +131,15 @@ def token_of(path: Path) -> int | None:
 
 def is_as_long_as_it_says(path: Path) -> bool:
     """Whether the file, without its log, has all its pages."""
-    if not _size(path):
+    if not size_of(path):
         return False
     try:
-        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        with closing(_connect(path, UNCHANGING)) as connection:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             (size,) = connection.execute("PRAGMA page_size").fetchone()
     except sqlite3.DatabaseError:
         return False
-    return int(pages) * int(size) <= _size(path)
+    return int(pages) * int(size) <= size_of(path)
 
 
 def _belongs(token: int | None, log: Path) -> bool:
@@ -196,7 +197,7 @@ class LogReader(sqlite3.Connection):
         if not index.exists():
             return
         with suppress(OSError, sqlite3.Error):
-            if not _size(log):
+            if not size_of(log):
                 if os.access(path, os.W_OK):  # or SQLite would make what it cannot remove
                     settle(path)
             elif not self._had_index:
@@ -226,7 +227,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 when nobody can say."""
     with suppress(OSError):
         return path.stat().st_size
     return 0

@@ -10,17 +10,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from binance_oi.atomic import SIDES
+from binance_oi.atomic import INDEX, LOG, SIDES
 from binance_oi.recorder.log import (
     begins_anew,
     descriptor,
     is_as_long_as_it_says,
     is_foreign,
+    size_of,
 )
 from binance_oi.recorder.readers import somebody_reads_the_past
 from binance_oi.recorder.recording import beside
 
-LOG, INDEX = "-wal", "-shm"  # of SQLite; connections share the index of the log
 INDEX_HEADER = 96  # bytes, of both copies
 
 logger = logging.getLogger("binance_oi")
@@ -128,7 +128,7 @@ class Place:
         if self._is_ours(LOG):
             return
         with suppress(OSError):
-            if _size(self._path_of(LOG)):
+            if size_of(self._path_of(LOG)):
                 _set_aside(self._path_of(LOG))
             if self._is_ours(INDEX):
                 self._path_of(INDEX).unlink()
@@ -176,7 +176,7 @@ class Place:
             return None
         log, index = (home.with_name(home.name + ending) for ending in (LOG, INDEX))
         # Another than ours belongs to somebody who opened the file under its new name.
-        if self._is_ours(LOG) and _size(log):
+        if self._is_ours(LOG) and size_of(log):
             return None
         try:
             self._rename(LOG, log)
@@ -255,11 +255,6 @@ def _set_aside(log: Path) -> None:
         "it",
         *(log, aside.name),
     )
-
-
-def _size(path: Path) -> int:
-    found = _found(path)
-    return 0 if found is None else found.st_size
 
 
 def _version(found: os.stat_result | None) -> tuple[int, int]:

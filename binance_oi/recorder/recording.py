@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi import arrow
-from binance_oi.atomic import SIDES, check_place
+from binance_oi.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
 from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
-from binance_oi.recorder.log import LogReader, is_foreign
+from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
@@ -31,7 +31,7 @@ VERSION = 3
 READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
-READING, WRITING, UNCHANGING = "mode=ro", "mode=rw", "mode=ro&immutable=1"  # of SQLite's URIs
+READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
 SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
 EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
@@ -284,7 +284,7 @@ def check_source(path: Path, source: str | None) -> None:
     """
     if not path.exists() or not path.stat().st_size:
         return
-    reads_log = not is_foreign(path, beside(path, "-wal"))
+    reads_log = not is_foreign(path, beside(path, LOG))
     with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
         known = read_source(connection)
     if known is not None and known != source:
@@ -649,7 +649,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
-    log = beside(path, "-wal")
+    log = beside(path, LOG)
     if is_foreign(path, log):
         raise RecordingError(
             f"{log} is not the log of {path}, which was replaced; with its log it would be a "
@@ -665,27 +665,21 @@ def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
     try:
         return _checked(path, mode)
     except RecordingError as error:
-        if _size(beside(path, "-wal")) and not os.path.exists(beside(path, "-shm")):
+        if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
             raise RecordingError(f"{error}; copy it with its log to where you may write") from error
-        if _size(beside(path, "-wal")) or os.path.exists(beside(path, "-journal")):
+        if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
             raise  # without them it is not what was written
         return _checked(path, UNCHANGING)  # in a directory that cannot be written
 
 
 def _mode(path: Path) -> str:
     """How SQLite opens the file, so that it leaves nothing there."""
-    log, index = beside(path, "-wal"), beside(path, "-shm")
-    if _size(log) or (log.exists() and index.exists()):
+    log, index = beside(path, LOG), beside(path, INDEX)
+    if size_of(log) or (log.exists() and index.exists()):
         return READING  # one that may write would move the log into the file on closing
     # One that may write removes on closing what SQLite has put beside the file.
     may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
     return WRITING if may_write else UNCHANGING
-
-
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
 
 
 def _checked(path: Path, mode: str) -> sqlite3.Connection:
@@ -700,7 +694,7 @@ def _checked(path: Path, mode: str) -> sqlite3.Connection:
             check_same_thread=False,
             factory=LogReader,
         )
-    connection.watch(*(beside(path, ending) for ending in ("", "-wal", "-shm")))
+    connection.watch(*(beside(path, ending) for ending in ("", LOG, INDEX)))
     try:
         connection.execute("PRAGMA query_only = ON")
         if not check_version(connection, path):

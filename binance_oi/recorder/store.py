@@ -20,10 +20,11 @@ try:
 except ImportError:  # not POSIX: SQLite keeps the file whole, and a second recorder is not noticed
     fcntl = None  # type: ignore[assignment]
 
+from binance_oi.atomic import LOG
 from binance_oi.errors import RecordingError
 from binance_oi.polling import reason
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
-from binance_oi.recorder.place import LOG, Place, name_of, remove_all, set_aside_foreign_log
+from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import (
     APPLICATION_ID,
     EVER,
