@@ -16,8 +16,8 @@ import binance_oi
 from binance_oi.budget.tuning import MEMORY
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from simulation import traces
-from simulation.scripts import SCRIPTS
 from simulation.situations import ROWS
+from simulation.traces import SCRIPTS
 
 A_FEW = "a small limit", "answers without anything", "lost requests stay charged"
 

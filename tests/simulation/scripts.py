@@ -164,14 +164,22 @@ def every(step: float, first: float, last: float) -> list[float]:
 
 
 Script = Callable[[Note], None]
-SCRIPTS: dict[str, Script] = {}
-"""Every script, by what happens in it."""
+Scripts = dict[str, Script]
+"""By what happens in them."""
 
 
-def script(play: Script) -> Script:
-    """Trace what `play` does, under its name."""
-    SCRIPTS[play.__name__.replace("_", " ")] = play
-    return play
+def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
+    """A decorator that keeps a script under its name."""
+
+    def script(play: Script) -> Script:
+        scripts[play.__name__.replace("_", " ")] = play
+        return play
+
+    return script
+
+
+SCRIPTS: Scripts = {}
+script = adding_to(SCRIPTS)
 
 
 def steady(rate: float) -> Callable[[int, float], int]:

@@ -18,8 +18,11 @@ from binance_oi.budget.pool_file import PoolFile
 from binance_oi.budget.shared import SharedPool, Store
 from binance_oi.budget.usage import Receipt
 
-from .scripts import NOON, START, Note, Script, WatchedPool, every, room, script
+from .scripts import NOON, START, Note, Script, Scripts, WatchedPool, adding_to, every, room
 from .world import Situation, run
+
+SCRIPTS: Scripts = {}
+script = adding_to(SCRIPTS)
 
 NAME = "the exchange"
 Desks = Callable[..., "_Desks"]

@@ -1,7 +1,7 @@
-"""Scripts that stand at the threshold of one number: a hundredth more or less, and they differ.
+"""Scripts that stand at the threshold of a number: a hundredth more or less, and they differ.
 
-Rule of this file: one number for each script, named in its docstring. The other scripts play what
-happens to a client, and a number may move unseen between two of its questions. These ask at
+Rule of this file: a script names its numbers in its docstring. The other scripts play what happens
+to a client, and a number may move unseen between two of its questions. These ask at
 moments that are close together, or for the largest weight that may go.
 """
 
@@ -9,7 +9,10 @@ from binance_oi.budget.usage import Receipt
 from binance_oi.governor import Governor
 from binance_oi.window import Limit
 
-from .scripts import Desk, Note, bursts, every, script
+from .scripts import Desk, Note, Scripts, adding_to, bursts, every
+
+SCRIPTS: Scripts = {}
+script = adding_to(SCRIPTS)
 
 
 def _receipt(desk: Desk, weight: int = 1) -> Receipt:

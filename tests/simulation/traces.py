@@ -35,13 +35,12 @@ from typing import cast
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt, Wait
 
-# These two add their scripts to `SCRIPTS`.
-from . import sharing as _sharing  # noqa: F401
-from . import thresholds as _thresholds  # noqa: F401
-from .scripts import SCRIPTS, Script, WatchedPool
+from . import scripts, sharing, thresholds
+from .scripts import Script, WatchedPool
 from .situations import ROWS
 from .world import Situation, run
 
+SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
