@@ -252,22 +252,13 @@ def test_a_killed_recorder_goes_on_with_its_log_also_after_both_were_moved(
 
 
 KILLED_ANYWHERE = """
-import os, signal, sqlite3, sys; from pathlib import Path
+import os, sys; from pathlib import Path
 from binance_oi.recorder import store
 from recorded import sweep
-connect = sqlite3.connect
+from support.killing import kill_at_statement
 def record(path, number):
     now = 0.0
-    def count(_):
-        nonlocal number
-        number -= 1
-        if number < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def connected(*args, **kwargs):
-        connection = connect(*args, **kwargs)
-        connection.set_trace_callback(count)
-        return connection
-    sqlite3.connect = connected
+    kill_at_statement(number)
     opened = store.Store(path, clock=lambda: now)
     for each in range(3):
         opened.save(sweep(each), [], 60_000)

@@ -121,25 +121,18 @@ def test_one_that_nobody_names_a_source_for_takes_that_of_the_next_one(path: Pat
         Store(path, "testnet")
 
 
+HERE = Path(__file__).parent
 KILLED = """
-import os, shutil, signal, sqlite3, sys
+import os, shutil, sys
 from pathlib import Path
-from binance_oi.recorder import place, store
+from sqlite3 import connect
+from binance_oi.recorder import store
+from support.killing import kill_at_statement
 
 original, path = Path(sys.argv[1]), Path(sys.argv[2])
-connect = sqlite3.connect
 
 def open_until(number):
-    def count(_):
-        nonlocal number
-        number -= 1
-        if number < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def connected(*args, **kwargs):
-        connection = connect(*args, **kwargs)
-        connection.set_trace_callback(count)
-        return connection
-    sqlite3.connect = connected
+    kill_at_statement(number)
     opened = store.Store(path, "local")
     opened.tidy()
     opened.close()
@@ -174,7 +167,7 @@ def test_kill_9_at_any_statement_leaves_the_one_version_or_the_other_with_all_ro
     command = [sys.executable, "-c", KILLED, str(original), str(path), *TABLES[2:], "samples"]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, check=False, env=environment
+        command, capture_output=True, text=True, timeout=600, check=False, env=environment, cwd=HERE
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split(" ", 2) for line in done.stdout.splitlines()]

@@ -18,6 +18,7 @@ import pytest
 from binance_oi.recorder import place, store
 from binance_oi.recorder.store import Store
 from recorded import sweep
+from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
 BEFORE, AFTER = range(5), range(5, 8)  # sweeps
@@ -166,8 +167,7 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    uri = f"{path.as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+    with closing(reader_of(path)) as reader:
         if read != "nobody":
             reader.execute("BEGIN" if read == "past" else "SELECT 1")
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
@@ -201,10 +201,7 @@ def test_the_log_follows_a_moved_file_while_somebody_reads_the_past(path: Path) 
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    uri = f"{path.as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+    with reading_the_past(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         assert opened.close(wait=0.0) == []
@@ -220,10 +217,7 @@ def test_a_log_that_cannot_follow_its_file_is_carried_over(
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    uri = f"{path.as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+    with reading_the_past(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         record_on(path, opened).close()
@@ -350,10 +344,7 @@ def test_a_log_that_was_removed_and_cannot_be_moved_for_a_reader_is_handed_over(
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    uri = f"{path.as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+    with reading_the_past(path):
         opened.save(sweep(1), [], PERIOD)
         log_removed(path)
         if moved:

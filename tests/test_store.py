@@ -19,6 +19,7 @@ from binance_oi.recorder import Recording, recording, store
 from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
 from recorded import BEGIN, sweep
+from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
 
@@ -163,10 +164,6 @@ def test_a_reader_of_an_earlier_moment_delays_the_file_itself_only_until_it_ends
         assert (in_the_file_itself(path), opened.is_due()) == (2, False)
 
 
-def reader_of(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-
-
 @pytest.mark.parametrize("latest", [False, True], ids=["idle", "in the latest moment"])
 def test_a_clean_end_leaves_everything_in_the_file_itself_while_somebody_reads(
     path: Path, latest: bool
@@ -183,11 +180,9 @@ def test_a_clean_end_leaves_everything_in_the_file_itself_while_somebody_reads(
 
 def test_what_a_reader_of_an_earlier_moment_holds_up_at_the_end_is_not_lost(path: Path) -> None:
     opened = Store(path)
-    with closing(reader_of(path)) as reader:
-        opened.save(sweep(0), [], PERIOD)
-        opened.tidy()
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM sweeps").fetchone()
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    with reading_the_past(path):
         opened.save(sweep(1), [], PERIOD)
         assert opened.close(wait=0.0) == []
         assert in_the_file_itself(path) == 1

@@ -1,0 +1,27 @@
+"""A process that is killed in the middle of what it does with SQLite.
+
+Rule of this file: it changes the process that calls it, so only a child of a test may call it.
+"""
+
+import os
+import signal
+import sqlite3
+from typing import Any
+
+
+def kill_at_statement(number: int) -> None:
+    """Let `number` more statements run in this process, and kill it with the next one."""
+    connect = sqlite3.connect
+
+    def count(_: str) -> None:
+        nonlocal number
+        number -= 1
+        if number < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def connected(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **kwargs)
+        connection.set_trace_callback(count)
+        return connection
+
+    vars(sqlite3)["connect"] = connected
