@@ -6,8 +6,10 @@ one process that uses it. A test makes the place fail, lock, forget or move.
 
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 from typing import TypedDict, Unpack
 
+from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Clock, ProcessBudget
 from binance_oi.budget.shared import Left, SharedPool, Store
 
@@ -169,3 +171,13 @@ class MemoryBudget(ProcessBudget):
             return self._memory.store(current)
 
         return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store)
+
+
+def shared_pool(kind: str, directory: Path, memory: Memory, options: Options) -> SharedPool:
+    """The pool of one exchange, in a process of its own: in a `file`, or in `memory`."""
+    budget: ProcessBudget = MachineBudget(directory=directory, **options)
+    if kind == "memory":
+        budget = MemoryBudget(memory, **options)
+    pool = budget.pool("exchange")
+    assert isinstance(pool, SharedPool)
+    return pool

@@ -29,23 +29,11 @@ from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Limit
-from memory_store import Memory, MemoryBudget, Options
+from memory_store import Memory, Options, shared_pool
+from support.clocks import NOON, Time
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
+Make = Callable[[], SharedPool]
 HUNG = 300.0  # s, after which a thread will never go on
-
-
-class Time:
-    """A clock that stands still until it is moved; it starts 10 s into a minute."""
-
-    def __init__(self) -> None:
-        self.now = 10.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return NOON + self.now
 
 
 @pytest.fixture
@@ -59,19 +47,12 @@ def memory() -> Memory:
 
 
 @pytest.fixture
-def make(
-    request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time
-) -> Callable[[], Pool]:
+def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
     """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
     kind = getattr(request, "param", "file")
 
-    def make_pool() -> Pool:
-        options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
-        if kind == "memory":
-            return MemoryBudget(memory, **options).pool("exchange")
-        return MachineBudget(directory=tmp_path / "budgets", **options).pool("exchange")
-
-    return make_pool
+    options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+    return lambda: shared_pool(kind, tmp_path / "budgets", memory, options)
 
 
 BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
@@ -189,7 +170,7 @@ def test_its_repr_names_its_pools() -> None:
 
 
 @BOTH
-def test_the_repr_of_a_shared_pool_reads_no_file(make: Callable[[], Pool], clock: Time) -> None:
+def test_the_repr_of_a_shared_pool_reads_no_file(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 7)
     assert (repr(pool), repr(other)) == (
@@ -222,7 +203,7 @@ def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
 
 
 @BOTH
-def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None:
+def test_processes_obey_one_count(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     take(one, 60)
@@ -233,9 +214,7 @@ def test_processes_obey_one_count(make: Callable[[], Pool], clock: Time) -> None
 
 
 @BOTH
-def test_a_process_that_is_killed_costs_what_it_had_in_flight(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_a_process_that_is_killed_costs_what_it_had_in_flight(make: Make, clock: Time) -> None:
     killed, other = make(), make()
     use(killed, clock, 10)
     take(killed, 30)
@@ -246,7 +225,7 @@ def test_a_process_that_is_killed_costs_what_it_had_in_flight(
 
 
 @BOTH
-def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Time) -> None:
+def test_one_clock_and_one_ban_hold_for_all(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     one.refused(300, ban=True)
@@ -259,7 +238,7 @@ def test_one_clock_and_one_ban_hold_for_all(make: Callable[[], Pool], clock: Tim
 
 
 @BOTH
-def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: Time) -> None:
+def test_the_first_request_goes_alone_for_all(make: Make, clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
     assert first.probe
@@ -270,9 +249,7 @@ def test_the_first_request_goes_alone_for_all(make: Callable[[], Pool], clock: T
 
 @BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
-def test_whatever_one_learns_the_others_know(
-    what: str, make: Callable[[], Pool], clock: Time
-) -> None:
+def test_whatever_one_learns_the_others_know(what: str, make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one, 5)
@@ -284,9 +261,7 @@ def test_whatever_one_learns_the_others_know(
 
 
 @BOTH
-def test_processes_obey_every_limit_that_one_of_them_has_read(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_processes_obey_every_limit_that_one_of_them_has_read(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     one.set_limits(None, [Limit(10, 20, False)])
@@ -300,7 +275,7 @@ def test_processes_obey_every_limit_that_one_of_them_has_read(
 
 
 @BOTH
-def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: Time) -> None:
+def test_the_fullest_record_fits_into_its_page(make: Make, clock: Time) -> None:
     clock.now = 1e7
     pool = make()
     pool.set_limits(9_999_999, [Limit(n, 10**12, n % 2 > 0) for n in (2, 10, 61, 86_400)])
@@ -317,7 +292,7 @@ def test_the_fullest_record_fits_into_its_page(make: Callable[[], Pool], clock: 
 
 @BOTH
 def test_what_was_charged_before_another_process_was_refused_is_not_sent(
-    make: Callable[[], Pool], clock: Time
+    make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
     use(one, clock)
@@ -331,7 +306,7 @@ def test_what_was_charged_before_another_process_was_refused_is_not_sent(
 
 
 @BOTH
-def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], clock: Time) -> None:
+def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one)
@@ -346,7 +321,7 @@ def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Callable[[], Pool], cloc
 
 @BOTH
 def test_a_restart_during_a_ban_sends_nothing(
-    make: Callable[[], Pool], clock: Time, monkeypatch: pytest.MonkeyPatch
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make()
     use(pool, clock, 50)
@@ -361,7 +336,7 @@ def test_a_restart_during_a_ban_sends_nothing(
 
 
 @BOTH
-def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], clock: Time) -> None:
+def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Make, clock: Time) -> None:
     use(make(), clock, 90)
     for wrong in (-3600, 3600):
         clock.wall = lambda wrong=wrong: NOON + clock.now + wrong  # type: ignore[misc, method-assign]
@@ -369,7 +344,7 @@ def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Callable[[], Pool], c
 
 
 @BOTH
-def test_a_machine_that_slept_expects_another_minute(make: Callable[[], Pool], clock: Time) -> None:
+def test_a_machine_that_slept_expects_another_minute(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 90)
     clock.now += 8 * 3600
@@ -388,9 +363,7 @@ def warm(pool: Pool, clock: Time) -> None:
 
 
 @BOTH
-def test_calls_that_come_thick_and_fast_lock_the_file_once(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_calls_that_come_thick_and_fast_lock_the_file_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     assert other.usage.used == 3 + LOT
@@ -400,9 +373,7 @@ def test_calls_that_come_thick_and_fast_lock_the_file_once(
 
 
 @BOTH
-def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     pool.flush()
@@ -416,7 +387,7 @@ def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(
 @BOTH
 @pytest.mark.parametrize("waiting", [0, 1, LOT - 1, LOT, LOT + 1, 10**6])
 def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
-    waiting: int, make: Callable[[], Pool], clock: Time
+    waiting: int, make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     use(pool, clock)
@@ -432,7 +403,7 @@ def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
 
 @BOTH
 def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
-    make: Callable[[], Pool], clock: Time
+    make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     use(pool, clock)
@@ -443,7 +414,7 @@ def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
 
 @BOTH
 def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
-    make: Callable[[], Pool], clock: Time
+    make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     use(pool, clock)
@@ -453,7 +424,7 @@ def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
 
 @BOTH
 def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
-    make: Callable[[], Pool], clock: Time
+    make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     use(pool, clock, 1, used=4)  # others
@@ -463,9 +434,7 @@ def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
 
 
 @BOTH
-def test_calls_that_wait_get_no_more_in_advance_than_there_is(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_calls_that_wait_get_no_more_in_advance_than_there_is(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 96)
     assert isinstance(pool.charge(1, LOT), Receipt)
@@ -476,7 +445,7 @@ def test_calls_that_wait_get_no_more_in_advance_than_there_is(
 
 
 @BOTH
-def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], clock: Time) -> None:
+def test_no_more_is_charged_in_advance_than_there_is(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 95)
     for _ in range(5):
@@ -485,7 +454,7 @@ def test_no_more_is_charged_in_advance_than_there_is(make: Callable[[], Pool], c
 
 
 def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
-    make: Callable[[], Pool], clock: Time, tmp_path: Path
+    make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool = make()
     warm(pool, clock)
@@ -500,7 +469,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
 
 @BOTH
 def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
-    make: Callable[[], Pool], clock: Time
+    make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     warm(pool, clock)
@@ -510,7 +479,7 @@ def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_pro
 
 
 @BOTH
-def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: Time) -> None:
+def test_answers_are_told_when_there_are_many(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     receipts = [take(pool) for _ in range(MANY + 2)]
@@ -523,7 +492,7 @@ def test_answers_are_told_when_there_are_many(make: Callable[[], Pool], clock: T
 
 
 def test_nobody_waits_for_the_lock_and_nothing_is_lost(
-    make: Callable[[], Pool], clock: Time, tmp_path: Path
+    make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool, other = make(), make()
     use(pool, clock, 10)
@@ -552,7 +521,7 @@ HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
 
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
-    name: str, make: Callable[[], Pool], clock: Time, tmp_path: Path
+    name: str, make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool = make()
     use(pool, clock)
@@ -578,7 +547,7 @@ def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
 
 
 def test_a_hold_of_ours_that_could_not_be_told_at_once_ends_when_it_is_over(
-    make: Callable[[], Pool], clock: Time, tmp_path: Path
+    make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool = make()
     use(pool, clock)
@@ -608,7 +577,7 @@ def test_where_no_file_can_be_made_it_says_so_once(
 @pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
 def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
     when: str,
-    make: Callable[[], Pool],
+    make: Make,
     clock: Time,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -628,20 +597,22 @@ def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
 
 @BOTH
 def test_a_record_of_another_version_is_not_believed(
-    make: Callable[[], Pool], clock: Time, caplog: pytest.LogCaptureFixture
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
-    pool._store.lock()  # type: ignore[attr-defined]
-    pool._store.read()  # type: ignore[attr-defined]
-    pool._store.write(msgspec.msgpack.encode(["exchange", "boot", 3]))  # type: ignore[attr-defined]
-    pool._store.unlock()  # type: ignore[attr-defined]
+    store = pool._store
+    assert store is not None
+    store.lock()
+    store.read()
+    store.write(msgspec.msgpack.encode(["exchange", "boot", 3]))
+    store.unlock()
     use(make(), clock, 7)
     assert pool.usage.used == 7
     assert "another version" in caplog.text
 
 
 def test_a_damaged_record_starts_anew_from_what_we_know(
-    make: Callable[[], Pool], clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make: Make, clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
     use(pool, clock, 60)
@@ -656,7 +627,7 @@ def test_a_damaged_record_starts_anew_from_what_we_know(
 
 
 @BOTH
-def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], clock: Time) -> None:
+def test_without_any_header_the_record_still_fits(make: Make, clock: Time) -> None:
     pool = make()
     for _ in range(4 * 600):
         clock.now += 0.25
@@ -668,9 +639,7 @@ def test_without_any_header_the_record_still_fits(make: Callable[[], Pool], cloc
 
 
 @BOTH
-def test_after_closing_what_was_charged_stays_charged(
-    make: Callable[[], Pool], clock: Time
-) -> None:
+def test_after_closing_what_was_charged_stays_charged(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 10)
     take(pool, 20)

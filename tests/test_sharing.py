@@ -36,26 +36,10 @@ from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
 from binance_oi.budget.shared import BRISK, BUSY, CHECK, LOT, RETRY, RETRY_MOST, SharedPool
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
-from memory_store import Memory, MemoryBudget, MemoryStore, Options
+from memory_store import Memory, MemoryStore, Options, shared_pool
+from support.clocks import NOON, Time
 
-NOON = 1_795_435_200.0  # a full minute, Unix s
 LIMIT = 1000
-
-
-class Time:
-    """10 s into a minute, until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 10.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return NOON + self.now
-
-    def move(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @pytest.fixture
@@ -80,16 +64,8 @@ def make(
     """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
     kind = getattr(request, "param", "file")
 
-    def make_pool() -> SharedPool:
-        options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
-        budget: ProcessBudget = MachineBudget(directory=budgets, **options)
-        if kind == "memory":
-            budget = MemoryBudget(memory, **options)
-        pool = budget.pool("exchange")
-        assert isinstance(pool, SharedPool)
-        return pool
-
-    return make_pool
+    options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+    return lambda: shared_pool(kind, budgets, memory, options)
 
 
 Make = Callable[[], SharedPool]
