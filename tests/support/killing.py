@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 from typing import Any
+from unittest.mock import patch
 
 
 def kill_at_statement(number: int) -> None:
@@ -24,4 +25,4 @@ def kill_at_statement(number: int) -> None:
         connection.set_trace_callback(count)
         return connection
 
-    vars(sqlite3)["connect"] = connected
+    patch.object(sqlite3, "connect", connected).start()
