@@ -162,8 +162,6 @@ class Exchange:
             SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
             PING: lambda _query, _now: b"{}",
         }
-        for name in self.universe.symbols:
-            self._list(name)
 
     def set_status(self, name: str, status: str) -> None:
         """Change the status of a symbol, or list a new one, from now on.
@@ -172,7 +170,6 @@ class Exchange:
             ValueError: a new name that does not end in a quote asset.
         """
         self.universe.set_status(name, status, self._now())
-        self._list(name)
         self._info = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -273,11 +270,6 @@ class Exchange:
             self._date = (second, formatdate(second, usegmt=True))
         return self._date[1]
 
-    def _list(self, name: str) -> None:
-        if name not in self._markets:
-            self._markets[name] = Market(self._seed, self.universe.symbols[name])
-            self._plain_targets[f"{OPEN_INTEREST}?symbol={quote(name)}"] = name
-
     def _open_interest(self, query: str, now: float) -> bytes:
         name = _symbol_in(query)
         if name is None:
@@ -289,25 +281,31 @@ class Exchange:
         return self._reading(name, now)
 
     def _reading(self, name: str, now: float) -> bytes:
-        if self._market(name) and self.universe.symbols[name].status != TRADING:
+        market = self._market(name)
+        if self.universe.symbols[name].status != TRADING:
             raise _Refused(
                 400,
                 -4108,
                 "Symbol is on delivering or delivered or settling or closed or pre-trading.",
             )
-        value, time = self._markets[name].open_interest(now)
+        value, time = market.open_interest(now)
         return f'{{"symbol":"{name}","openInterest":"{value}","time":{time}}}'.encode()
 
     def _market(self, name: str) -> Market:
+        """The market of a listed symbol, made when somebody first asks for it."""
         market = self._markets.get(name)
         if market is None:
-            raise _Refused(400, -1121, "Invalid symbol.")
+            symbol = self.universe.symbols.get(name)
+            if symbol is None:
+                raise _Refused(400, -1121, "Invalid symbol.")
+            market = self._markets[name] = Market(self._seed, symbol)
+            self._plain_targets[f"{OPEN_INTEREST}?symbol={quote(name)}"] = name
         return market
 
     def _premium_index(self, query: str, now: float) -> bytes:
         name = _symbol_in(query)
         if name is None:
-            return _json([self._mark(name, now) for name in self._markets])
+            return _json([self._mark(name, now) for name in self.universe.symbols])
         return _json(self._mark(name, now))
 
     def _mark(self, name: str, now: float) -> dict[str, object]:

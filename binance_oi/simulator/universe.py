@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -91,8 +92,13 @@ class Universe:
         return symbol
 
 
-def read_table() -> Iterator[Symbol]:
-    """The symbols of `universe.txt`."""
+@cache
+def read_table() -> tuple[Symbol, ...]:
+    """The symbols of `universe.txt`, read once in a process."""
+    return tuple(_entries())
+
+
+def _entries() -> Iterator[Symbol]:
     month = status = contract_type = quote = ""
     order = 0
     for line in _table_lines():
