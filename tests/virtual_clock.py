@@ -12,6 +12,7 @@ to send cannot be seen coming. Use `127.0.0.1`, because a name would be looked u
 """
 
 import asyncio
+import os
 import selectors
 import time
 from collections.abc import Callable, Coroutine
@@ -35,6 +36,10 @@ _LOOKS = 3
 # A sender that is blocked waits for an acknowledgement, which the kernel may hold back for 200 ms.
 _BLOCKED_WRITE_S = 0.25
 _DEADLOCK_S = 120.0  # real time in which somebody outside (a signal, a thread) may still wake us
+
+
+# `time.sleep(0)` is a timer, which Linux lets run for 50 us.
+_give_up_the_core: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Deadlock(RuntimeError):
@@ -69,7 +74,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         for _ in range(_LOOKS):
             if events := super().select(0):
                 return events
-            time.sleep(0)
+            _give_up_the_core()
         return []
 
     def _blocked_writes(self) -> _Events:
