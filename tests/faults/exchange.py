@@ -153,6 +153,8 @@ class FaultExchange(Server):
             done += 1
 
     async def _send(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if writer.is_closing():  # as `drain` of asyncio says it; uvloop has an error of its own
+            raise ConnectionResetError
         writer.write(data)
         await writer.drain()
         self.sent += len(data)

@@ -139,7 +139,7 @@ async def nothing_left_over() -> AsyncGenerator[None]:
     gc.collect(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
-    assert not noise
+    assert not noise, noise
 
 
 WAYS = ("ours", "aiohttp's", "the caller's")
