@@ -5,12 +5,11 @@ of the exchange is known exactly, and minute 1,000 began at 0 s.
 """
 
 import copy
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from binance_oi.budget import admission, probing
@@ -25,7 +24,6 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.window import Window
 
 K = 1_000
-EXAMPLES = int(os.environ.get("BINANCE_OI_EXAMPLES", "200"))
 LIMIT, RESERVE = 1_000, 10
 
 
@@ -262,7 +260,6 @@ def states(draw: st.DrawFn) -> Known:
     )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     state=states(),
     now=st.floats(5.0, 60.0),
@@ -286,7 +283,6 @@ def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
     assert charged.known == state
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     state=states(),
     now=st.floats(5.0, 60.0),

@@ -22,6 +22,7 @@ from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
 from binance_oi.report import write_report
 from recorded import BEGIN, sweep, write_recording
+from support.lanes import some, thorough
 
 EXPORTING = Path(__file__).with_name("exporting_process.py")
 BEGIN_MS = round(BEGIN.timestamp() * 1000)
@@ -158,6 +159,7 @@ def test_a_killed_export_leaves_one_file_until_the_next_write_into_the_directory
     assert sorted(path.name for path in out.iterdir()) == ["oi.csv", "other.html"]
 
 
+@pytest.mark.thorough
 def test_a_killed_export_by_day_is_tidied_by_the_next_one_also_where_that_writes_no_day(
     recording: Path, tmp_path: Path
 ) -> None:
@@ -194,7 +196,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("target", ["oi.csv", "oi.jsonl", "oi.parquet", "days"])
+@pytest.mark.parametrize("target", ["oi.csv", *thorough("oi.jsonl", "oi.parquet", "days")])
 def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, target: str) -> None:
     if target in ("oi.parquet", "days"):
         pytest.importorskip("pyarrow")
@@ -219,11 +221,10 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
 
 
 @pytest.mark.parametrize(
-    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    "number, code",
+    some([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], always=1),
 )
-@pytest.mark.parametrize(
-    "name", ["oi.csv", pytest.param("new_directory", marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("name", ["oi.csv", *thorough("new_directory")])
 def test_an_interrupted_or_terminated_export_leaves_nothing(
     recording: Path, tmp_path: Path, number: signal.Signals, code: int, name: str
 ) -> None:
@@ -239,6 +240,7 @@ def test_an_interrupted_or_terminated_export_leaves_nothing(
     assert list(out.rglob("*")) == []
 
 
+@pytest.mark.thorough
 def test_a_file_that_a_living_process_writes_is_not_stale(recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -1310,4 +1310,4 @@ class Guarantee(RuleBasedStateMachine):
 
 
 TestGuarantee = Guarantee.TestCase
-TestGuarantee.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestGuarantee.settings = settings(stateful_step_count=40)

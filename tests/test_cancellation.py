@@ -26,7 +26,7 @@ from faults.table import GOOD as ANSWER
 from faults.table import answer
 from virtual_clock import VirtualLoop, run
 
-SEEDS = int(os.environ.get("BINANCE_OI_SEEDS", "25"))
+SEEDS = int(os.environ.get("BINANCE_OI_SEEDS", "12"))
 INSTANTS = 20
 SLOWLY: tuple[Step, ...] = (Wait(0.01), ANSWER[:60], Wait(0.01), ANSWER[60:])
 BROKEN: tuple[Step, ...] = (answer(b"", status=503),)

@@ -97,6 +97,7 @@ def run_twice(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 def test_twice_runs_every_test_again_and_finds_the_one_that_leaves_something(
     tmp_path: Path,
 ) -> None:
@@ -108,6 +109,7 @@ def test_twice_runs_every_test_again_and_finds_the_one_that_leaves_something(
     assert done.stdout.count("FAILED test_leaky.py::test_that_leaves_something_behind") == 1
 
 
+@pytest.mark.thorough
 def test_twice_is_refused_where_several_processes_share_the_tests(tmp_path: Path) -> None:
     file = tmp_path / "test_leaky.py"
     file.write_text(LEAKY)

@@ -23,6 +23,7 @@ from binance_oi.recorder.recording import PAGE_SIZE, check_source
 from binance_oi.report import report, write_report
 from recorded import BEGIN, write_recording
 from recording_process import Reader
+from support.lanes import thorough
 
 BEGIN_MS = round(BEGIN.timestamp() * 1000)
 NUMBER = b"77777.125"  # in the file once
@@ -140,13 +141,7 @@ def errors(path: Path) -> dict[str, str]:
     return said
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *(zeros, cut, not_sqlite),
-        *(pytest.param(each, marks=pytest.mark.thorough) for each in (noise, swapped, bit)),
-    ],
-)
+@pytest.mark.parametrize("damage", [cut, *thorough(zeros, not_sqlite, noise, swapped, bit)])
 def test_damage_is_one_error_that_names_the_file_in_every_way_to_read(
     whole: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
 ) -> None:

@@ -24,6 +24,7 @@ from binance_oi import (
 )
 from faults.doors import Tls
 from support.certificates import good
+from support.lanes import some, thorough
 from virtual_clock import START_S, wall_time
 
 pytestmark = pytest.mark.virtual_time
@@ -88,8 +89,8 @@ async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> i
 
 
 @sessions
-@pytest.mark.parametrize("how", Forgets)
-@pytest.mark.parametrize("connections", [100, pytest.param(300, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("how", [Forgets.SILENTLY, *thorough(*set(Forgets) - {Forgets.SILENTLY})])
+@pytest.mark.parametrize("connections", [100, *thorough(300)])
 async def test_no_symbol_fails_however_all_kept_connections_died(
     session: str, how: Forgets, connections: int
 ) -> None:
@@ -221,7 +222,7 @@ async def test_a_connection_that_was_opened_for_later_counts_as_kept() -> None:
 
 
 @sessions
-@pytest.mark.parametrize("how", Forgets)
+@pytest.mark.parametrize("how", some(list(Forgets), always=2))
 @pytest.mark.parametrize("way", ["TLS", "a proxy", "TLS through a proxy"])
 async def test_it_is_the_same_over_tls_and_through_a_proxy(
     session: str, how: Forgets, way: str
@@ -247,7 +248,7 @@ async def test_it_is_the_same_over_tls_and_through_a_proxy(
 # -- a slow exchange -----------------------------------------------------------------------------
 
 
-@sessions
+@pytest.mark.parametrize("session", [OURS, *thorough(THEIRS)])
 async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(session: str) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 300)

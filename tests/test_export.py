@@ -24,6 +24,7 @@ from binance_oi.recorder.recording import BATCH, Row
 from binance_oi.recorder.store import Store
 from raw_exchange import RawExchange, answer
 from recorded import BEGIN, VALUES, sweep, write_recording
+from support.lanes import some, thorough
 from virtual_clock import wall_time
 
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
@@ -269,8 +270,10 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / str(request.param)
 
 
-@pytest.mark.parametrize("selection", [EARLY, LATE, BITCOIN, OTHERS, {}, {**BITCOIN, **LATE}])
-@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize(
+    "selection", some([EARLY, LATE, BITCOIN, OTHERS, {}, {**BITCOIN, **LATE}], always=3)
+)
+@pytest.mark.parametrize("new", [False, *thorough(True)])
 def test_a_second_export_of_a_part_leaves_every_file_as_it_was(
     recording: Recording, target: Path, selection: dict[str, Any], new: bool
 ) -> None:
@@ -283,7 +286,7 @@ def test_a_second_export_of_a_part_leaves_every_file_as_it_was(
 
 
 @pytest.mark.parametrize("first, second", [(EARLY, LATE), (LATE, EARLY), (BITCOIN, OTHERS)])
-@pytest.mark.parametrize("third", [{}, BITCOIN])
+@pytest.mark.parametrize("third", [{}, *thorough(BITCOIN)])
 def test_exports_of_parts_are_together_what_one_export_is(
     recording: Recording,
     target: Path,
@@ -444,7 +447,7 @@ BAD = {
 @pytest.mark.parametrize(
     "name, content", [(name, content) for name, contents in BAD.items() for content in contents]
 )
-@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("new", [False, *thorough(True)])
 def test_a_text_that_no_export_wrote_is_refused_and_stays(
     recording: Recording, tmp_path: Path, name: str, content: str, new: bool
 ) -> None:
@@ -502,19 +505,18 @@ def bad_parquet(kind: str, path: Path) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("no Parquet", "empty", "cut off", "broken inside", "a column more", "a column less"),
-        *(
+        *("no Parquet", "broken inside", "a column less", "finer times", "not sorted"),
+        *thorough("empty", "cut off", "a column more"),
+        *thorough(
             "other order of columns",
             "no decimals",
             "no times",
             "times of no zone",
-            "finer times",
             "a hole",
-            "not sorted",
         ),
     ],
 )
-@pytest.mark.parametrize("name", ["days", "oi.parquet"])
+@pytest.mark.parametrize("name", ["days", *thorough("oi.parquet")])
 def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_stays(
     recording: Recording, tmp_path: Path, kind: str, name: str
 ) -> None:

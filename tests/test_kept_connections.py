@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from binance_oi.kept_connections import LOOK, MEMORY, PATIENCE, SLACK, KeptConnections, Line
+from support.lanes import thorough
 
 pytestmark = pytest.mark.virtual_time
 
@@ -227,7 +228,7 @@ async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> Non
 
 @pytest.mark.parametrize(
     "share",
-    [0.01, 1.0, *(pytest.param(each, marks=pytest.mark.thorough) for each in (0.03, 0.3))],
+    [0.01, *thorough(0.03, 0.3, 1.0)],
 )
 async def test_an_exchange_that_is_often_slow_costs_a_few_percent_more(share: float) -> None:
     chance, kept = random.Random(7), KeptConnections()

@@ -23,6 +23,7 @@ from binance_oi.recorder.log import FIRST_TOKEN, generation, is_foreign, token_o
 from binance_oi.recorder.recording import check_source
 from binance_oi.recorder.store import Store
 from recorded import sweep
+from support.lanes import some, thorough
 
 PERIOD = 60_000
 HERE = Path(__file__).parent
@@ -155,7 +156,7 @@ def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("steps", some(list(STEPS.values()), always=1))
 def test_the_log_of_a_killed_recorder_is_not_applied_to_another_recording(
     path: Path,
     steps: list[object],
@@ -184,7 +185,7 @@ def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy_of_the_rec
 
 
 @pytest.mark.parametrize("copy", COPIES)
-@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("steps", some(list(STEPS.values()), always=2))
 def test_a_copy_of_the_moment_of_the_log_never_becomes_a_mixture(
     path: Path, copy: Callable[[Path, Path], None], steps: list[object]
 ) -> None:
@@ -278,6 +279,7 @@ for number in range(1000):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
 def test_kill_9_at_any_statement_leaves_a_log_that_belongs_to_its_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED_ANYWHERE, str(tmp_path)]
@@ -326,7 +328,7 @@ def holds_the_token(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("index", ["seen", "not seen"])
-@pytest.mark.parametrize("mode", ["PASSIVE", "RESTART", "TRUNCATE"])
+@pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
 def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_its_file(
     path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +346,7 @@ def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_
     assert numbers(path) == list(range(40))
 
 
-@pytest.mark.parametrize("mode", ["PASSIVE", "RESTART", "TRUNCATE"])
+@pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
 @pytest.mark.parametrize("until", [1, 1000], ids=["once", "from then on"])
 def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_its_file(
     path: Path, mode: str, until: int
@@ -377,7 +379,7 @@ def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_it
     assert numbers(path) == list(range(number))
 
 
-@pytest.mark.parametrize("sweeps", range(1, 13))
+@pytest.mark.parametrize("sweeps", some(range(1, 13), always=4))
 def test_a_file_that_is_overwritten_after_another_program_moved_its_log_stays_as_it_is(
     path: Path, sweeps: int
 ) -> None:

@@ -18,12 +18,19 @@ import pytest
 from binance_oi.recorder import place, store
 from binance_oi.recorder.store import Store
 from recorded import sweep
+from support.lanes import some, thorough
 from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
 BEFORE, AFTER = range(5), range(5, 8)  # sweeps
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait 50 ms for a reader that does not leave, instead of a second."""
+    monkeypatch.setattr(store, "BUSY", 0.05)
 
 
 @pytest.fixture
@@ -157,9 +164,7 @@ def record_on(path: Path, opened: Store) -> Store:
     return after
 
 
-@pytest.mark.parametrize(
-    "read", ["nobody", "idle", pytest.param("past", marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("read", ["nobody", *thorough("idle", "past")])
 @pytest.mark.parametrize("way", [*WAYS, *IN_PLACE])
 def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     path: Path, way: Callable[[Path], None], read: str
@@ -299,7 +304,7 @@ def test_the_log_of_a_killed_recorder_whose_file_was_moved_is_not_destroyed(
     assert (slots(old), slots(path)) == ({slot(0)}, {slot(1)})
 
 
-@pytest.mark.parametrize("way", IN_PLACE)
+@pytest.mark.parametrize("way", some(IN_PLACE, always=4))
 def test_nothing_is_moved_into_a_file_that_somebody_changed_in_its_place(
     path: Path, way: Callable[[Path], None]
 ) -> None:

@@ -369,10 +369,7 @@ states = st.builds(
 )
 
 
-@settings(
-    max_examples=400,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(found=states, used=st.none() | st.integers(0, 3000), dated=st.booleans())
 def test_any_record_leads_to_a_decision_in_few_steps(
     found: Known, used: int | None, dated: bool, pool_with: Pools
@@ -396,7 +393,6 @@ def test_any_record_leads_to_a_decision_in_few_steps(
         assert until is None or until.timestamp() <= NOON + NOW + HOLD + 3 * WIDEST
 
 
-@settings(max_examples=200)
 @given(found=states)
 def test_what_is_believed_can_be_written_again(found: Known) -> None:
     if flaw(found, NOW) == "":
@@ -430,7 +426,7 @@ def believed(draw: st.DrawFn) -> Known:
     return found
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(found=believed(), length=st.sampled_from([1, 40, 400]))
 def test_a_record_never_exceeds_its_page_and_says_nothing_less(found: Known, length: int) -> None:
     assert flaw(record.copied(found), NOW) == ""

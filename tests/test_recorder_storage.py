@@ -21,6 +21,7 @@ from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.pending import KEPT_FOR
 from binance_oi.recorder.recording import unix_ms
 from recording_market import Market, tables
+from support.lanes import thorough
 from virtual_clock import wall_time
 
 PERIOD = 20_000
@@ -93,7 +94,7 @@ class Running:
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("seconds", [3.5, 19.0, 62.0, 580.0])
+@pytest.mark.parametrize("seconds", [3.5, 580.0, *thorough(19.0, 62.0)])
 async def test_a_lock_of_another_program_costs_no_sweep(
     path: Path, seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,6 +15,7 @@ from binance_oi import InvalidSymbolError, RecordingError
 from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import BATCH, beside
 from recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
+from support.lanes import thorough
 
 
 @pytest.fixture
@@ -131,12 +132,12 @@ def others_name(kind: str, own: Path, tmp_path: Path) -> Path:
     return own
 
 
-@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
+@pytest.mark.parametrize("ending", ["-wal", *thorough("-shm", "-journal"), "-lock"])
 @pytest.mark.parametrize(
     "kind",
     ["same", "relative", "other case", "linked directory", "detour", "link", "hard link"],
 )
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, *thorough(False)])
 def test_a_file_beside_a_recording_is_no_target_under_any_name(
     tmp_path: Path, ending: str, kind: str, there: bool
 ) -> None:

@@ -38,6 +38,7 @@ from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
 from memory_store import Memory, MemoryStore, Options, shared_pool
 from support.clocks import NOON, Time
+from support.lanes import thorough
 
 LIMIT = 1000
 
@@ -745,7 +746,9 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("how", ["deleted", "replaced by another budget", "an empty file"])
+@pytest.mark.parametrize(
+    "how", ["deleted", *thorough("replaced by another budget", "an empty file")]
+)
 def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, clock: Time) -> None:
     command = [sys.executable, "-c", PROCESS, str(budgets)]
     with (
@@ -1115,7 +1118,7 @@ def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
         return budget.pool("exchange")
 
 
-@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+@pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
 def test_any_thread_may_look_at_the_books_and_they_stay_exact(
     kind: str, budgets: Path, clock: Time
 ) -> None:
@@ -1241,7 +1244,8 @@ MODULES = (
 )
 
 
-@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+@pytest.mark.thorough  # the next test always runs
+@pytest.mark.parametrize("kind", ["machine", "process", "alone"])
 def test_another_thread_never_sees_half_of_a_change(
     kind: str, budgets: Path, clock: Time, reader: ThreadPoolExecutor
 ) -> None:
@@ -1266,7 +1270,7 @@ def test_another_thread_never_sees_half_of_a_change(
     assert waits > 1000
 
 
-@pytest.mark.parametrize("kind", ["process", "machine", "alone"])
+@pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
 def test_a_change_in_the_middle_of_a_view_is_seen_whole_or_not_at_all(
     kind: str, budgets: Path, clock: Time
 ) -> None:

@@ -38,6 +38,7 @@ from binance_oi.simulator import (
 from binance_oi.simulator.counter import Verdict, WeightCounter
 from binance_oi.simulator.market import Market
 from binance_oi.simulator.universe import Universe, exchange_info
+from support.lanes import thorough
 
 START = datetime(2026, 10, 7, tzinfo=UTC).timestamp()
 WEIGHT = "X-MBX-USED-WEIGHT-1M"
@@ -828,7 +829,7 @@ def process() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, *thorough(signal.SIGTERM, signal.SIGHUP)])
 def test_a_signal_ends_the_process_without_a_word(
     process: subprocess.Popen[str], number: signal.Signals
 ) -> None:

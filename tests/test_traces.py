@@ -18,6 +18,7 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from simulation import traces
 from simulation.situations import ROWS
 from simulation.traces import SCRIPTS
+from support.lanes import some, thorough
 
 A_FEW = "a small limit", "answers without anything", "lost requests stay charged"
 
@@ -42,7 +43,7 @@ def test_every_row_is_traced_with_three_seeds_and_every_script_once() -> None:
     assert len(names) >= 80
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", some(list(SCRIPTS), always=4))
 def test_a_script_makes_decisions_of_more_than_one_kind(name: str) -> None:
     kinds = {line.split()[2] for line in traces._traced(name, 100_000).lines}
     assert len(kinds) > 1
@@ -121,6 +122,7 @@ def numbers(module: str) -> list[str]:
 
 
 NUMBERS = [each for module in sorted(DECIDING) for each in numbers(module)]
+NOTICED = [each for each in NUMBERS if each not in UNNOTICED]
 
 
 @cache
@@ -140,8 +142,8 @@ def likeliest_first(number: str) -> list[str]:
     return sorted(SCRIPTS, key=lambda script: not name.search(SCRIPTS[script].__doc__ or ""))
 
 
-@pytest.mark.parametrize("factor", [0.99, 1.01])
-@pytest.mark.parametrize("number", [each for each in NUMBERS if each not in UNNOTICED])
+@pytest.mark.parametrize("factor", [1.01, *thorough(0.99)])
+@pytest.mark.parametrize("number", some(NOTICED, always=12))
 def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
     number: str, factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,20 @@
+"""Which cases of a test run always, and which only in `nox -s thorough`.
+
+Rule of this file: each test keeps at least one case that always runs.
+"""
+
+from collections.abc import Sequence
+
+import pytest
+
+
+def thorough(*cases: object) -> list[object]:
+    """These cases for `nox -s thorough` alone; a tuple is a row of several arguments."""
+    rows = (case if type(case) is tuple else (case,) for case in cases)
+    return [pytest.param(*row, marks=pytest.mark.thorough) for row in rows]
+
+
+def some(cases: Sequence[object], always: int) -> list[object]:
+    """All `cases`; as many as `always` says run always, spread over the whole."""
+    chosen = {len(cases) * number // always for number in range(always)}
+    return [case if number in chosen else thorough(case)[0] for number, case in enumerate(cases)]
