@@ -209,6 +209,15 @@ async def test_an_error_whose_body_stalls_is_that_error_at_once(
     assert ours.fates == [f"settled {status}"]
 
 
+async def test_a_refusal_whose_headers_never_end_is_that_refusal() -> None:
+    text = b"HTTP/1.1 418 I'm a teapot\r\nRetry-After: 120\r\n"
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        began = now()
+        assert await ours.get(exchange.url, timeout=3.0) == (418, b"", False)
+        assert now() - began == pytest.approx(3.0, abs=0.01)
+    assert ours.fates == ["settled 418"]
+
+
 async def test_an_error_whose_body_breaks_off_is_that_error() -> None:
     text = answer(429, b'{"code":', length=70)
     async with RawExchange(lambda n: text, one_each=True) as exchange, Sender() as ours:
