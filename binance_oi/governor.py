@@ -423,12 +423,12 @@ class Governor:
             return
         self._reason = answer.reason
         if (seconds := answer.seconds) is None:  # waiting would not help, and would block others
-            error = self._exhausted(weight, math.inf, self.pool.usage)
+            error = self._exhausted(weight, None, self.pool.usage)
             del queue[waiter]
             waiter.set_exception(error)
         elif self._raise_ban():
             pass  # nobody waits any more
-        elif self._expire(seconds, lambda weight: max(seconds, self.pool.room_in(weight))):
+        elif self._expire(seconds, self.pool.room_in):
             await asyncio.sleep(0)
         else:
             stop = self.pool.listen(self._ring)
@@ -475,12 +475,13 @@ class Governor:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float, room_in: Callable[[int], float]) -> bool:
+    def _expire(self, seconds: float, room_in: Callable[[int], float | None]) -> bool:
         """Nobody is admitted for `seconds`: refuse whoever cannot wait that long.
 
         Args:
             seconds: From now.
-            room_in: Seconds after which there may be room for a weight.
+            room_in: Seconds after which there may be room for a weight, if that is later; None
+                for never.
 
         Returns:
             Whether somebody was refused; there may be more of them, for the loop's next step.
@@ -497,20 +498,22 @@ class Governor:
             for queue in (self._single, self._bulk):
                 weight = queue.get(waiter)
                 if weight is not None:
-                    error = self._exhausted(weight, room_in(weight), usage)
+                    room = room_in(weight)
+                    later = None if room is None else max(seconds, room)
+                    error = self._exhausted(weight, later, usage)
                     del queue[waiter]
                     waiter.set_exception(error)
         return refused > 0
 
-    def _exhausted(self, weight: int, seconds: float, usage: Usage) -> BudgetExhaustedError:
+    def _exhausted(self, weight: int, seconds: float | None, usage: Usage) -> BudgetExhaustedError:
         """The refusal of a call that waits, or would wait, for what the queue waits for.
 
         Args:
             weight: Of the call.
-            seconds: After which there may be room; infinite for never.
+            seconds: After which there may be room; None for never.
             usage: At this moment.
         """
-        reason = self._reason if seconds < math.inf else Reason.TOO_HEAVY
+        reason = Reason.TOO_HEAVY if seconds is None else self._reason
         text = WHY[reason].format(
             weight=weight,
             held=f"{usage.held_until or usage.resets_at:%T} UTC",
@@ -519,7 +522,7 @@ class Governor:
             pace=self._pace,
         )
         retry_at = None
-        if seconds < math.inf:
+        if seconds is not None:
             retry_at = datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
         return BudgetExhaustedError(text, retry_at, reason)
 

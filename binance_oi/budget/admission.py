@@ -3,7 +3,6 @@
 Pure. The rule of this file: a question never changes anything.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,21 +78,21 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    return Wait(max(min(wait, _until_count(ask, known, k)), 1e-3), reason)
+    return Wait(max(_until_count(ask, known, k, wait), 1e-3), reason)
 
 
-def _until_count(ask: Ask, known: Known, k: int) -> float:
-    """Seconds until a count may give room in full minute `k`; infinity when none is to come.
+def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
+    """Seconds until a count may give room in full minute `k`; `end` when none is to come before.
 
     The answer to a request under way may come at any time. Undecided weight has no answer to
     come: the count of a later request decides it, if the lightest one may still be sent.
     """
     minute = known.ledger.minute(k)
     if minute.under_way > 0:
-        return POLL
+        return min(POLL, end)
     if minute.undecided and probing.is_affordable(ask._replace(weight=1), known, k):
-        return max(minute.undecided[0][0] - ask.now, PROBE_PAUSE)
-    return math.inf
+        return min(max(minute.undecided[0][0] - ask.now, PROBE_PAUSE), end)
+    return end
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
@@ -184,21 +183,21 @@ def decide(ask: Ask, known: Known) -> Verdict:
     return Send()
 
 
-def until_room(ask: Ask, known: Known) -> float:
-    """Seconds until a request that was refused now may find room.
+def until_room(ask: Ask, known: Known) -> float | None:
+    """Seconds until a request that was refused now may find room; None: it never does.
 
     `decide` says when the queue asks again, which answers to others can make sooner. This is for a
     caller who comes back only once: the end of what is in the way.
     """
     if too_heavy(ask, known) is not None:
-        return math.inf
+        return None
     if known.is_held(ask.now):
         return known.cooldown_until - ask.now - known.clock.lo
     if known.probe_ends_at > ask.now:
         return known.probe_ends_at - ask.now
     full = every_limit_has_room(ask, known)
     if isinstance(full, Wait):
-        return math.inf if full.seconds is None else full.seconds
+        return full.seconds
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
         lack = max(minute.used - ask.budget, minute.booked - ask.share) + ask.weight

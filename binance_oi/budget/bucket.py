@@ -133,7 +133,7 @@ class Bucket:
             return None
         return receipt._replace(sent=now, reported=minute.reported)
 
-    def room_in(self, now: float, weight: int) -> float:
+    def room_in(self, now: float, weight: int) -> float | None:
         """See `admission.until_room`."""
         return admission.until_room(self.question(now, weight), self.known)
 

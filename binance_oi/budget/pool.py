@@ -92,8 +92,8 @@ class Pool(Protocol):
         """Ask with nothing between the answer and the write; see `Bucket.sending`."""
         ...
 
-    def room_in(self, weight: int) -> float:
-        """Seconds after which there may be room; see `Bucket.room_in`."""
+    def room_in(self, weight: int) -> float | None:
+        """Seconds after which there may be room, None for never; see `Bucket.room_in`."""
         ...
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
@@ -254,7 +254,7 @@ class ProcessPool:
         finally:
             self.ended += 1
 
-    def room_in(self, weight: int) -> float:
+    def room_in(self, weight: int) -> float | None:
         """See `Pool.room_in`."""
         return self._obeyed.room_in(self._clock(), weight)
 
