@@ -5,7 +5,7 @@ import math
 import pytest
 
 from binance_oi.budget.others import MINUTE, Curve, Others, expected
-from binance_oi.budget.tuning import CHANCE, LATE, RHYTHM, SLOT
+from binance_oi.budget.tuning import CHANCE, LATE, SLOT
 
 FASTEST = 40.0  # weight/s
 
@@ -147,16 +147,6 @@ def test_beside_a_whole_minute_only_what_was_seen_is_taken_from_a_part() -> None
     past = [part, steadily(0.1)]
     assert expected(past, NOTHING, 5.0, 0) == 200
     assert expected(past, NOTHING, 56.0, 200) < 50
-
-
-def test_what_came_at_once_may_come_again_until_a_whole_minute_was_seen() -> None:
-    seen = curve((30.0, 0), (41.0, 0), (42.0, 200), (59.0, 200))
-    assert expected([], seen, 59.0, 200) == 200
-    assert expected([seen], NOTHING, 5.0, 0) == 200
-    assert expected([seen], NOTHING, RHYTHM, 0) == 200  # its own moment is still to come
-    quiet = curve((1.0, 0), (2.0, 200), (20.0, 200), (RHYTHM + 8.0, 200))
-    assert expected([], quiet, RHYTHM + 8.0, 200) < 200  # it does not come that often
-    assert expected([burst(at=2.0, size=200)], quiet, 20.0, 200) < 50  # nor does it there
 
 
 def test_a_rate_is_not_doubted_while_ours_may_hide_them() -> None:

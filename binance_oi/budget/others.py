@@ -4,8 +4,7 @@ Pure. The rule of this file: no model of who they are. A bot that polls every 20
 at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each minute
 keeps the `Curve` of what others had used by when. The forecast is what is still to come in the most
 demanding of the last minutes, less what has come already. Until we saw a whole minute, and where
-others are beyond all that we saw, the forecast also expects them to go on at the mean rate so far,
-and to do once more what they did at once.
+others are beyond all that we saw, the forecast also expects them to go on at the mean rate so far.
 """
 
 import math
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, RHYTHM, SIGMA, SLOT
+from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, SIGMA, SLOT
 
 MINUTE = 60.0  # s
 
@@ -42,20 +41,12 @@ class Curve:
     @property
     def calm(self) -> float:
         """Weight/s when nothing special happens: of the `SLOT` in the middle, of those seen."""
-        rates = [rise / SLOT for rise in self._rises(self.since)]
+        rises = [b - a for a, b in pairwise([0, *self.heights])]
+        rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
         if not rates:
             return self.rate
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
-
-    def jump(self, within: float) -> float:
-        """The most that came in one `SLOT` in the last `within` s, beyond what comes calmly."""
-        rises = self._rises(max(self.since, self.until - within) + SLOT / 2)
-        return max(rises, default=0) - self.calm * SLOT
-
-    def _rises(self, since: float) -> list[int]:
-        """What came in each `SLOT`, but for those that are over by `since` or nearly so."""
-        return [b - a for a, b in pairwise([0, *self.heights])][round(since / SLOT) :]
 
     def seen(self) -> "Curve":
         """The same without what came before our first count."""
@@ -141,8 +132,6 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known or not whole:
         most = max(most, going_on(current, into, others))
-    if not whole:  # a rhythm of less than a minute would not be known yet
-        most = max(most, current.jump(RHYTHM), *(last.jump(RHYTHM - into) for last in past[-1:]))
     return most
 
 

@@ -25,5 +25,4 @@ DRIFT = 1e-4  # s per s that two clocks may drift apart
 
 SLOT = 5.0  # s of a curve
 CHANCE = 2.0  # standard deviations by which they may be behind without being late
-RHYTHM = 30.0  # s: what comes more often than that is expected again before it was seen twice
 LATE = 20.0  # s that a use may be late before it is not expected any more

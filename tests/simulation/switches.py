@@ -22,12 +22,6 @@ ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/l
 ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
 
 SWITCHES = (
-    Switch(
-        "a jump is expected once more",
-        OTHERS,
-        "most = max(most, current.jump(RHYTHM), *(last.jump(RHYTHM - into) for last in past[-1:]))",
-        "pass",
-    ),
     Switch("a minute seen in part", OTHERS, "if whole and not curve.whole:", "if False:"),
     Switch("use before the first count", OTHERS, "before = max(before, curve.base)", "pass"),
     Switch(

@@ -173,7 +173,7 @@ def nobody_shows_a_count_any_more(note: Note) -> None:
 
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
-    """RHYTHM, MINUTE: for how long a first burst is expected again."""
+    """MINUTE: a first burst, and a minute that follows it."""
     for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
