@@ -43,6 +43,7 @@ class Situation:
 
     minutes: int = 10
     limit: int = 2400
+    announced: int | None = None  # the limit that we are told; None: the real one
     start: float | None = None  # s into the first minute; None: drawn, 0 to 40
     budgets: int = 1  # that know nothing of each other
     processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
@@ -373,7 +374,7 @@ async def _run(situation: Situation, random: Random, directory: Path, watch: Wat
         return exchange.now() + situation.wall_error
 
     def pool(number: int) -> Pool:
-        limit, clock = situation.limit, loop.time
+        limit, clock = situation.announced or situation.limit, loop.time
         budget = ProcessBudget(limit=limit, clock=clock, wall=wall)
         if situation.processes > 1:
             place = directory / str(number)
