@@ -215,7 +215,7 @@ def simulate(session: nox.Session) -> None:
 
 @nox.session
 def traces(session: nox.Session) -> None:
-    """Every send decision of 148 runs, against the last commit or `-- --against REVISION`."""
+    """Every send decision of 157 runs, against the last commit or `-- --against REVISION`."""
     run_module(session, "tests.simulation.traces")
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .situations import ROWS, Row
 from .switches import SWITCHES, Switch
-from .traces import REFUSALS
+from .traces import EVENTS
 from .world import Situation, run
 
 HERE = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ SIX = (
     "3 budgets that do not know each other",
     "everything at once",
 )
-MEASURED = (*SIX, *REFUSALS)
+MEASURED = (*SIX, *EVENTS)
 WORSE = 0.003  # of the limit
 
 
@@ -45,7 +45,7 @@ def _drawing(situation: Situation) -> Callable[[Random], Situation]:
 
 ALL = {row.name: row for row in ROWS} | {
     name: Row(name, _drawing(situation), 0.0, longest_wait=600.0)
-    for name, situation in REFUSALS.items()
+    for name, situation in EVENTS.items()
 }
 
 

@@ -90,3 +90,16 @@ class Together:
 
     def weight(self, since: float, until: float) -> int:
         return sum(part.weight(since, until) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Others that are there from `begin` to `end` only, Unix s."""
+
+    others: Others
+    begin: float
+    end: float
+
+    def weight(self, since: float, until: float) -> int:
+        since, until = max(since, self.begin), min(until, self.end)
+        return self.others.weight(since, until) if since < until else 0

@@ -27,6 +27,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -34,23 +35,31 @@ from typing import cast
 
 from binance_oi.budget import Pool
 from binance_oi.budget.usage import Receipt, Wait
+from binance_oi.simulator.counter import Steady
 
 from . import scripts, sharing, thresholds
+from .networks import Between, Together
 from .scripts import Script, WatchedPool
 from .situations import ROWS
-from .world import Situation, run
+from .world import EPOCH_S, Situation, run
 
 SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
 # What no row draws: refusals, bans, and a limit other than the announced one.
-REFUSALS = {
+HALF_PAST_3 = EPOCH_S + 3.5 * 60.0
+EVENTS = {
     "a start into a full minute": Situation(minutes=6, used=2400, processes=2, start=10.0),
     "a ban, and its end": Situation(minutes=8, used=2400, bans=True, in_flight=40),
     "a ban of several processes": Situation(minutes=8, used=2399, bans=True, processes=3),
     "a small limit": Situation(minutes=6, limit=60, in_flight=20),
     "a large limit": Situation(minutes=4, limit=6000),
+    "a limit that is lower than announced": Situation(minutes=8, limit=1200, announced=2400),
+    "others that leave": Situation(minutes=8, others=Between(Steady(25.0), 0.0, HALF_PAST_3)),
+    "others that join": Situation(
+        minutes=8, others=Together((Steady(3.0), Between(Steady(25.0), HALF_PAST_3, inf)))
+    ),
 }
 
 Traces = dict[str, str]
@@ -102,7 +111,7 @@ def runs() -> dict[str, Callable[[Notes], None]]:
         found[name] = partial(_play, play)
     for seed in SEEDS:
         drawn = {row.name: row.draw(Random(f"{row.name} {seed}")) for row in ROWS}
-        for name, situation in (drawn | REFUSALS).items():
+        for name, situation in (drawn | EVENTS).items():
             found[f"{name}, seed {seed}"] = partial(_simulate, situation, seed)
     return found
 
