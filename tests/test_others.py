@@ -149,6 +149,12 @@ def test_beside_a_whole_minute_only_what_was_seen_is_taken_from_a_part() -> None
     assert expected(past, NOTHING, 56.0, 200) < 50
 
 
+def test_who_joined_goes_on_though_that_minute_was_seen_in_part() -> None:
+    before, joined = steadily(3.0), steadily(28.0, until=12)
+    assert expected([before], NOTHING, 1.0, 0) == pytest.approx(3 * 59, abs=3)
+    assert expected([before, joined], NOTHING, 1.0, 0) == pytest.approx(28 * 59, abs=28)
+
+
 def test_a_rate_is_not_doubted_while_ours_may_hide_them() -> None:
     drawn = curve((10.0, 200))
     assert expected([], drawn, 12.0, 200) == 20 * 50  # they must be at 240 by now

@@ -126,8 +126,9 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        if whole and not curve.whole:  # it adds what we saw happen, and no more
-            curve, rate = curve.seen(), 0.0
+        if whole and not curve.whole:  # it adds what we saw happen, and that they go on calmly
+            curve = curve.seen()
+            rate = curve.calm if curve.until - curve.since > SLOT else 0.0
         most = max(most, to_come(curve, into, others, rate))
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known or not whole:
