@@ -449,7 +449,7 @@ class OpenInterestClient:
         if info.rate_limits:
             self._governor.pool.set_limits(info.weight_limit, info.other_limits)
         if info.ignored_limits not in ((), self._ignored_limits):
-            logger.warning("limits that make no sense are ignored: %s", info.ignored_limits)
+            logger.warning("limits of the exchange are not kept: %s", info.ignored_limits)
         self._ignored_limits = info.ignored_limits
         return info
 

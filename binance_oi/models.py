@@ -38,10 +38,10 @@ T = TypeVar("T")
 MAX_SYMBOL = 50  # characters; the exchange's own pattern ends there [O 2025-12, spot]
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
 MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
-MIN_LIMIT = 5  # weight per minute; with less nobody could ask for the real one any more
+MIN_STATED = 5  # weight per minute; what a text names below is more likely something else
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
-MAX_OTHERS = 4  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
 _WEIGHT, _REQUESTS = "REQUEST_WEIGHT", "RAW_REQUESTS"  # [D] 2026-11
 _MINUTE = (60, False)  # s, and weight
 _INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; the hour not
@@ -108,7 +108,7 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
     def is_sane(self) -> bool:
         """Whether there is such a span, and requests and not too many of them fit into it."""
         minutes = max(1.0, (self.seconds or 0) / 60)
-        return self.seconds is not None and MIN_LIMIT <= self.limit <= MAX_LIMIT * minutes
+        return self.seconds is not None and 1 <= self.limit <= MAX_LIMIT * minutes
 
 
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -140,7 +140,10 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
     rate_limits: tuple[RateLimit, ...] = ()
     """All that can be read, whatever they limit."""
     ignored_limits: tuple[str, ...] = ()
-    """Limits of our requests that cannot be read or make no sense, as the exchange wrote them."""
+    """Limits of our requests that are not kept, as the exchange wrote them.
+
+    They cannot be read, make no sense, or are the loosest of more than eight other spans.
+    """
 
     @property
     def trading(self) -> tuple[str, ...]:
@@ -158,19 +161,43 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def other_limits(self) -> tuple[Limit, ...]:
-        """The least limit for each other span, of weight and of requests; the tightest first."""
-        least: dict[tuple[int, bool], int] = {}
-        for limit in self.rate_limits:
-            if limit.is_ours and limit.is_sane and (span := _span(limit)) != _MINUTE:
-                least[span] = min(limit.limit, least.get(span, limit.limit))
-        limits = [Limit(seconds, most, requests) for (seconds, requests), most in least.items()]
-        limits.sort(key=lambda limit: limit.most / limit.seconds)
-        return tuple(limits[:MAX_OTHERS])
+        """The least limit for each other span, of weight and of requests; the tightest first.
+
+        Of more than eight, those are left out first that others imply: 10 in a second imply 600 in
+        a minute. What is still too much is in `ignored_limits`.
+        """
+        return tuple(_kept(_least(self.rate_limits)))
 
 
 def _span(limit: RateLimit) -> tuple[int, bool]:
     """How long, and whether requests are counted and not their weight."""
     return limit.seconds or 0, limit.rate_limit_type != _WEIGHT
+
+
+def _least(limits: Iterable[RateLimit]) -> list[Limit]:
+    """The least sane limit for each span but that of the minute; the tightest first."""
+    least: dict[tuple[int, bool], int] = {}
+    for limit in limits:
+        if limit.is_ours and limit.is_sane and (span := _span(limit)) != _MINUTE:
+            least[span] = min(limit.limit, least.get(span, limit.limit))
+    found = [Limit(seconds, most, requests) for (seconds, requests), most in least.items()]
+    return sorted(found, key=lambda limit: limit.most / limit.seconds)
+
+
+def _kept(limits: list[Limit]) -> list[Limit]:
+    """At most `MAX_OTHERS` of `limits`, which come the tightest first."""
+    kept = list(limits)
+    for limit in reversed(limits):
+        if len(kept) > MAX_OTHERS and any(each.implies(limit) for each in kept if each != limit):
+            kept.remove(limit)
+    return kept[:MAX_OTHERS]
+
+
+def _not_kept(limits: Iterable[RateLimit]) -> set[Limit]:
+    """Those for which there is no place, and which no limit that is kept implies."""
+    least = _least(limits)
+    kept = _kept(least)
+    return {limit for limit in least if not any(each.implies(limit) for each in kept)}
 
 
 class MarkPrice(msgspec.Struct, frozen=True):
@@ -320,7 +347,7 @@ def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, 
         rows = _raw_limits.decode(raw)
     except _MALFORMED:
         return (), (_shown(raw),)
-    limits, ignored = list[RateLimit](), list[str]()
+    limits, texts, ignored = list[RateLimit](), list[str](), list[str]()
     for row in rows:
         try:
             limit = _rate_limit.decode(row)
@@ -329,8 +356,14 @@ def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, 
                 ignored.append(_shown(row))
             continue
         limits.append(limit)
+        texts.append(_shown(row))
         if limit.is_ours and not limit.is_sane:
-            ignored.append(_shown(row))
+            ignored.append(texts[-1])
+    excess = _not_kept(limits)
+    for limit, text in zip(limits, texts, strict=True):
+        seconds, counts_requests = _span(limit)
+        if limit.is_ours and Limit(seconds, limit.limit, counts_requests) in excess:
+            ignored.append(text)
     return tuple(limits), tuple(ignored[:MAX_OTHERS])
 
 
@@ -400,11 +433,7 @@ def ban_end_ms(text: str) -> int | None:
 def stated_limit(text: str) -> int | None:
     """The weight per minute named in the text of a 429 [O]; None when there is no sane one."""
     match = _LIMIT.search(text)
-    return limit if match and _is_sane(limit := int(match[1])) else None
-
-
-def _is_sane(limit: int) -> bool:
-    return MIN_LIMIT <= limit <= MAX_LIMIT
+    return limit if match and MIN_STATED <= (limit := int(match[1])) <= MAX_LIMIT else None
 
 
 def _starts_a_name(character: str) -> bool:

@@ -28,6 +28,12 @@ class Limit(NamedTuple):
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight is."""
 
+    def implies(self, other: "Limit") -> bool:
+        """Whether whoever keeps to this one, in a window that rolls, keeps to `other` as well."""
+        windows = -(-other.seconds // self.seconds)  # they cover the span of `other`
+        counts_enough = other.counts_requests or not self.counts_requests  # each weighs 1 or more
+        return counts_enough and windows * self.most <= other.most
+
 
 @dataclass(slots=True)
 class Window:
@@ -67,9 +73,13 @@ class Window:
         return sum(used for slot, used in self.slots.items() if self._leaves(slot) > now)
 
     def cap(self, reserve: int, share: int, limit: int) -> int:
-        """Our cap on it: `most` less the fraction that `reserve` is of the minute's `limit`."""
+        """Our cap on it: `most` less the fraction that `reserve` is of the minute's `limit`.
+
+        It is 1 at least, or nothing would ever be sent; unless the reserve is all of the minute.
+        """
         kept = math.ceil(self.most * reserve / limit)
-        return min(self.most - kept, self.most * share // limit)
+        cap = min(self.most - kept, self.most * share // limit)
+        return max(1, cap) if reserve < limit else cap
 
     def until_room(self, now: float, weight: int, cap: int) -> float | None:
         """Seconds until `weight` may fit under `cap`: 0 if it does, None if it never will."""

@@ -974,6 +974,40 @@ def test_a_reserve_that_is_more_than_a_lowered_limit_leaves_nothing_and_never_le
     assert made.charge(1, 1) == Wait(None, Reason.TOO_HEAVY)
 
 
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("requests", [False, True])
+def test_so_few_in_a_second_go_in_each_second_and_no_more(most: int, requests: bool) -> None:
+    made = bucket(1000)
+    made.set_limits(0.0, None, [Limit(1, most, requests)])
+    sent: list[float] = []
+    for n in range(400):
+        now = n / 10
+        receipt = made.charge(now, 1)
+        if isinstance(receipt, Receipt):
+            made.settle(receipt, now + 0.05, len(sent) + 1, NOON + int(now))
+            sent.append(now)
+    assert len(sent) >= 20
+    assert all(sum(0 <= other - one < 1 for other in sent) <= most for one in sent)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_a_minute_with_a_limit_as_small_as_can_be_is_used(limit: int, share: float) -> None:
+    made = bucket(2400, share=share)
+    made.set_limits(0.0, limit, [])
+    fill(made, 1, 1)
+    while isinstance(receipt := made.charge(2, 1), Receipt):
+        made.settle(receipt, 2, made.usage(2).used, NOON + 2)
+    assert 1 <= made.usage(3).used <= limit
+    assert isinstance(made.charge(62, 1), Receipt)
+
+
+def test_a_small_limit_is_used_while_no_count_comes() -> None:
+    made = bucket(1)
+    made.known.silent = BLIND_AFTER
+    assert isinstance(made.charge(1, 1), Receipt)
+
+
 def test_a_refund_gives_every_limit_back() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 10, False)])

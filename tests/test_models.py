@@ -572,7 +572,8 @@ def test_a_symbol_that_is_listed_twice_trades_once() -> None:
         ([WEIGHT_2400 | {"limit": 10_000_000}], None),
         ([WEIGHT_2400 | {"limit": 10**30}], None),
         ([WEIGHT_2400 | {"limit": 5}], 5),
-        ([WEIGHT_2400 | {"limit": 4}], None),
+        ([WEIGHT_2400 | {"limit": 3}], 3),
+        ([WEIGHT_2400 | {"limit": 1}], 1),
         ([WEIGHT_2400 | {"limit": 0}], None),
         ([WEIGHT_2400 | {"limit": -1}], None),
         ([WEIGHT_2400 | {"limit": 0}, WEIGHT_2400], 2400),
@@ -620,6 +621,9 @@ TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "interva
     [
         ([WEIGHT_2400], []),
         ([TEN_SECONDS | {"limit": 100}], [(10, 100, False)]),
+        ([TEN_SECONDS | {"limit": 4}], [(10, 4, False)]),
+        ([TEN_SECONDS | {"intervalNum": 1, "limit": 1}], [(1, 1, False)]),
+        ([TEN_SECONDS | {"rateLimitType": "RAW_REQUESTS", "limit": 1}], [(10, 1, True)]),
         ([TEN_SECONDS | {"limit": 300}, TEN_SECONDS | {"limit": 100}], [(10, 100, False)]),
         ([TEN_SECONDS | {"interval": "MINUTE", "limit": 100}], [(600, 100, False)]),
         ([TEN_SECONDS | {"interval": "HOUR", "limit": 100}], [(36_000, 100, False)]),
@@ -636,7 +640,15 @@ TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "interva
         ),
         (
             [TEN_SECONDS | {"intervalNum": n, "limit": 1000} for n in range(1, 30)],
-            [(n, 1000, False) for n in (29, 28, 27, 26)],
+            [(n, 1000, False) for n in range(29, 21, -1)],
+        ),
+        (
+            [
+                *(TEN_SECONDS | {"intervalNum": n, "limit": n - 10} for n in range(30, 37)),
+                TEN_SECONDS | {"limit": 10},
+                TEN_SECONDS | {"limit": 10, "rateLimitType": "RAW_REQUESTS"},
+            ],
+            [*((n, n - 10, False) for n in range(30, 37)), (10, 10, False)],
         ),
     ],
 )
@@ -648,6 +660,21 @@ def test_the_least_limit_of_each_span_comes_the_tightest_first(
     assert info.ignored_limits == ()
 
 
+def test_the_loosest_limit_that_no_other_implies_is_named_when_there_are_too_many() -> None:
+    growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(1, 12)]
+    info = decode_exchange_info(listing([BTC], [WEIGHT_2400, *growing]))
+    assert list(info.other_limits) == [(n, 100 + n, False) for n in range(11, 3, -1)]
+    assert info.ignored_limits == tuple(json.dumps(row) for row in growing[:3])
+
+
+def test_a_limit_is_named_when_what_implied_it_has_no_place_either() -> None:
+    growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
+    loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # implied by 102 in 2 s alone
+    info = decode_exchange_info(listing([BTC], [loosest, *growing]))
+    assert list(info.other_limits) == [(n, 100 + n, False) for n in range(10, 2, -1)]
+    assert info.ignored_limits == (json.dumps(loosest), json.dumps(growing[0]))
+
+
 def test_of_two_limits_of_a_minute_the_least_counts() -> None:
     limits = [
         WEIGHT_2400,
@@ -657,7 +684,7 @@ def test_of_two_limits_of_a_minute_the_least_counts() -> None:
     assert decode_exchange_info(listing([BTC], limits)).weight_limit == 1200
 
 
-ODD_LIMITS: list[object] = [0, -1, 4, 10_000_000, 10**30, "100", None, 1.5, True, []]
+ODD_LIMITS: list[object] = [0, -1, 10_000_000, 10**30, "100", None, 1.5, True, []]
 ODD_COUNTS: list[object] = [0, -1, 10**30, "10", None, 1.5]
 ODD_INTERVALS: list[object] = ["FORTNIGHT", "minute", "", None, 7]
 

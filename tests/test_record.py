@@ -683,3 +683,13 @@ def test_what_both_sides_used_of_another_limit_counts_after_they_share_again() -
     again = with_slots({2_000: 6})
     merge(again, ours, None, NOW)
     assert again.windows[0].slots == {2_000: 9, 2_001: 4}
+
+
+def test_no_more_windows_are_merged_than_a_reader_believes_and_the_tightest_stay() -> None:
+    ours, shared = (
+        windows(*(Window(first + n, 100, False, 0.0) for n in range(record.MOST_WINDOWS)))
+        for first in (10, 50)
+    )
+    merge(shared, ours, None, NOW)
+    assert flaw(shared, NOW) == ""
+    assert sorted(window.seconds for window in shared.windows) == list(range(50, 58))

@@ -85,3 +85,40 @@ def test_what_was_charged_before_the_window_began_is_in_it_once() -> None:
     assert made.used(52.0) == 50
     assert made.used(62.0) == 20
     assert made.used(72.0) == 0
+
+
+@pytest.mark.parametrize(
+    "reserve, share, limit, cap",
+    [
+        (24, 2400, 2400, 1),  # a reserve of 1 %
+        (0, 240, 2400, 1),  # a share of 10 %
+        (2399, 1, 2400, 1),
+        (1, 2, 3, 1),
+        (2400, 2400, 2400, 0),  # the reserve is all of it
+        (100, 50, 50, -1),
+    ],
+)
+def test_a_limit_of_one_lets_one_through_unless_the_reserve_is_all_of_the_minute(
+    reserve: int, share: int, limit: int, cap: int
+) -> None:
+    assert window(1, 1).cap(reserve, share, limit) == cap
+
+
+@pytest.mark.parametrize(
+    "one, other, is_implied",
+    [
+        (Limit(1, 10, False), Limit(10, 100, False), True),
+        (Limit(1, 10, False), Limit(10, 99, False), False),
+        (Limit(10, 100, False), Limit(1, 100, False), True),
+        (Limit(10, 100, False), Limit(1, 99, False), False),
+        (Limit(7, 10, False), Limit(10, 19, False), False),  # 10 s touch two windows of 7 s
+        (Limit(7, 10, False), Limit(10, 20, False), True),
+        (Limit(1, 10, False), Limit(1, 10, True), True),  # a request weighs 1 or more
+        (Limit(1, 10, True), Limit(1, 10, False), False),
+        (Limit(1, 10, True), Limit(1, 11, True), True),
+    ],
+)
+def test_a_limit_implies_another_one_that_nobody_can_exceed_within_it(
+    one: Limit, other: Limit, is_implied: bool
+) -> None:
+    assert one.implies(other) is is_implied

@@ -56,10 +56,10 @@ class Bucket:
         self._resize()
 
     def _bounds(self, limit: int) -> tuple[int, int]:
-        """The weight of the reserve, and of our share."""
+        """The weight of the reserve, and of our share; shares of a small limit leave 1."""
         given = self._reserve_given
-        reserve = given if isinstance(given, int) else math.ceil(given * limit)
-        return reserve, int(self._share_given * limit)
+        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
+        return reserve, max(1, int(self._share_given * limit))
 
     def _resize(self) -> None:
         """Go by the limit that the exchange announced, to us or to another process."""
@@ -141,7 +141,8 @@ class Bucket:
         """Weight left unused; more while no count comes."""
         if not self.known.is_blind:
             return reserve
-        return max(reserve, math.ceil(BLIND_RESERVE * self.known.limit))
+        limit = self.known.limit
+        return max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
 
     def _span(self, now: float) -> tuple[int, int, int]:
         """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""

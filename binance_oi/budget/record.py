@@ -367,6 +367,9 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
         slots, known = theirs[key].slots, before.get(key, {})
         for slot, used in window.slots.items():
             slots[slot] = slots.get(slot, 0) + max(0, used - known.get(slot, 0))
+    if len(shared.windows) > MOST_WINDOWS:  # two announcements that differ: the tightest stay
+        shared.windows.sort(key=lambda window: window.most / window.seconds)
+        del shared.windows[MOST_WINDOWS:]
 
 
 def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:
