@@ -4,8 +4,10 @@ Rule of this file: the places are directories of the test, but for the processes
 theirs in real environments.
 """
 
+import errno
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +218,65 @@ def test_a_given_directory_counts_more_than_the_variable(places: list[Path]) -> 
     pool = MachineBudget(directory=places[1] / "given").pool("exchange")
     pool.charge(1)
     assert (places[1] / "given" / FILE_NAME).exists()
+
+
+# -- errors that pass ------------------------------------------------------------------------------
+
+
+PASSING = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT")
+
+
+def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system answers for `where` and everything in it."""
+    real, number = getattr(os, call), getattr(errno, name)
+
+    def failed(path: str, *rest: object, **more: object) -> object:
+        if str(path).startswith(str(where)):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, call, failed)
+
+
+@pytest.mark.parametrize("name", PASSING)
+@pytest.mark.parametrize("call", ["stat", "lstat"])
+def test_an_error_that_passes_leads_to_no_other_place(
+    call: str, name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(call, name, places[0], monkeypatch)
+    with pytest.raises(OSError, match=re.escape(os.strerror(getattr(errno, name)))):
+        budget_directory()
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "ENOTDIR", "ELOOP"])
+def test_a_place_that_is_not_there_leads_to_the_next_one(
+    name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing("stat", name, places[0], monkeypatch)
+    assert budget_directory() == places[1] / NAME
+
+
+@pytest.mark.parametrize("call", ["stat", "lstat", "statvfs"])
+def test_a_process_that_cannot_look_is_alone_says_so_once_and_joins_when_it_can(
+    call: str, places: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    budgets = [MachineBudget(clock=lambda: now[0]) for _ in range(2)]
+    other = budgets[0].pool("exchange")
+    other.hold(600, ban=True)
+    with monkeypatch.context() as broken:
+        failing(call, "EIO", places[0], broken)
+        if call == "statvfs":  # `access` says nothing of the reason
+            broken.setattr(os, "access", lambda path, mode: False)
+        pool = budgets[1].pool("exchange")
+        assert os.listdir(places[1]) == os.listdir(places[2]) == []
+        now[0] += 1.5
+        pool.charge(1)
+        assert os.listdir(places[1]) == os.listdir(places[2]) == []
+        assert len(caplog.records) == 1
+    now[0] += 2.5
+    assert not isinstance(pool.charge(1), Receipt)
+    assert pool.banned_until is not None
 
 
 # -- the table of mounts ---------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 The rule of this file: nothing of a session counts. A login shell, cron, a service and `su` have
 another `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and working directory, and the same user id. So the
 places are fixed, their order is fixed, and a place is left out only for a reason that every process
-of this user finds. The one variable that counts is ours, and the user sets it on purpose.
+of this user finds. An error that passes is no such reason: it goes to the caller, who tries again.
+The one variable that counts is ours, and the user sets it on purpose.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -31,6 +33,7 @@ NETWORK = frozenset(
     )
 )
 MOUNTS = "/proc/self/mountinfo"
+ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))  # no such path, for any process
 
 
 def budget_directory() -> Path:
@@ -40,7 +43,7 @@ def budget_directory() -> Path:
     somebody else has taken is left out with a warning.
 
     Raises:
-        OSError: There is no place for it.
+        OSError: There is no place for it, or nobody can say now whether a place is fit.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -67,25 +70,43 @@ class _UnfitError(Exception):
     """Why a place is left out."""
 
 
+class NotPrivateError(PermissionError):
+    """A directory in which others can do something; found by us, not by the system."""
+
+
 def _check_place(place: str, directory: str) -> None:
+    """That the directory is in a fit place, or can be made there.
+
+    Raises:
+        _UnfitError: It is not, for every process of this user.
+        OSError: That cannot be said now.
+    """
     try:
         found = os.stat(place)
     except OSError as error:
-        raise _UnfitError(f"{place}: {error.strerror}") from None
+        if error.errno in ABSENT:
+            raise _UnfitError(f"{place}: {error.strerror}") from None
+        raise
     if not stat.S_ISDIR(found.st_mode):
         raise _UnfitError(f"{place} is not a directory")
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
         raise _UnfitError(f"{place}: anybody can replace what is in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
+    _check_access(place, os.X_OK)  # before its entries are read: EACCES is then one that passes
     try:
         check_private(directory)
     except FileNotFoundError:
         directory = place  # to be made there
-    except OSError as error:
+    except NotPrivateError as error:
         _warn_once(f"the budgets of this user are not kept there: {error}")
         raise _UnfitError(str(error)) from None
-    if not os.access(directory, os.W_OK | os.X_OK):
+    _check_access(directory, os.W_OK | os.X_OK)
+
+
+def _check_access(directory: str, mode: int) -> None:
+    if not os.access(directory, mode):  # it says so after any error, so a second call has to raise
+        os.statvfs(directory)
         raise _UnfitError(f"{directory} cannot be written to")
 
 
@@ -94,15 +115,16 @@ def check_private(directory: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: There is none.
-        PermissionError: It is not private.
+        NotPrivateError: It is not private.
+        OSError: That cannot be said now.
     """
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):  # a link is none
-        raise PermissionError(f"{directory} is not a directory")
+        raise NotPrivateError(f"{directory} is not a directory")
     if found.st_uid != os.getuid():
-        raise PermissionError(f"{directory} belongs to somebody else (user id {found.st_uid})")
+        raise NotPrivateError(f"{directory} belongs to somebody else (user id {found.st_uid})")
     if found.st_mode & 0o022:
-        raise PermissionError(
+        raise NotPrivateError(
             f"{directory}: others can write to it (mode {found.st_mode & 0o777:o})"
         )
 
