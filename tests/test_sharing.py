@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 from _pytest.mark import MarkDecorator
 
+from binance_oi import process
 from binance_oi.budget import place
 from binance_oi.budget import pool as pool_module
 from binance_oi.budget.bucket import Bucket
@@ -1409,3 +1410,133 @@ def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
     with looking(lambda: pools.append(budget.pool("exchange"))):
         pools.append(budget.pool("exchange"))
     assert len(set(map(id, pools))) == 1
+
+
+# -- a budget that is used on both sides of a fork -----------------------------------------------
+
+
+def busy(make: Make, clock: Time) -> tuple[SharedPool, list[Receipt]]:
+    """3 calls are under way, 2 answers are not told yet, and some weight is leased."""
+    pool = make()
+    use(pool, clock)
+    flying = [take(pool) for _ in range(5)]
+    for receipt in flying[3:]:
+        pool.settle(receipt, 6, NOON + int(clock.now))
+    assert pool._late
+    assert pool._leased
+    return pool, flying[:3]
+
+
+def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
+    """What becomes of the calls of the parent that the child has copies of."""
+    for receipt in receipts:
+        if how == "settle":
+            pool.settle(receipt, 7, NOON + 10)
+        elif how == "settle_refused":
+            pool.settle_refused(receipt, 7, NOON + 10, 0.0, ban=False)
+        else:
+            getattr(pool, how)(receipt)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("how", ["settle", "lose", "refund"])
+@pytest.mark.parametrize("first", ["child", "parent"])
+def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
+    how: str, first: str, make: Make, clock: Time
+) -> None:
+    pool, flying = busy(make, clock)
+    if first == "parent":
+        make().set_limit(LIMIT)  # another process writes, so the child cannot go on from its copy
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            give_back(pool, flying, how)
+            use(pool, clock)
+            code = 0
+        finally:
+            os._exit(code)
+    if first == "parent":
+        pool.flush()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pool.flush()
+    usage = make().usage
+    assert (usage.charged, usage.in_flight) == (7, 3)  # 6 of ours, 3 of them under way, and 1
+    give_back(pool, flying, "settle")
+    pool.flush()
+    assert (make().usage.charged, make().usage.in_flight) == (7, 0)
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["settle", "lose", "refund", "settle_refused"])
+def test_calls_of_the_parent_are_not_settled_in_a_child(
+    how: str, make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, flying = busy(make, clock)
+    monkeypatch.setattr(process, "current", object())  # as if we were the child
+    assert pool.usage.in_flight > 3  # the parent still has to tell of its answers
+    assert all(pool.sending(receipt) is None for receipt in flying)
+    before = make().usage
+    give_back(pool, flying, how)
+    pool.flush()
+    after = make().usage
+    assert (after.charged, after.in_flight) == (before.charged, before.in_flight)
+    assert (after.held_until is None) is (how != "settle_refused")
+
+
+@BOTH
+def test_a_child_settles_its_own_calls_though_the_clock_stands_still(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, _ = busy(make, clock)
+    pool.flush()
+    charged, in_flight = pool.usage.charged, pool.usage.in_flight
+    monkeypatch.setattr(process, "current", object())
+    receipt = take(pool)
+    assert pool.sending(receipt) is receipt
+    pool.flush()
+    assert pool.usage.in_flight == in_flight + 1
+    pool.settle(receipt, charged + 1, NOON + int(clock.now))
+    pool.flush()
+    assert (pool.usage.charged, pool.usage.in_flight) == (charged + 1, in_flight)
+
+
+def test_a_child_does_not_tell_what_its_parent_charged_alone(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(), make()
+    use(other, clock)
+    with failing("flock", errno.EIO):
+        use(pool, clock, 5)
+    assert pool.usage.charged >= 5
+    monkeypatch.setattr(process, "current", object())
+    clock.now += RETRY_MOST
+    use(pool, clock, 2)
+    assert other.usage.charged == 3
+
+
+def test_a_child_obeys_a_hold_that_its_parent_could_not_write(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    with failing("flock", errno.EWOULDBLOCK):
+        pool.hold(300, ban=True)
+    assert other.banned_until is None
+    monkeypatch.setattr(process, "current", object())
+    assert not isinstance(pool.charge(1), Receipt)
+    assert pool.banned_until is not None
+    assert other.usage.banned_until is not None
+
+
+def test_a_budget_that_was_closed_before_a_fork_stays_closed(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, budgets: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    pool.close()
+    shutil.rmtree(budgets)
+    monkeypatch.setattr(process, "current", object())
+    take(pool)
+    assert not budgets.exists()

@@ -14,6 +14,7 @@ from functools import partial
 from operator import methodcaller
 from typing import NamedTuple, Protocol
 
+from binance_oi import process
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
@@ -192,6 +193,8 @@ class SharedPool(ProcessPool):
         self._held: Bucket | None = None
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
+        self._process = process.current
+        self._inherited_until = -math.inf  # monotonic s; by then our parent charged, and not we
         self._changed = False  # whether entering has changed the bucket already
         # Sharing. What we charge alone is the difference between our books and `_base`.
         self._base = record.encode(record.Record("", BOOT, state))  # what all knew when we parted
@@ -207,6 +210,7 @@ class SharedPool(ProcessPool):
     @changing
     def close(self) -> None:
         """Book what is late, as far as others let us, and close the store."""
+        self._notice_fork()
         if self._is_untold:
             self._check_at = -math.inf
         self.flush()
@@ -222,7 +226,10 @@ class SharedPool(ProcessPool):
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
         Calls behind one of another weight are not taken for calls of weight 1.
         """
+        self._notice_fork()
         now = self._clock()
+        if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
+            now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
             return leased.pop()
@@ -270,6 +277,8 @@ class SharedPool(ProcessPool):
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
         """See `Pool.sending`; a hold that another process has written counts, too."""
+        if self._is_of_parent(receipt):
+            return None
         if self._clock() - receipt.sent >= LEASE and self._is_hold_possible():
             if not self._enter():
                 return None
@@ -281,6 +290,8 @@ class SharedPool(ProcessPool):
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Pool.settle`. Told to others with the next charge, or with `flush`."""
+        if self._is_of_parent(receipt):
+            return
         self.has_news = True
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
         if receipt.probe or len(self._late) >= MANY:  # others may be waiting for it
@@ -288,11 +299,13 @@ class SharedPool(ProcessPool):
 
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
-        self._change(methodcaller("lose", receipt, self._clock()))
+        if not self._is_of_parent(receipt):
+            self._change(methodcaller("lose", receipt, self._clock()))
 
     def refund(self, receipt: Receipt) -> None:
         """See `Pool.refund`."""
-        self._change(methodcaller("refund", receipt))
+        if not self._is_of_parent(receipt):
+            self._change(methodcaller("refund", receipt))
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""
@@ -310,6 +323,9 @@ class SharedPool(ProcessPool):
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
         """See `Pool.settle_refused`."""
+        if self._is_of_parent(receipt):
+            self.refused(seconds, ban=ban)
+            return
         now = self._clock()
         self._hold(partial(apply_refusal, receipt, now, used, date, seconds, ban))
 
@@ -334,6 +350,8 @@ class SharedPool(ProcessPool):
         Reads the store without the lock, and changes neither the store nor the pool.
         """
         state = self._written()
+        if self._process is not process.current:
+            return state, []
         changes: list[Change] = [*self._late]
         changes += [methodcaller("refund", receipt) for receipt in self._leased]
         return state, changes
@@ -358,6 +376,7 @@ class SharedPool(ProcessPool):
     @changing
     def _hold(self, change: Change) -> None:
         """Others have to know at once: try to share, also when we just tried."""
+        self._notice_fork()
         if self._store is None and self._check_at < math.inf:
             self._check_at = -math.inf
         self._change(change)
@@ -370,6 +389,7 @@ class SharedPool(ProcessPool):
     @changing
     def _change(self, change: Change) -> None:
         """Do it now, or with the next change when another process has the bucket in its hands."""
+        self._notice_fork()
         # What was charged in advance was charged before this: it may not be sent after a hold.
         leased, self._leased = self._leased, []
         self._late += [methodcaller("refund", receipt) for receipt in leased]
@@ -380,6 +400,7 @@ class SharedPool(ProcessPool):
     @changing
     def flush(self) -> None:
         """See `Pool.flush`."""
+        self._notice_fork()
         if (self._late or self._leased or self._is_untold) and self._enter():
             self._leave(changed=True)
         self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
@@ -492,6 +513,33 @@ class SharedPool(ProcessPool):
             store.unlock()
         except (OSError, ValueError) as error:  # ValueError: more than fits into a page
             self._go_on_alone(error)
+
+    # -- after a fork ----------------------------------------------------------------------------
+
+    def _notice_fork(self) -> None:
+        """Begin as a process of our own; what our parent has not told yet it tells itself.
+
+        Its holds are obeyed here as well: to tell them twice changes nothing.
+        """
+        if self._process is process.current:
+            return
+        self._process, now = process.current, self._clock()
+        self._inherited_until = now
+        if self._held is not None:
+            record.keep_holds(self._bucket.known, self._held.known, now)
+            self._is_untold = True
+        self._late, self._leased, self._held = [], [], None
+        self._base = record.encode(record.Record("", BOOT, self._bucket.known))
+        self._lineage = None
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+            self._check_at = -math.inf
+
+    def _is_of_parent(self, receipt: Receipt) -> bool:
+        """Whether our parent charged it before a fork: the call is under way there, not here."""
+        self._notice_fork()
+        return receipt.sent <= self._inherited_until
 
     # -- alone, and together again ---------------------------------------------------------------
 
