@@ -70,6 +70,26 @@ def test_what_one_process_writes_another_reads(place: Path) -> None:
     assert exchange(one) is None  # nothing new
 
 
+def count_to(file: PoolFile, sequence: int) -> None:
+    """A whole record, of a process that has counted so far."""
+    assert file.lock()
+    file.read()
+    file._sequence = sequence - 1
+    file.write(b"late")
+    file.unlock()
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_sequence_at_its_end_begins_anew_and_keeps_the_record(place: Path, before: int) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(other, b"first")
+    count_to(one, 2**64 - 1 - before)
+    for n in range(4):
+        assert exchange(other, b"theirs %d" % n) == (b"ours %d" % (n - 1) if n else b"late")
+        assert exchange(one, b"ours %d" % n) == b"theirs %d" % n
+    assert exchange(PoolFile(place, "a"), b"new") == b"ours 3"
+
+
 def test_pools_keep_apart(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "b")
     exchange(one, b"of a")

@@ -1412,6 +1412,23 @@ def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
     assert len(set(map(id, pools))) == 1
 
 
+def test_processes_share_on_after_a_record_with_the_last_sequence(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    use(other, clock)
+    store = one._store
+    assert isinstance(store, PoolFile)
+    store.lock()
+    store.read()
+    store._sequence = 2**64 - 2
+    store.write(store.peek())
+    store.unlock()
+    for pool in (other, one, make()):
+        use(pool, clock)
+    assert make().usage.charged >= 5
+    assert one.usage == other.usage
+
+
 # -- a budget that is used on both sides of a fork -----------------------------------------------
 
 

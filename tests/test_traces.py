@@ -97,6 +97,7 @@ UNNOTICED = {
     "budget.pool_file.UNUSED": LAYOUT,
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
+    "budget.pool_file._LAST": LAYOUT,
     "governor.FAR": "no wait is so long",
     "governor.FEW": "when finished calls are cleared away: it decides nothing",
     "governor.SLICE": "how many calls end in one step of the loop: they end, and send nothing",

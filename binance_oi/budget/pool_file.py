@@ -51,6 +51,7 @@ _HELD = slice(24, 32)  # where `held until` is
 _NAME = slice(_HEADER.size - 16, _HEADER.size)
 _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
 _WRITES = 32  # bits of a sequence that count writes; those above name where it began
+_LAST = 2**64 - 1  # sequence that a header holds; nobody counts so far, so only damage leads there
 
 
 class PoolFile:
@@ -255,6 +256,8 @@ class PoolFile:
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
         """Replace the record, which is kept for a day, and as long after the end of a hold."""
+        if self._sequence >= _LAST:
+            self.begin_anew()
         self._sequence += 1
         keep = max(time.time(), held_until) + UNUSED
         header = _HEADER.pack(0, len(record), self._sequence, keep, held_until, self._name)
