@@ -21,12 +21,14 @@ from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.others import Curve, Others
+from binance_oi.budget.pool import ProcessBudget
 from binance_oi.budget.pool_file import ROOM, PoolFile
 from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.tuning import UNDECIDED
 from binance_oi.budget.usage import Receipt
+from binance_oi.models import MAX_LIMIT
 from binance_oi.window import Window
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
@@ -130,6 +132,41 @@ def test_a_record_from_the_middle_of_the_work_is_believed(
     assert caplog.records == []
 
 
+def test_others_are_believed_within_the_limit_alone() -> None:
+    found = state(limit=10, expected_surge=MOST, refused_count=MOST)
+    assert flaw(found, NOW) == ""
+    assert (found.others.expected_surge, found.others.refused_count) == (10, 10)
+    within = state(limit=100, expected_surge=30, refused_count=70)
+    assert flaw(within, NOW) == ""
+    assert (within.others.expected_surge, within.others.refused_count) == (30, 70)
+
+
+@pytest.mark.parametrize("limit", [1, MAX_LIMIT, record.MOST_LIMIT])
+def test_a_limit_that_the_exchange_announces_or_a_user_gives_is_believed(limit: int) -> None:
+    assert ProcessBudget(limit=limit).pool("a").usage.limit == limit
+    assert flaw(state(limit=limit), NOW) == ""
+
+
+def test_a_user_gives_no_limit_that_a_record_may_not_hold() -> None:
+    with pytest.raises(ValueError, match="limit must be"):
+        ProcessBudget(limit=record.MOST_LIMIT + 1)
+
+
+def test_a_record_with_the_least_limit_locks_nobody_out(tmp_path: Path) -> None:
+    now = [NOW]
+    pool = MachineBudget(directory=tmp_path, clock=lambda: now[0], wall=lambda: NOON + now[0])
+    made = pool.pool("a")
+    made.set_limit(1)
+    sent = 0
+    for _ in range(4):
+        now[0] += 60.0
+        answer = made.charge(1)
+        if isinstance(answer, Receipt):
+            made.settle(answer, 1, NOON + now[0])
+            sent += 1
+    assert sent >= 3
+
+
 ABSURD = {
     "a clock without an end": state(clock=clock(hi=1e15)),
     "a clock of nothing": state(clock=clock(NAN, NAN)),
@@ -150,6 +187,8 @@ ABSURD = {
     "no limit": state(limit=0),
     "a negative limit": state(limit=-5),
     "a limit of 2**60": state(limit=2**60),
+    "a limit of 10**12": state(limit=10**12),
+    "a limit that no user may give": state(limit=record.MOST_LIMIT + 1),
     "a surge of 2**60": state(expected_surge=2**60),
     "a negative surge": state(expected_surge=-1),
     "a refusal at 2**60": state(refused_count=2**60),

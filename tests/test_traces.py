@@ -69,6 +69,7 @@ UNNOTICED = {
     "budget.server_clock.MOST_CONTRADICTIONS": BOUND,
     "budget.server_clock.LATEST": BOUND,
     "budget.record.MOST": BOUND,
+    "budget.record.MOST_LIMIT": BOUND,
     "budget.record.COUNT": BOUND,
     "budget.record.MOST_UNDECIDED": BOUND,
     "budget.record.MOST_WINDOWS": BOUND,

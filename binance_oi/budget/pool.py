@@ -401,7 +401,7 @@ class ProcessBudget:
             when `int`, a share of the limit when `float`. The default of 1 % is also what lets us
             look at the count when everything else is used; do not go far below it.
         share: The most of the limit that we use ourselves, 0 < share <= 1.
-        limit: Weight per minute, until the exchange has told its own.
+        limit: Weight per minute, 1 to 1,000,000,000, until the exchange has told its own.
         clock: Monotonic seconds.
         wall: Unix seconds; read once, and only believed to within 2.5 s of the truth until the
             first answer.
@@ -420,7 +420,7 @@ class ProcessBudget:
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:
-        self._limit = limit = check_count("limit", limit, most=record.MOST)
+        self._limit = limit = check_count("limit", limit, most=record.MOST_LIMIT)
         kept = check_number("reserve", reserve, least=0.0)
         is_weight = isinstance(reserve, Integral)
         if kept >= (limit if is_weight else 1.0):

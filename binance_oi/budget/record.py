@@ -19,7 +19,8 @@ from binance_oi.budget.server_clock import AHEAD, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
 from binance_oi.window import SHORTEST, SLOTS, Window
 
-MOST = 10**12  # weight; a header has nine digits, and a limit may be none
+MOST = 10**12  # weight; a header has nine digits
+MOST_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
 COUNT = 2**53  # of anything that is only counted
 MOST_UNDECIDED = 4 * UNDECIDED
 MOST_WINDOWS = 8
@@ -145,7 +146,7 @@ def flaw(state: Known, now: float) -> str:
     """What in `state` cannot be so; empty when it can be believed.
 
     Corrects what our own arithmetic leaves behind: minutes that are far from now are dropped, and
-    counts that were corrected below 0 are 0.
+    counts that were corrected below 0 are 0. What others did is within the limit.
 
     Args:
         state: As it was read.
@@ -159,6 +160,7 @@ def flaw(state: Known, now: float) -> str:
         return "a weight"
     if not _are_windows_possible(state.windows, now):
         return "a window"
+    _bound_others(state)
     return "" if _are_minutes_possible(state, now) else "a minute"
 
 
@@ -180,13 +182,20 @@ def _are_instants_possible(state: Known, now: float) -> bool:
 def _are_scalars_possible(state: Known, now: float) -> bool:
     minute = state.clock.latest(now)
     return (
-        1 <= state.limit <= MOST
+        1 <= state.limit <= MOST_LIMIT
         and 0 <= state.others.expected_surge <= MOST
         and 0 <= state.others.refused_count <= MOST
         and 0 <= state.silent <= COUNT
         and 0 <= state.ledger.newest <= minute + 2
         and -1 <= state.others.expected_until <= minute + HOLD // MINUTE + 2 * MEMORY
     )
+
+
+def _bound_others(state: Known) -> None:
+    """What others did below a limit that was lowered since says nothing above the new one."""
+    others = state.others
+    others.expected_surge = min(others.expected_surge, state.limit)
+    others.refused_count = min(others.refused_count, state.limit)
 
 
 def _are_windows_possible(windows: list[Window], now: float) -> bool:
