@@ -27,9 +27,9 @@ from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.tuning import UNDECIDED
-from binance_oi.budget.usage import Receipt
+from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.models import MAX_LIMIT
-from binance_oi.window import Window
+from binance_oi.window import SLOTS, Window
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 NOW = 1_000.0  # monotonic s
@@ -315,6 +315,49 @@ def test_an_old_record_tells_only_its_hold(pool_with: Pools) -> None:
     pool = pool_with(found)
     assert pool.usage.used == 0
     assert not isinstance(pool.charge(1), Receipt)
+
+
+def old(*made: Window) -> Known:
+    return state(clock=clock(at=NOW - OLD - 1), windows=list(made))
+
+
+WEEK = 7 * 86_400
+USED_YESTERDAY = int((NOW - OLD - 60) // (WEEK / SLOTS))
+
+
+def test_a_window_of_an_old_record_goes_on_until_it_is_over(pool_with: Pools) -> None:
+    week = Window(WEEK, 90, False, NOW - OLD - 60, {USED_YESTERDAY: 80})
+    hour = Window(3600, 90, False, NOW - OLD - 60, {int((NOW - OLD - 60) // 180): 80})
+    pool = pool_with(old(week, hour))
+    assert pool.usage.remaining == 10
+    assert pool.usage.used == 0
+    refused = pool.charge(11)
+    assert isinstance(refused, Wait)
+    assert refused.reason is Reason.OTHER_LIMIT
+    assert isinstance(pool.charge(10), Receipt)
+    assert [window.seconds for window in pool._bucket.known.windows] == [WEEK]
+
+
+@pytest.mark.parametrize("boot", ["another run", ""])
+def test_only_a_possible_window_of_this_run_of_the_machine_goes_on(
+    boot: str, pool_with: Pools
+) -> None:
+    used = {USED_YESTERDAY: 80 if boot else 2**60}
+    pool = pool_with(old(Window(WEEK, 90, False, NOW - OLD - 60, used)), boot)
+    assert pool.usage.remaining == 100
+    assert isinstance(pool.charge(1), Receipt)
+    assert pool._bucket.known.windows == []
+
+
+def test_a_window_that_is_known_already_holds_what_either_side_knows_once() -> None:
+    ours, found = (
+        old(Window(WEEK, 90, False, NOW - OLD - 60, slots))
+        for slots in ({USED_YESTERDAY: 30, USED_YESTERDAY - 1: 5}, {USED_YESTERDAY: 40})
+    )
+    record.keep_windows(ours, found, NOW)
+    assert [window.slots for window in ours.windows] == [
+        {USED_YESTERDAY: 40, USED_YESTERDAY - 1: 5}
+    ]
 
 
 @pytest.mark.parametrize("data", [b"\x91" * 4000, b"\xff", b"\xa1\xff", b"\x93\xa0\xa0\xa1\xff"])

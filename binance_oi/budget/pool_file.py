@@ -27,6 +27,7 @@ from typing import BinaryIO
 from binance_oi import process
 from binance_oi.budget.place import check_private
 from binance_oi.budget.shared import Left
+from binance_oi.models import MAX_SPAN
 
 if sys.platform != "win32":
     import fcntl
@@ -40,7 +41,7 @@ PAGE = 4096  # bytes; a write inside one page is never seen half
 RECORDS = 64
 # No link is followed, no child process gets it, and a pipe in its place blocks nobody.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED = 86_400.0  # s after which a record that nobody used is cleared away
+UNUSED = 86_400.0 + MAX_SPAN  # s after which a record that nobody used is cleared away
 TRIES = 4  # times to ask for the lock, letting others run in between
 STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
 STUCK_TRIES = 200
@@ -255,7 +256,7 @@ class PoolFile:
         return os.pread(self._fd, 8, self._offset + _HELD.start) != self._held
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
-        """Replace the record, which is kept for a day, and as long after the end of a hold."""
+        """Replace the record, which is kept longer than any window, and so long after a hold."""
         if self._sequence >= _LAST:
             self.begin_anew()
         self._sequence += 1

@@ -32,7 +32,7 @@ SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
 TRIES = 8  # to encode the same state twice
 FEW_SLOTS = 4  # of a window, in a record that would be too long
 FEW_MINUTES = 8
-OLD = 86_400.0  # s after which a record tells nothing of the minute but its hold
+OLD = 86_400.0  # s after which a record tells nothing of the minute; its holds and windows go on
 
 _NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
 _COUNTS = attrgetter(*_NAMES)
@@ -165,7 +165,7 @@ def flaw(state: Known, now: float) -> str:
 
 
 def is_old(state: Known, now: float) -> bool:
-    """Whether nobody has used it for so long that only a hold in it may still matter."""
+    """Whether nobody has used it for so long that only holds and windows in it still matter."""
     return now - state.clock.at > OLD
 
 
@@ -265,6 +265,21 @@ def keep_holds(ours: Known, found: Known, now: float) -> None:
         ours.banned_until = max(ours.banned_until, found.banned_until)
         ours.cooldown_until = max(ours.cooldown_until, ours.banned_until)
         ours.counted_at = UNKNOWN
+
+
+def keep_windows(ours: Known, found: Known, now: float) -> None:
+    """Keep the windows of an old record that are not over: the limit, and what was used of it."""
+    if not _are_windows_possible(found.windows, now):
+        return
+    known = {(window.seconds, window.counts_requests): window for window in ours.windows}
+    for window in found.windows:
+        mine = known.get((window.seconds, window.counts_requests))
+        if mine is not None:  # from an earlier record, so what it holds is in this one as well
+            for slot, used in window.slots.items():
+                mine.slots[slot] = max(used, mine.slots.get(slot, 0))
+        elif window.used(now) > 0:
+            ours.windows.append(window)
+    _bound_windows(ours)
 
 
 # -- together again --------------------------------------------------------------------------
@@ -376,9 +391,14 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
         slots, known = theirs[key].slots, before.get(key, {})
         for slot, used in window.slots.items():
             slots[slot] = slots.get(slot, 0) + max(0, used - known.get(slot, 0))
-    if len(shared.windows) > MOST_WINDOWS:  # two announcements that differ: the tightest stay
-        shared.windows.sort(key=lambda window: window.most / window.seconds)
-        del shared.windows[MOST_WINDOWS:]
+    _bound_windows(shared)
+
+
+def _bound_windows(state: Known) -> None:
+    """Of two announcements that differ in all that they name, the tightest limits stay."""
+    if len(state.windows) > MOST_WINDOWS:
+        state.windows.sort(key=lambda window: window.most / window.seconds)
+        del state.windows[MOST_WINDOWS:]
 
 
 def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -55,6 +55,13 @@ def reason_to_doubt(found: record.Record, now: float) -> str:
     return record.flaw(found.state, now)
 
 
+def keep_of_doubtful(ours: Known, found: record.Record, now: float) -> None:
+    """Keep what goes on of a record that is not believed: holds, and of an old one its windows."""
+    record.keep_holds(ours, found.state, now)
+    if is_same_boot(found.boot, BOOT) and record.is_old(found.state, now):
+        record.keep_windows(ours, found.state, now)
+
+
 class Left(NamedTuple):
     """What a store held that was deleted or replaced, as its last reader found it."""
 
@@ -365,7 +372,7 @@ class SharedPool(ProcessPool):
                 if not reason_to_doubt(found, now):
                     return found.state
                 ours = record.copied(self._bucket.known)
-                record.keep_holds(ours, found.state, now)
+                keep_of_doubtful(ours, found, now)
                 return ours
         return record.copied(self._bucket.known)
 
@@ -451,7 +458,7 @@ class SharedPool(ProcessPool):
         if found is None:
             return
         if reason_to_doubt(found, now):
-            record.keep_holds(self._bucket.known, found.state, now)
+            keep_of_doubtful(self._bucket.known, found, now)
             return
         if self._lineage not in (None, left.lineage):  # begun without us, see `_take`
             self._is_untold, self._base = True, b""
@@ -479,8 +486,8 @@ class SharedPool(ProcessPool):
             if data:
                 self._say_doubt(doubt)
                 store.begin_anew()
-            if found is not None:  # its monotonic times mean nothing, but a ban goes on
-                record.keep_holds(self._bucket.known, found.state, now)
+            if found is not None:
+                keep_of_doubtful(self._bucket.known, found, now)
             self._is_untold, self._base = True, b""
             return
         if self._lineage not in (None, store.lineage):  # begun without us: tell all that we know
