@@ -233,7 +233,8 @@ class SharedPool(ProcessPool):
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
         Calls behind one of another weight are not taken for calls of weight 1.
         """
-        self._notice_fork()
+        if self._process is not process.current:
+            self._notice_fork()
         now = self._clock()
         if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
             now = math.nextafter(self._inherited_until, math.inf)
@@ -545,7 +546,8 @@ class SharedPool(ProcessPool):
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
         """Whether our parent charged it before a fork: the call is under way there, not here."""
-        self._notice_fork()
+        if self._process is not process.current:
+            self._notice_fork()
         return receipt.sent <= self._inherited_until
 
     # -- alone, and together again ---------------------------------------------------------------
