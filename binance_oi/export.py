@@ -130,15 +130,13 @@ def _form(path: Path) -> "Form | None":
 
 def _days(samples: Samples, directory: Path) -> Iterator[tuple[Samples, Path]]:
     """The samples of each day (UTC) that has some, and the file for them."""
-    span = samples.span()
-    if span is None:
-        return
-    first, last = (at // DAY_MS for at in span)
-    for day in range(first, last + 1):
-        date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date()
-        part = samples.between(day * DAY_MS, (day + 1) * DAY_MS)
-        if part.span() is not None:
-            yield part, directory / f"date={date}" / DAY_FILE
+    rest = samples
+    while (span := rest.span()) is not None:
+        day = span[0] // DAY_MS
+        begin, end = day * DAY_MS, (day + 1) * DAY_MS
+        date = datetime.fromtimestamp(begin / 1000, UTC).date()
+        yield samples.between(begin, end), directory / f"date={date}" / DAY_FILE
+        rest = samples.between(end, samples.until)  # to the next sample: empty days cost nothing
 
 
 def _remove_stale_days(directory: Path) -> None:
