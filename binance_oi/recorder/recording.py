@@ -120,21 +120,24 @@ _ENDS = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Slots without a sweep, each once, also where gaps overlap: of a gap, only what is after the end of
-# all that begin before it.
-_MISSED = """
+# Each gap with its period and its slots that have no sweep. A slot counts once, also where gaps
+# overlap: of a gap, only what is after the end of all that begin before it. The period is that of
+# the gap, for a recording may change its own; a gap with none that can be has no slot.
+_COUNTED = """
 WITH gap AS (
-    SELECT first, last, period, coalesce(max(last) OVER (
-        ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-    ), first - 1) AS before FROM gaps WHERE symbol = '' AND last >= first
+    SELECT first, last, reason, detail, iif(period > 0, period, NULL) AS period, coalesce(
+        max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        first - 1
+    ) AS before FROM gaps WHERE symbol = ''
 ), part AS (
-    SELECT first + max(0, (before - first + period) / period) * period AS first, last, period
-    FROM gap
+    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM gap
 )
-SELECT sum((last - first) / period + 1 - (
-    SELECT count(*) FROM sweeps
-    WHERE slot BETWEEN part.first AND part.last AND (slot - part.first) % part.period = 0
-)) FROM part WHERE first <= last
+SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
+    (last - due) / period + 1 - (
+        SELECT count(*) FROM sweeps
+        WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
+    )
+ELSE 0 END AS slots FROM part ORDER BY first
 """
 
 _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
@@ -185,6 +188,16 @@ class Sweep(NamedTuple):
     read: int
     new: int
     weight: int
+
+
+class CountedGap(NamedTuple):
+    """Slots without any sweep, and how many they are."""
+
+    gap: Gap
+    period: int
+    """From slot to slot of this gap, ms; 0 when the file holds none that can be."""
+    slots: int
+    """Slots without a sweep; 0 of an empty gap. A slot of two gaps counts in the first one."""
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -593,8 +606,14 @@ class Recording:
 
     def missed(self) -> int:
         """How many slots have no sweep."""
-        ((missed,),) = self._rows(f"SELECT coalesce(({_MISSED}), 0)", (), int)
+        query = f"SELECT coalesce(sum(slots), 0) FROM ({_COUNTED})"
+        ((missed,),) = self._rows(query, (), int)
         return int(missed)
+
+    def counted_gaps(self) -> Iterator[CountedGap]:
+        """The same as `gaps`, with the number of slots of each; their sum is `missed`."""
+        for *gap, period, slots in self._rows(_COUNTED, (), int, int, str, str, int, int):
+            yield CountedGap(Gap._make(gap), period, slots)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
