@@ -15,7 +15,7 @@ from pathlib import Path
 from binance_oi.atomic import whole, writing
 from binance_oi.chart import curve, thinned
 from binance_oi.drawing import Span, chart, strip, trend
-from binance_oi.errors import RecordingError
+from binance_oi.errors import RecordingError, printable
 from binance_oi.recorder import Recording, Sample
 from binance_oi.recorder.recording import CountedGap, unix_ms
 from binance_oi.snapshot import Gap
@@ -104,7 +104,7 @@ def report(recording: Recording) -> str:
     coverage = Coverage.of(recording)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    title = f"Open interest: {recording.path.name}"
+    title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
         _summary(coverage, len(movers), recording.source),
@@ -167,9 +167,9 @@ class Coverage:
 
 
 def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
-    share = 100 * coverage.sweeps / (coverage.sweeps + coverage.missed)
+    slots = coverage.sweeps + coverage.missed
     figures = {
-        "slots with a sweep": f"{share:.3f} %",
+        "slots with a sweep": f"{100 * coverage.sweeps / slots:.3f} %" if slots else "none was due",
         "sweeps": f"{coverage.sweeps:,}",
         "slots without": f"{coverage.missed:,}",
         "samples": f"{coverage.samples:,}",

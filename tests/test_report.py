@@ -1,6 +1,7 @@
 """Charts and the report show what was recorded, in one file, and a gap stays a gap."""
 
 import math
+import os
 import sqlite3
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from binance_oi import Gap, RecordingError
 from binance_oi.chart import curve, plot, thinned
 from binance_oi.drawing import Span, chart, path, strip, ticks
+from binance_oi.errors import printable
 from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
 from binance_oi.report import report, write_report
@@ -269,3 +271,29 @@ def test_a_gap_is_drawn_as_long_as_its_own_slots(tmp_path: Path, period: int) ->
         page = report(recording)
     width = 960 * 5 * minute / (end - first)
     assert f'height="22" width="{width:.2f}"><title>2026-11-24 00:03:00' in page
+
+
+def test_samples_without_a_slot_are_a_page_that_says_so(tmp_path: Path) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM sweeps")
+        connection.execute("DELETE FROM gaps")
+        row = (first, first - 60_000, 60_000)
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'clock', 'set back')", row)
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+    assert "slots with a sweepnone was duesweeps0slots without0" in shown
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"\xed\xa0\x80.db", b"a\nb\x1b[2J.db"])
+def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    try:
+        write_recording(tmp_path / "oi.db").rename(file)
+    except OSError:  # a file system on which no file has that name
+        file = tmp_path / "oi.db"
+    with Recording(file) as recording:
+        write_report(recording, tmp_path / "oi.html")
+    text = (tmp_path / "oi.html").read_text(encoding="utf-8")
+    assert text.count(f"Open interest: {printable(file.name)}<") == 2
