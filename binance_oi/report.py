@@ -16,8 +16,8 @@ from binance_oi.atomic import whole, writing
 from binance_oi.chart import curve, thinned
 from binance_oi.drawing import Span, chart, strip, trend
 from binance_oi.errors import RecordingError, printable
-from binance_oi.recorder import Recording, Sample
-from binance_oi.recorder.recording import CountedGap, unix_ms
+from binance_oi.recorder import Recording, Sample, Samples
+from binance_oi.recorder.recording import EVER, CountedGap, unix_ms
 from binance_oi.snapshot import Gap
 
 SUFFIXES = (".html", ".htm")
@@ -256,7 +256,8 @@ def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
 
 
 def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
-    return thinned(*curve(recording.samples([symbol])), points)
+    # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
+    return thinned(*curve(Samples(recording.path, (symbol,), *EVER)), points)
 
 
 def _time(at_ms: int) -> str:
