@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import NamedTuple
 
 from binance_oi.snapshot import Gap
@@ -22,6 +22,8 @@ STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)  # be
 DAY_S = 86_400
 TIMES, VALUES = 8, 4  # labels at the most, along the bottom and the side
 
+Periods = float | Sequence[float]
+"""From slot to slot in seconds: of all gaps, or of each."""
 Curve = tuple[Sequence[float], Sequence[float]]
 """Unix seconds and values, with a NaN where nothing is."""
 
@@ -37,14 +39,14 @@ class Span(NamedTuple):
         return (time - self.first) / ((self.last - self.first) or 1.0) * WIDTH
 
 
-def strip(span: Span, gaps: Iterable[Gap], period_s: float) -> str:
+def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
     """Coverage from left to right; a gap is never too short to be seen."""
     had = f'<rect class="had" width="{WIDTH}" height="{STRIP}"/>'
-    marks = "".join(_marks(span, gaps, period_s, STRIP))
+    marks = "".join(_marks(span, gaps, periods, STRIP))
     return _svg("coverage", (0, 0, WIDTH, STRIP + LABELS), had + marks + _times(span, STRIP))
 
 
-def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], period_s: float) -> str:
+def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
     """One line over time, on a grid, with the gaps behind it."""
     times, values = curve
     low, high = _ends(values)
@@ -58,7 +60,7 @@ def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], period_s: fl
         for tick, label in labels
     )
     left = 8 + CHARACTER * max((len(label) for _, label in labels), default=0)
-    behind = f'<g class="behind">{"".join(_marks(span, gaps, period_s, HEIGHT))}</g>'
+    behind = f'<g class="behind">{"".join(_marks(span, gaps, periods, HEIGHT))}</g>'
     line = f'<path class="line" d="{path(points)}"/>'
     box = (-left, -8, WIDTH + left, HEIGHT + LABELS + 8)
     return _svg(name, box, behind + grid + line + _times(span, HEIGHT))
@@ -100,8 +102,9 @@ def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:
     return f'<svg viewBox="{corners}" role="img" aria-label="{escape(name)}">{inside}</svg>'
 
 
-def _marks(span: Span, gaps: Iterable[Gap], period_s: float, height: int) -> Iterator[str]:
-    for gap in gaps:
+def _marks(span: Span, gaps: Iterable[Gap], periods: Periods, height: int) -> Iterator[str]:
+    each = periods if isinstance(periods, Sequence) else repeat(periods)
+    for gap, period_s in zip(gaps, each, strict=False):  # one period may be that of all
         left, right = span.x(gap.first / 1000), span.x(gap.last / 1000 + period_s)
         yield (
             f'<rect class="gap {escape(gap.reason)}" x="{left:.2f}" height="{height}" '

@@ -6,7 +6,7 @@ repeats it: it may hold a password.
 """
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,7 +29,15 @@ PING = Endpoint("/fapi/v1/ping", 1)  # [D] 2026-11
 PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] 2026-11; of every symbol
 PREMIUM_INDEX_OF_ONE = Endpoint("/fapi/v1/premiumIndex", 1)  # [D] 2026-11; with ?symbol=
 
-_SOURCES = {"binance-futures": "production", "binance-futures-testnet": "testnet"}  # by pool
+# Hosts that serve /fapi. Others of the exchange share its pool, and are another market (dapi).
+_SOURCES = {
+    "production": re.compile(  # www serves the same API [O] 2026-11
+        r"(?:(?:fapi[0-9]*(?:-[a-z0-9]+)?|www)\.)?binance\.com"
+    ),
+    "testnet": re.compile(  # [D] 2026-11
+        r"demo-fapi[0-9]*\.binance\.com|(?:testnet\.)?binancefuture\.com"
+    ),
+}
 
 # Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
 _BASE_URL = re.compile(
@@ -71,7 +79,8 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
         ValueError: `proxy` is not a URL with a host.
     """
     host, place = _host_and_place(base_url)
-    if host.startswith("demo-") or _is_under(host, "binancefuture.com"):
+    demo = host.startswith("demo-") and _is_under(host, "binance.com")
+    if demo or _is_under(host, "binancefuture.com"):
         pool = "binance-futures-testnet"
     elif _is_under(host, "binance.com"):
         pool = "binance-futures"
@@ -83,31 +92,42 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
 def source_name(base_url: str) -> str:
     """What a recording calls the exchange at `base_url`.
 
-    ``production`` and ``testnet`` under every host name of theirs. ``local`` for every address of
-    this machine: a local exchange has another port after each start, and its recording goes on.
-    Anything else is called by its URL, with the port and without a slash at its end.
+    ``production`` and ``testnet`` under every host name that serves their USDⓈ-M REST API.
+    ``local`` for every address of this machine: a local exchange has another port after each start,
+    and its recording goes on. Anything else is called by its URL, with the port, without a slash at
+    its end and with one spelling of an IP address; so is a host of another API of the exchange.
     """
     host, place = _host_and_place(base_url)
     if _is_loopback(host):
         return "local"
-    pool = pool_key(base_url)
-    if pool in _SOURCES:
-        return _SOURCES[pool]
+    for name, hosts in _SOURCES.items():
+        if hosts.fullmatch(host):
+            return name
     parts = urlsplit(base_url)
     return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
 def _host_and_place(url: str) -> tuple[str, str]:
-    """The host, and ``host:port``."""
+    """The host, and ``host:port``; an IP address has one spelling."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".")
+        host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:  # its text may hold a part of the password
         host, port = "", 0
     if not host:
         raise ValueError("a proxy must be http://[user:password@]host[:port]")
     return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _one_spelling(host: str) -> str:
+    """An IPv6 address in its shortest form, one that maps an IPv4 address as that; others stay."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def _is_under(host: str, domain: str) -> bool:
@@ -118,6 +138,6 @@ def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
     try:
-        return ip_address(host).is_loopback
+        return ip_address(_one_spelling(host)).is_loopback
     except ValueError:
         return False

@@ -11,7 +11,6 @@ change. A file that gains nothing is not written.
 """
 
 import json
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,15 +30,13 @@ from binance_oi.atomic import (
 )
 from binance_oi.errors import RecordingError, printable
 from binance_oi.recorder import Recording, Samples
-from binance_oi.recorder.recording import BATCH, Row, unix_ms
+from binance_oi.recorder.recording import BATCH, NUMBER, Row, unix_ms
 
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
 CSV_HEADER = "symbol,time,open_interest,received,mark_price\n"
 ROUNDS = 20  # of an export whose file another one replaces each time
 LONGEST_LINE = 4096  # characters; of a file that is no export, a line may be all of it
-
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 
 Progress = Callable[[int], object]
 Line = Callable[[str, int, str, int, str | None], str]
@@ -130,15 +127,13 @@ def _form(path: Path) -> "Form | None":
 
 def _days(samples: Samples, directory: Path) -> Iterator[tuple[Samples, Path]]:
     """The samples of each day (UTC) that has some, and the file for them."""
-    span = samples.span()
-    if span is None:
-        return
-    first, last = (at // DAY_MS for at in span)
-    for day in range(first, last + 1):
-        date = datetime.fromtimestamp(day * DAY_MS / 1000, UTC).date()
-        part = samples.between(day * DAY_MS, (day + 1) * DAY_MS)
-        if part.span() is not None:
-            yield part, directory / f"date={date}" / DAY_FILE
+    rest = samples
+    while (span := rest.span()) is not None:
+        day = span[0] // DAY_MS
+        begin, end = day * DAY_MS, (day + 1) * DAY_MS
+        date = datetime.fromtimestamp(begin / 1000, UTC).date()
+        yield samples.between(begin, end), directory / f"date={date}" / DAY_FILE
+        rest = samples.between(end, samples.until)  # to the next sample: empty days cost nothing
 
 
 def _remove_stale_days(directory: Path) -> None:
@@ -338,7 +333,7 @@ def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
     with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         found = row(text)
         numbers = (found[2], "0" if found[4] is None else found[4])
-        if line(*found) == text and all(map(_NUMBER.fullmatch, numbers)):
+        if line(*found) == text and all(map(NUMBER.fullmatch, numbers)):
             return found
     raise ValueError("it is not as an export writes it")
 

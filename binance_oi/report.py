@@ -5,6 +5,7 @@ place, and text is escaped before it becomes markup. Charts are thinned out to w
 show, lowest and highest values included.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +15,9 @@ from pathlib import Path
 from binance_oi.atomic import whole, writing
 from binance_oi.chart import curve, thinned
 from binance_oi.drawing import Span, chart, strip, trend
-from binance_oi.errors import RecordingError
-from binance_oi.recorder import Recording, Sample
-from binance_oi.recorder.recording import unix_ms
+from binance_oi.errors import RecordingError, printable
+from binance_oi.recorder import Recording, Sample, Samples
+from binance_oi.recorder.recording import EVER, CountedGap, unix_ms
 from binance_oi.snapshot import Gap
 
 SUFFIXES = (".html", ".htm")
@@ -103,7 +104,7 @@ def report(recording: Recording) -> str:
     coverage = Coverage.of(recording)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    title = f"Open interest: {recording.path.name}"
+    title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
         _summary(coverage, len(movers), recording.source),
@@ -132,34 +133,43 @@ class Coverage:
     sweeps: int
     samples: int
     missed: int
-    gaps: Sequence[Gap]
+    gaps: Sequence[CountedGap]
     period_s: float
+    """Of the last sweep; a gap has its own."""
+    end: float
+    """Where the last slot ends, Unix seconds."""
 
     @classmethod
     def of(cls, recording: Recording) -> "Coverage | None":
         """That of a recording; None when it is empty."""
         span, sweeps, samples, period = recording.span(), 0, 0, 1000
-        for sweep in recording.sweeps():
-            sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
         if span is None:
             return None
-        gaps = tuple(recording.gaps())
-        return cls(*span, sweeps, samples, recording.missed(), gaps, period / 1000)
+        ends = [unix_ms(span[0])]
+        for sweep in recording.sweeps():
+            sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
+            ends[0] = sweep.slot + period
+        gaps = tuple(recording.counted_gaps())
+        ends += [it.gap.last + it.period for it in gaps]
+        return cls(
+            *span, sweeps, samples, recording.missed(), gaps, period / 1000, max(ends) / 1000
+        )
 
     @property
     def span(self) -> Span:
         """From the first slot to the end of the last one."""
-        return Span(self.first.timestamp(), self.last.timestamp() + self.period_s)
+        return Span(self.first.timestamp(), self.end)
 
-    def slots(self, gap: Gap) -> int:
-        """How many slots are in a gap, at the period of today."""
-        return round((gap.last - gap.first) / 1000 / self.period_s) + 1
+    @property
+    def marks(self) -> tuple[list[Gap], list[float]]:
+        """The gaps, and the period of each in seconds."""
+        return [it.gap for it in self.gaps], [it.period / 1000 for it in self.gaps]
 
 
 def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
-    share = 100 * coverage.sweeps / (coverage.sweeps + coverage.missed)
+    slots = coverage.sweeps + coverage.missed
     figures = {
-        "slots with a sweep": f"{share:.3f} %",
+        "slots with a sweep": f"{100 * coverage.sweeps / slots:.3f} %" if slots else "none was due",
         "sweeps": f"{coverage.sweeps:,}",
         "slots without": f"{coverage.missed:,}",
         "samples": f"{coverage.samples:,}",
@@ -174,26 +184,20 @@ def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
 
 
 def _coverage(coverage: Coverage) -> str:
-    reasons = {gap.reason: 0 for gap in coverage.gaps}
-    for gap in coverage.gaps:
-        reasons[gap.reason] += coverage.slots(gap)
+    reasons = Counter[str]()
+    for gap, _, slots in coverage.gaps:
+        reasons[gap.reason] += slots
     keys = "".join(
         f'<span class="key gap {escape(reason)}"></span>{escape(reason)} ({slots:,})'
         for reason, slots in reasons.items()
     )
     rows = [
-        (
-            _time(gap.first),
-            _time(max(gap.first, gap.last)),
-            f"{coverage.slots(gap):,}",
-            gap.reason,
-            gap.detail,
-        )
-        for gap in coverage.gaps[-GAPS:]
+        (_time(gap.first), _time(max(gap.first, gap.last)), f"{slots:,}", gap.reason, gap.detail)
+        for gap, _, slots in coverage.gaps[-GAPS:]
     ]
     title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"
     return (
-        f"<h2>Coverage</h2>{strip(coverage.span, coverage.gaps, coverage.period_s)}"
+        f"<h2>Coverage</h2>{strip(coverage.span, *coverage.marks)}"
         f'<p class="quiet"><span class="key had"></span>recorded{keys}</p>'
         f"<h2>{title}</h2>"
         + _table(("from", "to", "slots", "reason", "detail"), map(_cells, rows), numbers=(2,))
@@ -247,12 +251,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
 
 def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
     line = _curve(recording, symbol, POINTS)
-    picture = chart(symbol, line, coverage.span, coverage.gaps, coverage.period_s)
+    picture = chart(symbol, line, coverage.span, *coverage.marks)
     return f"<h3>{escape(symbol)}</h3>{picture}"
 
 
 def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
-    return thinned(*curve(recording.samples([symbol])), points)
+    # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
+    return thinned(*curve(Samples(recording.path, (symbol,), *EVER)), points)
 
 
 def _time(at_ms: int) -> str:

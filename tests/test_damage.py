@@ -192,6 +192,69 @@ def test_a_value_that_is_no_number_is_damage_and_gets_into_no_export(
     assert not list((tmp_path / "out").glob("*.csv"))
 
 
+def _with_sample(path: Path, table: str, symbol: str, value: str, mark: str | None) -> Path:
+    write_recording(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        row = (symbol, BEGIN_MS, value, BEGIN_MS, mark)
+        connection.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", row)
+    return path
+
+
+# SQLite and `float` take all of them, and the exchange's decoder and an export none.
+NO_NUMBERS = [
+    *("5.", ".5", "-.5", "-5.", "-", ".", "", " 5", "5 ", "5\n", "+5", "1_0", "1e3", "0x5"),
+    *("nan", "inf", "٥", "５", "9" * 31, f"0.{'9' * 31}", "9" * 400),
+]
+
+
+@pytest.mark.parametrize("table", ["settled", "recent"])
+@pytest.mark.parametrize("mark", [False, True])
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+    tmp_path: Path, table: str, mark: bool, text: str
+) -> None:
+    path = tmp_path / "oi.db"
+    _with_sample(path, table, "ETHUSDT", *(("5", text) if mark else (text, None)))
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            with pytest.raises(RecordingError, match=r"oi\.db is damaged"):
+                export(recording, tmp_path / name)
+            assert not (tmp_path / name).exists()
+        with pytest.raises(RecordingError, match=r"oi\.db is damaged"):
+            report(recording)
+
+
+@pytest.mark.parametrize("table", ["settled", "recent"])
+@pytest.mark.parametrize(
+    "symbol", ["A,B", "A\nB", "A\r", '"A"', "", "\x1b[2J", "A\tB", "A\u2028B", "A" * 51, "A\0"]
+)
+def test_a_name_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+    tmp_path: Path, table: str, symbol: str
+) -> None:
+    path = _with_sample(tmp_path / "oi.db", table, symbol, "5", None)
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            with pytest.raises(RecordingError, match=r"oi\.db is damaged") as caught:
+                export(recording, tmp_path / name)
+            assert str(caught.value).isprintable()
+            assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "symbol", ["A-B", "a", "币安人生USDT", "BTCUSDT_261225", "A" * 50, "A.B 2"]
+)
+@pytest.mark.parametrize("value", ["5", "0.00000010", "9" * 30, f"{'9' * 30}.{'9' * 30}", "-5"])
+def test_what_a_recorder_may_have_written_is_exported_and_added_to(
+    tmp_path: Path, symbol: str, value: str
+) -> None:
+    path = _with_sample(tmp_path / "oi.db", "settled", symbol, value, value)
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            assert export(recording, tmp_path / name) == 9
+            assert export(recording, tmp_path / name) == 0
+        report(recording)
+
+
 def test_arrow_says_which_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     path = tmp_path / "oi.db"

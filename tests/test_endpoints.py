@@ -39,6 +39,7 @@ def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("http://127.1.2.3", "http://127.1.2.3"),
         ("http://[::1]:8080/", "http://[::1]:8080"),
+        ("http://[::ffff:127.0.0.1]:8080", "http://[::ffff:127.0.0.1]:8080"),
         ("HTTP://LocalHost:8080", "HTTP://LocalHost:8080"),
     ],
 )
@@ -135,6 +136,10 @@ def test_the_testnet_is_a_pool_of_its_own(url: str) -> None:
         ("https://[::1]:8443", "https://[::1]:8443"),
         ("https://notbinance.com", "https://notbinance.com:443"),
         ("https://fapi.binance.com.example", "https://fapi.binance.com.example:443"),
+        ("https://demo-proxy.mycompany.example", "https://demo-proxy.mycompany.example:443"),
+        ("https://demo-fapi.notbinance.com", "https://demo-fapi.notbinance.com:443"),
+        ("https://[2001:DB8:0:0::1]", "https://[2001:db8::1]:443"),
+        ("https://[::ffff:10.0.0.1]", "https://10.0.0.1:443"),
     ],
 )
 def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
@@ -149,6 +154,7 @@ def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
         ("https://proxy.example/", "proxy.example:443"),
         ("http://user:secret@proxy.example:3128", "proxy.example:3128"),
         ("http://other@proxy.example:3128", "proxy.example:3128"),
+        ("http://[2001:DB8:0::0:1]:3128", "[2001:db8::1]:3128"),
     ],
 )
 def test_a_proxy_is_another_pool_named_without_its_password(proxy: str, via: str) -> None:
@@ -189,6 +195,30 @@ def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
         ("https://OI.example:443/usdm/", "https://oi.example:443/usdm"),
         ("https://oi.example/coinm", "https://oi.example:443/coinm"),
         ("https://binance.com.oi.example", "https://binance.com.oi.example:443"),
+        ("https://fapi1.binance.com", "production"),
+        ("https://fapi.binance.com.", "production"),
+        ("https://www.binance.com", "production"),
+        ("https://demo-fapi.binance.com.:443/", "testnet"),
+        ("http://[::ffff:127.0.0.1]:8001", "local"),
+        ("http://[0:0:0:0:0:0:0:1]:8001", "local"),
+        ("https://demo-proxy.mycompany.example", "https://demo-proxy.mycompany.example:443"),
+        ("https://demo-fapi.example", "https://demo-fapi.example:443"),
+        ("https://demo-fapi.notbinance.com", "https://demo-fapi.notbinance.com:443"),
+        ("https://fapi.notbinance.com", "https://fapi.notbinance.com:443"),
+        ("https://dapi.binance.com", "https://dapi.binance.com:443"),
+        ("https://api.binance.com", "https://api.binance.com:443"),
+        ("https://papi.binance.com", "https://papi.binance.com:443"),
+        ("https://eapi.binance.com", "https://eapi.binance.com:443"),
+        ("https://fapi.dapi.binance.com", "https://fapi.dapi.binance.com:443"),
+        ("https://demo-dapi.binance.com", "https://demo-dapi.binance.com:443"),
+        ("https://demo-api.binance.com", "https://demo-api.binance.com:443"),
+        ("https://dstream.binancefuture.com", "https://dstream.binancefuture.com:443"),
+        ("https://[2001:db8::1]", "https://[2001:db8::1]:443"),
+        ("https://[2001:DB8:0:0::1]:443/", "https://[2001:db8::1]:443"),
+        ("https://[2001:0db8:0000:0000:0000:0000:0000:0001]", "https://[2001:db8::1]:443"),
+        ("https://[2001:db8::7f00:1]", "https://[2001:db8::7f00:1]:443"),
+        ("https://[2001:db8::127.0.0.1]", "https://[2001:db8::7f00:1]:443"),
+        ("https://[::ffff:a00:1]/usdm", "https://10.0.0.1:443/usdm"),
     ],
 )
 def test_a_source_has_one_name_and_every_local_exchange_the_same(url: str, name: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from hypothesis import given, strategies
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, RecordingError
 from binance_oi.export import CSV_HEADER, Merged, export, iso
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import BATCH, Row
+from binance_oi.recorder.recording import BATCH, Row, Samples
 from binance_oi.recorder.store import Store
 from raw_exchange import RawExchange, answer
 from recorded import BEGIN, VALUES, sweep, write_recording
@@ -560,6 +561,29 @@ def test_parquet_of_the_same_columns_by_another_program_is_added_to(
     pq.write_table(table.cast(pa.schema(fields)), target)
     assert export(recording, target) == 3
     assert sorted(rows(target)) == sorted(rows_by_day(recording))
+
+
+@pytest.mark.parametrize("early", [0, 1_795_435_200, 86_400_000])
+def test_days_without_samples_cost_an_export_by_day_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: int
+) -> None:
+    pytest.importorskip("pyarrow")
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:  # seconds taken for ms, or 0
+        connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?1, '1.5', ?1, NULL)", (early,))
+    spans, asked = Samples.span, list[tuple[int, int]]()
+
+    def span(samples: Samples) -> tuple[int, int] | None:
+        asked.append((samples.since, samples.until))
+        assert len(asked) < 100
+        return spans(samples)
+
+    monkeypatch.setattr(Samples, "span", span)
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "days") == 9
+    days = [iso(early)[:10], "2026-11-23", "2026-11-24"]
+    assert sorted(day.name for day in (tmp_path / "days").iterdir()) == [f"date={d}" for d in days]
+    assert len(asked) == len(days) + 1
 
 
 def test_no_directory_is_left_of_days_that_cannot_be_written(tmp_path: Path) -> None:

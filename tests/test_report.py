@@ -1,6 +1,8 @@
 """Charts and the report show what was recorded, in one file, and a gap stays a gap."""
 
 import math
+import os
+import sqlite3
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +16,7 @@ import pytest
 from binance_oi import Gap, RecordingError
 from binance_oi.chart import curve, plot, thinned
 from binance_oi.drawing import Span, chart, path, strip, ticks
+from binance_oi.errors import printable
 from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
 from binance_oi.report import report, write_report
@@ -183,3 +186,114 @@ def test_a_clock_that_was_set_back_is_shown_and_counts_no_slot(tmp_path: Path) -
     assert "slots without2" in shown
     assert "clock (0)" in shown
     assert "2026-11-23 23:58:002026-11-23 23:58:000clockthe clock was set back" in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 20_000, 240_000])
+def test_a_gap_counts_its_slots_at_its_own_period_whatever_came_later(
+    tmp_path: Path, period: int
+) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")  # with a gap of 2 minutes
+    with closing(Store(file)) as store:
+        store.save(None, [Gap(first + 5 * minute, first + 7 * minute, "outage")], minute)
+        at = first + 8 * minute
+        store.save(None, [Gap(at, at + 4 * period, "late")], period)
+        store.save(sweep(100), [], period)
+    with Recording(file) as recording:
+        counted = [(it.gap.reason, it.period, it.slots) for it in recording.counted_gaps()]
+        assert [it.gap for it in recording.counted_gaps()] == list(recording.gaps())
+        missed = recording.missed()
+        page = report(recording)
+    assert {it for it in counted if it[0] in ("banned", "outage", "late")} == {
+        *(("banned", minute, 2), ("outage", minute, 3), ("late", period, 5))
+    }
+    assert sum(slots for *_, slots in counted) == missed
+    shown = Page(page).shown
+    for expected in ("banned (2)", "outage (3)", "late (5)", f"slots without{missed}"):
+        assert expected in shown
+    assert "2026-11-24 00:03:002026-11-24 00:05:003outage" in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 60_000, 240_000])
+def test_an_empty_gap_has_no_slot_whatever_its_period(tmp_path: Path, period: int) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for number, back in enumerate((1, 999, 60_000, 10**7)):
+            at = first + number
+            row = (at, at - back, period)
+            connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'clock', 'set back')", row)
+        connection.execute("UPDATE sweeps SET period = 1000")
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+        assert recording.missed() == 2
+    assert "clock (0)" in shown
+    assert "banned (2)" in shown
+    assert shown.count("0clockset back") == 4
+
+
+@pytest.mark.parametrize("period", [0, -60_000])
+def test_a_gap_without_a_period_has_no_slot_and_is_in_the_page(tmp_path: Path, period: int) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        row = (first + 10**6, first + 10**6 + 120_000, period)
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', 'odd')", row)
+    with Recording(file) as recording:
+        assert recording.missed() == 2
+        assert "outage (0)" in Page(report(recording)).shown
+
+
+def test_a_slot_of_two_gaps_counts_once_in_the_page(tmp_path: Path) -> None:
+    first, minute = round(BEGIN.timestamp() * 1000), 60_000
+    file = write_recording(tmp_path / "oi.db")  # its gap is of the minutes 2 and 3
+    with closing(sqlite3.connect(file)) as connection, connection:
+        row = (first + 3 * minute, first + 5 * minute, minute)  # minute 4 has a sweep
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', '')", row)
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+        assert recording.missed() == 3
+    for expected in ("slots without3", "banned (2)", "outage (1)"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 600_000])
+def test_a_gap_is_drawn_as_long_as_its_own_slots(tmp_path: Path, period: int) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(Store(file)) as store:
+        store.save(None, [Gap(first + 5 * minute, first + 9 * minute, "outage")], minute)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE sweeps SET period = ? WHERE slot = ?", (period, first))
+        connection.execute("UPDATE sweeps SET period = ? WHERE slot > ?", (period, first + minute))
+    end = max(first + 10 * minute, first + 4 * minute + period)
+    with Recording(file) as recording:
+        page = report(recording)
+    width = 960 * 5 * minute / (end - first)
+    assert f'height="22" width="{width:.2f}"><title>2026-11-24 00:03:00' in page
+
+
+def test_samples_without_a_slot_are_a_page_that_says_so(tmp_path: Path) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM sweeps")
+        connection.execute("DELETE FROM gaps")
+        row = (first, first - 60_000, 60_000)
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'clock', 'set back')", row)
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+    assert "slots with a sweepnone was duesweeps0slots without0" in shown
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"\xed\xa0\x80.db", b"a\nb\x1b[2J.db"])
+def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    try:
+        write_recording(tmp_path / "oi.db").rename(file)
+    except OSError:  # a file system on which no file has that name
+        file = tmp_path / "oi.db"
+    with Recording(file) as recording:
+        write_report(recording, tmp_path / "oi.html")
+    text = (tmp_path / "oi.html").read_text(encoding="utf-8")
+    assert text.count(f"Open interest: {printable(file.name)}<") == 2

@@ -7,9 +7,9 @@ at (the type of a value, the text of a number) is checked here.
 """
 
 import os
+import re
 import sqlite3
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypedDict
 from binance_oi import arrow
 from binance_oi.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
 from binance_oi.errors import RecordingError
-from binance_oi.models import check_symbols
+from binance_oi.models import MAX_SYMBOL, check_symbols
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.snapshot import Gap
 
@@ -120,21 +120,24 @@ _ENDS = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Slots without a sweep, each once, also where gaps overlap: of a gap, only what is after the end of
-# all that begin before it.
-_MISSED = """
+# Each gap with its period and its slots that have no sweep. A slot counts once, also where gaps
+# overlap: of a gap, only what is after the end of all that begin before it. The period is that of
+# the gap, for a recording may change its own; a gap with none that can be has no slot.
+_COUNTED = """
 WITH gap AS (
-    SELECT first, last, period, coalesce(max(last) OVER (
-        ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-    ), first - 1) AS before FROM gaps WHERE symbol = '' AND last >= first
+    SELECT first, last, reason, detail, iif(period > 0, period, NULL) AS period, coalesce(
+        max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        first - 1
+    ) AS before FROM gaps WHERE symbol = ''
 ), part AS (
-    SELECT first + max(0, (before - first + period) / period) * period AS first, last, period
-    FROM gap
+    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM gap
 )
-SELECT sum((last - first) / period + 1 - (
-    SELECT count(*) FROM sweeps
-    WHERE slot BETWEEN part.first AND part.last AND (slot - part.first) % part.period = 0
-)) FROM part WHERE first <= last
+SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
+    (last - due) / period + 1 - (
+        SELECT count(*) FROM sweeps
+        WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
+    )
+ELSE 0 END AS slots FROM part ORDER BY first
 """
 
 _SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
@@ -144,7 +147,8 @@ EVER = 0, 1 << 62  # Unix ms
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
 CHECKED = 1024  # rows whose values are checked together
 
-_OF_NUMBERS = b"-.0123456789"
+# The exchange's answers have no other numbers, and an export takes none.
+NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
 
 Row = arrow.Row
@@ -185,6 +189,16 @@ class Sweep(NamedTuple):
     read: int
     new: int
     weight: int
+
+
+class CountedGap(NamedTuple):
+    """Slots without any sweep, and how many they are."""
+
+    gap: Gap
+    period: int
+    """From slot to slot of this gap, ms; 0 when the file holds none that can be."""
+    slots: int
+    """Slots without a sweep; 0 of an empty gap. A slot of two gaps counts in the first one."""
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -254,17 +268,22 @@ def _check_samples(rows: Sequence[Row], path: Path) -> None:
     without = marks.count(None) == len(marks)
     texts = values if without else (*values, *(mark for mark in marks if mark is not None))
     try:
-        deque(map(float, texts), 0)
         right = (
             {*map(type, symbols)} == {str}
-            and not "".join(texts).encode().translate(None, _OF_NUMBERS)
+            and all(map(_is_name, {*symbols}))
+            and all(map(NUMBER.fullmatch, texts))
             and all({*map(type, times)} == {int} for times in instants)
             and all(min(times) >= 0 and max(times) <= LATEST for times in instants)
         )
-    except (TypeError, ValueError):
+    except TypeError:
         right = False
     if not right:
-        raise _damaged(path, f"a sample of {symbols[0]!r:.40} is no number")
+        raise _damaged(path, f"a sample of {symbols[0]!r:.40} is none that a recorder writes")
+
+
+def _is_name(symbol: str) -> bool:
+    """Whether the exchange may list it, and a line of an export holds it without quotes."""
+    return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
 
 
 def read_source(connection: sqlite3.Connection) -> str | None:
@@ -593,8 +612,14 @@ class Recording:
 
     def missed(self) -> int:
         """How many slots have no sweep."""
-        ((missed,),) = self._rows(f"SELECT coalesce(({_MISSED}), 0)", (), int)
+        query = f"SELECT coalesce(sum(slots), 0) FROM ({_COUNTED})"
+        ((missed,),) = self._rows(query, (), int)
         return int(missed)
+
+    def counted_gaps(self) -> Iterator[CountedGap]:
+        """The same as `gaps`, with the number of slots of each; their sum is `missed`."""
+        for *gap, period, slots in self._rows(_COUNTED, (), int, int, str, str, int, int):
+            yield CountedGap(Gap._make(gap), period, slots)
 
     def failures(self) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
