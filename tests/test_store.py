@@ -305,6 +305,29 @@ def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
         RecorderLock(path)
 
 
+@pytest.mark.parametrize("held", ["recording", "notes", "short", "number"])
+def test_a_lock_never_empties_a_file_that_holds_more_than_a_process_id(
+    path: Path, held: str
+) -> None:
+    lock = path.with_name("oi.db-lock")
+    if held == "recording":
+        with closing(Store(lock)) as opened:
+            opened.save(sweep(0), [], PERIOD)
+    else:
+        lock.write_text({"notes": "precious" * 9, "short": "precious", "number": "1" * 21}[held])
+    before = lock.read_bytes()
+    with pytest.raises(RecordingError, match=r"oi\.db-lock is no lock.* move it away"):
+        RecorderLock(path)
+    assert lock.read_bytes() == before
+
+
+@pytest.mark.parametrize("held", [b"", b"4194304\n", b"12", bytes(8)])
+def test_a_lock_that_a_killed_recorder_has_left_is_taken(path: Path, held: bytes) -> None:
+    path.with_name("oi.db-lock").write_bytes(held)
+    RecorderLock(path).close()
+    assert not path.with_name("oi.db-lock").exists()
+
+
 FULL = """
 import resource, sys
 from pathlib import Path

@@ -7,6 +7,7 @@ written in order as soon as that is possible, and what had to be given up is a g
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.pending import Pending, Unit
-from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.recording import check_source, has_side_name
 from binance_oi.recorder.store import (
     CLOSE_WAIT,
     TIDY_EVERY,
@@ -450,6 +451,9 @@ def _is_busy(error: Exception) -> bool:
 def _lock(path: Path) -> RecorderLock:
     if path.is_dir():
         raise RecordingError(f"{path} is a directory; a recording is a file")
+    for name in (path, Path(os.path.realpath(path))):
+        if has_side_name(name):
+            raise RecordingError(f"{name} has the name of a file beside a recording; take another")
     try:
         return RecorderLock(path)
     except OSError as error:

@@ -291,6 +291,11 @@ def check_source(path: Path, source: str | None) -> None:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
 
 
+def has_side_name(path: Path) -> bool:
+    """Whether SQLite or a recorder takes a file of that name for one beside another recording."""
+    return path.name.casefold().endswith(SIDE_FILES)
+
+
 def beside(path: Path, ending: str) -> Path:
     """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
     real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
@@ -472,7 +477,7 @@ class Recording:
         for own in (beside(self.path, ending) for ending in SIDE_FILES):
             if any(_is_same(path, own) for path in made):
                 raise RecordingError(f"{target} belongs to the recording {self.path}")
-        if target.name.lower().endswith(SIDE_FILES):
+        if has_side_name(target):
             raise RecordingError(f"{target} has the name of a file beside a recording")
 
     def backup(

@@ -55,6 +55,7 @@ TIDY_EVERY = 10.0
 CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment
 PAUSE = 0.05  # s between two looks at them
 BEGINNINGS = 3  # of a log that another program moves again and again, before a sweep
+LOCK_BYTES = 20  # a process id and the end of its line take less
 KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
 
 # An observation is there once, wherever it is.
@@ -80,7 +81,8 @@ class RecorderLock:
     Args:
         path: Of the recording; the lock is a file beside it, with the process id in it. A link
             leads to the recording itself, so it has the same lock under every name. The lock's own
-            name must not be a link: nothing is written through one.
+            name must not be a link: nothing is written through one. Nor is anything written over
+            a file that holds more than a process id.
 
     Raises:
         RecordingError: Another recorder has it, or its name leads to another file.
@@ -157,7 +159,7 @@ def _open_lock(path: Path) -> int:
     """The lock file, made when missing; never another file that the name leads to.
 
     Raises:
-        RecordingError: The name is a link, or no file.
+        RecordingError: The name is a link, or no file, or the file is no lock.
         OSError: It cannot be made.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -171,7 +173,16 @@ def _open_lock(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file, too
         os.close(file)
         raise RecordingError(f"{path} leads to another file, and is to be the lock; remove it")
+    if not _is_lock(file):
+        os.close(file)
+        raise RecordingError(f"{path} is no lock, and a recorder would empty it; move it away")
     return file
+
+
+def _is_lock(file: int) -> bool:
+    """Whether it holds a process id at most; the power may have failed before that was written."""
+    held = os.pread(file, LOCK_BYTES + 1, 0)
+    return len(held) <= LOCK_BYTES and not held.strip(b"0123456789\0 \r\n")
 
 
 def _lock(file: int, path: Path) -> None:
@@ -180,7 +191,7 @@ def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        pid = os.pread(file, LOCK_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
         raise RecordingError(f"{path} is being recorded by process {pid}") from None
 
 
