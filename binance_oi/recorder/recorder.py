@@ -30,6 +30,7 @@ from binance_oi.recorder.store import (
     Kept,
     RecorderLock,
     Store,
+    is_busy,
 )
 from binance_oi.schedule import STEP, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
@@ -381,7 +382,7 @@ class Recorder:
             try:
                 return self._save_to(self._store, unit)
             except (sqlite3.Error, OSError) as error:
-                if _is_busy(error):
+                if is_busy(error):
                     raise
                 logger.debug("%s is opened again: %s", self.path, error)
                 change = str(error) if isinstance(error, ChangedError) else ""
@@ -440,12 +441,6 @@ class Recorder:
         if store is not None:
             self._homeless += store.close(wait=wait)
             self._unsure += store.forget()
-
-
-def _is_busy(error: Exception) -> bool:
-    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
-    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _lock(path: Path) -> RecorderLock:

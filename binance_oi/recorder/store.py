@@ -52,8 +52,8 @@ LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody rea
 # The file itself is at most a minute behind: after the 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0
 TIDY_EVERY = 10.0
-CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment
-PAUSE = 0.05  # s between two looks at them
+CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment, or write
+PAUSE = 0.05  # s between two tries
 BEGINNINGS = 3  # of a log that another program moves again and again, before a sweep
 LOCK_BYTES = 20  # a process id and the end of its line take less
 KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
@@ -356,8 +356,8 @@ class Store:
         Also when the file was moved: its log is emptied into it, or follows it to its new name.
 
         Args:
-            wait: Seconds to wait for those who read the state of an earlier moment. After that,
-                the log keeps what it holds, and the next `Store` goes on with it.
+            wait: Seconds to wait for those who read the state of an earlier moment, or write. After
+                that, the log keeps what it holds, and the next `Store` goes on with it.
 
         Returns:
             Acknowledged writes that are in no file, because the file was removed before its log
@@ -382,12 +382,12 @@ class Store:
             return self.forget()
         self._idle.close()
         has_log = self._place.has_sides()
-        with suppress(sqlite3.Error):
-            until = time.monotonic() + wait
-            while self._place.is_read_in_the_past() and time.monotonic() < until:
-                time.sleep(PAUSE)
-            # Who came after the index was removed does not know that the log would be cut.
-            self._checkpoint("TRUNCATE" if has_log else "PASSIVE")
+        until = time.monotonic() + wait
+        # Who came after the index was removed does not know that the log would be cut.
+        while not self._empties_log("TRUNCATE" if has_log else "PASSIVE"):
+            if time.monotonic() >= until:
+                break
+            time.sleep(PAUSE)
         if not self._place.is_moved():
             return [] if has_log else self._leave_log()
         home = self._place.take_log_along()
@@ -400,6 +400,13 @@ class Store:
         with suppress(sqlite3.Error):
             settle(home)
         return []
+
+    def _empties_log(self, mode: str) -> bool:
+        """Move the log; False when somebody who reads or writes keeps us from it for now."""
+        try:
+            return self._checkpoint(mode)
+        except sqlite3.Error as error:
+            return not is_busy(error)
 
     def change(self) -> str | None:
         """Why the file must be opened again before anything is written; None when it need not.
@@ -585,12 +592,18 @@ class Store:
         self._tidied = self._connection.total_changes
         self._behind_since = -math.inf  # the log is long now
 
-    def _checkpoint(self, mode: str) -> None:
-        """Move the log into the file, unless somebody reads the past: then it stays whole."""
-        if self._place.is_read_in_the_past() or self._place.is_overwritten():
-            return
+    def _checkpoint(self, mode: str) -> bool:
+        """Move the log into the file, unless somebody reads the past: then it stays whole.
+
+        Returns:
+            False when it may get further as soon as others leave.
+        """
+        if self._place.is_overwritten():
+            return True
+        if self._place.is_read_in_the_past():
+            return False
         run = self._connection.execute
-        _, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        busy, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
@@ -600,6 +613,13 @@ class Store:
             if len(self._kept) > self._in_file:
                 del self._kept[: self._in_file]
                 self._in_file = len(self._kept)
+        return not busy
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _changes(version: int) -> Iterator[str]:
