@@ -35,9 +35,11 @@ Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on clos
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
 """
 
+import errno
 import os
 import secrets
 import sqlite3
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -95,10 +97,23 @@ def is_foreign(path: Path, log: Path) -> bool:
 def generation(log: Path) -> Generation | None:
     """Which log is in the file; None when there is none, or an empty one."""
     try:
-        with open(log, "rb", buffering=0) as file:
+        with open(log, "rb", buffering=0, opener=_open_regular) as file:
             return _read_header(file)
     except OSError:
         return None
+
+
+def _open_regular(name: str, flags: int) -> int:
+    """Open a file; a pipe is none, and nobody waits for its other end.
+
+    Raises:
+        OSError: It is not there, or no regular file.
+    """
+    file = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "It is no regular file", name)
+    return file
 
 
 def begins_anew(index: int) -> bool:
@@ -171,7 +186,7 @@ def _is_counted_up(token: int, first: int) -> bool:
 
 def _tokens(log: Path) -> Iterator[int]:
     """What the first page has in each of its states in the log."""
-    with suppress(OSError), open(log, "rb") as file:
+    with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         size, salts = _read_header(file) or (0, b"")
         while len(start := file.read(_FRAME.size)) == _FRAME.size:
             page, its_salts, token = _FRAME.unpack(start)

@@ -34,6 +34,7 @@ from binance_oi.recorder.recording import (
     SCHEMA,
     VERSION,
     beside,
+    check_sides,
     check_version,
     read_source,
     unix_ms,
@@ -228,7 +229,8 @@ class Store:
         clock: Seconds that only grow.
 
     Raises:
-        RecordingError: The file is not ours, of another version or source, or SQLite is too old.
+        RecordingError: The file is not ours, of another version or source, or has beside it what
+            is no file; or SQLite is too old.
         sqlite3.Error: It cannot be made or opened.
         OSError: The same.
     """
@@ -244,6 +246,7 @@ class Store:
             raise RecordingError(f"SQLite 3.37 is needed; this is {sqlite3.sqlite_version}")
         self.path = path
         self._clock = clock
+        check_sides(path)
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
