@@ -419,6 +419,82 @@ def test_a_copy_from_between_two_moves_of_another_program_does_not_take_a_later_
         assert is_foreign(old, path.with_name("oi.db-wal"))
 
 
+CHANGES = {
+    "vacuum": "VACUUM",
+    "index": "CREATE INDEX by_time ON settled (time)",
+    "analyze": "ANALYZE",
+    "several": "BEGIN; CREATE TABLE a (x); CREATE TABLE b (x); CREATE INDEX c ON a (x); COMMIT",
+    "one by one": "CREATE TABLE a (x); VACUUM; DROP TABLE a",
+    "many": "BEGIN;" + "".join(f"CREATE TABLE t{n} (x);" for n in range(99)) + "COMMIT",
+}
+
+
+def changes_the_schema(path: Path, statements: str) -> None:
+    """Another program, while the recorder has the file open."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(statements)
+
+
+@pytest.mark.parametrize("then", [0, 1, 2])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_log_that_another_program_begins_by_changing_the_schema_belongs_to_its_file(
+    path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our move has emptied the log; what lies there after each sweep is what `kill -9` leaves."""
+    now, left = 0.0, path.with_name("left.db")
+    its_log = path.with_name("oi.db-wal")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        changes_the_schema(path, change)
+        for number in range(3, 3 + then):
+            opened.save(sweep(number), [], PERIOD)
+        assert token_of(path) not in set(log._tokens(its_log))
+        assert not is_foreign(path, its_log)
+        with Recording(path) as recording:
+            assert len(list(recording.sweeps())) == 3 + then
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path}{ending}", f"{left}{ending}")
+    with closing(Store(left)) as opened:
+        opened.save(sweep(9), [], PERIOD)
+    assert numbers(left) == [*range(3 + then), 9]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("change", ["", *CHANGES.values()], ids=["none", *CHANGES])
+def test_an_older_copy_does_not_take_a_log_that_begins_with_another_schema(
+    path: Path, change: str, copy: Callable[[Path, Path], None]
+) -> None:
+    now, old = 0.0, path.with_name("old.db")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+            if number == 1:
+                copy(path, old)
+        changes_the_schema(path, change)
+        opened.save(sweep(3), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
+
+
+@pytest.mark.parametrize("copy", [our_backup, backup_of_sqlite, vacuum_into])
+def test_a_copy_whose_token_is_counted_up_does_not_take_the_log_that_comes_next(
+    path: Path, copy: Callable[[Path, Path], None]
+) -> None:
+    now, old = 0.0, path.with_name("old.db")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        copy(path, old)
+        opened.save(sweep(1), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
+
+
 def test_a_log_without_a_token_belongs_to_its_file_as_before(path: Path) -> None:
     """Of a program that knew none, which was killed: as it was made, and as it was continued."""
     made = older(path)

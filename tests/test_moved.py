@@ -8,9 +8,10 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
 BEFORE, AFTER = range(5), range(5, 8)  # sweeps
+HERE = Path(__file__).parent
+HANGS = 600.0  # s after which a process hangs, and is no slow one
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
 
@@ -188,6 +191,78 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     found = set[int]().union(*(slots(file) for file in whole))
     assert {slot(number) for number in (*BEFORE, *AFTER)} <= found
     assert {slot(number) for number in AFTER} <= slots(path)
+
+
+ANOTHER_RECORDER = """
+import os, sys; from pathlib import Path
+from binance_oi.recorder.store import Store
+from recorded import sweep
+now = 0.0
+opened = Store(Path(sys.argv[1]), clock=lambda: now)
+opened.last_slot()
+for number in map(int, sys.argv[3:]):
+    opened.save(sweep(number), [], 60_000)
+if sys.argv[2] == "is killed":
+    os._exit(9)
+if sys.argv[2] != "stops":
+    if sys.argv[2] == "runs on after a move":
+        now += 60.0
+        opened.tidy()
+    print("open", flush=True)
+    sys.stdin.readline()
+    opened.save(sweep(299), [], 60_000)
+opened.close()
+"""
+
+
+@contextmanager
+def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
+    """Another process that records into a file; one that runs saves one more after the block."""
+    command = [sys.executable, "-c", ANOTHER_RECORDER, str(path), ends, *map(str, numbers)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=HERE, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        if ends.startswith("runs"):
+            assert process.stdout.readline() == "open\n"
+        else:
+            assert process.wait(timeout=HANGS) == (9 if ends == "is killed" else 0)
+        yield
+        process.communicate("\n", timeout=HANGS)
+    assert process.returncode == (9 if ends == "is killed" else 0)
+
+
+@pytest.mark.parametrize("then", ["save", "tidy", "stop"])
+@pytest.mark.parametrize(
+    "ends, number",
+    [("stops", 30), ("is killed", 1), ("runs", 1), ("runs", 0), ("runs on after a move", 30)],
+)
+def test_another_recorder_of_a_file_that_was_moved_loses_nothing_and_neither_does_the_first(
+    path: Path, ends: str, number: int, then: str
+) -> None:
+    """SQLite does not know that both have one file open: each has its own log."""
+    now = 0.0
+    opened = Store(path, clock=lambda: now)
+    for each in BEFORE:
+        opened.save(sweep(each), [], PERIOD)
+        if each == 1:
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+    renamed(path)
+    old = path.with_name("old.db")
+    theirs = range(200, 200 + number)
+    with another_recorder(old, ends, *theirs):
+        before = old.read_bytes()
+        if then == "tidy":
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+        if then == "save":
+            with pytest.raises(FileNotFoundError):
+                opened.save(sweep(5), [], PERIOD)
+        record_on(path, opened).close()
+        assert old.read_bytes() == before
+    acknowledged = {slot(each) for each in (*theirs, *[299] * ends.startswith("runs"))}
+    assert acknowledged | {slot(0), slot(1)} <= slots(old)
+    assert {slot(each) for each in (*BEFORE[2:], *AFTER)} <= slots(path)
 
 
 def test_a_file_that_was_moved_has_everything_in_itself_and_nothing_is_left_beside_it(

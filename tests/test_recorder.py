@@ -328,6 +328,32 @@ async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> N
     await record(path, 1)
 
 
+@pytest.mark.parametrize("leads", ["itself", "link", "link to a link", "directory", "link away"])
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL", "-\u017fhm"])
+def test_a_recorder_takes_no_name_of_a_file_beside_a_recording(
+    path: Path, ending: str, leads: str
+) -> None:
+    """Whoever opens the recording without that ending would destroy what was recorded."""
+    side = target = Path(f"{path}{ending}")
+    match leads:
+        case "link" | "link to a link":
+            target = path.with_name("link.db")
+            target.symlink_to(side)
+            if leads == "link to a link":
+                first, target = target, path.with_name("first.db")
+                target.symlink_to(first)
+        case "directory":
+            away = path.with_name("away")
+            away.symlink_to(path.parent)
+            target = away / side.name
+        case "link away":
+            side.symlink_to(path.with_name("away.db"))
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(RecordingError, match="has the name of a file beside a recording"):
+        virtual_clock.run(record(target, 1))
+    assert sorted(path.parent.iterdir()) == before
+
+
 @pytest.mark.parametrize("kind", ["text", "database", "version"])
 def test_a_file_that_is_not_ours_is_refused_and_not_touched(path: Path, kind: str) -> None:
     if kind == "text":

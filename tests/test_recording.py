@@ -1,6 +1,7 @@
 """A recording is read exactly as it was written, by our own code and by any SQLite."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import BATCH, beside
 from recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
 from support.lanes import thorough
+
+HANGS = 600.0  # s after which a process hangs, and is no slow one
 
 
 @pytest.fixture
@@ -130,6 +133,41 @@ def others_name(kind: str, own: Path, tmp_path: Path) -> Path:
         os.link(own, tmp_path / "link")
         return tmp_path / "link"
     return own
+
+
+MEETS_A_PIPE = """
+import sys; from pathlib import Path
+from binance_oi import RecordingError
+from binance_oi.recorder import Recording
+from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.store import Store
+path, copy = Path(sys.argv[1]), Path(sys.argv[2])
+try:
+    match sys.argv[3]:
+        case "read": Recording(path)
+        case "record": Store(path)
+        case "check": check_source(path, None)
+        case "backup": Recording(copy).backup(path, replace=True)
+except RecordingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+@pytest.mark.parametrize("way", ["read", "record", "check", "backup"])
+@pytest.mark.parametrize("ending", ["-wal", "-journal", "-shm"])
+def test_a_pipe_beside_a_recording_is_refused_and_nobody_waits_for_its_other_end(
+    path: Path, ending: str, way: str
+) -> None:
+    copy = Path(shutil.copy(path, path.with_name("copy.db")))
+    pipe = Path(f"{path}{ending}")
+    os.mkfifo(pipe)
+    before = path.read_bytes()
+    command = [sys.executable, "-c", MEETS_A_PIPE, str(path), str(copy), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=True)
+    assert f"oi.db{ending} is no regular file" in done.stdout
+    assert pipe.is_fifo()
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("ending", ["-wal", *thorough("-shm", "-journal"), "-lock"])

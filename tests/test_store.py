@@ -280,6 +280,50 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
     assert sorted(file.name for file in path.parent.glob("*.db*")) == ["link.db", "oi.db"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["writes", "writes and changes the file", "reads", "reads the past"]
+)
+def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
+    path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY", 0.001)
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    tries = list[int]()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+
+        def let_it_after_three_tries(_: float) -> None:
+            tries.append(path.with_name("oi.db-wal").stat().st_size)
+            if len(tries) == 3:
+                other.execute("ROLLBACK")
+
+        other.execute("BEGIN IMMEDIATE" if kind.startswith("writes") else "BEGIN")
+        other.execute("SELECT count(*) FROM sweeps").fetchone()
+        if kind == "writes and changes the file":
+            other.execute("DELETE FROM sweeps")
+        if kind == "reads the past":
+            opened.save(sweep(1), [], PERIOD)
+        monkeypatch.setattr(store.time, "sleep", let_it_after_three_tries)
+        opened.close(wait=600.0)
+        monkeypatch.undo()
+        assert path.with_name("oi.db-wal").stat().st_size == 0
+        assert len(tries) == 3
+        assert 0 not in tries
+    with closing(sqlite3.connect(path)) as alone:
+        (found,) = alone.execute("SELECT count(*) FROM sweeps").fetchone()
+        assert found == 1 + (kind == "reads the past")
+
+
+def test_a_stop_tries_no_longer_than_it_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BUSY", 0.001)
+    opened = Store(path)
+    opened.save(sweep(0), [], PERIOD)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert opened.close(wait=0.0) == []
+        assert path.with_name("oi.db-wal").stat().st_size > 0
+
+
 @pytest.mark.parametrize("link", ["symbolic", "dangling", "hard"])
 def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
     path: Path, link: str
@@ -303,6 +347,29 @@ def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
     os.mkfifo(path.with_name("oi.db-lock"))
     with pytest.raises(RecordingError, match="remove it"):
         RecorderLock(path)
+
+
+@pytest.mark.parametrize("held", ["recording", "notes", "short", "number"])
+def test_a_lock_never_empties_a_file_that_holds_more_than_a_process_id(
+    path: Path, held: str
+) -> None:
+    lock = path.with_name("oi.db-lock")
+    if held == "recording":
+        with closing(Store(lock)) as opened:
+            opened.save(sweep(0), [], PERIOD)
+    else:
+        lock.write_text({"notes": "precious" * 9, "short": "precious", "number": "1" * 21}[held])
+    before = lock.read_bytes()
+    with pytest.raises(RecordingError, match=r"oi\.db-lock is no lock.* move it away"):
+        RecorderLock(path)
+    assert lock.read_bytes() == before
+
+
+@pytest.mark.parametrize("held", [b"", b"4194304\n", b"12", bytes(8)])
+def test_a_lock_that_a_killed_recorder_has_left_is_taken(path: Path, held: bytes) -> None:
+    path.with_name("oi.db-lock").write_bytes(held)
+    RecorderLock(path).close()
+    assert not path.with_name("oi.db-lock").exists()
 
 
 FULL = """

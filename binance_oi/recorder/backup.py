@@ -18,7 +18,7 @@ from binance_oi.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.place import set_aside_foreign_log
-from binance_oi.recorder.recording import open_to_read, reading
+from binance_oi.recorder.recording import check_sides, open_to_read, reading
 from binance_oi.recorder.store import RecorderLock
 
 PAGES = 16_384  # in one step, 16 MiB: after each one a signal is heard
@@ -141,9 +141,10 @@ def _check_whole(copied: sqlite3.Connection, source: Path) -> None:
 def _check_room(target: Path) -> None:
     """See that a log beside the target belongs to what the copy is to replace.
 
-    SQLite would play a foreign one into the copy. And it may hold the last sweeps of a recording
-    that was moved away, so we do not remove it.
+    SQLite would play a foreign one into the copy, and wait for a pipe. And it may hold the last
+    sweeps of a recording that was moved away, so we do not remove it.
     """
+    check_sides(target)
     if not _is_database(target):
         for ending in (LOG, JOURNAL):
             side = f"{target}{ending}"

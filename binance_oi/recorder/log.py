@@ -16,9 +16,15 @@ program may checkpoint at any moment. So the recorder looks into the index when 
 begins, as SQLite does: that is when SQLite decides whether the log begins anew. Where the recorder
 cannot see the index, each of its transactions writes the first page.
 
+Another program may begin the log, and change the schema in it: ``VACUUM``, ``CREATE INDEX``. SQLite
+then counts the token up, in the log alone. So a log also belongs to a file whose token is a little
+below the first one that the log contains. No random number comes that close to another one.
+
 Another recording has another token, and so has an older or a newer state of the same one. A copy
-has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone. A log
-without any token is of an older program: it says nothing, and is believed.
+has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone, from 1. So
+its token is above the one with which the log of the original begins, or far below, unless others
+change the schema of the original again and again while nothing is recorded. A log without any token
+is of an older program: it says nothing, and is believed.
 
 This costs two pages of 1 KiB for each checkpoint, one or two a minute, and one for each sweep that
 does not make the file longer; a sweep of the market has that page anyway. This module reads only
@@ -29,9 +35,11 @@ Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on clos
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
 """
 
+import errno
 import os
 import secrets
 import sqlite3
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -45,6 +53,7 @@ except ImportError:  # not POSIX: an index that a reader has made stays
 
 FIRST_TOKEN = 1 << 16  # below: how often SQLite has seen the schema change
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite takes the number as signed, and may count it up
+CHANGES = 1000  # of the schema, in the one transaction of another program that begins a log
 NOT_A_DATABASE = -1  # in the place of a token
 LOOKS = 20  # at a file and its log, until both stay the same meanwhile
 UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
@@ -88,10 +97,23 @@ def is_foreign(path: Path, log: Path) -> bool:
 def generation(log: Path) -> Generation | None:
     """Which log is in the file; None when there is none, or an empty one."""
     try:
-        with open(log, "rb", buffering=0) as file:
+        with open(log, "rb", buffering=0, opener=_open_regular) as file:
             return _read_header(file)
     except OSError:
         return None
+
+
+def _open_regular(name: str, flags: int) -> int:
+    """Open a file; a pipe is none, and nobody waits for its other end.
+
+    Raises:
+        OSError: It is not there, or no regular file.
+    """
+    file = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "It is no regular file", name)
+    return file
 
 
 def begins_anew(index: int) -> bool:
@@ -147,16 +169,24 @@ def _belongs(token: int | None, log: Path) -> bool:
         return True  # nobody can say
     others = set[int]()
     for held in _tokens(log):
-        if held == token:
+        if held == token or (not others and _is_counted_up(token, held)):
             return True
         others.add(held)
     is_said = bool(others) and max(token, *others) >= FIRST_TOKEN
     return token != NOT_A_DATABASE and not is_said
 
 
+def _is_counted_up(token: int, first: int) -> bool:
+    """Whether a log may begin with `first` because SQLite has seen the schema change.
+
+    Numbers of older programs are all close to each other, and say nothing.
+    """
+    return FIRST_TOKEN <= token < first <= token + CHANGES
+
+
 def _tokens(log: Path) -> Iterator[int]:
     """What the first page has in each of its states in the log."""
-    with suppress(OSError), open(log, "rb") as file:
+    with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         size, salts = _read_header(file) or (0, b"")
         while len(start := file.read(_FRAME.size)) == _FRAME.size:
             page, its_salts, token = _FRAME.unpack(start)

@@ -2,7 +2,9 @@
 
 The rule of this file: a log belongs to one database, and goes where that goes. SQLite finds a log
 by its name alone: under the name of a recording that was moved, it would delete it as soon as a new
-one is made there, or write its pages into whatever has replaced it.
+one is made there, or write its pages into whatever has replaced it. Nor does it know a database
+that is open under two names: whoever opens one that was moved begins another log. From then on the
+log of before belongs to no file, and none of it goes into the one that was moved.
 """
 
 import logging
@@ -43,7 +45,7 @@ class Place:
         self.note_own_write()
 
     def _path_of(self, ending: str) -> Path:
-        return self._real.with_name(self._real.name + ending)
+        return _side(self._real, ending)
 
     def change(self) -> str | None:
         """What others did to the file, so that it must be opened again; None when they did nothing.
@@ -65,28 +67,50 @@ class Place:
 
     def note_own_write(self) -> None:
         """Take what is in the file now for what the recorder has written."""
-        self._seen = _version(_found(self._real))
+        home = self._home()
+        self._seen = _version(None if home is None else _found(home))
 
     def is_overwritten(self) -> bool:
-        """Whether somebody truncated the file in its place, or copied another one over it.
+        """Whether the file is no longer the one that the log continues.
 
-        The log must not be moved into it then: it holds a part of the file that was here before.
+        Somebody truncated it in its place, copied another one over it, or has opened it under the
+        name that it has now. The log must not be moved into it then: it holds a part of the file
+        that was here before.
         """
-        found = _found(self._real)
-        if found is None or not os.path.samestat(self._inode, found):
+        home = self._home()
+        found = None if home is None else _found(home)
+        if home is None or found is None or not os.path.samestat(self._inode, found):
             return False
+        if home != self._real and self._has_other_sides(home):
+            return True
         now = _version(found)
         if now == self._seen:
             return False
-        log = self._path_of(LOG)
-        if self._is_cut(found) or (self._is_ours(LOG) and is_foreign(self._real, log)):
+        if self._is_cut(home, found) or self._has_other_token(home):
             return True
         self._seen = now
         return False
 
-    def _is_cut(self, found: os.stat_result) -> bool:
+    def _has_other_sides(self, home: Path) -> bool:
+        """Whether somebody has opened a file that was moved, with a log or an index of their own.
+
+        An empty log says enough: who has it open does not see what our log brings into the file.
+        """
+        log, index = (_side(home, ending) for ending in (LOG, INDEX))
+        found = index if self._is_the_log(log) else log
+        return _found(found) is not None and not self._is_one_of_ours(found)
+
+    def _is_one_of_ours(self, path: Path) -> bool:
+        return any(inode is not None and _is(path, inode) for inode in self._sides.values())
+
+    def _has_other_token(self, home: Path) -> bool:
+        logs = (_side(place, LOG) for place in (self._real, home))
+        log = next(filter(self._is_one_of_ours, logs), None)
+        return log is not None and is_foreign(home, log)
+
+    def _is_cut(self, home: Path, found: os.stat_result) -> bool:
         # A VACUUM makes a file shorter, and whole.
-        return found.st_size < self._seen[0] and not is_as_long_as_it_says(self._real)
+        return found.st_size < self._seen[0] and not is_as_long_as_it_says(home)
 
     def set_aside_cut_file(self) -> None:
         """Give the name of a file that was truncated to the next one.
@@ -94,7 +118,7 @@ class Place:
         Whoever reads the old one keeps SQLite from making another recording in it.
         """
         found = _found(self._real)
-        if found is None or not self._is_cut(found):
+        if found is None or self.is_moved() or not self._is_cut(self._real, found):
             return
         with suppress(OSError):
             if found.st_size:
@@ -163,6 +187,10 @@ class Place:
         file = descriptor(self._inode)
         return None if file is None else name_of(file)
 
+    def _home(self) -> Path | None:
+        """The name under which the file can be seen; None as for `_now`."""
+        return self._now() if self.is_moved() else self._real
+
     def take_log_along(self) -> Path | None:
         """Give the log of a file that was moved the name under which SQLite looks for it.
 
@@ -172,12 +200,9 @@ class Place:
             The file, which now has its log beside it; None when the log cannot follow.
         """
         home = self._now()
-        if home is None:
+        if home is None or self.is_overwritten():
             return None
-        log, index = (home.with_name(home.name + ending) for ending in (LOG, INDEX))
-        # Another than ours belongs to somebody who opened the file under its new name.
-        if self._is_ours(LOG) and size_of(log):
-            return None
+        log, index = (_side(home, ending) for ending in (LOG, INDEX))
         try:
             self._rename(LOG, log)
             if not index.exists():
@@ -206,6 +231,11 @@ class Place:
             if self._is_ours(ending):
                 with suppress(OSError):
                     self._path_of(ending).unlink()
+
+
+def _side(path: Path, ending: str) -> Path:
+    """A file beside that one, which is no link."""
+    return path.with_name(path.name + ending)
 
 
 def name_of(file: int) -> Path | None:

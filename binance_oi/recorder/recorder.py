@@ -7,6 +7,7 @@ written in order as soon as that is possible, and what had to be given up is a g
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.models import check_symbols
 from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.pending import Pending, Unit
-from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.recording import check_source, has_side_name
 from binance_oi.recorder.store import (
     CLOSE_WAIT,
     TIDY_EVERY,
@@ -29,6 +30,7 @@ from binance_oi.recorder.store import (
     Kept,
     RecorderLock,
     Store,
+    is_busy,
 )
 from binance_oi.schedule import STEP, next_slot, period_ms
 from binance_oi.snapshot import Gap, Snapshot
@@ -380,7 +382,7 @@ class Recorder:
             try:
                 return self._save_to(self._store, unit)
             except (sqlite3.Error, OSError) as error:
-                if _is_busy(error):
+                if is_busy(error):
                     raise
                 logger.debug("%s is opened again: %s", self.path, error)
                 change = str(error) if isinstance(error, ChangedError) else ""
@@ -441,15 +443,12 @@ class Recorder:
             self._unsure += store.forget()
 
 
-def _is_busy(error: Exception) -> bool:
-    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
-    return code & 0xFF == sqlite3.SQLITE_BUSY
-
-
 def _lock(path: Path) -> RecorderLock:
     if path.is_dir():
         raise RecordingError(f"{path} is a directory; a recording is a file")
+    for name in (path, Path(os.path.realpath(path))):
+        if has_side_name(name):
+            raise RecordingError(f"{name} has the name of a file beside a recording; take another")
     try:
         return RecorderLock(path)
     except OSError as error:

@@ -9,6 +9,7 @@ at (the type of a value, the text of a number) is checked here.
 import os
 import re
 import sqlite3
+import stat
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -299,15 +300,34 @@ def check_source(path: Path, source: str | None) -> None:
     """See that what is recorded into `path` comes from where the rest of it came from.
 
     Raises:
-        RecordingError: The file is of another source, or is not a recording.
+        RecordingError: The file is of another source, or is not a recording, or what lies beside
+            it is no file.
     """
     if not path.exists() or not path.stat().st_size:
         return
+    check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
     with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
+
+
+def check_sides(path: Path) -> None:
+    """See that SQLite finds files beside a recording, or nothing: it would wait for a pipe.
+
+    Raises:
+        RecordingError: One of them is a pipe, a device, a socket or a directory.
+    """
+    for side in (beside(path, ending) for ending in SIDES):
+        with suppress(OSError):  # SQLite may remove it at any moment
+            if not stat.S_ISREG(side.stat().st_mode):
+                raise RecordingError(f"{side} is no regular file, as SQLite needs it; remove it")
+
+
+def has_side_name(path: Path) -> bool:
+    """Whether SQLite or a recorder takes a file of that name for one beside another recording."""
+    return path.name.casefold().endswith(SIDE_FILES)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -491,7 +511,7 @@ class Recording:
         for own in (beside(self.path, ending) for ending in SIDE_FILES):
             if any(_is_same(path, own) for path in made):
                 raise RecordingError(f"{target} belongs to the recording {self.path}")
-        if target.name.lower().endswith(SIDE_FILES):
+        if has_side_name(target):
             raise RecordingError(f"{target} has the name of a file beside a recording")
 
     def backup(
@@ -670,10 +690,11 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
     Raises:
         RecordingError: There is no such file, it is not ours, or of another version, or what lies
-            beside it under the name of its log is the log of another recording.
+            beside it under the name of its log is the log of another recording, or no file.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
+    check_sides(path)
     log = beside(path, LOG)
     if is_foreign(path, log):
         raise RecordingError(

@@ -34,6 +34,7 @@ from binance_oi.recorder.recording import (
     SCHEMA,
     VERSION,
     beside,
+    check_sides,
     check_version,
     read_source,
     unix_ms,
@@ -52,9 +53,10 @@ LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody rea
 # The file itself is at most a minute behind: after the 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0
 TIDY_EVERY = 10.0
-CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment
-PAUSE = 0.05  # s between two looks at them
+CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment, or write
+PAUSE = 0.05  # s between two tries
 BEGINNINGS = 3  # of a log that another program moves again and again, before a sweep
+LOCK_BYTES = 20  # a process id and the end of its line take less
 KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
 
 # An observation is there once, wherever it is.
@@ -80,7 +82,8 @@ class RecorderLock:
     Args:
         path: Of the recording; the lock is a file beside it, with the process id in it. A link
             leads to the recording itself, so it has the same lock under every name. The lock's own
-            name must not be a link: nothing is written through one.
+            name must not be a link: nothing is written through one. Nor is anything written over
+            a file that holds more than a process id.
 
     Raises:
         RecordingError: Another recorder has it, or its name leads to another file.
@@ -157,7 +160,7 @@ def _open_lock(path: Path) -> int:
     """The lock file, made when missing; never another file that the name leads to.
 
     Raises:
-        RecordingError: The name is a link, or no file.
+        RecordingError: The name is a link, or no file, or the file is no lock.
         OSError: It cannot be made.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -171,7 +174,16 @@ def _open_lock(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file, too
         os.close(file)
         raise RecordingError(f"{path} leads to another file, and is to be the lock; remove it")
+    if not _is_lock(file):
+        os.close(file)
+        raise RecordingError(f"{path} is no lock, and a recorder would empty it; move it away")
     return file
+
+
+def _is_lock(file: int) -> bool:
+    """Whether it holds a process id at most; the power may have failed before that was written."""
+    held = os.pread(file, LOCK_BYTES + 1, 0)
+    return len(held) <= LOCK_BYTES and not held.strip(b"0123456789\0 \r\n")
 
 
 def _lock(file: int, path: Path) -> None:
@@ -180,7 +192,7 @@ def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        pid = os.pread(file, LOCK_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
         raise RecordingError(f"{path} is being recorded by process {pid}") from None
 
 
@@ -217,7 +229,8 @@ class Store:
         clock: Seconds that only grow.
 
     Raises:
-        RecordingError: The file is not ours, of another version or source, or SQLite is too old.
+        RecordingError: The file is not ours, of another version or source, or has beside it what
+            is no file; or SQLite is too old.
         sqlite3.Error: It cannot be made or opened.
         OSError: The same.
     """
@@ -233,6 +246,7 @@ class Store:
             raise RecordingError(f"SQLite 3.37 is needed; this is {sqlite3.sqlite_version}")
         self.path = path
         self._clock = clock
+        check_sides(path)
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
@@ -345,8 +359,8 @@ class Store:
         Also when the file was moved: its log is emptied into it, or follows it to its new name.
 
         Args:
-            wait: Seconds to wait for those who read the state of an earlier moment. After that,
-                the log keeps what it holds, and the next `Store` goes on with it.
+            wait: Seconds to wait for those who read the state of an earlier moment, or write. After
+                that, the log keeps what it holds, and the next `Store` goes on with it.
 
         Returns:
             Acknowledged writes that are in no file, because the file was removed before its log
@@ -371,12 +385,12 @@ class Store:
             return self.forget()
         self._idle.close()
         has_log = self._place.has_sides()
-        with suppress(sqlite3.Error):
-            until = time.monotonic() + wait
-            while self._place.is_read_in_the_past() and time.monotonic() < until:
-                time.sleep(PAUSE)
-            # Who came after the index was removed does not know that the log would be cut.
-            self._checkpoint("TRUNCATE" if has_log else "PASSIVE")
+        until = time.monotonic() + wait
+        # Who came after the index was removed does not know that the log would be cut.
+        while not self._empties_log("TRUNCATE" if has_log else "PASSIVE"):
+            if time.monotonic() >= until:
+                break
+            time.sleep(PAUSE)
         if not self._place.is_moved():
             return [] if has_log else self._leave_log()
         home = self._place.take_log_along()
@@ -389,6 +403,13 @@ class Store:
         with suppress(sqlite3.Error):
             settle(home)
         return []
+
+    def _empties_log(self, mode: str) -> bool:
+        """Move the log; False when somebody who reads or writes keeps us from it for now."""
+        try:
+            return self._checkpoint(mode)
+        except sqlite3.Error as error:
+            return not is_busy(error)
 
     def change(self) -> str | None:
         """Why the file must be opened again before anything is written; None when it need not.
@@ -574,12 +595,18 @@ class Store:
         self._tidied = self._connection.total_changes
         self._behind_since = -math.inf  # the log is long now
 
-    def _checkpoint(self, mode: str) -> None:
-        """Move the log into the file, unless somebody reads the past: then it stays whole."""
-        if self._place.is_read_in_the_past() or self._place.is_overwritten():
-            return
+    def _checkpoint(self, mode: str) -> bool:
+        """Move the log into the file, unless somebody reads the past: then it stays whole.
+
+        Returns:
+            False when it may get further as soon as others leave.
+        """
+        if self._place.is_overwritten():
+            return True
+        if self._place.is_read_in_the_past():
+            return False
         run = self._connection.execute
-        _, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        busy, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
@@ -589,6 +616,13 @@ class Store:
             if len(self._kept) > self._in_file:
                 del self._kept[: self._in_file]
                 self._in_file = len(self._kept)
+        return not busy
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _changes(version: int) -> Iterator[str]:
