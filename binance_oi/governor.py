@@ -344,6 +344,8 @@ class Governor:
         """It serves everybody, so it keeps nothing of what surrounds the first who waits."""
         loop = asyncio.get_running_loop()
         self._dispatcher = loop.create_task(self._dispatch(), context=Context())
+        if self._dispatcher.done():  # an eager task may end before it is returned
+            self._dispatcher = None
 
     async def _dispatch(self) -> None:
         """Serve all who wait. However this ends, none of them is left to wait for nobody.
