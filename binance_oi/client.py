@@ -30,6 +30,7 @@ from binance_oi.errors import (
     DecodeError,
     RateLimitedError,
     Reason,
+    ServerError,
     SymbolNotTradingError,
     TransportError,
     UnknownSymbolError,
@@ -40,7 +41,7 @@ from binance_oi.models import ExchangeInfo, MarkPrice, OpenInterest
 from binance_oi.retry import Retries, RetryPolicy
 from binance_oi.shared_calls import SharedCalls
 from binance_oi.snapshot import Snapshot
-from binance_oi.transport import Answer, Session, Transport, ready_url
+from binance_oi.transport import Answer, IdleTimeout, Session, Transport, ready_url
 
 T = TypeVar("T")
 
@@ -547,7 +548,11 @@ class OpenInterestClient:
             return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        return models.decode_error(answer.status, answer.body)
+        error = models.decode_error(answer.status, answer.body)
+        is_dropped = isinstance(answer, IdleTimeout) and isinstance(error, ServerError)
+        if is_dropped and error.code is None and self._policy.attempts > 1:
+            return TransportError("a kept connection was idle for too long (408)", "now")
+        return error
 
     def _heed(self, error: RateLimitedError | BannedError) -> None:
         """What a refusal's text says, beyond the headers that the permit was settled with."""

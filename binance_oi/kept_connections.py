@@ -30,6 +30,7 @@ from dataclasses import dataclass
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
 SUSPICIOUS = 0.25  # of patience: silence for so long, then an end, and others are suspect as well
 SLACK = 1.5  # times the slowest answer; the next one may be slower still
+NEVER = -1  # a generation that no connection is opened in
 MEMORY = 100  # answers after which the slowest of the 100 before them is forgotten
 # Seconds. uvloop runs timers before it reads its sockets, so after a standstill of the caller's
 # loop an answer may be there and not be read yet.
@@ -81,6 +82,10 @@ class KeptConnections:
     def distrust(self) -> None:
         """An answer was somebody else's: use no connection again that is open now."""
         self._generation += 1
+
+    def refuse(self, line: Line) -> None:
+        """Use this connection never again."""
+        line.generation = NEVER
 
     def suspect(self, line: Line) -> None:
         """This one is dead: use none again that was last heard before its request was sent."""

@@ -34,6 +34,7 @@ Session = aiohttp.ClientSession
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
 REFUSAL_BODY = 0.2  # s, when it also says what to do: for some time nothing is sent by anyone
 ERROR_TEXT = 64 * 1024  # bytes of it, decoded
+TIMED_OUT = 408  # also what a server says before it drops a connection that was idle
 _of_the_parent: list[Session] = []  # what was open before a fork
 
 
@@ -44,6 +45,12 @@ class Answer(NamedTuple):
     body: bytes
     complete: bool
     """False when the body stopped, stalled or went on for too long."""
+
+
+class IdleTimeout(Answer):
+    """A 408 on a connection that had served before: it was idle for too long, and is dropped."""
+
+    __slots__ = ()
 
 
 class _Options(TypedDict, total=False):
@@ -154,7 +161,8 @@ class Transport:
         Raises:
             TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
                 connection was silent for too long.
-            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead.
+            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead,
+                or ended within its answer.
         """
         if self._closed:  # while this request was being admitted
             permit.refund()
@@ -166,6 +174,8 @@ class Transport:
             response = await self._ask(url, attempt)
             status, content = response.status, response.content
             permit.settle(status, response.headers)
+            if status == TIMED_OUT and attempt.guard is not None:
+                self._kept.refuse(attempt.guard.line)
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # nearly always: it came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
@@ -233,7 +243,9 @@ async def _slow_answer(
     if attempt.guard is not None:
         attempt.guard.watch(response.content)
     if response.status != 200:
-        return await _error_answer(response, max_bytes)
+        answer = await _error_answer(response, max_bytes)
+        is_dropped = attempt.reused and answer.status == TIMED_OUT
+        return IdleTimeout(*answer) if is_dropped else answer
     answer = await _rest(response, body, max_bytes)
     return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
 
@@ -279,10 +291,15 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
         return TransportError(text, "later" if error.status >= 500 else "never")
     if isinstance(error, SilentConnectionError):
         return TransportTimeoutError("a kept connection was silent for too long", "now")
-    if attempt.reused and attempt.silent:  # it ended, by whatever error
+    if attempt.dropped:
         retry = "now"
     elif isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         retry = "never"
-    # Of a parser's error only the text: the status that it carries as well was sent by nobody.
-    text = printable(str(getattr(error, "message", "") or error)) or type(error).__name__
-    return TransportError(f"no answer from the exchange: {text}", retry)
+    return TransportError(f"no answer from the exchange: {_text(error)}", retry)
+
+
+def _text(error: Exception) -> str:
+    """Of a parser's error only the text: the status that it carries was sent by nobody."""
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return "the connection ended within the answer"  # of which aiohttp's error has the headers
+    return printable(str(getattr(error, "message", "") or error)) or type(error).__name__
