@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("binance_oi")
 
+PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
 # Defaults are recognised by identity, so that no number of a caller means one of them.
@@ -137,7 +138,11 @@ class OpenInterestClient:
         pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
-            session=session, tls=ssl, proxy=proxy, replace=retry.attempts > 1
+            session=session,
+            tls=ssl,
+            proxy=proxy,
+            replace=retry.attempts > 1,
+            patience=PATIENCE_PART * self._timeout,
         )
         self._terms = _Terms(self._timeout, self._max_wait)  # of most calls
         self._policy, self._retries = retry, Retries(retry)
@@ -180,14 +185,19 @@ class OpenInterestClient:
         if here and not at_home and self._loop is not None and self._loop.is_running():
             raise ClientClosedError(_ANOTHER_LOOP)
         self._closed = True
-        self._closing.set()
-        self._governor.close(ClientClosedError())
-        if at_home:
-            await self._transport.aclose()
-        else:
-            self._give_up()
-        if self._owns_budget:
-            self._budget.close()
+        try:
+            if self._loop is not None and self._loop.is_closed():  # it wakes nobody any more
+                self._governor.abandon()
+            else:
+                self._closing.set()
+                self._governor.close(ClientClosedError())
+            if at_home:
+                await self._transport.aclose()
+            else:
+                self._give_up()
+        finally:
+            if self._owns_budget:
+                self._budget.close()
 
     def _give_up(self) -> bool:
         """Without our loop: whether there was anything to close."""

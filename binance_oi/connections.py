@@ -350,7 +350,8 @@ class Connector(aiohttp.TCPConnector):
         """A connection for this attempt."""
         while True:
             connection = await super().connect(way, [], NO_TIMEOUT)
-            guard = self._guard_of(connection, fresh=attempt.fresh)
+            fresh = attempt.fresh or not self._kept.are_usable
+            guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 break
         attempt.reused = guard.line.kept
@@ -450,7 +451,8 @@ class Borrowed:
                 line = self._lines[handler] = self._kept.opened()
             line.kept = attempt.reused
             trusted = self._kept.trusts(line) and not handler.should_close
-            if not trusted or (attempt.fresh and attempt.reused):
+            fresh = attempt.fresh or not self._kept.are_usable
+            if not trusted or (fresh and attempt.reused):
                 raise _StaleConnectionError
             attempt.guard = Guard(handler, self._kept, line)
             handler.transport.set_protocol(attempt.guard)

@@ -291,6 +291,13 @@ class Governor:
             self._dispatcher.cancel()
         self._stop_pacing()
 
+    def abandon(self) -> None:
+        """Forget every waiter, of a loop that is closed: it can wake none of them."""
+        self._single.clear()
+        self._bulk.clear()
+        self._deadlines.clear()
+        self._dispatcher = self._pacing = None
+
     # -- what permits report -----------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:

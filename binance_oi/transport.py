@@ -5,6 +5,7 @@ counted, before anything else is done with the answer; and no exception of anybo
 """
 
 import asyncio
+import math
 import ssl
 from contextlib import suppress
 from typing import NamedTuple, TypedDict
@@ -76,6 +77,8 @@ class Transport:
         proxy: URL of a proxy; the environment is never asked.
         replace: Whether the caller sends a request once more when a kept connection proves dead.
             If not, none is abandoned while it is silent.
+        patience: Seconds that a kept connection may be silent at the most, however slow the
+            exchange is.
     """
 
     def __init__(
@@ -85,12 +88,13 @@ class Transport:
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
         replace: bool = True,
+        patience: float = math.inf,
     ) -> None:
         self._session = session
         self._owned = session is None
         self._tls = tls
         self._connector: Connector | None = None
-        self._kept = KeptConnections(replace=replace)
+        self._kept = KeptConnections(replace=replace, longest=patience)
         self._borrowed = Borrowed(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
@@ -118,6 +122,9 @@ class Transport:
     def abandon(self) -> bool:
         """Without a loop: give up what `aclose` would have closed; whether there was anything."""
         session, self._session = self._session, None
+        self._connector = (
+            None  # of a loop that is closed aiohttp closes no connection: let go of it
+        )
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()

@@ -354,6 +354,34 @@ async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(sessio
 
 
 @sessions
+@pytest.mark.parametrize("slow", [3.0, 5.0, 9.0])
+@pytest.mark.parametrize("timeout", [10.0, 30.0])
+async def test_no_symbol_fails_when_all_connections_died_after_one_slow_answer(
+    session: str, slow: float, timeout: float
+) -> None:
+    async with (
+        Balancer(latency=slow) as exchange,
+        client_of(exchange, session, timeout=timeout) as client,
+    ):
+        await client.get_open_interest("BTCUSDT")
+        exchange.latency = 0.02
+        await sweep(client, exchange, 150)
+        exchange.forget(Forgets.SILENTLY)
+        await asyncio.sleep(1.5)  # the pacer's second is over
+        await sweep(client, exchange, 150)
+
+
+@sessions
+async def test_an_exchange_that_stays_nearly_as_slow_as_the_timeout_is_asked_once(
+    session: str,
+) -> None:
+    async with Balancer(latency=7.0) as exchange, client_of(exchange, session) as client:
+        await client.get_open_interest("BTCUSDT")
+        for _ in range(3):
+            assert await sweep(client, exchange, 20) == 20
+
+
+@sessions
 async def test_when_the_new_connection_is_slow_as_well_its_answer_is_waited_for(
     session: str,
 ) -> None:
