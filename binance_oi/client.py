@@ -108,7 +108,7 @@ class OpenInterestClient:
         ssl: Replaces the default certificate checks.
 
     Raises:
-        TypeError: An argument is not a number; `Decimal`, `str`, `timedelta` and `bool` are not
+        TypeError: An argument has another type, or is not a number; `Decimal`, `str`, `timedelta` and `bool` are not
             accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
             (``http://`` is for this machine only) or holds credentials.
@@ -128,6 +128,12 @@ class OpenInterestClient:
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
+        if budget is not None and not callable(getattr(budget, "pool", None)):
+            raise TypeError(f"budget must be a Budget or None, not {type(budget).__name__}")
+        _check_type("session", session, Session, None)
+        _check_type("retry", retry, RetryPolicy)
+        _check_type("proxy", proxy, str, None)
+        _check_type("ssl", ssl, tls.SSLContext, None)
         self._base_url = endpoints.check_base_url(base_url)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
@@ -597,6 +603,12 @@ class OpenInterestClient:
 
 def _check_max_wait(max_wait: object) -> float | None:
     return None if max_wait is None else check_number("max_wait", max_wait, least=0.0)
+
+
+def _check_type(name: str, value: object, kind: type, *others: None) -> None:
+    if not isinstance(value, kind) and value not in others:
+        wanted = " or ".join([kind.__name__, *map(str, others)])
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
 async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

@@ -1039,6 +1039,17 @@ async def test_what_a_child_closes_stays_open_for_its_parent(
         assert transport._of_the_parent == []
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("retry", None), ("retry", 3), ("proxy", 5), ("budget", 5), ("session", 5), ("ssl", "x")],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(name: str, value: object) -> None:
+    before = files_of_budgets()
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        OpenInterestClient(**{name: value})  # type: ignore[arg-type]
+    assert files_of_budgets() == before
+
+
 async def test_closing_that_is_cancelled_lets_go_of_the_shared_budget() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange:
         before = files_of_budgets()
