@@ -108,8 +108,8 @@ class OpenInterestClient:
         ssl: Replaces the default certificate checks.
 
     Raises:
-        TypeError: An argument has another type, or is not a number; `Decimal`, `str`, `timedelta` and `bool` are not
-            accepted.
+        TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
+            `bool` are not accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
             (``http://`` is for this machine only) or holds credentials.
     """

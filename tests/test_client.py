@@ -1079,15 +1079,16 @@ def test_a_client_whose_loop_was_closed_while_calls_waited_can_be_closed_from_an
     async def start() -> None:
         for _ in range(10):
             calls.append(asyncio.create_task(client.get_open_interest("BTCUSDT")))
-        while client._governor.waiting < 10:
+        for _ in range(10):  # steps: each call comes to its wait
             await asyncio.sleep(0)
+        assert client._governor.waiting == 10
 
     loop.run_until_complete(start())
     loop.close()
     asyncio.run(client.aclose())
     assert client._governor.waiting == 0
     for call in calls:
-        call._log_destroy_pending = False  # type: ignore[attr-defined] - asyncio's complaint
+        setattr(call, "_log_destroy_pending", False)  # noqa: B010 - or asyncio complains
 
 
 def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
