@@ -30,6 +30,7 @@ from binance_oi.errors import (
     DecodeError,
     RateLimitedError,
     Reason,
+    ServerError,
     SymbolNotTradingError,
     TransportError,
     UnknownSymbolError,
@@ -40,12 +41,13 @@ from binance_oi.models import ExchangeInfo, MarkPrice, OpenInterest
 from binance_oi.retry import Retries, RetryPolicy
 from binance_oi.shared_calls import SharedCalls
 from binance_oi.snapshot import Snapshot
-from binance_oi.transport import Answer, Session, Transport, ready_url
+from binance_oi.transport import Answer, IdleTimeout, Session, Transport, ready_url
 
 T = TypeVar("T")
 
 logger = logging.getLogger("binance_oi")
 
+PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
 # Defaults are recognised by identity, so that no number of a caller means one of them.
@@ -106,8 +108,8 @@ class OpenInterestClient:
         ssl: Replaces the default certificate checks.
 
     Raises:
-        TypeError: An argument is not a number; `Decimal`, `str`, `timedelta` and `bool` are not
-            accepted.
+        TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
+            `bool` are not accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
             (``http://`` is for this machine only) or holds credentials.
     """
@@ -126,6 +128,12 @@ class OpenInterestClient:
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
+        if budget is not None and not callable(getattr(budget, "pool", None)):
+            raise TypeError(f"budget must be a Budget or None, not {type(budget).__name__}")
+        _check_type("session", session, Session, None)
+        _check_type("retry", retry, RetryPolicy)
+        _check_type("proxy", proxy, str, None)
+        _check_type("ssl", ssl, tls.SSLContext, None)
         self._base_url = endpoints.check_base_url(base_url)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
@@ -136,7 +144,11 @@ class OpenInterestClient:
         pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
-            session=session, tls=ssl, proxy=proxy, replace=retry.attempts > 1
+            session=session,
+            tls=ssl,
+            proxy=proxy,
+            replace=retry.attempts > 1,
+            patience=PATIENCE_PART * self._timeout,
         )
         self._terms = _Terms(self._timeout, self._max_wait)  # of most calls
         self._policy, self._retries = retry, Retries(retry)
@@ -179,14 +191,19 @@ class OpenInterestClient:
         if here and not at_home and self._loop is not None and self._loop.is_running():
             raise ClientClosedError(_ANOTHER_LOOP)
         self._closed = True
-        self._closing.set()
-        self._governor.close(ClientClosedError())
-        if at_home:
-            await self._transport.aclose()
-        else:
-            self._give_up()
-        if self._owns_budget:
-            self._budget.close()
+        try:
+            if self._loop is not None and self._loop.is_closed():  # it wakes nobody any more
+                self._governor.abandon()
+            else:
+                self._closing.set()
+                self._governor.close(ClientClosedError())
+            if at_home:
+                await self._transport.aclose()
+            else:
+                self._give_up()
+        finally:
+            if self._owns_budget:
+                self._budget.close()
 
     def _give_up(self) -> bool:
         """Without our loop: whether there was anything to close."""
@@ -547,7 +564,11 @@ class OpenInterestClient:
             return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        return models.decode_error(answer.status, answer.body)
+        error = models.decode_error(answer.status, answer.body)
+        is_dropped = isinstance(answer, IdleTimeout) and isinstance(error, ServerError)
+        if is_dropped and error.code is None and self._policy.attempts > 1:
+            return TransportError("a kept connection was idle for too long (408)", "now")
+        return error
 
     def _heed(self, error: RateLimitedError | BannedError) -> None:
         """What a refusal's text says, beyond the headers that the permit was settled with."""
@@ -582,6 +603,12 @@ class OpenInterestClient:
 
 def _check_max_wait(max_wait: object) -> float | None:
     return None if max_wait is None else check_number("max_wait", max_wait, least=0.0)
+
+
+def _check_type(name: str, value: object, kind: type, *others: None) -> None:
+    if not isinstance(value, kind) and value not in others:
+        wanted = " or ".join([kind.__name__, *map(str, others)])
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
 
 
 async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

@@ -86,6 +86,7 @@ class Guard(asyncio.BufferedProtocol):
         self.left = ENVELOPE  # bytes
         self.refusal = 0  # the status that began an answer, if it was one
         self.unused = False  # opened for a request that was too late, and kept for the next
+        self.ended = False  # by the other side
         self._buffer = memoryview(bytearray(PIECE))
         self._tail = b""
         self._transport: asyncio.Transport | None = None  # to which the request was written
@@ -196,10 +197,12 @@ class Guard(asyncio.BufferedProtocol):
             self.refusal = int(match[1])
 
     def eof_received(self) -> None:
+        self.ended = True
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.ended = self.ended or exc is not None
         self._kept.lost(self.line)
         self._handler.connection_lost(exc)
 
@@ -235,6 +238,14 @@ class Attempt:
     def flooded(self) -> bool:
         """Whether the connection was ended because too much came."""
         return self.guard is not None and self.guard.flooded
+
+    @property
+    def dropped(self) -> bool:
+        """Whether a connection that had served before ended, before or within its answer.
+
+        Without a byte it is dropped whatever the error is.
+        """
+        return self.reused and (self.silent or (self.guard is not None and self.guard.ended))
 
     @property
     def silent(self) -> bool:
@@ -339,7 +350,8 @@ class Connector(aiohttp.TCPConnector):
         """A connection for this attempt."""
         while True:
             connection = await super().connect(way, [], NO_TIMEOUT)
-            guard = self._guard_of(connection, fresh=attempt.fresh)
+            fresh = attempt.fresh or not self._kept.are_usable
+            guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 break
         attempt.reused = guard.line.kept
@@ -439,7 +451,8 @@ class Borrowed:
                 line = self._lines[handler] = self._kept.opened()
             line.kept = attempt.reused
             trusted = self._kept.trusts(line) and not handler.should_close
-            if not trusted or (attempt.fresh and attempt.reused):
+            fresh = attempt.fresh or not self._kept.are_usable
+            if not trusted or (fresh and attempt.reused):
                 raise _StaleConnectionError
             attempt.guard = Guard(handler, self._kept, line)
             handler.transport.set_protocol(attempt.guard)

@@ -291,6 +291,13 @@ class Governor:
             self._dispatcher.cancel()
         self._stop_pacing()
 
+    def abandon(self) -> None:
+        """Forget every waiter, of a loop that is closed: it can wake none of them."""
+        self._single.clear()
+        self._bulk.clear()
+        self._deadlines.clear()
+        self._dispatcher = self._pacing = None
+
     # -- what permits report -----------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
@@ -344,6 +351,8 @@ class Governor:
         """It serves everybody, so it keeps nothing of what surrounds the first who waits."""
         loop = asyncio.get_running_loop()
         self._dispatcher = loop.create_task(self._dispatch(), context=Context())
+        if self._dispatcher.done():  # an eager task may end before it is returned
+            self._dispatcher = None
 
     async def _dispatch(self) -> None:
         """Serve all who wait. However this ends, none of them is left to wait for nobody.

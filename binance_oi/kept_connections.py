@@ -13,7 +13,9 @@ silence may also be a slow exchange. Three rules tell them apart:
 2. A dead connection makes others suspect: every one that delivered its last byte before that
    request was sent. None of those is used again, so the next 99 calls do not wait as well.
 3. An answer that begins after more than `PATIENCE` shows that the exchange is slow. Patience grows
-   to `SLACK` times the slowest of the last answers, and shrinks when they are quick again.
+   to `SLACK` times the slowest of the last answers, and shrinks when they are quick again. It never
+   grows above a bound, so that the second request fits into its call's timeout. While answers are
+   slower than that bound, silence tells nothing in time, and each request has a new connection.
 
 Cost in weight. A dead connection costs 1 for the request that it swallowed. An exchange that turns
 slow costs 1 for each request on a kept connection at that moment, then nothing for as long as it
@@ -23,6 +25,7 @@ Requests are counted rather than timed: "before request 17 was sent" needs no cl
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from dataclasses import dataclass
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
 SUSPICIOUS = 0.25  # of patience: silence for so long, then an end, and others are suspect as well
 SLACK = 1.5  # times the slowest answer; the next one may be slower still
+NEVER = -1  # a generation that no connection is opened in
 MEMORY = 100  # answers after which the slowest of the 100 before them is forgotten
 # Seconds. uvloop runs timers before it reads its sockets, so after a standstill of the caller's
 # loop an answer may be there and not be read yet.
@@ -59,10 +63,17 @@ class KeptConnections:
     Args:
         replace: Whether a request may be sent once more. Without that no connection is abandoned:
             the rest of its caller's time is all the caller has.
+        longest: Seconds of patience at the most, however slow the answers are; never less than
+            `PATIENCE`.
     """
 
-    def __init__(self, *, replace: bool = True) -> None:
+    def __init__(self, *, replace: bool = True, longest: float = math.inf) -> None:
         self.patience = PATIENCE
+        self._longest = max(PATIENCE, longest) if replace else math.inf
+        self._is_slow = False  # some of the last answers began after more than `PATIENCE`
+        self.are_usable = True
+        """Whether none of the last answers began after more than the longest patience. Otherwise
+        silence tells nothing in time, and a request needs a new connection."""
         self._replace = replace
         self._generation = 0
         self._sent = 0
@@ -81,6 +92,10 @@ class KeptConnections:
     def distrust(self) -> None:
         """An answer was somebody else's: use no connection again that is open now."""
         self._generation += 1
+
+    def refuse(self, line: Line) -> None:
+        """Use this connection never again."""
+        line.generation = NEVER
 
     def suspect(self, line: Line) -> None:
         """This one is dead: use none again that was last heard before its request was sent."""
@@ -104,10 +119,10 @@ class KeptConnections:
         """The first byte of its answer came."""
         line.silent, line.heard = False, self._sent
         self._silent.pop(line, None)
-        if line.kept and self.patience == PATIENCE:  # nearly always; or it had been abandoned
+        if line.kept and not self._is_slow:  # nearly always; or it had been abandoned
             return
         waited = asyncio.get_running_loop().time() - line.since
-        if waited > PATIENCE or self.patience > PATIENCE:
+        if waited > PATIENCE or self._is_slow:
             self._learn(waited)
 
     def lost(self, line: Line) -> None:
@@ -138,8 +153,9 @@ class KeptConnections:
             self._slowest_before, self._slowest, self._answers = self._slowest, 0.0, 0
         slowest = max(self._slowest, self._slowest_before)
         before, self.patience = self.patience, PATIENCE
-        if slowest > PATIENCE:
-            self.patience = SLACK * slowest
+        self._is_slow, self.are_usable = slowest > PATIENCE, slowest <= self._longest
+        if self._is_slow:
+            self.patience = min(SLACK * slowest, self._longest)
         if self.patience < before and self._timer is not None:
             self._timer.cancel()
             self._arm_next()

@@ -5,6 +5,7 @@ counted, before anything else is done with the answer; and no exception of anybo
 """
 
 import asyncio
+import math
 import ssl
 from contextlib import suppress
 from typing import NamedTuple, TypedDict
@@ -34,6 +35,7 @@ Session = aiohttp.ClientSession
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
 REFUSAL_BODY = 0.2  # s, when it also says what to do: for some time nothing is sent by anyone
 ERROR_TEXT = 64 * 1024  # bytes of it, decoded
+TIMED_OUT = 408  # also what a server says before it drops a connection that was idle
 _of_the_parent: list[Session] = []  # what was open before a fork
 
 
@@ -44,6 +46,12 @@ class Answer(NamedTuple):
     body: bytes
     complete: bool
     """False when the body stopped, stalled or went on for too long."""
+
+
+class IdleTimeout(Answer):
+    """A 408 on a connection that had served before: it was idle for too long, and is dropped."""
+
+    __slots__ = ()
 
 
 class _Options(TypedDict, total=False):
@@ -69,6 +77,8 @@ class Transport:
         proxy: URL of a proxy; the environment is never asked.
         replace: Whether the caller sends a request once more when a kept connection proves dead.
             If not, none is abandoned while it is silent.
+        patience: Seconds that a kept connection may be silent at the most, however slow the
+            exchange is.
     """
 
     def __init__(
@@ -78,12 +88,13 @@ class Transport:
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
         replace: bool = True,
+        patience: float = math.inf,
     ) -> None:
         self._session = session
         self._owned = session is None
         self._tls = tls
         self._connector: Connector | None = None
-        self._kept = KeptConnections(replace=replace)
+        self._kept = KeptConnections(replace=replace, longest=patience)
         self._borrowed = Borrowed(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
@@ -111,6 +122,9 @@ class Transport:
     def abandon(self) -> bool:
         """Without a loop: give up what `aclose` would have closed; whether there was anything."""
         session, self._session = self._session, None
+        self._connector = (
+            None  # of a loop that is closed aiohttp closes no connection: let go of it
+        )
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()
@@ -154,7 +168,8 @@ class Transport:
         Raises:
             TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
                 connection was silent for too long.
-            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead.
+            TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead,
+                or ended within its answer.
         """
         if self._closed:  # while this request was being admitted
             permit.refund()
@@ -166,6 +181,8 @@ class Transport:
             response = await self._ask(url, attempt)
             status, content = response.status, response.content
             permit.settle(status, response.headers)
+            if status == TIMED_OUT and attempt.guard is not None:
+                self._kept.refuse(attempt.guard.line)
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # nearly always: it came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
@@ -233,7 +250,9 @@ async def _slow_answer(
     if attempt.guard is not None:
         attempt.guard.watch(response.content)
     if response.status != 200:
-        return await _error_answer(response, max_bytes)
+        answer = await _error_answer(response, max_bytes)
+        is_dropped = attempt.reused and answer.status == TIMED_OUT
+        return IdleTimeout(*answer) if is_dropped else answer
     answer = await _rest(response, body, max_bytes)
     return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
 
@@ -279,10 +298,15 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
         return TransportError(text, "later" if error.status >= 500 else "never")
     if isinstance(error, SilentConnectionError):
         return TransportTimeoutError("a kept connection was silent for too long", "now")
-    if attempt.reused and attempt.silent:  # it ended, by whatever error
+    if attempt.dropped:
         retry = "now"
     elif isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
         retry = "never"
-    # Of a parser's error only the text: the status that it carries as well was sent by nobody.
-    text = printable(str(getattr(error, "message", "") or error)) or type(error).__name__
-    return TransportError(f"no answer from the exchange: {text}", retry)
+    return TransportError(f"no answer from the exchange: {_text(error)}", retry)
+
+
+def _text(error: Exception) -> str:
+    """Of a parser's error only the text: the status that it carries was sent by nobody."""
+    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+        return "the connection ended within the answer"  # of which aiohttp's error has the headers
+    return printable(str(getattr(error, "message", "") or error)) or type(error).__name__

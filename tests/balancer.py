@@ -25,6 +25,8 @@ class Forgets(Enum):
     FIN = "FIN as the answer to a request"
     RESET = "RST as the answer to a request"
     SILENTLY = "without a sign: requests vanish"
+    PART = "FIN after the first bytes of an answer"
+    RESET_PART = "RST after the first bytes of an answer"
 
 
 class Balancer(RecordingServer[tuple[int, str]]):
@@ -44,6 +46,7 @@ class Balancer(RecordingServer[tuple[int, str]]):
         self.latency = latency
         self.refusals: list[int] = []  # statuses of the next answers
         self.on_request: Callable[[], None] | None = None  # as soon as one has come
+        self.part = b"H"  # what a connection sends before it ends with `Forgets.PART`
         self.late: float | None = None  # s after which a forgotten connection answers after all
         self._tls, self._tunnel = tls, tunnel
         self.dead: dict[int, Forgets] = {}
@@ -108,7 +111,9 @@ class Balancer(RecordingServer[tuple[int, str]]):
                 return False
             await asyncio.sleep(self.late)
         elif how is not None:
-            if how is Forgets.RESET:
+            writer.write(self.part if how in (Forgets.PART, Forgets.RESET_PART) else b"")
+            if how in (Forgets.RESET, Forgets.RESET_PART):
+                await writer.drain()
                 reset(writer)
             return False
         await asyncio.sleep(self.latency)

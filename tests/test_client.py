@@ -1039,6 +1039,58 @@ async def test_what_a_child_closes_stays_open_for_its_parent(
         assert transport._of_the_parent == []
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("retry", None), ("retry", 3), ("proxy", 5), ("budget", 5), ("session", 5), ("ssl", "x")],
+)
+def test_an_argument_of_another_type_is_refused_by_its_name(name: str, value: object) -> None:
+    before = files_of_budgets()
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        OpenInterestClient(**{name: value})  # type: ignore[arg-type]
+    assert files_of_budgets() == before
+
+
+async def test_closing_that_is_cancelled_lets_go_of_the_shared_budget() -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange:
+        before = files_of_budgets()
+        client = OpenInterestClient(base_url=exchange.url)
+        await client.get_open_interest("BTCUSDT")
+        assert files_of_budgets() > before
+        closing = asyncio.create_task(client.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        assert closing.cancelled()
+        assert files_of_budgets() == before
+        await client.aclose()
+
+
+def files_of_budgets() -> int:
+    """Descriptors of this process that are open on a shared budget."""
+    names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum("budget" in os.readlink(name) for name in names if os.path.lexists(name))
+
+
+def test_a_client_whose_loop_was_closed_while_calls_waited_can_be_closed_from_another() -> None:
+    loop, calls = asyncio.new_event_loop(), list[asyncio.Task[object]]()
+    client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
+    client._governor.pool.hold(1000.0)
+
+    async def start() -> None:
+        for _ in range(10):
+            calls.append(asyncio.create_task(client.get_open_interest("BTCUSDT")))
+        for _ in range(10):  # steps: each call comes to its wait
+            await asyncio.sleep(0)
+        assert client._governor.waiting == 10
+
+    loop.run_until_complete(start())
+    loop.close()
+    asyncio.run(client.aclose())
+    assert client._governor.waiting == 0
+    for call in calls:
+        setattr(call, "_log_destroy_pending", False)  # noqa: B010 - or asyncio complains
+
+
 def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
     client = OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget())
     with pytest.raises(TransportError):

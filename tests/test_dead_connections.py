@@ -18,11 +18,15 @@ from binance_oi import (
     BudgetExhaustedError,
     OpenInterestClient,
     ProcessBudget,
+    RateLimitedError,
     RetryPolicy,
+    ServerError,
     TransportError,
     TransportTimeoutError,
 )
 from faults.doors import Tls
+from raw_exchange import RawExchange, answer, open_interest
+from sender import Sender
 from support.certificates import good
 from support.lanes import some, thorough
 from virtual_clock import START_S, wall_time
@@ -33,7 +37,20 @@ PATIENCE = 2.0  # s of silence after which a kept connection is abandoned
 OURS, THEIRS = "our session", "the caller's session"
 sessions = pytest.mark.parametrize("session", [OURS, THEIRS])
 # Unknown to the client until it has sent a request.
-UNSEEN = (Forgets.FIN, Forgets.RESET, Forgets.SILENTLY)
+UNSEEN = (Forgets.FIN, Forgets.RESET, Forgets.SILENTLY, Forgets.PART, Forgets.RESET_PART)
+WHOLE = answer(200, '{"symbol":"BTCUSDT","openInterest":"1.5","time":1795435200000}')
+PARTS = {
+    "one byte": WHOLE[:1],
+    "a status line": WHOLE[:17],
+    "a part of the headers": WHOLE[:40],
+    "all but the body": WHOLE[: WHOLE.index(b"{")],
+    "a part of the body": WHOLE[:-5],
+    "a part of a chunked body": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
+    "an interim answer": b"HTTP/1.1 103 Early Hints\r\n\r\n",
+    "a 408": answer(408, "", "Connection: close"),
+    "a 408 that does not say that it ends": answer(408, ""),
+    "a part of a 408": answer(408, "<html>", length=100),
+}
 
 
 def now() -> float:
@@ -156,6 +173,77 @@ async def test_a_connection_that_delivered_since_is_not_suspect(session: str) ->
         assert exchange.connections == 4 if session == OURS else 3
 
 
+@sessions
+@pytest.mark.parametrize("how", [Forgets.PART, *thorough(Forgets.RESET_PART)])
+@pytest.mark.parametrize("part", PARTS)
+async def test_a_kept_connection_that_ends_within_its_answer_costs_one_more_request_and_no_retry(
+    session: str, how: Forgets, part: str
+) -> None:
+    async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
+        await sweep(client, exchange, 200)
+        for _ in range(2):  # more than the account of retries could pay for
+            exchange.part, kept = PARTS[part], exchange.forget(how)
+            assert kept == 100
+            await asyncio.sleep(1.5)  # the pacer's second is over
+            assert await sweep(client, exchange, 200) == 200 + kept
+        assert client._retries.left == client._policy.budget
+
+
+@sessions
+@pytest.mark.parametrize("part", PARTS)
+async def test_an_exchange_that_ends_every_answer_is_an_outage_and_draws_retries(
+    session: str, part: str
+) -> None:
+    no_waits = RetryPolicy(network_base=0.0, server_base=0.0)
+    async with Balancer() as exchange, client_of(exchange, session, retry=no_waits) as client:
+        await keep(client, exchange, 1)
+        exchange.part = PARTS[part]
+        exchange.on_request = lambda: exchange.dead.update({exchange.connections: Forgets.PART})
+        exchange.dead[1] = Forgets.PART
+        with pytest.raises((TransportError, ServerError)) as caught:
+            await client.get_open_interest("BTCUSDT")
+        assert exchange.requests[2:] == [(n, "BTCUSDT") for n in (1, 2, 3)]
+        assert client._retries.left == client._policy.budget - 1.0
+        assert "RawResponseMessage" not in str(caught.value)
+        assert client.usage.charged == len(exchange.requests)
+
+
+@sessions
+@pytest.mark.parametrize("status", [418, 429, 503])
+@pytest.mark.parametrize("cut", ["after its headers", "within its body"])
+async def test_an_answer_that_refuses_and_ends_is_that_refusal_on_a_kept_connection_as_well(
+    session: str, status: int, cut: str
+) -> None:
+    kinds = {418: BannedError, 429: RateLimitedError, 503: ServerError}
+    body = "" if cut == "after its headers" else '{"code":'
+    once = RetryPolicy(server_base=1e9, cap=1e9)  # no retry fits into the timeout
+    async with Balancer() as exchange, client_of(exchange, session, retry=once) as client:
+        await keep(client, exchange, 1)
+        exchange.part, exchange.dead[1] = answer(status, body, length=100), Forgets.PART
+        with pytest.raises(kinds[status]):
+            await client.get_open_interest("BTCUSDT", max_wait=0.0)
+        assert exchange.symbols["BTCUSDT"] == 1
+
+
+@sessions
+@pytest.mark.parametrize("text", ['{"code":-1007,"msg":"Timeout"}', '{"code":-1003,"msg":"no"}'])
+async def test_a_408_with_a_code_is_an_answer_of_the_exchange_and_no_dropped_connection(
+    session: str, text: str
+) -> None:
+    async with Balancer() as exchange, client_of(exchange, session) as client:
+        await keep(client, exchange, 1)
+        exchange.part, exchange.dead[1] = answer(408, text), Forgets.PART
+        await client.get_open_interest("BTCUSDT")
+        assert client._retries.left == client._policy.budget - 1.0 + client._policy.earned
+
+
+async def test_no_connection_that_was_answered_408_is_used_again() -> None:
+    script = [open_interest(), answer(408, ""), open_interest(), open_interest()]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
+        statuses = [(await ours.get(exchange.url)).status for _ in script]
+        assert (statuses, exchange.connections) == ([200, 408, 200, 200], 2)
+
+
 # -- one after another ---------------------------------------------------------------------------
 
 
@@ -263,6 +351,34 @@ async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(sessio
         began = now()
         await sweep(client, exchange, 300)
         assert now() - began < 3.0  # quick again, so patience is short again
+
+
+@sessions
+@pytest.mark.parametrize("slow", [3.0, 5.0, 9.0])
+@pytest.mark.parametrize("timeout", [10.0, 30.0])
+async def test_no_symbol_fails_when_all_connections_died_after_one_slow_answer(
+    session: str, slow: float, timeout: float
+) -> None:
+    async with (
+        Balancer(latency=slow) as exchange,
+        client_of(exchange, session, timeout=timeout) as client,
+    ):
+        await client.get_open_interest("BTCUSDT")
+        exchange.latency = 0.02
+        await sweep(client, exchange, 150)
+        exchange.forget(Forgets.SILENTLY)
+        await asyncio.sleep(1.5)  # the pacer's second is over
+        await sweep(client, exchange, 150)
+
+
+@sessions
+async def test_an_exchange_that_stays_nearly_as_slow_as_the_timeout_is_asked_once(
+    session: str,
+) -> None:
+    async with Balancer(latency=7.0) as exchange, client_of(exchange, session) as client:
+        await client.get_open_interest("BTCUSDT")
+        for _ in range(3):
+            assert await sweep(client, exchange, 20) == 20
 
 
 @sessions

@@ -12,7 +12,7 @@ import math
 import re
 import tracemalloc
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -319,6 +319,29 @@ async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
             await governor.admit(101, max_wait=max_wait)
         assert caught.value.retry_at is None
     (await governor.admit()).release()
+
+
+def end_at_once(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, None, Any], **_: object
+) -> asyncio.Future[Any]:
+    """What `asyncio.eager_task_factory` makes of a coroutine that never has to wait."""
+    future = loop.create_future()
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        future.set_result(end.value)
+    return future
+
+
+async def test_a_dispatcher_that_ends_at_once_leaves_no_later_call_waiting() -> None:
+    governor, loop = await known(), asyncio.get_running_loop()
+    factory: Any = end_at_once
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory", factory))  # from Python 3.12
+    for _ in range(3):
+        async with asyncio.timeout(600):
+            with pytest.raises(BudgetExhaustedError, match="never fits"):
+                await governor.admit(101)
+    assert governor._dispatcher is None
 
 
 @pytest.mark.parametrize("pace", [1000.0, 1.0])

@@ -212,6 +212,47 @@ async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() ->
     assert await answered(kept, line, 3.0)
 
 
+@pytest.mark.parametrize("longest, slow", [(10 / 3, 7.0), (10 / 3, 3.4), (1.0, 2.5)])
+async def test_patience_has_a_bound_and_without_patience_no_open_connection_is_used(
+    longest: float, slow: float
+) -> None:
+    kept = KeptConnections(longest=longest)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(slow)
+    kept.heard(line)
+    assert kept.patience == max(PATIENCE, longest)
+    assert not kept.are_usable
+    for _ in range(2 * MEMORY):  # each on a new connection
+        line = opened(kept, is_kept=False)
+        kept.sent(line, Abandoned())
+        kept.heard(line)
+    assert kept.patience == PATIENCE
+    assert kept.are_usable
+
+
+async def test_a_connection_is_used_while_the_answers_are_quicker_than_the_longest_patience() -> (
+    None
+):
+    kept = KeptConnections(longest=10 / 3)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(3.0)
+    kept.heard(line)
+    assert kept.patience == 10 / 3
+    assert kept.are_usable
+    assert not await answered(kept, line, 3.1)
+
+
+async def test_where_nothing_is_sent_again_slow_answers_make_no_connection_suspect() -> None:
+    kept = KeptConnections(replace=False, longest=10 / 3)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(7.0)
+    kept.heard(line)
+    assert kept.are_usable
+
+
 async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     quick, silent = opened(kept, is_kept=False), opened(kept)
