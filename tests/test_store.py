@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -303,7 +304,7 @@ def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
             other.execute("DELETE FROM sweeps")
         if kind == "reads the past":
             opened.save(sweep(1), [], PERIOD)
-        monkeypatch.setattr(store.time, "sleep", let_it_after_three_tries)
+        monkeypatch.setattr(time, "sleep", let_it_after_three_tries)
         opened.close(wait=600.0)
         monkeypatch.undo()
         assert path.with_name("oi.db-wal").stat().st_size == 0
