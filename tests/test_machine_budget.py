@@ -33,6 +33,16 @@ def test_processes_stay_within_one_limit_and_use_it(tmp_path: Path) -> None:
     assert 0 < sum(answers) <= sum(exchange.weights.values())
 
 
+def test_a_directory_may_be_named_by_its_path_or_by_its_text(tmp_path: Path) -> None:
+    named = [MachineBudget(directory=each) for each in (tmp_path / "b", str(tmp_path / "b"))]
+    first, second = (budget.pool("a pool") for budget in named)
+    first.hold(60.0)
+    assert second.banned_until is None
+    assert second.usage.held_until is not None
+    for budget in named:
+        budget.close()
+
+
 def test_while_a_killed_process_is_away_the_others_are_answered() -> None:
     kills(2)
 

@@ -44,7 +44,7 @@ class MachineBudget(ProcessBudget):
     def __init__(
         self,
         *,
-        directory: Path | None = None,
+        directory: str | Path | None = None,
         reserve: float = 0.01,
         share: float = 1.0,
         limit: int = DEFAULT_LIMIT,
@@ -52,7 +52,7 @@ class MachineBudget(ProcessBudget):
         wall: Clock = time.time,
     ) -> None:
         super().__init__(reserve=reserve, share=share, limit=limit, clock=clock, wall=wall)
-        self._directory = directory
+        self._directory = None if directory is None else Path(directory)
 
     def close(self) -> None:
         """Close the shared file. What was charged stays charged."""
