@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 import rollover
 from aioresponses_shim import mend_aioresponses
+from binance_oi import schedule
 from binance_oi.budget import place
 from virtual_clock import VirtualLoop
 
@@ -75,6 +77,8 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Reading the certificates of the system takes each process 40 ms, and nobody asks for them.
     monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+    # A virtual machine that was paused for a moment has slept, and a clock of a test has not.
+    monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
 
 

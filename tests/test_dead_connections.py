@@ -177,7 +177,7 @@ async def test_a_connection_that_delivered_since_is_not_suspect(session: str) ->
 
 @sessions
 @pytest.mark.parametrize("how", [Forgets.PART, *thorough(Forgets.RESET_PART)])
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", some(list(PARTS), always=3))
 async def test_a_kept_connection_that_ends_within_its_answer_costs_one_more_request_and_no_retry(
     session: str, how: Forgets, part: str
 ) -> None:
@@ -356,8 +356,8 @@ async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(sessio
 
 
 @sessions
-@pytest.mark.parametrize("slow", [3.0, 5.0, 9.0])
-@pytest.mark.parametrize("timeout", [10.0, 30.0])
+@pytest.mark.parametrize("slow", [9.0, *thorough(3.0, 5.0)])
+@pytest.mark.parametrize("timeout", [10.0, *thorough(30.0)])
 async def test_no_symbol_fails_when_all_connections_died_after_one_slow_answer(
     session: str, slow: float, timeout: float
 ) -> None:

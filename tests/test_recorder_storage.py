@@ -20,6 +20,7 @@ from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.pending import KEPT_FOR
 from binance_oi.recorder.recording import unix_ms
+from binance_oi.recorder.store import Store
 from recording_market import Market, tables
 from support.lanes import thorough
 from virtual_clock import wall_time
@@ -286,8 +287,9 @@ async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the
 
 @pytest.mark.virtual_time
 async def test_a_stop_tries_once_more_and_counts_what_is_lost(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Store.close, "__kwdefaults__", {"wait": 0.05})
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(60.0)

@@ -154,8 +154,8 @@ except RecordingError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
-@pytest.mark.parametrize("way", ["read", "record", "check", "backup"])
-@pytest.mark.parametrize("ending", ["-wal", "-journal", "-shm"])
+@pytest.mark.parametrize("way", ["read", *thorough("record", "check", "backup")])
+@pytest.mark.parametrize("ending", ["-wal", *thorough("-journal", "-shm")])
 def test_a_pipe_beside_a_recording_is_refused_and_nobody_waits_for_its_other_end(
     path: Path, ending: str, way: str
 ) -> None:

@@ -30,6 +30,7 @@ PERIOD = 60_000
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait 50 ms for a reader that does not leave, instead of a second."""
     monkeypatch.setattr(store, "BUSY", 0.05)
+    monkeypatch.setattr(Store.close, "__kwdefaults__", {"wait": 0.05})
 
 
 @pytest.fixture
