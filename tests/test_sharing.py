@@ -733,8 +733,10 @@ PROCESS = r"""
 import sys
 from pathlib import Path
 from binance_oi.budget import MachineBudget
+from binance_oi.budget.usage import Wait
 pool = MachineBudget(directory=Path(sys.argv[1]), limit=1000).pool("exchange")
-first = pool.charge(1)
+while isinstance(first := pool.charge(1), Wait):
+    pass  # the other process probes
 pool.settle(first, 1, None)
 pool.flush()
 print("charged", flush=True)
