@@ -20,6 +20,7 @@ from binance_oi.recorder import place, store
 from binance_oi.recorder.store import Store
 from recorded import sweep
 from support.lanes import some, thorough
+from support.patience import wait_briefly
 from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
@@ -32,9 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file ca
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait 50 ms for a reader that does not leave, instead of a second."""
-    monkeypatch.setattr(store, "BUSY", 0.05)
-    monkeypatch.setattr(Store.close, "__kwdefaults__", {"wait": 0.05})
+    wait_briefly(monkeypatch)
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.pending import KEPT_FOR
 from binance_oi.recorder.recording import unix_ms
-from binance_oi.recorder.store import Store
 from recording_market import Market, tables
 from support.lanes import thorough
+from support.patience import wait_briefly
 from virtual_clock import wall_time
 
 PERIOD = 20_000
@@ -289,7 +289,7 @@ async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the
 async def test_a_stop_tries_once_more_and_counts_what_is_lost(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Store.close, "__kwdefaults__", {"wait": 0.05})
+    wait_briefly(monkeypatch)
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(60.0)

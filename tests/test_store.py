@@ -21,6 +21,7 @@ from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
 from recorded import BEGIN, sweep
 from support.lanes import some
+from support.patience import wait_briefly
 from support.reading import reader_of, reading_the_past
 
 PERIOD = 60_000
@@ -28,9 +29,7 @@ PERIOD = 60_000
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait 50 ms for a reader that does not leave, instead of a second."""
-    monkeypatch.setattr(store, "BUSY", 0.05)
-    monkeypatch.setattr(Store.close, "__kwdefaults__", {"wait": 0.05})
+    wait_briefly(monkeypatch)
 
 
 @pytest.fixture
