@@ -122,9 +122,7 @@ class Transport:
     def abandon(self) -> bool:
         """Without a loop: give up what `aclose` would have closed; whether there was anything."""
         session, self._session = self._session, None
-        self._connector = (
-            None  # of a loop that is closed aiohttp closes no connection: let go of it
-        )
+        self._connector = None  # aiohttp closes no connection of a loop that is closed
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()

@@ -94,7 +94,8 @@ class Place:
     def _has_other_sides(self, home: Path) -> bool:
         """Whether somebody has opened a file that was moved, with a log or an index of their own.
 
-        An empty log says enough: who has it open does not see what our log brings into the file.
+        An empty log of theirs counts too: its process keeps old pages in memory, and would write
+        them over what our log brings into the file.
         """
         log, index = (_side(home, ending) for ending in (LOG, INDEX))
         found = index if self._is_the_log(log) else log

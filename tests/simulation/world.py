@@ -43,7 +43,7 @@ class Situation:
 
     minutes: int = 10
     limit: int = 2400
-    announced: int | None = None  # the limit that we are told; None: the real one
+    announced: int | None = None  # the limit that our budgets go by; None: `limit`
     start: float | None = None  # s into the first minute; None: drawn, 0 to 40
     budgets: int = 1  # that know nothing of each other
     processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
