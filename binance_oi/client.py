@@ -547,7 +547,7 @@ class OpenInterestClient:
             self._heed(error)
         if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
             again = attempt < self._policy.attempts and left > 0.0
-            return 0.0 if again and self._governor.pool.usage.banned_until is None else None
+            return 0.0 if again and not self._governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
 
     async def _pause(self, seconds: float) -> None:
@@ -580,8 +580,7 @@ class OpenInterestClient:
         limit = models.stated_limit(error.message)
         if limit is not None and limit < self._governor.pool.usage.limit:
             self._governor.pool.set_limit(limit)
-        usage = self._governor.pool.usage
-        error.retry_at = usage.banned_until or usage.held_until or error.retry_at
+        error.retry_at = self._governor.retry_at() or error.retry_at
 
     def _now(self) -> float:
         assert self._loop is not None

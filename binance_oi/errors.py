@@ -163,7 +163,7 @@ class ServerError(ResponseError):
 
 
 class _RetryAtError(ResponseError):
-    """An error that ends by itself. Wait until `retry_at`."""
+    """An error that ends by itself. Wait until `retry_at`, a moment of this machine's clock."""
 
     def __init__(self, status: int, code: int | None, message: str, retry_at: datetime) -> None:
         super().__init__(status, code, message, retry_at)

@@ -326,7 +326,7 @@ class Governor:
         """
         now = self.pool.usage.resets_at.timestamp()
         self.pool.hold_until(min(until, now + MAX_BAN), ban=True)
-        if self.pool.banned_until is None:
+        if not self.pool.held_for(ban=True):
             self.pool.hold(MIN_BAN, ban=True)
         self._warn("this IP address is banned")
         self._raise_ban()
@@ -451,6 +451,11 @@ class Governor:
         free = min(self._paced, self.max_in_flight - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
+    def retry_at(self) -> datetime | None:
+        """When the ban, or else the cooldown, is over by our clock; None: there is none."""
+        left = self.pool.held_for(ban=True) or self.pool.held_for()
+        return _in(left) if left else None
+
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""
         banned = self._ban()
@@ -459,10 +464,10 @@ class Governor:
         return banned is not None
 
     def _ban(self) -> BannedError | None:
-        until = self.pool.banned_until
-        if until is None:
+        left = self.pool.held_for(ban=True)
+        if not left:
             return None
-        return BannedError(418, -1003, "this IP address is banned", until)
+        return BannedError(418, -1003, "this IP address is banned", _in(left))
 
     async def _sleep(self, seconds: float) -> None:
         """Until somebody rings, or a deadline passes, or the time is over."""
@@ -530,10 +535,7 @@ class Governor:
             connections=self.max_in_flight,
             pace=self._pace,
         )
-        retry_at = None
-        if seconds is not None:
-            retry_at = datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
-        return BudgetExhaustedError(text, retry_at, reason)
+        return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)
 
     def _fail_all(self, error: Exception) -> None:
         """Nobody waits any more; a few are woken in each step of the loop."""
@@ -542,6 +544,11 @@ class Governor:
         self._bulk.clear()
         self._deadlines.clear()
         _end(waiters, lambda waiter: waiter.set_exception(error))
+
+
+def _in(seconds: float) -> datetime:
+    """A moment of our clock, for a `retry_at`: the caller's clock is ours, not the exchange's."""
+    return datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
 
 
 def _failure(error: Exception) -> BinanceOIError:

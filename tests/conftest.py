@@ -20,7 +20,7 @@ import rollover
 from aioresponses_shim import mend_aioresponses
 from binance_oi import schedule
 from binance_oi.budget import place
-from virtual_clock import VirtualLoop
+from virtual_clock import VirtualDatetime, VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
 with suppress(ValueError):  # not the main thread
@@ -80,6 +80,13 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A virtual machine that was paused for a moment has slept, and a clock of a test has not.
     monkeypatch.setattr(schedule, "steady_clock", time.monotonic)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it hides what a buffer does at the end
+
+
+@pytest.fixture(autouse=True)
+def one_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In virtual time, each `retry_at` is of the virtual clock as well."""
+    if request.node.get_closest_marker("virtual_time"):
+        monkeypatch.setattr("binance_oi.governor.datetime", VirtualDatetime)
 
 
 @pytest.fixture(autouse=True)

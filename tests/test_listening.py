@@ -80,7 +80,7 @@ def test_a_question_and_a_charge_are_no_news(pool: Pool) -> None:
     assert isinstance(pool.charge(100), Wait)
     assert (pool.room_in(1) or 0.0) > 0.0
     assert pool.usage.charged == 2
-    assert pool.banned_until is None
+    assert not pool.held_for(ban=True)
     assert repr(pool)
     pool.flush()
     assert calls == []

@@ -87,7 +87,7 @@ def test_a_ban_reaches_a_process_with_another_environment(
     for name in ("XDG_RUNTIME_DIR", "TMPDIR", "HOME"):
         monkeypatch.setenv(name, str(places[2]))
     monkeypatch.chdir("/")
-    assert MachineBudget().pool("exchange").banned_until is not None
+    assert MachineBudget().pool("exchange").held_for(ban=True)
     assert (places[0] / NAME / FILE_NAME).exists()
 
 
@@ -276,7 +276,7 @@ def test_a_process_that_cannot_look_is_alone_says_so_once_and_joins_when_it_can(
         assert len(caplog.records) == 1
     now[0] += 2.5
     assert not isinstance(pool.charge(1), Receipt)
-    assert pool.banned_until is not None
+    assert pool.held_for(ban=True)
 
 
 # -- the table of mounts ---------------------------------------------------------------------------

@@ -110,6 +110,15 @@ def test_an_instant_is_over_for_certain_by_the_early_end(
     assert clock().is_over(AHEAD + until, now) is over
 
 
+def test_the_moment_at_which_it_is_over_for_certain_allows_for_the_drift_until_then() -> None:
+    made = clock()
+    moment = made.when_over(AHEAD + 3600)
+    assert 3602 < moment < 3602 + 2 * DRIFT * 3602
+    made.drift(moment)
+    assert not made.is_over(AHEAD + 3600, moment - 0.01)
+    assert made.is_over(AHEAD + 3600, moment + 1e-6)
+
+
 def test_by_another_clock_an_instant_is_as_far_away_and_no_nearer() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
     assert made.carried(AHEAD + 600, 10.0, after) - AHEAD == 600 + 2 - 3598

@@ -182,7 +182,8 @@ def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error
     other.refused(300, ban=True)
     clock.now += RETRY
     assert not isinstance(one.charge(1), Receipt)
-    assert one.banned_until == one.usage.banned_until == other.usage.banned_until is not None
+    assert one.held_for(ban=True)
+    assert one.usage.banned_until == other.usage.banned_until is not None
 
 
 @on_both(FAULTS, OPERATIONS)
@@ -197,7 +198,7 @@ def test_a_ban_that_was_learned_alone_reaches_the_others(
         assert not isinstance(one.charge(1), Receipt)
     clock.now += 2 * RETRY
     one.charge(1)
-    assert other.banned_until is not None
+    assert other.held_for(ban=True)
     assert not isinstance(other.charge(1), Receipt)
 
 
@@ -208,7 +209,7 @@ def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock:
     with no_writes():
         use(one, clock)
     one.refused(300, ban=True)  # no time has passed since the last try
-    assert other.banned_until is not None
+    assert other.held_for(ban=True)
 
 
 @on_both(AT_THE_START, [("store", errno.EIO)])
@@ -425,7 +426,7 @@ def test_a_logout_that_removes_the_directory_loses_nothing_of_those_that_run(
     shutil.rmtree(budgets.parent)
     clock.now += 1.0
     assert not isinstance(other.charge(1), Receipt)
-    assert make().banned_until is not None
+    assert make().held_for(ban=True)
     assert not isinstance(one.charge(1), Receipt)
 
 
@@ -527,7 +528,7 @@ def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
     answer = one.charge(1)  # the other one has not written again
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
-    assert one.banned_until is not None
+    assert one.held_for(ban=True)
     assert one.usage.charged >= 30
     late = make()  # and whoever starts now knows it
     assert not isinstance(late.charge(1), Receipt)
@@ -616,7 +617,7 @@ def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcom
     answer = late.charge(1)
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
-    assert late.banned_until is not None
+    assert late.held_for(ban=True)
     assert late.usage.charged >= 20
 
 
@@ -653,7 +654,7 @@ def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
     answer = one.charge(1)
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
-    assert one.banned_until is not None
+    assert one.held_for(ban=True)
     assert one.usage.charged >= 33
     assert make().charge(1) == answer
 
@@ -707,7 +708,7 @@ def test_a_request_that_waits_for_its_connection_is_not_sent_into_a_ban_in_anoth
     other.hold(300, ban=True)
     clock.now += 1.0
     assert one.sending(receipt) is None
-    assert one.banned_until is not None
+    assert one.held_for(ban=True)
 
 
 @pytest.mark.parametrize("how", ["with its directory", "deleted"])
@@ -772,7 +773,7 @@ def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, cloc
         assert ask(other, "ban") == "banned"
         replace_file(how, budgets, clock, b"")
         assert ask(one, "charge") == "Wait"
-        assert MachineBudget(directory=budgets).pool("exchange").banned_until is not None
+        assert MachineBudget(directory=budgets).pool("exchange").held_for(ban=True)
         assert ask(other, "charge") == "Wait"
 
 
@@ -934,7 +935,7 @@ def test_a_store_that_cannot_be_asked_for_holds_tells_what_it_held_last(
     one, other = make(), make()
     other.hold(300, ban=True)
     with failing("is_hold_new", errno.EIO):
-        assert one.banned_until == other.banned_until is not None
+        assert one.held_for(ban=True) == other.held_for(ban=True) > 0.0
 
 
 @IN_MEMORY
@@ -1003,7 +1004,8 @@ def test_when_the_place_changes_all_processes_meet_within_a_minute(
     late.refused(300, ban=True)
     clock.now = 10.0 + CHECK + 1.0
     assert not isinstance(early.charge(1), Receipt)
-    assert early.banned_until == late.banned_until is not None
+    assert early.held_for(ban=True) == pytest.approx(late.held_for(ban=True))
+    assert early.held_for(ban=True) > 300.0
     assert early.usage == late.usage
     assert early.usage.charged == 9
 
@@ -1134,7 +1136,7 @@ def test_any_thread_may_look_at_the_books_and_they_stay_exact(
         seen.append((usage.charged, usage.in_flight, usage.others))
 
     def look_around() -> None:
-        assert pool.banned_until is None
+        assert not pool.held_for(ban=True)
         assert repr(pool)
 
     first = take(pool)
@@ -1373,7 +1375,7 @@ def test_a_look_changes_neither_the_file_nor_the_pool(
     inside = [list(one._late), list(one._leased), repr(one._bucket.known)]
     for _ in range(3):
         assert one.usage.held_until is not None
-        assert one.banned_until is None
+        assert not one.held_for(ban=True)
         assert repr(one)
     assert (budgets / FILE_NAME).read_bytes() == content
     after = one._late, one._leased, one._bucket.known
@@ -1542,10 +1544,10 @@ def test_a_child_obeys_a_hold_that_its_parent_could_not_write(
     use(pool, clock)
     with failing("flock", errno.EWOULDBLOCK):
         pool.hold(300, ban=True)
-    assert other.banned_until is None
+    assert not other.held_for(ban=True)
     monkeypatch.setattr(process, "current", object())
     assert not isinstance(pool.charge(1), Receipt)
-    assert pool.banned_until is not None
+    assert pool.held_for(ban=True)
     assert other.usage.banned_until is not None
 
 

@@ -17,9 +17,10 @@ import selectors
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar, TypeVarTuple
+from datetime import datetime, tzinfo
+from typing import Any, Self, TypeVar, TypeVarTuple
 
-__all__ = ["Deadlock", "VirtualLoop", "run", "wall_time"]
+__all__ = ["Deadlock", "VirtualDatetime", "VirtualLoop", "run", "wall_time"]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -147,6 +148,14 @@ def wall_time() -> float:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return EPOCH_S + loop.time()
+
+
+class VirtualDatetime(datetime):
+    """`datetime` whose `now` is the virtual clock's."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(wall_time(), tz)
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:

@@ -254,6 +254,12 @@ class Bucket:
             known.banned_until = max(known.banned_until, until)
         known.counted_at = UNKNOWN
 
+    def held_for(self, now: float, *, ban: bool = False) -> float:
+        """Seconds until the cooldown, or the ban, is over for certain; 0.0 when there is none."""
+        known, clock = self.known, self.known.clock
+        until = known.banned_until if ban else known.cooldown_until
+        return 0.0 if clock.is_over(until, now) else clock.when_over(until) - now
+
     def refused(
         self,
         now: float,

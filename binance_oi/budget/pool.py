@@ -7,7 +7,6 @@ time.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import wraps
 from numbers import Integral
 from threading import get_ident
@@ -57,7 +56,7 @@ class Budget(Protocol):
 class Pool(Protocol):
     """The budget of one IP address.
 
-    One thread charges, and no call waits for anything. `usage`, `banned_until` and `repr` change
+    One thread charges, and no call waits for anything. `usage`, `held_for` and `repr` change
     nothing: any thread may read them, and what it sees is the books between two changes.
     """
 
@@ -142,9 +141,12 @@ class Pool(Protocol):
         """Let go of files. What was charged stays charged."""
         ...
 
-    @property
-    def banned_until(self) -> datetime | None:
-        """See `Usage.banned_until`, which costs more."""
+    def held_for(self, *, ban: bool = False) -> float:
+        """Seconds until the cooldown, or the ban, is over for certain; 0.0 when there is none.
+
+        From any thread. `Usage.held_until` and `Usage.banned_until` are instants of the exchange's
+        clock, which ours may be hours away from.
+        """
         ...
 
     @property
@@ -317,17 +319,9 @@ class ProcessPool:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    @property
-    def banned_until(self) -> datetime | None:
-        """See `Pool.banned_until`."""
-        return self._when_still(self._own_ban)[0]
-
-    def _own_ban(self) -> datetime | None:
-        """The end of the ban that this pool knows of."""
-        state = self._obeyed.known
-        until = state.banned_until
-        is_over = state.clock.is_over(until, self._clock())
-        return None if is_over else datetime.fromtimestamp(until, UTC)
+    def held_for(self, *, ban: bool = False) -> float:
+        """See `Pool.held_for`."""
+        return self._when_still(lambda: self._obeyed.held_for(self._clock(), ban=ban))[0]
 
     @property
     def _obeyed(self) -> Bucket:

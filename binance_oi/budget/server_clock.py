@@ -101,6 +101,13 @@ class ServerClock:
         """Whether an instant of the exchange is over for certain; 0.0 stands for none, and is."""
         return until == 0.0 or until <= now + self.lo
 
+    def when_over(self, until: float) -> float:
+        """Monotonic s at which an instant of the exchange is over for certain, by this interval.
+
+        It drifts apart until then: whoever came back without the drift would come too early.
+        """
+        return (until - self.lo - DRIFT * self.at) / (1.0 - DRIFT)
+
     def carried(self, until: float, now: float, after: "ServerClock") -> float:
         """An instant of this clock by another clock that contradicts it; 0.0 when it is over.
 

@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
 from operator import methodcaller
 from typing import NamedTuple, Protocol
@@ -345,12 +344,11 @@ class SharedPool(ProcessPool):
         """See `Pool.set_limits`."""
         self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
-    @property
-    def banned_until(self) -> datetime | None:
-        """See `Pool.banned_until`."""
+    def held_for(self, *, ban: bool = False) -> float:
+        """See `Pool.held_for`."""
         if self._is_hold_possible():
-            return self.usage.banned_until
-        return super().banned_until
+            return self._between_changes(self._shown).held_for(self._clock(), ban=ban)
+        return super().held_for(ban=ban)
 
     def _shown(self) -> tuple[Known, list[Change]]:
         """What others have written, and the changes that we have not told them yet.

@@ -10,8 +10,9 @@ import gc
 import tracemalloc
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from typing import Self
 from unittest import mock
 
 import aiohttp
@@ -26,6 +27,7 @@ from binance_oi import (
     RetryPolicy,
     TransportTimeoutError,
     connections,
+    governor,
 )
 from virtual_clock import VirtualLoop
 
@@ -88,6 +90,17 @@ class Clock:
 
     def skip(self, seconds: float) -> None:
         self._offset += seconds
+
+    def datetime(self) -> type[datetime]:
+        """`datetime` whose `now` is this clock's."""
+        wall = self.wall
+
+        class OfThisClock(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Self:
+                return cls.fromtimestamp(wall(), tz)
+
+        return OfThisClock
 
 
 @contextlib.contextmanager
@@ -160,6 +173,11 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
 async def check(fault: Fault, way: str = "ours") -> None:
     """Every rule, for one fault."""
     clock = Clock()
+    with mock.patch.object(governor, "datetime", clock.datetime()):
+        await _check(fault, way, clock)
+
+
+async def _check(fault: Fault, way: str, clock: Clock) -> None:
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
     exchange = FaultExchange(
         fault.script,

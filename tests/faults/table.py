@@ -40,6 +40,7 @@ OTHERS = BODY.replace(b"BAD", b"FOO")
 PATIENCE = 2.0  # s of silence after which a kept connection is abandoned
 SLOW = TIMEOUT + 0.3  # s that a call may take which runs into its timeout
 CRLF = b"\r\n"
+BAN = (119.0, 125.0)  # s: the shortest ban, and what a clock may be off at either end
 SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # of the exchange
 
 
@@ -571,28 +572,28 @@ def refusals() -> Iterator[Fault]:
     """429 and 418 with every form of `Retry-After` and of the text of a ban."""
     minute = (54.0, 61.0)  # to the turn of the minute, and what a clock may be off
     forms: dict[str, tuple[bytes, tuple[float, float], tuple[float, float]]] = {
-        "nothing": (b"X: y", minute, (119, 124)),
-        "0": (b"Retry-After: 0", minute, (119, 124)),
-        "1": (b"Retry-After: 1", minute, (119, 124)),
-        "90": (b"Retry-After: 90", (89, 95), (119, 124)),
+        "nothing": (b"X: y", minute, BAN),
+        "0": (b"Retry-After: 0", minute, BAN),
+        "1": (b"Retry-After: 1", minute, BAN),
+        "90": (b"Retry-After: 90", (89, 95), BAN),
         "600": (b"Retry-After: 600", (599, 605), (599, 605)),
-        "3 days": (b"Retry-After: 259200", minute, (259_190, 259_210)),
-        "999999999": (b"Retry-After: 999999999", minute, (259_190, 259_210)),
-        "-5": (b"Retry-After: -5", minute, (119, 124)),
-        "1.5": (b"Retry-After: 1.5", minute, (119, 124)),
-        "1e9": (b"Retry-After: 1e9", minute, (119, 124)),
-        "nan": (b"Retry-After: nan", minute, (119, 124)),
-        "inf": (b"Retry-After: inf", minute, (119, 124)),
-        "soon": (b"Retry-After: soon", minute, (119, 124)),
-        "empty": (b"Retry-After:", minute, (119, 124)),
-        "Arabic": ("Retry-After: ٩٠".encode(), minute, (119, 124)),
-        "full-width": ("Retry-After: ９０".encode(), minute, (119, 124)),
-        "5,000 digits": (b"Retry-After: " + b"9" * 5000, minute, (119, 124)),
-        "twice": (b"Retry-After: 90\r\nRetry-After: 600", (89, 95), (119, 124)),
-        "the past": (b"Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", minute, (119, 124)),
-        "no date": (b"Retry-After: Sun, 99 Nov 1994 08:49:37 GMT", minute, (119, 124)),
+        "3 days": (b"Retry-After: 259200", minute, (259_190, 259_240)),
+        "999999999": (b"Retry-After: 999999999", minute, (259_190, 259_240)),
+        "-5": (b"Retry-After: -5", minute, BAN),
+        "1.5": (b"Retry-After: 1.5", minute, BAN),
+        "1e9": (b"Retry-After: 1e9", minute, BAN),
+        "nan": (b"Retry-After: nan", minute, BAN),
+        "inf": (b"Retry-After: inf", minute, BAN),
+        "soon": (b"Retry-After: soon", minute, BAN),
+        "empty": (b"Retry-After:", minute, BAN),
+        "Arabic": ("Retry-After: ٩٠".encode(), minute, BAN),
+        "full-width": ("Retry-After: ９０".encode(), minute, BAN),
+        "5,000 digits": (b"Retry-After: " + b"9" * 5000, minute, BAN),
+        "twice": (b"Retry-After: 90\r\nRetry-After: 600", (89, 95), BAN),
+        "the past": (b"Retry-After: Sun, 06 Nov 1994 08:49:37 GMT", minute, BAN),
+        "no date": (b"Retry-After: Sun, 99 Nov 1994 08:49:37 GMT", minute, BAN),
         "the year 9999": (
-            b"Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", minute, (259_190, 259_210),
+            b"Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", minute, (259_190, 259_240),
         ),
     }  # fmt: skip
     for name, (line, rate, ban) in forms.items():
@@ -603,12 +604,12 @@ def refusals() -> Iterator[Fault]:
     at = int(START * 1000)
     for name, end, (low, high) in (
         ("in 5 minutes", at + 300_000, (297, 305)),
-        ("in 1 minute", at + 60_000, (119, 124)),
-        ("in 3 days", at + 259_000_000, (258_990, 259_010)),
-        ("in a year", at + 31_536_000_000, (259_190, 259_270)),
-        ("in the past", at - 300_000, (119, 124)),
-        ("in 1970", 5, (119, 124)),
-        ("never", 10**18, (119, 124)),
+        ("in 1 minute", at + 60_000, BAN),
+        ("in 3 days", at + 259_000_000, (258_990, 259_040)),
+        ("in a year", at + 31_536_000_000, (259_190, 259_300)),
+        ("in the past", at - 300_000, BAN),
+        ("in 1970", 5, BAN),
+        ("never", 10**18, BAN),
     ):
         text = f'{{"code":-1003,"msg":"Way too many requests; IP(1.2.3.4) banned until {end}."}}'
         steps = (answer(text.encode(), status=418),)
@@ -616,7 +617,7 @@ def refusals() -> Iterator[Fault]:
     for text in ("banned until ١٧٩٥٤٣٤٥٠٠٠٠٠", "banned until " + "9" * 5000, "banned until NaN"):
         body = json.dumps({"code": -1003, "msg": text}).encode()
         name = f"418, {text[:20]}"
-        yield Fault(name, (answer(body, status=418),), BannedError, retry_in=(119, 124))
+        yield Fault(name, (answer(body, status=418),), BannedError, retry_in=BAN)
     text = f"Way too many requests; IP(2001:db8::1) banned until {at + 300_000}. Please"
     steps = (answer(json.dumps({"code": -1003, "msg": text}).encode(), status=429),)
     yield Fault("429, banned until in 5 minutes", steps, RateLimitedError, retry_in=(297, 305))

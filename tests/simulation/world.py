@@ -316,8 +316,8 @@ class _Process:
                 outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
                 outcome.sent_in_hold += self._exchange.now() < self._common.held_until
                 await self._send(permit, weight)
-        except BannedError as error:
-            await asyncio.sleep(max(0.1, error.retry_at.timestamp() - self._exchange.now()))
+        except BannedError:
+            await asyncio.sleep(max(0.1, self._governor.pool.held_for(ban=True)))
 
     async def _send(self, permit: Permit, weight: int) -> None:
         """Both legs, either of which may lose the message."""
