@@ -24,7 +24,6 @@ from binance_oi.polling import Reader, check, sweeps
 from binance_oi.recorder.pending import Pending, Unit
 from binance_oi.recorder.recording import check_source, has_side_name
 from binance_oi.recorder.store import (
-    CLOSE_WAIT,
     TIDY_EVERY,
     ChangedError,
     Kept,
@@ -436,10 +435,11 @@ class Recorder:
             # A recorder that was cancelled may run again: it writes their gaps.
             self._homeless = [k.without_rows()._replace(lost=False) for k in self._homeless]
 
-    def _close(self, *, wait: float = CLOSE_WAIT) -> None:
+    def _close(self, **how: float) -> None:
+        """Close the store, if there is one; see `Store.close`."""
         store, self._store = self._store, None
         if store is not None:
-            self._homeless += store.close(wait=wait)
+            self._homeless += store.close(**how)
             self._unsure += store.forget()
 
 
