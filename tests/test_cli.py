@@ -581,7 +581,7 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("ignored", [False, *thorough(True)])
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *thorough((signal.SIGHUP, 129))])
 def test_a_terminated_snapshot_ends_like_an_interrupted_one(
     number: signal.Signals, code: int, ignored: bool
 ) -> None:

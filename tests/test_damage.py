@@ -207,7 +207,7 @@ NO_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("table", ["settled", "recent"])
+@pytest.mark.parametrize("table", ["settled", *thorough("recent")])
 @pytest.mark.parametrize("mark", [False, True])
 @pytest.mark.parametrize("text", some(NO_NUMBERS, always=7))
 def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
@@ -224,7 +224,7 @@ def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_expo
             report(recording)
 
 
-@pytest.mark.parametrize("table", ["settled", "recent"])
+@pytest.mark.parametrize("table", ["settled", *thorough("recent")])
 @pytest.mark.parametrize(
     "symbol", ["A,B", "A\nB", "A\r", '"A"', "", "\x1b[2J", "A\tB", "A\u2028B", "A" * 51, "A\0"]
 )

@@ -31,7 +31,7 @@ FAULTS = faults()
 WAY = os.environ.get("BINANCE_OI_WAY", WAYS[0])
 
 
-@pytest.mark.parametrize("fault", some(FAULTS, always=80), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", some(FAULTS, always=40), ids=lambda fault: fault.name)
 def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
     with asyncio.Runner(loop_factory=_loop()) as runner:
         runner.run(check(fault, WAY))

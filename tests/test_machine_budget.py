@@ -44,7 +44,7 @@ def test_a_directory_may_be_named_by_its_path_or_by_its_text(tmp_path: Path) -> 
 
 
 def test_while_a_killed_process_is_away_the_others_are_answered() -> None:
-    kills(2)
+    kills(1)
 
 
 @pytest.mark.wallclock

@@ -168,7 +168,7 @@ def record_on(path: Path, opened: Store) -> Store:
 
 
 @pytest.mark.parametrize("read", ["nobody", *thorough("idle", "past")])
-@pytest.mark.parametrize("way", [*WAYS, *IN_PLACE])
+@pytest.mark.parametrize("way", some([*WAYS, *IN_PLACE], always=6))
 def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
     path: Path, way: Callable[[Path], None], read: str
 ) -> None:

@@ -40,7 +40,7 @@ from virtual_clock import wall_time
 
 PERIOD = 20_000
 START = 1_795_435_200_000
-KILLS = int(os.environ.get("BINANCE_OI_KILLS", "5"))
+KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 STARTED = 2.0  # s from a process that has imported to its first sweep, after a kill
 CHILD = Path(__file__).with_name("recording_process.py")
 READER = Path(__file__).with_name("reading_process.py")

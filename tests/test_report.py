@@ -21,6 +21,7 @@ from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
 from binance_oi.report import report, write_report
 from recorded import BEGIN, EVERY, VALUES, sweep, write_recording
+from support.lanes import thorough
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_nothing_recorded_is_nothing_to_report(tmp_path: Path) -> None:
         report(recording)
 
 
-@pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), ("png", b"\x89PNG")])
+@pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), *thorough(("png", b"\x89PNG"))])
 def test_a_chart_is_drawn(recording: Recording, tmp_path: Path, suffix: str, begins: bytes) -> None:
     pytest.importorskip("matplotlib")
     plot(recording, tmp_path / f"oi.{suffix}", ["BTCUSDT", "币安人生USDT"])

@@ -39,7 +39,7 @@ from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.window import Limit
 from memory_store import Memory, MemoryStore, Options, shared_pool
 from support.clocks import NOON, Time
-from support.lanes import thorough
+from support.lanes import some, thorough
 
 LIMIT = 1000
 
@@ -595,7 +595,7 @@ CUT_OFF = [
 
 @pytest.mark.parametrize("ends", [False, True], ids=["lives", "ends"])
 @pytest.mark.parametrize("when", ["before the ban", "after the ban"])
-@pytest.mark.parametrize("how", CUT_OFF)
+@pytest.mark.parametrize("how", some(CUT_OFF, always=2))
 def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcomers(
     how: str, when: str, ends: bool, make: Make, clock: Time, budgets: Path
 ) -> None:

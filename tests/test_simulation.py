@@ -41,13 +41,13 @@ def test_nothing_is_over_the_limit(row: Row) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:
-    situation = Situation(minutes=1, lost=0.01, processes=2, kills=4, no_header=0.1)
+    situation = Situation(minutes=1, limit=600, lost=0.01, processes=2, kills=4, no_header=0.1)
     traces = [run(situation, seed).trace for seed in (1, 1, 2)]
     assert traces[0] == traces[1] != traces[2]
 
 
 def test_a_refusal_is_waited_out_and_what_it_makes_us_reserve_fades() -> None:
-    situation = Situation(minutes=5, used=2400, processes=2, start=10.0)
+    situation = Situation(minutes=5, limit=600, used=600, processes=2, start=10.0)
     outcome = run(situation, seed=1)
     assert outcome.statuses[429] + outcome.statuses[418] == 1  # the first request, alone
     assert outcome.sent_in_hold == 0

@@ -10,7 +10,7 @@ from binance_oi.recorder import store
 SECONDS = 0.05
 
 
-def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+def wait_briefly(monkeypatch: pytest.MonkeyPatch, seconds: float = SECONDS) -> None:
     """Shorten the wait for a lock, and at the end for those who read or write."""
-    monkeypatch.setattr(store, "BUSY", SECONDS)
-    monkeypatch.setattr(store.Store.close, "__kwdefaults__", {"wait": SECONDS})
+    monkeypatch.setattr(store, "BUSY", seconds)
+    monkeypatch.setattr(store.Store.close, "__kwdefaults__", {"wait": seconds})
