@@ -26,16 +26,17 @@ DECISION = (
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
-    *("window", "budget/record", "budget/place", "budget/pool", "budget/shared", "budget/machine"),
-    *("governor", "client"),
-    *("kept_connections", "connections", "transport", "models", "errors", "arguments"),
-    *("schedule", "recorder/slots", "recorder/pending"),
+    *(f"budget/{name}" for name in ("window", "record", "place", "pool", "shared", "machine")),
+    *("sending/governor", "sending/kept_connections", "sending/connections", "sending/transport"),
+    *("exchange/limits", "exchange/models", "errors", "arguments", "client"),
+    *("market/schedule", "recorder/slots", "recorder/pending"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (
-    *("admission", "bucket", "others", "server_clock", "window", "governor", "budget"),
-    *("listening", "pool_file", "retry", "deadline"),
-    *("headers", "models", "endpoints", "errors", "shared_calls"),
+    *("budget/test_admission", "budget/test_bucket", "budget/test_others", "budget/test_budget"),
+    *("budget/test_server_clock", "budget/test_window", "budget/test_listening"),
+    *("budget/test_pool_file", "sending/test_governor", "sending/test_retry"),
+    *("sending/test_deadline", "sending/test_shared_calls", "exchange", "test_errors"),
 )
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 IMPORT_FROM_ELSEWHERE = """
@@ -106,7 +107,7 @@ def twice(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """The unit tests of the decisions, of decoding and of the errors; a few seconds."""
     install(session, "test", "-e", ".")
-    tests = [f"tests/test_{name}.py" for name in QUICK]
+    tests = [f"tests/{name}.py" if "test_" in name else f"tests/{name}" for name in QUICK]
     command = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal")
     session.run(*command, *tests, *session.posargs)
 
@@ -151,10 +152,11 @@ def recorder(session: nox.Session) -> None:
     """
     install(session, "test", "-e", ".[cli,parquet,plot]")
     install(session, "frames")
-    names = ("recorder", "month", "recording", "export", "arrow", "report", "cli_recording")
+    names = ("recorder", "month", "recording", "arrow")
     session.run(
         *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", ""),
-        *(f"tests/test_{name}.py" for name in names),
+        *(f"tests/recorder/test_{name}.py" for name in names),
+        *("tests/output", "tests/cli/test_cli_recording.py"),
         env={
             "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "200"),
             "BINANCE_OI_DAYS": os.environ.get("BINANCE_OI_DAYS", "30"),
@@ -237,7 +239,7 @@ def faults(session: nox.Session) -> None:
     install(session, "test", "-e", ".[cli]")
     tests = (
         *("-p", "no:cacheprovider", "-q", "-m", "not wallclock"),
-        *("tests/test_faults.py", "tests/test_cancellation.py"),
+        *("tests/faults"),
     )
     for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
         session.install("--upgrade", release)
@@ -249,9 +251,8 @@ def faults(session: nox.Session) -> None:
         for way in ("aiohttp's", "the caller's"):
             session.run("python", "-m", "pytest", *tests, env={"BINANCE_OI_WAY": way})
     # -X dev is ten times slower, and adds nothing to arithmetic.
-    session.run(
-        "python", "-m", "pytest", "tests/test_cancellation.py", env={"BINANCE_OI_SEEDS": "1000"}
-    )
+    command = ("python", "-m", "pytest", "tests/faults/test_cancellation.py")
+    session.run(*command, env={"BINANCE_OI_SEEDS": "1000"})
 
 
 @nox.session

@@ -5,7 +5,6 @@ import logging
 from binance_oi.budget import MachineBudget, ProcessBudget
 from binance_oi.budget.usage import Usage
 from binance_oi.client import OpenInterestClient
-from binance_oi.endpoints import PRODUCTION, TESTNET
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -25,9 +24,10 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
-from binance_oi.retry import RetryPolicy
-from binance_oi.snapshot import Gap, Snapshot
+from binance_oi.exchange.hosts import PRODUCTION, TESTNET
+from binance_oi.exchange.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
+from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.sending.retry import RetryPolicy
 
 __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",

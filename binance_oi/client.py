@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from types import TracebackType
 from typing import Final, Generic, NamedTuple, Self, TypeVar
 
-from binance_oi import endpoints, models, polling, process, schedule
+from binance_oi import fork
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.budget.usage import Usage
@@ -36,12 +36,14 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.governor import Governor, Permit
-from binance_oi.models import ExchangeInfo, MarkPrice, OpenInterest
-from binance_oi.retry import Retries, RetryPolicy
-from binance_oi.shared_calls import SharedCalls
-from binance_oi.snapshot import Snapshot
-from binance_oi.transport import Answer, IdleTimeout, Session, Transport, ready_url
+from binance_oi.exchange import hosts, models
+from binance_oi.exchange.models import ExchangeInfo, MarkPrice, OpenInterest
+from binance_oi.market import polling, schedule
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.retry import Retries, RetryPolicy
+from binance_oi.sending.shared_calls import SharedCalls
+from binance_oi.sending.transport import Answer, IdleTimeout, Session, Transport, ready_url
 
 T = TypeVar("T")
 
@@ -66,9 +68,9 @@ class _Route(NamedTuple, Generic[T]):
     decode: Callable[..., T]  # of the body, and of the symbol when one was asked for
 
 
-_OPEN_INTEREST = _Route(*endpoints.OPEN_INTEREST, MAX_ANSWER, models.decode_open_interest)
-_EXCHANGE_INFO = _Route(*endpoints.EXCHANGE_INFO, MAX_LISTING, models.decode_exchange_info)
-_MARK_PRICES = _Route(*endpoints.PREMIUM_INDEX, MAX_LISTING, models.decode_mark_prices)
+_OPEN_INTEREST = _Route(*hosts.OPEN_INTEREST, MAX_ANSWER, models.decode_open_interest)
+_EXCHANGE_INFO = _Route(*hosts.EXCHANGE_INFO, MAX_LISTING, models.decode_exchange_info)
+_MARK_PRICES = _Route(*hosts.PREMIUM_INDEX, MAX_LISTING, models.decode_mark_prices)
 
 
 @dataclass(slots=True)
@@ -117,7 +119,7 @@ class OpenInterestClient:
     def __init__(
         self,
         *,
-        base_url: str = endpoints.PRODUCTION,
+        base_url: str = hosts.PRODUCTION,
         budget: Budget | None = None,
         session: Session | None = None,
         max_connections: int = 100,
@@ -134,14 +136,14 @@ class OpenInterestClient:
         _check_type("retry", retry, RetryPolicy)
         _check_type("proxy", proxy, str, None)
         _check_type("ssl", ssl, tls.SSLContext, None)
-        self._base_url = endpoints.check_base_url(base_url)
+        self._base_url = hosts.check_base_url(base_url)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
         max_connections = check_count("max_connections", max_connections)
         pace = check_number("pace", pace, above=0.0)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
-        pool = self._budget.pool(endpoints.pool_key(self._base_url, proxy))
+        pool = self._budget.pool(hosts.pool_key(self._base_url, proxy))
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
             session=session,
@@ -158,7 +160,7 @@ class OpenInterestClient:
         self._listing: tuple[float, ExchangeInfo] | None = None
         self._ignored_limits: tuple[str, ...] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = process.current
+        self._process = fork.current
         self._closed = False
         self._closing = asyncio.Event()  # the same, for those who sleep
 
@@ -186,7 +188,7 @@ class OpenInterestClient:
         """
         if self._closed:
             return
-        here = self._process is process.current
+        here = self._process is fork.current
         at_home = here and self._loop in (None, asyncio.get_running_loop())
         if here and not at_home and self._loop is not None and self._loop.is_running():
             raise ClientClosedError(_ANOTHER_LOOP)
@@ -207,7 +209,7 @@ class OpenInterestClient:
 
     def _give_up(self) -> bool:
         """Without our loop: whether there was anything to close."""
-        if self._process is process.current:
+        if self._process is fork.current:
             return self._transport.abandon()
         self._transport.leave_to_parent()
         return False
@@ -227,7 +229,7 @@ class OpenInterestClient:
     @property
     def source(self) -> str:
         """Which exchange it reads: ``production``, ``testnet``, ``local`` or another base URL."""
-        return endpoints.source_name(self._base_url)
+        return hosts.source_name(self._base_url)
 
     async def get_open_interest(
         self, symbol: str, *, max_age: float = FRESH, max_wait: float | None = DEFAULT
@@ -590,7 +592,7 @@ class OpenInterestClient:
         """Before any I/O: this client is open, and ours to use in this loop, which is returned."""
         if self._closed:
             raise ClientClosedError
-        if self._process is not process.current:
+        if self._process is not fork.current:
             raise ClientClosedError(_ANOTHER_PROCESS)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:

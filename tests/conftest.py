@@ -17,10 +17,10 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 import rollover
-from aioresponses_shim import mend_aioresponses
-from binance_oi import schedule
 from binance_oi.budget import place
-from virtual_clock import VirtualDatetime, VirtualLoop
+from binance_oi.market import schedule
+from support.aioresponses_shim import mend_aioresponses
+from support.virtual_clock import VirtualDatetime, VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
 with suppress(ValueError):  # not the main thread
@@ -86,7 +86,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def one_clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """In virtual time, each `retry_at` is of the virtual clock as well."""
     if request.node.get_closest_marker("virtual_time"):
-        monkeypatch.setattr("binance_oi.governor.datetime", VirtualDatetime)
+        monkeypatch.setattr("binance_oi.sending.governor.datetime", VirtualDatetime)
 
 
 @pytest.fixture(autouse=True)

@@ -48,14 +48,14 @@ from binance_oi import (
     TransportTimeoutError,
     UnknownSymbolError,
     WrongSymbolError,
-    process,
-    transport,
+    fork,
 )
 from binance_oi import client as module
+from binance_oi.sending import transport
 from binance_oi.simulator import Bans, LocalExchange
-from raw_exchange import CLOSE, RawExchange, answer, open_interest
 from support.lanes import thorough
-from virtual_clock import START_S, wall_time
+from support.raw_exchange import CLOSE, RawExchange, answer, open_interest
+from support.virtual_clock import START_S, wall_time
 
 pytestmark = pytest.mark.virtual_time
 
@@ -467,7 +467,7 @@ WAYS = ("first", "ours", "injected", "injected, unknown")
 async def test_a_request_whose_connection_takes_long_is_sent_in_a_minute_that_has_room(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.connections._LEAN", "unknown" not in way)
+    monkeypatch.setattr("binance_oi.sending.connections._LEAN", "unknown" not in way)
     budget = _small_budget(60)
     await asyncio.sleep(30)
     async with LocalExchange(clock=wall_time, limit=60) as exchange:
@@ -491,7 +491,7 @@ async def test_a_request_whose_connection_takes_long_is_sent_in_a_minute_that_ha
 async def test_a_request_that_is_too_late_costs_nothing_and_its_connection_is_kept(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("binance_oi.connections._LEAN", "unknown" not in way)
+    monkeypatch.setattr("binance_oi.sending.connections._LEAN", "unknown" not in way)
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         sending_client(way, exchange, timeout=60.0, retry=ONCE) as client,
@@ -1045,7 +1045,7 @@ def test_a_child_takes_no_connection_away_from_its_parent(end: str) -> None:
 
 async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
-        monkeypatch.setattr(process, "current", object())
+        monkeypatch.setattr(fork, "current", object())
         with pytest.raises(ClientClosedError, match="another process"):
             await client.get_open_interest("BTCUSDT")
         async with local_client(exchange) as new:
@@ -1060,13 +1060,13 @@ async def test_what_a_child_closes_stays_open_for_its_parent(
         client = local_client(exchange)
         await client.get_open_interest("BTCUSDT")
         with monkeypatch.context() as child:
-            child.setattr(process, "current", object())
+            child.setattr(fork, "current", object())
             await client.aclose()
         session = transport._of_the_parent.pop()
         assert not session.closed
         await session.close()
         with monkeypatch.context() as child:
-            child.setattr(process, "current", object())
+            child.setattr(fork, "current", object())
             await local_client(exchange).aclose()  # had nothing open
         assert transport._of_the_parent == []
 

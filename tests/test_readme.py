@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import pytest
 
-import virtual_clock
 from binance_oi import OpenInterestClient
 from binance_oi.recorder import Recorder
 from binance_oi.simulator import LocalExchange
-from default_clocks import replace_default_clocks
-from virtual_clock import wall_time
+from support import virtual_clock
+from support.default_clocks import replace_default_clocks
+from support.virtual_clock import wall_time
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

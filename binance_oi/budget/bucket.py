@@ -23,7 +23,8 @@ from binance_oi.budget.tuning import (
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
-from binance_oi.window import Limit, Window, renewed
+from binance_oi.budget.window import Window, renewed
+from binance_oi.exchange.limits import Limit
 
 
 class Bucket:

@@ -8,7 +8,7 @@ from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER
-from binance_oi.window import Window
+from binance_oi.budget.window import Window
 
 UNKNOWN = -math.inf
 

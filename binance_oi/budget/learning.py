@@ -7,9 +7,10 @@ the way that lets us send less.
 
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.server_clock import MINUTE, ServerClock, dated, is_plausible
+from binance_oi.budget.server_clock import MINUTE, ServerClock, dated
 from binance_oi.budget.tuning import CONTRADICTIONS, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
 from binance_oi.budget.usage import Receipt
+from binance_oi.exchange.headers import is_plausible
 
 
 def learn(known: Known, receipt: Receipt, k: int, used: int, reserve: int) -> None:

@@ -24,10 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from binance_oi import process
+from binance_oi import fork
 from binance_oi.budget.place import check_private
 from binance_oi.budget.shared import Left
-from binance_oi.models import MAX_SPAN
+from binance_oi.exchange.models import MAX_SPAN
 
 if sys.platform != "win32":
     import fcntl
@@ -81,7 +81,7 @@ class PoolFile:
         self._open()
 
     def _open(self) -> None:
-        self._process = process.current
+        self._process = fork.current
         self._fd = _open_file(self.path)
         found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
@@ -95,7 +95,7 @@ class PoolFile:
 
     def lock(self) -> bool:
         """Take the lock, or say that somebody else has it."""
-        if self._process is not process.current:  # after a fork both would hold one lock
+        if self._process is not fork.current:  # after a fork both would hold one lock
             self._leave()
             self._open()
         for _ in range(TRIES):

@@ -17,7 +17,7 @@ from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Curve
 from binance_oi.budget.server_clock import AHEAD, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
-from binance_oi.window import SHORTEST, SLOTS, Window
+from binance_oi.budget.window import SHORTEST, SLOTS, Window
 
 MOST = 10**12  # weight; a header has nine digits
 MOST_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more

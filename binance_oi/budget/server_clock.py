@@ -8,7 +8,6 @@ which minute it is (`attribution`).
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from binance_oi.budget.tuning import DRIFT, EDGE
 
@@ -17,11 +16,6 @@ WIDEST = 120.0  # s: a request that took two minutes tells no more
 AHEAD = 1.0  # s by which another processor's reading of our clock may be ahead of this one's
 MOST_CONTRADICTIONS = 10**9
 LATEST = 1e11  # Unix s; the calendar ends with the year 9999
-# The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 is a clock that was
-# never set, a default or a joke: no minute of the exchange can be found by it, and near the ends
-# of the calendar an instant has no name.
-OPENED = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
-FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(slots=True)
@@ -127,11 +121,6 @@ class ServerClock:
     def agrees(self, lo: float, hi: float) -> bool:
         """Whether both intervals may hold the exchange's clock."""
         return lo <= self.hi and hi >= self.lo
-
-
-def is_plausible(date: float) -> bool:
-    """Whether the exchange's clock can have shown it, Unix s, whenever this code may run."""
-    return OPENED <= date < FAR
 
 
 def dated(date: float, sent: float, now: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from functools import partial
 from operator import methodcaller
 from typing import NamedTuple, Protocol
 
-from binance_oi import process
+from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
@@ -27,8 +27,8 @@ from binance_oi.budget.pool import (
     steady_clock,
 )
 from binance_oi.budget.usage import Reason, Receipt, Wait
-from binance_oi.process import boot_identity, is_same_boot
-from binance_oi.window import Limit
+from binance_oi.exchange.limits import Limit
+from binance_oi.fork import boot_identity, is_same_boot
 
 logger = logging.getLogger("binance_oi")
 
@@ -199,7 +199,7 @@ class SharedPool(ProcessPool):
         self._held: Bucket | None = None
         self._leased: list[Receipt] = []  # charged for the next few milliseconds
         self._charged_at = -math.inf
-        self._process = process.current
+        self._process = fork.current
         self._inherited_until = -math.inf  # monotonic s; by then our parent charged, and not we
         self._changed = False  # whether entering has changed the bucket already
         # Sharing. What we charge alone is the difference between our books and `_base`.
@@ -232,7 +232,7 @@ class SharedPool(ProcessPool):
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
         Calls behind one of another weight are not taken for calls of weight 1.
         """
-        if self._process is not process.current:
+        if self._process is not fork.current:
             self._notice_fork()
         now = self._clock()
         if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
@@ -356,7 +356,7 @@ class SharedPool(ProcessPool):
         Reads the store without the lock, and changes neither the store nor the pool.
         """
         state = self._written()
-        if self._process is not process.current:
+        if self._process is not fork.current:
             return state, []
         changes: list[Change] = [*self._late]
         changes += [methodcaller("refund", receipt) for receipt in self._leased]
@@ -527,9 +527,9 @@ class SharedPool(ProcessPool):
 
         Its holds are obeyed here as well: to tell them twice changes nothing.
         """
-        if self._process is process.current:
+        if self._process is fork.current:
             return
-        self._process, now = process.current, self._clock()
+        self._process, now = fork.current, self._clock()
         self._inherited_until = now
         if self._held is not None:
             record.keep_holds(self._bucket.known, self._held.known, now)
@@ -544,7 +544,7 @@ class SharedPool(ProcessPool):
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
         """Whether our parent charged it before a fork: the call is under way there, not here."""
-        if self._process is not process.current:
+        if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until
 

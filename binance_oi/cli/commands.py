@@ -45,7 +45,6 @@ from binance_oi.cli.terminal import (
     show,
 )
 from binance_oi.client import OpenInterestClient
-from binance_oi.endpoints import PRODUCTION, TESTNET, check_base_url
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -56,9 +55,10 @@ from binance_oi.errors import (
     ResponseError,
     TransportError,
 )
-from binance_oi.models import ExchangeInfo
+from binance_oi.exchange.hosts import PRODUCTION, TESTNET, check_base_url
+from binance_oi.exchange.models import ExchangeInfo
+from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange, Steady
-from binance_oi.snapshot import Snapshot
 
 OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
 HUNG_UP, INTERRUPTED = 129, 130  # 128 + SIGHUP, 128 + SIGINT, as shells say it

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
-from binance_oi.models import OpenInterest, SymbolInfo
-from binance_oi.snapshot import Snapshot
+from binance_oi.exchange.models import OpenInterest, SymbolInfo
+from binance_oi.market.snapshot import Snapshot
 
 Cell = str | int | None
 

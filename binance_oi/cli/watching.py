@@ -32,8 +32,8 @@ from binance_oi.cli.render import align, waiting
 from binance_oi.cli.terminal import complain, console, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
-from binance_oi.models import OpenInterest
-from binance_oi.snapshot import Snapshot
+from binance_oi.exchange.models import OpenInterest
+from binance_oi.market.snapshot import Snapshot
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 20  # values in a sparkline

@@ -1,7 +1,7 @@
 """A copy of a recording, also of one that is recorded into.
 
 The rule of this file: the copy gets its name when it is whole. Until then it is an unfinished file
-of `binance_oi.atomic` with SQLite's journal beside it, so nobody takes what a killed copy has left
+of `atomic` with SQLite's journal beside it, so nobody takes what a killed copy has left
 for a recording, and the next output into that directory removes it. `whole` keeps a descriptor of
 it open, and when a process closes any descriptor of a file the system drops SQLite's locks on it:
 this one is closed after SQLite's, and its own lock (``flock``) is of another kind.
@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from binance_oi.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
 from binance_oi.errors import RecordingError
+from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.place import set_aside_foreign_log
 from binance_oi.recorder.recording import check_sides, open_to_read, reading

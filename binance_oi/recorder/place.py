@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from binance_oi.atomic import INDEX, LOG, SIDES
+from binance_oi.recorder.atomic import INDEX, LOG, SIDES
 from binance_oi.recorder.log import (
     begins_anew,
     descriptor,

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from binance_oi.errors import RecordingError
-from binance_oi.models import check_symbols
-from binance_oi.polling import Reader, check, sweeps
+from binance_oi.exchange.models import check_symbols
+from binance_oi.market.polling import Reader, check, sweeps
+from binance_oi.market.schedule import STEP, next_slot, period_ms
+from binance_oi.market.snapshot import Gap, Snapshot
 from binance_oi.recorder.pending import Pending, Unit
 from binance_oi.recorder.recording import check_source, has_side_name
 from binance_oi.recorder.store import (
@@ -31,8 +33,6 @@ from binance_oi.recorder.store import (
     Store,
     is_busy,
 )
-from binance_oi.schedule import STEP, next_slot, period_ms
-from binance_oi.snapshot import Gap, Snapshot
 
 RETRY = 2.0  # s after which to write again when no sweep comes before; with each one that does
 LAST_RETRY = 0.2  # s between two tries then
@@ -73,7 +73,7 @@ class Sourced(Protocol):
 
     @property
     def source(self) -> str:
-        """Its name; see `binance_oi.endpoints.source_name`."""
+        """Its name; see `binance_oi.exchange.hosts.source_name`."""
         ...
 
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
-from binance_oi import arrow
-from binance_oi.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
 from binance_oi.errors import RecordingError
-from binance_oi.models import MAX_SYMBOL, check_symbols
+from binance_oi.exchange.models import MAX_SYMBOL, check_symbols
+from binance_oi.market import arrow
+from binance_oi.market.snapshot import Gap
+from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
-from binance_oi.snapshot import Gap
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
 VERSION = 3

@@ -20,9 +20,10 @@ try:
 except ImportError:  # not POSIX: SQLite keeps the file whole, and a second recorder is not noticed
     fcntl = None  # type: ignore[assignment]
 
-from binance_oi.atomic import LOG
 from binance_oi.errors import RecordingError
-from binance_oi.polling import reason
+from binance_oi.market.polling import reason
+from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import (
@@ -40,7 +41,6 @@ from binance_oi.recorder.recording import (
     unix_ms,
 )
 from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
-from binance_oi.snapshot import Gap, Snapshot
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 BUSY = 1.0  # s to wait for whoever else has the file locked
@@ -224,7 +224,7 @@ class Store:
     Args:
         path: Of the recording; made when missing. One of version 2 becomes one of this version:
             wholly or, when this process is killed meanwhile, not at all. No row changes.
-        source: Where it is recorded; see `binance_oi.endpoints.source_name`. The first one is
+        source: Where it is recorded; see `binance_oi.exchange.hosts.source_name`. The first one is
             written into the file and stays. None is not written and not compared.
         clock: Seconds that only grow.
 

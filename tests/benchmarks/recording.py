@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from binance_oi import OpenInterest, Snapshot
-from binance_oi.export import export
+from binance_oi.output.export import export
 from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import PAGE_SIZE
 from binance_oi.recorder.store import Store

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 EVERY_S = 0.001  # of CPU time; the kernel's own ticks are longer
+TRANSPORT = "transport: guard, deadline, putting a request on a connection"
 PARTS = {  # the first whose text is in a file's path
     "tests/benchmarks/": "the benchmark itself",
-    "binance_oi/connections": "transport: guard, deadline, putting a request on a connection",
-    "binance_oi/kept_connections": "transport: guard, deadline, putting a request on a connection",
-    "binance_oi/transport": "transport: guard, deadline, putting a request on a connection",
-    "binance_oi/deadline": "transport: guard, deadline, putting a request on a connection",
-    "binance_oi/governor": "governor and headers",
-    "binance_oi/headers": "governor and headers",
+    "binance_oi/sending/connections": TRANSPORT,
+    "binance_oi/sending/kept_connections": TRANSPORT,
+    "binance_oi/sending/transport": TRANSPORT,
+    "binance_oi/sending/deadline": TRANSPORT,
+    "binance_oi/sending/governor": "governor and headers",
+    "binance_oi/exchange/headers": "governor and headers",
     "binance_oi/budget/pool": "the bucket's sharing",
     "binance_oi/budget/record": "the bucket's sharing",
     "binance_oi/budget/": "the bucket",

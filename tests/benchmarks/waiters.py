@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from binance_oi.budget import MachineBudget
 from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BinanceOIError, ClientClosedError
-from binance_oi.governor import Governor, Permit
+from binance_oi.sending.governor import Governor, Permit
 
 MANY = 10_000
 STEP = 100  # waiters that come in one step

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from binance_oi import Gap, OpenInterest, Snapshot
+from binance_oi.output.report import write_report
 from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
-from binance_oi.report import write_report
 
 imread = pytest.importorskip("matplotlib.image").imread
 

@@ -26,10 +26,9 @@ from binance_oi import (
     ProcessBudget,
     RetryPolicy,
     TransportTimeoutError,
-    connections,
-    governor,
 )
-from virtual_clock import VirtualLoop
+from binance_oi.sending import connections, governor
+from support.virtual_clock import VirtualLoop
 
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step

@@ -6,8 +6,8 @@ moments that are close together, or for the largest weight that may go.
 """
 
 from binance_oi.budget.usage import Receipt
-from binance_oi.governor import Governor
-from binance_oi.window import Limit
+from binance_oi.exchange.limits import Limit
+from binance_oi.sending.governor import Governor
 
 from .scripts import Desk, Note, Scripts, adding_to, bursts, every
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVarTuple
 
 from binance_oi.budget import MachineBudget, Pool, ProcessBudget
 from binance_oi.errors import BannedError, ClientClosedError
-from binance_oi.governor import Governor, Permit
+from binance_oi.sending.governor import Governor, Permit
 from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
 
 from .networks import Leg, Uneven

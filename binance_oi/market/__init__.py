@@ -1,0 +1,1 @@
+"""Many symbols at one moment, and again and again."""

@@ -1,0 +1,1 @@
+"""What a recording becomes: files of data, charts, a report."""

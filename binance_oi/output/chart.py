@@ -1,0 +1,136 @@
+"""Charts of recorded open interest, as SVG or PNG.
+
+The rule of this file: a line is broken where nothing was recorded, so that a gap is not taken for
+calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
+"""
+
+import math
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, filterwarnings
+
+from binance_oi.errors import RecordingError
+from binance_oi.exchange.models import check_symbols
+from binance_oi.recorder import Recording, Samples
+from binance_oi.recorder.atomic import whole, writing
+
+SUFFIXES = (".svg", ".png")
+SIZE = (11.0, 4.5)  # inches; one chart
+COLUMNS = 1100  # of a chart; each keeps its lowest and its highest value
+CHINESE = (  # of the usual systems; symbols such as 币安人生USDT
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
+    *("Microsoft YaHei", "SimHei"),
+)
+BREAK = 3  # times the median distance of two samples: farther apart, they are not joined
+
+
+def plot(
+    recording: Recording,
+    target: str | Path,
+    symbols: Iterable[str],
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> None:
+    """Draw open interest over time, one chart below the other.
+
+    Args:
+        recording: Where the samples are.
+        target: A file whose name ends in ``.svg`` or ``.png``.
+        symbols: One chart for each.
+        since: The earliest transaction time (aware).
+        until: Before this one (aware).
+
+    Raises:
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
+        RecordingError: Nothing is there to draw, or the target cannot be written, is the recording
+            or a file beside it, or has another ending.
+        ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
+        ValueError: A moment without a time zone, or `since` later than `until`.
+    """
+    path, names = Path(target), check_symbols(symbols)
+    recording.check_target(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
+    lines = [curve(recording.samples([name], since=since, until=until)) for name in names]
+    for name, (times, _) in zip(names, lines, strict=True):
+        if not times:
+            raise RecordingError(f"{recording.path} has nothing of {name} in that range")
+    thin = [thinned(*line, COLUMNS) for line in lines]
+    with writing(path), whole(path) as file, _style():
+        _draw(names, thin).savefig(file, format=path.suffix[1:].lower())
+
+
+def curve(samples: Samples) -> tuple[list[float], list[float]]:
+    """Unix seconds and values of one symbol, with a NaN in every place where nothing is."""
+    found = [(time / 1000, float(value)) for _, time, value, _, _ in samples.rows()]
+    steps = sorted(after[0] - before[0] for before, after in pairwise(found))
+    longest = BREAK * steps[len(steps) // 2] if steps else 0.0
+    times, values = list[float](), list[float]()
+    for time, value in found:
+        if times and time - times[-1] > longest:
+            times.append((times[-1] + time) / 2)
+            values.append(float("nan"))
+        times.append(time)
+        values.append(value)
+    return times, values
+
+
+def thinned(
+    times: list[float], values: list[float], columns: int
+) -> tuple[list[float], list[float]]:
+    """At most two points for each column of a chart, the lowest and the highest; NaN stays."""
+    if len(times) <= 2 * columns:
+        return times, values
+    kept: list[int] = []
+    size = math.ceil(len(times) / columns)
+    for begin in range(0, len(times), size):
+        part = range(begin, min(begin + size, len(times)))
+        holes = {i for i in part if math.isnan(values[i])}
+        known = [i for i in part if i not in holes]
+        ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
+        kept += sorted(ends | holes)
+    return [times[i] for i in kept], [values[i] for i in kept]
+
+
+def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) -> Any:
+    figure_module, dates = _library("matplotlib.figure"), _library("matplotlib.dates")
+    figure = figure_module.Figure(figsize=(SIZE[0], SIZE[1] * len(names)), layout="constrained")
+    for number, (name, (times, values)) in enumerate(zip(names, lines, strict=True), 1):
+        axes = figure.add_subplot(len(names), 1, number)
+        axes.plot([datetime.fromtimestamp(time, UTC) for time in times], values, linewidth=1.2)
+        axes.set_title(f"{name}: open interest (base asset), UTC", loc="left")
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(dates.AutoDateLocator(), tz=UTC))
+        axes.yaxis.set_major_formatter("{x:,.10g}")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+@contextmanager
+def _style() -> Generator[None]:
+    # Text stays text in an SVG, so that the viewer's fonts draw 币安人生USDT; ours may lack them.
+    style = {"svg.fonttype": "none", "font.family": _families()}
+    with _library("matplotlib").rc_context(style), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+def _families() -> list[str]:
+    """matplotlib's own, and one with Chinese if the machine has it: matplotlib looks in turn."""
+    known = set(_library("matplotlib.font_manager").get_font_names())
+    return ["sans-serif", *[name for name in CHINESE if name in known][:1]]
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            "this needs matplotlib: pip install 'binance-oi[plot]'", name="matplotlib"
+        ) from error

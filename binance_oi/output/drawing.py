@@ -1,0 +1,150 @@
+"""The charts of a report, as SVG text.
+
+The rule of this file: what is known becomes a picture without a script, a font or a colour of its
+own: the page's style gives classes their colours. Gaps are shown, never joined over.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from html import escape
+from itertools import groupby, repeat
+from typing import NamedTuple
+
+from binance_oi.market.snapshot import Gap
+
+WIDTH, HEIGHT = 960, 220  # of a chart, in its own units
+STRIP = 22  # height of the coverage
+LABELS = 22  # height below a chart for its times
+CHARACTER = 7  # width of a digit in a label
+TREND_WIDTH, TREND_HEIGHT = 120, 22
+STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)  # between two times
+DAY_S = 86_400
+TIMES, VALUES = 8, 4  # labels at the most, along the bottom and the side
+
+Periods = float | Sequence[float]
+"""From slot to slot in seconds: of all gaps, or of each."""
+Curve = tuple[Sequence[float], Sequence[float]]
+"""Unix seconds and values, with a NaN where nothing is."""
+
+
+class Span(NamedTuple):
+    """What goes from the left of a picture to its right, Unix seconds."""
+
+    first: float
+    last: float
+
+    def x(self, time: float) -> float:
+        """Where a time is."""
+        return (time - self.first) / ((self.last - self.first) or 1.0) * WIDTH
+
+
+def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
+    """Coverage from left to right; a gap is never too short to be seen."""
+    had = f'<rect class="had" width="{WIDTH}" height="{STRIP}"/>'
+    marks = "".join(_marks(span, gaps, periods, STRIP))
+    return _svg("coverage", (0, 0, WIDTH, STRIP + LABELS), had + marks + _times(span, STRIP))
+
+
+def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
+    """One line over time, on a grid, with the gaps behind it."""
+    times, values = curve
+    low, high = _ends(values)
+    scale = HEIGHT / ((high - low) or 1.0)
+    points = [(span.x(t), (high - v) * scale) for t, v in zip(times, values, strict=True)]
+    labels = list(_values(low, high))
+    grid = "".join(
+        f'<path class="grid" d="M0 {(high - tick) * scale:.1f}H{WIDTH}"/>'
+        f'<text class="axis" x="-8" y="{(high - tick) * scale + 4:.1f}" text-anchor="end">{label}'
+        "</text>"
+        for tick, label in labels
+    )
+    left = 8 + CHARACTER * max((len(label) for _, label in labels), default=0)
+    behind = f'<g class="behind">{"".join(_marks(span, gaps, periods, HEIGHT))}</g>'
+    line = f'<path class="line" d="{path(points)}"/>'
+    box = (-left, -8, WIDTH + left, HEIGHT + LABELS + 8)
+    return _svg(name, box, behind + grid + line + _times(span, HEIGHT))
+
+
+def trend(name: str, curve: Curve) -> str:
+    """The same without anything around it, for a line of a table."""
+    times, values = curve
+    low, high = _ends(values)
+    across, scale = (times[-1] - times[0]) or 1.0, (TREND_HEIGHT - 4) / ((high - low) or 1.0)
+    points = [
+        ((time - times[0]) / across * TREND_WIDTH, 2 + (high - value) * scale)
+        for time, value in zip(times, values, strict=True)
+    ]
+    return (
+        f'<svg class="trend" viewBox="0 0 {TREND_WIDTH} {TREND_HEIGHT}" role="img" '
+        f'aria-label="{escape(name)}"><path class="line" d="{path(points)}"/></svg>'
+    )
+
+
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """A line through them that is broken at every NaN; a point alone is a short dash."""
+    unbroken = groupby(points, key=lambda point: math.isnan(point[1]))
+    return "".join(_piece(list(part)) for broken, part in unbroken if not broken)
+
+
+def _piece(points: list[tuple[float, float]]) -> str:
+    texts = [f"{x:.1f} {y:.1f}" for x, y in points]
+    return f"M{'L'.join(texts)}" + ("h2" if len(texts) == 1 else "")
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    known = [value for value in values if not math.isnan(value)]
+    return min(known), max(known)
+
+
+def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:
+    corners = " ".join(map(str, box))
+    return f'<svg viewBox="{corners}" role="img" aria-label="{escape(name)}">{inside}</svg>'
+
+
+def _marks(span: Span, gaps: Iterable[Gap], periods: Periods, height: int) -> Iterator[str]:
+    each = periods if isinstance(periods, Sequence) else repeat(periods)
+    for gap, period_s in zip(gaps, each, strict=False):  # one period may be that of all
+        left, right = span.x(gap.first / 1000), span.x(gap.last / 1000 + period_s)
+        yield (
+            f'<rect class="gap {escape(gap.reason)}" x="{left:.2f}" height="{height}" '
+            f'width="{max(1.0, right - left):.2f}"><title>{escape(str(gap))}</title></rect>'
+        )
+
+
+def _times(span: Span, y: int) -> str:
+    """Round times along the bottom, and the day where one begins."""
+    return "".join(
+        f'<text class="axis" x="{span.x(at):.1f}" y="{y + 16}" text-anchor="middle">{text}</text>'
+        for at, text in ticks(span)
+        if 30 < span.x(at) < WIDTH - 30  # or it would be cut off
+    )
+
+
+def ticks(span: Span) -> Iterator[tuple[float, str]]:
+    """Round times (UTC) in it, with their labels."""
+    least = (span.last - span.first) / TIMES
+    days = max(1, math.ceil(least / DAY_S))
+    step = next((step for step in STEPS_S if step >= least), days * DAY_S)
+    for number in range(math.ceil(span.first / step), math.floor(span.last / step) + 1):
+        at = datetime.fromtimestamp(number * step, UTC)
+        midnight = number * step % DAY_S == 0
+        clock = f"{at:%H:%M}" if step >= 60 else f"{at:%T}"
+        yield number * step, f"{at:%b} {at.day}" if midnight else clock
+
+
+def _values(low: float, high: float) -> Iterator[tuple[float, str]]:
+    """Round values between the two, with their labels."""
+    if high <= low:
+        yield low, f"{low:,.10g}"
+        return
+    step = _next_round((high - low) / VALUES)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    for number in range(math.ceil(low / step), math.floor(high / step) + 1):
+        yield number * step, f"{number * step:,.{digits}f}"
+
+
+def _next_round(number: float) -> float:
+    """The next larger one of 1, 2 and 5 times a power of ten."""
+    power: float = 10.0 ** math.floor(math.log10(number))
+    return next(n * power for n in (1, 2, 5, 10) if n * power >= number * (1 - 1e-9))

@@ -1,0 +1,264 @@
+"""A recording as one HTML page that opens offline.
+
+The rule of this file: the page holds everything it shows, no script and no address of another
+place, and text is escaped before it becomes markup. Charts are thinned out to what a screen can
+show, lowest and highest values included.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+
+from binance_oi.errors import RecordingError, printable
+from binance_oi.market.snapshot import Gap
+from binance_oi.output.chart import curve, thinned
+from binance_oi.output.drawing import Span, chart, strip, trend
+from binance_oi.recorder import Recording, Sample, Samples
+from binance_oi.recorder.atomic import whole, writing
+from binance_oi.recorder.recording import EVER, CountedGap, unix_ms
+
+SUFFIXES = (".html", ".htm")
+MOVERS = 15  # lines in the table
+CHARTS = 6  # of the largest movers
+GAPS = 200  # lines in the table; the strip shows all
+FAILURES = 20  # lines in the table
+POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and its highest value
+
+STYLE = """
+:root { --text: #1b1f24; --quiet: #57606a; --page: #fff; --rule: #d8dee4; --line: #0969da;
+  --up: #1a7f37; --down: #cf222e }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --quiet: #8b949e; --page: #0d1117;
+  --rule: #30363d; --line: #58a6ff; --up: #3fb950; --down: #ff7b72 } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+  color: var(--text); background: var(--page) }
+h1, h2, h3 { line-height: 1.2; margin-bottom: .5rem } h2 { margin-top: 2.5rem }
+h3 { margin-top: 1.75rem } svg { display: block; width: 100%; height: auto } .quiet, th
+{ color: var(--quiet) } dl { display: grid; gap: 1rem; margin: 1.5rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)) } dt { color: var(--quiet) }
+dd { font-size: 1.4rem; font-variant-numeric: tabular-nums; margin: 0 }
+table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
+  border-bottom: 1px solid var(--rule) } th { font-weight: 600 } td { overflow-wrap: anywhere }
+.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.up { color: var(--up) } .down { color: var(--down) } .trend { width: 7.5rem }
+.line { fill: none; stroke: var(--line); stroke-width: 1.5; stroke-linejoin: round }
+.axis { fill: var(--quiet); font-size: 12px } .grid { stroke: var(--rule) } .behind { opacity: .2 }
+.had { fill: #2da44e; background: #2da44e } .gap { fill: #cf222e; background: #cf222e }
+.stopped { fill: #8c959f; background: #8c959f } .storage { fill: #8250df; background: #8250df }
+.overrun, .late, .limited, .budget, .clock { fill: #d4a72c; background: #d4a72c }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
+.key:first-child { margin-left: 0 }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A symbol and how far it went."""
+
+    symbol: str
+    first: Sample
+    last: Sample
+
+    @property
+    def percent(self) -> float:
+        """From the first sample to the last one."""
+        before, after = self.first.open_interest, self.last.open_interest
+        return float((after - before) / before) * 100 if before else 0.0
+
+
+def write_report(recording: Recording, target: str | Path) -> None:
+    """Write the page: coverage and gaps, largest movers, charts.
+
+    A page that is there is replaced, whole and at once. Nothing else is: a target of another name
+    may be a recording or its log.
+
+    Args:
+        recording: What it is about.
+        target: A file whose name ends in ``.html`` or ``.htm``.
+
+    Raises:
+        RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
+            a file beside it, or has another ending.
+    """
+    path = Path(target)
+    recording.check_target(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
+    page = report(recording)
+    with writing(path), whole(path) as file:
+        file.write(page.encode())
+
+
+def report(recording: Recording) -> str:
+    """The page as text.
+
+    Raises:
+        RecordingError: Nothing was recorded.
+    """
+    movers = sorted(
+        (Mover(first.symbol, first, last) for first, last in recording.ends()),
+        key=lambda mover: (-abs(mover.percent), mover.symbol),
+    )
+    coverage = Coverage.of(recording)
+    if coverage is None or not movers:
+        raise RecordingError(f"{recording.path} has nothing to report")
+    title = f"Open interest: {printable(recording.path.name)}"
+    sections = (
+        f"<h1>{escape(title)}</h1>",
+        _summary(coverage, len(movers), recording.source),
+        _coverage(coverage),
+        _failures(recording),
+        _movers(recording, movers),
+        "<h2>Charts of the largest movers</h2>",
+        *(_chart(recording, mover.symbol, coverage) for mover in movers[:CHARTS]),
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(sections)
+        + "\n</body>\n</html>\n"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What there is, and what is missing."""
+
+    first: datetime
+    last: datetime
+    sweeps: int
+    samples: int
+    missed: int
+    gaps: Sequence[CountedGap]
+    period_s: float
+    """Of the last sweep; a gap has its own."""
+    end: float
+    """Where the last slot ends, Unix seconds."""
+
+    @classmethod
+    def of(cls, recording: Recording) -> "Coverage | None":
+        """That of a recording; None when it is empty."""
+        span, sweeps, samples, period = recording.span(), 0, 0, 1000
+        if span is None:
+            return None
+        ends = [unix_ms(span[0])]
+        for sweep in recording.sweeps():
+            sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
+            ends[0] = sweep.slot + period
+        gaps = tuple(recording.counted_gaps())
+        ends += [it.gap.last + it.period for it in gaps]
+        return cls(
+            *span, sweeps, samples, recording.missed(), gaps, period / 1000, max(ends) / 1000
+        )
+
+    @property
+    def span(self) -> Span:
+        """From the first slot to the end of the last one."""
+        return Span(self.first.timestamp(), self.end)
+
+    @property
+    def marks(self) -> tuple[list[Gap], list[float]]:
+        """The gaps, and the period of each in seconds."""
+        return [it.gap for it in self.gaps], [it.period / 1000 for it in self.gaps]
+
+
+def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
+    slots = coverage.sweeps + coverage.missed
+    figures = {
+        "slots with a sweep": f"{100 * coverage.sweeps / slots:.3f} %" if slots else "none was due",
+        "sweeps": f"{coverage.sweeps:,}",
+        "slots without": f"{coverage.missed:,}",
+        "samples": f"{coverage.samples:,}",
+        "symbols": f"{symbols:,}",
+    }
+    tiles = "".join(
+        f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
+    )
+    span = f"{_time(unix_ms(coverage.first))} to {_time(unix_ms(coverage.last))} UTC"
+    where = f"source: {escape(source or 'unknown')}"
+    return f'<p class="quiet">{span}, every {coverage.period_s:g} s, {where}</p><dl>{tiles}</dl>'
+
+
+def _coverage(coverage: Coverage) -> str:
+    reasons = Counter[str]()
+    for gap, _, slots in coverage.gaps:
+        reasons[gap.reason] += slots
+    keys = "".join(
+        f'<span class="key gap {escape(reason)}"></span>{escape(reason)} ({slots:,})'
+        for reason, slots in reasons.items()
+    )
+    rows = [
+        (_time(gap.first), _time(max(gap.first, gap.last)), f"{slots:,}", gap.reason, gap.detail)
+        for gap, _, slots in coverage.gaps[-GAPS:]
+    ]
+    title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"
+    return (
+        f"<h2>Coverage</h2>{strip(coverage.span, *coverage.marks)}"
+        f'<p class="quiet"><span class="key had"></span>recorded{keys}</p>'
+        f"<h2>{title}</h2>"
+        + _table(("from", "to", "slots", "reason", "detail"), map(_cells, rows), numbers=(2,))
+    )
+
+
+def _failures(recording: Recording) -> str:
+    """Symbols that sweeps lack which are there otherwise."""
+    failures = list(recording.failures())
+    if not failures:
+        return ""
+    rows = [(symbol, f"{slots:,}", reason) for symbol, reason, slots in failures[:FAILURES]]
+    head = ("symbol", "sweeps without it", "reason")
+    most = f", the most frequent of {len(failures)}" if len(failures) > FAILURES else ""
+    return f"<h2>Single reads that failed{most}</h2>" + _table(
+        head, map(_cells, rows), numbers=(1,)
+    )
+
+
+def _movers(recording: Recording, movers: Sequence[Mover]) -> str:
+    rows = [
+        (
+            escape(mover.symbol),
+            f"{mover.first.open_interest:,f}",
+            f"{mover.last.open_interest:,f}",
+            f'<span class="{"down" if mover.percent < 0 else "up"}">{mover.percent:+.2f} %</span>',
+            trend(mover.symbol, _curve(recording, mover.symbol, TREND_POINTS)),
+        )
+        for mover in movers[:MOVERS]
+    ]
+    title = f"<h2>Largest movers of {len(movers)} symbols</h2>"
+    head = ("symbol", "first", "last", "change", "trend")
+    return title + _table(head, rows, numbers=(1, 2, 3))
+
+
+def _cells(texts: Sequence[str]) -> Sequence[str]:
+    return [escape(text) for text in texts]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Of cells that are markup already."""
+    kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        inner = zip(cells, kinds, strict=True)
+        return "<tr>" + "".join(f"<{tag}{k}>{c}</{tag}>" for c, k in inner) + "</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<table>{row(head, 'th')}{body}</table>" if body else "<p>None.</p>"
+
+
+def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
+    line = _curve(recording, symbol, POINTS)
+    picture = chart(symbol, line, coverage.span, *coverage.marks)
+    return f"<h3>{escape(symbol)}</h3>{picture}"
+
+
+def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
+    # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
+    return thinned(*curve(Samples(recording.path, (symbol,), *EVER)), points)
+
+
+def _time(at_ms: int) -> str:
+    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,712 @@
+"""Budgets: who shares a bucket, and what becomes of it when the file does not do as it should.
+
+Rule of this file: two `MachineBudget` objects on one directory stand for two processes.
+"""
+
+import fcntl
+import importlib.util
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from binance_oi.budget import pool as pool_module
+from binance_oi.budget import record, shared
+from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.pool import Pool, ProcessBudget
+from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
+from binance_oi.budget.tuning import CONTRADICTIONS
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.exchange.limits import Limit
+from support.clocks import NOON, Time
+from support.memory_store import Memory, Options, shared_pool
+
+Make = Callable[[], SharedPool]
+HUNG = 300.0  # s, after which a thread will never go on
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
+
+    options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+    return lambda: shared_pool(kind, tmp_path / "budgets", memory, options)
+
+
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
+
+
+def take(pool: Pool, weight: int = 1) -> Receipt:
+    receipt = pool.charge(weight)
+    assert isinstance(receipt, Receipt), receipt
+    return receipt
+
+
+def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> None:
+    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    clock.now += 2 * BRISK
+    receipt = take(pool, weight)
+    count = pool.usage.used if used is None else used
+    pool.settle(receipt, count, NOON + int(clock.now))
+    pool.flush()
+    clock.now += 2 * BRISK
+
+
+class Interrupted(Time):
+    """A clock that holds up each other thread that reads it the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+        self.held, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> float:
+        if threading.get_ident() != self.thread and not self.held.is_set():
+            self.held.set()
+            assert self.go_on.wait(HUNG)
+        return super().__call__()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["one process", "all processes"])
+def test_a_thread_sees_a_ban_while_the_clock_is_given_up(shared: bool, tmp_path: Path) -> None:
+    clock = Interrupted()
+    budget = (
+        MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+        if shared
+        else ProcessBudget(clock=clock, wall=clock.wall)
+    )
+    pool = budget.pool("exchange")
+    use(pool, clock)
+    receipts = [take(pool) for _ in range(CONTRADICTIONS)]
+    pool.hold(600, ban=True)
+    with ThreadPoolExecutor(1) as other:
+        seen = other.submit(lambda: pool.held_for(ban=True))
+        assert clock.held.wait(HUNG)
+        for receipt in receipts:  # each `Date` says that it is two hours later
+            pool.settle(receipt, 2, NOON + 7200)
+        pool.flush()
+        clock.go_on.set()
+        assert seen.result(HUNG) == pool.held_for(ban=True) > 0.0
+    budget.close()
+
+
+# -- one process -------------------------------------------------------------------------------
+
+
+def test_everyone_who_is_given_the_object_shares_it(clock: Time) -> None:
+    budget = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall)
+    use(budget.pool("a"), clock, 60)
+    assert (budget.pool("a").usage.used, budget.pool("b").usage.used) == (60, 0)
+    assert budget.pool("a") is budget.pool("a")
+    budget.close()
+
+
+def test_a_process_pool_does_what_the_bucket_does(clock: Time) -> None:
+    pool = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall).pool("a")
+    use(pool, clock, 10)
+    pool.refund(take(pool, 5))
+    pool.lose(take(pool, 7))
+    assert pool.usage.used == 17
+    pool.set_limit(200)
+    assert pool.usage.limit == 200
+    pool.hold(5)
+    pool.refused(10)
+    pool.hold_until(NOON + 500, ban=True)
+    until = pool.usage.banned_until
+    assert until is not None
+    assert until.timestamp() == NOON + 500
+
+
+@pytest.mark.parametrize("reserve", [-1, -0.1, 1.0, 2400, float("nan")])
+def test_a_reserve_that_makes_no_sense_is_refused(reserve: float) -> None:
+    with pytest.raises(ValueError, match="reserve"):
+        ProcessBudget(reserve=reserve)
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.01, float("nan")])
+def test_a_share_that_makes_no_sense_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        ProcessBudget(share=share)
+
+
+def test_reserve_and_share_keep_room(clock: Time) -> None:
+    pool = ProcessBudget(limit=100, reserve=20, share=0.5, clock=clock, wall=clock.wall).pool("a")
+    use(pool, clock)
+    assert isinstance(pool.charge(49), Receipt)
+    assert not isinstance(pool.charge(1), Receipt)
+    assert pool.usage.reserve == 20
+
+
+def test_its_repr_names_its_pools() -> None:
+    budget = ProcessBudget()
+    assert repr(budget) == "<ProcessBudget unused>"
+    take(budget.pool("a"), 7)
+    budget.pool("b")
+    assert repr(budget) == (
+        "<ProcessBudget a: <ProcessPool used=7 of 2400>, b: <ProcessPool used=0 of 2400>>"
+    )
+
+
+@BOTH
+def test_the_repr_of_a_shared_pool_reads_no_file(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 7)
+    assert (repr(pool), repr(other)) == (
+        "<SharedPool used=7 of 100>",
+        "<SharedPool used=0 of 100>",
+    )
+    assert other.usage.used == 7
+
+
+NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), float("nan"), -1)
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("name", ["reserve", "share", "limit"])
+@pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
+def test_what_is_no_number_is_refused_by_its_name(
+    kind: type[ProcessBudget], name: str, value: object
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
+        kind(**{name: value})  # type: ignore[arg-type]
+
+
+def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
+    options = {"reserve": Fraction(1, 4), "share": Fraction(1, 2), "limit": 200}
+    pool = ProcessBudget(**options, clock=clock, wall=clock.wall).pool("a")  # type: ignore[arg-type]
+    assert (pool.usage.reserve, pool.usage.share) == (50, 100)
+
+
+# -- several processes -------------------------------------------------------------------------
+
+
+@BOTH
+def test_processes_obey_one_count(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    take(one, 60)
+    assert other.usage.used == 61
+    assert not isinstance(other.charge(40), Receipt)
+    take(other, 39)
+    assert one.usage.remaining == 0
+
+
+@BOTH
+def test_a_process_that_is_killed_costs_what_it_had_in_flight(make: Make, clock: Time) -> None:
+    killed, other = make(), make()
+    use(killed, clock, 10)
+    take(killed, 30)
+    del killed
+    assert other.usage.used == 40
+    clock.now += 60
+    assert other.usage.used == 0
+
+
+@BOTH
+def test_one_clock_and_one_ban_hold_for_all(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.refused(300, ban=True)
+    assert other.usage.banned_until is not None
+    assert not isinstance(other.charge(1), Receipt)
+    assert not isinstance(make().charge(1), Receipt)  # also for one that starts now
+    clock.now += 310
+    assert take(make(), 1).probe
+    assert not isinstance(other.charge(1), Receipt)
+
+
+@BOTH
+def test_the_first_request_goes_alone_for_all(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    first = take(one)
+    assert first.probe
+    assert not isinstance(other.charge(1), Receipt)
+    one.settle(first, 1, NOON + 10)
+    assert isinstance(other.charge(1), Receipt)
+
+
+@BOTH
+@pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
+def test_whatever_one_learns_the_others_know(what: str, make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one, 5)
+    argument = {"hold_until": NOON + 900, "lose": receipt, "refund": receipt, "set_limit": 50}
+    getattr(one, what)(argument.get(what, 100.0))
+    theirs, ours = other.usage, one.usage
+    assert theirs == ours
+    assert theirs.used == (1 if what == "refund" else 6)
+
+
+@BOTH
+def test_processes_obey_every_limit_that_one_of_them_has_read(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.set_limits(None, [Limit(10, 20, False)])
+    use(one, clock, 12)
+    assert other.usage.remaining == 7  # 1 was used before, too
+    use(other, clock, 7)
+    assert not isinstance(one.charge(1), Receipt)
+    assert one.room_in(1) == pytest.approx(10.0, abs=1.0)
+    clock.now += 11.0
+    assert isinstance(make().charge(1), Receipt)
+
+
+@BOTH
+def test_the_fullest_record_fits_into_its_page(make: Make, clock: Time) -> None:
+    clock.now = 1e7
+    pool = make()
+    pool.set_limits(9_999_999, [Limit(n, 10**12, n % 2 > 0) for n in (2, 10, 61, 86_400)])
+    for n in range(4 * 60 * 4):
+        clock.now += 0.25
+        receipt = pool.charge(1000)
+        if isinstance(receipt, Receipt) and n % 3:
+            pool.settle(receipt, pool.usage.used + 7777, NOON + int(clock.now))
+        elif isinstance(receipt, Receipt):
+            pool.lose(receipt)
+    pool.flush()
+    assert make().usage.used == pool.usage.used > 1000
+
+
+@BOTH
+def test_what_was_charged_before_another_process_was_refused_is_not_sent(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one)
+    assert one.sending(receipt) is receipt
+    other.hold(500, ban=True)
+    clock.now += 2 * LEASE  # until then, whoever charged has asked
+    assert one.sending(receipt) is None
+    one.refund(receipt)
+    assert other.usage.charged == 1
+
+
+@BOTH
+def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    receipt = take(one)
+    other.hold(500, ban=True)
+    assert isinstance(other, SharedPool)
+    assert other._store is not None
+    assert other._store.lock()
+    clock.now += 2 * LEASE
+    assert one.sending(receipt) is None
+    other._store.unlock()
+
+
+@BOTH
+def test_a_restart_during_a_ban_sends_nothing(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make()
+    use(pool, clock, 50)
+    pool.hold(1000, ban=True)
+    monkeypatch.setattr(shared, "BOOT", "another run of the machine")
+    clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
+    clock.now = 3.0  # the monotonic clock began anew
+    pool = make()
+    assert pool.usage.banned_until is not None
+    assert pool.usage.used == 0
+    assert not isinstance(pool.charge(1), Receipt)
+
+
+@BOTH
+def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Make, clock: Time) -> None:
+    use(make(), clock, 90)
+    for wrong in (-3600, 3600):
+        clock.wall = lambda wrong=wrong: NOON + clock.now + wrong  # type: ignore[misc, method-assign]
+        assert make().usage.used == 90
+
+
+@BOTH
+def test_a_machine_that_slept_expects_another_minute(make: Make, clock: Time) -> None:
+    pool = make()
+    use(pool, clock, 90)
+    clock.now += 8 * 3600
+    receipt = take(pool)
+    assert receipt.probe
+    assert pool.usage.used == 1
+
+
+# -- charging in advance -----------------------------------------------------------------------
+
+
+def warm(pool: Pool, clock: Time) -> None:
+    use(pool, clock)
+    take(pool)
+    take(pool)  # at the same instant: calls come thick and fast
+
+
+@BOTH
+def test_calls_that_come_thick_and_fast_lock_the_file_once(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    assert other.usage.used == 3 + LOT
+    for _ in range(LOT):
+        take(pool)
+    assert other.usage.used == 3 + LOT
+
+
+@BOTH
+def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    pool.flush()
+    assert other.usage.used == 3
+    warm(pool, clock)
+    clock.now += LEASE + 0.001
+    assert take(pool).sent == clock.now
+    assert other.usage.charged == 7
+
+
+@BOTH
+@pytest.mark.parametrize("waiting", [0, 1, LOT - 1, LOT, LOT + 1, 10**6])
+def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
+    waiting: int, make: Make, clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    assert isinstance(pool.charge(1, waiting), Receipt)
+    charged = 2 + min(waiting, LOT)
+    assert other.usage.charged == charged
+    for behind in reversed(range(min(waiting, LOT))):
+        assert isinstance(pool.charge(1, behind), Receipt)
+    assert other.usage.charged == charged
+    pool.flush()
+    assert other.usage.charged == pool.usage.charged == charged  # all of it was used
+
+
+@BOTH
+def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
+    make: Make, clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    for _ in range(2):
+        assert isinstance(pool.charge(1, 0), Receipt)
+    assert other.usage.charged == 3 + LOT
+
+
+@BOTH
+def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
+    make: Make, clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    assert isinstance(pool.charge(5, 3), Receipt)
+    assert other.usage.charged == 6
+
+
+@BOTH
+def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
+    make: Make, clock: Time
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 1, used=4)  # others
+    before = other.usage.charged
+    assert isinstance(pool.charge(1, 3), Receipt)
+    assert other.usage.charged == before + 1
+
+
+@BOTH
+def test_calls_that_wait_get_no_more_in_advance_than_there_is(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 96)
+    assert isinstance(pool.charge(1, LOT), Receipt)
+    assert other.usage.charged == 100
+    for _ in range(3):
+        take(pool)
+    assert not isinstance(pool.charge(1, LOT), Receipt)
+
+
+@BOTH
+def test_no_more_is_charged_in_advance_than_there_is(make: Make, clock: Time) -> None:
+    pool = make()
+    use(pool, clock, 95)
+    for _ in range(5):
+        take(pool)
+    assert not isinstance(pool.charge(1), Receipt)
+
+
+def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
+    make: Make, clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    warm(pool, clock)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # so the hold cannot even be booked
+        pool.hold(100)
+        assert not isinstance(pool.charge(1), Receipt)
+    answer = pool.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.seconds == pytest.approx(103, abs=2)  # the clock is known to within some seconds
+
+
+@BOTH
+def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
+    make: Make, clock: Time
+) -> None:
+    pool, other = make(), make()
+    warm(pool, clock)
+    other.refused(0.0)
+    assert not isinstance(pool.charge(1), Receipt)
+    assert other.usage.charged == 3  # what it did not send was given back
+
+
+@BOTH
+def test_answers_are_told_when_there_are_many(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    receipts = [take(pool) for _ in range(MANY + 2)]
+    for n, receipt in enumerate(receipts[:-1]):
+        pool.settle(receipt, n + 2, NOON + 10)
+    assert other.usage.in_flight <= 2
+
+
+# -- when another has the lock -----------------------------------------------------------------
+
+
+def test_nobody_waits_for_the_lock_and_nothing_is_lost(
+    make: Make, clock: Time, tmp_path: Path
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock, 10)
+    receipt = take(pool, 20)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+        pool.settle(receipt, 30, NOON + 10)
+        pool.hold(100)
+        assert pool.usage.held_until is not None  # what we know; the others do not yet
+        assert other.usage.held_until is None
+    # Booked by the next who gets in, also when they may not send.
+    assert pool.charge(1) != Wait(BUSY, Reason.STORE_BUSY)
+    assert other.usage.held_until is not None
+    assert other.usage.in_flight == 0
+
+
+HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
+    "418": lambda pool, receipt: pool.settle_refused(receipt, 2, NOON + 10, 500.0, ban=True),
+    "429": lambda pool, receipt: pool.settle_refused(receipt, 2, NOON + 10, 500.0, ban=False),
+    "refused": lambda pool, receipt: pool.refused(500.0, ban=True),
+    "hold": lambda pool, receipt: pool.hold(500.0, ban=True),
+    "hold_until": lambda pool, receipt: pool.hold_until(NOON + 510.0, ban=True),
+}
+
+
+@pytest.mark.parametrize("name", HOLDS)
+def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
+    name: str, make: Make, clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    first, second = take(pool), take(pool)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        HOLDS[name](pool, first)
+        assert pool.sending(second) is None
+        clock.now += 2 * LEASE
+        assert pool.sending(second) is None
+        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+        assert (pool.room_in(1) or 0.0) > 400
+        assert (pool.held_for(ban=True) > 0.0) == (pool.usage.banned_until is not None)
+        assert (pool.held_for(ban=True) > 0.0) == (name != "429")
+    # The lock is free, and nothing has entered the pool since.
+    assert pool.sending(second) is None
+    assert (pool.held_for(ban=True) > 0.0) == (pool.usage.banned_until is not None)
+    answer = pool.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert make().usage.held_until == pool.usage.held_until
+    assert pool.sending(second) is None
+
+
+def test_a_hold_of_ours_that_could_not_be_told_at_once_ends_when_it_is_over(
+    make: Make, clock: Time, tmp_path: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        pool.hold(100, ban=True)
+        clock.now += 110
+        assert not pool.held_for(ban=True)
+    receipt = take(pool)
+    assert pool.sending(receipt) is receipt
+
+
+# -- when the file does not do as it should ----------------------------------------------------
+
+
+def test_where_no_file_can_be_made_it_says_so_once(
+    tmp_path: Path, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "budgets").write_text("not a directory")
+    budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+    use(budget.pool("a"), clock)
+    use(budget.pool("a"), clock)
+    budget.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
+def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
+    when: str,
+    make: Make,
+    clock: Time,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = make()
+    use(pool, clock, 60)
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(f"binance_oi.budget.pool_file.PoolFile.{when}", fail)
+    take(pool, 30)
+    assert pool.usage.used == 90
+    assert not isinstance(pool.charge(11), Receipt)
+    assert len(caplog.records) == 1
+
+
+@BOTH
+def test_a_record_of_another_version_is_not_believed(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    store = pool._store
+    assert store is not None
+    store.lock()
+    store.read()
+    store.write(msgspec.msgpack.encode(["exchange", "boot", 3]))
+    store.unlock()
+    use(make(), clock, 7)
+    assert pool.usage.used == 7
+    assert "another version" in caplog.text
+
+
+def test_a_damaged_record_starts_anew_from_what_we_know(
+    make: Make, clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock, 60)
+    path = tmp_path / "budgets" / FILE_NAME
+    content = bytearray(path.read_bytes())
+    content[PAGE + 8] ^= 1
+    path.write_bytes(content)
+    assert pool.usage.used == 60
+    take(pool, 30)
+    assert make().usage.used == 90
+    assert "damaged" in caplog.text
+
+
+@BOTH
+def test_without_any_header_the_record_still_fits(make: Make, clock: Time) -> None:
+    pool = make()
+    for _ in range(4 * 600):
+        clock.now += 0.25
+        receipt = pool.charge(1)
+        if isinstance(receipt, Receipt):
+            pool.settle(receipt, None, NOON + int(clock.now))
+            pool.flush()
+    assert make().usage.charged == pool.usage.charged > 0
+
+
+@BOTH
+def test_after_closing_what_was_charged_stays_charged(make: Make, clock: Time) -> None:
+    pool = make()
+    use(pool, clock, 10)
+    take(pool, 20)
+    pool.close()
+    pool.close()
+    assert make().usage.used == 30
+
+
+def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
+    def opened() -> int:
+        """How often this file is open; the collector may close files of other tests meanwhile."""
+        links = list[str]()
+        for link in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # of the directory itself
+                links.append(os.readlink(link))
+        return links.count(str(tmp_path / "budgets" / FILE_NAME))
+
+    budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
+    pool = budget.pool("a")  # kept, so that nothing but closing closes its file
+    use(pool, clock)
+    assert opened() == 1
+    budget.close()
+    assert opened() == 0
+
+
+# -- a look at all pools -----------------------------------------------------------------------
+
+
+def test_all_pools_of_the_machine_can_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = MachineBudget(directory=tmp_path / "budgets")
+    for name, weight in (("a", 5), ("b", 7)):
+        take(budget.pool(name), weight)
+    usage = machine_pools(tmp_path / "budgets")
+    assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
+    assert machine_pools() == {}  # of this user's place, where nobody has charged
+    with monkeypatch.context() as changed:
+        changed.setattr(shared, "BOOT", "another run of the machine")
+        assert machine_pools(tmp_path / "budgets") == {}
+    with monkeypatch.context() as changed:
+        changed.setattr(record, "decode", lambda _data: None)
+        assert machine_pools(tmp_path / "budgets") == {}
+    take(MachineBudget().pool("c"), 1)
+    assert list(machine_pools()) == ["c"]
+
+
+def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    spec = importlib.util.spec_from_file_location("budget_elsewhere", pool_module.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    elsewhere = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(elsewhere)
+    assert elsewhere.steady_clock is time.monotonic
+
+
+@pytest.mark.parametrize("wrong_s", [-3600.0, -3.7, -3.2, 3.1, 3.9])
+def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
+    wrong_s: float,
+) -> None:
+    true = 1_795_434_230.0  # half a minute from any turn
+    pool = ProcessBudget(clock=lambda: 0.0, wall=lambda: true + wrong_s).pool("a")
+    receipt = pool.charge(1)
+    assert isinstance(receipt, Receipt)
+    pool.settle(receipt, 1, float(int(true)))
+    state = pool._bucket.known
+    assert state.clock.lo <= true <= state.clock.hi

@@ -1,0 +1,599 @@
+"""The shared file: what it hands out is whole and ours, or it is nothing.
+
+Rule of this file: two `PoolFile` objects stand for two processes, because a lock belongs to an
+open file and not to a process.
+"""
+
+import errno
+import fcntl
+import importlib.util
+import logging
+import os
+import resource
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from binance_oi import fork
+from binance_oi.budget import pool_file
+from binance_oi.budget.pool_file import (
+    FILE_NAME,
+    MAGIC,
+    PAGE,
+    RECORDS,
+    STUCK,
+    STUCK_TRIES,
+    UNUSED,
+    PoolFile,
+    read_records,
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "budgets"
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Move both clocks, which stand still otherwise, however busy this machine is."""
+    moved = [0.0]
+
+    def move(seconds: float) -> None:
+        moved[0] += seconds
+
+    monotonic, wall = time.monotonic(), time.time()
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + moved[0])
+    monkeypatch.setattr(time, "time", lambda: wall + moved[0])
+    return move
+
+
+def exchange(file: PoolFile, record: bytes | None = None, until: float = 0.0) -> bytes | None:
+    """Read under the lock, and write when there is something to write."""
+    assert file.lock()
+    found = file.read()
+    if record is not None:
+        file.write(record, until)
+    file.unlock()
+    return found
+
+
+def test_what_one_process_writes_another_reads(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    assert exchange(one, b"first") == b""
+    assert exchange(other, b"second") == b"first"
+    assert exchange(one) == b"second"
+    assert exchange(one) is None  # nothing new
+
+
+def count_to(file: PoolFile, sequence: int) -> None:
+    """A whole record, of a process that has counted so far."""
+    assert file.lock()
+    file.read()
+    file._sequence = sequence - 1
+    file.write(b"late")
+    file.unlock()
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_sequence_at_its_end_begins_anew_and_keeps_the_record(place: Path, before: int) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(other, b"first")
+    count_to(one, 2**64 - 1 - before)
+    for n in range(4):
+        assert exchange(other, b"theirs %d" % n) == (b"ours %d" % (n - 1) if n else b"late")
+        assert exchange(one, b"ours %d" % n) == b"theirs %d" % n
+    assert exchange(PoolFile(place, "a"), b"new") == b"ours 3"
+
+
+def test_pools_keep_apart(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "b")
+    exchange(one, b"of a")
+    assert exchange(other, b"of b") == b""
+    assert sorted(read_records(place)) == [b"of a", b"of b"]
+    assert exchange(PoolFile(place, "a")) == b"of a"
+
+
+def test_only_one_has_the_lock_and_nobody_waits_for_it(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    assert one.lock()
+    assert not other.lock()
+    one.unlock()
+    assert other.lock()
+
+
+def test_a_closed_file_holds_no_lock(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    assert one.lock()
+    one.close()
+    assert other.lock()
+
+
+def test_it_is_private(place: Path) -> None:
+    PoolFile(place, "a")
+    assert stat.S_IMODE((place / FILE_NAME).stat().st_mode) == 0o600
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def test_a_file_that_others_could_read_becomes_private(place: Path) -> None:
+    PoolFile(place, "a")
+    (place / FILE_NAME).chmod(0o644)
+    PoolFile(place, "a")
+    assert stat.S_IMODE((place / FILE_NAME).stat().st_mode) == 0o600
+
+
+def test_a_directory_that_others_can_write_to_is_refused(place: Path) -> None:
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(PermissionError):
+        PoolFile(place, "a")
+
+
+def test_a_file_of_somebody_else_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PoolFile(place, "a")
+    owner = os.lstat(place)
+    monkeypatch.setattr(os, "getuid", lambda: owner.st_uid + 1)
+    theirs = os.stat_result((owner.st_mode, 0, 0, 0, owner.st_uid + 1, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "lstat", lambda _path: theirs)
+    with pytest.raises(PermissionError, match=FILE_NAME):
+        PoolFile(place, "a")
+
+
+def test_a_link_is_refused(place: Path) -> None:
+    place.mkdir(mode=0o700)
+    (place / FILE_NAME).symlink_to(place / "elsewhere")
+    with pytest.raises(OSError, match=FILE_NAME):
+        PoolFile(place, "a")
+
+
+def test_without_file_locks_there_is_no_such_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    spec = importlib.util.spec_from_file_location("pool_file_elsewhere", pool_file.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    elsewhere = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(elsewhere)
+    with pytest.raises(OSError, match="not available"):
+        elsewhere.PoolFile(place, "a")
+
+
+@pytest.mark.parametrize("content", [b"x", b"binance-oi budget 0\n" + bytes(9000), b"{}" * 5000])
+def test_a_foreign_or_older_file_is_replaced_with_a_warning(
+    place: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.mkdir(mode=0o700)
+    (place / FILE_NAME).write_bytes(content)
+    assert exchange(PoolFile(place, "a"), b"new") == b""
+    assert exchange(PoolFile(place, "a")) == b"new"
+    assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def damage(place: Path, offset: int, content: bytes) -> None:
+    with open(place / FILE_NAME, "r+b") as file:
+        file.seek(PAGE + offset)
+        file.write(content)
+
+
+@pytest.mark.parametrize("offset", [0, 4, 49], ids=["checksum", "length", "record"])
+def test_a_damaged_record_is_not_believed(
+    place: Path, offset: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    exchange(PoolFile(place, "a"), b"a record")
+    damage(place, offset, b"\xff")
+    assert exchange(file := PoolFile(place, "a"), b"new") == b""
+    assert exchange(PoolFile(place, "a")) == b"new"
+    assert exchange(file) is None
+    assert "damaged" in caplog.text
+
+
+def test_damage_that_comes_later_is_noticed_by_whoever_reads_next(place: Path) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a record")
+    damage(place, 8, bytes(8))  # another sequence
+    assert exchange(file, b"new") == b""
+    assert exchange(PoolFile(place, "a")) == b"new"
+
+
+@pytest.mark.parametrize("size", [len(MAGIC), PAGE + 20, PAGE + 60])
+def test_a_file_that_was_cut_off_starts_anew(place: Path, size: int) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a longer record than twenty bytes")
+    os.truncate(place / FILE_NAME, size)
+    exchange(file, b"again")
+    assert exchange(PoolFile(place, "a")) == b"again"
+
+
+@pytest.mark.parametrize("size", [0, 1, len(MAGIC) - 1, len(MAGIC), PAGE, PAGE + 20, PAGE + 60])
+def test_a_record_that_is_written_after_a_cut_is_there_for_whoever_starts_later(
+    place: Path, size: int
+) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"a longer record than twenty bytes")
+    os.truncate(place / FILE_NAME, size)
+    assert exchange(one) == b""  # not None: the writer has to write again
+    exchange(one, b"again")
+    assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
+    assert exchange(PoolFile(place, "a")) == b"again"
+    assert exchange(one) is None
+
+
+@pytest.mark.parametrize("first", [b"", b"x", b"{}" * (PAGE // 2), bytes(PAGE)])
+def test_a_first_page_that_was_overwritten_costs_no_record(
+    place: Path, first: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "b")
+    exchange(one, b"of a")
+    exchange(other, b"of b")
+    with open(place / FILE_NAME, "r+b") as file:
+        file.write(first.ljust(len(MAGIC), b"\0"))
+    assert exchange(PoolFile(place, "a")) == b"of a"
+    assert exchange(PoolFile(place, "b")) == b"of b"
+    assert exchange(one) is None
+    assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE + 20])
+def test_a_record_that_is_written_while_the_file_is_cut_off_stays(place: Path, size: int) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"a longer record than twenty bytes")
+    assert one.lock()
+    assert one.read() is None
+    os.truncate(place / FILE_NAME, size)
+    one.write(b"again")
+    one.unlock()
+    assert exchange(PoolFile(place, "a")) == b"again"
+
+
+def test_a_foreign_file_that_is_larger_than_ours_becomes_as_large_as_ours(place: Path) -> None:
+    place.mkdir(mode=0o700)
+    (place / FILE_NAME).write_bytes(b"{}" * PAGE * RECORDS)
+    assert exchange(PoolFile(place, "a"), b"new") == b""
+    assert list(read_records(place)) == [b"new"]
+    assert (place / FILE_NAME).stat().st_size == PAGE * (RECORDS + 1)
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["as it was", "and written on"])
+def test_an_older_copy_that_comes_back_into_the_file_is_another_lineage(
+    place: Path, more: int
+) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(one, b"early")
+    early = (place / FILE_NAME).read_bytes()
+    exchange(one, b"later")
+    begun = one.lineage
+    (place / FILE_NAME).write_bytes(early)
+    for _ in range(more):
+        exchange(other, b"other")
+    assert exchange(one) == (b"other" if more else b"early")
+    assert one.lineage != begun
+
+
+def test_what_each_of_two_files_held_is_kept_until_somebody_takes_it(place: Path) -> None:
+    one = PoolFile(place, "a")
+    exchange(one, b"first")
+    (place / FILE_NAME).unlink()
+    second = PoolFile(place, "a")
+    exchange(second, b"second")
+    assert second.lock()
+    assert not one.lock()  # it is in the second file by now
+    second.unlock()
+    (place / FILE_NAME).unlink()
+    assert exchange(PoolFile(place, "a"), b"third") == b""
+    assert exchange(one) == b"third"
+    left = [one.take_left(), one.take_left()]
+    assert [each and each.record for each in left] == [b"first", b"second"]
+    assert one.take_left() is None
+
+
+def test_what_a_later_file_goes_on_from_is_not_kept(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(one, b"first")
+    exchange(other)
+    (place / FILE_NAME).unlink()
+    assert other.lock()
+    assert other.read() == b""
+    left = other.take_left()
+    assert left is not None
+    other.go_on_from(left)
+    other.write(b"second")
+    assert not one.lock()
+    other.unlock()
+    (place / FILE_NAME).unlink()
+    exchange(PoolFile(place, "a"), b"third")
+    assert exchange(one) == b"third"
+    left = one.take_left()
+    assert left is not None
+    assert left.record == b"second"
+    assert one.take_left() is None
+
+
+def test_a_file_that_was_deleted_is_made_anew_and_all_follow_at_once(place: Path) -> None:
+    one, other = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(one, b"old")
+    exchange(other)
+    (place / FILE_NAME).unlink()
+    assert exchange(one, b"new") == b""
+    assert exchange(other) == b"new"
+
+
+def test_a_child_does_not_share_its_parents_lock(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PoolFile(place, "a")
+    assert file.lock()
+    pid = os.fork()
+    if not pid:  # in the child
+        os._exit(1 if file.lock() else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    monkeypatch.setattr(fork, "current", object())  # as if we were the child
+    assert not PoolFile(place, "a").lock()
+    assert not file.lock()
+
+
+def test_a_record_that_is_too_long_is_an_error(place: Path) -> None:
+    file = PoolFile(place, "a")
+    with pytest.raises(ValueError, match="does not fit"):
+        file.write(bytes(PAGE))
+
+
+# -- a process that does not run ---------------------------------------------------------------
+
+
+def test_a_suspended_process_with_the_lock_blocks_nobody_for_long(
+    place: Path, later: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    suspended, one, other = (PoolFile(place, "a") for _ in range(3))
+    exchange(one, b"known")
+    exchange(other)
+    assert suspended.lock()
+    for _ in range(STUCK_TRIES):
+        assert not one.lock()
+    later(STUCK + 0.1)
+    assert not one.lock()  # this try makes the copy
+    assert exchange(one, b"newer") is None  # nothing new in it
+    assert not other.lock()  # this one finds it
+    assert exchange(other) == b"newer"
+    suspended.write(b"stale")  # it wakes up
+    suspended.unlock()
+    assert exchange(suspended) == b"newer"
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert os.listdir(place) == [FILE_NAME]
+
+
+def test_a_lock_that_is_free_now_and_then_is_not_taken_over(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    busy, unlucky = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(unlucky, b"known")
+    for _ in range(STUCK_TRIES):
+        assert busy.lock()
+        assert not unlucky.lock()
+        busy.unlock()
+    exchange(unlucky)
+    later(STUCK + 0.1)
+    assert busy.lock()
+    assert not unlucky.lock()
+    busy.unlock()
+    assert exchange(busy) == b"known"
+    assert exchange(unlucky) is None
+
+
+# -- clearing away -----------------------------------------------------------------------------
+
+
+def test_a_record_unused_for_a_day_is_cleared_away(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    exchange(PoolFile(place, "old"), b"old")
+    later(UNUSED - 60)
+    exchange(PoolFile(place, "young"), b"young")
+    assert sorted(read_records(place)) == [b"old", b"young"]
+    later(120)
+    exchange(PoolFile(place, "new"), b"new")
+    assert sorted(read_records(place)) == [b"new", b"young"]
+
+
+def test_a_record_with_a_ban_is_kept_until_after_the_ban(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    exchange(PoolFile(place, "banned"), b"banned", until=time.time() + 3 * UNUSED)
+    later(2.9 * UNUSED)
+    exchange(PoolFile(place, "new"), b"new")
+    assert exchange(PoolFile(place, "banned")) == b"banned"
+
+
+def test_a_clock_that_was_set_back_clears_nothing(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    exchange(PoolFile(place, "a"), b"of a")
+    later(-3600)
+    exchange(PoolFile(place, "b"), b"of b")
+    assert exchange(PoolFile(place, "a")) == b"of a"
+
+
+def test_a_process_whose_record_was_cleared_away_writes_it_again(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    sleeper = PoolFile(place, "sleeper")
+    exchange(sleeper, b"asleep")
+    later(2 * UNUSED)
+    exchange(PoolFile(place, "new"), b"new")
+    assert exchange(sleeper, b"awake") == b""
+    assert sorted(read_records(place)) == [b"awake", b"new"]
+
+
+def test_when_all_places_are_taken_the_oldest_goes(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    for number in range(RECORDS + 1):
+        exchange(PoolFile(place, str(number)), b"%d" % number)
+        later(1)
+    records = set(read_records(place))
+    assert len(records) == RECORDS
+    assert b"0" not in records
+
+
+def test_nothing_is_read_where_there_is_no_file(place: Path) -> None:
+    assert list(read_records(place)) == []
+
+
+def test_records_that_are_damaged_are_not_read(place: Path) -> None:
+    exchange(PoolFile(place, "a"), b"of a")
+    exchange(PoolFile(place, "b"), b"of b")
+    damage(place, 41, b"\xff")
+    assert list(read_records(place)) == [b"of b"]
+
+
+# -- looking without the lock ------------------------------------------------------------------
+
+
+def test_a_look_finds_what_was_written_last_and_changes_nothing(place: Path) -> None:
+    writer, reader = PoolFile(place, "a"), PoolFile(place, "a")
+    assert reader.peek() == b""
+    exchange(PoolFile(place, "other"), b"of another")
+    assert writer.lock()
+    writer.read()
+    writer.write(b"first")
+    before = dict(vars(reader))
+    assert reader.peek() == b"first"  # also while somebody has the lock
+    assert dict(vars(reader)) == before
+    writer.write(b"second")
+    assert reader.peek() == b"second"
+    writer.unlock()
+    assert exchange(reader) == b"second"
+    assert reader.peek() == b"second"
+
+
+def test_a_look_at_a_damaged_or_missing_record_finds_nothing(place: Path) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a record")
+    damage(place, 49, b"\xff")
+    assert file.peek() == b""
+    (place / FILE_NAME).unlink()
+    assert file.peek() == b""
+
+
+def test_a_look_finds_a_record_that_was_moved_to_another_page(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    sleeper = PoolFile(place, "sleeper")
+    exchange(sleeper, b"asleep")
+    later(2 * UNUSED)
+    exchange(PoolFile(place, "new"), b"new")  # takes its place
+    exchange(PoolFile(place, "sleeper"), b"awake")
+    assert sleeper.peek() == b"awake"
+
+
+def test_a_page_that_is_just_being_written_is_read_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PoolFile(place, "a")
+    exchange(file, b"a record")
+    pages = iter([b"half" + bytes(PAGE - 4)])
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *where: next(pages, b"") or pread(*where))
+    assert file.peek() == b"a record"
+    pages = iter([b"half" + bytes(PAGE - 4)])
+    assert list(read_records(place)) == [b"a record"]
+
+
+# -- what the system refuses -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [PAGE, PAGE + 100], ids=["nothing", "a part"])
+def test_a_write_that_is_cut_off_is_an_error(place: Path, size: int) -> None:
+    file = PoolFile(place, "a")
+    assert file.lock()
+    file.read()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large|No space"):
+            file.write(b"a record" * 50)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    file.write(b"a record")
+    file.unlock()
+    assert exchange(PoolFile(place, "a")) == b"a record"
+
+
+def test_a_copy_that_cannot_be_made_leaves_nothing_behind(
+    place: Path, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspended, file = PoolFile(place, "a"), PoolFile(place, "a")
+    exchange(file, b"known")
+    assert suspended.lock()
+    for _ in range(STUCK_TRIES):
+        assert not file.lock()
+    later(STUCK + 0.1)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        file.lock()
+    assert os.listdir(place) == [FILE_NAME]
+
+
+def test_a_record_that_is_begun_anew_has_another_lineage_and_a_copy_has_not(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    suspended, one, other = (PoolFile(place, "a") for _ in range(3))
+    exchange(one, b"known")
+    begun = one.lineage
+    assert suspended.lock()
+    for _ in range(STUCK_TRIES):
+        assert not one.lock()
+    later(STUCK + 0.1)
+    assert not one.lock()
+    assert not other.lock()
+    exchange(one, b"newer")
+    exchange(other)
+    assert one.lineage == other.lineage == begun
+    (place / FILE_NAME).unlink()
+    exchange(one, b"anew")
+    exchange(other)
+    assert one.lineage == other.lineage != begun
+    begun = one.lineage
+    damage(place, 49, b"\xff")
+    exchange(PoolFile(place, "a"), b"once more")
+    exchange(one)
+    assert one.lineage != begun
+
+
+@pytest.mark.parametrize("kind", ["hard link", "pipe", "directory"])
+def test_what_is_no_file_of_its_own_is_refused_and_left_alone(place: Path, kind: str) -> None:
+    place.mkdir(mode=0o700)
+    precious = place / "precious"
+    precious.write_text("of the user")
+    if kind == "hard link":
+        os.link(precious, place / FILE_NAME)
+    elif kind == "pipe":
+        os.mkfifo(place / FILE_NAME)
+    else:
+        (place / FILE_NAME).mkdir()
+    with pytest.raises(OSError, match=FILE_NAME):
+        PoolFile(place, "a")
+    assert precious.read_text() == "of the user"
+
+
+def test_a_lock_that_cannot_be_had_is_an_error(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PoolFile(place, "a")
+
+    def fail(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(OSError, match="no locks"):
+        file.lock()

@@ -1,0 +1,1563 @@
+"""Sharing ends with an error and begins again; and any thread may look at the books.
+
+Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and a clock
+that stands still until it is moved stands for time.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from subprocess import PIPE
+from types import FrameType
+from typing import Any
+
+import pytest
+from _pytest.mark import MarkDecorator
+
+from binance_oi import fork
+from binance_oi.budget import place
+from binance_oi.budget import pool as pool_module
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.machine import MachineBudget
+from binance_oi.budget.pool import Pool, ProcessBudget
+from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
+from binance_oi.budget.shared import BRISK, BUSY, CHECK, LOT, RETRY, RETRY_MOST, SharedPool
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
+from binance_oi.exchange.limits import Limit
+from support.clocks import NOON, Time
+from support.lanes import some, thorough
+from support.memory_store import Memory, MemoryStore, Options, shared_pool
+
+LIMIT = 1000
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def budgets(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "budgets"
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def make(
+    request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
+) -> Callable[[], SharedPool]:
+    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    kind = getattr(request, "param", "file")
+
+    options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+    return lambda: shared_pool(kind, budgets, memory, options)
+
+
+Make = Callable[[], SharedPool]
+BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
+
+
+def take(pool: Pool, weight: int = 1) -> Receipt:
+    receipt = pool.charge(weight)
+    assert isinstance(receipt, Receipt), receipt
+    return receipt
+
+
+def use(pool: Pool, clock: Time, weight: int = 1) -> None:
+    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    clock.now += 2 * BRISK
+    receipt = take(pool, weight)
+    pool.settle(receipt, pool.usage.used, NOON + int(clock.now))
+    pool.flush()
+    clock.now += 2 * BRISK
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was warned of, shortened."""
+    assert {record.levelno for record in caplog.records} <= {logging.WARNING}
+    messages = [record.getMessage() for record in caplog.records]
+    return ["alone" if "is not shared" in message else "again" for message in messages]
+
+
+@contextmanager
+def failing(call: str, number: int) -> Iterator[None]:
+    """The system refuses every such call on our files, or of our stores in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        where: object = fcntl if call == "flock" else os
+        if hasattr(MemoryStore, call):
+            where = MemoryStore
+        elif hasattr(Memory, call):
+            where = Memory
+        real = getattr(where, call)
+
+        def fail(*arguments: object, **more: object) -> object:
+            if call == "open" and not str(arguments[0]).endswith(FILE_NAME):
+                return real(*arguments, **more)
+            raise OSError(number, os.strerror(number))
+
+        patch.setattr(where, call, fail)
+        yield
+
+
+def no_writes() -> ExitStack:
+    """Neither store can be written to."""
+    stack = ExitStack()
+    stack.enter_context(failing("pwrite", errno.ENOSPC))
+    stack.enter_context(failing("write", errno.ENOSPC))
+    return stack
+
+
+FAULTS = [
+    *(("pwrite", n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)),
+    *(("pread", n) for n in (errno.EIO, errno.ESTALE)),
+    *(("fstat", n) for n in (errno.EIO, errno.ESTALE, errno.EACCES)),
+    *(("flock", n) for n in (errno.ENOLCK, errno.EIO, errno.EBADF, errno.EINTR)),
+]
+AT_THE_START = [
+    *(("open", n) for n in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EROFS)),
+    *(("open", n) for n in (errno.ENOSPC, errno.EIO, errno.ESTALE)),
+    *(("mkdir", n) for n in (errno.ENOSPC, errno.EROFS, errno.EACCES)),
+    ("pwrite", errno.ENOSPC),
+]
+
+
+# Of what a store does, each call fails.
+OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
+
+
+def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
+    """Faults of the file, and those of a store in memory."""
+    rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
+    return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
+
+
+def name_of(value: object) -> str | None:
+    return errno.errorcode[value] if isinstance(value, int) else None
+
+
+@on_both(FAULTS, OPERATIONS)
+def test_one_error_costs_a_moment_of_sharing_and_no_weight(
+    call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    with failing(call, number):
+        use(one, clock, 3)
+        assert one.usage.charged >= 13
+        assert said(caplog) == ["alone"]
+    use(other, clock, 5)
+    clock.now += RETRY
+    use(one, clock, 1)
+    assert said(caplog) == ["alone", "again"]
+    assert one.usage == other.usage
+    assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (39, 0, 0)
+
+
+@on_both(FAULTS, OPERATIONS)
+def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error(
+    call: str, number: int, make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing(call, number):
+        use(one, clock)
+    other.refused(300, ban=True)
+    clock.now += RETRY
+    assert not isinstance(one.charge(1), Receipt)
+    assert one.held_for(ban=True)
+    assert one.usage.banned_until == other.usage.banned_until is not None
+
+
+@on_both(FAULTS, OPERATIONS)
+def test_a_ban_that_was_learned_alone_reaches_the_others(
+    call: str, number: int, make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with failing(call, number):
+        use(one, clock)
+        one.refused(300, ban=True)
+        assert not isinstance(one.charge(1), Receipt)
+    clock.now += 2 * RETRY
+    one.charge(1)
+    assert other.held_for(ban=True)
+    assert not isinstance(other.charge(1), Receipt)
+
+
+@BOTH
+def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with no_writes():
+        use(one, clock)
+    one.refused(300, ban=True)  # no time has passed since the last try
+    assert other.held_for(ban=True)
+
+
+@on_both(AT_THE_START, [("store", errno.EIO)])
+def test_a_process_that_starts_alone_joins_the_others_later(
+    call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    with failing(call, number):
+        one = make()
+        use(one, clock, 7)
+        assert said(caplog) == ["alone"]
+    other = make()
+    use(other, clock, 20)
+    clock.now += 4 * RETRY
+    one.charge(1)
+    assert said(caplog) == ["alone", "again"]
+    assert (one.usage.charged, other.usage.charged) == (28, 28)
+    other.refused(300, ban=True)
+    assert not isinstance(one.charge(1), Receipt)
+
+
+def test_a_reserve_is_kept_by_a_process_that_is_alone(budgets: Path, clock: Time) -> None:
+    budget = MachineBudget(directory=budgets, limit=100, reserve=20, clock=clock, wall=clock.wall)
+    with failing("open", errno.EMFILE):
+        pool = budget.pool("exchange")
+        use(pool, clock, 1)
+        take(pool, 79)
+        assert not isinstance(pool.charge(1), Receipt)
+        assert pool.usage.remaining == 0
+
+
+def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries: list[float] = []
+
+    def fail(_self: object, *_: object) -> None:
+        tries.append(clock.now)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(PoolFile, "__init__", fail)
+    pool = make()
+    for _ in range(3600):
+        clock.now += 1.0
+        pool.charge(1)
+    pauses = [later - sooner for sooner, later in pairwise(tries)]
+    assert max(pauses) <= min(CHECK, RETRY_MOST + 1)
+    assert pauses[0] <= RETRY + 1
+    assert len(tries) < 200
+    assert said(caplog) == ["alone"]
+
+
+@BOTH
+def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock)
+    for _ in range(600):
+        with no_writes():
+            pool.charge(1)
+        clock.now += 1.0
+        pool.charge(1)
+    assert 4 <= len(said(caplog)) <= 2 * 600 / RETRY_MOST + 12
+
+
+@BOTH
+def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with no_writes():
+        use(one, clock, 5)
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.charged == 6
+
+
+@BOTH
+def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with no_writes():
+        use(one, clock, 5)
+    one.close()
+    assert other.usage.charged == 6
+    clock.now += 10 * CHECK
+    one.charge(1)  # alone, and for itself
+    assert one._store is None
+
+
+@BOTH
+def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    before = take(one, 10)
+    with no_writes():
+        during = take(one, 4)
+        one.settle(before, 15, NOON + 10)
+        one.flush()
+    use(other, clock, 2)
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.in_flight == 4
+    one.settle(during, 17, NOON + 11)
+    one.flush()
+    usage = other.usage
+    assert (usage.used, usage.charged, usage.in_flight, usage.others) == (17, 17, 0, 0)
+
+
+def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    use(pool, clock)
+    for _ in range(2):  # at one instant: the next ones are charged in advance
+        take(pool)
+    with failing("pread", errno.EIO):
+        take(pool)
+    assert said(caplog) == ["alone"]
+
+
+@BOTH
+def test_a_new_error_after_long_sharing_is_tried_again_soon(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make()
+    with no_writes():
+        for _ in range(20):
+            use(pool, clock)
+            clock.now += RETRY_MOST
+    use(pool, clock)
+    clock.now += 2 * CHECK
+    with no_writes():
+        use(pool, clock)
+    clock.now += RETRY
+    use(pool, clock)
+    assert said(caplog) == ["alone", "again"] * 2
+
+
+@BOTH
+def test_a_refusal_that_is_answered_alone_is_known_to_all_later(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with no_writes():
+        receipt = take(one, 4)
+        one.settle_refused(receipt, 5, NOON + 10, 100.0, ban=False)
+        one.set_limit(500)
+    clock.now += 4 * RETRY
+    one.flush()
+    assert other.usage == one.usage
+    assert other.usage.held_until is not None
+    assert (other.usage.limit, other.usage.charged) == (500, 5)
+
+
+# -- real causes -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
+
+
+def free_descriptor() -> int:
+    number = os.dup(0)
+    os.close(number)
+    return number
+
+
+def test_without_a_free_descriptor_a_process_starts_alone_and_joins_later(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make()
+    with limited(resource.RLIMIT_NOFILE, free_descriptor()):
+        one = make()
+        use(one, clock, 3)
+    other.refused(300, ban=True)
+    clock.now += 4 * RETRY
+    assert not isinstance(one.charge(1), Receipt)
+    assert other.usage.charged == 3
+    assert said(caplog) == ["alone", "again"]
+
+
+def test_a_file_that_may_not_grow_ends_sharing_until_it_may(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    with limited(resource.RLIMIT_FSIZE, PAGE):
+        use(one, clock, 3)
+    assert make().usage.charged == 0
+    clock.now += RETRY
+    one.flush()
+    assert make().usage.charged == 3
+    assert said(caplog) == ["alone", "again"]
+
+
+def test_a_logout_that_removes_the_directory_loses_nothing_of_those_that_run(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    shutil.rmtree(budgets.parent)
+    assert one.usage.charged == 10  # what it knew last
+    use(one, clock, 1)
+    use(other, clock, 1)
+    assert one.usage == other.usage
+    assert one.usage.charged >= 32
+    assert one.usage.in_flight == 0
+    other.refused(300, ban=True)
+    shutil.rmtree(budgets.parent)
+    clock.now += 1.0
+    assert not isinstance(other.charge(1), Receipt)
+    assert make().held_for(ban=True)
+    assert not isinstance(one.charge(1), Receipt)
+
+
+def test_a_directory_that_cannot_be_made_again_ends_sharing_until_it_can(
+    make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    use(one, clock, 3)
+    shutil.rmtree(budgets.parent)
+    budgets.parent.write_text("in the way")
+    use(one, clock, 4)
+    assert said(caplog) == ["alone"]
+    budgets.parent.unlink()
+    other = make()
+    use(other, clock, 5)
+    clock.now += RETRY
+    use(one, clock, 1)
+    assert said(caplog) == ["alone", "again"]
+    assert one.usage.charged == other.usage.charged == 13
+    assert one.usage.in_flight == 0
+
+
+def test_a_directory_that_others_can_write_to_by_now_is_left_and_joined_again(
+    make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = make()
+    use(one, clock, 3)
+    (budgets / FILE_NAME).unlink()
+    budgets.chmod(0o777)
+    use(one, clock, 4)
+    assert said(caplog) == ["alone"]
+    budgets.chmod(0o700)
+    clock.now += RETRY
+    one.flush()
+    assert make().usage.charged == 7
+
+
+def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr("binance_oi.budget.pool_file.PAGE", 100)
+        use(one, clock, 2)
+    assert said(caplog) == ["alone"]
+    use(other, clock)  # the lock was let go
+    clock.now += RETRY
+    one.flush()
+    assert other.usage.charged == 4
+
+
+# -- a file that is deleted or replaced while processes use it -----------------------------------
+
+
+def another(where: Path, clock: Time) -> Path:
+    """A file of a budget in which somebody has used the same pool, and of another pool."""
+    for name in ("exchange", "another"):
+        pool = MachineBudget(directory=where, limit=LIMIT, clock=clock, wall=clock.wall).pool(name)
+        take(pool, 3)
+        pool.close()
+    return where / FILE_NAME
+
+
+def replace_file(how: str, budgets: Path, clock: Time, early: bytes) -> None:
+    file, made = budgets / FILE_NAME, budgets.parent / "made"
+    if how == "deleted":
+        file.unlink()
+    elif how == "moved away":
+        file.rename(made)
+    elif how == "deleted, and linked elsewhere":
+        os.link(file, made)
+        file.unlink()
+    elif how == "with its directory":
+        budgets.rename(made)
+    elif how == "replaced by another budget":
+        os.replace(another(budgets.parent / "theirs", clock), file)
+    else:
+        made.write_bytes({"an empty file": b"", "no budget": b"x" * 99, "a copy": early}[how])
+        os.replace(made, file)
+
+
+REPLACED = [
+    *("deleted", "moved away", "deleted, and linked elsewhere", "with its directory"),
+    *("replaced by another budget", "an empty file", "no budget", "a copy"),
+]
+
+
+@pytest.mark.parametrize("how", REPLACED)
+def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    early = (budgets / FILE_NAME).read_bytes()
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    replace_file(how, budgets, clock, early)
+    answer = one.charge(1)  # the other one has not written again
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.held_for(ban=True)
+    assert one.usage.charged >= 30
+    late = make()  # and whoever starts now knows it
+    assert not isinstance(late.charge(1), Receipt)
+    assert late.usage.banned_until is not None
+    clock.now += 310.0
+    use(one, clock, 5)
+    use(other, clock, 6)
+    assert one.usage == other.usage == late.usage
+    assert one.usage.charged >= 11
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved away", "an empty file", "no budget"])
+def test_what_is_carried_into_a_new_file_counts_once(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other, third = make(), make(), make()
+    for n, pool in enumerate((one, other, third)):
+        use(pool, clock, 10 + n)
+    replace_file(how, budgets, clock, b"")
+    for pool in (third, one, other):
+        use(pool, clock, 1)
+    assert one.usage == other.usage == third.usage
+    assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (36, 0, 0)
+
+
+def test_what_was_written_into_a_file_while_others_left_it_is_told_again(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    clock.now += 1.0
+    assert one._enter()
+    (budgets / FILE_NAME).unlink()  # while it has the lock
+    assert other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    use(other, clock, 1)
+    answer = one._bucket.charge(clock(), 4)
+    assert isinstance(answer, Receipt)
+    one._bucket.hold(clock(), 300.0, ban=True)
+    one._leave(changed=True)  # into the old file
+    assert one.charge(1) == other.charge(1)
+    assert one.usage == other.usage
+    assert one.usage.charged == 35
+    assert other.usage.banned_until is not None
+
+
+def cut_off(how: str, file: Path, early: bytes) -> None:
+    """Damage the file in place, while processes have it open."""
+    if how == "first page overwritten":
+        with open(file, "r+b") as opened:
+            opened.write(b"x" * PAGE)
+    elif how == "an older copy":
+        file.write_bytes(early)
+    else:
+        size = {"emptied": 0, "one byte": 1, "no records": PAGE, "half a record": PAGE + 60}[how]
+        os.truncate(file, size)
+
+
+CUT_OFF = [
+    *("emptied", "one byte", "no records", "half a record"),
+    *("first page overwritten", "an older copy"),
+]
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["lives", "ends"])
+@pytest.mark.parametrize("when", ["before the ban", "after the ban"])
+@pytest.mark.parametrize("how", some(CUT_OFF, always=2))
+def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcomers(
+    how: str, when: str, ends: bool, make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    early = (budgets / FILE_NAME).read_bytes()
+    use(banned, clock, 10)
+    if when == "before the ban":
+        cut_off(how, budgets / FILE_NAME, early)
+        receipt = take(banned)
+        banned.settle_refused(receipt, 21, NOON + int(clock.now), 120.0, ban=True)
+    else:
+        banned.hold(120.0, ban=True)
+        cut_off(how, budgets / FILE_NAME, early)
+        assert isinstance(banned.charge(1), Wait)
+    if ends:
+        banned.close()
+    late = make()
+    answer = late.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert late.held_for(ban=True)
+    assert late.usage.charged >= 20
+
+
+@pytest.mark.parametrize("how", CUT_OFF[:-1])
+def test_a_ban_that_is_written_while_the_file_is_cut_off_binds_newcomers(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    assert banned._enter()
+    cut_off(how, budgets / FILE_NAME, b"")  # between the lock and the write
+    banned._bucket.hold(clock(), 300.0, ban=True)
+    banned._leave(changed=True)
+    answer = make().charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+
+
+def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, banned = make(), make()
+    use(one, clock, 10)
+    use(banned, clock, 20)
+    banned.hold(600.0, ban=True)
+    banned.close()
+    (budgets / FILE_NAME).unlink()
+    second = make()
+    use(second, clock, 3)
+    assert second._enter()  # and has the lock
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    second._leave(changed=False)
+    (budgets / FILE_NAME).unlink()
+    answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.held_for(ban=True)
+    assert one.usage.charged >= 33
+    assert make().charge(1) == answer
+
+
+def test_a_ban_outlives_two_files_that_are_gone_where_there_is_no_other_file(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, banned = make(), make()
+    use(one, clock, 10)
+    use(banned, clock, 20)
+    banned.hold(600.0, ban=True)
+    banned.close()
+    (budgets / FILE_NAME).unlink()
+    second = make()
+    use(second, clock, 3)
+    assert second._enter()
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    second._leave(changed=False)
+    (budgets / FILE_NAME).unlink()
+    with failing("open", errno.EMFILE):
+        answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+
+
+def test_a_file_that_others_began_without_us_costs_no_ban_when_it_is_gone(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    banned = make()
+    use(banned, clock, 10)
+    banned.hold(600.0, ban=True)
+    os.truncate(budgets / FILE_NAME, 0)
+    use(make(), clock, 3)  # knows nothing of the ban
+    (budgets / FILE_NAME).unlink()
+    last = make()
+    use(last, clock, 4)
+    answer = banned.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert last.charge(1) == answer
+    assert last.usage.charged >= 17
+
+
+def test_a_request_that_waits_for_its_connection_is_not_sent_into_a_ban_in_another_file(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(other, clock, 20)
+    receipt = take(one, 1)
+    (budgets / FILE_NAME).unlink()
+    other.hold(300, ban=True)
+    clock.now += 1.0
+    assert one.sending(receipt) is None
+    assert one.held_for(ban=True)
+
+
+@pytest.mark.parametrize("how", ["with its directory", "deleted"])
+def test_a_ban_in_a_file_that_is_gone_holds_where_there_is_no_other_file(
+    how: str, make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    replace_file(how, budgets, clock, b"")
+    if how == "deleted":
+        (budgets / FILE_NAME).mkdir()
+    else:
+        budgets.write_text("in the way")
+    answer = one.charge(1)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.usage.charged == 30
+
+
+PROCESS = r"""
+import sys
+from pathlib import Path
+from binance_oi.budget import MachineBudget
+from binance_oi.budget.usage import Wait
+pool = MachineBudget(directory=Path(sys.argv[1]), limit=1000).pool("exchange")
+while isinstance(first := pool.charge(1), Wait):
+    pass  # the other process probes
+pool.settle(first, 1, None)
+pool.flush()
+print("charged", flush=True)
+for line in sys.stdin:
+    if line == "ban\n":
+        pool.hold(86_400.0, ban=True)
+        print("banned", flush=True)
+    else:
+        print(type(pool.charge(1)).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["deleted", *thorough("replaced by another budget", "an empty file")]
+)
+def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, clock: Time) -> None:
+    command = [sys.executable, "-c", PROCESS, str(budgets)]
+    with (
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as one,
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other,
+    ):
+
+        def ask(process: subprocess.Popen[str], question: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(question + "\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        for process in (one, other):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "charged\n"
+        assert ask(other, "ban") == "banned"
+        replace_file(how, budgets, clock, b"")
+        assert ask(one, "charge") == "Wait"
+        assert MachineBudget(directory=budgets).pool("exchange").held_for(ban=True)
+        assert ask(other, "charge") == "Wait"
+
+
+@BOTH
+@pytest.mark.parametrize("days", [2, 30, 400])
+def test_a_process_that_slept_for_long_shares_what_it_does(
+    days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    clock.now += 86_400.0 * days
+    use(one, clock, 2)
+    use(other, clock, 3)
+    assert one.usage == other.usage
+    assert one.usage.charged >= 5
+    assert "is not shared" not in caplog.text
+
+
+@BOTH
+def test_many_limits_and_much_lost_weight_do_not_end_sharing(
+    make: Make, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.now = 1e6 + 30.0
+    one, other = make(), make()
+    one.set_limits(10**9, [Limit(10 + n, 10**9, False) for n in range(8)])
+    use(one, clock)
+    sent = 0
+    for n in range(400):
+        clock.now += 0.3
+        for pool in (one, other):
+            answer = pool.charge(700_000 + n)
+            if isinstance(answer, Receipt):
+                sent += 1
+                if n % 3:
+                    pool.lose(answer)
+                else:
+                    pool.settle(answer, pool.usage.used, NOON + int(clock.now))
+    one.flush()
+    other.flush()
+    assert sent > 200
+    assert one.usage == other.usage
+    assert said(caplog) == []
+
+
+# -- a store in memory ---------------------------------------------------------------------------
+
+
+IN_MEMORY = pytest.mark.parametrize("make", ["memory"], indirect=True)
+
+
+@IN_MEMORY
+def test_a_store_that_refuses_its_lock_keeps_nobody_waiting(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    flying = take(one, 5)
+    memory.is_locked = True
+    assert one.charge(1) == other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    one.settle(flying, 15, NOON + 10)
+    one.hold(300.0, ban=True)
+    assert other.usage.banned_until is None
+    memory.is_locked = False
+    one.flush()
+    assert (other.usage.charged, other.usage.in_flight) == (15, 0)
+    assert other.usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_store_that_loses_its_record_gets_back_what_each_knows(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 20)
+    memory.lose()
+    for pool in (one, other):
+        use(pool, clock, 1)
+    one.flush()
+    assert one.usage == other.usage == make().usage
+    assert one.usage.charged >= 32
+
+
+@IN_MEMORY
+@pytest.mark.parametrize("is_copy", [False, True])
+def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
+    make: Make, memory: Memory, clock: Time, is_copy: bool
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    early = memory.copy()
+    use(other, clock, 20)
+    other.hold(300, ban=True)
+    memory.replace(early if is_copy else None)
+    answer = one.charge(1)  # the other one has not written again
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.COOLDOWN
+    assert one.usage.charged >= 30
+    assert make().usage.banned_until is not None
+
+
+@IN_MEMORY
+def test_a_ban_in_a_store_that_was_replaced_holds_whatever_else_is_in_its_record(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    other.hold(300, ban=True)
+    clock.now += 1.0
+    other.charge(1)
+    other._bucket.known.clock.hi = 1e15
+    other._leave(changed=True)
+    memory.replace()
+    use(make(), clock, 2)  # somebody has begun anew there
+    assert isinstance(one.charge(1), Wait)
+    assert one.usage.banned_until is not None
+    assert one.usage.charged == 12
+
+
+@IN_MEMORY
+def test_a_record_that_cannot_be_read_in_a_store_that_was_replaced_changes_nothing(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    memory.cell.record = b"x"
+    memory.replace()
+    use(make(), clock, 2)
+    use(one, clock, 1)
+    assert one.usage == make().usage
+    assert one.usage.charged == 13
+
+
+@IN_MEMORY
+def test_a_store_that_is_replaced_before_a_process_gets_in_again_loses_neither_side(
+    make: Make, memory: Memory, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    use(other, clock, 5)
+    with no_writes():
+        use(one, clock, 3)
+    clock.now += RETRY
+    memory.is_locked = True
+    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    memory.replace()
+    memory.is_locked = False
+    use(make(), clock, 2)
+    one.flush()
+    use(other, clock, 1)
+    assert one.usage == other.usage == make().usage
+    assert one.usage.charged >= 21  # what both knew may count twice
+
+
+@IN_MEMORY
+def test_a_store_that_cannot_be_asked_for_holds_tells_what_it_held_last(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    other.hold(300, ban=True)
+    with failing("is_hold_new", errno.EIO):
+        assert one.held_for(ban=True) == other.held_for(ban=True) > 0.0
+
+
+@IN_MEMORY
+def test_an_empty_store_that_is_left_for_another_place_held_nothing(
+    make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    elsewhere = Memory()
+    monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
+    clock.now += CHECK
+    use(one, clock, 3)
+    assert (make().usage.charged, memory.cell.record) == (3, b"")
+
+
+@IN_MEMORY
+def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
+    make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    elsewhere = Memory()
+    monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
+    clock.now += CHECK
+    newcomer = make()
+    assert newcomer.usage.charged == 0
+    one.refused(300, ban=True)
+    assert newcomer.usage.banned_until is not None
+    assert memory.cell.holder is None
+
+
+@IN_MEMORY
+def test_a_lot_in_memory_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
+    pool = make()
+    use(pool, clock)
+    take(pool)
+    take(pool)  # at one instant: the next ones are charged in advance
+    before = memory.locks
+    for _ in range(LOT):
+        take(pool)
+    assert memory.locks == before
+
+
+# -- another place, another record ---------------------------------------------------------------
+
+
+def test_when_the_place_changes_all_processes_meet_within_a_minute(
+    tmp_path: Path, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(place.VARIABLE)
+    places = [tmp_path / "first", tmp_path / "second"]
+    places[1].mkdir()
+    monkeypatch.setattr(place, "PLACES", tuple(map(str, places)))
+
+    def make() -> Pool:
+        budget = MachineBudget(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
+        return budget.pool("exchange")
+
+    early = make()
+    use(early, clock, 5)
+    clock.now = 61.0
+    use(early, clock, 6)
+    places[0].mkdir()  # a file system that was mounted late
+    late = make()
+    use(late, clock, 3)
+    clock.now = 61.0 + CHECK - 3.0
+    late.refused(300, ban=True)
+    clock.now = 10.0 + CHECK + 1.0
+    assert not isinstance(early.charge(1), Receipt)
+    assert early.held_for(ban=True) == pytest.approx(late.held_for(ban=True))
+    assert early.held_for(ban=True) > 300.0
+    assert early.usage == late.usage
+    assert early.usage.charged == 9
+
+
+def test_a_record_that_somebody_begins_anew_gets_back_what_we_know(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock, 10)
+    flying = take(one, 5)
+    assert other.usage.charged == 15
+    page = bytearray((budgets / FILE_NAME).read_bytes())
+    page[PAGE + 60] ^= 1  # the checksum is wrong
+    (budgets / FILE_NAME).write_bytes(page)
+    newcomer = make()
+    use(newcomer, clock, 1)
+    one.settle(flying, 16, NOON + 10)
+    one.flush()
+    assert make().usage.charged >= 16
+
+
+def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one = make()
+    use(one, clock, 10)
+    with no_writes():
+        use(one, clock, 5)
+    shutil.rmtree(budgets)
+    other = make()
+    use(other, clock, 2)
+    clock.now += RETRY
+    one.flush()
+    assert one.usage == other.usage
+    assert one.usage.charged == 17
+
+
+@BOTH
+def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
+    make: Make, clock: Time
+) -> None:
+    one, broken = make(), make()
+    use(one, clock, 10)
+    assert broken.charge(2 * LIMIT) == Wait(None, Reason.TOO_HEAVY)
+    broken._bucket.known.clock.hi = 1e15
+    broken._store.lock()  # type: ignore[union-attr]
+    broken._leave(changed=True)
+    newcomer = make()
+    use(newcomer, clock, 1)
+    assert newcomer.usage.charged == 1
+    one.charge(1)
+    assert newcomer.usage.charged == 12
+
+
+def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
+    make: Make, clock: Time
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    flying = take(one, 5)
+    file = PoolFile(one._store.path.parent, "exchange")  # type: ignore[union-attr]
+    other.charge(1)
+    other._bucket.known.ledger.minutes.clear()
+    other._leave(changed=True)
+    assert file.peek()
+    one._bucket.known.ledger.minutes.clear()
+    one.settle(flying, 6, NOON + 10)
+    one.flush()
+    assert one.usage.used >= 6
+
+
+# -- from another thread ---------------------------------------------------------------------------
+
+
+@contextmanager
+def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
+    """Threads that look at the books without a pause, and switch as often as they can."""
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    began = threading.Barrier(threads + 1)
+
+    def run() -> None:
+        began.wait(60)
+        try:
+            while not stop.is_set():
+                for look in looks:
+                    look()
+        except BaseException as error:
+            errors.append(error)
+
+    running = [threading.Thread(target=run) for _ in range(threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in running:
+            thread.start()
+        began.wait(60)
+        yield errors
+    finally:
+        stop.set()
+        for thread in running:
+            thread.join(120)
+        sys.setswitchinterval(interval)
+
+
+def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
+    """A pool of one process, one that is shared, or one that cannot be shared now."""
+    options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
+    if kind == "process":
+        return ProcessBudget(**options).pool("exchange")  # type: ignore[arg-type]
+    budget = MachineBudget(directory=budgets, **options)  # type: ignore[arg-type]
+    if kind == "machine":
+        return budget.pool("exchange")
+    with failing("open", errno.EMFILE):
+        return budget.pool("exchange")
+
+
+@pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
+def test_any_thread_may_look_at_the_books_and_they_stay_exact(
+    kind: str, budgets: Path, clock: Time
+) -> None:
+    count = 1500
+    pool = make_kind(kind, budgets, clock)
+    seen: list[tuple[int, int, int]] = []
+
+    def look() -> None:
+        usage = pool.usage
+        seen.append((usage.charged, usage.in_flight, usage.others))
+
+    def look_around() -> None:
+        assert not pool.held_for(ban=True)
+        assert repr(pool)
+
+    first = take(pool)
+    pool.settle(first, 1, NOON + 10)
+    with looking(look, look_around) as errors:
+        flying: list[Receipt] = []
+        for number in range(2, count + 1):
+            flying.append(take(pool))
+            if len(flying) == 10:
+                for k, receipt in enumerate(flying):
+                    pool.settle(receipt, number - 9 + k, NOON + 10)
+                flying.clear()
+        for k, receipt in enumerate(flying):  # in order: a count that jumps shows others
+            pool.settle(receipt, count - len(flying) + 1 + k, NOON + 10)
+        pool.flush()
+    assert errors == []
+    usage = pool.usage
+    assert (usage.charged, usage.used, usage.in_flight, usage.others) == (count, count, 0, 0)
+    assert seen
+    for charged, in_flight, others in seen:
+        assert 0 <= in_flight <= charged <= count
+        assert others == 0
+
+
+def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
+    """Every way to change the books, in states in which it changes much of them."""
+    date, flying = NOON + 10, list[Receipt]()
+
+    def charge(weight: int = 1) -> None:
+        flying.append(take(pool, weight))
+
+    def ask_again() -> None:
+        receipt = pool.sending(flying.pop())
+        assert receipt is not None
+        flying.append(receipt)
+
+    def settle(used: int, date: float | None = date) -> None:
+        pool.settle(flying.pop(0), used, date)
+
+    yield charge
+    yield lambda: settle(1)
+    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last ones are charged in advance
+        yield partial(charge, weight)
+    yield lambda: clock.move(3.0)
+    yield ask_again
+    yield lambda: pool.lose(flying.pop())
+    yield lambda: pool.refund(flying.pop())
+    yield lambda: settle(4)
+    yield lambda: settle(90)  # others
+    yield lambda: pool.set_limit(5000)
+    yield lambda: pool.set_limits(6000, [Limit(10, 400, False), Limit(86_400, 10**6, True)])
+    yield partial(charge, 2)
+    yield lambda: pool.settle(flying.pop(), None, None)
+    yield lambda: clock.move(41.0)
+    yield partial(charge, 5)  # it may be counted in either minute
+    yield lambda: pool.settle(flying.pop(), 5, NOON + 54)
+    yield partial(charge, 5)
+    yield lambda: pool.refund(flying.pop())
+    yield lambda: clock.move(30.0)
+    yield partial(charge, 5)
+    yield lambda: pool.settle(flying.pop(), 5, NOON + 84)  # in the new minute: the old is free
+    yield partial(charge, 5)
+    yield lambda: pool.settle_refused(flying.pop(), 20, NOON + 84, 0.0, ban=False)
+    yield lambda: pool.refused(2.0)
+    yield lambda: pool.hold(90.0)
+    yield lambda: pool.hold_until(NOON + 600, ban=True)
+    yield lambda: settle(7)
+    yield pool.flush
+
+
+@contextmanager
+def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
+    """Call `before` ahead of every bytecode that this thread runs in our own modules."""
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before()
+        return trace
+
+    earlier = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(earlier)
+
+
+class NotNowError(Exception):
+    """A reader would wait."""
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
+    """Another thread. Instead of waiting for a change to end, it raises `NotNowError`."""
+
+    def sleep(_seconds: float) -> None:
+        raise NotNowError
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with ThreadPoolExecutor(1) as thread:
+        yield thread
+
+
+MODULES = (
+    *("pool.py", "shared.py", "bucket.py", "ledger.py", "attribution.py", "others.py"),
+    "server_clock.py",
+)
+
+
+@pytest.mark.thorough  # the next test always runs
+@pytest.mark.parametrize("kind", ["machine", "process", "alone"])
+def test_another_thread_never_sees_half_of_a_change(
+    kind: str, budgets: Path, clock: Time, reader: ThreadPoolExecutor
+) -> None:
+    pool, seen, waits = make_kind(kind, budgets, clock), list[Usage | str](), 0
+
+    def look() -> None:
+        nonlocal waits
+        looks: list[Callable[[], Usage | str]] = [lambda: pool.usage, lambda: repr(pool)]
+        for each in looks:
+            try:
+                seen.append(reader.submit(each).result())
+            except NotNowError:
+                waits += 1
+
+    for change in changes_of(pool, clock):
+        allowed: list[Usage | str] = [pool.usage, repr(pool)]
+        seen.clear()
+        with stopping(look, *MODULES):
+            change()
+        allowed += [pool.usage, repr(pool)]
+        assert [each for each in seen if each not in allowed] == []
+    assert waits > 1000
+
+
+@pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
+def test_a_change_in_the_middle_of_a_view_is_seen_whole_or_not_at_all(
+    kind: str, budgets: Path, clock: Time
+) -> None:
+    pool, moment, steps = make_kind(kind, budgets, clock), 0, 0
+    pool.settle(take(pool), 1, NOON + 10)
+    pool.flush()
+
+    def change() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == moment:
+            charger.submit(pool.hold, 60.0 + moment).result()
+            charger.submit(pool.set_limit, 5000 + moment).result()
+
+    with ThreadPoolExecutor(1) as charger:
+        while steps >= moment:
+            moment, steps = moment + 1, 0
+            before = pool.usage
+            with stopping(change, *MODULES):
+                usage = pool.usage
+            assert usage in (before, pool.usage)
+    assert moment > 100
+
+
+def test_a_view_waits_for_a_change_that_takes_long(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    began, go_on, waited = threading.Event(), threading.Event(), 0.0
+    apply_limit = pool_module.apply_limit
+
+    def slow(limit: int, bucket: Bucket) -> None:
+        bucket.known.limit = limit // 2
+        began.set()
+        assert go_on.wait(120)
+        apply_limit(limit, bucket)
+
+    def count(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        if waited > 0.1:  # as long as no core was free, say
+            go_on.set()
+            changer.join(120)
+
+    monkeypatch.setattr(pool_module, "apply_limit", slow)
+    monkeypatch.setattr(time, "sleep", count)
+    changer = threading.Thread(target=pool.set_limit, args=(500,))
+    changer.start()
+    assert began.wait(120)
+    assert pool.usage.limit == 500
+    changer.join(120)
+
+
+def test_a_view_of_a_change_that_never_ends_shows_what_there_is(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    take(pool, 5)
+    pool.begun += 1  # by another thread
+    pool.changer = 0
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert pool.usage.charged == 5
+    assert len(pauses) == pool_module.VIEWS
+
+
+def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
+    seen: list[Usage] = []
+
+    def interrupted(limit: int, bucket: Bucket) -> None:
+        bucket.known.limit = limit
+        seen.append(pool.usage)  # as the handler of a signal may
+
+    def sleep(_seconds: float) -> None:
+        raise NotNowError
+
+    monkeypatch.setattr(pool_module, "apply_limit", interrupted)
+    monkeypatch.setattr(time, "sleep", sleep)
+    pool.set_limit(500)
+    assert [usage.limit for usage in seen] == [500]
+
+
+def test_a_look_changes_neither_the_file_nor_the_pool(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    one.settle(take(one, 3), 4, NOON + 10)  # not told yet
+    for _ in range(3):  # some are charged in advance
+        take(one)
+    other.refused(10.0)
+    content = (budgets / FILE_NAME).read_bytes()
+    objects = one._late, one._leased, one._bucket.known
+    inside = [list(one._late), list(one._leased), repr(one._bucket.known)]
+    for _ in range(3):
+        assert one.usage.held_until is not None
+        assert not one.held_for(ban=True)
+        assert repr(one)
+    assert (budgets / FILE_NAME).read_bytes() == content
+    after = one._late, one._leased, one._bucket.known
+    assert all(same is before for same, before in zip(after, objects, strict=True))
+    assert inside == [list(one._late), list(one._leased), repr(one._bucket.known)]
+
+
+def test_a_look_needs_no_lock_and_no_descriptor(make: Make, clock: Time, budgets: Path) -> None:
+    one, other = make(), make()
+    use(one, clock, 5)
+    with open(budgets / FILE_NAME, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert other.usage.charged == 5
+    with limited(resource.RLIMIT_NOFILE, free_descriptor()):
+        assert one.usage.charged == 5
+
+
+def test_when_the_books_never_rest_a_look_shows_what_was_written_last(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make()
+    use(pool, clock, 5)
+    peek = PoolFile.peek
+
+    def busy(file: PoolFile) -> bytes:
+        pool.flush()  # as if the loop had just been in there
+        return peek(file)
+
+    monkeypatch.setattr(PoolFile, "peek", busy)
+    assert pool.usage.charged == 5
+
+
+def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
+    budget = MachineBudget(directory=budgets)
+    pools: list[Pool] = []
+    with looking(lambda: pools.append(budget.pool("exchange"))):
+        pools.append(budget.pool("exchange"))
+    assert len(set(map(id, pools))) == 1
+
+
+def test_processes_share_on_after_a_record_with_the_last_sequence(make: Make, clock: Time) -> None:
+    one, other = make(), make()
+    use(one, clock)
+    use(other, clock)
+    store = one._store
+    assert isinstance(store, PoolFile)
+    store.lock()
+    store.read()
+    store._sequence = 2**64 - 2
+    store.write(store.peek())
+    store.unlock()
+    for pool in (other, one, make()):
+        use(pool, clock)
+    assert make().usage.charged >= 5
+    assert one.usage == other.usage
+
+
+# -- a budget that is used on both sides of a fork -----------------------------------------------
+
+
+def busy(make: Make, clock: Time) -> tuple[SharedPool, list[Receipt]]:
+    """3 calls are under way, 2 answers are not told yet, and some weight is leased."""
+    pool = make()
+    use(pool, clock)
+    flying = [take(pool) for _ in range(5)]
+    for receipt in flying[3:]:
+        pool.settle(receipt, 6, NOON + int(clock.now))
+    assert pool._late
+    assert pool._leased
+    return pool, flying[:3]
+
+
+def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
+    """What becomes of the calls of the parent that the child has copies of."""
+    for receipt in receipts:
+        if how == "settle":
+            pool.settle(receipt, 7, NOON + 10)
+        elif how == "settle_refused":
+            pool.settle_refused(receipt, 7, NOON + 10, 0.0, ban=False)
+        else:
+            getattr(pool, how)(receipt)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("how", ["settle", "lose", "refund"])
+@pytest.mark.parametrize("first", ["child", "parent"])
+def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
+    how: str, first: str, make: Make, clock: Time
+) -> None:
+    pool, flying = busy(make, clock)
+    if first == "parent":
+        make().set_limit(LIMIT)  # another process writes, so the child cannot go on from its copy
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            give_back(pool, flying, how)
+            use(pool, clock)
+            code = 0
+        finally:
+            os._exit(code)
+    if first == "parent":
+        pool.flush()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pool.flush()
+    usage = make().usage
+    assert (usage.charged, usage.in_flight) == (7, 3)  # 6 of ours, 3 of them under way, and 1
+    give_back(pool, flying, "settle")
+    pool.flush()
+    assert (make().usage.charged, make().usage.in_flight) == (7, 0)
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["settle", "lose", "refund", "settle_refused"])
+def test_calls_of_the_parent_are_not_settled_in_a_child(
+    how: str, make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, flying = busy(make, clock)
+    monkeypatch.setattr(fork, "current", object())  # as if we were the child
+    assert pool.usage.in_flight > 3  # the parent still has to tell of its answers
+    assert all(pool.sending(receipt) is None for receipt in flying)
+    before = make().usage
+    give_back(pool, flying, how)
+    pool.flush()
+    after = make().usage
+    assert (after.charged, after.in_flight) == (before.charged, before.in_flight)
+    assert (after.held_until is None) is (how != "settle_refused")
+
+
+@BOTH
+def test_a_child_settles_its_own_calls_though_the_clock_stands_still(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, _ = busy(make, clock)
+    pool.flush()
+    charged, in_flight = pool.usage.charged, pool.usage.in_flight
+    monkeypatch.setattr(fork, "current", object())
+    receipt = take(pool)
+    assert pool.sending(receipt) is receipt
+    pool.flush()
+    assert pool.usage.in_flight == in_flight + 1
+    pool.settle(receipt, charged + 1, NOON + int(clock.now))
+    pool.flush()
+    assert (pool.usage.charged, pool.usage.in_flight) == (charged + 1, in_flight)
+
+
+def test_a_child_does_not_tell_what_its_parent_charged_alone(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(), make()
+    use(other, clock)
+    with failing("flock", errno.EIO):
+        use(pool, clock, 5)
+    assert pool.usage.charged >= 5
+    monkeypatch.setattr(fork, "current", object())
+    clock.now += RETRY_MOST
+    use(pool, clock, 2)
+    assert other.usage.charged == 3
+
+
+def test_a_child_obeys_a_hold_that_its_parent_could_not_write(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    with failing("flock", errno.EWOULDBLOCK):
+        pool.hold(300, ban=True)
+    assert not other.held_for(ban=True)
+    monkeypatch.setattr(fork, "current", object())
+    assert not isinstance(pool.charge(1), Receipt)
+    assert pool.held_for(ban=True)
+    assert other.usage.banned_until is not None
+
+
+def test_a_budget_that_was_closed_before_a_fork_stays_closed(
+    make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, budgets: Path
+) -> None:
+    pool = make()
+    use(pool, clock)
+    pool.close()
+    shutil.rmtree(budgets)
+    monkeypatch.setattr(fork, "current", object())
+    take(pool)
+    assert not budgets.exists()

@@ -1,0 +1,709 @@
+"""The command line: rendering as pure functions, the rest as processes over real sockets.
+
+Nothing sleeps for a fixed time: where a process must have come to a point, it is asked whether it
+has, until a deadline.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from binance_oi import __main__, __version__
+from binance_oi.budget import MachineBudget, ProcessBudget
+from binance_oi.budget.place import VARIABLE
+from binance_oi.budget.pool_file import FILE_NAME
+from binance_oi.budget.usage import Receipt, Usage
+from binance_oi.cli import main
+from binance_oi.cli.commands import exit_code, snapshot_code
+from binance_oi.cli.render import (
+    Sheet,
+    align,
+    csv_text,
+    explain,
+    json_lines,
+    pools_sheet,
+    summary,
+    symbols_sheet,
+    table,
+    values_sheet,
+)
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    ClientClosedError,
+    DecodeError,
+    ForbiddenError,
+    InvalidSymbolError,
+    RateLimitedError,
+    ServerError,
+    TransportError,
+    TransportTimeoutError,
+    UnknownSymbolError,
+)
+from binance_oi.exchange.hosts import pool_key
+from binance_oi.exchange.models import OpenInterest, SymbolInfo
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.simulator import LocalExchange
+from support.lanes import some, thorough
+
+DEADLINE = 600.0  # s after which a process hangs, and is no slow one
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NOON_MS = int(NOON.timestamp()) * 1000
+UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
+PATIENT = ("--timeout", "600")  # for a command that reads: a busy machine takes its time
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+PROGRAM = [sys.executable, "-m", "binance_oi"]
+
+
+@pytest.fixture
+def exchange() -> Iterator[LocalExchange]:
+    young = 10.0 - time.time() % 60.0  # its minute is 10 s old, in whichever second we run
+    with LocalExchange(clock_offset=young).in_thread() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards() -> Iterator[None]:
+    """`main` shows the library's warnings; other tests do without."""
+    logger = logging.getLogger("binance_oi")
+    before = list(logger.handlers)
+    yield
+    logger.handlers[:] = before
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=DEADLINE,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # for however long: pytest ends a test that hangs
+        time.sleep(0.01)
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*PROGRAM, *arguments], stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
+    """Run it with all three streams on one pseudo-terminal; its exit code and what was seen."""
+    if not hasattr(os, "openpty"):
+        pytest.skip("no pseudo-terminals on this system")
+    ours, theirs = os.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm", "COLUMNS": "100", "LINES": "40", **env}
+    command = [*PROGRAM, *arguments]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        seen = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    return process.returncode, seen.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux says so when the last process has left
+        return b""
+
+
+def a_snapshot(*values: OpenInterest, **errors: BinanceOIError) -> Snapshot:
+    return Snapshot(
+        values_by_symbol={value.symbol: value for value in values},
+        errors=errors,
+        started=NOON,
+        finished=NOON + timedelta(seconds=1.234),
+        weight=len(values) + len(errors) + 1,
+    )
+
+
+def a_value(symbol: str = "BTCUSDT", number: str = "1.0", ms: int = 0) -> OpenInterest:
+    return OpenInterest(symbol, Decimal(number), NOON_MS + ms)
+
+
+def drawn(sheet: Sheet) -> str:
+    text = io.StringIO()
+    Console(file=text, width=120).print(table(sheet))
+    return text.getvalue()
+
+
+def a_usage(held_until: datetime | None = None) -> Usage:
+    """What a budget of 2400 says when 7 are used."""
+    told = ProcessBudget().pool("test").usage
+    return replace(told, used=7, resets_at=NOON, held_until=held_until)
+
+
+# -- rendering -------------------------------------------------------------------------------
+
+
+def test_numbers_keep_every_digit_and_have_no_exponent() -> None:
+    numbers = ["0.00000001", "96012.544", "1.10", "123456789012345678901234567890"]
+    sheet = values_sheet(a_value(number=number) for number in numbers)
+    assert [row[1] for row in sheet.rows] == numbers
+
+
+def test_times_are_iso_8601_in_utc() -> None:
+    assert values_sheet([a_value(ms=7)]).rows[0][2] == "2026-11-23T12:00:00.007Z"
+
+
+def test_json_lines_are_one_object_for_each_row() -> None:
+    lines = json_lines(values_sheet([a_value("币安人生USDT", "1.50"), a_value()])).splitlines()
+    assert "币安人生USDT" in lines[0]
+    assert json.loads(lines[0]) == {
+        "symbol": "币安人生USDT",
+        "open_interest": "1.50",
+        "time": "2026-11-23T12:00:00.000Z",
+    }
+    assert len(lines) == 2
+
+
+def test_json_cannot_move_the_cursor_and_stays_the_same_json() -> None:
+    text = "\x1b[2J\x7f\x9b31m\u202e\u2028\U000e0001 é"
+    lines = json_lines(Sheet(("x",), [(text,)]))
+    assert lines.rstrip("\n").isprintable()
+    assert json.loads(lines) == {"x": text}
+
+
+def test_csv_has_a_header_and_empty_cells_for_nothing() -> None:
+    text = csv_text(Sheet(("a", "b_c"), [("x,y", None), ('"', 3)]))
+    assert list(csv.reader(io.StringIO(text))) == [["a", "b_c"], ["x,y", ""], ['"', "3"]]
+    assert "\r" not in text
+
+
+def test_csv_of_nothing_is_its_header() -> None:
+    assert csv_text(values_sheet([])) == "symbol,open_interest,time\n"
+
+
+def test_decimal_points_stand_below_each_other() -> None:
+    assert align(["1234567.5", "1", "0.00000001"]) == [
+        "1,234,567.5       ",
+        "1         ",
+        "0.00000001",
+    ]
+    assert align([]) == []
+
+
+def test_text_of_a_server_is_neither_markup_nor_control() -> None:
+    info = SymbolInfo("BTCUSDT", "TRADING", contract_type="[red]x[/red]\x1b[31m:smile:")
+    assert "[red]x[/red]\\x1b[31m:smile:" in drawn(symbols_sheet([info]))
+
+
+def test_a_table_has_one_line_for_each_row() -> None:
+    lines = drawn(values_sheet([a_value(number="1234.5"), a_value("ETHUSDT", "7")])).split("\n")
+    assert [line.split() for line in lines if "USDT" in line] == [
+        ["BTCUSDT", "1,234.5", "2026-11-23T12:00:00.000Z"],
+        ["ETHUSDT", "7", "2026-11-23T12:00:00.000Z"],
+    ]
+
+
+def test_a_narrow_table_folds_and_hides_no_digit() -> None:
+    text = io.StringIO()
+    sheet = Sheet(("n",), [("123456789.123456789",)], frozenset({"n"}))
+    Console(file=text, width=12).print(table(sheet))
+    assert "123,456,789.123456789" in re.sub(r"\s", "", text.getvalue())
+
+
+def test_a_sheet_with_many_columns_is_drawn_as_blocks() -> None:
+    text = drawn(pools_sheet({"one": a_usage(), "two": a_usage(held_until=NOON)}))
+    rows = dict(line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip())
+    assert {name.strip(): value for name, value in rows.items()} | {"pool": "two"} == {
+        "pool": "two",
+        "limit": "2400",
+        "used": "7",
+        "remaining": "2376",
+        "ours": "0",
+        "others": "0",
+        "in flight": "0",
+        "reserve": "24",
+        "resets at": "2026-11-23T12:00:00Z",
+        "held until": "2026-11-23T12:00:00Z",
+        "banned until": "-",
+    }
+
+
+def test_the_summary_says_what_was_read_and_what_it_cost() -> None:
+    values = [a_value("A"), a_value("B", ms=1500)]
+    assert summary(a_snapshot(*values, C=UNKNOWN), a_usage()) == (
+        "2 symbols read, 1 error; weight 4, used 7 of 2400; 1.23 s; skew 1.500 s"
+    )
+
+
+def test_an_error_is_one_bounded_line() -> None:
+    line = explain(ServerError(500, None, "<html>\n\x1b[2J" + "x" * 10_000))
+    assert line.isprintable()
+    assert len(line) < 600
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BannedError(418, -1003, "banned", NOON),
+        RateLimitedError(429, -1003, "too many", NOON),
+        BudgetExhaustedError("no room", NOON),
+    ],
+)
+def test_whoever_has_to_wait_is_told_until_when(error: BinanceOIError) -> None:
+    assert "[until 2026-11-23T12:00:00" in explain(error)
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (InvalidSymbolError("-", "it is odd"), 2),
+        (RateLimitedError(429, None, "", NOON), 3),
+        (BannedError(418, None, "", NOON), 3),
+        (BudgetExhaustedError("no room", None), 3),
+        (UNKNOWN, 4),
+        (ForbiddenError(403, None, ""), 4),
+        (ServerError(503, None, ""), 4),
+        (DecodeError("odd"), 4),
+        (TransportError("refused"), 5),
+        (TransportTimeoutError("late"), 5),
+        (ClientClosedError(), 1),
+    ],
+)
+def test_every_error_has_its_exit_code(error: BinanceOIError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_a_snapshot_says_whether_some_or_all_failed_and_why() -> None:
+    network = TransportError("refused")
+    assert snapshot_code(a_snapshot()) == 0
+    assert snapshot_code(a_snapshot(a_value())) == 0
+    assert snapshot_code(a_snapshot(a_value(), A=UNKNOWN)) == 6
+    assert snapshot_code(a_snapshot(A=UNKNOWN, B=UNKNOWN)) == 4
+    assert snapshot_code(a_snapshot(A=network)) == 5
+    assert snapshot_code(a_snapshot(A=network, B=UNKNOWN)) == 6
+
+
+# -- commands, in this process ---------------------------------------------------------------
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_the_values_of_the_others_are_printed_when_one_fails(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
+    symbols = ("btcusdt", "NOSUCHUSDT", "币安人生USDT")
+    assert main(["get", *symbols, "--csv", "--base-url", exchange.url, *PATIENT]) == 6
+    out, err = capsys.readouterr()
+    header, *rows = csv.reader(io.StringIO(out))
+    assert header == ["symbol", "open_interest", "time"]
+    assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
+    error, told = err.splitlines()
+    assert error == "binance-oi: NOSUCHUSDT: 400 (code -1121): Invalid symbol."
+    assert told.startswith("binance-oi: 2 symbols read, 1 error; weight 3, used 3 of 2400; ")
+
+
+def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", "--base-url", exchange.url, "ETHUSDT", *PATIENT]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_nothing_is_printed_of_what_is_not_there(exchange: LocalExchange, capsys: Captured) -> None:
+    assert main(["get", "NOSUCHUSDT", "--csv", "--base-url", exchange.url, *PATIENT]) == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_symbols_are_those_that_are_trading(exchange: LocalExchange, capsys: Captured) -> None:
+    exchange.set_status("ETHUSDT", "SETTLING")
+    assert main(["symbols", "--base-url", exchange.url, *PATIENT]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["status"] for row in rows} == {"TRADING"}
+    assert rows[0]["symbol"] == "BTCUSDT"
+    assert "ETHUSDT" not in {row["symbol"] for row in rows}
+    assert len(rows) == 788
+
+
+def test_the_simulated_exchange_lives_for_the_command_and_leaves_no_budget(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["snapshot", "BTCUSDT", "--simulated", *PATIENT]) == 0
+    assert json.loads(capsys.readouterr().out)["symbol"] == "BTCUSDT"
+    assert main(["budget"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("binance-oi: no budget has been used on this machine yet")
+    assert err.endswith(f" {tmp_path / 'binance-oi' / FILE_NAME}\n")
+
+
+def test_the_budget_is_shown_with_its_file_and_sends_nothing(
+    exchange: LocalExchange, tmp_path: Path, capsys: Captured
+) -> None:
+    receipt = MachineBudget().pool(pool_key(exchange.url)).charge(5)
+    assert isinstance(receipt, Receipt)
+    assert main(["budget"]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"binance-oi: from {tmp_path / 'binance-oi' / FILE_NAME}\n"
+    (line,) = out.splitlines()
+    told = json.loads(line)
+    assert (told["pool"], told["used"], told["limit"]) == (pool_key(exchange.url), 5, 2400)
+    assert (told["in_flight"], told["held_until"]) == (5, None)
+    assert not exchange.answers
+
+
+def test_a_budget_that_has_no_place_is_one_line_and_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv(VARIABLE, "not/absolute")
+    assert main(["budget"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert VARIABLE in err
+
+
+def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:
+    assert main(["budget"]) == 0
+    assert main(["budget"]) == 0
+    capsys.readouterr()
+    logging.getLogger("binance_oi").warning("nothing is sent before %s", "noon")
+    assert capsys.readouterr().err == "binance-oi: nothing is sent before noon\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "get",
+        "get bad-symbol",
+        "get BTCUSDT --json --csv",
+        "get BTCUSDT --simulated --testnet",
+        "get BTCUSDT --base-url http://192.0.2.1",
+        "get BTCUSDT --base-url https://me:secret@example.com",
+        "get BTCUSDT --timeout 0",
+        "get BTCUSDT --timeout nan",
+        "snapshot --max-wait -1",
+        "simulate --port 65536",
+        "simulate --limit 0",
+        "nonsense",
+        "get BTCUSDT --nonsense",
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(arguments: str, capsys: Captured) -> None:
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("binance-oi: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--base-url https://me:secret@example.com",
+        "--base-url https://me:sec@secret@example.com/",
+        "--base-url me:secret@example.com",
+        "--base-ul https://me:secret@example.com",
+        "--base-ul=https://me:secret@example.com",
+    ],
+)
+def test_a_password_that_was_given_is_not_shown(arguments: str, capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", *arguments.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_command_and_exit_code(flag: str, capsys: Captured) -> None:
+    assert main([flag]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "get",
+        "snapshot",
+        "symbols",
+        "simulate",
+        "budget",
+        "130 interrupted",
+        "129 hung up",
+    ):
+        assert word in out
+
+
+def test_the_version_is_told(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"binance-oi {__version__}\n"
+
+
+def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, Usage]:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("binance_oi.cli.commands.machine_pools", broken)
+    with pytest.raises(KeyError, match="a defect"):
+        main(["budget"])
+
+
+def test_another_missing_module_is_not_taken_for_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "binance_oi.cli", None)
+    with pytest.raises(ModuleNotFoundError, match=r"binance_oi\.cli"):
+        __main__.main()
+
+
+# -- commands, as processes ------------------------------------------------------------------
+
+
+def test_a_pipe_gets_json_lines_of_the_whole_market() -> None:
+    done = run("snapshot", "--simulated", *PATIENT)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert len({row["symbol"] for row in rows}) == len(rows) == 789
+    assert all(re.fullmatch(r"\d+(\.\d+)?", row["open_interest"]) for row in rows)
+    assert all(re.fullmatch(r"[\d-]{10}T[\d:.]{12}Z", row["time"]) for row in rows)
+    assert re.fullmatch(
+        r"binance-oi: 789 symbols read, 0 errors; weight 790, used \d+ of 2400; "
+        r"\d+\.\d\d s; skew \d+\.\d{3} s\n",
+        done.stderr,
+    )
+
+
+def test_symbols_in_any_script_come_through_in_any_locale() -> None:
+    done = run("get", "币安人生USDT", "--simulated", *PATIENT, env={"PYTHONIOENCODING": "ascii"})
+    assert json.loads(done.stdout)["symbol"] == "币安人生USDT"
+    assert done.returncode == 0
+
+
+def test_a_reader_who_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [*PROGRAM, "snapshot", "--simulated", *PATIENT]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE)
+    os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"binance-oi: 789 symbols read")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["get", "--help"], *thorough(["--help"], ["--version"])])
+def test_help_whose_reader_leaves_early_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*PROGRAM, *arguments], stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize("closed", [">&- 2>&- <&-", *thorough(">&-", "2>&-", "2>/dev/full")])
+def test_streams_that_were_closed_by_whoever_started_us_are_no_error(closed: str) -> None:
+    script = f'"$@" {closed}'
+    command = ["sh", "-c", script, "sh", *PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("BTCUSDT") == (0 if closed.startswith(">") else 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("unbuffered", ["", *thorough("1")])
+@pytest.mark.parametrize(
+    "arguments", some([["get", "bad-symbol"], ["nonsense"], ["get"]], always=1)
+)
+def test_a_full_stderr_does_not_change_the_exit_code(arguments: list[str], unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment,
+            timeout=DEADLINE,
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_a_full_disk_is_told_in_one_line_also_for_help(flag: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [*PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
+    assert done.returncode == 1
+    assert done.stderr == b"binance-oi: [Errno 28] No space left on device\n"
+
+
+def test_an_interrupted_snapshot_prints_nothing() -> None:
+    with (
+        LocalExchange(limit=50).in_thread() as exchange,  # so that it has to wait
+        started("snapshot", "--base-url", exchange.url, *PATIENT) as process,
+    ):
+        until(lambda: exchange.answers[200] > 20)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("ignored", [False, *thorough(True)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *thorough((signal.SIGHUP, 129))])
+def test_a_terminated_snapshot_ends_like_an_interrupted_one(
+    number: signal.Signals, code: int, ignored: bool
+) -> None:
+    with LocalExchange(limit=50).in_thread() as exchange:
+        command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
+        if ignored:  # what a shell does for what it runs in the background
+            command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+            until(lambda: exchange.answers[200] > 20)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (code, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.thorough
+def test_a_hangup_that_is_ignored_as_with_nohup_ends_nothing() -> None:
+    with LocalExchange(limit=50).in_thread() as exchange:
+        command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
+        command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+            until(lambda: exchange.answers[200] > 20)
+            process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGTERM)  # pending at the same time, and SIGHUP comes first
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (143, "", "")
+
+
+@pytest.mark.parametrize(
+    "number, code", some([(signal.SIGINT, 130), (signal.SIGHUP, 129)], always=1)
+)
+def test_the_local_exchange_serves_until_it_is_interrupted(
+    number: signal.Signals, code: int
+) -> None:
+    with started("simulate", "--limit", "77") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        done = run("get", "BTCUSDT", "--base-url", url, *PATIENT)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert json.loads(done.stdout)["symbol"] == "BTCUSDT"
+    assert (process.returncode, out, err) == (code, "", "")
+
+
+def test_a_port_that_is_taken_is_wrong_usage_and_one_line_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = run("simulate", "--port", str(port))
+    said = f"binance-oi: --port {port} on 127.0.0.1 cannot be used: Address already in use\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
+def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:
+    # Its clock stands still, so that the minute is full whenever the process comes to ask.
+    standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)
+    with standing.in_thread() as exchange:
+        done = run("get", "BTCUSDT", "--max-wait", "0", "--base-url", exchange.url, *PATIENT)
+    assert done.returncode == 3
+    assert "BTCUSDT: 429" in done.stderr
+    assert "[until 20" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_ban_ends_with_3_and_is_told_until_when() -> None:
+    with LocalExchange().in_thread() as exchange:
+        pool = MachineBudget().pool(pool_key(exchange.url))
+        pool.hold(300.0, ban=True)  # what another process of this user was told
+        done = run("snapshot", "--base-url", exchange.url)
+        assert not exchange.answers
+    assert done.returncode == 3
+    assert re.fullmatch(r"binance-oi: 418 .*\[until 20.*\]\n", done.stderr)
+
+
+def test_a_network_failure_ends_with_5() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    done = run("snapshot", "--base-url", f"http://127.0.0.1:{port}")
+    assert done.returncode == 5
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_exit_code_of_the_process_is_that_of_main(exchange: LocalExchange) -> None:
+    assert run("get", "bad-symbol", *PATIENT).returncode == 2
+    assert run("get", "BTCUSDT", "NOSUCHUSDT", "--base-url", exchange.url, *PATIENT).returncode == 6
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", *thorough("rich")])
+def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
+    source = (
+        f"import runpy, sys; sys.modules['{missing}'] = None;"
+        "runpy.run_module('binance_oi', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", source, "symbols"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "binance-oi: needs its extra: pip install 'binance-oi[cli]'\n"
+
+
+def test_a_terminal_gets_a_bar_then_a_table_then_the_summary() -> None:
+    code, seen = on_a_terminal("snapshot", "--simulated", *PATIENT)
+    assert code == 0
+    plain = COLOUR.sub("", seen)
+    bar, head, row, told = (
+        plain.find(text) for text in ("789/789", "open interest", "BTCUSDT ", "789 symbols read")
+    )
+    assert 0 < bar < head < row < told
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is back
+    assert COLOUR.search(seen)
+    assert "{" not in plain
+
+
+def test_no_color_means_none() -> None:
+    code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, NO_COLOR="1")
+    assert code == 0
+    assert "BTCUSDT" in seen
+    assert not COLOUR.search(seen)
+
+
+def test_json_on_a_terminal_when_told() -> None:
+    code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, "--json")
+    assert code == 0
+    assert '{"symbol": "BTCUSDT", "open_interest": ' in seen

@@ -1,0 +1,644 @@
+"""The commands that record and read recordings: one line for what is wrong, and a clean end."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
+from binance_oi.cli import main, recording
+from binance_oi.cli.recording import status_line
+from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
+from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.recorder.store import Store
+from binance_oi.simulator import LocalExchange
+from support.lanes import some, thorough
+from support.recorded import sweep, write_recording
+
+Captured = pytest.CaptureFixture[str]
+VIEW = View(every=20.0, order="symbol", top=5)
+ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
+QUICK = "JDUSDT"  # its open interest changes every second, and nothing is shown until it does
+HANGS = 600.0  # s after which a process hangs, and is no slow one
+ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "oi.db")
+
+
+@contextmanager
+def started(*arguments: str) -> "Generator[subprocess.Popen[str]]":
+    command = [sys.executable, "-m", "binance_oi", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def sweeps_in(path: Path) -> int:
+    """How many sweeps a file has; 0 while there is none."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM sweeps").fetchone()
+            return int(count)
+    except sqlite3.OperationalError:
+        return 0
+
+
+def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    """Wait until that process has recorded so many, however long it takes."""
+    while sweeps_in(path) < count:
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
+        with started("record", "BTCUSDT", "ETHUSDT", *arguments) as process:
+            until_sweeps(path, 2, process)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=HANGS)
+    assert process.returncode == code
+    assert stderr.splitlines()[-1].startswith("binance-oi: stopped: ")
+    assert "Traceback" not in stderr
+    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]  # the log is empty, and gone
+    with Recording(path) as recording:
+        assert {(sweep.asked, sweep.read) for sweep in recording.sweeps()} == {(2, 2)}
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    arguments = ("record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+    command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "binance_oi"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, *arguments], stderr=pipe, text=True) as process:
+        until_sweeps(path, 2, process)
+        process.send_signal(signal.SIGHUP)
+        until_sweeps(path, sweeps_in(path) + 3, process)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=HANGS)
+    assert process.returncode == 0
+    assert "stopped: " in stderr
+
+
+@pytest.mark.wallclock
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_record_and_watch_end_within_two_seconds_of_a_signal(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "oi.db"
+    arguments = ("BTCUSDT", "--every", "0.2s", "--simulated")
+    with (
+        started("record", *arguments, "--to", str(path)) as recorder,
+        started("watch", *arguments) as watcher,
+    ):
+        until_sweeps(path, 2, recorder)
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline()
+        for process in (recorder, watcher):
+            began = time.monotonic()
+            process.send_signal(number)
+            process.communicate(timeout=HANGS)
+            assert time.monotonic() - began < ENDS_WITHIN
+
+
+@pytest.mark.thorough  # it tries for ten seconds, and `nox -s recorder` runs it
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
+        with started("record", "BTCUSDT", *arguments) as process:
+            while not sweeps_in(path):
+                assert process.poll() is None
+            with closing(sqlite3.connect(path, isolation_level=None, timeout=60.0)) as other:
+                other.execute("BEGIN IMMEDIATE")  # and the program that has the lock keeps it
+                answers = exchange.answers[200]
+                while exchange.answers[200] < answers + 3:
+                    assert process.poll() is None
+                process.send_signal(signal.SIGTERM)
+                _, stderr = process.communicate(timeout=120.0)
+    assert process.returncode == 7
+    assert re.search(r"stopped: .*, sweeps lost [1-9]", stderr.splitlines()[-1])
+    assert "unwritten" not in stderr
+
+
+def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with LocalExchange().in_thread() as exchange:
+        arguments = ("record", "BTCUSDT", "--to", str(path), "--base-url", exchange.url)
+        with started(*arguments, "--every", "0.2s") as first:
+            until_sweeps(path, 1, first)
+            with started(*arguments) as second:
+                _, stderr = second.communicate(timeout=HANGS)
+            assert stderr == f"binance-oi: {path} is being recorded by process {first.pid}\n"
+            assert second.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    some(
+        [
+            (
+                "record --to {new} --every 1s --simulated",
+                "take 47340 weight a minute, and the budget",
+            ),
+            ("record NOSUCHUSDT --to {new} --simulated", "the exchange does not list it"),
+            ("record --to {text} --simulated", "is not a recording"),
+            ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
+            ("record --to {dir} --simulated", "is a directory"),
+            ("record --to {new} --every soon", "a period is a number with s, m or h"),
+            ("export {new} --to {out}.csv", "is not there"),
+            ("export {text} --to {out}.csv", "is not a recording"),
+            ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
+            ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
+            (
+                "export {db} --to {out}.csv --since never",
+                "a moment is ISO 8601, such as 2026-11-23",
+            ),
+            ("export {db} --to {out} --since 2026-11-25 --until 2026-11-24", "is later than until"),
+            (
+                "export {db} --to {out} --since 2026-11-25 --until 2026-11-24 --new",
+                "later than until",
+            ),
+            (
+                "export {db} --to {bad}.csv --since 2030-01-01 --until 2029-01-01 --replace",
+                "is later",
+            ),
+            (
+                "plot {db} BTCUSDT --to {out}.svg --since 2026-11-25 --until 2026-11-24",
+                "is later than",
+            ),
+            (
+                "export {db} --to {out}/oi.csv",
+                "oi.csv cannot be written: No such file or directory",
+            ),
+            ("plot {db} BTCUSDT --to {out}/oi.svg", "cannot be written: No such file or directory"),
+            ("report {db} --to {out}/oi.html", "cannot be written: No such file or directory"),
+            ("export {db} --to {out}.xlsx", "name ends in .parquet, .csv, .jsonl"),
+            ("plot {db} BTCUSDT --to {out}.gif", "ends in .svg or .png"),
+            ("plot {db} BTCUSDT --to {out}.svg --since 2030-01-01", "nothing of BTCUSDT"),
+            ("report {text} --to {out}.html", "is not a recording"),
+            ("report {db} --to {db}-wal", "belongs to the recording"),
+            ("export {db} --to {db}-wal", "belongs to the recording"),
+            ("plot {db} BTCUSDT --to {db}-shm", "belongs to the recording"),
+            ("report {db} --to {text}", "a page's name ends in .html or .htm"),
+            ("report {db} --to /dev/fd/1", "no place for a file"),
+            ("report {db} --to=-", "a name is needed"),
+            ("export {db} --to=-", "a name is needed"),
+            ("export {db} --to {pipe}.csv", "no place for a file"),
+            ("export {db} --to {dir}.csv", "is a directory"),
+            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "nothing in that range"),
+            ("export {db} --to {bad}.csv", "cannot be added to: line 1: it does not begin as"),
+            ("export {db} --to {bad}.jsonl", "cannot be added to: line 1: it is not as an export"),
+            ("export {db} --to {bad}.parquet", "cannot be added to: "),
+            ("export {db} --to {bad}", "cannot be added to: "),
+            ("watch --every 1s --simulated", "take 47340 weight a minute"),
+        ],
+        always=12,
+    ),
+)
+def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
+    arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    names = {"new": "new", "text": "text", "out": "o", "bad": "bad", "pipe": "pipe", "dir": "dir"}
+    places = {key: tmp_path / name for key, name in names.items()} | {"db": path}
+    text = "not a database" * 100
+    bad_day = tmp_path / "bad" / "date=2026-11-24" / "open_interest.parquet"
+    bad_day.parent.mkdir(parents=True)
+    for file in ("text", "bad.csv", "bad.jsonl", "bad.parquet", bad_day):
+        (tmp_path / file).write_text(text)
+    for directory in ("dir", "dir.csv"):
+        (tmp_path / directory).mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    before = everything(tmp_path)
+    given = [word.format(**places) for word in arguments.split()]
+    assert main(given) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert everything(tmp_path) == before
+
+
+def everything(directory: Path) -> dict[str, bytes | None]:
+    """What is in a directory, without the books of the budget and what SQLite makes to read."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+        if not path.relative_to(directory).parts[0].startswith(("binance-oi", "oi.db-"))
+    }
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock"])
+def test_a_report_never_replaces_the_log_of_a_recorder_at_work(
+    ending: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "oi.db"
+    with closing(Store(path)) as store:
+        store.save(sweep(0), [], 60_000)
+        (tmp_path / "oi.db-lock").touch()
+        side = tmp_path / f"oi.db{ending}"
+        before = side.stat() if side.exists() else None
+        assert main(["report", str(path), "--to", str(side)]) == 2
+        assert "belongs to the recording" in capsys.readouterr().err
+        after = side.stat() if side.exists() else None
+        assert (after and after.st_ino) == (before and before.st_ino)
+        store.save(sweep(1), [], 60_000)
+        with Recording(path) as recording:
+            assert [found.read for found in recording.sweeps()] == [3, 2]
+
+
+def test_a_second_export_keeps_what_is_there_and_says_what_it_added(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("pyarrow")
+
+    def export(*more: str) -> tuple[int, str]:
+        code = main(["export", str(path), "--to", str(tmp_path / "out"), *more])
+        return code, capsys.readouterr().err.removeprefix("binance-oi: ")
+
+    out = tmp_path / "out"
+    assert export("--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
+    assert export("--since", "2026-11-24") == (0, f"2 rows written to {out}\n")
+    assert export("--new") == (0, f"4 rows written to {out}\n")
+    assert export() == export("--new") == (0, f"{out} has every row already\n")
+    assert export("--new", "--until", "2020-01-01")[0] == 0
+    assert export("--until", "2020-01-01")[0] == 2
+    assert export("--replace", "--new") == (0, f"{out} has every row already\n")
+    assert export("--replace", "--symbol", "BTCUSDT") == (0, f"2 rows written to {out}\n")
+    assert export("--replace", "--new") == (0, f"8 rows written to {out}\n")
+
+
+@pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_recording_is_never_written_over_by_what_is_made_of_it(
+    name: str, linked: bool, tmp_path: Path, capsys: Captured
+) -> None:
+    recording = write_recording(tmp_path / ("oi.db" if linked else name))
+    if linked:
+        (tmp_path / name).symlink_to(recording)
+    before = recording.read_bytes()
+    command = {"oi.csv": ["export"], "oi.svg": ["plot"], "oi.html": ["report"]}[name]
+    symbols = ["BTCUSDT"] if command == ["plot"] else []
+    target = str(tmp_path / name)
+    assert main([*command, str(recording), *symbols, "--to", target]) == 2
+    assert capsys.readouterr().err == f"binance-oi: {target} is the recording itself\n"
+    assert recording.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["record --to= --simulated", "export {db} --to=", "report {db} --to=", "plot {db} X --to="],
+)
+def test_a_name_that_is_empty_is_not_taken_for_the_directory_we_are_in(
+    arguments: str, path: Path, capsys: Captured
+) -> None:
+    assert main([word.format(db=path) for word in arguments.split()]) == 2
+    assert "a name is needed" in capsys.readouterr().err
+
+
+def test_another_source_is_refused_with_2_before_anything_is_sent_and_the_report_names_it(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    path, page = tmp_path / "oi.db", tmp_path / "oi.html"
+    for _ in range(2):  # another local exchange, on another port, is the same source
+        before = sweeps_in(path)
+        arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+        with started("record", *arguments) as process:
+            until_sweeps(path, before + 2, process)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=120.0)
+        assert process.returncode == 0
+    written = path.read_bytes()
+    for source, name in (
+        (["--testnet"], "testnet"),
+        ([], "production"),
+        (["--base-url", "https://oi.invalid"], "https://oi.invalid:443"),
+    ):
+        assert main(["record", "BTCUSDT", "--to", str(path), *source]) == 2
+        said = f"binance-oi: {path} is a recording of local, and not of {name}\n"
+        assert capsys.readouterr().err == said
+    assert path.read_bytes() == written
+    assert main(["report", str(path), "--to", str(page)]) == 0
+    assert "source: local" in page.read_text("utf-8")
+
+
+def test_a_recording_is_exported_plotted_and_reported(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert (
+        main(["export", str(path), "--to", str(tmp_path / "o.jsonl"), "--symbol", "BTCUSDT"]) == 0
+    )
+    assert "2 rows written to" in capsys.readouterr().err
+    assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 2
+    assert main(["report", str(path), "--to", str(tmp_path / "o.html")]) == 0
+    pytest.importorskip("matplotlib")
+    since = ["--since", "2026-11-23T23:00:00Z"]
+    assert main(["plot", str(path), "BTCUSDT", "--to", str(tmp_path / "o.svg"), *since]) == 0
+
+
+def test_a_pipe_gets_the_changes_as_json_lines() -> None:
+    with started("watch", QUICK, "--every", "0.2s", "--simulated") as process:
+        assert process.stdout is not None
+        rows = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=HANGS)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr  # a busy machine may be late, and is told so
+    first, second = (Decimal(row["open_interest"]) for row in rows)
+    assert (rows[0]["change"], Decimal(rows[1]["change"])) == ("0.00", second - first)
+
+
+def test_it_ends_when_nobody_reads_any_more() -> None:
+    with started("watch", QUICK, "--every", "0.2s", "--simulated") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=HANGS) == 0
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class Terminal:
+    """`binance-oi` on a terminal of that size, read by us."""
+
+    def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
+        self._ours, theirs = pty.openpty()
+        self.resize(columns)
+        command = [sys.executable, "-m", "binance_oi", *arguments]
+        # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=controlling,
+            preexec_fn=_take_terminal if controlling else None,
+        )
+        os.close(theirs)
+        self.shown = b""
+
+    def resize(self, columns: int) -> None:
+        termios.tcsetwinsize(self._ours, (30, columns))
+
+    def close(self) -> None:
+        """As a window that is closed: the system sends SIGHUP, and nothing can be written."""
+        os.close(self._ours)
+
+    def read_until(self, wanted: Callable[[bytes], bool]) -> None:
+        while not wanted(self.shown):
+            self.shown += os.read(self._ours, 65536)
+
+    def read_to_the_end(self) -> None:
+        with suppress(OSError):  # the other end is closed
+            while more := os.read(self._ours, 65536):
+                self.shown += more
+        self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize("more_signals", [3, *thorough(0)])
+def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
+    tmp_path: Path, more_signals: int
+) -> None:
+    path = tmp_path / "oi.db"
+    arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
+    terminal = Terminal("record", *arguments, controlling=True)
+    terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
+    terminal.close()
+    for _ in range(more_signals):  # a shell sends one as well
+        terminal.process.send_signal(signal.SIGHUP)
+    assert terminal.process.wait(timeout=HANGS) == 129
+    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
+    assert sweeps_in(path) >= 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "arguments, shown",
+    some(
+        [
+            ("watch BTCUSDT --every 0.2s --simulated", b"since start"),
+            ("watch BTCUSDT --every 1h --simulated", b"waiting for the first sweep"),
+            ("snapshot --simulated", b"reading"),
+            ("simulate", b"http://"),
+        ],
+        always=1,
+    ),
+)
+def test_a_command_whose_terminal_is_closed_ends_with_129(arguments: str, shown: bytes) -> None:
+    terminal = Terminal(*arguments.split(), controlling=True)
+    terminal.read_until(lambda seen: shown in seen)
+    terminal.close()
+    assert terminal.process.wait(timeout=HANGS) == 129
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGINT, 130), *thorough((signal.SIGTERM, 143), (signal.SIGHUP, 129))],
+)
+def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
+    terminal = Terminal("watch", "BTCUSDT", "--every", "0.2s", "--simulated")
+    terminal.read_until(lambda shown: b"since start" in shown)
+    terminal.process.send_signal(number)
+    terminal.read_to_the_end()
+    assert terminal.process.returncode == code
+    assert b"Traceback" not in terminal.shown
+    assert terminal.shown.rindex(b"\x1b[?25h") > terminal.shown.rindex(b"\x1b[?25l")
+    before, _, after = terminal.shown.partition(LEAVES_SCREEN)
+    assert before.count(ENTERS_SCREEN) == 1
+    assert b"BTCUSDT" in after  # the last picture stays
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
+    terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")
+    terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
+    terminal.resize(20)
+    terminal.shown = b""
+    terminal.process.send_signal(signal.SIGWINCH)  # it has no controlling terminal
+    terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_to_the_end()
+    assert terminal.process.returncode == 130
+
+
+def test_the_status_line_says_what_was_lost_and_why() -> None:
+    status = Status(
+        sweeps=3,
+        rows=7,
+        failed=2,
+        missed=5,
+        lost=4,
+        unwritten=1200,
+        late=0.25,
+        storage_error="full\x1b",
+    )
+    assert status_line(status) == (
+        "sweeps 3, rows 7, slots missed 5, reads failed 2, sweeps lost 4, sweeps unwritten 1,200, "
+        "last 0.2 s late, CANNOT WRITE: full\\x1b"
+    )
+    assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0, last 0.0 s late"
+
+
+async def test_without_a_terminal_it_is_a_line_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(recording, "LOG_EVERY", 0.01)
+    async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
+        telling = asyncio.create_task(
+            recording._tell(Recorder(client, tmp_path / "oi.db", every=1.0), client)
+        )
+        said = ""
+        while said.count("\n") < 2:
+            await asyncio.sleep(0.01)
+            said += capsys.readouterr().err
+        telling.cancel()
+    line = "sweeps 0, rows 0, slots missed 0, last 0.0 s late; used 0 of 2400"
+    for told in said.splitlines()[:2]:
+        assert re.fullmatch(rf"binance-oi: 20..-..-..T..:..:..Z {line}", told)
+
+
+def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapshot:
+    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    names = ("A", "B", "C")
+    return Snapshot(
+        values_by_symbol={
+            n: OpenInterest(n, Decimal(v), time) for n, v in zip(names, values, strict=False)
+        },
+        errors={},
+        started=now,
+        finished=now,
+        weight=3,
+        unchanged=frozenset(unchanged),
+    )
+
+
+def test_the_board_knows_what_changed_since_when() -> None:
+    board = Board()
+    assert [v.symbol for v in board.take(seen("100", "10", "1"))] == ["A", "B", "C"]
+    changed = board.take(seen("110", "10", "0.5", unchanged=("B",)))
+    assert [v.symbol for v in changed] == ["A", "C"]
+    assert [name for name, _ in board.top("change", 2)] == ["C", "A"]
+    board.take(seen("110", "12", "0.5"))
+    assert [name for name, _ in board.top("change", 3)] == ["B", "A", "C"]
+    assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
+    assert [name for name, _ in board.top("symbol", 1)] == ["A"]
+    line = board.lines["B"]
+    assert json.loads(json_line(line.latest, line))["change"] == "2"
+    board.take(seen("110", "12"))
+    assert list(board.lines) == ["A", "B"]
+
+
+def drawn(board: Board, width: int, height: int = 20) -> str:
+    now = datetime.fromtimestamp(0, UTC) + timedelta(seconds=4)
+    screen = Console(width=width, height=height)
+    with screen.capture() as captured:
+        screen.print(draw(board, ProcessBudget().pool("").usage, now, VIEW, screen))
+    return captured.get()
+
+
+def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
+    board = Board()
+    board.take(seen("96012.544", "0.00000010"))
+    text = drawn(board, 100)
+    for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    "width, shown",
+    [
+        (79, "symbol open interest change since start age trend"),
+        (71, "symbol open interest change since start age"),
+        (65, "symbol open interest change since start"),
+        (51, "symbol open interest change"),
+        (41, "symbol open interest"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: str) -> None:
+    board = Board()
+    board.take(seen("51857726234713.12345678"))
+    text = drawn(board, width)
+    assert " ".join(text.splitlines()[2].split()) == shown
+    assert "51,857,726,234,713.12345678" in text
+
+
+def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() -> None:
+    board = Board()
+    board.take(seen("1", "2", "3"))
+    board.warnings.append("banned")
+    lines = drawn(board, 80, height=10).splitlines()
+    assert len(lines) <= 10
+    assert sum(line.startswith(("  A ", "  B ", "  C ")) for line in lines) == 2
+    assert "used 0 of 2400" in lines[-2]
+    assert lines[-1] == "banned"
+
+
+def test_the_heading_says_what_is_shown_and_when_the_next_is_due() -> None:
+    slot = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    snapshot = replace(seen("1", "2"), slot=slot, finished=slot + timedelta(seconds=0.5))
+    snapshot = replace(snapshot, started=slot)
+    said = "2 symbols at 12:00:00 UTC in 0.5 s, "
+    assert heading(snapshot, slot + timedelta(seconds=7), 20.0) == said + "next in 13 s"
+    assert heading(snapshot, slot + timedelta(seconds=90), 20.0) == said + "next is 70 s late"
+    assert heading(None, slot, 20.0) == "waiting for the first sweep"
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
+    assert sparkline(map(Decimal, (1, 8, 4))) == "▁█▄"
+    assert sparkline([Decimal(5)] * 3) == "▁▁▁"
+
+
+def test_the_gauge_says_when_nothing_is_sent() -> None:
+    pool = ProcessBudget().pool("")
+    pool.hold(60.0)
+    assert "nothing is sent before" in gauge(pool.usage)
+
+
+def test_the_gauge_says_how_many_calls_wait_and_what_for() -> None:
+    usage = ProcessBudget().pool("test").usage
+    assert "waiting" not in gauge(usage)
+    one = replace(usage, waiting_for={Reason.MINUTE_FULL: 1})
+    assert gauge(one).endswith(" used 0 of 2400, 1 call waiting: minute full")
+    many = replace(usage, waiting_for={Reason.PACE: 20})
+    assert gauge(many).endswith(", 20 calls waiting: pace")

@@ -1,0 +1,50 @@
+"""Whatever goes wrong, a call ends with the right value or with one exception of ours.
+
+Rule of this file: the faults are data in `faults.table`, and one set of rules judges all of them.
+"""
+
+import asyncio
+import importlib
+import os
+from collections.abc import Callable
+
+import pytest
+
+from faults.doors import Plain
+from faults.rules import WAYS, Fault, check
+from faults.table import faults
+from support.lanes import some
+from support.virtual_clock import VirtualLoop
+
+
+def _loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """`BINANCE_OI_LOOP` names a module with a `new_event_loop`; virtual time without it."""
+    name = os.environ.get("BINANCE_OI_LOOP")
+    if name is None:
+        return VirtualLoop
+    factory = importlib.import_module(name).new_event_loop
+    assert callable(factory)
+    return factory  # type: ignore[no-any-return]
+
+
+FAULTS = faults()
+WAY = os.environ.get("BINANCE_OI_WAY", WAYS[0])
+
+
+@pytest.mark.parametrize("fault", some(FAULTS, always=40), ids=lambda fault: fault.name)
+def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
+    with asyncio.Runner(loop_factory=_loop()) as runner:
+        runner.run(check(fault, WAY))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_no_other_session_is_worse(way: str) -> None:
+    # Every door and a few of the rest; `nox -s faults` tries all of them.
+    for fault in [fault for fault in FAULTS if fault.door != Plain()] + FAULTS[::60]:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(check(fault, way))
+
+
+def test_there_are_well_over_200_faults() -> None:
+    assert len(FAULTS) > 400

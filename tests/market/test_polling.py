@@ -1,0 +1,635 @@
+"""Every slot of a schedule gives a snapshot or a gap with its reason, and the clock is followed.
+
+Rule of this file: the schedule is tested with a reader that does as it is told; the local exchange
+then shows that the real client keeps it through bans, outages, listings and delistings.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+
+from binance_oi import (
+    BannedError,
+    BinanceOIError,
+    ClientClosedError,
+    ExchangeInfo,
+    Gap,
+    InvalidSymbolError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    RetryPolicy,
+    ServerError,
+    Snapshot,
+    SymbolInfo,
+    TransportError,
+    Usage,
+)
+from binance_oi.market import schedule
+from binance_oi.market.polling import poll, reason, sweeps
+from binance_oi.market.schedule import Schedule
+from binance_oi.simulator import Bans, LocalExchange
+from support.virtual_clock import wall_time
+
+pytestmark = pytest.mark.virtual_time
+
+START_MS = 1_795_435_200_000  # 2026-11-23T12:00:00Z, where virtual wall time begins
+EVERY = 20.0
+NOW = datetime.fromtimestamp(START_MS / 1000, UTC)
+
+
+def usage(**changes: object) -> Usage:
+    known: dict[str, object] = {
+        "limit": 2400,
+        "used": 0,
+        "remaining": 2376,
+        "charged": 0,
+        "others": 0,
+        "in_flight": 0,
+        "reserve": 24,
+        "share": 2400,
+        "resets_at": NOW,
+        "held_until": None,
+        "banned_until": None,
+    }
+    return Usage(**(known | changes))  # type: ignore[arg-type]
+
+
+class Scripted:
+    """A reader whose sweeps take and give what the test says."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names or ("BTCUSDT", "ETHUSDT"))
+        self.usage = usage()
+        self.begun: list[float] = []
+        self.seconds: dict[int, float] = {}  # number of the sweep -> how long it takes
+        self.failures: dict[int, BinanceOIError] = {}
+        self.listing_error: BinanceOIError | None = None
+        self.cancelled = 0
+        self.value_time: Callable[[str], int] = lambda _: int(wall_time() * 1000)
+
+    async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
+        if self.listing_error is not None:
+            raise self.listing_error
+        listed = [SymbolInfo(name, "TRADING") for name in self.names]
+        return ExchangeInfo((*listed, SymbolInfo("OLDUSDT", "SETTLING")))
+
+    async def snapshot(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        notional: bool = False,
+        deadline: float | None = None,
+    ) -> Snapshot:
+        number = len(self.begun)
+        self.begun.append(wall_time() - START_MS / 1000)
+        try:
+            await asyncio.sleep(self.seconds.get(number, 1.0))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        names, error = list(symbols or ()), self.failures.get(number)
+        values = {n: OpenInterest(n, Decimal(number), self.value_time(n)) for n in names}
+        return Snapshot(
+            values_by_symbol={} if error else values,
+            errors=dict.fromkeys(names, error) if error else {},
+            started=NOW,
+            finished=NOW,
+            weight=len(names),
+        )
+
+
+@pytest.fixture(autouse=True)
+async def _between_two_slots() -> None:
+    await asyncio.sleep(1.0)
+
+
+async def first(count: int, reader: Scripted, every: float = EVERY) -> list[Snapshot | Gap]:
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(reader, every=every, clock=wall_time)) as running:
+        async for outcome in running:
+            outcomes.append(outcome)
+            if len(outcomes) == count:
+                break
+    return outcomes
+
+
+def shown(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, str]]:
+    """Seconds from the start of the schedule, and the reason of a gap."""
+    return [
+        ((o.first - START_MS) / 1000, o.reason)
+        if isinstance(o, Gap)
+        else ((o.slot or NOW).timestamp() - START_MS / 1000, "")
+        for o in outcomes
+    ]
+
+
+async def test_sweeps_begin_on_the_clock_and_never_drift() -> None:
+    reader = Scripted()
+    await asyncio.sleep(6.3)
+    outcomes = await first(200, reader)
+    assert [slot for slot, _ in shown(outcomes)] == [EVERY * k for k in range(1, 201)]
+    assert reader.begun == pytest.approx([EVERY * k for k in range(1, 201)], abs=1e-3)
+
+
+async def test_a_sweep_that_overruns_skips_to_the_next_slot_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader = Scripted()
+    reader.seconds[1] = 45.0
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        outcomes = await first(5, reader)
+    assert shown(outcomes) == [(20, ""), (40, ""), (60, "overrun"), (100, ""), (120, "")]
+    assert isinstance(outcomes[2], Gap)
+    assert (outcomes[2].last - START_MS) / 1000 == 80
+    assert len(caplog.records) == 1
+
+
+async def test_what_a_hold_makes_late_is_said_to_be_the_hold() -> None:
+    reader = Scripted()
+    reader.seconds[0] = 30.0
+    reader.usage = usage(held_until=NOW)
+    assert shown(await first(2, reader)) == [(20, ""), (40, "limited")]
+    reader = Scripted()
+    reader.seconds[0] = 30.0
+    reader.usage = usage(held_until=NOW, banned_until=NOW)
+    assert [why for _, why in shown(await first(2, reader))] == ["", "banned"]
+
+
+async def test_a_sweep_without_any_value_is_a_gap() -> None:
+    reader = Scripted()
+    reader.failures = {
+        0: BannedError(418, -1003, "banned", NOW),
+        1: TransportError("no route"),
+        2: ServerError(503, None, ""),
+    }
+    outcomes = await first(4, reader)
+    assert [why for _, why in shown(outcomes)] == ["banned", "outage", "outage", ""]
+
+
+async def test_who_comes_back_late_misses_the_slots_in_between() -> None:
+    reader = Scripted()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        async for outcome in running:
+            outcomes.append(outcome)
+            if len(outcomes) == 1:
+                await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+            if len(outcomes) == 3:
+                break
+    assert shown(outcomes) == [(20, ""), (40, "late"), (100, "")]
+    gap = outcomes[1]
+    assert isinstance(gap, Gap)
+    assert (gap.last - START_MS) / 1000 == 80
+
+
+async def test_a_little_late_is_not_missed() -> None:
+    reader = Scripted()
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        await anext(running)
+        await asyncio.sleep(24.0)
+        assert shown([await anext(running)]) == [(40, "")]
+    assert reader.begun == pytest.approx([20.0, 45.0], abs=0.01)
+
+
+async def test_poll_gives_snapshots_and_joins_what_was_missed() -> None:
+    reader = Scripted()
+    reader.seconds[1] = 65.0
+    reader.failures = {n: TransportError("no route") for n in (3, 4)}
+    async with aclosing(poll(reader, every=EVERY, clock=wall_time)) as running:
+        snapshots = [await anext(running) for _ in range(4)]
+    assert [len(s.missed) for s in snapshots] == [0, 0, 1, 1]
+    overrun, outage = snapshots[2].missed[0], snapshots[3].missed[0]
+    assert ((overrun.first - START_MS) / 1000, (overrun.last - START_MS) / 1000) == (60, 100)
+    assert ((outage.first - START_MS) / 1000, (outage.last - START_MS) / 1000) == (140, 160)
+    assert str(overrun).startswith("2026-11-23 12:01:00 to 2026-11-23 12:01:40 UTC: overrun (")
+    assert str(outage._replace(last=outage.first)) == "2026-11-23 12:02:20 UTC: outage (no route)"
+
+
+async def test_a_value_whose_time_has_not_moved_is_unchanged() -> None:
+    reader = Scripted("A1", "B1", "C1")
+    times = iter([10, 10, 10, 10, 11, 9, 12, 11, 10])  # three for each sweep
+    reader.value_time = lambda _: next(times)
+    outcomes = await first(3, reader)
+    unchanged = [sorted(o.unchanged) for o in outcomes if isinstance(o, Snapshot)]
+    assert unchanged == [[], ["A1", "C1"], ["B1", "C1"]]
+
+
+async def test_an_impossible_schedule_is_refused_at_once_with_the_numbers() -> None:
+    reader = Scripted(*(f"S{n}USDT" for n in range(789)))
+    expected = "789 symbols every 10 s take 4734 weight a minute, and the budget is 2376"
+    with pytest.raises(ValueError, match=expected) as caught:
+        await first(1, reader, every=10.0)
+    assert "every 20 s is possible" in str(caught.value)
+    assert reader.begun == []
+    assert len(await first(1, reader, every=20.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "kept, budget, possible",
+    [
+        ({"reserve": 600}, 1800, "every 27 s"),
+        ({"share": 1200}, 1200, "every 40 s"),
+        ({"reserve": 2400}, 0, "too little for any"),
+        ({"sustained": 600.0}, 600, "every 79 s"),  # 100 in 10 s
+        ({"sustained": 694.4}, 694, "every 69 s"),  # 1,000,000 in a day
+    ],
+)
+async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
+    kept: dict[str, float], budget: int, possible: str
+) -> None:
+    reader = Scripted(*(f"S{n}USDT" for n in range(789)))
+    reader.usage = usage(**kept)
+    with pytest.raises(ValueError, match=f"and the budget is {budget} .*{possible}"):
+        await first(1, reader, every=20.0)
+
+
+async def test_the_share_of_a_budget_is_told_by_its_usage() -> None:
+    pool = ProcessBudget(limit=100, reserve=20, share=0.5).pool("")
+    assert (pool.usage.share, pool.usage.remaining) == (50, 50)
+    pool.charge(1)
+    assert (pool.usage.share, pool.usage.remaining) == (50, 49)
+
+
+async def test_one_name_is_not_taken_for_a_list_of_letters() -> None:
+    with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
+        await anext(sweeps(Scripted(), "BTCUSDT", every=EVERY, clock=wall_time))
+
+
+@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001, 86_400 * 367])
+async def test_a_period_that_is_none_is_refused(every: float) -> None:
+    with pytest.raises(ValueError, match="every must be"):
+        await first(1, Scripted(), every=every)
+
+
+async def test_a_symbol_that_is_not_listed_is_refused_and_one_that_rests_is_left_out() -> None:
+    reader = Scripted()
+    with pytest.raises(InvalidSymbolError, match="NOSUCHUSDT"):
+        await anext(sweeps(reader, ["NOSUCHUSDT"], every=EVERY, clock=wall_time))
+    running = sweeps(reader, ["ethusdt", "OLDUSDT"], every=EVERY, clock=wall_time)
+    async with aclosing(running):
+        outcome = await anext(running)
+    assert isinstance(outcome, Snapshot)
+    assert list(outcome) == ["ETHUSDT"]
+
+
+async def test_listings_join_and_delistings_leave() -> None:
+    reader = Scripted()
+    names: list[list[str]] = []
+    async with aclosing(poll(reader, every=EVERY, clock=wall_time)) as running:
+        async for snapshot in running:
+            names.append(list(snapshot))
+            reader.names = ["ETHUSDT", "NEWUSDT"]
+            if len(names) == 2:
+                break
+    assert names == [["BTCUSDT", "ETHUSDT"], ["ETHUSDT", "NEWUSDT"]]
+
+
+async def test_an_exchange_that_is_down_at_the_start_is_waited_for() -> None:
+    reader = Scripted()
+    reader.listing_error = TransportError("refused")
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        assert [why for _, why in shown([await anext(running)])] == ["outage"]
+        reader.listing_error = None
+        assert [why for _, why in shown([await anext(running)])] == [""]
+
+
+async def test_a_list_that_cannot_be_read_again_is_used_as_it_is() -> None:
+    reader = Scripted()
+    async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
+        await anext(running)
+        reader.listing_error = TransportError("refused")
+        assert [why for _, why in shown([await anext(running)])] == [""]
+
+
+async def test_a_closed_client_ends_it() -> None:
+    reader = Scripted()
+    reader.listing_error = ClientClosedError()
+    with pytest.raises(ClientClosedError):
+        await first(1, reader)
+
+
+async def test_leaving_cancels_the_sweep_under_way() -> None:
+    reader = Scripted()
+    reader.seconds[0] = 100.0
+    waiting = asyncio.create_task(first(1, reader))
+    await asyncio.sleep(30.0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert reader.cancelled == 1
+
+
+class SetClock:
+    """The wall clock of a machine on which somebody sets it; counts its readings."""
+
+    def __init__(self) -> None:
+        self.shift = 0.0
+        self.readings = 0
+
+    def __call__(self) -> float:
+        self.readings += 1
+        return wall_time() + self.shift
+
+
+def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
+    """As `shown`, with the last slot of each gap."""
+    ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
+    return [
+        (slot, slot if end is None else end, why)
+        for (slot, why), end in zip(shown(outcomes), ends, strict=True)
+    ]
+
+
+async def test_a_clock_that_is_set_forward_makes_a_gap_and_keeps_the_alignment() -> None:
+    reader, clock = Scripted(), SetClock()
+    running = sweeps(reader, every=EVERY, clock=clock)
+    async with aclosing(running):
+        await anext(running)
+        clock.shift = 70.0  # 21 + 70 = 91
+        outcomes = [await anext(running), await anext(running)]
+    assert spans(outcomes) == [(40, 80, "clock"), (100, 100, "")]
+    assert isinstance(outcomes[0], Gap)
+    assert outcomes[0].detail == "the clock was set forward by 70.0 s"
+
+
+@pytest.mark.parametrize("every, ahead", [(20.0, 3600.0), (20.0, 31.0), (0.5, 8.0), (1.0, 1.2)])
+async def test_slots_that_were_never_due_are_clock_also_while_nobody_is_awake(
+    every: float, ahead: float
+) -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds = dict.fromkeys(range(3), every / 10)
+    running = sweeps(reader, every=every, clock=clock)
+    async with aclosing(running):
+        before = await anext(running)
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(every / 4)
+        clock.shift = ahead
+        outcomes = [before, await waiting, await anext(running)]
+    assert [why for _, why in shown(outcomes)] == ["", "clock", ""]
+    steps = [b - a for (_, a, _), (b, _, _) in pairwise(spans(outcomes))]
+    assert steps == [every, every]
+
+
+async def test_slots_that_passed_in_real_time_are_late_and_only_the_others_are_clock() -> None:
+    clock = SetClock()
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        await anext(running)
+        await asyncio.sleep(65.0)  # 20 + 1 + 65 = 86
+        clock.shift = 3600.0
+        outcomes = [await anext(running) for _ in range(3)]
+    assert spans(outcomes) == [(40, 80, "late"), (100, 3680, "clock"), (3700, 3700, "")]
+
+
+async def test_a_clock_set_forward_by_years_during_a_sweep_costs_a_few_readings() -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds[0] = 30.0
+    years = 56 * 365 * 86_400.0  # a machine without a battery, and NTP
+    async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(24.0)
+        clock.shift, clock.readings = years, 0
+        outcomes = [await waiting] + [await anext(running) for _ in range(3)]
+    slots = [(20, 20, ""), (40, 40, "overrun"), (60, years + 40, "clock")]
+    assert spans(outcomes) == [*slots, (years + 60, years + 60, "")]
+    assert clock.readings < 100
+
+
+async def test_a_sweep_that_overruns_is_that_until_the_clock_is_set_forward() -> None:
+    reader, clock = Scripted(), SetClock()
+    reader.seconds[0] = 50.0  # from 20 to 70
+    async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(45.0)
+        clock.shift = 100.0
+        outcomes = [await waiting] + [await anext(running) for _ in range(3)]
+    assert spans(outcomes[1:]) == [(40, 60, "overrun"), (80, 160, "clock"), (180, 180, "")]
+
+
+@pytest.mark.parametrize("when", ["held", "asleep", "sweeping"])
+@pytest.mark.parametrize("back", [45.0, 3600.0, 86_400.0 * 365 * 20])
+async def test_a_clock_that_is_set_back_restarts_the_schedule_there_at_once(
+    back: float, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, clock = Scripted(), SetClock()
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        async with aclosing(poll(reader, every=EVERY, clock=clock)) as running:
+            await anext(running)
+            if when != "held":
+                waiting = asyncio.ensure_future(anext(running))
+                await asyncio.sleep(5.0 if when == "asleep" else 19.5)
+                clock.shift = -back
+                reached = await waiting
+                snapshots = [reached] if reached.missed else []
+            else:
+                clock.shift, snapshots = -back, []
+            while len(snapshots) < 3:
+                snapshots.append(await anext(running))
+    ((first, last, reason, detail), *more) = snapshots[0].missed
+    slots = [round((s.slot or NOW).timestamp() * 1000) for s in snapshots]
+    assert (first, last, reason, more) == (slots[0], slots[0] - 20_000, "clock", [])
+    assert detail == f"the clock was set back by {back:,.1f} s"
+    assert slots == list(range(slots[0], slots[0] + 60_000, 20_000))
+    assert [s.missed for s in snapshots[1:]] == [(), ()]
+    assert max(b - a for a, b in pairwise(reader.begun)) <= 2 * EVERY
+    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule goes on"]
+
+
+async def test_a_clock_set_back_during_a_long_period_is_noticed_within_a_minute() -> None:
+    reader, clock = Scripted(), SetClock()
+    async with aclosing(sweeps(reader, every=86_400.0, clock=clock)) as running:
+        await anext(running)
+        waiting = asyncio.ensure_future(anext(running))
+        await asyncio.sleep(3600.0)
+        clock.shift, began = -86_400.0 * 3, wall_time()
+        outcome = await waiting
+    assert wall_time() - began <= 60.0
+    assert isinstance(outcome, Gap)
+    assert outcome.reason == "clock"
+
+
+@pytest.mark.parametrize("step", [-1.0, -0.128, 0.128, 1.0, 5.0, -15.0])
+async def test_a_clock_that_moves_a_little_is_not_set_and_no_slot_comes_twice(
+    step: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SetClock()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        for number in range(6):
+            outcomes.append(await anext(running))
+            if number == 2:
+                await asyncio.sleep(15.0)
+                clock.shift = step
+    assert shown(outcomes) == [(EVERY * k, "") for k in range(1, 7)]
+    assert caplog.records == []
+
+
+async def test_a_clock_set_back_and_forth_names_each_step() -> None:
+    clock = SetClock()
+    outcomes: list[Snapshot | Gap] = []
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        for shift in (0.0, 3600.0, -3600.0, 0.0):
+            clock.shift = shift
+            outcomes += [await anext(running)]
+            if isinstance(outcomes[-1], Gap):
+                outcomes += [await anext(running)]
+    assert spans(outcomes) == [
+        (20, 20, ""),
+        (40, 3620, "clock"),
+        (3640, 3640, ""),
+        (-3540, -3560, "clock"),
+        (-3540, -3540, ""),
+        (-3520, 60, "clock"),
+        (80, 80, ""),
+    ]
+
+
+async def test_slots_of_a_machine_that_was_suspended_are_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, asleep = SetClock(), [0.0]
+    monkeypatch.setattr(schedule, "suspended", lambda: asleep[0])
+    async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
+        await anext(running)
+        clock.shift = asleep[0] = 3600.0
+        outcomes = [await anext(running), await anext(running)]
+    assert spans(outcomes) == [(40, 3620, "late"), (3640, 3640, "")]
+
+
+def test_a_suspend_is_what_the_steady_clock_has_and_the_loop_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "steady_clock", lambda: 130.0)
+        patch.setattr(time, "monotonic", lambda: 100.0)
+        asleep = schedule.suspended()
+    assert asleep == 30.0
+
+
+async def test_a_pause_between_two_readings_is_no_set_clock() -> None:
+    loop, pauses = asyncio.get_running_loop(), [7.0]
+
+    def clock() -> float:
+        now = wall_time()
+        if pauses:
+            loop._jumping.now += pauses.pop()  # type: ignore[attr-defined]
+        return now
+
+    plan = Schedule(1000, clock)
+    slot = plan.next_slot()
+    await plan.reach(slot)
+    await asyncio.sleep(3.7)
+    assert [gap.reason for gap in plan.skipped(slot)] == ["late"]
+
+
+async def test_each_error_has_its_word() -> None:
+    assert reason(ServerError(503, None, "")) == "outage"
+    assert reason(BannedError(418, -1003, "", NOW)) == "banned"
+
+
+@asynccontextmanager
+async def market(
+    *names: str, limit: int = 2400, bans: Bans | None = None
+) -> AsyncIterator[tuple[LocalExchange, OpenInterestClient]]:
+    """A local exchange on which only `names` trade, and a client; both on virtual time."""
+    clock = asyncio.get_running_loop().time
+    budget = ProcessBudget(limit=limit, clock=clock, wall=wall_time)
+    async with LocalExchange(limit=limit, clock=wall_time, bans=bans) as exchange:
+        for name in exchange.universe.trading if names else ():
+            if name not in names:
+                exchange.set_status(name, "SETTLING")
+        retry = RetryPolicy(attempts=1)
+        client = OpenInterestClient(base_url=exchange.url, budget=budget, retry=retry)
+        async with client:
+            yield exchange, client
+
+
+async def test_the_whole_market_three_times_a_minute_and_into_the_next() -> None:
+    async with market() as (exchange, client):
+        snapshots: list[Snapshot] = []
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            async for snapshot in running:
+                snapshots.append(snapshot)
+                if len(snapshots) == 4:
+                    break
+        assert {len(s) for s in snapshots} == {789}
+        assert [s.missed for s in snapshots] == [()] * 4
+        assert set(exchange.answers) == {200}
+
+
+async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() -> None:
+    async with market("BTCUSDT", "ETHUSDT") as (exchange, client):
+        names: list[list[str]] = []
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            async for snapshot in running:
+                names.append(list(snapshot))
+                if len(names) == 1:
+                    exchange.set_status("ETHUSDT", "SETTLING")
+                if len(names) == 2:  # -4108 made it ask for the list again
+                    assert [type(e).__name__ for e in snapshot.errors.values()] == [
+                        "SymbolNotTradingError"
+                    ]
+                if len(names) == 4:
+                    exchange.set_status("NEWUSDT", "TRADING")
+                if len(names) == 25:
+                    break
+    assert names[1:4] == [["BTCUSDT"]] * 3
+    assert names[-1] == ["BTCUSDT", "NEWUSDT"]
+
+
+async def test_a_ban_is_waited_out_and_reported_and_nothing_is_sent_meanwhile() -> None:
+    async with (
+        market("BTCUSDT", "ETHUSDT") as (exchange, client),
+        aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
+    ):
+        await anext(running)
+        exchange.counter.ban(wall_time())
+        snapshot = await anext(running)
+    # The request that met the ban makes it longer, and it ends after 120 s at the least.
+    assert [gap.reason for gap in snapshot.missed] == ["banned"]
+    gap = snapshot.missed[0]
+    assert 6 <= (gap.last - gap.first) / 20_000 + 1 <= 8
+    assert 1 <= exchange.answers[418] <= 2
+
+
+async def test_a_429_is_waited_out() -> None:
+    async with (
+        market("BTCUSDT", "ETHUSDT", limit=600) as (exchange, client),
+        aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
+    ):
+        await anext(running)
+        exchange.counter.count(600, wall_time())  # somebody else
+        snapshots = [await anext(running) for _ in range(3)]
+    assert {gap.reason for s in snapshots for gap in s.missed} == {"limited"}
+    assert all(len(s) == 2 for s in snapshots)
+    assert 1 <= exchange.answers[429] <= 2  # a sweep's two requests may meet it together
+
+
+async def test_an_outage_is_a_gap_and_polling_goes_on_after_it() -> None:
+    async with market("BTCUSDT") as (exchange, client):
+        port = int(exchange.url.rpartition(":")[2])
+        async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
+            await anext(running)
+            await exchange.close()
+            waiting = asyncio.ensure_future(anext(running))
+            await asyncio.sleep(100.0)
+            async with LocalExchange(clock=wall_time, port=port):
+                snapshot = await waiting
+    assert [gap.reason for gap in snapshot.missed] == ["outage"]
+    assert snapshot.missed[0].last - snapshot.missed[0].first == 4 * 20_000
+
+
+async def test_poll_is_a_method_of_the_client() -> None:
+    async with (
+        market("BTCUSDT") as (_, client),
+        aclosing(client.poll(every=0.5)) as running,
+    ):
+        snapshot = await anext(running)
+    assert list(snapshot) == ["BTCUSDT"]

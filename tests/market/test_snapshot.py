@@ -1,0 +1,418 @@
+"""A snapshot loses no value, invents none, and keeps the order asked for."""
+
+import asyncio
+import copy
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from binance_oi import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    ClientClosedError,
+    ForbiddenError,
+    Gap,
+    InvalidSymbolError,
+    OpenInterest,
+    OpenInterestClient,
+    ProcessBudget,
+    Reason,
+    Snapshot,
+    SymbolNotTradingError,
+    TransportError,
+    TransportTimeoutError,
+    UnknownSymbolError,
+)
+from binance_oi.exchange.models import MarkPrice
+from binance_oi.simulator import LocalExchange
+from support.raw_exchange import RawExchange, answer, open_interest
+from support.virtual_clock import wall_time
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+NOON_MS = int(NOON.timestamp() * 1000)
+BTC = OpenInterest("BTCUSDT", Decimal("96012.544"), NOON_MS - 2000)
+ETH = OpenInterest("ETHUSDT", Decimal("2273930.4680"), NOON_MS - 5500)
+NAMES_OF_ALL_KINDS = ["BTCUSDT", "1000SHIBUSDT", "币安人生USDT", "BTCUSDT_261225", "BTCUSDC"]
+
+
+def snapshot(*values: OpenInterest, **more: object) -> Snapshot:
+    known: dict[str, object] = {
+        "values_by_symbol": {value.symbol: value for value in values},
+        "errors": {},
+        "started": NOON,
+        "finished": NOON,
+        "weight": len(values),
+    }
+    return Snapshot(**(known | more))  # type: ignore[arg-type]
+
+
+def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
+    """A client in virtual time."""
+    budget = ProcessBudget(clock=asyncio.get_running_loop().time, wall=wall_time)
+    return OpenInterestClient(base_url=exchange.url, budget=budget, **options)  # type: ignore[arg-type]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# -- the thing itself ----------------------------------------------------------------------------
+
+
+def test_it_is_a_mapping_of_what_was_read() -> None:
+    market = snapshot(ETH, BTC, errors={"XUSDT": UnknownSymbolError(400, -1121, "Invalid symbol.")})
+    assert dict(market) == {"ETHUSDT": ETH, "BTCUSDT": BTC}
+    assert list(market) == ["ETHUSDT", "BTCUSDT"]
+    assert len(market) == 2
+    assert "XUSDT" not in market
+    assert market.get("XUSDT") is None
+    with pytest.raises(KeyError):
+        market["XUSDT"]
+
+
+def test_the_skew_is_between_the_oldest_and_the_newest_value() -> None:
+    assert snapshot(BTC, ETH).skew_ms == 3500
+    assert snapshot(BTC).skew_ms == 0
+    assert snapshot().skew_ms == 0
+
+
+def test_rows_and_columns_are_exact_and_in_order() -> None:
+    market = snapshot(ETH, BTC)
+    assert market.to_dicts() == [
+        {"symbol": "ETHUSDT", "open_interest": Decimal("2273930.4680"), "time": NOON_MS - 5500},
+        {"symbol": "BTCUSDT", "open_interest": Decimal("96012.544"), "time": NOON_MS - 2000},
+    ]
+    assert market.to_columns() == {
+        "symbol": ["ETHUSDT", "BTCUSDT"],
+        "open_interest": [Decimal("2273930.4680"), Decimal("96012.544")],
+        "time": [NOON_MS - 5500, NOON_MS - 2000],
+    }
+    assert str(market.to_dicts()[0]["open_interest"]) == "2273930.4680"
+    assert snapshot().to_dicts() == []
+    assert snapshot().to_columns() == {"symbol": [], "open_interest": [], "time": []}
+
+
+def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
+    long = OpenInterest("LONGUSDT", Decimal("9" * 30 + "." + "9" * 30), NOON_MS)
+    prices = {
+        "ETHUSDT": MarkPrice("ETHUSDT", Decimal("2900.12345678"), NOON_MS),
+        "LONGUSDT": MarkPrice("LONGUSDT", Decimal("9" * 30 + "." + "9" * 30), NOON_MS),
+    }
+    notional = snapshot(BTC, ETH, long, mark_prices=prices).notional
+    assert list(notional) == ["ETHUSDT", "LONGUSDT"]
+    assert str(notional["ETHUSDT"]) == "6594679089.333523173040"
+    assert str(notional["LONGUSDT"]) == "9" * 59 + "8." + "0" * 59 + "1"
+    assert snapshot(BTC).notional == {}
+
+
+def test_it_can_be_copied_and_its_repr_is_short() -> None:
+    market = snapshot(BTC, ETH)
+    assert dict(copy.copy(market)) == dict(market)
+    assert repr(market).startswith(f"Snapshot(errors={{}}, started={NOON!r}, ")
+    assert "weight=2" in repr(market)
+    many = snapshot(*(OpenInterest(f"S{n}USDT", Decimal(n), NOON_MS) for n in range(800)), weight=2)
+    assert repr(many) == repr(market)  # no value is in it
+
+
+def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match="pyarrow"):
+        snapshot(BTC).__arrow_c_stream__()
+
+
+def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
+    small = OpenInterest("SMALLUSDT", Decimal("0.00000001"), NOON_MS)
+    market = snapshot(
+        BTC,
+        small,
+        received_ms={"BTCUSDT": NOON_MS + 7},
+        mark_prices={"SMALLUSDT": MarkPrice("SMALLUSDT", Decimal("1E-7"), NOON_MS)},
+    )
+    batch = market._batch()
+    assert batch.symbol == ["BTCUSDT", "SMALLUSDT"]
+    assert batch.time == [NOON_MS - 2000, NOON_MS]
+    assert batch.open_interest == ["96012.544", "0.00000001"]
+    assert batch.received == [NOON_MS + 7, NOON_MS]  # of the whole, where one is not known
+    assert batch.mark_price == [None, "0.0000001"]
+
+
+@pytest.mark.parametrize(
+    "gap, text",
+    [
+        (Gap(NOON_MS, NOON_MS, "banned"), "2026-11-23 12:00:00 UTC: banned"),
+        (
+            Gap(NOON_MS, NOON_MS + 40_000, "late", "the sweep before took 55 s"),
+            "2026-11-23 12:00:00 to 2026-11-23 12:00:40 UTC: late (the sweep before took 55 s)",
+        ),
+    ],
+)
+def test_a_gap_reads_well(gap: Gap, text: str) -> None:
+    assert str(gap) == text
+
+
+# -- reading one ---------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_the_whole_market_is_read_without_an_error_and_costs_one_for_the_list() -> None:
+    progress: list[tuple[int, int]] = []
+    async with LocalExchange(clock=wall_time, latency=0.02) as exchange:
+        trading = [s.name for s in exchange.universe.symbols.values() if s.status == "TRADING"]
+        async with local_client(exchange) as client:
+            began = now()
+            market = await client.snapshot(on_progress=lambda *seen: progress.append(seen))
+            took = now() - began
+            assert client.usage.used == 790
+        assert exchange.used == 790
+        assert set(exchange.answers) == {200}
+    assert list(market) == trading
+    assert len(market) == 789
+    assert market.errors == {}
+    assert market.weight == 790
+    assert 0 < market.skew_ms < 10_000
+    assert progress == [(n, 789) for n in range(1, 790)]
+    assert took < 3.0
+    assert market.started <= market.finished
+    assert market.notional_error is None
+    assert all(market[name].symbol == name for name in market)
+
+
+@pytest.mark.virtual_time
+async def test_the_list_is_kept_for_five_minutes_unless_it_was_seen_to_be_wrong() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        for name in exchange.universe.symbols:
+            exchange.set_status(name, "SETTLING")
+        for name in NAMES_OF_ALL_KINDS:
+            exchange.set_status(name, "TRADING")
+        assert (await client.snapshot()).weight == 6
+        assert (await client.snapshot()).weight == 5
+        exchange.set_status("BTCUSDC", "SETTLING")
+        gone = await client.snapshot()
+        assert (gone.weight, len(gone), list(gone.errors)) == (5, 4, ["BTCUSDC"])
+        after = await client.snapshot()
+        assert (after.weight, len(after), after.errors) == (5, 4, {})
+        assert (await client.snapshot()).weight == 4
+        await asyncio.sleep(301)
+        assert (await client.snapshot()).weight == 5
+
+
+@pytest.mark.virtual_time
+async def test_what_does_not_trade_or_does_not_exist_is_an_error_and_stops_nothing() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        exchange.set_status("XRPUSDT", "SETTLING")
+        asked = ["NOPEUSDT", "BTCUSDT", "XRPUSDT", "ethusdt", "ALSONOT"]
+        market = await client.snapshot(asked)
+        assert exchange.answers == {200: 2, 400: 3}
+    assert list(market) == ["BTCUSDT", "ETHUSDT"]
+    assert [(name, type(error)) for name, error in market.errors.items()] == [
+        ("NOPEUSDT", UnknownSymbolError),
+        ("XRPUSDT", SymbolNotTradingError),
+        ("ALSONOT", UnknownSymbolError),
+    ]
+    assert market.weight == 5
+
+
+@pytest.mark.virtual_time
+async def test_the_order_is_the_one_asked_for_and_nothing_is_asked_twice() -> None:
+    asked = [*NAMES_OF_ALL_KINDS, "BTCUSDT", "btcusdc", "BTCUSDT"]
+    async with LocalExchange(clock=wall_time, latency=0.05, jitter=0.5) as exchange:
+        async with local_client(exchange) as client:
+            market = await client.snapshot(iter(asked))
+        assert exchange.answers == {200: 5}
+    assert list(market) == NAMES_OF_ALL_KINDS
+    assert market.to_columns()["symbol"] == NAMES_OF_ALL_KINDS
+    assert market.weight == 5
+
+
+@pytest.mark.virtual_time
+async def test_nothing_asked_for_is_nothing_read() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        market = await client.snapshot([])
+        assert (dict(market), market.errors, market.weight) == ({}, {}, 0)
+        assert exchange.used == 0
+    with pytest.raises(ClientClosedError):
+        await client.snapshot([])
+
+
+@pytest.mark.virtual_time
+async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        with pytest.raises(InvalidSymbolError):
+            await client.snapshot(["BTCUSDT", "BTC/USDT"])
+        assert exchange.used == 0
+
+
+@pytest.mark.virtual_time
+async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
+    async with LocalExchange(clock=wall_time, limit=200) as exchange:
+        async with local_client(exchange) as client:
+            await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+            await client.symbols()
+            began = now()
+            market = await client.snapshot(deadline=20.0)
+            assert now() - began < 3.0  # by then it is certain: the minute has 45 s to go
+        assert set(exchange.answers) == {200}
+    assert len(market) == 198 - 1
+    assert {type(error) for error in market.errors.values()} == {BudgetExhaustedError}
+    assert len(market) + len(market.errors) == 789
+
+
+@pytest.mark.virtual_time
+async def test_a_deadline_that_is_over_sends_nothing() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        market = await client.snapshot(["BTCUSDT", "ETHUSDT"], deadline=0.0)
+        assert exchange.used == 0
+        with pytest.raises(BudgetExhaustedError, match="the deadline is over") as caught:
+            await client.snapshot(deadline=-1.0)
+    assert caught.value.reason is Reason.DEADLINE
+    assert [type(error) for error in market.errors.values()] == [BudgetExhaustedError] * 2
+
+
+@pytest.mark.virtual_time
+async def test_an_answer_that_does_not_come_by_the_deadline_is_a_timeout() -> None:
+    async with RawExchange(lambda n: b"") as exchange, local_client(exchange) as client:
+        began = now()
+        market = await client.snapshot(["BTCUSDT"], deadline=2.0)
+        assert now() - began == pytest.approx(2.0, abs=0.1)
+    assert type(market.errors["BTCUSDT"]) is TransportTimeoutError
+
+
+@pytest.mark.virtual_time
+async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
+    async with LocalExchange(clock=wall_time, latency=0.05) as exchange:
+        async with local_client(exchange, max_connections=10) as client:
+
+            def ban_at_100(done: int, _: int) -> None:
+                if done == 100:
+                    exchange.counter.ban(exchange.now())
+
+            began = now()
+            market = await client.snapshot(on_progress=ban_at_100)
+            assert now() - began < 3.0
+        assert 1 <= exchange.answers[418] <= 10  # those that were under way
+    assert {type(error) for error in market.errors.values()} == {BannedError}
+    assert len(market) + len(market.errors) == 789
+
+
+@pytest.mark.virtual_time
+async def test_a_list_that_cannot_be_read_is_raised() -> None:
+    async with (
+        RawExchange(lambda n: answer(403, "<html>")) as exchange,
+        local_client(exchange) as client,
+    ):
+        with pytest.raises(ForbiddenError):
+            await client.snapshot()
+    assert len(exchange.requests) == 1
+
+
+@pytest.mark.virtual_time
+async def test_closing_ends_a_snapshot() -> None:
+    async with RawExchange(lambda n: b"") as exchange:
+        client = local_client(exchange)
+        reading = asyncio.create_task(client.snapshot(["BTCUSDT", "ETHUSDT"], notional=True))
+        await exchange.received(1)
+        await client.aclose()
+        with pytest.raises(ClientClosedError):
+            await reading
+
+
+@pytest.mark.virtual_time
+async def test_a_callback_that_fails_ends_the_snapshot_and_everything_it_began() -> None:
+    def fails(done: int, _: int) -> None:
+        if done == 5:
+            raise ZeroDivisionError
+
+    async with (
+        LocalExchange(clock=wall_time, latency=0.05) as exchange,
+        local_client(exchange, max_connections=10) as client,
+    ):
+        with pytest.raises(ZeroDivisionError):
+            await client.snapshot(on_progress=fails)
+        assert client._governor.in_flight == client._governor.waiting == 0
+        await asyncio.sleep(10)
+        assert exchange.used < 50
+
+
+@pytest.mark.virtual_time
+async def test_cancelling_ends_everything_it_began() -> None:
+    async with (
+        LocalExchange(clock=wall_time, latency=0.05) as exchange,
+        local_client(exchange, max_connections=10) as client,
+    ):
+        reading = asyncio.create_task(client.snapshot())
+        await asyncio.sleep(0.5)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert client._governor.in_flight == client._governor.waiting == 0
+        used = exchange.used
+        await asyncio.sleep(10)
+        assert 10 < exchange.used <= used + 10  # those on the way when it was cancelled
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("names", [[f"S{number}USDT" for number in range(20)], None])
+async def test_the_connections_are_opened_while_the_first_request_is_alone(
+    names: list[str] | None,
+) -> None:
+    async with (
+        RawExchange(lambda n: b"") as exchange,
+        local_client(exchange, max_connections=8) as client,
+    ):
+        sweep = asyncio.create_task(client.snapshot(names))
+        await exchange.received(1)
+        await asyncio.sleep(0.1)
+        assert (len(exchange.requests), exchange.connections) == (1, 8)
+        sweep.cancel()
+        await asyncio.wait([sweep])
+
+
+# -- mark prices ---------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual_time
+async def test_with_mark_prices_the_notional_of_every_value_is_known() -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        market = await client.snapshot(["BTCUSDT", "币安人生USDT", "NOPEUSDT"], notional=True)
+        assert exchange.used == 13
+    assert market.weight == 13
+    assert set(market.mark_prices) == set(market.notional) == {"BTCUSDT", "币安人生USDT"}
+    price = market.mark_prices["BTCUSDT"].mark_price
+    assert market.notional["BTCUSDT"] == market["BTCUSDT"].open_interest * price
+
+
+@pytest.mark.virtual_time
+async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
+    def script(n: int) -> bytes:
+        last = exchange.requests[-1]
+        return answer(400, "{}") if b"premiumIndex" in last else open_interest()
+
+    async with RawExchange(script) as exchange, local_client(exchange) as client:
+        market = await client.snapshot(["BTCUSDT"], notional=True)
+    assert list(market) == ["BTCUSDT"]
+    assert isinstance(market.notional_error, BinanceOIError)
+    assert market.notional == {}
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("name", ["BTCUSDT", b"BTCUSDT"])
+async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
+    async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
+        with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
+            await client.snapshot(name)
+        assert not exchange.answers
+
+
+@pytest.mark.virtual_time
+async def test_what_was_never_sent_is_not_in_the_weight() -> None:
+    async with LocalExchange(clock=wall_time) as exchange:
+        client = local_client(exchange)
+    async with client:
+        market = await client.snapshot(["BTCUSDT", "ETHUSDT"])
+    assert [type(e) for e in market.errors.values()] == [TransportError] * 2
+    assert (market.weight, client.usage.used) == (0, 0)

@@ -1,0 +1,664 @@
+"""What leaves a recording is what the exchange wrote, and no export removes a row."""
+
+import asyncio
+import csv
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies
+
+from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, RecordingError
+from binance_oi.output.export import CSV_HEADER, Merged, export, iso
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder.recording import BATCH, Row, Samples
+from binance_oi.recorder.store import Store
+from support.lanes import some, thorough
+from support.raw_exchange import RawExchange, answer
+from support.recorded import BEGIN, VALUES, sweep, write_recording
+from support.virtual_clock import wall_time
+
+MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+# As they come over the wire, with every shape a decimal(38, 18) can hold.
+ON_THE_WIRE = {
+    "A": "96012.544",
+    "B": "0.00000010",
+    "C": "51857726234713",
+    "D": "12345678901234567890.123456789012345678",
+    "E": "0.000000000000000001",
+    "F": "0",
+    "G": "100.000",
+}
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    with Recording(write_recording(tmp_path / "oi.db")) as opened:
+        yield opened
+
+
+def expected(recording: Recording) -> list[tuple[str, str, str, str, str | None]]:
+    return [
+        (symbol, iso(time), value, iso(received), mark)
+        for symbol, time, value, received, mark in recording.samples().rows()
+    ]
+
+
+async def record_from_the_wire(path: Path) -> None:
+    """One sweep of a server that answers with exactly these numbers."""
+    listed = json.dumps({"symbols": [{"symbol": s, "status": "TRADING"} for s in ON_THE_WIRE]})
+
+    def script(_: int) -> bytes:
+        target = exchange.requests[-1].split()[1].decode()
+        if "exchangeInfo" in target:
+            return answer(200, listed)
+        symbol = target.partition("symbol=")[2]
+        body = (
+            f'{{"symbol":"{symbol}","openInterest":"{ON_THE_WIRE[symbol]}","time":1795435200000}}'
+        )
+        return answer(200, body)
+
+    loop = asyncio.get_running_loop()
+    budget = ProcessBudget(limit=10_000, clock=loop.time, wall=wall_time)
+    async with (
+        RawExchange(script) as exchange,
+        OpenInterestClient(base_url=exchange.url, budget=budget) as client,
+    ):
+        recorder = Recorder(
+            client, path, every=0.1, on_sweep=lambda _: recorder.stop(), clock=wall_time
+        )
+        await recorder.run()
+
+
+@pytest.mark.virtual_time
+async def test_every_number_leaves_as_it_came_over_the_wire(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    await record_from_the_wire(tmp_path / "oi.db")
+    with Recording(tmp_path / "oi.db") as recording:
+        for name in ("oi.csv", "oi.jsonl", "oi.parquet"):
+            assert export(recording, tmp_path / name) == len(ON_THE_WIRE)
+        columns = recording.samples().to_columns()
+    with (tmp_path / "oi.csv").open(encoding="utf-8", newline="") as file:
+        assert {row["symbol"]: row["open_interest"] for row in csv.DictReader(file)} == ON_THE_WIRE
+    lines = map(json.loads, (tmp_path / "oi.jsonl").read_text(encoding="utf-8").splitlines())
+    assert {line["symbol"]: line["open_interest"] for line in lines} == ON_THE_WIRE
+    exact = [Decimal(text) for text in ON_THE_WIRE.values()]
+    assert pq.read_table(tmp_path / "oi.parquet")["open_interest"].to_pylist() == exact
+    assert [str(value) for value in columns["open_interest"]] == [str(value) for value in exact]
+
+
+def test_csv_has_every_digit(recording: Recording, tmp_path: Path) -> None:
+    assert export(recording, tmp_path / "oi.csv") == 8
+    with (tmp_path / "oi.csv").open(encoding="utf-8", newline="") as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert rows == [(*row[:4], row[4] or "") for row in expected(recording)]
+    assert rows[0][:3] == ("1000SHIBUSDT", "2026-11-23T23:57:57.500Z", "51857726234713")
+
+
+def test_json_lines_have_every_digit(recording: Recording, tmp_path: Path) -> None:
+    export(recording, tmp_path / "oi.jsonl")
+    lines = (tmp_path / "oi.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [tuple(json.loads(line).values()) for line in lines] == expected(recording)
+
+
+def test_parquet_goes_by_day_and_is_sorted_and_exact(recording: Recording, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    told: list[int] = []
+    assert export(recording, tmp_path / "out", on_rows=told.append) == sum(told) == 8
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
+    days = ("2026-11-23", "2026-11-24")
+    assert files == [f"out/date={day}/open_interest.parquet" for day in days]
+    rows: list[tuple[object, ...]] = []
+    for name in files:
+        table = pq.ParquetFile(tmp_path / name).read()
+        part = list(zip(*table.to_pydict().values(), strict=True))
+        assert part == sorted(part, key=lambda row: row[:2])
+        group = pq.ParquetFile(tmp_path / name).metadata.row_group(0)
+        assert group.column(0).compression == "ZSTD"
+        assert [column.column_index for column in group.sorting_columns] == [0, 1]
+        rows += part
+    wanted = [
+        (s.symbol, ms(s.time), s.open_interest, ms(s.received), s.mark_price)
+        for s in recording.samples()
+    ]
+    assert sorted(rows, key=lambda row: str(row[:2])) == sorted(
+        wanted, key=lambda row: str(row[:2])
+    )
+
+
+def ms(time: int) -> datetime:
+    return datetime.fromtimestamp(time / 1000, UTC)
+
+
+def test_one_parquet_file_holds_everything(recording: Recording, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    assert export(recording, tmp_path / "oi.parquet") == 8
+    table = pq.read_table(tmp_path / "oi.parquet")
+    assert set(table["symbol"].to_pylist()) == set(VALUES)
+
+
+def test_symbols_and_a_span_can_be_chosen(recording: Recording, tmp_path: Path) -> None:
+    target = tmp_path / "oi.csv"
+    assert export(recording, target, symbols=["BTCUSDT"], since=MIDNIGHT) == 1
+    assert target.read_text().splitlines()[1].startswith("BTCUSDT,2026-11-24T00:01:57.500Z,96052.")
+    assert export(recording, target, until=MIDNIGHT) == 5
+
+
+@pytest.mark.parametrize("target", ["oi.csv", "oi.jsonl", "oi.parquet", "directory"])
+def test_a_span_without_data_writes_nothing(
+    recording: Recording, tmp_path: Path, target: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert export(recording, tmp_path / target, until=BEGIN.replace(year=2025)) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_target_that_cannot_be_written_is_one_clear_error(
+    recording: Recording, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordingError, match=r"oi\.csv cannot be written: Not a directory"):
+        export(recording, tmp_path / "file" / "oi.csv")
+    with pytest.raises(RecordingError, match="cannot be written: No such file or directory"):
+        export(recording, tmp_path / "nowhere" / "oi.csv")
+    with pytest.raises(RecordingError, match=r"a file's name ends in \.parquet, \.csv, \.jsonl"):
+        export(recording, tmp_path / "file")
+
+
+def test_an_export_that_is_interrupted_leaves_what_was_there(
+    recording: Recording, tmp_path: Path
+) -> None:
+    target = tmp_path / "oi.csv"
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    for before in ("", CSV_HEADER, "of another program"):
+        target.write_text(before)
+        with pytest.raises(KeyboardInterrupt):
+            export(recording, target, replace=before not in ("", CSV_HEADER), on_rows=interrupt)
+        assert target.read_text() == before
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_number_that_no_decimal_can_hold_is_refused_and_not_rounded(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from binance_oi.market.arrow import Batch, record_batch
+
+    exact = Batch(["A"], [0], ["12345678901234567890.123456789012345678"], [0], [None])
+    table = pa.Table.from_batches([record_batch(exact)])
+    assert table["open_interest"][0].as_py() == Decimal(exact.open_interest[0])
+    for text in ("0.1234567890123456789", "123456789012345678901"):
+        with pytest.raises(pa.ArrowInvalid):
+            record_batch(Batch(["A"], [0], [text], [0], [None]))
+
+
+def test_text_needs_no_extra(recording: Recording, tmp_path: Path) -> None:
+    source = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'cyclopts', 'rich']))\n"
+        "from binance_oi.recorder import Recording\n"
+        "from binance_oi.output.export import export\n"
+        f"print(export(Recording({str(recording.path)!r}), {str(tmp_path / 'oi.csv')!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+FORMS = ["days", "oi.parquet", "oi.csv", "oi.jsonl"]
+EARLY: dict[str, Any] = {"until": MIDNIGHT}
+LATE: dict[str, Any] = {"since": MIDNIGHT}
+BITCOIN: dict[str, Any] = {"symbols": ["BTCUSDT"]}
+OTHERS: dict[str, Any] = {"symbols": ["1000SHIBUSDT", "币安人生USDT"]}
+Found = tuple[Any, ...]
+
+
+def files(target: Path) -> list[Path]:
+    return [target] if target.is_file() else sorted(target.rglob("*.parquet"))
+
+
+def rows(target: Path) -> list[Found]:
+    """Every row of a target, in the order of its files."""
+    return [row for file in files(target) for row in rows_of(file)]
+
+
+def rows_of(file: Path) -> list[Found]:
+    if file.suffix == ".parquet":
+        table = pytest.importorskip("pyarrow.parquet").ParquetFile(file).read().to_pylist()
+        return [tuple(at(v) if isinstance(v, datetime) else v for v in r.values()) for r in table]
+    with file.open(encoding="utf-8", newline="") as opened:
+        found = csv.DictReader(opened) if file.suffix == ".csv" else map(json.loads, opened)
+        return [
+            (
+                *(row["symbol"], row["time"], Decimal(row["open_interest"]), row["received"]),
+                Decimal(row["mark_price"]) if row["mark_price"] else None,
+            )
+            for row in found
+        ]
+
+
+def at(moment: datetime) -> str:
+    return iso(round(moment.timestamp() * 1000))
+
+
+def is_sorted(target: Path) -> bool:
+    return all(
+        [row[:2] for row in rows_of(file)] == sorted({row[:2] for row in rows_of(file)})
+        for file in files(target)
+    )
+
+
+def state(target: Path) -> list[tuple[Path, int, int, bytes]]:
+    found = [(file, file.stat()) for file in files(target)]
+    return [(file, s.st_ino, s.st_mtime_ns, file.read_bytes()) for file, s in found]
+
+
+@pytest.fixture(params=FORMS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if "parquet" in request.param or request.param == "days":
+        pytest.importorskip("pyarrow")
+    return tmp_path / str(request.param)
+
+
+@pytest.mark.parametrize(
+    "selection", some([EARLY, LATE, BITCOIN, OTHERS, {}, {**BITCOIN, **LATE}], always=1)
+)
+@pytest.mark.parametrize("new", [False, *thorough(True)])
+def test_a_second_export_of_a_part_leaves_every_file_as_it_was(
+    recording: Recording, target: Path, selection: dict[str, Any], new: bool
+) -> None:
+    assert export(recording, target) == 8
+    before = state(target)
+    told: list[int] = []
+    assert export(recording, target, **selection, new=new, on_rows=told.append) == 0
+    assert state(target) == before
+    assert sum(told) == len(list(recording.samples(**selection)))
+
+
+@pytest.mark.parametrize(
+    "first, second", [(EARLY, LATE), *thorough((LATE, EARLY), (BITCOIN, OTHERS))]
+)
+@pytest.mark.parametrize("third", [{}, *thorough(BITCOIN)])
+def test_exports_of_parts_are_together_what_one_export_is(
+    recording: Recording,
+    target: Path,
+    tmp_path: Path,
+    first: dict[str, Any],
+    second: dict[str, Any],
+    third: dict[str, Any],
+) -> None:
+    whole = tmp_path / "at once" / target.name
+    whole.parent.mkdir()
+    export(recording, whole)
+    added = [export(recording, target, **part) for part in (first, second, third)]
+    assert (sum(added), added[2]) == (8, 0)
+    assert rows(target) == rows(whole)
+    assert is_sorted(target)
+    if target.suffix in (".csv", ".jsonl"):
+        assert target.read_bytes() == whole.read_bytes()
+
+
+def other_recording(path: Path) -> Path:
+    """Another recorder's: one sweep of the same minute, of one symbol more, received later."""
+    seen = sweep(0)
+    values = {s: v for s, v in seen.items() if s != "BTCUSDT"}
+    values["AUSDT"] = OpenInterest("AUSDT", Decimal("0.5"), values["1000SHIBUSDT"].time)
+    later = dict.fromkeys(values, max(seen.received_ms.values()) + 1)
+    with closing(Store(path)) as store:
+        only = replace(seen, values_by_symbol=values, received_ms=later, mark_prices={})
+        store.save(only, [], 60_000)
+    return path
+
+
+def test_rows_stay_that_the_recording_does_not_have(
+    recording: Recording, target: Path, tmp_path: Path
+) -> None:
+    export(recording, target)
+    before = rows(target)
+    with Recording(other_recording(tmp_path / "other.db")) as other:
+        assert export(other, target) == 1
+        assert export(other, target, new=True) == 0
+    after = rows(target)
+    assert [row for row in after if row in before] == before
+    assert [row[0] for row in after if row not in before] == ["AUSDT"]
+    assert is_sorted(target)
+
+
+def test_only_replace_removes_rows_and_of_a_directory_only_those_of_its_days(
+    recording: Recording, target: Path
+) -> None:
+    export(recording, target)
+    assert export(recording, target, symbols=["BTCUSDT"], since=MIDNIGHT, replace=True) == 1
+    left = rows(target)
+    assert [row[0] for row in left if row[1] >= at(MIDNIGHT)] == ["BTCUSDT"]
+    assert len(left) == (6 if target.is_dir() else 1)
+    assert export(recording, target, until=BEGIN.replace(year=2025), replace=True) == 0
+    assert rows(target) == left
+
+
+def test_new_with_replace_replaces_only_what_has_fallen_behind(
+    recording: Recording, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    export(recording, tmp_path / "out")
+    with Recording(other_recording(tmp_path / "other.db")) as other:
+        export(other, tmp_path / "out")
+    first, second = files(tmp_path / "out")
+    kept, lost = state(first), state(second)
+    assert kept[0][0].parent.name == "date=2026-11-23"
+    export(recording, second, until=MIDNIGHT, replace=True)  # rows of another day: it lacks its own
+    assert export(recording, tmp_path / "out", replace=True, new=True) == 3
+    assert state(first) == kept  # also the row of the other recording
+    assert len(rows(second)) == 3
+    assert state(second) != lost
+
+
+def test_new_adds_days_that_are_missing_or_have_grown(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out, minutes = tmp_path / "out", 60_000
+    with closing(Store(tmp_path / "oi.db")) as store, Recording(tmp_path / "oi.db") as recording:
+        for number, days in ((0, 1), (1, 1), (4, 2), (5, 2)):
+            store.save(sweep(number), [], minutes)
+            before = {file: state(file) for file in files(out)}
+            assert export(recording, out, new=True) == len(sweep(number))
+            assert len(files(out)) == days
+            if days == 2 and len(before) == 2:
+                assert state(files(out)[0]) == before[files(out)[0]]
+        assert rows(out) == rows_by_day(recording)
+
+
+def rows_by_day(recording: Recording) -> list[Found]:
+    found = [
+        (s.symbol, iso(s.time), s.open_interest, iso(s.received), s.mark_price)
+        for s in recording.samples()
+    ]
+    return sorted(found, key=lambda row: (row[1][:10], *row[:2]))
+
+
+INSTANT = "2026-11-23T23:57:57.500Z"
+
+
+def csv_text(
+    symbol: str = "A", time: str = INSTANT, value: str = "1", mark: str = "", end: str = "\n"
+) -> str:
+    return f"{symbol},{time},{value},{INSTANT},{mark}{end}"
+
+
+def json_text(
+    symbol: str = '"A"', time: str = f'"{INSTANT}"', value: str = '"1"', mark: str = "null"
+) -> str:
+    return (
+        f'{{"symbol": {symbol}, "time": {time}, "open_interest": {value}, '
+        f'"received": "{INSTANT}", "mark_price": {mark}}}\n'
+    )
+
+
+BAD = {
+    "oi.csv": [
+        "before",
+        f"symbol,time\nA,{INSTANT}\n",
+        *(
+            CSV_HEADER + lines
+            for lines in (
+                csv_text(end=""),
+                csv_text(end="\r\n"),
+                csv_text(time="2026-11-23 23:57:57.500Z"),
+                csv_text(time="2026-11-23T23:57:57.500"),
+                csv_text(time="2026-11-23T23:57:57.500+01:00"),
+                csv_text(time="yesterday"),
+                csv_text(value=""),
+                csv_text(value="much"),
+                csv_text(value="1e3"),
+                csv_text(mark="1,2"),
+                csv_text(mark="NaN"),
+                csv_text() + "\n",
+                "A" * 5000,
+                "\udcff\n",
+                csv_text("B") + csv_text("A"),
+                csv_text(time=INSTANT) + csv_text(time=INSTANT.replace("57:57", "57:56")),
+            )
+        ),
+    ],
+    "oi.jsonl": [
+        "before",
+        "{}\n",
+        "[1, 2, 3, 4, 5]\n",
+        "[" * 4000 + "\n",
+        json_text(symbol="5"),
+        json_text(time="5"),
+        json_text(value="1"),
+        json_text(value="null"),
+        json_text(mark="1"),
+        json_text().rstrip("\n"),
+        json_text().replace(" ", ""),
+        json_text('"B"') + json_text('"A"'),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    some([(name, text) for name, contents in BAD.items() for text in contents], always=10),
+)
+@pytest.mark.parametrize("new", [False, *thorough(True)])
+def test_a_text_that_no_export_wrote_is_refused_and_stays(
+    recording: Recording, tmp_path: Path, name: str, content: str, new: bool
+) -> None:
+    target = tmp_path / name
+    target.write_bytes(content.encode(errors="surrogateescape"))
+    before = state(target)
+    with pytest.raises(RecordingError, match="cannot be added to: "):
+        export(recording, target, new=new)
+    assert state(target) == before
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert export(recording, target, replace=True, new=new) == 8
+
+
+@pytest.mark.parametrize("name", ["oi.csv", "oi.jsonl"])
+def test_an_empty_text_has_nothing_to_lose(recording: Recording, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()  # as `mktemp` makes it
+    assert export(recording, tmp_path / name) == 8
+
+
+def bad_parquet(kind: str, path: Path) -> None:
+    """What is at `path` becomes a file to which nothing can be added."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table, content = pq.ParquetFile(path).read(), path.read_bytes()
+    if kind == "no Parquet":
+        path.write_bytes(b"before")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "broken inside":
+        path.write_bytes(content[:4] + b"\xff" * 200 + content[204:])
+    elif kind == "a column more":
+        pq.write_table(table.append_column("note", pa.array(["x"] * len(table))), path)
+    elif kind == "a column less":
+        pq.write_table(table.drop_columns(["received"]), path)
+    elif kind == "other order of columns":
+        pq.write_table(table.select(table.column_names[::-1]), path)
+    elif kind == "no decimals":
+        values = table["open_interest"].cast("float64")
+        pq.write_table(table.set_column(2, "open_interest", values), path)
+    elif kind == "no times":
+        pq.write_table(table.set_column(1, "time", table["time"].cast("int64")), path)
+    elif kind == "times of no zone":
+        times = table["time"].cast(pa.timestamp("ms"))
+        pq.write_table(table.set_column(1, "time", times), path)
+    elif kind == "finer times":
+        times = pa.array([1] * len(table), pa.timestamp("us", tz="UTC"))
+        pq.write_table(table.set_column(1, "time", times), path)
+    elif kind == "a hole":
+        pq.write_table(table.set_column(0, "symbol", pa.array([None] * len(table), "str")), path)
+    else:
+        pq.write_table(table.sort_by([("time", "descending"), ("symbol", "descending")]), path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("no Parquet", "broken inside", "a column less", "finer times", "not sorted"),
+        *thorough("empty", "cut off", "a column more"),
+        *thorough(
+            "other order of columns",
+            "no decimals",
+            "no times",
+            "times of no zone",
+            "a hole",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["days", *thorough("oi.parquet")])
+def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_stays(
+    recording: Recording, tmp_path: Path, kind: str, name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    target = tmp_path / name
+    export(recording, target)
+    bad_parquet(kind, files(target)[-1])
+    before = state(target)
+    for selection in (EARLY, LATE, {}):
+        if selection is EARLY and name == "days":
+            continue  # it does not concern that day
+        with pytest.raises(RecordingError, match=r"parquet cannot be added to: .*; replace it"):
+            export(recording, target, **selection)
+    assert state(target) == before
+    assert [path.name for path in tmp_path.rglob(".*")] == []
+    assert export(recording, target, replace=True, new=True) in (3, 8)
+    assert sorted(rows(target)) == sorted(rows_by_day(recording))
+
+
+def test_a_day_that_cannot_be_read_stops_an_export_before_it_changes_another_day(
+    recording: Recording, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    export(recording, tmp_path / "out", symbols=["BTCUSDT"])
+    files(tmp_path / "out")[1].write_bytes(b"broken")
+    before = state(tmp_path / "out")
+    with pytest.raises(RecordingError, match=r"date=2026-11-24/open_interest\.parquet"):
+        export(recording, tmp_path / "out")
+    assert state(tmp_path / "out") == before
+
+
+def test_parquet_of_the_same_columns_by_another_program_is_added_to(
+    recording: Recording, tmp_path: Path
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    target = tmp_path / "oi.parquet"
+    export(recording, target, until=MIDNIGHT)
+    table = pq.read_table(target)
+    kinds = {"symbol": pa.large_string(), "time": pa.timestamp("us", tz="UTC")}
+    fields = [pa.field(f.name, kinds.get(f.name, f.type)) for f in table.schema]
+    pq.write_table(table.cast(pa.schema(fields)), target)
+    assert export(recording, target) == 3
+    assert sorted(rows(target)) == sorted(rows_by_day(recording))
+
+
+@pytest.mark.parametrize("early", [0, 1_795_435_200, 86_400_000])
+def test_days_without_samples_cost_an_export_by_day_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: int
+) -> None:
+    pytest.importorskip("pyarrow")
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:  # seconds taken for ms, or 0
+        connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?1, '1.5', ?1, NULL)", (early,))
+    spans, asked = Samples.span, list[tuple[int, int]]()
+
+    def span(samples: Samples) -> tuple[int, int] | None:
+        asked.append((samples.since, samples.until))
+        assert len(asked) < 100
+        return spans(samples)
+
+    monkeypatch.setattr(Samples, "span", span)
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "days") == 9
+    days = [iso(early)[:10], "2026-11-23", "2026-11-24"]
+    assert sorted(day.name for day in (tmp_path / "days").iterdir()) == [f"date={d}" for d in days]
+    assert len(asked) == len(days) + 1
+
+
+def test_no_directory_is_left_of_days_that_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    seen = sweep(0)
+    value = OpenInterest("BTCUSDT", Decimal("0.1234567890123456789"), seen["BTCUSDT"].time)
+    with closing(Store(tmp_path / "oi.db")) as store:
+        store.save(replace(seen, values_by_symbol={"BTCUSDT": value}), [], 60_000)
+    (tmp_path / "there").mkdir()
+    with Recording(tmp_path / "oi.db") as recording:
+        for target in (tmp_path / "there", tmp_path / "new" / "out"):
+            with pytest.raises(ValueError, match="Decimal"):
+                export(recording, target)
+    assert list((tmp_path / "there").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_exports_at_the_same_time_lose_no_row(recording: Recording, target: Path) -> None:
+    others: list[int] = []
+
+    def meanwhile(_: int) -> None:
+        """Another program adds to the file, or makes it, while this one writes."""
+        if not others:
+            others.append(0)
+            others[0] = export(recording, target, **OTHERS)
+
+    assert export(recording, target, **BITCOIN, on_rows=meanwhile) == 2
+    assert others == [6]
+    assert sorted(rows(target)) == sorted(rows_by_day(recording))
+
+
+def test_an_export_gives_up_where_others_replace_its_file_all_the_time(
+    recording: Recording, tmp_path: Path
+) -> None:
+    target = tmp_path / "oi.csv"
+
+    def replace_it(_: int) -> None:
+        target.unlink(missing_ok=True)
+        target.write_text(CSV_HEADER)
+
+    with pytest.raises(RecordingError, match="others replace it all the time"):
+        export(recording, target, on_rows=replace_it)
+    assert target.read_text() == CSV_HEADER
+
+
+KEYS = strategies.tuples(strategies.sampled_from("AB"), strategies.integers(0, 9))
+ROWS = strategies.dictionaries(KEYS, strategies.sampled_from(["1", "2"]))
+
+
+@given(kept=ROWS, found=ROWS)
+def test_merged_rows_are_those_of_both_in_order_and_the_files_where_both_have_one(
+    kept: dict[tuple[str, int], str], found: dict[tuple[str, int], str]
+) -> None:
+    def by_key(values: dict[tuple[str, int], str]) -> list[Row]:
+        return [(*key, value, 0, None) for key, value in sorted(values.items())]
+
+    merged = Merged(by_key(kept), by_key(found))
+    assert list(merged) == by_key(found | kept)
+    assert (merged.read, merged.added) == (len(found), len(found.keys() - kept.keys()))
+
+
+def test_a_row_that_a_recording_has_twice_is_written_once() -> None:
+    row: Row = ("A", 1, "1", 2, None)
+    assert list(Merged([], [row, row])) == [row]
+    assert list(Merged([row], [row, row])) == [row]
+
+
+def test_merging_keeps_no_more_rows_than_one_batch() -> None:
+    def endless(step: int) -> Iterator[Row]:
+        return (("A", time, "1", time, None) for time in count(0, step))
+
+    batches = Merged(endless(2), endless(3)).batches(lambda _: None)
+    first, second = next(batches), next(batches)
+    assert len(first.time) == len(second.time) == BATCH
+    assert first.time[:5] == [0, 2, 3, 4, 6]

@@ -1,0 +1,300 @@
+"""Charts and the report show what was recorded, in one file, and a gap stays a gap."""
+
+import math
+import os
+import sqlite3
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from binance_oi import Gap, RecordingError
+from binance_oi.errors import printable
+from binance_oi.output.chart import curve, plot, thinned
+from binance_oi.output.drawing import Span, chart, path, strip, ticks
+from binance_oi.output.report import report, write_report
+from binance_oi.recorder import Recording
+from binance_oi.recorder.store import Store
+from support.lanes import thorough
+from support.recorded import BEGIN, EVERY, VALUES, sweep, write_recording
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    with Recording(write_recording(tmp_path / "oi.db")) as opened:
+        yield opened
+
+
+class Page(HTMLParser):
+    """Everything that a browser would fetch or run, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.scripts = 0
+        self.open: list[str] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        values = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.fetched += [value for value in values if not value.startswith("data:")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_the_page_tells_coverage_gaps_and_movers_and_fetches_nothing(recording: Recording) -> None:
+    page = Page(report(recording))
+    assert (page.fetched, page.scripts) == ([], 0)
+    for expected in (
+        "2026-11-23 23:58:00 to 2026-11-24 00:02:00 UTC, every 60 s",
+        "slots with a sweep60.000 %sweeps3slots without2samples8symbols3",
+        "banned (2)",
+        "Single reads that failedsymbolsweeps without itreasonBTCUSDT1outage",
+        "2026-11-24 00:00:00",
+        "banned",
+        "until 00:02",
+        "96,012.544",
+        "+0.04 %",
+        "币安人生USDT",
+    ):
+        assert expected in page.shown
+
+
+def test_every_chart_is_well_formed_and_has_its_line(recording: Recording) -> None:
+    text = report(recording)
+    charts = [
+        ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
+        for part in text.split("<svg")[1:]
+    ]
+    lines = [p.get("d", "") for svg in charts for p in svg.iter("path") if is_line(p)]
+    assert len(lines) == 2 * len(VALUES)  # one in the table, and one on its own
+    assert all(line.startswith("M") and "nan" not in line for line in lines)
+
+
+def is_line(element: ET.Element) -> bool:
+    return element.get("class") == "line"
+
+
+def test_a_chart_has_round_numbers_at_its_side_and_round_times_below() -> None:
+    span = Span(BEGIN.timestamp(), BEGIN.timestamp() + 86_400)
+    assert [text for _, text in ticks(span)] == [
+        *("Nov 24", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00")
+    ]
+    drawn = chart("A", ([span.first, span.last], [96_012.5, 97_998.25]), span, [], 20.0)
+    labels = [text.split("<")[0] for text in drawn.split('text-anchor="end">')[1:]]
+    assert labels == ["96,500", "97,000", "97,500"]
+
+
+@pytest.mark.parametrize("days, step", [(0.001, 30), (0.9, 10_800), (30.0, 4 * 86_400)])
+def test_there_are_some_times_below_a_chart_and_not_too_many(days: float, step: int) -> None:
+    at = [time for time, _ in ticks(Span(BEGIN.timestamp(), BEGIN.timestamp() + days * 86_400))]
+    assert 2 <= len(at) <= 9
+    assert {after - before for before, after in pairwise(at)} == {step}
+
+
+def test_a_value_that_never_moves_is_a_line_with_one_label() -> None:
+    drawn = chart("A", ([0.0, 60.0], [5.25, 5.25]), Span(0.0, 80.0), [], 20.0)
+    assert drawn.count('text-anchor="end">5.25<') == drawn.count('class="grid"') == 1
+
+
+def test_a_gap_says_what_it_is_and_cannot_become_markup() -> None:
+    gap = Gap(20_000, 40_000, "banned", "<b>")
+    drawn = strip(Span(0.0, 100.0), [gap], 20.0)
+    assert 'class="gap banned" x="192.00" height="22" width="384.00"' in drawn
+    assert "1970-01-01 00:00:20 to 1970-01-01 00:00:40 UTC: banned (&lt;b&gt;)" in drawn
+
+
+def test_a_name_cannot_become_markup(tmp_path: Path) -> None:
+    file = write_recording(tmp_path / "<b>oi.db")
+    with closing(Store(file)) as store:
+        slot = round((BEGIN + 9 * EVERY).timestamp() * 1000)
+        store.save(None, [Gap(slot, slot, "outage", "<script>alert(1)</script>")], 60_000)
+    with Recording(file) as recording:
+        page = Page(report(recording))
+    assert page.scripts == 0
+    assert "<script>alert(1)</script>" in page.shown
+
+
+def test_a_line_is_broken_where_nothing_was_recorded(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "oi.db")) as store:
+        for number in (0, 1, 2, 3, 30, 31, 32):
+            store.save(sweep(number), [], 60_000)
+    with Recording(tmp_path / "oi.db") as recording:
+        times, values = curve(recording.samples(["1000SHIBUSDT"]))
+        assert [math.isnan(value) for value in values] == [False] * 4 + [True] + [False] * 3
+        assert times == sorted(times)
+        assert path(list(zip(times, values, strict=True))).count("M") == 2
+
+
+def test_thinning_keeps_the_lowest_the_highest_and_the_holes() -> None:
+    values = [math.sin(i / 50) for i in range(20_000)]
+    values[777], values[5000], values[9000] = 5.0, -5.0, math.nan
+    _, kept = thinned([float(i) for i in range(20_000)], values, 480)
+    assert len(kept) <= 2 * 480 + 1
+    known = [value for value in kept if not math.isnan(value)]
+    assert (max(known), min(known), len(kept) - len(known)) == (5.0, -5.0, 1)
+
+
+def test_the_page_is_written_or_it_is_one_clear_error(recording: Recording, tmp_path: Path) -> None:
+    write_report(recording, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == report(recording)
+    with pytest.raises(RecordingError, match="cannot be written"):
+        write_report(recording, tmp_path / "nowhere" / "report.html")
+
+
+def test_nothing_recorded_is_nothing_to_report(tmp_path: Path) -> None:
+    Store(tmp_path / "oi.db").close()
+    with (
+        Recording(tmp_path / "oi.db") as recording,
+        pytest.raises(RecordingError, match="nothing to report"),
+    ):
+        report(recording)
+
+
+@pytest.mark.parametrize("suffix, begins", [("svg", b"<?xml"), *thorough(("png", b"\x89PNG"))])
+def test_a_chart_is_drawn(recording: Recording, tmp_path: Path, suffix: str, begins: bytes) -> None:
+    pytest.importorskip("matplotlib")
+    plot(recording, tmp_path / f"oi.{suffix}", ["BTCUSDT", "币安人生USDT"])
+    assert (tmp_path / f"oi.{suffix}").read_bytes().startswith(begins)
+
+
+def test_a_chart_that_cannot_be_drawn_is_one_clear_error(
+    recording: Recording, tmp_path: Path
+) -> None:
+    with pytest.raises(RecordingError, match=r"ends in \.svg or \.png"):
+        plot(recording, tmp_path / "oi.gif", ["BTCUSDT"])
+    with pytest.raises(RecordingError, match="nothing of BTCUSDT in that range"):
+        plot(recording, tmp_path / "oi.svg", ["BTCUSDT"], since=BEGIN + timedelta(days=1))
+    pytest.importorskip("matplotlib")
+    with pytest.raises(RecordingError, match="cannot be written"):
+        plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
+
+
+def test_a_clock_that_was_set_back_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    with closing(Store(write_recording(tmp_path / "oi.db"))) as store:
+        store.save(None, [Gap(first, first - minute, "clock", "the clock was set back")], minute)
+    with Recording(tmp_path / "oi.db") as recording:
+        shown = Page(report(recording)).shown
+    assert "slots without2" in shown
+    assert "clock (0)" in shown
+    assert "2026-11-23 23:58:002026-11-23 23:58:000clockthe clock was set back" in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 20_000, 240_000])
+def test_a_gap_counts_its_slots_at_its_own_period_whatever_came_later(
+    tmp_path: Path, period: int
+) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")  # with a gap of 2 minutes
+    with closing(Store(file)) as store:
+        store.save(None, [Gap(first + 5 * minute, first + 7 * minute, "outage")], minute)
+        at = first + 8 * minute
+        store.save(None, [Gap(at, at + 4 * period, "late")], period)
+        store.save(sweep(100), [], period)
+    with Recording(file) as recording:
+        counted = [(it.gap.reason, it.period, it.slots) for it in recording.counted_gaps()]
+        assert [it.gap for it in recording.counted_gaps()] == list(recording.gaps())
+        missed = recording.missed()
+        page = report(recording)
+    assert {it for it in counted if it[0] in ("banned", "outage", "late")} == {
+        *(("banned", minute, 2), ("outage", minute, 3), ("late", period, 5))
+    }
+    assert sum(slots for *_, slots in counted) == missed
+    shown = Page(page).shown
+    for expected in ("banned (2)", "outage (3)", "late (5)", f"slots without{missed}"):
+        assert expected in shown
+    assert "2026-11-24 00:03:002026-11-24 00:05:003outage" in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 60_000, 240_000])
+def test_an_empty_gap_has_no_slot_whatever_its_period(tmp_path: Path, period: int) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for number, back in enumerate((1, 999, 60_000, 10**7)):
+            at = first + number
+            row = (at, at - back, period)
+            connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'clock', 'set back')", row)
+        connection.execute("UPDATE sweeps SET period = 1000")
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+        assert recording.missed() == 2
+    assert "clock (0)" in shown
+    assert "banned (2)" in shown
+    assert shown.count("0clockset back") == 4
+
+
+@pytest.mark.parametrize("period", [0, -60_000])
+def test_a_gap_without_a_period_has_no_slot_and_is_in_the_page(tmp_path: Path, period: int) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        row = (first + 10**6, first + 10**6 + 120_000, period)
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', 'odd')", row)
+    with Recording(file) as recording:
+        assert recording.missed() == 2
+        assert "outage (0)" in Page(report(recording)).shown
+
+
+def test_a_slot_of_two_gaps_counts_once_in_the_page(tmp_path: Path) -> None:
+    first, minute = round(BEGIN.timestamp() * 1000), 60_000
+    file = write_recording(tmp_path / "oi.db")  # its gap is of the minutes 2 and 3
+    with closing(sqlite3.connect(file)) as connection, connection:
+        row = (first + 3 * minute, first + 5 * minute, minute)  # minute 4 has a sweep
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', '')", row)
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+        assert recording.missed() == 3
+    for expected in ("slots without3", "banned (2)", "outage (1)"):
+        assert expected in shown
+
+
+@pytest.mark.parametrize("period", [1_000, 600_000])
+def test_a_gap_is_drawn_as_long_as_its_own_slots(tmp_path: Path, period: int) -> None:
+    minute, first = 60_000, round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(Store(file)) as store:
+        store.save(None, [Gap(first + 5 * minute, first + 9 * minute, "outage")], minute)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE sweeps SET period = ? WHERE slot = ?", (period, first))
+        connection.execute("UPDATE sweeps SET period = ? WHERE slot > ?", (period, first + minute))
+    end = max(first + 10 * minute, first + 4 * minute + period)
+    with Recording(file) as recording:
+        page = report(recording)
+    width = 960 * 5 * minute / (end - first)
+    assert f'height="22" width="{width:.2f}"><title>2026-11-24 00:03:00' in page
+
+
+def test_samples_without_a_slot_are_a_page_that_says_so(tmp_path: Path) -> None:
+    first = round(BEGIN.timestamp() * 1000)
+    file = write_recording(tmp_path / "oi.db")
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM sweeps")
+        connection.execute("DELETE FROM gaps")
+        row = (first, first - 60_000, 60_000)
+        connection.execute("INSERT INTO gaps VALUES ('', ?, ?, ?, 'clock', 'set back')", row)
+    with Recording(file) as recording:
+        shown = Page(report(recording)).shown
+    assert "slots with a sweepnone was duesweeps0slots without0" in shown
+
+
+@pytest.mark.parametrize("name", [b"\xff.db", b"\xed\xa0\x80.db", b"a\nb\x1b[2J.db"])
+def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    try:
+        write_recording(tmp_path / "oi.db").rename(file)
+    except OSError:  # a file system on which no file has that name
+        file = tmp_path / "oi.db"
+    with Recording(file) as recording:
+        write_report(recording, tmp_path / "oi.html")
+    text = (tmp_path / "oi.html").read_text(encoding="utf-8")
+    assert text.count(f"Open interest: {printable(file.name)}<") == 2

@@ -1,0 +1,329 @@
+"""A damaged file is one error of ours that names it, in every way to read, and never a traceback.
+
+Rule of this file: the files are made whole and damaged byte by byte; a way to read may find nothing
+wrong, for SQLite looks only at the pages it needs, but it raises nothing else.
+"""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from binance_oi import RecordingError
+from binance_oi.cli import main
+from binance_oi.output.chart import curve, plot
+from binance_oi.output.export import export
+from binance_oi.output.report import report, write_report
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.recorder.recording import PAGE_SIZE, check_source
+from support.lanes import some, thorough
+from support.recorded import BEGIN, write_recording
+from support.recording_process import Reader
+
+BEGIN_MS = round(BEGIN.timestamp() * 1000)
+NUMBER = b"77777.125"  # in the file once
+Captured = pytest.CaptureFixture[str]
+
+
+def _fill(path: Path) -> None:
+    """Many pages of every table."""
+    times = [BEGIN_MS + number * 60_000 for number in range(10, 1500)]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
+            rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
+            connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)
+        # The last row of a symbol, so that it is found only in the middle of what is read.
+        number = (NUMBER.decode(), BEGIN_MS + 10**8)
+        connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?2, ?1, ?2, NULL)", number)
+        connection.executemany(
+            "INSERT INTO sweeps VALUES (?1, 60000, ?1, ?1, 3, 3, 3, 3)", [(at,) for at in times]
+        )
+        gaps = [("", at, at, 60_000, "outage", "") for at in range(10**6, 10**6 + 500)]
+        gaps += [("ETHUSDT", at, at, 60_000, "outage", "") for at in times]
+        connection.executemany("INSERT INTO gaps VALUES (?, ?, ?, ?, ?, ?)", gaps)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = write_recording(tmp_path_factory.mktemp("whole") / "oi.db")
+    _fill(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        connection.execute("PRAGMA journal_mode = DELETE")
+    content = path.read_bytes()
+    assert content.count(NUMBER) == 1
+    return content
+
+
+def zeros(content: bytes, page: int) -> bytes:
+    at = page * PAGE_SIZE
+    return content[:at] + bytes(PAGE_SIZE) + content[at + PAGE_SIZE :]
+
+
+def noise(content: bytes, page: int) -> bytes:
+    at = page * PAGE_SIZE
+    return content[:at] + Random(page).randbytes(PAGE_SIZE) + content[at + PAGE_SIZE :]
+
+
+def swapped(content: bytes, page: int) -> bytes:
+    """What a copy has that was made while the file was written: a page of another moment."""
+    at, other = page * PAGE_SIZE, (page * 7 + 3) % (len(content) // PAGE_SIZE) * PAGE_SIZE
+    return content[:at] + content[other : other + PAGE_SIZE] + content[at + PAGE_SIZE :]
+
+
+def cut(content: bytes, page: int) -> bytes:
+    return content[: page * PAGE_SIZE + page % 2 * 100]
+
+
+def not_sqlite(content: bytes, page: int) -> bytes:
+    return content[:PAGE_SIZE] + Random(page).randbytes(len(content) - PAGE_SIZE)
+
+
+def bit(content: bytes, page: int) -> bytes:
+    """One bit of every 64 bytes of a page."""
+    changed, chance = bytearray(content), Random(page)
+    for at in range(page * PAGE_SIZE, (page + 1) * PAGE_SIZE, 64):
+        changed[at + chance.randrange(64)] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def ways(path: Path) -> dict[str, Callable[[], object]]:
+    out = path.parent / "out"
+    out.mkdir(exist_ok=True)
+
+    def with_it(use: Callable[[Recording], object]) -> Callable[[], object]:
+        def run() -> object:
+            with Recording(path) as opened:
+                return use(opened)
+
+        return run
+
+    reading: dict[str, Callable[[Recording], object]] = {
+        "source": lambda it: it.source,
+        "symbols": lambda it: it.symbols(),
+        "samples": lambda it: list(it.samples(["BTCUSDT", "ETHUSDT"])),
+        "rows of all": lambda it: list(it.samples().rows()),
+        "batches": lambda it: list(it.samples().batches()),
+        "columns": lambda it: it.samples().to_columns(),
+        "span of samples": lambda it: it.samples().span(),
+        "curve": lambda it: curve(it.samples(["BTCUSDT"])),
+        "ends": lambda it: list(it.ends()),
+        "span": lambda it: it.span(),
+        "sweeps": lambda it: list(it.sweeps()),
+        "missed": lambda it: it.missed(),
+        "gaps": lambda it: list(it.gaps()),
+        "gaps of one": lambda it: list(it.gaps("ETHUSDT")),
+        "failures": lambda it: list(it.failures()),
+        "csv": lambda it: export(it, out / "oi.csv", replace=True),
+        "jsonl": lambda it: export(it, out / "oi.jsonl", replace=True),
+        "report": report,
+        "page": lambda it: write_report(it, out / "oi.html"),
+        "backup": lambda it: it.backup(out / "copy.db", replace=True),
+    }
+    return {name: with_it(use) for name, use in reading.items()} | {
+        "source of a recorder": lambda: check_source(path, "local")
+    }
+
+
+def errors(path: Path) -> dict[str, str]:
+    """What the ways to read say that find the damage; another error goes on to the test."""
+    said = dict[str, str]()
+    for name, way in ways(path).items():
+        try:
+            way()
+        except RecordingError as error:
+            said[name] = str(error)
+    return said
+
+
+@pytest.mark.parametrize("damage", [cut, *thorough(zeros, not_sqlite, noise, swapped, bit)])
+def test_damage_is_one_error_that_names_the_file_in_every_way_to_read(
+    whole: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
+) -> None:
+    path, said = tmp_path / "oi.db", dict[str, set[str]]()
+    pages = len(whole) // PAGE_SIZE
+    for page in [*range(1, 9), *Random(5).sample(range(9, pages), 12)]:
+        path.write_bytes(damage(whole, page))
+        for name, error in errors(path).items():
+            said.setdefault(name, set()).add(error)
+    assert said
+    assert all(str(path) in error for errors in said.values() for error in errors)
+    if damage in (cut, not_sqlite):
+        assert {"samples", "batches", "sweeps", "report", "csv", "backup"} <= said.keys()
+    left = [file.name for file in (tmp_path / "out").iterdir() if file.name.startswith(".")]
+    assert not left
+
+
+def test_a_whole_file_is_read_in_every_way(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    path.write_bytes(whole)
+    for way in ways(path).values():
+        way()
+
+
+def test_an_iteration_ends_in_its_middle_with_the_same_error(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    path.write_bytes(whole)
+    with Recording(path) as recording:
+        running = iter(recording.samples(["BTCUSDT"]))
+        assert next(running).symbol == "BTCUSDT"
+        with path.open("r+b") as file:
+            file.seek(PAGE_SIZE)
+            file.write(bytes(len(whole) - PAGE_SIZE))
+        with pytest.raises(RecordingError, match=r"oi\.db"):
+            list(running)
+
+
+@pytest.mark.parametrize("text", [b"77x77.125", b"77777..12", b"-nan(ind)", b"77777\xff125"])
+def test_a_value_that_is_no_number_is_damage_and_gets_into_no_export(
+    whole: bytes, tmp_path: Path, text: bytes
+) -> None:
+    path = tmp_path / "oi.db"
+    path.write_bytes(whole.replace(NUMBER, text))
+    raised = errors(path)
+    assert all(str(path) in error for error in raised.values())
+    wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl", "ends"}
+    assert wanted <= raised.keys()
+    assert not list((tmp_path / "out").glob("*.csv"))
+
+
+def _with_sample(path: Path, table: str, symbol: str, value: str, mark: str | None) -> Path:
+    write_recording(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        row = (symbol, BEGIN_MS, value, BEGIN_MS, mark)
+        connection.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", row)
+    return path
+
+
+# SQLite and `float` take all of them, and the exchange's decoder and an export none.
+NO_NUMBERS = [
+    *("5.", ".5", "-.5", "-5.", "-", ".", "", " 5", "5 ", "5\n", "+5", "1_0", "1e3", "0x5"),
+    *("nan", "inf", "٥", "５", "9" * 31, f"0.{'9' * 31}", "9" * 400),
+]
+
+
+@pytest.mark.parametrize("table", ["settled", *thorough("recent")])
+@pytest.mark.parametrize("mark", [False, True])
+@pytest.mark.parametrize("text", some(NO_NUMBERS, always=7))
+def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+    tmp_path: Path, table: str, mark: bool, text: str
+) -> None:
+    path = tmp_path / "oi.db"
+    _with_sample(path, table, "ETHUSDT", *(("5", text) if mark else (text, None)))
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            with pytest.raises(RecordingError, match=r"oi\.db is damaged"):
+                export(recording, tmp_path / name)
+            assert not (tmp_path / name).exists()
+        with pytest.raises(RecordingError, match=r"oi\.db is damaged"):
+            report(recording)
+
+
+@pytest.mark.parametrize("table", ["settled", *thorough("recent")])
+@pytest.mark.parametrize(
+    "symbol", ["A,B", "A\nB", "A\r", '"A"', "", "\x1b[2J", "A\tB", "A\u2028B", "A" * 51, "A\0"]
+)
+def test_a_name_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+    tmp_path: Path, table: str, symbol: str
+) -> None:
+    path = _with_sample(tmp_path / "oi.db", table, symbol, "5", None)
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            with pytest.raises(RecordingError, match=r"oi\.db is damaged") as caught:
+                export(recording, tmp_path / name)
+            assert str(caught.value).isprintable()
+            assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "symbol", ["A-B", "a", "币安人生USDT", "BTCUSDT_261225", "A" * 50, "A.B 2"]
+)
+@pytest.mark.parametrize(
+    "value", ["5", *thorough("0.00000010", "9" * 30, f"{'9' * 30}.{'9' * 30}", "-5")]
+)
+def test_what_a_recorder_may_have_written_is_exported_and_added_to(
+    tmp_path: Path, symbol: str, value: str
+) -> None:
+    path = _with_sample(tmp_path / "oi.db", "settled", symbol, value, value)
+    with Recording(path) as recording:
+        for name in ("oi.csv", "oi.jsonl"):
+            assert export(recording, tmp_path / name) == 9
+            assert export(recording, tmp_path / name) == 0
+        report(recording)
+
+
+def test_arrow_says_which_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "oi.db"
+    path.write_bytes(not_sqlite(whole, 1))
+    with pytest.raises(RecordingError, match=r"oi\.db"), Recording(path) as recording:
+        pyarrow.table(recording.samples())
+    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    with Recording(path) as recording, pytest.raises(Exception, match=r"oi\.db is damaged"):
+        pyarrow.table(recording.samples())
+    with Recording(path) as recording, pytest.raises(RecordingError, match=r"oi\.db is damaged"):
+        export(recording, tmp_path / "oi.parquet")
+    assert not (tmp_path / "oi.parquet").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "plot", "report", "backup", "record"])
+@pytest.mark.parametrize("damage", [cut, not_sqlite])
+def test_a_command_says_it_in_one_line_and_ends_with_2(
+    whole: bytes,
+    tmp_path: Path,
+    capsys: Captured,
+    command: str,
+    damage: Callable[[bytes, int], bytes],
+) -> None:
+    path, out = tmp_path / "oi.db", tmp_path / "out"
+    out.mkdir()
+    content = damage(whole, 3)
+    path.write_bytes(content)
+    arguments = {
+        "export": ["export", str(path), "--to", str(out / "oi.csv")],
+        "plot": ["plot", str(path), "BTCUSDT", "--to", str(out / "oi.svg")],
+        "report": ["report", str(path), "--to", str(out / "oi.html")],
+        "backup": ["backup", str(path), "--to", str(out / "copy.db")],
+        "record": ["record", "BTCUSDT", "--to", str(path), "--simulated"],
+    }
+    assert main(arguments[command]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"binance-oi: {path} " in said
+    assert list(out.iterdir()) == []
+    assert path.read_bytes() == content
+
+
+async def test_a_recorder_says_that_the_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    path.write_bytes(not_sqlite(whole, 1))
+    with pytest.raises(RecordingError, match=r"oi\.db cannot be read: "):
+        await Recorder(Reader(), path, every=60.0, source="local").run()
+    assert os.listdir(tmp_path) == ["oi.db"]
+
+
+def test_a_chart_of_a_damaged_file_is_not_drawn(whole: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    with Recording(path) as recording, pytest.raises(RecordingError, match="is damaged"):
+        plot(recording, tmp_path / "oi.svg", ["BTCUSDT"])
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["oi.db"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 256, "x" * 5000, "no/such/file", "nul\0"])
+def test_a_name_that_no_file_has_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecordingError, match="is not there"):
+        Recording(tmp_path / name)
+
+
+def test_a_recording_that_was_closed_is_an_error_of_ours(tmp_path: Path) -> None:
+    recording = Recording(write_recording(tmp_path / "oi.db"))
+    recording.close()
+    with pytest.raises(RecordingError, match=r"oi\.db cannot be read: .*closed"):
+        list(recording.sweeps())

@@ -1,0 +1,687 @@
+"""A log is applied to the file that it belongs to, and to no other one.
+
+Rule of this file: a killed recorder is the files that it leaves, or a process where the moment
+counts. Files are copied as their owner copies them, and the outcome is judged by what SQLite itself
+finds in the file.
+"""
+
+import logging
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from binance_oi import RecordingError
+from binance_oi.recorder import Recording, log, place, store
+from binance_oi.recorder.log import FIRST_TOKEN, generation, is_foreign, token_of
+from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.store import Store
+from support import TESTS
+from support.lanes import some, thorough
+from support.recorded import sweep
+
+PERIOD = 60_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "oi.db"
+
+
+def killed(path: Path, *steps: object) -> None:
+    """What a recorder leaves that saves, tidies and is killed: its files as they are then."""
+    now = 0.0
+    opened = Store(path, clock=lambda: now)
+    for step in steps:
+        if isinstance(step, int):
+            opened.save(sweep(step), [], PERIOD)
+        else:
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+    left = {ending: Path(f"{path}{ending}").read_bytes() for ending in ("", "-wal", "-shm")}
+    opened.close()
+    for ending, content in left.items():
+        Path(f"{path}{ending}").write_bytes(content)
+
+
+def slot(number: int) -> int:
+    at = sweep(number).slot
+    assert at is not None
+    return round(at.timestamp() * 1000)
+
+
+def numbers(path: Path) -> list[int]:
+    """The sweeps of a file that is whole, with a row for each sample that they count."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (rows, new) = connection.execute(
+            "SELECT (SELECT count(*) FROM samples), (SELECT sum(new) FROM sweeps)"
+        ).fetchone()
+        assert rows == (new or 0)
+        found = [s for (s,) in connection.execute("SELECT slot FROM sweeps ORDER BY slot")]
+        return [(each - slot(0)) // PERIOD for each in found]
+
+
+def another_recording(path: Path) -> Path:
+    other = path.with_name("other.db")
+    with closing(Store(other)) as opened:
+        for number in range(100, 120):
+            opened.save(sweep(number), [], PERIOD)
+    return other
+
+
+def a_killed_recording(path: Path) -> Path:
+    """Without its log."""
+    other = path.with_name("other.db")
+    killed(other, *range(100, 110), "tidy", *range(110, 120), "tidy")
+    return other
+
+
+def an_older_version(path: Path) -> Path:
+    other = another_recording(path)
+    with closing(sqlite3.connect(other)) as connection:
+        connection.executescript("DROP TABLE about; PRAGMA user_version = 2")
+        connection.execute("PRAGMA schema_version = 5")
+    return other
+
+
+def older(path: Path) -> Path:
+    """As a program made it that knew no tokens."""
+    other = another_recording(path)
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("PRAGMA schema_version = 6")
+    return other
+
+
+def our_backup(path: Path, to: Path) -> None:
+    with Recording(path) as recording:
+        recording.backup(to)
+
+
+def backup_of_sqlite(path: Path, to: Path) -> None:
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
+
+
+def vacuum_into(path: Path, to: Path) -> None:
+    with closing(sqlite3.connect(path)) as source:
+        source.execute("VACUUM INTO ?", (str(to),))
+
+
+def cp(path: Path, to: Path) -> None:
+    shutil.copy(path, to)
+
+
+def replace(path: Path, other: Path) -> None:
+    other.replace(path)
+
+
+def copy_over(path: Path, other: Path) -> None:
+    shutil.copyfile(other, path)
+
+
+OTHERS = [another_recording, a_killed_recording, older, an_older_version]
+COPIES = [our_backup, backup_of_sqlite, vacuum_into, cp]
+HOW = [replace, copy_over]
+STEPS = {
+    "first": [0],
+    "log alone": [0, 1, 2],
+    "moved": [0, "tidy", 1, 2],
+    "moved and idle": [0, 1, "tidy"],
+    "often": [0, "tidy", 1, "tidy", 2, 3, "tidy", 4],
+}
+
+
+def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    """The log is set aside, readers refuse, and recording goes on in the file that is there."""
+    held = path.with_name("oi.db-wal").read_bytes()
+    before = path.read_bytes()
+    with pytest.raises(RecordingError, match=r"oi\.db-wal is not the log of .*oi\.db"):
+        Recording(path)
+    check_source(path, None)
+    assert path.read_bytes() == before
+    assert path.with_name("oi.db-wal").read_bytes() == held
+    with caplog.at_level(logging.WARNING, "binance_oi"), closing(Store(path)) as opened:
+        opened.save(sweep(500), [], PERIOD)
+    assert numbers(path) == [*expected, 500]
+    assert "is the log of a recording that was moved away or replaced" in caplog.text
+    assert path.with_name("oi.db-wal.1").read_bytes() == held
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("steps", some(list(STEPS.values()), always=1))
+def test_the_log_of_a_killed_recorder_is_not_applied_to_another_recording(
+    path: Path,
+    steps: list[object],
+    other: Callable[[Path], Path],
+    how: Callable[[Path, Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = other(path)
+    expected = numbers(made)
+    killed(path, *steps)
+    how(path, made)
+    check_set_aside(path, expected, caplog)
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy_of_the_recording(
+    path: Path, copy: Callable[[Path, Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    old = path.with_name("old.db")
+    killed(path, 0, "tidy", 1, "tidy", 2)
+    copy(path, old)
+    expected = numbers(old)
+    killed(path, 3, "tidy", 4)
+    shutil.copyfile(old, path)
+    check_set_aside(path, expected, caplog)
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("steps", some(list(STEPS.values()), always=2))
+def test_a_copy_of_the_moment_of_the_log_never_becomes_a_mixture(
+    path: Path, copy: Callable[[Path, Path], None], steps: list[object]
+) -> None:
+    """The log may be applied to the file that it continues; then nothing is missing."""
+    old = path.with_name("old.db")
+    killed(path, *steps)
+    everything = [step for step in steps if isinstance(step, int)]
+    copy(path, old)
+    alone = numbers(old) if copy is not cp else None
+    shutil.copyfile(old, path)
+    Store(path).close()
+    assert numbers(path) in (everything, alone)
+
+
+def test_a_fork_of_a_recording_does_not_take_the_log_of_the_other_one(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+    other = path.with_name("other.db")
+    shutil.copy(path, other)
+    killed(path, 1)
+    killed(other, 2, "tidy")
+    shutil.copyfile(other, path)
+    check_set_aside(path, [0, 2], caplog)
+
+
+def test_a_log_is_not_applied_to_what_is_no_database(path: Path) -> None:
+    killed(path, 0, "tidy", 1)
+    held = path.with_name("oi.db-wal").read_bytes()
+    path.write_text("precious" * 1000)
+    with pytest.raises(RecordingError, match="is not the log of"):
+        Recording(path)
+    with pytest.raises(RecordingError, match="is not a recording"):
+        Store(path)
+    assert path.read_text() == "precious" * 1000
+    assert path.with_name("oi.db-wal.1").read_bytes() == held
+
+
+def test_a_reader_of_an_emptied_file_leaves_the_log_that_is_beside_it(path: Path) -> None:
+    killed(path, 0, "tidy", 1)
+    held = path.with_name("oi.db-wal").read_bytes()
+    os.truncate(path, 0)
+    with pytest.raises(RecordingError):
+        Recording(path)
+    assert path.with_name("oi.db-wal").read_bytes() == held
+
+
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+def test_a_killed_recorder_goes_on_with_its_log_also_after_both_were_moved(
+    path: Path, steps: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(path, *steps)
+    moved = path.with_name("moved.db")
+    for ending in ("", "-wal"):
+        shutil.copy(f"{path}{ending}", f"{moved}{ending}")
+    everything = [step for step in steps if isinstance(step, int)]
+    for file in (path, moved):
+        with Recording(file) as recording:
+            assert len(list(recording.sweeps())) == len(everything)
+        with closing(Store(file)) as opened:
+            opened.save(sweep(9), [], PERIOD)
+        assert numbers(file) == [*everything, 9]
+    assert caplog.records == []
+
+
+KILLED_ANYWHERE = """
+import os, sys; from pathlib import Path
+from binance_oi.recorder import store
+from support.recorded import sweep
+from support.killing import kill_at_statement
+def record(path, number):
+    now = 0.0
+    kill_at_statement(number)
+    opened = store.Store(path, clock=lambda: now)
+    for each in range(3):
+        opened.save(sweep(each), [], 60_000)
+        (path.parent / f"acknowledged-{each}").touch()
+        now += 60.0
+        opened.tidy()
+    opened.close()
+for number in range(1000):
+    path = Path(sys.argv[1]) / str(number) / "oi.db"
+    path.parent.mkdir()
+    child = os.fork()
+    if not child:
+        record(path, number)
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        break
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
+def test_kill_9_at_any_statement_leaves_a_log_that_belongs_to_its_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_ANYWHERE, str(tmp_path)]
+    subprocess.run(command, cwd=TESTS, check=True, timeout=600)
+    homes = list(tmp_path.iterdir())
+    assert len(homes) > 40
+    for home in homes:
+        path = home / "oi.db"
+        assert not path.exists() or not is_foreign(path, home / "oi.db-wal")
+        Store(path).close()
+        acknowledged = {int(file.name[-1]) for file in home.glob("acknowledged-*")}
+        assert acknowledged <= set(numbers(path))
+        assert not list(home.glob("*-wal.*"))
+
+
+def test_a_move_that_was_killed_in_any_of_its_pages_leaves_a_file_that_its_log_belongs_to(
+    path: Path,
+) -> None:
+    """The first pages are of the new state, and the others of the old one, or not there."""
+    for steps in ([0, 1], [0, "tidy", *range(1, 40)]):
+        killed(path, *steps)
+        sides = {e: Path(f"{path}{e}").read_bytes() for e in ("", "-wal")}
+        done = path.with_name("done.db")
+        for ending, content in sides.items():
+            Path(f"{done}{ending}").write_bytes(content)
+        sqlite3.connect(done).execute("PRAGMA wal_checkpoint").close()
+        after = done.read_bytes()
+        assert after != sides[""]
+        for pages in range(len(after) // 1024 + 1):
+            torn = after[: pages * 1024] + sides[""][pages * 1024 :]
+            path.write_bytes(torn)
+            assert not is_foreign(path, path.with_name("oi.db-wal"))
+        for file in path.parent.iterdir():
+            file.unlink()
+
+
+def moves_the_log(path: Path, mode: str) -> None:
+    """Another program moves the log into the file, as far as it gets."""
+    with closing(sqlite3.connect(path, timeout=0.0)) as connection, suppress(sqlite3.Error):
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+
+def holds_the_token(path: Path) -> bool:
+    its_log = path.with_name("oi.db-wal")
+    return generation(its_log) is None or token_of(path) in set(log._tokens(its_log))
+
+
+@pytest.mark.parametrize("index", ["seen", "not seen"])
+@pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
+def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_its_file(
+    path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the sweeps allocate no page, so nothing else writes the first one."""
+    if index == "not seen":
+        monkeypatch.setattr(place, "descriptor", lambda _: None)
+    with closing(Store(path)) as opened:
+        for number in range(40):
+            opened.save(sweep(number), [], PERIOD)
+            if number % 3:
+                moves_the_log(path, mode)
+            else:
+                assert generation(path.with_name("oi.db-wal")) is not None
+            assert holds_the_token(path), number
+    assert numbers(path) == list(range(40))
+
+
+@pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
+@pytest.mark.parametrize("until", [1, 1000], ids=["once", "from then on"])
+def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_its_file(
+    path: Path, mode: str, until: int
+) -> None:
+    """What lies there at a statement is what `kill -9` leaves."""
+    wrong, seen, at, begin = list[tuple[int, str]](), 0, 0, 0
+
+    def another_program(statement: str) -> None:
+        nonlocal seen
+        if begin <= seen - at < begin + until:
+            moves_the_log(path, mode)
+        seen += 1
+        if not holds_the_token(path):
+            wrong.append((begin, statement))
+
+    with closing(Store(path)) as opened:
+        opened._connection.set_trace_callback(another_program)
+        number, longest = 0, 0
+        while begin <= longest:
+            for _ in range(3):
+                at = seen
+                opened.save(sweep(number), [], PERIOD)
+                number += 1
+                longest = max(longest, seen - at)
+                assert holds_the_token(path)
+            begin += 1
+        opened._connection.set_trace_callback(None)
+    assert wrong == []
+    assert begin > 10
+    assert numbers(path) == list(range(number))
+
+
+@pytest.mark.parametrize("sweeps", some(range(1, 13), always=4))
+def test_a_file_that_is_overwritten_after_another_program_moved_its_log_stays_as_it_is(
+    path: Path, sweeps: int
+) -> None:
+    other = another_recording(path)
+    opened = Store(path)
+    for number in range(sweeps):
+        opened.save(sweep(number), [], PERIOD)
+    moves_the_log(path, "PASSIVE")
+    opened.save(sweep(sweeps), [], PERIOD)
+    left = path.with_name("left.db")
+    shutil.copy(f"{path}-wal", f"{left}-wal")
+    shutil.copy(other, left)
+    with pytest.raises(RecordingError, match=r"left\.db-wal is not the log of .*left\.db"):
+        Recording(left)  # after `kill -9`
+    shutil.copyfile(other, path)
+    with pytest.raises(FileNotFoundError, match="was truncated or overwritten"):
+        opened.save(sweep(sweeps + 1), [], PERIOD)
+    kept = {each.snapshot.slot for each in opened.close() if each.snapshot}
+    assert sweep(sweeps).slot in kept
+    assert numbers(path) == list(range(100, 120))
+
+
+@pytest.mark.parametrize("sweeps", some(range(1, 13), always=4))
+def test_a_copy_from_between_two_moves_of_another_program_does_not_take_a_later_log(
+    path: Path, sweeps: int
+) -> None:
+    old = path.with_name("old.db")
+    with closing(Store(path)) as opened:
+        for number in range(sweeps):
+            opened.save(sweep(number), [], PERIOD)
+        moves_the_log(path, "PASSIVE")
+        shutil.copy(path, old)
+        for number in (sweeps, sweeps + 1):
+            opened.save(sweep(number), [], PERIOD)
+            moves_the_log(path, "PASSIVE")
+        opened.save(sweep(sweeps + 2), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
+
+
+CHANGES = {
+    "vacuum": "VACUUM",
+    "index": "CREATE INDEX by_time ON settled (time)",
+    "analyze": "ANALYZE",
+    "several": "BEGIN; CREATE TABLE a (x); CREATE TABLE b (x); CREATE INDEX c ON a (x); COMMIT",
+    "one by one": "CREATE TABLE a (x); VACUUM; DROP TABLE a",
+    "many": "BEGIN;" + "".join(f"CREATE TABLE t{n} (x);" for n in range(99)) + "COMMIT",
+}
+
+
+def changes_the_schema(path: Path, statements: str) -> None:
+    """Another program, while the recorder has the file open."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(statements)
+
+
+@pytest.mark.parametrize("then", [0, 1, 2])
+@pytest.mark.parametrize("change", some([*CHANGES.values()], always=2), ids=CHANGES)
+def test_a_log_that_another_program_begins_by_changing_the_schema_belongs_to_its_file(
+    path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Our move has emptied the log; what lies there after each sweep is what `kill -9` leaves."""
+    now, left = 0.0, path.with_name("left.db")
+    its_log = path.with_name("oi.db-wal")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        changes_the_schema(path, change)
+        for number in range(3, 3 + then):
+            opened.save(sweep(number), [], PERIOD)
+        assert token_of(path) not in set(log._tokens(its_log))
+        assert not is_foreign(path, its_log)
+        with Recording(path) as recording:
+            assert len(list(recording.sweeps())) == 3 + then
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path}{ending}", f"{left}{ending}")
+    with closing(Store(left)) as opened:
+        opened.save(sweep(9), [], PERIOD)
+    assert numbers(left) == [*range(3 + then), 9]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("change", some(["", *CHANGES.values()], always=2), ids=["none", *CHANGES])
+def test_an_older_copy_does_not_take_a_log_that_begins_with_another_schema(
+    path: Path, change: str, copy: Callable[[Path, Path], None]
+) -> None:
+    now, old = 0.0, path.with_name("old.db")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+            if number == 1:
+                copy(path, old)
+        changes_the_schema(path, change)
+        opened.save(sweep(3), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
+
+
+@pytest.mark.parametrize("copy", [our_backup, backup_of_sqlite, vacuum_into])
+def test_a_copy_whose_token_is_counted_up_does_not_take_the_log_that_comes_next(
+    path: Path, copy: Callable[[Path, Path], None]
+) -> None:
+    now, old = 0.0, path.with_name("old.db")
+    with closing(Store(path, clock=lambda: now)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        copy(path, old)
+        opened.save(sweep(1), [], PERIOD)
+        assert is_foreign(old, path.with_name("oi.db-wal"))
+
+
+def test_a_log_without_a_token_belongs_to_its_file_as_before(path: Path) -> None:
+    """Of a program that knew none, which was killed: as it was made, and as it was continued."""
+    made = older(path)
+    made.rename(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("PRAGMA wal_autocheckpoint = 0")
+        writer.execute("CREATE TABLE more (x)")
+        old = path.with_name("old.db")
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path}{ending}", f"{old}{ending}")
+    with Recording(old) as recording:
+        assert len(list(recording.sweeps())) == 20
+    with closing(Store(old)) as opened:
+        opened.save(sweep(500), [], PERIOD)
+    assert numbers(old) == [*range(100, 120), 500]
+    assert (token_of(old) or 0) >= FIRST_TOKEN
+
+
+def test_an_idle_recording_costs_nothing_and_a_busy_one_a_few_pages_a_minute(
+    path: Path,
+) -> None:
+    now = 0.0
+    opened = Store(path, clock=lambda: now)
+    opened.save(sweep(0), [], PERIOD)
+    opened.tidy()
+    before = path.read_bytes()
+    for _ in range(60):
+        now += 60.0
+        opened.tidy()
+    assert path.read_bytes() == before
+    for number in range(1, 21):
+        opened.save(sweep(number), [], PERIOD)
+    tokens = list(log._tokens(path.with_name("oi.db-wal")))
+    assert len(tokens) <= 1 + 20  # the first page has the size of the file, with or without tokens
+    assert len(set(tokens)) == 2
+    opened.close()
+    before = path.read_bytes()
+    Store(path).close()
+    assert path.read_bytes() == before
+
+
+def test_a_backup_over_a_file_that_was_replaced_sets_the_old_log_aside(path: Path) -> None:
+    copy = path.with_name("copy.db")
+    killed(copy, 0, "tidy", 1)
+    held = path.with_name("copy.db-wal").read_bytes()
+    with closing(Store(path)) as opened:
+        opened.save(sweep(7), [], PERIOD)
+    shutil.copy(path, copy)
+    with Recording(path) as recording:
+        recording.backup(copy, replace=True)
+    assert numbers(copy) == [7]
+    assert path.with_name("copy.db-wal.1").read_bytes() == held
+
+
+def test_a_file_and_a_log_that_somebody_writes_meanwhile_belong_together(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the file and that at the log, a recorder may move and begin one."""
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        opened.tidy()
+        number = 0
+
+        def token_before(file: Path) -> int | None:
+            nonlocal number, now
+            found = token_of(file)
+            if number < 3:
+                for _ in range(2):
+                    number += 1
+                    opened.save(sweep(number), [], PERIOD)
+                    now += 60.0
+                    opened.tidy()
+            return found
+
+        monkeypatch.setattr(log, "token_of", token_before)
+        assert not is_foreign(path, path.with_name("oi.db-wal"))
+        assert number > 3
+
+
+# -- readers leave nothing -------------------------------------------------------------------------
+
+
+def read_all(path: Path) -> None:
+    with Recording(path) as recording:
+        assert list(recording.samples())
+        assert list(recording.ends())
+        assert recording.samples().span()
+        recording.backup(path.parent.parent / "copy.db", replace=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    made = tmp_path / "home"
+    made.mkdir()
+    return made
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+def test_a_reader_of_an_idle_recording_leaves_nothing_beside_it(home: Path) -> None:
+    path = home / "oi.db"
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+    before = path.read_bytes()
+    read_all(path)
+    assert names(home) == ["oi.db"]
+    assert path.read_bytes() == before
+
+
+def test_a_reader_of_a_killed_recording_leaves_its_files_as_they_were(home: Path) -> None:
+    path = home / "oi.db"
+    killed(path, 0, "tidy", 1)
+    before = {name: (home / name).read_bytes() for name in ("oi.db", "oi.db-wal")}
+    read_all(path)
+    assert names(home) == ["oi.db", "oi.db-shm", "oi.db-wal"]
+    (home / "oi.db-shm").unlink()
+    read_all(path)
+    assert {name: (home / name).read_bytes() for name in names(home)} == before
+
+
+def test_a_reader_that_outlives_the_recorder_removes_the_empty_log(home: Path) -> None:
+    path = home / "oi.db"
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+        recording = Recording(path)
+        assert len(list(recording.sweeps())) == 1
+    recording.close()
+    recording.close()
+    assert names(home) == ["oi.db"]
+
+
+def test_a_recorder_that_starts_while_somebody_reads_keeps_its_log(home: Path) -> None:
+    path = home / "oi.db"
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+    with Recording(path) as recording:
+        assert len(list(recording.sweeps())) == 1
+        opened = Store(path)
+        opened.save(sweep(1), [], PERIOD)
+        assert len(list(recording.sweeps())) == 2
+    assert {"oi.db-shm", "oi.db-wal"} <= set(names(home))
+    opened.save(sweep(2), [], PERIOD)
+    opened.close()
+    assert names(home) == ["oi.db"]
+    assert numbers(path) == [0, 1, 2]
+
+
+def test_an_index_that_another_reader_uses_stays(home: Path) -> None:
+    path = home / "oi.db"
+    killed(path, 0, "tidy", 1)
+    (home / "oi.db-shm").unlink()
+    first, second = Recording(path), Recording(path)
+    assert len(list(second.sweeps())) == 2
+    first.close()
+    assert "oi.db-shm" in names(home)
+    assert len(list(second.sweeps())) == 2
+    second.close()
+
+
+def test_a_recording_that_cannot_be_written_is_read_without_other_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a read-only medium, or of another user in a directory of ours."""
+    path = home / "oi.db"
+    with closing(Store(path)) as opened:
+        opened.save(sweep(0), [], PERIOD)
+    for leftovers in ([], ["oi.db-wal"]):
+        for name in leftovers:
+            (home / name).touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda *_: False)
+            read_all(path)
+        assert names(home) == ["oi.db", *leftovers]
+
+
+def test_one_generation_of_a_log_differs_from_the_next(path: Path) -> None:
+    now = 0.0
+    its_log = path.with_name("oi.db-wal")
+    assert generation(its_log) is None
+    with closing(Store(path, clock=lambda: now)) as opened:
+        seen = set[object]()
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+            seen.add(generation(its_log))
+            now += store.CHECKPOINT_AFTER
+            opened.tidy()
+        assert len(seen) == 3

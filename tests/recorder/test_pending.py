@@ -1,0 +1,142 @@
+"""Outcomes wait in order, the oldest sweep is given up first, and a gap never is.
+
+Rule of this file: nothing but values; time is a number.
+"""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from binance_oi import Gap, Snapshot
+from binance_oi.recorder import pending
+from binance_oi.recorder.pending import KEPT_FOR, Pending, Unit, size
+from binance_oi.recorder.recording import unix_ms
+from support.recorded import BEGIN, sweep
+
+PERIOD = 60_000
+BASE = unix_ms(BEGIN)
+
+
+def slot(number: int) -> int:
+    return BASE + number * PERIOD
+
+
+def gap(number: int, reason: str) -> Gap:
+    return Gap(slot(number), slot(number), reason)
+
+
+def drained(kept: Pending) -> list[str]:
+    """All that is kept, in order: "3" for a sweep, "4-5 banned" for a gap."""
+    found: list[str] = []
+    while (unit := kept.take()) is not None:
+        for each in unit.gaps:
+            ends = sorted({(each.first - BASE) // PERIOD, (each.last - BASE) // PERIOD})
+            found.append(f"{'-'.join(map(str, ends))} {each.reason}")
+        if unit.sweep is not None and unit.sweep.slot is not None:
+            found.append(str((unix_ms(unit.sweep.slot) - BASE) // PERIOD))
+    return found
+
+
+def filled(*outcomes: Snapshot | Gap) -> Pending:
+    """Pending outcomes of which each came a second after the one before it."""
+    kept = Pending(PERIOD)
+    for now, outcome in enumerate(outcomes):
+        kept.add(outcome, float(now))
+    return kept
+
+
+def test_sweeps_and_gaps_come_out_in_the_order_in_which_they_came() -> None:
+    kept = filled(sweep(0), gap(1, "banned"), gap(2, "banned"), gap(3, "late"), sweep(4))
+    assert len(kept) == 2
+    assert drained(kept) == ["0", "1-2 banned", "3 late", "4"]
+    assert (len(kept), kept.take()) == (0, None)
+
+
+def test_gaps_alone_are_taken_once() -> None:
+    kept = filled(gap(0, "banned"))
+    assert kept.take() == Unit([gap(0, "banned")])
+    assert kept.take() is None
+
+
+@pytest.mark.parametrize("first", [sweep(0), gap(0, "banned")], ids=["sweep", "gap"])
+def test_what_was_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
+    kept = filled(first)
+    unit = kept.take()
+    assert unit is not None
+    kept.add(gap(1, "banned"), 1.0)
+    kept.add(sweep(2), 2.0)
+    kept.put_back(unit)
+    alone = ["0", "1 banned", "2"]
+    assert drained(kept) == (alone if isinstance(first, Snapshot) else ["0-1 banned", "2"])
+
+
+def test_a_sweep_is_given_up_after_ten_minutes_and_its_gap_stands_in_its_place() -> None:
+    kept = filled(sweep(0), gap(1, "banned"), sweep(2), sweep(3), gap(4, "late"), sweep(5))
+    assert kept.give_up(KEPT_FOR, "full") == 0
+    assert kept.give_up(KEPT_FOR + 2.5, "full") == 2
+    assert len(kept) == 2
+    assert drained(kept) == ["0 storage", "1 banned", "2 storage", "3", "4 late", "5"]
+
+
+def test_sweeps_given_up_one_after_the_other_are_one_gap_with_the_reason_why() -> None:
+    kept = filled(sweep(0), sweep(1), sweep(2))
+    assert kept.give_up(KEPT_FOR + 1.5, "full") == 2
+    assert kept.give_up_all("removed") == 1
+    unit = kept.take()
+    assert unit is not None
+    assert unit.gaps == [Gap(slot(0), slot(2), "storage", "full")]
+
+
+def test_more_than_there_is_room_for_gives_up_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "KEPT_BYTES", 2 * size(sweep(0)))
+    kept = filled(sweep(0), sweep(2))
+    assert kept.give_up(0.0, "full") == 0
+    kept.add(sweep(3), 0.0)
+    assert kept.give_up(0.0, "full") == 1
+    unit = kept.take()
+    kept.add(sweep(4), 0.0)
+    assert kept.give_up(0.0, "full") == 0  # what was taken has left its room
+    assert unit is not None
+    kept.put_back(unit)
+    assert kept.give_up(0.0, "full") == 1
+    assert drained(kept) == ["0 storage", "2 storage", "3", "4"]
+
+
+def test_the_size_of_a_sweep_counts_values_mark_prices_and_errors() -> None:
+    whole = sweep(1)
+    parts = [
+        replace(whole, values_by_symbol={}),
+        replace(whole, mark_prices={}),
+        replace(whole, errors={}),
+    ]
+    assert all(0 < size(part) < size(whole) for part in parts)
+    many = replace(
+        whole, values_by_symbol=dict.fromkeys(map(str, range(789)), whole["1000SHIBUSDT"])
+    )
+    assert 160 < pending.KEPT_BYTES / size(many) < 170
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_slot_comes_out_once_and_in_order_whatever_fails(seed: int) -> None:
+    chance, kept, out = Random(seed), Pending(PERIOD), list[int]()
+    total = 60
+    for number in range(total):
+        given = sweep(number) if chance.random() < 0.7 else gap(number, chance.choice("ab"))
+        kept.add(given, number * 60.0)
+        kept.give_up(number * 60.0, "full")
+        while chance.random() < 0.6 and (unit := kept.take()) is not None:
+            if chance.random() < 0.6:
+                kept.put_back(unit)
+                break
+            out += slots(unit)
+    kept.give_up_all("the end")
+    while (unit := kept.take()) is not None:
+        assert unit.sweep is None
+        out += slots(unit)
+    assert out == [slot(number) for number in range(total)]
+
+
+def slots(unit: Unit) -> list[int]:
+    found = [at for each in unit.gaps for at in range(each.first, each.last + 1, PERIOD)]
+    return found if unit.sweep is None else [*found, unix_ms(unit.sweep.slot or BEGIN)]

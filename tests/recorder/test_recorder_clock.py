@@ -1,0 +1,190 @@
+"""A recording stays whole on a machine whose clock somebody sets, or that starts with a wrong one.
+
+Rule of this file: the clock is the test's, real time is the virtual loop's, and the file is real.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from binance_oi import Snapshot
+from binance_oi.recorder import Recorder, Recording, Status, recorder
+from binance_oi.recorder.store import Store
+from support.lanes import some
+from support.recording_market import Market, tables
+from support.virtual_clock import wall_time
+
+PERIOD = 20_000
+HOUR = 3600.0
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Machine:
+    """Its clock, its recording, and all that was acknowledged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shift = 0.0
+        self.acknowledged = 0
+        self.began: list[float] = []  # real s of the first sweep after each change
+
+    def clock(self) -> float:
+        return wall_time() + self.shift
+
+    async def record(self, sweeps: int, then: Callable[[int], object] = int) -> Status:
+        """Record until so many sweeps are acknowledged; `then` gets the number of each."""
+        await asyncio.sleep(7.0)  # not at the very instant of the latest sweep
+        done = 0
+
+        def count(_: Snapshot) -> None:
+            nonlocal done
+            done += 1
+            self.acknowledged += 1
+            then(done)
+            if done == sweeps:
+                running.stop()
+
+        running = Recorder(Market(), self.path, every=20.0, on_sweep=count, clock=self.clock)
+        await running.run()
+        return running.status
+
+    def set_to(self, shift: float) -> None:
+        self.shift = shift
+
+    def sweeps(self) -> dict[int, tuple[object, ...]]:
+        with closing(sqlite3.connect(self.path)) as connection:
+            rows = connection.execute("SELECT * FROM sweeps").fetchall()
+        return {row[0]: row for row in rows}
+
+    def check(self) -> set[str]:
+        """Every slot is a sweep or in one gap, every observation is there; the gaps' reasons."""
+        slots, gaps, samples = tables(self.path)
+        missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
+        known = sorted([*slots, *missed])
+        assert known == list(range(known[0], known[-1] + 1, PERIOD))
+        assert samples == 3 * self.acknowledged
+        with Recording(self.path) as recording:
+            assert recording.missed() == len(missed)
+        return {reason for _, _, _, reason in gaps}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "oi.db")
+
+
+@pytest.mark.parametrize("back", [60.0, 95.0, HOUR, 86_400.0])
+async def test_a_clock_that_is_set_back_costs_no_observation_and_no_recorded_sweep(
+    machine: Machine, back: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    await machine.record(10)
+    before, began = machine.sweeps(), wall_time()
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        status = await machine.record(10, lambda n: machine.set_to(-back) if n == 5 else None)
+    assert wall_time() - began <= 11 * 20.0
+    assert machine.sweeps().items() >= before.items()
+    assert machine.check() >= {"clock"}
+    assert (status.missed, status.lost) == (0, 0)
+    assert len(caplog.records) == 1
+    assert f"the clock was set back by {back:,.1f} s" in caplog.records[0].message
+
+
+async def test_slots_that_a_step_forward_skips_are_clock(machine: Machine) -> None:
+    status = await machine.record(6, lambda n: machine.set_to(HOUR) if n == 3 else None)
+    assert machine.check() == {"clock"}
+    assert (status.sweeps, status.missed) == (6, 180)
+
+
+async def test_a_wrong_clock_at_the_start_that_is_corrected_later_replaces_nothing(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await machine.record(40)
+    before = machine.sweeps()
+    machine.shift = -600.0  # the clock of the last shutdown, and then NTP
+    with caplog.at_level(logging.WARNING, "binance_oi"):
+        status = await machine.record(10, lambda n: machine.set_to(0.0) if n == 5 else None)
+    assert machine.sweeps().items() >= before.items()
+    assert machine.check() == {"clock"}
+    slots, gaps, _ = tables(machine.path)
+    missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
+    assert len(missed) == status.missed == 5  # they were read as slots that have a sweep
+    assert len(slots) == 45
+    assert "the clock is before the last slot of the recording" in caplog.records[0].message
+    assert "the clock was set forward by 600.0 s" in caplog.records[1].message
+    assert len(caplog.records) == 2
+
+
+async def test_a_recorder_before_its_recording_ends_at_any_time_and_no_slot_is_unaccounted(
+    machine: Machine,
+) -> None:
+    await machine.record(3)
+    machine.shift = -HOUR
+    await machine.record(4)
+    assert machine.check() == {"clock"}
+    machine.shift = 0.0
+    await machine.record(2)
+    assert machine.check() == {"clock", "stopped"}
+
+
+async def test_a_recording_with_slots_in_the_future_goes_on_now_and_says_when_nobody_recorded(
+    machine: Machine,
+) -> None:
+    await machine.record(6, lambda n: machine.set_to(86_400.0) if n == 3 else None)
+    machine.shift = 0.0
+    await machine.record(3)
+    before = wall_time()
+    await asyncio.sleep(200.0)
+    await machine.record(3)
+    assert machine.check() == {"clock", "stopped"}
+    with Recording(machine.path) as recording:
+        stopped = [gap for gap in recording.gaps() if gap.reason == "stopped"][-1]
+    assert 0.0 < stopped.first / 1000 - before <= 20.0
+    assert stopped.last - stopped.first == 9 * PERIOD  # 207 s, and the next slot is recorded
+
+
+@pytest.mark.parametrize("shift", [-1.0, 1.0])
+async def test_a_start_with_a_clock_that_is_a_little_off_is_no_set_clock(
+    machine: Machine, shift: float
+) -> None:
+    await machine.record(3)
+    machine.shift = shift
+    await machine.record(3)
+    assert "clock" not in machine.check()
+
+
+@pytest.mark.parametrize("seed", some(range(8), always=2))
+async def test_whatever_happens_to_the_clock_no_sweep_changes_and_every_slot_is_accounted_for(
+    machine: Machine, seed: int
+) -> None:
+    chance = Random(seed)
+    recorded: dict[int, tuple[object, ...]] = {}
+    for _ in range(6):
+        steps = {n: chance.choice([-1, 1]) * chance.uniform(0.0, 900.0) for n in (2, 4, 5)}
+        await machine.record(7, lambda n, to=steps: machine.set_to(to.get(n, machine.shift)))  # type: ignore[misc]
+        await asyncio.sleep(chance.choice([0.0, 5.0, 300.0]))
+        assert machine.sweeps().items() >= recorded.items()
+        recorded = machine.sweeps()
+        machine.check()
+
+
+async def test_the_clock_may_be_set_back_between_the_start_and_the_first_slot(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Store
+
+    def set_back(path: Path, source: str | None, *, clock: Callable[[], float]) -> Store:
+        machine.shift = -HOUR
+        return opened(path, source, clock=clock)
+
+    monkeypatch.setattr(recorder, "Store", set_back)
+    began = wall_time()
+    await machine.record(2)
+    assert wall_time() - began <= 60.0
+    assert machine.check() == {"clock"}

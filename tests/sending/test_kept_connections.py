@@ -1,0 +1,297 @@
+"""A client tells a dead connection from a slow exchange, for little weight and little work.
+
+Rule of this file: no socket; a request is a `Line`, and its answer a call of `heard`.
+"""
+
+import asyncio
+import random
+from itertools import pairwise
+
+import pytest
+
+from binance_oi.sending.kept_connections import LOOK, MEMORY, PATIENCE, SLACK, KeptConnections, Line
+from support.lanes import thorough
+
+pytestmark = pytest.mark.virtual_time
+
+
+class Abandoned:
+    """Writes down when a connection is abandoned."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+        self.event = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.at.append(now())
+        self.event.set()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def opened(kept: KeptConnections, *, is_kept: bool = True) -> Line:
+    """A connection, and whether it is kept for its next request."""
+    line = kept.opened()
+    line.kept = is_kept
+    return line
+
+
+async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
+    """Ask on a kept connection, and be answered after so long; whether it was abandoned."""
+    abandoned, line.kept = Abandoned(), True
+    kept.sent(line, abandoned)
+    try:
+        async with asyncio.timeout(seconds):
+            await abandoned.event.wait()
+    except TimeoutError:
+        kept.heard(line)
+        return False
+    kept.ended(line)
+    return True
+
+
+async def test_a_kept_connection_is_abandoned_once_when_patience_is_over() -> None:
+    kept, abandoned, began = KeptConnections(), Abandoned(), now()
+    line = opened(kept)
+    kept.sent(line, abandoned)
+    await asyncio.sleep(60.0)
+    assert abandoned.at == [pytest.approx(began + PATIENCE + LOOK)]
+    assert kept._timer is None
+
+
+async def test_a_byte_that_came_while_the_loop_stood_still_is_read_first() -> None:
+    kept, abandoned = KeptConnections(), Abandoned()
+    line = opened(kept)
+    kept.sent(line, abandoned)
+    await asyncio.sleep(PATIENCE + LOOK / 2)  # the timer has rung
+    kept.heard(line)
+    kept.sent(line, abandoned)  # and the next request is another one
+    await asyncio.sleep(LOOK)
+    assert abandoned.at == []
+    await asyncio.sleep(60.0)
+    assert len(abandoned.at) == 1
+
+
+async def test_each_request_has_the_same_patience_whatever_becomes_of_those_before() -> None:
+    kept, ends = KeptConnections(), [Abandoned() for _ in range(20)]
+    began = now()
+    lines = [opened(kept) for _ in ends]
+    for number, (line, end) in enumerate(zip(lines, ends, strict=True)):
+        kept.sent(line, end)
+        await asyncio.sleep(0.1)
+        if number % 2:
+            kept.heard(line)
+    await asyncio.sleep(10.0)
+    for number, end in enumerate(ends):
+        due = [] if number % 2 else [pytest.approx(began + 0.1 * number + PATIENCE, abs=2 * LOOK)]
+        assert end.at == due
+
+
+async def test_a_new_connection_is_not_abandoned_and_neither_is_any_without_retries() -> None:
+    for kept, is_kept in ((KeptConnections(), False), (KeptConnections(replace=False), True)):
+        abandoned = Abandoned()
+        kept.sent(opened(kept, is_kept=is_kept), abandoned)
+        await asyncio.sleep(60.0)
+        assert abandoned.at == []
+        assert kept._timer is None
+
+
+async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, armed = asyncio.get_running_loop(), list[float]()
+    call_at = loop.call_at
+
+    def counting(when: float, *args: object, **kwargs: object) -> object:
+        armed.append(when)
+        return call_at(when, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "call_at", counting)
+    kept = KeptConnections()
+    lines = [opened(kept) for _ in range(50)]
+    for _ in range(200):  # 10 s
+        for line in lines:
+            kept.sent(line, Abandoned())
+        await asyncio.sleep(0.05)
+        for line in lines:
+            kept.heard(line)
+    timers = len(armed) - 200
+    assert 0 < timers <= 6
+    assert all(later - earlier >= PATIENCE - 0.06 for earlier, later in pairwise(_ours(armed)))
+    assert len(kept._silent) == 0
+
+
+def _ours(armed: list[float]) -> list[float]:
+    """Without those of `asyncio.sleep`, which are 0.05 s ahead; ours 2 s."""
+    return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
+
+
+async def test_what_was_heard_before_a_dead_connection_was_used_is_suspect() -> None:
+    kept = KeptConnections()
+    before, dead, since = opened(kept), opened(kept), opened(kept)
+    for line in (before, since, dead):
+        kept.sent(line, Abandoned())
+        kept.heard(line)
+    kept.sent(dead, Abandoned())
+    kept.sent(since, Abandoned())
+    kept.heard(since)
+    await asyncio.sleep(PATIENCE + 2 * LOOK)
+    assert [kept.trusts(line) for line in (before, dead, since)] == [False, False, True]
+    assert kept.trusts(kept.opened())
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_only_a_kept_connection_that_ends_without_a_byte_makes_others_suspect(
+    is_kept: bool,
+) -> None:
+    kept = KeptConnections()
+    idle, line = opened(kept), opened(kept, is_kept=is_kept)
+    kept.lost(line)  # while it is idle
+    kept.sent(line, Abandoned())
+    assert kept.trusts(idle)
+    kept.lost(line)
+    assert kept.trusts(idle) is not is_kept
+    kept.close()
+
+
+async def test_an_older_death_takes_no_suspicion_back() -> None:
+    kept = KeptConnections()
+    first, idle, second = kept.opened(), kept.opened(), kept.opened()
+    kept.sent(first, Abandoned())
+    kept.sent(idle, Abandoned())
+    kept.heard(idle)
+    kept.sent(second, Abandoned())
+    kept.suspect(second)
+    kept.suspect(first)
+    assert not kept.trusts(idle)
+
+
+async def test_after_an_answer_of_somebody_else_no_open_connection_is_trusted() -> None:
+    kept = KeptConnections()
+    line = kept.opened()
+    assert kept.trusts(line)
+    kept.distrust()
+    assert not kept.trusts(line)
+    assert kept.trusts(kept.opened())
+
+
+@pytest.mark.parametrize(
+    "is_kept, seconds, suspect", [(True, 0.6, True), (True, 0.1, False), (False, 9.0, False)]
+)
+async def test_an_end_after_a_long_silence_makes_others_suspect(
+    is_kept: bool, seconds: float, suspect: bool
+) -> None:
+    kept = KeptConnections(replace=False)
+    idle, line = opened(kept), opened(kept, is_kept=is_kept)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(seconds)
+    kept.ended(line)
+    assert kept.trusts(idle) is not suspect
+
+
+async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() -> None:
+    kept = KeptConnections()
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(4.0)
+    kept.heard(line)  # a new connection, so the exchange is slow
+    assert kept.patience == pytest.approx(SLACK * 4.0)
+    assert not await answered(kept, line, 5.0)
+    assert kept.patience == pytest.approx(SLACK * 5.0)
+    for _ in range(MEMORY):
+        assert not await answered(kept, line, 3.0)
+    assert kept.patience > SLACK * 3.0  # the last hundred may have one that was slower
+    for _ in range(MEMORY):
+        assert not await answered(kept, line, 3.0)
+    assert kept.patience == pytest.approx(SLACK * 3.0)
+    for _ in range(2 * MEMORY):
+        assert not await answered(kept, line, 0.1)
+    assert kept.patience == PATIENCE
+    assert await answered(kept, line, 3.0)
+
+
+@pytest.mark.parametrize("longest, slow", [(10 / 3, 7.0), (10 / 3, 3.4), (1.0, 2.5)])
+async def test_patience_has_a_bound_and_without_patience_no_open_connection_is_used(
+    longest: float, slow: float
+) -> None:
+    kept = KeptConnections(longest=longest)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(slow)
+    kept.heard(line)
+    assert kept.patience == max(PATIENCE, longest)
+    assert not kept.are_usable
+    for _ in range(2 * MEMORY):  # each on a new connection
+        line = opened(kept, is_kept=False)
+        kept.sent(line, Abandoned())
+        kept.heard(line)
+    assert kept.patience == PATIENCE
+    assert kept.are_usable
+
+
+async def test_a_connection_is_used_while_the_answers_are_quicker_than_the_longest_patience() -> (
+    None
+):
+    kept = KeptConnections(longest=10 / 3)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(3.0)
+    kept.heard(line)
+    assert kept.patience == 10 / 3
+    assert kept.are_usable
+    assert not await answered(kept, line, 3.1)
+
+
+async def test_where_nothing_is_sent_again_slow_answers_make_no_connection_suspect() -> None:
+    kept = KeptConnections(replace=False, longest=10 / 3)
+    line = opened(kept, is_kept=False)
+    kept.sent(line, Abandoned())
+    await asyncio.sleep(7.0)
+    kept.heard(line)
+    assert kept.are_usable
+
+
+async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> None:
+    kept, abandoned = KeptConnections(), Abandoned()
+    quick, silent = opened(kept, is_kept=False), opened(kept)
+    kept.sent(quick, Abandoned())
+    await asyncio.sleep(20.0)
+    kept.heard(quick)
+    began = now()
+    kept.sent(silent, abandoned)
+    for _ in range(2 * MEMORY):
+        await answered(kept, quick, 0.001)
+    await asyncio.sleep(60.0)
+    assert abandoned.at == [pytest.approx(began + PATIENCE, abs=2 * LOOK)]
+
+
+@pytest.mark.parametrize(
+    "share",
+    [0.01, *thorough(0.03, 0.3, 1.0)],
+)
+async def test_an_exchange_that_is_often_slow_costs_a_few_percent_more(share: float) -> None:
+    chance, kept = random.Random(7), KeptConnections()
+    line, extra, requests = kept.opened(), 0, 2_000
+
+    def latency() -> float:
+        return 3.0 if chance.random() < share else 0.1
+
+    for _ in range(requests):
+        if await answered(kept, line, latency()):
+            extra += 1
+            line = kept.opened()
+            kept.sent(line, Abandoned())
+            await asyncio.sleep(latency())
+            kept.heard(line)
+    assert extra <= 0.03 * requests
+
+
+async def test_closing_ends_the_timer() -> None:
+    kept, abandoned = KeptConnections(), Abandoned()
+    kept.close()
+    kept.sent(opened(kept), abandoned)
+    kept.close()
+    await asyncio.sleep(60.0)
+    assert (kept._timer, abandoned.at) == (None, [])

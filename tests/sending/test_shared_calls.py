@@ -1,0 +1,145 @@
+"""One call for all who ask at once, ended when nobody waits for it any more."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from binance_oi.sending.shared_calls import SharedCalls
+
+
+class Source:
+    """Counts what it was asked, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.started: list[asyncio.Future[int]] = []
+        self.cancelled = 0
+
+    async def __call__(self) -> int:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.started.append(answer)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def ask(
+    shared: SharedCalls[int],
+    start: Callable[[], Coroutine[Any, Any, int]],
+    *,
+    times: int = 1,
+    key: str = "BTCUSDT",
+) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(shared.join(key, start)) for _ in range(times)]
+
+
+async def test_callers_at_the_same_time_share_one_call() -> None:
+    shared, source = SharedCalls[int](), Source()
+    callers = ask(shared, source, times=100)
+    await settle()
+    source.started[0].set_result(7)
+    assert await asyncio.gather(*callers) == [7] * 100
+    assert len(source.started) == 1
+
+
+async def test_other_names_and_later_callers_get_calls_of_their_own() -> None:
+    shared, source = SharedCalls[int](), Source()
+    callers = ask(shared, source) + ask(shared, source, key="ETHUSDT")
+    await settle()
+    for n, answer in enumerate(source.started):
+        answer.set_result(n)
+    assert await asyncio.gather(*callers) == [0, 1]
+    (later,) = ask(shared, source)
+    await settle()
+    source.started[2].set_result(2)
+    assert await later == 2
+
+
+async def test_everyone_gets_the_same_exception() -> None:
+    shared, source = SharedCalls[int](), Source()
+    callers = ask(shared, source, times=3)
+    await settle()
+    source.started[0].set_exception(ValueError("no"))
+    results = await asyncio.gather(*callers, return_exceptions=True)
+    assert [str(result) for result in results] == ["no"] * 3
+
+
+async def test_cancelling_one_caller_does_not_touch_the_others() -> None:
+    shared, source = SharedCalls[int](), Source()
+    first, *others = ask(shared, source, times=3)
+    await settle()
+    first.cancel()
+    await settle()
+    assert first.cancelled()
+    source.started[0].set_result(7)
+    assert await asyncio.gather(*others) == [7, 7]
+    assert source.cancelled == 0
+
+
+async def test_the_last_caller_to_leave_ends_the_call() -> None:
+    shared, source = SharedCalls[int](), Source()
+    callers = ask(shared, source, times=3)
+    await settle()
+    for caller in callers:
+        caller.cancel()
+    await settle()
+    assert source.cancelled == 1
+
+
+async def test_a_call_that_is_being_ended_does_not_hide_the_next_one() -> None:
+    shared, source = SharedCalls[int](), Source()
+    (first,) = ask(shared, source)
+    await settle()
+    first.cancel()
+    await asyncio.sleep(0)  # it has left; its call is not over yet
+    second = ask(shared, source)
+    await settle()
+    third = ask(shared, source)
+    await settle()
+    assert len(source.started) == 2  # the second and the third share one
+    source.started[1].set_result(7)
+    assert await asyncio.gather(*second, *third) == [7, 7]
+
+
+async def test_an_error_that_a_cancelled_caller_misses_is_no_noise() -> None:
+    noise: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    shared, source = SharedCalls[int](), Source()
+    gone, stays = ask(shared, source, times=2)
+    await settle()
+    gone.cancel()
+    await settle()
+    source.started[0].set_exception(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        await stays
+    (last,) = ask(shared, source)
+    await settle()
+    source.started[1].set_exception(ValueError("nobody sees it"))
+    last.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await last
+    await settle()
+    del source, gone, stays, last, shared
+    await settle()
+    assert noise == []
+
+
+async def test_whoever_leaves_a_call_that_just_ended_ends_nothing() -> None:
+    shared, source = SharedCalls[int](), Source()
+    (caller,) = ask(shared, source)
+    await settle()
+    source.started[0].set_result(7)
+    await asyncio.sleep(0)  # the call is done, the caller has not been told
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert source.cancelled == 0

@@ -1,0 +1,394 @@
+"""A permit learns what became of its request, and exactly what we mean to send is sent.
+
+Rule of this file: the other side is a raw socket, so that no library mends what we send or get.
+"""
+
+import asyncio
+import gc
+import ssl
+import traceback
+import warnings
+import zlib
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from binance_oi.errors import TransportError, TransportTimeoutError
+from binance_oi.exchange.models import MAX_SYMBOL
+from binance_oi.sending import connections
+from binance_oi.sending.connections import USER_AGENT, Attempt
+from binance_oi.sending.governor import Permit
+from binance_oi.sending.transport import Transport, _transport_error, ready_url
+from support.raw_exchange import CLOSE, RawExchange, answer, open_interest
+from support.sender import PATH, Record, Sender
+
+pytestmark = pytest.mark.virtual_time
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# -- what is sent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["by us", "by aiohttp"])
+async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
+) -> None:
+    monkeypatch.setattr(connections, "_LEAN", direct)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret\n")
+    netrc.chmod(0o600)
+    cookie = "Set-Cookie: session=secret; Path=/"
+    async with (
+        RawExchange(lambda n: open_interest("BTCUSDT", cookie)) as exchange,
+        Sender() as ours,
+        RawExchange(lambda n: CLOSE) as proxy,
+    ):
+        monkeypatch.setenv("NETRC", str(netrc))
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        for _ in range(2):
+            assert (await ours.get(exchange.url)).status == 200
+        assert proxy.connections == 0
+    lines = [
+        "GET /fapi/v1/openInterest?symbol=BTCUSDT HTTP/1.1",
+        f"Host: {exchange.url.removeprefix('http://')}",
+        f"User-Agent: {USER_AGENT}",
+        "Accept: */*",
+        "Accept-Encoding: ENCODINGS",
+    ]
+    for request in exchange.requests:
+        sent = request.decode().removesuffix("\r\n\r\n").split("\r\n")
+        name, _, encodings = sent.pop().partition(": ")
+        assert [*sent, f"{name}: ENCODINGS"] == lines
+        assert encodings.startswith("gzip, deflate")  # more where aiohttp can decode more
+    assert len(exchange.requests) == 2
+    assert exchange.connections == 1
+
+
+@pytest.mark.parametrize(
+    "symbol, target",
+    [
+        ("BTCUSDT_261225", "symbol=BTCUSDT_261225"),
+        ("币安人生USDT", "symbol=%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9FUSDT"),
+        ("龙虾USDT", "symbol=%E9%BE%99%E8%99%BEUSDT"),
+        ("𝔸USDT", "symbol=%F0%9D%94%B8USDT"),
+        ("A&B=C#D E+F%", "symbol=A%26B%3DC%23D%20E%2BF%25"),
+        ("", ""),
+    ],
+)
+async def test_a_symbol_is_sent_as_percent_encoded_utf_8(symbol: str, target: str) -> None:
+    async with RawExchange(lambda n: answer(200, "{}")) as exchange:
+        ours = Transport(session=None)
+        await ours.get(ready_url(exchange.url, PATH, symbol), cast(Permit, Record()), 100, 1.0)
+        await ours.aclose()
+    (request,) = exchange.requests
+    line = f"GET {PATH}{'?' if target else ''}{target} HTTP/1.1\r\n"
+    assert request.startswith(line.encode())
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_SYMBOL))
+def test_no_symbol_can_add_to_the_request(symbol: str) -> None:
+    url = ready_url("http://127.0.0.1:1", PATH, symbol)
+    assert url.query == {"symbol": symbol}
+    assert url.path == PATH
+    assert str(url).isascii()
+    assert str(url).isprintable()
+
+
+async def test_a_proxy_is_used_when_it_is_handed_in() -> None:
+    async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
+        assert (await ours.get("http://exchange.invalid")).status == 200
+    assert proxy.requests[0].startswith(b"GET http://exchange.invalid/fapi/v1/openInterest?")
+
+
+@pytest.mark.parametrize("status, retry", [(407, "never"), (502, "later")])
+async def test_what_a_proxy_refuses_was_never_sent_and_names_no_password(
+    status: int, retry: str
+) -> None:
+    async with RawExchange(lambda n: answer(status, "")) as proxy:
+        url = proxy.url.replace("//", "//user:secret@")
+        async with Sender(proxy=url) as ours:
+            with pytest.raises(
+                TransportError, match=f"the proxy answered {status}: Text"
+            ) as caught:
+                await ours.get("https://exchange.invalid")
+    assert caught.value.retry == retry
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert ours.fates == ["refunded"]
+
+
+async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
+    async with RawExchange(lambda n: open_interest()) as elsewhere:
+        text = answer(302, "", f"Location: {elsewhere.url}{PATH}")
+        async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+            assert (await ours.get(exchange.url)).status == 302
+        async with RawExchange(lambda n: text) as exchange, aiohttp.ClientSession() as session:
+            assert (await Sender(session).get(exchange.url)).status == 302
+    assert elsewhere.connections == 0
+
+
+# -- what becomes of a permit --------------------------------------------------------------------
+
+
+async def test_a_good_answer_is_settled_and_whole() -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
+        status, body, complete = await ours.get(exchange.url)
+    assert (status, body[:20], complete) == (200, b'{"symbol":"BTCUSDT",', True)
+    assert ours.fates == ["settled 200"]
+
+
+async def test_what_was_refused_at_the_door_was_never_sent() -> None:
+    async with RawExchange(lambda n: CLOSE) as gone:
+        pass
+    async with Sender() as ours:
+        with pytest.raises(TransportError) as caught:
+            await ours.get(gone.url)
+    assert caught.value.retry == "later"
+    async with aiohttp.ClientSession() as session:
+        theirs = Sender(session)
+        with pytest.raises(TransportError):
+            await theirs.get(gone.url)
+    assert ours.fates == theirs.fates == ["refunded"]
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_a_connection_that_ends_without_an_answer_may_have_been_counted(
+    injected: bool,
+) -> None:
+    async with (
+        RawExchange(lambda n: CLOSE) as exchange,
+        aiohttp.ClientSession() as session,
+        Sender(session if injected else None) as ours,
+    ):
+        with pytest.raises(TransportError, match=r"^no answer from the exchange: ") as caught:
+            await ours.get(exchange.url)
+    assert caught.value.retry == "later"
+    assert ours.fates == ["may have been counted"]
+    assert len(exchange.requests) == 1
+
+
+async def test_silence_is_a_timeout_and_may_have_been_counted() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        began = now()
+        with pytest.raises(TransportTimeoutError, match="no answer within 3 s"):
+            await ours.get(exchange.url, timeout=3.0)
+        assert now() - began == pytest.approx(3.0, abs=0.01)
+    assert ours.fates == ["may have been counted"]
+
+
+async def test_a_body_that_stalls_is_a_timeout_of_the_whole_exchange() -> None:
+    text = answer(200, b'{"symbol":', length=70)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        began = now()
+        with pytest.raises(TransportTimeoutError):
+            await ours.get(exchange.url, timeout=3.0)
+        assert now() - began == pytest.approx(3.0, abs=0.01)
+    assert ours.fates == ["settled 200"]
+
+
+@pytest.mark.parametrize(
+    "status, timeout, took", [(418, 10.0, 0.2), (418, 0.1, 0.1), (503, 10.0, 0.5)]
+)
+async def test_an_error_whose_body_stalls_is_that_error_at_once(
+    status: int, timeout: float, took: float
+) -> None:
+    text = answer(status, b'{"code":', length=70)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        began = now()
+        assert await ours.get(exchange.url, timeout=timeout) == (status, b"", False)
+        assert now() - began == pytest.approx(took, abs=0.01)
+    assert ours.fates == [f"settled {status}"]
+
+
+async def test_a_refusal_whose_headers_never_end_is_that_refusal() -> None:
+    text = b"HTTP/1.1 418 I'm a teapot\r\nRetry-After: 120\r\n"
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        began = now()
+        assert await ours.get(exchange.url, timeout=3.0) == (418, b"", False)
+        assert now() - began == pytest.approx(3.0, abs=0.01)
+    assert ours.fates == ["settled 418"]
+
+
+async def test_an_error_whose_body_breaks_off_is_that_error() -> None:
+    text = answer(429, b'{"code":', length=70)
+    async with RawExchange(lambda n: text, one_each=True) as exchange, Sender() as ours:
+        status, _, complete = await ours.get(exchange.url)
+    assert (status, complete) == (429, False)
+    assert ours.fates == ["settled 429"]
+
+
+async def test_cancelling_passes_and_leaves_the_charge() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        call = asyncio.create_task(ours.get(exchange.url))
+        await exchange.received(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert ours.fates == ["may have been counted"]
+
+
+# -- what comes back -----------------------------------------------------------------------------
+
+
+async def test_a_body_may_have_as_many_bytes_as_allowed_and_not_one_more() -> None:
+    for size, complete in ((1000, True), (1001, False), (500_000, False)):
+        text = answer(200, b"x" * size)
+        async with RawExchange(lambda n, text=text: text) as exchange, Sender() as ours:  # type: ignore[misc]
+            got = await ours.get(exchange.url, max_bytes=1000)
+        assert (got.complete, len(got.body) >= min(size, 1000)) == (complete, True)
+
+
+async def test_a_body_that_comes_in_pieces_is_put_together() -> None:
+    text = answer(200, b"x" * 600_000)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        got = await ours.get(exchange.url, max_bytes=1_000_000)
+    assert got == (200, b"x" * 600_000, True)
+
+
+async def test_a_body_is_bounded_after_it_was_unpacked() -> None:
+    bomb = answer(200, zlib.compress(b"0" * 50_000_000), "Content-Encoding: deflate")
+    async with RawExchange(lambda n: bomb) as exchange, Sender() as ours:
+        got = await ours.get(exchange.url)
+    assert not got.complete
+    assert len(got.body) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 999999 Text\r\n\r\n",
+        answer(200, b"not compressed", "Content-Encoding: gzip"),
+        answer(200, b"zz\r\n", "Transfer-Encoding: chunked"),
+        answer(200, b"x", "X: " + "y" * 100_000),
+    ],
+    ids=["another protocol", "no status", "not gzip", "bad chunks", "endless header"],
+)
+async def test_broken_http_is_a_transport_error(text: bytes) -> None:
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        with pytest.raises(TransportError):
+            await ours.get(exchange.url)
+    assert ours.fates[0] in ("may have been counted", "settled 200")
+
+
+async def test_tls_that_cannot_be_checked_is_never_tried_again() -> None:
+    async with RawExchange(lambda n: answer(200, "")) as exchange, Sender() as ours:
+        with pytest.raises(TransportError) as caught:
+            await ours.get(exchange.url.replace("http://", "https://"), timeout=3.0)
+    assert ours.fates == ["refunded"]
+    assert caught.value.retry in ("never", "later")
+    refused = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    error = _transport_error(refused, Attempt())
+    assert error.retry == "never"
+
+
+def test_an_error_without_a_text_is_told_by_its_name() -> None:
+    error = _transport_error(OSError(), Attempt())
+    assert str(error) == "no answer from the exchange: OSError"
+
+
+# -- sessions ------------------------------------------------------------------------------------
+
+
+async def test_a_session_that_raises_for_status_cannot_hide_a_ban() -> None:
+    async with (
+        RawExchange(lambda n: answer(418, "{}")) as exchange,
+        aiohttp.ClientSession(raise_for_status=True) as session,
+    ):
+        ours = Sender(session)
+        assert await ours.get(exchange.url) == (418, b"{}", True)
+    assert ours.fates == ["settled 418"]
+
+
+async def test_a_session_that_does_not_unpack_does_so_for_us() -> None:
+    packed = answer(200, zlib.compress(b"{}"), "Content-Encoding: deflate")
+    async with (
+        RawExchange(lambda n: packed) as exchange,
+        aiohttp.ClientSession(auto_decompress=False) as session,
+    ):
+        assert await Sender(session).get(exchange.url) == (200, b"{}", True)
+
+
+async def test_an_injected_session_stays_open_and_its_own_timeout_is_not_ours() -> None:
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1e-9)) as session,
+    ):
+        ours = Sender(session)
+        await ours.get(exchange.url)
+        ours.transport.distrust_connections()
+        await ours.transport.aclose()
+        assert not session.closed
+        assert not ours.transport.abandon()
+
+
+async def test_a_session_that_was_closed_sends_nothing() -> None:
+    session = aiohttp.ClientSession()
+    await session.close()
+    ours = Sender(session)
+    with pytest.raises(TransportError, match="Session is closed"):
+        await ours.get("http://127.0.0.1:1")
+    assert ours.fates == ["refunded"]
+
+
+async def test_after_closing_nothing_is_opened_again() -> None:
+    async with (
+        RawExchange(lambda n: open_interest()) as exchange,
+        aiohttp.ClientSession() as session,
+    ):
+        for ours in (Sender(), Sender(session)):
+            await ours.transport.aclose()
+            with pytest.raises(TransportError, match="closed"):
+                await ours.get(exchange.url)
+            assert ours.fates == ["refunded"]
+            assert not ours.transport.abandon()
+        assert exchange.connections == 0
+
+
+async def test_closing_ends_what_is_under_way() -> None:
+    async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
+        calls = [asyncio.create_task(ours.get(exchange.url)) for _ in range(3)]
+        await exchange.received(3)
+        began = now()
+        await ours.transport.aclose()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [TransportTimeoutError] * 3
+        assert now() - began < 0.1
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_what_is_abandoned_is_closed_without_a_word(used: bool) -> None:
+    noise: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with RawExchange(lambda n: open_interest()) as exchange:
+            ours = Sender()
+            if used:
+                await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
+            assert ours.transport.abandon() is used
+            assert not ours.transport.abandon()
+            await asyncio.sleep(0.1)
+            assert not exchange._serving  # the other side saw it end
+            del ours
+            gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+    assert noise == []
+
+
+async def test_what_has_no_connections_is_abandoned_without_a_word(mocked: aioresponses) -> None:
+    mocked.get(URL(f"http://127.0.0.1:1{PATH}?symbol=BTCUSDT"), body=b"{}")
+    ours = Sender()
+    assert (await ours.get("http://127.0.0.1:1")).body == b"{}"
+    assert ours.transport.abandon()
+    del ours
+    gc.collect()

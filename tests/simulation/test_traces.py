@@ -1,0 +1,189 @@
+"""The guard for changes of shape: it must notice a changed decision, and nothing else.
+
+`nox -s traces` plays every run; here each part of it is tried on a few, and each number of the
+decision is changed by a hundredth, which a script must notice.
+"""
+
+import ast
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import binance_oi
+from binance_oi.budget.tuning import MEMORY
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from simulation import traces
+from simulation.situations import ROWS
+from simulation.traces import SCRIPTS
+from support.lanes import some, thorough
+
+A_FEW = "a small limit", "answers without anything", "lost requests stay charged"
+
+
+def test_an_answer_has_one_normal_form() -> None:
+    receipt = Receipt(1, 0.0, 5, 5, 0, False)
+    answers = (
+        receipt,
+        receipt._replace(probe=True),
+        Wait(0.25, Reason.OTHERS),
+        Wait(None, Reason.TOO_HEAVY),
+        None,  # it was charged, and may not be written any more
+    )
+    forms = [traces.normal_form(answer) for answer in answers]
+    assert forms == ["send", "probe", "wait 0.250000", "never", "refund"]
+
+
+def test_every_row_is_traced_with_three_seeds_and_every_script_once() -> None:
+    names = traces.runs().keys()
+    assert all(sum(name.startswith(f"{row.name}, seed") for name in names) == 3 for row in ROWS)
+    assert set(SCRIPTS) <= set(names)
+    assert len(names) >= 80
+
+
+@pytest.mark.parametrize("name", some(list(SCRIPTS), always=4))
+def test_a_script_makes_decisions_of_more_than_one_kind(name: str) -> None:
+    kinds = {line.split()[2] for line in traces._traced(name, 100_000).lines}
+    assert len(kinds) > 1
+
+
+def test_the_same_tree_gives_the_same_traces(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = ({name: str(traces._traced(name)) for name in A_FEW} for _ in range(2))
+    assert traces._compare(first, second, None) == 0
+    assert "3 runs" in (said := capsys.readouterr().out)
+    assert "0 differences" in said
+
+
+PACKAGE = Path(binance_oi.__file__).parent
+DECIDING = "sending.governor", *(f"budget.{file.stem}" for file in PACKAGE.glob("budget/*.py"))
+BOUND = "a bound of what a record of another process may hold; a sound record is within it"
+LAYOUT = "where a record is in the file, how much of one fits, or for how long it stays"
+REAL = "it counts tries on the real clock, or between threads, which no script can repeat"
+# Why no script can notice it.
+UNNOTICED = {
+    "budget.knowledge.UNKNOWN": "it is infinite",
+    "budget.server_clock.WIDEST": BOUND,
+    "budget.server_clock.AHEAD": BOUND,
+    "budget.server_clock.MOST_CONTRADICTIONS": BOUND,
+    "budget.server_clock.LATEST": BOUND,
+    "budget.record.MOST": BOUND,
+    "budget.record.MOST_LIMIT": BOUND,
+    "budget.record.COUNT": BOUND,
+    "budget.record.MOST_UNDECIDED": BOUND,
+    "budget.record.MOST_WINDOWS": BOUND,
+    "budget.record.LONGEST": BOUND,
+    "budget.record.MOST_SLOTS": BOUND,
+    "budget.record.HOLD": BOUND,
+    "budget.record.TURN": BOUND,
+    "budget.record.SOON": BOUND,
+    "budget.record.OLD": BOUND,
+    "budget.record.FEW_MINUTES": LAYOUT,
+    "budget.record.FEW_SLOTS": LAYOUT,
+    "budget.pool_file.ROOM": LAYOUT,
+    "budget.record.TRIES": REAL,
+    "budget.shared.NO_LINEAGE": "a name that no record has",
+    "budget.pool.VIEWS": REAL,
+    "budget.pool.QUICK_VIEWS": REAL,
+    "budget.pool.VIEW_PAUSE": REAL,
+    "budget.pool_file.TRIES": REAL,
+    "budget.pool_file.STUCK": REAL,
+    "budget.pool_file.STUCK_TRIES": REAL,
+    "budget.pool_file.FORMAT": LAYOUT,
+    "budget.pool_file.PAGE": LAYOUT,
+    "budget.pool_file.RECORDS": LAYOUT,
+    "budget.pool_file.UNUSED": LAYOUT,
+    "budget.pool_file._SAFE": LAYOUT,
+    "budget.pool_file._WRITES": LAYOUT,
+    "budget.pool_file._LAST": LAYOUT,
+    "sending.governor.FAR": "no wait is so long",
+    "sending.governor.FEW": "when finished calls are cleared away: it decides nothing",
+    "sending.governor.SLICE": "how many calls end in one step of the loop: none is sent",
+    "sending.governor.AGAIN": "what a caller learns that gave up: it decides nothing",
+}
+
+
+def numbers(module: str) -> list[str]:
+    """The constants that a module of ours defines and whose values are numbers."""
+    found = import_module(f"binance_oi.{module}")
+    assert found.__file__ is not None
+    names: list[str] = []
+    for line in ast.parse(Path(found.__file__).read_text()).body:
+        targets = line.targets if isinstance(line, ast.Assign) else []
+        if isinstance(line, ast.AnnAssign):
+            targets = [line.target]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [
+        f"{module}.{name}"
+        for name in names
+        if name.isupper() and isinstance(getattr(found, name), (int, float))
+    ]
+
+
+NUMBERS = [each for module in sorted(DECIDING) for each in numbers(module)]
+NOTICED = [each for each in NUMBERS if each not in UNNOTICED]
+
+
+@cache
+def unchanged(script: str) -> str:
+    return played(script)
+
+
+def played(script: str) -> str:
+    notes = traces.Notes()
+    SCRIPTS[script](notes.take)
+    return str(notes)
+
+
+def likeliest_first(number: str) -> list[str]:
+    """Scripts; first those that name a number, for speed."""
+    name = re.compile(rf"\b{number.rpartition('.')[2]}\b")
+    return sorted(SCRIPTS, key=lambda script: not name.search(SCRIPTS[script].__doc__ or ""))
+
+
+@pytest.mark.parametrize("factor", [1.01, *thorough(0.99)])
+@pytest.mark.parametrize("number", some(NOTICED, always=6))
+def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
+    number: str, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def notices(script: str) -> bool:
+        before = unchanged(script)
+        with monkeypatch.context() as patch:
+            traces._scale(f"{number}={factor}", patch.setattr)
+            return played(script) != before
+
+    noticing = next(filter(notices, likeliest_first(number)), None)
+    assert noticing is not None, f"write a script that stands at the threshold of {number}"
+    assert played(noticing) == unchanged(noticing)
+
+
+def test_every_number_that_is_never_noticed_is_there_and_has_a_reason() -> None:
+    assert set(UNNOTICED) <= set(NUMBERS)
+    assert all(UNNOTICED.values())
+
+
+def test_a_number_that_is_added_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "added.py").write_text("A = 1.5\nB: int = 2\nC = A * B\nD = 'text'\n_e = 3\n")
+    monkeypatch.setattr(binance_oi, "__path__", [*binance_oi.__path__, str(tmp_path)])
+    assert numbers("added") == ["added.A", "added.B", "added.C"]
+
+
+def test_a_whole_number_changes_by_one() -> None:
+    made: dict[str, float] = {}
+    for factor in (0.99, 1.01):
+        traces._scale(
+            f"budget.tuning.MEMORY={factor}", lambda _, name, v: made.update({f"{name} {v}": v})
+        )
+    assert sorted(made.values()) == [MEMORY - 1, MEMORY + 1]
+
+
+def test_a_difference_is_reported_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = {"a": "3 00", "b": "3 00", "gone": "3 00"}
+    ours = {"a": "3 00", "b": "3 11", "new": "3 00"}
+    assert traces._compare(theirs, ours, None) == 2
+    said = capsys.readouterr().out
+    assert "1 differences" in said
+    assert "different: b" in said
+    assert "not here: gone" in said
+    assert "only here: new" in said

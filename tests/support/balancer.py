@@ -1,0 +1,124 @@
+"""An exchange behind a network that forgets connections: dropped, reset, or black holes.
+
+Rule of this file: no HTTP library. It listens in the caller's loop, a virtual one.
+"""
+
+import asyncio
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from urllib.parse import parse_qs, urlsplit
+
+from support.raw_exchange import answer, open_interest
+from support.serving import RecordingServer, reset
+from support.virtual_clock import wall_time
+
+__all__ = ["Balancer", "Forgets"]
+
+
+class Forgets(Enum):
+    """How a connection ends."""
+
+    FIN_NOW = "FIN while it is idle"
+    RESET_NOW = "RST while it is idle"
+    FIN = "FIN as the answer to a request"
+    RESET = "RST as the answer to a request"
+    SILENTLY = "without a sign: requests vanish"
+    PART = "FIN after the first bytes of an answer"
+    RESET_PART = "RST after the first bytes of an answer"
+
+
+class Balancer(RecordingServer[tuple[int, str]]):
+    """Answers every request well, on connections that it has not forgotten.
+
+    A request is kept as the number of its connection and its symbol.
+
+    Args:
+        latency: Seconds before each answer.
+        tls: Speaks TLS with this context; with `tunnel` only after a CONNECT, as a proxy does.
+    """
+
+    def __init__(
+        self, *, latency: float = 0.0, tls: ssl.SSLContext | None = None, tunnel: bool = False
+    ) -> None:
+        super().__init__()
+        self.latency = latency
+        self.refusals: list[int] = []  # statuses of the next answers
+        self.on_request: Callable[[], None] | None = None  # as soon as one has come
+        self.part = b"H"  # what a connection sends before it ends with `Forgets.PART`
+        self.late: float | None = None  # s after which a forgotten connection answers after all
+        self._tls, self._tunnel = tls, tunnel
+        self.dead: dict[int, Forgets] = {}
+        self._minutes: Counter[int] = Counter()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        scheme = "http" if self._tls is None or self._tunnel else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def symbols(self) -> Counter[str]:
+        """How often each symbol was asked for."""
+        return Counter(symbol for _, symbol in self.requests)
+
+    @property
+    def this_minute(self) -> int:
+        """Requests in the minute that it is now."""
+        return self._minutes[int(wall_time() // 60)]
+
+    def asked(self, connection: int) -> int:
+        """Requests on one connection."""
+        return sum(number == connection for number, _ in self.requests)
+
+    def forget(self, how: Forgets) -> int:
+        """Forget every connection that is open now, and return how many there are."""
+        for number, writer in self._serving.items():
+            self.dead[number] = how
+            if how is Forgets.FIN_NOW:
+                writer.close()
+            elif how is Forgets.RESET_NOW:
+                reset(writer)
+        return len(self._serving)
+
+    async def _talk(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self._tunnel:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await writer.drain()
+        if self._tls is not None:
+            await writer.start_tls(self._tls)
+        while await self._answer(number, reader, writer):
+            pass
+
+    async def _answer(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Whether the connection goes on."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        symbol = parse_qs(urlsplit(head.split()[1]).query)[b"symbol"][0].decode()
+        self._minutes[int(wall_time() // 60)] += 1
+        self._came((number, symbol))
+        if self.on_request is not None:
+            self.on_request()
+        how = self.dead.get(number)
+        if how is Forgets.SILENTLY:
+            if self.late is None:
+                await reader.read()
+                return False
+            await asyncio.sleep(self.late)
+        elif how is not None:
+            writer.write(self.part if how in (Forgets.PART, Forgets.RESET_PART) else b"")
+            if how in (Forgets.RESET, Forgets.RESET_PART):
+                await writer.drain()
+                reset(writer)
+            return False
+        await asyncio.sleep(self.latency)
+        if self.refusals:
+            writer.write(answer(self.refusals.pop(0), "{}"))
+        else:
+            writer.write(open_interest(symbol, used=self.this_minute))
+        return True

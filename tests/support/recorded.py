@@ -1,0 +1,53 @@
+"""A small recording to read: three symbols, two days, one gap, numbers of every shape.
+
+Rule of this file: it is written by the store itself, and what is in it is known here as text.
+"""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+from binance_oi import Gap, OpenInterest, ServerError, Snapshot
+from binance_oi.exchange.models import MarkPrice
+from binance_oi.recorder.store import Store
+
+BEGIN = datetime(2026, 11, 23, 23, 58, tzinfo=UTC)
+EVERY = timedelta(seconds=60)
+VALUES = {
+    "BTCUSDT": "96012.544",
+    "1000SHIBUSDT": "51857726234713",
+    "币安人生USDT": "0.00000010",
+}
+PRICE = "66012.54400000"
+
+
+def sweep(number: int) -> Snapshot:
+    """The sweep of minute `number`; BTCUSDT grows by 10 with each, and minute 1 lacks it."""
+    slot = BEGIN + number * EVERY
+    ms = round(slot.timestamp() * 1000)
+    values = {n: Decimal(v) + (10 * number if n == "BTCUSDT" else 0) for n, v in VALUES.items()}
+    error = ServerError(503, None, "Service Unavailable.")
+    names = [name for name in VALUES if (name, number) != ("BTCUSDT", 1)]
+    return Snapshot(
+        values_by_symbol={n: OpenInterest(n, values[n], ms - 2500) for n in names},
+        errors={} if number != 1 else {"BTCUSDT": error},
+        started=slot,
+        finished=slot + timedelta(seconds=1),
+        weight=13,
+        slot=slot,
+        mark_prices={"BTCUSDT": MarkPrice("BTCUSDT", Decimal(PRICE), ms)},
+        received_ms=dict.fromkeys(names, ms + 125),
+    )
+
+
+def write_recording(path: Path) -> Path:
+    """Minutes 0, 1 and 4; 2 and 3 are a gap."""
+    minute = round(EVERY.total_seconds() * 1000)
+    begin = round(BEGIN.timestamp() * 1000)
+    with closing(Store(path)) as store:
+        store.save(sweep(0), [], minute)
+        store.save(sweep(1), [], minute)
+        gap = Gap(begin + 2 * minute, begin + 3 * minute, "banned", "until 00:02")
+        store.save(sweep(4), [gap], minute)
+    return path

@@ -1,0 +1,48 @@
+"""A market on virtual time for a recorder, and what its file holds.
+
+Rule of this file: sweeps take no time and fail as the test says; the file is read by a connection
+of its own.
+"""
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from binance_oi import BannedError, OpenInterest, ServerError, Snapshot
+from support.recording_process import NAMES, Reader
+from support.virtual_clock import wall_time
+
+
+class Market(Reader):
+    """Sweeps that fail as the test says, on virtual time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: dict[int, str] = {}  # number of the sweep -> the symbol that fails, or "*"
+        self.number = 0
+
+    async def snapshot(self, symbols: object = None, **_: object) -> Snapshot:
+        failing, self.number = self.failing.get(self.number, ""), self.number + 1
+        now = datetime.fromtimestamp(wall_time(), UTC)
+        error = (
+            BannedError(418, -1003, "banned", now) if failing == "*" else ServerError(503, 0, "")
+        )
+        names = [n for n in NAMES[:3] if failing not in ("*", n)]
+        ms = round(wall_time() * 1000)
+        return Snapshot(
+            values_by_symbol={n: OpenInterest(n, Decimal("0.00000010"), ms) for n in names},
+            errors={n: error for n in NAMES[:3] if n not in names},
+            started=now,
+            finished=now,
+            weight=3,
+        )
+
+
+def tables(path: Path) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
+    """Slots with a sweep, gaps as (symbol, first, last, reason), and the number of samples."""
+    with closing(sqlite3.connect(path)) as connection:
+        slots = [s for (s,) in connection.execute("SELECT slot FROM sweeps ORDER BY slot")]
+        gaps = connection.execute("SELECT symbol, first, last, reason FROM gaps").fetchall()
+        return slots, gaps, connection.execute("SELECT count(*) FROM samples").fetchone()[0]
