@@ -28,7 +28,8 @@ FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "shared", "machine")),
     *("sending/governor", "sending/kept_connections", "sending/connections", "sending/transport"),
-    *("exchange/limits", "exchange/models", "errors", "arguments", "client"),
+    *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "symbols")),
+    *("errors", "arguments", "client"),
     *("market/schedule", "recorder/slots", "recorder/pending"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.

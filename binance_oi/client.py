@@ -36,8 +36,9 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.exchange import hosts, models
+from binance_oi.exchange import decoding, hosts, refusals, routes
 from binance_oi.exchange.models import ExchangeInfo, MarkPrice, OpenInterest
+from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.governor import Governor, Permit
@@ -68,9 +69,9 @@ class _Route(NamedTuple, Generic[T]):
     decode: Callable[..., T]  # of the body, and of the symbol when one was asked for
 
 
-_OPEN_INTEREST = _Route(*hosts.OPEN_INTEREST, MAX_ANSWER, models.decode_open_interest)
-_EXCHANGE_INFO = _Route(*hosts.EXCHANGE_INFO, MAX_LISTING, models.decode_exchange_info)
-_MARK_PRICES = _Route(*hosts.PREMIUM_INDEX, MAX_LISTING, models.decode_mark_prices)
+_OPEN_INTEREST = _Route(*routes.OPEN_INTEREST, MAX_ANSWER, decoding.decode_open_interest)
+_EXCHANGE_INFO = _Route(*routes.EXCHANGE_INFO, MAX_LISTING, decoding.decode_exchange_info)
+_MARK_PRICES = _Route(*routes.PREMIUM_INDEX, MAX_LISTING, decoding.decode_mark_prices)
 
 
 @dataclass(slots=True)
@@ -267,7 +268,7 @@ class OpenInterestClient:
 
         Source: ``GET /fapi/v1/openInterest`` [D], 2026-11.
         """
-        name = models.check_symbol(symbol)
+        name = check_symbol(symbol)
         if max_age is FRESH and max_wait is DEFAULT:  # nearly always
             value = await self._call(_OPEN_INTEREST, name, self._terms)
             self._latest[name] = (self._now(), value)
@@ -341,7 +342,7 @@ class OpenInterestClient:
         """
         if deadline is not None:
             deadline = check_number("deadline", deadline)
-        names = None if symbols is None else models.check_symbols(symbols)
+        names = None if symbols is None else check_symbols(symbols)
         self._check_usable()
         started = datetime.now(UTC)
         terms = _Terms(self._timeout, self._max_wait, bulk=True)
@@ -566,7 +567,7 @@ class OpenInterestClient:
             return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        error = models.decode_error(answer.status, answer.body)
+        error = refusals.decode_error(answer.status, answer.body)
         is_dropped = isinstance(answer, IdleTimeout) and isinstance(error, ServerError)
         if is_dropped and error.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
@@ -574,12 +575,12 @@ class OpenInterestClient:
 
     def _heed(self, error: RateLimitedError | BannedError) -> None:
         """What a refusal's text says, beyond the headers that the permit was settled with."""
-        ban_end = models.ban_end_ms(error.message)
+        ban_end = refusals.ban_end_ms(error.message)
         if ban_end is not None:  # under 429 as well: the text says more than the status
             self._governor.banned_until(ban_end / 1000)
         elif error.status not in (418, 429):  # a limit is a limit, also under another status
             self._governor.pool.refused(0.0)
-        limit = models.stated_limit(error.message)
+        limit = refusals.stated_limit(error.message)
         if limit is not None and limit < self._governor.pool.usage.limit:
             self._governor.pool.set_limit(limit)
         error.retry_at = self._governor.retry_at() or error.retry_at

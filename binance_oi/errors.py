@@ -24,6 +24,8 @@ arguments are positional, and text that came from a server is escaped and bounde
 from datetime import datetime
 from enum import StrEnum
 
+from binance_oi.times import iso
+
 __all__ = [
     "BannedError",
     "BinanceOIError",
@@ -171,8 +173,7 @@ class _RetryAtError(ResponseError):
         """When it may be tried again (aware UTC)."""
 
     def __str__(self) -> str:
-        until = self.retry_at.isoformat(timespec="seconds").replace("+00:00", "Z")
-        return f"{super().__str__()} [until {until}]"
+        return f"{super().__str__()} [until {iso(self.retry_at)}]"
 
 
 class RateLimitedError(_RetryAtError):

@@ -1,18 +1,11 @@
-"""Which process this is, and which run of the machine: what is kept may be of another one.
+"""Which process this is: a child that was forked is another one than its parent.
 
-The rule of this file: a name to compare, and nothing to ask the system for at a request. A child
-that was forked is another process than its parent; a process id would be one question more for
-each request, and is given out again after a process has ended. A monotonic clock begins anew with
-each run of the machine, so its times mean nothing without the name of that run.
+The rule of this file: an object to compare, and nothing to ask the system for at a request. A
+process id would be one question more for each request, and is given out again after a process has
+ended.
 """
 
 import os
-import sys
-from collections.abc import Callable
-from pathlib import Path
-
-SAME_MOMENT = 2.0  # s: two processes read the moment of the boot that much apart, by slewed clocks
-_SINCE = "since "
 
 current = object()
 """This process; whoever keeps it and finds another one here was made before a fork."""
@@ -25,86 +18,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # Windows has neither
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text().strip()
-
-
-def _sysctl(name: str) -> bytes:
-    """A value of the kernel, on macOS and the BSDs.
-
-    Raises:
-        OSError: There is none.
-    """
-    import ctypes  # only where it is needed: 10 ms
-
-    try:
-        ask = ctypes.CDLL(None).sysctlbyname
-    except (AttributeError, TypeError) as error:  # Linux, OpenBSD; Windows
-        raise OSError(f"no such call: {error}") from None
-    value, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-    if ask(name.encode(), value, ctypes.byref(size), None, 0):
-        raise OSError(f"no such value: {name}")
-    return value.raw[: size.value]
-
-
-def boot_identity(
-    moment: float,
-    read: Callable[[str], str] = _read,
-    sysctl: Callable[[str], bytes] = _sysctl,
-) -> str:
-    """The name of this run of the machine; monotonic times are comparable within one.
-
-    Linux: the kernel's boot id, with the offset of a time namespace. macOS: its boot session.
-    Elsewhere the moment of the boot, which moves when the wall clock is set: what was written
-    before is then not believed.
-
-    Args:
-        moment: Of the boot by our clocks, Unix s; used where the system tells nothing better.
-        read: The text of a file; OSError when there is none.
-        sysctl: A value of the kernel; OSError when there is none.
-    """
-    try:
-        return read("/proc/sys/kernel/random/boot_id") + _namespace(read)
-    except OSError:
-        pass
-    try:
-        session = sysctl("kern.bootsessionuuid").rstrip(b"\0").decode("ascii", "replace")
-        if session:
-            return session
-    except OSError:
-        pass
-    try:
-        seconds = int.from_bytes(sysctl("kern.boottime")[:8], sys.byteorder, signed=True)
-        if seconds > 0:
-            return f"{_SINCE}{seconds}"
-    except OSError:
-        pass
-    return f"{_SINCE}{moment:.0f}"
-
-
-def _namespace(read: Callable[[str], str]) -> str:
-    """What a time namespace adds to the clock; empty outside of one."""
-    try:
-        offsets = read("/proc/self/timens_offsets")
-    except OSError:
-        return ""
-    for line in offsets.splitlines():
-        name, *offset = line.split()
-        if name == "boottime" and any(part.strip("-0") for part in offset):
-            return " + " + " ".join(offset)
-    return ""
-
-
-def is_same_boot(one: str, other: str) -> bool:
-    """Whether two names are of one run of the machine; an empty one is of none."""
-    if one == other:
-        return bool(one)
-    if not (one.startswith(_SINCE) and other.startswith(_SINCE)):
-        return False
-    try:
-        gap = float(one.removeprefix(_SINCE)) - float(other.removeprefix(_SINCE))
-    except ValueError:
-        return False
-    return abs(gap) <= SAME_MOMENT

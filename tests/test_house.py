@@ -20,8 +20,8 @@ PACKAGE = ROOT / "binance_oi"
 
 # A folder or module of the top may import those before it, and none after it.
 ORDER = (
-    *("arguments", "errors", "fork", "exchange", "budget", "sending", "market", "client"),
-    *("recorder", "output", "simulator", "cli", "__main__"),
+    *("arguments", "times", "extras", "errors", "fork", "exchange", "budget", "sending", "market"),
+    *("client", "recorder", "output", "simulator", "cli", "__main__"),
 )
 # Some may import less than their place in the order allows.
 ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
@@ -31,7 +31,7 @@ THIRD_PARTY = {
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"sending/governor"},
     "cyclopts": {"cli"},
-    "msgspec": {"budget", "cli", "exchange/models", "market/snapshot", "simulator"},
+    "msgspec": {"budget", "cli", "exchange", "simulator"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
     "yarl": {"sending/connections", "sending/transport"},  # aiohttp's own type for URLs
@@ -55,14 +55,7 @@ DECISION = (
     *("probing", "admission", "learning", "bucket"),
 )
 BUDGET = (
-    "window",
-    *DECISION,
-    "record",
-    "place",
-    "pool",
-    "shared",
-    "pool_file",
-    "machine",
+    *("boot", "window", *DECISION, "record", "place", "pool", "shared", "pool_file", "machine"),
     "__init__",
 )
 LONGEST, MEDIAN = 50, 10  # lines of code in one function

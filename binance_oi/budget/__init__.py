@@ -2,6 +2,8 @@
 
 `README.md` in this folder is the theory of operation: the guarantee, what it rests on, the rules.
 
+boot.py          which run of the machine this is
+window.py        limits of other spans than a minute
 usage.py         the values that a budget hands out
 tuning.py        every number of the decision
 server_clock.py  the exchange's clock: an interval around ours

@@ -14,7 +14,7 @@ from binance_oi.budget.pool import Clock, ProcessBudget, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
 from binance_oi.budget.shared import SharedPool, Store, reason_to_doubt
 from binance_oi.budget.usage import Usage
-from binance_oi.exchange.hosts import DEFAULT_LIMIT
+from binance_oi.exchange.routes import DEFAULT_LIMIT
 
 
 class MachineBudget(ProcessBudget):

@@ -18,8 +18,8 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
-from binance_oi.exchange.hosts import DEFAULT_LIMIT
 from binance_oi.exchange.limits import Limit
+from binance_oi.exchange.routes import DEFAULT_LIMIT
 
 logger = logging.getLogger("binance_oi")
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from binance_oi import fork
 from binance_oi.budget import record
+from binance_oi.budget.boot import boot_identity, is_same_boot
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import (
@@ -28,7 +29,6 @@ from binance_oi.budget.pool import (
 )
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
-from binance_oi.fork import boot_identity, is_same_boot
 
 logger = logging.getLogger("binance_oi")
 

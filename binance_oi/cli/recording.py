@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from binance_oi.cli.commands import HUNG_UP, LOST, OK, SIGHUP, USAGE, Source, app
-from binance_oi.cli.render import iso
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import RecordingError, printable
@@ -28,6 +27,7 @@ from binance_oi.output.chart import plot as draw
 from binance_oi.output.export import export as export_to
 from binance_oi.output.report import write_report
 from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.times import iso
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 TICK = 0.5  # s between two looks at a status line

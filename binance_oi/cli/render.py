@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from rich import box
@@ -19,7 +18,9 @@ from rich.text import Text
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
 from binance_oi.exchange.models import OpenInterest, SymbolInfo
+from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
 
@@ -39,7 +40,7 @@ class Sheet(NamedTuple):
 def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
     """Open interest, one row for each symbol."""
     rows: list[tuple[Cell, ...]] = [
-        (v.symbol, f"{v.open_interest:f}", iso(v.datetime, "milliseconds")) for v in values
+        (v.symbol, digits(v.open_interest), iso_ms(v.time)) for v in values
     ]
     return Sheet(("symbol", "open_interest", "time"), rows, frozenset({"open_interest"}))
 
@@ -51,8 +52,8 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
     for row in values_sheet(snapshot.values()).rows:
         symbol = str(row[0])
         known = symbol in notional
-        price = f"{snapshot.mark_prices[symbol].mark_price:f}" if known else None
-        rows.append((*row, price, f"{notional[symbol]:f}" if known else None))
+        price = digits(snapshot.mark_prices[symbol].mark_price) if known else None
+        rows.append((*row, price, digits(notional[symbol]) if known else None))
     columns = ("symbol", "open_interest", "time", "mark_price", "notional")
     return Sheet(columns, rows, frozenset({"open_interest", "mark_price", "notional"}))
 
@@ -81,11 +82,6 @@ def _pool_row(name: str, usage: Usage) -> tuple[Cell, ...]:
         iso(usage.held_until) if usage.held_until else None,
         iso(usage.banned_until) if usage.banned_until else None,
     )
-
-
-def iso(instant: datetime, timespec: str = "seconds") -> str:
-    """An aware UTC instant as ISO 8601 with a Z."""
-    return instant.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def json_lines(sheet: Sheet) -> str:

@@ -33,7 +33,9 @@ from binance_oi.cli.terminal import complain, console, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.exchange.models import OpenInterest
+from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.times import iso_ms
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 20  # values in a sparkline
@@ -194,13 +196,12 @@ def _change(share: float) -> Text:
 
 def json_line(value: OpenInterest, line: Line) -> str:
     """One change, for a pipe."""
-    instant = value.datetime.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    change = f"{line.change:f}"
+    change = digits(line.change)
     row = {
         "symbol": value.symbol,
-        "open_interest": f"{value.open_interest:f}",
+        "open_interest": digits(value.open_interest),
         "change": change,
-        "time": instant,
+        "time": iso_ms(value.time),
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 

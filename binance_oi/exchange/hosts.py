@@ -1,33 +1,15 @@
-"""Routes, weights and limits of the exchange, each with its source; and the base URLs.
+"""Base URLs of the exchange, and the names of the budget and of the source behind each.
 
-The rule of this file: a fact stands beside its source. Marks: [D] documented by the exchange,
-[O] observed live, with the month. A wrong base URL is refused, never corrected, and no message
-repeats it: it may hold a password.
+The rule of this file: a wrong base URL is refused, never corrected, and no message repeats it: it
+may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import re
 from ipaddress import IPv6Address, ip_address
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 PRODUCTION = "https://fapi.binance.com"  # [D] 2026-11
 TESTNET = "https://demo-fapi.binance.com"  # [D] 2026-11; its numbers are synthetic
-DEFAULT_LIMIT = 2400  # weight per minute and IP [D] 2026-11; exchangeInfo tells the real one
-
-
-class Endpoint(NamedTuple):
-    """A route and what one request to it costs."""
-
-    path: str
-    weight: int
-
-
-OPEN_INTEREST = Endpoint("/fapi/v1/openInterest", 1)  # [D] 2026-11, measured 1 [O 2026-10]
-EXCHANGE_INFO = Endpoint("/fapi/v1/exchangeInfo", 1)  # [D] 2026-11; ignores ?symbol= [O 2026-10]
-SERVER_TIME = Endpoint("/fapi/v1/time", 1)  # [D] 2026-11
-PING = Endpoint("/fapi/v1/ping", 1)  # [D] 2026-11
-PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] 2026-11; of every symbol
-PREMIUM_INDEX_OF_ONE = Endpoint("/fapi/v1/premiumIndex", 1)  # [D] 2026-11; with ?symbol=
 
 # Hosts that serve /fapi. Others of the exchange share its pool, and are another market (dapi).
 _SOURCES = {

@@ -5,38 +5,21 @@ float; times are UTC. A number that does not fit is an error, it is not rounded.
 `parquet`) is imported when it is used; it has no types, and nothing of it leaves this file.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO
 
 from binance_oi.errors import RecordingError, printable
+from binance_oi.extras import library
+from binance_oi.market.rows import Batch, Row
 
 PRECISION, SCALE = 38, 18  # digits: the widest decimal that polars and DuckDB know, too
 ROW_GROUP = 1 << 20  # rows; one symbol's day is a small part of it, found by its statistics
 READ = 65_536  # rows of a file in memory at a time
 
-Row = tuple[str, int, str, int, str | None]
-"""One sample, in the order of `Batch`."""
-
-
-class Batch(NamedTuple):
-    """Samples by column."""
-
-    symbol: list[str]
-    time: list[int]
-    """Transaction times, Unix ms."""
-    open_interest: list[str]
-    received: list[int]
-    """When the answers came, Unix ms."""
-    mark_price: list[str | None]
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Self:
-        """At least one row, by column."""
-        symbol, time, value, received, mark = zip(*rows, strict=True)
-        return cls(list(symbol), list(time), list(value), list(received), list(mark))
+_library = partial(library, extra="parquet")
 
 
 def stream(batches: Callable[[], Iterable[Batch]], requested_schema: object | None) -> object:
@@ -163,12 +146,3 @@ def _schema() -> Any:
             pyarrow.field("mark_price", number),
         ]
     )
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "this needs pyarrow: pip install 'binance-oi[parquet]'", name="pyarrow"
-        ) from error

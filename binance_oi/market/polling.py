@@ -28,40 +28,27 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Protocol
 
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import (
-    BannedError,
     BinanceOIError,
-    BudgetExhaustedError,
     ClientClosedError,
-    ForbiddenError,
     InvalidSymbolError,
-    RateLimitedError,
-    SymbolNotTradingError,
-    UnknownSymbolError,
 )
-from binance_oi.exchange.hosts import PREMIUM_INDEX
-from binance_oi.exchange.models import ExchangeInfo, check_symbols
-from binance_oi.market.schedule import NAP, Schedule, join, period_ms
-from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.exchange.models import ExchangeInfo
+from binance_oi.exchange.routes import PREMIUM_INDEX
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.gap import Gap, join, reason
+from binance_oi.market.schedule import NAP, Schedule, period_ms
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.times import instant, plain
 
 logger = logging.getLogger("binance_oi")
 
 LISTING_AGE = 300.0  # s for which a list of symbols is used again; about one is new a day
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
-
-REASONS: tuple[tuple[type[BinanceOIError], str], ...] = (
-    (BannedError, "banned"),
-    (RateLimitedError, "limited"),
-    (BudgetExhaustedError, "budget"),
-    (ForbiddenError, "forbidden"),
-    (UnknownSymbolError, "unknown"),
-    (SymbolNotTradingError, "not_trading"),
-)
 
 
 class Reader(Protocol):
@@ -85,11 +72,6 @@ class Reader(Protocol):
     ) -> Snapshot:
         """Open interest of many symbols."""
         ...
-
-
-def reason(error: BinanceOIError) -> str:
-    """The word for `error` in a gap."""
-    return next((word for kind, word in REASONS if isinstance(error, kind)), "outage")
 
 
 async def poll(
@@ -284,7 +266,7 @@ class _Market:
             return Gap(slot, slot, reason(first), str(first))
         return replace(
             snapshot,
-            slot=datetime.fromtimestamp(slot / 1000, UTC),
+            slot=instant(slot),
             unchanged=self._unchanged(snapshot),
         )
 
@@ -297,11 +279,11 @@ class _Market:
     def obstacle(self, begun: int) -> tuple[str, str]:
         """Why the sweep for `begun` is still under way."""
         usage = self._reader.usage
-        since = f"the sweep of {datetime.fromtimestamp(begun / 1000, UTC):%T} is under way"
+        since = f"the sweep of {instant(begun):%T} is under way"
         if usage.banned_until is not None:
-            return "banned", f"until {usage.banned_until:%F %T} UTC"
+            return "banned", f"until {plain(usage.banned_until)} UTC"
         if usage.held_until is not None:
-            return "limited", f"{since}; nothing is sent before {usage.held_until:%F %T} UTC"
+            return "limited", f"{since}; nothing is sent before {plain(usage.held_until)} UTC"
         return "overrun", since
 
 

@@ -21,7 +21,8 @@ from collections.abc import Callable
 
 from binance_oi.arguments import check_number
 from binance_oi.budget import steady_clock
-from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.market.gap import Gap
+from binance_oi.market.snapshot import Snapshot
 
 LATEST = 0.5  # share of the period by which a sweep may begin late
 LONGEST_PERIOD = 86_400.0 * 366  # s
@@ -42,18 +43,6 @@ def period_ms(every: float) -> int:
     if seconds > LONGEST_PERIOD:
         raise ValueError(f"every must be at most a year of {LONGEST_PERIOD:g} s: {seconds!r}")
     return round(seconds * 1000)
-
-
-def follows(gap: Gap, before: Gap, period: int) -> bool:
-    """Whether the two are one gap."""
-    return gap.reason == before.reason and gap.first == before.last + period
-
-
-def join(gaps: list[Gap], gap: Gap, period: int) -> None:
-    """Add `gap` to those before it, as the end of the last one when the two are one gap."""
-    if gaps and follows(gap, gaps[-1], period):
-        gap = gaps.pop()._replace(last=gap.last)
-    gaps.append(gap)
 
 
 def next_slot(clock: Callable[[], float], period: int) -> int:

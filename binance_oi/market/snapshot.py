@@ -6,38 +6,19 @@ The rule of this file: a value is never lost and never invented. What could not 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Context, Decimal
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.models import MarkPrice, OpenInterest
 from binance_oi.market import arrow
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import Batch, Row, row
+from binance_oi.times import unix_ms
 
 # Two numbers of 60 digits each have a product of 120: with these it is never rounded.
 _EXACTLY = Context(prec=120)
-
-
-class Gap(NamedTuple):
-    """Slots of a schedule that have no snapshot, one after the other, for one reason.
-
-    A gap is empty when the clock was set back: slots come a second time, and none is missing.
-    `first` is then where the schedule goes on, and `last` the slot before it.
-    """
-
-    first: int
-    """The first slot missed, Unix ms."""
-    last: int
-    """The last slot missed, Unix ms; the same as `first` when it is one."""
-    reason: str
-    """One word: see `binance_oi.market.polling`."""
-    detail: str = ""
-    """What is known beyond the reason, for people."""
-
-    def __str__(self) -> str:
-        ends = (self.first,) if self.last <= self.first else (self.first, self.last)
-        span = " to ".join(f"{datetime.fromtimestamp(ms / 1000, UTC):%F %T}" for ms in ends)
-        return f"{span} UTC: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
 class Columns(TypedDict):
@@ -48,7 +29,7 @@ class Columns(TypedDict):
     time: list[int]
 
 
-class Row(TypedDict):
+class Value(TypedDict):
     """One value of a snapshot."""
 
     symbol: str
@@ -115,10 +96,11 @@ class Snapshot(Mapping[str, OpenInterest]):
             if symbol in self.mark_prices
         }
 
-    def to_dicts(self) -> list[Row]:
+    def to_dicts(self) -> list[Value]:
         """One dictionary for each value."""
         return [
-            Row(symbol=v.symbol, open_interest=v.open_interest, time=v.time) for v in self.values()
+            Value(symbol=v.symbol, open_interest=v.open_interest, time=v.time)
+            for v in self.values()
         ]
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -130,18 +112,16 @@ class Snapshot(Mapping[str, OpenInterest]):
             ModuleNotFoundError: pyarrow is missing; it comes with the extra `parquet`.
             ValueError: A number has more than 20 digits before the point or 18 after it.
         """
-        return arrow.stream(lambda: [self._batch()], requested_schema)
+        return arrow.stream(lambda: [Batch.of(list(self.rows()))], requested_schema)
 
-    def _batch(self) -> arrow.Batch:
-        finished = int(self.finished.timestamp() * 1000)
-        marks = [self.mark_prices.get(symbol) for symbol in self]
-        return arrow.Batch(
-            symbol=list(self),
-            time=[v.time for v in self.values()],
-            open_interest=[f"{v.open_interest:f}" for v in self.values()],
-            received=[self.received_ms.get(symbol, finished) for symbol in self],
-            mark_price=[None if m is None else f"{m.mark_price:f}" for m in marks],
-        )
+    def rows(self) -> Iterator[Row]:
+        """The values as rows, in the order asked for.
+
+        One whose answer has no time of its own has the end of the sweep.
+        """
+        finished = unix_ms(self.finished)
+        for symbol, value in self.items():
+            yield row(value, self.received_ms.get(symbol, finished), self.mark_prices.get(symbol))
 
     def to_columns(self) -> Columns:
         """One list for each field, ready for a data frame."""

@@ -4,19 +4,19 @@ The rule of this file: a line is broken where nothing was recorded, so that a ga
 calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
 """
 
-import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import import_module
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from binance_oi.errors import RecordingError
-from binance_oi.exchange.models import check_symbols
-from binance_oi.recorder import Recording, Samples
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.extras import library
+from binance_oi.output.curve import curve, thinned
+from binance_oi.recorder import Recording
 from binance_oi.recorder.atomic import whole, writing
 
 SUFFIXES = (".svg", ".png")
@@ -27,7 +27,8 @@ CHINESE = (  # of the usual systems; symbols such as 币安人生USDT
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
     *("Microsoft YaHei", "SimHei"),
 )
-BREAK = 3  # times the median distance of two samples: farther apart, they are not joined
+
+_library = partial(library, extra="plot")
 
 
 def plot(
@@ -67,38 +68,6 @@ def plot(
         _draw(names, thin).savefig(file, format=path.suffix[1:].lower())
 
 
-def curve(samples: Samples) -> tuple[list[float], list[float]]:
-    """Unix seconds and values of one symbol, with a NaN in every place where nothing is."""
-    found = [(time / 1000, float(value)) for _, time, value, _, _ in samples.rows()]
-    steps = sorted(after[0] - before[0] for before, after in pairwise(found))
-    longest = BREAK * steps[len(steps) // 2] if steps else 0.0
-    times, values = list[float](), list[float]()
-    for time, value in found:
-        if times and time - times[-1] > longest:
-            times.append((times[-1] + time) / 2)
-            values.append(float("nan"))
-        times.append(time)
-        values.append(value)
-    return times, values
-
-
-def thinned(
-    times: list[float], values: list[float], columns: int
-) -> tuple[list[float], list[float]]:
-    """At most two points for each column of a chart, the lowest and the highest; NaN stays."""
-    if len(times) <= 2 * columns:
-        return times, values
-    kept: list[int] = []
-    size = math.ceil(len(times) / columns)
-    for begin in range(0, len(times), size):
-        part = range(begin, min(begin + size, len(times)))
-        holes = {i for i in part if math.isnan(values[i])}
-        known = [i for i in part if i not in holes]
-        ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
-        kept += sorted(ends | holes)
-    return [times[i] for i in kept], [values[i] for i in kept]
-
-
 def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) -> Any:
     figure_module, dates = _library("matplotlib.figure"), _library("matplotlib.dates")
     figure = figure_module.Figure(figsize=(SIZE[0], SIZE[1] * len(names)), layout="constrained")
@@ -125,12 +94,3 @@ def _families() -> list[str]:
     """matplotlib's own, and one with Chinese if the machine has it: matplotlib looks in turn."""
     known = set(_library("matplotlib.font_manager").get_font_names())
     return ["sans-serif", *[name for name in CHINESE if name in known][:1]]
-
-
-def _library(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            "this needs matplotlib: pip install 'binance-oi[plot]'", name="matplotlib"
-        ) from error

@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby, repeat
 from typing import NamedTuple
 
-from binance_oi.market.snapshot import Gap
+from binance_oi.market.gap import Gap
 
 WIDTH, HEIGHT = 960, 220  # of a chart, in its own units
 STRIP = 22  # height of the coverage

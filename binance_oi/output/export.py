@@ -13,14 +13,15 @@ change. A file that gains nothing is not written.
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from datetime import datetime
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market import arrow
+from binance_oi.market.rows import Batch, Row
 from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.atomic import (
     OvertakenError,
@@ -30,7 +31,8 @@ from binance_oi.recorder.atomic import (
     whole,
     writing,
 )
-from binance_oi.recorder.recording import BATCH, NUMBER, Row, unix_ms
+from binance_oi.recorder.recording import BATCH, NUMBER
+from binance_oi.times import instant, iso_ms, unix_ms
 
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
@@ -45,7 +47,7 @@ Line = Callable[[str, int, str, int, str | None], str]
 class Form(NamedTuple):
     """How rows become a file, and a file rows."""
 
-    write: Callable[[Iterable[arrow.Batch], BinaryIO], object]
+    write: Callable[[Iterable[Batch], BinaryIO], object]
     read: Callable[[Path], Iterator[Row]]
     """The rows in the order of the file; a RecordingError for what `write` did not write."""
     check: Callable[[Path], object] = lambda _: None
@@ -131,7 +133,7 @@ def _days(samples: Samples, directory: Path) -> Iterator[tuple[Samples, Path]]:
     while (span := rest.span()) is not None:
         day = span[0] // DAY_MS
         begin, end = day * DAY_MS, (day + 1) * DAY_MS
-        date = datetime.fromtimestamp(begin / 1000, UTC).date()
+        date = instant(begin).date()
         yield samples.between(begin, end), directory / f"date={date}" / DAY_FILE
         rest = samples.between(end, samples.until)  # to the next sample: empty days cost nothing
 
@@ -244,11 +246,11 @@ class Merged:
                 yield row
             last = key
 
-    def batches(self, tell: Progress) -> Iterator[arrow.Batch]:
+    def batches(self, tell: Progress) -> Iterator[Batch]:
         """The same by column; `tell` gets the number of rows of the recording in each batch."""
         rows, told = iter(self), 0
         while batch := list(islice(rows, BATCH)):
-            yield arrow.Batch.of(batch)
+            yield Batch.of(batch)
             tell(self.read - told)
             told = self.read
 
@@ -266,7 +268,7 @@ def _in_order(rows: Iterable[Row], path: Path) -> Iterator[Row]:
 
 
 def _csv_line(symbol: str, time: int, value: str, received: int, mark: str | None) -> str:
-    return f"{symbol},{iso(time)},{value},{iso(received)},{mark or ''}\n"
+    return f"{symbol},{iso_ms(time)},{value},{iso_ms(received)},{mark or ''}\n"
 
 
 def _csv_row(line: str) -> Row:
@@ -277,25 +279,14 @@ def _csv_row(line: str) -> Row:
 def _json_line(symbol: str, time: int, value: str, received: int, mark: str | None) -> str:
     price = "null" if mark is None else f'"{mark}"'
     return (
-        f'{{"symbol": {json.dumps(symbol, ensure_ascii=False)}, "time": "{iso(time)}", '
-        f'"open_interest": "{value}", "received": "{iso(received)}", "mark_price": {price}}}\n'
+        f'{{"symbol": {json.dumps(symbol, ensure_ascii=False)}, "time": "{iso_ms(time)}", '
+        f'"open_interest": "{value}", "received": "{iso_ms(received)}", "mark_price": {price}}}\n'
     )
 
 
 def _json_row(line: str) -> Row:
     symbol, time, value, received, mark = json.loads(line).values()
     return str(symbol), _ms(time), value, _ms(received), mark
-
-
-def iso(unix_ms: int) -> str:
-    """A time in Unix ms as ISO 8601 with a Z."""
-    minute, rest = divmod(unix_ms, 60_000)
-    return f"{_minute(minute)}:{rest // 1000:02d}.{rest % 1000:03d}Z"
-
-
-@lru_cache(maxsize=4096)  # two days: every symbol has the same minutes
-def _minute(number: int) -> str:
-    return datetime.fromtimestamp(number * 60, UTC).isoformat()[:16]
 
 
 def _ms(text: str) -> int:
@@ -305,7 +296,7 @@ def _ms(text: str) -> int:
 def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
     """A form of one line for each row."""
 
-    def write(batches: Iterable[arrow.Batch], file: BinaryIO) -> None:
+    def write(batches: Iterable[Batch], file: BinaryIO) -> None:
         file.write(header.encode())
         for batch in batches:
             file.write("".join(map(line, *batch)).encode())

@@ -8,17 +8,18 @@ show, lowest and highest values included.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 from pathlib import Path
 
 from binance_oi.errors import RecordingError, printable
-from binance_oi.market.snapshot import Gap
-from binance_oi.output.chart import curve, thinned
+from binance_oi.market.gap import Gap
+from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.recorder import Recording, Sample, Samples
 from binance_oi.recorder.atomic import whole, writing
-from binance_oi.recorder.recording import EVER, CountedGap, unix_ms
+from binance_oi.recorder.recording import EVER, CountedGap
+from binance_oi.times import instant, plain, unix_ms
 
 SUFFIXES = (".html", ".htm")
 MOVERS = 15  # lines in the table
@@ -178,7 +179,7 @@ def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
     tiles = "".join(
         f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
     )
-    span = f"{_time(unix_ms(coverage.first))} to {_time(unix_ms(coverage.last))} UTC"
+    span = f"{plain(coverage.first)} to {plain(coverage.last)} UTC"
     where = f"source: {escape(source or 'unknown')}"
     return f'<p class="quiet">{span}, every {coverage.period_s:g} s, {where}</p><dl>{tiles}</dl>'
 
@@ -192,7 +193,7 @@ def _coverage(coverage: Coverage) -> str:
         for reason, slots in reasons.items()
     )
     rows = [
-        (_time(gap.first), _time(max(gap.first, gap.last)), f"{slots:,}", gap.reason, gap.detail)
+        (_at(gap.first), _at(max(gap.first, gap.last)), f"{slots:,}", gap.reason, gap.detail)
         for gap, _, slots in coverage.gaps[-GAPS:]
     ]
     title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"
@@ -233,6 +234,10 @@ def _movers(recording: Recording, movers: Sequence[Mover]) -> str:
     return title + _table(head, rows, numbers=(1, 2, 3))
 
 
+def _at(unix_ms: int) -> str:
+    return plain(instant(unix_ms))
+
+
 def _cells(texts: Sequence[str]) -> Sequence[str]:
     return [escape(text) for text in texts]
 
@@ -258,7 +263,3 @@ def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
 def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
     # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
     return thinned(*curve(Samples(recording.path, (symbol,), *EVER)), points)
-
-
-def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms // 1000, UTC):%Y-%m-%d %H:%M:%S}"

@@ -8,9 +8,9 @@ oldest first, and its slot becomes a gap `storage` in its place. A gap is never 
 from collections import deque
 from dataclasses import dataclass, field
 
-from binance_oi.market.schedule import join
-from binance_oi.market.snapshot import Gap, Snapshot
-from binance_oi.recorder.recording import unix_ms
+from binance_oi.market.gap import Gap, join
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.times import unix_ms
 
 KEPT_FOR = 600.0  # s
 KEPT_BYTES = 64 * 1024 * 1024

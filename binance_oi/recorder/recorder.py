@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from binance_oi.errors import RecordingError
-from binance_oi.exchange.models import check_symbols
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.gap import Gap
 from binance_oi.market.polling import Reader, check, sweeps
 from binance_oi.market.schedule import STEP, next_slot, period_ms
-from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.pending import Pending, Unit
 from binance_oi.recorder.recording import check_source, has_side_name
 from binance_oi.recorder.store import (

@@ -13,7 +13,7 @@ import stat
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
 from pathlib import Path
@@ -21,11 +21,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi.errors import RecordingError
-from binance_oi.exchange.models import MAX_SYMBOL, check_symbols
+from binance_oi.exchange.symbols import MAX_SYMBOL, check_symbols
 from binance_oi.market import arrow
-from binance_oi.market.snapshot import Gap
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import Batch, Row
 from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
+from binance_oi.times import instant, unix_ms
 
 APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
 VERSION = 3
@@ -151,8 +153,6 @@ CHECKED = 1024  # rows whose values are checked together
 # The exchange's answers have no other numbers, and an export takes none.
 NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
-
-Row = arrow.Row
 
 
 class Sample(NamedTuple):
@@ -353,17 +353,6 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def unix_ms(moment: datetime) -> int:
-    """A moment as Unix ms.
-
-    Raises:
-        ValueError: It does not say its time zone.
-    """
-    if moment.tzinfo is None:
-        raise ValueError(f"{moment.isoformat()} does not say its time zone; use UTC")
-    return round(moment.timestamp() * 1000)
-
-
 class Samples:
     """Recorded samples of some symbols and a span, sorted by symbol and time.
 
@@ -409,13 +398,13 @@ class Samples:
             if rows:
                 yield rows
 
-    def batches(self) -> Iterator[arrow.Batch]:
+    def batches(self) -> Iterator[Batch]:
         """The same by column, some ten thousand rows at a time.
 
         Raises:
             RecordingError: The file cannot be read.
         """
-        return map(arrow.Batch.of, self._chunks(BATCH))
+        return map(Batch.of, self._chunks(BATCH))
 
     def between(self, since: int, until: int) -> Self:
         """The part of them from `since` until before `until` (Unix ms)."""
@@ -618,10 +607,7 @@ class Recording:
             " SELECT last FROM gaps WHERE symbol = '' AND last >= first) HAVING count(*) > 0"
         )
         for first, last in self._rows(query, (), int, int):
-            return (
-                datetime.fromtimestamp(first / 1000, UTC),
-                datetime.fromtimestamp(last / 1000, UTC),
-            )
+            return instant(first), instant(last)
         return None
 
     def sweeps(self) -> Iterator[Sweep]:

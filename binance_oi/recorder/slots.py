@@ -20,7 +20,7 @@ All functions write within the transaction of the caller.
 import sqlite3
 from collections.abc import Iterator
 
-from binance_oi.market.snapshot import Gap
+from binance_oi.market.gap import Gap
 
 # Slots of the schedule ?1, ?1 + ?3, ... ?2 between what is known, from one to the next. A long
 # recording has millions of sweeps: only the holes leave the database.

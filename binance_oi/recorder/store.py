@@ -21,8 +21,8 @@ except ImportError:  # not POSIX: SQLite keeps the file whole, and a second reco
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import RecordingError
-from binance_oi.market.polling import reason
-from binance_oi.market.snapshot import Gap, Snapshot
+from binance_oi.market.gap import Gap, reason
+from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.place import Place, name_of, remove_all, set_aside_foreign_log
@@ -38,9 +38,9 @@ from binance_oi.recorder.recording import (
     check_sides,
     check_version,
     read_source,
-    unix_ms,
 )
 from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
+from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 BUSY = 1.0  # s to wait for whoever else has the file locked
@@ -521,7 +521,7 @@ class Store:
         assert snapshot.slot is not None
         slot = unix_ms(snapshot.slot)
         before = self._connection.total_changes
-        by_time = sorted(_rows(snapshot), key=itemgetter(1))  # each at the end of `recent`
+        by_time = sorted(snapshot.rows(), key=itemgetter(1))  # each at the end of `recent`
         self._connection.executemany(_INSERT, by_time)
         new = self._connection.total_changes - before
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
@@ -632,16 +632,3 @@ def _changes(version: int) -> Iterator[str]:
     yield from MIGRATION if version else SCHEMA
     yield f"PRAGMA application_id = {APPLICATION_ID}"
     yield f"PRAGMA user_version = {VERSION}"
-
-
-def _rows(snapshot: Snapshot) -> Iterator[tuple[str, int, str, int, str | None]]:
-    finished = unix_ms(snapshot.finished)
-    for symbol, value in snapshot.items():  # those that did not move are there, and ignored
-        mark = snapshot.mark_prices.get(symbol)
-        yield (
-            symbol,
-            value.time,
-            f"{value.open_interest:f}",  # str() would write 1E-8
-            snapshot.received_ms.get(symbol, finished),
-            None if mark is None else f"{mark.mark_price:f}",
-        )

@@ -24,7 +24,7 @@ from pathlib import Path
 from timeit import repeat
 
 from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
-from binance_oi.exchange.models import decode_open_interest
+from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 

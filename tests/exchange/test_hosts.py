@@ -3,17 +3,17 @@
 import pytest
 
 from binance_oi import OpenInterestClient, ProcessBudget
-from binance_oi.exchange import hosts
+from binance_oi.exchange import routes
 from binance_oi.exchange.hosts import (
     PRODUCTION,
     TESTNET,
-    Endpoint,
     check_base_url,
     pool_key,
     source_name,
 )
+from binance_oi.exchange.routes import Endpoint
 
-ROUTES = [value for value in vars(hosts).values() if isinstance(value, Endpoint)]
+ROUTES = [value for value in vars(routes).values() if isinstance(value, Endpoint)]
 
 
 @pytest.mark.parametrize("endpoint", ROUTES)
@@ -23,8 +23,8 @@ def test_a_route_starts_where_a_base_url_ends_and_costs_something(endpoint: Endp
 
 
 def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
-    assert hosts.PREMIUM_INDEX.path == hosts.PREMIUM_INDEX_OF_ONE.path
-    assert (hosts.PREMIUM_INDEX.weight, hosts.PREMIUM_INDEX_OF_ONE.weight) == (10, 1)
+    assert routes.PREMIUM_INDEX.path == routes.PREMIUM_INDEX_OF_ONE.path
+    assert (routes.PREMIUM_INDEX.weight, routes.PREMIUM_INDEX_OF_ONE.weight) == (10, 1)
 
 
 @pytest.mark.parametrize(

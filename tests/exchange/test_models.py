@@ -28,21 +28,21 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
+from binance_oi.exchange.decoding import (
+    decode_exchange_info,
+    decode_mark_prices,
+    decode_open_interest,
+    decode_server_time,
+)
 from binance_oi.exchange.models import (
     ExchangeInfo,
     MarkPrice,
     OpenInterest,
     RateLimit,
     SymbolInfo,
-    ban_end_ms,
-    check_symbol,
-    decode_error,
-    decode_exchange_info,
-    decode_mark_prices,
-    decode_open_interest,
-    decode_server_time,
-    stated_limit,
 )
+from binance_oi.exchange.refusals import ban_end_ms, decode_error, stated_limit
+from binance_oi.exchange.symbols import check_symbol
 
 GOOD = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
 VALUE = OpenInterest("BTCUSDT", Decimal("96012.544"), 1790287793703)

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from binance_oi import BinanceOIError, OpenInterestClient, ProcessBudget, RetryPolicy
-from binance_oi.exchange.models import decode_exchange_info, decode_open_interest
+from binance_oi.exchange.decoding import decode_exchange_info, decode_open_interest
 from faults.exchange import BAD, Act, FaultExchange, Step
 from faults.rules import Clock, Fault
 from faults.table import GOOD, faults

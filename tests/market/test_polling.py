@@ -33,7 +33,8 @@ from binance_oi import (
     Usage,
 )
 from binance_oi.market import schedule
-from binance_oi.market.polling import poll, reason, sweeps
+from binance_oi.market.gap import reason
+from binance_oi.market.polling import poll, sweeps
 from binance_oi.market.schedule import Schedule
 from binance_oi.simulator import Bans, LocalExchange
 from support.virtual_clock import wall_time

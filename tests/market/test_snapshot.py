@@ -27,6 +27,7 @@ from binance_oi import (
     UnknownSymbolError,
 )
 from binance_oi.exchange.models import MarkPrice
+from binance_oi.market.rows import Batch
 from binance_oi.simulator import LocalExchange
 from support.raw_exchange import RawExchange, answer, open_interest
 from support.virtual_clock import wall_time
@@ -133,7 +134,7 @@ def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
         received_ms={"BTCUSDT": NOON_MS + 7},
         mark_prices={"SMALLUSDT": MarkPrice("SMALLUSDT", Decimal("1E-7"), NOON_MS)},
     )
-    batch = market._batch()
+    batch = Batch.of(list(market.rows()))
     assert batch.symbol == ["BTCUSDT", "SMALLUSDT"]
     assert batch.time == [NOON_MS - 2000, NOON_MS]
     assert batch.open_interest == ["96012.544", "0.00000001"]

@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given, strategies
 
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, RecordingError
-from binance_oi.output.export import CSV_HEADER, Merged, export, iso
+from binance_oi.market.rows import Batch, Row
+from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import BATCH, Row, Samples
+from binance_oi.recorder.recording import BATCH, Samples
 from binance_oi.recorder.store import Store
+from binance_oi.times import iso_ms
 from support.lanes import some, thorough
 from support.raw_exchange import RawExchange, answer
 from support.recorded import BEGIN, VALUES, sweep, write_recording
@@ -51,7 +53,7 @@ def recording(tmp_path: Path) -> Iterator[Recording]:
 
 def expected(recording: Recording) -> list[tuple[str, str, str, str, str | None]]:
     return [
-        (symbol, iso(time), value, iso(received), mark)
+        (symbol, iso_ms(time), value, iso_ms(received), mark)
         for symbol, time, value, received, mark in recording.samples().rows()
     ]
 
@@ -195,7 +197,7 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
 
 def test_a_number_that_no_decimal_can_hold_is_refused_and_not_rounded(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
-    from binance_oi.market.arrow import Batch, record_batch
+    from binance_oi.market.arrow import record_batch
 
     exact = Batch(["A"], [0], ["12345678901234567890.123456789012345678"], [0], [None])
     table = pa.Table.from_batches([record_batch(exact)])
@@ -249,7 +251,7 @@ def rows_of(file: Path) -> list[Found]:
 
 
 def at(moment: datetime) -> str:
-    return iso(round(moment.timestamp() * 1000))
+    return iso_ms(round(moment.timestamp() * 1000))
 
 
 def is_sorted(target: Path) -> bool:
@@ -380,7 +382,7 @@ def test_new_adds_days_that_are_missing_or_have_grown(tmp_path: Path) -> None:
 
 def rows_by_day(recording: Recording) -> list[Found]:
     found = [
-        (s.symbol, iso(s.time), s.open_interest, iso(s.received), s.mark_price)
+        (s.symbol, iso_ms(s.time), s.open_interest, iso_ms(s.received), s.mark_price)
         for s in recording.samples()
     ]
     return sorted(found, key=lambda row: (row[1][:10], *row[:2]))
@@ -584,7 +586,7 @@ def test_days_without_samples_cost_an_export_by_day_nothing(
     monkeypatch.setattr(Samples, "span", span)
     with Recording(file) as recording:
         assert export(recording, tmp_path / "days") == 9
-    days = [iso(early)[:10], "2026-11-23", "2026-11-24"]
+    days = [iso_ms(early)[:10], "2026-11-23", "2026-11-24"]
     assert sorted(day.name for day in (tmp_path / "days").iterdir()) == [f"date={d}" for d in days]
     assert len(asked) == len(days) + 1
 

@@ -15,7 +15,8 @@ import pytest
 
 from binance_oi import Gap, RecordingError
 from binance_oi.errors import printable
-from binance_oi.output.chart import curve, plot, thinned
+from binance_oi.output.chart import plot
+from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, path, strip, ticks
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recording

@@ -16,7 +16,8 @@ import pytest
 
 from binance_oi import RecordingError
 from binance_oi.cli import main
-from binance_oi.output.chart import curve, plot
+from binance_oi.output.chart import plot
+from binance_oi.output.curve import curve
 from binance_oi.output.export import export
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recorder, Recording

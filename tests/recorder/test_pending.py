@@ -11,7 +11,7 @@ import pytest
 from binance_oi import Gap, Snapshot
 from binance_oi.recorder import pending
 from binance_oi.recorder.pending import KEPT_FOR, Pending, Unit, size
-from binance_oi.recorder.recording import unix_ms
+from binance_oi.times import unix_ms
 from support.recorded import BEGIN, sweep
 
 PERIOD = 60_000

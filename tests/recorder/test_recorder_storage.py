@@ -19,7 +19,7 @@ import pytest
 from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.pending import KEPT_FOR
-from binance_oi.recorder.recording import unix_ms
+from binance_oi.times import unix_ms
 from support.lanes import thorough
 from support.patience import wait_briefly
 from support.recording_market import Market, tables

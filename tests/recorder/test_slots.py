@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from binance_oi import Gap
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import Store
+from binance_oi.times import unix_ms
 from support.lanes import some
 from support.recorded import BEGIN, sweep
 from support.version_2 import VERSION_2

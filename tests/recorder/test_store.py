@@ -17,8 +17,8 @@ import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
 from binance_oi.recorder import Recording, recording, store
-from binance_oi.recorder.recording import unix_ms
 from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.times import unix_ms
 from support.lanes import some
 from support.patience import wait_briefly
 from support.reading import reader_of, reading_the_past

@@ -19,7 +19,7 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.exchange.models import decode_error
+from binance_oi.exchange.refusals import decode_error
 from binance_oi.sending.retry import OVERLOADED, Retries, RetryPolicy
 
 RESET = TransportError("connection reset")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from binance_oi.errors import TransportError, TransportTimeoutError
-from binance_oi.exchange.models import MAX_SYMBOL
+from binance_oi.exchange.symbols import MAX_SYMBOL
 from binance_oi.sending import connections
 from binance_oi.sending.connections import USER_AGENT, Attempt
 from binance_oi.sending.governor import Permit
