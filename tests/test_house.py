@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
@@ -275,3 +276,13 @@ def test_the_library_is_silent_until_its_user_asks() -> None:
     command = [sys.executable, "-c", source]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "folder", ["budget", "exchange", "market", "output", "recorder", "sending"]
+)
+def test_a_folder_names_what_is_public_and_has_it(folder: str) -> None:
+    package = import_module(f"binance_oi.{folder}")
+    assert package.__all__
+    assert [name for name in package.__all__ if not hasattr(package, name)] == []
+    assert f"`binance_oi.{folder}`" in (ROOT / "README.md").read_text("utf-8")

@@ -3,18 +3,17 @@
 The rule of this file: all processes of a user find the same file, whatever their environment is.
 """
 
-import time
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.place import ADVICE, budget_directory
-from binance_oi.budget.pool import Clock, ProcessBudget, steady_clock
+from binance_oi.budget.pool import Options, ProcessBudget, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
 from binance_oi.budget.shared import SharedPool, Store, reason_to_doubt
 from binance_oi.budget.usage import Usage
-from binance_oi.exchange.routes import DEFAULT_LIMIT
 
 
 class MachineBudget(ProcessBudget):
@@ -34,24 +33,18 @@ class MachineBudget(ProcessBudget):
 
     Args:
         directory: Where the file is, instead of the place of this user id.
-        reserve: See `ProcessBudget`. Each process keeps its own reserve, on the common count.
-        share: See `ProcessBudget`; of all processes together.
-        limit: See `ProcessBudget`.
-        clock: Monotonic seconds, the same in every process.
-        wall: See `ProcessBudget`.
+        options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
+            `reserve`, on the common count; `share` is that of all processes together; `clock` is
+            the same in every process.
     """
 
     def __init__(
         self,
         *,
         directory: str | Path | None = None,
-        reserve: float = 0.01,
-        share: float = 1.0,
-        limit: int = DEFAULT_LIMIT,
-        clock: Clock = steady_clock,
-        wall: Clock = time.time,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(reserve=reserve, share=share, limit=limit, clock=clock, wall=wall)
+        super().__init__(**options)
         self._directory = None if directory is None else Path(directory)
 
     def close(self) -> None:

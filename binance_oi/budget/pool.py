@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from numbers import Integral
 from threading import get_ident
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
 
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import record
@@ -20,6 +20,7 @@ from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
 from binance_oi.exchange.limits import Limit
 from binance_oi.exchange.routes import DEFAULT_LIMIT
+from binance_oi.times import plain
 
 logger = logging.getLogger("binance_oi")
 
@@ -215,7 +216,10 @@ class ProcessPool:
 
     def __repr__(self) -> str:
         usage = self._between_changes(self._own).usage(self._clock())  # reads no file
-        return f"<{type(self).__name__} used={usage.used} of {usage.limit}>"
+        state = f"used={usage.used} of {usage.limit}, {usage.in_flight} in flight"
+        if usage.held_until is not None:
+            state += f", cooling down until {plain(usage.held_until)} UTC"
+        return f"<{type(self).__name__} {state}>"
 
     def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
@@ -383,6 +387,16 @@ def apply_refusal(
 
 def apply_limit(limit: int, bucket: Bucket) -> None:
     bucket.known.limit = limit
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `ProcessBudget`, for a budget that shares them."""
+
+    reserve: float
+    share: float
+    limit: int
+    clock: Clock
+    wall: Clock
 
 
 class ProcessBudget:

@@ -1,1 +1,14 @@
-"""Many symbols at one moment, and again and again."""
+"""Many symbols at one moment, and again and again.
+
+gap.py        slots without a snapshot, and why
+rows.py       one observation as a row
+arrow.py      rows as Arrow and Parquet
+snapshot.py   the market at one moment
+schedule.py   when it is the turn of a slot
+polling.py    snapshots on a schedule
+"""
+
+from binance_oi.market.gap import Gap
+from binance_oi.market.snapshot import Snapshot
+
+__all__ = ["Gap", "Snapshot"]

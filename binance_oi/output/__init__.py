@@ -1,1 +1,14 @@
-"""What a recording becomes: files of data, charts, a report."""
+"""What a recording becomes: files of data, charts, a page.
+
+export.py    Parquet, CSV and JSON Lines
+curve.py     samples as a line, broken where nothing was recorded
+chart.py     charts with matplotlib
+drawing.py   charts as SVG text
+report.py    one HTML page
+"""
+
+from binance_oi.output.chart import plot
+from binance_oi.output.export import export
+from binance_oi.output.report import write_report
+
+__all__ = ["export", "plot", "write_report"]

@@ -1,1 +1,14 @@
-"""One request on the wire, and what came back."""
+"""One request on the wire, and what came back.
+
+retry.py              when a request is sent again
+governor.py           the queue, the pacer and the gate
+deadline.py           the end of a request, with one timer for all
+kept_connections.py   how long a kept connection may be silent
+connections.py        connections of our own and of a caller's session
+transport.py          one GET, with its permit, its deadline and its errors
+shared_calls.py       calls for one thing at one time share one request
+"""
+
+from binance_oi.sending.retry import RetryPolicy
+
+__all__ = ["RetryPolicy"]

@@ -165,8 +165,21 @@ def test_its_repr_names_its_pools() -> None:
     take(budget.pool("a"), 7)
     budget.pool("b")
     assert repr(budget) == (
-        "<ProcessBudget a: <ProcessPool used=7 of 2400>, b: <ProcessPool used=0 of 2400>>"
+        "<ProcessBudget a: <ProcessPool used=7 of 2400, 7 in flight>,"
+        " b: <ProcessPool used=0 of 2400, 0 in flight>>"
     )
+
+
+def test_the_repr_of_a_pool_says_what_is_used_in_flight_and_cooling_down(clock: Time) -> None:
+    pool = ProcessBudget(clock=clock, wall=clock.wall).pool("a")
+    use(pool, clock, 3)
+    take(pool, 2)
+    assert repr(pool) == "<ProcessPool used=5 of 2400, 2 in flight>"
+    pool.hold(600.0)
+    until = pool.usage.held_until
+    assert until is not None
+    shown = f"{until:%Y-%m-%d %H:%M:%S} UTC"
+    assert repr(pool) == (f"<ProcessPool used=5 of 2400, 2 in flight, cooling down until {shown}>")
 
 
 @BOTH
@@ -174,8 +187,8 @@ def test_the_repr_of_a_shared_pool_reads_no_file(make: Make, clock: Time) -> Non
     pool, other = make(), make()
     use(pool, clock, 7)
     assert (repr(pool), repr(other)) == (
-        "<SharedPool used=7 of 100>",
-        "<SharedPool used=0 of 100>",
+        "<SharedPool used=7 of 100, 0 in flight>",
+        "<SharedPool used=0 of 100, 0 in flight>",
     )
     assert other.usage.used == 7
 

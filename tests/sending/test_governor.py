@@ -696,7 +696,8 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(stack.enter_async_context(full.reserve()))
         await until_waiting(full, 1)
-        assert repr(full) == "<Governor 0 in flight, 1 waiting, <ProcessPool used=100 of 100>>"
+        pool = "<ProcessPool used=100 of 100, 0 in flight>"
+        assert repr(full) == f"<Governor 0 in flight, 1 waiting, {pool}>"
         task.cancel()
         await asyncio.wait([task])
 
