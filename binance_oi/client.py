@@ -23,21 +23,20 @@ from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Budget, MachineBudget
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import (
-    BannedError,
     BinanceOIError,
     BudgetExhaustedError,
     ClientClosedError,
     DecodeError,
     RateLimitedError,
     Reason,
-    ServerError,
     SymbolNotTradingError,
     TransportError,
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.exchange import decoding, hosts, refusals, routes
+from binance_oi.exchange import decoding, hosts, routes
 from binance_oi.exchange.models import ExchangeInfo, MarkPrice, OpenInterest
+from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.snapshot import Snapshot
@@ -494,8 +493,12 @@ class OpenInterestClient:
             try:
                 answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
                 if answer.status != 200 or not answer.complete:
-                    raise self._refusal(answer)
-                value = route.decode(answer.body, symbol) if symbol else route.decode(answer.body)
+                    raise self._failure(answer, permit.refusal)
+                try:
+                    body = answer.body
+                    value = route.decode(body, symbol) if symbol else route.decode(body)
+                except RefusedError as found:
+                    raise self._refused(found.refusal) from found.__cause__
             except BinanceOIError as error:
                 if permit.refunded:  # it was never sent
                     terms.charged -= weight
@@ -546,8 +549,6 @@ class OpenInterestClient:
             raise ClientClosedError from error
         if isinstance(error, WrongSymbolError):
             self._transport.distrust_connections()
-        if isinstance(error, RateLimitedError | BannedError):
-            self._heed(error)
         if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
             again = attempt < self._policy.attempts and left > 0.0
             return 0.0 if again and not self._governor.pool.held_for(ban=True) else None
@@ -561,29 +562,21 @@ class OpenInterestClient:
                     await self._closing.wait()
             self._check_usable()
 
-    def _refusal(self, answer: Answer) -> BinanceOIError:
+    def _failure(self, answer: Answer, refusal: Refusal | None) -> BinanceOIError:
         """The error that an answer is."""
-        if answer.status == 200:
+        if refusal is None:  # the status is 200
             return DecodeError("the answer is longer than any real one, or has no end")
-        if 200 < answer.status < 300:
+        if answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        error = refusals.decode_error(answer.status, answer.body)
-        is_dropped = isinstance(answer, IdleTimeout) and isinstance(error, ServerError)
-        if is_dropped and error.code is None and self._policy.attempts > 1:
+        refusal = refusal.reading(answer.body)
+        is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER
+        if is_dropped and refusal.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
-        return error
+        return self._refused(refusal)
 
-    def _heed(self, error: RateLimitedError | BannedError) -> None:
-        """What a refusal's text says, beyond the headers that the permit was settled with."""
-        ban_end = refusals.ban_end_ms(error.message)
-        if ban_end is not None:  # under 429 as well: the text says more than the status
-            self._governor.banned_until(ban_end / 1000)
-        elif error.status not in (418, 429):  # a limit is a limit, also under another status
-            self._governor.pool.refused(0.0)
-        limit = refusals.stated_limit(error.message)
-        if limit is not None and limit < self._governor.pool.usage.limit:
-            self._governor.pool.set_limit(limit)
-        error.retry_at = self._governor.retry_at() or error.retry_at
+    def _refused(self, refusal: Refusal) -> BinanceOIError:
+        """Obey a refusal, and make its exception."""
+        return refusal.error(self._governor.heed(refusal) if refusal.is_hold else None)
 
     def _now(self) -> float:
         assert self._loop is not None

@@ -27,8 +27,8 @@ from binance_oi.exchange.models import (
 )
 from binance_oi.exchange.refusals import (
     MALFORMED,
-    code_and_text,
-    decode_error,
+    Refusal,
+    RefusedError,
     one_line,
     start_of,
 )
@@ -86,7 +86,7 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
     Raises:
         WrongSymbolError: It is for another symbol.
         DecodeError: It is not what the exchange documents.
-        ResponseError: It is an error, under status 200.
+        RefusedError: It is a refusal, under status 200.
     """
     wire = _decode(_open_interest, body)
     # Three fields and three colons: nothing comes twice. More of them have to be looked at, which
@@ -104,7 +104,7 @@ def decode_mark_prices(body: bytes) -> tuple[MarkPrice, ...]:
 
     Raises:
         DecodeError: It is not what the exchange documents.
-        ResponseError: It is an error, under status 200.
+        RefusedError: It is a refusal, under status 200.
     """
     wire = _decode(_mark_prices, body)
     rows = wire if isinstance(wire, list) else [wire]
@@ -121,7 +121,7 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
 
     Raises:
         DecodeError: It is not what the exchange documents.
-        ResponseError: It is an error, under status 200.
+        RefusedError: It is a refusal, under status 200.
     """
     wire = _decode(_exchange_info, body)
     for listed in wire.symbols:
@@ -173,7 +173,7 @@ def decode_server_time(body: bytes) -> int:
 
     Raises:
         DecodeError: It is not what the exchange documents.
-        ResponseError: It is an error, under status 200.
+        RefusedError: It is a refusal, under status 200.
     """
     return _decode(_server_time, body).server_time
 
@@ -182,11 +182,11 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except MALFORMED as error:
-        code, text = code_and_text(body)
-        if code is not None:
-            raise decode_error(200, body) from error
+        refusal = Refusal.of(200, {}, None).reading(body)
+        if refusal.code is not None:
+            raise RefusedError(refusal) from error
         why = printable(str(error), 100)
-        raise DecodeError(f"not the documented answer ({why}): {one_line(text)}") from error
+        raise DecodeError(f"not the documented answer ({why}): {refusal.message}") from error
 
 
 def _check_repeated(body: bytes) -> None:

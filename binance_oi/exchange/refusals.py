@@ -1,13 +1,17 @@
-"""What the exchange says when it refuses.
+"""What the exchange says when it refuses: one `Refusal`, and the exception for it.
 
-The rule of this file: no I/O, and nothing is believed. Whatever the bytes are, they become one
-exception of ours.
+The rule of this file: a refusal is learned once. The governor acts on it and the exception is made
+from it, so nobody reads the answer again. No I/O, no clock, and nothing is believed: whatever the
+bytes are, they become one refusal.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum, auto
 from typing import Annotated
 
 import msgspec
@@ -22,15 +26,19 @@ from binance_oi.errors import (
     UnknownSymbolError,
     printable,
 )
+from binance_oi.exchange.headers import retry_after
 from binance_oi.exchange.models import MAX_LIMIT
 
 MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
 MIN_STATED = 5  # weight per minute; what a text names below is more likely something else
 NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
-UNKNOWN_HOLD = timedelta(seconds=60)  # 429 that names no time: the minute turns
-UNKNOWN_BAN = timedelta(seconds=120)  # 418 that names no time: the shortest one [D] 2026-11
-
+FIREWALL = 403  # status
+FIREWALL_HOLD = 60.0  # s to keep away after it; the firewall forgets after about 5 minutes [D]
+MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
+MAX_BAN = 3 * 86_400.0  # s
+MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
+NO_TEXT = "(no text)"
 
 _BANNED = re.compile(  # ms of the years 2001 to 2286
     r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
@@ -40,7 +48,6 @@ _LIMIT = re.compile(  # of weight: texts about the limits of orders use the same
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,
 )
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # All that msgspec raises for bad bytes. Its own are not kinds of ValueError before 0.22; those that
 # say that a text is not UTF-8 are nothing else.
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -56,39 +63,128 @@ class _WireError(msgspec.Struct):
 _error = msgspec.json.Decoder(_WireError)
 
 
-def decode_error(status: int, body: bytes, retry_at: datetime | None = None) -> ResponseError:
-    """The exception for an answer that is an error. Never raises.
+class Kind(Enum):
+    """What a refusal means for whoever sends."""
 
-    A text that names the end of a ban means a ban, whatever the status says but 429, 451 and 5xx:
-    bans were seen under 403 too [O].
+    LIMITED = auto()
+    BANNED = auto()
+    FORBIDDEN = auto()
+    SERVER = auto()
+    UNKNOWN_SYMBOL = auto()
+    NOT_TRADING = auto()
+    OTHER = auto()
 
-    Args:
-        status: HTTP status; says more than the body, which a proxy may have written.
-        body: JSON of the exchange, or anything.
-        retry_at: When requests are sent again; None takes the time in the text, or else 60 s for
-            429 and 120 s for 418.
+
+ERRORS: Mapping[Kind, Callable[..., ResponseError]] = {
+    Kind.LIMITED: RateLimitedError,
+    Kind.BANNED: BannedError,
+    Kind.FORBIDDEN: ForbiddenError,
+    Kind.SERVER: ServerError,
+    Kind.UNKNOWN_SYMBOL: UnknownSymbolError,
+    Kind.NOT_TRADING: SymbolNotTradingError,
+    Kind.OTHER: ResponseError,
+}
+BY_CODE: Mapping[int | None, Kind] = {
+    TOO_MANY: Kind.LIMITED,
+    UNKNOWN: Kind.UNKNOWN_SYMBOL,
+    NOT_TRADING: Kind.NOT_TRADING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is no answer: learned once, from status, headers and text.
+
+    The headers come first and say how long to stay away: `of`. The text may come later or never,
+    and says more: `reading`.
     """
-    code, text = code_and_text(body)
-    message = _message(text)
-    ban_end = _instant(ban_end_ms(text))
+
+    status: int
+    kind: Kind
+    hold: float = 0.0
+    """Seconds from the answer on in which nothing may be sent, by status and headers; bounded."""
+    code: int | None = None
+    """The exchange's own code; None when the text was not its usual error, or did not come."""
+    message: str = NO_TEXT
+    """The exchange's text on one line, escaped and bounded."""
+    until: float | None = None
+    """The end of a ban that the text names, Unix s of the exchange's clock."""
+    limit: int | None = None
+    """The weight per minute that the text names."""
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], date: float | None) -> "Refusal":
+        """What a refusal says before its text.
+
+        Args:
+            status: HTTP status; says more than the text, which a proxy may have written.
+            headers: Of the answer.
+            date: Its `Date`, Unix s, which an HTTP date in `Retry-After` is compared with.
+        """
+        kind, hold = _kind(status, None, names_ban=False), 0.0
+        if kind is Kind.LIMITED:
+            after = retry_after(headers, date)
+            hold = after if after <= MAX_RETRY_AFTER else 0.0
+        elif kind is Kind.BANNED:
+            hold = max(MIN_BAN, min(retry_after(headers, date), MAX_BAN))
+        elif status == FIREWALL:
+            hold = FIREWALL_HOLD
+        return cls(status, kind, hold)
+
+    def reading(self, body: bytes) -> "Refusal":
+        """The same with what its text says. Never raises.
+
+        A text that names the end of a ban means a ban, whatever the status says but 429, 451 and
+        5xx: bans were seen under 403 too [O].
+
+        Args:
+            body: JSON of the exchange, or anything.
+        """
+        code, text = code_and_text(body)
+        end = ban_end_ms(text)
+        return replace(
+            self,
+            kind=_kind(self.status, code, names_ban=end is not None),
+            code=code,
+            message=_message(text),
+            until=None if end is None else end / 1000,
+            limit=stated_limit(text),
+        )
+
+    @property
+    def is_hold(self) -> bool:
+        """Whether nothing may be sent for a while: its exception has a `retry_at`."""
+        return self.kind in (Kind.LIMITED, Kind.BANNED)
+
+    def error(self, retry_at: datetime | None = None) -> ResponseError:
+        """The exception for it.
+
+        Args:
+            retry_at: Of one that `is_hold`: when requests are sent again, by this machine's clock.
+        """
+        more = () if retry_at is None else (retry_at,)
+        return ERRORS[self.kind](self.status, self.code, self.message, *more)
+
+
+class RefusedError(Exception):
+    """An answer of status 200 that is a refusal. It never leaves `sending`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal
+
+
+def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
+    """By the status, and then by the code."""
     if status == 429:
-        until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_HOLD
-        return RateLimitedError(status, code, message, until)
-    if status == 418 or (ban_end is not None and status != 451 and status < 500):
-        until = retry_at or ban_end or datetime.now(UTC) + UNKNOWN_BAN
-        return BannedError(status, code, message, until)
-    if status in (403, 451):
-        return ForbiddenError(status, code, message)
+        return Kind.LIMITED
+    if status == 418 or (names_ban and status != 451 and status < 500):
+        return Kind.BANNED
+    if status in (FIREWALL, 451):
+        return Kind.FORBIDDEN
     if status == 408 or status >= 500 or code in SERVER_SIDE:
-        return ServerError(status, code, message)
-    if code == TOO_MANY:
-        until = retry_at or datetime.now(UTC) + UNKNOWN_HOLD
-        return RateLimitedError(status, code, message, until)
-    if code == UNKNOWN:
-        return UnknownSymbolError(status, code, message)
-    if code == NOT_TRADING:
-        return SymbolNotTradingError(status, code, message)
-    return ResponseError(status, code, message)
+        return Kind.SERVER
+    return BY_CODE.get(code, Kind.OTHER)
 
 
 def ban_end_ms(text: str) -> int | None:
@@ -117,14 +213,10 @@ def start_of(body: bytes) -> str:
 
 
 def one_line(text: str) -> str:
-    return printable(" ".join(text.split())) or "(no text)"
+    return printable(" ".join(text.split())) or NO_TEXT
 
 
 def _message(text: str) -> str:
     """On one line; from the end of a ban on, when that comes too late in `text` to be shown."""
     message, ban = one_line(text), _BANNED.search(text)
     return message if ban is None or _BANNED.search(message) else one_line(text[ban.start() :])
-
-
-def _instant(unix_ms: int | None) -> datetime | None:
-    return None if unix_ms is None else _EPOCH + timedelta(milliseconds=unix_ms)

@@ -30,13 +30,10 @@ from binance_oi.errors import (
     printable,
 )
 from binance_oi.exchange import headers as read
+from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
 
 logger = logging.getLogger("binance_oi")
 
-MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
-MAX_BAN = 3 * 86_400.0  # s
-MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
-FIREWALL_HOLD = 60.0  # s to keep away after a 403; the firewall forgets after about 5 minutes [D]
 LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
 FEW = 100  # finished calls that may stay in the heap of deadlines
 SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
@@ -62,15 +59,23 @@ WHY = {
 """The text of a refusal, by what the call waited for; a `DEADLINE` is the client's own."""
 
 
+REFUSED = {
+    Kind.LIMITED: "the exchange's limit was reached (429)",
+    Kind.BANNED: "this IP address is banned (418)",
+    Kind.FORBIDDEN: "the exchange's firewall refused us (403)",
+}
+
+
 class Permit:
     """The right to send one request, now. Goes back exactly once."""
 
-    __slots__ = ("_governor", "_receipt", "late", "refunded")
+    __slots__ = ("_governor", "_receipt", "late", "refunded", "refusal")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded = False
         self.late = False  # refunded because its time to be sent was over
+        self.refusal: Refusal | None = None  # what the headers of the answer say, if they refuse
         self._receipt: Receipt | None = receipt
 
     def may_send(self) -> bool:
@@ -91,7 +96,7 @@ class Permit:
         """The answer's headers came; do this before anything else with it."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
-            self._governor.settle(receipt, status, headers)
+            self.refusal = self._governor.settle(receipt, status, headers)
 
     def refund(self) -> None:
         """It was never sent."""
@@ -300,32 +305,50 @@ class Governor:
 
     # -- what permits report -----------------------------------------------------------------
 
-    def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> None:
+    def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> Refusal | None:
+        """The headers of an answer came: book what they say, and obey them when they refuse."""
         used, date = read.used_weight(headers), read.date(headers)
-        if status == 429:
-            after = read.retry_after(headers, date)
-            after = after if after <= MAX_RETRY_AFTER else 0.0
-            self.pool.settle_refused(receipt, used, date, after, ban=False)
-            self._warn("the exchange's limit was reached (429)")
-        elif status == 418:
-            after = max(MIN_BAN, min(read.retry_after(headers, date), MAX_BAN))
-            self.pool.settle_refused(receipt, used, date, after, ban=True)
-            self._warn("this IP address is banned (418)")
-            self._raise_ban()
+        if status == 200:
+            self.pool.settle(receipt, used, date)
+            self._ring()
+            return None
+        refusal = Refusal.of(status, headers, date)
+        is_ban = refusal.kind is Kind.BANNED
+        if refusal.is_hold:
+            self.pool.settle_refused(receipt, used, date, refusal.hold, ban=is_ban)
         else:
             self.pool.settle(receipt, used, date)
-        if status == 403:
-            self.pool.hold(FIREWALL_HOLD)
-            self._warn("the exchange's firewall refused us (403)")
+            if refusal.hold:
+                self.pool.hold(refusal.hold)
+        if refusal.hold or refusal.is_hold:
+            self._warn(REFUSED[refusal.kind])
+        if is_ban:
+            self._raise_ban()
         self._ring()
+        return refusal
 
-    def banned_until(self, until: float) -> None:
-        """The exchange named the end of a ban, in Unix s.
+    def heed(self, refusal: Refusal) -> datetime:
+        """Obey what the text of a refusal says beyond its headers; it is one that `is_hold`.
+
+        Returns:
+            When requests are sent again, by this machine's clock.
+        """
+        if refusal.until is not None:  # under 429 as well: the text says more than the status
+            self.obey_ban(refusal.until)
+        elif refusal.status not in (418, 429):  # a limit is a limit, also under another status
+            self.pool.refused(0.0)
+        if refusal.limit is not None and refusal.limit < self.pool.usage.limit:
+            self.pool.set_limit(refusal.limit)
+        left = self.pool.held_for(ban=True) or self.pool.held_for() or refusal.hold
+        return _in(left)
+
+    def obey_ban(self, until: float) -> None:
+        """Send nothing before the end of a ban that the exchange named, Unix s.
 
         An end that is over by our clock is wrong, or our clock is; the ban is not over.
         """
-        now = self.pool.usage.resets_at.timestamp()
-        self.pool.hold_until(min(until, now + MAX_BAN), ban=True)
+        turn = self.pool.usage.resets_at.timestamp()
+        self.pool.hold_until(min(until, turn + MAX_BAN), ban=True)
         if not self.pool.held_for(ban=True):
             self.pool.hold(MIN_BAN, ban=True)
         self._warn("this IP address is banned")
@@ -450,11 +473,6 @@ class Governor:
         """Calls behind the first one that the pacer and the connections let pass with it."""
         free = min(self._paced, self.max_in_flight - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
-
-    def retry_at(self) -> datetime | None:
-        """When the ban, or else the cooldown, is over by our clock; None: there is none."""
-        left = self.pool.held_for(ban=True) or self.pool.held_for()
-        return _in(left) if left else None
 
     def _raise_ban(self) -> bool:
         """Every waiter learns of a ban, if there is one."""

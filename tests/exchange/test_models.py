@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from answers import made, recorded
 from binance_oi.errors import (
@@ -41,7 +42,15 @@ from binance_oi.exchange.models import (
     RateLimit,
     SymbolInfo,
 )
-from binance_oi.exchange.refusals import ban_end_ms, decode_error, stated_limit
+from binance_oi.exchange.refusals import (
+    MAX_BAN,
+    MAX_RETRY_AFTER,
+    MIN_BAN,
+    Refusal,
+    RefusedError,
+    ban_end_ms,
+    stated_limit,
+)
 from binance_oi.exchange.symbols import check_symbol
 
 GOOD = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
@@ -374,7 +383,7 @@ NOT_ANSWERS = {
 
 @every_decoder
 @pytest.mark.parametrize("body", NOT_ANSWERS.values(), ids=NOT_ANSWERS.keys())
-def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) -> None:
+def test_what_is_not_an_answer_is_a_error_of(decode: Decode, body: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode(body)
     assert str(caught.value).isprintable()
@@ -397,10 +406,11 @@ def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) ->
 def test_an_error_under_status_200_is_that_error(
     decode: Decode, body: bytes, kind: type[ResponseError]
 ) -> None:
-    with pytest.raises(ResponseError) as caught:
+    with pytest.raises(RefusedError) as caught:
         decode(body)
-    assert type(caught.value) is kind
-    assert caught.value.status == 200
+    refusal = caught.value.refusal
+    assert type(refusal.error(UNTIL if refusal.is_hold else None)) is kind
+    assert refusal.status == 200
 
 
 def test_a_decode_error_shows_what_came_in_one_short_line() -> None:
@@ -466,7 +476,7 @@ def test_mark_prices_come_as_a_list_or_one_alone() -> None:
         (b'"markPrice"', b'"price"'),
     ],
 )
-def test_one_bad_mark_price_is_a_decode_error(good: bytes, bad: bytes) -> None:
+def test_one_bad_mark_price_is_a_error_of(good: bytes, bad: bytes) -> None:
     with pytest.raises(DecodeError):
         decode_mark_prices(b"[" + MARK + b"," + MARK.replace(good, bad) + b"]")
 
@@ -606,7 +616,7 @@ def test_the_limit_is_that_of_weight_in_a_minute_when_it_is_sane(
         [BTC | {"onboardDate": "yesterday"}],
     ],
 )
-def test_a_listing_of_another_shape_is_a_decode_error(symbols: object) -> None:
+def test_a_listing_of_another_shape_is_a_error_of(symbols: object) -> None:
     said = r"^not the documented answer \(.+\): |^not a name of a symbol: "
     with pytest.raises(DecodeError, match=said) as caught:
         decode_exchange_info(listing(symbols))
@@ -740,6 +750,12 @@ def test_a_new_kind_of_name_does_not_hide_the_market() -> None:
 UNTIL = datetime(2026, 11, 23, 23, 45, tzinfo=UTC)
 
 
+def error_of(status: int, body: bytes) -> ResponseError:
+    """The exception for an answer that is an error."""
+    refusal = Refusal.of(status, {}, None).reading(body)
+    return refusal.error(UNTIL if refusal.is_hold else None)
+
+
 @pytest.mark.parametrize(
     "status, body, kind",
     [
@@ -791,7 +807,7 @@ UNTIL = datetime(2026, 11, 23, 23, 45, tzinfo=UTC)
 def test_the_status_and_then_the_code_choose_the_error(
     status: int, body: bytes, kind: type[ResponseError]
 ) -> None:
-    error = decode_error(status, body)
+    error = error_of(status, body)
     assert type(error) is kind
     assert error.status == status
 
@@ -823,7 +839,7 @@ def test_the_status_and_then_the_code_choose_the_error(
 def test_code_and_message_are_the_exchanges_or_the_start_of_the_body(
     body: bytes, code: int | None, message: str
 ) -> None:
-    error = decode_error(400, body)
+    error = error_of(400, body)
     assert (error.code, error.message) == (code, message)
 
 
@@ -834,7 +850,7 @@ def test_code_and_message_are_the_exchanges_or_the_start_of_the_body(
 )
 @pytest.mark.parametrize("status", [200, 400, 403, 418, 429, 500])
 def test_an_endless_or_deep_error_is_short(status: int, body: bytes) -> None:
-    assert len(decode_error(status, body).message) <= 200
+    assert len(error_of(status, body).message) <= 200
 
 
 @given(
@@ -845,48 +861,56 @@ def test_an_endless_or_deep_error_is_short(status: int, body: bytes) -> None:
         st.text().map(lambda text: f"{text} banned until {BAN_END}{text}".encode()),
     ),
 )
-def test_decode_error_never_raises(status: int, body: bytes) -> None:
-    error = decode_error(status, body)
+def test_no_refusal_is_too_odd_for_an_exception(status: int, body: bytes) -> None:
+    error = error_of(status, body)
     assert error.status == status
     assert str(error).isprintable()
     if isinstance(error, RateLimitedError | BannedError):
         assert error.retry_at.tzinfo is UTC
 
 
-@pytest.mark.parametrize("status, kind", [(429, RateLimitedError), (418, BannedError)])
-def test_the_time_to_come_back_is_what_the_caller_knows_or_what_the_text_says(
-    status: int, kind: type[RateLimitedError | BannedError]
-) -> None:
-    body = error_body(-1003, BAN_TEXT)
-    for retry_at, expected in ((UNTIL, UNTIL), (None, BANNED_UNTIL)):
-        error = decode_error(status, body, retry_at)
-        assert isinstance(error, kind)
-        assert error.retry_at == expected
+@pytest.mark.parametrize("status", [400, 403, 418, 429])
+def test_a_text_tells_the_end_of_a_ban_and_the_limit(status: int) -> None:
+    refusal = Refusal.of(status, {}, None)
+    assert (refusal.until, refusal.limit) == (None, None)
+    banned = refusal.reading(error_body(-1003, BAN_TEXT))
+    assert (banned.until, banned.limit) == (BANNED_UNTIL.timestamp(), None)
+    limited = refusal.reading(error_body(-1003, LIMIT_TEXT))
+    assert (limited.until, limited.limit) == (None, 2400)
+    assert banned.hold == limited.hold == refusal.hold  # the text never shortens it
 
 
+@pytest.mark.parametrize("name", ["Retry-After", "retry-after"])
 @pytest.mark.parametrize(
-    "status, body, seconds",
+    "status, after, hold",
     [
-        (429, error_body(-1003, LIMIT_TEXT), 60),
-        (429, b"", 60),
-        (200, error_body(-1003, LIMIT_TEXT), 60),
-        (418, b"", 120),
-        (418, error_body(-1003, "IP banned until 99999999999999999999"), 120),
+        (418, None, MIN_BAN),
+        (418, 0, MIN_BAN),
+        (418, 121, 121.0),
+        (418, 900_000, MAX_BAN),
+        (429, None, 0.0),
+        (429, 7, 7.0),
+        (429, 3600, MAX_RETRY_AFTER),
+        (429, 3601, 0.0),
+        (403, 7, 60.0),
+        (451, 7, 0.0),
+        (503, 7, 0.0),
+        (400, 7, 0.0),
     ],
 )
-def test_without_any_time_it_is_the_shortest_there_is(
-    status: int, body: bytes, seconds: int
+def test_status_and_headers_say_how_long_nothing_is_sent(
+    status: int, after: int | None, hold: float, name: str
 ) -> None:
-    before = datetime.now(UTC)
-    error = decode_error(status, body)
-    after = datetime.now(UTC)
+    headers = CIMultiDict({} if after is None else {name: str(after)})
+    assert Refusal.of(status, headers, None).hold == hold
+
+
+@pytest.mark.parametrize("status, body", [(418, b""), (429, b""), (400, error_body(-1003, ""))])
+def test_a_refusal_that_ends_by_itself_takes_the_time_that_the_governor_knows(
+    status: int, body: bytes
+) -> None:
+    error = error_of(status, body)
     assert isinstance(error, RateLimitedError | BannedError)
-    assert before <= error.retry_at - timedelta(seconds=seconds) <= after
-
-
-def test_a_code_for_too_many_requests_takes_the_time_that_the_caller_knows() -> None:
-    error = decode_error(400, error_body(-1003, LIMIT_TEXT), UNTIL)
-    assert isinstance(error, RateLimitedError)
     assert error.retry_at == UNTIL
 
 
@@ -1023,7 +1047,7 @@ def test_every_recorded_mark_price_is_decoded(path: Path) -> None:
     ],
 )
 def test_every_recorded_page_of_the_firewall_is_forbidden(path: Path) -> None:
-    error = decode_error(403, path.read_bytes())
+    error = error_of(403, path.read_bytes())
     assert type(error) is ForbiddenError
     assert error.code is None
     assert error.message.startswith("<!DOCTYPE HTML")
@@ -1066,7 +1090,7 @@ def test_every_recorded_error_becomes_the_right_exception(path: Path) -> None:
         said = json.loads(cast(str, line["body"])) if "body" in line else None
         body = cast(str, line.get("body", line.get("msg"))).encode()
         for status in statuses(line["http"]):
-            error = decode_error(status, body)
+            error = error_of(status, body)
             by_code = KIND_OF_CODE.get(said["code"] if said else 0, ResponseError)
             kind = line.get("error", KIND_OF_STATUS.get(status, by_code).__name__)
             assert type(error).__name__ == kind, line

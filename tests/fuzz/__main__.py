@@ -14,13 +14,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from binance_oi import BinanceOIError, OpenInterestClient, ProcessBudget, RetryPolicy
 from binance_oi.exchange.decoding import decode_exchange_info, decode_open_interest
+from binance_oi.exchange.refusals import RefusedError
 from faults.exchange import BAD, Act, FaultExchange, Step
 from faults.rules import Clock, Fault
 from faults.table import GOOD, faults
 
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 BODY = GOOD.partition(b"\r\n\r\n")[2]
 LISTING = json.dumps({"symbols": [{"symbol": BAD, "status": "TRADING"}], "rateLimits": []}).encode()
 WORDS = (
@@ -67,14 +70,21 @@ def through_the_decoder(number: int, seed: int) -> Counter[str]:
             assert value.symbol == BAD, body
             assert value.open_interest.is_finite(), body
             outcomes["value"] += 1
-        except BinanceOIError as error:
+        except (BinanceOIError, RefusedError) as error:
             outcomes[type(error).__name__] += 1
-            _check_text(error)
+            _check_text(_shown(error))
         try:
             decode_exchange_info(body)
-        except BinanceOIError as error:
+        except (BinanceOIError, RefusedError) as error:
             outcomes[f"listing: {type(error).__name__}"] += 1
     return outcomes
+
+
+def _shown(error: BinanceOIError | RefusedError) -> BinanceOIError:
+    """What the caller of a client gets."""
+    if not isinstance(error, RefusedError):
+        return error
+    return error.refusal.error(NOON if error.refusal.is_hold else None)
 
 
 async def over_the_wire(number: int, seed: int) -> Counter[str]:

@@ -37,11 +37,9 @@ from binance_oi.errors import (
     Reason,
 )
 from binance_oi.exchange.limits import Limit
+from binance_oi.exchange.refusals import FIREWALL_HOLD, MAX_BAN, MIN_BAN
 from binance_oi.sending.governor import (
     FEW,
-    FIREWALL_HOLD,
-    MAX_BAN,
-    MIN_BAN,
     NAP,
     SLICE,
     Governor,
@@ -646,7 +644,7 @@ async def test_during_a_ban_every_later_call_is_told_at_once(max_wait: float | N
 async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
     governor = await known()
     await refuse(governor, 418)
-    governor.banned_until(wall_time() + 1000)
+    governor.obey_ban(wall_time() + 1000)
     await asyncio.sleep(990)
     with pytest.raises(BannedError):
         await governor.admit()
@@ -657,7 +655,7 @@ async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
 @pytest.mark.parametrize("ago", [0.0, 1.0, 1000.0, 3.2e7, 1.7e9])
 async def test_a_ban_whose_named_end_is_over_by_our_clock_is_a_ban_all_the_same(ago: float) -> None:
     governor = await known()
-    governor.banned_until(wall_time() - 2.0 - ago)
+    governor.obey_ban(wall_time() - 2.0 - ago)
     await asyncio.sleep(MIN_BAN - 1)
     with pytest.raises(BannedError):
         await governor.admit()
@@ -667,7 +665,7 @@ async def test_a_ban_whose_named_end_is_over_by_our_clock_is_a_ban_all_the_same(
 
 async def test_a_ban_of_more_than_three_days_is_not_believed() -> None:
     governor = await known()
-    governor.banned_until(wall_time() + 1e9)
+    governor.obey_ban(wall_time() + 1e9)
     until = governor.pool.usage.banned_until
     assert until is not None
     assert until.timestamp() <= wall_time() + MAX_BAN + 120
@@ -1049,7 +1047,7 @@ async def test_a_ban_that_another_client_learns_of_ends_every_wait_at_once(full:
     await until_waiting(second, 1)
     await asyncio.sleep(0)
     began = asyncio.get_running_loop().time()
-    full.banned_until(wall_time() + 600.0)
+    full.obey_ban(wall_time() + 600.0)
     with pytest.raises(BannedError):
         await call
     assert asyncio.get_running_loop().time() - began < NAP / 2

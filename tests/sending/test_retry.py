@@ -1,6 +1,7 @@
 """What is sent again, after how long, and how much an outage may cost."""
 
 from dataclasses import fields
+from datetime import UTC, datetime
 
 import pytest
 
@@ -19,10 +20,10 @@ from binance_oi.errors import (
     UnknownSymbolError,
     WrongSymbolError,
 )
-from binance_oi.exchange.refusals import decode_error
 from binance_oi.sending.retry import OVERLOADED, Retries, RetryPolicy
 
 RESET = TransportError("connection reset")
+LATER = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NO_END = 1e9  # s that the call has left
 NAN = float("nan")
 NUMBERS = [field.name for field in fields(RetryPolicy) if field.name != "attempts"]
@@ -70,8 +71,8 @@ def test_waits_are_spread_evenly_down_to_nothing() -> None:
         ResponseError(400, -1102, "Mandatory parameter 'symbol' was not sent."),
         ForbiddenError(403, None, "<html>"),
         ForbiddenError(451, 0, "restricted"),
-        decode_error(418, b""),
-        decode_error(429, b""),
+        BannedError(418, None, "", LATER),
+        RateLimitedError(429, None, "", LATER),
         DecodeError("not the documented answer"),
         WrongSymbolError("asked for BTCUSDT, answered for ETHUSDT"),
     ],
@@ -163,5 +164,3 @@ def test_a_policy_cannot_be_changed_and_equal_ones_are_equal() -> None:
     with pytest.raises(AttributeError):
         policy.attempts = 5  # type: ignore[misc]
     assert policy == RetryPolicy(attempts=2) != RetryPolicy()
-    assert isinstance(decode_error(418, b""), BannedError)
-    assert isinstance(decode_error(429, b""), RateLimitedError)

@@ -57,7 +57,10 @@ def test_the_same_tree_gives_the_same_traces(capsys: pytest.CaptureFixture[str])
 
 
 PACKAGE = Path(binance_oi.__file__).parent
-DECIDING = "sending.governor", *(f"budget.{file.stem}" for file in PACKAGE.glob("budget/*.py"))
+DECIDING = (
+    *("sending.governor", "exchange.refusals"),
+    *(f"budget.{file.stem}" for file in PACKAGE.glob("budget/*.py")),
+)
 BOUND = "a bound of what a record of another process may hold; a sound record is within it"
 LAYOUT = "where a record is in the file, how much of one fits, or for how long it stays"
 REAL = "it counts tries on the real clock, or between threads, which no script can repeat"
@@ -98,6 +101,9 @@ UNNOTICED = {
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
     "budget.pool_file._LAST": LAYOUT,
+    "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
+    "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
+    "exchange.refusals.FIREWALL": "a status",
     "sending.governor.FAR": "no wait is so long",
     "sending.governor.FEW": "when finished calls are cleared away: it decides nothing",
     "sending.governor.SLICE": "how many calls end in one step of the loop: none is sent",

@@ -340,7 +340,7 @@ class _Process:
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
             if answer.status == 418:  # its text names the end
-                self._governor.banned_until(answer.until)
+                self._governor.obey_ban(answer.until)
 
     def _arrive(
         self,
