@@ -27,10 +27,10 @@ DECISION = (
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "shared", "machine")),
-    *("sending/governor", "sending/kept_connections", "sending/connections", "sending/transport"),
-    *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "symbols")),
-    *("errors", "arguments", "client"),
-    *("market/schedule", "recorder/slots", "recorder/pending"),
+    *(f"sending/{name}" for name in ("governor", "sender", "transport", "connections")),
+    *("sending/kept_connections", "market/schedule", "recorder/slots", "recorder/pending"),
+    *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
+    *("exchange/symbols", "errors", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (

@@ -70,3 +70,14 @@ def as_float(name: str, value: object) -> float:
         return float(value)
     except OverflowError:  # an int of more than 308 digits
         return -math.inf if value < 0 else math.inf
+
+
+def check_type(name: str, value: object, kind: type, *others: None) -> None:
+    """See that `value` is of that type, or one of `others`.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(value, kind) and value not in others:
+        wanted = " or ".join([kind.__name__, *map(str, others)])
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")

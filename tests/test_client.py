@@ -505,7 +505,7 @@ async def test_a_request_that_is_too_late_costs_nothing_and_its_connection_is_ke
         assert len(exchange.requests) == requests + 1
         assert exchange.connections == connections + 1
         assert (client.usage.charged, client.usage.in_flight) == (1, 0)
-        assert client._retries.left == ONCE.budget
+        assert client._sender._retries.left == ONCE.budget
         await asyncio.sleep(60.0)
         assert client.usage.used == 0
         assert charged == requests

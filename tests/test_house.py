@@ -35,7 +35,8 @@ THIRD_PARTY = {
     "msgspec": {"budget", "cli", "exchange", "simulator"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
-    "yarl": {"sending/connections", "sending/transport"},  # aiohttp's own type for URLs
+    # aiohttp's own type for URLs
+    "yarl": {"sending/connections", "sending/sender", "sending/transport"},
 }
 FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
 TOP_LEVEL = {

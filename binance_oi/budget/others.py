@@ -14,8 +14,9 @@ from itertools import pairwise
 
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, SIGMA, SLOT
+from binance_oi.exchange.limits import WEIGHT
 
-MINUTE = 60.0  # s
+MINUTE = float(WEIGHT.seconds)
 
 
 @dataclass(slots=True)

@@ -18,8 +18,7 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
-from binance_oi.exchange.limits import Limit
-from binance_oi.exchange.routes import DEFAULT_LIMIT
+from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.times import plain
 
 logger = logging.getLogger("binance_oi")
@@ -424,7 +423,7 @@ class ProcessBudget:
         *,
         reserve: float = 0.01,
         share: float = 1.0,
-        limit: int = DEFAULT_LIMIT,
+        limit: int = WEIGHT.most,
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:

@@ -10,8 +10,9 @@ which minute it is (`attribution`).
 from dataclasses import dataclass
 
 from binance_oi.budget.tuning import DRIFT, EDGE
+from binance_oi.exchange.limits import WEIGHT
 
-MINUTE = 60  # s
+MINUTE = WEIGHT.seconds
 WIDEST = 120.0  # s: a request that took two minutes tells no more
 AHEAD = 1.0  # s by which another processor's reading of our clock may be ahead of this one's
 MOST_CONTRADICTIONS = 10**9

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from binance_oi.exchange.limits import WEIGHT
+
 MAX_DIGITS = 9
+_USED_WEIGHT = WEIGHT.header
 # The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 is a clock that was
 # never set, a default or a joke: no minute of the exchange can be found by it, and near the ends
 # of the calendar an instant has no name.
@@ -30,7 +33,7 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
 
     Source: [D, O] every fapi answer carries it; `/futures/data` does not, and some send -1.
     """
-    return _number(headers.get("X-MBX-USED-WEIGHT-1M"))
+    return _number(headers.get(_USED_WEIGHT))
 
 
 def date(headers: Mapping[str, str]) -> float | None:

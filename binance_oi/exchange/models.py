@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from binance_oi.exchange.limits import Limit
+from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.exchange.symbols import MAX_SYMBOL
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
@@ -20,7 +20,7 @@ MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a
 MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # what limits our requests [D] 2026-11
-_MINUTE = (60, False)  # s, and weight
+_MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
 _INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; the hour not
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SYMBOL)]
@@ -63,7 +63,7 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def is_sane(self) -> bool:
         """Whether there is such a span, and requests and not too many of them fit into it."""
-        minutes = max(1.0, (self.seconds or 0) / 60)
+        minutes = max(1.0, (self.seconds or 0) / WEIGHT.seconds)
         return self.seconds is not None and 1 <= self.limit <= MAX_LIMIT * minutes
 
 

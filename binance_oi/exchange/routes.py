@@ -1,24 +1,73 @@
-"""Routes of the exchange, and what a request to each costs.
+"""Routes of the exchange: path, weight, limit, and how to read the answer.
 
 The rule of this file: a fact stands beside its source. Marks: [D] documented by the exchange,
 [O] observed live, with the month.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Generic, TypeVar
 
-DEFAULT_LIMIT = 2400  # weight per minute and IP [D] 2026-11; exchangeInfo tells the real one
+from binance_oi.exchange.decoding import (
+    decode_exchange_info,
+    decode_mark_prices,
+    decode_open_interest,
+    decode_server_time,
+)
+from binance_oi.exchange.limits import WEIGHT, Limit
+from binance_oi.exchange.models import ExchangeInfo, MarkPrice, OpenInterest
+
+T = TypeVar("T")
+
+MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
+MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
 
 
-class Endpoint(NamedTuple):
-    """A route and what one request to it costs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Route(Generic[T]):
+    """What can be asked. Two of them are never equal."""
 
     path: str
     weight: int
+    """Of one request, in units of `limit`."""
+    decode: Callable[..., T]
+    """The value of a body; takes the parameters of `Request.subject` after it."""
+    max_bytes: int = MAX_ANSWER
+    """A body that is longer, decoded, is no answer."""
+    limit: Limit = WEIGHT
+    """What a request draws on."""
 
 
-OPEN_INTEREST = Endpoint("/fapi/v1/openInterest", 1)  # [D] 2026-11, measured 1 [O 2026-10]
-EXCHANGE_INFO = Endpoint("/fapi/v1/exchangeInfo", 1)  # [D] 2026-11; ignores ?symbol= [O 2026-10]
-SERVER_TIME = Endpoint("/fapi/v1/time", 1)  # [D] 2026-11
-PING = Endpoint("/fapi/v1/ping", 1)  # [D] 2026-11
-PREMIUM_INDEX = Endpoint("/fapi/v1/premiumIndex", 10)  # [D] 2026-11; of every symbol
-PREMIUM_INDEX_OF_ONE = Endpoint("/fapi/v1/premiumIndex", 1)  # [D] 2026-11; with ?symbol=
+@dataclass(frozen=True, slots=True, eq=False)
+class Request(Generic[T]):
+    """One question. It may be asked any number of times, so whoever asks again keeps it."""
+
+    route: Route[T]
+    params: Mapping[str, str] = field(default_factory=dict[str, str])
+    subject: tuple[str, ...] = ()
+    """What the answer must be about: another caller's answer may come instead."""
+
+
+OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]
+    "/fapi/v1/openInterest", 1, decode_open_interest
+)
+EXCHANGE_INFO = Route(  # [D] 2026-11; ignores ?symbol= [O 2026-10]
+    "/fapi/v1/exchangeInfo", 1, decode_exchange_info, MAX_LISTING
+)
+SERVER_TIME = Route("/fapi/v1/time", 1, decode_server_time)  # [D] 2026-11
+PREMIUM_INDEX = Route(  # [D] 2026-11; of every symbol
+    "/fapi/v1/premiumIndex", 10, decode_mark_prices, MAX_LISTING
+)
+PREMIUM_INDEX_OF_ONE = Route(  # [D] 2026-11; with ?symbol=
+    "/fapi/v1/premiumIndex", 1, decode_mark_prices
+)
+
+LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
+MARK_PRICES: Request[tuple[MarkPrice, ...]] = Request(PREMIUM_INDEX)
+
+
+@lru_cache(maxsize=4096)  # a symbol is asked for again and again
+def open_interest(symbol: str) -> Request[OpenInterest]:
+    """The question for one symbol, which `check_symbol` has seen."""
+    return Request(OPEN_INTEREST, {"symbol": symbol}, (symbol,))

@@ -5,6 +5,8 @@ rows.py       one observation as a row
 arrow.py      rows as Arrow and Parquet
 snapshot.py   the market at one moment
 schedule.py   when it is the turn of a slot
+listing.py    the list of symbols, and its age
+sweep.py      one pass over many symbols
 polling.py    snapshots on a schedule
 """
 

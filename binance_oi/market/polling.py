@@ -36,17 +36,18 @@ from binance_oi.errors import (
     ClientClosedError,
     InvalidSymbolError,
 )
+from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.routes import PREMIUM_INDEX
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap, join, reason
+from binance_oi.market.listing import LISTING_AGE
 from binance_oi.market.schedule import NAP, Schedule, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import instant, plain
 
 logger = logging.getLogger("binance_oi")
 
-LISTING_AGE = 300.0  # s for which a list of symbols is used again; about one is new a day
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
 
@@ -237,13 +238,14 @@ class _Market:
         """
         usage = self._reader.usage
         weight = count + (PREMIUM_INDEX.weight if self._notional else 0)
-        listing = 60.0 / max(LISTING_AGE, self._every)
+        rate = weight * WEIGHT.seconds / self._every
+        listing = WEIGHT.seconds / max(LISTING_AGE, self._every)
         budget = int(min(usage.limit - usage.reserve, usage.share, usage.sustained))
-        if weight * 60.0 / self._every <= budget - listing:
+        if rate <= budget - listing:
             return ""
-        slower = math.ceil(weight * 60.0 / (budget - listing)) if budget > listing else 0
+        slower = math.ceil(weight * WEIGHT.seconds / (budget - listing)) if budget > listing else 0
         return (
-            f"{count} symbols every {self._every:g} s take {weight * 60.0 / self._every:.0f} weight"
+            f"{count} symbols every {self._every:g} s take {rate:.0f} weight"
             f" a minute, and the budget is {budget} (limit {usage.limit}, reserve {usage.reserve},"
             f" share {usage.share}); "
             + (f"every {slower} s is possible" if slower else "that is too little for any")

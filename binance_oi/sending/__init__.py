@@ -6,6 +6,7 @@ deadline.py           the end of a request, with one timer for all
 kept_connections.py   how long a kept connection may be silent
 connections.py        connections of our own and of a caller's session
 transport.py          one GET, with its permit, its deadline and its errors
+sender.py             the send loop: every request goes through it
 shared_calls.py       calls for one thing at one time share one request
 """
 

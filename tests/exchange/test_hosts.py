@@ -11,15 +11,15 @@ from binance_oi.exchange.hosts import (
     pool_key,
     source_name,
 )
-from binance_oi.exchange.routes import Endpoint
+from binance_oi.exchange.routes import Route
 
-ROUTES = [value for value in vars(routes).values() if isinstance(value, Endpoint)]
+ROUTES = [value for value in vars(routes).values() if isinstance(value, Route)]
 
 
-@pytest.mark.parametrize("endpoint", ROUTES)
-def test_a_route_starts_where_a_base_url_ends_and_costs_something(endpoint: Endpoint) -> None:
-    assert endpoint.path.startswith("/fapi/v1/")
-    assert endpoint.weight >= 1
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_starts_where_a_base_url_ends_and_costs_something(route: Route[object]) -> None:
+    assert route.path.startswith("/fapi/v1/")
+    assert route.weight >= 1
 
 
 def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:

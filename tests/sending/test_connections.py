@@ -90,7 +90,7 @@ async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next(
         RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
         Sender() as ours,
     ):
-        url = ready_url(exchange.url, PATH, "")
+        url = ready_url(exchange.url, PATH, {})
         await ours.transport.open_connections(url, 4, busy=0)
         assert exchange.connections == 0  # nobody has been there yet
         first = asyncio.create_task(ours.get(exchange.url))
@@ -105,7 +105,7 @@ async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next(
 
 async def test_connections_that_are_not_trusted_are_replaced_before_they_are_needed() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
-        url = ready_url(exchange.url, PATH, "")
+        url = ready_url(exchange.url, PATH, {})
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(4)))
         assert exchange.connections == 4
         ours.transport.distrust_connections()
@@ -121,7 +121,7 @@ async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() 
         await exchange.received(1)
         assert exchange._server is not None
         exchange._server.close()
-        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 4, busy=1)
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, {}), 4, busy=1)
         assert exchange.connections == 1
         first.cancel()
 
@@ -129,7 +129,7 @@ async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() 
 async def test_through_a_proxy_no_connections_are_opened_for_later() -> None:
     async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
         await ours.get("http://exchange.invalid")
-        url = ready_url("http://exchange.invalid", PATH, "")
+        url = ready_url("http://exchange.invalid", PATH, {})
         await ours.transport.open_connections(url, 4, busy=0)
         assert proxy.connections == 1
 
@@ -139,7 +139,7 @@ async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_fo
     async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
-        await ours.transport.open_connections(ready_url(exchange.url, PATH, ""), 2, busy=1)
+        await ours.transport.open_connections(ready_url(exchange.url, PATH, {}), 2, busy=1)
         await asyncio.sleep(0.1)
         exchange.write(open_interest("ETHUSDT"))  # on both
         await first
@@ -297,7 +297,7 @@ async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
 
             def get(symbol: str, timeout: float) -> asyncio.Task[Answer]:
                 permit = cast(Permit, Record())
-                target = ready_url(url, PATH, symbol)
+                target = ready_url(url, PATH, {"symbol": symbol})
                 return asyncio.create_task(transport.get(target, permit, 1000, timeout))
 
             first = get("BTCUSDT" if ending == "silent" else LONG, 60.0)
@@ -326,7 +326,7 @@ async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
 async def call(transport: Transport, url: str) -> Answer:
     """One call, with a body of 1000 bytes at the most."""
     permit = cast(Permit, Record())
-    return await transport.get(ready_url(url, PATH, "BTCUSDT"), permit, 1000, 60.0)
+    return await transport.get(ready_url(url, PATH, {"symbol": "BTCUSDT"}), permit, 1000, 60.0)
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our session", "a session of the caller"])

@@ -127,7 +127,7 @@ async def test_no_symbol_fails_however_all_kept_connections_died(
             sent = await sweep(client, exchange, 600)
             assert sent == 600 + (kept if how in UNSEEN else 0)
             assert now() - began < (4.0 if how is Forgets.SILENTLY else 2.0)
-        assert client._retries.left == client._policy.budget
+        assert client._sender._retries.left == client._sender._policy.budget
 
 
 @sessions
@@ -189,7 +189,7 @@ async def test_a_kept_connection_that_ends_within_its_answer_costs_one_more_requ
             assert kept == 100
             await asyncio.sleep(1.5)  # the pacer's second is over
             assert await sweep(client, exchange, 200) == 200 + kept
-        assert client._retries.left == client._policy.budget
+        assert client._sender._retries.left == client._sender._policy.budget
 
 
 @ours_first
@@ -206,7 +206,7 @@ async def test_an_exchange_that_ends_every_answer_is_an_outage_and_draws_retries
         with pytest.raises((TransportError, ServerError)) as caught:
             await client.get_open_interest("BTCUSDT")
         assert exchange.requests[2:] == [(n, "BTCUSDT") for n in (1, 2, 3)]
-        assert client._retries.left == client._policy.budget - 1.0
+        assert client._sender._retries.left == client._sender._policy.budget - 1.0
         assert "RawResponseMessage" not in str(caught.value)
         assert client.usage.charged == len(exchange.requests)
 
@@ -237,7 +237,10 @@ async def test_a_408_with_a_code_is_an_answer_of_the_exchange_and_no_dropped_con
         await keep(client, exchange, 1)
         exchange.part, exchange.dead[1] = answer(408, text), Forgets.PART
         await client.get_open_interest("BTCUSDT")
-        assert client._retries.left == client._policy.budget - 1.0 + client._policy.earned
+        assert (
+            client._sender._retries.left
+            == client._sender._policy.budget - 1.0 + client._sender._policy.earned
+        )
 
 
 async def test_no_connection_that_was_answered_408_is_used_again() -> None:
@@ -292,7 +295,7 @@ async def test_a_connection_that_only_the_caller_has_used_counts_as_kept(how: Fo
         async with client_of(exchange, session=theirs) as client:
             await client.get_open_interest("BTCUSDT")
             assert client.usage.charged == exchange.symbols["BTCUSDT"] == 2
-            assert client._retries.left == client._policy.budget
+            assert client._sender._retries.left == client._sender._policy.budget
 
 
 async def test_a_connection_that_was_opened_for_later_counts_as_kept() -> None:
@@ -333,7 +336,7 @@ async def test_it_is_the_same_over_tls_and_through_a_proxy(
                 assert kept == 5
                 await asyncio.sleep(0.1)
                 assert await sweep(client, exchange, 5) == 5 + (kept if how in UNSEEN else 0)
-            assert client._retries.left == client._policy.budget
+            assert client._sender._retries.left == client._sender._policy.budget
 
 
 # -- a slow exchange -----------------------------------------------------------------------------

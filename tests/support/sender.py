@@ -43,7 +43,7 @@ class Sender:
     async def get(self, base_url: str, *, max_bytes: int = 65_536, timeout: float = 10.0) -> Answer:
         permit = Record()
         self.permits.append(permit)
-        url = ready_url(base_url, PATH, "BTCUSDT")
+        url = ready_url(base_url, PATH, {"symbol": "BTCUSDT"})
         return await self.transport.get(url, cast(Permit, permit), max_bytes, timeout)
 
     @property
