@@ -7,7 +7,7 @@ ended.
 
 import os
 
-current = object()
+current: object = object()
 """This process; whoever keeps it and finds another one here was made before a fork."""
 
 

@@ -50,7 +50,7 @@ class Bucket:
     )
 
     def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
-        self.known = known
+        self.known: Known = known
         self._reserve_given, self._share_given = reserve, share
         self._forecast = Forecast()
         self._limit = 0

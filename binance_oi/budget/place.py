@@ -14,7 +14,7 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 VARIABLE = "BINANCE_OI_BUDGET_DIR"
 # In this order. /dev/shm: in memory, so that no write waits for a disk, and a service with

@@ -21,7 +21,7 @@ from binance_oi.budget.usage import Receipt, Usage, Wait
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.times import plain
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 Clock = Callable[[], float]
 Change = Callable[[Bucket], object]
@@ -208,9 +208,10 @@ class ProcessPool:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
-        self.begun = self.ended = 0  # changes, see `changing`
-        self.changer = 0  # the thread that made the last one
-        self.has_news = False  # since listeners were called
+        self.begun: int = 0  # changes, see `changing`
+        self.ended: int = 0
+        self.changer: int = 0  # the thread that made the last one
+        self.has_news: bool = False  # since listeners were called
         self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # and their threads
 
     def __repr__(self) -> str:

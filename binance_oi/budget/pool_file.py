@@ -32,7 +32,7 @@ from binance_oi.exchange.models import MAX_SPAN
 if sys.platform != "win32":
     import fcntl
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 FORMAT = 7  # changes with what is in a record: versions never read each other
 FILE_NAME = f"budget-{FORMAT}"
@@ -69,7 +69,7 @@ class PoolFile:
     room = ROOM
 
     def __init__(self, directory: Path, pool: str) -> None:
-        self.path = directory / FILE_NAME
+        self.path: Path = directory / FILE_NAME
         self.pool = pool
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1

@@ -7,6 +7,7 @@ in it that an exchange can have asked for still is.
 """
 
 import math
+from collections.abc import Callable
 from itertools import accumulate
 from operator import attrgetter
 
@@ -46,7 +47,7 @@ class Record(msgspec.Struct, array_like=True):
     state: Known
 
 
-encode = msgspec.msgpack.Encoder().encode
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 _decode_state = msgspec.msgpack.Decoder(Known).decode
 

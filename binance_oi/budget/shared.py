@@ -30,7 +30,7 @@ from binance_oi.budget.pool import (
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 LOT = 8  # weight charged in advance
 LEASE = 0.02  # s for which it may be sent; FLIGHT allows for far more
@@ -180,6 +180,8 @@ class SharedPool(ProcessPool):
             It raises `OSError` when there is none.
         advice: What a user can do when there is none.
     """
+
+    has_news: bool  # see `ProcessPool`
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none: the terminal is cl
 
 _BEFORE_AT = re.compile(r"\S*@")
 
-app = App(
+app: App = App(
     name=PROGRAM,
     version=lambda: f"{PROGRAM} {version(PROGRAM)}",
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",

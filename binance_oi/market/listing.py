@@ -10,7 +10,7 @@ from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.routes import LISTING
 from binance_oi.sending.sender import Sender, Terms
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 LISTING_AGE = 300.0  # s for which a list of symbols is used again; about one is new a day
 

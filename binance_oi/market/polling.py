@@ -46,7 +46,7 @@ from binance_oi.market.schedule import NAP, Schedule, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import instant, plain
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAD = 5.0  # s before a slot at which that is done
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep

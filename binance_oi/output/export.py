@@ -216,9 +216,9 @@ class Merged:
 
     def __init__(self, kept: Iterable[Row], found: Iterable[Row]) -> None:
         self._kept, self._found = kept, found
-        self.read = 0
+        self.read: int = 0
         """How many rows of the recording were read so far."""
-        self.added = 0
+        self.added: int = 0
         """How many of them the file lacks."""
 
     def __iter__(self) -> Iterator[Row]:

@@ -25,7 +25,7 @@ from binance_oi.recorder.recording import beside
 
 INDEX_HEADER = 96  # bytes, of both copies
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Place:

@@ -42,7 +42,7 @@ WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
 
 T = TypeVar("T")
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ class Recorder:
         on_sweep: Callable[[Snapshot], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._period = period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)

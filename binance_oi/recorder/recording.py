@@ -464,7 +464,7 @@ class Recording:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._connection = open_to_read(self.path)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -83,10 +83,10 @@ class Guard(asyncio.BufferedProtocol):
         self._handler = handler
         self._kept = kept
         self.line = line
-        self.left = ENVELOPE  # bytes
-        self.refusal = 0  # the status that began an answer, if it was one
-        self.unused = False  # opened for a request that was too late, and kept for the next
-        self.ended = False  # by the other side
+        self.left: int = ENVELOPE  # bytes
+        self.refusal: int = 0  # the status that began an answer, if it was one
+        self.unused: bool = False  # opened for a request that was too late, and kept for the next
+        self.ended: bool = False  # by the other side
         self._buffer = memoryview(bytearray(PIECE))
         self._tail = b""
         self._transport: asyncio.Transport | None = None  # to which the request was written
@@ -271,7 +271,9 @@ class Response:
         self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader
     ) -> None:
         self._connection = connection
-        self.status, self.headers, self.content = message.code, message.headers, content
+        self.status: int = message.code
+        self.headers: Mapping[str, str] = message.headers
+        self.content: aiohttp.StreamReader = content
         content.on_eof(connection.release)
 
     def close(self) -> None:

@@ -17,8 +17,8 @@ class Deadline:
     __slots__ = ("_cancelling", "expired", "task", "when")
 
     def __init__(self, when: float, task: asyncio.Task[object]) -> None:
-        self.when = when
-        self.expired = False
+        self.when: float = when
+        self.expired: bool = False
         self.task: asyncio.Task[object] | None = task
         self._cancelling = task.cancelling()
 

@@ -32,7 +32,7 @@ from binance_oi.errors import (
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
 FEW = 100  # finished calls that may stay in the heap of deadlines
@@ -73,8 +73,8 @@ class Permit:
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
-        self.refunded = False
-        self.late = False  # refunded because its time to be sent was over
+        self.refunded: bool = False
+        self.late: bool = False  # refunded because its time to be sent was over
         self.refusal: Refusal | None = None  # what the headers of the answer say, if they refuse
         self._receipt: Receipt | None = receipt
 
@@ -173,9 +173,9 @@ class Governor:
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
         pace = check_number("pace", pace, above=0.0)
         self._pace = pace
-        self.max_in_flight = check_count("max_in_flight", max_in_flight)
+        self.max_in_flight: int = check_count("max_in_flight", max_in_flight)
         self.pool = pool
-        self.in_flight = 0
+        self.in_flight: int = 0
         self._pacer = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), FAR))
         self._lot = max(1, int(pace / LOTS))
         self._lot_every = min(self._lot / pace, FAR)  # s

@@ -68,10 +68,10 @@ class KeptConnections:
     """
 
     def __init__(self, *, replace: bool = True, longest: float = math.inf) -> None:
-        self.patience = PATIENCE
+        self.patience: float = PATIENCE
         self._longest = max(PATIENCE, longest) if replace else math.inf
         self._is_slow = False  # some of the last answers began after more than `PATIENCE`
-        self.are_usable = True
+        self.are_usable: bool = True
         """Whether none of the last answers began after more than the longest patience. Otherwise
         silence tells nothing in time, and a request needs a new connection."""
         self._replace = replace

@@ -74,7 +74,7 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = fork.current
         self._closing = asyncio.Event()  # for those who sleep
-        self.is_closed = False
+        self.is_closed: bool = False
 
     # -- whose it is, and its end ----------------------------------------------------------------
 

@@ -143,7 +143,7 @@ class Exchange:
     ) -> None:
         self.counter = counter
         self.answers: Counter[int] = Counter()
-        self.universe = Universe()
+        self.universe: Universe = Universe()
         self._now = now
         self._seed = seed
         self._latency = latency

@@ -103,8 +103,8 @@ class WeightCounter:
         count_refused: bool = True,
     ) -> None:
         self.limit = limit
-        self.bans = bans or Bans()
-        self.banned_until = 0.0
+        self.bans: Bans = bans or Bans()
+        self.banned_until: float = 0.0
         self._start = start
         self._others = others
         self._count_refused = count_refused

@@ -69,11 +69,11 @@ class LocalExchange:
         headers: Headers | None = None,
         changes: Iterable[Change | tuple[float, str, str]] = (),
     ) -> None:
-        self.url = ""
+        self.url: str = ""
         self._clock = clock
         self._clock_offset = clock_offset
         self._port = port
-        self.counter = WeightCounter(
+        self.counter: WeightCounter = WeightCounter(
             limit,
             start=self.now(),
             used=used,
