@@ -1,6 +1,9 @@
 """Recording for weeks, and reading what was recorded.
 
-recording.py   the file, and reading it: schema, versions, samples, sweeps, gaps
+schema.py      the tables, the versions, and what makes one of another
+sides.py       the files beside it
+recording.py   reading it: samples, sweeps, gaps
+lock.py        one recorder for each recording
 slots.py       what is known of a slot, also when slots come a second time
 store.py       writing it: one transaction for each sweep
 place.py       where an open file is by now, and the files that SQLite keeps beside it

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
+from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.place import set_aside_foreign_log
-from binance_oi.recorder.recording import check_sides, open_to_read, reading
-from binance_oi.recorder.store import RecorderLock
+from binance_oi.recorder.recording import open_to_read
+from binance_oi.recorder.schema import reading
+from binance_oi.recorder.sides import check_sides
 
 PAGES = 16_384  # in one step, 16 MiB: after each one a signal is heard
 HEARD = 100_000  # steps of SQLite's machine between two looks for a signal while a copy is checked

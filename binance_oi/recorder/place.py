@@ -21,7 +21,7 @@ from binance_oi.recorder.log import (
     size_of,
 )
 from binance_oi.recorder.readers import somebody_reads_the_past
-from binance_oi.recorder.recording import beside
+from binance_oi.recorder.sides import beside
 
 INDEX_HEADER = 96  # bytes, of both copies
 

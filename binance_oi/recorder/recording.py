@@ -9,10 +9,8 @@ at (the type of a value, the text of a number) is checked here.
 import os
 import re
 import sqlite3
-import stat
-import unicodedata
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -25,79 +23,23 @@ from binance_oi.exchange.symbols import MAX_SYMBOL, check_symbols
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import Batch, Row
-from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG, SIDES, check_place
+from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG, check_place
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
+from binance_oi.recorder.schema import (
+    COLUMNS,
+    EVERY_SYMBOL,
+    NOT_SETTLED,
+    check_version,
+    read_source,
+    reading,
+)
+from binance_oi.recorder.sides import SIDE_FILES, beside, check_sides, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
 
-APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
-VERSION = 3
-READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
 BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
 READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
-SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
-EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
 
-# Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
-# written there, it would change a page for each symbol: twenty times what is new. So a sweep goes
-# to the end of `recent`, and sixty of them together to their places in `settled`; a sample is in
-# one of the two, and whoever reads `samples` need not know in which.
-PAGE_SIZE = 1024  # of which `settled` changes at least one for each symbol
-_COLUMNS = """
-    symbol TEXT NOT NULL,
-    time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
-    open_interest TEXT NOT NULL,  -- in units of the base asset, as the exchange wrote it
-    received INTEGER NOT NULL,    -- when the answer came, Unix ms
-    mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
-"""
-
-# Nobody writes an observation to both tables; where one is in both, `settled` has it.
-_NOT_SETTLED = (
-    "NOT EXISTS (SELECT 1 FROM settled"
-    " WHERE settled.symbol = recent.symbol AND settled.time = recent.time)"
-)
-_VIEW = (
-    "CREATE VIEW samples AS SELECT * FROM settled"
-    f" UNION ALL SELECT * FROM recent WHERE {_NOT_SETTLED}"
-)
-_ABOUT = """
-CREATE TABLE about (
-    name TEXT PRIMARY KEY,        -- 'source': what `source_name` calls the exchange
-    value TEXT NOT NULL
-) STRICT, WITHOUT ROWID
-"""
-
-SCHEMA = (
-    f"CREATE TABLE settled ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
-    f"CREATE TABLE recent ({_COLUMNS}    PRIMARY KEY (time, symbol)\n) STRICT, WITHOUT ROWID",
-    _VIEW,
-    _ABOUT,
-    """
-CREATE TABLE sweeps (
-    slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
-    period INTEGER NOT NULL,      -- from slot to slot, ms
-    started INTEGER NOT NULL,     -- Unix ms
-    finished INTEGER NOT NULL,    -- Unix ms
-    asked INTEGER NOT NULL,       -- symbols
-    read INTEGER NOT NULL,        -- values; the others are in gaps
-    new INTEGER NOT NULL,         -- values that were not there yet: rows of samples
-    weight INTEGER NOT NULL
-) STRICT
-""",
-    """
-CREATE TABLE gaps (
-    symbol TEXT NOT NULL,         -- '': the whole sweep
-    first INTEGER NOT NULL,       -- slots from the first to the last one missed, Unix ms
-    last INTEGER NOT NULL,
-    period INTEGER NOT NULL,      -- from slot to slot, ms
-    reason TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    PRIMARY KEY (symbol, first)
-) STRICT, WITHOUT ROWID
-""",
-)
-# What makes this version of the one before: no row of it is touched.
-MIGRATION = ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT)
 
 # SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
 _SYMBOLS = """
@@ -114,7 +56,7 @@ UNION SELECT symbol FROM recent ORDER BY symbol
 _SAMPLES = " UNION ALL ".join(
     f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
     f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
-    for table, condition in (("settled", "TRUE"), ("recent", _NOT_SETTLED))
+    for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
 )
 _BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
 # One by one: a query with both min and max, or over both tables, reads all the rows between.
@@ -143,7 +85,7 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
 ELSE 0 END AS slots FROM part ORDER BY first
 """
 
-_SORTED = f"CREATE TEMP TABLE recent ({_COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
+_SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
 EVER = 0, 1 << 62  # Unix ms
 # Unix ms: the years 1 to 9999, which a `datetime` can be.
@@ -202,44 +144,6 @@ class CountedGap(NamedTuple):
     """Slots without a sweep; 0 of an empty gap. A slot of two gaps counts in the first one."""
 
 
-def check_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The version of the recording in the file; 0 when the file is empty.
-
-    Raises:
-        RecordingError: It is not ours, or of another version.
-    """
-    try:
-        connection.execute("BEGIN")  # of one moment: it may just be made by somebody
-        (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.OperationalError as error:
-        raise RecordingError(f"{path} cannot be opened: {error}") from error
-    except sqlite3.DatabaseError as error:
-        foreign = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
-        what = "is not a recording" if foreign else "cannot be read"
-        raise RecordingError(f"{path} {what}: {error}") from error
-    finally:
-        connection.rollback()
-    if not objects and not application:
-        return 0
-    if application != APPLICATION_ID:
-        raise RecordingError(f"{path} is a database, and not a recording of ours")
-    if version not in READABLE:
-        known = " and ".join(map(str, READABLE))
-        raise RecordingError(f"{path} has version {version}; this program knows {known}")
-    return int(version)
-
-
-@contextmanager
-def reading(path: Path) -> Generator[None]:
-    """Raise what SQLite says of a file as an error of ours that names the file."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise RecordingError(f"{path} cannot be read: {error}") from error
-
-
 def _damaged(path: Path, what: str) -> RecordingError:
     return RecordingError(f"{path} is damaged: {what}")
 
@@ -287,15 +191,6 @@ def _is_name(symbol: str) -> bool:
     return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
 
 
-def read_source(connection: sqlite3.Connection) -> str | None:
-    """Which exchange the recording is of; None when it does not say, as before version 3."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < VERSION:
-        return None
-    row = connection.execute("SELECT value FROM about WHERE name = 'source'").fetchone()
-    return None if row is None else str(row[0])
-
-
 def check_source(path: Path, source: str | None) -> None:
     """See that what is recorded into `path` comes from where the rest of it came from.
 
@@ -311,46 +206,6 @@ def check_source(path: Path, source: str | None) -> None:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
-
-
-def check_sides(path: Path) -> None:
-    """See that SQLite finds files beside a recording, or nothing: it would wait for a pipe.
-
-    Raises:
-        RecordingError: One of them is a pipe, a device, a socket or a directory.
-    """
-    for side in (beside(path, ending) for ending in SIDES):
-        with suppress(OSError):  # SQLite may remove it at any moment
-            if not stat.S_ISREG(side.stat().st_mode):
-                raise RecordingError(f"{side} is no regular file, as SQLite needs it; remove it")
-
-
-def has_side_name(path: Path) -> bool:
-    """Whether SQLite or a recorder takes a file of that name for one beside another recording."""
-    return path.name.casefold().endswith(SIDE_FILES)
-
-
-def beside(path: Path, ending: str) -> Path:
-    """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
-    real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
-    return real.with_name(real.name + ending)
-
-
-def _is_same(target: Path, own: Path) -> bool:
-    """Whether both are one file, or would be if `target` were made."""
-    with suppress(OSError):
-        if os.path.samefile(target, own):
-            return True
-    there, here = (Path(os.path.realpath(path)) for path in (target, own))
-    with suppress(OSError):
-        if os.path.samefile(there.parent, here.parent):
-            return _folded(there.name) == _folded(here.name)
-    return False
-
-
-def _folded(name: str) -> str:
-    """One spelling of the names that some file system takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 class Samples:
@@ -494,11 +349,11 @@ class Recording:
                 pipe or a socket.
         """
         check_place(target)
-        if _is_same(target, self.path):
+        if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
         made = (target, *(path for path in target.parents if not os.path.exists(path)))
         for own in (beside(self.path, ending) for ending in SIDE_FILES):
-            if any(_is_same(path, own) for path in made):
+            if any(is_same(path, own) for path in made):
                 raise RecordingError(f"{target} belongs to the recording {self.path}")
         if has_side_name(target):
             raise RecordingError(f"{target} has the name of a file beside a recording")

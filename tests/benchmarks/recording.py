@@ -23,7 +23,7 @@ from pathlib import Path
 from binance_oi import OpenInterest, Snapshot
 from binance_oi.output.export import export
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import PAGE_SIZE
+from binance_oi.recorder.schema import PAGE_SIZE
 from binance_oi.recorder.store import Store
 
 from .loopback import SYMBOLS

@@ -17,7 +17,8 @@ import pytest
 from binance_oi import RecordingError
 from binance_oi.cli import main
 from binance_oi.recorder import Recording, backup
-from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.store import Store
 from support import SUPPORT, TESTS
 from support.lanes import thorough
 from support.recorded import sweep, write_recording

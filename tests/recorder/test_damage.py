@@ -21,7 +21,8 @@ from binance_oi.output.curve import curve
 from binance_oi.output.export import export
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import PAGE_SIZE, check_source
+from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.schema import PAGE_SIZE
 from support.lanes import some, thorough
 from support.recorded import BEGIN, write_recording
 from support.recording_process import Reader

@@ -31,7 +31,8 @@ from binance_oi import (
     Snapshot,
 )
 from binance_oi.recorder import Recorder, Recording, Status
-from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.store import Store
 from support import SUPPORT, TESTS, virtual_clock
 from support.lanes import thorough
 from support.recording_market import Market, tables

@@ -18,6 +18,7 @@ import pytest
 
 from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
+from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.pending import KEPT_FOR
 from binance_oi.times import unix_ms
 from support.lanes import thorough
@@ -537,7 +538,7 @@ async def test_a_recorder_goes_on_behind_a_link_where_its_directory_was(
         await asyncio.sleep(100.0)
         assert running.recorder.status.storage_error is None
         with pytest.raises(RecordingError, match="is being recorded by process"):
-            store.RecorderLock(away / "oi.db")
+            RecorderLock(away / "oi.db")
     assert running.check()[1] == []
     assert caplog.records == []
     assert [file.name for file in away.iterdir()] == ["oi.db"]
@@ -573,7 +574,7 @@ async def test_what_a_recorder_without_its_lock_keeps_too_long_is_counted_and_na
     first = Running(path)
     async with first:
         path.with_name("oi.db-lock").unlink()
-        lock = store.RecorderLock(path)
+        lock = RecorderLock(path)
         await asyncio.sleep(KEPT_FOR + 100.0)
         assert first.recorder.status.lost > 0
         lock.close()

@@ -14,7 +14,8 @@ import pytest
 
 from binance_oi import InvalidSymbolError, RecordingError
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import BATCH, beside
+from binance_oi.recorder.recording import BATCH
+from binance_oi.recorder.sides import beside
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
 

@@ -17,7 +17,9 @@ import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
 from binance_oi.recorder import Recording, recording, store
-from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.recorder import lock as lock_module
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.store import Store
 from binance_oi.times import unix_ms
 from support.lanes import some
 from support.patience import wait_briefly
@@ -251,14 +253,14 @@ def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
 ) -> None:
     first = RecorderLock(path)
     waiting = [first]
-    lock = store._lock
+    lock = lock_module._lock
 
     def let_the_first_go(file: int, of: Path) -> None:
         if waiting:
             waiting.pop().close()
         lock(file, of)
 
-    monkeypatch.setattr(store, "_lock", let_the_first_go)
+    monkeypatch.setattr(lock_module, "_lock", let_the_first_go)
     second = RecorderLock(path)
     monkeypatch.undo()
     with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
@@ -376,7 +378,8 @@ def test_a_lock_that_a_killed_recorder_has_left_is_taken(path: Path, held: bytes
 FULL = """
 import resource, sys
 from pathlib import Path
-from binance_oi.recorder.store import RecorderLock, Store
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.store import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 path = Path(sys.argv[1])
 try:
@@ -471,7 +474,7 @@ def test_a_lock_whose_directory_was_moved_behind_a_link_is_removed_at_its_new_pl
     path: Path, knows_names: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not knows_names:
-        monkeypatch.setattr(store, "name_of", lambda _: None)
+        monkeypatch.setattr(lock_module, "name_of", lambda _: None)
     home, away = path.parent / "home", path.parent / "away"
     home.mkdir()
     lock = RecorderLock(home / "oi.db")

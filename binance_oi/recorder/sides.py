@@ -1,0 +1,56 @@
+"""Files beside a recording: of SQLite, and of the recorder.
+
+The rule of this file: a side file is where SQLite looks for it, beside what a link means, and its
+name belongs to it whether it is there or not.
+"""
+
+import os
+import stat
+import unicodedata
+from contextlib import suppress
+from pathlib import Path
+
+from binance_oi.errors import RecordingError
+from binance_oi.recorder.atomic import SIDES
+
+SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
+
+
+def check_sides(path: Path) -> None:
+    """See that SQLite finds files beside a recording, or nothing: it would wait for a pipe.
+
+    Raises:
+        RecordingError: One of them is a pipe, a device, a socket or a directory.
+    """
+    for side in (beside(path, ending) for ending in SIDES):
+        with suppress(OSError):  # SQLite may remove it at any moment
+            if not stat.S_ISREG(side.stat().st_mode):
+                raise RecordingError(f"{side} is no regular file, as SQLite needs it; remove it")
+
+
+def has_side_name(path: Path) -> bool:
+    """Whether SQLite or a recorder takes a file of that name for one beside another recording."""
+    return path.name.casefold().endswith(SIDE_FILES)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
+    real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
+    return real.with_name(real.name + ending)
+
+
+def is_same(target: Path, own: Path) -> bool:
+    """Whether both are one file, or would be if `target` were made."""
+    with suppress(OSError):
+        if os.path.samefile(target, own):
+            return True
+    there, here = (Path(os.path.realpath(path)) for path in (target, own))
+    with suppress(OSError):
+        if os.path.samefile(there.parent, here.parent):
+            return _folded(there.name) == _folded(here.name)
+    return False
+
+
+def _folded(name: str) -> str:
+    """One spelling of the names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
