@@ -27,7 +27,7 @@ DECISION = (
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "shared", "machine")),
-    *(f"sending/{name}" for name in ("governor", "sender", "transport", "connections")),
+    *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *("sending/kept_connections", "market/schedule", "recorder/slots", "recorder/pending"),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
     *("exchange/symbols", "errors", "arguments", "client"),

@@ -30,7 +30,7 @@ ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
 THIRD_PARTY = {
     "aiohttp": {"sending/connections", "sending/transport"},
     "aiohttp.web": {"simulator"},
-    "aiolimiter": {"sending/governor"},
+    "aiolimiter": {"sending/pacer"},
     "cyclopts": {"cli"},
     "msgspec": {"budget", "cli", "exchange", "simulator"},
     "multidict": {"simulator"},  # aiohttp's own type for headers

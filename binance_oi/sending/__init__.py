@@ -1,7 +1,8 @@
 """One request on the wire, and what came back.
 
 retry.py              when a request is sent again
-governor.py           the queue, the pacer and the gate
+pacer.py              how fast requests leave
+governor.py           the queue and the gate
 deadline.py           the end of a request, with one timer for all
 kept_connections.py   how long a kept connection may be silent
 connections.py        connections of our own and of a caller's session

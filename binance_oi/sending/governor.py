@@ -1,10 +1,7 @@
 """Who may send now: one queue, one pacer, one gate.
 
 The rule of this file: it decides the order and it sleeps; how much may be sent is the pool's
-decision. aiolimiter is the pacer: it smooths bursts, so that a firewall takes no offence and
-headers can steer. It is never the accountant: `AsyncLimiter(2400, 60)` lets 4799 through in one
-minute, serves small amounts first so that large ones starve, and cannot be paused, refunded or
-corrected.
+decision, and how fast the pacer's.
 """
 
 import asyncio
@@ -16,8 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-
-from aiolimiter import AsyncLimiter
 
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import Pool
@@ -31,15 +26,14 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
+from binance_oi.sending.pacer import FAR, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LOTS = 100  # a second: the pacer is asked for this part of a second's requests at once
 FEW = 100  # finished calls that may stay in the heap of deadlines
 SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
 AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
-FAR = 1e9  # s that nobody waits for; from there on no `datetime` and no timer is certain to fit
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
@@ -171,16 +165,10 @@ class Governor:
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        pace = check_number("pace", pace, above=0.0)
-        self._pace = pace
         self.max_in_flight: int = check_count("max_in_flight", max_in_flight)
         self.pool = pool
         self.in_flight: int = 0
-        self._pacer = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), FAR))
-        self._lot = max(1, int(pace / LOTS))
-        self._lot_every = min(self._lot / pace, FAR)  # s
-        self._pacing: asyncio.Task[None] | None = None  # asks the pacer for a lot
-        self._paced = 0  # requests that have passed the pacer and were not sent yet
+        self._pacer = Pacer(check_number("pace", pace, above=0.0))
         self._reason = Reason.PACE  # of the last wait
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
@@ -240,9 +228,8 @@ class Governor:
         weight = check_count("weight", weight)
         if max_wait is not None:
             max_wait = check_number("max_wait", max_wait, least=0.0)
-        if not self._paced and not self.waiting and self._pacer.has_capacity(self._lot):
-            await self._pacer.acquire(self._lot)  # there is room, so this does not wait
-            self._paced = self._lot
+        if not self._pacer.passed and not self.waiting:
+            await self._pacer.take_at_once()
         permit = self.admit_now(weight)
         return permit or Permit(self, await self._queue(weight, bulk, max_wait))
 
@@ -250,7 +237,7 @@ class Governor:
         """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
         if self._single or self._bulk:
             return None
-        if not self._paced:
+        if not self._pacer.passed:
             self._reason = Reason.PACE
             return None
         if self.in_flight >= self.max_in_flight:
@@ -260,7 +247,7 @@ class Governor:
         if not isinstance(receipt, Receipt):
             self._reason = receipt.reason
             return None
-        self._paced -= 1
+        self._pacer.passed -= 1
         self.in_flight += 1
         return Permit(self, receipt)
 
@@ -294,14 +281,15 @@ class Governor:
         self._fail_all(error)
         if self._dispatcher is not None:
             self._dispatcher.cancel()
-        self._stop_pacing()
+        self._pacer.stop()
 
     def abandon(self) -> None:
         """Forget every waiter, of a loop that is closed: it can wake none of them."""
         self._single.clear()
         self._bulk.clear()
         self._deadlines.clear()
-        self._dispatcher = self._pacing = None
+        self._dispatcher = None
+        self._pacer.abandon()
 
     # -- what permits report -----------------------------------------------------------------
 
@@ -393,46 +381,19 @@ class Governor:
             self._fail_all(_failure(error))
         finally:
             self._dispatcher = None
-            self._stop_pacing()
+            self._pacer.stop()
             if is_wanted:
                 self._start_dispatcher()
 
     async def _serve(self) -> None:
-        """Admit one at a time, so exactly one `acquire` of the pacer is ever outstanding."""
+        """Admit one at a time, in the order of the queue."""
         while self.waiting:
-            if not self._paced and not await self._take_lot():
-                await self._stand_still(self._lot_every, Reason.PACE)
+            if not self._pacer.passed and not await self._pacer.take(self._ring):
+                await self._stand_still(self._pacer.every, Reason.PACE)
             elif self.in_flight >= self.max_in_flight:
                 await self._stand_still(NAP, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
-
-    async def _take_lot(self) -> bool:
-        """Whether the pacer has let the next requests pass; a task waits for it until it does.
-
-        The dispatcher itself must not wait for the pacer: it keeps deadlines meanwhile.
-        """
-        if self._pacing is None and self._pacer.has_capacity(self._lot):
-            await self._pacer.acquire(self._lot)  # there is room, so this does not wait
-        elif self._pacing is None:
-            acquire = self._pacer.acquire(self._lot)
-            self._pacing = asyncio.get_running_loop().create_task(acquire, context=Context())
-            self._pacing.add_done_callback(lambda _: self._ring())
-            return False
-        elif self._pacing.done():
-            pacing, self._pacing = self._pacing, None
-            if pacing.cancelled():  # by somebody who cancels every task of the loop
-                return False
-            pacing.result()
-        else:
-            return False
-        self._paced = self._lot
-        return True
-
-    def _stop_pacing(self) -> None:
-        if self._pacing is not None:
-            self._pacing.cancel()
-            self._pacing = None
 
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Nobody can be admitted before somebody rings, which may take about `seconds`."""
@@ -449,7 +410,7 @@ class Governor:
         answer = self.pool.charge(weight, self._next())
         if isinstance(answer, Receipt):
             del queue[waiter]
-            self._paced -= 1
+            self._pacer.passed -= 1
             self.in_flight += 1
             waiter.set_result(answer)
             return
@@ -471,7 +432,7 @@ class Governor:
 
     def _next(self) -> int:
         """Calls behind the first one that the pacer and the connections let pass with it."""
-        free = min(self._paced, self.max_in_flight - self.in_flight)
+        free = min(self._pacer.passed, self.max_in_flight - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
@@ -551,7 +512,7 @@ class Governor:
             held=f"{usage.held_until or usage.resets_at:%T} UTC",
             turn=f"{usage.resets_at:%T} UTC",
             connections=self.max_in_flight,
-            pace=self._pace,
+            pace=self._pacer.pace,
         )
         return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)
 

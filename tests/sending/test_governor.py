@@ -1121,8 +1121,8 @@ class BrokenPacer:
 def breaking(where: str, governor: Governor) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if where in ("has_capacity", "acquire"):
-            patch.setattr(governor, "_paced", 0)
-            patch.setattr(governor, "_pacer", BrokenPacer(at_once=where == "has_capacity"))
+            patch.setattr(governor._pacer, "passed", 0)
+            patch.setattr(governor._pacer, "_limiter", BrokenPacer(at_once=where == "has_capacity"))
         else:
             patch.setattr(governor.pool, where, fail)
         yield
@@ -1169,8 +1169,9 @@ async def test_a_pacer_that_was_cancelled_lets_nobody_pass() -> None:
     began = asyncio.get_running_loop().time()
     call = asyncio.create_task(governor.admit())
     await asyncio.sleep(1)
-    assert governor._pacing is not None
-    governor._pacing.cancel()
+    pacing = governor._pacer._pacing
+    assert pacing is not None
+    pacing.cancel()
     (await call).release()
     assert asyncio.get_running_loop().time() - began > 9.0
 

@@ -58,7 +58,7 @@ def test_the_same_tree_gives_the_same_traces(capsys: pytest.CaptureFixture[str])
 
 PACKAGE = Path(binance_oi.__file__).parent
 DECIDING = (
-    *("sending.governor", "exchange.refusals"),
+    *("sending.governor", "sending.pacer", "exchange.refusals"),
     *(f"budget.{file.stem}" for file in PACKAGE.glob("budget/*.py")),
 )
 BOUND = "a bound of what a record of another process may hold; a sound record is within it"
@@ -104,7 +104,7 @@ UNNOTICED = {
     "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
     "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
     "exchange.refusals.FIREWALL": "a status",
-    "sending.governor.FAR": "no wait is so long",
+    "sending.pacer.FAR": "no wait is so long",
     "sending.governor.FEW": "when finished calls are cleared away: it decides nothing",
     "sending.governor.SLICE": "how many calls end in one step of the loop: none is sent",
     "sending.governor.AGAIN": "what a caller learns that gave up: it decides nothing",
