@@ -26,11 +26,11 @@ DECISION = (
 # Decisions about sending and decoding live here: every branch of them is run by a test.
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
-    *(f"budget/{name}" for name in ("window", "record", "place", "pool", "shared", "machine")),
+    *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
+    *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
-    *("sending/kept_connections", "market/schedule", "recorder/slots", "recorder/pending"),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
-    *("exchange/symbols", "errors", "arguments", "client"),
+    *("exchange/symbols", "recorder/pending", "errors", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (

@@ -65,7 +65,13 @@ def test_the_sdist_has_all_it_takes_to_build_and_to_test(dist: Path) -> None:
     assert sources("binance_oi") | sources("tests") | sources("examples") <= names
     root = {"CHANGELOG.md", "LICENSE", "README.md", "noxfile.py", "pyproject.toml", "PKG-INFO"}
     assert root <= names
-    rest = {name.split("/")[0] for name in names} - {"binance_oi", "tests", "examples", ".ci"}
+    rest = {name.split("/")[0] for name in names} - {
+        "binance_oi",
+        "tests",
+        "examples",
+        ".ci",
+        ".github",
+    }
     assert rest == root | {".gitignore"}
 
 

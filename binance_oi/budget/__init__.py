@@ -19,6 +19,7 @@ record.py        what is known, as a record that another process may believe
 place.py         where the shared file is, for one user id
 pool_file.py     the shared file: records, locks
 pool.py          who shares a bucket: `ProcessBudget`, for one process
+stored.py        entering the shared record, going on alone and joining again
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
 """

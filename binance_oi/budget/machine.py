@@ -12,7 +12,8 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.place import ADVICE, budget_directory
 from binance_oi.budget.pool import Options, ProcessBudget, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
-from binance_oi.budget.shared import SharedPool, Store, reason_to_doubt
+from binance_oi.budget.shared import SharedPool
+from binance_oi.budget.stored import Store, reason_to_doubt
 from binance_oi.budget.usage import Usage
 
 

@@ -26,7 +26,7 @@ from typing import BinaryIO
 
 from binance_oi import fork
 from binance_oi.budget.place import check_private
-from binance_oi.budget.shared import Left
+from binance_oi.budget.stored import Left
 from binance_oi.exchange.models import MAX_SPAN
 
 if sys.platform != "win32":
@@ -56,7 +56,7 @@ _LAST = 2**64 - 1  # sequence that a header holds; nobody counts so far, so only
 
 
 class PoolFile:
-    """The record of one pool in the shared file: a `shared.Store`.
+    """The record of one pool in the shared file: a `stored.Store`.
 
     Args:
         directory: Where the file is; made when missing, for this user only.

@@ -2,6 +2,7 @@
 
 schema.py      the tables, the versions, and what makes one of another
 sides.py       the files beside it
+opening.py     opening it to read
 recording.py   reading it: samples, sweeps, gaps
 lock.py        one recorder for each recording
 slots.py       what is known of a slot, also when slots come a second time

@@ -1,10 +1,10 @@
 """A copy of a recording, also of one that is recorded into.
 
 The rule of this file: the copy gets its name when it is whole. Until then it is an unfinished file
-of `atomic` with SQLite's journal beside it, so nobody takes what a killed copy has left
-for a recording, and the next output into that directory removes it. `whole` keeps a descriptor of
-it open, and when a process closes any descriptor of a file the system drops SQLite's locks on it:
-this one is closed after SQLite's, and its own lock (``flock``) is of another kind.
+of `atomic` with SQLite's journal beside it, so nobody takes what a killed copy has left for a
+recording, and the next output into that directory removes it. `whole` keeps a descriptor of it
+open, and when a process closes any descriptor of a file the system drops SQLite's locks on it: this
+one is closed after SQLite's, and its own lock (``flock``) is of another kind.
 """
 
 import errno
@@ -18,8 +18,8 @@ from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import JOURNAL, LOG, SIDES, OvertakenError, whole
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.log import settle
+from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.place import set_aside_foreign_log
-from binance_oi.recorder.recording import open_to_read
 from binance_oi.recorder.schema import reading
 from binance_oi.recorder.sides import check_sides
 

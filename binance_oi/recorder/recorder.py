@@ -25,8 +25,8 @@ from binance_oi.market.polling import Reader, check, sweeps
 from binance_oi.market.schedule import STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.pending import Pending, Unit
-from binance_oi.recorder.recording import check_source
 from binance_oi.recorder.sides import has_side_name
 from binance_oi.recorder.store import (
     TIDY_EVERY,

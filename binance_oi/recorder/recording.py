@@ -23,22 +23,20 @@ from binance_oi.exchange.symbols import MAX_SYMBOL, check_symbols
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import Batch, Row
-from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG, check_place
-from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
+from binance_oi.recorder.atomic import check_place
+from binance_oi.recorder.backup import copy
+from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.schema import (
     COLUMNS,
     EVERY_SYMBOL,
     NOT_SETTLED,
-    check_version,
     read_source,
     reading,
 )
-from binance_oi.recorder.sides import SIDE_FILES, beside, check_sides, has_side_name, is_same
+from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
 
-BUSY = 5.0  # s to wait for whoever has the file locked
 BATCH = 65_536  # rows in memory at a time
-READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
 
 
 # SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
@@ -189,23 +187,6 @@ def _check_samples(rows: Sequence[Row], path: Path) -> None:
 def _is_name(symbol: str) -> bool:
     """Whether the exchange may list it, and a line of an export holds it without quotes."""
     return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
-
-
-def check_source(path: Path, source: str | None) -> None:
-    """See that what is recorded into `path` comes from where the rest of it came from.
-
-    Raises:
-        RecordingError: The file is of another source, or is not a recording, or what lies beside
-            it is no file.
-    """
-    if not path.exists() or not path.stat().st_size:
-        return
-    check_sides(path)
-    reads_log = not is_foreign(path, beside(path, LOG))
-    with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
-        known = read_source(connection)
-    if known is not None and known != source:
-        raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
 
 
 class Samples:
@@ -380,8 +361,6 @@ class Recording:
             RecordingError: The target is there already, is the recording or belongs to it, is
                 written by somebody else, or cannot be written.
         """
-        from binance_oi.recorder.backup import copy  # which needs this module
-
         path = Path(target)
         self.check_target(path)
         copy(self.path, path, replace=replace, on_pages=on_pages)
@@ -521,72 +500,3 @@ def _sort_recent(connection: sqlite3.Connection) -> None:
     connection.execute(_SORTED)
     connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
     connection.execute("PRAGMA query_only = ON")
-
-
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, and leaves no file that was not there.
-
-    A file that nobody records into and this user may not write is read as one that does not change:
-    a recorder of another user must not be started meanwhile.
-
-    Raises:
-        RecordingError: There is no such file, it is not ours, or of another version, or what lies
-            beside it under the name of its log is the log of another recording, or no file.
-    """
-    if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
-        raise RecordingError(f"{path} is not there")
-    check_sides(path)
-    log = beside(path, LOG)
-    if is_foreign(path, log):
-        raise RecordingError(
-            f"{log} is not the log of {path}, which was replaced; with its log it would be a "
-            "mixture of two recordings. Move the log away to read the file alone"
-        )
-    return _open(path)
-
-
-def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
-    if not reads_log:
-        return _checked(path, UNCHANGING)
-    mode = _mode(path)
-    try:
-        return _checked(path, mode)
-    except RecordingError as error:
-        if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
-            raise RecordingError(f"{error}; copy it with its log to where you may write") from error
-        if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
-            raise  # without them it is not what was written
-        return _checked(path, UNCHANGING)  # in a directory that cannot be written
-
-
-def _mode(path: Path) -> str:
-    """How SQLite opens the file, so that it leaves nothing there."""
-    log, index = beside(path, LOG), beside(path, INDEX)
-    if size_of(log) or (log.exists() and index.exists()):
-        return READING  # one that may write would move the log into the file on closing
-    # One that may write removes on closing what SQLite has put beside the file.
-    may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
-    return WRITING if may_write else UNCHANGING
-
-
-def _checked(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{mode}"
-    # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
-    with reading(path):
-        connection = sqlite3.connect(
-            uri,
-            uri=True,
-            isolation_level=None,
-            timeout=BUSY,
-            check_same_thread=False,
-            factory=LogReader,
-        )
-    connection.watch(*(beside(path, ending) for ending in ("", LOG, INDEX)))
-    try:
-        connection.execute("PRAGMA query_only = ON")
-        if not check_version(connection, path):
-            raise RecordingError(f"{path} is empty")
-    except BaseException:
-        connection.close()
-        raise
-    return connection

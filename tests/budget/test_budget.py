@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from binance_oi.budget import pool as pool_module
-from binance_oi.budget import record, shared
+from binance_oi.budget import record, stored
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE
@@ -339,7 +339,7 @@ def test_a_restart_during_a_ban_sends_nothing(
     pool = make()
     use(pool, clock, 50)
     pool.hold(1000, ban=True)
-    monkeypatch.setattr(shared, "BOOT", "another run of the machine")
+    monkeypatch.setattr(stored, "BOOT", "another run of the machine")
     clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
     clock.now = 3.0  # the monotonic clock began anew
     pool = make()
@@ -691,7 +691,7 @@ def test_all_pools_of_the_machine_can_be_looked_at(
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
     assert machine_pools() == {}  # of this user's place, where nobody has charged
     with monkeypatch.context() as changed:
-        changed.setattr(shared, "BOOT", "another run of the machine")
+        changed.setattr(stored, "BOOT", "another run of the machine")
         assert machine_pools(tmp_path / "budgets") == {}
     with monkeypatch.context() as changed:
         changed.setattr(record, "decode", lambda _data: None)

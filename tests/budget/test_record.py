@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from binance_oi.budget import machine, record, shared
+from binance_oi.budget import machine, record, stored
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Ledger, Minute
@@ -99,7 +99,7 @@ def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
 
     def make(found: Known, boot: str = "") -> SharedPool:
         name = f"exchange {next(names)}"
-        data = record.encode(record.Record(name, boot or shared.BOOT, found))
+        data = record.encode(record.Record(name, boot or stored.BOOT, found))
         file = PoolFile(tmp_path / "budgets", name)
         assert file.lock()
         file.read()
@@ -306,7 +306,7 @@ def test_where_no_run_has_a_name_no_monotonic_time_is_believed(
     pool_with: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_with(state(probe_ends_at=NOW + 1))
-    monkeypatch.setattr(shared, "BOOT", "")
+    monkeypatch.setattr(stored, "BOOT", "")
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
 

@@ -34,7 +34,8 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Pool, ProcessBudget
 from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.shared import BRISK, BUSY, CHECK, LOT, RETRY, RETRY_MOST, SharedPool
+from binance_oi.budget.shared import BRISK, BUSY, LOT, SharedPool
+from binance_oi.budget.stored import CHECK, RETRY, RETRY_MOST
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
@@ -1244,7 +1245,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
 
 
 MODULES = (
-    *("pool.py", "shared.py", "bucket.py", "ledger.py", "attribution.py", "others.py"),
+    *("pool.py", "stored.py", "shared.py", "bucket.py", "ledger.py", "attribution.py", "others.py"),
     "server_clock.py",
 )
 

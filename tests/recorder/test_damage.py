@@ -21,7 +21,7 @@ from binance_oi.output.curve import curve
 from binance_oi.output.export import export
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.schema import PAGE_SIZE
 from support.lanes import some, thorough
 from support.recorded import BEGIN, write_recording

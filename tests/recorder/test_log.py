@@ -20,7 +20,7 @@ import pytest
 from binance_oi import RecordingError
 from binance_oi.recorder import Recording, log, place, store
 from binance_oi.recorder.log import FIRST_TOKEN, generation, is_foreign, token_of
-from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.store import Store
 from support import TESTS
 from support.lanes import some, thorough

@@ -140,7 +140,7 @@ MEETS_A_PIPE = """
 import sys; from pathlib import Path
 from binance_oi import RecordingError
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import check_source
+from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.store import Store
 path, copy = Path(sys.argv[1]), Path(sys.argv[2])
 try:

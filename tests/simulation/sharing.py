@@ -15,7 +15,8 @@ from binance_oi.budget import Pool
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.pool import fresh_state
 from binance_oi.budget.pool_file import PoolFile
-from binance_oi.budget.shared import SharedPool, Store
+from binance_oi.budget.shared import SharedPool
+from binance_oi.budget.stored import Store
 from binance_oi.budget.usage import Receipt
 
 from .scripts import NOON, START, Note, Script, Scripts, WatchedPool, adding_to, every, room

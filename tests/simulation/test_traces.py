@@ -87,7 +87,7 @@ UNNOTICED = {
     "budget.pool_file.ROOM": LAYOUT,
     "budget.record.TRIES": REAL,
     "budget.boot.SAME_MOMENT": "how far two readings of one boot may be apart",
-    "budget.shared.NO_LINEAGE": "a name that no record has",
+    "budget.stored.NO_LINEAGE": "a name that no record has",
     "budget.pool.VIEWS": REAL,
     "budget.pool.QUICK_VIEWS": REAL,
     "budget.pool.VIEW_PAUSE": REAL,

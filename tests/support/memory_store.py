@@ -11,7 +11,8 @@ from typing import TypedDict, Unpack
 
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Clock, ProcessBudget
-from binance_oi.budget.shared import Left, SharedPool, Store
+from binance_oi.budget.shared import SharedPool
+from binance_oi.budget.stored import Left, Store
 
 LINEAGE = 32  # bits of a sequence that count writes; those above name where it began
 
@@ -66,7 +67,7 @@ class Memory:
 
 
 class MemoryStore:
-    """The record of a `Memory`, for one process; see `shared.Store`."""
+    """The record of a `Memory`, for one process; see `stored.Store`."""
 
     pool = "exchange"
     room = 4_000

@@ -1,0 +1,104 @@
+"""Opening a recording to read it.
+
+The rule of this file: whoever reads changes nothing, and leaves no file that was not there.
+"""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from binance_oi.errors import RecordingError
+from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG
+from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
+from binance_oi.recorder.schema import check_version, read_source, reading
+from binance_oi.recorder.sides import beside, check_sides
+
+BUSY = 5.0  # s to wait for whoever has the file locked
+READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, and leaves no file that was not there.
+
+    A file that nobody records into and this user may not write is read as one that does not change:
+    a recorder of another user must not be started meanwhile.
+
+    Raises:
+        RecordingError: There is no such file, it is not ours, or of another version, or what lies
+            beside it under the name of its log is the log of another recording, or no file.
+    """
+    if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
+        raise RecordingError(f"{path} is not there")
+    check_sides(path)
+    log = beside(path, LOG)
+    if is_foreign(path, log):
+        raise RecordingError(
+            f"{log} is not the log of {path}, which was replaced; with its log it would be a "
+            "mixture of two recordings. Move the log away to read the file alone"
+        )
+    return _open(path)
+
+
+def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
+    if not reads_log:
+        return _checked(path, UNCHANGING)
+    mode = _mode(path)
+    try:
+        return _checked(path, mode)
+    except RecordingError as error:
+        if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
+            raise RecordingError(f"{error}; copy it with its log to where you may write") from error
+        if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
+            raise  # without them it is not what was written
+        return _checked(path, UNCHANGING)  # in a directory that cannot be written
+
+
+def _mode(path: Path) -> str:
+    """How SQLite opens the file, so that it leaves nothing there."""
+    log, index = beside(path, LOG), beside(path, INDEX)
+    if size_of(log) or (log.exists() and index.exists()):
+        return READING  # one that may write would move the log into the file on closing
+    # One that may write removes on closing what SQLite has put beside the file.
+    may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
+    return WRITING if may_write else UNCHANGING
+
+
+def _checked(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{mode}"
+    # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
+    with reading(path):
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            isolation_level=None,
+            timeout=BUSY,
+            check_same_thread=False,
+            factory=LogReader,
+        )
+    connection.watch(*(beside(path, ending) for ending in ("", LOG, INDEX)))
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        if not check_version(connection, path):
+            raise RecordingError(f"{path} is empty")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_source(path: Path, source: str | None) -> None:
+    """See that what is recorded into `path` comes from where the rest of it came from.
+
+    Raises:
+        RecordingError: The file is of another source, or is not a recording, or what lies beside
+            it is no file.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    check_sides(path)
+    reads_log = not is_foreign(path, beside(path, LOG))
+    with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
+        known = read_source(connection)
+    if known is not None and known != source:
+        raise RecordingError(f"{path} is a recording of {known}, and not of {source}")
