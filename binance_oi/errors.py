@@ -16,6 +16,7 @@
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
     ├── ClientClosedError                         make a new client
     └── RecordingError                            repair or move the file
+        └── StorageError                          nothing is stored now; try again later
 
 The rule of this file: the type names the caller's next step. All of them pickle, so required
 arguments are positional, and text that came from a server is escaped and bounded.
@@ -39,6 +40,7 @@ __all__ = [
     "RecordingError",
     "ResponseError",
     "ServerError",
+    "StorageError",
     "SymbolNotTradingError",
     "TransportError",
     "TransportTimeoutError",
@@ -225,3 +227,7 @@ class RecordingError(BinanceOIError):
 
     Repair or move the file.
     """
+
+
+class StorageError(RecordingError):
+    """A sink cannot store anything now; nothing of the last call is stored. Try again later."""

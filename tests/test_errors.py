@@ -23,6 +23,7 @@ from binance_oi.errors import (
     RecordingError,
     ResponseError,
     ServerError,
+    StorageError,
     SymbolNotTradingError,
     TransportError,
     TransportTimeoutError,
@@ -69,6 +70,7 @@ def examples() -> list[BinanceOIError]:
         BudgetExhaustedError("held back for other clients", UNTIL, Reason.OTHERS),
         ClientClosedError(),
         RecordingError("open-interest.db is in use"),
+        StorageError("the disk is full"),
     ]
 
 

@@ -11,10 +11,13 @@ place.py       where an open file is by now, and the files that SQLite keeps bes
 readers.py     whether somebody still reads an earlier moment of it
 backup.py      a copy of it, also while it is written
 pending.py     what is not written yet, and how much of it is kept
-recorder.py    polls into a store, and goes on whatever happens to either
+sink.py        what a recorder needs of a place to store
+sqlite.py      a recording as such a place, whatever happens to its file
+recorder.py    polls into a sink, and goes on whatever happens to either
 """
 
 from binance_oi.recorder.recorder import Recorder, Status
 from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
+from binance_oi.recorder.sink import Saved, Sink
 
-__all__ = ["Recorder", "Recording", "Sample", "Samples", "Status", "Sweep"]
+__all__ = ["Recorder", "Recording", "Sample", "Samples", "Saved", "Sink", "Status", "Sweep"]

@@ -7,8 +7,6 @@ written in order as soon as that is possible, and what had to be given up is a g
 
 import asyncio
 import logging
-import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,28 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from binance_oi.errors import RecordingError
+from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
 from binance_oi.market.polling import Reader, check, sweeps
 from binance_oi.market.schedule import STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
-from binance_oi.recorder.lock import RecorderLock
-from binance_oi.recorder.opening import check_source
-from binance_oi.recorder.pending import Pending, Unit
-from binance_oi.recorder.sides import has_side_name
-from binance_oi.recorder.store import (
-    TIDY_EVERY,
-    ChangedError,
-    Kept,
-    Store,
-    is_busy,
-)
+from binance_oi.recorder.pending import Pending
+from binance_oi.recorder.sink import Saved, Sink
+from binance_oi.recorder.sqlite import SqliteSink
+from binance_oi.recorder.store import TIDY_EVERY
 
 RETRY = 2.0  # s after which to write again when no sweep comes before; with each one that does
 LAST_RETRY = 0.2  # s between two tries then
 LAST_TRY = 10.0  # s in which to write what is kept when a recorder ends
-WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
 
 T = TypeVar("T")
 
@@ -94,7 +84,8 @@ class Recorder:
 
     Args:
         client: Reads the exchange.
-        path: Of the recording; made when missing, and continued when it is there.
+        path: Of the recording; made when missing, and continued when it is there. Or a `Sink` that
+            stores elsewhere; it knows its own source.
         every: Seconds from sweep to sweep; see `OpenInterestClient.poll`.
         symbols: None follows the exchange's list.
         notional: Record mark prices as well; each sweep costs 10 more.
@@ -113,7 +104,7 @@ class Recorder:
     def __init__(
         self,
         client: Reader,
-        path: str | Path,
+        path: str | Path | Sink,
         *,
         every: float,
         symbols: Iterable[str] | None = None,
@@ -122,20 +113,18 @@ class Recorder:
         on_sweep: Callable[[Snapshot], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path: Path = Path(path)
         self._period = period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)
         self._check = partial(check, client, names, every=every, notional=notional)
         self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
-        self._source = named if source is None else source
+        source = named if source is None else source
+        self.path: Path | None = Path(path) if isinstance(path, str | Path) else None
+        """Of the recording; None when it is stored elsewhere."""
+        self._sink = SqliteSink(Path(path), source) if isinstance(path, str | Path) else path
         self._on_sweep = on_sweep
         self._status = Status()
-        self._store: Store | None = None
-        self._unsure: list[Kept] = []  # acknowledged, and maybe only in the log of a closed file
-        self._homeless: list[Kept] = []  # acknowledged, and in no file: theirs was removed
-        self._vanished = 0  # the same, and lost; not counted yet
         self._untidy = False
         self._pending = Pending(self._period)
         self._news = asyncio.Event()  # something is pending, or the end has come
@@ -145,7 +134,7 @@ class Recorder:
         self._stopping = self._ending = False
 
     def __repr__(self) -> str:
-        return f"<Recorder {self.path} {self.status}>"
+        return f"<Recorder {self._sink} {self.status}>"
 
     @property
     def status(self) -> Status:
@@ -173,8 +162,6 @@ class Recorder:
         """
         if self._stopping:
             return
-        self._lock = lock = _lock(self.path)
-        self._now = asyncio.get_running_loop().time
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread
             try:
@@ -186,21 +173,21 @@ class Recorder:
                     raise
             finally:
                 try:
-                    await self._in_thread(self._finish)
-                    self._count_vanished()
+                    await self._in_thread(self._sink.close)
                 finally:
-                    lock.close()
+                    self._count_lost()
 
     async def _record(self) -> None:
         """Poll, write and look after the file side by side, until one of them ends."""
-        await self._in_thread(partial(check_source, self.path, self._source))
+        clock = asyncio.get_running_loop().time
+        await self._in_thread(partial(self._sink.claim, clock))
         await self._check()  # before a file is made
         self._news, self._ending = asyncio.Event(), False  # a recorder that was cancelled may go on
         begin = next_slot(self._clock, self._period)
         try:
             await self._in_thread(partial(self._open, begin))
-        except (sqlite3.Error, OSError) as error:
-            raise RecordingError(f"{self.path} cannot be recorded into: {error}") from error
+        except StorageError as error:
+            raise RecordingError(f"{self._sink} cannot be recorded into: {error}") from error
         writing = asyncio.create_task(self._write())
         others = [asyncio.create_task(job) for job in (self._poll(begin), self._tidy_often())]
         try:
@@ -239,8 +226,7 @@ class Recorder:
         """Look after the file also while no sweep ends: in a ban, or every hour."""
         while True:
             await asyncio.sleep(TIDY_EVERY)
-            store = self._store
-            if store is not None and store.is_due():
+            if self._sink.is_due():
                 await self._in_thread(self._tidy)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -274,15 +260,16 @@ class Recorder:
             return False
         self._in_hand = int(unit.sweep is not None)
         try:
-            new, swept = await self._in_thread(partial(self._save, unit))
-        except WRITE_ERRORS as error:
+            save = partial(self._sink.save, unit.sweep, unit.gaps, self._period)
+            saved = await self._in_thread(save)
+        except StorageError as error:
             self._pending.put_back(unit)
             self._failed(str(error))
             return False
         finally:
             self._in_hand = 0
-            self._count_vanished()
-        self._written(unit.sweep, new, swept)
+            self._count_lost()
+        self._written(unit.sweep, saved)
         await self._in_thread(self._tidy)
         return True
 
@@ -308,7 +295,7 @@ class Recorder:
         """Count sweeps that were given up; log the first ones of a failure."""
         if sweeps:
             if not self._losing:
-                logger.warning("%s: sweeps are lost: %s", self.path, self._why())
+                logger.warning("%s: sweeps are lost: %s", self._sink, self._why())
             self._losing = True
             self._count(missed=sweeps, lost=sweeps)
         return sweeps
@@ -316,20 +303,20 @@ class Recorder:
     def _failed(self, error: str) -> None:
         if self._status.storage_error is None:
             logger.warning(
-                "%s cannot be written, polling goes on and sweeps are kept: %s", self.path, error
+                "%s cannot be written, polling goes on and sweeps are kept: %s", self._sink, error
             )
         self._status = replace(self._status, storage_error=error)
 
-    def _written(self, sweep: Snapshot | None, new: int, swept: int) -> None:
-        """Count what was committed; `swept` slots of its gaps have had their sweep before."""
+    def _written(self, sweep: Snapshot | None, saved: Saved) -> None:
+        """Count what was committed; some slots of its gaps may have had their sweep before."""
         if self._status.storage_error is not None:
-            logger.warning("%s can be written again", self.path)
+            logger.warning("%s can be written again", self._sink)
         self._losing = False
         self._status = replace(self._status, storage_error=None)
-        self._count(missed=-swept)
+        self._count(missed=-saved.swept)
         if sweep is None or sweep.slot is None:
             return
-        self._count(sweeps=1, rows=new, failed=len(sweep.errors))
+        self._count(sweeps=1, rows=saved.new, failed=len(sweep.errors))
         late = (sweep.started - sweep.slot).total_seconds()
         self._status = replace(self._status, late=late)
         if self._on_sweep is not None:
@@ -340,22 +327,19 @@ class Recorder:
         sums = {name: getattr(self._status, name) + number for name, number in more.items()}
         self._status = replace(self._status, **sums)
 
-    def _count_vanished(self) -> None:
-        """Count sweeps that were acknowledged, and are lost with their file."""
-        if not self._vanished:
-            return
-        message = "%s was removed with what its log held: sweeps are lost, %d"
-        logger.warning(message, self.path, self._vanished)
-        self._count(missed=self._vanished, lost=self._vanished)
-        self._vanished = 0
+    def _count_lost(self) -> None:
+        """Count sweeps that were acknowledged, and that the sink has lost since."""
+        if lost := self._sink.take_lost():
+            self._count(missed=lost, lost=lost)
 
     # -- in the writing thread ---------------------------------------------------------------
 
     def _open(self, begin: int) -> None:
-        """Open the file, and note what was missed since it was written last."""
-        self._store = store = self._opened()
+        """Open the sink, and note what was missed since something was stored last."""
+        sink = self._sink
+        sink.open()
         gaps: list[Gap] = []
-        last, before = store.last_slot(), store.last_slot(begin)
+        last, before = sink.last_slot(), sink.last_slot(begin)
         if before is not None:
             missed = (before // self._period + 1) * self._period
             if missed < begin:
@@ -363,97 +347,17 @@ class Recorder:
         if last is not None and last - begin > STEP * 1000:
             detail = "the clock is before the last slot of the recording"
             gap = Gap(begin, begin - self._period, "clock", detail)
-            logger.warning("%s goes on at %s", self.path, gap)
+            logger.warning("%s goes on at %s", sink, gap)
             gaps.append(gap)
         if gaps:
-            store.save(None, gaps, self._period)
-
-    def _opened(self) -> Store:
-        self._lock.renew(self.path)
-        return Store(self.path, self._source, clock=self._now)
-
-    def _save(self, unit: Unit) -> tuple[int, int]:
-        """Write, or else open the file again: it may have been removed, or be whole again.
-
-        Returns:
-            How many samples are new, and how many slots of the gaps have a sweep.
-        """
-        change = ""
-        if self._store is not None:
-            try:
-                return self._save_to(self._store, unit)
-            except (sqlite3.Error, OSError) as error:
-                if is_busy(error):
-                    raise
-                logger.debug("%s is opened again: %s", self.path, error)
-                change = str(error) if isinstance(error, ChangedError) else ""
-                self._close(wait=0.0)
-        self._store = self._opened()
-        if change:
-            logger.warning("%s", change)
-        return self._save_to(self._store, unit)
-
-    def _save_to(self, store: Store, unit: Unit) -> tuple[int, int]:
-        if not self._lock.protects(self.path):
-            change = store.change() or "has lost its lock; it is opened again"
-            raise ChangedError(f"{self.path} {change}")
-        self._rehouse(store)
-        swept = store.swept(unit.gaps, self._period)
-        return store.save(unit.sweep, unit.gaps, self._period), swept
-
-    def _rehouse(self, store: Store) -> None:
-        """Write what the log of a removed file held, and no file has now."""
-        if self._unsure:
-            self._homeless += store.remember(self._unsure)
-            self._unsure = []
-        while self._homeless:
-            self._vanished += store.restore(self._homeless[0])
-            del self._homeless[0]
+            sink.save(None, gaps, self._period)
 
     def _tidy(self) -> None:
-        if self._store is None:
-            return
         try:
-            self._store.tidy()
-        except (sqlite3.Error, OSError) as error:
+            self._sink.tidy()
+        except StorageError as error:
             if not self._untidy:
-                logger.warning("%s stays in its log, which is tried again: %s", self.path, error)
+                logger.warning("%s", error)
             self._untidy = True
         else:
             self._untidy = False
-
-    def _finish(self) -> None:
-        """Close the file; what is in no file yet gets one."""
-        closed_by_an_error = bool(self._unsure)
-        self._close()
-        if self._homeless or closed_by_an_error:
-            with suppress(sqlite3.Error, OSError, RecordingError):
-                self._store = self._opened()
-                self._rehouse(self._store)
-            self._close()
-        self._unsure = []  # their log is with their file
-        if self._homeless:
-            self._vanished += sum(k.lost or k.snapshot is not None for k in self._homeless)
-            # A recorder that was cancelled may run again: it writes their gaps.
-            self._homeless = [k.without_rows()._replace(lost=False) for k in self._homeless]
-
-    def _close(self, **how: float) -> None:
-        """Close the store, if there is one; see `Store.close`."""
-        store, self._store = self._store, None
-        if store is not None:
-            self._homeless += store.close(**how)
-            self._unsure += store.forget()
-
-
-def _lock(path: Path) -> RecorderLock:
-    if path.is_dir():
-        raise RecordingError(f"{path} is a directory; a recording is a file")
-    for name in (path, Path(os.path.realpath(path))):
-        if has_side_name(name):
-            raise RecordingError(f"{name} has the name of a file beside a recording; take another")
-    try:
-        return RecorderLock(path)
-    except OSError as error:
-        raise RecordingError(
-            f"{path} cannot be recorded into: {error.strerror or error}"
-        ) from error

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from binance_oi import Snapshot
-from binance_oi.recorder import Recorder, Recording, Status, recorder
+from binance_oi.recorder import Recorder, Recording, Status, sqlite
 from binance_oi.recorder.store import Store
 from support.lanes import some
 from support.recording_market import Market, tables
@@ -183,7 +183,7 @@ async def test_the_clock_may_be_set_back_between_the_start_and_the_first_slot(
         machine.shift = -HOUR
         return opened(path, source, clock=clock)
 
-    monkeypatch.setattr(recorder, "Store", set_back)
+    monkeypatch.setattr(sqlite, "Store", set_back)
     began = wall_time()
     await machine.record(2)
     assert wall_time() - began <= 60.0

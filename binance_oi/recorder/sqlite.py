@@ -1,0 +1,186 @@
+"""A recording as a sink: one SQLite file, whatever happens to it and to what lies beside it.
+
+The rule of this file: what was acknowledged is never given up while any file may have it. A file
+that was moved, removed or replaced is opened again under its name, and gets what its log held.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from binance_oi.errors import RecordingError, StorageError
+from binance_oi.market.gap import Gap
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.opening import check_source
+from binance_oi.recorder.sides import has_side_name
+from binance_oi.recorder.sink import Saved
+from binance_oi.recorder.store import ChangedError, Kept, Store, is_busy
+
+WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
+
+logger = logging.getLogger("binance_oi")
+
+
+class SqliteSink:
+    """Stores sweeps in a recording; see `Sink`.
+
+    Args:
+        path: Of the recording; made when missing, and continued when it is there.
+        source: Which exchange it is; None is not written and not compared.
+    """
+
+    def __init__(self, path: Path, source: str | None) -> None:
+        self._path = path
+        self._source = source
+        self._clock: Callable[[], float] | None = None
+        self._lock: RecorderLock | None = None
+        self._store: Store | None = None
+        self._unsure: list[Kept] = []  # acknowledged, and maybe only in the log of a closed file
+        self._homeless: list[Kept] = []  # acknowledged, and in no file: theirs was removed
+        self._lost = 0  # the same, and lost; nobody knows yet
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def claim(self, clock: Callable[[], float]) -> None:
+        """See `Sink.claim`; the lock ends with this process."""
+        self._clock = clock
+        self._lock = _lock(self._path)
+        check_source(self._path, self._source)
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        try:
+            self._store = self._opened()
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(str(error)) from error
+
+    def last_slot(self, before: int | None = None) -> int | None:
+        """See `Sink.last_slot`."""
+        assert self._store is not None
+        try:
+            return self._store.last_slot() if before is None else self._store.last_slot(before)
+        except sqlite3.Error as error:
+            raise StorageError(str(error)) from error
+
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        """See `Sink.save`."""
+        try:
+            return self._save(sweep, gaps, period)
+        except WRITE_ERRORS as error:
+            raise StorageError(str(error)) from error
+
+    def is_due(self) -> bool:
+        """See `Sink.is_due`: the file alone must not be late."""
+        store = self._store
+        return store is not None and store.is_due()
+
+    def tidy(self) -> None:
+        """See `Sink.tidy`."""
+        if self._store is None:
+            return
+        try:
+            self._store.tidy()
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{self} stays in its log, which is tried again: {error}") from error
+
+    def take_lost(self) -> int:
+        """See `Sink.take_lost`: sweeps that were in the log of a file that was removed."""
+        lost, self._lost = self._lost, 0
+        if lost:
+            logger.warning("%s was removed with what its log held: sweeps are lost, %d", self, lost)
+        return lost
+
+    def close(self) -> None:
+        """Close the file; what is in no file yet gets one."""
+        lock = self._lock
+        if lock is None:
+            return
+        try:
+            self._finish()
+        finally:
+            lock.close()
+            self._lock = None
+
+    def _opened(self) -> Store:
+        assert self._lock is not None
+        assert self._clock is not None
+        self._lock.renew(self._path)
+        return Store(self._path, self._source, clock=self._clock)
+
+    def _save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        """Write, or else open the file again: it may have been removed, or be whole again."""
+        change = ""
+        if self._store is not None:
+            try:
+                return self._save_to(self._store, sweep, gaps, period)
+            except (sqlite3.Error, OSError) as error:
+                if is_busy(error):
+                    raise
+                logger.debug("%s is opened again: %s", self._path, error)
+                change = str(error) if isinstance(error, ChangedError) else ""
+                self._close(wait=0.0)
+        self._store = self._opened()
+        if change:
+            logger.warning("%s", change)
+        return self._save_to(self._store, sweep, gaps, period)
+
+    def _save_to(
+        self, store: Store, sweep: Snapshot | None, gaps: Sequence[Gap], period: int
+    ) -> Saved:
+        assert self._lock is not None
+        if not self._lock.protects(self._path):
+            change = store.change() or "has lost its lock; it is opened again"
+            raise ChangedError(f"{self._path} {change}")
+        self._rehouse(store)
+        swept = store.swept(gaps, period)
+        return Saved(store.save(sweep, gaps, period), swept)
+
+    def _rehouse(self, store: Store) -> None:
+        """Write what the log of a removed file held, and no file has now."""
+        if self._unsure:
+            self._homeless += store.remember(self._unsure)
+            self._unsure = []
+        while self._homeless:
+            self._lost += store.restore(self._homeless[0])
+            del self._homeless[0]
+
+    def _finish(self) -> None:
+        """Close the file; what is in no file yet gets one."""
+        closed_by_an_error = bool(self._unsure)
+        self._close()
+        if self._homeless or closed_by_an_error:
+            with suppress(sqlite3.Error, OSError, RecordingError):
+                self._store = self._opened()
+                self._rehouse(self._store)
+            self._close()
+        self._unsure = []  # their log is with their file
+        if self._homeless:
+            self._lost += sum(k.lost or k.snapshot is not None for k in self._homeless)
+            # A recorder that was cancelled may run again: it writes their gaps.
+            self._homeless = [k.without_rows()._replace(lost=False) for k in self._homeless]
+
+    def _close(self, **how: float) -> None:
+        """Close the store, if there is one; see `Store.close`."""
+        store, self._store = self._store, None
+        if store is not None:
+            self._homeless += store.close(**how)
+            self._unsure += store.forget()
+
+
+def _lock(path: Path) -> RecorderLock:
+    if path.is_dir():
+        raise RecordingError(f"{path} is a directory; a recording is a file")
+    for name in (path, Path(os.path.realpath(path))):
+        if has_side_name(name):
+            raise RecordingError(f"{name} has the name of a file beside a recording; take another")
+    try:
+        return RecorderLock(path)
+    except OSError as error:
+        raise RecordingError(
+            f"{path} cannot be recorded into: {error.strerror or error}"
+        ) from error

@@ -1,0 +1,66 @@
+"""A sink that keeps in memory what a recorder stores, and fails as a test says.
+
+Rule of this file: it holds what `Sink` promises and nothing of SQLite, so that what a recorder does
+with a sink is seen apart from what a file does.
+"""
+
+from collections.abc import Callable, Sequence
+
+from binance_oi import Gap, Snapshot, StorageError
+from binance_oi.recorder.sink import Saved
+from binance_oi.times import unix_ms
+
+
+class MemorySink:
+    """Sweeps by slot, and gaps in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.sweeps: dict[int, Snapshot] = {}
+        self.gaps: list[Gap] = []
+        self.calls: list[str] = []
+        self.failing: dict[str, str] = {}  # name of a call -> what it raises
+        self.lost = 0
+        self.is_claimed = False
+
+    def __str__(self) -> str:
+        return "memory"
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.failing:
+            raise StorageError(self.failing[name])
+
+    def claim(self, clock: Callable[[], float]) -> None:
+        self._called("claim")
+        self.is_claimed = True
+
+    def open(self) -> None:
+        self._called("open")
+
+    def last_slot(self, before: int | None = None) -> int | None:
+        self._called("last_slot")
+        known = [*self.sweeps, *(gap.last for gap in self.gaps)]
+        return max((s for s in known if before is None or s < before), default=None)
+
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        self._called("save")
+        self.gaps += gaps
+        if sweep is None:
+            return Saved(0, 0)
+        assert sweep.slot is not None
+        self.sweeps.setdefault(unix_ms(sweep.slot), sweep)
+        return Saved(len(sweep), 0)
+
+    def is_due(self) -> bool:
+        return True
+
+    def tidy(self) -> None:
+        self._called("tidy")
+
+    def take_lost(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self.is_claimed = False
