@@ -227,6 +227,39 @@ async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, eve
     assert due
 
 
+class WholeMarket(Market):
+    """789 symbols, of which each has changed with every sweep."""
+
+    async def snapshot(self, symbols: object = None, **_: object) -> Snapshot:
+        self.number += 1
+        now, ms = datetime.fromtimestamp(wall_time(), UTC), round(wall_time() * 1000)
+        values = {
+            f"S{n}USDT": OpenInterest(f"S{n}USDT", Decimal(f"{10**5 + n}.{self.number:03}"), ms)
+            for n in range(789)
+        }
+        return Snapshot(values_by_symbol=values, errors={}, started=now, finished=now, weight=789)
+
+
+def written() -> int:
+    """Bytes that this process has handed to the kernel."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["wchar"])
+
+
+@pytest.mark.thorough
+@pytest.mark.virtual_time
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="nothing counts bytes here")
+async def test_a_sweep_of_the_whole_market_writes_half_a_megabyte_at_most(path: Path) -> None:
+    market = WholeMarket()
+    recorder = Recorder(market, path, every=20.0, clock=wall_time)
+    running, before = asyncio.create_task(recorder.run()), written()
+    await asyncio.sleep(2 * 3600.0)
+    recorder.stop()
+    await running
+    assert market.number >= 360
+    assert (written() - before) / market.number <= 0.5e6
+
+
 @pytest.mark.virtual_time
 async def test_a_failing_move_is_told_once_and_every_sweep_is_there(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
