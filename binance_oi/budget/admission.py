@@ -9,7 +9,7 @@ from typing import NamedTuple
 from binance_oi.budget import probing
 from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import OURS, POLL, PROBE_PAUSE, PROBES
+from binance_oi.budget.tuning import HIDING, LEAST_WAIT, OURS, POLL, PROBE_PAUSE, PROBES
 from binance_oi.budget.usage import Reason, Wait
 
 
@@ -78,7 +78,7 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    return Wait(max(_until_count(ask, known, k, wait), 1e-3), reason)
+    return Wait(max(_until_count(ask, known, k, wait), LEAST_WAIT), reason)
 
 
 def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
@@ -134,7 +134,7 @@ def _keeps_room(known: Known, k: int) -> bool:
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether so much of ours is under way that it hides what others use meanwhile."""
     minute = known.ledger.minute(k)
-    most = max(ask.weight, (ask.budget - minute.reported) // 8)
+    most = max(ask.weight, int(HIDING * (ask.budget - minute.reported)))
     is_counted = k <= known.others.expected_until and minute.reported > 0
     return is_counted and minute.under_way + ask.weight > most
 
@@ -146,6 +146,7 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
         return minute.newcomer_reserve, 0.0
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
+    # Some of the probes that may still come will not, so room is kept for half of them.
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 

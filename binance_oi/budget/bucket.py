@@ -15,11 +15,13 @@ from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
+    DRIFT_EVERY,
     FIRST_SHARE,
     FLIGHT,
     LAG,
     PATIENCE,
     PROBE_PATIENCE,
+    SLACK,
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
@@ -74,7 +76,7 @@ class Bucket:
         """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
         known = self.known
         clock = known.clock
-        if now - clock.at > 1.0:
+        if now - clock.at > DRIFT_EVERY:
             clock.drift(now)
         if self._limit != known.limit:
             self._resize()
@@ -126,7 +128,7 @@ class Bucket:
             return None
         if now - receipt.sent <= PATIENCE:
             return receipt
-        if now - clock.at > 1.0:
+        if now - clock.at > DRIFT_EVERY:
             clock.drift(now)
         last = int((now + clock.hi + TRAVEL) // MINUTE)
         minute = known.ledger.minutes.get(receipt.first)
@@ -181,7 +183,7 @@ class Bucket:
         """
         known = self.known
         clock, ledger = known.clock, known.ledger
-        if now - clock.at > 1.0:
+        if now - clock.at > DRIFT_EVERY:
             clock.drift(now)
         self._resize()
         if receipt.probe:
@@ -194,7 +196,7 @@ class Bucket:
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
         receipt = learning.rebook(known, receipt, sent, now)
-        slack = known.limit // 50
+        slack = int(SLACK * known.limit)
         k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
         if proved is not None:
             learning.narrow(known, *proved, now, not clock.dated)

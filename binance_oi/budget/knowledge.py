@@ -7,7 +7,7 @@ from typing import NamedTuple
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER
+from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE
 from binance_oi.budget.window import Window
 
 UNKNOWN = -math.inf
@@ -44,7 +44,7 @@ class Known:
     @property
     def few(self) -> int:
         """Weight of others that means nothing: a listing, a ping."""
-        return max(2, self.limit // 1000)
+        return max(FEW, int(FEW_SHARE * self.limit))
 
     def is_held(self, now: float) -> bool:
         """Whether a cooldown is not over for certain."""

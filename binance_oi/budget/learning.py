@@ -8,7 +8,18 @@ the way that lets us send less.
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE, ServerClock, dated
-from binance_oi.budget.tuning import CONTRADICTIONS, LAG, MEMORY, NEWCOMER, PROBE_PAUSE
+from binance_oi.budget.tuning import (
+    CONTRADICTIONS,
+    LAG,
+    MEMORY,
+    NEWCOMER,
+    PROBE_PAUSE,
+    SURGE_FADES,
+    SURGE_GROWS,
+    SURGE_LEAST,
+    SURGE_MOST,
+    TOO_SOON,
+)
 from binance_oi.budget.usage import Receipt
 from binance_oi.exchange.headers import is_plausible
 
@@ -41,7 +52,7 @@ def learn(known: Known, receipt: Receipt, k: int, used: int, reserve: int) -> No
     if minute.newcomer_reserve:
         # A rate of others that is higher than this would show in the count by now.
         into, left = known.clock.into(receipt.sent, k), known.clock.left(receipt.sent, k)
-        most = int(NEWCOMER * known.limit / max(into, 0.1) * left)
+        most = int(NEWCOMER * known.limit / max(into, TOO_SOON) * left)
         minute.newcomer_reserve = min(minute.newcomer_reserve, max(0, most - reserve))
     if receipt.sent > known.counted_at:
         known.counted_at = receipt.sent
@@ -52,7 +63,7 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
-        others.expected_surge //= 2
+        others.expected_surge = int(SURGE_FADES * others.expected_surge)
         if before.reported > others.refused_count + known.few:
             others.refused_count = 0
     if others.refused_count:
@@ -186,8 +197,9 @@ def learn_refusal(
     turn = MINUTE * (minute + 1)
     if turn > known.cooldown_until and not known.is_held(now):
         surge = others.expected_surge
-        more = surge if ban else 2 * surge  # a ban may be somebody else's doing
-        others.expected_surge = min(max(more, known.limit // 4), known.limit // 2)
+        more = surge if ban else SURGE_GROWS * surge  # a ban may be somebody else's doing
+        least, most = int(SURGE_LEAST * known.limit), int(SURGE_MOST * known.limit)
+        others.expected_surge = min(max(more, least), most)
     known.ledger.open_minute(minute).refused = True
     if used is not None and used < known.limit:
         others.refused_count = min(others.refused_count or used, used)

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from binance_oi.budget.ledger import Minute
-from binance_oi.budget.tuning import CHANCE, FORECAST_AGE, LATE, MEMORY, SIGMA, SLOT
+from binance_oi.budget.tuning import (
+    CHANCE,
+    FORECAST_AGE,
+    LATE,
+    MEMORY,
+    SIGMA,
+    SLOT,
+    SOONEST,
+    UNSEEN,
+)
 from binance_oi.exchange.limits import WEIGHT
 
 MINUTE = float(WEIGHT.seconds)
@@ -66,7 +75,7 @@ class Curve:
         A curve never falls: others cannot give back what they have used. A rise below 0 would be
         a negative rate, which has no square root.
         """
-        into, height = min(max(into, self.until, 0.25), MINUTE), max(height, self.top)
+        into, height = min(max(into, self.until, SOONEST), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
         base = self.top
         if self.until == 0.0:
@@ -97,7 +106,7 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
     """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
-    if into > curve.since + (MINUTE - curve.since) / 4:
+    if into > curve.since + UNSEEN * (MINUTE - curve.since):
         before = max(before, curve.base)  # not all of a minute is kept for what came unseen
     due = whole - now
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))

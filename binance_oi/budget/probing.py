@@ -8,7 +8,14 @@ for with what is kept for them.
 
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import CLOSING, PROBE_PAUSE, PROBES
+from binance_oi.budget.tuning import (
+    CLOSING,
+    FROM_RESERVE,
+    OF_THE_REST,
+    PROBE_PAUSE,
+    PROBES,
+    SPARING,
+)
 
 
 def is_newcomer(ask: Ask, known: Known) -> bool:
@@ -51,8 +58,9 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
     decided = minute.undecided[0][0] - ask.now if minute.undecided else left
     probe = min(0.0 if minute.doubtful else decided, until_last(ask.now, known, k))
-    if 2 * (minute.booked + ask.weight - 1 - ask.budget) < ask.reserve - 1:  # rest: for the end
-        probe = min(probe, (left - since) / 2)
+    spent = minute.booked + ask.weight - 1 - ask.budget
+    if spent < FROM_RESERVE * (ask.reserve - 1):  # what is left of it is for the end
+        probe = min(probe, (left - since) / 2)  # so that it comes when as much is left as has gone
     return min(max(PROBE_PAUSE - since, probe), left)
 
 
@@ -70,10 +78,11 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
     if k <= known.others.expected_until:
         probe = MINUTE * ask.weight / (PROBES * known.limit)
         if lack > ask.reserve and not past:
-            probe *= 4
+            probe *= SPARING
         probe -= since
         if lack <= 0.0:
-            probe = min(probe, (left - 3 * since) / 4)
+            # After this part of the time that was left at the last count.
+            probe = min(probe, OF_THE_REST * (left + since) - since)
         wait = min(max(wait, probe), left)
     closing = until_last(ask.now, known, k)
     return min(wait, closing) if closing + since > 0.0 else wait

@@ -193,6 +193,11 @@ def bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Call
     return lambda minute, into: weight * sum(into >= at for at in seconds) * (minute in chosen)
 
 
+def at_once(first: int, later: int) -> Callable[[int, float], int]:
+    """So much weight from the beginning of the first minute, and of each later one."""
+    return lambda minute, _into: later if minute else first
+
+
 @script
 def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
     desk = Desk(note, at=5.0)
@@ -342,6 +347,97 @@ def a_refusal_and_a_second_one(note: Note) -> None:
     desk.send()
     desk.refuse(17.0, shown=1_800)  # below the limit: the exchange counts what we do not see
     desk.go_on(500.0, every=1.0)
+
+
+@script
+def refused_twice_in_a_row(note: Note) -> None:
+    """SURGE_GROWS, SURGE_LEAST, SURGE_MOST, SURGE_FADES: what is kept free after that."""
+    for refusals in (1, 2, 3):
+        desk = Desk(note, at=12.0)
+        desk.go_on(15.0)
+        for number in range(refusals):
+            desk.to(70.0 + 60.0 * number)
+            desk.send()
+            desk.refuse(shown=2_400)
+        desk.go_on(500.0, every=1.0)
+
+
+@script
+def others_of_hardly_any_weight(note: Note) -> None:
+    """FEW, FEW_SHARE: from how much on they are others."""
+    for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
+        desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
+        for second in (30.0, 65.0, 75.0):
+            desk.go_on(second, every=1.0, most=20)
+            desk.room()
+
+
+@script
+def a_count_that_is_nearly_as_high_in_the_next_minute(note: Note) -> None:
+    """SLACK: by how much a count must have fallen to be another minute's."""
+    for theirs in range(100, 110):
+        desk = Desk(
+            note,
+            limit=5_000,
+            at=30.0,
+            headers=(True, False),
+            others=at_once(199, theirs),
+        )
+        desk.send()
+        for second in every(0.5, 58.0, 63.0):
+            desk.to(second)
+            desk.send()
+            desk.to(second + 0.1)
+            desk.room()
+
+
+@script
+def a_wait_of_less_than_a_millisecond(note: Note) -> None:
+    """LEAST_WAIT: just before the last probe of a full minute is due."""
+    desk = Desk(note, limit=50, at=5.0)
+    desk.go_on(59.0, every=0.5, most=3)
+    for second in every(0.0007, 59.2, 61.0):
+        desk.to(second)
+        receipt = desk.ask()
+        if receipt is not None:
+            desk.pool.refund(receipt)
+            break
+
+
+@script
+def heavy_probes_of_a_full_minute(note: Note) -> None:
+    """FROM_RESERVE: how much of the reserve they may use before the last one."""
+    for weight in (99, 100, 101, 102):
+        desk = Desk(note, reserve=201, at=5.0)
+        desk.go_on(20.0, weight=73, every=0.5, most=10)
+        while desk.send(1):
+            pass
+        desk.go_on(61.0, weight=weight, every=0.1, most=1)
+
+
+@script
+def others_at_the_very_beginning_of_a_minute(note: Note) -> None:
+    """SOONEST: from when on a curve rises that begins with the minute."""
+    desk = Desk(note, at=20.0, others=bursts(1_400, 3.0))
+    desk.go_on(119.0, every=0.5, most=5)
+    for second in every(0.5, 120.5, 126.0):
+        desk.to(second)
+        desk.send()
+        desk.to(second + 0.1)
+        desk.room()
+
+
+@script
+def what_came_before_the_first_count_of_the_last_minute(note: Note) -> None:
+    """UNSEEN: for how long room is kept for as much in the next minute."""
+    for at in every(0.03, 33.0, 33.4):
+        desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
+        desk.go_on(59.0, every=1.0, most=5)
+        for second in (62.0, 75.0, 90.0, 100.0):
+            desk.to(second)
+            desk.send()
+        desk.to(desk.now - START + 0.1)
+        desk.room()
 
 
 @script
