@@ -35,7 +35,8 @@ def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
 def probe_pending(ask: Ask, known: Known) -> Verdict | None:
     """Wait for the answer to a probe, but not for long."""
     if known.probe_ends_at > ask.now:
-        return Wait(min(known.probe_ends_at - ask.now, POLL), Reason.PROBE_PENDING)
+        end = known.probe_ends_at - ask.now
+        return Wait(min(end, POLL), Reason.PROBE_PENDING, end)
     return None
 
 
@@ -67,18 +68,19 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
         if minute.booked + ask.weight > ask.share:
             return _full(ask, known, k, Reason.SHARE)
         if k < ask.likeliest and not probing.is_bearable(ask, known, k):
-            return Wait(POLL, Reason.MINUTE_UNCERTAIN)
+            return Wait(POLL, Reason.MINUTE_UNCERTAIN, PROBE_PAUSE)
     return None
 
 
 def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
-    wait = MINUTE * (k + 1) - ask.now - known.clock.lo
+    wait = end = MINUTE * (k + 1) - ask.now - known.clock.lo
     # A probe may be counted in a later minute, and must be affordable there as well.
     if all(probing.is_affordable(ask, known, j) for j in range(k, ask.last + 1)):
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
-    return Wait(max(_until_count(ask, known, k, wait), LEAST_WAIT), reason)
+    wait = max(_until_count(ask, known, k, wait), LEAST_WAIT)
+    return Wait(wait, reason, _until_room(ask, known, k, end))
 
 
 def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
@@ -95,6 +97,23 @@ def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
     return end
 
 
+def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
+    """Seconds until minute `k`, which is full, may have room: its end, or when answers may make it.
+
+    An answer shows that its weight is in the count already, or in another minute. It takes
+    nothing out of what is booked to this minute alone.
+    """
+    minute = known.ledger.minute(k)
+    booked = minute.booked + ask.weight
+    lack = max(minute.used + ask.weight - ask.budget, booked - ask.share)
+    is_booked = booked + minute.others > ask.budget or booked > ask.share
+    if minute.under_way >= lack and (ask.first < ask.last or not is_booked):
+        return min(end, PROBE_PAUSE)
+    if minute.undecided and probing.is_affordable(ask, known, k):
+        return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))
+    return end
+
+
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
     """Look at the count before using a minute about which something may be unknown."""
     return Probe() if probing.begins_with_a_probe(ask, known) else None
@@ -107,7 +126,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
         return None
     crowded = _is_crowded(ask, known, k)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
-        return Wait(POLL, Reason.OTHERS)
+        return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
     room = ask.budget - minute.used - ask.weight
     need, margin = _kept(ask, known, k)
     fits = not crowded and room >= need + margin
@@ -122,7 +141,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
     """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
-    return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
+    return Wait(wait, Reason.OTHERS, PROBE_PAUSE) if wait > 0.0 else Probe()
 
 
 def _keeps_room(known: Known, k: int) -> bool:
@@ -188,37 +207,9 @@ def until_room(ask: Ask, known: Known) -> float | None:
     """Seconds until a request that was refused now may find room; None: it never does.
 
     `decide` says when the queue asks again, which answers to others can make sooner. This is for a
-    caller who comes back only once: the end of what is in the way.
+    caller who comes back only once.
     """
-    if too_heavy(ask, known) is not None:
-        return None
-    if known.is_held(ask.now):
-        return known.cooldown_until - ask.now - known.clock.lo
-    if known.probe_ends_at > ask.now:
-        return known.probe_ends_at - ask.now
-    full = every_limit_has_room(ask, known)
-    if isinstance(full, Wait):
-        return full.seconds
-    for k in range(ask.first, ask.last + 1):
-        minute = known.ledger.minute(k)
-        lack = max(minute.used - ask.budget, minute.booked - ask.share) + ask.weight
-        if lack > 0:
-            return _until_minute_has_room(ask, known, k, lack)
-    return PROBE_PAUSE
-
-
-def _until_minute_has_room(ask: Ask, known: Known, k: int, lack: int) -> float:
-    """Minute `k` is full by `lack`: its end, or the moment when answers may make room.
-
-    An answer shows that its weight is in the count already, or in another minute. It takes
-    nothing out of what is booked to this minute alone.
-    """
-    minute = known.ledger.minute(k)
-    end = MINUTE * (k + 1) - ask.now - known.clock.lo
-    booked = minute.booked + ask.weight
-    is_booked = booked + minute.others > ask.budget or booked > ask.share
-    if minute.under_way >= lack and (ask.first < ask.last or not is_booked):
-        return min(end, PROBE_PAUSE)
-    if minute.undecided and probing.is_affordable(ask, known, k):
-        return min(end, max(PROBE_PAUSE, minute.undecided[0][0] - ask.now))
-    return end
+    verdict = too_heavy(ask, known) or decide(ask, known)
+    if not isinstance(verdict, Wait):
+        return 0.0
+    return verdict.seconds if verdict.end is None else verdict.end

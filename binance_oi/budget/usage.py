@@ -17,6 +17,9 @@ class Wait(NamedTuple):
     seconds: float | None
     """After which the answer may differ; None: waiting does not help."""
     reason: Reason
+    end: float | None = None
+    """Seconds after which nothing is in the way any more, as far as is known, where the queue asks
+    earlier: for a caller who comes back only once."""
 
 
 class Receipt(NamedTuple):

@@ -152,7 +152,7 @@ def test_a_wait_says_after_how_many_seconds_the_answer_may_differ() -> None:
     assert isinstance(verdict, Wait)
     assert verdict.reason is Reason.PROBE_PENDING
     assert verdict.seconds == pytest.approx(0.01)
-    assert decide(ask(), known(probe_ends_at=25.0)) == Wait(POLL, Reason.PROBE_PENDING)
+    assert decide(ask(), known(probe_ends_at=25.0)) == Wait(POLL, Reason.PROBE_PENDING, 5.0)
 
 
 @pytest.mark.parametrize("silent, kind", [(0, Probe), (BLIND_AFTER, Send)])
@@ -308,6 +308,19 @@ def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
     assert answer.probe
 
 
+@pytest.mark.parametrize(
+    "name, end",
+    [
+        ("where others need the rest", PROBE_PAUSE),
+        ("into a minute that others may have filled, before the likeliest", PROBE_PAUSE),
+    ],
+)
+def test_who_comes_back_only_once_waits_for_what_is_in_the_way(name: str, end: float) -> None:
+    verdict = decide(CASES[name].ask, CASES[name].known())
+    assert isinstance(verdict, Wait)
+    assert verdict.end == end
+
+
 def asked_again(state: Known, now: float, until: float, most: int) -> int:
     """How often a request that obeys each wait is refused before it is sent."""
     bucket = Bucket(state, reserve=RESERVE)
@@ -332,4 +345,4 @@ def test_a_full_minute_whose_weight_has_no_answer_to_come_is_asked_a_few_times(
 
 def test_a_full_minute_whose_weight_is_under_way_is_asked_again_soon() -> None:
     full = Minute(FULL, FULL, [(30, FULL - 1)])
-    assert decide(ask(), known(full, silent=BLIND_AFTER)) == Wait(POLL, Reason.MINUTE_FULL)
+    assert decide(ask(), known(full, silent=BLIND_AFTER)) == Wait(POLL, Reason.MINUTE_FULL, 40.0)
