@@ -31,7 +31,6 @@ SWITCHES = (
         "rest = due",
     ),
     Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
-    Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
     Switch("going on", OTHERS, "most = max(most, going_on(current, into, others))", "pass"),
     Switch(
         "going on as last seen",
@@ -94,8 +93,8 @@ SWITCHES = (
     Switch(
         "a probe of a full minute",
         ADMISSION,
-        "if wait <= 0.0:\n            return Probe()\n    return Wait(max(",
-        "if False:\n            return Probe()\n    return Wait(max(",
+        "if wait <= 0.0:\n            return Probe()\n    wait = max(",
+        "if False:\n            return Probe()\n    wait = max(",
     ),
     Switch(
         "a newcomer is careful",
@@ -117,8 +116,13 @@ SWITCHES = (
         "decided = minute.undecided[0][0] - ask.now if minute.undecided else left",
         "decided = left",
     ),
-    Switch("few probes without a past", PROBING, "probe *= 4", "pass"),
-    Switch("a third of the rest", PROBING, "probe = min(probe, (left - 3 * since) / 4)", "pass"),
+    Switch("few probes without a past", PROBING, "probe *= SPARING", "pass"),
+    Switch(
+        "a third of the rest",
+        PROBING,
+        "probe = min(probe, OF_THE_REST * (left + since) - since)",
+        "pass",
+    ),
     Switch(
         "the closing probe",
         PROBING,
@@ -159,11 +163,13 @@ SWITCHES = (
         "if is_exact or others.past(k) or minute.others >= curve.rate * into:",
         "if True:",
     ),
-    Switch("surge doubles", LEARNING, "more = surge if ban else 2 * surge", "more = surge"),
+    Switch(
+        "surge doubles", LEARNING, "more = surge if ban else SURGE_GROWS * surge", "more = surge"
+    ),
     Switch(
         "surge of the first refusal",
         LEARNING,
-        "min(max(more, known.limit // 4), known.limit // 2)",
+        "min(max(more, least), most)",
         "more",
     ),
     Switch(
