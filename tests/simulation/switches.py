@@ -31,6 +31,7 @@ SWITCHES = (
         "rest = due",
     ),
     Switch("others who stopped", OTHERS, "rest -= min(rest", "rest -= 0.0 * min(rest"),
+    Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
     Switch("going on", OTHERS, "most = max(most, going_on(current, into, others))", "pass"),
     Switch(
         "going on as last seen",

@@ -60,6 +60,11 @@ EVENTS = {
     "others that join": Situation(
         minutes=8, others=Together((Steady(3.0), Between(Steady(25.0), HALF_PAST_3, inf)))
     ),
+    "others that join a client that polls": Situation(
+        minutes=7,
+        sweep=600,
+        others=Together((Steady(3.0), Between(Steady(20.0), EPOCH_S + 185.0, inf))),
+    ),
 }
 
 Traces = dict[str, str]
