@@ -119,7 +119,7 @@ def is_virtual() -> bool:
 
 def patience(fault: Fault) -> float:
     """The timeout of the client's calls: on a real loop it is short only where it has to pass."""
-    return fault.timeout if is_virtual() or fault.seconds >= TEXT else HANGS
+    return fault.timeout if is_virtual() or fault.seconds > TEXT else HANGS
 
 
 async def good_call(client: OpenInterestClient) -> None:
