@@ -141,7 +141,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
     """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
-    return Wait(wait, Reason.OTHERS, PROBE_PAUSE) if wait > 0.0 else Probe()
+    return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
 
 def _keeps_room(known: Known, k: int) -> bool:

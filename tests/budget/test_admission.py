@@ -311,11 +311,13 @@ def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
 @pytest.mark.parametrize(
     "name, end",
     [
-        ("where others need the rest", PROBE_PAUSE),
+        ("where others need the rest", None),
         ("into a minute that others may have filled, before the likeliest", PROBE_PAUSE),
     ],
 )
-def test_who_comes_back_only_once_waits_for_what_is_in_the_way(name: str, end: float) -> None:
+def test_who_comes_back_only_once_waits_for_what_is_in_the_way(
+    name: str, end: float | None
+) -> None:
     verdict = decide(CASES[name].ask, CASES[name].known())
     assert isinstance(verdict, Wait)
     assert verdict.end == end
