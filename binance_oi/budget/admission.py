@@ -87,7 +87,7 @@ def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until a count may give room in full minute `k`; `end` when none is to come before.
 
     The answer to a request under way may come at any time. Undecided weight has no answer to
-    come: the count of a later request decides it, if the lightest one may still be sent.
+    come. The count of a later request decides it, if even one of weight 1 may still be sent.
     """
     minute = known.ledger.minute(k)
     if minute.under_way > 0:
@@ -98,10 +98,10 @@ def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
-    """Seconds until minute `k`, which is full, may have room: its end, or when answers may make it.
+    """Seconds until full minute `k` may have room: until its end, or until answers make room.
 
-    An answer shows that its weight is in the count already, or in another minute. It takes
-    nothing out of what is booked to this minute alone.
+    An answer makes room when its weight proves to be in another minute, or to be in the count
+    already. Neither helps where what is booked to this minute alone leaves no room.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight

@@ -25,15 +25,16 @@ class Minute:
     unconfirmed: int = 0
     """The part of `booked` that no count is known to contain."""
     undecided: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
-    """The part of `unconfirmed` that had no answer or no count: weight by the second from which a
-    count contains it, if the exchange counted it at all."""
+    """The part of `unconfirmed` that had no answer, or one without a count, as pairs. Second and
+    weight: the count of a request that is sent then, or later, contains the weight if the exchange
+    counted it at all."""
     doubtful: int = 0
     """Of `booked`: had no answer, and a later count has come. What that count does not contain was
     never counted."""
     reported: int = 0
     """The largest count in a header."""
     others: int = 0
-    """Of other clients on this IP address, at the least."""
+    """Of other clients on this IP address: the most by which a count exceeded `booked`."""
     newcomer_reserve: int = 0
     """Kept free for other clients that nothing has shown yet: we know nothing from before."""
     refused: bool = False
@@ -50,7 +51,7 @@ class Minute:
         return self.unconfirmed - sum(weight for _, weight in self.undecided)
 
     def absorb(self, sent: float, used: int, counted_at: float) -> None:
-        """Learn that `used` contains all that was undecided before `sent`.
+        """Learn from a count, `used`: it contains all that was undecided before `sent`.
 
         What `used` does not contain was never counted, and goes back: but only after `LAG` without
         a count, because a header that lags would give back too much.
