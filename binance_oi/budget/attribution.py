@@ -42,10 +42,6 @@ def attribute(
         ledger: What is known of the minutes.
         slack: Weight by which two counts may differ, and mean the same.
     """
-    if date is not None and receipt.first == receipt.last:  # nearly always
-        second = date - MINUTE * receipt.first
-        if EDGE <= second < MINUTE - 1 - EDGE:  # far from any rollover
-            return Attribution(receipt.first)
     first = max(receipt.first, clock.earliest(receipt.sent))
     last = clock.latest(now)
     if date is not None:
@@ -59,6 +55,11 @@ def attribute(
     if k is None:
         return Attribution(None)
     return Attribution(k, (MINUTE * k - now, MINUTE * (k + 1) - receipt.sent))
+
+
+def is_clear_of_rollovers(date: float, k: int) -> bool:
+    """Whether a `Date` that is believed proves minute `k`, whatever edge server wrote it."""
+    return EDGE <= date - MINUTE * k < MINUTE - 1 - EDGE
 
 
 def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from binance_oi.budget import admission, learning, probing
-from binance_oi.budget.attribution import attribute
+from binance_oi.budget.attribution import is_clear_of_rollovers
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
@@ -21,7 +21,6 @@ from binance_oi.budget.tuning import (
     LAG,
     PATIENCE,
     PROBE_PATIENCE,
-    SLACK,
     TRAVEL,
 )
 from binance_oi.budget.usage import Receipt, Usage, Wait
@@ -66,9 +65,8 @@ class Bucket:
 
     def _resize(self) -> None:
         """Go by the limit that the exchange announced, to us or to another process."""
-        if self._limit != self.known.limit:
-            self._limit = self.known.limit
-            self._reserve, self._share = self._bounds(self._limit)
+        self._limit = self.known.limit
+        self._reserve, self._share = self._bounds(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
@@ -182,10 +180,10 @@ class Bucket:
             The minute that counted the request; None when that cannot be told.
         """
         known = self.known
-        clock, ledger = known.clock, known.ledger
-        if now - clock.at > DRIFT_EVERY:
-            clock.drift(now)
-        self._resize()
+        if now - known.clock.at > DRIFT_EVERY:
+            known.clock.drift(now)
+        if self._limit != known.limit:
+            self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
@@ -195,16 +193,12 @@ class Bucket:
             receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        receipt = learning.rebook(known, receipt, sent, now)
-        slack = int(SLACK * known.limit)
-        k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
-        if proved is not None:
-            learning.narrow(known, *proved, now, not clock.dated)
-        if k is not None and not receipt.first == k == receipt.last:
-            ledger.move(receipt, k)
+        k: int | None = receipt.first
+        if k != receipt.last or date is None or not is_clear_of_rollovers(date, k):
+            receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
             known.silent += 1
-            ledger.leave_undecided(receipt, k, now + LAG)
+            known.ledger.leave_undecided(receipt, k, now + LAG)
         elif k is None:
             learning.learn_near_rollover(known, receipt, now, used)
         else:

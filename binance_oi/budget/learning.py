@@ -5,6 +5,7 @@ it is of has been found out before (`attribution`). Where that cannot be told, t
 the way that lets us send less.
 """
 
+from binance_oi.budget.attribution import attribute
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE, ServerClock, dated
@@ -14,6 +15,7 @@ from binance_oi.budget.tuning import (
     MEMORY,
     NEWCOMER,
     PROBE_PAUSE,
+    SLACK,
     SURGE_FADES,
     SURGE_GROWS,
     SURGE_LEAST,
@@ -151,9 +153,35 @@ def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
     clock = known.clock
     if not is_plausible(date):
         return False
-    interval, was_guess = dated(date, sent, now), not clock.dated
-    clock.replace_guess(*interval)
-    return narrow(known, *interval, now, was_guess)
+    lo, hi = dated(date, sent, now)
+    if clock.dated and lo <= clock.hi and hi >= clock.lo:  # nearly always
+        return clock.narrow(lo, hi)
+    was_guess = not clock.dated
+    clock.replace_guess(lo, hi)
+    return narrow(known, lo, hi, now, was_guess)
+
+
+def find_minute(
+    known: Known,
+    receipt: Receipt,
+    sent: float,
+    now: float,
+    used: int | None,
+    date: float | None,
+) -> tuple[Receipt, int | None]:
+    """Which minute counted a request, where that is not plain; it stays booked to that one alone.
+
+    Returns:
+        The receipt as it is booked, and the minute; None when nothing tells.
+    """
+    receipt, clock, ledger = rebook(known, receipt, sent, now), known.clock, known.ledger
+    slack = int(SLACK * known.limit)
+    k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
+    if proved is not None:
+        narrow(known, *proved, now, not clock.dated)
+    if k is not None and not receipt.first == k == receipt.last:
+        ledger.move(receipt, k)
+    return receipt, k
 
 
 def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt:

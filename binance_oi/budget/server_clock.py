@@ -78,7 +78,7 @@ class ServerClock:
 
     def narrow(self, lo: float, hi: float) -> bool:
         """Learn one more interval; False, and nothing learned, when it contradicts."""
-        if not self.agrees(lo, hi):
+        if lo > self.hi or hi < self.lo:
             self.contradictions += 1
             return False
         self.contradictions = 0

@@ -173,7 +173,7 @@ SWITCHES = (
         "k = _by_count(receipt, used, first, ledger, slack)",
         "k = None",
     ),
-    Switch("the count narrows the clock", BUCKET, "if proved is not None:", "if False:"),
+    Switch("the count narrows the clock", LEARNING, "if proved is not None:", "if False:"),
     Switch("quiet before giving back", LEDGER, "and sent >= counted_at + LAG", ""),
     Switch("eight moments undecided", LEDGER, "or len(undecided) >= UNDECIDED", ""),
     Switch(
