@@ -187,8 +187,7 @@ class Others:
 
     def unseen(self, k: int, limit: int, gap: float) -> float:
         """Weight they may have used in `gap` s without a count, if nothing special happened."""
-        most = gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
-        return most + SIGMA * math.sqrt(most)
+        return gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
 
     def forecast(
         self, k: int, minute: Minute, limit: int, into: float, latest: Forecast

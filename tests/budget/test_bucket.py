@@ -469,7 +469,7 @@ def test_beside_others_little_is_in_flight() -> None:
 def test_others_that_may_have_used_the_rest_are_given_time() -> None:
     made = bucket(100, reserve=0)
     fill(made, 1, 1, used=20)
-    made.known.others.curves[int(NOON // 60)] = Curve(fastest=150.0, heights=[150], until=1.0)
+    made.known.others.curves[int(NOON // 60)] = Curve(fastest=200.0, heights=[200], until=1.0)
     assert refuse(made, 1.5) == PROBE_PAUSE
 
 

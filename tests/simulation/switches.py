@@ -52,7 +52,6 @@ SWITCHES = (
         "spread = 1.0",
     ),
     Switch("chance in a forecast", OTHERS, "SIGMA * math.sqrt(need * spread)", "0.0"),
-    Switch("chance of the unseen", OTHERS, "return most + SIGMA * math.sqrt(most)", "return most"),
     Switch("the surge", OTHERS, "surge = self.expected_surge - minute.others", "surge = 0"),
     Switch(
         "an eighth in flight",
