@@ -315,7 +315,7 @@ async def test_a_connection_that_was_opened_for_later_counts_as_kept() -> None:
 # -- other ways to the exchange ------------------------------------------------------------------
 
 
-@ours_first
+@sessions
 @pytest.mark.parametrize("how", some(list(Forgets), always=1))
 @pytest.mark.parametrize("way", ["TLS", "a proxy", "TLS through a proxy"])
 async def test_it_is_the_same_over_tls_and_through_a_proxy(
