@@ -1296,3 +1296,19 @@ async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: f
         assert client._governor.in_flight == client._governor.waiting == 0
         good = sum(not isinstance(result, BaseException) for result in results)
         assert good <= exchange.used <= client.usage.used <= good + 5 + 1 + 5
+
+
+@pytest.mark.parametrize(
+    "status, kind",
+    [(101, ResponseError), (204, DecodeError), (299, DecodeError), (302, ResponseError)],
+)
+async def test_only_another_status_of_success_is_an_answer_that_nobody_documents(
+    status: int, kind: type[BinanceOIError]
+) -> None:
+    async with (
+        RawExchange(lambda n: answer(status, "" if status == 204 else "{}")) as exchange,
+        local_client(exchange) as client,
+    ):
+        with pytest.raises(BinanceOIError) as caught:
+            await client.get_open_interest("BTCUSDT")
+    assert type(caught.value) is kind

@@ -210,7 +210,7 @@ class Sender:
         """
         if refusal is None:
             return DecodeError("the answer is longer than any real one, or has no end")
-        if answer.status < 300:
+        if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
         refusal = refusal.reading(answer.body)
         is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER

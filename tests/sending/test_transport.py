@@ -25,6 +25,9 @@ from binance_oi.sending import connections
 from binance_oi.sending.connections import USER_AGENT, Attempt
 from binance_oi.sending.governor import Permit
 from binance_oi.sending.transport import Transport, _transport_error, ready_url
+from faults.doors import Tls
+from support.balancer import Balancer
+from support.certificates import good
 from support.raw_exchange import CLOSE, RawExchange, answer, open_interest
 from support.sender import PATH, Record, Sender
 
@@ -308,6 +311,13 @@ async def test_a_session_that_raises_for_status_cannot_hide_a_ban() -> None:
         ours = Sender(session)
         assert await ours.get(exchange.url) == (418, b"{}", True)
     assert ours.fates == ["settled 418"]
+
+
+async def test_the_callers_certificates_replace_the_checks_of_its_session() -> None:
+    async with Balancer(tls=good()) as exchange, aiohttp.ClientSession() as session:
+        with pytest.raises(TransportError):
+            await Sender(session).get(exchange.url)
+        assert (await Sender(session, tls=Tls().client_tls()).get(exchange.url)).status == 200
 
 
 async def test_a_session_that_does_not_unpack_does_so_for_us() -> None:
