@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -74,9 +75,14 @@ def room(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
 def imported(file: Path) -> Iterator[str]:
     """Every module that a file imports anywhere in it, in full: `binance_oi.errors`."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -85,7 +91,7 @@ def imported(file: Path) -> Iterator[str]:
 
 def ours_imported(file: Path) -> Iterator[str]:
     """Modules of ours that a file imports anywhere in it; of a folder, what is named of it."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -142,19 +148,20 @@ NO_CODE = {
 def lengths(file: Path, kinds: tuple[type[ast.stmt], ...] = FUNCTIONS) -> Iterator[tuple[int, str]]:
     """Lines of code of every function, or class: no docstring, no comment, no blank line."""
     code = code_lines(file)
-    tree = ast.parse(file.read_bytes())
+    tree = parsed(file)
     for node in ast.walk(tree):
         if isinstance(node, kinds):
             name = getattr(node, "name", "")
             yield len(span(node) & code), f"{file.relative_to(ROOT)}:{node.lineno} {name}"
 
 
+@cache
 def code_lines(file: Path) -> set[int]:
     """The lines of a file that are code: no docstring, no comment, no blank line."""
     with tokenize.open(file) as opened:
         tokens = list(tokenize.generate_tokens(opened.readline))
     code = {n for t in tokens if t.type not in NO_CODE for n in range(t.start[0], t.end[0] + 1)}
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             code -= span(node)  # a docstring, of a field as well
     return code
@@ -277,7 +284,7 @@ def test_nothing_is_hidden_from_the_coverage() -> None:
 
 
 def test_every_module_begins_with_its_docstring() -> None:
-    bare = [file.name for file in FILES if not ast.get_docstring(ast.parse(file.read_bytes()))]
+    bare = [file.name for file in FILES if not ast.get_docstring(parsed(file))]
     assert bare == []
 
 

@@ -490,6 +490,7 @@ def test_a_pipe_gets_json_lines_of_the_whole_market() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_symbols_in_any_script_come_through_in_any_locale() -> None:
     done = run("get", "币安人生USDT", "--simulated", *PATIENT, env={"PYTHONIOENCODING": "ascii"})
     assert json.loads(done.stdout)["symbol"] == "币安人生USDT"
@@ -696,6 +697,7 @@ def test_a_terminal_gets_a_bar_then_a_table_then_the_summary() -> None:
     assert "{" not in plain
 
 
+@pytest.mark.thorough
 def test_no_color_means_none() -> None:
     code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, NO_COLOR="1")
     assert code == 0
@@ -703,6 +705,7 @@ def test_no_color_means_none() -> None:
     assert not COLOUR.search(seen)
 
 
+@pytest.mark.thorough
 def test_json_on_a_terminal_when_told() -> None:
     code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, "--json")
     assert code == 0

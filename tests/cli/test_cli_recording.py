@@ -489,6 +489,7 @@ def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, cod
     assert b"BTCUSDT" in after  # the last picture stays
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
     terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")

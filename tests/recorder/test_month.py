@@ -25,7 +25,7 @@ from binance_oi.recorder import Recorder
 from binance_oi.simulator import Bans, LocalExchange
 from support.virtual_clock import wall_time
 
-DAYS = float(os.environ.get("BINANCE_OI_DAYS", "0.06"))
+DAYS = float(os.environ.get("BINANCE_OI_DAYS", "0.04"))
 SYMBOLS = int(os.environ.get("BINANCE_OI_SYMBOLS", "3"))
 PERIOD = 20_000
 MOST = 791  # symbols that can be read three times in a minute of 2400

@@ -151,7 +151,7 @@ def likeliest_first(number: str) -> list[str]:
 
 
 @pytest.mark.parametrize("factor", [1.01, *thorough(0.99)])
-@pytest.mark.parametrize("number", some(NOTICED, always=6))
+@pytest.mark.parametrize("number", some(NOTICED, always=2))
 def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
     number: str, factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
