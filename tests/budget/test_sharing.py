@@ -1470,10 +1470,13 @@ def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
     pool, flying = busy(make, clock)
     if first == "parent":
         make().set_limit(LIMIT)  # another process writes, so the child cannot go on from its copy
+    turn, told = os.pipe()
     child = os.fork()
     if not child:
         code = 1
         try:
+            if first == "parent":
+                os.read(turn, 1)
             give_back(pool, flying, how)
             use(pool, clock)
             code = 0
@@ -1481,7 +1484,10 @@ def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
             os._exit(code)
     if first == "parent":
         pool.flush()
+        os.write(told, b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(turn)
+    os.close(told)
     pool.flush()
     usage = make().usage
     assert (usage.charged, usage.in_flight) == (7, 3)  # 6 of ours, 3 of them under way, and 1

@@ -223,6 +223,6 @@ def calls_wait_in_a_queue(note: Note) -> None:
 
 @script
 def calls_wait_for_the_pacer(note: Note) -> None:
-    """LOTS of `governor`: how many it lets pass at once."""
+    """LOTS of `pacer`: how many it lets pass at once."""
     for pace in (198.0, 200.0):
         _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))
