@@ -240,10 +240,7 @@ def machine(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Every fault, three times, on each loop and on the newest and the oldest aiohttp."""
     install(session, "test", "-e", ".[cli]")
-    tests = (
-        *("-p", "no:cacheprovider", "-q", "-m", "not wallclock"),
-        *("tests/faults"),
-    )
+    tests = ("-p", "no:cacheprovider", "-q", "-m", "not wallclock", "tests/faults")
     for release in ("aiohttp>=3.14.3,<4", "aiohttp==3.14.3"):
         session.install("--upgrade", release)
         for loop in ("asyncio", "uvloop"):
