@@ -251,8 +251,8 @@ def faults(session: nox.Session) -> None:
         for way in ("aiohttp's", "the caller's"):
             session.run("python", "-m", "pytest", *tests, env={"BINANCE_OI_WAY": way})
     # -X dev is ten times slower, and adds nothing to arithmetic.
-    command = ("python", "-m", "pytest", "tests/faults/test_cancellation.py")
-    session.run(*command, env={"BINANCE_OI_SEEDS": "1000"})
+    seeds = {"BINANCE_OI_SEEDS": "1000"}
+    session.run("python", "-m", "pytest", "tests/faults/test_cancellation.py", env=seeds)
 
 
 @nox.session
