@@ -141,6 +141,7 @@ class Refusal:
             body: JSON of the exchange, or anything.
         """
         code, text = code_and_text(body)
+        text = " ".join(text.split())  # a page may wrap it anywhere
         end = ban_end_ms(text)
         return replace(
             self,

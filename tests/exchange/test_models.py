@@ -1115,3 +1115,12 @@ def test_every_recorded_text_tells_its_ban_or_its_limit(
     assert len(ends) == sum("banned until 1" in text for text in texts) > 0
     assert ends[0] == first
     assert limits == stated
+
+
+@pytest.mark.parametrize("blank", ["\n", "  ", "\t", "\r\n    "], ids=repr)
+def test_a_text_that_wraps_says_the_same(blank: str) -> None:
+    limit = "The current limit is 1200 requests per minute"
+    text = f"<p>Too many requests; IP banned until {BAN_END}. {limit}</p>"
+    refusal = Refusal.of(418, {}, None).reading(text.replace(" ", blank).encode())
+    assert (refusal.until, refusal.limit) == (BAN_END / 1000, 1200)
+    assert refusal.message == text
