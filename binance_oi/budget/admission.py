@@ -28,7 +28,9 @@ Rule = Callable[[Ask, Known], Verdict | None]
 def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
     """Send nothing before a cooldown is over for certain."""
     if known.is_held(ask.now):
-        return Wait(known.cooldown_until - ask.now - known.clock.lo, Reason.COOLDOWN)
+        wait = known.cooldown_until - ask.now - known.clock.lo
+        end = known.clock.when_over(known.cooldown_until) - ask.now
+        return Wait(wait, Reason.COOLDOWN, end)
     return None
 
 
@@ -73,14 +75,15 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
-    wait = end = MINUTE * (k + 1) - ask.now - known.clock.lo
+    wait = MINUTE * (k + 1) - ask.now - known.clock.lo
+    end = known.clock.when_over(MINUTE * (k + 1)) - ask.now
     # A probe may be counted in a later minute, and must be affordable there as well.
     if all(probing.is_affordable(ask, known, j) for j in range(k, ask.last + 1)):
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
             return Probe()
     wait = max(_until_count(ask, known, k, wait), LEAST_WAIT)
-    return Wait(wait, reason, _until_room(ask, known, k, end))
+    return Wait(wait, reason, max(wait, _until_room(ask, known, k, end)))
 
 
 def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
