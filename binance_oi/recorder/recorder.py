@@ -7,9 +7,10 @@ written in order as soon as that is possible, and what had to be given up is a g
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,6 +98,7 @@ class Recorder:
         clock: Unix seconds.
 
     Raises:
+        TypeError: `path` is neither a path nor a sink.
         ValueError: `every` is no period.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str` and not a list.
     """
@@ -104,7 +106,7 @@ class Recorder:
     def __init__(
         self,
         client: Reader,
-        path: str | Path | Sink,
+        path: str | os.PathLike[str] | Sink,
         *,
         every: float,
         symbols: Iterable[str] | None = None,
@@ -120,9 +122,9 @@ class Recorder:
         self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
-        self.path: Path | None = Path(path) if isinstance(path, str | Path) else None
+        self.path: Path | None = Path(path) if isinstance(path, str | os.PathLike) else None
         """Of the recording; None when it is stored elsewhere."""
-        self._sink = SqliteSink(Path(path), source) if isinstance(path, str | Path) else path
+        self._sink = _sink_of(path, source)
         self._on_sweep = on_sweep
         self._status = Status()
         self._untidy = False
@@ -131,7 +133,7 @@ class Recorder:
         self._recording: asyncio.Task[None] | None = None
         self._losing = False  # since the latest write that failed
         self._in_hand = 0  # sweeps with the writing thread
-        self._stopping = self._ending = False
+        self._stopping = self._ending = self._is_running = False
 
     def __repr__(self) -> str:
         return f"<Recorder {self._sink} {self.status}>"
@@ -154,14 +156,17 @@ class Recorder:
         counted in `Status.lost`.
 
         Raises:
-            RecordingError: The file is recorded by another process, is not ours, is of another
-                source, or cannot be written at the start.
+            RecordingError: The file is recorded by another process or by this recorder already, is
+                not ours, is of another source, or cannot be written at the start.
             ValueError: The schedule does not fit into the budget.
             InvalidSymbolError: One of the symbols is not listed.
             ClientClosedError: The client was closed.
         """
         if self._stopping:
             return
+        if self._is_running:
+            raise RecordingError(f"{self._sink} is being recorded by this recorder already")
+        self._is_running = True
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread
             try:
@@ -173,8 +178,9 @@ class Recorder:
                     raise
             finally:
                 try:
-                    await self._in_thread(self._sink.close)
+                    await self._in_thread(self._close)
                 finally:
+                    self._is_running = False
                     self._count_lost()
 
     async def _record(self) -> None:
@@ -231,7 +237,7 @@ class Recorder:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Do it in the writing thread; it is finished also when this call is cancelled."""
-        job = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        job = asyncio.get_running_loop().run_in_executor(self._thread, _done, work)
         try:
             return await asyncio.shield(job)
         except asyncio.CancelledError:
@@ -266,6 +272,9 @@ class Recorder:
             self._pending.put_back(unit)
             self._failed(str(error))
             return False
+        except Exception:
+            self._pending.put_back(unit)
+            raise
         finally:
             self._in_hand = 0
             self._count_lost()
@@ -352,6 +361,13 @@ class Recorder:
         if gaps:
             sink.save(None, gaps, self._period)
 
+    def _close(self) -> None:
+        """Let others record. Whoever waits for the end learns why it came, and not of this."""
+        try:
+            self._sink.close()
+        except StorageError as error:
+            logger.warning("%s cannot be closed as it should be: %s", self._sink, error)
+
     def _tidy(self) -> None:
         try:
             self._sink.tidy()
@@ -361,3 +377,19 @@ class Recorder:
             self._untidy = True
         else:
             self._untidy = False
+
+
+def _sink_of(path: str | os.PathLike[str] | Sink, source: str | None) -> Sink:
+    if isinstance(path, str | os.PathLike):
+        return SqliteSink(Path(path), source)
+    if not hasattr(path, "claim"):
+        raise TypeError(f"path must be a path or a Sink: {path!r}")
+    return path
+
+
+def _done(work: Callable[[], T]) -> T:
+    """Do it. What another executor cancels within a sink has failed, and nobody cancelled us."""
+    try:
+        return work()
+    except CancelledError as error:
+        raise StorageError("a part of it was cancelled") from error

@@ -5,13 +5,17 @@ Rule of this file: sweeps go into memory, and no test here knows SQLite.
 
 import asyncio
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
 
 import pytest
 
-from binance_oi import RecordingError, Snapshot
+from binance_oi import Gap, RecordingError, Snapshot, StorageError
 from binance_oi.recorder import Recorder, Sink
 from binance_oi.recorder.pending import KEPT_FOR
+from binance_oi.recorder.sink import Saved
 from support.memory_sink import MemorySink
 from support.recording_market import Market
 from support.virtual_clock import wall_time
@@ -127,3 +131,82 @@ async def test_a_sink_that_refuses_the_recorder_is_left_before_anything_is_asked
         await recorder_into(sink, market=market).run()
     assert sink.calls == ["claim", "close"]
     assert market.number == 0
+
+
+async def test_a_second_run_is_refused_and_the_first_one_goes_on(sink: MemorySink) -> None:
+    recorder = recorder_into(sink)
+    first = asyncio.create_task(recorder.run())
+    await asyncio.sleep(65.0)
+    with pytest.raises(RecordingError, match="recorded by this recorder already"):
+        await recorder.run()
+    assert sink.is_claimed
+    stored = len(sink.sweeps)
+    await asyncio.sleep(60.0)
+    assert len(sink.sweeps) == stored + 3
+    recorder.stop()
+    await first
+    assert (recorder.status.lost, sink.is_claimed) == (0, False)
+
+
+class Unclosable(MemorySink):
+    def close(self) -> None:
+        super().close()
+        raise StorageError("the disk is gone")
+
+
+async def test_a_sink_that_cannot_be_closed_hides_no_cancellation_and_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink = Unclosable()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(45.0):
+            await recorder_into(sink).run()
+    assert "the disk is gone" in caplog.text
+    await record(sink, 25.0)  # a stop is no error
+    broken = asyncio.create_task(recorder_into(Broken()).run())
+    with pytest.raises(KeyError, match="a bug"):
+        await broken
+
+
+class Broken(Unclosable):
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        raise KeyError("a bug")
+
+
+async def test_what_a_sink_could_not_save_for_a_bug_is_still_counted() -> None:
+    recorder = recorder_into(Broken())
+    with pytest.raises(KeyError):
+        await recorder.run()
+    assert recorder.status.unwritten == 1
+
+
+class Cancelling(MemorySink):
+    """Its driver's own executor was shut down for a while."""
+
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        if "cancel" in self.failing:
+            raise CancelledError
+        return super().save(sweep, gaps, period)
+
+
+async def test_what_another_executor_cancels_is_tried_again() -> None:
+    sink = Cancelling()
+    loop = asyncio.get_running_loop()
+    loop.call_later(25.0, sink.failing.update, {"cancel": ""})
+    loop.call_later(65.0, sink.failing.clear)
+    recorder = await record(sink, 125.0)
+    assert len(sink.sweeps) == recorder.status.sweeps == 6
+    assert recorder.status.lost == 0
+
+
+@pytest.mark.parametrize("path", [None, 5, b"oi.db", ["oi.db"]], ids=repr)
+def test_what_is_neither_a_path_nor_a_sink_is_refused_at_once(path: object) -> None:
+    with pytest.raises(TypeError, match=r"^path must be a path or a Sink: "):
+        Recorder(Market(), path, every=20.0)  # type: ignore[arg-type]
+
+
+def test_any_path_of_the_standard_library_is_a_path(tmp_path: Path) -> None:
+    with os.scandir(tmp_path.parent) as entries:
+        entry = next(entry for entry in entries if entry.name == tmp_path.name)
+    assert Recorder(Market(), entry, every=20.0).path == tmp_path
+    assert Recorder(Market(), str(tmp_path), every=20.0).path == tmp_path
