@@ -267,7 +267,7 @@ class OpenInterestClient:
         """
         if deadline is not None:
             deadline = check_number("deadline", deadline)
-        names = None if symbols is None else check_symbols(symbols)
+        names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
         self._sender.check_usable()
         terms = Terms(self._timeout, self._max_wait, bulk=True)
         if deadline is not None:
@@ -298,7 +298,8 @@ class OpenInterestClient:
 
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
-                Symbols named here are left out while they do not trade.
+                Symbols named here need no list. One that does not trade, or is not listed, is in
+                `Snapshot.errors` of each snapshot, and is read again when the list has it.
             every: Seconds from slot to slot; slots are its multiples since 1970.
             notional: See `snapshot`.
 
@@ -306,7 +307,7 @@ class OpenInterestClient:
             TypeError: At once: `every` is no number.
             ValueError: At once: `every` is no period. With the first snapshot: the schedule does
                 not fit into the budget.
-            InvalidSymbolError: One of `symbols` is not listed.
+            InvalidSymbolError: None of `symbols` is listed, or one of them cannot be a symbol.
             ClientClosedError: The client was closed meanwhile.
 
         Cost: as `snapshot`, for each slot.

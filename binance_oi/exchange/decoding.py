@@ -1,14 +1,16 @@
 """Bytes of the exchange to models.
 
 The rule of this file: no I/O, and nothing is believed. A decoder returns exactly what the exchange
-said, or raises an exception of ours, whatever the bytes are. Numbers are taken as text and must be
+said, or raises an exception of ours, whatever the bytes are. Of many rows, an odd one costs itself:
+the decoder leaves it out and names it. Numbers are taken as text and must be
 plain ASCII digits first: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of
 any script. Fields that we do not know are fine: the exchange adds some at any time.
 """
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,8 +34,11 @@ from binance_oi.exchange.refusals import (
     one_line,
     start_of,
 )
+from binance_oi.exchange.symbols import is_name
 
 T = TypeVar("T")
+
+MAX_NAMED = 8  # odd rows of one answer that are named; of the others it is said how many they are
 
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
 
@@ -50,11 +55,22 @@ class _WireOpenInterest(msgspec.Struct, rename="camel"):
 class _WireMarkPrice(msgspec.Struct, rename="camel"):
     symbol: str
     mark_price: _Number
-    time: _Time
+    time: _Time = 0
+
+
+R = TypeVar("R", SymbolInfo, _WireMarkPrice)
+
+
+class MarkPrices(NamedTuple):
+    """What an answer with mark prices says."""
+
+    prices: tuple[MarkPrice, ...]
+    odd_rows: tuple[str, ...] = ()
+    """As `ExchangeInfo.odd_rows`."""
 
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
-    symbols: tuple[SymbolInfo, ...]
+    symbols: list[msgspec.Raw]  # each of them is read by itself
     rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each of them is read by itself
 
 
@@ -62,15 +78,13 @@ class _WireLimitType(msgspec.Struct, rename="camel"):
     rate_limit_type: str
 
 
-_WireMarkPrices: TypeAlias = _WireMarkPrice | list[_WireMarkPrice]
-
-
 class _WireServerTime(msgspec.Struct, rename="camel"):
     server_time: _Time
 
 
 _open_interest = msgspec.json.Decoder(_WireOpenInterest)
-_mark_prices: msgspec.json.Decoder[_WireMarkPrices] = msgspec.json.Decoder(_WireMarkPrices)
+_mark_prices = msgspec.json.Decoder(list[msgspec.Raw])
+_mark_price = msgspec.json.Decoder(_WireMarkPrice)
 _exchange_info = msgspec.json.Decoder(_WireExchangeInfo)
 _raw_limits = msgspec.json.Decoder(list[msgspec.Raw])
 _rate_limit = msgspec.json.Decoder(RateLimit)
@@ -99,35 +113,120 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
     return OpenInterest(wire.symbol, Decimal(wire.open_interest), wire.time)
 
 
-def decode_mark_prices(body: bytes) -> tuple[MarkPrice, ...]:
+def decode_mark_prices(body: bytes) -> MarkPrices:
     """Mark prices of every symbol, or of the one that was asked for.
 
+    A row needs a symbol and a price. One that lacks them is left out and named; one whose time
+    cannot be read has the time 0.
+
     Raises:
-        DecodeError: It is not what the exchange documents.
+        DecodeError: It is not what the exchange documents, or no row of it can be read.
         RefusedError: It is a refusal, under status 200.
     """
-    wire = _decode(_mark_prices, body)
-    rows = wire if isinstance(wire, list) else [wire]
-    return tuple(MarkPrice(row.symbol, Decimal(row.mark_price), row.time) for row in rows)
+    if not body.lstrip().startswith(b"["):
+        return MarkPrices((_price(_decode(_mark_price, body)),))
+    raws = _decode(_mark_prices, body)
+    rows, odd = _price_rows.read(raws, body)
+    return MarkPrices(tuple(map(_price, rows)), odd)
+
+
+def _price(row: _WireMarkPrice) -> MarkPrice:
+    return MarkPrice(row.symbol, Decimal(row.mark_price), row.time)
 
 
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
     """Everything listed; unknown fields, statuses and contract types are fine.
 
-    So are limits that cannot be read: see `ExchangeInfo.ignored_limits`.
+    A row needs a name and a status. One that lacks them is left out and named in
+    `ExchangeInfo.odd_rows`; a field of another kind has its default, and is named there too. Limits
+    that cannot be read are in `ExchangeInfo.ignored_limits`.
 
-    Any printable name of up to 50 characters is, too. That is more than `check_symbol` takes: one
-    new kind of name must not keep the whole market from being read.
+    A name is any that `is_name` takes, which is more than `check_symbol` does: one new kind of name
+    must not keep itself from being read.
 
     Raises:
-        DecodeError: It is not what the exchange documents.
+        DecodeError: It is not what the exchange documents, or no row of it can be read.
         RefusedError: It is a refusal, under status 200.
     """
     wire = _decode(_exchange_info, body)
-    for listed in wire.symbols:
-        if not listed.symbol.isprintable():
-            raise DecodeError(f"not a name of a symbol: {printable(listed.symbol, 60)}")
-    return ExchangeInfo(wire.symbols, *_decode_limits(wire.rate_limits))
+    rows, odd = _listed_rows.read(wire.symbols, body)
+    left_out = len(wire.symbols) - len(rows)
+    return ExchangeInfo(tuple(rows), *_decode_limits(wire.rate_limits), odd, left_out)
+
+
+class _Rows(Generic[R]):
+    """Rows of one kind, each read by itself."""
+
+    def __init__(self, kind: type[R]) -> None:
+        self._kind: type[R] = kind
+        self._whole: msgspec.json.Decoder[R] = msgspec.json.Decoder(kind)
+        self._parts = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        self._fields = [
+            (field.encode_name, field.name, field.required, _decoder(field.type))
+            for field in msgspec.structs.fields(kind)
+        ]
+
+    def read(self, raws: Sequence[msgspec.Raw], body: bytes) -> tuple[list[R], tuple[str, ...]]:
+        """Those that can be read, and what is said of the odd ones.
+
+        Raises:
+            DecodeError: There are some, and none can be read.
+        """
+        rows, odd = list[R](), list[str]()
+        for raw in raws:
+            row, said = self._one(raw)
+            if row is not None:
+                rows.append(row)
+            if said:
+                odd.append(said)
+        if raws and not rows:
+            raise _undocumented("no row of it can be read", one_line(start_of(body)))
+        if len(odd) > MAX_NAMED:
+            odd[MAX_NAMED:] = [f"and {len(odd) - MAX_NAMED} more"]
+        return rows, tuple(odd)
+
+    def _one(self, raw: msgspec.Raw) -> tuple[R | None, str]:
+        """A row, if it has all that it needs, and what is odd."""
+        row: R | None
+        try:
+            row, said = self._whole.decode(raw), ""
+        except MALFORMED:
+            row, said = self._by_field(raw)
+        if row is not None and not is_name(row.symbol):
+            return None, _left_out(row.symbol, ["symbol"])
+        return row, said
+
+    def _by_field(self, raw: msgspec.Raw) -> tuple[R | None, str]:
+        """The same of a row of which not every field can be read."""
+        try:
+            parts = self._parts.decode(raw)
+        except MALFORMED:
+            return None, _left_out(_shown(raw), ["no row"])
+        values, needed, others = dict[str, Any](), list[str](), list[str]()
+        for wire_name, name, required, decoder in self._fields:
+            try:
+                values[name] = decoder.decode(parts[wire_name])
+            except KeyError:
+                needed += [f"no {wire_name}"] if required else []
+            except MALFORMED:
+                (needed if required else others).append(wire_name)
+        symbol = values.get("symbol", _shown(raw))
+        if needed:
+            return None, _left_out(symbol, needed)
+        said = f"{printable(symbol, 120)} ({', '.join(others)})" if others else ""
+        return self._kind(**values), said
+
+
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def _left_out(name: str, why: Sequence[str]) -> str:
+    return f"{printable(name, 120)} (left out: {', '.join(why)})"
+
+
+_listed_rows = _Rows(SymbolInfo)
+_price_rows = _Rows(_WireMarkPrice)
 
 
 def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, ...]]:
@@ -185,17 +284,18 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         refusal = Refusal.of(200, {}, None).reading(body)
         if refusal.code is not None:
             raise RefusedError(refusal) from error
-        why = printable(str(error), 100)
-        raise DecodeError(f"not the documented answer ({why}): {refusal.message}") from error
+        raise _undocumented(str(error), refusal.message) from error
 
 
 def _check_repeated(body: bytes) -> None:
     try:
         json.loads(body, object_pairs_hook=_refuse_repeated)
     except MALFORMED as error:
-        why = printable(str(error), 100)
-        text = one_line(start_of(body))
-        raise DecodeError(f"not the documented answer ({why}): {text}") from error
+        raise _undocumented(str(error), one_line(start_of(body))) from error
+
+
+def _undocumented(why: str, text: str) -> DecodeError:
+    return DecodeError(f"not the documented answer ({printable(why, 100)}): {text}")
 
 
 def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:

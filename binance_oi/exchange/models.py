@@ -13,7 +13,6 @@ from typing import Annotated
 import msgspec
 
 from binance_oi.exchange.limits import WEIGHT, Limit
-from binance_oi.exchange.symbols import MAX_SYMBOL
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
@@ -23,7 +22,7 @@ OURS = (_WEIGHT, "RAW_REQUESTS")  # what limits our requests [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
 _INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; the hour not
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_SYMBOL)]
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class OpenInterest(msgspec.Struct, frozen=True):
@@ -70,8 +69,8 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
 class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol. Select by `status`: new contract types appear all the time."""
 
-    symbol: _Name
-    status: str
+    symbol: _Text
+    status: _Text
     """``TRADING`` is what has open interest to read; delisted symbols stay for years."""
     pair: str = ""
     contract_type: str = ""
@@ -100,6 +99,11 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     They cannot be read, make no sense, or are the loosest of more than eight other spans.
     """
+    odd_rows: tuple[str, ...] = ()
+    """Symbols that are left out because their name or status cannot be read, and symbols that lack
+    another field for that reason, each with the fields; the first eight, and how many more."""
+    left_out: int = 0
+    """How many rows are left out: any symbol that is not in `symbols` may be one of them."""
 
     @property
     def trading(self) -> tuple[str, ...]:
@@ -163,4 +167,4 @@ class MarkPrice(msgspec.Struct, frozen=True):
     mark_price: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     time: int
-    """Unix ms."""
+    """Unix ms; 0 when the exchange names none that can be."""

@@ -10,13 +10,14 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 from binance_oi.exchange.decoding import (
+    MarkPrices,
     decode_exchange_info,
     decode_mark_prices,
     decode_open_interest,
     decode_server_time,
 )
 from binance_oi.exchange.limits import WEIGHT, Limit
-from binance_oi.exchange.models import ExchangeInfo, MarkPrice, OpenInterest
+from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 
 T = TypeVar("T")
 
@@ -64,10 +65,10 @@ PREMIUM_INDEX_OF_ONE = Route(  # [D] 2026-11; with ?symbol=
 )
 
 LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
-MARK_PRICES: Request[tuple[MarkPrice, ...]] = Request(PREMIUM_INDEX)
+MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
 
 
 @lru_cache(maxsize=4096)  # a symbol is asked for again and again
 def open_interest(symbol: str) -> Request[OpenInterest]:
-    """The question for one symbol, which `check_symbol` has seen."""
+    """The question for one symbol, as `check_symbols` gives it."""
     return Request(OPEN_INTEREST, {"symbol": symbol}, (symbol,))

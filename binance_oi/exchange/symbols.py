@@ -6,7 +6,8 @@ never changed but for the case of its ASCII letters.
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from contextlib import suppress
 
 from binance_oi.errors import InvalidSymbolError
 
@@ -38,8 +39,14 @@ def check_symbol(symbol: object) -> str:
     return "".join(c.upper() if c.isascii() else c for c in symbol)
 
 
-def check_symbols(symbols: Iterable[str]) -> tuple[str, ...]:
+def check_symbols(
+    symbols: Iterable[str], odd: Container[str] = frozenset[str]()
+) -> tuple[str, ...]:
     """Each of them as `check_symbol` gives it, once, in the order asked for.
+
+    Args:
+        symbols: Names.
+        odd: See `odd_names`: names that stay as they are.
 
     Raises:
         InvalidSymbolError: One of them cannot be a symbol; or it is a single `str`, of which every
@@ -47,7 +54,36 @@ def check_symbols(symbols: Iterable[str]) -> tuple[str, ...]:
     """
     if isinstance(symbols, str | bytes):
         raise InvalidSymbolError(symbols, "a list of them is needed, such as ['BTCUSDT']")
-    return tuple(dict.fromkeys(map(check_symbol, symbols)))
+    if not odd:
+        return tuple(dict.fromkeys(map(check_symbol, symbols)))
+    return tuple(dict.fromkeys(_known_or_checked(symbol, odd) for symbol in symbols))
+
+
+def odd_names(listed: Iterable[str]) -> frozenset[str]:
+    """Names that the exchange lists and `check_symbol` refuses or changes, such as ``BTC-USDT``.
+
+    One whose upper case is listed as well is none of them: a caller who writes it means the other.
+    """
+    names = frozenset(listed)
+    return frozenset(name for name in names if not names & _checked(name))
+
+
+def _known_or_checked(symbol: object, odd: Container[str]) -> str:
+    return symbol if isinstance(symbol, str) and symbol in odd else check_symbol(symbol)
+
+
+def _checked(name: str) -> frozenset[str]:
+    with suppress(InvalidSymbolError):
+        return frozenset((check_symbol(name),))
+    return frozenset()
+
+
+def is_name(symbol: str) -> bool:
+    """Whether the exchange may list it under this name, and a line of CSV holds it without quotes.
+
+    More than `check_symbol` takes: what a new kind of name looks like is the exchange's business.
+    """
+    return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
 
 
 def _starts_a_name(character: str) -> bool:

@@ -1,13 +1,14 @@
 """What the exchange lists, and the limits that it announces.
 
 The rule of this file: the list is read again when it is too old or proved wrong, and its limits
-reach the budget before anybody sees the list.
+reach the budget before anybody sees the list. An odd row is in the log once, not with each answer.
 """
 
 import logging
 
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.routes import LISTING
+from binance_oi.exchange.symbols import odd_names
 from binance_oi.sending.sender import Sender, Terms
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -22,6 +23,9 @@ class Listing:
         self._sender = sender
         self._known: tuple[float, ExchangeInfo] | None = None  # and the loop time of its answer
         self._ignored: tuple[str, ...] = ()
+        self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest of each kind of answer
+        self.odd_names: frozenset[str] = frozenset()
+        """Listed, and not what `check_symbol` takes; kept when the list is doubted."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
         """The list, if it is no older than `max_age` seconds; or else a new one."""
@@ -35,8 +39,24 @@ class Listing:
         if info.ignored_limits not in ((), self._ignored):
             logger.warning("limits of the exchange are not kept: %s", info.ignored_limits)
         self._ignored = info.ignored_limits
+        self.odd_names = odd_names(listed.symbol for listed in info.symbols)
+        self.tell_odd("list of symbols", info.odd_rows)
         return info
 
-    def forget(self) -> None:
-        """It does not tell the truth any more: read it again."""
-        self._known = None
+    def doubt(self, symbol: str) -> None:
+        """Read the list again before it is used, if it says that this symbol trades."""
+        rows = () if self._known is None else self._known[1].symbols
+        if any(row.symbol == symbol and row.status == "TRADING" for row in rows):
+            self._known = None
+
+    def tell_odd(self, what: str, odd: tuple[str, ...]) -> None:
+        """Warn of odd rows once, and again when others come.
+
+        Args:
+            what: The kind of answer.
+            odd: What is said of each of its odd rows.
+        """
+        if odd and not {*odd} <= {*self._odd_rows.get(what, ())}:
+            logger.warning("odd rows in the exchange's %s: %s", what, "; ".join(odd))
+        if odd:
+            self._odd_rows[what] = odd

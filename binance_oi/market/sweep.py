@@ -42,7 +42,7 @@ async def sweep(
 
     Args:
         sender: Sends the requests.
-        listing: What to read when `names` is None; forgotten when a symbol of it is not there.
+        listing: What to read when `names` is None; doubted when a symbol of it is not there.
         read: Reads one symbol.
         names: None reads every symbol that is trading.
         terms: Of all requests together; has what they charged afterwards.
@@ -72,7 +72,7 @@ async def sweep(
 
         async def mark_prices() -> None:
             nonlocal prices
-            prices = await _mark_prices_or_error(sender, terms)
+            prices = await _mark_prices_or_error(sender, listing, terms)
 
         jobs = [worker() for _ in range(min(count, most))]
         await _all_of([*jobs, mark_prices()] if notional else jobs)
@@ -102,17 +102,19 @@ async def _read_or_error(
         raise
     except BinanceOIError as error:
         if isinstance(error, UnknownSymbolError | SymbolNotTradingError):
-            listing.forget()
+            listing.doubt(symbol)
         return error
 
 
-async def _mark_prices_or_error(sender: Sender, terms: Terms) -> Prices:
+async def _mark_prices_or_error(sender: Sender, listing: Listing, terms: Terms) -> Prices:
     try:
-        return await sender.send(MARK_PRICES, terms)
+        found = await sender.send(MARK_PRICES, terms)
     except ClientClosedError:
         raise
     except BinanceOIError as error:
         return error
+    listing.tell_odd("mark prices", found.odd_rows)
+    return found.prices
 
 
 async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi.errors import RecordingError
-from binance_oi.exchange.symbols import MAX_SYMBOL, check_symbols
+from binance_oi.exchange.symbols import check_symbols, is_name
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import Batch, Row
@@ -173,7 +173,7 @@ def _check_samples(rows: Sequence[Row], path: Path) -> None:
     try:
         right = (
             {*map(type, symbols)} == {str}
-            and all(map(_is_name, {*symbols}))
+            and all(map(is_name, {*symbols}))
             and all(map(NUMBER.fullmatch, texts))
             and all({*map(type, times)} == {int} for times in instants)
             and all(min(times) >= 0 and max(times) <= LATEST for times in instants)
@@ -182,11 +182,6 @@ def _check_samples(rows: Sequence[Row], path: Path) -> None:
         right = False
     if not right:
         raise _damaged(path, f"a sample of {symbols[0]!r:.40} is none that a recorder writes")
-
-
-def _is_name(symbol: str) -> bool:
-    """Whether the exchange may list it, and a line of an export holds it without quotes."""
-    return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
 
 
 class Samples:

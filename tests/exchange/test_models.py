@@ -30,6 +30,7 @@ from binance_oi.errors import (
     WrongSymbolError,
 )
 from binance_oi.exchange.decoding import (
+    MarkPrices,
     decode_exchange_info,
     decode_mark_prices,
     decode_open_interest,
@@ -51,7 +52,7 @@ from binance_oi.exchange.refusals import (
     ban_end_ms,
     stated_limit,
 )
-from binance_oi.exchange.symbols import check_symbol
+from binance_oi.exchange.symbols import check_symbol, check_symbols, odd_names
 
 GOOD = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
 VALUE = OpenInterest("BTCUSDT", Decimal("96012.544"), 1790287793703)
@@ -61,6 +62,7 @@ BANNED_UNTIL = datetime(2026, 7, 12, 11, 21, 57, 204_000, tzinfo=UTC)
 LIMIT_TEXT = "Too many requests; current limit of IP(203.0.113.7) is 2400 requests per minute."
 PIECES = st.sampled_from([b'"', b"{", b":", b"\\u", b"1e9", b",", GOOD])
 DEEP = b"[" * 100_000 + b"]" * 100_000
+MISSING = object()
 HTML = b"<!DOCTYPE HTML>\n<HTML>\n<TITLE>ERROR: The request could not be satisfied</TITLE>"
 
 Decode = Callable[[bytes], object]
@@ -459,26 +461,53 @@ MARK_VALUE = MarkPrice("BTCUSDT", Decimal("61234.50000000"), 1783140584000)
 
 
 def test_mark_prices_come_as_a_list_or_one_alone() -> None:
-    assert decode_mark_prices(b"[" + MARK + b"," + MARK + b"]") == (MARK_VALUE, MARK_VALUE)
-    assert decode_mark_prices(MARK) == (MARK_VALUE,)
-    assert decode_mark_prices(b"[]") == ()
-    assert str(decode_mark_prices(MARK)[0].mark_price) == "61234.50000000"
+    both = decode_mark_prices(b" [" + MARK + b"," + MARK + b"]")
+    assert both == MarkPrices((MARK_VALUE, MARK_VALUE))
+    assert decode_mark_prices(MARK) == MarkPrices((MARK_VALUE,))
+    assert decode_mark_prices(b"[]") == MarkPrices(())
+    assert str(decode_mark_prices(MARK).prices[0].mark_price) == "61234.50000000"
+
+
+ODD_PRICES: list[object] = ["", "NaN", "-1", "1E-8", "1_0", "٣", "9" * 31, None, 1.5, 7, [], {}]
 
 
 @pytest.mark.parametrize(
-    "good, bad",
+    "odd, said",
     [
-        (b'"61234.50000000"', b'"NaN"'),
-        (b'"61234.50000000"', b"61234.5"),
-        (b'"61234.50000000"', b'"-1"'),
-        (b"1783140584000", b"0"),
-        (b'"BTCUSDT"', b"1"),
-        (b'"markPrice"', b'"price"'),
+        *(({"markPrice": price}, "ODDUSDT (left out: markPrice)") for price in ODD_PRICES),
+        ({"markPrice": MISSING}, "ODDUSDT (left out: no markPrice)"),
+        ({"symbol": None}, '{"symbol": null, "markPrice": "1.5", "time": 5} (left out: symbol)'),
+        ({"symbol": ""}, " (left out: symbol)"),
+        ({"symbol": "A" * 51}, "A" * 51 + " (left out: symbol)"),
+        ({"symbol": "A\nB"}, r"A\nB (left out: symbol)"),
     ],
+    ids=str,
 )
-def test_one_bad_mark_price_is_a_error_of(good: bytes, bad: bytes) -> None:
-    with pytest.raises(DecodeError):
-        decode_mark_prices(b"[" + MARK + b"," + MARK.replace(good, bad) + b"]")
+def test_an_odd_mark_price_costs_its_own_row_which_is_named(
+    odd: dict[str, object], said: str
+) -> None:
+    row = {"symbol": "ODDUSDT", "markPrice": "1.5", "time": 5} | odd
+    kept = {name: value for name, value in row.items() if value is not MISSING}
+    body = b"[" + json.dumps(kept, ensure_ascii=False).encode() + b"," + MARK + b"]"
+    assert decode_mark_prices(body) == MarkPrices((MARK_VALUE,), (said,))
+    if "symbol" not in odd:
+        with pytest.raises(DecodeError):  # nothing is left
+            decode_mark_prices(json.dumps(kept).encode())
+
+
+@pytest.mark.parametrize("time", [0, -1, None, "5", 1.5, 10**15, [], MISSING])
+def test_a_mark_price_needs_no_time(time: object) -> None:
+    row = {"symbol": "ODDUSDT", "markPrice": "1.5"} | ({} if time is MISSING else {"time": time})
+    found = decode_mark_prices(json.dumps([row]).encode())
+    assert found.prices == (MarkPrice("ODDUSDT", Decimal("1.5"), 0),)
+    assert found.odd_rows == (() if time is MISSING else ("ODDUSDT (time)",))
+
+
+@pytest.mark.parametrize("row", ["null", "7", "[]", '"BTCUSDT"', "{}", '{"symbol":"A","symbol":5}'])
+def test_what_is_no_row_costs_nothing_but_itself(row: str) -> None:
+    assert decode_mark_prices(f"[{row},{MARK.decode()}]".encode()).prices == (MARK_VALUE,)
+    (said,) = decode_exchange_info(f'{{"symbols":[{row},{json.dumps(BTC)}]}}'.encode()).odd_rows
+    assert "left out" in said
 
 
 def test_the_server_time_is_whole_milliseconds() -> None:
@@ -612,15 +641,84 @@ def test_the_limit_is_that_of_weight_in_a_minute_when_it_is_sane(
         [BTC | {"symbol": "\x1b[2J"}],
         [BTC | {"symbol": "BTC\u202eUSDT"}],
         [BTC | {"status": 1}],
+        [BTC | {"status": ""}],
         [{"symbol": "BTCUSDT"}],
-        [BTC | {"onboardDate": "yesterday"}],
     ],
 )
-def test_a_listing_of_another_shape_is_a_error_of(symbols: object) -> None:
-    said = r"^not the documented answer \(.+\): |^not a name of a symbol: "
-    with pytest.raises(DecodeError, match=said) as caught:
+def test_a_listing_without_a_row_that_can_be_read_is_a_decode_error(symbols: object) -> None:
+    with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode_exchange_info(listing(symbols))
     assert str(caught.value).isprintable()
+
+
+ODD_NAMES: list[object] = [
+    1,
+    None,
+    "",
+    "X" * 51,
+    "ODD\nUSDT",
+    "\x1b[2J",
+    "O\u202eUSDT",
+    "A,B",
+    'A"B',
+]
+ODD_TEXTS: list[object] = [None, 1, 1.5, True, [], {}]
+ODD_NUMBERS: list[object] = [None, "8", "yesterday", "1569398400000", 8.5, True, [], {}]
+TEXTS = ("pair", "contractType", "baseAsset", "quoteAsset", "marginAsset", "underlyingType")
+NUMBERS = ("onboardDate", "deliveryDate", "pricePrecision", "quantityPrecision")
+NO_ROW: tuple[object, ...] = (None, 7, "BTCUSDT", [], [1], {}, {"code": -1121})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *NO_ROW,
+        *(BTC | {"symbol": name} for name in ODD_NAMES),
+        *(BTC | {"symbol": "ODDUSDT", "status": status} for status in ("", *ODD_TEXTS)),
+        {"symbol": "ODDUSDT"},
+        {"status": "TRADING"},
+    ],
+    ids=str,
+)
+def test_a_row_without_a_name_or_a_status_is_left_out_and_named(odd: object) -> None:
+    info = decode_exchange_info(listing([odd, BTC, odd], [WEIGHT_2400]))
+    assert (info.trading, info.weight_limit) == (("BTCUSDT",), 2400)
+    first, second = info.odd_rows
+    assert (first, info.left_out) == (second, 2)
+    assert first.isprintable()
+    assert "left out: " in first
+    assert len(first) < 200
+    if isinstance(odd, dict) and odd.get("symbol") == "ODDUSDT":
+        assert first.startswith("ODDUSDT (left out: ")
+
+
+@pytest.mark.parametrize(
+    "field, odd",
+    [(field, odd) for field in TEXTS for odd in ODD_TEXTS]
+    + [(field, odd) for field in NUMBERS for odd in ODD_NUMBERS],
+    ids=str,
+)
+def test_a_field_that_nobody_needs_has_its_default_when_it_is_odd(field: str, odd: object) -> None:
+    info = decode_exchange_info(listing([BTC | {"symbol": "ODDUSDT", field: odd}, BTC]))
+    assert info.trading == ("ODDUSDT", "BTCUSDT")
+    assert (info.odd_rows, info.left_out) == ((f"ODDUSDT ({field})",), 0)
+    fields = set(SymbolInfo.__struct_fields__) - {"symbol"}
+    differs = {f for f in fields if getattr(info.symbols[0], f) != getattr(info.symbols[1], f)}
+    assert [f.lower().replace("_", "") for f in differs] == [field.lower()]
+
+
+def test_a_row_that_is_odd_where_nobody_looks_loses_nothing() -> None:
+    row = json.dumps(BTC).encode()
+    for odd in (row[:-1] + b', "note": "\xff"}', b'{"pair": null, ' + row[1:]):
+        info = decode_exchange_info(b'{"symbols": [' + odd + b"]}")
+        assert info == decode_exchange_info(listing([BTC]))
+
+
+def test_of_many_odd_rows_the_first_are_named_and_the_others_counted() -> None:
+    rows = [BTC, *(BTC | {"symbol": f"ODD{n}USDT", "status": None} for n in range(1000))]
+    *named, more = decode_exchange_info(listing(rows)).odd_rows
+    assert named == [f"ODD{n}USDT (left out: status)" for n in range(8)]
+    assert more == "and 992 more"
 
 
 TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "intervalNum": 10}
@@ -743,6 +841,18 @@ def test_what_is_said_of_odd_limits_is_printable_and_bounded() -> None:
 def test_a_new_kind_of_name_does_not_hide_the_market() -> None:
     rows = [{"symbol": name, "status": "TRADING"} for name in ("BTCUSDT", "BTC-USDT", "😀USDT")]
     assert decode_exchange_info(listing(rows)).trading == ("BTCUSDT", "BTC-USDT", "😀USDT")
+
+
+def test_odd_names_are_listed_ones_that_a_caller_could_not_name() -> None:
+    assert odd_names(["BTCUSDT", "BTC-USDT", "lowUSDT", "btcusdt", "币安人生USDT"]) == {
+        "BTC-USDT",
+        "lowUSDT",
+    }
+    known = odd_names(["BTC-USDT"])
+    assert check_symbols(["btcusdt", "BTC-USDT", "BTCUSDT"], known) == ("BTCUSDT", "BTC-USDT")
+    for other in ("BTC-USDC", "btc-usdt", ["BTC-USDT"], None):
+        with pytest.raises(InvalidSymbolError):
+            check_symbols([other], known)  # type: ignore[list-item] # pyright: ignore
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -1025,6 +1135,7 @@ def test_every_recorded_listing_is_decoded(path: Path, listed: int, limit: int) 
     assert [s.symbol for s in info.symbols] == [row["symbol"] for row in said]
     assert [s.quantity_precision for s in info.symbols] == [r["quantityPrecision"] for r in said]
     assert list(info.trading) == [row["symbol"] for row in said if row["status"] == "TRADING"]
+    assert info.odd_rows == ()
     assert [check_symbol(s.symbol) for s in info.symbols] == [row["symbol"] for row in said]
 
 
@@ -1033,7 +1144,7 @@ def test_every_recorded_listing_is_decoded(path: Path, listed: int, limit: int) 
 )
 def test_every_recorded_mark_price_is_decoded(path: Path) -> None:
     body = path.read_bytes()
-    rows = [(m.symbol, f"{m.mark_price:f}", m.time) for m in decode_mark_prices(body)]
+    rows = [(m.symbol, f"{m.mark_price:f}", m.time) for m in decode_mark_prices(body).prices]
     assert rows == [(row["symbol"], row["markPrice"], row["time"]) for row in json.loads(body)]
     assert rows
 
