@@ -9,6 +9,7 @@ or is in a `Gap` with its reason, in the order of the schedule:
     budget      no room in the budget, in time
     forbidden   the firewall or the region forbids it
     outage      the exchange, or the way to it, failed
+    unknown, not_trading   of none of the named symbols there is anything to read
     late        nobody asked for the next snapshot in time, or the machine slept
     clock       somebody set the clock of this machine forward, and the slots were never due
 
@@ -25,7 +26,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
@@ -35,6 +36,9 @@ from binance_oi.errors import (
     BinanceOIError,
     ClientClosedError,
     InvalidSymbolError,
+    SymbolNotTradingError,
+    UnknownSymbolError,
+    printable,
 )
 from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.models import ExchangeInfo
@@ -49,6 +53,7 @@ from binance_oi.times import instant, plain
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAD = 5.0  # s before a slot at which that is done
+_REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
 
 
@@ -129,7 +134,7 @@ async def sweeps(
 
     Raises:
         ValueError: The schedule does not fit into the budget.
-        InvalidSymbolError: The exchange does not list one of `symbols`.
+        InvalidSymbolError: The exchange lists none of `symbols`.
         ClientClosedError: The client was closed.
     """
     schedule = Schedule(period_ms(every), clock)
@@ -184,7 +189,11 @@ def _tell(outcome: Snapshot | Gap, told: str) -> str:
 
 
 class _Market:
-    """What is swept, and what was seen of it before."""
+    """What is swept, and what was seen of it before.
+
+    Symbols that the caller names need no listing. When there is one, it says which of them are not
+    asked for, since the exchange would refuse them: those are errors of each snapshot.
+    """
 
     def __init__(
         self, reader: Reader, symbols: Iterable[str] | None, every: float, notional: bool
@@ -193,6 +202,10 @@ class _Market:
         self._wanted = None if symbols is None else check_symbols(symbols)
         self._every, self._notional = every, notional
         self._names: tuple[str, ...] | None = None
+        self._absent: dict[str, BinanceOIError] = {}  # named, and not asked for
+        self._listed = False  # a listing was read
+        self._refused = frozenset[str]()  # named, and of no use in the sweep before
+        self._priceless = False  # the sweep before has no mark prices, and should
         self._times: dict[str, int] = {}
 
     async def refresh(self, seconds: float) -> None:
@@ -204,32 +217,44 @@ class _Market:
             raise
         except (BinanceOIError, TimeoutError) as error:
             logger.debug("the list of symbols was not read: %s", error)
+            if self._names is None and self._wanted is not None:
+                self._read(self._wanted)
         else:
             self._follow(info)
 
     def _follow(self, info: ExchangeInfo) -> None:
-        trading = info.trading
-        if self._names is None:
-            self._check_listed(info)
-        if self._wanted is not None:
-            listed = set(trading)
-            trading = tuple(name for name in self._wanted if name in listed)
-        if trading == self._names:
+        """Read what a listing says that there is to read."""
+        if self._wanted is None:
+            self._read(info.trading)
             return
-        problem = self._misfit(len(trading))
+        absent = _absent(self._wanted, info)
+        if not self._listed:
+            self._check_listed(self._wanted, absent)
+        self._listed, self._absent = True, absent
+        self._read(tuple(name for name in self._wanted if name not in absent))
+
+    def _read(self, names: tuple[str, ...]) -> None:
+        """From now on sweep these.
+
+        Raises:
+            ValueError: They are the first, and the schedule does not fit into the budget.
+        """
+        if names == self._names:
+            return
+        problem = self._misfit(len(names))
         if self._names is None and problem:
             raise ValueError(problem)
         if self._names is not None:
-            _tell_change(self._names, trading)
+            _tell_change(self._names, names)
             if problem:
                 logger.warning("%s", problem)
-        self._names = trading
+        self._names = names
 
-    def _check_listed(self, info: ExchangeInfo) -> None:
-        known = {symbol.symbol for symbol in info.symbols}
-        for name in self._wanted or ():
-            if name not in known:
-                raise InvalidSymbolError(name, "the exchange does not list it")
+    def _check_listed(self, wanted: Sequence[str], absent: Mapping[str, BinanceOIError]) -> None:
+        unknown = [name for name in wanted if isinstance(absent.get(name), UnknownSymbolError)]
+        if unknown and len(unknown) == len(wanted):
+            others = ", nor any other that was named" if unknown[1:] else ""
+            raise InvalidSymbolError(unknown[0], f"the exchange does not list it{others}")
 
     def _misfit(self, count: int) -> str:
         """Why so many symbols cannot be read on this schedule; empty when they can.
@@ -256,6 +281,8 @@ class _Market:
         try:
             if self._names is None:
                 self._follow(await self._reader.exchange_info(max_age=LISTING_AGE))
+            if self._absent and not self._names:
+                return self._gap(slot, self._absent)
             snapshot = await self._reader.snapshot(
                 self._names, notional=self._notional, deadline=self._every + LONGEST_HOLD
             )
@@ -264,13 +291,43 @@ class _Market:
         except BinanceOIError as error:
             return Gap(slot, slot, reason(error), str(error))
         if snapshot.errors and not snapshot:
-            first = next(iter(snapshot.errors.values()))
-            return Gap(slot, slot, reason(first), str(first))
+            return self._gap(slot, snapshot.errors)
+        errors = self._with_absent(snapshot.errors)
+        self._tell_refused(errors)
+        self._tell_priceless(snapshot.notional_error)
         return replace(
             snapshot,
+            errors=errors,
             slot=instant(slot),
             unchanged=self._unchanged(snapshot),
         )
+
+    def _gap(self, slot: int, errors: Mapping[str, BinanceOIError]) -> Gap:
+        first = next(iter(errors.values()))
+        return Gap(slot, slot, reason(first), str(first))
+
+    def _with_absent(self, errors: Mapping[str, BinanceOIError]) -> Mapping[str, BinanceOIError]:
+        """The errors of a sweep and of what was not asked for, in the order asked for."""
+        if not self._absent:
+            return errors
+        known = {**errors, **self._absent}
+        return {name: known[name] for name in self._wanted or () if name in known}
+
+    def _tell_refused(self, errors: Mapping[str, BinanceOIError]) -> None:
+        """Warn once of symbols that the caller names and that cannot be read."""
+        if self._wanted is None:
+            return
+        refused = {n: e for n, e in errors.items() if isinstance(e, _REFUSED)}
+        if new := refused.keys() - self._refused:
+            texts = (f"{name} ({error})" for name, error in refused.items() if name in new)
+            logger.warning("symbols are left out: %s", ", ".join(texts))
+        self._refused = frozenset(refused)
+
+    def _tell_priceless(self, error: BinanceOIError | None) -> None:
+        """Warn once that snapshots have no mark prices, until they have some again."""
+        if error is not None and not self._priceless:
+            logger.warning("there are no mark prices: %s", error)
+        self._priceless = error is not None
 
     def _unchanged(self, snapshot: Snapshot) -> frozenset[str]:
         """A time that goes back is another server's older answer: nothing new either."""
@@ -287,6 +344,25 @@ class _Market:
         if usage.held_until is not None:
             return "limited", f"{since}; nothing is sent before {plain(usage.held_until)} UTC"
         return "overrun", since
+
+
+def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIError]:
+    """Those of `wanted` that the listing says the exchange would refuse, and how.
+
+    Where rows of the listing are left out, a name that it does not have may be one of them; the
+    exchange is asked for it.
+    """
+    statuses = {listed.symbol: listed.status for listed in info.symbols}
+    trading, absent = set(info.trading), dict[str, BinanceOIError]()
+    for name in wanted:
+        if name in trading:
+            continue
+        if name in statuses:
+            text = f"the exchange lists it as {printable(statuses[name], 60)}"
+            absent[name] = SymbolNotTradingError(200, None, text)
+        elif not info.left_out:
+            absent[name] = UnknownSymbolError(200, None, "the exchange does not list it")
+    return absent
 
 
 def _tell_change(before: tuple[str, ...], after: tuple[str, ...]) -> None:

@@ -159,7 +159,7 @@ class Recorder:
             RecordingError: The file is recorded by another process or by this recorder already, is
                 not ours, is of another source, or cannot be written at the start.
             ValueError: The schedule does not fit into the budget.
-            InvalidSymbolError: One of the symbols is not listed.
+            InvalidSymbolError: None of the symbols is listed.
             ClientClosedError: The client was closed.
         """
         if self._stopping:
