@@ -7,18 +7,15 @@ The rule of this file: a value is never lost and never invented. What could not 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import TypedDict
 
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.models import MarkPrice, OpenInterest
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
-from binance_oi.market.rows import Batch, Row, row
+from binance_oi.market.rows import Batch, Row, notional, row
 from binance_oi.times import unix_ms
-
-# Two numbers of 60 digits each have a product of 120: with these it is never rounded.
-_EXACTLY = Context(prec=120)
 
 
 class Columns(TypedDict):
@@ -91,7 +88,7 @@ class Snapshot(Mapping[str, OpenInterest]):
         Has the symbols that were read and have a mark price.
         """
         return {
-            symbol: _EXACTLY.multiply(value.open_interest, self.mark_prices[symbol].mark_price)
+            symbol: notional(value.open_interest, self.mark_prices[symbol].mark_price)
             for symbol, value in self.items()
             if symbol in self.mark_prices
         }
@@ -106,13 +103,14 @@ class Snapshot(Mapping[str, OpenInterest]):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The values for anything that reads Arrow: ``pyarrow.table(snapshot)``, polars, DuckDB.
 
-        Decimals are exact, times are UTC.
+        Decimals are exact, times are UTC. With mark prices there is a column `notional`. A row with
+        more than 20 digits before the point or 18 after it is left out, with a warning.
 
         Raises:
             ModuleNotFoundError: pyarrow is missing; it comes with the extra `parquet`.
-            ValueError: A number has more than 20 digits before the point or 18 after it.
         """
-        return arrow.stream(lambda: [Batch.of(list(self.rows()))], requested_schema)
+        batch = Batch.of(list(self.rows()))
+        return arrow.stream([batch], arrow.Columns.of([batch]), "snapshot", requested_schema)
 
     def rows(self) -> Iterator[Row]:
         """The values as rows, in the order asked for.

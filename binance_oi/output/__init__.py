@@ -1,10 +1,11 @@
 """What a recording becomes: files of data, charts, a page.
 
-export.py    Parquet, CSV and JSON Lines
-curve.py     samples as a line, broken where nothing was recorded
-chart.py     charts with matplotlib
-drawing.py   charts as SVG text
-report.py    one HTML page
+selection.py  which samples leave a recording
+export.py     Parquet, CSV and JSON Lines
+curve.py      samples as a line, broken where nothing was recorded
+chart.py      charts with matplotlib
+drawing.py    charts as SVG text
+report.py     one HTML page
 """
 
 from binance_oi.output.chart import plot

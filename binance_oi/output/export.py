@@ -2,7 +2,8 @@
 
 The rule of this file: a number leaves as the exchange wrote it, in text digit by digit and in
 Parquet as a decimal of the same value; a row that is in the target stays there; and a file appears
-under its name when it is whole, so an export that was interrupted leaves what was there before.
+under its name when it is whole, so an export that was interrupted leaves what was there before. A
+row that cannot leave in this way costs itself: a warning names it, and the others leave.
 
 An export adds to what is there. The rows of the file and of the recording are read side by side,
 both by symbol and time, and written in one order; memory does not grow with either. A row is known
@@ -21,7 +22,9 @@ from typing import BinaryIO, NamedTuple
 
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market import arrow
-from binance_oi.market.rows import Batch, Row
+from binance_oi.market.arrow import TOO_WIDE, WITHOUT_NOTIONAL, Columns, TooNarrowError
+from binance_oi.market.rows import Batch, OddRows, Row
+from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.atomic import (
     OvertakenError,
@@ -47,11 +50,14 @@ Line = Callable[[str, int, str, int, str | None], str]
 class Form(NamedTuple):
     """How rows become a file, and a file rows."""
 
-    write: Callable[[Iterable[Batch], BinaryIO], object]
+    write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
+    """Raises `TooNarrowError` for a row that the columns do not hold."""
     read: Callable[[Path], Iterator[Row]]
     """The rows in the order of the file; a RecordingError for what `write` did not write."""
     check: Callable[[Path], object] = lambda _: None
     """The same, as far as it can be known at once."""
+    takes: Callable[[Row], bool] = lambda _: True
+    """Whether some columns hold a row."""
 
 
 def export(
@@ -70,6 +76,9 @@ def export(
     Every row that a file of the target has stays, unchanged, whatever is selected and whether the
     recording still has it. A file to which nothing would be added is not touched. Each file is
     replaced at once; when two exports add to one file at the same time, it gets the rows of both.
+
+    A sample that is dated before 2020 or after 2099 is left out, and of Parquet one with a number
+    of more than 20 digits before the point or 18 after it. A warning names the first of them.
 
     Args:
         recording: Where they are.
@@ -95,14 +104,16 @@ def export(
             the recording or a file beside it; or a file of the target has rows that cannot be read
             or are not sorted by symbol and time, and would be lost: nothing was changed there.
         ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
-        ValueError: A moment without a time zone, `since` later than `until`, or a number that
-            Parquet's decimal cannot hold. In the first two cases nothing was written.
+        ValueError: A moment without a time zone, or `since` later than `until`; nothing was
+            written.
     """
     path, tell = Path(target), on_rows or _tell_nobody
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
     with writing(path):
-        form, update = _form(path), partial(_update, replace=replace, new=new, tell=tell)
+        form, samples = _form(path), dated(samples, recording.path)
+        columns = Columns() if form not in (None, PARQUET) else samples.columns()
+        update = partial(_update, columns=columns, replace=replace, new=new, tell=tell)
         if form is not None:
             remove_stale(path.parent)
             return update(form, samples, path)
@@ -151,40 +162,77 @@ def _update_day(update: Callable[[Form, Samples, Path], int], samples: Samples, 
 
 @contextmanager
 def _made(directory: Path) -> Generator[None]:
-    """A directory is there; when the block fails, what was made for it is removed."""
+    """A directory is there; when the block puts nothing into it, what was made is removed."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except BaseException:
+    finally:
         for path in missing:
             with suppress(OSError):  # something is in it
                 path.rmdir()
-        raise
 
 
 def _update(
-    form: Form, samples: Samples, path: Path, *, replace: bool, new: bool, tell: Progress
+    form: Form,
+    samples: Samples,
+    path: Path,
+    *,
+    columns: Columns,
+    replace: bool,
+    new: bool,
+    tell: Progress,
 ) -> int:
     """Bring one file up to date; gives the number of rows that it gained."""
     for _ in range(ROUNDS):
-        before = version(path)
+        before, part = version(path), _Part(form, samples, columns)
         looked_at = before is not None and (new or not replace)
-        if looked_at and not _gains(form, samples, path, replace, tell):
+        if looked_at and not _gains(part, path, replace, tell):
+            part.tell_odd(path)
             return 0
         kept = () if before is None or replace else form.read(path)
-        with suppress(OvertakenError):  # what others have added meanwhile stays, too
-            return _write(form, Merged(_in_order(kept, path), samples.rows()), path, before, tell)
+        part = _Part(form, samples, columns)
+        try:
+            written = _write(part, Merged(_in_order(kept, path), part.rows()), path, before, tell)
+        except OvertakenError:  # what others have added meanwhile stays, too
+            continue
+        except TooNarrowError as error:
+            columns = error.columns
+            continue
+        part.tell_odd(path)
+        return written
     raise RecordingError(f"{path} cannot be written: others replace it all the time")
 
 
-def _gains(form: Form, samples: Samples, path: Path, replace: bool, tell: Progress) -> bool:
+class _Part:
+    """What a form takes of some samples."""
+
+    def __init__(self, form: Form, samples: Samples, columns: Columns) -> None:
+        self.form, self.columns = form, columns
+        self.left_out, self.priceless = OddRows(), OddRows()
+        self._samples = samples
+
+    def rows(self) -> Iterator[Row]:
+        takes = self.form.takes
+        for row in self._samples.rows():
+            if takes(row):
+                yield row
+            else:
+                self.left_out.add(row, TOO_WIDE)
+
+    def tell_odd(self, path: Path) -> None:
+        """Warn of rows that are not in the file as they are in the recording."""
+        self.left_out.tell(path)
+        self.priceless.tell(path, WITHOUT_NOTIONAL)
+
+
+def _gains(part: _Part, path: Path, replace: bool, tell: Progress) -> bool:
     """Whether there are samples that a file lacks. It costs little when there are: one is enough.
 
     Raises:
         RecordingError: Its rows cannot be read, and must not be replaced.
     """
-    merged = Merged(_in_order(form.read(path), path), samples.rows())
+    merged = Merged(_in_order(part.form.read(path), path), part.rows())
     try:
         gains = any(merged.added for _ in merged)
     except RecordingError:
@@ -196,13 +244,15 @@ def _gains(form: Form, samples: Samples, path: Path, replace: bool, tell: Progre
     return gains
 
 
-def _write(form: Form, merged: "Merged", path: Path, before: Version | None, tell: Progress) -> int:
+def _write(
+    part: _Part, merged: "Merged", path: Path, before: Version | None, tell: Progress
+) -> int:
     batches = merged.batches(tell)
     first = next(batches, None)
     if first is None:
         return 0
     with whole(path, lambda: version(path) == before) as file:
-        form.write(chain((first,), batches), file)
+        part.form.write(chain((first,), batches), file, part.columns, part.priceless)
     return merged.added
 
 
@@ -296,7 +346,7 @@ def _ms(text: str) -> int:
 def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
     """A form of one line for each row."""
 
-    def write(batches: Iterable[Batch], file: BinaryIO) -> None:
+    def write(batches: Iterable[Batch], file: BinaryIO, _: Columns, __: OddRows) -> None:
         file.write(header.encode())
         for batch in batches:
             file.write("".join(map(line, *batch)).encode())
@@ -329,7 +379,7 @@ def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
     raise ValueError("it is not as an export writes it")
 
 
-PARQUET = Form(arrow.write_parquet, arrow.read_parquet, arrow.check_parquet)
+PARQUET = Form(arrow.write_parquet, arrow.read_parquet, arrow.check_parquet, arrow.fits)
 FORMS = {
     ".parquet": PARQUET,
     ".csv": _text(_csv_line, _csv_row, CSV_HEADER),

@@ -83,6 +83,17 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
 ELSE 0 END AS slots FROM part ORDER BY first
 """
 
+# Whether there is a mark price, and whether a number is not as short as the exchange's usual ones:
+# the end of what stands before its point, and how much stands after it.
+_POINT = "instr({0} || '.', '.')"
+_LONG = f"({_POINT} > {{1}} + 1 OR length({{0}}) - {_POINT} > {arrow.PLAIN_SCALE})"
+_LOOKS = (
+    "SELECT max(mark_price IS NOT NULL),"
+    f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
+    f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
+    f" FROM ({_SAMPLES})"
+)
+
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
 EVER = 0, 1 << 62  # Unix ms
@@ -271,9 +282,31 @@ class Samples:
             columns["mark_price"] += (None if m is None else Decimal(m) for m in batch.mark_price)
         return columns
 
+    def columns(self) -> arrow.Columns:
+        """What the Arrow columns of their numbers are.
+
+        It reads the numbers only when some are longer than the exchange's usual ones.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        found = [False, False]
+        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+            for symbol in self.symbols:
+                row = connection.execute(_LOOKS, (symbol, self.since, self.until)).fetchone()
+                found = [before or bool(now) for before, now in zip(found, row, strict=True)]
+        has_prices, has_long = found
+        columns = arrow.Columns.of(self.batches()) if has_long else arrow.Columns()
+        return columns._replace(has_notional=has_prices)
+
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The samples for anything that reads Arrow; decimals are exact, times are UTC."""
-        return arrow.stream(self.batches, requested_schema)
+        """The samples for anything that reads Arrow; decimals are exact, times are UTC.
+
+        With recorded mark prices there is a column `notional`. A row with more than 20 digits
+        before the point or 18 after it is left out, with a warning.
+        """
+        columns = self.columns()
+        return arrow.stream(self.batches(), columns, self._path, requested_schema)
 
 
 def _sample(row: Row) -> Sample:
@@ -413,16 +446,22 @@ class Recording:
         query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
         return any(self._rows(query, (symbol,), int))
 
-    def ends(self) -> Iterator[tuple[Sample, Sample]]:
-        """The first and the last sample of every symbol."""
+    def ends(self, span: tuple[int, int] = EVER) -> Iterator[tuple[Sample, Sample]]:
+        """The first and the last sample of every symbol that has some.
+
+        Args:
+            span: Unix ms, from the first on and before the second; everything unless it is given.
+        """
         symbols = self.symbols()
         with reading(self.path), closing(_open_for(self.path, symbols)) as connection:
             for symbol in symbols:
                 both = [
                     row
                     for end in (_FIRST, _LAST)
-                    for row in connection.execute(f"{_SAMPLES} {end}", (symbol, *EVER)).fetchall()
+                    for row in connection.execute(f"{_SAMPLES} {end}", (symbol, *span)).fetchall()
                 ]
+                if not both and span != EVER:
+                    continue
                 if not both:  # what lists the symbols has it, and what finds a symbol has not
                     raise _damaged(self.path, f"the samples of {symbol!r:.40} are not found")
                 _check_samples(both, self.path)

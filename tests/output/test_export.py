@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import given, strategies
 
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, RecordingError
-from binance_oi.market.rows import Batch, Row
+from binance_oi.market.rows import Row
 from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
 from binance_oi.recorder.recording import BATCH, Samples
@@ -125,7 +126,7 @@ def test_parquet_goes_by_day_and_is_sorted_and_exact(recording: Recording, tmp_p
     rows: list[tuple[object, ...]] = []
     for name in files:
         table = pq.ParquetFile(tmp_path / name).read()
-        part = list(zip(*table.to_pydict().values(), strict=True))
+        part = list(zip(*table.drop_columns(["notional"]).to_pydict().values(), strict=True))
         assert part == sorted(part, key=lambda row: row[:2])
         group = pq.ParquetFile(tmp_path / name).metadata.row_group(0)
         assert group.column(0).compression == "ZSTD"
@@ -195,18 +196,6 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_a_number_that_no_decimal_can_hold_is_refused_and_not_rounded(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from binance_oi.market.arrow import record_batch
-
-    exact = Batch(["A"], [0], ["12345678901234567890.123456789012345678"], [0], [None])
-    table = pa.Table.from_batches([record_batch(exact)])
-    assert table["open_interest"][0].as_py() == Decimal(exact.open_interest[0])
-    for text in ("0.1234567890123456789", "123456789012345678901"):
-        with pytest.raises(pa.ArrowInvalid):
-            record_batch(Batch(["A"], [0], [text], [0], [None]))
-
-
 def test_text_needs_no_extra(recording: Recording, tmp_path: Path) -> None:
     source = (
         "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'cyclopts', 'rich']))\n"
@@ -218,6 +207,7 @@ def test_text_needs_no_extra(recording: Recording, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("8\n", "")
 
 
+EXACTLY = Context(prec=120)
 FORMS = ["days", "oi.parquet", "oi.csv", "oi.jsonl"]
 EARLY: dict[str, Any] = {"until": MIDNIGHT}
 LATE: dict[str, Any] = {"since": MIDNIGHT}
@@ -238,6 +228,10 @@ def rows(target: Path) -> list[Found]:
 def rows_of(file: Path) -> list[Found]:
     if file.suffix == ".parquet":
         table = pytest.importorskip("pyarrow.parquet").ParquetFile(file).read().to_pylist()
+        for row in table:
+            price = row["mark_price"]
+            product = None if price is None else EXACTLY.multiply(row["open_interest"], price)
+            assert row.pop("notional", product) == product
         return [tuple(at(v) if isinstance(v, datetime) else v for v in r.values()) for r in table]
     with file.open(encoding="utf-8", newline="") as opened:
         found = csv.DictReader(opened) if file.suffix == ".csv" else map(json.loads, opened)
@@ -248,6 +242,10 @@ def rows_of(file: Path) -> list[Found]:
             )
             for row in found
         ]
+
+
+def ms_of(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
 
 
 def at(moment: datetime) -> str:
@@ -568,14 +566,42 @@ def test_parquet_of_the_same_columns_by_another_program_is_added_to(
     assert sorted(rows(target)) == sorted(rows_by_day(recording))
 
 
-@pytest.mark.parametrize("early", [0, 1_795_435_200, 86_400_000])
-def test_days_without_samples_cost_an_export_by_day_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: int
+def insert(file: Path, *rows: tuple[str, int, str, str | None]) -> None:
+    """Put samples into a recording that no recorder of today writes."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, ?4)", rows)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+# Seconds taken for ms, a clock that was never set, the first and the last instant there are.
+WRONG_DATES = [
+    1,
+    1_795_435_200,
+    86_400_000,
+    1_577_836_799_999,
+    4_102_444_800_000,
+    253_402_300_799_999,
+]
+
+
+@pytest.mark.parametrize("name", ["days", "oi.parquet", "oi.csv", "oi.jsonl"])
+@pytest.mark.parametrize("wrong", some(WRONG_DATES, always=3))
+def test_a_sample_of_1970_or_9999_costs_an_export_nothing_but_itself(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: int,
+    name: str,
 ) -> None:
-    pytest.importorskip("pyarrow")
+    if name not in ("oi.csv", "oi.jsonl"):
+        pytest.importorskip("pyarrow")
     file = write_recording(tmp_path / "oi.db")
-    with closing(sqlite3.connect(file)) as connection, connection:  # seconds taken for ms, or 0
-        connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?1, '1.5', ?1, NULL)", (early,))
+    with Recording(file) as recording:
+        expected = rows_by_day(recording)
+    insert(file, ("BTCUSDT", wrong, "1.5", None))
     spans, asked = Samples.span, list[tuple[int, int]]()
 
     def span(samples: Samples) -> tuple[int, int] | None:
@@ -585,13 +611,188 @@ def test_days_without_samples_cost_an_export_by_day_nothing(
 
     monkeypatch.setattr(Samples, "span", span)
     with Recording(file) as recording:
-        assert export(recording, tmp_path / "days") == 9
-    days = [iso_ms(early)[:10], "2026-11-23", "2026-11-24"]
-    assert sorted(day.name for day in (tmp_path / "days").iterdir()) == [f"date={d}" for d in days]
-    assert len(asked) == len(days) + 1
+        assert export(recording, tmp_path / name) == 8
+        assert export(recording, tmp_path / name, new=True) == 0
+    assert sorted(rows(tmp_path / name)) == sorted(expected)
+    if name == "days":
+        days = sorted(day.name for day in (tmp_path / name).iterdir())
+        assert days == ["date=2026-11-23", "date=2026-11-24"]
+    first, second = warned(caplog)
+    assert (
+        first == second == f"{file}: odd rows are left out: BTCUSDT of {iso_ms(wrong)} (its date)"
+    )
 
 
-def test_no_directory_is_left_of_days_that_cannot_be_written(tmp_path: Path) -> None:
+def test_of_many_wrong_dates_the_first_are_named_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_recording(tmp_path / "oi.db")
+    insert(file, *(("BTCUSDT", 1000 + number, "1.5", None) for number in range(5000)))
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "oi.csv", symbols=["1000SHIBUSDT"]) == 3
+        assert warned(caplog) == []
+        assert export(recording, tmp_path / "oi.csv") == 5
+    (warning,) = warned(caplog)
+    assert warning.count("BTCUSDT of 1970-01-01T00:00:01.00") == 3
+    assert warning.endswith(", and 4997 more")
+
+
+def test_dates_that_can_be_are_exported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write_recording(tmp_path / "oi.db")
+    ends = (1_577_836_800_000, 4_102_444_799_999)  # 2020 begins, 2099 ends
+    insert(file, *(("BTCUSDT", time, "1.5", None) for time in ends))
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "oi.csv") == 10
+    assert warned(caplog) == []
+
+
+# -- numbers of Parquet ------------------------------------------------------------------------
+
+TOO_LONG = ["123456789012345678901", "0.1234567890123456789", "9" * 30, "0." + "0" * 29 + "1"]
+LONG = ["12345678901234567890.123456789012345678", "0." + "0" * 17 + "1", "99999999999999999999"]
+PADDED = ["1.500000000000000000000000000000", "0" * 29 + "1.5", "0" * 20 + "12345678.25" + "0" * 28]
+
+
+def numbers_of(file: Path, column: str = "open_interest") -> dict[str, Decimal]:
+    table = pytest.importorskip("pyarrow.parquet").ParquetFile(file).read().to_pylist()
+    return {row["symbol"]: row[column] for row in table if row["symbol"].startswith("N")}
+
+
+@pytest.mark.parametrize("name", ["days", "oi.parquet"])
+def test_a_number_that_no_decimal_holds_costs_its_row_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    file, time = write_recording(tmp_path / "oi.db"), ms_of(MIDNIGHT)
+    rows = [(f"N{n}", time, text, None) for n, text in enumerate([*LONG, *PADDED, *TOO_LONG])]
+    insert(file, *rows, ("NPRICE", time, "1.5", TOO_LONG[0]))
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / name) == 8 + 6
+        before = state(tmp_path / name)
+        assert export(recording, tmp_path / name) == export(recording, tmp_path / name) == 0
+        assert state(tmp_path / name) == before
+    written = files(tmp_path / name)[-1]
+    assert list(numbers_of(written).values()) == list(map(Decimal, [*LONG, *PADDED]))
+    assert len(set(warned(caplog))) == 1
+    warning = warned(caplog)[0]
+    assert warning.startswith(f"{written}: odd rows are left out: N6 of 2026-11-24T00:00:00.000Z (")
+    assert warning.endswith(", and 2 more")
+
+
+@pytest.mark.parametrize("text", TOO_LONG)
+def test_text_takes_a_number_of_any_length(tmp_path: Path, text: str) -> None:
+    file = write_recording(tmp_path / "oi.db")
+    insert(file, ("N", ms_of(MIDNIGHT), text, text))
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "oi.csv") == 9
+    assert f",{text},2026-11-24T00:00:00.000Z,{text}\n" in (tmp_path / "oi.csv").read_text()
+
+
+def types_of(file: Path) -> list[str]:
+    schema = pytest.importorskip("pyarrow.parquet").read_schema(file)
+    return [
+        str(field.type).removeprefix("decimal128") for field in schema if "dec" in str(field.type)
+    ]
+
+
+@pytest.mark.parametrize(
+    "value, price, types",
+    [
+        ("1.5", None, ["(22, 8)", "(15, 8)"]),
+        ("12345678901234.12345678", "1234567.12345678", ["(22, 8)", "(15, 8)", "(38, 16)"]),
+        ("123456789012345", None, ["(38, 8)", "(15, 8)"]),
+        ("0.123456789", "1.5", ["(38, 9)", "(15, 8)", "(38, 17)"]),
+        ("1.5", "12345678.9", ["(22, 8)", "(38, 8)", "(38, 16)"]),
+        ("0." + "0" * 17 + "1", "1000000000000", ["(38, 18)", "(38, 8)", "(38, 18)"]),
+    ],
+)
+def test_a_column_has_the_smallest_scale_that_holds_its_numbers(
+    tmp_path: Path, value: str, price: str | None, types: list[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    file = write_recording(tmp_path / "oi.db")
+    insert(file, ("N", ms_of(MIDNIGHT), value, price))
+    with Recording(file) as recording:
+        export(recording, tmp_path / "oi.parquet", symbols=["N"])
+        assert types_of(tmp_path / "oi.parquet") == types
+        assert numbers_of(tmp_path / "oi.parquet") == {"N": Decimal(value)}
+        # What is there stays, and is added to in wider columns.
+        export(recording, tmp_path / "more.parquet", symbols=["BTCUSDT"])
+        assert export(recording, tmp_path / "more.parquet", symbols=["N"]) == 1
+        wider = [*types[:2], types[2] if price else "(38, 16)"]
+        if price is None and value.startswith("123"):
+            wider = ["(38, 8)", "(15, 8)", "(38, 16)"]
+        assert types_of(tmp_path / "more.parquet") == wider
+        assert len(rows_of(tmp_path / "more.parquet")) == 3
+        assert export(recording, tmp_path / "more.parquet") == 6
+
+
+def test_usual_numbers_can_be_multiplied_and_the_notional_is_their_product(
+    recording: Recording, tmp_path: Path
+) -> None:
+    pq, pc = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.compute")
+    export(recording, tmp_path / "oi.parquet")
+    table = pq.read_table(tmp_path / "oi.parquet")
+    product = pc.multiply(table["open_interest"], table["mark_price"])
+    assert product.to_pylist() == table["notional"].to_pylist()
+    assert table["notional"].null_count == 6
+    assert table["notional"].cast("float64").to_pylist()[3] == pytest.approx(
+        6338032285.35, rel=1e-9
+    )
+
+
+def test_a_notional_that_no_decimal_holds_is_null_and_its_row_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pyarrow")
+    file, time = write_recording(tmp_path / "oi.db"), ms_of(MIDNIGHT)
+    insert(
+        file,
+        ("N1", time, "0." + "0" * 17 + "1", "0.1"),
+        ("N2", time, "1" + "0" * 19, "10.5"),
+        ("N3", time, "2.5", "0.000000001"),
+    )
+    with Recording(file) as recording:
+        assert export(recording, tmp_path / "oi.parquet") == 11
+    found = numbers_of(tmp_path / "oi.parquet", "notional")
+    assert found == {"N1": None, "N2": None, "N3": Decimal("0.0000000025")}
+    (warning,) = warned(caplog)
+    assert "odd rows have no notional: N1 of 2026-11-24T00:00:00.000Z (it has 0 digits" in warning
+    assert "N2 of" in warning
+
+
+def test_without_mark_prices_there_is_no_notional(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    with Recording(write_recording(tmp_path / "oi.db")) as recording:
+        export(recording, tmp_path / "oi.parquet", symbols=["1000SHIBUSDT"])
+        assert "notional" not in pq.read_schema(tmp_path / "oi.parquet").names
+        assert export(recording, tmp_path / "oi.parquet") == 5
+        assert "notional" in pq.read_schema(tmp_path / "oi.parquet").names
+        export(recording, tmp_path / "days")
+        for day in files(tmp_path / "days"):  # the files of one export have the same columns
+            assert pq.read_schema(day) == pq.read_schema(tmp_path / "oi.parquet")
+
+
+def test_a_file_of_before_is_added_to_and_gets_the_columns_of_today(
+    recording: Recording, tmp_path: Path
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    target = tmp_path / "oi.parquet"
+    export(recording, target, until=MIDNIGHT)
+    table = pq.read_table(target).drop_columns(["notional"])
+    for name in ("open_interest", "mark_price"):
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, table[name].cast(pa.decimal128(38, 18)))
+    pq.write_table(table, target)
+    assert export(recording, target, until=MIDNIGHT) == 0
+    assert export(recording, target) == 3
+    assert sorted(rows(target)) == sorted(rows_by_day(recording))
+    assert types_of(target) == ["(22, 8)", "(15, 8)", "(38, 16)"]
+
+
+def test_no_directory_is_left_of_days_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("pyarrow")
     seen = sweep(0)
     value = OpenInterest("BTCUSDT", Decimal("0.1234567890123456789"), seen["BTCUSDT"].time)
@@ -600,8 +801,8 @@ def test_no_directory_is_left_of_days_that_cannot_be_written(tmp_path: Path) -> 
     (tmp_path / "there").mkdir()
     with Recording(tmp_path / "oi.db") as recording:
         for target in (tmp_path / "there", tmp_path / "new" / "out"):
-            with pytest.raises(ValueError, match="Decimal"):
-                export(recording, target)
+            assert export(recording, target) == 0
+    assert len(warned(caplog)) == 2
     assert list((tmp_path / "there").iterdir()) == []
     assert not (tmp_path / "new").exists()
 
