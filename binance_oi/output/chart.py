@@ -16,6 +16,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.extras import library
 from binance_oi.output.curve import curve, thinned
+from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording
 from binance_oi.recorder.atomic import whole, writing
 
@@ -59,7 +60,8 @@ def plot(
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
-    lines = [curve(recording.samples([name], since=since, until=until)) for name in names]
+    chosen = [recording.samples([name], since=since, until=until) for name in names]
+    lines = [curve(dated(samples, recording.path)) for samples in chosen]
     for name, (times, _) in zip(names, lines, strict=True):
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")

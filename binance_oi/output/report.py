@@ -16,6 +16,7 @@ from binance_oi.errors import RecordingError, printable
 from binance_oi.market.gap import Gap
 from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, strip, trend
+from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
 from binance_oi.recorder.atomic import whole, writing
 from binance_oi.recorder.recording import EVER, CountedGap
@@ -99,12 +100,13 @@ def report(recording: Recording) -> str:
         RecordingError: Nothing was recorded.
     """
     movers = sorted(
-        (Mover(first.symbol, first, last) for first, last in recording.ends()),
+        (Mover(first.symbol, first, last) for first, last in recording.ends(DATES)),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
     coverage = Coverage.of(recording)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
+    dated(Samples(recording.path, recording.symbols(), *EVER), recording.path)  # which names others
     title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
@@ -262,4 +264,4 @@ def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
 
 def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
     # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
-    return thinned(*curve(Samples(recording.path, (symbol,), *EVER)), points)
+    return thinned(*curve(Samples(recording.path, (symbol,), *DATES)), points)

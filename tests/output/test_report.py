@@ -21,6 +21,7 @@ from binance_oi.output.drawing import Span, chart, path, strip, ticks
 from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recording
 from binance_oi.recorder.store import Store
+from binance_oi.times import iso_ms
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, VALUES, sweep, write_recording
 
@@ -299,3 +300,29 @@ def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: byte
         write_report(recording, tmp_path / "oi.html")
     text = (tmp_path / "oi.html").read_text(encoding="utf-8")
     assert text.count(f"Open interest: {printable(file.name)}<") == 2
+
+
+@pytest.mark.parametrize("wrong", [1, 1_795_435_200, 253_402_300_799_999])
+def test_a_sample_of_1970_or_9999_changes_neither_a_chart_nor_the_page_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: int
+) -> None:
+    pytest.importorskip("matplotlib")
+    file = write_recording(tmp_path / "oi.db")
+    with Recording(file) as recording:
+        before = report(recording)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO settled VALUES (?1, ?2, '7.5', ?2, NULL)",
+            [("BTCUSDT", wrong), ("ONLYUSDT", wrong)],
+        )
+    with Recording(file) as recording:
+        plot(recording, tmp_path / "oi.svg", ["BTCUSDT"])
+        assert report(recording) == before
+        with pytest.raises(RecordingError, match="has nothing of ONLYUSDT in that range"):
+            plot(recording, tmp_path / "only.svg", ["ONLYUSDT"])
+    drawn = (tmp_path / "oi.svg").read_text()
+    assert "1970" not in drawn
+    assert "9999" not in drawn
+    warnings = [record.getMessage() for record in caplog.records]
+    assert all("odd rows are left out: " in text and iso_ms(wrong) in text for text in warnings)
+    assert ["BTCUSDT" in text for text in warnings] == [True, True, False]
