@@ -83,15 +83,19 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
 ELSE 0 END AS slots FROM part ORDER BY first
 """
 
-# Whether there is a mark price, and whether a number is not as short as the exchange's usual ones:
-# the end of what stands before its point, and how much stands after it.
-_POINT = "instr({0} || '.', '.')"
-_LONG = f"({_POINT} > {{1}} + 1 OR length({{0}}) - {_POINT} > {arrow.PLAIN_SCALE})"
-_LOOKS = (
+# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. The
+# length alone says that most are not.
+_LONG = (
+    f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
+    " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
+    f" OR length({{0}}) - instr({{0}}, '.') > {arrow.PLAIN_SCALE} END)"
+)
+_LOOKS = " UNION ALL ".join(  # over both tables at once, it would take twice as long
     "SELECT max(mark_price IS NOT NULL),"
     f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
     f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
-    f" FROM ({_SAMPLES})"
+    f" FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+    for table in ("settled", "recent")
 )
 
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
@@ -290,12 +294,11 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
-        found = [False, False]
+        has_prices = has_long = False
         with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
             for symbol in self.symbols:
-                row = connection.execute(_LOOKS, (symbol, self.since, self.until)).fetchone()
-                found = [before or bool(now) for before, now in zip(found, row, strict=True)]
-        has_prices, has_long = found
+                for prices, long in connection.execute(_LOOKS, (symbol, self.since, self.until)):
+                    has_prices, has_long = has_prices or bool(prices), has_long or bool(long)
         columns = arrow.Columns.of(self.batches()) if has_long else arrow.Columns()
         return columns._replace(has_notional=has_prices)
 

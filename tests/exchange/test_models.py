@@ -62,7 +62,7 @@ BANNED_UNTIL = datetime(2026, 7, 12, 11, 21, 57, 204_000, tzinfo=UTC)
 LIMIT_TEXT = "Too many requests; current limit of IP(203.0.113.7) is 2400 requests per minute."
 PIECES = st.sampled_from([b'"', b"{", b":", b"\\u", b"1e9", b",", GOOD])
 DEEP = b"[" * 100_000 + b"]" * 100_000
-MISSING = object()
+MISSING = "(no such field)"
 HTML = b"<!DOCTYPE HTML>\n<HTML>\n<TITLE>ERROR: The request could not be satisfied</TITLE>"
 
 Decode = Callable[[bytes], object]

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.virtual_time
 Row = dict[str, object]
 GOOD: Row = {"symbol": "BTCUSDT", "status": "TRADING", "pair": "BTCUSDT", "pricePrecision": 2}
 ODD: Row = GOOD | {"symbol": "ODDUSDT"}
-LEFT_OUT = object()
+LEFT_OUT = "(no such field)"
 LONGEST = 120.0  # virtual seconds: a poll that gives nothing ends then
 
 
