@@ -117,8 +117,10 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
 
 
 def going_on(current: Curve, into: float, others: int) -> float:
-    """What they would use if they went on at the mean rate so far."""
-    return min(others / max(into, 1.0), current.fastest) * (MINUTE - into)
+    """What they would use if they went on at the mean rate so far, or as at our last count."""
+    rate = min(others / max(into, 1.0), current.fastest)
+    held = current.rate * (MINUTE - current.until) - (others - current.top)
+    return max(rate * (MINUTE - into), held)
 
 
 def expected(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:

@@ -155,6 +155,11 @@ def test_who_joined_goes_on_though_that_minute_was_seen_in_part() -> None:
     assert expected([before, joined], NOTHING, 1.0, 0) == pytest.approx(28 * 59, abs=28)
 
 
+def test_a_rate_is_not_doubted_while_ours_may_hide_them() -> None:
+    drawn = curve((10.0, 200))
+    assert expected([], drawn, 12.0, 200) == 20 * 50  # they must be at 240 by now
+
+
 def test_nobody_is_expected_to_use_more_than_there_is() -> None:
     assert curve((0.5, 2399)).at(MINUTE, FASTEST) == FASTEST * MINUTE
     assert curve((0.5, 2500)).at(MINUTE, FASTEST) == 2500

@@ -34,6 +34,12 @@ SWITCHES = (
     Switch("going on beside a past", OTHERS, "if others > known or not whole:", "if not whole:"),
     Switch("going on", OTHERS, "most = max(most, going_on(current, into, others))", "pass"),
     Switch(
+        "going on as last seen",
+        OTHERS,
+        "return max(rate * (MINUTE - into), held)",
+        "return rate * (MINUTE - into)",
+    ),
+    Switch(
         "calm rate of a past minute",
         OTHERS,
         "rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate",
