@@ -52,6 +52,7 @@ def test_a_process_that_is_killed_stops_nobody_for_longer_than_a_second_and_a_ha
     assert kills(2) <= 1.5  # 1 s, and what a busy machine adds
 
 
+@pytest.mark.thorough
 def test_a_ban_that_one_learned_of_reaches_all_and_those_who_start_later(tmp_path: Path) -> None:
     far_away = 9_999_999  # so that only the ban is in the way
     exchange = LocalExchange(limit=far_away, latency=0.01, bans=Bans(first_s=86_400.0))

@@ -508,6 +508,7 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("arguments", [["get", "--help"], *thorough(["--help"], ["--version"])])
 def test_help_whose_reader_leaves_early_is_no_error(arguments: list[str]) -> None:
     reading, writing = os.pipe()
@@ -637,6 +638,7 @@ def test_a_port_that_is_taken_is_wrong_usage_and_one_line_names_it() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
+@pytest.mark.thorough
 def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:
     # Its clock stands still, so that the minute is full whenever the process comes to ask.
     standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)

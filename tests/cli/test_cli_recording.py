@@ -382,6 +382,7 @@ def test_a_pipe_gets_the_changes_as_json_lines() -> None:
     assert (rows[0]["change"], Decimal(rows[1]["change"])) == ("0.00", second - first)
 
 
+@pytest.mark.thorough
 def test_it_ends_when_nobody_reads_any_more() -> None:
     with started("watch", QUICK, "--every", "0.2s", "--simulated") as process:
         assert process.stdout is not None

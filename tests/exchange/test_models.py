@@ -385,7 +385,7 @@ NOT_ANSWERS = {
 
 @every_decoder
 @pytest.mark.parametrize("body", NOT_ANSWERS.values(), ids=NOT_ANSWERS.keys())
-def test_what_is_not_an_answer_is_a_error_of(decode: Decode, body: bytes) -> None:
+def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode(body)
     assert str(caught.value).isprintable()

@@ -228,6 +228,7 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
     assert {path: path.is_file() and path.read_bytes() for path in out.rglob("*")} == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "number, code",
     some([(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], always=1),

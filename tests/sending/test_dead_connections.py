@@ -342,6 +342,7 @@ async def test_it_is_the_same_over_tls_and_through_a_proxy(
 # -- a slow exchange -----------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @ours_first
 async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(session: str) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
