@@ -30,6 +30,7 @@ class SharedPool(StoredPool):
     """A pool that several processes share through a store; see `StoredPool` for its arguments."""
 
     _charged_at = -math.inf  # monotonic s
+    has_news: bool
 
     @changing
     def close(self) -> None:

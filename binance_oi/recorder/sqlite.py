@@ -22,7 +22,7 @@ from binance_oi.recorder.store import ChangedError, Kept, Store, is_busy
 
 WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
 
-logger = logging.getLogger("binance_oi")
+logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class SqliteSink:

@@ -6,6 +6,7 @@ that stands still until it is moved stands for time.
 
 import errno
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -378,6 +379,8 @@ def limited(what: int, most: int) -> Iterator[None]:
 
 
 def free_descriptor() -> int:
+    """The lowest one; garbage of other tests might free a lower one later."""
+    gc.collect()
     number = os.dup(0)
     os.close(number)
     return number
