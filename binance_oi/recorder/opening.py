@@ -14,7 +14,7 @@ from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
 from binance_oi.recorder.schema import check_version, read_source, reading
 from binance_oi.recorder.sides import beside, check_sides
 
-BUSY = 5.0  # s to wait for whoever has the file locked
+BUSY = 5.0  # s to wait until another connection unlocks the file
 READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
 
 

@@ -35,7 +35,7 @@ from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
 from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
-BUSY = 1.0  # s to wait for whoever else has the file locked
+BUSY = 1.0  # s to wait until another connection unlocks the file
 CACHE_KIB = 16 * 1024  # one page for each symbol and the way to it, many times over
 # Changes after which new samples are moved to their places: sixty sweeps of the market, so that
 # most pages get many at once, and few enough for whoever reads one symbol to look through.

@@ -640,9 +640,8 @@ def test_a_ban_that_is_written_while_the_file_is_cut_off_binds_newcomers(
     assert answer.reason is Reason.COOLDOWN
 
 
-def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
-    make: Make, clock: Time, budgets: Path
-) -> None:
+def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
+    """A pool whose file is gone, and the next one as well; the first one holds a ban of others."""
     one, banned = make(), make()
     use(one, clock, 10)
     use(banned, clock, 20)
@@ -655,6 +654,13 @@ def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
     assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
     second._leave(changed=False)
     (budgets / FILE_NAME).unlink()
+    return one
+
+
+def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
+    make: Make, clock: Time, budgets: Path
+) -> None:
+    one = behind_by_two_files(make, clock, budgets)
     answer = one.charge(1)
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
@@ -666,18 +672,7 @@ def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
 def test_a_ban_outlives_two_files_that_are_gone_where_there_is_no_other_file(
     make: Make, clock: Time, budgets: Path
 ) -> None:
-    one, banned = make(), make()
-    use(one, clock, 10)
-    use(banned, clock, 20)
-    banned.hold(600.0, ban=True)
-    banned.close()
-    (budgets / FILE_NAME).unlink()
-    second = make()
-    use(second, clock, 3)
-    assert second._enter()
-    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
-    second._leave(changed=False)
-    (budgets / FILE_NAME).unlink()
+    one = behind_by_two_files(make, clock, budgets)
     with failing("open", errno.EMFILE):
         answer = one.charge(1)
     assert isinstance(answer, Wait)
