@@ -194,7 +194,10 @@ class Bucket:
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
         k: int | None = receipt.first
-        if k != receipt.last or date is None or not is_clear_of_rollovers(date, k):
+        is_plain = k == receipt.last and (
+            known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)
+        )
+        if not is_plain:
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
             known.silent += 1
