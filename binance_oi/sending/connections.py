@@ -4,8 +4,9 @@ The rule of this file: one attempt, one request on the wire, on a connection tha
 silence; and whatever brings more than one answer can have is ended.
 
 The first request to an origin goes through `ClientSession`, which is most of what a request costs.
-Then the way is known: aiohttp's connector still opens and keeps the connections and its parser
-reads the answers, and the bytes of the request go straight to the connection.
+Then the way is known: aiohttp's connector opens and keeps the connections, and the bytes of the
+request go straight to one. The usual answer comes straight back (`plain_answers`); from the first
+unusual byte on, aiohttp's parser reads it.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ import re
 import socket
 import ssl
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -30,6 +32,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
 
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
@@ -40,6 +43,7 @@ ENVELOPE = 64 * 1024
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
 HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
+PARKED = 1.0  # s, roughly, that one waits for the next request before aiohttp's pool has it back
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -92,6 +96,7 @@ class Guard(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None  # to which the request was written
         self._socket: socket.socket  # of that
         self._body: aiohttp.StreamReader | None = None
+        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte came
 
     @property
     def flooded(self) -> bool:
@@ -107,10 +112,26 @@ class Guard(asyncio.BufferedProtocol):
         """The request of `attempt` is written to `transport`, and its body may come."""
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
         self._tail, self._body = b"", None  # what came before is of an earlier request
-        # The socket now: a TLS transport that was closed twice has forgotten it.
-        self._transport, self._socket = transport, transport.get_extra_info("socket")
+        if self._transport is not transport:
+            # The socket now: a TLS transport that was closed twice has forgotten it.
+            self._transport, self._socket = transport, transport.get_extra_info("socket")
         self._kept.sent(self.line, self._abandon)
         attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
+
+    def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
+        """Write a request; its answer, or None as soon as aiohttp's parser has to read that."""
+        assert self._transport is not None  # `begin` came just before
+        self._plain = asyncio.get_running_loop().create_future()
+        self._transport.write(data)
+        return self._plain
+
+    def _parse(self) -> None:
+        """Let aiohttp's parser read what comes from here on."""
+        plain, self._plain = self._plain, None
+        if plain is not None:
+            self._handler.set_response_params(read_until_eof=True)
+            if not plain.done():
+                plain.set_result(None)
 
     def _abandon(self) -> None:
         """End a connection that is silent; its late answer reaches nobody.
@@ -118,6 +139,7 @@ class Guard(asyncio.BufferedProtocol):
         Not with a TLS farewell: nobody is there to return it.
         """
         if self._handler.transport is not None:
+            self._parse()
             self._handler.set_exception(SilentConnectionError())
             self.reset()
 
@@ -160,6 +182,13 @@ class Guard(asyncio.BufferedProtocol):
             self._kept.heard(self.line)
         self.left -= nbytes
         data = bytes(self._buffer[:nbytes])
+        if self._plain is not None:
+            answer = plain_answer(data)
+            if answer is not None and not self._plain.done():
+                self._plain.set_result(answer)
+                self._plain = None
+                return
+            self._parse()
         if self.left < 0:
             if self._handler.transport is not None:
                 self._handler.transport.abort()
@@ -198,12 +227,14 @@ class Guard(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self.ended = True
+        self._parse()
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.ended = self.ended or exc is not None
         self._kept.lost(self.line)
+        self._parse()
         self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -312,6 +343,9 @@ class Connector(aiohttp.TCPConnector):
         self._ways: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which it keeps
         self._kept = kept
+        self._parked: dict[str, deque[Connection]] = {}  # by origin, oldest first
+        self._unparking: asyncio.TimerHandle | None = None
+        self._context = Context()  # or the timer would keep what surrounds the call that began it
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -324,22 +358,26 @@ class Connector(aiohttp.TCPConnector):
             self._ways.setdefault(_origin(req.url), req)
         return await self._take(req, attempt)
 
-    async def ask(self, url: URL, attempt: Attempt) -> Response | None:
-        """Around the session: send a request, and wait for the headers of its answer.
+    async def ask(self, url: URL, attempt: Attempt) -> Response | PlainAnswer | None:
+        """Around the session: send a request, and wait for its answer, or for the headers of it.
 
         None when nothing was sent, for no way to there is known yet: the session finds one.
         """
         wire = _wire(url)
-        way = self._ways.get(wire.origin)
-        if way is None:
-            return None
-        connection = await self._take(way, attempt)
+        connection = self._take_parked(wire.origin, attempt)
+        if connection is None:
+            way = self._ways.get(wire.origin)
+            if way is None:
+                return None
+            connection = await self._take(way, attempt)
         try:
+            assert attempt.guard is not None  # by `_take` and `_take_parked`
+            plain = await attempt.guard.send(wire.data)
+            if plain is not None:
+                self._park(wire.origin, connection)
+                return plain
             handler = connection.protocol
             assert handler is not None
-            assert handler.transport is not None  # `_take` came just before
-            handler.set_response_params(read_until_eof=True)
-            handler.transport.write(wire.data)
             while True:
                 message, content = await handler.read()
                 if not 100 <= message.code < 200 or message.code == 101:
@@ -347,6 +385,43 @@ class Connector(aiohttp.TCPConnector):
         except BaseException:
             connection.close()
             raise
+
+    def _park(self, origin: str, connection: Connection) -> None:
+        """Keep a connection at hand: aiohttp's pool costs a tenth of a request."""
+        self._parked.setdefault(origin, deque()).append(connection)
+        if self._unparking is None:
+            loop = asyncio.get_running_loop()
+            self._unparking = loop.call_later(PARKED, self._unpark, context=self._context)
+
+    def _unpark(self) -> None:
+        """Give all of them to aiohttp's pool, which closes those that are idle for long."""
+        if self._unparking is not None:
+            self._unparking.cancel()
+            self._unparking = None
+        parked, self._parked = self._parked, {}
+        for connections in parked.values():
+            for connection in connections:
+                connection.release()
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """As aiohttp does it, with those that are parked."""
+        self._unpark()
+        await super().close(abort_ssl=abort_ssl)
+
+    def _take_parked(self, origin: str, attempt: Attempt) -> Connection | None:
+        """A connection that served a moment ago, for this attempt."""
+        parked = self._parked.get(origin)
+        fresh = attempt.fresh or not self._kept.are_usable
+        while parked:
+            connection = parked.popleft()
+            if connection.closed:
+                connection.close()
+                continue
+            guard = self._guard_of(connection, fresh=fresh)
+            if guard is not None:
+                self._hand_out(connection, guard, attempt)
+                return connection
+        return None
 
     async def _take(self, way: aiohttp.ClientRequest, attempt: Attempt) -> Connection:
         """A connection for this attempt."""
@@ -356,6 +431,11 @@ class Connector(aiohttp.TCPConnector):
             guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 break
+        self._hand_out(connection, guard, attempt)
+        return connection
+
+    def _hand_out(self, connection: Connection, guard: Guard, attempt: Attempt) -> None:
+        """Give a connection to an attempt, unless it came too late for its request."""
         attempt.reused = guard.line.kept
         if not attempt.may_send():
             guard.unused = guard.unused or not attempt.reused
@@ -363,7 +443,6 @@ class Connector(aiohttp.TCPConnector):
             raise LateError
         assert connection.transport is not None
         guard.begin(attempt, connection.transport)
-        return connection
 
     def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
         """Of a connection that may be used; another one is closed."""
