@@ -43,6 +43,7 @@ ENVELOPE = 64 * 1024
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
 HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
+SMALL = 64 * 1024  # bytes of a body: compression of so few would cost more than it saves
 PARKED = 1.0  # s, roughly, that one waits for the next request before aiohttp's pool has it back
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
@@ -320,10 +321,13 @@ class _Wire(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _wire(url: URL) -> _Wire:
+def _wire(url: URL, is_small: bool) -> _Wire:
     lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
     lines.append(f"User-Agent: {USER_AGENT}")
-    lines += [f"{k}: {v}" for k, v in aiohttp.ClientRequest.DEFAULT_HEADERS.items()]
+    headers = {str(name): value for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()}
+    if is_small:
+        headers["Accept-Encoding"] = "identity"
+    lines += [f"{k}: {v}" for k, v in headers.items()]
     return _Wire(_origin(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
 
 
@@ -358,12 +362,12 @@ class Connector(aiohttp.TCPConnector):
             self._ways.setdefault(_origin(req.url), req)
         return await self._take(req, attempt)
 
-    async def ask(self, url: URL, attempt: Attempt) -> Response | PlainAnswer | None:
+    async def ask(self, url: URL, attempt: Attempt) -> PlainAnswer | Response | None:
         """Around the session: send a request, and wait for its answer, or for the headers of it.
 
         None when nothing was sent, for no way to there is known yet: the session finds one.
         """
-        wire = _wire(url)
+        wire = _wire(url, attempt.max_body <= SMALL)
         connection = self._take_parked(wire.origin, attempt)
         if connection is None:
             way = self._ways.get(wire.origin)

@@ -6,7 +6,7 @@ the answer, and a test holds that both ways come to the same end.
 """
 
 import re
-from collections.abc import Mapping
+from typing import NamedTuple
 
 from binance_oi.exchange.limits import WEIGHT
 
@@ -25,33 +25,13 @@ _USED = re.compile(
 _DIGITS = re.compile(rb" ?([1-9][0-9]{0,6})")
 
 
-class PlainAnswer:
-    """An answer with status 200, and all of its body."""
+class PlainAnswer(NamedTuple):
+    """An answer with status 200."""
 
-    __slots__ = ("_body", "headers")
-
-    status = 200
-
-    def __init__(self, headers: Mapping[str, str], body: bytes) -> None:
-        self.headers: Mapping[str, str] = headers
-        """Those that the governor reads."""
-        self._body = body
-
-    @property
-    def content(self) -> "PlainAnswer":
-        """Itself: what aiohttp calls a stream."""
-        return self
-
-    def read_nowait(self) -> bytes:
-        """The body."""
-        return self._body
-
-    def at_eof(self) -> bool:
-        """The body is here."""
-        return True
-
-    def close(self) -> None:
-        """Its connection serves the next request already."""
+    headers: dict[str, str]
+    """Those that the governor reads."""
+    body: bytes
+    """All of it."""
 
 
 def plain_answer(data: bytes) -> PlainAnswer | None:

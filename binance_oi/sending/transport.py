@@ -31,6 +31,7 @@ from binance_oi.sending.connections import (
 from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
 from binance_oi.sending.kept_connections import KeptConnections
+from binance_oi.sending.plain_answers import PlainAnswer
 
 Session = aiohttp.ClientSession
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
@@ -174,16 +175,20 @@ class Transport:
             permit.refund()
             raise TransportError("the connections are closed", "never")
         attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
-        response = None
+        response: Response | aiohttp.ClientResponse | None = None
         deadline = self._deadlines.start(timeout)
         try:
-            response = await self._ask(url, attempt)
+            found = await self._ask(url, attempt)
+            if isinstance(found, PlainAnswer):  # nearly always
+                permit.settle(200, found.headers)
+                return Answer(200, found.body, len(found.body) <= max_bytes)
+            response = found
             status, content = response.status, response.content
             permit.settle(status, response.headers)
             if status == TIMED_OUT and attempt.guard is not None:
                 self._kept.refuse(attempt.guard.line)
             body = content.read_nowait() if status == 200 else b""
-            if status == 200 and content.at_eof():  # nearly always: it came with the headers
+            if status == 200 and content.at_eof():  # it came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
             return await _slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
@@ -213,12 +218,14 @@ class Transport:
             if guard is not None and not self._owned:
                 guard.leave()
 
-    async def _ask(self, url: URL, attempt: Attempt) -> Response | aiohttp.ClientResponse:
-        """Status and headers of the answer; the body is on its way."""
+    async def _ask(
+        self, url: URL, attempt: Attempt
+    ) -> PlainAnswer | Response | aiohttp.ClientResponse:
+        """All of the answer; or its status and headers, and the body is on its way."""
         if self._connector is not None:
-            response = await self._connector.ask(url, attempt)
-            if response is not None:
-                return response
+            found = await self._connector.ask(url, attempt)
+            if found is not None:
+                return found
         current_attempt.set(attempt)
         session = self._session or self._open()
         return await session.get(url, **self._options)
