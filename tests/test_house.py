@@ -30,7 +30,10 @@ ORDER = (
 ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
 # Who may import what is not in the standard library. aiohttp: the client; the simulator serves.
 THIRD_PARTY = {
-    "aiohttp": {"sending/connections", "sending/transport"},
+    "aiohttp": {
+        *("sending/connections", "sending/parked_connections", "sending/transport"),
+        "sending/wire",
+    },
     "aiohttp.web": {"simulator"},
     "aiolimiter": {"sending/pacer"},
     "cyclopts": {"cli"},
@@ -38,7 +41,7 @@ THIRD_PARTY = {
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "rich": {"cli"},
     # aiohttp's own type for URLs
-    "yarl": {"sending/connections", "sending/sender", "sending/transport"},
+    "yarl": {"sending/connections", "sending/sender", "sending/transport", "sending/wire"},
 }
 FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
 TOP_LEVEL = {

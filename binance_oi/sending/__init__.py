@@ -5,6 +5,9 @@ pacer.py              how fast requests leave
 governor.py           the queue and the gate
 deadline.py           the end of a request, with one timer for all
 kept_connections.py   how long a kept connection may be silent
+wire.py               the bytes of a request
+plain_answers.py      the usual answer, read without a parser
+parked_connections.py connections that served a moment ago
 connections.py        connections of our own and of a caller's session
 transport.py          one GET, with its permit, its deadline and its errors
 sender.py             the send loop: every request goes through it

@@ -14,14 +14,11 @@ import re
 import socket
 import ssl
 import struct
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import Context, ContextVar
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from typing import NamedTuple, cast
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -32,9 +29,10 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.parked_connections import ParkedConnections
 from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
+from binance_oi.sending.wire import SMALL, origin_of, wire
 
-USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
 # Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
@@ -43,8 +41,6 @@ ENVELOPE = 64 * 1024
 PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
 HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
-SMALL = 64 * 1024  # bytes of a body: compression of so few would cost more than it saves
-PARKED = 1.0  # s, roughly, that one waits for the next request before aiohttp's pool has it back
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
@@ -313,28 +309,6 @@ class Response:
         self._connection.close()
 
 
-class _Wire(NamedTuple):
-    """All of a request, and where it goes."""
-
-    origin: str
-    data: bytes
-
-
-@lru_cache(maxsize=4096)
-def _wire(url: URL, is_small: bool) -> _Wire:
-    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
-    lines.append(f"User-Agent: {USER_AGENT}")
-    headers = {str(name): value for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()}
-    if is_small:
-        headers["Accept-Encoding"] = "identity"
-    lines += [f"{k}: {v}" for k, v in headers.items()]
-    return _Wire(_origin(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
-
-
-def _origin(url: URL) -> str:
-    return str(url.origin())
-
-
 class Connector(aiohttp.TCPConnector):
     """Hands out connections that hold nothing but silence, one for each permit."""
 
@@ -347,9 +321,7 @@ class Connector(aiohttp.TCPConnector):
         self._ways: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which it keeps
         self._kept = kept
-        self._parked: dict[str, deque[Connection]] = {}  # by origin, oldest first
-        self._unparking: asyncio.TimerHandle | None = None
-        self._context = Context()  # or the timer would keep what surrounds the call that began it
+        self._parked = ParkedConnections()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -359,7 +331,7 @@ class Connector(aiohttp.TCPConnector):
         if attempt.sent:
             raise SecondRequestError
         if _LEAN and req.proxy is None:
-            self._ways.setdefault(_origin(req.url), req)
+            self._ways.setdefault(origin_of(req.url), req)
         return await self._take(req, attempt)
 
     async def ask(self, url: URL, attempt: Attempt) -> PlainAnswer | Response | None:
@@ -367,18 +339,18 @@ class Connector(aiohttp.TCPConnector):
 
         None when nothing was sent, for no way to there is known yet: the session finds one.
         """
-        wire = _wire(url, attempt.max_body <= SMALL)
-        connection = self._take_parked(wire.origin, attempt)
+        origin, data = wire(url, attempt.max_body <= SMALL)
+        connection = self._take_parked(origin, attempt)
         if connection is None:
-            way = self._ways.get(wire.origin)
+            way = self._ways.get(origin)
             if way is None:
                 return None
             connection = await self._take(way, attempt)
         try:
             assert attempt.guard is not None  # by `_take` and `_take_parked`
-            plain = await attempt.guard.send(wire.data)
+            plain = await attempt.guard.send(data)
             if plain is not None:
-                self._park(wire.origin, connection)
+                self._parked.add(origin, connection)
                 return plain
             handler = connection.protocol
             assert handler is not None
@@ -390,37 +362,15 @@ class Connector(aiohttp.TCPConnector):
             connection.close()
             raise
 
-    def _park(self, origin: str, connection: Connection) -> None:
-        """Keep a connection at hand: aiohttp's pool costs a tenth of a request."""
-        self._parked.setdefault(origin, deque()).append(connection)
-        if self._unparking is None:
-            loop = asyncio.get_running_loop()
-            self._unparking = loop.call_later(PARKED, self._unpark, context=self._context)
-
-    def _unpark(self) -> None:
-        """Give all of them to aiohttp's pool, which closes those that are idle for long."""
-        if self._unparking is not None:
-            self._unparking.cancel()
-            self._unparking = None
-        parked, self._parked = self._parked, {}
-        for connections in parked.values():
-            for connection in connections:
-                connection.release()
-
     async def close(self, *, abort_ssl: bool = False) -> None:
         """As aiohttp does it, with those that are parked."""
-        self._unpark()
+        self._parked.release()
         await super().close(abort_ssl=abort_ssl)
 
     def _take_parked(self, origin: str, attempt: Attempt) -> Connection | None:
         """A connection that served a moment ago, for this attempt."""
-        parked = self._parked.get(origin)
         fresh = attempt.fresh or not self._kept.are_usable
-        while parked:
-            connection = parked.popleft()
-            if connection.closed:
-                connection.close()
-                continue
+        while (connection := self._parked.take(origin)) is not None:
             guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 self._hand_out(connection, guard, attempt)
@@ -469,7 +419,7 @@ class Connector(aiohttp.TCPConnector):
         Only beside a request on its way to the same place; whatever fails, fails for the request
         that needs it.
         """
-        way = self._ways.get(_origin(url))
+        way = self._ways.get(origin_of(url))
         if way is not None:
             trusts = self._kept.trusts
             live = sum(not guard.gone and trusts(guard.line) for guard in self._guards.values())

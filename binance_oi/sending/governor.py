@@ -231,7 +231,16 @@ class Governor:
         if not self._pacer.passed and not self.waiting:
             await self._pacer.take_at_once()
         permit = self.admit_now(weight)
-        return permit or Permit(self, await self._queue(weight, bulk, max_wait))
+        if permit is not None:
+            return permit
+        waiter = self._enqueue(weight, bulk, max_wait)
+        try:  # not in a function of its own: each coroutine is one more object for each who waits
+            return Permit(self, await waiter)
+        except asyncio.CancelledError:
+            # Admitted and cancelled in the same loop step?
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                Permit(self, waiter.result()).give_back()
+            raise
 
     def admit_now(self, weight: int = 1) -> Permit | None:
         """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
@@ -251,16 +260,15 @@ class Governor:
         self.in_flight += 1
         return Permit(self, receipt)
 
-    async def _queue(self, weight: int, bulk: bool, max_wait: float | None) -> Receipt:
-        """Stand in the queue until the dispatcher hands out a receipt."""
+    def _enqueue(self, weight: int, bulk: bool, max_wait: float | None) -> _Waiter:
+        """Stand in the queue; the dispatcher hands out a receipt."""
         banned = self._ban()
         if banned is not None:
             raise banned
-        loop = asyncio.get_running_loop()
         queue = self._bulk if bulk else self._single
         waiter = _Waiter(queue, self._leaving)
         if max_wait is not None:
-            waiter.deadline = loop.time() + max_wait
+            waiter.deadline = asyncio.get_running_loop().time() + max_wait
         queue[waiter] = weight
         if max_wait is not None:
             self._forget_deadlines()
@@ -268,13 +276,7 @@ class Governor:
         if self._dispatcher is None:
             self._start_dispatcher()
         self._ring()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            # Admitted and cancelled in the same loop step?
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                Permit(self, waiter.result()).give_back()
-            raise
+        return waiter
 
     def close(self, error: Exception) -> None:
         """Every waiter gets `error`, and nobody is woken any more."""

@@ -26,7 +26,7 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
-from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.governor import Governor
 from binance_oi.sending.retry import Retries, RetryPolicy
 from binance_oi.sending.transport import Answer, IdleTimeout, Transport, ready_url
 
@@ -152,7 +152,14 @@ class Sender:
         while True:
             permit = self.governor.admit_now(weight) if terms.ends == math.inf else None
             if permit is None:
-                permit = await self._admit(weight, terms, refused)
+                try:
+                    permit = await self.governor.admit(
+                        weight, bulk=terms.bulk, max_wait=self._longest_wait(terms)
+                    )
+                except BudgetExhaustedError:
+                    if refused is not None:  # the caller came back with a 429, and cannot wait
+                        raise refused from None
+                    raise
             terms.charged += weight
             attempt += 1
             began = loop.time()
@@ -186,20 +193,18 @@ class Sender:
             left -= wait
             await self._pause(wait)
 
-    async def _admit(self, weight: int, terms: Terms, refused: RateLimitedError | None) -> Permit:
-        """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""
-        max_wait = terms.max_wait
-        if terms.ends < math.inf:
-            left = terms.ends - self.now()
-            if left <= 0.0:
-                raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
-            max_wait = left if max_wait is None else min(left, max_wait)
-        try:
-            return await self.governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
-        except BudgetExhaustedError:
-            if refused is not None:
-                raise refused from None
-            raise
+    def _longest_wait(self, terms: Terms) -> float | None:
+        """Seconds that a request may wait in the queue.
+
+        Raises:
+            BudgetExhaustedError: None are left.
+        """
+        if terms.ends == math.inf:
+            return terms.max_wait
+        left = terms.ends - self.now()
+        if left <= 0.0:
+            raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
+        return left if terms.max_wait is None else min(left, terms.max_wait)
 
     def _failure(self, answer: Answer, refusal: Refusal | None) -> BinanceOIError:
         """The error of an answer that has no value.

@@ -19,7 +19,6 @@ from binance_oi.errors import TransportError, TransportTimeoutError, printable
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
     REFUSALS,
-    USER_AGENT,
     Attempt,
     Borrowed,
     Connector,
@@ -32,6 +31,7 @@ from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
 from binance_oi.sending.kept_connections import KeptConnections
 from binance_oi.sending.plain_answers import PlainAnswer
+from binance_oi.sending.wire import USER_AGENT
 
 Session = aiohttp.ClientSession
 ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it

@@ -18,6 +18,7 @@ from aiohttp.http_parser import HttpResponseParser
 
 from binance_oi.exchange import headers as read
 from binance_oi.sending import connections
+from binance_oi.sending.parked_connections import PARKED
 from binance_oi.sending.plain_answers import MOST_HEAD, PlainAnswer, plain_answer
 from support.lanes import some
 from support.raw_exchange import RawExchange, answer, open_interest
@@ -216,10 +217,8 @@ async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None
             await sender.get(exchange.url)
         connector = sender.transport._connector
         assert connector is not None
-        assert connector._parked
-        assert not connector._conns
-        await asyncio.sleep(2 * connections.PARKED)
-        assert not connector._parked
-        assert connector._conns
+        assert (len(connector._parked), len(connector._conns)) == (1, 0)
+        await asyncio.sleep(2 * PARKED)
+        assert (len(connector._parked), len(connector._conns)) == (0, 1)
         await sender.get(exchange.url)
         assert exchange.connections == 1
