@@ -7,7 +7,7 @@ time.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from numbers import Integral
 from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
@@ -31,14 +31,12 @@ VIEWS = 1000  # tries to see the books between two changes; each takes some 20 u
 QUICK_VIEWS = 100  # of them that follow each other at once; most changes take microseconds
 VIEW_PAUSE = 2e-4  # s before each of the others: a change may wait for the disk, or for a core
 
-if hasattr(time, "CLOCK_BOOTTIME"):
-
-    def steady_clock() -> float:
-        """Monotonic seconds, the same for every process, that go on while the machine sleeps."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-else:
-    steady_clock = time.monotonic
+steady_clock: Clock = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+"""Monotonic seconds, the same for every process, that go on while the machine sleeps."""
 
 
 class Budget(Protocol):
