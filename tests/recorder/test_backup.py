@@ -111,7 +111,7 @@ def test_what_is_there_is_replaced_only_on_demand_and_then_whole(path: Path) -> 
     link.symlink_to(other)  # to nothing
     with Recording(path) as recording:
         for target in (copy, link):
-            with pytest.raises(RecordingError, match="is there already"):
+            with pytest.raises(RecordingError, match="already exists"):
                 recording.backup(target)
         with pytest.raises(RecordingError, match="is a directory"):
             recording.backup(path.parent, replace=True)
@@ -161,7 +161,7 @@ def test_a_link_planted_at_the_name_of_the_part_is_not_followed(path: Path) -> N
 KILLED = """
 import os, signal, sys
 from binance_oi.recorder import Recording, backup
-backup.PAGES = 100
+backup.PAGES_PER_STEP = 100
 with Recording(sys.argv[1]) as recording:
     kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
     recording.backup(sys.argv[2], on_pages=lambda done, total: done * 2 > total and kill())
@@ -252,7 +252,7 @@ def test_a_copy_may_have_the_longest_name_that_there_is(
     copy = path.with_name(name)
     with Recording(path) as recording:
         recording.backup(copy)
-        with pytest.raises(RecordingError, match="is there already"):
+        with pytest.raises(RecordingError, match="already exists"):
             recording.backup(copy)
         recording.backup(copy, replace=True)
     assert len(whole(copy)) == 3
@@ -289,7 +289,7 @@ def test_a_damaged_recording_is_named_and_does_not_replace_the_copy_before(
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     copy = path.with_name("copy.db")
-    monkeypatch.setattr(backup, "PAGES", 20)
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 20)
     with Recording(path) as recording:
         recording.backup(copy)
         before = copy.read_bytes()
@@ -329,6 +329,6 @@ def test_the_log_of_a_recording_that_was_moved_away_is_neither_removed_nor_playe
 
 def test_a_file_that_appears_while_it_is_copied_is_not_replaced(path: Path) -> None:
     copy = path.with_name("copy.db")
-    with Recording(path) as recording, pytest.raises(RecordingError, match="is there already"):
+    with Recording(path) as recording, pytest.raises(RecordingError, match="already exists"):
         recording.backup(copy, on_pages=lambda *_: copy.write_text("precious"))
     assert copy.read_text() == "precious"
