@@ -18,7 +18,7 @@ from binance_oi.extras import library
 from binance_oi.output.curve import curve, thinned
 from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording
-from binance_oi.recorder.atomic import whole, writing
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
 
 SUFFIXES = (".svg", ".png")
 SIZE = (11.0, 4.5)  # inches; one chart
@@ -66,7 +66,7 @@ def plot(
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")
     thin = [thinned(*line, COLUMNS) for line in lines]
-    with writing(path), whole(path) as file, _style():
+    with translate_write_errors(path), replace_atomically(path) as file, _style():
         _draw(names, thin).savefig(file, format=path.suffix[1:].lower())
 
 

@@ -30,9 +30,9 @@ from binance_oi.recorder.atomic import (
     OvertakenError,
     Version,
     remove_stale,
+    replace_atomically,
+    translate_write_errors,
     version,
-    whole,
-    writing,
 )
 from binance_oi.recorder.recording import BATCH, NUMBER
 from binance_oi.times import instant, iso_ms, unix_ms
@@ -110,7 +110,7 @@ def export(
     path, tell = Path(target), on_rows or _tell_nobody
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
-    with writing(path):
+    with translate_write_errors(path):
         form, samples = _form(path), dated(samples, recording.path)
         columns = Columns() if form not in (None, PARQUET) else samples.columns()
         update = partial(_update, columns=columns, replace=replace, new=new, tell=tell)
@@ -251,7 +251,7 @@ def _write(
     first = next(batches, None)
     if first is None:
         return 0
-    with whole(path, lambda: version(path) == before) as file:
+    with replace_atomically(path, lambda: version(path) == before) as file:
         part.form.write(chain((first,), batches), file, part.columns, part.priceless)
     return merged.added
 

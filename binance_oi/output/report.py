@@ -18,7 +18,7 @@ from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
-from binance_oi.recorder.atomic import whole, writing
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
 from binance_oi.recorder.recording import EVER, CountedGap
 from binance_oi.times import instant, plain, unix_ms
 
@@ -89,7 +89,7 @@ def write_report(recording: Recording, target: str | Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
     page = report(recording)
-    with writing(path), whole(path) as file:
+    with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())
 
 

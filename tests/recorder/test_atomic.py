@@ -25,7 +25,7 @@ from binance_oi.recorder.atomic import (
     OvertakenError,
     check_place,
     remove_stale,
-    whole,
+    replace_atomically,
 )
 from binance_oi.recorder.store import Store
 from support import SUPPORT
@@ -64,11 +64,11 @@ def unfinished(directory: Path) -> list[Path]:
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with whole(path) as file:
+    with replace_atomically(path) as file:
         file.write(b"one")
         assert not path.exists()
     assert path.read_bytes() == b"one"
-    with whole(path) as file:
+    with replace_atomically(path) as file:
         file.write(b"two")
         file.flush()
         assert path.read_bytes() == b"one"
@@ -84,7 +84,7 @@ def test_what_ends_a_write_early_leaves_the_file_before_and_nothing_else(
     path.write_bytes(b"before")
 
     def write() -> None:
-        with whole(path) as file:
+        with replace_atomically(path) as file:
             file.write(b"half")
             Path(f"{file.name}-journal").touch()  # as SQLite does
             raise error
@@ -122,7 +122,7 @@ def test_an_output_may_have_the_longest_name_that_there_is(
 def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with whole(tmp_path / "file"):
+        with replace_atomically(tmp_path / "file"):
             pass
     finally:
         os.umask(before)
@@ -145,7 +145,7 @@ def test_the_contents_are_on_the_disk_before_the_name(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"x")
     inode = (tmp_path / "file").stat().st_ino
     assert done == [("sync", inode), ("rename", inode), ("sync", tmp_path.stat().st_ino)]
@@ -254,7 +254,7 @@ def test_a_file_that_a_living_process_writes_is_not_stale(recording: Path, tmp_p
     out = tmp_path / "out"
     out.mkdir()
     with exporting(recording, out / "oi.csv") as process:
-        with whole(out / "other"):
+        with replace_atomically(out / "other"):
             remove_stale(out)
             assert len(unfinished(out)) == 2
         _, stderr = process.communicate(timeout=300.0)
@@ -301,7 +301,7 @@ def test_a_link_that_others_planted_at_the_unfinished_name_is_not_followed(
 def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"stays")
     (tmp_path / "file").symlink_to(tmp_path / "victim")
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"new")
     assert (tmp_path / "victim").read_bytes() == b"stays"
     assert not (tmp_path / "file").is_symlink()
@@ -325,7 +325,7 @@ def test_a_file_that_is_taken_for_stale_before_it_is_locked_is_made_anew(
         return fd
 
     monkeypatch.setattr(atomic, "_opener", overtaken)
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"x")
     if not removed:
         os.close(fds[0])
@@ -334,7 +334,7 @@ def test_a_file_that_is_taken_for_stale_before_it_is_locked_is_made_anew(
 
 
 def test_a_file_that_another_one_put_there_meanwhile_stays(tmp_path: Path) -> None:
-    with pytest.raises(OvertakenError), whole(tmp_path / "file", lambda: False):
+    with pytest.raises(OvertakenError), replace_atomically(tmp_path / "file", lambda: False):
         (tmp_path / "file").write_bytes(b"theirs")
     assert (tmp_path / "file").read_bytes() == b"theirs"
     assert len(list(tmp_path.iterdir())) == 1
@@ -345,7 +345,7 @@ def test_a_lock_of_others_on_the_directory_holds_up_nobody(tmp_path: Path) -> No
     fd = os.open(tmp_path, os.O_RDONLY)  # as `flock DIRECTORY binance-oi ...` does
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with whole(tmp_path / "file") as file:
+        with replace_atomically(tmp_path / "file") as file:
             file.write(b"x")
     finally:
         os.close(fd)
@@ -353,7 +353,7 @@ def test_a_lock_of_others_on_the_directory_holds_up_nobody(tmp_path: Path) -> No
 
 
 def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), whole(tmp_path):
+    with pytest.raises(IsADirectoryError), replace_atomically(tmp_path):
         pytest.fail("it must not begin")
 
 
