@@ -10,7 +10,7 @@ import pytest
 
 from binance_oi import Gap, Snapshot
 from binance_oi.recorder import pending
-from binance_oi.recorder.pending import KEPT_FOR, Pending, Unit, size
+from binance_oi.recorder.pending import KEPT_FOR_S, Pending, Unit, size
 from binance_oi.times import unix_ms
 from support.recorded import BEGIN, sweep
 
@@ -73,15 +73,15 @@ def test_what_was_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
 
 def test_a_sweep_is_given_up_after_ten_minutes_and_its_gap_stands_in_its_place() -> None:
     kept = filled(sweep(0), gap(1, "banned"), sweep(2), sweep(3), gap(4, "late"), sweep(5))
-    assert kept.give_up(KEPT_FOR, "full") == 0
-    assert kept.give_up(KEPT_FOR + 2.5, "full") == 2
+    assert kept.give_up(KEPT_FOR_S, "full") == 0
+    assert kept.give_up(KEPT_FOR_S + 2.5, "full") == 2
     assert len(kept) == 2
     assert drained(kept) == ["0 storage", "1 banned", "2 storage", "3", "4 late", "5"]
 
 
 def test_sweeps_given_up_one_after_the_other_are_one_gap_with_the_reason_why() -> None:
     kept = filled(sweep(0), sweep(1), sweep(2))
-    assert kept.give_up(KEPT_FOR + 1.5, "full") == 2
+    assert kept.give_up(KEPT_FOR_S + 1.5, "full") == 2
     assert kept.give_up_all("removed") == 1
     unit = kept.take()
     assert unit is not None

@@ -19,7 +19,7 @@ import pytest
 from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.lock import RecorderLock
-from binance_oi.recorder.pending import KEPT_FOR
+from binance_oi.recorder.pending import KEPT_FOR_S
 from binance_oi.times import unix_ms
 from support.lanes import thorough
 from support.patience import wait_briefly
@@ -120,13 +120,13 @@ async def test_what_cannot_be_written_for_ten_minutes_is_lost_and_named(
 ) -> None:
     async with Running(path) as running:
         with locked(path):
-            await asyncio.sleep(3 * KEPT_FOR)
+            await asyncio.sleep(3 * KEPT_FOR_S)
             status = running.recorder.status
         await asyncio.sleep(30.0)
     slots, missed = running.check()
     assert {reason for _, _, _, reason in tables(path)[1]} == {"storage"}
-    assert status.unwritten == KEPT_FOR / 20
-    assert status.lost == status.missed == len(missed) == 2 * KEPT_FOR / 20
+    assert status.unwritten == KEPT_FOR_S / 20
+    assert status.lost == status.missed == len(missed) == 2 * KEPT_FOR_S / 20
     assert missed == list(range(missed[0], missed[0] + len(missed) * PERIOD, PERIOD))
     assert slots[2] < missed[0] < slots[3]
     assert [r.message.split(str(path))[1][:20] for r in caplog.records] == [
@@ -575,7 +575,7 @@ async def test_what_a_recorder_without_its_lock_keeps_too_long_is_counted_and_na
     async with first:
         path.with_name("oi.db-lock").unlink()
         lock = RecorderLock(path)
-        await asyncio.sleep(KEPT_FOR + 100.0)
+        await asyncio.sleep(KEPT_FOR_S + 100.0)
         assert first.recorder.status.lost > 0
         lock.close()
         await asyncio.sleep(30.0)

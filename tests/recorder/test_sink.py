@@ -14,7 +14,7 @@ import pytest
 
 from binance_oi import Gap, RecordingError, Snapshot, StorageError
 from binance_oi.recorder import Recorder, Sink
-from binance_oi.recorder.pending import KEPT_FOR
+from binance_oi.recorder.pending import KEPT_FOR_S
 from binance_oi.recorder.sink import Saved
 from support.memory_sink import MemorySink
 from support.recording_market import Market
@@ -85,8 +85,8 @@ async def test_what_a_sink_refuses_for_a_while_is_stored_once_and_in_order(
 async def test_what_a_sink_refuses_for_too_long_is_a_gap_and_counted(sink: MemorySink) -> None:
     loop = asyncio.get_running_loop()
     loop.call_later(45.0, sink.failing.update, {"save": "no room"})
-    loop.call_later(45.0 + KEPT_FOR + 100.0, sink.failing.clear)
-    recorder = await record(sink, KEPT_FOR + 200.0)
+    loop.call_later(45.0 + KEPT_FOR_S + 100.0, sink.failing.clear)
+    recorder = await record(sink, KEPT_FOR_S + 200.0)
     assert recorder.status.lost > 0
     assert {gap.reason for gap in sink.gaps} == {"storage"}
     slots = sum((gap.last - gap.first) // PERIOD + 1 for gap in sink.gaps)
