@@ -147,7 +147,7 @@ async def test_a_file_that_was_deleted_is_begun_anew_with_what_its_log_held(
     assert tables(path) == (acknowledged, [], 12)
     assert (recorder.status.sweeps, recorder.status.lost) == (4, 0)
     assert [r.message for r in caplog.records] == [
-        f"{path} was removed or replaced; recording goes on in a new file"
+        f"{path} was removed or replaced; recording continues in a new file"
     ]
 
 
