@@ -330,7 +330,7 @@ async def test_what_waits_when_a_recorder_ends_is_written_if_it_can_be(
 async def test_a_last_try_ends_after_a_while_and_names_the_rest(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LAST_TRY", 0.0)
+    monkeypatch.setattr(recorder, "LAST_WRITES_WITHIN_S", 0.0)
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(61.0)
