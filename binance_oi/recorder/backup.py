@@ -22,7 +22,7 @@ from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.log import settle
 from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.place import set_aside_foreign_log
-from binance_oi.recorder.schema import reading
+from binance_oi.recorder.schema import translate_read_errors
 from binance_oi.recorder.sides import check_sides
 
 PAGES_PER_STEP = 16_384  # 16 MiB; Python handles signals between two steps
@@ -104,7 +104,7 @@ def _copy_pages(source: Path, part: Path, progress: _Progress) -> None:
         closing(open_to_read(source)) as ours,
         closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as theirs,
     ):
-        with reading(source):
+        with translate_read_errors(source):
             # A transaction pins this moment; without it, each commit would restart the copy.
             ours.execute("BEGIN")
             ours.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -11,7 +11,7 @@ from pathlib import Path
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
-from binance_oi.recorder.schema import check_version, read_source, reading
+from binance_oi.recorder.schema import check_version, read_source, translate_read_errors
 from binance_oi.recorder.sides import beside, check_sides
 
 LOCK_TIMEOUT_S = 5.0  # how long to wait until another connection unlocks the file
@@ -67,7 +67,7 @@ def _mode(path: Path) -> str:
 def _checked(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Readers of an Arrow stream may use threads of their own, one at a time.
-    with reading(path):
+    with translate_read_errors(path):
         connection = sqlite3.connect(
             uri,
             uri=True,
@@ -98,7 +98,7 @@ def check_source(path: Path, source: str | None) -> None:
         return
     check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
-    with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
+    with translate_read_errors(path), closing(_open(path, reads_log=reads_log)) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")

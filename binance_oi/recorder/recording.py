@@ -31,7 +31,7 @@ from binance_oi.recorder.schema import (
     EVERY_SYMBOL,
     NOT_SETTLED,
     read_source,
-    reading,
+    translate_read_errors,
 )
 from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
@@ -167,7 +167,7 @@ def _typed(rows: Iterable[tuple[Any, ...]], path: Path, *kinds: type) -> Iterato
     Raises:
         RecordingError: They cannot be read, or a value is of another type.
     """
-    with reading(path):
+    with translate_read_errors(path):
         for row in rows:
             numbers = [value for value in row if type(value) is int]
             within = all(EARLIEST <= n <= LATEST for n in numbers)
@@ -229,7 +229,10 @@ class Samples:
 
     def _chunks(self, size: int) -> Iterator[list[Row]]:
         """So many rows at a time, and fewer at the end, with values that were checked."""
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             rows: list[Row] = []
             for symbol in self.symbols:
                 found = connection.execute(
@@ -264,7 +267,10 @@ class Samples:
             RecordingError: The file cannot be read.
         """
         ends: list[int] = []
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             for symbol in self.symbols:
                 found = connection.execute(_ENDS, (symbol, self.since, self.until))
                 known = ((time,) for (time,) in found if time is not None)
@@ -295,7 +301,10 @@ class Samples:
             RecordingError: The file cannot be read.
         """
         has_prices = has_long = False
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             for symbol in self.symbols:
                 for prices, long in connection.execute(_LOOKS, (symbol, self.since, self.until)):
                     has_prices, has_long = has_prices or bool(prices), has_long or bool(long)
@@ -402,12 +411,12 @@ class Recording:
 
         None when the file does not say, as those of version 2 do not.
         """
-        with reading(self.path):
+        with translate_read_errors(self.path):
             return read_source(self._connection)
 
     def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
         """What a query finds as of now, read while it is iterated over."""
-        with reading(self.path):
+        with translate_read_errors(self.path):
             found = self._connection.execute(query, values)
         return _typed(found, self.path, *kinds)
 
@@ -456,7 +465,10 @@ class Recording:
             span: Unix ms, from the first on and before the second; everything unless it is given.
         """
         symbols = self.symbols()
-        with reading(self.path), closing(_open_for(self.path, symbols)) as connection:
+        with (
+            translate_read_errors(self.path),
+            closing(_open_for(self.path, symbols)) as connection,
+        ):
             for symbol in symbols:
                 both = [
                     row
@@ -520,7 +532,7 @@ def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
     """
     connection = open_to_read(path)
     try:
-        with reading(path):
+        with translate_read_errors(path):
             if len(symbols) > FEW:
                 _sort_recent(connection)
     except BaseException:
