@@ -34,7 +34,7 @@ from binance_oi.recorder.atomic import (
     translate_write_errors,
     version,
 )
-from binance_oi.recorder.recording import BATCH, NUMBER
+from binance_oi.recorder.recording import NUMBER, ROWS_PER_BATCH
 from binance_oi.times import instant, iso_ms, unix_ms
 
 DAY_MS = 86_400_000
@@ -299,7 +299,7 @@ class Merged:
     def batches(self, tell: Progress) -> Iterator[Batch]:
         """The same by column; `tell` gets the number of rows of the recording in each batch."""
         rows, told = iter(self), 0
-        while batch := list(islice(rows, BATCH)):
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
             yield Batch.of(batch)
             tell(self.read - told)
             told = self.read

@@ -19,7 +19,7 @@ from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.recording import EVER, CountedGap
+from binance_oi.recorder.recording import ALL_TIME_MS, CountedGap
 from binance_oi.times import instant, plain, unix_ms
 
 SUFFIXES = (".html", ".htm")
@@ -100,13 +100,15 @@ def report(recording: Recording) -> str:
         RecordingError: Nothing was recorded.
     """
     movers = sorted(
-        (Mover(first.symbol, first, last) for first, last in recording.ends(DATES)),
+        (Mover(first.symbol, first, last) for first, last in recording.first_and_last(DATES)),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
     coverage = Coverage.of(recording)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    dated(Samples(recording.path, recording.symbols(), *EVER), recording.path)  # which names others
+    dated(
+        Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path
+    )  # which names others
     title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",

@@ -23,7 +23,7 @@ from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Recordin
 from binance_oi.market.rows import Row
 from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import BATCH, Samples
+from binance_oi.recorder.recording import ROWS_PER_BATCH, Samples
 from binance_oi.recorder.store import Store
 from binance_oi.times import iso_ms
 from support.lanes import some, thorough
@@ -863,5 +863,5 @@ def test_merging_keeps_no_more_rows_than_one_batch() -> None:
 
     batches = Merged(endless(2), endless(3)).batches(lambda _: None)
     first, second = next(batches), next(batches)
-    assert len(first.time) == len(second.time) == BATCH
+    assert len(first.time) == len(second.time) == ROWS_PER_BATCH
     assert first.time[:5] == [0, 2, 3, 4, 6]

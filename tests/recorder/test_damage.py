@@ -114,7 +114,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
         "columns": lambda it: it.samples().to_columns(),
         "span of samples": lambda it: it.samples().span(),
         "curve": lambda it: curve(it.samples(["BTCUSDT"])),
-        "ends": lambda it: list(it.ends()),
+        "first_and_last": lambda it: list(it.first_and_last()),
         "span": lambda it: it.span(),
         "sweeps": lambda it: list(it.sweeps()),
         "missed": lambda it: it.missed(),
@@ -189,8 +189,8 @@ def test_a_value_that_is_no_number_is_damage_and_gets_into_no_export(
     path.write_bytes(whole.replace(NUMBER, text))
     raised = errors(path)
     assert all(str(path) in error for error in raised.values())
-    wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl", "ends"}
-    assert wanted <= raised.keys()
+    wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl"}
+    assert {*wanted, "first_and_last"} <= raised.keys()
     assert not list((tmp_path / "out").glob("*.csv"))
 
 

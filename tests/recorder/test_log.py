@@ -581,7 +581,7 @@ def test_a_file_and_a_log_that_somebody_writes_meanwhile_belong_together(
 def read_all(path: Path) -> None:
     with Recording(path) as recording:
         assert list(recording.samples())
-        assert list(recording.ends())
+        assert list(recording.first_and_last())
         assert recording.samples().span()
         recording.backup(path.parent.parent / "copy.db", replace=True)
 

@@ -14,7 +14,7 @@ import pytest
 
 from binance_oi import InvalidSymbolError, RecordingError
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import BATCH
+from binance_oi.recorder.recording import ROWS_PER_BATCH
 from binance_oi.recorder.sides import beside
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
@@ -98,12 +98,12 @@ def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
 
 
 def test_more_than_one_batch_is_read_whole(path: Path) -> None:
-    rows = [("BTCUSDT", time, "1.5", time, None) for time in range(BATCH + 10)]
+    rows = [("BTCUSDT", time, "1.5", time, None) for time in range(ROWS_PER_BATCH + 10)]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     with Recording(path) as recording:
         batches = [len(b.symbol) for b in recording.samples(["BTCUSDT"]).batches()]
-    assert batches == [BATCH, 12]
+    assert batches == [ROWS_PER_BATCH, 12]
 
 
 def test_reading_needs_no_extra(path: Path) -> None:
