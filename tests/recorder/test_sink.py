@@ -137,7 +137,7 @@ async def test_a_second_run_is_refused_and_the_first_one_goes_on(sink: MemorySin
     recorder = recorder_into(sink)
     first = asyncio.create_task(recorder.run())
     await asyncio.sleep(65.0)
-    with pytest.raises(RecordingError, match="recorded by this recorder already"):
+    with pytest.raises(RecordingError, match="this recorder already records"):
         await recorder.run()
     assert sink.is_claimed
     stored = len(sink.sweeps)
