@@ -169,7 +169,7 @@ class Place:
         file = descriptor(self._inode)
         return file is None or os.fstat(file).st_nlink == 0
 
-    def is_read_in_the_past(self) -> bool:
+    def is_earlier_state_read(self) -> bool:
         """Whether somebody reads a state before the last commit, as far as the system says."""
         index = self._index()
         return index is not None and is_earlier_state_read(index)

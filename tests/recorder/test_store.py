@@ -53,7 +53,7 @@ def test_a_sweep_that_cannot_be_written_whole_is_not_written_at_all(path: Path) 
 def test_an_observation_is_there_once_and_a_late_one_is_not_lost(
     path: Path, settle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SETTLE", settle)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", settle)
     first = sweep(0)
     times = [first["BTCUSDT"].time + step for step in (0, 2000, 0, 1000)]
     with closing(Store(path)) as opened:
@@ -78,8 +78,8 @@ def rows(path: Path) -> list[tuple[int, int]]:
 def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "FEW", few)
-    monkeypatch.setattr(store, "SETTLE", 12)  # changes: three sweeps of three symbols
+    monkeypatch.setattr(recording, "SORT_RECENT_ABOVE", few)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # changes: three sweeps of three symbols
     found: list[tuple[int, int]] = []
     times: list[int] = []
     with closing(Store(path)) as opened, Recording(path) as reader:
@@ -91,7 +91,7 @@ def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
             for name in reader.symbols():
                 assert [sample.time for sample in reader.samples([name])] == times
             assert reader.samples().span() == (times[0], times[-1])
-            ends = [(first.time, last.time) for first, last in reader.ends()]
+            ends = [(first.time, last.time) for first, last in reader.first_and_last()]
             assert ends == [(times[0], times[-1])] * 3
     assert found == [(0, 3), (3, 3), (6, 3), (0, 12)]
 
@@ -128,7 +128,7 @@ def test_the_log_is_moved_into_the_file_between_two_sweeps_and_written_over(
         opened.tidy()
         assert in_the_file_itself(path) == 1
         assert log.stat().st_size == size
-        monkeypatch.setattr(store, "SETTLE", 1)
+        monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 1)
         with Recording(path) as recording:
             samples = iter(recording.samples().rows())
             next(samples)  # somebody is reading: nobody waits for them
@@ -228,7 +228,7 @@ def test_a_file_that_is_copied_while_somebody_reads_the_past_is_a_whole_recordin
 def test_a_sample_in_both_tables_is_one_and_does_not_stop_the_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SETTLE", 3)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 3)
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
         opened.tidy()
@@ -289,7 +289,7 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
 def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "BUSY", 0.001)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     tries = list[int]()
@@ -318,7 +318,7 @@ def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
 
 
 def test_a_stop_tries_no_longer_than_it_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY", 0.001)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -335,7 +335,7 @@ def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
     if link != "dangling":
         victim.write_text("precious")
     lock.hardlink_to(victim) if link == "hard" else lock.symlink_to(victim)
-    with pytest.raises(RecordingError, match=r"oi\.db-lock .* remove it"):
+    with pytest.raises(RecordingError, match=r"oi\.db-lock .* Remove it"):
         RecorderLock(path)
     assert [f.name for f in (victim,) if f.exists()] == ["victim"] * (link != "dangling")
     assert link == "dangling" or victim.read_text() == "precious"
@@ -348,7 +348,7 @@ def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
     path: Path,
 ) -> None:
     os.mkfifo(path.with_name("oi.db-lock"))
-    with pytest.raises(RecordingError, match="remove it"):
+    with pytest.raises(RecordingError, match="Remove it"):
         RecorderLock(path)
 
 

@@ -12,5 +12,5 @@ SECONDS = 0.05
 
 def wait_briefly(monkeypatch: pytest.MonkeyPatch, seconds: float = SECONDS) -> None:
     """Shorten the wait for a lock, and at the end for those who read or write."""
-    monkeypatch.setattr(store, "BUSY", seconds)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", seconds)
     monkeypatch.setattr(store.Store.close, "__kwdefaults__", {"wait": seconds})
