@@ -7,11 +7,11 @@ of 1970 or 9999 come from a clock that was never set, or from seconds taken for 
 
 from pathlib import Path
 
-from binance_oi.exchange.headers import FAR, OPENED
+from binance_oi.exchange.headers import EARLIEST_DATE_S, END_OF_DATES_S
 from binance_oi.market.rows import OddRows
 from binance_oi.recorder import Samples
 
-DATES = round(OPENED * 1000), round(FAR * 1000)
+DATES = round(EARLIEST_DATE_S * 1000), round(END_OF_DATES_S * 1000)
 """Unix ms: the exchange can have dated a sample from the first on, and before the second."""
 
 
