@@ -302,13 +302,13 @@ class Governor:
             return None
         refusal = Refusal.of(status, headers, date)
         is_ban = refusal.kind is Kind.BANNED
-        if refusal.is_hold:
-            self.pool.settle_refused(receipt, used, date, refusal.hold, ban=is_ban)
+        if refusal.is_temporary:
+            self.pool.settle_refused(receipt, used, date, refusal.cooldown, ban=is_ban)
         else:
             self.pool.settle(receipt, used, date)
-            if refusal.hold:
-                self.pool.hold(refusal.hold)
-        if refusal.hold or refusal.is_hold:
+            if refusal.cooldown:
+                self.pool.hold(refusal.cooldown)
+        if refusal.cooldown or refusal.is_temporary:
             self._warn(REFUSED[refusal.kind])
         if is_ban:
             self._raise_ban()
@@ -316,7 +316,7 @@ class Governor:
         return refusal
 
     def heed(self, refusal: Refusal) -> datetime:
-        """Obey what the text of a refusal says beyond its headers; it is one that `is_hold`.
+        """Obey what the text of a refusal says beyond its headers; it is one that `is_temporary`.
 
         Returns:
             When requests are sent again, by this machine's clock.
@@ -327,7 +327,7 @@ class Governor:
             self.pool.refused(0.0)
         if refusal.limit is not None and refusal.limit < self.pool.usage.limit:
             self.pool.set_limit(refusal.limit)
-        left = self.pool.held_for(ban=True) or self.pool.held_for() or refusal.hold
+        left = self.pool.held_for(ban=True) or self.pool.held_for() or refusal.cooldown
         return _in(left)
 
     def obey_ban(self, until: float) -> None:

@@ -212,7 +212,7 @@ class Sender:
             return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        refusal = refusal.reading(answer.body)
+        refusal = refusal.with_text(answer.body)
         is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER
         if is_dropped and refusal.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
@@ -220,7 +220,7 @@ class Sender:
 
     def _refused(self, refusal: Refusal) -> BinanceOIError:
         """Obey a refusal, and make its exception."""
-        return refusal.error(self.governor.heed(refusal) if refusal.is_hold else None)
+        return refusal.error(self.governor.heed(refusal) if refusal.is_temporary else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
         """Whether the attempt after this one needs a new connection.

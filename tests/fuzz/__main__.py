@@ -84,7 +84,7 @@ def _shown(error: BinanceOIError | RefusedError) -> BinanceOIError:
     """What the caller of a client gets."""
     if not isinstance(error, RefusedError):
         return error
-    return error.refusal.error(NOON if error.refusal.is_hold else None)
+    return error.refusal.error(NOON if error.refusal.is_temporary else None)
 
 
 async def over_the_wire(number: int, seed: int) -> Counter[str]:

@@ -37,7 +37,7 @@ from binance_oi.errors import (
     Reason,
 )
 from binance_oi.exchange.limits import Limit
-from binance_oi.exchange.refusals import FIREWALL_HOLD, MAX_BAN, MIN_BAN
+from binance_oi.exchange.refusals import FIREWALL_COOLDOWN, MAX_BAN, MIN_BAN
 from binance_oi.sending.governor import (
     FEW,
     NAP,
@@ -601,7 +601,7 @@ async def test_a_403_holds_for_a_minute_and_is_no_ban() -> None:
     await refuse(governor, 403)
     assert governor.pool.usage.banned_until is None
     (await governor.admit()).release()
-    assert asyncio.get_running_loop().time() - began >= FIREWALL_HOLD
+    assert asyncio.get_running_loop().time() - began >= FIREWALL_COOLDOWN
 
 
 async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
