@@ -471,7 +471,7 @@ def read_throughout(path: Path) -> Iterator[None]:
             yield
         finally:
             _, complaint = process.communicate()
-    assert (process.returncode, began, complaint) == (0, "looking\n", "")
+    assert (process.returncode, began, complaint) == (0, "checking\n", "")
 
 
 def start(path: Path, every: float) -> "subprocess.Popen[str]":
