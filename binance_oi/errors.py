@@ -122,7 +122,7 @@ class TransportError(BinanceOIError):
         super().__init__(message, retry)
         self.message = message
         self.retry = retry
-        """Whether another attempt may help: "now" (only a pooled connection was dead), "later" or
+        """Whether another attempt may help: "now" (only a kept connection was dead), "later" or
         "never"."""
 
     def __str__(self) -> str:
