@@ -118,8 +118,8 @@ def test_json_lines_have_every_digit(recording: Recording, tmp_path: Path) -> No
 
 def test_parquet_by_day_is_sorted_and_exact(recording: Recording, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    told: list[int] = []
-    assert export(recording, tmp_path / "out", on_rows=told.append) == sum(told) == 8
+    reported: list[int] = []
+    assert export(recording, tmp_path / "out", on_rows=reported.append) == sum(reported) == 8
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
     days = ("2026-11-23", "2026-11-24")
     assert files == [f"out/date={day}/open_interest.parquet" for day in days]
@@ -278,10 +278,10 @@ def test_a_second_export_of_a_part_changes_no_file(
 ) -> None:
     assert export(recording, target) == 8
     before = state(target)
-    told: list[int] = []
-    assert export(recording, target, **selection, new=new, on_rows=told.append) == 0
+    reported: list[int] = []
+    assert export(recording, target, **selection, new=new, on_rows=reported.append) == 0
     assert state(target) == before
-    assert sum(told) == len(list(recording.samples(**selection)))
+    assert sum(reported) == len(list(recording.samples(**selection)))
 
 
 @pytest.mark.parametrize(

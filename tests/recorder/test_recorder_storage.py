@@ -129,10 +129,10 @@ async def test_sweeps_that_cannot_be_written_for_ten_minutes_are_lost_and_named(
     assert status.lost == status.missed == len(missed) == 2 * KEPT_FOR_S / 20
     assert missed == list(range(missed[0], missed[0] + len(missed) * PERIOD, PERIOD))
     assert slots[2] < missed[0] < slots[3]
-    assert [r.message.split(str(path))[1][:20] for r in caplog.records] == [
-        " cannot be written, ",
-        ": sweeps are lost: d",
-        " can be written agai",
+    assert [r.message.split(str(path))[1][:21] for r in caplog.records] == [
+        " cannot be written, p",
+        ": sweeps are lost: da",
+        " can be written again",
     ]
 
 
