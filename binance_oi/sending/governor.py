@@ -41,13 +41,13 @@ WHY = {
     Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{held}}",
     Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
-    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the minute before may not be over",
+    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
-    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit of another span than a minute is used",
+    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
     Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
-    Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used",
+    Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used up",
     Reason.TOO_HEAVY: "weight {weight} never fits into this budget",
 }
 """The text of a refusal, by what the call waited for. The client makes the text for `DEADLINE`."""
@@ -69,7 +69,7 @@ class Permit:
         self._governor = governor
         self.refunded: bool = False
         self.late: bool = False  # refunded because it could no longer be sent in time
-        self.refusal: Refusal | None = None  # from the headers of the answer, if it is one
+        self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
 
     def may_send(self) -> bool:
@@ -147,7 +147,7 @@ class _Waiter(asyncio.Future[Receipt]):
         super().cancel(self._message)
 
 
-_Queue = OrderedDict[_Waiter, int]  # with its weight; a tuple for each would load the collector
+_Queue = OrderedDict[_Waiter, int]  # its weight; objects would slow the collector
 
 
 class Governor:
@@ -463,13 +463,13 @@ class Governor:
             timer.cancel()
 
     def _forget_deadlines(self) -> None:
-        """Drop deadlines of finished calls, which would pile up: most calls end long before."""
+        """Drop deadlines of finished calls: most calls end long before, and they would pile up."""
         if len(self._deadlines) > 2 * self.waiting + MAX_FINISHED:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
     def _expire(self, seconds: float, room_in: Callable[[int], float | None]) -> bool:
-        """Refuse the calls that cannot wait `seconds`, in which nobody can be admitted.
+        """Refuse the calls that cannot wait: nobody can be admitted for `seconds`.
 
         Args:
             seconds: From now.

@@ -159,7 +159,7 @@ def test_cancelling_at_any_step_leaves_nothing_behind(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_cancelling_at_random_instants_keeps_the_books(seed: int) -> None:
+def test_cancelling_at_random_instants_keeps_the_charges_right(seed: int) -> None:
     chance = random.Random(seed)
     kinds: tuple[tuple[Step, ...], ...] = (SLOWLY, BROKEN, (Act.CLOSE,), (Act.RESET,), (Act.STALL,))
     chosen = [chance.choices(kinds, (6, 1, 1, 1, 1))[0] for _ in range(200)]

@@ -485,14 +485,14 @@ def bad_parquet(kind: str, path: Path) -> None:
         pq.write_table(table.append_column("note", pa.array(["x"] * len(table))), path)
     elif kind == "a column less":
         pq.write_table(table.drop_columns(["received"]), path)
-    elif kind == "other order of columns":
+    elif kind == "another order of columns":
         pq.write_table(table.select(table.column_names[::-1]), path)
     elif kind == "no decimals":
         values = table["open_interest"].cast("float64")
         pq.write_table(table.set_column(2, "open_interest", values), path)
     elif kind == "no times":
         pq.write_table(table.set_column(1, "time", table["time"].cast("int64")), path)
-    elif kind == "times of no zone":
+    elif kind == "times without a zone":
         times = table["time"].cast(pa.timestamp("ms"))
         pq.write_table(table.set_column(1, "time", times), path)
     elif kind == "finer times":
@@ -510,10 +510,10 @@ def bad_parquet(kind: str, path: Path) -> None:
         *("no Parquet", "broken inside", "a column less", "finer times", "not sorted"),
         *thorough("empty", "cut off", "a column more"),
         *thorough(
-            "other order of columns",
+            "another order of columns",
             "no decimals",
             "no times",
-            "times of no zone",
+            "times without a zone",
             "a hole",
         ),
     ],

@@ -308,7 +308,7 @@ def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("removed", [True, False])
-def test_a_file_removed_as_stale_before_its_lock_is_made_again(
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
 ) -> None:
     fcntl, opener, fds = pytest.importorskip("fcntl"), atomic._opener, list[int]()
@@ -354,7 +354,7 @@ def test_a_foreign_lock_on_the_directory_does_not_block_a_write(tmp_path: Path) 
 
 def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError), replace_atomically(tmp_path):
-        pytest.fail("it must not begin")
+        pytest.fail("the block must not run")
 
 
 def test_devices_pipes_and_sockets_are_refused_as_targets(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _fill(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = write_recording(tmp_path_factory.mktemp("whole") / "oi.db")
     _fill(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -145,12 +145,12 @@ def errors(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("damage", [cut, *thorough(zeros, not_sqlite, noise, swapped, bit)])
 def test_every_way_to_read_reports_damage_as_an_error_that_names_the_file(
-    whole: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
+    intact: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
 ) -> None:
     path, said = tmp_path / "oi.db", dict[str, set[str]]()
-    pages = len(whole) // PAGE_SIZE
+    pages = len(intact) // PAGE_SIZE
     for page in [*range(1, 9), *Random(5).sample(range(9, pages), 12)]:
-        path.write_bytes(damage(whole, page))
+        path.write_bytes(damage(intact, page))
         for name, error in errors(path).items():
             said.setdefault(name, set()).add(error)
     assert said
@@ -161,34 +161,34 @@ def test_every_way_to_read_reports_damage_as_an_error_that_names_the_file(
     assert not left
 
 
-def test_an_intact_file_is_readable_in_every_way(whole: bytes, tmp_path: Path) -> None:
+def test_an_intact_file_is_readable_in_every_way(intact: bytes, tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     for way in ways(path).values():
         way()
 
 
 def test_damage_raises_the_same_error_in_the_middle_of_an_iteration(
-    whole: bytes, tmp_path: Path
+    intact: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     with Recording(path) as recording:
         running = iter(recording.samples(["BTCUSDT"]))
         assert next(running).symbol == "BTCUSDT"
         with path.open("r+b") as file:
             file.seek(PAGE_SIZE)
-            file.write(bytes(len(whole) - PAGE_SIZE))
+            file.write(bytes(len(intact) - PAGE_SIZE))
         with pytest.raises(RecordingError, match=r"oi\.db"):
             list(running)
 
 
 @pytest.mark.parametrize("text", [b"77x77.125", b"77777..12", b"-nan(ind)", b"77777\xff125"])
 def test_a_value_that_is_no_number_is_damage_and_is_never_exported(
-    whole: bytes, tmp_path: Path, text: bytes
+    intact: bytes, tmp_path: Path, text: bytes
 ) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole.replace(NUMBER, text))
+    path.write_bytes(intact.replace(NUMBER, text))
     raised = errors(path)
     assert all(str(path) in error for error in raised.values())
     wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl"}
@@ -261,13 +261,13 @@ def test_every_value_that_a_recorder_may_write_is_exported(
         report(recording)
 
 
-def test_an_arrow_stream_names_the_damaged_file(whole: bytes, tmp_path: Path) -> None:
+def test_an_arrow_stream_names_the_damaged_file(intact: bytes, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     path = tmp_path / "oi.db"
-    path.write_bytes(not_sqlite(whole, 1))
+    path.write_bytes(not_sqlite(intact, 1))
     with pytest.raises(RecordingError, match=r"oi\.db"), Recording(path) as recording:
         pyarrow.table(recording.samples())
-    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    path.write_bytes(intact.replace(NUMBER, b"77x77.125"))
     with Recording(path) as recording, pytest.raises(Exception, match=r"oi\.db is damaged"):
         pyarrow.table(recording.samples())
     with Recording(path) as recording, pytest.raises(RecordingError, match=r"oi\.db is damaged"):
@@ -278,7 +278,7 @@ def test_an_arrow_stream_names_the_damaged_file(whole: bytes, tmp_path: Path) ->
 @pytest.mark.parametrize("command", ["export", "plot", "report", "backup", "record"])
 @pytest.mark.parametrize("damage", [cut, not_sqlite])
 def test_a_command_reports_damage_in_one_line_and_exits_with_2(
-    whole: bytes,
+    intact: bytes,
     tmp_path: Path,
     capsys: Captured,
     command: str,
@@ -286,7 +286,7 @@ def test_a_command_reports_damage_in_one_line_and_exits_with_2(
 ) -> None:
     path, out = tmp_path / "oi.db", tmp_path / "out"
     out.mkdir()
-    content = damage(whole, 3)
+    content = damage(intact, 3)
     path.write_bytes(content)
     arguments = {
         "export": ["export", str(path), "--to", str(out / "oi.csv")],
@@ -303,17 +303,19 @@ def test_a_command_reports_damage_in_one_line_and_exits_with_2(
     assert path.read_bytes() == content
 
 
-async def test_a_recorder_refuses_a_damaged_file_and_names_it(whole: bytes, tmp_path: Path) -> None:
+async def test_a_recorder_refuses_a_damaged_file_and_names_it(
+    intact: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(not_sqlite(whole, 1))
+    path.write_bytes(not_sqlite(intact, 1))
     with pytest.raises(RecordingError, match=r"oi\.db cannot be read: "):
         await Recorder(Reader(), path, every=60.0, source="local").run()
     assert os.listdir(tmp_path) == ["oi.db"]
 
 
-def test_no_chart_is_drawn_of_a_damaged_file(whole: bytes, tmp_path: Path) -> None:
+def test_no_chart_is_drawn_of_a_damaged_file(intact: bytes, tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    path.write_bytes(intact.replace(NUMBER, b"77x77.125"))
     with Recording(path) as recording, pytest.raises(RecordingError, match="is damaged"):
         plot(recording, tmp_path / "oi.svg", ["BTCUSDT"])
     shutil.rmtree(tmp_path / "out", ignore_errors=True)

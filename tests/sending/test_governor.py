@@ -875,7 +875,7 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     ),
     Reason.OTHER_LIMIT: (
         with_another_limit,
-        "no room for weight 1 in time: a limit of another span than a minute is used",
+        "no room for weight 1 in time: a limit on another span than a minute is used up",
     ),
     Reason.CONNECTIONS: (
         with_all_connections_busy,
@@ -883,7 +883,7 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     ),
     Reason.PACE: (
         at_a_low_pace,
-        r"weight 1 was not admitted in time: the pace of 0\.125 requests a second is used",
+        r"weight 1 was not admitted in time: the pace of 0\.125 requests a second is used up",
     ),
 }
 

@@ -32,7 +32,7 @@ class Forgets(Enum):
 class Balancer(RecordingServer[tuple[int, str]]):
     """Answers every request correctly, on connections that it has not forgotten.
 
-    `requests` holds the number of the connection and the symbol of each.
+    `requests` holds a pair for each request: the number of its connection, and its symbol.
 
     Args:
         latency: Seconds before each answer.
