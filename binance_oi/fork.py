@@ -15,5 +15,5 @@ def _after_fork() -> None:
     current = object()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has neither
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)

@@ -77,7 +77,7 @@ class Pending:
         return unit if unit.sweep is not None or unit.gaps else None
 
     def put_back(self, unit: Unit) -> None:
-        """Put a unit that could not be written back in front."""
+        """Return a unit to the front, because the write failed."""
         if unit.sweep is not None:
             self._units.appendleft(unit)
             self._bytes += unit.bytes

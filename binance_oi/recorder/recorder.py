@@ -51,11 +51,11 @@ class Status:
     """Slots without a sweep."""
     lost: int = 0
     """The part of `missed` that was read but not kept: the file could not be written in time, or
-    was removed before its log was in it. A gap `storage` names each slot, if it can be written."""
+    was removed before it took in its log. A gap `storage` names each slot, if it can be written."""
     unwritten: int = 0
     """Sweeps in memory that are not in the file yet; see `Recorder`."""
     late: float = 0.0
-    """Seconds from its slot to the start of the latest sweep."""
+    """Delay of the latest sweep: seconds from its slot to its start."""
     storage_error: str | None = None
     """Why the file cannot be written now; None when it can."""
 
@@ -76,9 +76,9 @@ class Recorder:
         async with OpenInterestClient() as client:
             await Recorder(client, "oi.db", every=20.0).run()
 
-    The recorder keeps a sweep that it cannot write in memory: for 10 minutes, and up to 64 MiB for
-    all of them. It tries again with every sweep and every two seconds, and writes them in order,
-    each once. It gives up the oldest first; each becomes a gap `storage`.
+    Sweeps that cannot be written wait in memory, each for up to 10 minutes, and all of them in up
+    to 64 MiB. The recorder tries again with every sweep and every two seconds, and writes them in
+    order, each once. It gives up the oldest first; each becomes a gap `storage`.
 
     When somebody sets the clock back, slots occur a second time. Recording continues at once: a
     slot that has a sweep keeps it and gets the new observations, the others get their sweeps.

@@ -36,7 +36,7 @@ from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
 LOCK_TIMEOUT_S = 1.0  # how long to wait until another connection unlocks the file
-CACHE_KIB = 16 * 1024  # many times one page for each symbol, with its inner pages
+CACHE_KIB = 16 * 1024  # far more than one page of each symbol with its parent pages
 # Moving new samples to `settled` pays after sixty sweeps of the market: most pages then get many
 # samples at once. It stays few enough for a reader of one symbol to scan.
 SETTLE_AFTER_CHANGES = 49_152
@@ -307,7 +307,7 @@ class Store:
         return kept
 
     def remember(self, kept: Sequence[Kept]) -> list[Kept]:
-        """Keep what an earlier `Store` of this name had kept when it was closed.
+        """Take over the writes that an earlier `Store` of this name still kept at its end.
 
         Returns:
             The writes that this file lacks, because it is another one: `restore` them.
@@ -328,11 +328,11 @@ class Store:
         return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def restore(self, kept: Kept) -> int:
-        """Write what another file held and lost, as `save` does: a slot keeps the sweep it has.
+        """Write again what was lost with another file. A slot keeps its sweep, as in `save`.
 
         Returns:
-            The number of lost sweeps: 1 when only the slot of this one was kept and no other sweep
-            has it, else 0.
+            The number of lost sweeps: 1 if `kept` has only the slot of its sweep, and the slot has
+            no other sweep; else 0.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -450,7 +450,7 @@ class Store:
         enough = self._connection.total_changes - self._tidied >= SETTLE_AFTER_CHANGES
         try:
             if enough:
-                self._checkpoint("PASSIVE")  # current readers hold it up after the move
+                self._checkpoint("PASSIVE")  # after the move, current readers would block it
                 self._settle()
         finally:
             if self.is_due():
@@ -482,7 +482,7 @@ class Store:
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
-        # -1: another connection is checkpointing. A file without a name keeps nothing.
+        # -1: another connection is checkpointing. And a removed file keeps nothing.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since = None
             if len(self._kept) > self._in_file:

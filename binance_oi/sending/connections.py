@@ -43,7 +43,7 @@ KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it op
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
-# Another aiohttp may require more of code that uses its connections than ours does.
+# Another release of aiohttp may require more from users of its connections than our code does.
 _LEAN = aiohttp.__version__.startswith("3.14.")
 
 
