@@ -38,12 +38,12 @@ LEAST_RETRY_S = 0.1  # from a refusal to its `retry_at`, so that an obedient cal
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
 WHY = {
-    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{held}}",
+    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{end}}",
     Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
-    Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
+    Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{rollover}}",
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
-    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
+    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
     Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
@@ -335,8 +335,8 @@ class Governor:
 
         If the end is in the past, one of the clocks is wrong; the ban still lasts.
         """
-        turn = self.pool.usage.resets_at.timestamp()
-        self.pool.hold_until(min(until, turn + MAX_BAN), ban=True)
+        rollover = self.pool.usage.resets_at.timestamp()
+        self.pool.hold_until(min(until, rollover + MAX_BAN), ban=True)
         if not self.pool.held_for(ban=True):
             self.pool.hold(MIN_BAN, ban=True)
         self._warn("this IP address is banned")
@@ -510,8 +510,8 @@ class Governor:
         reason = Reason.TOO_HEAVY if seconds is None else self._reason
         text = WHY[reason].format(
             weight=weight,
-            held=f"{usage.held_until or usage.resets_at:%T} UTC",
-            turn=f"{usage.resets_at:%T} UTC",
+            end=f"{usage.held_until or usage.resets_at:%T} UTC",
+            rollover=f"{usage.resets_at:%T} UTC",
             connections=self.max_in_flight,
             pace=self._pacer.pace,
         )

@@ -21,7 +21,7 @@ from binance_oi.recorder.store import Store
 from support import ROOT, TESTS
 from support.lanes import some, thorough
 from support.patience import wait_briefly
-from support.reading import reader_of, reading_the_past
+from support.reading import reader_of, reading_earlier_state
 from support.recorded import sweep
 
 PERIOD = 60_000
@@ -284,7 +284,7 @@ def test_the_log_follows_a_moved_file_while_an_earlier_state_is_read(path: Path)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         assert opened.close(wait=0.0) == []
@@ -300,7 +300,7 @@ def test_the_content_of_a_log_that_cannot_follow_its_file_is_written_again(
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         record_on(path, opened).close()
@@ -425,7 +425,7 @@ def test_a_removed_log_that_a_reader_blocks_is_written_again(path: Path, moved: 
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         log_removed(path)
         if moved:

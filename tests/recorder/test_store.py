@@ -23,7 +23,7 @@ from binance_oi.recorder.store import Store
 from binance_oi.times import unix_ms
 from support.lanes import some
 from support.patience import wait_briefly
-from support.reading import reader_of, reading_the_past
+from support.reading import reader_of, reading_earlier_state
 from support.recorded import BEGIN, sweep
 
 PERIOD = 60_000
@@ -192,7 +192,7 @@ def test_a_reader_of_an_earlier_state_at_the_end_costs_no_sweep(path: Path) -> N
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         assert opened.close(wait=0.0) == []
         assert in_the_file_itself(path) == 1
@@ -284,7 +284,7 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["writes", "writes and changes the file", "reads", "reads the past"]
+    "kind", ["writes", "writes and changes the file", "reads", "reads an earlier state"]
 )
 def test_close_empties_the_log_as_soon_as_other_programs_allow(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -304,7 +304,7 @@ def test_close_empties_the_log_as_soon_as_other_programs_allow(
         other.execute("SELECT count(*) FROM sweeps").fetchone()
         if kind == "writes and changes the file":
             other.execute("DELETE FROM sweeps")
-        if kind == "reads the past":
+        if kind == "reads an earlier state":
             opened.save(sweep(1), [], PERIOD)
         monkeypatch.setattr(time, "sleep", allow_it_after_three_tries)
         opened.close(wait=600.0)
@@ -314,7 +314,7 @@ def test_close_empties_the_log_as_soon_as_other_programs_allow(
         assert 0 not in tries
     with closing(sqlite3.connect(path)) as alone:
         (found,) = alone.execute("SELECT count(*) FROM sweeps").fetchone()
-        assert found == 1 + (kind == "reads the past")
+        assert found == 1 + (kind == "reads an earlier state")
 
 
 def test_close_waits_no_longer_than_its_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ def reader_of(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def reading_the_past(path: Path) -> Generator[sqlite3.Connection]:
+def reading_earlier_state(path: Path) -> Generator[sqlite3.Connection]:
     """Keep a reader of the recording's state at the start of the block until the block ends."""
     with closing(reader_of(path)) as reader:
         reader.execute("BEGIN")
