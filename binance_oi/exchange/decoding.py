@@ -1,7 +1,7 @@
 """Decodes the exchange's bytes into models.
 
 The rule of this file: no I/O, and no trust in the bytes. A decoder returns exactly what the
-exchange said, or raises an exception of ours, whatever the bytes are. When one of many rows is odd,
+exchange note, or raises an exception of ours, whatever the bytes are. When one of many rows is odd,
 the decoder leaves out that row alone and names it. It takes numbers as text, and only plain ASCII
 digits: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. It
 ignores unknown fields, because the exchange may add fields at any time.
@@ -174,11 +174,11 @@ class _Rows(Generic[R]):
         """
         rows, odd = list[R](), list[str]()
         for raw in raws:
-            row, said = self._one(raw)
+            row, note = self._one(raw)
             if row is not None:
                 rows.append(row)
-            if said:
-                odd.append(said)
+            if note:
+                odd.append(note)
         if raws and not rows:
             raise _undocumented("no row can be decoded", one_line(start_of(body)))
         if len(odd) > MAX_NAMED:
@@ -189,12 +189,12 @@ class _Rows(Generic[R]):
         """Decode a row if it has all required fields; describe what is odd."""
         row: R | None
         try:
-            row, said = self._whole.decode(raw), ""
+            row, note = self._whole.decode(raw), ""
         except MALFORMED:
-            row, said = self._by_field(raw)
+            row, note = self._by_field(raw)
         if row is not None and not is_name(row.symbol):
             return None, _left_out(row.symbol, ["symbol"])
-        return row, said
+        return row, note
 
     def _by_field(self, raw: msgspec.Raw) -> tuple[R | None, str]:
         """Decode a row in which some field cannot be decoded, field by field."""
@@ -213,8 +213,8 @@ class _Rows(Generic[R]):
         symbol = values.get("symbol", _shown(raw))
         if needed:
             return None, _left_out(symbol, needed)
-        said = f"{printable(symbol, 120)} ({', '.join(others)})" if others else ""
-        return self._kind(**values), said
+        note = f"{printable(symbol, 120)} ({', '.join(others)})" if others else ""
+        return self._kind(**values), note
 
 
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:

@@ -312,7 +312,9 @@ class Recorder:
     def _failed(self, error: str) -> None:
         if self._status.storage_error is None:
             logger.warning(
-                "%s cannot be written, polling goes on and sweeps are kept: %s", self._sink, error
+                "%s cannot be written, polling continues and sweeps wait in memory: %s",
+                self._sink,
+                error,
             )
         self._status = replace(self._status, storage_error=error)
 

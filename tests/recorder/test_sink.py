@@ -77,7 +77,7 @@ async def test_sweeps_refused_for_a_while_are_stored_once_and_in_order(
     assert list(sink.sweeps) == sorted(sink.sweeps)
     assert (recorder.status.lost, recorder.status.storage_error) == (0, None)
     assert [record.message for record in caplog.records] == [
-        "memory cannot be written, polling goes on and sweeps are kept: no room",
+        "memory cannot be written, polling continues and sweeps wait in memory: no room",
         "memory can be written again",
     ]
 
