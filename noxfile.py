@@ -63,10 +63,12 @@ def run_module(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and how hard what decides is to follow."""
+    """Style, formatting, spelling, forbidden words, and the complexity of decisions."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("python", "tests/support/words.py")
     modules = [f"binance_oi/budget/{name}.py" for name in DECISION]
     cache = ("--cache-dir", session.create_tmp())
     session.run("complexipy", *modules, "--max-complexity-allowed", "12", "--failed", *cache)

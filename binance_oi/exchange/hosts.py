@@ -1,7 +1,7 @@
 """Base URLs of the exchange, and the names of the budget and of the source behind each.
 
-The rule of this file: a wrong base URL is refused, never corrected, and no message repeats it: it
-may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
+The rule of this file: a wrong base URL is refused, never corrected. No message repeats it, because
+it may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 PRODUCTION = "https://fapi.binance.com"  # [D] 2026-11
 TESTNET = "https://demo-fapi.binance.com"  # [D] 2026-11; its numbers are synthetic
 
-# Hosts that serve /fapi. Others of the exchange share its pool, and are another market (dapi).
+# Hosts that serve /fapi. Other hosts of the exchange share its pool, but are another market (dapi).
 _SOURCES = {
     "production": re.compile(  # www serves the same API [O] 2026-11
         r"(?:(?:fapi[0-9]*(?:-[a-z0-9]+)?|www)\.)?binance\.com"
@@ -21,7 +21,7 @@ _SOURCES = {
     ),
 }
 
-# Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
+# Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
     r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])"
@@ -32,11 +32,11 @@ _BASE_URL = re.compile(
 
 
 def check_base_url(url: object) -> str:
-    """`url` without a slash at its end.
+    """Return `url` without a slash at its end.
 
     Raises:
-        ValueError: Not ``https://host[:port][/path]``. Credentials, a query or a fragment do not
-            belong into it, and ``http://`` is for this machine only.
+        ValueError: It is not ``https://host[:port][/path]``. It must not contain credentials, a
+            query or a fragment, and ``http://`` is for this machine only.
     """
     match = _BASE_URL.fullmatch(url) if isinstance(url, str) else None
     if match is None or not 0 < int(match["port"] or 443) < 65_536:
@@ -52,10 +52,10 @@ def check_base_url(url: object) -> str:
 def pool_key(base_url: str, proxy: str | None = None) -> str:
     """Name of the IP pool that requests to `base_url` draw from.
 
-    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket
-    API share one ([D] since 2026-06-30), and so do those of the testnet: taking two pools for one
-    is slow, and taking one for two breaks the limit. A proxy has another address and so another
-    pool, whoever logs in to it. Credentials are never part of the name.
+    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket API
+    share one ([D] since 2026-06-30), and so do the testnet's. To take one pool for two would break
+    the limit; to take two for one is only slow. A proxy has another IP address and so another pool,
+    whoever logs in to it. Credentials are never part of the name.
 
     Raises:
         ValueError: `proxy` is not a URL with a host.
@@ -72,12 +72,13 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
 
 
 def source_name(base_url: str) -> str:
-    """What a recording calls the exchange at `base_url`.
+    """The name of the exchange at `base_url` in a recording.
 
-    ``production`` and ``testnet`` under every host name that serves their USDⓈ-M REST API.
-    ``local`` for every address of this machine: a local exchange has another port after each start,
-    and its recording goes on. Anything else is called by its URL, with the port, without a slash at
-    its end and with one spelling of an IP address; so is a host of another API of the exchange.
+    ``production`` and ``testnet`` cover every host name that serves their USDⓈ-M REST API.
+    ``local`` covers every address of this machine: a local exchange has another port after each
+    start, and its recording continues. Any other exchange, also a host of another API of Binance,
+    is named by its URL: with the port, without a slash at its end, and with one spelling of an IP
+    address.
     """
     host, place = _host_and_place(base_url)
     if _is_loopback(host):
@@ -90,12 +91,12 @@ def source_name(base_url: str) -> str:
 
 
 def _host_and_place(url: str) -> tuple[str, str]:
-    """The host, and ``host:port``; an IP address has one spelling."""
+    """The host, and ``host:port``, with one spelling of an IP address."""
     try:
         parts = urlsplit(url)
         host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # its text may hold a part of the password
+    except ValueError:  # the error's text may hold a part of the password
         host, port = "", 0
     if not host:
         raise ValueError("a proxy must be http://[user:password@]host[:port]")
@@ -103,7 +104,7 @@ def _host_and_place(url: str) -> tuple[str, str]:
 
 
 def _one_spelling(host: str) -> str:
-    """An IPv6 address in its shortest form, one that maps an IPv4 address as that; others stay."""
+    """The shortest form of an IPv6 address, or the IPv4 address it maps; other hosts unchanged."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a recording becomes: files of data, charts, a page.
+"""What can be made of a recording: data files, charts, a page.
 
 selection.py  which samples leave a recording
 export.py     Parquet, CSV and JSON Lines

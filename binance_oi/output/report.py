@@ -1,8 +1,8 @@
 """A recording as one HTML page that opens offline.
 
-The rule of this file: the page holds everything it shows, no script and no address of another
-place, and text is escaped before it becomes markup. Charts are thinned out to what a screen can
-show, lowest and highest values included.
+The rule of this file: the page contains everything it shows, without scripts or addresses of other
+sites, and all text is escaped. Charts are thinned to what a screen can show, and keep the lowest
+and highest values.
 """
 
 from collections import Counter
@@ -18,16 +18,16 @@ from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
-from binance_oi.recorder.atomic import whole, writing
-from binance_oi.recorder.recording import EVER, CountedGap
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
+from binance_oi.recorder.recording import ALL_TIME_MS, CountedGap
 from binance_oi.times import instant, plain, unix_ms
 
 SUFFIXES = (".html", ".htm")
-MOVERS = 15  # lines in the table
+MOVERS = 15  # rows of the table
 CHARTS = 6  # of the largest movers
-GAPS = 200  # lines in the table; the strip shows all
-FAILURES = 20  # lines in the table
-POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and its highest value
+GAPS = 200  # rows of the table; the strip shows all
+FAILURES = 20  # rows of the table
+POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and highest value
 
 STYLE = """
 :root { --text: #1b1f24; --quiet: #57606a; --page: #fff; --rule: #d8dee4; --line: #0969da;
@@ -57,7 +57,7 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem;
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """A symbol and how far it went."""
+    """A symbol and its change over the recording."""
 
     symbol: str
     first: Sample
@@ -65,7 +65,7 @@ class Mover:
 
     @property
     def percent(self) -> float:
-        """From the first sample to the last one."""
+        """The change from the first sample to the last, in percent."""
         before, after = self.first.open_interest, self.last.open_interest
         return float((after - before) / before) * 100 if before else 0.0
 
@@ -73,23 +73,23 @@ class Mover:
 def write_report(recording: Recording, target: str | Path) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
-    A page that is there is replaced, whole and at once. Nothing else is: a target of another name
-    may be a recording or its log.
+    An existing page is replaced at once, as a whole. The target must have a page's suffix, because
+    a file of another name may be a recording or its log.
 
     Args:
-        recording: What it is about.
+        recording: The subject of the page.
         target: A file whose name ends in ``.html`` or ``.htm``.
 
     Raises:
         RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
-            a file beside it, or has another ending.
+            a side file of it, or has another suffix.
     """
     path = Path(target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
     page = report(recording)
-    with writing(path), whole(path) as file:
+    with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())
 
 
@@ -100,13 +100,14 @@ def report(recording: Recording) -> str:
         RecordingError: Nothing was recorded.
     """
     movers = sorted(
-        (Mover(first.symbol, first, last) for first, last in recording.ends(DATES)),
+        (Mover(first.symbol, first, last) for first, last in recording.first_and_last(DATES)),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
     coverage = Coverage.of(recording)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    dated(Samples(recording.path, recording.symbols(), *EVER), recording.path)  # which names others
+    # Only for its warning: it names the samples with an impossible date.
+    dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
     title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
@@ -129,7 +130,7 @@ def report(recording: Recording) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What there is, and what is missing."""
+    """What was recorded, and what is missing."""
 
     first: datetime
     last: datetime
@@ -138,13 +139,13 @@ class Coverage:
     missed: int
     gaps: Sequence[CountedGap]
     period_s: float
-    """Of the last sweep; a gap has its own."""
+    """Period of the last sweep; a gap has its own."""
     end: float
-    """Where the last slot ends, Unix seconds."""
+    """The end of the last slot, Unix seconds."""
 
     @classmethod
     def of(cls, recording: Recording) -> "Coverage | None":
-        """That of a recording; None when it is empty."""
+        """The coverage of a recording; None when it is empty."""
         span, sweeps, samples, period = recording.span(), 0, 0, 1000
         if span is None:
             return None
@@ -160,7 +161,7 @@ class Coverage:
 
     @property
     def span(self) -> Span:
-        """From the first slot to the end of the last one."""
+        """The time from the first slot to the end of the last one."""
         return Span(self.first.timestamp(), self.end)
 
     @property
@@ -208,7 +209,7 @@ def _coverage(coverage: Coverage) -> str:
 
 
 def _failures(recording: Recording) -> str:
-    """Symbols that sweeps lack which are there otherwise."""
+    """A table of the symbols that single sweeps lack."""
     failures = list(recording.failures())
     if not failures:
         return ""
@@ -245,7 +246,7 @@ def _cells(texts: Sequence[str]) -> Sequence[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Of cells that are markup already."""
+    """A table; the cells must be markup already."""
     kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
 
     def row(cells: Sequence[str], tag: str) -> str:
@@ -263,5 +264,5 @@ def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
 
 
 def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
-    # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
+    # Not `Recording.samples`: it checks names as if a caller had passed them.
     return thinned(*curve(Samples(recording.path, (symbol,), *DATES)), points)

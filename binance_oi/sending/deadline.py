@@ -1,9 +1,9 @@
 """Deadlines for many calls with one timer.
 
-A timer for each call costs a tenth of a whole request. Calls of one client have the same timeout,
-so they end in the order in which they began, and the loop needs a timer for the first one only.
+A timer for each call would cost a tenth of a request. The calls of a client have the same timeout,
+so they end in the order in which they began, and the loop needs a timer only for the first.
 
-The rule of this file: nothing outlives the call it was for, not even until its time would be over.
+The rule of this file: nothing outlives the call it belongs to, even if its time is not over.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextvars import Context
 
 
 class Deadline:
-    """The end of one task's time. Call `done` when the task needs it no longer."""
+    """The end of one task's time. The task calls `done` when it no longer needs it."""
 
     __slots__ = ("_cancelling", "expired", "task", "when")
 
@@ -23,24 +23,24 @@ class Deadline:
         self._cancelling = task.cancelling()
 
     def done(self) -> bool:
-        """Whether the cancellation that just arrived was this deadline's, and nobody else's."""
+        """End it; return whether the cancellation that just arrived was its own, and no other."""
         task, self.task = self.task, None
         return self.expired and task is not None and task.uncancel() <= self._cancelling
 
     def expire(self) -> None:
-        """The time is over: cancel what the task waits for."""
+        """Cancel the task, because its time is over."""
         if self.task is not None and not self.expired:
             self.expired = True
             self.task.cancel()
 
     @property
     def pending(self) -> bool:
-        """Whether the task still counts on it."""
+        """Whether it may still cancel its task."""
         return self.task is not None and not self.expired
 
 
 class _EarlyDeadline(Deadline):
-    """One that ends before another that began earlier: a second attempt has less time left."""
+    """A deadline before that of an earlier call: a second attempt has less time left."""
 
     __slots__ = ("_early", "_timer")
 
@@ -63,18 +63,18 @@ class _EarlyDeadline(Deadline):
 
 
 class Deadlines:
-    """Gives tasks a time limit, exactly as `asyncio.timeout` does, for less."""
+    """Gives tasks a time limit with the effect of `asyncio.timeout`, at a lower cost."""
 
     def __init__(self) -> None:
-        self._queue: deque[Deadline] = deque()  # in the order of their ends
+        self._queue: deque[Deadline] = deque()  # in the order of their times
         self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # By default a timer keeps all that the call had in its context: a connection, with its
-        # buffer, and whatever the caller put there. Also after it was cancelled.
+        # A timer keeps its context, even after it was cancelled: the call's connection and buffer,
+        # and anything that the caller put there. So these timers get an empty context.
         self._context = Context()
 
     def start(self, seconds: float) -> Deadline:
-        """A deadline for the task that runs now; it is cancelled after `seconds`."""
+        """Start a deadline for the current task, which is cancelled after `seconds`."""
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None, "a coroutine of ours always runs in a task"
@@ -89,30 +89,30 @@ class Deadlines:
         return deadline
 
     def expire_all(self) -> None:
-        """Everybody's time is over."""
+        """End the time of every task now."""
         for deadline in (*self._queue, *self._early):
             deadline.expire()
 
     def cancel(self) -> None:
-        """Stop the timer; nobody needs it any more."""
+        """Stop the timer; no task needs it any more."""
         self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _forget_done(self) -> None:
-        """Most are done long before they end, and must not pile up until then.
+        """Drop finished deadlines, which would pile up: most calls end long before their deadline.
 
-        One always stays: it tells which end is the last.
+        One deadline always stays, because `start` compares with the last one.
         """
         queue = self._queue
         while len(queue) > 1 and not queue[0].pending:
             queue.popleft()
 
     def _arm(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
-        self._timer = loop.call_at(when, self._ring, loop, context=self._context)
+        self._timer = loop.call_at(when, self._expire_due, loop, context=self._context)
 
-    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
         queue, now = self._queue, loop.time()
         while queue and (queue[0].when <= now or not queue[0].pending):
             queue.popleft().expire()

@@ -1,4 +1,4 @@
-"""One call for everyone who asks the same at the same time."""
+"""Identical calls at the same time share one request."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Running(Generic[T]):
-    """A call under way, and how many wait for it."""
+    """A running call, and the number of its callers."""
 
     task: asyncio.Task[T]
     callers: int = 0
 
 
 class SharedCalls(Generic[T]):
-    """Runs a call once for all who join it while it runs; the last one to leave ends it.
+    """Runs a call once for all that join while it runs; when the last one leaves, it ends.
 
-    Everyone gets the same value, or the same exception. Cancelling one caller does not touch the
+    All callers get the same value, or the same exception. Cancelling one does not affect the
     others.
     """
 
@@ -28,7 +28,7 @@ class SharedCalls(Generic[T]):
         self._running: dict[Hashable, _Running[T]] = {}
 
     async def join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Wait for the call named `key`; `start` it when it does not run."""
+        """Wait for the call named `key`; `start` it if it does not run."""
         running = self._running.get(key)
         if running is None:
             running = _Running(asyncio.get_running_loop().create_task(start()))
@@ -36,7 +36,7 @@ class SharedCalls(Generic[T]):
             running.task.add_done_callback(partial(self._ended, key))
         running.callers += 1
         try:
-            # Not asyncio.shield: from 3.14 on it reports an error that a cancelled caller misses.
+            # Not asyncio.shield: since 3.14 it logs an error that a cancelled caller never gets.
             await asyncio.wait((running.task,))
             return running.task.result()
         finally:
@@ -47,7 +47,7 @@ class SharedCalls(Generic[T]):
 
     def _ended(self, key: Hashable, task: asyncio.Task[T]) -> None:
         running = self._running.get(key)
-        if running is not None and running.task is task:  # not a newer one of that name
+        if running is not None and running.task is task:  # not a newer task of that name
             del self._running[key]
         if not task.cancelled():
-            task.exception()  # is seen, also when every caller has left in this very moment
+            task.exception()  # marks it as retrieved, even if all callers have just left

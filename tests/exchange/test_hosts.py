@@ -17,12 +17,12 @@ ROUTES = [value for value in vars(routes).values() if isinstance(value, Route)]
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_route_starts_where_a_base_url_ends_and_costs_something(route: Route[object]) -> None:
+def test_every_route_has_an_absolute_path_and_a_weight(route: Route[object]) -> None:
     assert route.path.startswith("/fapi/v1/")
     assert route.weight >= 1
 
 
-def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
+def test_all_mark_prices_cost_10_and_one_costs_1() -> None:
     assert routes.PREMIUM_INDEX.path == routes.PREMIUM_INDEX_OF_ONE.path
     assert (routes.PREMIUM_INDEX.weight, routes.PREMIUM_INDEX_OF_ONE.weight) == (10, 1)
 
@@ -44,7 +44,7 @@ def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
         ("HTTP://LocalHost:8080", "HTTP://LocalHost:8080"),
     ],
 )
-def test_a_good_base_url_loses_only_its_last_slash(url: str, checked: str) -> None:
+def test_a_valid_base_url_loses_only_its_last_slash(url: str, checked: str) -> None:
     assert check_base_url(url) == checked
 
 
@@ -122,7 +122,7 @@ def test_every_host_of_the_exchange_draws_from_one_pool(url: str) -> None:
     "url",
     [TESTNET, "https://demo-dapi.binance.com", "https://testnet.binancefuture.com"],
 )
-def test_the_testnet_is_a_pool_of_its_own(url: str) -> None:
+def test_the_testnet_has_its_own_pool(url: str) -> None:
     assert pool_key(url) == "binance-futures-testnet"
 
 
@@ -143,7 +143,7 @@ def test_the_testnet_is_a_pool_of_its_own(url: str) -> None:
         ("https://[::ffff:10.0.0.1]", "https://10.0.0.1:443"),
     ],
 )
-def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
+def test_any_other_base_url_has_its_own_pool(url: str, key: str) -> None:
     assert pool_key(url) == key
 
 
@@ -158,7 +158,7 @@ def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
         ("http://[2001:DB8:0::0:1]:3128", "[2001:db8::1]:3128"),
     ],
 )
-def test_a_proxy_is_another_pool_named_without_its_password(proxy: str, via: str) -> None:
+def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: str) -> None:
     assert pool_key(PRODUCTION, proxy) == f"binance-futures via {via}"
     assert pool_key(TESTNET, proxy) == f"binance-futures-testnet via {via}"
 
@@ -222,6 +222,6 @@ def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
         ("https://[::ffff:a00:1]/usdm", "https://10.0.0.1:443/usdm"),
     ],
 )
-def test_a_source_has_one_name_and_every_local_exchange_the_same(url: str, name: str) -> None:
+def test_a_source_has_one_name_under_every_url(url: str, name: str) -> None:
     assert source_name(url) == name
     assert OpenInterestClient(base_url=url, budget=ProcessBudget()).source == name

@@ -1,4 +1,4 @@
-"""One call for all who ask at once, ended when nobody waits for it any more."""
+"""Simultaneous callers share one call, which ends when none of them waits any more."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,7 +10,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 
 class Source:
-    """Counts what it was asked, and answers when it is told to."""
+    """Counts its calls, and answers when a test says so."""
 
     def __init__(self) -> None:
         self.started: list[asyncio.Future[int]] = []
@@ -27,7 +27,7 @@ class Source:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Let every task run as far as it can."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -51,7 +51,7 @@ async def test_callers_at_the_same_time_share_one_call() -> None:
     assert len(source.started) == 1
 
 
-async def test_other_names_and_later_callers_get_calls_of_their_own() -> None:
+async def test_other_names_and_later_callers_get_their_own_calls() -> None:
     shared, source = SharedCalls[int](), Source()
     callers = ask(shared, source) + ask(shared, source, key="ETHUSDT")
     await settle()
@@ -73,7 +73,7 @@ async def test_everyone_gets_the_same_exception() -> None:
     assert [str(result) for result in results] == ["no"] * 3
 
 
-async def test_cancelling_one_caller_does_not_touch_the_others() -> None:
+async def test_cancelling_one_caller_does_not_affect_the_others() -> None:
     shared, source = SharedCalls[int](), Source()
     first, *others = ask(shared, source, times=3)
     await settle()
@@ -95,12 +95,12 @@ async def test_the_last_caller_to_leave_ends_the_call() -> None:
     assert source.cancelled == 1
 
 
-async def test_a_call_that_is_being_ended_does_not_hide_the_next_one() -> None:
+async def test_a_call_that_is_ending_does_not_block_the_next_one() -> None:
     shared, source = SharedCalls[int](), Source()
     (first,) = ask(shared, source)
     await settle()
     first.cancel()
-    await asyncio.sleep(0)  # it has left; its call is not over yet
+    await asyncio.sleep(0)  # it has left; its call has not ended yet
     second = ask(shared, source)
     await settle()
     third = ask(shared, source)
@@ -110,7 +110,7 @@ async def test_a_call_that_is_being_ended_does_not_hide_the_next_one() -> None:
     assert await asyncio.gather(*second, *third) == [7, 7]
 
 
-async def test_an_error_that_a_cancelled_caller_misses_is_no_noise() -> None:
+async def test_an_error_that_no_caller_gets_is_not_logged() -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     shared, source = SharedCalls[int](), Source()
@@ -133,12 +133,12 @@ async def test_an_error_that_a_cancelled_caller_misses_is_no_noise() -> None:
     assert noise == []
 
 
-async def test_whoever_leaves_a_call_that_just_ended_ends_nothing() -> None:
+async def test_leaving_a_finished_call_ends_nothing() -> None:
     shared, source = SharedCalls[int](), Source()
     (caller,) = ask(shared, source)
     await settle()
     source.started[0].set_result(7)
-    await asyncio.sleep(0)  # the call is done, the caller has not been told
+    await asyncio.sleep(0)  # the call is done, but the caller has not resumed
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller

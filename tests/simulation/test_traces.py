@@ -105,10 +105,10 @@ UNNOTICED = {
     "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
     "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
     "exchange.refusals.FIREWALL": "a status",
-    "sending.pacer.FAR": "no wait is so long",
-    "sending.governor.FEW": "when finished calls are cleared away: it decides nothing",
-    "sending.governor.SLICE": "how many calls end in one step of the loop: none is sent",
-    "sending.governor.AGAIN": "what a caller learns that gave up: it decides nothing",
+    "sending.pacer.LONGEST_S": "no wait is so long",
+    "sending.governor.MAX_FINISHED": "when finished calls are cleared away: it decides nothing",
+    "sending.governor.ENDED_PER_STEP": "how many calls end in one step of the loop: none is sent",
+    "sending.governor.LEAST_RETRY_S": "the `retry_at` of a refused call: it decides nothing",
 }
 
 

@@ -205,7 +205,7 @@ def limits_of_other_spans(note: Note) -> None:
 
 @script
 def what_a_refusal_asks_for_is_bounded(note: Note) -> None:
-    """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_HOLD: how long nothing is sent."""
+    """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_COOLDOWN: the bounds of a cooldown."""
     refusals = [(418, 1), (418, 119), (418, 121), (418, 900_000)]
     refusals += [(429, after) for after in (3_570, 3_599, 3_601, 3_630)] + [(403, 0)]
     for status, after in refusals:

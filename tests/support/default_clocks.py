@@ -1,6 +1,6 @@
-"""Other clocks for code that takes the default ones, such as a block of the README.
+"""Replaces the default clocks of the package, for code such as a block of the README.
 
-Rule of this file: it changes what a parameter is when nobody gives it, and nothing else.
+Rule of this file: it changes default values of parameters, and nothing else.
 """
 
 import sys
@@ -16,7 +16,7 @@ Clock = Callable[[], float]
 
 
 def functions() -> Iterator[FunctionType]:
-    """Every function and method of the package, as far as it is imported."""
+    """Every function and method of the imported modules of the package."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "binance_oi":
             for value in list(vars(module).values()):
@@ -27,7 +27,7 @@ def functions() -> Iterator[FunctionType]:
 def replace_default_clocks(
     monkeypatch: pytest.MonkeyPatch, *, steady: Clock, wall: Clock
 ) -> list[str]:
-    """Replace monotonic clocks by `steady` and Unix time by `wall`; return whose they are."""
+    """Replace monotonic clocks by `steady` and Unix time by `wall`; return what changed."""
     instead: dict[object, Clock] = {
         time.time: wall,
         time.monotonic: steady,

@@ -1,7 +1,7 @@
-"""A command that writes and stops in the middle of it: `python exporting_process.py export ...`.
+"""A command that pauses in the middle of writing: `python exporting_process.py export ...`.
 
-Rule of this file: it is the command line itself, but after the first rows it says `writing` and
-waits until its input ends, so that whoever started it knows when to send a signal.
+Rule of this file: it is the command line itself, but after the first rows it prints `writing` and
+waits until its input ends, so that a test knows when to send a signal.
 """
 
 import sys

@@ -1,14 +1,13 @@
 """An event loop in which waiting takes no time, and which still talks over real sockets.
 
-Rule of this file: virtual time moves only when nothing else can happen. Before a jump to the next
-timer the loop has looked at its sockets and found nothing to read, nothing waiting to be written,
-and no thread at work.
+Rule of this file: virtual time moves only when nothing else can happen. Before it jumps to the
+next timer, the loop checks that no socket is readable, no write is pending and no thread runs.
 
-Both ends of every connection must live in the same loop: what another thread or process is about
-to send cannot be seen coming. Use `127.0.0.1`, because a name would be looked up in a thread.
+Both ends of every connection must live in the same loop: the loop cannot know what another thread
+or process is about to send. Use `127.0.0.1`, because a name is resolved in a thread.
 
     virtual_clock.run(main())                  outside pytest
-    @pytest.mark.virtual_time                  inside: one test, or `pytestmark` for a file
+    @pytest.mark.virtual_time                  in pytest: one test, or `pytestmark` for a file
 """
 
 import asyncio
@@ -26,17 +25,17 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _Events = list[tuple[selectors.SelectorKey, int]]
 
-START_S = 1_000.0  # not 0, so that code which takes 0 for "never" behaves as it does for real
-EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: what `wall_time` counts from
-STEP_S = 1e-6  # smallest move; without one, a timer re-armed for "now" would spin for ever
+START_S = 1_000.0  # not 0, which some code takes for "never"
+EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: the origin of `wall_time`
+STEP_S = 1e-6  # smallest step; without one, a timer re-armed for "now" would loop for ever
 
-# Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
-# four busy processes on two cores). The looks beyond the first are for a kernel that hands
-# delivery to a thread of its own: each gives up the core once.
-_LOOKS = 3
-# A sender that is blocked waits for an acknowledgement, which the kernel may hold back for 200 ms.
+# Linux delivers over loopback before `send` returns (no miss in 13,000 sends and connects, with
+# four busy processes on two cores). The further polls are for a kernel that delivers in a
+# separate thread: each yields the core once.
+_POLLS = 3
+# A blocked sender waits for an acknowledgement, which the kernel may delay by 200 ms.
 _BLOCKED_WRITE_S = 0.25
-_DEADLOCK_S = 120.0  # real time in which somebody outside (a signal, a thread) may still wake us
+_DEADLOCK_S = 120.0  # real time in which a signal or a thread may still wake the loop
 
 
 # `time.sleep(0)` arms a timer on Linux, which costs 50 us and more; `sched_yield` arms none.
@@ -44,21 +43,21 @@ _give_up_the_core: Callable[[], object] = getattr(os, "sched_yield", lambda: tim
 
 
 class Deadlock(RuntimeError):
-    """Every task waits, no timer is armed, and nothing came in."""
+    """Every task waits, no timer is armed, and no socket is ready."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """A real selector that moves a clock forward where it would have slept."""
+    """A real selector that advances a clock instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START_S
-        self.steps = 0  # turns of the loop
-        self.threads = 0  # at work for this loop; while there are any, time stands still
-        self._given_up: set[int] = set()  # senders whose peer does not read
+        self.steps = 0  # iterations of the loop
+        self.threads = 0  # running for this loop; time stands still meanwhile
+        self._given_up: set[int] = set()  # blocked senders whose peers do not read
 
     def select(self, timeout: float | None = None) -> _Events:
-        """Return what is ready; when nothing can become ready, let `timeout` pass at once."""
+        """Return the ready sockets; when none can become ready, skip `timeout`."""
         self.steps += 1
         if timeout is not None and timeout <= 0:
             return super().select(0)
@@ -67,19 +66,19 @@ class _JumpingSelector(selectors.DefaultSelector):
         if self.threads:
             return super().select(None)
         if timeout is None:
-            return self._wait_for_outsiders()
+            return self._wait_for_wakeup()
         self.now += max(timeout, STEP_S)
         return []
 
     def _ready_now(self) -> _Events:
-        for _ in range(_LOOKS):
+        for _ in range(_POLLS):
             if events := super().select(0):
                 return events
             _give_up_the_core()
         return []
 
     def _blocked_writes(self) -> _Events:
-        """Wait for senders that are blocked, once for each: their peers may not read at all."""
+        """Wait once for each blocked sender: its peer may never read."""
         blocked = {key.fd for key in self.get_map().values() if key.events & selectors.EVENT_WRITE}
         self._given_up &= blocked
         if blocked == self._given_up:
@@ -89,7 +88,7 @@ class _JumpingSelector(selectors.DefaultSelector):
             self._given_up = blocked
         return events
 
-    def _wait_for_outsiders(self) -> _Events:
+    def _wait_for_wakeup(self) -> _Events:
         events = super().select(_DEADLOCK_S)
         if not events:
             raise Deadlock("every task waits and no timer is armed")
@@ -104,25 +103,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jumping)
 
     def time(self) -> float:
-        """Seconds of virtual time."""
+        """Virtual time in seconds."""
         return self._jumping.now
 
     @property
     def steps(self) -> int:
-        """How many turns the loop has made: what a real one would cost, whoever else runs."""
+        """Iterations of the loop: a measure of cost that does not depend on the machine."""
         return self._jumping.steps
 
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Arm a timer, at the earliest one step from now: two timers in a row are never at once."""
+        """Arm a timer at least one step from now, so that a chain of timers advances the clock."""
         when = max(when, self.time() + STEP_S)
         return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
-        """Run `func` in a thread; virtual time stands still until it is done."""
+        """Run `func` in a thread; virtual time stands still until it returns."""
         future = super().run_in_executor(executor, func, *args)
         self._jumping.threads += 1
         future.add_done_callback(self._thread_ended)
@@ -132,7 +131,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping.threads -= 1
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the threads, however long: the 300 s of Python 3.12 would pass at once."""
+        """Wait for the threads without a limit: the 300 s of Python 3.12 would pass at once."""
         self._jumping.threads += 1
         try:
             await super().shutdown_default_executor()
@@ -143,7 +142,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def wall_time() -> float:
     """Unix time in seconds on the running virtual loop's clock, a stand-in for `time.time`.
 
-    It starts at 2026-11-23T12:00:00Z, the beginning of a minute.
+    It starts at 2026-11-23T12:00:00Z, a full minute.
     """
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -151,7 +150,7 @@ def wall_time() -> float:
 
 
 class VirtualDatetime(datetime):
-    """`datetime` whose `now` is the virtual clock's."""
+    """`datetime` whose `now` reads the virtual clock."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:
@@ -159,6 +158,6 @@ class VirtualDatetime(datetime):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on a fresh virtual loop to its end, as `asyncio.run` does on a real one."""
+    """Run a coroutine on a new virtual loop, as `asyncio.run` does on a real one."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
