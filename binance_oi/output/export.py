@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market import arrow
 from binance_oi.market.arrow import TOO_WIDE, WITHOUT_NOTIONAL, Columns, TooNarrowError
@@ -62,7 +63,7 @@ class Form(NamedTuple):
 
 def export(
     recording: Recording,
-    target: str | Path,
+    target: StrPath,
     *,
     symbols: Iterable[str] | None = None,
     since: datetime | None = None,
@@ -107,7 +108,7 @@ def export(
         ValueError: A moment without a time zone, or `since` later than `until`; nothing was
             written.
     """
-    path, tell = Path(target), on_rows or _tell_nobody
+    path, tell = check_path("target", target), on_rows or _tell_nobody
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
     with writing(path):

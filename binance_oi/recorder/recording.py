@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols, is_name
 from binance_oi.market import arrow
@@ -207,8 +208,8 @@ class Samples:
     DuckDB) needs the extra `parquet`.
     """
 
-    def __init__(self, path: Path, symbols: tuple[str, ...], since: int, until: int) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, symbols: tuple[str, ...], since: int, until: int) -> None:
+        self._path = check_path("path", path)
         self.symbols = symbols
         self.since = since
         """Unix ms, included."""
@@ -330,8 +331,8 @@ class Recording:
             short, or cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path: Path = Path(path)
+    def __init__(self, path: StrPath) -> None:
+        self.path: Path = check_path("path", path)
         self._connection = open_to_read(self.path)
 
     def __enter__(self) -> Self:
@@ -349,7 +350,7 @@ class Recording:
         """Close the file. May be repeated."""
         self._connection.close()
 
-    def check_target(self, target: Path) -> None:
+    def check_target(self, target: StrPath) -> None:
         """See that a file or a directory at `target` would not replace what must stay.
 
         The name does not matter: links, hard links, other ways to the directory and other case
@@ -360,6 +361,7 @@ class Recording:
             RecordingError: It is the recording, its log or another file beside it; or a device, a
                 pipe or a socket.
         """
+        target = check_path("target", target)
         check_place(target)
         if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
@@ -372,7 +374,7 @@ class Recording:
 
     def backup(
         self,
-        target: str | Path,
+        target: StrPath,
         *,
         replace: bool = False,
         on_pages: Callable[[int, int], object] | None = None,
@@ -392,7 +394,7 @@ class Recording:
             RecordingError: The target is there already, is the recording or belongs to it, is
                 written by somebody else, or cannot be written.
         """
-        path = Path(target)
+        path = check_path("target", target)
         self.check_target(path)
         copy(self.path, path, replace=replace, on_pages=on_pages)
 
