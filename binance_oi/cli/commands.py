@@ -13,7 +13,6 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import FrameType
 from typing import Annotated
 
@@ -59,6 +58,7 @@ from binance_oi.exchange.hosts import PRODUCTION, TESTNET, check_base_url
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange, Steady
+from binance_oi.version import VERSION
 
 OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
 HUNG_UP, INTERRUPTED = 129, 130  # 128 + SIGHUP, 128 + SIGINT, as shells say it
@@ -68,7 +68,7 @@ _BEFORE_AT = re.compile(r"\S*@")
 
 app: App = App(
     name=PROGRAM,
-    version=lambda: f"{PROGRAM} {version(PROGRAM)}",
+    version=lambda: f"{PROGRAM} {VERSION}",
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
     help_epilogue=(
         "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "

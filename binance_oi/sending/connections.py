@@ -18,7 +18,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from typing import NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -30,8 +29,9 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.version import VERSION
 
-USER_AGENT = f"binance-oi/{version('binance-oi')}"
+USER_AGENT = f"binance-oi/{VERSION}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
 # Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
