@@ -64,7 +64,7 @@ OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
 HUNG_UP, INTERRUPTED = 129, 130  # 128 + SIGHUP, 128 + SIGINT, as shells say it
 SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none: the terminal is closed
 
-_BEFORE_AT = re.compile(r"\S*@")
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tried once for each word, and not at each letter
 
 app: App = App(
     name=PROGRAM,

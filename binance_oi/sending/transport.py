@@ -258,14 +258,15 @@ async def _slow_answer(
 
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
     """The rest of a body, to its end, or the connection is closed."""
-    content = response.content
+    content, pieces, size = response.content, [body], len(body)
     try:
-        while not content.at_eof() and len(body) <= max_bytes:
-            body += await content.readany()
+        while not content.at_eof() and size <= max_bytes:
+            pieces.append(await content.readany())
+            size += len(pieces[-1])
     finally:
         if not content.at_eof() or response.status == 101:  # it speaks something else now
             response.close()
-    return Answer(response.status, body[:max_bytes], len(body) <= max_bytes)
+    return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
 
 
 async def _error_answer(response: Response | aiohttp.ClientResponse, max_bytes: int) -> Answer:

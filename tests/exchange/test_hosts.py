@@ -224,7 +224,7 @@ def test_a_proxy_is_another_pool_named_without_its_password(proxy: str, via: str
     ],
     ids=ascii,
 )
-def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: object) -> None:
+def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None:
     for refuse in (partial(pool_key, PRODUCTION), client_with_proxy):
         with pytest.raises(ValueError, match=r"^a proxy must be .* hand in a session ") as caught:
             refuse(proxy)
