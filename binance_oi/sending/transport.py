@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from binance_oi.errors import TransportError, TransportTimeoutError, printable
+from binance_oi.exchange.headers import says_longer
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
     REFUSALS,
@@ -252,6 +253,9 @@ async def _slow_answer(
         answer = await _error_answer(response, max_bytes)
         is_dropped = attempt.reused and answer.status == TIMED_OUT
         return IdleTimeout(*answer) if is_dropped else answer
+    if says_longer(response.headers, max_bytes):  # nobody waits for what is refused anyway
+        response.close()
+        return Answer(response.status, body[:max_bytes], False)
     answer = await _rest(response, body, max_bytes)
     return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
 
