@@ -230,6 +230,18 @@ class Attempt:
     request: int = 0  # which of all requests it is, see `Line.request`
 
     @property
+    def received(self) -> int:
+        """Bytes that have come since it was sent; -1 before that."""
+        if not self.sent:
+            return -1
+        return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
+
+    @property
+    def pieces(self) -> int:
+        """How many reads an answer takes that is as long as it may be."""
+        return (self.max_body + ENVELOPE) // PIECE
+
+    @property
     def refusal(self) -> int:
         """The status of a refusal that began, also when its headers were broken; 0 for none."""
         return 0 if self.guard is None else self.guard.refusal

@@ -176,7 +176,7 @@ class Transport:
             raise TransportError("the connections are closed", "never")
         attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
         response = None
-        deadline = self._deadlines.start(timeout)
+        deadline = self._deadlines.start(timeout, attempt)
         try:
             response = await self._ask(url, attempt)
             status, content = response.status, response.content
@@ -186,7 +186,7 @@ class Transport:
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # nearly always: it came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
-            return await _slow_answer(response, attempt, body, max_bytes)
+            return await self._slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
             if not deadline.done():
                 raise
@@ -224,6 +224,44 @@ class Transport:
         session = self._session or self._open()
         return await session.get(url, **self._options)
 
+    async def _slow_answer(
+        self,
+        response: Response | aiohttp.ClientResponse,
+        attempt: Attempt,
+        body: bytes,
+        max_bytes: int,
+    ) -> Answer:
+        """An answer that is an error, or whose body did not come with its headers."""
+        if attempt.guard is not None:
+            attempt.guard.watch(response.content)
+        if response.status != 200:
+            answer = await self._error_answer(response, attempt, max_bytes)
+            is_dropped = attempt.reused and answer.status == TIMED_OUT
+            return IdleTimeout(*answer) if is_dropped else answer
+        if says_longer(response.headers, max_bytes):  # nobody waits for what is refused anyway
+            response.close()
+            return Answer(response.status, body[:max_bytes], False)
+        answer = await _rest(response, body, max_bytes)
+        # The end of a flood looks like the end of a body.
+        return answer._replace(complete=False) if attempt.flooded else answer
+
+    async def _error_answer(
+        self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
+    ) -> Answer:
+        """With an error the text is nice to have, and never worth a wait or another error."""
+        seconds = REFUSAL_BODY if response.status in REFUSALS else ERROR_BODY
+        deadline = self._deadlines.start(seconds, attempt)
+        try:
+            return await _rest(response, b"", min(max_bytes, ERROR_TEXT))
+        except asyncio.CancelledError:
+            if not deadline.done():
+                raise
+        except (aiohttp.ClientError, OSError, ValueError):
+            pass
+        finally:
+            deadline.done()
+        return Answer(response.status, b"", False)
+
     def _open(self) -> aiohttp.ClientSession:
         self._connector = Connector(tls=self._tls, kept=self._kept)
         self._session = aiohttp.ClientSession(
@@ -243,23 +281,6 @@ def ready_url(base_url: str, path: str, params: Mapping[str, str]) -> URL:
     return URL(f"{base_url}{path}{'?' if query else ''}{query}", encoded=True)
 
 
-async def _slow_answer(
-    response: Response | aiohttp.ClientResponse, attempt: Attempt, body: bytes, max_bytes: int
-) -> Answer:
-    """An answer that is an error, or whose body did not come with its headers."""
-    if attempt.guard is not None:
-        attempt.guard.watch(response.content)
-    if response.status != 200:
-        answer = await _error_answer(response, max_bytes)
-        is_dropped = attempt.reused and answer.status == TIMED_OUT
-        return IdleTimeout(*answer) if is_dropped else answer
-    if says_longer(response.headers, max_bytes):  # nobody waits for what is refused anyway
-        response.close()
-        return Answer(response.status, body[:max_bytes], False)
-    answer = await _rest(response, body, max_bytes)
-    return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
-
-
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
     """The rest of a body, to its end, or the connection is closed."""
     content, pieces, size = response.content, [body], len(body)
@@ -271,15 +292,6 @@ async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_by
         if not content.at_eof() or response.status == 101:  # it speaks something else now
             response.close()
     return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
-
-
-async def _error_answer(response: Response | aiohttp.ClientResponse, max_bytes: int) -> Answer:
-    """With an error the text is nice to have, and never worth a wait or another error."""
-    try:
-        async with asyncio.timeout(REFUSAL_BODY if response.status in REFUSALS else ERROR_BODY):
-            return await _rest(response, b"", min(max_bytes, ERROR_TEXT))
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-        return Answer(response.status, b"", False)
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
