@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 from cyclopts.validators import Number, mutually_exclusive
 
 from binance_oi.budget import Budget, MachineBudget, ProcessBudget, machine_pools
@@ -206,8 +206,15 @@ def _loopback_or_https(_: object, url: str) -> None:
     check_base_url(url)
 
 
+def _one_format(arguments: ArgumentCollection) -> None:
+    """JSON and CSV exclude each other; safe CSV is CSV."""
+    named = {argument.name for argument in arguments if argument.tokens}
+    if "--json" in named and len(named) > 1:
+        raise ValueError(f"{' and '.join(sorted(named))} exclude each other")
+
+
 _exchange = Group("Exchange", validator=mutually_exclusive)
-_format = Group("Output", validator=mutually_exclusive)
+_format = Group("Output", validator=_one_format)
 _limits = Group("Limits")
 _Flag = Parameter(negative=(), show_default=False)
 
@@ -253,10 +260,12 @@ class Output:
     """JSON Lines, also on a terminal."""
     csv: Annotated[bool, _Flag, Parameter(group=_format)] = False
     """CSV with a header."""
+    csv_safe: Annotated[bool, _Flag, Parameter(group=_format)] = False
+    """CSV for a spreadsheet: cells that begin like a formula get an apostrophe."""
 
     def show(self, sheet: Sheet) -> None:
         """Print it to stdout."""
-        show(sheet, as_json=self.json, as_csv=self.csv)
+        show(sheet, as_json=self.json, as_csv=self.csv, csv_safe=self.csv_safe)
 
 
 # -- commands --------------------------------------------------------------------------------
