@@ -59,9 +59,11 @@ LOOKS = 20  # at a file and its log, until both stay the same meanwhile
 UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
 USED = 128  # the byte of the index that every connection has locked while it is open
 
-_HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
-_FRAME = struct.Struct(">I4x8s8x 40xI")  # page number, salts; of the page, the schema version
-_FRAME_HEADER = 24
+_HEADER = struct.Struct(">I 4x I 4x 8s 8s")  # magic number, page size, salts, checksum
+_FRAME = struct.Struct(">I4x 8s 8s")  # page number, salts, checksum of all up to here
+_FRAME_SUMMED = 8  # bytes of it that its checksum is of, beside the page
+_TOKEN = struct.Struct(">40xI")  # of the first page, the schema version
+_PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
 _MOVED = struct.Struct(
     "=16xI76xI"
 )  # of the index: the last page in the log, and the last one moved
@@ -134,7 +136,7 @@ def _read_header(file: BinaryIO) -> Generation | None:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    size, salts = _HEADER.unpack(header)
+    _, size, salts, _ = _HEADER.unpack(header)
     return size, salts
 
 
@@ -185,16 +187,45 @@ def _is_counted_up(token: int, first: int) -> bool:
 
 
 def _tokens(log: Path) -> Iterator[int]:
-    """What the first page has in each of its states in the log."""
+    """What the first page has in each of its states in the log.
+
+    SQLite writes a frame in two steps, its head and then the page. In a log that begins anew, the
+    page of the log before follows the head meanwhile, with an older token; ``kill -9`` leaves it
+    there. So the checksum of the frame has to be that of the page.
+    """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
-        size, salts = _read_header(file) or (0, b"")
-        while len(start := file.read(_FRAME.size)) == _FRAME.size:
-            page, its_salts, token = _FRAME.unpack(start)
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return
+        magic, size, salts, before = _HEADER.unpack(header)
+        if size not in _PAGE_SIZES:
+            return
+        order = ">" if magic & 1 else "<"
+        while len(head := file.read(_FRAME.size)) == _FRAME.size:
+            page, its_salts, checksum = _FRAME.unpack(head)
             if its_salts != salts:  # of the log that was here before
                 break
-            if page == 1:
-                yield token
-            file.seek(size + _FRAME_HEADER - _FRAME.size, os.SEEK_CUR)
+            if page != 1:
+                file.seek(size, os.SEEK_CUR)
+            else:
+                data = file.read(size)
+                if _checksum(order, before, head[:_FRAME_SUMMED] + data) != checksum:
+                    break  # SQLite's log ends here, too
+                yield _TOKEN.unpack_from(data)[0]
+            before = checksum
+
+
+def _checksum(order: str, before: bytes, data: bytes) -> bytes:
+    """That of a frame, which continues that of the one before.
+
+    Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
+    """
+    first, second = struct.unpack(">2I", before)
+    words = struct.unpack(f"{order}{len(data) // 4}I", data[: len(data) // 4 * 4])
+    for even, odd in zip(words[::2], words[1::2], strict=False):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return struct.pack(">2I", first, second)
 
 
 def descriptor(inode: os.stat_result) -> int | None:
