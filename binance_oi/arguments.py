@@ -87,8 +87,7 @@ def check_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is no path, or one of bytes.
-        ValueError: It is empty, which would mean the current directory, or no system knows such a
-            path.
+        ValueError: It is empty, which would mean the current directory.
     """
     kind, path = type(value).__name__, value
     if isinstance(value, os.PathLike):
@@ -96,7 +95,7 @@ def check_path(name: str, value: object) -> Path:
         kind += f" of {type(path).__name__}"
     if not isinstance(path, str):
         raise TypeError(f"{name} must be a str or an os.PathLike of one, not {kind}")
-    if not path or "\0" in path:
+    if not path:
         raise ValueError(f"{name} must be a path: {path!r}")
     return Path(path)
 

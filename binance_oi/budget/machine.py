@@ -42,7 +42,7 @@ class MachineBudget(ProcessBudget):
 
     Raises:
         TypeError: `directory` is no path.
-        ValueError: `directory` is empty.
+        ValueError: `directory` is empty, or no system has such a path.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
     Raises:
         TypeError: `directory` is no path.
-        ValueError: `directory` is empty.
+        ValueError: `directory` is empty, or no system has such a path.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):
@@ -91,4 +91,9 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
 
 def _directory(named: StrPath | None) -> Path | None:
-    return None if named is None else check_path("directory", named).absolute()
+    if named is None:
+        return None
+    directory = check_path("directory", named).absolute()
+    if "\0" in str(directory):  # opening it would raise no OSError, with the first request
+        raise ValueError(f"directory must be a path: {str(directory)!r}")
+    return directory
