@@ -30,6 +30,7 @@ from binance_oi.exchange.models import ExchangeInfo, OpenInterest, RateLimit, Sy
 from binance_oi.market.gap import Gap
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.retry import RetryPolicy
+from binance_oi.version import VERSION
 
 __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",
@@ -64,6 +65,6 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "Usage",
     "WrongSymbolError",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 logging.getLogger("binance_oi").addHandler(logging.NullHandler())

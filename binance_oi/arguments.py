@@ -1,4 +1,4 @@
-"""Checks of the numbers that a caller passes.
+"""Checks of the numbers, paths and types that a caller passes.
 
 The rule of this file: an argument is checked before anything is queued, charged or sent. A wrong
 type is a `TypeError`, a wrong value a `ValueError`; both name the argument.
@@ -8,7 +8,13 @@ mix with `float`; so are `str` and `timedelta`. A `bool` is refused, as it is us
 """
 
 import math
+import os
 from numbers import Integral, Real
+from pathlib import Path
+from typing import TypeAlias, cast
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A path as every public call takes it."""
 
 
 def check_number(
@@ -69,6 +75,28 @@ def as_float(name: str, value: object) -> float:
         return float(value)
     except OverflowError:  # an int of more than 308 digits
         return -math.inf if value < 0 else math.inf
+
+
+def check_path(name: str, value: object) -> Path:
+    """`value` as a path; nothing is opened.
+
+    Args:
+        name: Of the argument.
+        value: What the caller passes: a `str` or an `os.PathLike` of one.
+
+    Raises:
+        TypeError: It is no path, or one of bytes.
+        ValueError: It is empty, which would mean the current directory.
+    """
+    kind, path = type(value).__name__, value
+    if isinstance(value, os.PathLike):
+        path = os.fspath(cast("os.PathLike[str]", value))  # which may be of bytes
+        kind += f" of {type(path).__name__}"
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be a str or an os.PathLike of one, not {kind}")
+    if not path:
+        raise ValueError(f"{name} must be a path: {path!r}")
+    return Path(path)
 
 
 def check_type(name: str, value: object, kind: type, *others: None) -> None:

@@ -57,14 +57,16 @@ class OpenInterestClient:
             the request is sent once more on a new one, and charged again.
         max_wait: Seconds that a call may wait for budget; None waits as long as it takes.
         retry: Which failed requests are sent again.
-        proxy: URL of an HTTP proxy. The environment is never asked.
+        proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The environment is never asked.
+            For SOCKS, hand in a `session` whose connector speaks it, and a budget for its address.
         ssl: Replaces the default certificate checks.
 
     Raises:
         TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
             `bool` are not accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
-            (``http://`` is for this machine only) or holds credentials.
+            (``http://`` is for this machine only) or holds credentials, or `proxy` is none that is
+            supported.
     """
 
     def __init__(
@@ -85,9 +87,9 @@ class OpenInterestClient:
             raise TypeError(f"budget must be a Budget or None, not {type(budget).__name__}")
         check_type("session", session, Session, None)
         check_type("retry", retry, RetryPolicy)
-        check_type("proxy", proxy, str, None)
         check_type("ssl", ssl, tls.SSLContext, None)
         self._base_url = hosts.check_base_url(base_url)
+        hosts.check_proxy(proxy)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
         max_connections = check_count("max_connections", max_connections)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.place import ADVICE, budget_directory
@@ -33,20 +34,25 @@ class MachineBudget(ProcessBudget):
     has charged meanwhile, and obeys the holds of others before it charges anything more.
 
     Args:
-        directory: Where the file is, instead of the place of this user id.
+        directory: Where the file is, instead of the place of this user id. A relative path
+            starts at the directory that is current now, wherever the process goes later.
         options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
             `reserve`, on the common count; `share` is that of all processes together; `clock` is
             the same in every process.
+
+    Raises:
+        TypeError: `directory` is no path.
+        ValueError: `directory` is empty, or no system has such a path.
     """
 
     def __init__(
         self,
         *,
-        directory: str | Path | None = None,
+        directory: StrPath | None = None,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
-        self._directory = None if directory is None else Path(directory)
+        self._directory = _directory(directory)
 
     def close(self) -> None:
         """Close the shared file. What was charged stays charged."""
@@ -66,11 +72,28 @@ class MachineBudget(ProcessBudget):
         return PoolFile(directory, name)
 
 
-def machine_pools(directory: Path | None = None) -> dict[str, Usage]:
-    """What is known of every pool on this machine; sends nothing and changes nothing."""
+def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
+    """What is known of every pool on this machine; sends nothing and changes nothing.
+
+    Args:
+        directory: As for `MachineBudget`.
+
+    Raises:
+        TypeError: `directory` is no path.
+        ValueError: `directory` is empty, or no system has such a path.
+    """
     pools: dict[str, Usage] = {}
-    for data in read_records(directory or budget_directory()):
+    for data in read_records(_directory(directory) or budget_directory()):
         found, now = record.decode(data), steady_clock()
         if found is not None and not reason_to_doubt(found, now):
             pools[found.pool] = Bucket(found.state).usage(now)
     return pools
+
+
+def _directory(named: StrPath | None) -> Path | None:
+    if named is None:
+        return None
+    directory = check_path("directory", named).absolute()
+    if "\0" in str(directory):  # opening it would raise no OSError, with the first request
+        raise ValueError(f"directory must be a path: {str(directory)!r}")
+    return directory

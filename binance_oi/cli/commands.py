@@ -13,11 +13,10 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import FrameType
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Group, Parameter
 from cyclopts.validators import Number, mutually_exclusive
 
 from binance_oi.budget import Budget, MachineBudget, ProcessBudget, machine_pools
@@ -59,16 +58,17 @@ from binance_oi.exchange.hosts import PRODUCTION, TESTNET, check_base_url
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange, Steady
+from binance_oi.version import VERSION
 
 OK, UNEXPECTED, USAGE, LIMITED, EXCHANGE, NETWORK, SOME_FAILED, LOST = range(8)
 HUNG_UP, INTERRUPTED = 129, 130  # 128 + SIGHUP, 128 + SIGINT, as shells say it
 SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none: the terminal is closed
 
-_BEFORE_AT = re.compile(r"\S*@")
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tried once for each word, and not at each letter
 
 app: App = App(
     name=PROGRAM,
-    version=lambda: f"{PROGRAM} {version(PROGRAM)}",
+    version=lambda: f"{PROGRAM} {VERSION}",
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
     help_epilogue=(
         "Exit codes: 0 ok, 1 unexpected, 2 usage, 3 limited or banned, 4 exchange error, "
@@ -206,8 +206,15 @@ def _loopback_or_https(_: object, url: str) -> None:
     check_base_url(url)
 
 
+def _one_format(arguments: ArgumentCollection) -> None:
+    """JSON and CSV exclude each other; safe CSV is CSV."""
+    named = {argument.name for argument in arguments if argument.tokens}
+    if "--json" in named and len(named) > 1:
+        raise ValueError(f"{' and '.join(sorted(named))} exclude each other")
+
+
 _exchange = Group("Exchange", validator=mutually_exclusive)
-_format = Group("Output", validator=mutually_exclusive)
+_format = Group("Output", validator=_one_format)
 _limits = Group("Limits")
 _Flag = Parameter(negative=(), show_default=False)
 
@@ -253,10 +260,12 @@ class Output:
     """JSON Lines, also on a terminal."""
     csv: Annotated[bool, _Flag, Parameter(group=_format)] = False
     """CSV with a header."""
+    csv_safe: Annotated[bool, _Flag, Parameter(group=_format)] = False
+    """CSV for a spreadsheet: cells that begin like a formula get an apostrophe."""
 
     def show(self, sheet: Sheet) -> None:
         """Print it to stdout."""
-        show(sheet, as_json=self.json, as_csv=self.csv)
+        show(sheet, as_json=self.json, as_csv=self.csv, csv_safe=self.csv_safe)
 
 
 # -- commands --------------------------------------------------------------------------------

@@ -185,6 +185,7 @@ def export(
     until: Moment = None,
     replace: Flag = False,
     new: Flag = False,
+    csv_safe: Flag = False,
 ) -> int:
     """Add a recording to Parquet, CSV or JSON Lines; rows that are there stay.
 
@@ -196,6 +197,7 @@ def export(
         until: Before this one.
         replace: Write these rows alone; a file that is written loses its others.
         new: Only days that are missing or have grown. No such day is no error.
+        csv_safe: In CSV, cells that begin like a formula get an apostrophe, for spreadsheets.
     """
 
     everything = symbol is None and since is None and until is None
@@ -212,6 +214,7 @@ def export(
                     until=until,
                     replace=replace,
                     new=new,
+                    csv_safe=csv_safe,
                     on_rows=on_rows,
                 )
             found = rows or opened.samples(symbol, since=since, until=until).span()

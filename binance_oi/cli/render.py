@@ -8,7 +8,7 @@ through to move a cursor.
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -20,6 +20,7 @@ from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
 from binance_oi.exchange.models import OpenInterest, SymbolInfo
 from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.output.cells import quoted
 from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
@@ -97,12 +98,18 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def csv_text(sheet: Sheet) -> str:
-    """A header and one line for each row; an empty cell where there is nothing to say."""
+def csv_text(sheet: Sheet, *, safe: bool = False) -> str:
+    """A header and one line for each row; an empty cell where there is nothing to say.
+
+    Args:
+        sheet: What is shown.
+        safe: Put an apostrophe before cells that a spreadsheet would take for a formula.
+    """
+    shown: Callable[[str], str] = quoted if safe else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(sheet.columns)
-    writer.writerows([_plain(cell) for cell in row] for row in sheet.rows)
+    writer.writerows([shown(_plain(cell)) for cell in row] for row in sheet.rows)
     return text.getvalue()
 
 

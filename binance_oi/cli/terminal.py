@@ -57,10 +57,12 @@ def prepare() -> None:
         logger.addHandler(_Notes(logging.WARNING))
 
 
-def show(sheet: Sheet, *, as_json: bool = False, as_csv: bool = False) -> None:
-    """Print all of it: as told; otherwise a table on a terminal and JSON lines elsewhere."""
-    if as_csv:
-        put(csv_text(sheet))
+def show(
+    sheet: Sheet, *, as_json: bool = False, as_csv: bool = False, csv_safe: bool = False
+) -> None:
+    """Print all of it: as asked for, or else a table on a terminal and JSON lines elsewhere."""
+    if as_csv or csv_safe:
+        put(csv_text(sheet, safe=csv_safe))
     elif as_json or not sys.stdout.isatty():
         put(json_lines(sheet))
     else:

@@ -66,6 +66,15 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
     return max(0.0, until - now) if until is not None and now is not None else 0.0
 
 
+def says_longer(headers: Mapping[str, str], most: int) -> bool:
+    """Whether `Content-Length` says that the body on the wire has more than `most` bytes."""
+    text = headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()):
+        return False
+    digits = text.lstrip("0")
+    return len(digits) > MAX_DIGITS or int(digits or "0") > most
+
+
 def is_plausible(date: float) -> bool:
     """Whether the exchange's clock can have shown this date, Unix s, whenever this code runs."""
     return EARLIEST_DATE_S <= date < END_OF_DATES_S

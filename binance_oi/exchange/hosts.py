@@ -30,6 +30,21 @@ _BASE_URL = re.compile(
     re.IGNORECASE,
 )
 
+# Both parsers, ours and that of aiohttp, find the same host in it.
+_PROXY = re.compile(
+    r"https?://"
+    r"(?:[^\s/?#\\]*@)?"
+    r"(?P<host>[^\s/?#\\@:\[\]%]+|\[[0-9a-f:.]+(?:%[a-z0-9._~%-]+)?\])"
+    r"(?::(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE,
+)
+_NO_PROXY = (
+    "a proxy must be http://[user:password@]host[:port] or https://..., as a str. For any other "
+    "kind, such as SOCKS, hand in a session whose connector speaks it: "
+    "session=aiohttp.ClientSession(connector=aiohttp_socks.ProxyConnector.from_url(...)), and a "
+    "budget for its address"
+)
+
 
 def check_base_url(url: object) -> str:
     """Return `url` without a slash at its end.
@@ -49,6 +64,36 @@ def check_base_url(url: object) -> str:
     return match[0].rstrip("/")
 
 
+def check_proxy(proxy: object) -> str | None:
+    """`proxy` as it is; None stays None.
+
+    Raises:
+        TypeError: It is nothing like a URL.
+        ValueError: Not ``http://[user:password@]host[:port]`` or the same with ``https``, as a
+            `str`. The text names what to do for other kinds of proxies, and repeats nothing.
+    """
+    if proxy is None:
+        return None
+    if not isinstance(proxy, str):
+        if isinstance(proxy, bytes | bytearray) or "://" in str(proxy):
+            raise ValueError(_NO_PROXY)
+        raise TypeError(f"proxy must be str or None, not {type(proxy).__name__}")
+    match = _PROXY.fullmatch(proxy)
+    if match is None or not 0 < int(match["port"] or 80) < 65_536 or not _is_host(match["host"]):
+        raise ValueError(_NO_PROXY)
+    return proxy
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name, or an IP address that exists; with dots alone it is neither."""
+    if not text.startswith("["):
+        return bool(text.strip("."))
+    try:
+        return bool(ip_address(text[1:-1]))
+    except ValueError:
+        return False
+
+
 def pool_key(base_url: str, proxy: str | None = None) -> str:
     """Name of the IP pool that requests to `base_url` draw from.
 
@@ -58,8 +103,9 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     whoever logs in to it. Credentials are never part of the name.
 
     Raises:
-        ValueError: `proxy` is not a URL with a host.
+        ValueError: See `check_proxy`.
     """
+    check_proxy(proxy)
     host, place = _host_and_place(base_url)
     demo = host.startswith("demo-") and _is_under(host, "binance.com")
     if demo or _is_under(host, "binancefuture.com"):
@@ -99,7 +145,7 @@ def _host_and_place(url: str) -> tuple[str, str]:
     except ValueError:  # the error's text may hold a part of the password
         host, port = "", 0
     if not host:
-        raise ValueError("a proxy must be http://[user:password@]host[:port]")
+        raise ValueError(_NO_PROXY)
     return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -16,7 +16,10 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
-MAX_OTHERS = 8  # limits of other spans than a minute that we keep; two are known [D] 2026-11
+MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+# The eight are chosen among these, the tightest first. Each is compared with each, so the answer
+# must not decide how many they are.
+MAX_COMPARED = 64
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limit on our requests [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
@@ -146,8 +149,8 @@ def _least(limits: Iterable[RateLimit]) -> list[Limit]:
 
 def _kept(limits: list[Limit]) -> list[Limit]:
     """At most `MAX_OTHERS` of `limits`, which are sorted with the tightest first."""
-    kept = list(limits)
-    for limit in reversed(limits):
+    kept = limits[:MAX_COMPARED]
+    for limit in reversed(kept.copy()):
         if len(kept) > MAX_OTHERS and any(each.implies(limit) for each in kept if each != limit):
             kept.remove(limit)
     return kept[:MAX_OTHERS]

@@ -141,7 +141,7 @@ class Refusal:
             body: JSON of the exchange, or anything.
         """
         code, text = code_and_text(body)
-        text = " ".join(text.split())  # a page may wrap it anywhere
+        text = unwrapped(text)  # a page may wrap it anywhere
         end = ban_end_ms(text)
         return replace(
             self,
@@ -213,11 +213,21 @@ def start_of(body: bytes) -> str:
     return body[:MAX_TEXT_READ].decode("utf-8", "replace")
 
 
+def unwrapped(text: str) -> str:
+    """On one line, with one blank between two words."""
+    return " ".join(text.split())
+
+
 def one_line(text: str) -> str:
-    return printable(" ".join(text.split())) or NO_TEXT
+    """Fit to be shown: unwrapped, escaped and bounded, and never empty."""
+    return _shown(unwrapped(text))
 
 
-def _message(text: str) -> str:
-    """`text` on one line, from the end of a ban on if that comes too late to be shown."""
-    message, ban = one_line(text), _BANNED.search(text)
-    return message if ban is None or _BANNED.search(message) else one_line(text[ban.start() :])
+def _shown(line: str) -> str:
+    return printable(line) or NO_TEXT
+
+
+def _message(line: str) -> str:
+    """`line` as shown: from the end of a ban on, if that comes too late to be shown otherwise."""
+    message, ban = _shown(line), _BANNED.search(line)
+    return message if ban is None or _BANNED.search(message) else _shown(line[ban.start() :])

@@ -22,6 +22,7 @@ class Listing:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._known: tuple[float, ExchangeInfo] | None = None  # and the loop time of its answer
+        self._trading = frozenset[str]()  # as that says
         self._ignored: tuple[str, ...] = ()
         self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest of each kind of answer
         self.odd_names: frozenset[str] = frozenset()
@@ -33,7 +34,7 @@ class Listing:
         if self._known is not None and self._sender.now() - self._known[0] < max_age:
             return self._known[1]
         info = await self._sender.send(LISTING, terms)
-        self._known = (self._sender.now(), info)
+        self._known, self._trading = (self._sender.now(), info), frozenset(info.trading)
         if info.rate_limits:
             self._sender.governor.pool.set_limits(info.weight_limit, info.other_limits)
         if info.ignored_limits not in ((), self._ignored):
@@ -45,9 +46,8 @@ class Listing:
 
     def doubt(self, symbol: str) -> None:
         """Read the list again before it is used, if it says that this symbol trades."""
-        rows = () if self._known is None else self._known[1].symbols
-        if any(row.symbol == symbol and row.status == "TRADING" for row in rows):
-            self._known = None
+        if symbol in self._trading:
+            self._known, self._trading = None, frozenset[str]()
 
     def tell_odd(self, what: str, odd: tuple[str, ...]) -> None:
         """Warn of odd rows once, and again when others come.

@@ -8,10 +8,10 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.extras import library
@@ -34,7 +34,7 @@ _library = partial(library, extra="plot")
 
 def plot(
     recording: Recording,
-    target: str | Path,
+    target: StrPath,
     symbols: Iterable[str],
     *,
     since: datetime | None = None,
@@ -56,7 +56,7 @@ def plot(
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
         ValueError: A time has no time zone, or `since` is later than `until`.
     """
-    path, names = Path(target), check_symbols(symbols)
+    path, names = check_path("target", target), check_symbols(symbols)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")

@@ -20,10 +20,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market import arrow
 from binance_oi.market.arrow import TOO_WIDE, WITHOUT_NOTIONAL, Columns, TooNarrowError
 from binance_oi.market.rows import Batch, OddRows, Row
+from binance_oi.output.cells import quoted, unquoted
 from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.atomic import (
@@ -39,7 +41,7 @@ from binance_oi.times import instant, iso_ms, unix_ms
 
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
-CSV_HEADER = "symbol,time,open_interest,received,mark_price\n"
+CSV, CSV_HEADER = ".csv", "symbol,time,open_interest,received,mark_price\n"
 REPLACED_AT_MOST = 20  # times that other exports may replace the file during this one
 LONGEST_LINE = 4096  # characters; a file that is no export may be one long line
 
@@ -62,13 +64,14 @@ class Form(NamedTuple):
 
 def export(
     recording: Recording,
-    target: str | Path,
+    target: StrPath,
     *,
     symbols: Iterable[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     replace: bool = False,
     new: bool = False,
+    csv_safe: bool = False,
     on_rows: Progress | None = None,
 ) -> int:
     """Add recorded samples to a file or a directory, sorted by symbol and time.
@@ -94,6 +97,9 @@ def export(
             directory, this concerns the days with selected samples.
         new: With `replace`, leave files alone that already have every selected sample. Only
             missing files, and files that lack samples of the recording, are written.
+        csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
+            ``-``, ``@``, a tab or the end of a line), which a spreadsheet would run. A file that
+            has such a cell takes rows of the same kind only.
         on_rows: Called with the number of samples read since the last call.
 
     Returns:
@@ -107,11 +113,11 @@ def export(
         ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
         ValueError: A time has no time zone, or `since` is later than `until`; nothing was written.
     """
-    path, progress = Path(target), on_rows or _ignore
+    path, progress = check_path("target", target), on_rows or _ignore
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
     with translate_write_errors(path):
-        form, samples = _form(path), dated(samples, recording.path)
+        form, samples = _form(path, csv_safe), dated(samples, recording.path)
         columns = Columns() if form not in (None, PARQUET) else samples.columns()
         update = partial(_update, columns=columns, replace=replace, new=new, progress=progress)
         if form is not None:
@@ -126,9 +132,10 @@ def export(
         return sum(_update_day(update, *day) for day in days)
 
 
-def _form(path: Path) -> "Form | None":
+def _form(path: Path, csv_safe: bool) -> "Form | None":
     """The form of a file; None for a directory of days."""
-    form = FORMS.get(path.suffix.lower())
+    ending = path.suffix.lower()
+    form = SAFE_CSV if csv_safe and ending == CSV else FORMS.get(ending)
     if path.is_dir():
         if form not in (None, PARQUET):  # some programs write directories named x.parquet
             raise RecordingError(f"{path} is a directory")
@@ -325,6 +332,17 @@ def _csv_line(symbol: str, time: int, value: str, received: int, mark: str | Non
 
 def _csv_row(line: str) -> Row:
     symbol, time, value, received, mark = line.rstrip("\n").split(",")
+    if symbol != unquoted(symbol):
+        raise ValueError("it was made with csv_safe")
+    return symbol, _ms(time), value, _ms(received), mark or None
+
+
+def _safe_csv_line(symbol: str, time: int, value: str, received: int, mark: str | None) -> str:
+    return _csv_line(quoted(symbol), time, quoted(value), received, quoted(mark or ""))
+
+
+def _safe_csv_row(line: str) -> Row:
+    symbol, time, value, received, mark = map(unquoted, line.rstrip("\n").split(","))
     return symbol, _ms(time), value, _ms(received), mark or None
 
 
@@ -384,9 +402,10 @@ def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
 PARQUET = Form(arrow.write_parquet, arrow.read_parquet, arrow.check_parquet, arrow.fits)
 FORMS = {
     ".parquet": PARQUET,
-    ".csv": _text(_csv_line, _csv_row, CSV_HEADER),
+    CSV: _text(_csv_line, _csv_row, CSV_HEADER),
     ".jsonl": _text(_json_line, _json_row),
 }
+SAFE_CSV = _text(_safe_csv_line, _safe_csv_row, CSV_HEADER)
 
 
 def _ignore(_: int) -> None:

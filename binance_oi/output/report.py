@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from pathlib import Path
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market.gap import Gap
 from binance_oi.output.curve import curve, thinned
@@ -70,7 +70,7 @@ class Mover:
         return float((after - before) / before) * 100 if before else 0.0
 
 
-def write_report(recording: Recording, target: str | Path) -> None:
+def write_report(recording: Recording, target: StrPath) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
     An existing page is replaced at once, as a whole. The target must have a page's suffix, because
@@ -84,7 +84,7 @@ def write_report(recording: Recording, target: str | Path) -> None:
         RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
             a side file of it, or has another suffix.
     """
-    path = Path(target)
+    path = check_path("target", target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")

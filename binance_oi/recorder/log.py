@@ -59,9 +59,11 @@ READ_ATTEMPTS = 20  # of a file and its log, until neither changes during a read
 UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
 OPEN_LOCK_BYTE = 128  # byte of the index that every open connection locks
 
-_HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
-_FRAME = struct.Struct(">I4x8s8x 40xI")  # page number, salts; of the page, the schema version
-_FRAME_HEADER = 24
+_HEADER = struct.Struct(">I 4x I 4x 8s 8s")  # magic number, page size, salts, checksum
+_FRAME = struct.Struct(">I4x 8s 8s")  # page number, salts, checksum of all up to here
+_SUMMED = 8  # bytes of a frame's head that its checksum covers, besides the page
+_TOKEN = struct.Struct(">40xI")  # the schema version in the first page
+_PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
 _MOVED = struct.Struct("=16xI76xI")  # of the index: the log's last page, and the last moved page
 
 Generation = tuple[int, bytes]
@@ -132,7 +134,7 @@ def _read_header(file: BinaryIO) -> Generation | None:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    size, salts = _HEADER.unpack(header)
+    _, size, salts, _ = _HEADER.unpack(header)
     return size, salts
 
 
@@ -183,16 +185,45 @@ def _follows_by_schema_changes(token: int, first: int) -> bool:
 
 
 def _tokens(log: Path) -> Iterator[int]:
-    """The tokens of all versions of the first page in the log."""
+    """The tokens of all versions of the first page in the log.
+
+    SQLite writes a frame in two steps: its head, then the page. In a log that begins anew, a page
+    of the previous log, with an older token, stands behind the head meanwhile; ``kill -9`` leaves
+    it there. So a page counts only if the frame's checksum is right.
+    """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
-        size, salts = _read_header(file) or (0, b"")
-        while len(start := file.read(_FRAME.size)) == _FRAME.size:
-            page, its_salts, token = _FRAME.unpack(start)
+        header = file.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            return
+        magic, size, salts, before = _HEADER.unpack(header)
+        if size not in _PAGE_SIZES:
+            return
+        order = ">" if magic & 1 else "<"
+        while len(head := file.read(_FRAME.size)) == _FRAME.size:
+            page, its_salts, checksum = _FRAME.unpack(head)
             if its_salts != salts:  # a frame of the previous log
                 break
-            if page == 1:
-                yield token
-            file.seek(size + _FRAME_HEADER - _FRAME.size, os.SEEK_CUR)
+            if page != 1:
+                file.seek(size, os.SEEK_CUR)
+            else:
+                data = file.read(size)
+                if _checksum(order, before, head[:_SUMMED] + data) != checksum:
+                    break  # SQLite's log ends here, too
+                yield _TOKEN.unpack_from(data)[0]
+            before = checksum
+
+
+def _checksum(order: str, before: bytes, data: bytes) -> bytes:
+    """The checksum of a frame, which continues the one of the frame before.
+
+    Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
+    """
+    first, second = struct.unpack(">2I", before)
+    words = struct.unpack(f"{order}{len(data) // 4}I", data[: len(data) // 4 * 4])
+    for even, odd in zip(words[::2], words[1::2], strict=False):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return struct.pack(">2I", first, second)
 
 
 def descriptor(inode: os.stat_result) -> int | None:

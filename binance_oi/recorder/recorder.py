@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
@@ -105,7 +106,7 @@ class Recorder:
     def __init__(
         self,
         client: Reader,
-        path: str | os.PathLike[str] | Sink,
+        path: StrPath | Sink,
         *,
         every: float,
         symbols: Iterable[str] | None = None,
@@ -121,9 +122,9 @@ class Recorder:
         self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
-        self.path: Path | None = Path(path) if isinstance(path, str | os.PathLike) else None
+        self.path: Path | None
         """The recording; None when a `Sink` stores elsewhere."""
-        self._sink = _sink_of(path, source)
+        self.path, self._sink = _stored(path, source)
         self._on_sweep = on_sweep
         self._status = Status()
         self._untidy = False
@@ -381,12 +382,14 @@ class Recorder:
             self._untidy = False
 
 
-def _sink_of(path: str | os.PathLike[str] | Sink, source: str | None) -> Sink:
+def _stored(path: StrPath | Sink, source: str | None) -> tuple[Path | None, Sink]:
+    """The file, if it is one, and what stores there."""
     if isinstance(path, str | os.PathLike):
-        return SqliteSink(Path(path), source)
+        file = check_path("path", path)
+        return file, SqliteSink(file, source)
     if not hasattr(path, "claim"):
         raise TypeError(f"path must be a path or a Sink: {path!r}")
-    return path
+    return None, path
 
 
 def _done(work: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols, is_name
 from binance_oi.market import arrow
@@ -207,8 +208,8 @@ class Samples:
     `parquet`.
     """
 
-    def __init__(self, path: Path, symbols: tuple[str, ...], since: int, until: int) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, symbols: tuple[str, ...], since: int, until: int) -> None:
+        self._path = check_path("path", path)
         self.symbols = symbols
         self.since = since
         """Unix ms, included."""
@@ -339,8 +340,8 @@ class Recording:
             damaged or truncated, or cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path: Path = Path(path)
+    def __init__(self, path: StrPath) -> None:
+        self.path: Path = check_path("path", path)
         self._connection = open_to_read(self.path)
 
     def __enter__(self) -> Self:
@@ -358,7 +359,7 @@ class Recording:
         """Close the file. May be repeated."""
         self._connection.close()
 
-    def check_target(self, target: Path) -> None:
+    def check_target(self, target: StrPath) -> None:
         """Check that a file or a directory at `target` would not replace what must stay.
 
         The name alone does not decide: links, hard links, other ways to the directory and, where
@@ -369,6 +370,7 @@ class Recording:
             RecordingError: The target is the recording, its log or another file beside it, or a
                 device, a pipe or a socket.
         """
+        target = check_path("target", target)
         check_place(target)
         if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
@@ -381,7 +383,7 @@ class Recording:
 
     def backup(
         self,
-        target: str | Path,
+        target: StrPath,
         *,
         replace: bool = False,
         on_pages: Callable[[int, int], object] | None = None,
@@ -401,7 +403,7 @@ class Recording:
             RecordingError: The target exists, is the recording or belongs to it, is being written
                 by another process, or cannot be written.
         """
-        path = Path(target)
+        path = check_path("target", target)
         self.check_target(path)
         copy(self.path, path, replace=replace, on_pages=on_pages)
 

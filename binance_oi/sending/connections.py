@@ -258,6 +258,18 @@ class Attempt:
     request: int = 0  # its number among all requests, see `Line.request`
 
     @property
+    def received(self) -> int:
+        """Bytes that have come since it was sent; -1 before that."""
+        if not self.sent:
+            return -1
+        return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
+
+    @property
+    def pieces(self) -> int:
+        """How many reads an answer takes that is as long as it may be."""
+        return (self.max_body + ENVELOPE) // BYTES_PER_READ
+
+    @property
     def refusal(self) -> int:
         """The status of a refusal that began, even with broken headers; 0 for none."""
         return 0 if self.guard is None else self.guard.refusal

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from binance_oi.errors import TransportError, TransportTimeoutError, printable
+from binance_oi.exchange.headers import says_longer
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
     REFUSALS,
@@ -175,7 +176,7 @@ class Transport:
             raise TransportError("the connections are closed", "never")
         attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
         response: Response | aiohttp.ClientResponse | None = None
-        deadline = self._deadlines.start(timeout)
+        deadline = self._deadlines.start(timeout, attempt)
         try:
             found = await self._ask(url, attempt)
             if isinstance(found, PlainAnswer):  # nearly always
@@ -189,7 +190,7 @@ class Transport:
             body = content.read_nowait() if status == 200 else b""
             if status == 200 and content.at_eof():  # the body came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
-            return await _slow_answer(response, attempt, body, max_bytes)
+            return await self._slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
             if not deadline.done():
                 raise
@@ -229,6 +230,43 @@ class Transport:
         session = self._session or self._open()
         return await session.get(url, **self._options)
 
+    async def _slow_answer(
+        self,
+        response: Response | aiohttp.ClientResponse,
+        attempt: Attempt,
+        body: bytes,
+        max_bytes: int,
+    ) -> Answer:
+        """Read an answer that is an error, or whose body did not come with its headers."""
+        if attempt.guard is not None:
+            attempt.guard.watch(response.content)
+        if response.status != 200:
+            answer = await self._error_answer(response, attempt, max_bytes)
+            is_dropped = attempt.reused and answer.status == TIMED_OUT
+            return IdleTimeout(*answer) if is_dropped else answer
+        if says_longer(response.headers, max_bytes):  # it would be refused anyway
+            response.close()
+            return Answer(response.status, body[:max_bytes], False)
+        answer = await _rest(response, body, max_bytes)
+        return answer._replace(complete=False) if attempt.flooded else answer  # looks complete
+
+    async def _error_answer(
+        self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
+    ) -> Answer:
+        """Read an error's text, which is useful but never worth a long wait or another error."""
+        seconds = REFUSAL_TEXT_WAIT_S if response.status in REFUSALS else ERROR_TEXT_WAIT_S
+        deadline = self._deadlines.start(seconds, attempt)
+        try:
+            return await _rest(response, b"", min(max_bytes, MAX_ERROR_TEXT))
+        except asyncio.CancelledError:
+            if not deadline.done():
+                raise
+        except (aiohttp.ClientError, OSError, ValueError):
+            pass
+        finally:
+            deadline.done()
+        return Answer(response.status, b"", False)
+
     def _open(self) -> aiohttp.ClientSession:
         self._connector = Connector(tls=self._tls, kept=self._kept)
         self._session = aiohttp.ClientSession(
@@ -248,40 +286,17 @@ def ready_url(base_url: str, path: str, params: Mapping[str, str]) -> URL:
     return URL(f"{base_url}{path}{'?' if query else ''}{query}", encoded=True)
 
 
-async def _slow_answer(
-    response: Response | aiohttp.ClientResponse, attempt: Attempt, body: bytes, max_bytes: int
-) -> Answer:
-    """Read an answer that is an error, or whose body did not come with its headers."""
-    if attempt.guard is not None:
-        attempt.guard.watch(response.content)
-    if response.status != 200:
-        answer = await _error_answer(response, max_bytes)
-        is_dropped = attempt.reused and answer.status == TIMED_OUT
-        return IdleTimeout(*answer) if is_dropped else answer
-    answer = await _rest(response, body, max_bytes)
-    return answer._replace(complete=False) if attempt.flooded else answer  # a flood looks complete
-
-
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
     """Read the rest of a body; close the connection unless the body ends."""
-    content = response.content
+    content, pieces, size = response.content, [body], len(body)
     try:
-        while not content.at_eof() and len(body) <= max_bytes:
-            body += await content.readany()
+        while not content.at_eof() and size <= max_bytes:
+            pieces.append(await content.readany())
+            size += len(pieces[-1])
     finally:
         if not content.at_eof() or response.status == 101:  # after 101 it speaks another protocol
             response.close()
-    return Answer(response.status, body[:max_bytes], len(body) <= max_bytes)
-
-
-async def _error_answer(response: Response | aiohttp.ClientResponse, max_bytes: int) -> Answer:
-    """Read an error's text, which is useful but never worth a long wait or another error."""
-    try:
-        limit = REFUSAL_TEXT_WAIT_S if response.status in REFUSALS else ERROR_TEXT_WAIT_S
-        async with asyncio.timeout(limit):
-            return await _rest(response, b"", min(max_bytes, MAX_ERROR_TEXT))
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-        return Answer(response.status, b"", False)
+    return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:

@@ -4,13 +4,14 @@ The rule of this file: what the session would send, ready once for each URL.
 """
 
 from functools import lru_cache
-from importlib.metadata import version
 from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
-USER_AGENT: str = f"binance-oi/{version('binance-oi')}"
+from binance_oi.version import VERSION
+
+USER_AGENT: str = f"binance-oi/{VERSION}"
 SMALL = 64 * 1024  # bytes of a body: compression of so few would cost more than it saves
 
 

@@ -4,6 +4,7 @@ Nothing sleeps for a fixed time: where a process must have come to a point, it i
 has, until a deadline.
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -63,6 +64,7 @@ from binance_oi.exchange.models import OpenInterest, SymbolInfo
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
+from support.raw_exchange import RawExchange, answer
 
 DEADLINE = 600.0  # s after which a process hangs, and is no slow one
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -200,6 +202,42 @@ def test_csv_has_a_header_and_empty_cells_for_nothing() -> None:
     text = csv_text(Sheet(("a", "b_c"), [("x,y", None), ('"', 3)]))
     assert list(csv.reader(io.StringIO(text))) == [["a", "b_c"], ["x,y", ""], ['"', "3"]]
     assert "\r" not in text
+
+
+FORMULAS = (
+    *("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"),
+    *("＝1", "＋1", "－1", "＠x", "'=1"),
+)
+
+
+def test_safe_csv_has_no_cell_that_a_spreadsheet_runs() -> None:
+    sheet = Sheet(("a", "b"), [*((cell, f"x{cell}") for cell in FORMULAS), (-5, None)])
+    header, *rows = csv.reader(io.StringIO(csv_text(sheet, safe=True)))
+    assert header == ["a", "b"]
+    for first, second in rows:
+        assert not first.startswith(tuple("=+-@\t\r\n＝＋－＠"))
+        assert second.startswith("x") or not second
+    assert rows[0] == ["'=1+1", "x=1+1"]
+    assert rows[-1] == ["'-5", ""]
+
+
+def test_csv_stays_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe() -> None:
+    rows = list(csv.reader(io.StringIO(csv_text(Sheet(("a",), [("=1+1",), ("@x",)])))))
+    assert rows == [["a"], ["=1+1"], ["@x"]]
+
+
+@pytest.mark.parametrize("flags", [["--csv-safe"], ["--csv", "--csv-safe"]])
+async def test_every_command_with_csv_makes_it_safe_when_asked(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"symbol": "=1+1", "status": "TRADING", "baseAsset": "@x", "quoteAsset": "USDT"}
+    listing = answer(200, json.dumps({"symbols": [row]}))
+    async with RawExchange(lambda n: listing) as exchange:
+        arguments = ["symbols", *flags, "--base-url", exchange.url, *PATIENT]
+        assert await asyncio.to_thread(main, arguments) == 0
+    header, listed = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["symbol", "status", "contract_type", "base_asset", "quote_asset"]
+    assert listed == ["'=1+1", "TRADING", "", "'@x", "USDT"]
 
 
 def test_csv_of_nothing_is_its_header() -> None:
@@ -398,6 +436,7 @@ def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:
         "get",
         "get bad-symbol",
         "get BTCUSDT --json --csv",
+        "get BTCUSDT --json --csv-safe",
         "get BTCUSDT --simulated --testnet",
         "get BTCUSDT --base-url http://192.0.2.1",
         "get BTCUSDT --base-url https://me:secret@example.com",

@@ -89,6 +89,20 @@ def test_an_absent_header_is_none() -> None:
 
 
 @pytest.mark.parametrize(
+    "text, longer",
+    [
+        *(("0", False), ("999", False), ("1000", False), ("1001", True), ("0001001", True)),
+        *(("0" * 5000 + "7", False), ("9" * 5000, True), ("18446744073709551616", True)),
+        *((text, False) for text in NO_NUMBERS if not (text.isascii() and text.isdigit())),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_length_above_the_bound_is_known_from_the_header(text: str, longer: bool) -> None:
+    assert headers.says_longer(answer(Content_Length=text), 1000) is longer
+    assert not headers.says_longer(answer(), 1000)
+
+
+@pytest.mark.parametrize(
     "text, unix",
     [
         (NOON_TEXT, NOON),

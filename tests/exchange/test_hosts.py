@@ -1,6 +1,10 @@
 """Routes, base URLs, and which of them share one IP pool."""
 
+from functools import partial
+from typing import Any
+
 import pytest
+from yarl import URL
 
 from binance_oi import OpenInterestClient, ProcessBudget
 from binance_oi.exchange import routes
@@ -12,6 +16,11 @@ from binance_oi.exchange.hosts import (
     source_name,
 )
 from binance_oi.exchange.routes import Route
+
+
+def client_with_proxy(proxy: Any) -> OpenInterestClient:
+    return OpenInterestClient(budget=ProcessBudget(), proxy=proxy)
+
 
 ROUTES = [value for value in vars(routes).values() if isinstance(value, Route)]
 
@@ -156,10 +165,16 @@ def test_any_other_base_url_has_its_own_pool(url: str, key: str) -> None:
         ("http://user:secret@proxy.example:3128", "proxy.example:3128"),
         ("http://other@proxy.example:3128", "proxy.example:3128"),
         ("http://[2001:DB8:0::0:1]:3128", "[2001:db8::1]:3128"),
+        ("HTTP://Proxy.Example:3128", "proxy.example:3128"),
+        ("http://us%40er:p@ss:secret@proxy.example", "proxy.example:80"),
+        ("http://proxy_1:3128", "proxy_1:3128"),
+        ("http://прокси.example:3128", "прокси.example:3128"),
     ],
 )
 def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: str) -> None:
     assert pool_key(PRODUCTION, proxy) == f"binance-futures via {via}"
+    client_with_proxy(proxy)
+    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # what aiohttp makes of it
     assert pool_key(TESTNET, proxy) == f"binance-futures-testnet via {via}"
 
 
@@ -173,12 +188,47 @@ def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: st
         "http://user:secret/x@proxy.example",
         "http://proxy.example:secret",
         "http://[::1",
+        "http://[secret]",
+        "http://[::zz]:3128",
+        "socks5://proxy.example:1080",
+        "socks5://user:secret@proxy.example:1080",
+        "socks5h://proxy.example:1080",
+        "socks4a://proxy.example",
+        "SOCKS5://proxy.example",
+        "ftp://proxy.example",
+        "ws://proxy.example",
+        "file:///secret",
+        "secret:secret@proxy.example:3128",
+        "//proxy.example:3128",
+        "http:proxy.example:3128",
+        "http:///proxy.example",
+        "http://user:secret@",
+        "http://user:secret@:3128",
+        "http://:3128",
+        "http://?proxy=secret",
+        "http://proxy.example?secret",
+        "http://proxy.example/secret",
+        "http://proxy.example#secret",
+        "http://proxy.example:0",
+        "http://proxy.example:65536",
+        "http://proxy.example:３１２８",
+        " http://proxy.example",
+        "http://proxy.example\n",
+        "http://pro\txy.example",
+        "http://proxy.example\\@secret.example",
+        b"http://user:secret@proxy.example:3128",
+        b"proxy",
+        bytearray(b"http://proxy.example"),
+        URL("http://user:secret@proxy.example:3128"),
+        URL("socks5://user:secret@proxy.example:1080"),
     ],
+    ids=ascii,
 )
-def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
-    with pytest.raises(ValueError, match=r"^a proxy must be ") as caught:
-        pool_key(PRODUCTION, proxy)
-    assert "secret" not in str(caught.value)
+def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None:
+    for refuse in (partial(pool_key, PRODUCTION), client_with_proxy):
+        with pytest.raises(ValueError, match=r"^a proxy must be .* hand in a session ") as caught:
+            refuse(proxy)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

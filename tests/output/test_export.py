@@ -863,3 +863,62 @@ def test_merging_keeps_no_more_rows_than_one_batch() -> None:
     first, second = next(batches), next(batches)
     assert len(first.time) == len(second.time) == ROWS_PER_BATCH
     assert first.time[:5] == [0, 2, 3, 4, 6]
+
+
+FORMULA, ORDINARY = "=1+1", "BTCUSDT"
+
+
+def record_names(path: Path, number: int, *names: str) -> None:
+    """A sweep of minute `number` with these names, one of which a spreadsheet would run."""
+    market = sweep(number)
+    values = {n: OpenInterest(n, Decimal(7), market[ORDINARY].time) for n in names}
+    with closing(Store(path)) as store:
+        store.save(replace(market, values_by_symbol=values, errors={}), [], 60_000)
+
+
+def cells(path: Path) -> list[str]:
+    """Each cell of a CSV file but its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [cell for row in list(csv.reader(file))[1:] for cell in row]
+
+
+def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_takes_more_rows(tmp_path: Path) -> None:
+    path, target = tmp_path / "oi.db", tmp_path / "oi.csv"
+    names = (FORMULA, "+1", "-1", "@x", "'=1", "＝1", ORDINARY)
+    for number in (0, 4):
+        record_names(path, number, *names)
+        with Recording(path) as recording:
+            assert export(recording, target, csv_safe=True) == len(names)
+            assert export(recording, target, csv_safe=True) == 0  # it has them all
+    found = cells(target)
+    assert not [cell for cell in found if cell.startswith(tuple("=+-@＝"))]
+    symbols = {cell.removeprefix("'") for cell in found[::5]}
+    assert symbols == {*names}
+    assert found.count("'" + FORMULA) == 2
+    assert ORDINARY in found
+
+
+def test_csv_is_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    record_names(path, 0, FORMULA)
+    with Recording(path) as recording:
+        export(recording, tmp_path / "plain.csv")
+        export(recording, tmp_path / "oi.jsonl", csv_safe=True)
+    assert cells(tmp_path / "plain.csv")[0] == FORMULA
+    assert json.loads((tmp_path / "oi.jsonl").read_text())["symbol"] == FORMULA
+
+
+@pytest.mark.parametrize("safe_first", [True, False])
+def test_a_file_never_gets_a_row_twice_because_its_cells_are_written_in_another_way(
+    safe_first: bool, tmp_path: Path
+) -> None:
+    path, target = tmp_path / "oi.db", tmp_path / "oi.csv"
+    record_names(path, 0, FORMULA)
+    with Recording(path) as recording:
+        export(recording, target, csv_safe=safe_first)
+        before = target.read_bytes()
+        with pytest.raises(RecordingError, match="cannot be added to"):
+            export(recording, target, csv_safe=not safe_first)
+        assert target.read_bytes() == before
+        assert export(recording, target, csv_safe=not safe_first, replace=True) == 1
+    assert target.read_bytes() != before

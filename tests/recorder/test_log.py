@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -574,6 +575,162 @@ def test_a_file_and_a_log_that_change_during_the_check_belong_together(
         monkeypatch.setattr(log, "token_of", token_before)
         assert not is_foreign(path, path.with_name("oi.db-wal"))
         assert number > 3
+
+
+def a_log_that_begins_anew(path: Path) -> tuple[bytes, bytes, bytes]:
+    """A file, the log that was moved into it, and that log with the next sweep written over it."""
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        its_log = path.with_name("oi.db-wal")
+        file, before = path.read_bytes(), its_log.read_bytes()
+        opened.save(sweep(3), [], PERIOD)
+        assert path.read_bytes() == file
+        after = its_log.read_bytes()
+    assert after[16:24] != before[16:24]  # it has begun anew
+    for left in path.parent.iterdir():
+        left.unlink()
+    return file, before, after
+
+
+HEADER, HEAD, PAGE = 32, 24, 1024  # of a log, of a frame, and what the frame is about
+WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in (0, HEAD))]
+
+
+def test_a_log_that_was_begun_anew_and_not_finished_belongs_to_its_file(path: Path) -> None:
+    """SQLite writes the head of a frame, and then its page: between them the old page is there."""
+    file, before, after = a_log_that_begins_anew(path)
+    its_log = path.with_name("oi.db-wal")
+    ends = {*WRITES, *range(0, len(after), 97)}  # of a write, and in the middle of one
+    for end in sorted(ends):
+        path.write_bytes(file)
+        its_log.write_bytes(after[:end] + before[end:])
+        assert not is_foreign(path, its_log), end
+
+
+@pytest.mark.parametrize("end", [HEADER, HEADER + HEAD, HEADER + HEAD + PAGE])
+def test_a_recorder_that_is_killed_while_it_begins_its_log_anew_is_read_and_goes_on(
+    end: int, path: Path
+) -> None:
+    file, before, after = a_log_that_begins_anew(path)
+    path.write_bytes(file)
+    path.with_name("oi.db-wal").write_bytes(after[:end] + before[end:])
+    with Recording(path) as recording:
+        assert [(each.slot - slot(0)) // PERIOD for each in recording.sweeps()] == [0, 1, 2]
+    with closing(Store(path)) as opened:
+        opened.save(sweep(3), [], PERIOD)
+    assert numbers(path) == [0, 1, 2, 3]
+    assert not list(path.parent.glob("*-wal.*"))  # nothing was set aside
+
+
+class Gaps:
+    """A recorder that acts in one of the gaps between the reads of a reader.
+
+    The reads of the reader are those of `is_foreign`: of the log's header, the file's token and the
+    tokens in the log.
+    """
+
+    READS = ("generation", "token_of", "_tokens")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gap: int, act: Callable[[], None]) -> None:
+        self.reads = 0
+        self._gap, self._act, self._is_acting = gap, act, False
+        for name in self.READS:
+            monkeypatch.setattr(log, name, self._before(getattr(log, name)))
+
+    def _before(self, read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def stopped(file: Path) -> Any:
+            if self._is_acting:  # the recorder reads as well, when it starts
+                return read(file)
+            if self.reads == self._gap:
+                self._is_acting = True
+                self._act()
+                self._is_acting = False
+            self.reads += 1
+            return read(file)
+
+        return stopped
+
+
+ACTS: dict[str, str] = {
+    "writes": "s",
+    "moves its log": "t",
+    "begins its log anew": "ts",
+    "begins it anew and moves it": "tsst",
+    "begins it anew twice": "tstss",
+    "stops": "c",
+    "stops and starts": "cos",
+    "is killed and starts": "kos",
+    "is killed, starts and moves its log": "kosts",
+    "is killed after a move": "tkos",
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_reader_is_never_refused_whatever_a_recorder_does_between_two_of_its_reads(
+    act: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap, reads = 0, 1
+    while gap < reads:
+        acting = Acting(path.with_name(f"oi{gap}.db"))
+        acting.do("ossts")
+        with monkeypatch.context() as patched:
+            gaps = Gaps(patched, gap, lambda acting=acting: acting.do(ACTS[act]))  # type: ignore[misc]
+            with Recording(acting.path) as recording:
+                found = len(list(recording.sweeps()))
+        assert found in (acting.before, acting.sweeps)
+        acting.end()
+        gap, reads = gap + 1, gaps.reads
+
+
+class Acting:
+    """A recorder that takes steps: it opens, saves, moves its log (tidies), closes, is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sweeps = self.before = 0  # now, and before the latest steps
+        self._now = 0.0
+        self._stores: list[Store] = []
+
+    def do(self, steps: str) -> None:
+        self.before = self.sweeps
+        takes = {
+            "o": self._open,
+            "s": self._save,
+            "t": self._tidy,
+            "c": self._close,
+            "k": self._kill,
+        }
+        for step in steps:
+            takes[step]()
+
+    def _open(self) -> None:
+        self._stores.append(Store(self.path, clock=lambda: self._now))
+
+    def _save(self) -> None:
+        self._stores[-1].save(sweep(self.sweeps), [], PERIOD)
+        self.sweeps += 1
+
+    def _tidy(self) -> None:
+        self._now += store.CHECKPOINT_AFTER
+        self._stores[-1].tidy()
+
+    def _close(self) -> None:
+        self._stores.pop().close()
+
+    def _kill(self) -> None:
+        """Its files are there, and its locks are not. Others have the same names, as on a copy."""
+        left = {e: Path(f"{self.path}{e}").read_bytes() for e in ("", "-wal")}
+        self._close()
+        for ending, content in left.items():
+            Path(f"{self.path}{ending}").write_bytes(content)
+
+    def end(self) -> None:
+        for opened in self._stores:
+            opened.close()
 
 
 # -- readers leave nothing -------------------------------------------------------------------------

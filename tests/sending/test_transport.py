@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from binance_oi.errors import TransportError, TransportTimeoutError
+from binance_oi import OpenInterestClient, ProcessBudget
+from binance_oi.errors import DecodeError, TransportError, TransportTimeoutError
+from binance_oi.exchange.routes import MAX_LISTING
 from binance_oi.exchange.symbols import MAX_SYMBOL
 from binance_oi.sending import connections
 from binance_oi.sending.connections import Attempt
@@ -253,6 +255,51 @@ async def test_max_bytes_is_the_largest_allowed_body() -> None:
         async with RawExchange(lambda n, text=text: text) as exchange, Sender() as ours:  # type: ignore[misc]
             got = await ours.get(exchange.url, max_bytes=1000)
         assert (got.complete, len(got.body) >= min(size, 1000)) == (complete, True)
+
+
+@pytest.mark.parametrize("sent", [0, 1, 999], ids=lambda sent: f"{sent} bytes came")
+@pytest.mark.parametrize("length", [1001, 10**12])
+async def test_a_body_that_the_header_says_is_too_long_is_not_waited_for(
+    length: int, sent: int
+) -> None:
+    text = answer(200, b"x" * sent, length=length)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        for times in (1, 2):  # the first way of a request, and the short one
+            began = now()
+            got = await ours.get(exchange.url, max_bytes=1000)
+            assert (got.complete, len(got.body)) == (False, sent)
+            assert now() - began < 1.0
+            assert ours.fates == ["settled 200"] * times
+        await asyncio.sleep(1.0)
+        assert (exchange.connections, exchange.open) == (2, 0)  # what would follow is refused
+
+
+async def test_a_body_as_long_as_allowed_is_waited_for() -> None:
+    text = answer(200, b"x" * 999, length=1000)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        call = asyncio.create_task(ours.get(exchange.url, max_bytes=1000))
+        await asyncio.sleep(5.0)
+        exchange.write(b"y")
+        assert await call == (200, b"x" * 999 + b"y", True)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the caller's"])
+async def test_a_listing_that_is_too_long_is_an_error_at_once_and_not_asked_for_again(
+    whose: str,
+) -> None:
+    async with RawExchange(lambda n: answer(200, b"{", length=MAX_LISTING + 1)) as exchange:
+        async with aiohttp.ClientSession() as session:
+            client = OpenInterestClient(
+                base_url=exchange.url,
+                budget=ProcessBudget(),
+                session=None if whose == "ours" else session,
+            )
+            async with client:
+                began = now()
+                with pytest.raises(DecodeError, match="longer than any real one"):
+                    await client.exchange_info()
+                assert now() - began < 1.0
+        assert len(exchange.requests) == 1
 
 
 async def test_a_body_in_pieces_is_joined() -> None:

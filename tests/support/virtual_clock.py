@@ -111,6 +111,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Iterations of the loop: a measure of cost that does not depend on the machine."""
         return self._jumping.steps
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass in the middle of a callback, as code that holds up a real loop does."""
+        self._jumping.now += seconds
+
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
     ) -> asyncio.TimerHandle:
