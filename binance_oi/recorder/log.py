@@ -193,33 +193,38 @@ def _tokens(log: Path) -> Iterator[int]:
     """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         header = file.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            return
-        magic, size, salts, before = _HEADER.unpack(header)
-        if size not in _PAGE_SIZES:
-            return
-        order = ">" if magic & 1 else "<"
-        while len(head := file.read(_FRAME.size)) == _FRAME.size:
-            page, its_salts, checksum = _FRAME.unpack(head)
-            if its_salts != salts:  # a frame of the previous log
-                break
-            if page != 1:
-                file.seek(size, os.SEEK_CUR)
-            else:
-                data = file.read(size)
-                if _checksum(order, before, head[:_SUMMED] + data) != checksum:
-                    break  # SQLite's log ends here, too
-                yield _TOKEN.unpack_from(data)[0]
-            before = checksum
+        if len(header) == _HEADER.size:
+            yield from _tokens_after(file, *_HEADER.unpack(header))
 
 
-def _checksum(order: str, before: bytes, data: bytes) -> bytes:
+def _tokens_after(
+    file: BinaryIO, magic: int, size: int, salts: bytes, before: bytes
+) -> Iterator[int]:
+    """The tokens in the frames that follow the header of a log."""
+    if size not in _PAGE_SIZES:
+        return
+    while len(head := file.read(_FRAME.size)) == _FRAME.size:
+        page, its_salts, checksum = _FRAME.unpack(head)
+        if its_salts != salts:  # a frame of the previous log
+            break
+        if page != 1:
+            file.seek(size, os.SEEK_CUR)
+        else:
+            data = file.read(size)
+            if _checksum(magic, before, head[:_SUMMED] + data) != checksum:
+                break  # SQLite's log ends here, too
+            yield _TOKEN.unpack_from(data)[0]
+        before = checksum
+
+
+def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
     """The checksum of a frame, which continues the one of the frame before.
 
     Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
     """
     first, second = struct.unpack(">2I", before)
-    words = struct.unpack(f"{order}{len(data) // 4}I", data[: len(data) // 4 * 4])
+    order, count = ">" if magic & 1 else "<", len(data) // 4
+    words = struct.unpack(f"{order}{count}I", data[: count * 4])
     for even, odd in zip(words[::2], words[1::2], strict=False):
         first = (first + even + second) & 0xFFFFFFFF
         second = (second + odd + first) & 0xFFFFFFFF
