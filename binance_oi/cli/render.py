@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
+from binance_oi.errors import printable
 from binance_oi.exchange.models import OpenInterest, SymbolInfo
 from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
@@ -24,7 +24,6 @@ from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
 
-MAX_LINE = 500  # characters of one error on stderr
 MAX_COLUMNS = 6  # of a table that fits a terminal of 80
 
 
@@ -169,11 +168,3 @@ def waiting(usage: Usage) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def explain(error: BinanceOIError) -> str:
-    """The error in one line, and until when it lasts if that is known."""
-    text = printable(str(error), MAX_LINE)
-    if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
-        return f"{text} [until {iso(error.retry_at)}]"
-    return text

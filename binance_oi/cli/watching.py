@@ -15,10 +15,8 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,10 +24,11 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.cli.commands import OK, Source, app
-from binance_oi.cli.recording import Period, told
+from binance_oi.cli.endings import OK, correctable
+from binance_oi.cli.options import Order, Source
 from binance_oi.cli.render import align, waiting
-from binance_oi.cli.terminal import complain, console, put, warnings_to
+from binance_oi.cli.screen import console
+from binance_oi.cli.streams import complain, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.exchange.models import OpenInterest
@@ -46,8 +45,6 @@ TICK = 1.0  # s between two pictures: ages grow, the minute turns, the window ge
 
 COLUMNS = ("symbol", "open interest", "change", "since start", "age", "trend")
 NARROW = ("trend", "age", "since start", "change")  # left out in this order where there is no room
-
-Order = Literal["change", "total", "symbol"]
 
 
 @dataclass(slots=True)
@@ -206,31 +203,18 @@ def json_line(value: OpenInterest, line: Line) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-@app.command
-def watch(
-    *symbols: str,
-    every: Period = 20.0,
-    sort: Order = "change",
-    top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
-    source: Source = Source(),  # noqa: B008 - frozen
+def watch(symbols: Sequence[str] | None, view: View, source: Source, *, as_json: bool) -> int:
+    """Follow the market until somebody ends it."""
+    with source.client() as client, correctable():
+        return asyncio.run(_watch(client, symbols, view, as_json))
+
+
+async def _watch(
+    client: OpenInterestClient, symbols: Sequence[str] | None, view: View, as_json: bool
 ) -> int:
-    """Follow the market in a table; on a pipe, every change as a JSON line.
-
-    Args:
-        symbols: Without any: every symbol that is trading.
-        every: From sweep to sweep: 20s, 5m, 1h.
-        sort: By the change since the last sweep, or since the start (total), or by symbol.
-        top: How many lines to show.
-    """
-    view = View(every, sort, top)
-    with source.client() as client:
-        return told(lambda: asyncio.run(_watch(client, symbols or None, view)))
-
-
-async def _watch(client: OpenInterestClient, symbols: tuple[str, ...] | None, view: View) -> int:
     board = Board()
     async with client, aclosing(client.poll(symbols, every=view.every)) as running:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not as_json:
             await _on_screen(board, client, running, view)
             return OK
         async for snapshot in running:

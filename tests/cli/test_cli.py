@@ -31,12 +31,11 @@ from binance_oi.budget.place import VARIABLE
 from binance_oi.budget.pool_file import FILE_NAME
 from binance_oi.budget.usage import Receipt, Usage
 from binance_oi.cli import main
-from binance_oi.cli.commands import exit_code, snapshot_code
+from binance_oi.cli.endings import exit_code, explain, snapshot_code
 from binance_oi.cli.render import (
     Sheet,
     align,
     csv_text,
-    explain,
     json_lines,
     pools_sheet,
     summary,
@@ -460,7 +459,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> dict[str, Usage]:
         raise KeyError("a defect")
 
-    monkeypatch.setattr("binance_oi.cli.commands.machine_pools", broken)
+    monkeypatch.setattr("binance_oi.cli.budgets.machine_pools", broken)
     with pytest.raises(KeyError, match="a defect"):
         main(["budget"])
 

@@ -180,7 +180,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
             ("record --to {text} --simulated", "is not a recording"),
             ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
             ("record --to {dir} --simulated", "is a directory"),
-            ("record --to {new} --every soon", "a period is a number with s, m or h"),
+            ("record --to {new} --every soon", "a period is a number with s, m, h or d"),
             ("export {new} --to {out}.csv", "is not there"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),

@@ -1,0 +1,54 @@
+"""Commands about this machine."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from binance_oi.cli.app import command
+from binance_oi.cli.options import Flag, Output
+
+
+@command
+def budget(*, output: Output = Output()) -> int:
+    """The budget of every exchange that this machine reads from. Sends nothing.
+
+    The last line names the file that all processes of this user share.
+    """
+    from binance_oi.cli.budgets import budgets
+
+    return budgets(output)
+
+
+@command
+def simulate(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    limit: Annotated[int, Parameter(validator=Number(gt=0))] = 2400,
+    used: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    others: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    latency: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    seed: int = 0,
+    json: Flag = False,
+) -> int:
+    """Run a local exchange until interrupted; the first line is its URL.
+
+    Args:
+        port: Port on 127.0.0.1; 0 takes a free one.
+        limit: Weight allowed in a minute.
+        used: Weight already used in the first minute.
+        others: Weight that others use each second.
+        latency: Seconds from request to answer.
+        seed: Seed of everything that varies.
+        json: The first line is a JSON object with the URL.
+    """
+    import asyncio
+
+    from binance_oi.cli.simulating import serve
+    from binance_oi.simulator import LocalExchange, Steady
+
+    steady = Steady(others) if others else None
+    exchange = LocalExchange(
+        port=port, limit=limit, used=used, others=steady, latency=latency, seed=seed
+    )
+    return asyncio.run(serve(exchange, port, as_json=json))
