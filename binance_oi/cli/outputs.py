@@ -78,10 +78,10 @@ def plot(recording: Path, to: Path, symbols: Sequence[str], span: Span) -> int:
     return OK
 
 
-def report(recording: Path, to: Path) -> int:
-    """Write a page about a recording."""
+def report(recording: Path, to: Path, symbols: Sequence[str] | None, span: Span) -> int:
+    """Write a page about a recording, or a part of it."""
     from binance_oi.output import write_report
 
     with correctable(), Recording(recording) as opened:
-        write_report(opened, to)
+        write_report(opened, to, symbols=symbols, since=span.since, until=span.until)
     return OK

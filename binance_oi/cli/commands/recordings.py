@@ -82,13 +82,14 @@ def plot(recording: Place, symbols: Given, *, to: Place, span: Span = Span()) ->
 
 
 @command
-def report(recording: Place, *, to: Place) -> int:
+def report(recording: Place, symbols: Symbols = None, *, to: Place, span: Span = Span()) -> int:
     """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
 
     Args:
         recording: Made by `record`.
+        symbols: Only these.
         to: A name that ends in .html; the page needs nothing else and opens offline.
     """
     from binance_oi.cli import outputs
 
-    return outputs.report(recording, to)
+    return outputs.report(recording, to, symbols, span)
