@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
-from cyclopts.validators import Number, mutually_exclusive
+from cyclopts.validators import Number
 
 from binance_oi.cli.endings import UsageError
 from binance_oi.cli.streams import log_from
@@ -105,7 +105,9 @@ def _one_on_the_command_line(arguments: ArgumentCollection) -> None:
 # -- single options --------------------------------------------------------------------------
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
-Order = Literal["change", "total", "symbol"]
+Order = Literal["name", "usd"]
+"""Of the rows of a table."""
+Movement = Literal["change", "total", "symbol"]
 """Of the lines of `watch`."""
 Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds, metavar="TIME")]
@@ -130,10 +132,11 @@ def forget_empty_variables() -> None:
 
 # -- groups ----------------------------------------------------------------------------------
 
+_end = Group.create_ordered("End", validator=_one_on_the_command_line)
 _exchange = Group.create_ordered("Exchange", validator=_one_on_the_command_line)
 _connection = Group.create_ordered("Connection")
 _limits = Group.create_ordered("Limits")
-_format = Group.create_ordered("Output", validator=mutually_exclusive)
+_format = Group.create_ordered("Output", validator=_one_on_the_command_line)
 _log = Group.create_ordered("Log")
 
 
@@ -242,6 +245,19 @@ class Span:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class End:
+    """When what runs for long stops by itself."""
+
+    seconds: Annotated[
+        Period | None, Parameter(name="--for", group=_end, validator=Number(gt=0))
+    ] = None
+    """Stop after so long: 90s, 2h, 7d."""
+    until: Annotated[Moment, Parameter(group=_end)] = None
+    """Stop at this moment, ISO 8601, UTC unless it says otherwise."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Output:
     """How to show it: a table on a terminal, JSON lines elsewhere, or as the user says."""
 
@@ -250,11 +266,11 @@ class Output:
     csv: Annotated[Flag, Parameter(group=_format)] = False
     """CSV with a header."""
 
-    def show(self, sheet: "Sheet") -> None:
-        """Print it to stdout."""
+    def show(self, sheet: "Sheet", *, is_cut: bool = False, below: int = 0) -> None:
+        """Print it to stdout; see `terminal.show`."""
         from binance_oi.cli.terminal import show
 
-        show(sheet, as_json=self.json, as_csv=self.csv)
+        show(sheet, as_json=self.json, as_csv=self.csv, is_cut=is_cut, below=below)
 
 
 VARIABLES = tuple(

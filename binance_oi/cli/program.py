@@ -133,7 +133,7 @@ def _command(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:  # which needs nothing else
         put(f"{PROGRAM} {__version__}\n")
         return OK
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
     from binance_oi.cli.commands import app
     from binance_oi.cli.options import forget_empty_variables
@@ -146,9 +146,17 @@ def _command(arguments: Sequence[str]) -> int:
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
-        text = f"{without_secrets(str(error))} (see {PROGRAM} --help)"
-        raise UsageError(text) from None
+        text = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            text = f"no place for {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
+        raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
     return code or OK
+
+
+def _hint(arguments: Sequence[str]) -> str:
+    """What is probably meant by words that have no place."""
+    is_named = any(each == "--symbol" or each.startswith("--symbol=") for each in arguments)
+    return ": symbols stand after the command, or each after --symbol" if is_named else ""
 
 
 def _is_cancelled(error: BaseException) -> bool:

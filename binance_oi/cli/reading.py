@@ -8,23 +8,53 @@ from collections.abc import Sequence
 
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.endings import OK, explain, snapshot_code
-from binance_oi.cli.options import Output, Source
+from binance_oi.cli.options import Order, Output, Source
 from binance_oi.cli.progress import progress
-from binance_oi.cli.render import notional_sheet, summary, symbols_sheet, values_sheet
+from binance_oi.cli.render import (
+    by_name,
+    by_worth,
+    notional_sheet,
+    summary,
+    symbols_sheet,
+    values_sheet,
+)
 from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.market.snapshot import Snapshot
 
 
-def read(
-    symbols: Sequence[str] | None, source: Source, output: Output, *, notional: bool = False
-) -> int:
-    """Read open interest, and show it."""
+def read(symbols: Sequence[str], source: Source, output: Output) -> int:
+    """Read open interest of these symbols, and show it in their order."""
     with source.client() as client:
-        market, usage = asyncio.run(_snapshot(client, symbols, notional))
+        market, usage = asyncio.run(_snapshot(client, symbols, notional=False))
     if market or not market.errors:
-        output.show(notional_sheet(market) if notional else values_sheet(market.values()))
+        output.show(values_sheet(market.values()))
+    return _end(market, usage)
+
+
+def snapshot(
+    symbols: Sequence[str] | None,
+    source: Source,
+    output: Output,
+    *,
+    notional: bool,
+    order: Order,
+    is_cut: bool,
+) -> int:
+    """Read open interest of the market, or of these symbols, and show it in that order."""
+    has_prices = notional or order == "usd"
+    with source.client() as client:
+        market, usage = asyncio.run(_snapshot(client, symbols, has_prices))
+    if market or not market.errors:
+        sheet = notional_sheet(market) if has_prices else values_sheet(market.values())
+        sheet = by_worth(sheet) if order == "usd" else by_name(sheet)
+        output.show(sheet, is_cut=is_cut, below=len(market.errors))
+    return _end(market, usage)
+
+
+def _end(market: Snapshot, usage: Usage) -> int:
+    """Say what failed and what it cost; the exit code."""
     for symbol, error in market.errors.items():
         complain(f"{symbol}: {explain(error)}")
     if market.notional_error is not None:
@@ -33,11 +63,11 @@ def read(
     return snapshot_code(market)
 
 
-def symbols(source: Source, output: Output) -> int:
+def symbols(source: Source, output: Output, *, is_cut: bool) -> int:
     """Read the listing, and show what is trading."""
     with source.client() as client:
         listed = asyncio.run(_exchange_info(client)).symbols
-    output.show(symbols_sheet(s for s in listed if s.status == "TRADING"))
+    output.show(symbols_sheet(s for s in listed if s.status == "TRADING"), is_cut=is_cut)
     return OK
 
 
@@ -50,5 +80,5 @@ async def _snapshot(
 
 
 async def _exchange_info(client: OpenInterestClient) -> ExchangeInfo:
-    async with client:
+    async with client, progress(client):
         return await client.exchange_info()

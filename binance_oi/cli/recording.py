@@ -5,8 +5,10 @@ that can be known to be wrong is said in one line before anything is touched.
 """
 
 import asyncio
+import math
 import signal
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,8 +17,8 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, correctable
-from binance_oi.cli.options import Source
+from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, UsageError, correctable
+from binance_oi.cli.options import End, Source
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
@@ -26,22 +28,35 @@ from binance_oi.times import iso
 
 TICK = 0.5  # s between two looks at a status line
 LOG_EVERY = 60.0  # s between two lines where there is no terminal
+CHECK = 1.0  # s between two looks at the clock, for the end of a recording
 
 
 def record(
-    symbols: Sequence[str] | None, to: Path, *, every: float, notional: bool, source: Source
+    symbols: Sequence[str] | None,
+    to: Path,
+    *,
+    every: float,
+    notional: bool,
+    source: Source,
+    end: End,
 ) -> int:
-    """Record until somebody stops it."""
+    """Record until somebody stops it, or until its end."""
+    if end.until is not None and end.until <= datetime.now(UTC):
+        raise UsageError(f"--until {iso(end.until)} is over")
 
     async def run(client: OpenInterestClient) -> int:
         async with client:
             recorder = Recorder(client, to, every=every, symbols=symbols, notional=notional)
             with _stopped_by_signals(recorder) as received:
-                telling = asyncio.create_task(_tell(recorder, client))
+                beside = [
+                    asyncio.create_task(_tell(recorder, client)),
+                    asyncio.create_task(_stop_at(recorder, end)),
+                ]
                 try:
                     await recorder.run()
                 finally:
-                    telling.cancel()
+                    for task in beside:
+                        task.cancel()
         complain(f"stopped: {status_line(recorder.status)}")
         if recorder.status.lost:
             return LOST
@@ -49,6 +64,19 @@ def record(
 
     with source.client() as client, correctable():
         return asyncio.run(run(client))
+
+
+async def _stop_at(recorder: Recorder, end: End) -> None:
+    """Stop the recorder at its end, which may be never."""
+    loop = asyncio.get_running_loop()
+    stops_at = math.inf if end.seconds is None else loop.time() + end.seconds
+    until = math.inf if end.until is None else end.until.timestamp()
+    while True:  # the moment is of a clock that somebody may set meanwhile
+        left = min(stops_at - loop.time(), until - time.time())
+        if left <= 0.0:
+            break
+        await asyncio.sleep(min(left, CHECK))
+    recorder.stop()
 
 
 @contextmanager
@@ -102,11 +130,14 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
         usage = client.usage
         return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
 
-    if not sys.stderr.isatty():
+    screen = console(sys.stderr)
+    if screen.is_dumb_terminal:  # somebody looks at it, and it shows no line that changes
+        complain(f"recording, {line()}")
+    if screen.is_dumb_terminal or not screen.is_terminal:
         while True:
             await asyncio.sleep(LOG_EVERY)
             complain(f"{iso(datetime.now(UTC))} {line()}")
-    with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
         while True:
             live.update(Text(line()), refresh=True)
             await asyncio.sleep(TICK)

@@ -9,9 +9,11 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +36,8 @@ class Sheet(NamedTuple):
     rows: list[tuple[Cell, ...]]
     numbers: frozenset[str] = frozenset()
     """Columns of decimal numbers, as strings."""
+    spare: tuple[str, ...] = ()
+    """Columns that a table leaves out where it would be too wide, in this order."""
 
 
 def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
@@ -41,7 +45,8 @@ def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
     rows: list[tuple[Cell, ...]] = [
         (v.symbol, digits(v.open_interest), iso_ms(v.time)) for v in values
     ]
-    return Sheet(("symbol", "open_interest", "time"), rows, frozenset({"open_interest"}))
+    columns = ("symbol", "open_interest", "time")
+    return Sheet(columns, rows, frozenset({"open_interest"}), ("time",))
 
 
 def notional_sheet(snapshot: Snapshot) -> Sheet:
@@ -54,7 +59,8 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
         price = digits(snapshot.mark_prices[symbol].mark_price) if known else None
         rows.append((*row, price, digits(notional[symbol]) if known else None))
     columns = ("symbol", "open_interest", "time", "mark_price", "notional")
-    return Sheet(columns, rows, frozenset({"open_interest", "mark_price", "notional"}))
+    numbers = frozenset({"open_interest", "mark_price", "notional"})
+    return Sheet(columns, rows, numbers, ("time", "mark_price"))
 
 
 def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:
@@ -105,9 +111,60 @@ def csv_text(sheet: Sheet) -> str:
     return text.getvalue()
 
 
-def table(sheet: Sheet) -> Table:
-    """For a terminal: one line for each row, or one block where that would be too wide."""
-    return _lines(sheet) if len(sheet.columns) <= MAX_COLUMNS else _blocks(sheet)
+def by_name(sheet: Sheet) -> Sheet:
+    """The rows by their first cell."""
+    return sheet._replace(rows=sorted(sheet.rows, key=lambda row: str(row[0])))
+
+
+def by_worth(sheet: Sheet) -> Sheet:
+    """The rows by what they are worth: the largest first, and those without a price last."""
+    at = sheet.columns.index("notional")
+    rows = sorted(by_name(sheet).rows, key=lambda row: _worth(row[at]), reverse=True)
+    return sheet._replace(rows=rows)
+
+
+def _worth(cell: Cell) -> Decimal:
+    return Decimal(-1) if cell is None else Decimal(cell)
+
+
+def fitting(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
+    """The first rows, as a table of so many lines of that screen, and how many rows are left.
+
+    A row that is folded takes several lines; one row is always there.
+    """
+    count = max(1, min(lines, len(sheet.rows)))
+    while True:
+        drawn = table(sheet._replace(rows=sheet.rows[:count]), screen)
+        height = len(screen.render_lines(drawn, pad=False))
+        if height <= lines or count <= 1:
+            return drawn, len(sheet.rows) - count
+        count = max(1, min(count - 1, count * lines // height))
+
+
+def table(sheet: Sheet, screen: Console) -> Table:
+    """For a terminal: one line for each row, or one block where that would be too wide.
+
+    Where it is too wide for the screen, it lacks the columns that `Sheet.spare` names.
+    """
+    if len(sheet.columns) > MAX_COLUMNS:
+        return _blocks(sheet)
+    unbounded = screen.options.update_width(1_000_000)
+    without = iter(sheet.spare)
+    while True:
+        drawn = _lines(sheet)
+        if screen.measure(drawn, options=unbounded).maximum <= screen.width:
+            return drawn
+        column = next(without, None)
+        if column is None:
+            return drawn
+        sheet = _less(sheet, column)
+
+
+def _less(sheet: Sheet, column: str) -> Sheet:
+    """Without that column."""
+    at = sheet.columns.index(column)
+    rows: list[tuple[Cell, ...]] = [(*row[:at], *row[at + 1 :]) for row in sheet.rows]
+    return sheet._replace(columns=(*sheet.columns[:at], *sheet.columns[at + 1 :]), rows=rows)
 
 
 def _lines(sheet: Sheet) -> Table:
@@ -151,13 +208,22 @@ def align(numbers: Sequence[str]) -> list[str]:
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:
-    """What was read, what it cost, how long it took, and how far apart the samples are."""
-    seconds = (snapshot.finished - snapshot.started).total_seconds()
+    """What was read, what it cost, how long it took, and how far apart the samples are.
+
+    With the name of the program it fits a terminal of 80 columns.
+    """
+    read, failed = len(snapshot), len(snapshot.errors)
+    what = f"{read} of {read + failed} read" if failed else f"{_count(read, 'symbol')} read"
+    took = (snapshot.finished - snapshot.started).total_seconds()
     return (
-        f"{_count(len(snapshot), 'symbol')} read, {_count(len(snapshot.errors), 'error')}; "
-        f"weight {snapshot.weight}, used {usage.used} of {usage.limit}; "
-        f"{seconds:.2f} s; skew {snapshot.skew_ms / 1000:.3f} s"
+        f"{what}; weight {snapshot.weight}, used {usage.used}/{usage.limit}; "
+        f"{_seconds(took)}; skew {_seconds(snapshot.skew_ms / 1000)}"
     )
+
+
+def _seconds(seconds: float) -> str:
+    """With three figures, or with all of those before the point."""
+    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f} s"
 
 
 def waiting(usage: Usage) -> str:

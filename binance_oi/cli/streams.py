@@ -53,7 +53,8 @@ def log_from(level: str) -> None:
         notes = [Notes()]
         logger.addHandler(notes[0])
     notes[0].setLevel(least)
-    logger.setLevel(least)
+    if not logger.isEnabledFor(least):
+        logger.setLevel(least)
 
 
 def put(text: str) -> bool:

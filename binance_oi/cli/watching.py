@@ -25,7 +25,7 @@ from rich.text import Text
 
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.endings import OK, correctable
-from binance_oi.cli.options import Order, Source
+from binance_oi.cli.options import Movement, Source
 from binance_oi.cli.render import align, waiting
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import complain, put, warnings_to
@@ -93,7 +93,7 @@ class Board:
             line.history.append(line.latest.open_interest)
         return [value for name, value in snapshot.items() if name not in snapshot.unchanged]
 
-    def top(self, order: Order, count: int) -> list[tuple[str, Line]]:
+    def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
         """The first lines in that order; the largest change in percent first."""
         lines = self.lines.items()
         if order == "symbol":
@@ -137,7 +137,7 @@ class View(NamedTuple):
     """What the user wants to see."""
 
     every: float
-    order: Order
+    order: Movement
     top: int
 
 
@@ -215,7 +215,8 @@ async def _watch(
     board = Board()
     async with client, aclosing(client.poll(symbols, every=view.every)) as running:
         if sys.stdout.isatty() and not as_json:
-            await _on_screen(board, client, running, view)
+            is_dumb = console(sys.stdout).is_dumb_terminal
+            await (_on_paper if is_dumb else _on_screen)(board, client, running, view)
             return OK
         async for snapshot in running:
             changed = board.take(snapshot)
@@ -223,6 +224,17 @@ async def _watch(
             if not put("".join(lines)):
                 break
     return OK
+
+
+async def _on_paper(
+    board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
+) -> None:
+    """One picture below the other, for a terminal that moves no cursor (``TERM=dumb``)."""
+    screen = console(sys.stdout)
+    put("waiting for the first sweep\n")
+    async for snapshot in running:
+        board.take(snapshot)
+        screen.print(draw(board, client.usage, datetime.now(UTC), view, screen))
 
 
 async def _on_screen(

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import Flag, Given, Order, Output, Period, Source, Symbols
+from binance_oi.cli.options import Flag, Given, Movement, Order, Output, Period, Source, Symbols
 
 
 @command
@@ -26,6 +26,8 @@ def snapshot(
     symbols: Symbols = None,
     *,
     notional: Flag = False,
+    sort: Order = "name",
+    all: Flag = False,
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:
@@ -34,18 +36,24 @@ def snapshot(
     Args:
         symbols: Without any: every symbol that is trading.
         notional: Also the mark price, and open interest in units of the quote asset.
+        sort: By name, or by what it is worth (usd), the largest first; that reads mark prices.
+        all: Every row, also where the terminal shows fewer.
     """
-    from binance_oi.cli.reading import read
+    from binance_oi.cli import reading
 
-    return read(symbols, source, output, notional=notional)
+    return reading.snapshot(symbols, source, output, notional=notional, order=sort, is_cut=not all)
 
 
 @command
-def symbols(*, source: Source = Source(), output: Output = Output()) -> int:
-    """Every symbol that is trading."""
+def symbols(*, all: Flag = False, source: Source = Source(), output: Output = Output()) -> int:
+    """Every symbol that is trading.
+
+    Args:
+        all: Every row, also where the terminal shows fewer.
+    """
     from binance_oi.cli import reading
 
-    return reading.symbols(source, output)
+    return reading.symbols(source, output, is_cut=not all)
 
 
 @command
@@ -53,7 +61,7 @@ def watch(
     symbols: Symbols = None,
     *,
     every: Period = 20.0,
-    sort: Order = "change",
+    sort: Movement = "change",
     top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
     json: Flag = False,
     source: Source = Source(),

@@ -1,7 +1,7 @@
 """Commands that record, and that read what was recorded."""
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import Flag, Given, Period, Place, Source, Span, Symbols
+from binance_oi.cli.options import End, Flag, Given, Period, Place, Source, Span, Symbols
 
 
 @command
@@ -11,6 +11,7 @@ def record(
     to: Place,
     every: Period = 20.0,
     notional: Flag = False,
+    end: End = End(),
     source: Source = Source(),
 ) -> int:
     """Record the whole market, or some symbols, until it is stopped.
@@ -26,7 +27,7 @@ def record(
     """
     from binance_oi.cli import recording
 
-    return recording.record(symbols, to, every=every, notional=notional, source=source)
+    return recording.record(symbols, to, every=every, notional=notional, source=source, end=end)
 
 
 @command
