@@ -157,6 +157,10 @@ class Source:
     """Read from here: https://host, or http:// to this machine."""
     proxy: Annotated[str | None, Parameter(group=_connection), _variable("PROXY")] = None
     """An HTTP proxy, http://[user:password@]host:port; it has a budget of its own."""
+    local_address: Annotated[
+        str | None, Parameter(group=_connection, metavar="IP"), _variable("LOCAL_ADDRESS")
+    ] = None
+    """The address of this machine to send from; each has a budget of its own."""
     reserve: Annotated[
         int | float | None,
         Parameter(group=_limits, converter=_weight_or_part, metavar="WEIGHT|SHARE"),
@@ -212,6 +216,7 @@ class Source:
                 timeout=self.timeout,
                 max_wait=self.max_wait,
                 proxy=None if self.simulated else self.proxy,
+                local_address=None if self.simulated else self.local_address,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -275,5 +280,14 @@ class Output:
 
 VARIABLES = tuple(
     f"{VARIABLE}{name}"
-    for name in ("BASE_URL", "PROXY", "RESERVE", "SHARE", "MAX_WAIT", "TIMEOUT", "LOG_LEVEL")
+    for name in (
+        "BASE_URL",
+        "PROXY",
+        "LOCAL_ADDRESS",
+        "RESERVE",
+        "SHARE",
+        "MAX_WAIT",
+        "TIMEOUT",
+        "LOG_LEVEL",
+    )
 )

@@ -30,6 +30,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.local_address import family_of
 
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
@@ -51,7 +52,7 @@ class SecondRequestError(Exception):
     """The connection ended, and aiohttp was about to send the request once more, by itself."""
 
     def __str__(self) -> str:
-        return "the connection ended"
+        return "the connection ended without an answer"
 
 
 class LateError(Exception):
@@ -303,10 +304,17 @@ def _origin(url: URL) -> str:
 class Connector(aiohttp.TCPConnector):
     """Hands out connections that hold nothing but silence, one for each permit."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None, kept: KeptConnections) -> None:
+    def __init__(
+        self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
+    ) -> None:
         # No limits here: a permit that waited for a connection would be charged too early.
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
-            limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=tls or True,
+            local_addr=None if local is None else (local, 0),
+            family=socket.AF_UNSPEC if local is None else family_of(local),
         )
         # For each origin a request that aiohttp made: it tells the connector where to connect.
         self._ways: dict[str, aiohttp.ClientRequest] = {}

@@ -5,7 +5,11 @@ counted, before anything else is done with the answer; and no exception of anybo
 """
 
 import asyncio
+import errno
 import math
+import os
+import re
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +41,7 @@ ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is wit
 REFUSAL_BODY = 0.2  # s, when it also says what to do: for some time nothing is sent by anyone
 ERROR_TEXT = 64 * 1024  # bytes of it, decoded
 TIMED_OUT = 408  # also what a server says before it drops a connection that was idle
+_NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
 _of_the_parent: list[Session] = []  # what was open before a fork
 
 
@@ -76,6 +81,7 @@ class Transport:
         tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
             session does.
         proxy: URL of a proxy; the environment is never asked.
+        local_address: The IP address of this machine that our own connections come from.
         replace: Whether the caller sends a request once more when a kept connection proves dead.
             If not, none is abandoned while it is silent.
         patience: Seconds that a kept connection may be silent at the most, however slow the
@@ -88,6 +94,7 @@ class Transport:
         session: Session | None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        local_address: str | None = None,
         replace: bool = True,
         patience: float = math.inf,
     ) -> None:
@@ -99,6 +106,7 @@ class Transport:
         self._borrowed = Borrowed(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
+        self._local_address = local_address
         self._closed = False
         self._options: _Options = {"allow_redirects": False}
         if session is not None:
@@ -224,7 +232,7 @@ class Transport:
         return await session.get(url, **self._options)
 
     def _open(self) -> aiohttp.ClientSession:
-        self._connector = Connector(tls=self._tls, kept=self._kept)
+        self._connector = Connector(tls=self._tls, kept=self._kept, local=self._local_address)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -305,7 +313,29 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
 
 
 def _text(error: Exception) -> str:
-    """Of a parser's error only the text: the status that it carries was sent by nobody."""
-    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+    """What went wrong, in our words.
+
+    Of a parser's error only its text: the status that it carries was sent by nobody.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        if isinstance(error.message, str):
+            return "the connection ended without an answer"
         return "the connection ended within the answer"  # of which aiohttp's error has the headers
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return printable(_no_connection(error))
     return printable(str(getattr(error, "message", "") or error)) or type(error).__name__
+
+
+def _no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, and to where."""
+    cause = error.os_error
+    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    place = f"{'the proxy ' if is_proxy else ''}{host}:{error.port}"
+    if isinstance(cause, socket.gaierror):
+        return f"{place} has no address: {cause.strerror}"
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS connection to {place}: {cause.reason or cause}"
+    numbers = [cause.errno or 0, *map(int, _NUMBERS.findall(str(cause)))]  # one for each address
+    words = dict.fromkeys(os.strerror(n) for n in numbers if n in errno.errorcode)
+    return f"no connection to {place}: {' and '.join(words) or cause}"
