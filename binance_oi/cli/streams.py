@@ -97,4 +97,10 @@ def complain(line: str) -> None:
             discard(sys.stderr)
 
 
+def prompt(question: str) -> str:
+    """What somebody answers; empty when the input ends."""
+    print(f"{PROGRAM}: {question}", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline()
+
+
 _say: Callable[[str], object] = complain

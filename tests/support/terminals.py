@@ -23,6 +23,7 @@ def seen_on_a_terminal(
     lines: int = 24,
     term: str = "xterm",
     until: Callable[[str], bool] = lambda _: False,
+    answer_to: tuple[str, bytes] | None = None,
     env: dict[str, str] | None = None,
 ) -> tuple[int, str]:
     """Run `binance-oi` there; its exit code, and all that it wrote.
@@ -33,6 +34,7 @@ def seen_on_a_terminal(
         lines: Of the terminal.
         term: The kind of the terminal.
         until: Asked with what was written so far; when it is true, Ctrl-C follows.
+        answer_to: A question, and what is typed when it is there.
         env: More of the environment.
     """
     ours, theirs = os.openpty()
@@ -51,6 +53,9 @@ def seen_on_a_terminal(
         seen, is_interrupted = b"", False
         while piece := _read(ours):
             seen += piece
+            if answer_to is not None and answer_to[0].encode() in seen:
+                os.write(ours, answer_to[1])
+                answer_to = None
             if not is_interrupted and until(seen.decode(errors="replace")):
                 is_interrupted = True
                 process.send_signal(signal.SIGINT)

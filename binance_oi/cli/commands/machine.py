@@ -10,14 +10,21 @@ from binance_oi.cli.options import Flag, Output
 
 
 @command
-def budget(*, output: Output = Output()) -> int:
+def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Output()) -> int:
     """The budget of every exchange that this machine reads from. Sends nothing.
 
-    The last line names the file that all processes of this user share.
-    """
-    from binance_oi.cli.budgets import budgets
+    The last line names the file that all processes of this user share; BINANCE_OI_BUDGET_DIR names
+    another directory for it. Local ports on which nothing listens any more are left out.
 
-    return budgets(output)
+    Args:
+        forget: Forget this one, after it was shown and you were asked.
+        yes: Ask nothing.
+    """
+    from binance_oi.cli import budgets
+
+    if forget is None:
+        return budgets.budgets(output)
+    return budgets.forget(forget, output, is_agreed=yes)
 
 
 @command
