@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import ArgumentCollection, Group, Parameter, Token
 from cyclopts.validators import Number
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from binance_oi.client import OpenInterestClient
 
 VARIABLE = "BINANCE_OI_"  # begins the name of every variable that we read
-LEVELS = ("debug", "info", "warning", "error")
+Level = Literal["debug", "info", "warning", "error"]
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
@@ -83,8 +83,8 @@ def _weight_or_part(kind: object, tokens: Sequence[Token]) -> int | float:
 
 def _level(_: object, tokens: Sequence[Token]) -> str:
     level = tokens[0].value.lower()
-    if level not in LEVELS:
-        raise ValueError(f"a level is one of {', '.join(LEVELS)}")
+    if level not in get_args(Level):
+        raise ValueError(f"a level is one of {', '.join(get_args(Level))}")
     return level
 
 
@@ -180,9 +180,9 @@ class Source:
     ] = 10.0
     """Seconds for one request and its retries; waiting for budget does not count."""
     log_level: Annotated[
-        str, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
+        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
     ] = "warning"
-    """What of the library's log goes to stderr: debug, info, warning, error."""
+    """From which level on the library's log goes to stderr."""
 
     @contextmanager
     def client(self) -> "Generator[OpenInterestClient]":

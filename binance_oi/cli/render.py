@@ -91,8 +91,13 @@ def _pool_row(name: str, usage: Usage) -> tuple[Cell, ...]:
 
 def json_lines(sheet: Sheet) -> str:
     """One JSON object for each row, in UTF-8 text; what cannot be printed is escaped."""
-    objects = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
-    return "".join(f"{_visible(json.dumps(o, ensure_ascii=False))}\n" for o in objects)
+    rows = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
+    return "".join(map(json_line, rows))
+
+
+def json_line(row: Mapping[str, Cell]) -> str:
+    """One JSON object on a line of its own: all JSON of the command line is written here."""
+    return f"{_visible(json.dumps(row, ensure_ascii=False))}\n"
 
 
 def _visible(text: str) -> str:

@@ -4,11 +4,11 @@ The rule of this file: the first line says where it is, as soon as it answers.
 """
 
 import asyncio
-import json
 import os
 from contextlib import AsyncExitStack
 
 from binance_oi.cli.endings import OK, USAGE
+from binance_oi.cli.render import json_line
 from binance_oi.cli.streams import complain, put
 from binance_oi.simulator import LocalExchange
 
@@ -24,6 +24,6 @@ async def serve(exchange: LocalExchange, port: int, *, as_json: bool = False) ->
             why = os.strerror(error.errno) if error.errno else str(error)
             complain(f"--port {port} on 127.0.0.1 cannot be used: {why}")
             return USAGE
-        put(f"{json.dumps({'url': exchange.url}) if as_json else exchange.url}\n")
+        put(json_line({"url": exchange.url}) if as_json else f"{exchange.url}\n")
         await asyncio.Event().wait()
     return OK

@@ -6,7 +6,6 @@ changes in percent and sparklines are approximate.
 """
 
 import asyncio
-import json
 import signal
 import sys
 from collections import deque
@@ -26,7 +25,7 @@ from rich.text import Text
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.endings import OK, correctable
 from binance_oi.cli.options import Movement, Source
-from binance_oi.cli.render import align, waiting
+from binance_oi.cli.render import align, json_line, waiting
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import complain, put, warnings_to
 from binance_oi.client import OpenInterestClient
@@ -191,16 +190,17 @@ def _change(share: float) -> Text:
     return Text(f"{share:+.3f} %", style="green" if share > 0 else "red" if share < 0 else "")
 
 
-def json_line(value: OpenInterest, line: Line) -> str:
+def change_line(value: OpenInterest, line: Line) -> str:
     """One change, for a pipe."""
     change = digits(line.change)
-    row = {
-        "symbol": value.symbol,
-        "open_interest": digits(value.open_interest),
-        "change": change,
-        "time": iso_ms(value.time),
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json_line(
+        {
+            "symbol": value.symbol,
+            "open_interest": digits(value.open_interest),
+            "change": change,
+            "time": iso_ms(value.time),
+        }
+    )
 
 
 def watch(symbols: Sequence[str] | None, view: View, source: Source, *, as_json: bool) -> int:
@@ -220,7 +220,7 @@ async def _watch(
             return OK
         async for snapshot in running:
             changed = board.take(snapshot)
-            lines = (json_line(value, board.lines[value.symbol]) for value in changed)
+            lines = (change_line(value, board.lines[value.symbol]) for value in changed)
             if not put("".join(lines)):
                 break
     return OK

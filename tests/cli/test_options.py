@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from binance_oi import OpenInterestClient
+from binance_oi import MachineBudget, OpenInterestClient
 from binance_oi.cli import main
 from binance_oi.cli.commands import app
-from binance_oi.cli.options import VARIABLES, Source
+from binance_oi.cli.options import VARIABLES, Level, Source
 from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
 from support.recorded import write_recording
+from support.terminals import left_on_screen, seen_on_a_terminal
 
 Captured = pytest.CaptureFixture[str]
 SENDING = ("get", "snapshot", "symbols", "watch", "record")
@@ -174,6 +175,30 @@ def test_symbols_are_named_the_same_way_in_every_command(
     assert "ETHUSDT" in capsys.readouterr().err  # which is not in it
 
 
+PRINTING = {
+    "get": ["BTCUSDT", "--simulated"],
+    "snapshot": ["BTCUSDT", "--simulated"],
+    "symbols": ["--simulated"],
+    "budget": [],
+    "simulate": [],
+    "watch": ["JDUSDT", "--every", "1s", "--simulated"],
+}
+
+
+@pytest.mark.parametrize("command", some([*PRINTING], 3))
+def test_every_command_that_prints_data_prints_json_lines_on_a_terminal_too(command: str) -> None:
+    budget = MachineBudget()
+    budget.pool("binance-futures").charge(1)
+    budget.close()
+    words = [command, *PRINTING[command], "--json"]
+    is_endless = command in ("simulate", "watch")
+    code, seen = seen_on_a_terminal(*words, until=lambda seen: is_endless and "}\r\n" in seen)
+    assert code == (130 if is_endless else 0)
+    rows = [json.loads(line) for line in left_on_screen(seen) if line.startswith("{")]
+    assert rows
+    assert all(isinstance(row, dict) for row in rows)
+
+
 def test_symbols_in_both_ways_at_once_are_wrong_usage_that_says_so(capsys: Captured) -> None:
     assert main(["get", "BTCUSDT", "--symbol", "ETHUSDT", "--simulated"]) == 2
     assert "stand after the command, or each after --symbol" in capsys.readouterr().err
@@ -209,7 +234,8 @@ def test_the_reserve_is_kept_free_and_the_share_is_kept(exchange: LocalExchange)
 def test_the_log_level_shows_more_or_less_of_the_library(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
-    for level, shown in (("info", True), ("warning", False), ("debug", True)):
+    levels: list[tuple[Level, bool]] = [("info", True), ("warning", False), ("debug", True)]
+    for level, shown in levels:
         with Source(base_url=exchange.url, log_level=level).client():
             logging.getLogger("binance_oi").info("symbols that joined: X")
         assert ("symbols that joined: X" in capsys.readouterr().err) is shown

@@ -1,12 +1,14 @@
 """Commands about this machine."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from binance_oi.cli.app import command
+from binance_oi.cli.app import app, command
+from binance_oi.cli.endings import OK
 from binance_oi.cli.options import Flag, Output
+from binance_oi.cli.streams import PROGRAM, put
 
 
 @command
@@ -59,3 +61,20 @@ def simulate(
         port=port, limit=limit, used=used, others=steady, latency=latency, seed=seed
     )
     return asyncio.run(serve(exchange, port, as_json=json))
+
+
+@command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    bash: eval "$(binance-oi completion bash)" in ~/.bashrc.
+
+    zsh: binance-oi completion zsh > ~/.zfunc/_binance-oi, with ~/.zfunc in fpath before compinit.
+
+    fish: binance-oi completion fish > ~/.config/fish/completions/binance-oi.fish
+
+    Args:
+        shell: Which one.
+    """
+    put(app.generate_completion(prog_name=PROGRAM, shell=shell))
+    return OK

@@ -33,6 +33,7 @@ def record(
 @command
 def export(
     recording: Place,
+    /,
     symbols: Symbols = None,
     *,
     to: Place,
@@ -55,7 +56,7 @@ def export(
 
 
 @command
-def backup(recording: Place, *, to: Place, replace: Flag = False) -> int:
+def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
     """Copy a recording, also while it is recorded into.
 
     Args:
@@ -69,7 +70,7 @@ def backup(recording: Place, *, to: Place, replace: Flag = False) -> int:
 
 
 @command
-def plot(recording: Place, symbols: Given, *, to: Place, span: Span = Span()) -> int:
+def plot(recording: Place, /, symbols: Given, *, to: Place, span: Span = Span()) -> int:
     """Draw a chart of open interest over time.
 
     Args:
@@ -83,7 +84,7 @@ def plot(recording: Place, symbols: Given, *, to: Place, span: Span = Span()) ->
 
 
 @command
-def report(recording: Place, symbols: Symbols = None, *, to: Place, span: Span = Span()) -> int:
+def report(recording: Place, /, symbols: Symbols = None, *, to: Place, span: Span = Span()) -> int:
     """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
 
     Args:
