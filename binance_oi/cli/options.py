@@ -132,12 +132,12 @@ def forget_empty_variables() -> None:
 
 # -- groups ----------------------------------------------------------------------------------
 
-_end = Group.create_ordered("End", validator=_one_on_the_command_line)
-_exchange = Group.create_ordered("Exchange", validator=_one_on_the_command_line)
-_connection = Group.create_ordered("Connection")
-_limits = Group.create_ordered("Limits")
-_format = Group.create_ordered("Output", validator=_one_on_the_command_line)
-_log = Group.create_ordered("Log")
+_end = Group("End", validator=_one_on_the_command_line, sort_key=1)
+_exchange = Group("Exchange", validator=_one_on_the_command_line, sort_key=2)
+_connection = Group("Connection", sort_key=3)
+_limits = Group("Limits", sort_key=4)
+_format = Group("Output", validator=_one_on_the_command_line, sort_key=5)
+_log = Group("Log", sort_key=6)
 
 
 @Parameter(name="*")
