@@ -15,13 +15,20 @@ from binance_oi import __version__
 from binance_oi.cli.endings import MEANING
 from binance_oi.cli.streams import PROGRAM
 
-CODES = "\n".join(["Exit codes:", *(f"{code:>5} {text}" for code, text in MEANING.items())])
+EPILOGUE = "\n".join(
+    [
+        "Exit codes:",
+        *(f"{code:>5} {text}" for code, text in MEANING.items()),
+        "",
+        "BINANCE_OI_BUDGET_DIR names another directory for the budgets of this machine.",
+    ]
+)
 
 app: App = App(
     name=PROGRAM,
     version=f"{PROGRAM} {__version__}",
     help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
-    help_epilogue=CODES,
+    help_epilogue=EPILOGUE,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )

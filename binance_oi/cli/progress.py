@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.render import waiting
-from binance_oi.cli.screen import console
+from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import Reason
@@ -48,10 +48,9 @@ async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, 
 
     It is drawn by a task of the loop: with rich's own thread, two would look at the budget.
     """
-    seen, screen = Seen(), console(sys.stderr)
-    is_plain = screen.is_dumb_terminal  # a terminal all the same, and somebody looks at it
-    if not screen.is_terminal or is_plain:
-        showing = asyncio.create_task(_tell(client, seen, is_seen=is_plain))
+    if not redraws(sys.stderr):
+        seen = Seen()  # a terminal that redraws nothing is one all the same: somebody looks at it
+        showing = asyncio.create_task(_tell(client, seen, is_seen=sys.stderr.isatty()))
         try:
             yield seen.update
         finally:
@@ -59,7 +58,9 @@ async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, 
         return
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn())
     budget = TextColumn("{task.fields[budget]}")
-    with Progress(*columns, budget, console=screen, transient=True, auto_refresh=False) as bar:
+    with Progress(
+        *columns, budget, console=console(sys.stderr), transient=True, auto_refresh=False
+    ) as bar:
         task = bar.add_task("", total=None, budget="")
         showing = asyncio.create_task(_tick(bar, task, client))
         try:

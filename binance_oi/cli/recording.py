@@ -19,7 +19,7 @@ from rich.text import Text
 
 from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, UsageError, correctable
 from binance_oi.cli.options import End, Source
-from binance_oi.cli.screen import console
+from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
@@ -130,14 +130,13 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
         usage = client.usage
         return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
 
-    screen = console(sys.stderr)
-    if screen.is_dumb_terminal:  # somebody looks at it, and it shows no line that changes
-        complain(f"recording, {line()}")
-    if screen.is_dumb_terminal or not screen.is_terminal:
+    if not redraws(sys.stderr):
+        if sys.stderr.isatty():  # somebody looks at it
+            complain(f"recording, {line()}")
         while True:
             await asyncio.sleep(LOG_EVERY)
             complain(f"{iso(datetime.now(UTC))} {line()}")
-    with Live(console=screen, auto_refresh=False, transient=True) as live:
+    with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
         while True:
             live.update(Text(line()), refresh=True)
             await asyncio.sleep(TICK)

@@ -26,7 +26,7 @@ from binance_oi.budget.usage import Usage
 from binance_oi.cli.endings import OK, correctable
 from binance_oi.cli.options import Movement, Source
 from binance_oi.cli.render import align, json_line, waiting
-from binance_oi.cli.screen import console
+from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import complain, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
@@ -215,8 +215,8 @@ async def _watch(
     board = Board()
     async with client, aclosing(client.poll(symbols, every=view.every)) as running:
         if sys.stdout.isatty() and not as_json:
-            is_dumb = console(sys.stdout).is_dumb_terminal
-            await (_on_paper if is_dumb else _on_screen)(board, client, running, view)
+            show = _on_screen if redraws(sys.stdout) else _on_paper
+            await show(board, client, running, view)
             return OK
         async for snapshot in running:
             changed = board.take(snapshot)

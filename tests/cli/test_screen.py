@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -208,6 +209,13 @@ def test_a_dumb_terminal_shows_something_before_anything_is_read(
     assert code == (0 if given[0] == "record" else 130)
     assert shown in seen
     assert "\x1b" not in seen
+
+
+def test_a_pipe_for_which_somebody_forces_colours_gets_no_bar() -> None:
+    command = [sys.executable, "-m", "binance_oi", "get", "BTCUSDT", "--simulated", *PATIENT]
+    environment = os.environ | {"FORCE_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.startswith("binance-oi: 1 symbol read")
 
 
 def test_a_dumb_terminal_gets_the_board_after_each_sweep() -> None:

@@ -15,8 +15,8 @@ from binance_oi.cli.streams import PROGRAM, put
 def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Output()) -> int:
     """The budget of every exchange that this machine reads from. Sends nothing.
 
-    The last line names the file that all processes of this user share; BINANCE_OI_BUDGET_DIR names
-    another directory for it. Local ports on which nothing listens any more are left out.
+    The last line names the file that all processes of this user share. Local ports on which nothing
+    listens any more are left out.
 
     Args:
         forget: Forget this one, after it was shown and you were asked.
