@@ -4,6 +4,7 @@ The rule of this file: a command reads, then shows everything at once.
 """
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 from binance_oi.budget.usage import Usage
@@ -13,6 +14,7 @@ from binance_oi.cli.progress import progress
 from binance_oi.cli.render import (
     by_name,
     by_worth,
+    grouped,
     notional_sheet,
     summary,
     symbols_sheet,
@@ -30,7 +32,7 @@ def read(symbols: Sequence[str], source: Source, output: Output) -> int:
         market, usage = asyncio.run(_snapshot(client, symbols, notional=False))
     if market or not market.errors:
         output.show(values_sheet(market.values()))
-    return _end(market, usage)
+    return _end(market, usage, _failed(market))
 
 
 def snapshot(
@@ -46,19 +48,27 @@ def snapshot(
     has_prices = notional or order == "usd"
     with source.client() as client:
         market, usage = asyncio.run(_snapshot(client, symbols, has_prices))
+    failed = _failed(market)
     if market or not market.errors:
         sheet = notional_sheet(market) if has_prices else values_sheet(market.values())
         sheet = by_worth(sheet) if order == "usd" else by_name(sheet)
-        output.show(sheet, is_cut=is_cut, below=len(market.errors))
-    return _end(market, usage)
+        output.show(sheet, is_cut=is_cut, below=len(failed))
+    return _end(market, usage, failed)
 
 
-def _end(market: Snapshot, usage: Usage) -> int:
-    """Say what failed and what it cost; the exit code."""
-    for symbol, error in market.errors.items():
-        complain(f"{symbol}: {explain(error)}")
+def _failed(market: Snapshot) -> list[str]:
+    """Lines about what failed: one for each symbol, or few where a table stands above them."""
+    reasons = {symbol: explain(error) for symbol, error in market.errors.items()}
+    lines = grouped(reasons) if sys.stderr.isatty() else [f"{s}: {r}" for s, r in reasons.items()]
     if market.notional_error is not None:
-        complain(f"mark prices: {explain(market.notional_error)}")
+        lines.append(f"mark prices: {explain(market.notional_error)}")
+    return lines
+
+
+def _end(market: Snapshot, usage: Usage, failed: Sequence[str]) -> int:
+    """Say what failed and what it cost; the exit code."""
+    for line in failed:
+        complain(line)
     complain(summary(market, usage))
     return snapshot_code(market)
 

@@ -26,6 +26,7 @@ from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
 
+MOST_REASONS, SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
 MAX_COLUMNS = 6  # of a table that fits a terminal of 80
 
 
@@ -210,6 +211,27 @@ def align(numbers: Sequence[str]) -> list[str]:
     parts = [(f"{int(n):,}", dot + rest) for n, dot, rest in (s.partition(".") for s in numbers)]
     width = max((len(fraction) for _, fraction in parts), default=0)
     return [whole + fraction.ljust(width) for whole, fraction in parts]
+
+
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """What failed, in few lines: symbols that failed for the same reason share one.
+
+    Args:
+        reasons: By symbol.
+    """
+    names: dict[str, list[str]] = {}
+    for symbol, why in reasons.items():
+        names.setdefault(why, []).append(symbol)
+    lines = [f"{_some(symbols)}: {why}" for why, symbols in names.items()]
+    if len(lines) <= MOST_REASONS:
+        return lines
+    rest = sum(len(symbols) for symbols in [*names.values()][MOST_REASONS:])
+    return [*lines[:MOST_REASONS], f"{_count(rest, 'symbol')} more failed; a pipe gets each"]
+
+
+def _some(symbols: Sequence[str]) -> str:
+    shown, more = symbols[:SHOWN], len(symbols) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:

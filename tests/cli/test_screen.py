@@ -23,7 +23,7 @@ from binance_oi.budget.usage import Usage
 from binance_oi.cli import main, recording
 from binance_oi.cli.options import End
 from binance_oi.cli.progress import Notices
-from binance_oi.cli.render import Sheet, by_name, by_worth, fitting, table
+from binance_oi.cli.render import Sheet, by_name, by_worth, fitting, grouped, table
 from binance_oi.errors import Reason
 from binance_oi.recorder import Recorder, Recording
 from binance_oi.simulator import LocalExchange
@@ -135,6 +135,27 @@ def test_a_pipe_gets_every_row_in_the_order_of_its_worth() -> None:
     worth = [float(row["notional"]) for row in rows if row["notional"] is not None]
     assert len(rows) == 789
     assert worth == sorted(worth, reverse=True)
+
+
+def test_symbols_that_fail_for_one_reason_share_a_line_and_there_are_few_lines() -> None:
+    assert grouped({}) == []
+    assert grouped({"A": "late", "B": "odd", "C": "late"}) == ["A, C: late", "B: odd"]
+    assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]
+    many = grouped({f"S{n}": f"reason {n}" for n in range(700)})
+    assert many[:5] == [f"S{n}: reason {n}" for n in range(5)]
+    assert many[5:] == ["695 symbols more failed; a pipe gets each"]
+
+
+def test_a_table_stays_on_the_screen_when_most_symbols_fail() -> None:
+    standing = LocalExchange(limit=100, clock=lambda: NOON.timestamp() + 10.0)
+    with standing.in_thread() as exchange:
+        words = ["snapshot", "--base-url", exchange.url, "--max-wait", "0", *PATIENT]
+        code, seen = seen_on_a_terminal(*words)
+    assert code == 6
+    lines = left_on_screen(seen)
+    assert sum(bool(re.match(r"  \w*USD\w* +[\d,.]+", line)) for line in lines) >= 5
+    assert any(" more: no room for weight 1 in time" in line for line in lines)
+    assert len(lines) <= 24 + 5  # a reason may be longer than a line
 
 
 # -- waits, and terminals that show no bar ---------------------------------------------------
