@@ -24,6 +24,7 @@ from binance_oi.market.listing import Listing
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.market.sweep import sweep
 from binance_oi.sending.governor import Governor
+from binance_oi.sending.local_address import is_default
 from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
@@ -59,14 +60,18 @@ class OpenInterestClient:
         retry: Which failed requests are sent again.
         proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The environment is never asked.
             For SOCKS, hand in a `session` whose connector speaks it, and a budget for its address.
+        local_address: The IP address of this machine to send from, on a host with several that
+            reach the exchange as different public addresses. Each has a budget of its own; the one
+            that the system would use anyway has the usual budget.
         ssl: Replaces the default certificate checks.
 
     Raises:
         TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
             `bool` are not accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
-            (``http://`` is for this machine only) or holds credentials, or `proxy` is none that is
-            supported.
+            (``http://`` is for this machine only) or holds credentials; or `proxy` is not
+            supported; or `local_address` is no IP address, or is given with a `session`, which
+            binds its own connections.
     """
 
     def __init__(
@@ -81,12 +86,14 @@ class OpenInterestClient:
         max_wait: float | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         proxy: str | None = None,
+        local_address: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
         if budget is not None and not callable(getattr(budget, "pool", None)):
             raise TypeError(f"budget must be a Budget or None, not {type(budget).__name__}")
         check_type("session", session, Session, None)
         check_type("retry", retry, RetryPolicy)
+        check_type("local_address", local_address, str, None)
         check_type("ssl", ssl, tls.SSLContext, None)
         self._base_url = hosts.check_base_url(base_url)
         hosts.check_proxy(proxy)
@@ -94,14 +101,20 @@ class OpenInterestClient:
         self._max_wait = _check_max_wait(max_wait)
         max_connections = check_count("max_connections", max_connections)
         pace = check_number("pace", pace, above=0.0)
+        if local_address is not None:
+            if session is not None:
+                raise ValueError("local_address is for our own connections; bind the session's own")
+            local_address = hosts.check_local_address(local_address, proxy or self._base_url)
+        key = _pool_key(self._base_url, proxy, local_address)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
-        pool = self._budget.pool(hosts.pool_key(self._base_url, proxy))
+        pool = self._budget.pool(key)
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
             session=session,
             tls=ssl,
             proxy=proxy,
+            local_address=local_address,
             replace=retry.attempts > 1,
             patience=PATIENCE_PART * self._timeout,
         )
@@ -321,6 +334,13 @@ class OpenInterestClient:
         value = await self._sender.send(open_interest(symbol), terms)
         self._latest[symbol] = (self._sender.now(), value)
         return value
+
+
+def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> str:
+    """The pool of these connections; without a name, the address is the system's choice."""
+    if local_address is not None and is_default(local_address, hosts.host_of(base_url)):
+        local_address = None
+    return hosts.pool_key(base_url, proxy, local_address)
 
 
 def _check_max_wait(max_wait: object) -> float | None:

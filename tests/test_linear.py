@@ -131,7 +131,7 @@ async def test_symbols_that_are_not_listed_cost_no_walk_through_the_listing() ->
 
 @pytest.mark.parametrize("text", ["'s' * 4_000_000", "'s@' + 's' * 4_000_000"])
 def test_a_long_text_is_searched_for_secrets_once(text: str) -> None:
-    program = f"from binance_oi.cli.commands import without_secrets as w; print(len(w({text})))"
+    program = f"from binance_oi.cli.program import without_secrets as w; print(len(w({text})))"
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG, check=True
     )

@@ -24,7 +24,7 @@ shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
 """
 
-from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Budget, Clock, Pool, ProcessBudget, steady_clock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 
@@ -38,6 +38,7 @@ __all__ = [
     "Receipt",
     "Usage",
     "Wait",
+    "forget_pool",
     "machine_pools",
     "steady_clock",
 ]

@@ -3,6 +3,7 @@
 The rule of this file: all processes of a user find the same file, whatever their environment is.
 """
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -11,11 +12,14 @@ from binance_oi.arguments import StrPath, check_path
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.place import ADVICE, budget_directory
-from binance_oi.budget.pool import Options, ProcessBudget, steady_clock
+from binance_oi.budget.pool import Options, ProcessBudget, fresh_state, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
 from binance_oi.budget.shared import SharedPool
-from binance_oi.budget.stored import Store, reason_to_doubt
+from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
+from binance_oi.exchange.limits import WEIGHT
+
+LOCK_TRIES, LOCK_PAUSE = 1000, 0.01  # and s between them; after 200 a lock that is stuck is left
 
 
 class MachineBudget(ProcessBudget):
@@ -75,18 +79,21 @@ class MachineBudget(ProcessBudget):
 def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
     """What is known of every pool on this machine; sends nothing and changes nothing.
 
-    Args:
-        directory: As for `MachineBudget`.
-
-    Raises:
-        TypeError: `directory` is no path.
-        ValueError: `directory` is empty, or no system has such a path.
+    Of a record that is not believed, such as one from before a restart of the machine, the holds
+    count all the same; without one it is left out.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):
         found, now = record.decode(data), steady_clock()
-        if found is not None and not reason_to_doubt(found, now):
-            pools[found.pool] = Bucket(found.state).usage(now)
+        if found is None:
+            continue
+        known = found.state
+        if reason_to_doubt(found, now):
+            known = fresh_state(WEIGHT.most, steady_clock, time.time)
+            keep_of_doubtful(known, found, now)
+            if not known.is_held(now):
+                continue
+        pools[found.pool] = Bucket(known).usage(now)
     return pools
 
 
@@ -97,3 +104,38 @@ def _directory(named: StrPath | None) -> Path | None:
     if "\0" in str(directory):  # opening it would raise no OSError, with the first request
         raise ValueError(f"directory must be a path: {str(directory)!r}")
     return directory
+
+
+def forget_pool(name: str, directory: StrPath | None = None) -> bool:
+    """Forget all that is known of one pool on this machine: weight, holds, and a ban.
+
+    The exchange forgets nothing: who sends during a ban makes it longer. A process that runs and
+    has used this pool still knows it, and writes it again.
+
+    Args:
+        name: Of the pool, as `machine_pools` names it.
+        directory: Where the file is, instead of the place of this user id.
+
+    Returns:
+        Whether there was something to forget.
+
+    Raises:
+        TypeError: `directory` is no path.
+        ValueError: `directory` is empty, or no system has such a path.
+        OSError: The file cannot be changed now; nothing is forgotten.
+    """
+    place = _directory(directory) or budget_directory()
+    names = {found.pool for data in read_records(place) if (found := record.decode(data))}
+    if name not in names:
+        return False
+    file = PoolFile(place, name)
+    try:
+        for _ in range(LOCK_TRIES):
+            if file.lock():
+                file.erase()
+                file.unlock()
+                return True
+            time.sleep(LOCK_PAUSE)
+    finally:
+        file.close()
+    raise TimeoutError(f"{file.path} is locked by another process")

@@ -266,6 +266,13 @@ class PoolFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._held, self._seen = page[_HELD], page
 
+    def erase(self) -> None:
+        """Clear the record away, under the lock; whoever is part of it writes it again."""
+        for offset in _OFFSETS:
+            if os.pread(self._fd, PAGE, offset)[_NAME] == self._name:
+                os.pwrite(self._fd, bytes(PAGE), offset)
+        self._offset, self._seen = 0, b""
+
     def peek(self) -> bytes:
         """The record as a process that starts now would find it; empty when there is none.
 

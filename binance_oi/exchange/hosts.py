@@ -94,13 +94,46 @@ def _is_host(text: str) -> bool:
         return False
 
 
-def pool_key(base_url: str, proxy: str | None = None) -> str:
+def check_local_address(address: str, url: str) -> str:
+    """`address` in one spelling.
+
+    Args:
+        address: That connections come from.
+        url: That they go to: of the exchange, or of a proxy.
+
+    Raises:
+        ValueError: It is no IP address that a machine can have, or of another version than the IP
+            address in `url`.
+    """
+    try:
+        found = ip_address(address)
+    except ValueError:
+        found = None
+    if found is None or found.is_unspecified or found.is_multicast:
+        raise ValueError("local_address must be an IP address of this machine, such as 192.0.2.7")
+    spelled = _one_spelling(address)
+    try:
+        other = ip_address(host_of(url))
+    except ValueError:  # a name
+        return spelled
+    if other.version != ip_address(spelled).version:
+        raise ValueError(f"local_address must be an IPv{other.version} address to reach {other}")
+    return spelled
+
+
+def host_of(url: str) -> str:
+    """The host in a URL."""
+    return _host_and_place(url)[0]
+
+
+def pool_key(base_url: str, proxy: str | None = None, local_address: str | None = None) -> str:
     """Name of the IP pool that requests to `base_url` draw from.
 
     Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket API
     share one ([D] since 2026-06-30), and so do the testnet's. To take one pool for two would break
     the limit; to take two for one is only slow. A proxy has another IP address and so another pool,
-    whoever logs in to it. Credentials are never part of the name.
+    for every login and every origin. So has each further address of this machine that requests are
+    sent from. Credentials are never part of the name.
 
     Raises:
         ValueError: See `check_proxy`.
@@ -114,7 +147,18 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
         pool = "binance-futures"
     else:
         pool = f"{urlsplit(base_url).scheme}://{place}"
-    return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
+    if proxy is not None:
+        return f"{pool} via {_host_and_place(proxy)[1]}"
+    return pool if local_address is None else f"{pool} from {local_address}"
+
+
+def local_place(pool: str) -> tuple[str, int] | None:
+    """Host and port of a pool that is of this machine alone; None of any other."""
+    match = _BASE_URL.fullmatch(pool)  # any other name is none of a URL
+    if match is None:
+        return None
+    host, port = match["host"].strip("[]"), int(match["port"] or 0)
+    return (host, port) if _is_loopback(host) and 0 < port < 65_536 else None
 
 
 def source_name(base_url: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from typing import NamedTuple
 
 from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
@@ -19,8 +20,8 @@ from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.recording import ALL_TIME_MS, CountedGap
-from binance_oi.times import instant, plain, unix_ms
+from binance_oi.recorder.recording import ALL_TIME_MS, ALWAYS, CountedGap
+from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
 MOVERS = 15  # rows of the table
@@ -70,7 +71,27 @@ class Mover:
         return float((after - before) / before) * 100 if before else 0.0
 
 
-def write_report(recording: Recording, target: StrPath) -> None:
+class Part(NamedTuple):
+    """The part of a recording that a page covers."""
+
+    symbols: frozenset[str] | None
+    """None: all."""
+    span: tuple[int, int]
+    """Unix ms, from the first on and before the second: of slots, and of transaction times."""
+
+    def has(self, symbol: str) -> bool:
+        """Whether a symbol is part of it."""
+        return self.symbols is None or symbol in self.symbols
+
+
+def write_report(
+    recording: Recording,
+    target: StrPath,
+    *,
+    symbols: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
     An existing page is replaced at once, as a whole. The target must have a page's suffix, because
@@ -79,44 +100,59 @@ def write_report(recording: Recording, target: StrPath) -> None:
     Args:
         recording: The subject of the page.
         target: A file whose name ends in ``.html`` or ``.htm``.
+        symbols: Only these; None takes all.
+        since: From this moment on (aware): slots of the schedule, and transaction times.
+        until: Before this one (aware).
 
     Raises:
-        RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
-            a side file of it, or has another suffix.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
+        RecordingError: Nothing was recorded there, one of `symbols` never was, or the target cannot
+            be written, is the recording or a side file of it, or has another suffix.
+        ValueError: A time has no time zone, or `since` is later than `until`.
     """
     path = check_path("target", target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
-    page = report(recording)
+    page = report(recording, symbols=symbols, since=since, until=until)
     with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())
 
 
-def report(recording: Recording) -> str:
-    """The page as text.
+def report(
+    recording: Recording,
+    *,
+    symbols: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> str:
+    """The page as text; see `write_report`.
 
     Raises:
         RecordingError: Nothing was recorded.
     """
+    part = _part(recording, symbols, since, until)
+    times = max(DATES[0], part.span[0]), min(DATES[1], part.span[1])
     movers = sorted(
-        (Mover(first.symbol, first, last) for first, last in recording.first_and_last(DATES)),
+        (
+            Mover(first.symbol, first, last)
+            for first, last in recording.first_and_last(times)
+            if part.has(first.symbol)
+        ),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
-    coverage = Coverage.of(recording)
+    coverage = Coverage.of(recording, part)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    # Only for its warning: it names the samples with an impossible date.
-    dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
     title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
         _summary(coverage, len(movers), recording.source),
         _coverage(coverage),
-        _failures(recording),
-        _movers(recording, movers),
+        _failures(recording, part),
+        _movers(recording, movers, times),
         "<h2>Charts of the largest movers</h2>",
-        *(_chart(recording, mover.symbol, coverage) for mover in movers[:CHARTS]),
+        *(_chart(recording, mover.symbol, times, coverage) for mover in movers[:CHARTS]),
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -126,6 +162,24 @@ def report(recording: Recording) -> str:
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
+
+
+def _part(
+    recording: Recording,
+    symbols: Iterable[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Part:
+    """What a page is about; a warning names the samples whose date cannot be true."""
+    if symbols is None and since is None and until is None:
+        # Not by `samples`: the file may have names that no caller can give.
+        dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
+        return Part(None, ALWAYS)
+    chosen = recording.samples(symbols, since=since, until=until)
+    dated(chosen, recording.path)
+    names = None if symbols is None else frozenset(chosen.symbols)
+    first = ALWAYS[0] if since is None else chosen.since
+    return Part(names, (first, chosen.until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,19 +198,26 @@ class Coverage:
     """The end of the last slot, Unix seconds."""
 
     @classmethod
-    def of(cls, recording: Recording) -> "Coverage | None":
-        """The coverage of a recording; None when it is empty."""
-        span, sweeps, samples, period = recording.span(), 0, 0, 1000
-        if span is None:
-            return None
-        ends = [unix_ms(span[0])]
-        for sweep in recording.sweeps():
+    def of(cls, recording: Recording, part: Part) -> "Coverage | None":
+        """The coverage of a part of a recording; None when it has no slot."""
+        slots: list[int] = []
+        ends: list[int] = []
+        sweeps, samples, period = 0, 0, 1000
+        for sweep in recording.sweeps(part.span):
             sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
-            ends[0] = sweep.slot + period
-        gaps = tuple(recording.counted_gaps())
+            slots, ends = [*slots[:1], sweep.slot], [sweep.slot + period]
+        gaps = tuple(recording.counted_gaps(part.span))
+        slots += [slot for it in gaps for slot in (it.gap.first, max(it.gap[:2]))]
+        if not slots:
+            return None
         ends += [it.gap.last + it.period for it in gaps]
+        if part.symbols is not None:
+            samples = Samples(recording.path, tuple(sorted(part.symbols)), *part.span).count()
+        first, last = min(slots), max(slots)
+        missed = sum(it.slots for it in gaps)
         return cls(
-            *span, sweeps, samples, recording.missed(), gaps, period / 1000, max(ends) / 1000
+            *(instant(first), instant(last), sweeps, samples, missed, gaps, period / 1000),
+            max(first, *ends) / 1000,
         )
 
     @property
@@ -208,9 +269,9 @@ def _coverage(coverage: Coverage) -> str:
     )
 
 
-def _failures(recording: Recording) -> str:
+def _failures(recording: Recording, part: Part) -> str:
     """A table of the symbols that single sweeps lack."""
-    failures = list(recording.failures())
+    failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
     if not failures:
         return ""
     rows = [(symbol, f"{slots:,}", reason) for symbol, reason, slots in failures[:FAILURES]]
@@ -221,14 +282,14 @@ def _failures(recording: Recording) -> str:
     )
 
 
-def _movers(recording: Recording, movers: Sequence[Mover]) -> str:
+def _movers(recording: Recording, movers: Sequence[Mover], times: tuple[int, int]) -> str:
     rows = [
         (
             escape(mover.symbol),
             f"{mover.first.open_interest:,f}",
             f"{mover.last.open_interest:,f}",
             f'<span class="{"down" if mover.percent < 0 else "up"}">{mover.percent:+.2f} %</span>',
-            trend(mover.symbol, _curve(recording, mover.symbol, TREND_POINTS)),
+            trend(mover.symbol, _curve(recording, mover.symbol, times, TREND_POINTS)),
         )
         for mover in movers[:MOVERS]
     ]
@@ -257,12 +318,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
     return f"<table>{row(head, 'th')}{body}</table>" if body else "<p>None.</p>"
 
 
-def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
-    line = _curve(recording, symbol, POINTS)
+def _chart(recording: Recording, symbol: str, times: tuple[int, int], coverage: Coverage) -> str:
+    line = _curve(recording, symbol, times, POINTS)
     picture = chart(symbol, line, coverage.span, *coverage.marks)
     return f"<h3>{escape(symbol)}</h3>{picture}"
 
 
-def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
+def _curve(
+    recording: Recording, symbol: str, times: tuple[int, int], points: int
+) -> tuple[list[float], list[float]]:
     # Not `Recording.samples`: it checks names as if a caller had passed them.
-    return thinned(*curve(Samples(recording.path, (symbol,), *DATES)), points)
+    return thinned(*curve(Samples(recording.path, (symbol,), *times)), points)

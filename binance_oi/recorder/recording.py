@@ -64,17 +64,23 @@ _FIRST_AND_LAST_TIMES = " UNION ALL ".join(
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Each gap with its period and the number of its slots that have no sweep. Where gaps overlap, a
-# slot counts once: a gap counts only after the end of all gaps that begin before it. The period is
-# the gap's own, for a recording may change its period. A gap with an impossible period has no slot.
+# Each gap with its period and the number of its slots that have no sweep, from ?1 on and before ?2.
+# Where gaps overlap, a slot counts once: a gap counts only after the end of all gaps that begin
+# before it. The period is the gap's own, for a recording may change its period. A gap with an
+# impossible period has no slot. An empty gap is where it begins.
 _COUNTED = """
 WITH gap AS (
     SELECT first, last, reason, detail, iif(period > 0, period, NULL) AS period, coalesce(
         max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
         first - 1
     ) AS before FROM gaps WHERE symbol = ''
+), inside AS (
+    SELECT reason, detail, period, before,
+        first + coalesce(max(0, (?1 - first + period - 1) / period) * period, 0) AS first,
+        iif(last < ?2, last, coalesce(first + (?2 - 1 - first) / period * period, ?2 - 1)) AS last
+    FROM gap WHERE first < ?2 AND max(first, last) >= ?1
 ), part AS (
-    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM gap
+    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM inside
 )
 SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
     (last - due) / period + 1 - (
@@ -82,6 +88,16 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
         WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
     )
 ELSE 0 END AS slots FROM part ORDER BY first
+"""
+# The slots from ?1 on and before ?2 in which sweeps lack one symbol alone.
+_FAILED = """
+WITH part AS (
+    SELECT symbol, reason, period, min(last, ?2 - 1) AS ends,
+        first + max(0, (?1 - first + period - 1) / period) * period AS begins
+    FROM gaps WHERE symbol != '' AND period > 0
+)
+SELECT symbol, reason, sum((ends - begins) / period + 1) AS sweeps FROM part
+WHERE begins <= ends GROUP BY symbol, reason ORDER BY sweeps DESC, symbol
 """
 
 # Whether there is a mark price, and whether a number is longer than the exchange's usual ones. For
@@ -102,6 +118,7 @@ _NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
 ALL_TIME_MS = 0, 1 << 62  # Unix ms
+ALWAYS = -(1 << 62), 1 << 62  # Unix ms, of slots: damage may put one before 1970
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
 ROWS_PER_CHECK = 1024
@@ -277,6 +294,23 @@ class Samples:
                 known = ((time,) for (time,) in found if time is not None)
                 ends += [time for (time,) in _typed(known, self._path, int)]
         return (min(ends), max(ends)) if ends else None
+
+    def count(self) -> int:
+        """How many there are.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        count = 0
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
+            for symbol in self.symbols:
+                query = f"SELECT count(*) FROM ({_SAMPLES})"
+                ((found,),) = connection.execute(query, (symbol, self.since, self.until))
+                count += found
+        return count
 
     def to_columns(self) -> SampleColumns:
         """One list for each field, ready for a data frame.
@@ -497,30 +531,33 @@ class Recording:
             return instant(first), instant(last)
         return None
 
-    def sweeps(self) -> Iterator[Sweep]:
-        """Every sweep, in the order of the schedule."""
+    def sweeps(self, span: tuple[int, int] = ALWAYS) -> Iterator[Sweep]:
+        """Every sweep, in the order of the schedule.
+
+        Args:
+            span: Of slots, Unix ms, from the first on and before the second; so it is below.
+        """
         columns = ", ".join(Sweep._fields)
-        query = f"SELECT {columns} FROM sweeps ORDER BY slot"
-        return map(Sweep._make, self._rows(query, (), *[int] * len(Sweep._fields)))
+        query = f"SELECT {columns} FROM sweeps WHERE slot >= ? AND slot < ? ORDER BY slot"
+        return map(Sweep._make, self._rows(query, span, *[int] * len(Sweep._fields)))
 
     def missed(self) -> int:
         """The number of slots without a sweep."""
         query = f"SELECT coalesce(sum(slots), 0) FROM ({_COUNTED})"
-        ((missed,),) = self._rows(query, (), int)
+        ((missed,),) = self._rows(query, ALWAYS, int)
         return int(missed)
 
-    def counted_gaps(self) -> Iterator[CountedGap]:
-        """The same as `gaps`, with the number of slots of each; they add up to `missed`."""
-        for *gap, period, slots in self._rows(_COUNTED, (), int, int, str, str, int, int):
+    def counted_gaps(self, span: tuple[int, int] = ALWAYS) -> Iterator[CountedGap]:
+        """The same as `gaps`, with the number of slots of each; they add up to `missed`.
+
+        Of a gap that begins before `span`, or ends after it, only the slots within.
+        """
+        for *gap, period, slots in self._rows(_COUNTED, span, int, int, str, str, int, int):
             yield CountedGap(Gap._make(gap), period, slots)
 
-    def failures(self) -> Iterator[tuple[str, str, int]]:
+    def failures(self, span: tuple[int, int] = ALWAYS) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason, number of sweeps; the most first."""
-        query = (
-            "SELECT symbol, reason, sum((last - first) / period + 1) AS sweeps FROM gaps"
-            " WHERE symbol != '' GROUP BY symbol, reason ORDER BY sweeps DESC, symbol"
-        )
-        return self._rows(query, (), str, str, int)
+        return self._rows(_FAILED, span, str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""

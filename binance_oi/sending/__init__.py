@@ -4,6 +4,7 @@ retry.py              when a request is sent again
 pacer.py              how fast requests leave
 governor.py           the queue and the gate
 deadline.py           the end of a request, with one timer for all
+local_address.py      which address of this machine a request comes from
 kept_connections.py   how long a kept connection may be silent
 wire.py               the bytes of a request
 plain_answers.py      the usual answer, read without a parser

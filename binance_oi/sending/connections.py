@@ -29,6 +29,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.local_address import family_of
 from binance_oi.sending.parked_connections import ParkedConnections
 from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
 from binance_oi.sending.wire import SMALL, origin_of, wire
@@ -52,7 +53,7 @@ class SecondRequestError(Exception):
     """The connection ended, and aiohttp was about to send the request again by itself."""
 
     def __str__(self) -> str:
-        return "the connection ended"
+        return "the connection ended without an answer"
 
 
 class LateError(Exception):
@@ -324,10 +325,17 @@ class Response:
 class Connector(aiohttp.TCPConnector):
     """Provides connections without unread bytes, one for each permit."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None, kept: KeptConnections) -> None:
-        # No limits here: a permit that waits for a connection would be charged too early.
-        super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an unused argument
-            limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
+    def __init__(
+        self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
+    ) -> None:
+        # No limits here: a permit that waited for a connection would be charged too early.
+        super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=tls or True,
+            local_addr=None if local is None else (local, 0),
+            family=socket.AF_UNSPEC if local is None else family_of(local),
         )
         # For each origin, a request that aiohttp made: it says how to connect there.
         self._templates: dict[str, aiohttp.ClientRequest] = {}

@@ -5,7 +5,11 @@ exchange may have counted the request. No exception of another library leaves th
 """
 
 import asyncio
+import errno
 import math
+import os
+import re
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,6 +43,7 @@ ERROR_TEXT_WAIT_S = 0.5  # how long to wait for the text of an error: its status
 REFUSAL_TEXT_WAIT_S = 0.2  # the same when the status stops all requests for some time
 MAX_ERROR_TEXT = 64 * 1024  # bytes, decoded
 TIMED_OUT = 408  # also sent by servers before they drop an idle connection
+_NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
 _of_the_parent: list[Session] = []  # sessions that were open before a fork
 
 
@@ -77,6 +82,7 @@ class Transport:
         tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
             session does.
         proxy: URL of a proxy; the environment is never read.
+        local_address: The IP address of this machine that our own connections come from.
         replace: Whether the caller sends a request once more when a kept connection proves dead.
             If not, no silent connection is abandoned.
         patience: The most seconds that a kept connection may be silent, however slow the exchange
@@ -89,6 +95,7 @@ class Transport:
         session: Session | None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        local_address: str | None = None,
         replace: bool = True,
         patience: float = math.inf,
     ) -> None:
@@ -100,6 +107,7 @@ class Transport:
         self._middleware = CallerSessionMiddleware(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
+        self._local_address = local_address
         self._closed = False
         self._options: _Options = {"allow_redirects": False}
         if session is not None:
@@ -268,7 +276,7 @@ class Transport:
         return Answer(response.status, b"", False)
 
     def _open(self) -> aiohttp.ClientSession:
-        self._connector = Connector(tls=self._tls, kept=self._kept)
+        self._connector = Connector(tls=self._tls, kept=self._kept, local=self._local_address)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -327,7 +335,29 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
 
 
 def _text(error: Exception) -> str:
-    """Show only the text of a parser's error: no server sent the status that it carries."""
-    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
+    """Say what went wrong, in our words.
+
+    Of a parser's error it shows only the text: no server sent the status that it carries.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        if isinstance(error.message, str):
+            return "the connection ended without an answer"
         return "the connection ended within the answer"  # aiohttp's text would be all the headers
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return printable(_no_connection(error))
     return printable(str(getattr(error, "message", "") or error)) or type(error).__name__
+
+
+def _no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, and to where."""
+    cause = error.os_error
+    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    place = f"{'the proxy ' if is_proxy else ''}{host}:{error.port}"
+    if isinstance(cause, socket.gaierror):
+        return f"{place} has no address: {cause.strerror}"
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS connection to {place}: {cause.reason or cause}"
+    numbers = [cause.errno or 0, *map(int, _NUMBERS.findall(str(cause)))]  # one for each address
+    words = dict.fromkeys(os.strerror(n) for n in numbers if n in errno.errorcode)
+    return f"no connection to {place}: {' and '.join(words) or cause}"

@@ -16,15 +16,16 @@ from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from binance_oi.budget import machine, record, stored
 from binance_oi.budget import pool as pool_module
-from binance_oi.budget import record, stored
-from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Pool, ProcessBudget
-from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
 from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -698,6 +699,55 @@ def test_all_pools_of_the_machine_can_be_looked_at(
         assert machine_pools(tmp_path / "budgets") == {}
     take(MachineBudget().pool("c"), 1)
     assert list(machine_pools()) == ["c"]
+
+
+def test_a_ban_of_before_a_restart_of_the_machine_is_shown_as_it_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
+    monkeypatch.setattr(stored, "BOOT", "another run of the machine")
+    assert MachineBudget(directory=tmp_path).pool("a").held_for(ban=True) > 0.0
+    assert machine_pools(tmp_path)["a"].banned_until is not None
+
+
+def test_one_pool_is_forgotten_and_the_others_stay(tmp_path: Path) -> None:
+    budget = MachineBudget(directory=tmp_path)
+    for name in ("a", "b"):
+        budget.pool(name).hold(3600.0, ban=True)
+    budget.close()
+    assert forget_pool("a", tmp_path)
+    assert list(machine_pools(tmp_path)) == ["b"]
+    assert not forget_pool("a", tmp_path)
+    later = MachineBudget(directory=tmp_path)
+    assert (later.pool("a").held_for(ban=True), later.pool("b").held_for(ban=True) > 0) == (0, True)
+
+
+def test_a_process_that_runs_writes_again_what_was_forgotten(tmp_path: Path) -> None:
+    pool = MachineBudget(directory=tmp_path).pool("a")
+    pool.hold(3600.0, ban=True)
+    assert forget_pool("a", tmp_path)
+    assert machine_pools(tmp_path) == {}
+    assert isinstance(pool.charge(1), Wait)
+    pool.hold(1.0)
+    assert machine_pools(tmp_path)["a"].banned_until is not None
+
+
+def test_forgetting_where_there_is_no_file_makes_none(tmp_path: Path) -> None:
+    assert not forget_pool("a", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_stays_locked_is_an_error_and_nothing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
+    asked: list[float] = []
+    monkeypatch.setattr(PoolFile, "lock", lambda _: False)
+    monkeypatch.setattr(machine, "time", SimpleNamespace(sleep=asked.append, time=time.time))
+    with pytest.raises(OSError, match="is locked by another process"):
+        forget_pool("a", tmp_path)
+    assert len(asked) == machine.LOCK_TRIES
+    assert list(machine_pools(tmp_path)) == ["a"]
 
 
 def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(

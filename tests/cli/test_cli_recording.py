@@ -25,7 +25,7 @@ from rich.console import Console
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
-from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
+from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
@@ -180,7 +180,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
             ("record --to {text} --simulated", "is not a recording"),
             ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
             ("record --to {dir} --simulated", "is a directory"),
-            ("record --to {new} --every soon", "a period is a number with s, m or h"),
+            ("record --to {new} --every soon", "a period is a number with s, m, h or d"),
             ("export {new} --to {out}.csv", "is not there"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
@@ -566,7 +566,7 @@ def test_the_board_knows_what_changed_since_when() -> None:
     assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
     assert [name for name, _ in board.top("symbol", 1)] == ["A"]
     line = board.lines["B"]
-    assert json.loads(json_line(line.latest, line))["change"] == "2"
+    assert json.loads(change_line(line.latest, line))["change"] == "2"
     board.take(seen("110", "12"))
     assert list(board.lines) == ["A", "B"]
 

@@ -12,6 +12,7 @@ from binance_oi.exchange.hosts import (
     PRODUCTION,
     TESTNET,
     check_base_url,
+    local_place,
     pool_key,
     source_name,
 )
@@ -275,3 +276,25 @@ def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None
 def test_a_source_has_one_name_under_every_url(url: str, name: str) -> None:
     assert source_name(url) == name
     assert OpenInterestClient(base_url=url, budget=ProcessBudget()).source == name
+
+
+@pytest.mark.parametrize(
+    "pool, place",
+    [
+        ("http://127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("http://[::1]:8080", ("::1", 8080)),
+        ("http://localhost:8080", ("localhost", 8080)),
+        ("http://127.0.0.1", None),
+        ("http://127.0.0.1:99999", None),
+        ("http://127.0.0.1:8080 via 127.0.0.1:9", None),
+        ("http://127.0.0.1:8080 from 127.0.0.2", None),
+        ("https://192.0.2.1:8080", None),
+        ("binance-futures", None),
+        ("", None),
+        ("http://[:8080", None),
+    ],
+)
+def test_a_pool_of_this_machine_alone_says_its_port(
+    pool: str, place: tuple[str, int] | None
+) -> None:
+    assert local_place(pool) == place

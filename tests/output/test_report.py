@@ -154,6 +154,59 @@ def test_the_page_is_written_or_recording_error_is_raised(
         write_report(recording, tmp_path / "nowhere" / "report.html")
 
 
+def test_a_page_about_a_part_counts_the_slots_and_samples_of_that_part(
+    recording: Recording,
+) -> None:
+    since, until = BEGIN + EVERY - timedelta(seconds=5), BEGIN + 3 * EVERY
+    shown = Page(report(recording, symbols=["btcusdt"], since=since, until=until + 2 * EVERY)).shown
+    for expected in (
+        "2026-11-23 23:59:00 to 2026-11-24 00:02:00 UTC, every 60 s",
+        "slots with a sweep50.000 %sweeps2slots without2samples1symbols1",
+        "Largest movers of 1 symbols",
+    ):
+        assert expected in shown
+    assert "SHIB" not in shown
+    shown = Page(report(recording, since=since, until=until)).shown
+    assert "2026-11-23 23:59:00 to 2026-11-24 00:00:00 UTC" in shown
+    assert "sweeps1slots without1" in shown  # of a gap of two slots, one is before `until`
+    assert "BTCUSDT" in Page(report(recording, until=until)).shown
+
+
+@pytest.mark.parametrize("from_slot, to_slot", [(0, 5), (1, 3), (2, 3), (3, 4), (4, 5), (0, 1)])
+def test_parts_of_a_page_agree_with_the_slots_that_are_there(
+    recording: Recording, from_slot: int, to_slot: int
+) -> None:
+    begin, minute = round(BEGIN.timestamp() * 1000), 60_000
+    for shift in (0, -30_000, 1):  # a moment between two slots is none of them
+        first, end = begin + from_slot * minute + shift, begin + to_slot * minute + shift
+        slots = [begin + n * minute for n in range(5) if first <= begin + n * minute < end]
+        sweeps = [sweep.slot for sweep in recording.sweeps((first, end))]
+        gaps = list(recording.counted_gaps((first, end)))
+        missed = [slot for it in gaps for slot in range(it.gap.first, it.gap.last + 1, minute)]
+        assert sorted(sweeps + missed) == slots
+        assert sum(it.slots for it in gaps) == len(missed)
+
+
+def test_failures_are_counted_within_their_part(recording: Recording) -> None:
+    begin = round(BEGIN.timestamp() * 1000)
+    assert list(recording.failures()) == [("BTCUSDT", "outage", 1)]
+    assert list(recording.failures((begin, begin + 60_000))) == []
+    assert list(recording.failures((begin + 60_000, begin + 60_001))) == [("BTCUSDT", "outage", 1)]
+
+
+def test_a_part_that_cannot_be_is_refused_before_anything_is_written(
+    recording: Recording, tmp_path: Path
+) -> None:
+    page = tmp_path / "oi.html"
+    with pytest.raises(ValueError, match="is later than until"):
+        write_report(recording, page, since=BEGIN + EVERY, until=BEGIN)
+    with pytest.raises(RecordingError, match="has no NOSUCHUSDT"):
+        write_report(recording, page, symbols=["NOSUCHUSDT"])
+    with pytest.raises(RecordingError, match="nothing to report"):
+        write_report(recording, page, until=BEGIN - EVERY)
+    assert not page.exists()
+
+
 def test_an_empty_recording_raises_recording_error(tmp_path: Path) -> None:
     Store(tmp_path / "oi.db").close()
     with (
