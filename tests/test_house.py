@@ -23,8 +23,8 @@ PACKAGE = ROOT / "binance_oi"
 
 # A folder or module of the top may import those before it, and none after it.
 ORDER = (
-    *("arguments", "times", "extras", "errors", "fork", "exchange", "budget", "sending", "market"),
-    *("client", "recorder", "output", "simulator", "cli", "__main__"),
+    *("arguments", "times", "extras", "encoding", "errors", "fork", "exchange", "budget"),
+    *("sending", "market", "client", "recorder", "output", "simulator", "cli", "__main__"),
 )
 # Some may import less than their place in the order allows.
 ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides

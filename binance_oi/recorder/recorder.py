@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
@@ -38,7 +39,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Encodable):
     """What a recorder has done since it was started."""
 
     sweeps: int = 0

@@ -7,17 +7,22 @@ is stored, whole; what it raised from is not there at all.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from binance_oi.encoding import Encodable
 from binance_oi.market.gap import Gap
 from binance_oi.market.snapshot import Snapshot
 
 
-class Saved(NamedTuple):
-    """What a write has changed."""
-
+class _Saved(NamedTuple):
     new: int
     """Samples that were not there."""
     swept: int
     """Slots of the gaps that have a sweep, which stays."""
+
+
+class Saved(_Saved, Encodable):
+    """What a write has changed."""
+
+    __slots__ = ()
 
 
 class Sink(Protocol):
