@@ -21,6 +21,8 @@ _SOURCES = {
     ),
 }
 
+_LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each one begins its paths with another name
+
 # Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
@@ -55,7 +57,8 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket
     API share one ([D] since 2026-06-30), and so do those of the testnet: taking two pools for one
     is slow, and taking one for two breaks the limit. A proxy has another address and so another
-    pool, whoever logs in to it. Credentials are never part of the name.
+    pool, whoever logs in to it. Two local exchanges are two pools, also one after the other on one
+    port; their paths tell them apart. Credentials are never part of the name.
 
     Raises:
         ValueError: `proxy` is not a URL with a host.
@@ -67,7 +70,9 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     elif _is_under(host, "binance.com"):
         pool = "binance-futures"
     else:
-        pool = f"{urlsplit(base_url).scheme}://{place}"
+        parts = urlsplit(base_url)
+        is_ours = _is_loopback(host) and _LOCAL_EXCHANGE.fullmatch(parts.path)
+        pool = f"{parts.scheme}://{place}{parts.path.rstrip('/') if is_ours else ''}"
     return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
 
 

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
 from binance_oi.simulator.app import Change, Exchange, Headers
+from binance_oi.simulator.commands import Commands
 from binance_oi.simulator.counter import Bans, Others, WeightCounter
 from binance_oi.simulator.universe import Universe
 
@@ -25,7 +26,7 @@ BACKLOG = 2048  # connections a load test opens at once
 CLOSE_S = 0.1  # what a request in flight still gets when the exchange closes
 
 
-class LocalExchange:
+class LocalExchange(Commands):
     """A futures exchange on this machine that counts weight as the real one does.
 
         async with LocalExchange(limit=100) as exchange:
@@ -35,6 +36,10 @@ class LocalExchange:
 
     It works on every event loop, also on one whose time is virtual: give `clock` the loop's
     time, and latency costs no real time.
+
+    `url` has a path of its own for each exchange, and so a budget of its own: a ban that a client
+    has seen is not that of the next exchange on the same port. The commands of `Commands`, such as
+    `jump` and `ban`, may come from any thread.
 
     Args:
         limit: weight allowed in a minute; also what `exchangeInfo` says.
@@ -99,12 +104,14 @@ class LocalExchange:
     @property
     def used(self) -> int:
         """Weight counted in the current minute."""
-        return self.counter.used(self.now())
+        with self._exchange.lock:
+            return self.counter.used(self.now())
 
     @property
     def weights(self) -> dict[int, int]:
         """Minute (Unix s // 60) to the weight counted in it, others included."""
-        return self.counter.weights(self.now())
+        with self._exchange.lock:
+            return self.counter.weights(self.now())
 
     @property
     def answers(self) -> Counter[int]:
@@ -120,13 +127,13 @@ class LocalExchange:
         """The exchange's own clock, Unix s."""
         return self._clock() + self._clock_offset
 
-    def set_status(self, name: str, status: str) -> None:
-        """Change the status of a symbol, or list a new one, from now on.
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 while it is closed."""
+        return self._runner.addresses[0][1] if self._runner and self._runner.addresses else 0
 
-        Raises:
-            ValueError: a new name that does not end in a quote asset.
-        """
-        self._exchange.set_status(name, status)
+    def _do(self, command: str, **arguments: Any) -> None:
+        self._exchange.do(command, **arguments)
 
     async def start(self) -> None:
         """Listen. `async with` does it."""
@@ -134,7 +141,7 @@ class LocalExchange:
         self._runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, self._port, backlog=BACKLOG).start()
-        self.url = f"http://{HOST}:{self._runner.addresses[0][1]}"
+        self.url = f"http://{HOST}:{self.port}{self._exchange.place}"
 
     async def close(self) -> None:
         """Stop listening and drop every connection. `async with` does it."""
