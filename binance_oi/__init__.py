@@ -1,35 +1,39 @@
 """Open interest from Binance USDⓈ-M Futures, without ever being rate-limited or banned."""
 
 import logging
+from typing import TYPE_CHECKING
 
-from binance_oi.budget import MachineBudget, ProcessBudget
-from binance_oi.budget.usage import Usage
-from binance_oi.client import OpenInterestClient
-from binance_oi.errors import (
-    BannedError,
-    BinanceOIError,
-    BudgetExhaustedError,
-    ClientClosedError,
-    DecodeError,
-    ForbiddenError,
-    InvalidSymbolError,
-    RateLimitedError,
-    Reason,
-    RecordingError,
-    ResponseError,
-    ServerError,
-    StorageError,
-    SymbolNotTradingError,
-    TransportError,
-    TransportTimeoutError,
-    UnknownSymbolError,
-    WrongSymbolError,
-)
-from binance_oi.exchange.hosts import PRODUCTION, TESTNET
-from binance_oi.exchange.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
-from binance_oi.market.gap import Gap
-from binance_oi.market.snapshot import Snapshot
-from binance_oi.sending.retry import RetryPolicy
+from binance_oi.lazy import names_of
+
+if TYPE_CHECKING:
+    from binance_oi.budget import MachineBudget, ProcessBudget
+    from binance_oi.budget.usage import Usage
+    from binance_oi.client import OpenInterestClient
+    from binance_oi.errors import (
+        BannedError,
+        BinanceOIError,
+        BudgetExhaustedError,
+        ClientClosedError,
+        DecodeError,
+        ForbiddenError,
+        InvalidSymbolError,
+        RateLimitedError,
+        Reason,
+        RecordingError,
+        ResponseError,
+        ServerError,
+        StorageError,
+        SymbolNotTradingError,
+        TransportError,
+        TransportTimeoutError,
+        UnknownSymbolError,
+        WrongSymbolError,
+    )
+    from binance_oi.exchange.hosts import PRODUCTION, TESTNET
+    from binance_oi.exchange.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
+    from binance_oi.market.gap import Gap
+    from binance_oi.market.snapshot import Snapshot
+    from binance_oi.sending.retry import RetryPolicy
 
 __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",
@@ -65,5 +69,23 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "WrongSymbolError",
 ]
 __version__ = "0.1.0"
+
+_MODULES = ("budget", "client", "errors", "exchange", "market", "sending")
+_HOMES = {
+    **dict.fromkeys(__all__, "errors"),  # most of them; the others:
+    **dict.fromkeys(("MachineBudget", "ProcessBudget", "Usage"), "budget"),
+    **dict.fromkeys(("PRODUCTION", "TESTNET", "ExchangeInfo", "OpenInterest"), "exchange"),
+    **dict.fromkeys(("RateLimit", "SymbolInfo"), "exchange"),
+    **dict.fromkeys(("Gap", "Snapshot"), "market"),
+    "OpenInterestClient": "client",
+    "RetryPolicy": "sending",
+}
+if not TYPE_CHECKING:  # a type checker knows the names above, and refuses others
+    __getattr__ = names_of(__name__, _HOMES, _MODULES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
+
 
 logging.getLogger("binance_oi").addHandler(logging.NullHandler())
