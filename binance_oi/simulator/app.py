@@ -184,7 +184,8 @@ class Exchange:
         self.lock = threading.RLock()
         """Held while anything is read that a command changes, and while it is changed."""
         self.place: str = _PLACE + secrets.token_hex(6)
-        """The beginning of each path; requests without it are answered as well."""
+        """Where it is below its port, for its URL alone: any other place is answered as well, be it
+        none, or that of an exchange that was here before."""
         self._script = Script()
         self._info: bytes | None = None
         self._markets: dict[str, Market] = {}
@@ -268,12 +269,10 @@ class Exchange:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Take a request through both legs."""
-        target = request.raw_path.removeprefix(self.place)
+        target = _below_its_place(request.raw_path)
         if target == ADMIN and request.method == "POST":
             status, told = obey(self.do, await request.read())
             return _text_of(Answer(status, _json(told)))
-        if target.startswith(_PLACE):  # for an exchange that was here before
-            return _text_of(_error(404, -5000, "this is another local exchange"))
         has_legs = bool(self._latency or self._jitter)
         if has_legs:
             await asyncio.sleep(self._leg_s())
@@ -460,6 +459,11 @@ class Exchange:
 
 
 _STATIC_HEADERS = CIMultiDict(_HEADERS)
+
+
+def _below_its_place(path: str) -> str:
+    _, slash, rest = path[1:].partition("/")
+    return slash + rest if path.startswith(_PLACE) else path
 
 
 def _text_of(answer: Answer) -> web.Response:

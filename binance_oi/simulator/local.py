@@ -4,12 +4,14 @@ It listens on 127.0.0.1 only, and sees one IP address whoever asks.
 """
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -96,6 +98,7 @@ class LocalExchange(Commands):
             changes=changes,
         )
         self._runner: web.ServerRunner | None = None
+        self._socket: socket.socket | None = None
 
     def __repr__(self) -> str:
         where = self.url or "closed"
@@ -129,26 +132,41 @@ class LocalExchange(Commands):
 
     @property
     def port(self) -> int:
-        """Where it listens; 0 while it is closed."""
-        return self._runner.addresses[0][1] if self._runner and self._runner.addresses else 0
+        """Where it listens; 0 while it does not."""
+        port: int = self._socket.getsockname()[1] if self._socket else 0
+        return port
 
     def _do(self, command: str, **arguments: Any) -> None:
         self._exchange.do(command, **arguments)
 
+    def bind(self) -> None:
+        """Take the port, and have a `url`, before there is a loop: connections wait for `start`."""
+        if self._socket is None:
+            self._socket = socket.create_server((HOST, self._port), backlog=BACKLOG)
+            self._port = self.port  # also when it is closed and started again
+            self.url = f"http://{HOST}:{self._port}{self._exchange.place}"
+
+    def release(self) -> None:
+        """Give the port back. `close` does it."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self.url = None, ""
+
     async def start(self) -> None:
         """Listen. `async with` does it."""
+        self.bind()
+        assert self._socket is not None
         server = web.Server(self._exchange.handle, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port, backlog=BACKLOG).start()
-        self.url = f"http://{HOST}:{self.port}{self._exchange.place}"
+        await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
 
     async def close(self) -> None:
         """Stop listening and drop every connection. `async with` does it."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        self.url = ""
+        self.release()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -165,9 +183,15 @@ class LocalExchange(Commands):
     @contextmanager
     def in_thread(self) -> Generator[Self, None, None]:
         """Run in a thread and a loop of its own."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="local-exchange", daemon=True)
+        made: Future[asyncio.AbstractEventLoop] = Future()
+
+        def run() -> None:  # the loop is made in its thread: a test may have others here
+            made.set_result(asyncio.new_event_loop())
+            made.result().run_forever()
+
+        thread = threading.Thread(target=run, name="local-exchange", daemon=True)
         thread.start()
+        loop = made.result()
         try:
             asyncio.run_coroutine_threadsafe(self.start(), loop).result()
             try:

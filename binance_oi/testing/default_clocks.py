@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FunctionType
-
-import pytest
+from typing import TYPE_CHECKING
 
 from binance_oi.budget import pool as budget
+
+if TYPE_CHECKING:
+    import pytest
 
 Clock = Callable[[], float]
 
@@ -25,7 +27,7 @@ def functions() -> Iterator[FunctionType]:
 
 
 def replace_default_clocks(
-    monkeypatch: pytest.MonkeyPatch, *, steady: Clock, wall: Clock
+    monkeypatch: "pytest.MonkeyPatch", *, steady: Clock, wall: Clock
 ) -> list[str]:
     """Replace monotonic clocks by `steady` and Unix time by `wall`; return whose they are."""
     instead: dict[object, Clock] = {

@@ -298,21 +298,22 @@ async def test_the_ban_of_one_exchange_is_not_that_of_the_next_one_on_its_port()
 async def test_an_exchange_that_was_closed_for_a_while_keeps_its_budget_and_its_name() -> None:
     exchange = LocalExchange()
     async with exchange:
-        before, port = exchange.url, exchange.port
+        before = exchange.url
     assert (exchange.url, exchange.port) == ("", 0)
-    exchange._port = port
     async with exchange:
         assert exchange.url == before
 
 
-async def test_who_speaks_to_an_exchange_that_was_here_before_costs_this_one_nothing() -> None:
+@pytest.mark.parametrize(
+    "place", ["", pytest.param("/local-00ff00ff00ff", id="of one that was here before")]
+)
+async def test_an_exchange_answers_under_its_port_with_and_without_a_place(place: str) -> None:
     async with LocalExchange() as exchange, aiohttp.ClientSession() as session:
-        of_another = f"http://127.0.0.1:{exchange.port}/local-00ff00ff00ff/fapi/v1/ping"
-        async with session.get(of_another) as response:
-            assert response.status == 404
-        async with session.get(f"http://127.0.0.1:{exchange.port}/fapi/v1/ping") as response:
-            assert response.status == 200  # by hand, without the path
-        assert exchange.used == 1
+        base = f"http://127.0.0.1:{exchange.port}{place}"
+        async with session.get(f"{base}/fapi/v1/openInterest?symbol=BTCUSDT") as response:
+            assert response.status == 200
+        async with session.get(f"{base}/fapi/v2/nothing") as response:
+            assert "Path /fapi/v2/nothing, Method GET is invalid" in await response.text()
 
 
 def test_only_the_path_of_a_local_exchange_makes_a_budget_of_its_own() -> None:

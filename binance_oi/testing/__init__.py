@@ -1,0 +1,34 @@
+"""For tests of code that uses this package; importing it imports nothing else.
+
+client.py          a client on a local exchange of its own
+virtual_clock.py   an event loop in which waiting takes no time
+default_clocks.py  other clocks for code that takes the default ones
+virtual_time.py    both of them, for the length of a test
+plugin.py          the fixtures for pytest: `local_exchange` and `virtual_time`
+
+pytest finds the plugin by itself where the package is installed. The local exchange is
+`binance_oi.simulator`.
+"""
+
+from typing import TYPE_CHECKING
+
+from binance_oi.lazy import names_of
+
+if TYPE_CHECKING:
+    from binance_oi.testing.client import SimulatedClient, simulated_client
+    from binance_oi.testing.virtual_clock import VirtualLoop
+    from binance_oi.testing.virtual_time import VirtualTime
+
+__all__ = ["SimulatedClient", "VirtualLoop", "VirtualTime", "simulated_client"]
+
+_HOMES = {
+    **dict.fromkeys(("SimulatedClient", "simulated_client"), "client"),
+    "VirtualLoop": "virtual_clock",
+    "VirtualTime": "virtual_time",
+}
+if not TYPE_CHECKING:  # a type checker knows the names above, and refuses others
+    __getattr__ = names_of(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

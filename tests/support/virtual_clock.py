@@ -1,0 +1,13 @@
+"""The virtual clock, which is part of the package: `binance_oi.testing.virtual_clock`."""
+
+from binance_oi.testing.virtual_clock import (
+    EPOCH_S,
+    START_S,
+    Deadlock,
+    VirtualDatetime,
+    VirtualLoop,
+    run,
+    wall_time,
+)
+
+__all__ = ["EPOCH_S", "START_S", "Deadlock", "VirtualDatetime", "VirtualLoop", "run", "wall_time"]
