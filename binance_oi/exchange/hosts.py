@@ -76,6 +76,12 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
 
 
+def is_local_exchange(pool: str) -> bool:
+    """Whether a pool is that of a local exchange, which nobody starts again under its name."""
+    match = _BASE_URL.fullmatch(pool)  # the name of any other pool is no URL
+    return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(pool).path) is not None
+
+
 def source_name(base_url: str) -> str:
     """What a recording calls the exchange at `base_url`.
 

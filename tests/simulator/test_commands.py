@@ -22,7 +22,7 @@ from binance_oi import (
     TransportError,
     UnknownSymbolError,
 )
-from binance_oi.exchange.hosts import pool_key, source_name
+from binance_oi.exchange.hosts import PRODUCTION, is_local_exchange, pool_key, source_name
 from binance_oi.simulator import Admin, Commands, LocalExchange, spawn
 from support.virtual_clock import wall_time
 
@@ -323,3 +323,6 @@ def test_only_the_path_of_a_local_exchange_makes_a_budget_of_its_own() -> None:
     assert pool_key("http://127.0.0.1:8080/gateway") == "http://127.0.0.1:8080"
     assert pool_key("https://gateway.example/local-0123456789ab") == "https://gateway.example:443"
     assert source_name(local) == "local"
+    assert is_local_exchange(pool_key(local))
+    for url in ("http://127.0.0.1:8080", PRODUCTION, "https://gateway.example/local-0123456789ab"):
+        assert not is_local_exchange(pool_key(url))
