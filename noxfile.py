@@ -30,7 +30,7 @@ FULLY_COVERED = (
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
-    *("exchange/symbols", "recorder/pending", "errors", "arguments", "client"),
+    *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (

@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING
 
-from binance_oi.lazy import names_of
+from binance_oi.lazy import on_first_use
 
 if TYPE_CHECKING:
     from binance_oi.budget import MachineBudget, ProcessBudget
@@ -70,22 +70,43 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("budget", "client", "errors", "exchange", "market", "sending")
-_HOMES = {
-    **dict.fromkeys(__all__, "errors"),  # most of them; the others:
-    **dict.fromkeys(("MachineBudget", "ProcessBudget", "Usage"), "budget"),
-    **dict.fromkeys(("PRODUCTION", "TESTNET", "ExchangeInfo", "OpenInterest"), "exchange"),
-    **dict.fromkeys(("RateLimit", "SymbolInfo"), "exchange"),
-    **dict.fromkeys(("Gap", "Snapshot"), "market"),
-    "OpenInterestClient": "client",
-    "RetryPolicy": "sending",
-}
-if not TYPE_CHECKING:  # a type checker knows the names above, and refuses others
-    __getattr__ = names_of(__name__, _HOMES, _MODULES)
+logging.getLogger("binance_oi").addHandler(logging.NullHandler())
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each name
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "budget": ("MachineBudget", "ProcessBudget"),
+            "budget.usage": ("Usage",),
+            "client": ("OpenInterestClient",),
+            "errors": (
+                "BannedError",
+                "BinanceOIError",
+                "BudgetExhaustedError",
+                "ClientClosedError",
+                "DecodeError",
+                "ForbiddenError",
+                "InvalidSymbolError",
+                "RateLimitedError",
+                "Reason",
+                "RecordingError",
+                "ResponseError",
+                "ServerError",
+                "StorageError",
+                "SymbolNotTradingError",
+                "TransportError",
+                "TransportTimeoutError",
+                "UnknownSymbolError",
+                "WrongSymbolError",
+            ),
+            "exchange.hosts": ("PRODUCTION", "TESTNET"),
+            "exchange.models": ("ExchangeInfo", "OpenInterest", "RateLimit", "SymbolInfo"),
+            "market.gap": ("Gap",),
+            "market.snapshot": ("Snapshot",),
+            "sending.retry": ("RetryPolicy",),
+        },
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
-
-
-logging.getLogger("binance_oi").addHandler(logging.NullHandler())
+    return sorted({*globals(), *__all__})

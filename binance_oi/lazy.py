@@ -1,33 +1,33 @@
-"""Names of a package that are imported when somebody asks for one of them.
+"""Public names that are imported when they are used first.
 
-The rule of this file: importing a package costs nothing. A plugin of pytest, and a command that
-prints a version, import it and use none of it.
+The rule of this file: importing a package imports none of its parts. `binance-oi --version` needs
+no aiohttp, and who reads a recording needs no client.
 """
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any
 
 
-def names_of(
-    package: str, homes: Mapping[str, str], modules: Collection[str] = ()
-) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], object]:
+    """The `__getattr__` of a package that imports its public names when somebody asks for them.
 
     Args:
-        package: Its name.
-        homes: For each of its names, the module below it that has it.
-        modules: Those below it that may be asked for without an import of their own.
+        package: Its full name.
+        homes: For each module of the package, relative to it, the names that it provides. The
+            modules themselves, and the folders that they are in, are attributes as well.
     """
+    origin = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
+    folders = {module.partition(".")[0] for module in homes}
 
-    def get(name: str) -> Any:
-        if name in homes:
-            value = getattr(import_module(f"{package}.{homes[name]}"), name)
-            setattr(sys.modules[package], name, value)  # so that nobody asks again
-            return value
-        if name in modules:
-            return import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    def find(name: str) -> object:
+        if name in origin:
+            value: object = getattr(import_module(origin[name]), name)
+        elif name in folders:
+            value = import_module(f"{package}.{name}")
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        setattr(sys.modules[package], name, value)  # the next use finds it without us
+        return value
 
-    return get
+    return find

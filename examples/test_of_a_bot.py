@@ -1,11 +1,10 @@
 """A test of a bot: `pytest examples/test_of_a_bot.py`, or run this file. Its hour takes no time."""
 
 import asyncio
+import subprocess
 import sys
 from contextlib import aclosing
 from decimal import Decimal
-
-import pytest
 
 from binance_oi import OpenInterestClient
 from binance_oi.testing import VirtualTime, simulated_client
@@ -34,4 +33,4 @@ def test_the_bot_sees_a_jump_after_an_hour_and_an_outage(virtual_time: VirtualTi
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main(["-q", "-p", "binance_oi.testing.plugin", __file__]))
+    subprocess.run([sys.executable, "-m", "pytest", "-q", __file__], check=True)

@@ -16,8 +16,27 @@ sqlite.py      a recording as such a place, whatever happens to its file
 recorder.py    polls into a sink, and goes on whatever happens to either
 """
 
-from binance_oi.recorder.recorder import Recorder, Status
-from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
-from binance_oi.recorder.sink import Saved, Sink
+from typing import TYPE_CHECKING
+
+from binance_oi.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from binance_oi.recorder.recorder import Recorder, Status
+    from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
+    from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = ["Recorder", "Recording", "Sample", "Samples", "Saved", "Sink", "Status", "Sweep"]
+
+if not TYPE_CHECKING:  # who only reads a recording imports no client
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "recorder": ("Recorder", "Status"),
+            "recording": ("Recording", "Sample", "Samples", "Sweep"),
+            "sink": ("Saved", "Sink"),
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

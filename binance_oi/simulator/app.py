@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -181,7 +182,7 @@ class Exchange:
         self._changes = sorted((Change(*change) for change in changes), reverse=True)
         self._random = Random(seed)
         self._date = (0, "")
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[object] = threading.RLock()
         """Held while anything is read that a command changes, and while it is changed."""
         self.place: str = _PLACE + secrets.token_hex(6)
         """Where it is below its port, for its URL alone: any other place is answered as well, be it
@@ -271,8 +272,8 @@ class Exchange:
         """Take a request through both legs."""
         target = _below_its_place(request.raw_path)
         if target == ADMIN and request.method == "POST":
-            status, told = obey(self.do, await request.read())
-            return _text_of(Answer(status, _json(told)))
+            status, outcome = obey(self.do, await request.read())
+            return _text_of(Answer(status, _json(outcome)))
         has_legs = bool(self._latency or self._jitter)
         if has_legs:
             await asyncio.sleep(self._leg_s())

@@ -151,8 +151,8 @@ class Admin(Commands):
         finally:
             connection.close()
         if response.status != 200:
-            told = json.loads(text)
-            raise _ERRORS.get(told.get("error"), RuntimeError)(told.get("text"))
+            outcome = json.loads(text)
+            raise _ERRORS.get(outcome.get("error"), RuntimeError)(outcome.get("text"))
 
 
 def obey(do: Callable[..., None], body: bytes) -> tuple[int, dict[str, str]]:

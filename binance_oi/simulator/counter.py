@@ -138,7 +138,12 @@ class WeightCounter:
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
     def ban(self, now: float, seconds: float | None = None) -> None:
-        """Ban this IP address from `now` on; twice as long as the last time unless told."""
+        """Ban this IP address from `now` on.
+
+        Args:
+            now: Unix s.
+            seconds: how long; None for twice as long as the last ban.
+        """
         twice = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
         self._ban_s = twice if seconds is None else seconds
         self.banned_until = now + self._ban_s

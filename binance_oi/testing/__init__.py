@@ -12,7 +12,7 @@ pytest finds the plugin by itself where the package is installed. The local exch
 
 from typing import TYPE_CHECKING
 
-from binance_oi.lazy import names_of
+from binance_oi.lazy import on_first_use
 
 if TYPE_CHECKING:
     from binance_oi.testing.client import SimulatedClient, simulated_client
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedClient", "VirtualLoop", "VirtualTime", "simulated_client"]
 
-_HOMES = {
-    **dict.fromkeys(("SimulatedClient", "simulated_client"), "client"),
-    "VirtualLoop": "virtual_clock",
-    "VirtualTime": "virtual_time",
-}
-if not TYPE_CHECKING:  # a type checker knows the names above, and refuses others
-    __getattr__ = names_of(__name__, _HOMES)
+if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each name
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "client": ("SimulatedClient", "simulated_client"),
+            "virtual_clock": ("VirtualLoop",),
+            "virtual_time": ("VirtualTime",),
+        },
+    )
 
 
 def __dir__() -> list[str]:
