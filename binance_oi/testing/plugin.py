@@ -54,7 +54,13 @@ def virtual_time(request: pytest.FixtureRequest) -> "VirtualTime":
     Each event loop that the test makes is a virtual one, be it by pytest-asyncio, by anyio or by
     `asyncio.run`. Real sockets work, as long as both ends are in the loop of the test.
     """
-    found: VirtualTime = request.node.stash[_TIME]
+    found: VirtualTime | None = request.node.stash.get(_TIME, None)
+    if found is None:
+        pytest.fail(
+            "virtual_time must be there before the test begins: name it as an argument of the test"
+            " or of a fixture, or with pytest.mark.usefixtures",
+            pytrace=False,
+        )
     return found
 
 

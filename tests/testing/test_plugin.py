@@ -196,6 +196,18 @@ def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_pat
     assert done.stdout.splitlines()[-1].startswith("1 passed"), done.stdout + done.stderr
 
 
+def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
+    site: Path, tmp_path: Path
+) -> None:
+    source = """
+    def test_late(request):
+        request.getfixturevalue("virtual_time")
+    """
+    done = run_pytest(site, tmp_path, source, "-p", "no:asyncio")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "virtual_time must be there before the test begins" in done.stdout
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
