@@ -32,7 +32,7 @@ FULLY_COVERED = (
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
     *(f"sending/{name}" for name in ("wire", "plain_answers", "parked_connections")),
-    *("exchange/symbols", "recorder/pending", "errors", "arguments", "client"),
+    *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (
@@ -181,7 +181,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
-    session.install("-e", ".[cli]")
+    session.install("-e", ".[cli]", "pytest>=9")  # one of them is a test
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
         session.error("no examples")

@@ -22,9 +22,12 @@ The rule of this file: the type names the caller's next step. Every exception pi
 arguments are positional. A server's text is escaped and bounded.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from binance_oi.encoding import Decimals, EncodableByKey, plain
 from binance_oi.times import iso
 
 __all__ = [
@@ -92,8 +95,26 @@ class Reason(StrEnum):
     """The weight does not fit into any minute."""
 
 
-class BinanceOIError(Exception):
+class BinanceOIError(EncodableByKey, Exception):
     """Any error of this package; catch it where every failure has the same next step."""
+
+    def to_dict(self, *, decimals: Decimals = "text") -> dict[str, Any]:
+        """The name of its type as ``error``, its text as ``text``, and every attribute.
+
+        Ready for any JSON encoder; see `binance_oi.encoding.Encodable`.
+        """
+        return {name: self._field(name, decimals) for name in self._field_names()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
+    def _field_names(self) -> Collection[str]:
+        return ("error", "text", *(name for name in vars(self) if not name.startswith("_")))
+
+    def _field(self, name: str, decimals: Decimals) -> Any:
+        if name == "error":
+            return type(self).__name__
+        return plain(str(self) if name == "text" else getattr(self, name), decimals)
 
 
 class InvalidSymbolError(BinanceOIError, ValueError):
@@ -110,6 +131,12 @@ class InvalidSymbolError(BinanceOIError, ValueError):
         symbol, kind = self.symbol, type(self.symbol).__name__
         shown = repr(symbol[:MAX_TEXT]) if isinstance(symbol, str) else f"<{kind}>"
         return f"{printable(shown, 60)} is not a symbol: {self.reason}"
+
+    def _field(self, name: str, decimals: Decimals) -> Any:
+        if name != "symbol":
+            return super()._field(name, decimals)
+        symbol, kind = self.symbol, type(self.symbol).__name__
+        return printable(symbol) if isinstance(symbol, str) else f"<{kind}>"
 
 
 class TransportError(BinanceOIError):

@@ -23,19 +23,20 @@ PACKAGE = ROOT / "binance_oi"
 
 # A folder or module of the top may import those before it, and none after it.
 ORDER = (
+    *("version", "lazy", "arguments", "times", "extras", "encoding", "errors", "fork"),
     *(
-        "version",
-        "lazy",
-        "arguments",
-        "times",
-        "extras",
-        "errors",
-        "fork",
         "exchange",
         "budget",
         "sending",
+        "market",
+        "client",
+        "recorder",
+        "output",
+        "simulator",
+        "testing",
+        "cli",
+        "__main__",
     ),
-    *("market", "client", "recorder", "output", "simulator", "cli", "__main__"),
 )
 # Some may import less than their place in the order allows.
 ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
@@ -50,6 +51,7 @@ THIRD_PARTY = {
     "cyclopts": {"cli"},
     "msgspec": {"budget", "cli", "exchange", "simulator"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
+    "pytest": {"testing"},
     "rich": {"cli"},
     # aiohttp's own type for URLs
     "yarl": {"sending/connections", "sending/sender", "sending/transport", "sending/wire"},
@@ -320,7 +322,7 @@ calls = []
 sys.addaudithook(lambda event, args: event.startswith("socket.") and calls.append(event))
 import binance_oi
 for name in binance_oi.__all__:
-    getattr(binance_oi, name)  # which imports all of it
+    getattr(binance_oi, name)
 touched = sorted(set(calls) - {"socket.gethostname"})
 sys.exit(f"importing it does {touched}" if touched else 0)
 """
@@ -340,7 +342,8 @@ def test_the_library_is_silent_until_its_user_asks() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["budget", "exchange", "market", "output", "recorder", "sending"]
+    "folder",
+    ["budget", "exchange", "market", "output", "recorder", "sending", "simulator", "testing"],
 )
 def test_a_folder_names_what_is_public_and_has_it(folder: str) -> None:
     package = import_module(f"binance_oi.{folder}")

@@ -12,7 +12,11 @@ import binance_oi
 from binance_oi.lazy import on_first_use
 
 PACKAGE = Path(binance_oi.__file__).parent
-LAZY = {"binance_oi": "__init__.py", "binance_oi.recorder": "recorder/__init__.py"}
+LAZY = {
+    "binance_oi": "__init__.py",
+    "binance_oi.recorder": "recorder/__init__.py",
+    "binance_oi.testing": "testing/__init__.py",
+}
 
 
 def seen_by_a_type_checker(package: str) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,7 @@ def test_the_metadata_states_licence_versions_and_dependencies(metadata: Message
 def test_the_command_is_installed(wheel: dict[str, bytes]) -> None:
     points = wheel[f"{INFO}/entry_points.txt"].decode()
     assert "binance-oi = binance_oi.__main__:main" in points
+    assert "[pytest11]\nbinance_oi.testing.plugin = binance_oi.testing.plugin" in points
 
 
 def test_nothing_that_others_pin_is_required_by_us() -> None:

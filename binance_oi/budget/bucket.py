@@ -286,7 +286,8 @@ class Bucket:
         caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
         # A reserve of weight may be more than a limit that the exchange has lowered.
-        sustained = (max(0, cap) * MINUTE / window.seconds for window, cap in caps)
+        sustained = [cap * MINUTE / window.seconds for window, cap in caps]
+        sustained += [float(ask.budget), float(ask.share)]
         left += [ask.budget - minute.used, ask.share - minute.booked]
         return Usage(
             limit=known.limit,
@@ -300,7 +301,7 @@ class Bucket:
             resets_at=datetime.fromtimestamp(MINUTE * (ask.likeliest + 1), UTC),
             held_until=self._instant(now, known.cooldown_until),
             banned_until=self._instant(now, known.banned_until),
-            sustained=min(sustained, default=math.inf),
+            sustained=max(0.0, min(sustained)),
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:

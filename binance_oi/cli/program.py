@@ -26,7 +26,7 @@ from binance_oi.cli.endings import (
 from binance_oi.cli.streams import PROGRAM, complain, discard, drop_unwritten, prepare, put
 from binance_oi.errors import BinanceOIError
 
-_BEFORE_AT = re.compile(r"\S*@")
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tried once for each word, not at each letter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

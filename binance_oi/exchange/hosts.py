@@ -21,6 +21,8 @@ _SOURCES = {
     ),
 }
 
+_LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each one begins its paths with another name
+
 # Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
@@ -133,7 +135,8 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     share one ([D] since 2026-06-30), and so do the testnet's. To take one pool for two would break
     the limit; to take two for one is only slow. A proxy has another IP address and so another pool,
     for every login and every origin. So has each further address of this machine that requests are
-    sent from. Credentials are never part of the name.
+    sent from. Two local exchanges are two pools, also one after the other on one port, because
+    their paths differ. Credentials are never part of the name.
 
     Raises:
         ValueError: See `check_proxy`.
@@ -146,7 +149,9 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     elif _is_under(host, "binance.com"):
         pool = "binance-futures"
     else:
-        pool = f"{urlsplit(base_url).scheme}://{place}"
+        parts = urlsplit(base_url)
+        is_ours = _is_loopback(host) and _LOCAL_EXCHANGE.fullmatch(parts.path)
+        pool = f"{parts.scheme}://{place}{parts.path.rstrip('/') if is_ours else ''}"
     if proxy is not None:
         return f"{pool} via {_host_and_place(proxy)[1]}"
     return pool if local_address is None else f"{pool} from {local_address}"
@@ -159,6 +164,12 @@ def local_place(pool: str) -> tuple[str, int] | None:
         return None
     host, port = match["host"].strip("[]"), int(match["port"] or 0)
     return (host, port) if _is_loopback(host) and 0 < port < 65_536 else None
+
+
+def is_local_exchange(pool: str) -> bool:
+    """Whether a pool is that of a local exchange, which nobody starts again under its name."""
+    match = _BASE_URL.fullmatch(pool)  # the name of any other pool is no URL
+    return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(pool).path) is not None
 
 
 def source_name(base_url: str) -> str:

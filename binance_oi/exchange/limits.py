@@ -5,18 +5,24 @@ The rule of this file: plain values. `budget` keeps what is used of a limit.
 
 from typing import NamedTuple
 
+from binance_oi.encoding import Encodable
+
 # Headers with the exchange's count for the minute of its clock, by span and kind. Every fapi answer
 # carries it; `/futures/data` does not, and some send -1 [D, O] 2026-11.
 _HEADERS = {(60, False): "X-MBX-USED-WEIGHT-1M"}
 
 
-class Limit(NamedTuple):
-    """An amount allowed in a span of seconds, as the exchange announces it."""
-
+class _Limit(NamedTuple):
     seconds: int
     most: int
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
+
+
+class Limit(_Limit, Encodable):
+    """An amount allowed in a span of seconds, as the exchange announces it."""
+
+    __slots__ = ()
 
     @property
     def header(self) -> str:

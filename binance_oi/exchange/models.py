@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from binance_oi.encoding import EncodableByKey
 from binance_oi.exchange.limits import WEIGHT, Limit
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
@@ -28,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class OpenInterest(msgspec.Struct, frozen=True):
+class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
     """Open interest of one symbol."""
 
     symbol: str
@@ -43,7 +44,7 @@ class OpenInterest(msgspec.Struct, frozen=True):
         return _EPOCH + timedelta(milliseconds=self.time)
 
 
-class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
+class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """One of the exchange's limits."""
 
     rate_limit_type: str
@@ -69,7 +70,7 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
         return self.seconds is not None and 1 <= self.limit <= MAX_LIMIT * minutes
 
 
-class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
+class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol. Select by `status`: new contract types appear all the time."""
 
     symbol: _Text
@@ -91,7 +92,7 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     underlying_type: str = ""
 
 
-class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
+class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """Everything that is listed, and the limits."""
 
     symbols: tuple[SymbolInfo, ...]
@@ -163,7 +164,7 @@ def not_kept(limits: Iterable[RateLimit]) -> set[Limit]:
     return {limit for limit in least if not any(each.implies(limit) for each in kept)}
 
 
-class MarkPrice(msgspec.Struct, frozen=True):
+class MarkPrice(EncodableByKey, msgspec.Struct, frozen=True):
     """The mark price of one symbol."""
 
     symbol: str

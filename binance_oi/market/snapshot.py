@@ -10,11 +10,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypedDict
 
+from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.models import MarkPrice, OpenInterest
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
-from binance_oi.market.rows import Batch, Row, notional, row
+from binance_oi.market.rows import Batch, Row, digits, notional, row
 from binance_oi.times import unix_ms
 
 
@@ -27,15 +28,16 @@ class Columns(TypedDict):
 
 
 class Value(TypedDict):
-    """One value of a snapshot."""
+    """One value of a snapshot, ready for JSON."""
 
     symbol: str
-    open_interest: Decimal
+    open_interest: str
+    """With the exchange's digits."""
     time: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Snapshot(Mapping[str, OpenInterest]):
+class Snapshot(Mapping[str, OpenInterest], Encodable):
     """Open interest by symbol, in the order asked for; what failed is in `errors`.
 
     `len`, `in` and iteration are about the values that were read.
@@ -94,9 +96,12 @@ class Snapshot(Mapping[str, OpenInterest]):
         }
 
     def to_dicts(self) -> list[Value]:
-        """One dictionary for each value."""
+        """One dictionary for each value, ready for any JSON encoder; see `to_columns` for numbers.
+
+        `to_dict` has the errors, the times and the gaps as well.
+        """
         return [
-            Value(symbol=v.symbol, open_interest=v.open_interest, time=v.time)
+            Value(symbol=v.symbol, open_interest=digits(v.open_interest), time=v.time)
             for v in self.values()
         ]
 

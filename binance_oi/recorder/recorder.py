@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from binance_oi.arguments import StrPath, check_path
+from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
@@ -39,7 +40,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Encodable):
     """What a recorder has done since it started."""
 
     sweeps: int = 0

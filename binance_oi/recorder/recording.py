@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
 from binance_oi.arguments import StrPath, check_path
+from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols, is_name
 from binance_oi.market import arrow
@@ -128,9 +129,7 @@ NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
 
 
-class Sample(NamedTuple):
-    """One observation."""
-
+class _Sample(NamedTuple):
     symbol: str
     time: int
     """The exchange's transaction time, Unix ms."""
@@ -140,6 +139,12 @@ class Sample(NamedTuple):
     """When the answer came, Unix ms."""
     mark_price: Decimal | None
     """In units of the quote asset; None when it was not recorded."""
+
+
+class Sample(_Sample, Encodable):
+    """One observation."""
+
+    __slots__ = ()
 
 
 class SampleColumns(TypedDict):
@@ -152,9 +157,7 @@ class SampleColumns(TypedDict):
     mark_price: list[Decimal | None]
 
 
-class Sweep(NamedTuple):
-    """One row of the table `sweeps`. Times are Unix ms."""
-
+class _Sweep(NamedTuple):
     slot: int
     period: int
     started: int
@@ -165,14 +168,24 @@ class Sweep(NamedTuple):
     weight: int
 
 
-class CountedGap(NamedTuple):
-    """Slots without any sweep, and their number."""
+class Sweep(_Sweep, Encodable):
+    """One row of the table `sweeps`. Times are Unix ms."""
 
+    __slots__ = ()
+
+
+class _CountedGap(NamedTuple):
     gap: Gap
     period: int
     """From slot to slot of this gap, ms; 0 when the file holds an impossible period."""
     slots: int
     """Slots without a sweep; 0 for an empty gap. A slot in two gaps counts in the first one."""
+
+
+class CountedGap(_CountedGap, Encodable):
+    """Slots without any sweep, and their number."""
+
+    __slots__ = ()
 
 
 def _damaged(path: Path, what: str) -> RecordingError:

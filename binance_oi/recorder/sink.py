@@ -7,17 +7,22 @@ everything is stored; when it raises, nothing is.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from binance_oi.encoding import Encodable
 from binance_oi.market.gap import Gap
 from binance_oi.market.snapshot import Snapshot
 
 
-class Saved(NamedTuple):
-    """What a write has changed."""
-
+class _Saved(NamedTuple):
     new: int
     """New samples."""
     swept: int
     """Slots of the gaps that already have a sweep, which stays."""
+
+
+class Saved(_Saved, Encodable):
+    """What a write has changed."""
+
+    __slots__ = ()
 
 
 class Sink(Protocol):

@@ -8,13 +8,14 @@ import random
 from dataclasses import dataclass, field
 
 from binance_oi.arguments import as_float, check_count
+from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
 OVERLOADED = -1008  # "throttled by system-level protection": not counted; back off [D]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
+class RetryPolicy(Encodable):
     """Which failed requests are sent again. `RetryPolicy(attempts=1)` turns retries off.
 
     Retried within the call's `timeout`: network errors, timeouts of a connection, 5xx and 408.

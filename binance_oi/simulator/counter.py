@@ -137,11 +137,21 @@ class WeightCounter:
         self._add(weight, _minute(now))
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
-    def ban(self, now: float) -> None:
-        """Ban this IP address from `now` on, for twice as long as the last time."""
-        self._ban_s = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
+    def ban(self, now: float, seconds: float | None = None) -> None:
+        """Ban this IP address from `now` on.
+
+        Args:
+            now: Unix s.
+            seconds: how long; None for twice as long as the last ban.
+        """
+        twice = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
+        self._ban_s = twice if seconds is None else seconds
         self.banned_until = now + self._ban_s
         self._refusals = 0
+
+    def end_ban(self) -> None:
+        """Serve this IP address again."""
+        self.banned_until = 0.0
 
     def _refuse(self, used: int, now: float) -> Verdict:
         if now < self.banned_until:

@@ -1,9 +1,11 @@
 """Open interest and mark prices that move, as pure functions of seed, symbol and time.
 
-Nothing is stored and nothing is drawn at random later on: the same seed, symbol and moment
-always give the same answer, so that a run can be repeated and two processes agree.
+Nothing is drawn at random later on: the same seed, symbol and moment always give the same answer,
+so that a run can be repeated and two processes agree. Only a test that fixes a value or makes it
+jump changes that, from the moment at which it does.
 """
 
+from decimal import Decimal
 from math import pi, sin
 from random import Random
 
@@ -22,11 +24,15 @@ class Market:
         "_age_s",
         "_decimals",
         "_every_s",
+        "_factor",
+        "_fixed",
         "_name",
         "_open_interest",
         "_price",
         "_salt",
+        "_since_ms",
         "_swings",
+        "fixed_price",
     )
 
     def __init__(self, seed: int, symbol: Symbol) -> None:
@@ -40,6 +46,9 @@ class Market:
         self._every_s = draw.uniform(1.0, 3.0)
         self._age_s = draw.uniform(2.0, 5.9 - self._every_s)
         self._salt = draw.getrandbits(32)
+        self._fixed: tuple[str, int] | None = None
+        self._factor, self._since_ms = 1.0, 0  # of all jumps, and when the last one was
+        self.fixed_price: str | None = None
         self._swings = tuple(
             (share, 2 * pi / (period * draw.uniform(0.8, 1.25)), draw.uniform(0, 2 * pi))
             for share, period in _SWINGS
@@ -54,12 +63,40 @@ class Market:
         The time is 2 to 6 s before `now` (Unix s), differs from symbol to symbol, and stands
         still for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
         """
+        if self._fixed is not None:
+            return self._fixed
         turn = int((now - self._age_s) / self._every_s)
         moment = turn * self._every_s
+        time = int(moment * 1000)
+        if time < self._since_ms:
+            time, moment = self._since_ms, self._since_ms / 1000
+            turn = int(moment / self._every_s)
         # The upper half of a product: the lower bits of a multiple hardly vary.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
-        return f"{value:.{self._decimals}f}", int(moment * 1000)
+        value *= self._factor
+        return f"{value:.{self._decimals}f}", time
+
+    def fix(self, value: str, now: float) -> None:
+        """Let open interest stand still at `value`, as an observation of `now` (Unix s)."""
+        self._fixed = value, self._later_than_before(now)
+
+    def jump(self, share: float, now: float) -> None:
+        """Change open interest by a share of itself, as an observation of `now` (Unix s)."""
+        time = self._later_than_before(now)
+        if self._fixed is not None:
+            jumped = Decimal(self._fixed[0]) * Decimal(repr(1.0 + share))
+            self._fixed = f"{jumped:.{self._decimals}f}", time
+        else:
+            self._factor, self._since_ms = self._factor * (1.0 + share), time
+
+    def fix_price(self, price: str) -> None:
+        """Let the mark price stand still at `price`."""
+        self.fixed_price = price
+
+    def _later_than_before(self, now: float) -> int:
+        """Unix ms of `now`, or later: one time has one value."""
+        return max(int(now * 1000), self.open_interest(now)[1] + 1)
 
     def mark_price(self, now: float) -> float:
         """Mark price in the quote asset at `now` (Unix s)."""

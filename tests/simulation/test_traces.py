@@ -98,6 +98,7 @@ UNNOTICED = {
     "budget.pool_file.PAGE": LAYOUT,
     "budget.pool_file.RECORDS": LAYOUT,
     "budget.pool_file.UNUSED": LAYOUT,
+    "budget.pool_file.UNUSED_LOCAL": LAYOUT,
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
     "budget.pool_file._LAST": LAYOUT,

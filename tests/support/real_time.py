@@ -157,6 +157,11 @@ def _marks(decorators: list[ast.expr]) -> set[str]:
     return {_name(d.func if isinstance(d, ast.Call) else d) for d in decorators}
 
 
+def _fixtures(function: Function) -> set[str]:
+    """`virtual_time`, if it is one of the arguments: the fixture does what the mark does."""
+    return {arg.arg for arg in function.args.args} & {"virtual_time"}
+
+
 @dataclass
 class _Scope:
     """A function with its name and marks; it inherits the marks of enclosing functions."""
@@ -205,9 +210,8 @@ class _Module:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, Function):
                 name = f"{outer}.{child.name}" if outer else child.name
-                scope = _Scope(
-                    child, name, marks | _marks(child.decorator_list), list(_own_nodes(child))
-                )
+                own = _marks(child.decorator_list) | _fixtures(child)
+                scope = _Scope(child, name, marks | own, list(_own_nodes(child)))
                 scope.uses = {_name(n) for n in ast.walk(child)} - {"", child.name}
                 yield scope
                 yield from self._scopes_in(child, name, scope.marks)

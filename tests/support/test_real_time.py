@@ -44,6 +44,21 @@ ALLOWED = {
         "Running.__aenter__",
         "sleep",
     ): "every test that enters it is marked `virtual_time`",
+    (
+        "tests/testing/test_simulated_client.py",
+        "test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute",
+        "sleep",
+    ): "virtual time is installed by hand",
+    (
+        "tests/testing/test_simulated_client.py",
+        "test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute",
+        "duration",
+    ): "virtual time is installed by hand",
+    (
+        "tests/testing/test_simulated_client.py",
+        "test_an_exchange_is_served_in_a_loop_that_is_there_already.scenario",
+        "sleep",
+    ): "virtual time is installed by hand",
 }
 
 
@@ -191,6 +206,12 @@ def test_code_that_holds_on_a_slow_machine_is_not_found(line: str) -> None:
 )
 def test_in_virtual_time_only_the_systems_clocks_count(line: str, kinds: set[str]) -> None:
     assert kinds_in(line, "@pytest.mark.virtual_time") == kinds
+
+
+def test_a_test_with_the_fixture_is_on_the_virtual_clock_as_one_with_the_mark_is() -> None:
+    source = "async def test_it(FIXTURE):\n    async def nap():\n        await asyncio.sleep(5.0)"
+    assert search(source.replace("FIXTURE", "virtual_time")) == []
+    assert len(search(source.replace("FIXTURE", "real_time"))) == 1
 
 
 def test_a_function_that_only_virtual_tests_use_is_virtual_too() -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout, web
 from aiolimiter import AsyncLimiter
 
-from support import virtual_clock
+from binance_oi.testing import virtual_clock
 
 pytestmark = pytest.mark.virtual_time
 
