@@ -28,10 +28,10 @@ def budgets(output: Output) -> int:
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_over(name, usage)}
     output.show(pools_sheet(pools))
+    if gone := len(known) - len(pools):
+        complain(f"left out: {gone} of local ports on which nothing listens any more")
     if known:
-        gone = len(known) - len(pools)
-        left_out = f"; {gone} of local ports that are gone are left out" if gone else ""
-        complain(f"from {path}{left_out}")
+        complain(f"from {path}")
     else:
         complain(f"no budget has been used on this machine yet; the file will be {path}")
     return OK
