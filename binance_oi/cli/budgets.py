@@ -19,7 +19,7 @@ from binance_oi.errors import printable
 from binance_oi.exchange.hosts import local_place
 from binance_oi.times import iso
 
-PATIENCE = 1.0  # s for a port of this machine to take a connection, or to refuse it
+NAMED = 4  # budgets, in an error
 
 
 def budgets(output: Output) -> int:
@@ -28,10 +28,10 @@ def budgets(output: Output) -> int:
     known = machine_pools()
     pools = {name: usage for name, usage in known.items() if not _is_over(name, usage)}
     output.show(pools_sheet(pools))
+    if gone := len(known) - len(pools):
+        complain(f"left out: {gone} of local ports on which nothing listens any more")
     if known:
-        gone = len(known) - len(pools)
-        left_out = f"; {gone} of local ports that are gone are left out" if gone else ""
-        complain(f"from {path}{left_out}")
+        complain(f"from {path}")
     else:
         complain(f"no budget has been used on this machine yet; the file will be {path}")
     return OK
@@ -56,7 +56,10 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
 
 
 def _names(pools: Mapping[str, Usage]) -> str:
-    return f"; there are {', '.join(map(printable, sorted(pools)))}" if pools else ""
+    """Which there are; local exchanges last, for a machine may have many."""
+    names = sorted(pools, key=lambda name: (local_place(name) is not None, name))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"; there are {', '.join(map(printable, names[:NAMED]))}{more}" if names else ""
 
 
 def _held(usage: Usage) -> str:
@@ -77,14 +80,19 @@ def _is_over(name: str, usage: Usage) -> bool:
     A port of this machine may also lead to the exchange itself, by a tunnel; then its hold counts.
     """
     place = local_place(name)
-    return place is not None and usage.held_until is None and _is_refused(place)
+    return place is not None and usage.held_until is None and _is_free(place)
 
 
-def _is_refused(place: tuple[str, int]) -> bool:
+def _is_free(place: tuple[str, int]) -> bool:
+    """Whether nobody listens there; a port that cannot be looked at is not free.
+
+    Asked by taking it for a moment. To connect to it would disturb whoever listens.
+    """
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     try:
-        socket.create_connection(place, PATIENCE).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:  # nobody knows
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after one that ended
+            probe.bind(place)
+    except OSError:
         return False
-    return False
+    return True

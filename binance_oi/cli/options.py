@@ -62,7 +62,9 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
 
 def _names(_: object, tokens: Sequence[Token]) -> list[str]:
     names = [name.strip() for token in tokens for name in token.value.split(",")]
-    return [name for name in names if name]
+    if not all(names):
+        raise ValueError("a symbol is needed, or several with a comma between them")
+    return names
 
 
 def _part(_: object, tokens: Sequence[Token]) -> float:

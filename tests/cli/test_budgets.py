@@ -57,7 +57,9 @@ def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
-    assert "; 1 of local ports that are gone are left out" in err
+    assert err.startswith(
+        "binance-oi: left out: 1 of local ports on which nothing listens any more\n"
+    )
     assert not exchange.answers
     assert gone in machine_pools()  # a tunnel to the exchange may come back
 
@@ -70,14 +72,36 @@ def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) 
     assert "left out" not in err
 
 
-def test_a_port_that_says_nothing_is_not_taken_for_gone(
+def test_a_program_that_listens_is_not_disturbed(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"http://127.0.0.1:{server.getsockname()[1]}"
+        use(name)
+        assert main(["budget"]) == 0
+        assert shown(capsys)[0] == [name]
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            server.accept()
+
+
+def test_a_port_that_has_just_ended_a_connection_is_free(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with socket.create_connection(server.getsockname()):
+            accepted, _ = server.accept()
+            accepted.close()  # the side that closes first keeps the port for a minute
+    use(name)
+    assert main(["budget"]) == 0
+    assert shown(capsys)[0] == []
+
+
+def test_a_port_that_cannot_be_looked_at_is_not_taken_for_gone(
     gone: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent(*_: object) -> socket.socket:
-        raise TimeoutError
+    def forbidden(*_: object) -> socket.socket:
+        raise PermissionError
 
     use(gone)
-    monkeypatch.setattr("socket.create_connection", silent)
+    monkeypatch.setattr("socket.socket", forbidden)
     assert main(["budget"]) == 0
     assert shown(capsys)[0] == [gone]
 
@@ -121,6 +145,16 @@ def test_a_budget_that_is_not_there_is_wrong_usage_and_the_others_are_named(
     assert main(["budget", "--forget", NAME, "--yes"]) == 2
     assert shown(capsys)[1].endswith("binance-futures; there are binance-futures-testnet\n")
     assert list(machine_pools()) == ["binance-futures-testnet"]
+
+
+def test_of_many_budgets_a_few_are_named(capsys: Captured) -> None:
+    for port in range(1, 9):
+        use(f"http://127.0.0.1:{port}")
+    use("binance-futures-testnet")
+    assert main(["budget", "--forget", NAME, "--yes"]) == 2
+    err = shown(capsys)[1]
+    assert "; there are binance-futures-testnet, http://127.0.0.1:1, " in err
+    assert err.endswith(" and 5 more\n")
 
 
 @pytest.mark.parametrize(

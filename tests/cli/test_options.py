@@ -204,6 +204,13 @@ def test_symbols_in_both_ways_at_once_are_wrong_usage_that_says_so(capsys: Captu
     assert "stand after the command, or each after --symbol" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", ",", "BTCUSDT,", *thorough(" ")])
+def test_a_symbol_without_a_name_is_wrong_usage(name: str, capsys: Captured) -> None:
+    for words in (["get", name], ["snapshot", "--symbol", name]):
+        assert main([*words, "--simulated"]) == 2
+        assert "a symbol is needed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "option, said",
     [

@@ -7,8 +7,9 @@ waits until its input ends, so that a test knows when to send a signal.
 import sys
 from typing import Any
 
-from binance_oi.cli import main, recording
-from binance_oi.output.export import export
+from binance_oi import output
+from binance_oi.cli import main
+from binance_oi.output import export
 
 
 def wait(_: int) -> None:
@@ -21,5 +22,5 @@ def export_and_wait(*arguments: Any, **options: Any) -> int:
 
 
 if __name__ == "__main__":
-    setattr(recording, "export_to", export_and_wait)  # noqa: B010 - it is not a public name
+    setattr(output, "export", export_and_wait)  # noqa: B010 - of another type
     sys.exit(main(sys.argv[1:]))
