@@ -9,6 +9,7 @@ reads the answers, and the bytes of the request go straight to the connection.
 """
 
 import asyncio
+import errno
 import re
 import socket
 import ssl
@@ -33,6 +34,7 @@ from binance_oi.sending.kept_connections import KeptConnections, Line
 
 USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
+SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
 # Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
 # thousand; more than this would be as much work as some hundred answers.
@@ -211,6 +213,22 @@ class Guard(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._handler.resume_writing()
+
+
+def is_out_of_descriptors(error: Exception) -> bool:
+    """Whether there is no connection because there is no file descriptor for it.
+
+    A name that was not resolved, and several addresses that failed differently, do not say so: then
+    the system is asked for a descriptor.
+    """
+    if not isinstance(error, OSError):
+        return False
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno not in SHORTAGES:
+        try:
+            socket.socket().close()
+        except OSError as found:
+            error = found
+    return error.errno in SHORTAGES
 
 
 def _at_any_time() -> bool:

@@ -170,7 +170,8 @@ class Sender:
                 if permit.refunded:  # it was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
-                if permit.late and left > 0.0 and not self.is_closed:
+                unsent = permit.late or (permit.crowded and self.governor.make_do())
+                if unsent and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue
                 wait = self._wait_after(error, attempt, left)

@@ -27,6 +27,7 @@ from binance_oi.sending.connections import (
     Response,
     SilentConnectionError,
     current_attempt,
+    is_out_of_descriptors,
 )
 from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
@@ -160,6 +161,8 @@ class Transport:
             permit: Is asked immediately before the request is written, and settled, refunded, or
                 left as it is (may have been counted). `permit.late` says that it was refunded
                 because no connection was to be had in time; the connection is kept.
+                `permit.crowded` says that it was refunded because the process, or the machine, has
+                no file descriptor left for a connection.
             max_bytes: Of the decoded body.
             timeout: Seconds for all of it, from now to the end of the body.
             fresh: On a new connection, after one that was kept had proved dead.
@@ -199,6 +202,7 @@ class Transport:
                 response.close()
             elif (refusal := _bare_refusal(attempt, permit)) is not None:
                 return refusal
+            permit.crowded = not attempt.sent and is_out_of_descriptors(error)
             # aiohttp's shows the URL of a proxy, with its password.
             cause = None if isinstance(error, aiohttp.ClientResponseError) else error
             raise _transport_error(error, attempt) from cause
