@@ -54,7 +54,7 @@ async def sweep(
         ClientClosedError: The client was closed meanwhile.
     """
     started = datetime.now(UTC)
-    most = sender.governor.max_in_flight
+    most = sender.governor.connections.most
     async with _connecting(sender, most if names is None else min(len(names), most)):
         if names is None:
             names = (await listing.read(LISTING_AGE, terms)).trading

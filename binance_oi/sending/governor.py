@@ -26,6 +26,7 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
+from binance_oi.sending.connection_limit import ConnectionLimit
 from binance_oi.sending.pacer import FAR, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -33,7 +34,6 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 FEW = 100  # finished calls that may stay in the heap of deadlines
 SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
 NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
-MORE = 8  # the part of the connections by which their number grows after a shortage
 AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
 
 NO_ROOM = "no room for weight {weight} in time: "
@@ -167,12 +167,9 @@ class Governor:
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        self.max_in_flight: int = check_count("max_in_flight", max_in_flight)
+        self.connections: ConnectionLimit = ConnectionLimit(max_in_flight)
         self.pool = pool
         self.in_flight: int = 0
-        self.connections: int = self.max_in_flight
-        """Requests that may be under way now: fewer while file descriptors are short."""
-        self._answers = 0  # since `connections` was last changed, while it is below the maximum
         self._pacer = Pacer(check_number("pace", pace, above=0.0))
         self._reason = Reason.PACE  # of the last wait
         self._single: _Queue = OrderedDict()
@@ -245,7 +242,7 @@ class Governor:
         if not self._pacer.passed:
             self._reason = Reason.PACE
             return None
-        if self.in_flight >= self.connections:
+        if self.in_flight >= self.connections.now:
             self._reason = Reason.CONNECTIONS
             return None
         receipt = self.pool.charge(weight)
@@ -303,8 +300,8 @@ class Governor:
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.pool.settle(receipt, used, date)
-            if self.connections < self.max_in_flight:
-                self._try_more_connections()
+            if self.connections.now < self.connections.most:
+                self.connections.answered()
             self._ring()
             return None
         refusal = Refusal.of(status, headers, date)
@@ -352,29 +349,6 @@ class Governor:
     def _warn(self, what: str) -> None:
         logger.warning("%s; nothing is sent before %s", what, self.pool.usage.held_until)
 
-    def make_do(self) -> bool:
-        """There is no file descriptor for a request that is under way: use fewer connections.
-
-        Returns:
-            Whether other requests are under way, for whose connections this one can wait.
-        """
-        if self.in_flight <= 1:
-            return False
-        if self.connections == self.max_in_flight:
-            logger.warning(
-                "too few file descriptors for %d connections; requests wait for those that are open",
-                self.max_in_flight,
-            )
-        self.connections, self._answers = self.in_flight - 1, 0
-        return True
-
-    def _try_more_connections(self) -> None:
-        """The shortage may be over: a few more, after as many answers as there may be of them."""
-        self._answers += 1
-        if self._answers >= self.max_in_flight:
-            more = self.connections + max(1, self.connections // MORE)
-            self.connections, self._answers = min(more, self.max_in_flight), 0
-
     def release(self) -> None:
         self.in_flight -= 1
         if not self.in_flight:
@@ -420,7 +394,7 @@ class Governor:
         while self.waiting:
             if not self._pacer.passed and not await self._pacer.take(self._ring):
                 await self._stand_still(self._pacer.every, Reason.PACE)
-            elif self.in_flight >= self.connections:
+            elif self.in_flight >= self.connections.now:
                 await self._stand_still(NAP, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
@@ -462,7 +436,7 @@ class Governor:
 
     def _next(self) -> int:
         """Calls behind the first one that the pacer and the connections let pass with it."""
-        free = min(self._pacer.passed, self.connections - self.in_flight)
+        free = min(self._pacer.passed, self.connections.now - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
@@ -541,7 +515,7 @@ class Governor:
             weight=weight,
             held=f"{usage.held_until or usage.resets_at:%T} UTC",
             turn=f"{usage.resets_at:%T} UTC",
-            connections=self.connections,
+            connections=self.connections.now,
             pace=self._pacer.pace,
         )
         return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)

@@ -170,8 +170,10 @@ class Sender:
                 if permit.refunded:  # it was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
-                unsent = permit.late or (permit.crowded and self.governor.make_do())
-                if unsent and left > 0.0 and not self.is_closed:
+                if permit.crowded and not permit.late:
+                    in_flight = self.governor.in_flight
+                    permit.late = self.governor.connections.make_do(in_flight)
+                if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue
                 wait = self._wait_after(error, attempt, left)

@@ -68,9 +68,9 @@ def governor(connections: int) -> Governor:
 async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(4)]
-    assert short.make_do()
+    assert short.connections.make_do(short.in_flight)
     permits.pop().give_back()
-    assert (short.connections, short.in_flight) == (3, 3)
+    assert (short.connections.now, short.in_flight) == (3, 3)
     waiting = asyncio.ensure_future(short.admit(max_wait=600.0))
     await asyncio.sleep(0)
     assert not waiting.done()
@@ -83,21 +83,21 @@ async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way(
 async def test_a_request_that_is_alone_has_nothing_to_wait_for() -> None:
     short = governor(10)
     async with short.reserve():
-        assert not short.make_do()
-        assert short.connections == 10
+        assert not short.connections.make_do(short.in_flight)
+        assert short.connections.now == 10
 
 
 async def test_after_a_shortage_the_connections_come_back_with_the_answers() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(2)]
-    assert short.make_do()
+    assert short.connections.make_do(short.in_flight)
     for permit in permits:
         permit.give_back()
     counts = []
-    while short.connections < 10:
+    while short.connections.now < 10:
         async with short.reserve() as permit:
             permit.settle(200, {})
-        counts.append(short.connections)
+        counts.append(short.connections.now)
     assert counts.count(1) == 9  # as many answers as there may be connections bring one more
     assert len(counts) == 90
 
