@@ -6,7 +6,7 @@ what reads many symbols is `sweep`.
 
 import ssl as tls
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +21,7 @@ from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.answers import NEVER
 from binance_oi.market.listing import Listing
+from binance_oi.market.pollers import Pollers
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.market.sweep import Sweeps
 from binance_oi.sending.governor import Governor
@@ -106,6 +107,7 @@ class OpenInterestClient:
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
         self._listing = Listing(self._sender)
         self._sweeps = Sweeps(self._sender, self._listing)
+        self._pollers: Pollers | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._sender.is_closed else repr(self._governor)
@@ -138,7 +140,7 @@ class OpenInterestClient:
                 self._budget.close()
 
     def __del__(self) -> None:
-        is_made = hasattr(self, "_sweeps")
+        is_made = hasattr(self, "_pollers")
         if is_made and not self._sender.is_closed and self._sender.give_up():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
@@ -265,9 +267,7 @@ class OpenInterestClient:
             deadline = check_number("deadline", deadline)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
         since = self._since(max_age)
-        terms = Terms(self._timeout, self._max_wait, bulk=True)
-        if deadline is not None:
-            terms.ends = self._sender.now() + deadline
+        terms = self._bulk_terms(deadline)
         if since < NEVER and deadline is None and on_progress is None:
             return await self._sweeps.join(names, terms, notional=notional, since=since)
         return await self._sweeps.sweep(
@@ -275,7 +275,11 @@ class OpenInterestClient:
         )
 
     def poll(
-        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        every: float | None = None,
+        notional: bool = False,
     ) -> AsyncGenerator[Snapshot, None]:
         """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
 
@@ -304,8 +308,34 @@ class OpenInterestClient:
 
         Cost: as `snapshot`, for each slot.
         """
-        schedule.period_ms(every)
+        if every is not None:
+            schedule.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
+
+    @property
+    def pollers(self) -> Pollers:
+        """The polls of this client, for `Recorder` and others who poll with it."""
+        if self._pollers is None:
+            demands, pause = self._governor.pool, self._sender.pause
+            self._pollers = Pollers(demands, lambda: self.usage, self._sweep, pause)
+        return self._pollers
+
+    async def _sweep(
+        self, names: Sequence[str], *, notional: bool, deadline: float, late: float | None
+    ) -> Snapshot:
+        """See `binance_oi.market.pollers.Sweep`."""
+        self._sender.check_usable()
+        terms = self._bulk_terms(deadline)
+        if late is None:
+            return await self._sweeps.sweep(names, terms, notional=notional)
+        since = self._since(late)
+        return await self._sweeps.join(tuple(names), terms, notional=notional, since=since)
+
+    def _bulk_terms(self, deadline: float | None) -> Terms:
+        terms = Terms(self._timeout, self._max_wait, bulk=True)
+        if deadline is not None:
+            terms.ends = self._sender.now() + deadline
+        return terms
 
     def _since(self, max_age: float) -> float:
         """Since when a value may have been known, loop time."""

@@ -7,6 +7,7 @@ what the caller should do next. Nothing is shown of a command that was interrupt
 import asyncio
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -57,6 +58,7 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange.hosts import PRODUCTION, TESTNET, check_base_url
 from binance_oi.exchange.models import ExchangeInfo
+from binance_oi.market.plan import MisfitError
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange, Steady
 
@@ -155,6 +157,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except CycloptsError as error:
         complain(f"{without_secrets(str(error))} (see {PROGRAM} --help)")
         return USAGE
+    except MisfitError as error:
+        complain(f"{error}: {without_secrets(fitting(arguments, error.possible))}")
+        return USAGE
     except BinanceOIError as error:
         complain(explain(error))
         return exit_code(error)
@@ -169,6 +174,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     return code or OK
+
+
+def fitting(arguments: Sequence[str] | None, possible: int | None) -> str:
+    """The command with a schedule that fits.
+
+    Args:
+        arguments: Of the command whose schedule does not; None takes those of the process.
+        possible: The shortest schedule that fits, s; None when none does.
+    """
+    if possible is None:
+        return "read fewer symbols"
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    while "--every" in words:
+        at = words.index("--every")
+        del words[at : at + 2]
+    kept = [word for word in words if not word.startswith("--every=")]
+    return shlex.join([PROGRAM, *kept, "--every", f"{possible}s"])
 
 
 def without_secrets(text: str) -> str:

@@ -19,27 +19,50 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from binance_oi.cli.commands import HUNG_UP, LOST, OK, SIGHUP, USAGE, Source, app
+from binance_oi.cli.commands import (
+    EXCHANGE,
+    HUNG_UP,
+    LIMITED,
+    LOST,
+    NETWORK,
+    OK,
+    SIGHUP,
+    UNEXPECTED,
+    USAGE,
+    Source,
+    app,
+)
 from binance_oi.cli.terminal import complain, console
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import RecordingError, printable
+from binance_oi.market.plan import MisfitError
 from binance_oi.output.chart import plot as draw
 from binance_oi.output.export import export as export_to
 from binance_oi.output.report import write_report
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.times import iso
 
+AUTO = "auto"
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Exit codes of gap reasons; of any other one it is the network.
+CODES = {
+    **dict.fromkeys(("limited", "banned", "budget"), LIMITED),
+    **dict.fromkeys(("forbidden", "unknown", "not_trading"), EXCHANGE),
+    **dict.fromkeys(("late", "clock", "overrun", "storage"), UNEXPECTED),
+}
+LONGEST_REASON = 200  # characters of it in a status line
 TICK = 0.5  # s between two looks at a status line
 LOG_EVERY = 60.0  # s between two lines where there is no terminal
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", re.ASCII)
 
 
-def _seconds(_: object, tokens: Sequence[Token]) -> float:
+def _seconds(_: object, tokens: Sequence[Token]) -> float | None:
+    if tokens[0].value == AUTO:
+        return None
     match = _PERIOD.fullmatch(tokens[0].value)
     if match is None:
-        raise ValueError("a period is a number with s, m or h, such as 20s")
+        raise ValueError("a period is a number with s, m or h, such as 20s, or auto")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -61,7 +84,7 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
 
 
 Place = Annotated[Path, Parameter(converter=_place)]
-Period = Annotated[float, Parameter(converter=_seconds)]
+Period = Annotated[float | None, Parameter(converter=_seconds, show_default=lambda _: AUTO)]
 Moment = Annotated[datetime | None, Parameter(converter=_moment)]
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -71,6 +94,8 @@ def told(run: Callable[[], int]) -> int:
     """The exit code of `run`; an error that the user can correct is one line, and wrong usage."""
     try:
         return run()
+    except MisfitError:
+        raise  # `main` knows the command
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
         complain(printable(str(error)))
         return USAGE
@@ -80,19 +105,21 @@ def told(run: Callable[[], int]) -> int:
 def record(
     *symbols: str,
     to: Place,
-    every: Period = 20.0,
+    every: Period = None,
     notional: Flag = False,
     source: Source = Source(),  # noqa: B008 - frozen
 ) -> int:
     """Record the whole market, or some symbols, until it is stopped.
 
     Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) stop it; with nohup, SIGHUP does not. The
-    exit code is 7 when sweeps were read and could not be written; the last line says how many.
+    exit code is 7 when sweeps were read and could not be written; the last line says how many. When
+    there was no sweep at all, it is that of the reason: 3 limited, 4 exchange, 5 network.
 
     Args:
         symbols: Without any: every symbol that is trading, also when that changes.
         to: The recording (SQLite); made when missing, continued when it is there.
-        every: From sweep to sweep: 20s, 5m, 1h. Slots are multiples of it since 1970.
+        every: DURATION from sweep to sweep: 20s, 5m, 1h, or auto for the shortest of 5s to 10m that
+            fits into the budget. Slots are multiples of it since 1970.
         notional: Record mark prices as well.
     """
 
@@ -108,6 +135,8 @@ def record(
         complain(f"stopped: {status_line(recorder.status)}")
         if recorder.status.lost:
             return LOST
+        if not recorder.status.sweeps and recorder.status.trouble is not None:
+            return _code_of(recorder.status.trouble)
         return HUNG_UP if SIGHUP in received else OK
 
     with source.client() as client:
@@ -139,6 +168,11 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
             signal.signal(SIGHUP, signal.SIG_IGN)
 
 
+def _code_of(trouble: str) -> int:
+    """The exit code of a recorder that has no sweep, by the reason of its latest gap."""
+    return CODES.get(trouble.partition(":")[0], NETWORK)
+
+
 def status_line(status: Status) -> str:
     """What a recorder has done, in one line."""
     parts = [
@@ -152,7 +186,10 @@ def status_line(status: Status) -> str:
         parts.append(f"sweeps lost {status.lost:,}")
     if status.unwritten:
         parts.append(f"sweeps unwritten {status.unwritten:,}")
-    parts.append(f"last {status.late:.1f} s late")
+    if status.sweeps:
+        parts.append(f"last {status.late:.1f} s late")
+    if status.trouble:
+        parts.append(f"NO SWEEP: {printable(status.trouble, LONGEST_REASON)}")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
     return ", ".join(parts)

@@ -125,12 +125,12 @@ def gauge(usage: Usage) -> str:
     return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
-def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
+def heading(snapshot: Snapshot | None, now: datetime) -> str:
     """What the table shows, and when the next one is due."""
-    if snapshot is None or snapshot.slot is None:
+    if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return "waiting for the first sweep"
     took = (snapshot.finished - snapshot.started).total_seconds()
-    wait = every - (now - snapshot.slot).total_seconds()
+    wait = (snapshot.next_slot - now).total_seconds()
     failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
     due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
     return f"{len(snapshot)} symbols{failed} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
@@ -139,7 +139,6 @@ def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
 class View(NamedTuple):
     """What the user wants to see."""
 
-    every: float
     order: Order
     top: int
 
@@ -149,7 +148,7 @@ def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console)
     room = screen.height - FRAME - len(board.warnings)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
-        _text(heading(board.latest, now, view.every)),
+        _text(heading(board.latest, now)),
         _table(lines, now, screen) if lines else Text(),
         _text(gauge(usage), "bold red" if usage.held_until else ""),
         *(_text(warning, "yellow") for warning in board.warnings),
@@ -209,7 +208,7 @@ def json_line(value: OpenInterest, line: Line) -> str:
 @app.command
 def watch(
     *symbols: str,
-    every: Period = 20.0,
+    every: Period = None,
     sort: Order = "change",
     top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
     source: Source = Source(),  # noqa: B008 - frozen
@@ -218,18 +217,21 @@ def watch(
 
     Args:
         symbols: Without any: every symbol that is trading.
-        every: From sweep to sweep: 20s, 5m, 1h.
+        every: DURATION from sweep to sweep: 20s, 5m, 1h, or auto for the shortest of 5s to 10m that
+            fits into the budget.
         sort: By the change since the last sweep, or since the start (total), or by symbol.
         top: How many lines to show.
     """
-    view = View(every, sort, top)
+    view = View(sort, top)
     with source.client() as client:
-        return told(lambda: asyncio.run(_watch(client, symbols or None, view)))
+        return told(lambda: asyncio.run(_watch(client, symbols or None, every, view)))
 
 
-async def _watch(client: OpenInterestClient, symbols: tuple[str, ...] | None, view: View) -> int:
+async def _watch(
+    client: OpenInterestClient, symbols: tuple[str, ...] | None, every: float | None, view: View
+) -> int:
     board = Board()
-    async with client, aclosing(client.poll(symbols, every=view.every)) as running:
+    async with client, aclosing(client.poll(symbols, every=every)) as running:
         if sys.stdout.isatty():
             await _on_screen(board, client, running, view)
             return OK

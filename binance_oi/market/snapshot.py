@@ -58,6 +58,8 @@ class Snapshot(Mapping[str, OpenInterest]):
     """Why there are no mark prices although they were asked for."""
     slot: datetime | None = None
     """The instant of the schedule that it is for (aware UTC); None outside of `poll`."""
+    next_slot: datetime | None = None
+    """When the next one is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
     """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
     missed: tuple[Gap, ...] = ()

@@ -187,7 +187,7 @@ class Sender:
             finally:
                 permit.release()
             left -= wait
-            await self._pause(wait)
+            await self.pause(wait)
 
     async def _admit(self, weight: int, terms: Terms, refused: RateLimitedError | None) -> Permit:
         """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""
@@ -245,8 +245,8 @@ class Sender:
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not on when the sender is closed."""
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not on when the sender is closed: that is a `ClientClosedError`."""
         if seconds > 0.0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
