@@ -57,13 +57,17 @@ LOG_EVERY = 60.0  # s between two lines where there is no terminal
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", re.ASCII)
 
 
-def _seconds(_: object, tokens: Sequence[Token]) -> float | None:
+class Duration(float):
+    """Seconds; written as a number with s, m or h. Its name is what the help page shows."""
+
+
+def _seconds(_: object, tokens: Sequence[Token]) -> Duration | None:
     if tokens[0].value == AUTO:
         return None
     match = _PERIOD.fullmatch(tokens[0].value)
     if match is None:
         raise ValueError("a period is a number with s, m or h, such as 20s, or auto")
-    return float(match[1]) * UNITS[match[2]]
+    return Duration(float(match[1]) * UNITS[match[2]])
 
 
 def _moment(_: object, tokens: Sequence[Token]) -> datetime:
@@ -84,7 +88,7 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
 
 
 Place = Annotated[Path, Parameter(converter=_place)]
-Period = Annotated[float | None, Parameter(converter=_seconds, show_default=lambda _: AUTO)]
+Period = Annotated[Duration | None, Parameter(converter=_seconds, show_default=lambda _: AUTO)]
 Moment = Annotated[datetime | None, Parameter(converter=_moment)]
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -118,8 +122,8 @@ def record(
     Args:
         symbols: Without any: every symbol that is trading, also when that changes.
         to: The recording (SQLite); made when missing, continued when it is there.
-        every: DURATION from sweep to sweep: 20s, 5m, 1h, or auto for the shortest of 5s to 10m that
-            fits into the budget. Slots are multiples of it since 1970.
+        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
+            the budget. Slots are multiples of it since 1970.
         notional: Record mark prices as well.
     """
 

@@ -217,8 +217,8 @@ def watch(
 
     Args:
         symbols: Without any: every symbol that is trading.
-        every: DURATION from sweep to sweep: 20s, 5m, 1h, or auto for the shortest of 5s to 10m that
-            fits into the budget.
+        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
+            the budget.
         sort: By the change since the last sweep, or since the start (total), or by symbol.
         top: How many lines to show.
     """

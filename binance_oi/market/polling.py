@@ -172,13 +172,13 @@ async def _follow(
     schedule = Schedule(market.step, clock, market.pause)
     first = next_slot(clock, market.period) if begin is None else begin
     asked, slot = Asked(market.period, first), -(-first // schedule.period) * schedule.period
-    said = ""
+    said = why = ""
     while True:
-        step = schedule.period
+        step, why = schedule.period, market.why or why
         outcomes = await _outcomes(market, schedule, slot)
         for outcome in outcomes:
             said = _say(outcome, said)
-            for known in asked.account(outcome, step, ("budget", market.why)):
+            for known in asked.account(outcome, step, ("budget", why)):
                 yield known
         if outcomes:
             slot = schedule.after(outcomes[-1])

@@ -49,7 +49,8 @@ class Snapshot(Mapping[str, OpenInterest]):
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """Weight charged for it, retries and exchangeInfo included; not what was never sent."""
+    """Weight charged for it, retries and exchangeInfo included; not what was never sent. Polls that
+    share a snapshot share its weight as well."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)

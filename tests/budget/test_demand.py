@@ -26,6 +26,7 @@ from binance_oi.budget.demand import (
     with_own,
 )
 from binance_oi.budget.process import UNTOLD, is_gone, this_process
+from binance_oi.budget.shared import SharedPool
 from support.memory_store import Memory, MemoryBudget
 
 HERE = this_process()
@@ -187,6 +188,7 @@ def test_the_demand_of_a_process_that_was_killed_is_gone_at_once(tmp_path: Path)
         process.wait()
         assert pool.demand("other") == 0.0
     pool.declare("other", 1.0)  # whoever writes next clears it away
+    assert isinstance(pool, SharedPool)
     assert len(pool._written().demands) == 1
 
 
