@@ -292,21 +292,26 @@ class OpenInterestClient:
         Slots that a step forward skips are missed for the reason `clock`. After a step back slots
         come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
 
+        A schedule that stops fitting into the budget goes on at the next one that fits, until there
+        is room again. The slots that it leaves out are missed for the reason `budget`.
+
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here need no list. One that does not trade, or is not listed, is in
                 `Snapshot.errors` of each snapshot, and is read again when the list has it.
-            every: Seconds from slot to slot; slots are its multiples since 1970.
+            every: Seconds from slot to slot; slots are its multiples since 1970. None takes the
+                shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
+                room for a tenth more symbols.
             notional: See `snapshot`.
 
         Raises:
             TypeError: At once: `every` is no number.
             ValueError: At once: `every` is no period. With the first snapshot: the schedule does
-                not fit into the budget.
+                not fit into the budget, beside the polls of everyone who shares it.
             InvalidSymbolError: None of `symbols` is listed, or one of them cannot be a symbol.
             ClientClosedError: The client was closed meanwhile.
 
-        Cost: as `snapshot`, for each slot.
+        Cost: as `snapshot`, for each slot; polls of this client with one period pay once.
         """
         if every is not None:
             schedule.period_ms(every)

@@ -140,7 +140,7 @@ def record(
         if recorder.status.lost:
             return LOST
         if not recorder.status.sweeps and recorder.status.trouble is not None:
-            return _code_of(recorder.status.trouble)
+            return trouble_code(recorder.status.trouble)
         return HUNG_UP if SIGHUP in received else OK
 
     with source.client() as client:
@@ -172,7 +172,7 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
             signal.signal(SIGHUP, signal.SIG_IGN)
 
 
-def _code_of(trouble: str) -> int:
+def trouble_code(trouble: str) -> int:
     """The exit code of a recorder that has no sweep, by the reason of its latest gap."""
     return CODES.get(trouble.partition(":")[0], NETWORK)
 
