@@ -223,7 +223,8 @@ def is_out_of_descriptors(error: Exception) -> bool:
     """
     if not isinstance(error, OSError):
         return False
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno not in SHORTAGES:
+    is_vague = isinstance(error, aiohttp.ClientConnectorError) and error.errno not in SHORTAGES
+    if is_vague and not isinstance(error, aiohttp.ClientSSLError):
         try:
             socket.socket().close()
         except OSError as found:

@@ -20,6 +20,7 @@ from binance_oi import (
     MachineBudget,
     OpenInterestClient,
     ProcessBudget,
+    Reason,
     RetryPolicy,
     Snapshot,
     TransportTimeoutError,
@@ -445,3 +446,21 @@ async def test_polls_that_end_need_nothing_of_the_budget_any_more() -> None:
         assert pool.demand(None) == pytest.approx(600.2)
         await running.aclose()
         assert pool.demand(None) == 0.0
+
+
+@pytest.mark.parametrize("pace", [0.2, 1.0, 5.0])
+async def test_a_low_pace_keeps_the_deadline_and_the_longest_wait(pace: float) -> None:
+    loop = asyncio.get_running_loop()
+    async with LocalExchange(clock=wall_time) as exchange:
+        clock = loop.time
+        own = ProcessBudget(clock=clock, wall=wall_time)
+        async with OpenInterestClient(base_url=exchange.url, budget=own, pace=pace) as client:
+            for _ in range(max(1, int(pace))):
+                await client.get_open_interest("BTCUSDT")
+            began = loop.time()
+            with pytest.raises(BudgetExhaustedError) as caught:
+                await client.get_open_interest("BTCUSDT", max_wait=0.1)
+            assert caught.value.reason is Reason.PACE
+            market = await client.snapshot(["BTCUSDT", "ETHUSDT"], deadline=0.05)
+            assert len(market.errors) >= 1
+            assert loop.time() - began < 0.16

@@ -6,6 +6,7 @@ Rule of this file: the shortage is real, so it is made in a process of its own.
 import asyncio
 import errno
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,4 +131,6 @@ def test_the_system_is_asked_where_the_error_does_not_say_it(
     monkeypatch.setattr(socket, "socket", refuse)
     unresolved = aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-3, "no answer"))
     assert is_out_of_descriptors(unresolved)
+    distrusted = aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("expired"))
+    assert not is_out_of_descriptors(distrusted)
     assert not is_out_of_descriptors(OSError(errno.ECONNRESET, ""))
