@@ -326,14 +326,13 @@ class OpenInterestClient:
         return self._pollers
 
     async def _sweep(
-        self, names: Sequence[str], *, notional: bool, deadline: float, late: float | None
+        self, names: Sequence[str], *, notional: bool, deadline: float, since: float | None
     ) -> Snapshot:
         """See `binance_oi.market.pollers.Sweep`."""
         self._sender.check_usable()
         terms = self._bulk_terms(deadline)
-        if late is None:
+        if since is None:
             return await self._sweeps.sweep(names, terms, notional=notional)
-        since = self._since(late)
         return await self._sweeps.join(tuple(names), terms, notional=notional, since=since)
 
     def _bulk_terms(self, deadline: float | None) -> Terms:

@@ -27,7 +27,7 @@ class Sweep(Protocol):
     """Reads many symbols once."""
 
     def __call__(
-        self, names: Sequence[str], *, notional: bool, deadline: float, late: float | None
+        self, names: Sequence[str], *, notional: bool, deadline: float, since: float | None
     ) -> Awaitable[Snapshot]:
         """Read `names`.
 
@@ -35,8 +35,8 @@ class Sweep(Protocol):
             names: Symbols.
             notional: Read mark prices as well.
             deadline: Seconds for all of it.
-            late: Seconds since the slot: what was read since then is not read again; None reads
-                all of it, for nobody else reads it.
+            since: Loop time; what was read since then is not read again. None reads all of it, for
+                nobody else reads it.
         """
         ...
 
@@ -133,12 +133,12 @@ class Pollers:
             del self._groups[group.asked]
 
     async def sweep(
-        self, names: Sequence[str], *, notional: bool, deadline: float, late: float
+        self, names: Sequence[str], *, notional: bool, deadline: float, due: float
     ) -> Snapshot:
-        """Read `names` for a slot that was due `late` s ago, together with the other polls."""
+        """Read `names` for a slot that was due at loop time `due`, together with other polls."""
         shares = sum(group.polls for group in self._groups.values()) > 1
-        since = max(0.0, late) + SLACK if shares else None
-        return await self._sweep(names, notional=notional, deadline=deadline, late=since)
+        since = due - SLACK if shares else None
+        return await self._sweep(names, notional=notional, deadline=deadline, since=since)
 
 
 @runtime_checkable
@@ -343,8 +343,8 @@ class Standing:
         self.renew()
         await self._pollers.pause(seconds)
 
-    async def sweep(self, deadline: float, late: float) -> Snapshot:
-        """Read its symbols for a slot that was due `late` s ago."""
+    async def sweep(self, deadline: float, due: float) -> Snapshot:
+        """Read its symbols for a slot that was due at loop time `due`."""
         return await self._pollers.sweep(
-            self._names, notional=self._notional, deadline=deadline, late=late
+            self._names, notional=self._notional, deadline=deadline, due=due
         )

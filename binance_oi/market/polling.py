@@ -207,7 +207,8 @@ async def _outcomes(market: "Plan", schedule: Schedule, slot: int) -> Sequence[S
 async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
     """What becomes of `slot`, and of those that pass meanwhile."""
     gaps: list[Gap] = []
-    sweep = asyncio.create_task(market.sweep(slot, -schedule.seconds_to(slot)))
+    due = asyncio.get_running_loop().time() + schedule.seconds_to(slot)
+    sweep = asyncio.create_task(market.sweep(slot, due))
     try:
         passing = slot + schedule.period
         while not await schedule.done_before(sweep, passing):
@@ -364,15 +365,15 @@ class Plan:
             others = ", nor any other that was named" if unknown[1:] else ""
             raise InvalidSymbolError(unknown[0], f"the exchange does not list it{others}")
 
-    async def sweep(self, slot: int, late: float) -> Snapshot | Gap:
-        """The snapshot for `slot`, which was due `late` s ago, or why there is none."""
+    async def sweep(self, slot: int, due: float) -> Snapshot | Gap:
+        """The snapshot for `slot`, which was due at loop time `due`, or why there is none."""
         try:
             if self._names is None:
                 self._follow(await self._reader.exchange_info(max_age=LISTING_AGE))
             if self._absent and not self._names:
                 return self._gap(slot, self._absent)
             deadline = self._standing.every + LONGEST_HOLD
-            snapshot = await self._standing.sweep(deadline, late)
+            snapshot = await self._standing.sweep(deadline, due)
         except (ClientClosedError, InvalidSymbolError):
             raise
         except BinanceOIError as error:
@@ -440,7 +441,7 @@ def _pollers_of(reader: Reader) -> Pollers:
         return reader.pollers
 
     def sweep(
-        names: Sequence[str], *, notional: bool, deadline: float, late: float | None
+        names: Sequence[str], *, notional: bool, deadline: float, since: float | None
     ) -> Awaitable[Snapshot]:
         return reader.snapshot(names, notional=notional, deadline=deadline)
 

@@ -36,6 +36,8 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
+SAME = 0.001  # s: two who compute one moment from two clocks may differ by that
+
 Progress = Callable[[int, int], None]
 Prices = tuple[MarkPrice, ...] | BinanceOIError
 
@@ -53,7 +55,7 @@ class Sweeps:
         self._values: Answers[OpenInterest] = Answers(sender)
         self._prices: Answers[MarkPrices] = Answers(sender)
         self._shared: SharedCalls[Snapshot] = SharedCalls()
-        self._running: dict[Hashable, tuple[float, int]] = {}  # when it began, and its number
+        self._running: dict[Hashable, tuple[float, int]] = {}  # its `since`, and its number
         self._numbers = count()
 
     async def read(self, name: str, terms: Terms, since: float = NEVER) -> Answer[OpenInterest]:
@@ -68,12 +70,12 @@ class Sweeps:
     async def join(
         self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float
     ) -> Snapshot:
-        """`sweep`, or a part in the sweep of another who asks the same, if it began at `since`."""
+        """`sweep`, or the sweep of another who asks the same and takes nothing older."""
         key = names, notional, terms.max_wait
-        begun, number = self._running.get(key, (-math.inf, -1))
-        if begun < since:
+        oldest, number = self._running.get(key, (-math.inf, -1))
+        if oldest < since - SAME:
             number = next(self._numbers)
-            self._running[key] = self._sender.now(), number
+            self._running[key] = since, number
 
         async def swept() -> Snapshot:
             try:

@@ -183,6 +183,20 @@ async def test_snapshots_that_take_a_known_value_share_their_requests() -> None:
         assert (await client.snapshot()).weight == 50
 
 
+async def test_who_takes_no_old_value_shares_no_sweep_with_one_who_does() -> None:
+    async with market(2) as (exchange, [client]):
+        old = await client.snapshot()
+        await asyncio.sleep(30.0)
+        exchange.answers.clear()
+        easy, strict = await asyncio.gather(
+            client.snapshot(max_age=60.0), client.snapshot(max_age=1.0)
+        )
+        assert (easy.weight, easy.values_by_symbol) == (0, old.values_by_symbol)
+        assert (strict.weight, sum(exchange.answers.values())) == (2, 2)
+        again = await asyncio.gather(*(client.snapshot(max_age=2.0) for _ in range(9)))
+        assert {snapshot.weight for snapshot in again} == {0}
+
+
 async def test_a_shared_value_says_when_its_answer_came() -> None:
     async with market(10) as (_, [client]):
         before = await client.snapshot(["BTCUSDT"])
