@@ -10,11 +10,13 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
+from binance_oi import OpenInterestClient, RetryPolicy, TransportError
 from binance_oi.budget import ProcessBudget
 from binance_oi.sending.connections import is_out_of_descriptors
 from binance_oi.sending.governor import Governor
@@ -60,6 +62,54 @@ def test_too_few_descriptors_cost_no_value(exchange_url: str, descriptors: int, 
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "789 0 0\n", done.stderr
     assert done.stderr.count("too few file descriptors for 100 connections") == 1
+
+
+def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the system have descriptors for so many connections; counts those it refused."""
+    opened, refused = [0], [0]
+    create = aiohttp.TCPConnector._create_connection
+
+    async def counted(
+        connector: aiohttp.TCPConnector, request: aiohttp.ClientRequest, *rest: Any
+    ) -> object:
+        if opened[0] >= connections:
+            refused[0] += 1
+            raise aiohttp.ClientConnectorError(
+                request.connection_key, OSError(errno.EMFILE, "Too many open files")
+            )
+        opened[0] += 1
+        return await create(connector, request, *rest)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_create_connection", counted)
+    return refused
+
+
+async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = allow(3, monkeypatch)
+    async with LocalExchange(latency=0.01) as exchange:
+        names = exchange.universe.trading[:40]
+        async with OpenInterestClient(base_url=exchange.url, budget=ProcessBudget()) as client:
+            market = await client.snapshot(names)
+            assert (list(market), market.errors, market.weight) == (list(names), {}, 40)
+            assert client.usage.in_flight == 0
+    assert refused[0] > 0
+    assert exchange.answers == {200: 40}
+
+
+async def test_without_any_connection_to_wait_for_a_request_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    allow(0, monkeypatch)
+    options = {"budget": ProcessBudget(), "retry": RetryPolicy(attempts=1)}
+    async with (
+        LocalExchange() as exchange,
+        OpenInterestClient(base_url=exchange.url, **options) as client,  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TransportError, match="Too many open files"):
+            await client.get_open_interest("BTCUSDT")
+        assert (client.usage.in_flight, client.usage.used) == (0, 0)
 
 
 def governor(connections: int) -> Governor:
