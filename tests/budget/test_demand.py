@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -166,19 +167,19 @@ def test_a_demand_of_a_process_that_was_alone_is_shared_when_it_joins_again() ->
 
 
 KILLED = """
-import sys, time
+import sys
 from binance_oi.budget import MachineBudget
 pool = MachineBudget(directory=sys.argv[1]).pool("x")
 pool.declare("poller", 100.0)
 print("declared", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
 def test_the_demand_of_a_process_that_was_killed_is_gone_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     pool = MachineBudget(directory=tmp_path).pool("x")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "declared\n"
         assert pool.demand("other") == 100.0
@@ -335,7 +336,7 @@ def test_where_ids_have_no_namespace_the_system_is_asked_for_the_id(
 def test_a_process_that_is_stopped_is_there(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     pool = MachineBudget(directory=tmp_path).pool("x")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGSTOP)

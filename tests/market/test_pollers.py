@@ -247,6 +247,14 @@ async def test_a_poll_without_a_period_takes_the_shortest_that_fits(
     assert due[0] == slots[1]
 
 
+async def test_a_poll_that_nobody_awaits_costs_nothing() -> None:
+    async with market(10) as (exchange, [client]):
+        running = client.poll()
+        await running.aclose()
+        assert client.pollers.demands.demand(None) == 0.0
+    assert not exchange.answers
+
+
 async def test_polls_without_a_period_share_one() -> None:
     async with market(400) as (exchange, [client]):
         many = await asyncio.gather(*(taken(2, polled(client)) for _ in range(20)))
