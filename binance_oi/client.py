@@ -6,9 +6,8 @@ what reads many symbols is `sweep`.
 
 import ssl as tls
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -20,14 +19,15 @@ from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
+from binance_oi.market.answers import NEVER
 from binance_oi.market.listing import Listing
+from binance_oi.market.pollers import Pollers
 from binance_oi.market.snapshot import Snapshot
-from binance_oi.market.sweep import sweep
+from binance_oi.market.sweep import Sweeps
 from binance_oi.sending.governor import Governor
 from binance_oi.sending.local_address import is_default
 from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
-from binance_oi.sending.shared_calls import SharedCalls
 from binance_oi.sending.transport import Session, Transport
 
 PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
@@ -120,9 +120,9 @@ class OpenInterestClient:
         )
         self._sender = Sender(self._base_url, self._governor, self._transport, retry)
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
-        self._shared: SharedCalls[OpenInterest] = SharedCalls()
-        self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing = Listing(self._sender)
+        self._sweeps = Sweeps(self._sender, self._listing)
+        self._pollers: Pollers | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._sender.is_closed else repr(self._governor)
@@ -155,7 +155,7 @@ class OpenInterestClient:
                 self._budget.close()
 
     def __del__(self) -> None:
-        is_made = hasattr(self, "_listing")
+        is_made = hasattr(self, "_pollers")
         if is_made and not self._sender.is_closed and self._sender.give_up():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
@@ -211,18 +211,12 @@ class OpenInterestClient:
         name = check_symbol(symbol)
         if max_age is FRESH and max_wait is DEFAULT:  # nearly always
             value = await self._sender.send(open_interest(name), self._terms)
-            self._latest[name] = (self._sender.now(), value)
+            self._sweeps.keep(name, value)
             return value
         max_age = check_number("max_age", max_age, least=0.0)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
-        if max_age == 0.0:
-            return await self._read(name, Terms(self._timeout, wait))
-        self._sender.check_usable()
-        known = self._latest.get(name)
-        if known is not None and self._sender.now() - known[0] <= max_age:
-            return known[1]
-        start = partial(self._read, name, Terms(self._timeout, wait))
-        return await self._shared.join((name, wait), start)
+        answer = await self._sweeps.read(name, Terms(self._timeout, wait), self._since(max_age))
+        return answer.value
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
         """Everything listed, and the limits. The budget takes its limits from it.
@@ -255,6 +249,7 @@ class OpenInterestClient:
         *,
         notional: bool = False,
         deadline: float | None = None,
+        max_age: float = 0.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Snapshot:
         """Open interest of many symbols, as close together as the budget allows.
@@ -267,38 +262,39 @@ class OpenInterestClient:
             deadline: Seconds for all of it; what was not read by then has a
                 `BudgetExhaustedError` or a `TransportTimeoutError`. One that is over, for example
                 the negative rest of a schedule, sends nothing.
+            max_age: Seconds that a value may have been known to this client when this is called.
+                Above 0, calls at the same time share their requests. 0 always asks the exchange.
             on_progress: Called with the number of symbols done, and of all.
 
         Raises:
-            TypeError: `deadline` is no number; nothing was sent.
-            ValueError: It is not finite; nothing was sent.
+            TypeError: `deadline` or `max_age` is no number; nothing was sent.
+            ValueError: One of them is not finite, or `max_age` is negative; nothing was sent.
             InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list;
                 nothing was sent.
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed meanwhile.
 
         Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
-        mark prices.
+        mark prices. What is known already, or read by another call, costs nothing.
         """
+        max_age = check_number("max_age", max_age, least=0.0)
         if deadline is not None:
             deadline = check_number("deadline", deadline)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
-        self._sender.check_usable()
-        terms = Terms(self._timeout, self._max_wait, bulk=True)
-        if deadline is not None:
-            terms.ends = self._sender.now() + deadline
-        return await sweep(
-            self._sender,
-            self._listing,
-            self._read,
-            names,
-            terms,
-            notional=notional,
-            on_progress=on_progress,
+        since = self._since(max_age)
+        terms = self._bulk_terms(deadline)
+        if since < NEVER and deadline is None and on_progress is None:
+            return await self._sweeps.join(names, terms, notional=notional, since=since)
+        return await self._sweeps.sweep(
+            names, terms, notional=notional, on_progress=on_progress, since=since
         )
 
     def poll(
-        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        every: float | None = None,
+        notional: bool = False,
     ) -> AsyncGenerator[Snapshot, None]:
         """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
 
@@ -311,29 +307,59 @@ class OpenInterestClient:
         Slots that a step forward skips are missed for the reason `clock`. After a step back slots
         come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
 
+        A schedule that stops fitting into the budget goes on at the next one that fits, until there
+        is room again. The slots that it leaves out are missed for the reason `budget`.
+
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here need no list. One that does not trade, or is not listed, is in
                 `Snapshot.errors` of each snapshot, and is read again when the list has it.
-            every: Seconds from slot to slot; slots are its multiples since 1970.
+            every: Seconds from slot to slot; slots are its multiples since 1970. None takes the
+                shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
+                room for a tenth more symbols.
             notional: See `snapshot`.
 
         Raises:
             TypeError: At once: `every` is no number.
             ValueError: At once: `every` is no period. With the first snapshot: the schedule does
-                not fit into the budget.
+                not fit into the budget, beside the polls of everyone who shares it.
             InvalidSymbolError: None of `symbols` is listed, or one of them cannot be a symbol.
             ClientClosedError: The client was closed meanwhile.
 
-        Cost: as `snapshot`, for each slot.
+        Cost: as `snapshot`, for each slot; polls of this client with one period pay once.
         """
-        schedule.period_ms(every)
+        if every is not None:
+            schedule.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
 
-    async def _read(self, symbol: str, terms: Terms) -> OpenInterest:
-        value = await self._sender.send(open_interest(symbol), terms)
-        self._latest[symbol] = (self._sender.now(), value)
-        return value
+    @property
+    def pollers(self) -> Pollers:
+        """The polls of this client, for `Recorder` and others who poll with it."""
+        if self._pollers is None:
+            demands, pause = self._governor.pool, self._sender.pause
+            self._pollers = Pollers(demands, lambda: self.usage, self._sweep, pause)
+        return self._pollers
+
+    async def _sweep(
+        self, names: Sequence[str], *, notional: bool, deadline: float, since: float | None
+    ) -> Snapshot:
+        """See `binance_oi.market.pollers.Sweep`."""
+        self._sender.check_usable()
+        terms = self._bulk_terms(deadline)
+        if since is None:
+            return await self._sweeps.sweep(names, terms, notional=notional)
+        return await self._sweeps.join(tuple(names), terms, notional=notional, since=since)
+
+    def _bulk_terms(self, deadline: float | None) -> Terms:
+        terms = Terms(self._timeout, self._max_wait, bulk=True)
+        if deadline is not None:
+            terms.ends = self._sender.now() + deadline
+        return terms
+
+    def _since(self, max_age: float) -> float:
+        """Since when a value may have been known, loop time."""
+        self._sender.check_usable()
+        return self._sender.now() - max_age if max_age > 0.0 else NEVER
 
 
 def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> str:

@@ -4,6 +4,8 @@
 
 boot.py          which run of the machine this is
 window.py        limits of other spans than a minute
+demand.py        what pollers are going to need: for plans, never for a request
+process.py       which process a demand is of, and whether that has ended
 usage.py         the values that a budget hands out
 tuning.py        every number of the decision
 server_clock.py  the exchange's clock: an interval around ours

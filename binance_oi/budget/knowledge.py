@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from binance_oi.budget.demand import Demand
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import ServerClock
@@ -35,6 +36,8 @@ class Known:
     """Answers in a row without a usable count."""
     windows: list[Window] = field(default_factory=list[Window])
     """Of the limits of other spans than a minute."""
+    demands: list[Demand] = field(default_factory=list[Demand])
+    """What pollers are going to need; no rule reads it."""
 
     @property
     def is_blind(self) -> bool:

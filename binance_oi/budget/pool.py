@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.demand import Declared
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
@@ -131,6 +132,27 @@ class Pool(Protocol):
         """The exchange announced its limits; see `Bucket.set_limits`."""
         ...
 
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """Say what a poller is going to need, so that others plan with it.
+
+        It admits nothing and refuses nothing: `charge` does not know of it. It ends with this
+        process, with the pool, or when it was not said again for three minutes. To say it again
+        costs nothing; a shared record is written once a minute at the most, and at a change.
+
+        Args:
+            key: The poller.
+            weight: In each minute; 0 when it needs nothing any more.
+            anew: Whether it begins now, also when it is known: it comes after all others.
+        """
+        ...
+
+    def demand(self, key: object) -> float:
+        """Weight a minute that pollers need who came before `key`, of all who share this pool.
+
+        Of all pollers, when `key` has declared nothing.
+        """
+        ...
+
     def flush(self) -> None:
         """Nothing is under way: publish what other processes may need."""
         ...
@@ -211,6 +233,7 @@ class ProcessPool:
         self.changer: int = 0  # the thread that made the last one
         self.has_news: bool = False  # since listeners were called
         self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # and their threads
+        self.declared: Declared = Declared()
 
     def __repr__(self) -> str:
         usage = self._between_changes(self._own).usage(self._clock())  # reads no file
@@ -314,6 +337,16 @@ class ProcessPool:
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """See `Pool.set_limits`."""
         self._bucket.set_limits(self._clock(), limit, others)
+
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`."""
+        self.declared.notice_fork()
+        self.declared.put(key, weight, self._clock(), anew=anew)
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`."""
+        self.declared.notice_fork()
+        return self.declared.before(key)
 
     def flush(self) -> None:
         """See `Pool.flush`."""

@@ -13,6 +13,7 @@ from operator import attrgetter
 
 import msgspec
 
+from binance_oi.budget import demand
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Curve
@@ -88,11 +89,16 @@ def fitted(made: Record, most: int) -> bytes:
     if len(data) <= most:
         return data
     slim = _decode(data)
-    for shed in (_drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
+    for shed in (_drop_demands, _drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
         if len(data) > most:
             shed(slim.state)
             data = encode(slim)
     return data
+
+
+def _drop_demands(state: Known) -> None:
+    """They are for plans; whoever needs something says so again within a minute."""
+    state.demands.clear()
 
 
 def _drop_far_minutes(state: Known) -> None:
@@ -147,7 +153,8 @@ def flaw(state: Known, now: float) -> str:
     """What in `state` cannot be so; empty when it can be believed.
 
     Corrects what our own arithmetic leaves behind: minutes that are far from now are dropped, and
-    counts that were corrected below 0 are 0. What others did is within the limit.
+    counts that were corrected below 0 are 0. What others did is within the limit. Demands that are
+    over or impossible are dropped: they decide nothing.
 
     Args:
         state: As it was read.
@@ -162,6 +169,7 @@ def flaw(state: Known, now: float) -> str:
     if not _are_windows_possible(state.windows, now):
         return "a window"
     _bound_others(state)
+    state.demands = demand.believed(state.demands, now)
     return "" if _are_minutes_possible(state, now) else "a minute"
 
 
@@ -304,6 +312,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     _merge_minutes(shared, ours, base if is_one_time else None, now)
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
+    shared.demands = demand.merged(shared.demands, ours.demands)
     if base is None:  # nobody knows which of them the exchange announced last
         shared.limit = min(shared.limit, ours.limit)
     elif ours.limit != base.limit:

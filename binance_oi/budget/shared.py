@@ -13,8 +13,10 @@ from operator import methodcaller
 from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.demand import LIFE, RENEWAL, Demand, believed, with_own
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
+from binance_oi.budget.process import is_gone, this_process
 from binance_oi.budget.stored import StoredPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
@@ -36,6 +38,7 @@ class SharedPool(StoredPool):
     def close(self) -> None:
         """Book what is late, as far as others let us, and close the store."""
         self._notice_fork()
+        self._withdraw()
         if self._is_untold:
             self._check_at = -math.inf
         self.flush()
@@ -163,6 +166,42 @@ class SharedPool(StoredPool):
         """See `Pool.set_limits`."""
         self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`; all pollers of this pool are one demand of the record."""
+        self.declared.notice_fork()
+        now = self._clock()
+        is_new = self.declared.put(key, weight, now, anew=anew)
+        if is_new or (self.declared.is_written and now - self.declared.renewed_at >= RENEWAL):
+            self._write_demand(now)
+
+    def _write_demand(self, now: float) -> None:
+        declared = self.declared
+        total = declared.total
+        own = Demand(declared.owner, this_process(), total, declared.since, now + LIFE)
+        declared.renewed_at, declared.is_written = now, total > 0.0
+        self._change(partial(apply_demand, own, now))
+
+    def _withdraw(self) -> None:
+        """Need nothing any more."""
+        self.declared.notice_fork()
+        if self.declared.is_written:
+            self.declared.clear()
+            self._write_demand(self._clock())
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`.
+
+        Reads the record without its lock. The demand of a process that has ended does not count.
+        """
+        self.declared.notice_fork()
+        declared, needed = self.declared, self.declared.before(key)
+        ours = (declared.since, declared.owner) if key in declared else (math.inf, 0)
+        for other in believed(self._written().demands, self._clock()):
+            is_before = other.owner != declared.owner and (other.since, other.owner) < ours
+            if is_before and not is_gone(other.process):
+                needed += other.weight
+        return needed
+
     def held_for(self, *, ban: bool = False) -> float:
         """See `Pool.held_for`."""
         if self._is_hold_possible():
@@ -222,3 +261,10 @@ class SharedPool(StoredPool):
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until
+
+
+def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:
+    """Write `own` beside the demands of processes that are still there."""
+    known = bucket.known
+    others = (each for each in known.demands if not is_gone(each.process))
+    known.demands = with_own(others, own, now)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "BINANCE_OI_"  # begins the name of every variable that we read
 Level = Literal["debug", "info", "warning", "error"]
+AUTO = "auto"  # in the place of a schedule
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
@@ -41,6 +42,10 @@ def _seconds(_: object, tokens: Sequence[Token]) -> float:
     if match is None:
         raise ValueError("a period is a number with s, m, h or d, such as 20s")
     return float(match[1]) * UNITS[match[2]]
+
+
+def _schedule(kind: object, tokens: Sequence[Token]) -> float | None:
+    return None if tokens[0].value == AUTO else _seconds(kind, tokens)
 
 
 def _moment(_: object, tokens: Sequence[Token]) -> datetime:
@@ -122,6 +127,10 @@ Movement = Literal["change", "total", "symbol"]
 """Of the lines of `watch`."""
 Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds, metavar="TIME")]
+Schedule = Annotated[
+    float | None, Parameter(converter=_schedule, metavar="TIME", show_default=lambda _: AUTO)
+]
+"""From sweep to sweep; None takes the shortest that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]
 Given = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
 """Symbols that a command needs."""

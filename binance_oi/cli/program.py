@@ -5,6 +5,7 @@ Nothing is shown of a command that was interrupted.
 """
 
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -103,7 +104,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         return _command(arguments)
     except UsageError as error:
-        complain(str(error))
+        complain(f"{error}{_advice(arguments, error.__cause__)}")
         return USAGE
     except BinanceOIError as error:
         complain(explain(error))
@@ -151,6 +152,34 @@ def _command(arguments: Sequence[str]) -> int:
             text = f"no place for {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
         raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
     return code or OK
+
+
+def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
+    """The command with a schedule that fits, after one that does not."""
+    if "binance_oi.market.plan" not in sys.modules:
+        return ""
+    from binance_oi.market.plan import MisfitError
+
+    if not isinstance(cause, MisfitError):
+        return ""
+    return f": {without_secrets(fitting(arguments, cause.possible))}"
+
+
+def fitting(arguments: Sequence[str], possible: int | None) -> str:
+    """The command with a schedule that fits.
+
+    Args:
+        arguments: Of the command whose schedule does not.
+        possible: The shortest schedule that fits, s; None when none does.
+    """
+    if possible is None:
+        return "read fewer symbols"
+    words = list(arguments)
+    while "--every" in words:
+        at = words.index("--every")
+        del words[at : at + 2]
+    kept = [word for word in words if not word.startswith("--every=")]
+    return shlex.join([PROGRAM, *kept, "--every", f"{possible}s"])
 
 
 def _hint(arguments: Sequence[str]) -> str:

@@ -17,7 +17,18 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, UsageError, correctable
+from binance_oi.cli.endings import (
+    EXCHANGE,
+    HUNG_UP,
+    LIMITED,
+    LOST,
+    NETWORK,
+    OK,
+    SIGHUP,
+    UNEXPECTED,
+    UsageError,
+    correctable,
+)
 from binance_oi.cli.options import End, Source
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import complain
@@ -26,6 +37,13 @@ from binance_oi.errors import printable
 from binance_oi.recorder import Recorder, Status
 from binance_oi.times import iso
 
+# Exit codes of gap reasons; of any other one it is the network.
+CODES = {
+    **dict.fromkeys(("limited", "banned", "budget"), LIMITED),
+    **dict.fromkeys(("forbidden", "unknown", "not_trading"), EXCHANGE),
+    **dict.fromkeys(("late", "clock", "overrun", "storage"), UNEXPECTED),
+}
+LONGEST_REASON = 200  # characters of it in a status line
 TICK = 0.5  # s between two looks at a status line
 LOG_EVERY = 60.0  # s between two lines where there is no terminal
 CHECK = 1.0  # s between two looks at the clock, for the end of a recording
@@ -35,7 +53,7 @@ def record(
     symbols: Sequence[str] | None,
     to: Path,
     *,
-    every: float,
+    every: float | None,
     notional: bool,
     source: Source,
     end: End,
@@ -60,6 +78,8 @@ def record(
         complain(f"stopped: {status_line(recorder.status)}")
         if recorder.status.lost:
             return LOST
+        if not recorder.status.sweeps and recorder.status.trouble is not None:
+            return trouble_code(recorder.status.trouble)
         return HUNG_UP if SIGHUP in received else OK
 
     with source.client() as client, correctable():
@@ -104,6 +124,11 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
             signal.signal(SIGHUP, signal.SIG_IGN)
 
 
+def trouble_code(trouble: str) -> int:
+    """The exit code of a recorder that has no sweep, by the reason of its latest gap."""
+    return CODES.get(trouble.partition(":")[0], NETWORK)
+
+
 def status_line(status: Status) -> str:
     """What a recorder has done, in one line."""
     parts = [
@@ -117,7 +142,10 @@ def status_line(status: Status) -> str:
         parts.append(f"sweeps lost {status.lost:,}")
     if status.unwritten:
         parts.append(f"sweeps unwritten {status.unwritten:,}")
-    parts.append(f"last {status.late:.1f} s late")
+    if status.sweeps:
+        parts.append(f"last {status.late:.1f} s late")
+    if status.trouble:
+        parts.append(f"NO SWEEP: {printable(status.trouble, LONGEST_REASON)}")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
     return ", ".join(parts)

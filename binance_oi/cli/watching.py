@@ -121,12 +121,12 @@ def gauge(usage: Usage) -> str:
     return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
-def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
+def heading(snapshot: Snapshot | None, now: datetime) -> str:
     """What the table shows, and when the next one is due."""
-    if snapshot is None or snapshot.slot is None:
+    if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return "waiting for the first sweep"
     took = (snapshot.finished - snapshot.started).total_seconds()
-    wait = every - (now - snapshot.slot).total_seconds()
+    wait = (snapshot.next_slot - now).total_seconds()
     failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
     due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
     return f"{len(snapshot)} symbols{failed} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
@@ -135,7 +135,6 @@ def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
 class View(NamedTuple):
     """What the user wants to see."""
 
-    every: float
     order: Movement
     top: int
 
@@ -145,7 +144,7 @@ def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console)
     room = screen.height - FRAME - len(board.warnings)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
-        _text(heading(board.latest, now, view.every)),
+        _text(heading(board.latest, now)),
         _table(lines, now, screen) if lines else Text(),
         _text(gauge(usage), "bold red" if usage.held_until else ""),
         *(_text(warning, "yellow") for warning in board.warnings),
@@ -203,17 +202,28 @@ def change_line(value: OpenInterest, line: Line) -> str:
     )
 
 
-def watch(symbols: Sequence[str] | None, view: View, source: Source, *, as_json: bool) -> int:
+def watch(
+    symbols: Sequence[str] | None,
+    every: float | None,
+    view: View,
+    source: Source,
+    *,
+    as_json: bool,
+) -> int:
     """Follow the market until somebody ends it."""
     with source.client() as client, correctable():
-        return asyncio.run(_watch(client, symbols, view, as_json))
+        return asyncio.run(_watch(client, symbols, every, view, as_json))
 
 
 async def _watch(
-    client: OpenInterestClient, symbols: Sequence[str] | None, view: View, as_json: bool
+    client: OpenInterestClient,
+    symbols: Sequence[str] | None,
+    every: float | None,
+    view: View,
+    as_json: bool,
 ) -> int:
     board = Board()
-    async with client, aclosing(client.poll(symbols, every=view.every)) as running:
+    async with client, aclosing(client.poll(symbols, every=every)) as running:
         if sys.stdout.isatty() and not as_json:
             show = _on_screen if redraws(sys.stdout) else _on_paper
             await show(board, client, running, view)

@@ -51,7 +51,8 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """Weight charged for it, retries and exchangeInfo included; not what was never sent."""
+    """Weight charged for it, retries and exchangeInfo included; not what was never sent. Polls that
+    share a snapshot share its weight as well."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)
@@ -60,6 +61,8 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     """Why there are no mark prices although they were asked for."""
     slot: datetime | None = None
     """The instant of the schedule that it is for (aware UTC); None outside of `poll`."""
+    next_slot: datetime | None = None
+    """When the next one is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
     """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
     missed: tuple[Gap, ...] = ()

@@ -47,7 +47,8 @@ class Pending:
     """
 
     def __init__(self, period: int) -> None:
-        self._period = period
+        self.period: int = period
+        """May be changed while nothing is kept."""
         self._units = deque([Unit()])  # only the last one has no sweep
         self._bytes = 0
 
@@ -62,7 +63,7 @@ class Pending:
         """
         unit = self._units[-1]
         if isinstance(outcome, Gap):
-            join(unit.gaps, outcome, self._period)
+            join(unit.gaps, outcome, self.period)
             return
         unit.sweep, unit.since, unit.bytes = outcome, now, size(outcome)
         self._bytes += unit.bytes
@@ -113,7 +114,7 @@ class Pending:
         assert unit.sweep is not None
         assert unit.sweep.slot is not None
         slot = unix_ms(unit.sweep.slot)
-        join(unit.gaps, Gap(slot, slot, "storage", why), self._period)
+        join(unit.gaps, Gap(slot, slot, "storage", why), self.period)
         self._prepend(unit.gaps)
 
     def _prepend(self, gaps: list[Gap]) -> None:
@@ -121,4 +122,4 @@ class Pending:
         oldest = self._units[0]
         later, oldest.gaps = oldest.gaps, gaps
         for gap in later:
-            join(oldest.gaps, gap, self._period)
+            join(oldest.gaps, gap, self.period)

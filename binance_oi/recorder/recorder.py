@@ -22,7 +22,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
-from binance_oi.market.polling import Reader, check, sweeps
+from binance_oi.market.plan import MisfitError
+from binance_oi.market.polling import Plan, Reader, planned, sweeps
 from binance_oi.market.schedule import STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.pending import Pending
@@ -57,7 +58,12 @@ class Status(Encodable):
     unwritten: int = 0
     """Sweeps in memory that are not in the file yet; see `Recorder`."""
     late: float = 0.0
-    """Delay of the latest sweep: seconds from its slot to its start."""
+    """Seconds after its slot at which the latest sweep began; 0.0 while there was none."""
+    every: float | None = None
+    """Seconds from slot to slot: as asked for, or as chosen; None before it was chosen."""
+    trouble: str | None = None
+    """Why the latest slot has no sweep, or why no list of symbols was read before the first one: a
+    word and a text. None when the latest slot has a sweep."""
     storage_error: str | None = None
     """Why the file cannot be written now; None when it can."""
 
@@ -76,7 +82,7 @@ class Recorder:
     """Records open interest into a file until it is stopped.
 
         async with OpenInterestClient() as client:
-            await Recorder(client, "oi.db", every=20.0).run()
+            await Recorder(client, "oi.db").run()
 
     Sweeps that cannot be written wait in memory, each for up to 10 minutes, and all of them in up
     to 64 MiB. The recorder tries again with every sweep and every two seconds, and writes them in
@@ -89,7 +95,9 @@ class Recorder:
         client: Reads the exchange.
         path: The recording; made when missing, continued when present. Or a `Sink` that stores
             elsewhere; it knows its own source.
-        every: Seconds from sweep to sweep; see `OpenInterestClient.poll`.
+        every: Seconds from sweep to sweep; None takes the shortest schedule that fits, see
+            `OpenInterestClient.poll`. A recording that has begun continues at the next schedule
+            that fits when this one does not.
         symbols: None follows the exchange's list.
         notional: Record mark prices as well; each sweep costs 10 more weight.
         source: The exchange's name in the file; a recording has one source. None takes
@@ -109,18 +117,18 @@ class Recorder:
         client: Reader,
         path: StrPath | Sink,
         *,
-        every: float,
+        every: float | None = None,
         symbols: Iterable[str] | None = None,
         notional: bool = False,
         source: str | None = None,
         on_sweep: Callable[[Snapshot], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._period = period_ms(every)
+        self._period = 0 if every is None else period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)
-        self._check = partial(check, client, names, every=every, notional=notional)
-        self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
+        self._plan = partial(planned, client, names, every=every, notional=notional)
+        self._sweeps = partial(sweeps, client, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
         self.path: Path | None
@@ -159,7 +167,7 @@ class Recorder:
         Raises:
             RecordingError: Another process or this recorder already records into the file, or the
                 file is not a recording, has another source, or cannot be written at the start.
-            ValueError: The schedule does not fit into the budget.
+            ValueError: The schedule does not fit into the budget, and nothing was recorded yet.
             InvalidSymbolError: None of the symbols is listed.
             ClientClosedError: The client was closed.
         """
@@ -188,15 +196,27 @@ class Recorder:
         """Poll, write and tidy side by side, until one of them ends."""
         clock = asyncio.get_running_loop().time
         await self._in_thread(partial(self._sink.claim, clock))
-        await self._check()  # before the sink makes a file
+        plan = await self._plan()  # before a file is made
+        try:
+            await self._record_by(plan)
+        finally:
+            plan.end()
+
+    async def _record_by(self, plan: Plan) -> None:
         self._news, self._ending = asyncio.Event(), False  # a cancelled recorder may run again
+        self._period = self._pending.period = plan.period
+        trouble = None if plan.trouble is None else f"outage: {plan.trouble}"
+        self._status = replace(self._status, every=plan.period / 1000, trouble=trouble)
         begin = next_slot(self._clock, self._period)
         try:
-            await self._in_thread(partial(self._open, begin))
+            is_continued = await self._in_thread(partial(self._open, begin, plan.misfit))
         except StorageError as error:
             raise RecordingError(f"{self._sink} cannot be recorded into: {error}") from error
+        if is_continued:
+            plan.yield_room()
+        polling = self._poll(begin, plan)
         writing = asyncio.create_task(self._write())
-        others = [asyncio.create_task(job) for job in (self._poll(begin), self._tidy_often())]
+        others = [asyncio.create_task(job) for job in (polling, self._tidy_often())]
         try:
             await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -217,13 +237,16 @@ class Recorder:
             if not task.cancelled():
                 task.result()
 
-    async def _poll(self, begin: int) -> None:
+    async def _poll(self, begin: int, plan: Plan) -> None:
         """Queue the outcome of every slot; never wait for the disk."""
-        async with aclosing(self._sweeps(begin=begin)) as outcomes:
+        async with aclosing(self._sweeps(begin=begin, plan=plan)) as outcomes:
             async for outcome in outcomes:
+                trouble = None
                 if isinstance(outcome, Gap):
                     slots = (outcome.last - outcome.first) // self._period + 1
                     self._count(missed=slots)
+                    trouble = ": ".join(filter(None, (outcome.reason, outcome.detail)))
+                self._status = replace(self._status, trouble=trouble)
                 now = asyncio.get_running_loop().time()
                 self._pending.add(outcome, now)
                 self._give_up_excess(now)
@@ -347,12 +370,23 @@ class Recorder:
 
     # -- in the writing thread ---------------------------------------------------------------
 
-    def _open(self, begin: int) -> None:
-        """Open the sink, and store a gap for the time since its last slot."""
+    def _open(self, begin: int, misfit: MisfitError | None) -> bool:
+        """Open the sink, and store a gap for the time since its last slot.
+
+        Returns:
+            Whether something was stored before.
+
+        Raises:
+            MisfitError: Nothing was, and the schedule does not fit.
+        """
         sink = self._sink
+        if misfit is not None and self.path is not None and not self.path.exists():
+            raise misfit
         sink.open()
         gaps: list[Gap] = []
         last, before = sink.last_slot(), sink.last_slot(begin)
+        if misfit is not None and last is None:
+            raise misfit
         if before is not None:
             missed = (before // self._period + 1) * self._period
             if missed < begin:
@@ -364,6 +398,7 @@ class Recorder:
             gaps.append(gap)
         if gaps:
             sink.save(None, gaps, self._period)
+        return last is not None
 
     def _close(self) -> None:
         """Close the sink; only log its errors, so that `run` raises why recording ended."""

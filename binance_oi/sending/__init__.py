@@ -2,6 +2,7 @@
 
 retry.py              when a request is sent again
 pacer.py              how fast requests leave
+connection_limit.py   how many requests may be under way
 governor.py           the queue and the gate
 deadline.py           the end of a request, with one timer for all
 local_address.py      which address of this machine a request comes from

@@ -10,6 +10,7 @@ goes to aiohttp's parser, from its first byte on.
 """
 
 import asyncio
+import errno
 import re
 import socket
 import ssl
@@ -35,6 +36,7 @@ from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
 from binance_oi.sending.wire import SMALL, origin_of, wire
 
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
+SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` covers all of it
 # Bytes on the wire besides a body: headers, chunk sizes, 1xx answers. A real answer has one
 # thousand; more than this bound would be as much work as some hundred answers.
@@ -240,6 +242,23 @@ class Guard(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._handler.resume_writing()
+
+
+def is_out_of_descriptors(error: Exception) -> bool:
+    """Whether there is no connection because there is no file descriptor for it.
+
+    A name that was not resolved, and several addresses that failed differently, do not say so: then
+    the system is asked for a descriptor.
+    """
+    if not isinstance(error, OSError):
+        return False
+    is_vague = isinstance(error, aiohttp.ClientConnectorError) and error.errno not in SHORTAGES
+    if is_vague and not isinstance(error, aiohttp.ClientSSLError):
+        try:
+            socket.socket().close()
+        except OSError as found:
+            error = found
+    return error.errno in SHORTAGES
 
 
 def _at_any_time() -> bool:

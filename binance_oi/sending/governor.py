@@ -26,6 +26,7 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
+from binance_oi.sending.connection_limit import ConnectionLimit
 from binance_oi.sending.pacer import LONGEST_S, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -63,12 +64,13 @@ REFUSED = {
 class Permit:
     """The right to send one request now. It is given back exactly once."""
 
-    __slots__ = ("_governor", "_receipt", "late", "refunded", "refusal")
+    __slots__ = ("_governor", "_receipt", "crowded", "late", "refunded", "refusal")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded: bool = False
         self.late: bool = False  # refunded because it could no longer be sent in time
+        self.crowded: bool = False  # never sent: there is no file descriptor for its connection
         self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
 
@@ -165,7 +167,7 @@ class Governor:
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        self.max_in_flight: int = check_count("max_in_flight", max_in_flight)
+        self.connections: ConnectionLimit = ConnectionLimit(max_in_flight)
         self.pool = pool
         self.in_flight: int = 0
         self._pacer = Pacer(check_number("pace", pace, above=0.0))
@@ -249,7 +251,7 @@ class Governor:
         if not self._pacer.passed:
             self._reason = Reason.PACE
             return None
-        if self.in_flight >= self.max_in_flight:
+        if self.in_flight >= self.connections.now:
             self._reason = Reason.CONNECTIONS
             return None
         receipt = self.pool.charge(weight)
@@ -299,6 +301,8 @@ class Governor:
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.pool.settle(receipt, used, date)
+            if self.connections.now < self.connections.most:
+                self.connections.answered()
             self._wake()
             return None
         refusal = Refusal.of(status, headers, date)
@@ -391,7 +395,7 @@ class Governor:
         while self.waiting:
             if not self._pacer.passed and not await self._pacer.take(self._wake):
                 await self._stand_still(self._pacer.every, Reason.PACE)
-            elif self.in_flight >= self.max_in_flight:
+            elif self.in_flight >= self.connections.now:
                 await self._stand_still(LONGEST_SLEEP_S, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
@@ -433,7 +437,7 @@ class Governor:
 
     def _could_follow(self) -> int:
         """Number of calls behind the first that pacer and connections would let pass with it."""
-        free = min(self._pacer.passed, self.max_in_flight - self.in_flight)
+        free = min(self._pacer.passed, self.connections.now - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
@@ -513,7 +517,7 @@ class Governor:
             weight=weight,
             end=f"{usage.held_until or usage.resets_at:%T} UTC",
             rollover=f"{usage.resets_at:%T} UTC",
-            connections=self.max_in_flight,
+            connections=self.connections.now,
             pace=self._pacer.pace,
         )
         return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)

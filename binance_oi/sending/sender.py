@@ -176,6 +176,9 @@ class Sender:
                 if permit.refunded:  # the request was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
+                if permit.crowded and not permit.late:
+                    in_flight = self.governor.in_flight
+                    permit.late = self.governor.connections.make_do(in_flight)
                 if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue
@@ -190,7 +193,7 @@ class Sender:
             finally:
                 permit.release()
             left -= wait
-            await self._pause(wait)
+            await self.pause(wait)
 
     def _longest_wait(self, terms: Terms) -> float | None:
         """Seconds that a request may wait in the queue.
@@ -246,8 +249,8 @@ class Sender:
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep; stop early when the sender is closed."""
+    async def pause(self, seconds: float) -> None:
+        """Sleep; raise `ClientClosedError` as soon as the sender is closed."""
         if seconds > 0.0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -1,10 +1,13 @@
 """Identical calls at the same time share one request."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+from binance_oi.errors import BinanceOIError, BudgetExhaustedError, Reason
 
 T = TypeVar("T")
 
@@ -27,8 +30,41 @@ class SharedCalls(Generic[T]):
     def __init__(self) -> None:
         self._running: dict[Hashable, _Running[T]] = {}
 
-    async def join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Wait for the call named `key`; `start` it if it does not run."""
+    async def join(
+        self,
+        key: Hashable,
+        start: Callable[[], Coroutine[Any, Any, T]],
+        ends: float = math.inf,
+        again: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """Wait for the call named `key`; `start` it if it does not run.
+
+        Args:
+            key: Its name.
+            start: Makes it; ends by itself at `ends`.
+            ends: Loop time until which to wait for a call of another; ours ends by itself.
+            again: How a call of another fails that had less time than until `ends`: it is started
+                once more.
+
+        Raises:
+            BudgetExhaustedError: A call of another was under way at `ends`.
+        """
+        if ends == math.inf:
+            return await self._join(key, start)
+        while key in self._running:
+            try:
+                async with asyncio.timeout_at(ends):
+                    return await self._join(key, start)
+            except again:
+                if asyncio.get_running_loop().time() >= ends:
+                    raise
+            except TimeoutError as error:
+                if isinstance(error, BinanceOIError):
+                    raise
+                raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE) from None
+        return await self._join(key, start)
+
+    async def _join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         running = self._running.get(key)
         if running is None:
             running = _Running(asyncio.get_running_loop().create_task(start()))

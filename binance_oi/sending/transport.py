@@ -31,6 +31,7 @@ from binance_oi.sending.connections import (
     Response,
     SilentConnectionError,
     current_attempt,
+    is_out_of_descriptors,
 )
 from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
@@ -169,6 +170,8 @@ class Transport:
             permit: Checked right before the request is written. Afterwards it is settled, refunded,
                 or neither (the exchange may have counted it). `permit.late` says that it was
                 refunded because no connection was available in time; the connection is kept.
+                `permit.crowded` says that it was refunded because there is no file descriptor for
+                a connection.
             max_bytes: Bound of the decoded body.
             timeout: Seconds from now to the end of the body.
             fresh: Use a new connection, because a kept one proved dead.
@@ -212,6 +215,7 @@ class Transport:
                 response.close()
             elif (refusal := _bare_refusal(attempt, permit)) is not None:
                 return refusal
+            permit.crowded = not attempt.sent and is_out_of_descriptors(error)
             # aiohttp's error shows the URL of a proxy, with its password.
             cause = None if isinstance(error, aiohttp.ClientResponseError) else error
             raise _transport_error(error, attempt) from cause

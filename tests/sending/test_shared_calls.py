@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from binance_oi.errors import BudgetExhaustedError, Reason, ServerError, TransportTimeoutError
 from binance_oi.sending.shared_calls import SharedCalls
 
 
@@ -143,3 +144,80 @@ async def test_leaving_a_finished_call_ends_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert source.cancelled == 0
+
+
+LATE = (BudgetExhaustedError, TransportTimeoutError)
+
+
+@pytest.mark.virtual_time
+async def test_a_caller_with_less_time_leaves_the_call_of_another_and_does_not_end_it() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (patient,) = ask(shared, source)
+    await settle()
+    with pytest.raises(BudgetExhaustedError, match="the deadline is over") as caught:
+        await shared.join("BTCUSDT", source, loop.time() + 5.0, LATE)
+    assert caught.value.reason is Reason.DEADLINE
+    source.started[0].set_result(7)
+    assert (await patient, len(source.started)) == (7, 1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "late", [TransportTimeoutError("no answer"), BudgetExhaustedError("", None)]
+)
+async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
+    late: Exception,
+) -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (hasty,) = ask(shared, source)
+    await settle()
+    patient = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, LATE))
+    await settle()
+    source.started[0].set_exception(late)
+    with pytest.raises(type(late)):
+        await hasty
+    await settle()
+    source.started[1].set_result(8)
+    assert await patient == 8
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("again", [LATE, ()])
+async def test_an_error_that_more_time_does_not_help_is_that_of_every_caller(
+    again: tuple[type[Exception], ...],
+) -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (first,) = ask(shared, source)
+    await settle()
+    second = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, again))
+    await settle()
+    error = ServerError(500, None, "") if again else TransportTimeoutError("no answer")
+    source.started[0].set_exception(error)
+    for caller in (first, second):
+        with pytest.raises(type(error)):
+            await caller
+    assert len(source.started) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_again() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (first,) = ask(shared, source)
+    await settle()
+    ends = loop.time() + 5.0
+    second = asyncio.create_task(shared.join("BTCUSDT", source, ends, LATE))
+    await settle()
+    loop.call_at(ends, source.started[0].set_exception, TransportTimeoutError("no answer"))
+    for caller in (first, second):
+        with pytest.raises((TransportTimeoutError, BudgetExhaustedError)):
+            await caller
+    assert len(source.started) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_call_of_its_own_is_not_ended_by_the_time_of_the_caller() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    alone = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, LATE))
+    await asyncio.sleep(2.0)
+    source.started[0].set_result(9)
+    assert await alone == 9

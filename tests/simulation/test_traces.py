@@ -64,6 +64,7 @@ DECIDING = (
 BOUND = "a bound of what a record of another process may hold; a sound record is within it"
 LAYOUT = "where a record is in the file, how much of one fits, or for how long it stays"
 REAL = "it counts tries on the real clock, or between threads, which no script can repeat"
+PLANS = "it is of what pollers plan; no request is admitted or refused by it"
 # Why no script can notice it.
 UNNOTICED = {
     "budget.knowledge.UNKNOWN": "it is infinite",
@@ -87,6 +88,12 @@ UNNOTICED = {
     "budget.pool_file.ROOM": LAYOUT,
     "budget.record.TRIES": REAL,
     "budget.boot.SAME_MOMENT": "how far two readings of one boot may be apart",
+    "budget.demand.LIFE": PLANS,
+    "budget.demand.RENEWAL": PLANS,
+    "budget.demand.AHEAD": PLANS,
+    "budget.demand.MOST_DEMANDS": PLANS,
+    "budget.demand.MOST_NEED": BOUND,
+    "budget.process.UNTOLD": "a name that no namespace has",
     "budget.stored.NO_LINEAGE": "a name that no record has",
     "budget.pool.VIEWS": REAL,
     "budget.pool.QUICK_VIEWS": REAL,

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import Flag, Given, Movement, Order, Output, Period, Source, Symbols
+from binance_oi.cli.options import Flag, Given, Movement, Order, Output, Schedule, Source, Symbols
 
 
 @command
@@ -60,7 +60,7 @@ def symbols(*, all: Flag = False, source: Source = Source(), output: Output = Ou
 def watch(
     symbols: Symbols = None,
     *,
-    every: Period = 20.0,
+    every: Schedule = None,
     sort: Movement = "change",
     top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
     json: Flag = False,
@@ -70,11 +70,12 @@ def watch(
 
     Args:
         symbols: Without any: every symbol that is trading.
-        every: From sweep to sweep: 20s, 5m, 1h.
+        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
+            the budget.
         sort: By the change since the last sweep, or since the start (total), or by symbol.
         top: How many lines to show.
         json: JSON Lines, also on a terminal.
     """
     from binance_oi.cli import watching
 
-    return watching.watch(symbols, watching.View(every, sort, top), source, as_json=json)
+    return watching.watch(symbols, every, watching.View(sort, top), source, as_json=json)

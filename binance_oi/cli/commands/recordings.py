@@ -1,7 +1,7 @@
 """Commands that record, and that read what was recorded."""
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import End, Flag, Given, Period, Place, Source, Span, Symbols
+from binance_oi.cli.options import End, Flag, Given, Place, Schedule, Source, Span, Symbols
 
 
 @command
@@ -9,7 +9,7 @@ def record(
     symbols: Symbols = None,
     *,
     to: Place,
-    every: Period = 20.0,
+    every: Schedule = None,
     notional: Flag = False,
     end: End = End(),
     source: Source = Source(),
@@ -17,12 +17,14 @@ def record(
     """Record the whole market, or some symbols, until it is stopped.
 
     Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) stop it; with nohup, SIGHUP does not. The
-    exit code is 7 when sweeps were read and could not be written; the last line says how many.
+    exit code is 7 when sweeps were read and could not be written; the last line says how many. When
+    there was no sweep at all, it is that of the reason: 3 limited, 4 exchange, 5 network.
 
     Args:
         symbols: Without any: every symbol that is trading, also when that changes.
         to: The recording (SQLite); made when missing, continued when it is there.
-        every: From sweep to sweep: 20s, 5m, 1h. Slots are multiples of it since 1970.
+        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
+            the budget. Slots are multiples of it since 1970.
         notional: Record mark prices as well.
     """
     from binance_oi.cli import recording
