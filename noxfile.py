@@ -31,7 +31,10 @@ FULLY_COVERED = (
     *("sending/local_address", "lazy"),
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
-    *(f"sending/{name}" for name in ("wire", "plain_answers", "parked_connections")),
+    *(
+        f"sending/{name}"
+        for name in ("wire", "plain_answers", "parked_connections", "caller_session")
+    ),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.

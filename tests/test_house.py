@@ -44,6 +44,7 @@ ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
 THIRD_PARTY = {
     "aiohttp": {
         *("sending/connections", "sending/parked_connections", "sending/transport"),
+        "sending/caller_session",
         "sending/wire",
     },
     "aiohttp.web": {"simulator"},

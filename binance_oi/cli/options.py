@@ -126,9 +126,9 @@ Order = Literal["name", "usd"]
 Movement = Literal["change", "total", "symbol"]
 """Of the lines of `watch`."""
 Place = Annotated[Path, Parameter(converter=_place)]
-Period = Annotated[float, Parameter(converter=_seconds, metavar="TIME")]
+Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
-    float | None, Parameter(converter=_schedule, metavar="TIME", show_default=lambda _: AUTO)
+    float | None, Parameter(converter=_schedule, metavar="DURATION", show_default=lambda _: AUTO)
 ]
 """From sweep to sweep; None takes the shortest that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]

@@ -10,7 +10,8 @@ kept_connections.py   how long a kept connection may be silent
 wire.py               the bytes of a request
 plain_answers.py      the usual answer, read without a parser
 parked_connections.py connections that have just served
-connections.py        connections of our session and of a caller's
+connections.py        connections of our own session
+caller_session.py     requests through a caller's session
 transport.py          one GET, with its permit, its deadline and its errors
 sender.py             the send loop: every request goes through it
 shared_calls.py       identical calls at the same time share one request

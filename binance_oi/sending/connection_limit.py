@@ -51,6 +51,8 @@ class ConnectionLimit:
 
     def answered(self) -> None:
         """An answer came: after as many of them as `most`, try a few more connections."""
+        if self.now == self.most:  # nearly always
+            return
         self._answers += 1
         if self._answers >= self.most:
             self.now = min(self.most, self.now + max(1, self.now // PART))

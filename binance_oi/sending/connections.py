@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import cast
-from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -48,7 +46,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
 # Another release of aiohttp may require more from users of its connections than our code does.
-_LEAN = aiohttp.__version__.startswith("3.14.")
+LEAN: bool = aiohttp.__version__.startswith("3.14.")
 
 
 class SecondRequestError(Exception):
@@ -63,10 +61,6 @@ class LateError(Exception):
 
     def __str__(self) -> str:
         return "the request could not be sent in time"
-
-
-class _StaleConnectionError(Exception):
-    """A connection is dead or has unread bytes, so nothing was sent on it."""
 
 
 class SilentConnectionError(Exception):
@@ -369,7 +363,7 @@ class Connector(aiohttp.TCPConnector):
         attempt = current_attempt.get()
         if attempt.sent:
             raise SecondRequestError
-        if _LEAN and req.proxy is None:
+        if LEAN and req.proxy is None:
             self._templates.setdefault(origin_of(req.url), req)
         return await self._take(req, attempt)
 
@@ -479,126 +473,3 @@ class Connector(aiohttp.TCPConnector):
         assert handler.transport is not None
         handler.transport.set_protocol(guard)
         return guard
-
-
-class CallerSessionMiddleware:
-    """Does the work of `Connector` for a caller's session, as a middleware of aiohttp.
-
-    It checks the connection at the moment when the request is written to it. It leaves other
-    traffic of the session alone. But it can only get a new connection by closing every idle one.
-    """
-
-    def __init__(self, kept: KeptConnections) -> None:
-        self._kept = kept
-        self._lines: WeakKeyDictionary[ResponseHandler, Line] = WeakKeyDictionary()
-
-    async def __call__(
-        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        attempt = current_attempt.get()
-        if attempt.sent:
-            raise SecondRequestError
-        if not _LEAN:
-            return await _unwatched(request, handler, attempt)
-        self._watch(request, attempt)
-        while True:
-            try:
-                response = await handler(request)
-            except _StaleConnectionError:
-                continue  # aiohttp has closed it
-            assert attempt.guard is not None
-            # The connection's next request may be the owner's, before this call continues.
-            response.content.on_eof(attempt.guard.leave)
-            return response
-
-    def _watch(self, request: aiohttp.ClientRequest, attempt: Attempt) -> None:
-        send = request.send
-
-        async def send_guarded(conn: Connection) -> aiohttp.ClientResponse:
-            handler = conn.protocol
-            assert handler is not None
-            assert handler.transport is not None
-            attempt.reused = _has_served(handler)
-            line = self._lines.get(handler)
-            if line is None:
-                line = self._lines[handler] = self._kept.opened()
-            line.kept = attempt.reused
-            trusted = self._kept.trusts(line) and not handler.should_close
-            fresh = attempt.fresh or not self._kept.are_usable
-            if not trusted or (fresh and attempt.reused):
-                raise _StaleConnectionError
-            attempt.guard = Guard(handler, self._kept, line)
-            handler.transport.set_protocol(attempt.guard)
-            gate = _Gate(handler, attempt, attempt.guard)
-            try:
-                return await send(conn)
-            except LateError:
-                attempt.guard.leave()
-                conn.release()  # the next request uses it
-                raise
-            finally:
-                gate.open()
-
-        request.send = send_guarded  # type: ignore[method-assign]
-
-
-class _Gate:
-    """Replaces the transport of a connection until a request is written to it.
-
-    A session awaits its traces between getting a connection and the write, and they may take long.
-    Only here nothing can come between the check of the permit and the write.
-    """
-
-    def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:
-        assert handler.transport is not None
-        self._handler, self._transport = handler, handler.transport
-        self._attempt, self._guard = attempt, guard
-        handler.transport = cast(asyncio.Transport, self)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._transport, name)
-
-    def open(self) -> None:
-        """Put the transport back; a lost connection no longer has one."""
-        if self._handler.transport is cast(asyncio.Transport, self):
-            self._handler.transport = self._transport
-
-    def write(self, data: bytes) -> None:
-        """Write the request; aiohttp calls this once, with all of it."""
-        self.open()
-        if not self._attempt.may_send():
-            raise LateError
-        self._guard.begin(self._attempt, self._transport)
-        self._transport.write(data)
-
-
-def _has_served(handler: ResponseHandler) -> bool:
-    """Whether an answer has come on this connection, also to a request of the session's owner.
-
-    aiohttp keeps the last body there until the connection ends, and shows it nowhere else.
-    """
-    return handler._payload is not None  # pyright: ignore[reportPrivateUsage]
-
-
-async def _unwatched(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
-) -> aiohttp.ClientResponse:
-    """Send with an unknown release of aiohttp: one request for each permit, and no more.
-
-    Its connections are not visible, so a dead kept connection looks like any other error.
-    """
-    send = request.send
-
-    async def send_in_time(conn: Connection) -> aiohttp.ClientResponse:
-        if not attempt.may_send():
-            conn.release()
-            raise LateError
-        return await send(conn)
-
-    request.send = send_in_time  # type: ignore[method-assign]
-    attempt.sent = True
-    try:
-        return await handler(request)
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, LateError):
-        attempt.sent = False
-        raise

@@ -264,8 +264,7 @@ class Governor:
 
     def _enqueue(self, weight: int, bulk: bool, max_wait: float | None) -> _Waiter:
         """Add a call to the queue; the dispatcher gives its waiter a receipt."""
-        banned = self._ban()
-        if banned is not None:
+        if (banned := self._ban()) is not None:
             raise banned
         queue = self._bulk if bulk else self._single
         waiter = _Waiter(queue, self._leaving)
@@ -301,8 +300,7 @@ class Governor:
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.pool.settle(receipt, used, date)
-            if self.connections.now < self.connections.most:
-                self.connections.answered()
+            self.connections.answered()
             self._wake()
             return None
         refusal = Refusal.of(status, headers, date)

@@ -21,11 +21,11 @@ from yarl import URL
 
 from binance_oi.errors import TransportError, TransportTimeoutError, printable
 from binance_oi.exchange.headers import says_longer
+from binance_oi.sending.caller_session import CallerSessionMiddleware
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
     REFUSALS,
     Attempt,
-    CallerSessionMiddleware,
     Connector,
     LateError,
     Response,

@@ -245,7 +245,7 @@ async def test_an_injected_session_is_guarded_against_endless_answers() -> None:
 async def test_with_an_unknown_aiohttp_one_permit_is_still_one_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "_LEAN", False)
+    monkeypatch.setattr(connections, "LEAN", False)
     script = [open_interest(), answer(503, "{}"), CLOSE]
     async with aiohttp.ClientSession() as session:
         ours = Sender(session)

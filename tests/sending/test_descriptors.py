@@ -168,7 +168,7 @@ KEY = ConnectionKey("127.0.0.1", 80, False, True, None, None, None)
         (aiohttp.ClientConnectorError(KEY, OSError("several failed")), False),
     ],
 )
-def test_a_shortage_is_told_from_other_errors(error: Exception, is_short: bool) -> None:
+def test_a_shortage_is_distinguished_from_other_errors(error: Exception, is_short: bool) -> None:
     assert is_out_of_descriptors(error) == is_short
 
 

@@ -184,6 +184,7 @@ def test_nothing_heavy_is_there():
         "binance_oi.lazy",
         "binance_oi.testing",
         "binance_oi.testing.plugin",
+        "binance_oi.version",
     }
 """
 
