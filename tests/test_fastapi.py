@@ -4,8 +4,11 @@ Requests go through the whole application by ASGI, as a server sends them.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -27,6 +30,8 @@ from binance_oi.simulator import LocalExchange
 
 fastapi = pytest.importorskip("fastapi", reason="pydantic has no wheels for this Python yet")
 pydantic = pytest.importorskip("pydantic")
+
+PAGE = Path(__file__).resolve().parents[1] / ".docs" / "web-service.md"
 
 
 @asynccontextmanager
@@ -74,6 +79,27 @@ def answering(value: object) -> Callable[[], object]:
         return value
 
     return handler
+
+
+async def test_the_application_of_the_page_about_web_services_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    (source,) = re.findall(r"^```python\n([^`]*fastapi[^`]*)^```$", text, re.MULTILINE)
+    module = ModuleType("pasted")
+    exec(compile(source, str(PAGE), "exec"), vars(module))
+    defaults = OpenInterestClient.__init__.__kwdefaults__
+    assert defaults is not None
+    async with LocalExchange() as exchange:
+        exchange.set_open_interest("BTCUSDT", "7.50")
+        monkeypatch.setitem(defaults, "base_url", exchange.url)
+        monkeypatch.setitem(defaults, "timeout", 600.0)
+        app: Any = vars(module)["app"]
+        async with app.router.lifespan_context(app):
+            status, found = await get(app, "/open-interest/BTCUSDT")
+            assert (status, found["open_interest"]) == (200, "7.50")
+            status, found = await get(app, "/open-interest/NOSUCHUSDT")
+            assert (status, found["detail"]["error"]) == (404, "UnknownSymbolError")
 
 
 async def test_a_handler_returns_what_the_client_answered() -> None:

@@ -60,6 +60,7 @@ THIRD_PARTY = {
 FORBIDDEN_NAMES = {"common", "helpers", "misc", "types", "util", "utils"}
 TOP_LEVEL = {
     ".ci",
+    ".docs",
     ".github",
     ".gitignore",
     "CHANGELOG.md",

@@ -73,6 +73,7 @@ def test_the_sdist_has_all_it_takes_to_build_and_to_test(dist: Path) -> None:
         "tests",
         "examples",
         ".ci",
+        ".docs",
         ".github",
     }
     assert rest == root | {".gitignore"}

@@ -1,140 +1,313 @@
-"""README.md is true: its Python runs, prints what it says, and its commands are the ones CI runs.
+"""README.md and the pages in `.docs` are true: their programs and commands run, their links lead.
 
-Every ```python block is run as it stands, alone, against a local exchange that stands in for the
-default `base_url`. A block may `await` at its top level, as `python -m asyncio` allows; it runs on
-the virtual clock, where no slot is missed however busy the machine is. A ```text block right after
-it is what it prints, with any numbers.
+Rule of this file: a ```python block is a script. It runs alone, exactly as it is pasted into a
+file, and reads no exchange but a local one. A ```text block right after it is what it prints, with
+any numbers. Scripts run in virtual time, where no slot is missed however busy the machine is; some
+run in a Python of their own as well.
 """
 
 import ast
 import asyncio
-import inspect
 import re
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from cyclopts import CycloptsError
 
-from binance_oi import OpenInterestClient
+from binance_oi import OpenInterestClient, errors
+from binance_oi.cli import main
+from binance_oi.cli.commands import app
+from binance_oi.cli.endings import MEANING
+from binance_oi.cli.options import VARIABLES
+from binance_oi.market.gap import REASONS
 from binance_oi.recorder import Recorder
 from binance_oi.simulator import LocalExchange
-from support import virtual_clock
-from support.default_clocks import replace_default_clocks
-from support.virtual_clock import wall_time
+from binance_oi.testing import VirtualTime, simulated_client
+from support.lanes import some
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+DOCS = ROOT / ".docs"
+PAGES = (README, *sorted(DOCS.glob("*.md")))
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+
+LONGEST_README, LONGEST_PARAGRAPH, LONGEST_LINE = 150, 5, 100  # lines, lines, characters
+LONGEST_EXAMPLE = 40  # lines
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+ENDLESS = ("record", "watch", "simulate")  # commands that run until they are stopped
 
 PYTHON = re.compile(
-    r"^```python\n(?P<source>.*?)^```\n(?:\s*^```(?:text|json|jsonl)\n(?P<output>.*?)^```$)?",
+    r"^```python\n(?P<source>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```$)?",
     re.MULTILINE | re.DOTALL,
 )
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^binance-oi (.*)$", re.MULTILINE)
+INLINE_COMMAND = re.compile(r"`binance-oi ([a-z]+)")
 VENV_COMMAND = re.compile(r"^\s*(?:\$ )?(python3 -m venv .*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+DATE = re.compile(r"\b20\d\d-\d\d")
 NUMBER = re.compile(r"-?\d+(?:[.,:_T+-]*\d+)*Z?")  # also 1_000, 12:00:00, 2026-11-23T12:00:00Z
 GAP = re.compile(r"[ \t]+")
 
 
 class Block(NamedTuple):
+    page: str
     line: int
     source: str
     output: str | None
 
 
-def python_blocks(text: str) -> list[Block]:
+def python_blocks(page: str, text: str) -> list[Block]:
     return [
-        Block(text.count("\n", 0, found.start()) + 2, found["source"], found["output"])
+        Block(page, text.count("\n", 0, found.start()) + 2, found["source"], found["output"])
         for found in PYTHON.finditer(text)
     ]
 
 
 def shape(output: str) -> str:
-    """Output with its numbers and its column widths taken out."""
+    """Output without its numbers and its column widths."""
     lines = (GAP.sub(" ", NUMBER.sub("#", line)).rstrip() for line in output.strip().splitlines())
     return "\n".join(lines)
 
 
-def compiled(block: Block) -> CodeType:
-    """The block's code, with the README's own line numbers in its tracebacks."""
-    source = "\n" * (block.line - 1) + block.source
-    code: CodeType = compile(source, str(README), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    return code
+def is_runnable(block: Block) -> bool:
+    """Whether its packages are installed: pydantic has no wheels for Python 3.15 yet."""
+    return "fastapi" not in block.source or find_spec("fastapi") is not None
 
 
-def run(code: CodeType, around: AbstractAsyncContextManager[object] | None = None) -> None:
-    """Run a block; when it awaits, on a virtual loop and inside of `around`."""
-    names = {"__name__": "__main__"}
-    if code.co_flags & inspect.CO_COROUTINE:
-
-        async def main() -> None:
-            async with around or nullcontext():
-                await eval(code, names)
-
-        virtual_clock.run(main())
-    else:
-        exec(code, names)
+def commands(text: str) -> list[list[str]]:
+    """The arguments of each `binance-oi` command in the shell blocks of a page."""
+    blocks = SHELL.findall(text)
+    return [shlex.split(line, comments=True) for block in blocks for line in COMMAND.findall(block)]
 
 
-@asynccontextmanager
-async def read_by_default(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
-    """A local exchange on the running loop; a client that names no `base_url` reads from it."""
+def without_code(text: str) -> str:
+    """A page without its fenced blocks."""
+    return FENCED.sub("", text)
+
+
+def paragraphs(text: str) -> Iterator[list[str]]:
+    """The lines of each paragraph and of each item of a list; no heading and no table."""
+    for part in re.split(r"\n\s*\n|\n(?=- )", without_code(text)):
+        lines = part.strip("\n").splitlines()
+        if lines and not lines[0].startswith(("#", "|")):
+            yield lines
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = (re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(text))
+    return {title.replace(" ", "-") for title in titles}
+
+
+BLOCKS = [block for page, text in TEXTS.items() for block in python_blocks(page.name, text)]
+COMMANDS = {" ".join(found): found for text in TEXTS.values() for found in commands(text)}
+
+
+RUNNABLE = [block for block in BLOCKS if is_runnable(block)]
+
+
+def name_of(block: Block) -> str:
+    return f"{block.page}:{block.line}"
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a block is pasted to; it may write files beside it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "pasted.py"
+
+
+@pytest.mark.parametrize("block", RUNNABLE, ids=name_of)
+def test_a_python_block_runs_as_a_script_and_prints_what_the_page_says(
+    block: Block, script: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.write_text(block.source, encoding="utf-8")
+    monkeypatch.setitem(_defaults_of_a_client(), "base_url", NOWHERE)  # and not the real exchange
+    with VirtualTime().installed(monkeypatch):
+        runpy.run_path(str(script), run_name="__main__")
+    assert shape(capsys.readouterr().out) == shape(block.output or "")
+
+
+async def test_the_aiohttp_application_of_the_page_about_web_services_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (block,) = (block for block in BLOCKS if "web.Application()" in block.source)
+    names: dict[str, Any] = {"__name__": "pasted"}
+    exec(block.source, names)
     async with LocalExchange() as exchange:
+        exchange.set_open_interest("BTCUSDT", "7.50")
         monkeypatch.setitem(_defaults_of_a_client(), "base_url", exchange.url)
-        yield
+        monkeypatch.setitem(_defaults_of_a_client(), "timeout", 600.0)
+        app: web.Application = names["app"]
+        async with TestClient(TestServer(app)) as visitor:
+            answer = await visitor.get("/open-interest/BTCUSDT")
+            assert (await answer.json())["open_interest"] == "7.50"
 
 
 def _defaults_of_a_client() -> dict[str, object]:
     defaults: dict[str, object] = OpenInterestClient.__init__.__kwdefaults__ or {}
-    assert {"base_url", "timeout"} <= defaults.keys()
+    assert "base_url" in defaults
     return defaults
 
 
-@pytest.fixture
-def virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes a clock takes the running loop's by default."""
-    changed = replace_default_clocks(
-        monkeypatch, steady=lambda: asyncio.get_running_loop().time(), wall=wall_time
+@pytest.mark.parametrize("block", some(RUNNABLE, always=1))
+def test_a_python_block_runs_in_a_python_of_its_own(block: Block, script: Path) -> None:
+    script.write_text(block.source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script.name], capture_output=True, text=True
     )
-    assert {cls.__init__.__qualname__ for cls in (LocalExchange, Recorder)} <= set(changed)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shape(done.stdout) == shape(block.output or "")
 
 
-@pytest.fixture
-def local_exchange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The same for a block that has a loop of its own: an exchange in a thread, in real time."""
-    monkeypatch.chdir(tmp_path)  # a block may write files
-    with LocalExchange().in_thread() as exchange:
-        monkeypatch.setitem(_defaults_of_a_client(), "base_url", exchange.url)
-        monkeypatch.setitem(_defaults_of_a_client(), "timeout", 600.0)  # of a busy machine
-        yield
+def test_no_python_block_awaits_outside_of_a_coroutine() -> None:
+    for block in BLOCKS:
+        compile(block.source, name_of(block), "exec")
 
 
-@pytest.mark.usefixtures("local_exchange")
-@pytest.mark.parametrize(
-    "block", python_blocks(README.read_text(encoding="utf-8")), ids=lambda b: f"line_{b.line}"
-)
-def test_a_block_of_the_readme_runs_and_prints_what_it_says(
-    block: Block, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
-) -> None:
-    code, monkeypatch = compiled(block), request.getfixturevalue("monkeypatch")
-    if code.co_flags & inspect.CO_COROUTINE:
-        request.getfixturevalue("virtual_clocks")
-    run(code, read_by_default(monkeypatch))
-    if block.output is not None:
-        assert shape(capsys.readouterr().out) == shape(block.output)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_language_of_a_block_is_one_that_is_checked_or_shown(page: Path) -> None:
+    opened = re.findall(r"^```(.+)$", TEXTS[page], re.MULTILINE)
+    assert set(opened) <= {"python", "text", "sh", "diff"}
 
 
 def test_the_readme_shows_an_example_with_its_output() -> None:
-    blocks = python_blocks(README.read_text(encoding="utf-8"))
-    assert [block for block in blocks if block.output]
+    assert [block for block in BLOCKS if block.page == README.name and block.output]
 
 
-def test_the_commands_of_the_readme_are_those_that_ci_runs() -> None:
+def test_the_readme_says_how_its_example_becomes_a_client_of_the_real_exchange() -> None:
+    (example,) = (block.source for block in BLOCKS if block.page == README.name)
+    (change,) = re.findall(r"^```diff\n(.*?)^```$", TEXTS[README], re.MULTILINE | re.DOTALL)
+    removed = [line[1:] for line in change.splitlines() if line.startswith("-")]
+    added = [line[1:] for line in change.splitlines() if line.startswith("+")]
+    for old, new in zip(removed, added, strict=True):
+        assert example.count(old) == 1
+        example = example.replace(old, new)
+    names = {node.id for node in ast.walk(ast.parse(example)) if isinstance(node, ast.Name)}
+    assert "OpenInterestClient" in names
+    assert "simulated_client" not in names
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_of_the_pages_is_one_that_the_program_understands(arguments: list[str]) -> None:
+    app.parse_args(arguments, exit_on_error=False, print_error=False)
+
+
+def test_a_command_that_the_program_does_not_understand_is_found() -> None:
+    with pytest.raises(CycloptsError):
+        app.parse_args(["snapshot", "--nothing"], exit_on_error=False, print_error=False)
+
+
+def test_a_command_within_a_sentence_or_table_exists() -> None:
+    named = {name for text in TEXTS.values() for name in INLINE_COMMAND.findall(text)}
+    assert {"record", "budget"} <= named <= set(app)
+
+
+async def record_once(path: str) -> None:
+    async with simulated_client() as client:
+        names = ["BTCUSDT", "ETHUSDT"]
+        recorder = Recorder(
+            client, path, every=1.0, symbols=names, on_sweep=lambda _: recorder.stop()
+        )
+        await recorder.run()
+
+
+ENDING = {name: found for name, found in COMMANDS.items() if found[0] not in ENDLESS}
+
+
+@pytest.mark.parametrize("arguments", ENDING.values(), ids=ENDING)
+def test_a_command_of_the_pages_succeeds(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BINANCE_OI_TIMEOUT", "600")  # s: a busy machine takes its time
+    monkeypatch.setenv("BINANCE_OI_BASE_URL", NOWHERE)  # and not the real exchange
+    with pytest.MonkeyPatch.context() as patch, VirtualTime().installed(patch):
+        asyncio.run(record_once("oi.db"))
+    assert main(arguments) == 0
+
+
+def test_the_venv_commands_of_the_readme_are_those_that_ci_runs() -> None:
     ci = ROOT / ".ci" / "run"
-    told = VENV_COMMAND.findall(README.read_text(encoding="utf-8"))
-    assert len(told) >= 2
-    assert told == VENV_COMMAND.findall(ci.read_text(encoding="utf-8"))
+    named = VENV_COMMAND.findall(TEXTS[README])
+    assert len(named) >= 2
+    assert named == VENV_COMMAND.findall(ci.read_text(encoding="utf-8"))
+
+
+def test_no_command_has_a_fixed_date() -> None:
+    dated = [block for text in TEXTS.values() for block in SHELL.findall(text)]
+    assert dated
+    assert not [block for block in dated if DATE.search(block)]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS[README].splitlines()) <= LONGEST_README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_and_paragraphs_of_a_page_are_short(page: Path) -> None:
+    lines = without_code(TEXTS[page]).splitlines()
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
+    assert [found for found in paragraphs(TEXTS[page]) if len(found) > LONGEST_PARAGRAPH] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    for link in LINK.findall(without_code(TEXTS[page])):
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert "://" in link or target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_readme_links_every_page_and_every_example() -> None:
+    links = set(LINK.findall(TEXTS[README]))
+    examples = sorted(f"examples/{file.name}" for file in (ROOT / "examples").glob("*.py"))
+    pages = [f".docs/{page.name}" for page in PAGES if page != README]
+    assert [link for link in (*pages, *examples) if link not in links] == []
+
+
+def test_the_page_about_errors_names_every_exception() -> None:
+    page = TEXTS[DOCS / "errors.md"]
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    public = {kind.__name__ for kind in kinds if isinstance(kind, type)}
+    public -= {"BinanceOIError", "Reason"}
+    rows = re.findall(r"^\| `(\w+Error)`", page, re.MULTILINE)
+    assert sorted(rows) == sorted(public)
+
+
+def test_the_page_about_polling_names_every_reason_of_a_gap() -> None:
+    page = TEXTS[DOCS / "polling.md"]
+    words = {word for _, word in REASONS} | {"overrun", "outage", "late", "clock"}
+    words |= {"storage", "stopped"}  # of a recorder
+    cells = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    assert {word for cell in cells for word in re.findall(r"`(\w+)`", cell)} == words
+
+
+def test_the_page_about_the_command_line_names_every_exit_code_and_variable() -> None:
+    page = TEXTS[DOCS / "command-line.md"]
+    cells = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
+    assert {int(code) for cell in cells for code in cell.split(",")} == MEANING.keys()
+    assert set(re.findall(r"^\| `--[\w-]+` \| `(\w+)`", page, re.MULTILINE)) == set(VARIABLES)
+
+
+def test_an_example_is_short() -> None:
+    files = sorted((ROOT / "examples").glob("*.py"))
+    lengths = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert lengths
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_EXAMPLE} == {}
 
 
 SAMPLE = """
@@ -148,27 +321,24 @@ a    22.5
 
 ```sh
 $ python3 -m venv .venv && true
+binance-oi get BTCUSDT # it has ended
 ```
 
-```python
-import asyncio
-await asyncio.sleep(0)
-print("2026-11-23T12:00:00.5Z")
-```
+- one
+  two
+- three
 """
 
 
 def test_blocks_are_found_with_their_lines_and_outputs() -> None:
-    first, second = python_blocks(SAMPLE)
-    assert (first.line, first.output) == (3, "a    22.5\n")
-    assert (second.line, second.output) == (15, None)
+    (block,) = python_blocks("sample", SAMPLE)
+    assert (block.line, block.output) == (3, "a    22.5\n")
     assert VENV_COMMAND.findall(SAMPLE) == ["python3 -m venv .venv && true"]
+    assert commands(SAMPLE) == [["get", "BTCUSDT"]]
 
 
-def test_blocks_run_with_and_without_await(capsys: pytest.CaptureFixture[str]) -> None:
-    for block in python_blocks(SAMPLE):
-        run(compiled(block))
-    assert shape(capsys.readouterr().out) == "a #\n#"
+def test_an_item_of_a_list_is_a_paragraph() -> None:
+    assert list(paragraphs(SAMPLE)) == [["- one", "  two"], ["- three"]]
 
 
 def test_numbers_may_differ_and_words_may_not() -> None:

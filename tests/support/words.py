@@ -16,8 +16,9 @@ HELD = (
     *(f"binance_oi/{name}" for name in ("exchange", "sending", "recorder", "output")),
     *(f"binance_oi/{name}.py" for name in ("errors", "fork", "times", "extras", "arguments")),
     *(f"tests/{name}" for name in ("exchange", "sending", "recorder", "output", "browser")),
-    *("tests/support", "tests/faults", "tests/fuzz"),
+    *("tests/support", "tests/faults", "tests/fuzz", "README.md", ".docs"),
 )
+SHOWN = (".docs", ".github")  # folders whose names begin with a dot, and that have texts
 EXCEPT = ("tests/support/words.py", "tests/test_words.py")  # they contain the phrases
 
 FORBIDDEN = {
@@ -68,7 +69,7 @@ def texts() -> Iterator[Path]:
         files = place.rglob("*") if place.is_dir() else [place]
         for file in files:
             inside = file.relative_to(ROOT)
-            hidden = any(part.startswith(".") and part != ".github" for part in inside.parts)
+            hidden = any(part.startswith(".") and part not in SHOWN for part in inside.parts)
             if file.suffix in (".py", ".md") and not hidden and inside.as_posix() not in EXCEPT:
                 yield file
 

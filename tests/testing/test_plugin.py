@@ -248,8 +248,9 @@ def test_virtual_time_that_would_not_be_one_fails_and_says_why(
     assert said in done.stdout
 
 
-def test_the_test_of_ten_lines_in_the_readme_runs(site: Path, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def test_the_test_of_ten_lines_in_the_documentation_runs(site: Path, tmp_path: Path) -> None:
+    page = (ROOT / ".docs" / "testing.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (source,) = (block for block in blocks if "async def test_" in block)
     code = [line for line in source.splitlines() if line]
     assert len(code) <= 10
