@@ -9,7 +9,18 @@ from typing import NamedTuple
 from binance_oi.budget import probing
 from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import HIDING, LEAST_WAIT, OURS, POLL, PROBE_PAUSE, PROBES
+from binance_oi.budget.tuning import (
+    HIDING,
+    LEAST_WAIT,
+    MEMORY,
+    OURS,
+    POLL,
+    PROBE_PAUSE,
+    PROBES,
+    RELEASE,
+    SINGLE_GROWS,
+    SINGLE_LEAST,
+)
 from binance_oi.budget.usage import Reason, Wait
 
 
@@ -122,6 +133,29 @@ def probe_first(ask: Ask, known: Known) -> Verdict | None:
     return Probe() if probing.begins_with_a_probe(ask, known) else None
 
 
+def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
+    """Bulk work leaves single calls their part of the minute, and less and less as it ends."""
+    part = _part_of_single_calls(ask, known, ask.likeliest)
+    room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
+    if not part or room >= part:
+        return None
+    wait = known.clock.left(ask.now, ask.likeliest) - RELEASE * room / part
+    return Wait(max(wait, LEAST_WAIT), Reason.SINGLE_CALLS) if wait > 0.0 else None
+
+
+def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
+    """What bulk work leaves single calls of minute `k`, by their use of the last minutes."""
+    if not ask.bulk:
+        return 0
+    minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
+    used = max(minute.single for minute in minutes)
+    if not used:
+        return 0
+    most = max(ask.interactive, *(minute.interactive for minute in minutes))
+    part = max(SINGLE_GROWS * used, int(SINGLE_LEAST * known.limit))
+    return max(0, min(part, most) - minutes[-1].single)
+
+
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
@@ -130,7 +164,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     crowded = _is_crowded(ask, known, k)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
-    room = ask.budget - minute.used - ask.weight
+    room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known, k)
     need, margin = _kept(ask, known, k)
     fits = not crowded and room >= need + margin
     if not fits and known.unseen(ask.now, k) > room:
@@ -182,7 +216,8 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     others, before = known.others, known.ledger.minutes.get(k - 1)
     if others.expected_surge or before is None or not others.past(k):
         return False
-    ours = known.ledger.minute(k).booked + ask.weight
+    single = _part_of_single_calls(ask, known, k)
+    ours = known.ledger.minute(k).booked + ask.weight + single
     return ours <= min(OURS * known.limit, before.booked)
 
 
@@ -193,6 +228,7 @@ RULES: tuple[Rule, ...] = (
     too_heavy,
     every_minute_has_room,
     probe_first,
+    leave_room_for_single_calls,
     leave_room_for_others,
 )
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
-from binance_oi.budget.server_clock import ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE
+from binance_oi.budget.server_clock import MINUTE, ServerClock
+from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE, FLIGHT
 from binance_oi.budget.window import Window
 
 UNKNOWN = -math.inf
@@ -70,10 +70,34 @@ class Known:
         for minute in ledger.minutes.values():
             minute.booked = max(minute.booked, live)
 
+    def span(self, now: float) -> tuple[int, int, int]:
+        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        clock = self.clock
+        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
+        if self.ledger.newest > first:
+            first = self.ledger.newest
+        if first >= last:
+            return first, first, first
+        return first, min(max(first, clock.likeliest(now)), last), last
+
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""
         gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))
         return self.others.unseen(k, self.limit, gap)
+
+
+class Parts(NamedTuple):
+    """What a budget was asked for: shares of the limit when `float`, weight when `int`."""
+
+    reserve: float
+    share: float
+    interactive: float
+
+    def of(self, limit: int) -> tuple[int, int, int]:
+        """Their weight. Shares of a small limit leave 1."""
+        given = self.reserve
+        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
+        return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
 
 
 class Ask(NamedTuple):
@@ -95,3 +119,7 @@ class Ask(NamedTuple):
     """The most of the limit that is our own weight."""
     forecast: Forecast
     """The latest one, which stands for a while: see `FORECAST_AGE`."""
+    bulk: bool = False
+    """Whether it leaves single calls their part of the minute."""
+    interactive: int = 0
+    """The most that we leave them."""

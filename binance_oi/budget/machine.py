@@ -35,8 +35,9 @@ class MachineBudget(ProcessBudget):
     Args:
         directory: Where the file is, instead of the place of this user id.
         options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
-            `reserve`, on the common count; `share` is that of all processes together; `clock` is
-            the same in every process.
+            `reserve`, on the common count; `share` is that of all processes together; of
+            `interactive` the largest counts among those that sent something in the last five
+            minutes; `clock` is the same in every process.
     """
 
     def __init__(

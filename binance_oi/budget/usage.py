@@ -36,6 +36,8 @@ class Receipt(NamedTuple):
     """The largest count of `first` when the request was sent: it is counted above that."""
     probe: bool
     """Everyone waits for its answer."""
+    single: int = 0
+    """`weight` for a single call, 0 for bulk work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ WHY = {
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the minute before may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
+    Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit of another span than a minute is used",
@@ -205,7 +206,7 @@ class Governor:
 
         Args:
             weight: What the request costs.
-            bulk: Let single calls go first.
+            bulk: Let single calls go first, and leave them their part of the minute.
             max_wait: Seconds to wait at the most; None waits as long as it takes.
 
         Raises:
@@ -230,10 +231,10 @@ class Governor:
             max_wait = check_number("max_wait", max_wait, least=0.0)
         if not self._pacer.passed and not self.waiting:
             await self._pacer.take_at_once()
-        permit = self.admit_now(weight)
+        permit = self.admit_now(weight, bulk=bulk)
         return permit or Permit(self, await self._queue(weight, bulk, max_wait))
 
-    def admit_now(self, weight: int = 1) -> Permit | None:
+    def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
         """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
         if self._single or self._bulk:
             return None
@@ -243,7 +244,7 @@ class Governor:
         if self.in_flight >= self.max_in_flight:
             self._reason = Reason.CONNECTIONS
             return None
-        receipt = self.pool.charge(weight)
+        receipt = self.pool.charge(weight, 0, bulk)
         if not isinstance(receipt, Receipt):
             self._reason = receipt.reason
             return None
@@ -398,7 +399,7 @@ class Governor:
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Nobody can be admitted before somebody rings, which may take about `seconds`."""
         self._reason = reason
-        if self._expire(0.0, lambda _: seconds):
+        if self._expire(0.0, lambda *_: seconds):
             await asyncio.sleep(0)
         else:
             await self._sleep(NAP)
@@ -407,7 +408,7 @@ class Governor:
         """Admit the one who is first by now, or sleep until that may be possible."""
         queue = self._single or self._bulk
         waiter, weight = next(iter(queue.items()))
-        answer = self.pool.charge(weight, self._next())
+        answer = self.pool.charge(weight, self._next(), queue is self._bulk)
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._pacer.passed -= 1
@@ -468,13 +469,13 @@ class Governor:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float, room_in: Callable[[int], float | None]) -> bool:
+    def _expire(self, seconds: float, room_in: Callable[[int, bool], float | None]) -> bool:
         """Nobody is admitted for `seconds`: refuse whoever cannot wait that long.
 
         Args:
             seconds: From now.
-            room_in: Seconds after which there may be room for a weight, if that is later; None
-                for never.
+            room_in: Seconds after which there may be room for a weight, of bulk work or not, if
+                that is later; None for never.
 
         Returns:
             Whether somebody was refused; there may be more of them, for the loop's next step.
@@ -491,7 +492,7 @@ class Governor:
             for queue in (self._single, self._bulk):
                 weight = queue.get(waiter)
                 if weight is not None:
-                    room = room_in(weight)
+                    room = room_in(weight, queue is self._bulk)
                     later = None if room is None else max(seconds, room)
                     error = self._exhausted(weight, later, usage)
                     del queue[waiter]

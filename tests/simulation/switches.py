@@ -83,6 +83,7 @@ SWITCHES = (
         "Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None",
         "None",
     ),
+    Switch("room for single calls", ADMISSION, "    if not ask.bulk:\n", "    if True:\n"),
     Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
     Switch(
         "bearable before the likeliest",

@@ -162,6 +162,18 @@ def others_leave_us_what_we_had_before(note: Note) -> None:
 
 
 @script
+def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
+    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much, and until when."""
+    for weight in (1, 300):
+        desk = _acquainted(note, 5.0, limit=24_000)
+        desk.send(weight)
+        for second in (65.0, 66.0, 118.0):
+            desk.to(second)
+            desk.send()
+            desk.room(bulk=True)
+
+
+@script
 def nobody_shows_a_count_any_more(note: Note) -> None:
     """BLIND_RESERVE, BLIND_AFTER: what is kept when only our books are left."""
     desk = Desk(note, at=20.0, headers=(False, True))
