@@ -10,10 +10,14 @@ from binance_oi.budget import probing
 from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
+    CROWD,
+    FAIR,
+    GROWS,
     HIDING,
     LEAST_WAIT,
     MEMORY,
     OURS,
+    PACE,
     POLL,
     PROBE_PAUSE,
     PROBES,
@@ -156,6 +160,16 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
     return max(0, min(part, most) - minutes[-1].single)
 
 
+def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
+    """Send slowly beside copies of us, so that one that starts the minute later finds room."""
+    k = ask.likeliest
+    if not known.is_in_a_crowd(k - 1):
+        return None
+    ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
+    wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)
+    return Wait(max(wait, LEAST_WAIT), Reason.OTHERS) if wait > 0.0 else None
+
+
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
@@ -190,7 +204,8 @@ def _keeps_room(known: Known, k: int) -> bool:
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether so much of ours is under way that it hides what others use meanwhile."""
     minute = known.ledger.minute(k)
-    most = max(ask.weight, int(HIDING * (ask.budget - minute.reported)))
+    hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
+    most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
     is_counted = k <= known.others.expected_until and minute.reported > 0
     return is_counted and minute.under_way + ask.weight > most
 
@@ -214,10 +229,12 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     slowly enough for others.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
+    ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
+    if known.of_copies(k - 1):
+        most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
+        return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
     if others.expected_surge or before is None or not others.past(k):
         return False
-    single = _part_of_single_calls(ask, known, k)
-    ours = known.ledger.minute(k).booked + ask.weight + single
     return ours <= min(OURS * known.limit, before.booked)
 
 
@@ -229,6 +246,7 @@ RULES: tuple[Rule, ...] = (
     every_minute_has_room,
     probe_first,
     leave_room_for_single_calls,
+    spread_beside_copies,
     leave_room_for_others,
 )
 

@@ -7,7 +7,16 @@ from typing import NamedTuple
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import MINUTE, ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE, FLIGHT
+from binance_oi.budget.tuning import (
+    BLIND_AFTER,
+    EARLY,
+    FAIR,
+    FEW,
+    FEW_SHARE,
+    FLIGHT,
+    MEMORY,
+    WHOLE,
+)
 from binance_oi.budget.window import Window
 
 UNKNOWN = -math.inf
@@ -79,6 +88,21 @@ class Known:
         if first >= last:
             return first, first, first
         return first, min(max(first, clock.likeliest(now)), last), last
+
+    def of_copies(self, k: int) -> float:
+        """What others used early in minute `k`, if they may be copies of us; 0 if not.
+
+        Copies use up a minute early, with us, and never more than the limit.
+        """
+        early = self.others.curve(k, self.limit).at(EARLY, 0.0)
+        if early + self.ledger.minute(k).booked < WHOLE * self.limit:
+            return 0.0
+        most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
+        return early if most <= self.limit else 0.0
+
+    def is_in_a_crowd(self, k: int) -> bool:
+        """Whether copies of us used more of minute `k` than the part of a single one."""
+        return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""

@@ -449,3 +449,112 @@ def test_what_single_calls_use_is_booked_and_goes_back_with_its_receipt() -> Non
     assert isinstance(receipts[0], Receipt)
     bucket.refund(receipts[0])
     assert (minute.booked, minute.single) == (8, 2)
+
+
+# -- copies of us that share no budget ------------------------------------------------------------
+
+
+def among_copies(
+    theirs: list[int], ours: int, *, now: float = 20.0, booked: int = 1, reported: int = 0
+) -> Known:
+    """Minute `K` has begun, and in the one before others had used `theirs`, by each 5 s.
+
+    Args:
+        theirs: Their use of the minute before, and in the one before that.
+        ours: Our use of the minute before.
+        now: Of the latest count.
+        booked: Our use of minute `K`.
+        reported: The largest count of the minute before.
+    """
+    before = Curve(LIMIT / 60, theirs, since=0.5, until=5.0 * len(theirs))
+    minutes = {K - 1: Minute(ours, reported=reported or ours + theirs[-1])}
+    minutes[K] = Minute(booked, reported=booked + theirs[-1], others=theirs[-1])
+    others = Others({K - 1: before}, expected_until=K + 5)
+    others.draw(K, LIMIT, now, theirs[-1])
+    return known(ledger=Ledger(minutes, K), others=others, counted_at=now)
+
+
+EARLY_ON = [400] * 12
+ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, reported, part",
+    [
+        (EARLY_ON, 400, 0, 450),  # they used up the minute early, with us: we grow by 5 %
+        (EARLY_ON, 480, 0, 500),  # up to the half of it
+        (EARLY_ON, 600, 0, 500),
+        (EARLY_ON, 300, 0, 50),  # 700 of 1,000 are not all
+        (ALL_ALONG, 540, 0, 50),  # by second 30 they had used 200
+        (EARLY_ON, 400, 1_001, 50),  # copies never use more than the limit
+    ],
+)
+def test_beside_a_copy_our_part_grows_to_the_half(
+    theirs: list[int], ours: int, reported: int, part: int
+) -> None:
+    state = among_copies(theirs, ours, reported=reported)
+    parts = [
+        n for n in range(1, 601) if admission._is_our_part(ask(n)._replace(weight=n - 1), state, K)
+    ]
+    assert max(parts) == part
+
+
+def test_our_part_beside_a_copy_is_that_of_the_best_of_the_last_minutes() -> None:
+    state = among_copies(EARLY_ON, 350)
+    state.ledger.minutes[K - 4] = Minute(410)
+    state.ledger.minutes[K - 6] = Minute(500)  # more than five minutes ago
+    assert admission._is_our_part(ask(459), state, K)
+    assert not admission._is_our_part(ask(460), state, K)
+
+
+def test_a_refusal_takes_nothing_of_our_part_beside_a_copy() -> None:
+    state = among_copies(EARLY_ON, 400)
+    state.others.expected_surge = 250
+    assert admission._is_our_part(ask(449), state, K)
+
+
+@pytest.mark.parametrize(
+    "theirs, now, most",
+    [
+        ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
+        ([501] * 12, 0.4, 60),
+        ([500] * 12, 4.0, None),  # a single copy, which has its part and no more
+        ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
+    ],
+)
+def test_beside_more_than_one_copy_we_send_slowly(
+    theirs: list[int], now: float, most: int | None
+) -> None:
+    state, asked = among_copies(theirs, 499, now=now), ask(now=now)
+    if most is None:
+        assert admission.spread_beside_copies(asked._replace(weight=800), state) is None
+        return
+    state.ledger.minutes[K].booked = most - 1
+    assert admission.spread_beside_copies(asked, state) is None
+    state.ledger.minutes[K].booked = most
+    verdict = admission.spread_beside_copies(asked, state)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.OTHERS
+    assert verdict.seconds == pytest.approx(0.04)
+
+
+def test_beside_more_than_one_copy_less_is_under_way_at_a_time() -> None:
+    for theirs, most in ((500, 61), (501, 15)):
+        state = among_copies([theirs] * 12, 499, now=19.0)
+        minute = state.ledger.minutes[K]
+        minute.reported = minute.booked + minute.others
+        minute.booked, minute.unconfirmed = minute.booked + most - 1, most - 1
+        assert not admission._is_crowded(ask(), state, K)
+        minute.booked, minute.unconfirmed = minute.booked + 1, most
+        assert admission._is_crowded(ask(), state, K)
+
+
+def test_a_full_minute_is_probed_where_only_copies_have_used_it() -> None:
+    full = [980] * 4
+    state = among_copies(EARLY_ON, 400, now=20.0, booked=10)
+    state.others.curves[K] = Curve(LIMIT / 60, full, since=1.7, until=1.7)
+    state.ledger.minutes[K] = Minute(10, reported=FULL, others=980)
+    assert probing.is_affordable(ask(now=50.0), state, K)  # 990, 1 and a quarter of the reserve
+    assert not probing.is_affordable(ask(8, now=50.0), state, K)
+    state.ledger.minutes[K].reported = LIMIT + 1
+    assert not probing.is_affordable(ask(now=50.0), state, K)

@@ -173,6 +173,59 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
             desk.room(bulk=True)
 
 
+def _among_copies(note: Note, theirs: float, ours: int, until: float = 1.0) -> Desk:
+    """Others use `theirs` in the first `until` s of each minute but the first, and we `ours`."""
+    desk = Desk(
+        note,
+        at=20.0,
+        limit=24_000,
+        others=lambda minute, into: int(theirs * min(1.0, into / until)) if minute else 0,
+    )
+    desk.send()
+    for second in (30.0, 61.7, *every(1.0, 63.0, 83.0), 110.0):
+        desk.to(second)
+        desk.send()
+        desk.to(second + 0.2)
+        if second == 61.7:
+            desk.send(ours)
+    return desk
+
+
+@script
+def copies_of_us_share_the_address(note: Note) -> None:
+    """GROWS, FAIR, PACE: what is ours beside them, and when."""
+    for theirs, ours, seconds in ((17_000, 5_000, (123.0, 131.0)), (12_300, 11_200, (139.0,))):
+        desk = _among_copies(note, theirs, ours)
+        for second in seconds:
+            desk.to(second)
+            desk.send()
+            desk.to(second + 0.2)
+            desk.room()
+
+
+@script
+def others_may_be_copies_of_us(note: Note) -> None:
+    """EARLY, WHOLE: what they use up by when, with us."""
+    for ours in range(4_400, 5_600, 60):
+        desk = _among_copies(note, 16_250, ours, until=25.0)
+        for second in (122.0, 131.0):
+            desk.to(second)
+            desk.send()
+        desk.to(131.2)
+        desk.room()
+
+
+@script
+def copies_of_us_send_at_the_same_time(note: Note) -> None:
+    """CROWD: how many of ours are under way meanwhile."""
+    desk = _among_copies(note, 17_000, 5_000)
+    for second in (122.0, 131.0):
+        desk.to(second)
+        desk.send()
+    desk.to(131.2)
+    desk.send(1, most=800)
+
+
 @script
 def nobody_shows_a_count_any_more(note: Note) -> None:
     """BLIND_RESERVE, BLIND_AFTER: what is kept when only our books are left."""
