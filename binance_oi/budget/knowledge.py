@@ -92,10 +92,12 @@ class Known:
     def of_copies(self, k: int) -> float:
         """What others used early in minute `k`, if they may be copies of us; 0 if not.
 
-        Copies use up a minute early, with us, and never more than the limit.
+        Copies use up a minute early, with us, or more than the part of one of them; and never more
+        than the limit.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
-        if early + self.ledger.minute(k).booked < WHOLE * self.limit:
+        is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
+        if not is_used_up and early <= FAIR * self.limit:
             return 0.0
         most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
         return early if most <= self.limit else 0.0

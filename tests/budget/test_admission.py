@@ -485,6 +485,7 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 480, 0, 500),  # up to the half of it
         (EARLY_ON, 600, 0, 500),
         (EARLY_ON, 300, 0, 50),  # 700 of 1,000 are not all
+        ([501] * 12, 100, 0, 150),  # more than a single copy may have
         (ALL_ALONG, 540, 0, 50),  # by second 30 they had used 200
         (EARLY_ON, 400, 1_001, 50),  # copies never use more than the limit
     ],

@@ -187,7 +187,9 @@ def figures(case: Case, seed: int) -> Figures:
 
 
 def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
-    waits = [wait for k, wait in outcome.waits if k >= first] or [0.0, 0.0]
+    last = outcome.minutes - 1  # a call of that minute may still wait
+    waits = [wait for k, wait in outcome.waits if first <= k < last or (k == last and wait < inf)]
+    waits = waits or [0.0, 0.0]
     parts = quantiles(waits, n=100, method="inclusive")
     return parts[49], parts[98], max(waits)
 

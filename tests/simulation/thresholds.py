@@ -173,20 +173,18 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
             desk.room(bulk=True)
 
 
-def _among_copies(note: Note, theirs: float, ours: int, until: float = 1.0) -> Desk:
-    """Others use `theirs` in the first `until` s of each minute but the first, and we `ours`."""
-    desk = Desk(
-        note,
-        at=20.0,
-        limit=24_000,
-        others=lambda minute, into: int(theirs * min(1.0, into / until)) if minute else 0,
-    )
-    desk.send()
-    for second in (30.0, 61.7, *every(1.0, 63.0, 83.0), 110.0):
+def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
+    """Others use `theirs` from second 2 to `until` of each minute but the first, and we `ours`."""
+
+    def used(minute: int, into: float) -> int:
+        return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
+
+    desk = Desk(note, at=20.0, limit=24_000, others=used)
+    for second in (20.0, 30.0, 61.2, *every(1.0, 63.0, 83.0), 110.0):
         desk.to(second)
         desk.send()
         desk.to(second + 0.2)
-        if second == 61.7:
+        if second == 61.2:
             desk.send(ours)
     return desk
 
@@ -194,9 +192,9 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 1.0) -> D
 @script
 def copies_of_us_share_the_address(note: Note) -> None:
     """GROWS, FAIR, PACE: what is ours beside them, and when."""
-    for theirs, ours, seconds in ((17_000, 5_000, (123.0, 131.0)), (12_300, 11_200, (139.0,))):
-        desk = _among_copies(note, theirs, ours)
-        for second in seconds:
+    for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
+        desk = _among_copies(note, theirs, ours, until=19.0)
+        for second in (124.0, 131.0):
             desk.to(second)
             desk.send()
             desk.to(second + 0.2)
@@ -206,8 +204,8 @@ def copies_of_us_share_the_address(note: Note) -> None:
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, WHOLE: what they use up by when, with us."""
-    for ours in range(4_400, 5_600, 60):
-        desk = _among_copies(note, 16_250, ours, until=25.0)
+    for ours in range(6_300, 7_300, 40):
+        desk = _among_copies(note, 16_200, ours, until=26.5)
         for second in (122.0, 131.0):
             desk.to(second)
             desk.send()

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache, partial
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVarTuple
@@ -87,7 +88,8 @@ class Outcome:
     parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and process
     refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
     waits: list[tuple[int, float]] = field(default_factory=list)
-    """Of the calls that come once a second: the minute in which each came, and s to admission."""
+    """Of the calls that come once a second: the minute in which each came, and s to admission;
+    infinite while it waits."""
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
@@ -347,12 +349,15 @@ class _Process:
 
     async def _call(self, weight: int, *, bulk: bool = False) -> None:
         began, outcome, came = self._loop.time(), self._outcome, _minute(self._exchange.now())
+        number = len(outcome.waits)
+        if self._is_bot:
+            outcome.waits.append((came, inf))
         try:
             async with self._governor.reserve(weight, bulk=bulk) as permit:
                 wait = self._loop.time() - began
                 outcome.longest_wait = max(outcome.longest_wait, wait)
                 if self._is_bot:
-                    outcome.waits.append((came, wait))
+                    outcome.waits[number] = came, wait
                 outcome.sent_in_hold += self._exchange.now() < self._common.held_until
                 await self._send(permit, weight)
         except BannedError:
