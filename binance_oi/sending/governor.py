@@ -399,7 +399,7 @@ class Governor:
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Nobody can be admitted before somebody rings, which may take about `seconds`."""
         self._reason = reason
-        if self._expire(0.0, lambda *_: seconds):
+        if self._expire(0.0, lambda _weight, _bulk: seconds):
             await asyncio.sleep(0)
         else:
             await self._sleep(NAP)

@@ -193,7 +193,7 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
 def copies_of_us_share_the_address(note: Note) -> None:
     """GROWS, FAIR, PACE: what is ours beside them, and when."""
     for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
-        desk = _among_copies(note, theirs, ours, until=19.0)
+        desk = _among_copies(note, theirs, ours, until=14.0)
         for second in (124.0, 131.0):
             desk.to(second)
             desk.send()
@@ -205,7 +205,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 def others_may_be_copies_of_us(note: Note) -> None:
     """EARLY, WHOLE: what they use up by when, with us."""
     for ours in range(6_300, 7_300, 40):
-        desk = _among_copies(note, 16_200, ours, until=26.5)
+        desk = _among_copies(note, 16_200, ours, until=19.7)
         for second in (122.0, 131.0):
             desk.to(second)
             desk.send()
