@@ -79,6 +79,8 @@ class Reason(StrEnum):
     """The last minute may not be over, and has no room for what others may have used of it."""
     OTHERS = "others"
     """The rest of the minute is kept for other clients on this IP address."""
+    SINGLE_CALLS = "single_calls"
+    """Bulk work: the rest of the minute is kept for single calls."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"

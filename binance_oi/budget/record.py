@@ -36,7 +36,10 @@ FEW_SLOTS = 4  # of a window, in a record that would be too long
 FEW_MINUTES = 8
 OLD = 86_400.0  # s after which a record tells nothing of the minute; its holds and windows go on
 
-_NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
+_NAMES = (
+    *("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve"),
+    *("single", "interactive"),
+)
 _COUNTS = attrgetter(*_NAMES)
 
 
@@ -373,6 +376,8 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.reported = max(shared.reported, ours.reported)
     shared.newcomer_reserve = max(shared.newcomer_reserve, ours.newcomer_reserve)
     shared.refused |= ours.refused
+    shared.single = max(0, shared.single + ours.single - before.single)
+    shared.interactive = max(shared.interactive, ours.interactive)
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:
