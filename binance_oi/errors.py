@@ -76,6 +76,8 @@ class Reason(StrEnum):
     """The minute before may not be over, and has no room for what others may have used of it."""
     OTHERS = "others"
     """The rest of the minute is kept for other clients on this IP address."""
+    CAUTION = "caution"
+    """Nothing is known of this IP address yet, or a ban is just over: requests go evenly."""
     SHARE = "share"
     """Our share of the limit is used."""
     STORE_BUSY = "store_busy"

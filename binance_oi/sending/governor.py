@@ -43,6 +43,7 @@ WHY = {
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the minute before may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
+    Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit of another span than a minute is used",

@@ -14,10 +14,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from types import SimpleNamespace
 from typing import NamedTuple
 
-from binance_oi import OpenInterestClient, ProcessBudget, Snapshot
+from binance_oi import OpenInterestClient, ProcessBudget
 from binance_oi.market.polling import poll
 from binance_oi.simulator import Headers, LocalExchange
 from binance_oi.simulator.counter import Bursts, Steady
@@ -251,23 +250,40 @@ def none_over(name: str, draw: Callable[[Random], Situation], minute: int) -> Ro
 EARLY, ANY = partial(bursts, early=True), partial(bursts, early=False)
 ROWS = (
     none_over("another client of 10/s that starts with us", starts_with_us, 1),
-    Row("bursts of 300 to 600 a minute", EARLY, refused_of_first_burst, "of the first one refused",
-        most=0.1, percent=True),
-    none_over("the same", EARLY, 1),
+    Row(
+        "bursts of 300 to 600 a minute",
+        EARLY,
+        refused_of_first_burst,
+        "of the first one refused",
+        most=0.1,
+        percent=True,
+    ),
+    none_over("bursts of 300 to 600 a minute, later ones", EARLY, 1),
     none_over("bursts of 300 to 600 a minute, any second", ANY, 1),
     headers("50 % without header", 0.5, 0.98),
     headers("95 % without header", 0.95, 0.90),
     headers("no header", 1.0, 0.90),
-    Row("refusals without header or text", bare, most_at_once, "requests after a cooldown, most",
-        most=1),
+    Row(
+        "refusals without header or text",
+        bare,
+        most_at_once,
+        "requests after a cooldown, most",
+        most=1,
+    ),
     Row("a rolling window", rolling, bans, "bans", most=0),
-    Row("the same", rolling, served, "of what is possible", least=0.75, percent=True),
-    Row("the same, 2,300 already used", rolling_cold, bans, "bans", most=0),
-    Row("the same, 840 every 30 s", rolling_sweeps, refused_429, "429", most=0),
-    Row("the same, two budgets", rolling_copies, bans, "bans", most=0),
-    Row("the same, steady others", rolling_beside, bans, "bans", most=0),
+    Row("a rolling window", rolling, served, "of what is possible", least=0.75, percent=True),
+    Row("a rolling window, 2,300 already used", rolling_cold, bans, "bans", most=0),
+    Row("a rolling window, 840 every 30 s", rolling_sweeps, refused_429, "429", most=0),
+    Row("a rolling window, two budgets", rolling_copies, bans, "bans", most=0),
+    Row("a rolling window, steady others", rolling_beside, bans, "bans", most=0),
     Row("half of the announced limit", halved, bans, "bans", most=1),
-    Row("the same", halved, refused_after_the_first, "429 after the first five minutes", most=0),
+    Row(
+        "half of the announced limit",
+        halved,
+        refused_after_the_first,
+        "429 after the first five minutes",
+        most=0,
+    ),
     Row("cold start at :57 to :02, 850 calls at 50 ms", cold, seconds, "s", most=0.6),
     Row("two budgets at a limit of 50", partial(small, limit=50), refused_429, "429", most=2),
     Row("two budgets at a limit of 100", partial(small, limit=100), refused_429, "429", most=2),
