@@ -181,8 +181,6 @@ class Bucket:
         known = self.known
         if now - known.clock.at > DRIFT_EVERY:
             known.clock.drift(now)
-        if self._limit != known.limit:
-            self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:

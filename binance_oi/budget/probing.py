@@ -90,15 +90,14 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
     clock, past = known.clock, known.others.past(k)
     left, since = clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
     wait = PROBE_PAUSE - since
-    if k <= known.others.expected_until:
-        probe = MINUTE * ask.weight / (PROBES * known.limit)
-        if lack > ask.reserve and not past:
-            probe *= SPARING
-        probe -= since
-        if lack <= 0.0:
-            # After this part of the time that was left at the last count.
-            probe = min(probe, OF_THE_REST * (left + since) - since)
-        wait = min(max(wait, probe), left)
+    probe = MINUTE * ask.weight / (PROBES * known.limit)
+    if lack > ask.reserve and not past:
+        probe *= SPARING
+    probe -= since
+    if lack <= 0.0:
+        # After this part of the time that was left at the last count.
+        probe = min(probe, OF_THE_REST * (left + since) - since)
+    wait = min(max(wait, probe), left)
     closing = until_last(ask.now, known, k)
     return min(wait, closing) if closing + since > 0.0 else wait
 

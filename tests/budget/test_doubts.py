@@ -16,6 +16,7 @@ from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import BLIND_AFTER, BLIND_FOR, DISTRUST, FLIGHT, UNSEEN_AT_ONCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.exchange.limits import Limit
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 K = int(NOON // 60)
@@ -136,6 +137,17 @@ def test_a_full_minute_of_answers_without_a_count_is_probed_until_one_comes() ->
     assert made.usage(7.1).remaining > 1100
 
 
+def test_answers_without_a_count_leave_half_of_the_reserve_for_the_end() -> None:
+    made = bucket()
+    use(made, 1.0, 1, 1)
+    silent(made, 1.1, 2375)
+    for n in range(60):
+        answer = made.charge(5.0 + n / 2, 1)
+        if isinstance(answer, Receipt):
+            made.settle(answer, 5.05 + n / 2, None, NOON + int(5 + n / 2))
+    assert made.known.ledger.minute(K).booked <= 2376 + 13
+
+
 # -- a count that does not fall ------------------------------------------------------------------
 
 
@@ -189,6 +201,16 @@ def test_while_the_window_rolls_no_60_s_hold_more_than_the_limit() -> None:
             made.settle(receipt, second + 0.001, count, NOON + second)
         assert 40 * sum(moment > second - 60 for moment in sent) <= LIMIT
     assert 40 * len(sent) > 0.75 * LIMIT * (400 - 76) / 60
+
+
+def test_near_a_rollover_a_count_of_the_last_60_s_tells_no_minute() -> None:
+    made = rolling()
+    made.set_limits(62.0, None, [Limit(10, 1000, False)])
+    use(made, 75.0, 1, 2)
+    other, window = made.known.windows
+    assert (other.most, window.seconds) == (1000, 60)
+    made.settle(take(made, 119.0), 120.5, 3, None)
+    assert made.known.ledger.newest == K + 1
 
 
 def test_a_minute_that_is_refused_as_it_begins_for_what_came_before_is_none() -> None:
