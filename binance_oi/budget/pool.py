@@ -287,13 +287,13 @@ class ProcessPool:
         if self._doubts[0] and self._doubts[0] != told[0]:
             logger.warning(
                 "the exchange refused a request at a count of %d, below the limit of %d that it"
-                " announces; for the next hour the budget goes by %d",
+                " announces; for more than an hour the budget goes by %d",
                 *(known.others.refused_count, known.announced, known.limit),
             )
         if self._doubts[1] and not told[1]:
             logger.warning(
-                "the exchange's count did not start again with its minute; for the next hour the"
-                " budget takes it for the weight of the last 60 s"
+                "the exchange's count did not start again with its minute; for more than an hour"
+                " the budget takes it for the weight of the last 60 s"
             )
 
     @telling

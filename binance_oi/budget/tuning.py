@@ -30,7 +30,7 @@ FEW_SHARE = 0.001  # share of the limit that means nothing, if that is more
 SLACK = 0.02  # share of the limit by which two counts may differ, and mean the same
 HIDING = 0.125  # of the room: ours under way may hide as much of what others use meanwhile
 LOWEST = 0.1  # share of the announced limit: a refusal at a lower count has another reason
-DISTRUST = 60  # minutes for which we go by a limit, or a window, that is not the announced one
+DISTRUST = 75  # minutes by another limit or window than the announced one: a ban and an hour
 
 SURGE_LEAST = 0.25  # share of the limit that others are expected to need after a refusal
 SURGE_MOST = 0.5  # the same after many

@@ -183,7 +183,7 @@ def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
     desk = _acquainted(note, 5.3, limit=1_000)
     desk.send()
     desk.refuse(shown=500)
-    for minute in (58, 59, 60, 61, 62):
+    for minute in (73, 74, 75, 76, 77):
         desk.to(60.0 * minute + 20.0)
         desk.send()
         desk.to(60.0 * minute + 50.0)
