@@ -81,6 +81,8 @@ class Reason(StrEnum):
     """The rest of the minute is kept for other clients on this IP address."""
     SINGLE_CALLS = "single_calls"
     """Bulk work: the rest of the minute is kept for single calls."""
+    CAUTION = "caution"
+    """Nothing is known of this IP address yet, or a ban is just over: requests go evenly."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"

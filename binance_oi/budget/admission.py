@@ -3,6 +3,7 @@
 Pure. The rule of this file: a question never changes anything.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from binance_oi.budget.tuning import (
     RELEASE,
     SINGLE_GROWS,
     SINGLE_LEAST,
+    UNSEEN_AT_ONCE,
 )
 from binance_oi.budget.usage import Reason, Wait
 
@@ -74,6 +76,11 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
     if ask.weight > min(ask.budget, ask.share):
         return Wait(None, Reason.TOO_HEAVY)
     return None
+
+
+def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
+    """Probe whether a count falls in the middle of its minute, and so is none of a minute."""
+    return Probe() if probing.expects_a_fall(ask, known) else None
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
@@ -170,6 +177,30 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     return Wait(max(wait, LEAST_WAIT), Reason.OTHERS) if wait > 0.0 else None
 
 
+def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
+    """Send few before a minute's first count, if together with the one before it is too much.
+
+    That count shows whether the exchange has begun a new one, as far as it counts minutes at all.
+    """
+    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
+    if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:
+        return None
+    is_much = minute.under_way > 0 and minute.under_way + ask.weight > UNSEEN_AT_ONCE
+    return Wait(POLL, Reason.PROBE_PENDING, PROBE_PAUSE) if is_much else None
+
+
+def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
+    """Send evenly while nothing is known of this address: after a start, or a ban."""
+    minute = known.ledger.minute(ask.likeliest)
+    if known.cautious_until == math.inf and not minute.under_way:
+        return None  # its answer begins the time
+    most, rate = known.evenly(ask.now, ask.likeliest, ask.budget)
+    if most >= ask.budget:
+        return None
+    ours = minute.booked + ask.weight + _part_of_single_calls(ask, known, ask.likeliest)
+    return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
+
+
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
@@ -197,8 +228,7 @@ def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
 
 def _keeps_room(known: Known, k: int) -> bool:
     """Whether others are expected; blind, a probe shows nothing and no forecast is possible."""
-    is_kept = k <= known.others.expected_until or known.ledger.minute(k).newcomer_reserve > 0
-    return is_kept and not known.is_blind
+    return k <= known.others.expected_until and not known.is_blind
 
 
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
@@ -213,8 +243,6 @@ def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
 def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     """Weight kept for others, and a margin for chance and for our probes."""
     minute = known.ledger.minute(k)
-    if k > known.others.expected_until:
-        return minute.newcomer_reserve, 0.0
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     # Some of the probes that may still come will not, so room is kept for half of them.
@@ -243,17 +271,37 @@ RULES: tuple[Rule, ...] = (
     probe_pending,
     every_limit_has_room,
     too_heavy,
+    look_for_a_fall,
     every_minute_has_room,
     probe_first,
     leave_room_for_single_calls,
     spread_beside_copies,
+    wait_for_first_count,
+    begin_evenly,
     leave_room_for_others,
 )
 
 
+def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
+    """Have no more under way in a window that rolls than others may use meanwhile."""
+    flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
+    for window in (window for window in known.windows if window.is_minute):
+        room = window.cap(ask.reserve, ask.share, known.limit) - window.used(ask.now)
+        if flying > 0 and flying + ask.weight > HIDING * room:
+            return Wait(POLL, Reason.OTHERS)
+    return None
+
+
+ROLLING: tuple[Rule, ...] = (
+    *(in_cooldown, probe_pending, every_limit_has_room, too_heavy, probe_first),
+    see_others_in_time,
+)
+"""The rules while the exchange counts the last 60 s: no minute, but a window of that length."""
+
+
 def decide(ask: Ask, known: Known) -> Verdict:
     """The answer of the first rule that has one; `Send` when none has."""
-    for rule in RULES:
+    for rule in ROLLING if known.is_rolling(ask.likeliest) else RULES:
         verdict = rule(ask, known)
         if verdict is not None:
             return verdict

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from binance_oi.budget import admission, learning, probing
+from binance_oi.budget import admission, learning
 from binance_oi.budget.attribution import is_clear_of_rollovers
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.others import Forecast
@@ -16,8 +16,8 @@ from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     DRIFT_EVERY,
-    FIRST_SHARE,
     FLIGHT,
+    IDLE,
     LAG,
     PATIENCE,
     PROBE_PATIENCE,
@@ -41,15 +41,7 @@ class Bucket:
         interactive: The most of it that bulk work leaves for single calls, 0 to 1.
     """
 
-    __slots__ = (
-        "_forecast",
-        "_interactive",
-        "_limit",
-        "_parts",
-        "_reserve",
-        "_share",
-        "known",
-    )
+    __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
 
     def __init__(
         self,
@@ -93,6 +85,7 @@ class Bucket:
             and not known.others.refused_count
             and not known.windows
             and not (bulk and any(each.single for each in known.ledger.minutes.values()))
+            and known.cautious_until <= now
         ):
             # The ordinary case, short because it is nearly every case: one minute, its count is
             # known, we are alone in it, and no refusal came below the limit. A property test
@@ -101,7 +94,7 @@ class Bucket:
             if (
                 minute is not None
                 and minute.reported
-                and minute.used + minute.newcomer_reserve + weight <= self._limit - self._reserve
+                and minute.used + weight <= self._limit - self._reserve
                 and minute.booked + weight <= self._share
             ):
                 single = 0 if bulk else weight
@@ -159,10 +152,8 @@ class Bucket:
 
     def _book(self, ask: Ask, probe: bool) -> Receipt:
         known, ledger = self.known, self.known.ledger
-        if probe and probing.begins_with_a_probe(ask, known) and probing.is_newcomer(ask, known):
-            room = max(0, ask.budget - int(FIRST_SHARE * known.limit))
-            for k in range(ask.likeliest, known.clock.latest(ask.now) + 1):
-                ledger.open_minute(k).newcomer_reserve = room
+        if probe and ask.likeliest > ledger.newest + IDLE:
+            known.cautious_until, known.after_ban = math.inf, False
         single = 0 if ask.bulk else ask.weight
         ledger.book(ask.weight, ask.first, ask.last, single)
         for k in range(ask.first, ask.last + 1):
@@ -188,8 +179,6 @@ class Bucket:
         known = self.known
         if now - known.clock.at > DRIFT_EVERY:
             known.clock.drift(now)
-        if self._limit != known.limit:
-            self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
@@ -199,6 +188,8 @@ class Bucket:
             receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
+        if known.cautious_until == math.inf and not known.is_held(now):
+            known.cautious_until = receipt.sent + MINUTE
         k: int | None = receipt.first
         is_plain = k == receipt.last and (
             known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)
@@ -206,12 +197,12 @@ class Bucket:
         if not is_plain:
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
-            known.silent += 1
+            known.miss_count(now)
             known.ledger.leave_undecided(receipt, k, now + LAG)
         elif k is None:
             learning.learn_near_rollover(known, receipt, now, used)
         else:
-            learning.learn(known, receipt, k, used, self._reserve)
+            learning.learn(known, receipt, k, used)
         return k
 
     def lose(self, receipt: Receipt, now: float) -> None:
@@ -238,13 +229,14 @@ class Bucket:
         A limit that is new begins with what the minutes hold, which is more than it may hold.
         """
         known = self.known
-        known.limit = limit or known.limit
+        known.announce(limit or known.announced or known.limit)
 
         def begin(each: Limit) -> Window:
             counted, flying = known.ledger.held(now + known.clock.lo - each.seconds)
             return Window.begin(each, now, now + FLIGHT, counted=counted, flying=flying)
 
-        known.windows = renewed(known.windows, others, begin)
+        rolling = [Limit(MINUTE, known.limit, False)] if known.rolling_until else []
+        known.windows = renewed(known.windows, [*others, *rolling], begin)
 
     # -- cooldown ----------------------------------------------------------------------------
 
@@ -256,8 +248,10 @@ class Bucket:
         """Send nothing before `until`, Unix s of the exchange. Cooldowns only ever extend."""
         known = self.known
         known.cooldown_until = max(known.cooldown_until, until)
+        known.silent = 0  # a refusal has no count to show, and the next request goes alone
         if ban:
             known.banned_until = max(known.banned_until, until)
+            known.cautious_until, known.after_ban = math.inf, True
         known.counted_at = UNKNOWN
 
     def held_for(self, now: float, *, ban: bool = False) -> float:

@@ -9,16 +9,21 @@ from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
 from binance_oi.budget.server_clock import MINUTE, ServerClock
 from binance_oi.budget.tuning import (
+    AT_ONCE,
     BLIND_AFTER,
+    BLIND_FOR,
+    DISTRUST,
     EARLY,
     FAIR,
     FEW,
     FEW_SHARE,
     FLIGHT,
     MEMORY,
+    SOONEST,
     WHOLE,
 )
 from binance_oi.budget.window import Window
+from binance_oi.exchange.limits import Limit
 
 UNKNOWN = -math.inf
 
@@ -47,6 +52,17 @@ class Known:
     """Of the limits of other spans than a minute."""
     demands: list[Demand] = field(default_factory=list[Demand])
     """What pollers are going to need; no rule reads it."""
+    cautious_until: float = math.inf
+    """Until then we send evenly: for 60 s from the first answer on, after a start, a ban, or `IDLE`
+    minutes without one. Infinite until that answer comes."""
+    after_ban: bool = False
+    """Whether a ban is the reason for it."""
+    announced: int = 0
+    """The limit that the exchange names, while we go by a lower one; 0: we do not."""
+    lowered_until: int = 0
+    """The last minute in which we go by it."""
+    rolling_until: int = 0
+    """The last minute in which the exchange's count is taken for that of the last 60 s."""
 
     @property
     def is_blind(self) -> bool:
@@ -58,9 +74,52 @@ class Known:
         """Weight of others that means nothing: a listing, a ping."""
         return max(FEW, int(FEW_SHARE * self.limit))
 
+    def is_rolling(self, k: int) -> bool:
+        """Whether the exchange's count in minute `k` is taken for that of the last 60 s."""
+        return k <= self.rolling_until
+
     def is_held(self, now: float) -> bool:
         """Whether a cooldown is not over for certain."""
         return not self.clock.is_over(self.cooldown_until, now)
+
+    def announce(self, limit: int) -> None:
+        """The exchange names its limit; a lower one that a refusal showed stands until its end."""
+        if self.announced:
+            self.announced, limit = limit, min(limit, self.limit)
+        self.limit = limit
+
+    def miss_count(self, now: float) -> None:
+        """An answer without a count came. Counts that are rare are waited for all the same."""
+        is_rare = now <= self.counted_at + BLIND_FOR
+        self.silent = min(self.silent + 1, BLIND_AFTER - is_rare)
+
+    def lower(self, limit: int, k: int) -> None:
+        """Go by a lower limit than the announced one for `DISTRUST` minutes from `k` on."""
+        self.announced = self.announced or self.limit
+        self.limit, self.lowered_until = limit, k + DISTRUST
+
+    def open_window(self, now: float, used: int) -> None:
+        """Keep the last 60 s as a window, if it is new; it holds what the exchange counts now."""
+        if not any(window.is_minute for window in self.windows):
+            limit = Limit(int(MINUTE), self.limit, False)
+            self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
+
+    def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
+        """Weight that we may have booked to minute `k` by now, and weight/s by which it grows.
+
+        Where nothing is known, a part goes at once and the rest evenly until the minute ends, or
+        until we have seen a whole one. After a ban nothing goes at once, and the pace is
+        that of the whole budget in a minute.
+        """
+        if now >= self.cautious_until:
+            return math.inf, 0.0
+        begin = MINUTE * k - self.clock.middle
+        since = max(min(now, self.cautious_until - MINUTE), begin)
+        end = min(begin + MINUTE, max(self.cautious_until, now))
+        first = 0 if self.after_ban else min(budget, int(AT_ONCE * self.limit))
+        span = MINUTE if self.after_ban else max(end - since, SOONEST)
+        rate = (budget - first) / span
+        return first + rate * max(0.0, now - since), rate
 
     def start_again(self, after: ServerClock, now: float) -> None:
         """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
@@ -75,6 +134,9 @@ class Known:
         self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
         self.banned_until = self.clock.carried(self.banned_until, now, after)
         others.expected_until = after.latest(now) + left if left >= 0 else -1
+        shift = after.latest(now) - self.clock.latest(now)
+        self.lowered_until += shift
+        self.rolling_until += shift
         others.curves.clear()  # of minutes that do not come again
         self.clock.start_again(after.lo, after.hi)
         self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)

@@ -35,8 +35,6 @@ class Minute:
     """The largest count in a header."""
     others: int = 0
     """Of other clients on this IP address: the most by which a count exceeded `booked`."""
-    newcomer_reserve: int = 0
-    """Kept free for other clients that nothing has shown yet: we know nothing from before."""
     refused: bool = False
     single: int = 0
     """The part of `booked` that is of single calls."""

@@ -229,6 +229,7 @@ class ProcessPool:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
+        self._doubts: tuple[int, bool] = (0, False)  # that were logged
         self.begun: int = 0  # changes, see `changing`
         self.ended: int = 0
         self.changer: int = 0  # the thread that made the last one
@@ -294,8 +295,28 @@ class ProcessPool:
             self._bucket.settle(receipt, self._clock(), used, date)
         finally:
             self.ended += 1
+        self._tell_doubts()
         if self.listeners:
             self.tell()
+
+    def _tell_doubts(self) -> None:
+        """Warn once that the exchange does not count as it says, and of what was seen."""
+        known = self._bucket.known
+        if not known.announced and not known.rolling_until:
+            return
+        lower = known.limit if known.announced else 0
+        told, self._doubts = self._doubts, (lower, known.rolling_until > 0)
+        if self._doubts[0] and self._doubts[0] != told[0]:
+            logger.warning(
+                "the exchange refused a request at a count of %d, below the limit of %d that it"
+                " announces; for more than an hour the budget goes by %d",
+                *(known.others.refused_count, known.announced, known.limit),
+            )
+        if self._doubts[1] and not told[1]:
+            logger.warning(
+                "the exchange's count did not start again with its minute; for more than an hour"
+                " the budget takes it for the weight of the last 60 s"
+            )
 
     @telling
     def lose(self, receipt: Receipt) -> None:
@@ -328,6 +349,7 @@ class ProcessPool:
     ) -> None:
         """See `Pool.settle_refused`."""
         apply_refusal(receipt, self._clock(), used, date, seconds, ban, self._bucket)
+        self._tell_doubts()
 
     @telling
     def set_limit(self, limit: int) -> None:
@@ -418,7 +440,7 @@ def apply_refusal(
 
 
 def apply_limit(limit: int, bucket: Bucket) -> None:
-    bucket.known.limit = limit
+    bucket.known.announce(limit)
 
 
 class Options(TypedDict, total=False):

@@ -66,6 +66,7 @@ class SharedPool(StoredPool):
             return leased.pop()
         if not self._enter(now):
             return Wait(BUSY, Reason.STORE_BUSY)
+        self._tell_doubts()
         answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Receipt):
             wanted = waiting if weight == 1 else 0
@@ -256,6 +257,7 @@ class SharedPool(StoredPool):
         self._notice_fork()
         if (self._late or self._leased or self._is_untold) and self._enter():
             self._leave(changed=True)
+            self._tell_doubts()
         self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
 
     def _is_of_parent(self, receipt: Receipt) -> bool:

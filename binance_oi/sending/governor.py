@@ -45,6 +45,7 @@ WHY = {
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
     Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
+    Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",

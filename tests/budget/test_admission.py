@@ -31,7 +31,7 @@ def known(minute: Minute | None = None, **fields: object) -> Known:
     """Alone, and the count of minute `K` was read at 19 s."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
-    made.counted_at = 19.0
+    made.counted_at, made.cautious_until = 19.0, UNKNOWN
     for name, value in fields.items():
         setattr(made, name, value)
     return made
@@ -229,7 +229,6 @@ def minutes(draw: st.DrawFn) -> Minute:
         doubtful,
         draw(weights),
         draw(st.one_of(st.just(0), weights)),
-        draw(st.one_of(st.just(0), weights)),
         draw(st.booleans()),
         draw(st.integers(0, 100)),
         draw(st.sampled_from([0, 100])),
@@ -304,8 +303,8 @@ def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
 
 
 def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
-    others = Others(refused_count=60)
-    made = Bucket(known(Minute(50, 0, reported=50, newcomer_reserve=5), others=others), reserve=0)
+    others = Others(refused_count=60, expected_until=K + 5)
+    made = Bucket(known(Minute(50, 0, reported=50), others=others), reserve=0)
     answer = made.charge(20.0, 20)
     assert isinstance(answer, Receipt)
     assert answer.probe

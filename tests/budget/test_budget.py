@@ -33,6 +33,8 @@ from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
 from support.memory_store import Memory, Options, shared_pool
 
+pytestmark = pytest.mark.usefixtures("known_address")
+
 Make = Callable[..., SharedPool]
 HUNG = 300.0  # s, after which a thread will never go on
 

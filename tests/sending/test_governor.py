@@ -49,7 +49,7 @@ from support.counting import calls_counted
 from support.memory_store import Options
 from support.virtual_clock import VirtualLoop, wall_time
 
-pytestmark = pytest.mark.virtual_time
+pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("known_address")]
 
 
 def make_pool(limit: int = 100, reserve: int = 0, share: float = 1.0) -> Pool:

@@ -24,12 +24,14 @@ from binance_oi.errors import BannedError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
 from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
 
+from .counters import RollingCounter
 from .networks import Leg, Uneven
 
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
 STEP_S = 1e-6  # the smallest move of time; without one, a timer set for now would spin
 TIMEOUT_S = 10.0  # the client's default
 LOOK_S = 2.0  # who has not looked at the count for so long knows all that happened until then
+AT_ONCE_S = 0.02  # requests that arrive within it are sent at once: no answer takes so short
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
@@ -61,6 +63,9 @@ class Situation:
     used: int = 0  # weight used before we start
     others: Others | None = None
     bans: bool = False
+    banned_at: float | None = None  # s after the start: somebody else is the reason
+    bare: bool = False  # refusals have no header and no text
+    rolling: bool = False  # the exchange counts the last 60 s, and no minute
     kills: int = 0  # per minute: a process is killed, and another one started
     sweep: int = 0  # symbols in a sweep; 0 is saturating demand
     every: float = 20.0  # between two sweeps
@@ -80,6 +85,10 @@ class Outcome:
     weights: dict[int, int] = field(default_factory=dict)  # everyone's
     ours: Counter[int] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
+    served: int = 0  # weight of ours that was not refused
+    refusals: list[float] = field(default_factory=list)  # of ours, s since minute 0
+    tries: list[int] = field(default_factory=list)  # at once after each cooldown
+    bans: int = 0
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
     rash: Counter[int] = field(default_factory=Counter)  # ours that left too little room
     sent_in_hold: int = 0
@@ -176,7 +185,8 @@ class _Exchange:
         self._situation, self._random, self._outcome = situation, random, outcome
         self._loop = asyncio.get_running_loop()
         self._offset = EPOCH_S + into - self._loop.time()
-        self._counter = WeightCounter(
+        make = RollingCounter if situation.rolling else WeightCounter
+        self._counter = make(
             situation.limit,
             start=EPOCH_S,
             used=situation.used,
@@ -184,6 +194,7 @@ class _Exchange:
             bans=Bans() if situation.bans else Bans(after=None),
         )
         self._trace = blake2b(digest_size=8)
+        self._refused, self._latest, self._tried = False, 0.0, 0.0
         self._past: list[float] = []  # when ours were counted, for `lag`
         self._largest = 0.0  # weight that others used in a minute, of those before `_whole`
         self._whole = EPOCH_S + into
@@ -195,17 +206,38 @@ class _Exchange:
     def arrive(self, process: int, known: float, weight: int) -> _Answer:
         """A request is counted; who sent it could know what had happened until `known`."""
         now, outcome = self.now(), self._outcome
+        was_banned = now < self._counter.banned_until
         verdict = self._counter.count(weight, now)
+        outcome.bans += now < self._counter.banned_until and not was_banned
         self._trace.update(b"%.6f %d %d %d\n" % (now, process, verdict.status, verdict.used))
         k = _minute(now)
+        self._note_try(now, verdict.status)
         outcome.ours[k] += weight
         outcome.statuses[verdict.status] += 1
+        outcome.served += weight * (verdict.status == 200)
+        if verdict.status != 200:
+            outcome.refusals.append(now - EPOCH_S)
         outcome.shares[process] += weight if k > 0 else 0
         outcome.parts[k, process] += weight
         outcome.refused[k] += verdict.status != 200
         if self._is_rash(now, known, verdict.used):
             outcome.rash[k] += weight
-        return _Answer(verdict.status, self._headers(verdict, now, weight), now, verdict.until)
+        is_bare = self._situation.bare and verdict.status != 200
+        headers = {} if is_bare else self._headers(verdict, now, weight)
+        return _Answer(verdict.status, headers, now, verdict.until)
+
+    def _note_try(self, now: float, status: int) -> None:
+        """Count the requests that come at once when a cooldown is over."""
+        if self._refused and now > self._latest + LOOK_S:
+            self._outcome.tries.append(0)
+            self._tried = now
+        if now <= self._tried + AT_ONCE_S:
+            self._outcome.tries[-1] += 1
+        self._refused, self._latest = status != 200, now
+
+    def ban(self) -> None:
+        """Ban the address for two minutes, whoever is the reason."""
+        self._counter.ban(self.now())
 
     def _is_rash(self, now: float, known: float, used: int) -> bool:
         """Did it leave less room than others are known to need?
@@ -383,7 +415,7 @@ class _Process:
             self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
-            if answer.status == 418:  # its text names the end
+            if answer.status == 418 and not self._situation.bare:  # its text names the end
                 self._governor.obey_ban(answer.until)
 
     def _arrive(
@@ -437,6 +469,8 @@ async def _run(situation: Situation, random: Random, directory: Path, watch: Wat
         if situation.singles:
             made.append(_Process(world, make, common, is_bot=True))
         processes += made
+    if situation.banned_at is not None:
+        loop.call_later(situation.banned_at, exchange.ban)
     while situation.kills and loop.time() < end - 60.0 / situation.kills:
         await asyncio.sleep(60.0 / situation.kills * random.uniform(0.5, 1.0))
         victim = random.choice(processes)
