@@ -98,11 +98,7 @@ class Bucket:
                 and minute.booked + weight <= self._share
             ):
                 single = 0 if bulk else weight
-                minute.booked += weight
-                minute.unconfirmed += weight
-                minute.single += single
-                if minute.interactive < self._interactive:
-                    minute.interactive = self._interactive
+                minute.book(weight, single, self._interactive)
                 return Receipt(weight, now, first, last, minute.reported, False, single)
         ask = self.question(now, weight, bulk)
         verdict = admission.decide(ask, known)
@@ -155,10 +151,7 @@ class Bucket:
         if probe and ask.likeliest > ledger.newest + IDLE:
             known.cautious_until, known.after_ban = math.inf, False
         single = 0 if ask.bulk else ask.weight
-        ledger.book(ask.weight, ask.first, ask.last, single)
-        for k in range(ask.first, ask.last + 1):
-            minute = ledger.minutes[k]
-            minute.interactive = max(minute.interactive, ask.interactive)
+        ledger.book(ask.weight, ask.first, ask.last, single, ask.interactive)
         for window in known.windows:
             window.charge(ask.now, ask.now + FLIGHT, ask.weight)
         if probe:
@@ -188,8 +181,8 @@ class Bucket:
             receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
-        if known.cautious_until == math.inf and not known.is_held(now):
-            known.cautious_until = receipt.sent + MINUTE
+        if known.cautious_until == math.inf:
+            known.end_caution(receipt.sent, now)
         k: int | None = receipt.first
         is_plain = k == receipt.last and (
             known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)

@@ -104,6 +104,11 @@ class Known:
             limit = Limit(int(MINUTE), self.limit, False)
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
+    def end_caution(self, sent: float, now: float) -> None:
+        """The first answer after a start or a ban came: 60 s after its request the pace is over."""
+        if not self.is_held(now):
+            self.cautious_until = sent + MINUTE
+
     def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
         """Weight that we may have booked to minute `k` by now, and weight/s by which it grows.
 

@@ -52,6 +52,14 @@ class Minute:
         """Ours whose answers are still to come."""
         return self.unconfirmed - sum(weight for _, weight in self.undecided)
 
+    def book(self, weight: int, single: int, interactive: int) -> None:
+        """It may count `weight`, of which `single` is of a single call."""
+        self.booked += weight
+        self.unconfirmed += weight
+        self.single += single
+        if interactive > self.interactive:
+            self.interactive = interactive
+
     def absorb(self, sent: float, used: int, counted_at: float) -> None:
         """Learn from a count, `used`: it contains all that was undecided before `sent`.
 
@@ -104,18 +112,14 @@ class Ledger:
         unconfirmed = sum(minute.unconfirmed for minute in held)
         return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
 
-    def book(self, weight: int, first: int, last: int, single: int = 0) -> None:
-        """Book `weight` to each minute that may count it; opening a new one forgets old ones.
-
-        `single` is the part of it that is of a single call.
-        """
+    def book(
+        self, weight: int, first: int, last: int, single: int = 0, interactive: int = 0
+    ) -> None:
+        """Book `weight` to each minute that may count it; opening a new one forgets old ones."""
         if last not in self.minutes:
             self.forget(first)
         for k in range(first, last + 1):
-            minute = self.open_minute(k)
-            minute.booked += weight
-            minute.unconfirmed += weight
-            minute.single += single
+            self.open_minute(k).book(weight, single, interactive)
 
     def give_back(self, receipt: Receipt, but: int | None = None) -> None:
         """Take it out of each minute it was booked to, `but` for one."""
