@@ -226,6 +226,12 @@ def simulate(session: nox.Session) -> None:
 
 
 @nox.session
+def fairness(session: nox.Session) -> None:
+    """Who gets what of the limit, beside others and beside copies of us, as a table (an hour)."""
+    run_module(session, "tests.simulation.fairness")
+
+
+@nox.session
 def traces(session: nox.Session) -> None:
     """Every send decision of 157 runs, against the last commit or `-- --against REVISION`."""
     run_module(session, "tests.simulation.traces")

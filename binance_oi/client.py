@@ -221,6 +221,8 @@ class OpenInterestClient:
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
         """Everything listed, and the limits. The budget takes its limits from it.
 
+        To the budget it is bulk work: single calls go first, and keep their part of the minute.
+
         Args:
             max_age: Seconds that the list may have been known to this client.
 
@@ -234,7 +236,8 @@ class OpenInterestClient:
         Source: ``GET /fapi/v1/exchangeInfo`` [D], 2026-11.
         """
         max_age = check_number("max_age", max_age, least=0.0)
-        return await self._listing.read(max_age, Terms(self._timeout, self._max_wait))
+        terms = Terms(self._timeout, self._max_wait, bulk=True)
+        return await self._listing.read(max_age, terms)
 
     async def symbols(self, *, max_age: float = 0.0) -> tuple[str, ...]:
         """Names of all symbols that are trading, in the exchange's order.

@@ -17,7 +17,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 import rollover
-from binance_oi.budget import place
+from binance_oi.budget import knowledge, place
 from binance_oi.market import schedule
 from support.aioresponses_shim import patch_aioresponses
 from support.virtual_clock import VirtualDatetime, VirtualLoop
@@ -106,3 +106,9 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
     patch_aioresponses(monkeypatch)
     with aioresponses() as mock:
         yield mock
+
+
+@pytest.fixture
+def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what comes later: a client that just started may use a whole minute at once."""
+    monkeypatch.setattr(knowledge, "AT_ONCE", 1.0)

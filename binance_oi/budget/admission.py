@@ -3,13 +3,30 @@
 Pure. The rule of this file: a question never changes anything.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from binance_oi.budget import probing
 from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import HIDING, LEAST_WAIT, OURS, POLL, PROBE_PAUSE, PROBES
+from binance_oi.budget.tuning import (
+    CROWD,
+    FAIR,
+    GROWS,
+    HIDING,
+    LEAST_WAIT,
+    MEMORY,
+    OURS,
+    PACE,
+    POLL,
+    PROBE_PAUSE,
+    PROBES,
+    RELEASE,
+    SINGLE_GROWS,
+    SINGLE_LEAST,
+    UNSEEN_AT_ONCE,
+)
 from binance_oi.budget.usage import Reason, Wait
 
 
@@ -59,6 +76,11 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
     if ask.weight > min(ask.budget, ask.share):
         return Wait(None, Reason.TOO_HEAVY)
     return None
+
+
+def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
+    """Probe whether a count falls in the middle of its minute, and so is none of a minute."""
+    return Probe() if probing.expects_a_fall(ask, known) else None
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
@@ -122,6 +144,63 @@ def probe_first(ask: Ask, known: Known) -> Verdict | None:
     return Probe() if probing.begins_with_a_probe(ask, known) else None
 
 
+def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
+    """Bulk work leaves single calls their part of the minute, and less and less as it ends."""
+    part = _part_of_single_calls(ask, known, ask.likeliest)
+    room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
+    if not part or room >= part:
+        return None
+    wait = known.clock.left(ask.now, ask.likeliest) - RELEASE * room / part
+    return Wait(max(wait, LEAST_WAIT), Reason.SINGLE_CALLS) if wait > 0.0 else None
+
+
+def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
+    """What bulk work leaves single calls of minute `k`, by their use of the last minutes."""
+    if not ask.bulk:
+        return 0
+    minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
+    used = max(minute.single for minute in minutes)
+    if not used:
+        return 0
+    most = max(ask.interactive, *(minute.interactive for minute in minutes))
+    part = max(SINGLE_GROWS * used, int(SINGLE_LEAST * known.limit))
+    return max(0, min(part, most) - minutes[-1].single)
+
+
+def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
+    """Send slowly beside copies of us, so that one that starts the minute later finds room."""
+    k = ask.likeliest
+    if not known.is_in_a_crowd(k - 1):
+        return None
+    ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
+    wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)
+    return Wait(max(wait, LEAST_WAIT), Reason.OTHERS) if wait > 0.0 else None
+
+
+def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
+    """Send few before a minute's first count, if together with the one before it is too much.
+
+    That count shows whether the exchange has begun a new one, as far as it counts minutes at all.
+    """
+    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
+    if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:
+        return None
+    is_much = minute.under_way > 0 and minute.under_way + ask.weight > UNSEEN_AT_ONCE
+    return Wait(POLL, Reason.PROBE_PENDING, PROBE_PAUSE) if is_much else None
+
+
+def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
+    """Send evenly while nothing is known of this address: after a start, or a ban."""
+    minute = known.ledger.minute(ask.likeliest)
+    if known.cautious_until == math.inf and not minute.under_way:
+        return None  # its answer begins the time
+    most, rate = known.evenly(ask.now, ask.likeliest, ask.budget)
+    if most >= ask.budget:
+        return None
+    ours = minute.booked + ask.weight + _part_of_single_calls(ask, known, ask.likeliest)
+    return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
+
+
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
@@ -130,7 +209,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     crowded = _is_crowded(ask, known, k)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
-    room = ask.budget - minute.used - ask.weight
+    room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known, k)
     need, margin = _kept(ask, known, k)
     fits = not crowded and room >= need + margin
     if not fits and known.unseen(ask.now, k) > room:
@@ -149,14 +228,14 @@ def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
 
 def _keeps_room(known: Known, k: int) -> bool:
     """Whether others are expected; blind, a probe shows nothing and no forecast is possible."""
-    is_kept = k <= known.others.expected_until or known.ledger.minute(k).newcomer_reserve > 0
-    return is_kept and not known.is_blind
+    return k <= known.others.expected_until and not known.is_blind
 
 
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether so much of ours is under way that it hides what others use meanwhile."""
     minute = known.ledger.minute(k)
-    most = max(ask.weight, int(HIDING * (ask.budget - minute.reported)))
+    hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
+    most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
     is_counted = k <= known.others.expected_until and minute.reported > 0
     return is_counted and minute.under_way + ask.weight > most
 
@@ -164,8 +243,6 @@ def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
 def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     """Weight kept for others, and a margin for chance and for our probes."""
     minute = known.ledger.minute(k)
-    if k > known.others.expected_until:
-        return minute.newcomer_reserve, 0.0
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
     # Some of the probes that may still come will not, so room is kept for half of them.
@@ -180,9 +257,12 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     slowly enough for others.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
+    ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
+    if known.of_copies(k - 1):
+        most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
+        return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
     if others.expected_surge or before is None or not others.past(k):
         return False
-    ours = known.ledger.minute(k).booked + ask.weight
     return ours <= min(OURS * known.limit, before.booked)
 
 
@@ -191,15 +271,37 @@ RULES: tuple[Rule, ...] = (
     probe_pending,
     every_limit_has_room,
     too_heavy,
+    look_for_a_fall,
     every_minute_has_room,
     probe_first,
+    leave_room_for_single_calls,
+    spread_beside_copies,
+    wait_for_first_count,
+    begin_evenly,
     leave_room_for_others,
 )
 
 
+def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
+    """Have no more under way in a window that rolls than others may use meanwhile."""
+    flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
+    for window in (window for window in known.windows if window.is_minute):
+        room = window.cap(ask.reserve, ask.share, known.limit) - window.used(ask.now)
+        if flying > 0 and flying + ask.weight > HIDING * room:
+            return Wait(POLL, Reason.OTHERS)
+    return None
+
+
+ROLLING: tuple[Rule, ...] = (
+    *(in_cooldown, probe_pending, every_limit_has_room, too_heavy, probe_first),
+    see_others_in_time,
+)
+"""The rules while the exchange counts the last 60 s: no minute, but a window of that length."""
+
+
 def decide(ask: Ask, known: Known) -> Verdict:
     """The answer of the first rule that has one; `Send` when none has."""
-    for rule in RULES:
+    for rule in ROLLING if known.is_rolling(ask.likeliest) else RULES:
         verdict = rule(ask, known)
         if verdict is not None:
             return verdict

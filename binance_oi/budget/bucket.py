@@ -8,16 +8,16 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from binance_oi.budget import admission, learning, probing
+from binance_oi.budget import admission, learning
 from binance_oi.budget.attribution import is_clear_of_rollovers
-from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     DRIFT_EVERY,
-    FIRST_SHARE,
     FLIGHT,
+    IDLE,
     LAG,
     PATIENCE,
     PROBE_PATIENCE,
@@ -38,47 +38,44 @@ class Bucket:
         known: What is known so far; shared knowledge is put in place before every call.
         reserve: Left unused: weight when `int`, share of the limit when `float`.
         share: The most of the limit that we use ourselves, 0 to 1.
+        interactive: The most of it that bulk work leaves for single calls, 0 to 1.
     """
 
-    __slots__ = (
-        "_forecast",
-        "_limit",
-        "_reserve",
-        "_reserve_given",
-        "_share",
-        "_share_given",
-        "known",
-    )
+    __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
 
-    def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        known: Known,
+        *,
+        reserve: float = 0.01,
+        share: float = 1.0,
+        interactive: float = 0.05,
+    ) -> None:
         self.known: Known = known
-        self._reserve_given, self._share_given = reserve, share
+        self._parts = Parts(reserve, share, interactive)
         self._forecast = Forecast()
         self._limit = 0
         self._resize()
 
-    def _bounds(self, limit: int) -> tuple[int, int]:
-        """The weight of the reserve, and of our share; shares of a small limit leave 1."""
-        given = self._reserve_given
-        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
-        return reserve, max(1, int(self._share_given * limit))
-
     def _resize(self) -> None:
         """Go by the limit that the exchange announced, to us or to another process."""
         self._limit = self.known.limit
-        self._reserve, self._share = self._bounds(self._limit)
+        self._reserve, self._share, self._interactive = self._parts.of(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
-    def charge(self, now: float, weight: int) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
+    def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
+        """Book `weight` if it may be sent now; otherwise say for how long not, and why.
+
+        `bulk` work leaves single calls their part of the minute.
+        """
         known = self.known
         clock = known.clock
         if now - clock.at > DRIFT_EVERY:
             clock.drift(now)
         if self._limit != known.limit:
             self._resize()
-        first, _, last = self._span(now)
+        first, _, last = known.span(now)
         if (
             first == last > known.others.expected_until
             and known.cooldown_until <= now + clock.lo
@@ -87,6 +84,8 @@ class Bucket:
             and not known.is_blind
             and not known.others.refused_count
             and not known.windows
+            and not (bulk and any(each.single for each in known.ledger.minutes.values()))
+            and known.cautious_until <= now
         ):
             # The ordinary case, short because it is nearly every case: one minute, its count is
             # known, we are alone in it, and no refusal came below the limit. A property test
@@ -95,23 +94,25 @@ class Bucket:
             if (
                 minute is not None
                 and minute.reported
-                and minute.used + minute.newcomer_reserve + weight <= self._limit - self._reserve
+                and minute.used + weight <= self._limit - self._reserve
                 and minute.booked + weight <= self._share
             ):
-                minute.booked += weight
-                minute.unconfirmed += weight
-                return Receipt(weight, now, first, last, minute.reported, False)
-        ask = self.question(now, weight)
+                single = 0 if bulk else weight
+                minute.book(weight, single, self._interactive)
+                return Receipt(weight, now, first, last, minute.reported, False, single)
+        ask = self.question(now, weight, bulk)
         verdict = admission.decide(ask, known)
         if isinstance(verdict, Wait):
             return verdict
         return self._book(ask, isinstance(verdict, admission.Probe))
 
-    def question(self, now: float, weight: int) -> Ask:
+    def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
         """What the rules are asked for a request of `weight`."""
-        reserve, share = self._bounds(self.known.limit)
+        reserve, share, interactive = self._parts.of(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
-        return Ask(now, weight, *self._span(now), reserve, budget, share, self._forecast)
+        first, likeliest, last = self.known.span(now)
+        bounds = reserve, budget, share
+        return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """May its request be written now? Ask with nothing between the answer and the write.
@@ -134,9 +135,9 @@ class Bucket:
             return None
         return receipt._replace(sent=now, reported=minute.reported)
 
-    def room_in(self, now: float, weight: int) -> float | None:
+    def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
         """See `admission.until_room`."""
-        return admission.until_room(self.question(now, weight), self.known)
+        return admission.until_room(self.question(now, weight, bulk), self.known)
 
     def _kept(self, reserve: int) -> int:
         """Weight left unused; more while no count comes."""
@@ -145,29 +146,18 @@ class Bucket:
         limit = self.known.limit
         return max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
 
-    def _span(self, now: float) -> tuple[int, int, int]:
-        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
-        clock = self.known.clock
-        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
-        if self.known.ledger.newest > first:
-            first = self.known.ledger.newest
-        if first >= last:
-            return first, first, first
-        return first, min(max(first, clock.likeliest(now)), last), last
-
     def _book(self, ask: Ask, probe: bool) -> Receipt:
         known, ledger = self.known, self.known.ledger
-        if probe and probing.begins_with_a_probe(ask, known) and probing.is_newcomer(ask, known):
-            room = max(0, ask.budget - int(FIRST_SHARE * known.limit))
-            for k in range(ask.likeliest, known.clock.latest(ask.now) + 1):
-                ledger.open_minute(k).newcomer_reserve = room
-        ledger.book(ask.weight, ask.first, ask.last)
+        if probe and ask.likeliest > ledger.newest + IDLE:
+            known.cautious_until, known.after_ban = math.inf, False
+        single = 0 if ask.bulk else ask.weight
+        ledger.book(ask.weight, ask.first, ask.last, single, ask.interactive)
         for window in known.windows:
             window.charge(ask.now, ask.now + FLIGHT, ask.weight)
         if probe:
             known.probe_ends_at = ask.now + PROBE_PATIENCE
         reported = ledger.minutes[ask.first].reported
-        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe)
+        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, single)
 
     # -- learn -------------------------------------------------------------------------------
 
@@ -182,8 +172,6 @@ class Bucket:
         known = self.known
         if now - known.clock.at > DRIFT_EVERY:
             known.clock.drift(now)
-        if self._limit != known.limit:
-            self._resize()
         if receipt.probe:
             known.probe_ends_at = UNKNOWN
         for window in known.windows:
@@ -193,6 +181,8 @@ class Bucket:
             receipt, sent = learning.book_late(known, receipt, now), now
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
+        if known.cautious_until == math.inf:
+            known.end_caution(receipt.sent, now)
         k: int | None = receipt.first
         is_plain = k == receipt.last and (
             known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)
@@ -200,12 +190,12 @@ class Bucket:
         if not is_plain:
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
-            known.silent += 1
+            known.miss_count(now)
             known.ledger.leave_undecided(receipt, k, now + LAG)
         elif k is None:
             learning.learn_near_rollover(known, receipt, now, used)
         else:
-            learning.learn(known, receipt, k, used, self._reserve)
+            learning.learn(known, receipt, k, used)
         return k
 
     def lose(self, receipt: Receipt, now: float) -> None:
@@ -232,13 +222,14 @@ class Bucket:
         A limit that is new begins with what the minutes hold, which is more than it may hold.
         """
         known = self.known
-        known.limit = limit or known.limit
+        known.announce(limit or known.announced or known.limit)
 
         def begin(each: Limit) -> Window:
             counted, flying = known.ledger.held(now + known.clock.lo - each.seconds)
             return Window.begin(each, now, now + FLIGHT, counted=counted, flying=flying)
 
-        known.windows = renewed(known.windows, others, begin)
+        rolling = [Limit(MINUTE, known.limit, False)] if known.rolling_until else []
+        known.windows = renewed(known.windows, [*others, *rolling], begin)
 
     # -- cooldown ----------------------------------------------------------------------------
 
@@ -250,8 +241,10 @@ class Bucket:
         """Send nothing before `until`, Unix s of the exchange. Cooldowns only ever extend."""
         known = self.known
         known.cooldown_until = max(known.cooldown_until, until)
+        known.silent = 0  # a refusal has no count to show, and the next request goes alone
         if ban:
             known.banned_until = max(known.banned_until, until)
+            known.cautious_until, known.after_ban = math.inf, True
         known.counted_at = UNKNOWN
 
     def held_for(self, now: float, *, ban: bool = False) -> float:

@@ -7,9 +7,23 @@ from typing import NamedTuple
 from binance_oi.budget.demand import Demand
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
-from binance_oi.budget.server_clock import ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE
+from binance_oi.budget.server_clock import MINUTE, ServerClock
+from binance_oi.budget.tuning import (
+    AT_ONCE,
+    BLIND_AFTER,
+    BLIND_FOR,
+    DISTRUST,
+    EARLY,
+    FAIR,
+    FEW,
+    FEW_SHARE,
+    FLIGHT,
+    MEMORY,
+    SOONEST,
+    WHOLE,
+)
 from binance_oi.budget.window import Window
+from binance_oi.exchange.limits import Limit
 
 UNKNOWN = -math.inf
 
@@ -38,6 +52,17 @@ class Known:
     """Of the limits of other spans than a minute."""
     demands: list[Demand] = field(default_factory=list[Demand])
     """What pollers are going to need; no rule reads it."""
+    cautious_until: float = math.inf
+    """Until then we send evenly: for 60 s from the first answer on, after a start, a ban, or `IDLE`
+    minutes without one. Infinite until that answer comes."""
+    after_ban: bool = False
+    """Whether a ban is the reason for it."""
+    announced: int = 0
+    """The limit that the exchange names, while we go by a lower one; 0: we do not."""
+    lowered_until: int = 0
+    """The last minute in which we go by it."""
+    rolling_until: int = 0
+    """The last minute in which the exchange's count is taken for that of the last 60 s."""
 
     @property
     def is_blind(self) -> bool:
@@ -49,9 +74,57 @@ class Known:
         """Weight of others that means nothing: a listing, a ping."""
         return max(FEW, int(FEW_SHARE * self.limit))
 
+    def is_rolling(self, k: int) -> bool:
+        """Whether the exchange's count in minute `k` is taken for that of the last 60 s."""
+        return k <= self.rolling_until
+
     def is_held(self, now: float) -> bool:
         """Whether a cooldown is not over for certain."""
         return not self.clock.is_over(self.cooldown_until, now)
+
+    def announce(self, limit: int) -> None:
+        """The exchange names its limit; a lower one that a refusal showed stands until its end."""
+        if self.announced:
+            self.announced, limit = limit, min(limit, self.limit)
+        self.limit = limit
+
+    def miss_count(self, now: float) -> None:
+        """An answer without a count came. Counts that are rare are waited for all the same."""
+        is_rare = now <= self.counted_at + BLIND_FOR
+        self.silent = min(self.silent + 1, BLIND_AFTER - is_rare)
+
+    def lower(self, limit: int, k: int) -> None:
+        """Go by a lower limit than the announced one for `DISTRUST` minutes from `k` on."""
+        self.announced = self.announced or self.limit
+        self.limit, self.lowered_until = limit, k + DISTRUST
+
+    def open_window(self, now: float, used: int) -> None:
+        """Keep the last 60 s as a window, if it is new; it holds what the exchange counts now."""
+        if not any(window.is_minute for window in self.windows):
+            limit = Limit(int(MINUTE), self.limit, False)
+            self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
+
+    def end_caution(self, sent: float, now: float) -> None:
+        """The first answer after a start or a ban came: 60 s after its request the pace is over."""
+        if not self.is_held(now):
+            self.cautious_until = sent + MINUTE
+
+    def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
+        """Weight that we may have booked to minute `k` by now, and weight/s by which it grows.
+
+        Where nothing is known, a part goes at once and the rest evenly until the minute ends, or
+        until we have seen a whole one. After a ban nothing goes at once, and the pace is
+        that of the whole budget in a minute.
+        """
+        if now >= self.cautious_until:
+            return math.inf, 0.0
+        begin = MINUTE * k - self.clock.middle
+        since = max(min(now, self.cautious_until - MINUTE), begin)
+        end = min(begin + MINUTE, max(self.cautious_until, now))
+        first = 0 if self.after_ban else min(budget, int(AT_ONCE * self.limit))
+        span = MINUTE if self.after_ban else max(end - since, SOONEST)
+        rate = (budget - first) / span
+        return first + rate * max(0.0, now - since), rate
 
     def start_again(self, after: ServerClock, now: float) -> None:
         """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
@@ -66,6 +139,9 @@ class Known:
         self.cooldown_until = self.clock.carried(self.cooldown_until, now, after)
         self.banned_until = self.clock.carried(self.banned_until, now, after)
         others.expected_until = after.latest(now) + left if left >= 0 else -1
+        shift = after.latest(now) - self.clock.latest(now)
+        self.lowered_until += shift
+        self.rolling_until += shift
         others.curves.clear()  # of minutes that do not come again
         self.clock.start_again(after.lo, after.hi)
         self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
@@ -73,10 +149,51 @@ class Known:
         for minute in ledger.minutes.values():
             minute.booked = max(minute.booked, live)
 
+    def span(self, now: float) -> tuple[int, int, int]:
+        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        clock = self.clock
+        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
+        if self.ledger.newest > first:
+            first = self.ledger.newest
+        if first >= last:
+            return first, first, first
+        return first, min(max(first, clock.likeliest(now)), last), last
+
+    def of_copies(self, k: int) -> float:
+        """What others used early in minute `k`, if they may be copies of us; 0 if not.
+
+        Copies use up a minute early, with us, or more than the part of one of them; and never more
+        than the limit.
+        """
+        early = self.others.curve(k, self.limit).at(EARLY, 0.0)
+        is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
+        if not is_used_up and early <= FAIR * self.limit:
+            return 0.0
+        most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
+        return early if most <= self.limit else 0.0
+
+    def is_in_a_crowd(self, k: int) -> bool:
+        """Whether copies of us used more of minute `k` than the part of a single one."""
+        return self.of_copies(k) > FAIR * self.limit
+
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""
         gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))
         return self.others.unseen(k, self.limit, gap)
+
+
+class Parts(NamedTuple):
+    """What a budget was asked for: shares of the limit when `float`, weight when `int`."""
+
+    reserve: float
+    share: float
+    interactive: float
+
+    def of(self, limit: int) -> tuple[int, int, int]:
+        """Their weight. Shares of a small limit leave 1."""
+        given = self.reserve
+        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
+        return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
 
 
 class Ask(NamedTuple):
@@ -98,3 +215,7 @@ class Ask(NamedTuple):
     """The most of the limit that is our own weight."""
     forecast: Forecast
     """The latest one, which stands for a while: see `FORECAST_AGE`."""
+    bulk: bool = False
+    """Whether it leaves single calls their part of the minute."""
+    interactive: int = 0
+    """The most that we leave them."""

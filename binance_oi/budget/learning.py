@@ -11,22 +11,26 @@ from binance_oi.budget.ledger import Minute
 from binance_oi.budget.server_clock import MINUTE, ServerClock, dated
 from binance_oi.budget.tuning import (
     CONTRADICTIONS,
+    DISTRUST,
+    FLIGHT,
+    HIDING,
     LAG,
+    LOWEST,
     MEMORY,
-    NEWCOMER,
+    OURS,
     PROBE_PAUSE,
     SLACK,
+    SLOT,
     SURGE_FADES,
     SURGE_GROWS,
     SURGE_LEAST,
     SURGE_MOST,
-    TOO_SOON,
 )
 from binance_oi.budget.usage import Receipt
 from binance_oi.exchange.headers import is_plausible
 
 
-def learn(known: Known, receipt: Receipt, k: int, used: int, reserve: int) -> None:
+def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     """`used` is what minute `k` had counted when this request came.
 
     Args:
@@ -34,30 +38,59 @@ def learn(known: Known, receipt: Receipt, k: int, used: int, reserve: int) -> No
         receipt: Of the request.
         k: The minute that counted it.
         used: Its count.
-        reserve: Weight that we leave unused.
     """
     ledger, others = known.ledger, known.others
     known.silent = 0
     minute, before = ledger.open_minute(k), ledger.minutes.get(k - 1)
     if k > ledger.newest:
         _begin(known, k, before)
-        if minute.newcomer_reserve and before is not None and used > before.reported:
+        if receipt.sent < known.cautious_until and before is not None and used > before.reported:
             before.others = 0  # the count near the rollover was this minute's
             others.curves.pop(k - 1, None)
+    if _falls(known, receipt, minute, k, used):
+        known.rolling_until = k + DISTRUST
     minute.unconfirmed -= receipt.weight
     if minute.undecided or minute.doubtful:
         minute.absorb(receipt.sent, used, known.counted_at)
-    if used > minute.booked + minute.others or k <= others.expected_until:
+    if known.is_rolling(k):
+        _leave_window_to_others(known, receipt, used)
+    elif used > minute.booked + minute.others or k <= others.expected_until:
         _learn_of_others(known, receipt.sent, k, used)
     if used > minute.reported:
         minute.reported = used
-    if minute.newcomer_reserve:
-        # A rate of others that is higher than this would show in the count by now.
-        into, left = known.clock.into(receipt.sent, k), known.clock.left(receipt.sent, k)
-        most = int(NEWCOMER * known.limit / max(into, TOO_SOON) * left)
-        minute.newcomer_reserve = min(minute.newcomer_reserve, max(0, most - reserve))
     if receipt.sent > known.counted_at:
         known.counted_at = receipt.sent
+
+
+def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) -> bool:
+    """Whether a count is lower than an earlier one of its minute: no minute is counted then.
+
+    It is later for certain, nodes differ by less, and a count far above the limit was never true.
+    """
+    clock, sent, limit = known.clock, receipt.sent, known.limit
+    if not used + SLACK * limit < minute.reported <= (1 + HIDING) * limit:
+        return False
+    is_inside = clock.earliest(sent - LAG) == k == clock.latest(sent + FLIGHT)
+    return is_inside and sent > known.counted_at + FLIGHT
+
+
+def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
+    """Whether a count that is refused when minute `k` has just begun is that of the one before."""
+    before, ours = known.ledger.minute(k - 1).reported, known.ledger.minute(k).booked
+    is_early = known.clock.into(now, k) < SLOT
+    return is_early and known.limit / 2 < before and known.limit <= used <= before + ours
+
+
+def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
+    """Of the last 60 s, leave others what they used, and some more."""
+    known.open_window(receipt.sent, used)
+    ours = sum(window.used(receipt.sent) for window in known.windows if window.is_minute)
+    flying = max((minute.under_way for minute in known.ledger.minutes.values()), default=0)
+    theirs = max(0, used - max(0, ours - flying))
+    most = int((1 - OURS) * known.limit) - theirs
+    for window in known.windows:
+        if window.is_minute:
+            window.most = max(int(OURS * known.limit), most)
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
@@ -68,8 +101,13 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
         others.expected_surge = int(SURGE_FADES * others.expected_surge)
         if before.reported > others.refused_count + known.few:
             others.refused_count = 0
-    if others.refused_count:
+    if known.announced and k > known.lowered_until:
+        known.limit, known.announced = known.announced, 0
+    if others.refused_count and not known.announced:
         others.expect_until(k + MEMORY)
+    if 0 < known.rolling_until < k:
+        known.windows = [window for window in known.windows if not window.is_minute]
+        known.rolling_until = 0
     known.ledger.newest = k
 
 
@@ -176,6 +214,8 @@ def find_minute(
     """
     receipt, clock, ledger = rebook(known, receipt, sent, now), known.clock, known.ledger
     slack = int(SLACK * known.limit)
+    if known.is_rolling(receipt.last):
+        used = None  # a count tells no minute then
     k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
     if proved is not None:
         narrow(known, *proved, now, not clock.dated)
@@ -195,7 +235,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
     if first <= receipt.last and receipt.first <= max(last, ledger.newest):
         return receipt
     ledger.give_back(receipt)
-    ledger.book(receipt.weight, first, last)
+    ledger.book(receipt.weight, first, last, receipt.single)
     return receipt._replace(first=first, last=last, reported=0)
 
 
@@ -204,7 +244,7 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)
-    known.ledger.book(receipt.weight, first, last)
+    known.ledger.book(receipt.weight, first, last, receipt.single)
     if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
         return receipt._replace(first=first, last=last, reported=0)
     return receipt._replace(last=max(receipt.last, last))
@@ -213,23 +253,30 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
 def learn_refusal(
     known: Known, now: float, seconds: float, ban: bool, minute: int | None, used: int | None
 ) -> float:
-    """Expect more of others after a 429 or 418; see `Bucket.refused`.
+    """Expect more of others after a 429; see `Bucket.refused`.
+
+    After a ban, which may be somebody else's doing, `Known.evenly` shows them instead.
 
     Returns:
         The end of the cooldown, Unix s of the exchange.
     """
     clock, others = known.clock, known.others
-    others.expect_until(clock.latest(now + seconds) + MEMORY)
     if minute is None:
         minute = clock.latest(now)
     turn = MINUTE * (minute + 1)
-    if turn > known.cooldown_until and not known.is_held(now):
-        surge = others.expected_surge
-        more = surge if ban else SURGE_GROWS * surge  # a ban may be somebody else's doing
-        least, most = int(SURGE_LEAST * known.limit), int(SURGE_MOST * known.limit)
-        others.expected_surge = min(max(more, least), most)
     known.ledger.open_minute(minute).refused = True
-    if used is not None and used < known.limit:
-        others.refused_count = min(others.refused_count or used, used)
-        others.expected_surge = max(others.expected_surge, known.limit - used)
-    return max(turn, now + clock.hi + seconds) if seconds > 0.0 else turn
+    end = max(turn, now + clock.hi + seconds) if seconds > 0.0 else turn
+    if ban:
+        return end
+    if used is not None and LOWEST * known.limit <= used < known.limit:
+        known.lower(used - 1, minute)
+        others.refused_count = used
+        return end
+    if used is not None and _is_minute_before(known, now, minute, used):
+        known.rolling_until = minute + DISTRUST
+        return end
+    others.expect_until(clock.latest(now + seconds) + MEMORY)
+    if turn > known.cooldown_until and not known.is_held(now):
+        least, most = int(SURGE_LEAST * known.limit), int(SURGE_MOST * known.limit)
+        others.expected_surge = min(max(SURGE_GROWS * others.expected_surge, least), most)
+    return end

@@ -41,8 +41,9 @@ class MachineBudget(ProcessBudget):
         directory: Where the file is, instead of the place of this user id. A relative path
             starts at the directory that is current now, wherever the process goes later.
         options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
-            `reserve`, on the common count; `share` is that of all processes together; `clock` is
-            the same in every process.
+            `reserve`, on the common count; `share` is that of all processes together; of
+            `interactive` the largest counts among those that sent something in the last five
+            minutes; `clock` is the same in every process.
 
     Raises:
         TypeError: `directory` is no path.

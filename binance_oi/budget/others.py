@@ -205,4 +205,4 @@ class Others:
         # A rate that we saw for a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         surge = self.expected_surge - minute.others
-        return max(need, surge, minute.newcomer_reserve), SIGMA * math.sqrt(need * spread)
+        return max(need, surge), SIGMA * math.sqrt(need * spread)

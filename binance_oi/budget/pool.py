@@ -59,13 +59,14 @@ class Pool(Protocol):
     nothing: any thread may read them, and what it sees is the books between two changes.
     """
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """Book `weight`, or say how long to wait and why; see `Bucket.charge`.
 
         Args:
             weight: What the request costs.
             waiting: Calls behind this one that may be sent as soon as they are charged. A pool
                 that shares may charge for them in advance, as a lease; it promises them nothing.
+            bulk: Whether it is bulk work, which leaves single calls their part of the minute.
         """
         ...
 
@@ -90,7 +91,7 @@ class Pool(Protocol):
         """Ask with nothing between the answer and the write; see `Bucket.sending`."""
         ...
 
-    def room_in(self, weight: int) -> float | None:
+    def room_in(self, weight: int, bulk: bool = False) -> float | None:
         """Seconds after which there may be room, None for never; see `Bucket.room_in`."""
         ...
 
@@ -228,6 +229,7 @@ class ProcessPool:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
+        self._doubts: tuple[int, bool] = (0, False)  # that were logged
         self.begun: int = 0  # changes, see `changing`
         self.ended: int = 0
         self.changer: int = 0  # the thread that made the last one
@@ -242,13 +244,13 @@ class ProcessPool:
             state += f", cooling down until {plain(usage.held_until)} UTC"
         return f"<{type(self).__name__} {state}>"
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
         # As `changing` does it, which would cost a fifth of a charge.
         self.changer = get_ident()
         self.begun += 1
         try:
-            return self._bucket.charge(self._clock(), weight)
+            return self._bucket.charge(self._clock(), weight, bulk)
         finally:
             self.ended += 1
 
@@ -281,9 +283,9 @@ class ProcessPool:
         finally:
             self.ended += 1
 
-    def room_in(self, weight: int) -> float | None:
+    def room_in(self, weight: int, bulk: bool = False) -> float | None:
         """See `Pool.room_in`."""
-        return self._obeyed.room_in(self._clock(), weight)
+        return self._obeyed.room_in(self._clock(), weight, bulk)
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Pool.settle`."""
@@ -293,8 +295,28 @@ class ProcessPool:
             self._bucket.settle(receipt, self._clock(), used, date)
         finally:
             self.ended += 1
+        self._tell_doubts()
         if self.listeners:
             self.tell()
+
+    def _tell_doubts(self) -> None:
+        """Warn once that the exchange does not count as it says, and of what was seen."""
+        known = self._bucket.known
+        if not known.announced and not known.rolling_until:
+            return
+        lower = known.limit if known.announced else 0
+        told, self._doubts = self._doubts, (lower, known.rolling_until > 0)
+        if self._doubts[0] and self._doubts[0] != told[0]:
+            logger.warning(
+                "the exchange refused a request at a count of %d, below the limit of %d that it"
+                " announces; for more than an hour the budget goes by %d",
+                *(known.others.refused_count, known.announced, known.limit),
+            )
+        if self._doubts[1] and not told[1]:
+            logger.warning(
+                "the exchange's count did not start again with its minute; for more than an hour"
+                " the budget takes it for the weight of the last 60 s"
+            )
 
     @telling
     def lose(self, receipt: Receipt) -> None:
@@ -327,6 +349,7 @@ class ProcessPool:
     ) -> None:
         """See `Pool.settle_refused`."""
         apply_refusal(receipt, self._clock(), used, date, seconds, ban, self._bucket)
+        self._tell_doubts()
 
     @telling
     def set_limit(self, limit: int) -> None:
@@ -417,7 +440,7 @@ def apply_refusal(
 
 
 def apply_limit(limit: int, bucket: Bucket) -> None:
-    bucket.known.limit = limit
+    bucket.known.announce(limit)
 
 
 class Options(TypedDict, total=False):
@@ -425,6 +448,7 @@ class Options(TypedDict, total=False):
 
     reserve: float
     share: float
+    interactive: float
     limit: int
     clock: Clock
     wall: Clock
@@ -440,13 +464,17 @@ class ProcessBudget:
             when `int`, a share of the limit when `float`. The default of 1 % is also what lets us
             look at the count when everything else is used; do not go far below it.
         share: The most of the limit that we use ourselves, 0 < share <= 1.
+        interactive: The most of the limit that bulk work (`snapshot`, `poll`, a recorder) leaves
+            for single calls, 0 to 1. They get twice what they used in the busiest of the last five
+            minutes, 1 % at the least, and nothing when there was none of them; what they have not
+            used goes to bulk work in the last five seconds of the minute.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange has told its own.
         clock: Monotonic seconds.
         wall: Unix seconds; read once, and only believed to within 2.5 s of the truth until the
             first answer.
 
     Raises:
-        TypeError: `reserve`, `share` or `limit` is no number.
+        TypeError: `reserve`, `share`, `interactive` or `limit` is no number.
         ValueError: One of them is out of range.
     """
 
@@ -455,6 +483,7 @@ class ProcessBudget:
         *,
         reserve: float = 0.01,
         share: float = 1.0,
+        interactive: float = 0.05,
         limit: int = WEIGHT.most,
         clock: Clock = steady_clock,
         wall: Clock = time.time,
@@ -468,6 +497,9 @@ class ProcessBudget:
         self._share = check_number("share", share, above=0.0)
         if self._share > 1.0:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
+        self._interactive = check_number("interactive", interactive, least=0.0)
+        if self._interactive > 1.0:
+            raise ValueError(f"interactive must be 0 to 1: {interactive!r}")
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
 
@@ -489,7 +521,8 @@ class ProcessBudget:
         return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
 
     def _make_bucket(self, state: Known) -> Bucket:
-        return Bucket(state, reserve=self._reserve, share=self._share)
+        parts = {"share": self._share, "interactive": self._interactive}
+        return Bucket(state, reserve=self._reserve, **parts)
 
     def _fresh_state(self) -> Known:
         return fresh_state(self._limit, self._clock, self._wall)

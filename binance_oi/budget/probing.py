@@ -10,10 +10,12 @@ from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
     CLOSING,
+    FLIGHT,
     FROM_RESERVE,
     OF_THE_REST,
     PROBE_PAUSE,
     PROBES,
+    SLACK,
     SPARING,
 )
 
@@ -30,6 +32,16 @@ def begins_with_a_probe(ask: Ask, known: Known) -> bool:
     if known.counted_at != UNKNOWN and known.ledger.minute(ask.likeliest).reported:
         return False
     return is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until
+
+
+def expects_a_fall(ask: Ask, known: Known) -> bool:
+    """Whether to look for a count that falls in the middle of this minute, which shows that the
+    exchange counts the last 60 s: it did not fall when the minute began, as if others had used
+    all of the minute before once more."""
+    minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
+    is_possible = ask.first == ask.last and minute.used + ask.weight <= known.limit
+    is_seen = minute.others + SLACK * known.limit >= before.reported > known.limit / 2
+    return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 
 
 def is_bearable(ask: Ask, known: Known, k: int) -> bool:
@@ -49,6 +61,8 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         # answered undecided.
         counted = max(minute.booked + minute.others, minute.reported)
         return counted + ask.weight <= known.limit
+    if known.is_in_a_crowd(k):  # copies of us use nothing but the reserve, for their probes
+        return minute.used + FROM_RESERVE * ask.reserve / 2 + ask.weight <= known.limit
     return is_bearable(ask, known, k)
 
 
@@ -57,9 +71,12 @@ def until_full_minute(ask: Ask, known: Known, k: int) -> float:
     minute = known.ledger.minute(k)
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
     decided = minute.undecided[0][0] - ask.now if minute.undecided else left
-    probe = min(0.0 if minute.doubtful else decided, until_last(ask.now, known, k))
+    probe = until_last(ask.now, known, k)
     spent = minute.booked + ask.weight - 1 - ask.budget
-    if spent < FROM_RESERVE * (ask.reserve - 1):  # what is left of it is for the end
+    is_cheap = spent < FROM_RESERVE * (ask.reserve - 1)  # what is left of it is for the end
+    if is_cheap or not known.silent:  # many probes may show nothing
+        probe = min(probe, 0.0 if minute.doubtful else decided)
+    if is_cheap:
         probe = min(probe, (left - since) / 2)  # so that it comes when as much is left as has gone
     return min(max(PROBE_PAUSE - since, probe), left)
 
@@ -75,15 +92,14 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
     clock, past = known.clock, known.others.past(k)
     left, since = clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
     wait = PROBE_PAUSE - since
-    if k <= known.others.expected_until:
-        probe = MINUTE * ask.weight / (PROBES * known.limit)
-        if lack > ask.reserve and not past:
-            probe *= SPARING
-        probe -= since
-        if lack <= 0.0:
-            # After this part of the time that was left at the last count.
-            probe = min(probe, OF_THE_REST * (left + since) - since)
-        wait = min(max(wait, probe), left)
+    probe = MINUTE * ask.weight / (PROBES * known.limit)
+    if lack > ask.reserve and not past:
+        probe *= SPARING
+    probe -= since
+    if lack <= 0.0:
+        # After this part of the time that was left at the last count.
+        probe = min(probe, OF_THE_REST * (left + since) - since)
+    wait = min(max(wait, probe), left)
     closing = until_last(ask.now, known, k)
     return min(wait, closing) if closing + since > 0.0 else wait
 

@@ -36,7 +36,10 @@ FEW_SLOTS = 4  # of a window, in a record that would be too long
 FEW_MINUTES = 8
 OLD = 86_400.0  # s after which a record tells nothing of the minute; its holds and windows go on
 
-_NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
+_NAMES = (
+    *("booked", "unconfirmed", "doubtful", "reported", "others"),
+    *("single", "interactive"),
+)
 _COUNTS = attrgetter(*_NAMES)
 
 
@@ -185,6 +188,7 @@ def _are_instants_possible(state: Known, now: float) -> bool:
         and 0.0 <= state.banned_until <= latest
         and UNKNOWN <= state.probe_ends_at <= now + TURN
         and UNKNOWN <= state.counted_at <= now + AHEAD
+        and (state.cautious_until == math.inf or UNKNOWN <= state.cautious_until <= now + TURN)
     )
 
 
@@ -192,6 +196,8 @@ def _are_scalars_possible(state: Known, now: float) -> bool:
     minute = state.clock.latest(now)
     return (
         1 <= state.limit <= MOST_LIMIT
+        and 0 <= state.announced <= MOST_LIMIT
+        and max(state.lowered_until, state.rolling_until) <= minute + HOLD // MINUTE
         and 0 <= state.others.expected_surge <= MOST
         and 0 <= state.others.refused_count <= MOST
         and 0 <= state.silent <= COUNT
@@ -273,6 +279,7 @@ def keep_holds(ours: Known, found: Known, now: float) -> None:
     if found.banned_until > 0.0 and first < found.banned_until <= last:
         ours.banned_until = max(ours.banned_until, found.banned_until)
         ours.cooldown_until = max(ours.cooldown_until, ours.banned_until)
+        ours.cautious_until, ours.after_ban = math.inf, True
         ours.counted_at = UNKNOWN
 
 
@@ -316,13 +323,18 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     if base is None:  # nobody knows which of them the exchange announced last
         shared.limit = min(shared.limit, ours.limit)
     elif ours.limit != base.limit:
-        shared.limit = ours.limit
+        shared.limit, shared.announced = ours.limit, ours.announced
     is_held = ours.cooldown_until > shared.cooldown_until
     shared.counted_at = UNKNOWN if is_held else max(shared.counted_at, ours.counted_at)
     shared.cooldown_until = max(shared.cooldown_until, ours.cooldown_until)
     shared.banned_until = max(shared.banned_until, ours.banned_until)
     shared.probe_ends_at = max(shared.probe_ends_at, ours.probe_ends_at)
+    shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
+    shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
+    shared.after_ban |= ours.after_ban  # what either side knows is known, but not of a ban
+    longest = max if shared.after_ban else min
+    shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)
 
 
 def _share_clock(shared: Known, ours: Known, now: float) -> bool:
@@ -371,8 +383,9 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.others = max(0, *theirs)
     shared.booked = max(0, shared.booked + by_us)
     shared.reported = max(shared.reported, ours.reported)
-    shared.newcomer_reserve = max(shared.newcomer_reserve, ours.newcomer_reserve)
     shared.refused |= ours.refused
+    shared.single = max(0, shared.single + ours.single - before.single)
+    shared.interactive = max(shared.interactive, ours.interactive)
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:

@@ -48,11 +48,12 @@ class SharedPool(StoredPool):
             self._store = None
 
     @changing
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
-        Calls behind one of another weight are not taken for calls of weight 1.
+        Calls behind one of another weight are not taken for calls of weight 1. A lease is for
+        single calls or for bulk work, as the call it follows.
         """
         if self._process is not fork.current:
             self._notice_fork()
@@ -60,17 +61,19 @@ class SharedPool(StoredPool):
         if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
-        if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
+        is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
+        if is_fit and now - leased[-1].sent < LEASE and not self._is_hold_new():
             return leased.pop()
         if not self._enter(now):
             return Wait(BUSY, Reason.STORE_BUSY)
-        answer = self._bucket.charge(now, weight)
+        self._tell_doubts()
+        answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Receipt):
             wanted = waiting if weight == 1 else 0
             if now - self._charged_at < BRISK:
                 wanted = LOT
             if wanted and answer.first > self._bucket.known.others.expected_until:
-                self._take_lease(now, min(wanted, LOT))
+                self._take_lease(now, min(wanted, LOT), bulk)
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
         return answer
@@ -95,10 +98,10 @@ class SharedPool(StoredPool):
         except OSError:
             return True
 
-    def _take_lease(self, now: float, wanted: int) -> None:
+    def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
         """Charge for the next few calls, so that the store is locked once for all of them."""
         while len(self._leased) < wanted:
-            more = self._bucket.charge(now, 1)
+            more = self._bucket.charge(now, 1, bulk)
             if not isinstance(more, Receipt):
                 return
             self._leased.append(more)
@@ -254,6 +257,7 @@ class SharedPool(StoredPool):
         self._notice_fork()
         if (self._late or self._leased or self._is_untold) and self._enter():
             self._leave(changed=True)
+            self._tell_doubts()
         self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
 
     def _is_of_parent(self, receipt: Receipt) -> bool:

@@ -39,6 +39,8 @@ class _Receipt(NamedTuple):
     """The largest count of `first` when the request was sent: it is counted above that."""
     probe: bool
     """Everyone waits for its answer."""
+    single: int = 0
+    """`weight` for a single call, 0 for bulk work."""
 
 
 class Receipt(_Receipt, Encodable):

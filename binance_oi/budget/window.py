@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from binance_oi.exchange.limits import Limit
+from binance_oi.exchange.limits import WEIGHT, Limit
 
 SLOTS = 20  # parts of a window, in each of which what was used is one sum
 SHORTEST = 10.0  # s: a shorter window has slots as if it were so long, or there would be too many
@@ -49,6 +49,11 @@ class Window:
         window._add(now, counted)
         window._add(latest, flying)
         return window
+
+    @property
+    def is_minute(self) -> bool:
+        """Whether it is the window of the minute's limit, should the exchange's count roll."""
+        return self.seconds == WEIGHT.seconds and not self.counts_requests
 
     def cost(self, weight: int) -> int:
         """What a request of `weight` uses of this limit."""

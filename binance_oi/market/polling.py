@@ -36,6 +36,7 @@ from binance_oi.errors import (
     BinanceOIError,
     ClientClosedError,
     InvalidSymbolError,
+    Reason,
     SymbolNotTradingError,
     UnknownSymbolError,
     printable,
@@ -55,6 +56,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 LEAD = 5.0  # s before a slot at which that is done
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
+EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
 LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
 
 
@@ -428,6 +430,8 @@ class Plan:
         """Why the sweep for `begun` is still under way."""
         usage = self._reader.usage
         since = f"the sweep of {instant(begun):%T} is under way"
+        if Reason.CAUTION in usage.waiting_for:
+            since += EVENLY
         if usage.banned_until is not None:
             return "banned", f"until {plain(usage.banned_until)} UTC"
         if usage.held_until is not None:

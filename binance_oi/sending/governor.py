@@ -44,6 +44,8 @@ WHY = {
     Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{rollover}}",
     Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
+    Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
+    Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
@@ -207,7 +209,7 @@ class Governor:
 
         Args:
             weight: Weight of the request.
-            bulk: Let single calls go first.
+            bulk: Let single calls go first, and leave them their part of the minute.
             max_wait: The longest wait in seconds; None waits as long as necessary.
 
         Raises:
@@ -232,7 +234,7 @@ class Governor:
             max_wait = check_number("max_wait", max_wait, least=0.0)
         if not self._pacer.passed and not self.waiting:
             await self._pacer.take_at_once()
-        permit = self.admit_now(weight)
+        permit = self.admit_now(weight, bulk=bulk)
         if permit is not None:
             return permit
         waiter = self._enqueue(weight, bulk, max_wait)
@@ -244,7 +246,7 @@ class Governor:
                 Permit(self, waiter.result()).give_back()
             raise
 
-    def admit_now(self, weight: int = 1) -> Permit | None:
+    def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
         """Admit without waiting; None when others wait or there is no room: call `admit`."""
         if self._single or self._bulk:
             return None
@@ -254,7 +256,7 @@ class Governor:
         if self.in_flight >= self.connections.now:
             self._reason = Reason.CONNECTIONS
             return None
-        receipt = self.pool.charge(weight)
+        receipt = self.pool.charge(weight, 0, bulk)
         if not isinstance(receipt, Receipt):
             self._reason = receipt.reason
             return None
@@ -401,7 +403,7 @@ class Governor:
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Sleep until a wakeup, which may take about `seconds`; nobody can be admitted before."""
         self._reason = reason
-        if self._expire(0.0, lambda _: seconds):
+        if self._expire(0.0, lambda _weight, _bulk: seconds):
             await asyncio.sleep(0)
         else:
             await self._sleep(LONGEST_SLEEP_S)
@@ -410,7 +412,7 @@ class Governor:
         """Admit the first call in the queue, or sleep until that may be possible."""
         queue = self._single or self._bulk
         waiter, weight = next(iter(queue.items()))
-        answer = self.pool.charge(weight, self._could_follow())
+        answer = self.pool.charge(weight, self._could_follow(), queue is self._bulk)
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._pacer.passed -= 1
@@ -471,13 +473,13 @@ class Governor:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float, room_in: Callable[[int], float | None]) -> bool:
+    def _expire(self, seconds: float, room_in: Callable[[int, bool], float | None]) -> bool:
         """Refuse the calls that cannot wait: nobody can be admitted for `seconds`.
 
         Args:
             seconds: From now.
-            room_in: Seconds until there may be room for a weight, if that is later; None means
-                never.
+            room_in: Seconds until there may be room for a weight, of bulk work or not, if that is
+                later; None means never.
 
         Returns:
             Whether a call was refused; more may follow in the loop's next step.
@@ -495,7 +497,7 @@ class Governor:
             for queue in (self._single, self._bulk):
                 weight = queue.get(waiter)
                 if weight is not None:
-                    room = room_in(weight)
+                    room = room_in(weight, queue is self._bulk)
                     later = None if room is None else max(seconds, room)
                     error = self._exhausted(weight, later, usage)
                     del queue[waiter]

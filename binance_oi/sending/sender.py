@@ -149,7 +149,9 @@ class Sender:
         weight = route.weight
         left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
-            permit = self.governor.admit_now(weight) if terms.ends == math.inf else None
+            permit = None
+            if terms.ends == math.inf:
+                permit = self.governor.admit_now(weight, bulk=terms.bulk)
             if permit is None:
                 try:
                     permit = await self.governor.admit(

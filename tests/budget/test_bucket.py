@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from binance_oi.budget.admission import Probe, Send, decide
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.knowledge import Known
+from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.others import Curve
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.tuning import (
@@ -28,11 +28,11 @@ from binance_oi.budget.tuning import (
     BLIND_RESERVE,
     CLOSING,
     CONTRADICTIONS,
+    DISTRUST,
     DRIFT,
     EDGE,
     FLIGHT,
     MEMORY,
-    NEWCOMER,
     OURS,
     PATIENCE,
     POLL,
@@ -61,6 +61,7 @@ def bucket(
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0
+        state.cautious_until = UNKNOWN
         state.ledger.newest = int(NOON // 60) - 1
     made = Bucket(state, reserve=reserve, share=share)
     if known:
@@ -332,32 +333,48 @@ def greedily(made: Bucket, now: float, weight: int = 1) -> int:
     return sent
 
 
-def test_who_comes_just_after_a_turn_does_not_use_it_all() -> None:
+def test_a_client_that_just_started_uses_half_of_the_minute_and_then_goes_evenly() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 2.0, 1, used=1)
-    heard = 2400 * NEWCOMER / 2.0 * 58  # others at that rate would hardly be seen yet
-    assert greedily(made, 2.1) == pytest.approx(2400 - heard, abs=2)
-    assert refuse(made, 2.1) == pytest.approx(PROBE_PAUSE - 0.1)  # until the next look at the count
-    assert take(made, 2.0 + PROBE_PAUSE).probe
+    assert greedily(made, 2.0) == 1199
+    assert refuse(made, 2.0) == pytest.approx(58 / 1176, abs=0.01)
+    assert greedily(made, 31.0) == 588  # half of what is left, after half of the time
+    assert greedily(made, 59.999) == 587  # and the rest, but for one
+    made.known.ledger.minutes.clear()
+    fill(made, 62.5, 1, used=1)
+    assert greedily(made, 62.6) == 2375
 
 
-def test_three_that_come_at_once_fit_into_a_minute_and_read_the_market() -> None:
+def test_two_that_start_together_fit_into_a_minute_and_each_reads_the_market() -> None:
     made = bucket(2400, reserve=0.01, off=1.0, known=False)
-    fill(made, 0.5, 1, used=3)  # it may have been counted before the turn
-    sent = greedily(made, 0.6)
-    assert 790 <= 1 + sent <= 2400 / 3
+    fill(made, 0.5, 1, used=2)
+    assert 840 <= 1 + greedily(made, 0.6) <= 2400 / 2
 
 
-def test_later_in_a_minute_it_is_clear_that_nobody_else_is_there() -> None:
+def test_the_second_minute_is_begun_carefully_until_60_s_were_seen() -> None:
     made = bucket(2400, reserve=24, known=False)
-    fill(made, 6.0, 1, used=1)
-    assert greedily(made, 6.1) == 2375
+    fill(made, 45.0, 1, used=1)
+    fill(made, 61.0, 1, used=1)
+    sent = [1 + greedily(made, 61.0), greedily(made, 82.5), greedily(made, 105.5)]
+    assert sent[0] == pytest.approx(1200 + 1176 / 45, abs=2)
+    assert sum(sent[:2]) == pytest.approx(1788, abs=2)
+    assert 2376 <= sum(sent) <= 2377  # and a probe
 
 
-def test_without_headers_nothing_is_kept_for_who_may_have_come() -> None:
+def test_ten_minutes_without_an_answer_are_a_new_start() -> None:
+    for minutes, at_once in ((10, 2376), (12, 1200)):
+        made = bucket(2400, reserve=24)
+        fill(made, 2.0, 1, used=1)
+        fill(made, 60.0 * minutes + 5, 1, used=1)
+        assert 1 + greedily(made, 60.0 * minutes + 5) == at_once
+
+
+def test_without_headers_a_client_that_just_started_goes_evenly_as_well() -> None:
     made = bucket(100, known=False)
     go_blind(made)
-    assert greedily(made, 2) == 80
+    assert greedily(made, 2) == 40
+    assert greedily(made, 40) == 27
+    assert greedily(made, 61) == 91
 
 
 def test_a_full_minute_is_not_asked_twice_though_it_may_be_over() -> None:
@@ -517,6 +534,7 @@ def go_blind(made: Bucket, now: float = 1.0) -> None:
 def test_without_headers_our_books_are_relied_on_with_a_larger_reserve() -> None:
     made = bucket(100, known=False)
     go_blind(made)
+    made.known.cautious_until = UNKNOWN
     left = 100 - BLIND_RESERVE * 100 - BLIND_AFTER
     assert made.usage(2).remaining == left
     assert not take(made, 2, int(left)).probe
@@ -861,17 +879,6 @@ def test_what_is_lost_late_is_booked_to_no_minute_in_which_it_cannot_be_counted(
     assert {k: weight for k, weight in booked.items() if weight} == dict.fromkeys(possible, 60)
 
 
-def test_an_answer_is_read_by_the_limit_that_another_process_learned() -> None:
-    k = int(NOON // 60)
-    for limit in (2400, 1000):  # at the charge
-        made = bucket(limit, reserve=0.01)
-        receipt = take(made, 1)
-        made.known.limit = 1000
-        made.known.ledger.open_minute(k).newcomer_reserve = 900
-        made.settle(receipt, 1.5, 1, NOON + 1)
-        assert made.known.ledger.minute(k).newcomer_reserve == 39
-
-
 # -- when there is room again --------------------------------------------------------------------
 
 
@@ -1122,12 +1129,12 @@ def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
     assert made.known.others.expected_surge == 125
 
 
-def test_a_refusal_after_a_long_ban_does_not_shorten_the_time_of_caution() -> None:
+def test_a_refusal_after_a_ban_does_not_shorten_what_others_are_expected_for() -> None:
     made = bucket(1000)
+    made.known.others.expect_until(until := int(NOON // 60) + 125)
     made.refused(5, 7200.0, ban=True)
-    until = made.known.others.expected_until
     made.refused(5.1, 0.0)  # the answer to a request that was under way
-    assert made.known.others.expected_until == until > int(NOON // 60) + 120
+    assert made.known.others.expected_until == until
 
 
 def test_after_a_refusal_without_any_header_requests_do_not_queue_up_behind_probes() -> None:
@@ -1149,28 +1156,54 @@ def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> Non
     assert made.known.others.expected_surge == 500
 
 
-def test_what_was_refused_below_the_limit_is_gone_beyond_one_at_a_time() -> None:
-    made = bucket(1000)
-    fill(made, 1, 500)
-    made.refused(2, 0.0, minute=int(NOON // 60), used=501)
-    fill(made, 61, 1, used=1)
-    made.known.others.expected_surge = 0
-    fill(made, 62, 100)
-    fill(made, 63, 400)
-    assert take(made, 64, 100).probe
-
-
-def test_who_went_beyond_what_was_refused_is_free_again() -> None:
+def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
-    fill(made, 61, 1, used=1)
-    fill(made, 121, 1, used=1)
-    assert made.known.others.refused_count == 501  # nothing was tried
-    assert made.known.others.expected_until > made.known.ledger.newest
-    made.known.others.expected_surge = 0
-    fill(made, 122, 503)
-    fill(made, 181, 1, used=1)
+    assert made.usage(2).limit == 500
+    made.set_limits(3, 1000, [])  # the exchange goes on announcing it
+    for k in range(1, DISTRUST + 1):
+        fill(made, 60 * k + 1, 1, used=1)
+        assert made.usage(60 * k + 1).limit == 500
+    fill(made, 60 * DISTRUST + 61, 1, used=1)
+    assert made.usage(60 * DISTRUST + 61).limit == 1000
+
+
+def test_after_that_hour_the_count_that_was_refused_is_passed_one_at_a_time() -> None:
+    made = bucket(1000)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=501)
+    late = 60 * DISTRUST + 60
+    fill(made, late - 30, 1, used=1)
+    fill(made, late + 1, 1, used=1)
+    fill(made, late + 2, 100)
+    fill(made, late + 3, 399)
+    assert take(made, late + 7, 100).probe
+    made.known.probe_ends_at = -math.inf
+    fill(made, late + 61, 1, used=1)
+    assert made.known.others.refused_count == 501  # nothing above it was served
+    fill(made, late + 62, 503)
+    fill(made, late + 121, 1, used=1)
     assert made.known.others.refused_count == 0
+
+
+@pytest.mark.parametrize("used", [99, 1000, 1001])
+def test_a_refusal_far_below_the_limit_or_at_it_lowers_nothing(used: int) -> None:
+    made = bucket(1000)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=used)
+    assert made.usage(2).limit == 1000
+    assert made.known.others.expected_surge == 250
+
+
+def test_a_count_that_a_ban_shows_lowers_nothing() -> None:
+    made = bucket(1000)
+    made.refused(2, 120.0, ban=True, minute=int(NOON // 60), used=501)
+    assert made.usage(2).limit == 1000
+
+
+def test_a_limit_that_is_announced_below_the_lowered_one_is_obeyed_at_once() -> None:
+    made = bucket(1000)
+    made.refused(2, 0.0, minute=int(NOON // 60), used=501)
+    made.set_limits(3, 300, [])
+    assert made.usage(3).limit == 300
 
 
 def test_a_refusal_at_the_limit_says_nothing_of_the_limit() -> None:

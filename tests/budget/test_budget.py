@@ -33,7 +33,9 @@ from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
 from support.memory_store import Memory, Options, shared_pool
 
-Make = Callable[[], SharedPool]
+pytestmark = pytest.mark.usefixtures("known_address")
+
+Make = Callable[..., SharedPool]
 HUNG = 300.0  # s, after which a thread will never go on
 
 
@@ -52,8 +54,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: 
     """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
     kind = getattr(request, "param", "file")
 
-    options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
-    return lambda: shared_pool(kind, tmp_path / "budgets", memory, options)
+    def make(**more: float) -> SharedPool:
+        options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+        options.update(more)  # type: ignore[typeddict-item]
+        return shared_pool(kind, tmp_path / "budgets", memory, options)
+
+    return make
 
 
 BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
@@ -152,6 +158,35 @@ def test_a_share_that_makes_no_sense_is_refused(share: float) -> None:
         ProcessBudget(share=share)
 
 
+def test_what_bulk_work_leaves_single_calls_is_a_share_of_the_limit() -> None:
+    for sound in (0.0, 1):
+        ProcessBudget(interactive=sound)
+    with pytest.raises(ValueError, match="interactive must be 0 to 1"):
+        ProcessBudget(interactive=1.01)
+
+
+@pytest.mark.parametrize("interactive, left", [(0.0, 0), (0.1, 9), (0.5, 49)])
+def test_bulk_work_leaves_room_where_single_calls_were_made(
+    interactive: float, left: int, clock: Time
+) -> None:
+    budget = ProcessBudget(
+        limit=100, reserve=0, interactive=interactive, clock=clock, wall=clock.wall
+    )
+    pool = budget.pool("a")
+    use(pool, clock, 40)
+    clock.now += 60.0
+    use(pool, clock, 1)
+    assert isinstance(pool.charge(99 - left, 0, True), Receipt)
+    answer = pool.charge(1, 0, True)
+    assert not isinstance(answer, Receipt)
+    if not left:
+        assert answer.reason is Reason.MINUTE_FULL
+        return
+    assert answer.reason is Reason.SINGLE_CALLS
+    assert pool.room_in(1, True) == answer.seconds
+    assert isinstance(pool.charge(left), Receipt)
+
+
 def test_reserve_and_share_keep_room(clock: Time) -> None:
     pool = ProcessBudget(limit=100, reserve=20, share=0.5, clock=clock, wall=clock.wall).pool("a")
     use(pool, clock)
@@ -198,7 +233,7 @@ NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), f
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
-@pytest.mark.parametrize("name", ["reserve", "share", "limit"])
+@pytest.mark.parametrize("name", ["reserve", "share", "interactive", "limit"])
 @pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
 def test_what_is_no_number_is_refused_by_its_name(
     kind: type[ProcessBudget], name: str, value: object
@@ -367,7 +402,36 @@ def test_a_machine_that_slept_expects_another_minute(make: Make, clock: Time) ->
     assert pool.usage.used == 1
 
 
+@BOTH
+def test_bulk_work_of_one_process_leaves_room_for_single_calls_of_another(
+    make: Make, clock: Time
+) -> None:
+    bot, recorder = make(interactive=0.2), make()
+    use(bot, clock, 40)
+    clock.now += 60.0
+    use(bot, clock, 1)
+    assert isinstance(recorder.charge(80, 0, True), Receipt)
+    answer = recorder.charge(1, 0, True)
+    assert not isinstance(answer, Receipt)
+    assert answer.reason is Reason.SINGLE_CALLS
+    assert isinstance(bot.charge(19), Receipt)
+
+
 # -- charging in advance -----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_lease_of_bulk_work_is_for_no_single_call(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    for _ in range(2):  # at the same instant, so that the next ones are charged in advance
+        assert isinstance(pool.charge(1, 0, True), Receipt)
+    assert other.usage.used > 3
+    receipt = pool.charge(1)
+    assert isinstance(receipt, Receipt)
+    assert receipt.single == 1
+    pool.flush()
+    assert other.usage.used == 4
 
 
 def warm(pool: Pool, clock: Time) -> None:

@@ -26,7 +26,7 @@ from binance_oi.budget.pool_file import ROOM, PoolFile
 from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
 from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
 from binance_oi.budget.shared import SharedPool
-from binance_oi.budget.tuning import UNDECIDED
+from binance_oi.budget.tuning import DISTRUST, UNDECIDED
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.budget.window import SLOTS, Window
 from binance_oi.exchange.models import MAX_LIMIT
@@ -427,7 +427,7 @@ some_minutes = st.builds(
     Minute,
     *(counts,) * 2,
     st.lists(st.tuples(st.integers(900, 1100) | counts, counts), max_size=9),
-    *(counts,) * 4,
+    *(counts,) * 3,
     st.booleans(),
 )
 clocks = st.one_of(
@@ -449,6 +449,11 @@ states = st.builds(
     near(NOW),
     near(NOW),
     counts,
+    cautious_until=near(NOW) | st.just(math.inf),
+    after_ban=st.booleans(),
+    announced=counts,
+    lowered_until=minutes_near,
+    rolling_until=minutes_near,
 )
 
 
@@ -496,10 +501,8 @@ def believed(draw: st.DrawFn) -> Known:
     first, last = record._live_minutes(found, NOW)
     for k in range(first, last + 1):
         lost = [(1000 + n, draw(weights)) for n in range(draw(st.sampled_from([0, 8, 32])))]
-        booked, unconfirmed, doubtful, reported, others, kept = (draw(weights) for _ in range(6))
-        found.ledger.minutes[k] = Minute(
-            booked, unconfirmed, lost, doubtful, reported, others, kept
-        )
+        booked, unconfirmed, doubtful, reported, others = (draw(weights) for _ in range(5))
+        found.ledger.minutes[k] = Minute(booked, unconfirmed, lost, doubtful, reported, others)
         top = draw(weights)
         found.others.curves[k] = Curve(40.0, [top] * 12, top, 0.5, 60.0)
     slots = draw(st.sampled_from([0, 1, 3, 20, record.MOST_SLOTS]))
@@ -621,11 +624,28 @@ def test_without_a_base_the_lower_limit_is_kept(limits: tuple[int, int]) -> None
     assert shared.limit == 1200
 
 
-def test_room_that_a_newcomer_keeps_free_stays_free_for_both() -> None:
+def test_who_joins_those_who_know_the_address_is_careful_no_longer() -> None:
     shared, ours = state(), state()
-    ours.ledger.minutes[K].newcomer_reserve = 40
+    shared.cautious_until, ours.cautious_until = NOW - 60.0, NOW + 30.0
     merge(shared, ours, None, NOW)
-    assert shared.ledger.minutes[K].newcomer_reserve == 40
+    assert shared.cautious_until == NOW - 60.0
+
+
+def test_the_minute_after_a_ban_is_careful_for_both() -> None:
+    for banned, free in ((0, 1), (1, 0)):
+        both = state(), state()
+        both[banned].after_ban, both[banned].cautious_until = True, NOW + 30.0
+        both[free].cautious_until = NOW - 60.0
+        merge(*both, None, NOW)
+        assert both[0].after_ban
+        assert both[0].cautious_until == NOW + 30.0
+
+
+def test_a_limit_that_a_refusal_lowered_stays_lowered_for_both() -> None:
+    shared, ours, base = state(limit=100), state(limit=100), state(limit=100)
+    ours.lower(40, K)
+    merge(shared, ours, base, NOW)
+    assert (shared.limit, shared.announced, shared.lowered_until) == (40, 100, K + DISTRUST)
 
 
 def test_minutes_that_are_over_are_left_alone() -> None:

@@ -25,6 +25,7 @@ from binance_oi import (
     OpenInterest,
     OpenInterestClient,
     ProcessBudget,
+    Reason,
     RetryPolicy,
     ServerError,
     Snapshot,
@@ -162,6 +163,16 @@ async def test_what_a_hold_makes_late_is_said_to_be_the_hold() -> None:
     reader.seconds[0] = 30.0
     reader.usage = usage(held_until=NOW, banned_until=NOW)
     assert [why for _, why in shown(await first(2, reader))] == ["", "banned"]
+
+
+async def test_a_gap_after_a_ban_says_that_requests_are_sent_evenly() -> None:
+    reader = Scripted()
+    reader.seconds[0] = 30.0
+    reader.usage = usage(waiting_for={Reason.CAUTION: 5})
+    gap = (await first(2, reader))[1]
+    assert isinstance(gap, Gap)
+    assert gap.reason == "overrun"
+    assert gap.detail.endswith("; after a start or a ban, requests are sent evenly for a minute")
 
 
 async def test_a_sweep_without_any_value_is_a_gap() -> None:

@@ -248,6 +248,7 @@ async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
 
 
 @pytest.mark.virtual_time
+@pytest.mark.usefixtures("known_address")
 async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:

@@ -49,7 +49,7 @@ from support.counting import calls_counted
 from support.memory_store import Options
 from support.virtual_clock import VirtualLoop, wall_time
 
-pytestmark = pytest.mark.virtual_time
+pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("known_address")]
 
 
 def make_pool(limit: int = 100, reserve: int = 0, share: float = 1.0) -> Pool:
@@ -962,10 +962,10 @@ class CountedPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         self.asked += 1
         self.waiting.append(waiting)
-        return self._pool.charge(weight, waiting)
+        return self._pool.charge(weight, waiting, bulk)
 
 
 async def until_asleep(pool: CountedPool) -> None:

@@ -17,7 +17,7 @@ class Switch(NamedTuple):
 
 
 OTHERS, BUCKET, PROBING = "budget/others.py", "budget/bucket.py", "budget/probing.py"
-LEARNING = "budget/learning.py"
+LEARNING, KNOWLEDGE = "budget/learning.py", "budget/knowledge.py"
 ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/ledger.py"
 ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
 
@@ -83,6 +83,34 @@ SWITCHES = (
         "Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None",
         "None",
     ),
+    Switch("room for single calls", ADMISSION, "    if not ask.bulk:\n", "    if True:\n"),
+    Switch(
+        "our part grows beside a copy",
+        ADMISSION,
+        "    if known.of_copies(k - 1):\n",
+        "    if False:\n",
+    ),
+    Switch(
+        "slowly beside copies",
+        ADMISSION,
+        "    if not known.is_in_a_crowd(k - 1):\n",
+        "    if True:\n",
+    ),
+    Switch(
+        "fewer under way beside copies",
+        ADMISSION,
+        "CROWD if known.is_in_a_crowd(k - 1) else HIDING",
+        "HIDING",
+    ),
+    Switch(
+        "copies leave the reserve", PROBING, "    if known.is_in_a_crowd(k):  #", "    if False:  #"
+    ),
+    Switch(
+        "copies never exceed the limit",
+        KNOWLEDGE,
+        "return early if most <= self.limit else 0.0",
+        "return early",
+    ),
     Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
     Switch(
         "bearable before the likeliest",
@@ -97,12 +125,28 @@ SWITCHES = (
         "if False:\n            return Probe()\n    wait = max(",
     ),
     Switch(
-        "a newcomer is careful",
-        BUCKET,
-        "room = max(0, ask.budget - int(FIRST_SHARE * known.limit))",
-        "room = 0",
+        "a start is careful",
+        ADMISSION,
+        "Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None",
+        "None",
     ),
-    Switch("the rate that would not show", LEARNING, "max(0, most - reserve)", "0"),
+    Switch("rare counts are waited for", KNOWLEDGE, "BLIND_AFTER - is_rare", "BLIND_AFTER"),
+    Switch("a lower limit", LEARNING, "known.lower(used - 1, minute)", "pass"),
+    Switch(
+        "a count that falls", LEARNING, "if _falls(known, receipt, minute, k, used):", "if False:"
+    ),
+    Switch(
+        "a refusal that the minute before explains",
+        LEARNING,
+        "if used is not None and _is_minute_before(known, now, minute, used):",
+        "if False:",
+    ),
+    Switch(
+        "few before the first count",
+        ADMISSION,
+        "Wait(POLL, Reason.PROBE_PENDING, PROBE_PAUSE) if is_much else None",
+        "None",
+    ),
     Switch(
         "a probe first beside others",
         PROBING,
@@ -164,13 +208,13 @@ SWITCHES = (
         "if True:",
     ),
     Switch(
-        "surge doubles", LEARNING, "more = surge if ban else SURGE_GROWS * surge", "more = surge"
+        "surge doubles", LEARNING, "SURGE_GROWS * others.expected_surge", "others.expected_surge"
     ),
     Switch(
         "surge of the first refusal",
         LEARNING,
-        "min(max(more, least), most)",
-        "more",
+        "least, most = int(SURGE_LEAST",
+        "least, most = int(0.0",
     ),
     Switch(
         "the count tells the minute",

@@ -109,7 +109,6 @@ UNNOTICED = {
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
     "budget.pool_file._LAST": LAYOUT,
-    "budget.tuning.TOO_SOON": "it keeps a division from 0; no count is known so soon",
     "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
     "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
     "exchange.refusals.FIREWALL": "a status",

@@ -9,7 +9,7 @@ from binance_oi.budget.usage import Receipt
 from binance_oi.exchange.limits import Limit
 from binance_oi.sending.governor import Governor
 
-from .scripts import Desk, Note, Scripts, adding_to, bursts, every
+from .scripts import NOON, Desk, Note, Scripts, adding_to, bursts, every
 
 SCRIPTS: Scripts = {}
 script = adding_to(SCRIPTS)
@@ -135,7 +135,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """FIRST_SHARE, PROBE_PAUSE: what it may use before it knows which minute its count is of."""
+    """AT_ONCE, PROBE_PAUSE: what it may use before it knows which minute its count is of."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -143,11 +143,64 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 
 @script
-def a_client_starts_just_after_the_rollover(note: Note) -> None:
-    """NEWCOMER: how many others a single count does not show."""
-    for at in (2.0, 3.0, 4.5):
-        desk = _acquainted(note, at, limit=24_000)
+def a_client_comes_back_after_minutes_of_rest(note: Note) -> None:
+    """IDLE: when it knows nothing any more."""
+    for minute in (9, 10, 11, 12):
+        desk = _acquainted(note, 5.3)
+        desk.to(60.0 * minute + 10.0)
+        desk.send()
+        desk.to(60.0 * minute + 12.0)
         desk.room()
+
+
+@script
+def counts_that_are_rare(note: Note) -> None:
+    """BLIND_FOR, BLIND_AFTER: how long one is waited for."""
+    for second in every(0.02, 25.2, 25.8):
+        desk = _acquainted(note, 5.3, limit=1_000)
+        desk.to(second)
+        receipts = [_receipt(desk) for _ in range(10)]
+        desk.to(second + 0.05)
+        for receipt in receipts:
+            desk.pool.settle(receipt, None, NOON + int(second))
+        desk.room()
+
+
+@script
+def refusals_far_below_the_limit(note: Note) -> None:
+    """LOWEST: from which count on one shows a lower limit."""
+    for count in range(95, 106):
+        desk = _acquainted(note, 5.3, limit=1_000)
+        desk.send()
+        desk.refuse(shown=count)
+        desk.to(70.0)
+        desk.room()
+
+
+@script
+def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
+    """DISTRUST: for how many minutes we go by the lower limit."""
+    desk = _acquainted(note, 5.3, limit=1_000)
+    desk.send()
+    desk.refuse(shown=500)
+    for minute in (73, 74, 75, 76, 77):
+        desk.to(60.0 * minute + 20.0)
+        desk.send()
+        desk.to(60.0 * minute + 50.0)
+        desk.room()
+
+
+@script
+def a_minute_begins_after_one_that_was_full(note: Note) -> None:
+    """UNSEEN_AT_ONCE: how many go before its first count."""
+    desk = _acquainted(note, 5.3, limit=2_400)
+    desk.to(70.0)
+    desk.send()
+    desk.to(75.0)
+    desk.send(weight=2_373)
+    desk.to(130.0)
+    for _ in range(30):
+        desk.ask()
 
 
 @script
@@ -159,6 +212,69 @@ def others_leave_us_what_we_had_before(note: Note) -> None:
         desk.send(weight)
     desk.to(70.0)
     desk.room()
+
+
+@script
+def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
+    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much, and until when."""
+    for weight in (1, 300):
+        desk = _acquainted(note, 5.0, limit=24_000)
+        desk.send(weight)
+        for second in (65.0, 66.0, 118.0):
+            desk.to(second)
+            desk.send()
+            desk.room(bulk=True)
+
+
+def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
+    """Others use `theirs` from second 2 to `until` of each minute but the first, and we `ours`."""
+
+    def used(minute: int, into: float) -> int:
+        return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
+
+    desk = Desk(note, at=20.0, limit=24_000, others=used)
+    for second in (20.0, 30.0, 61.2, *every(1.0, 63.0, 83.0), 110.0):
+        desk.to(second)
+        desk.send()
+        desk.to(second + 0.2)
+        if second == 61.2:
+            desk.send(ours)
+    return desk
+
+
+@script
+def copies_of_us_share_the_address(note: Note) -> None:
+    """GROWS, FAIR, PACE: what is ours beside them, and when."""
+    for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
+        desk = _among_copies(note, theirs, ours, until=14.0)
+        for second in (124.0, 131.0):
+            desk.to(second)
+            desk.send()
+            desk.to(second + 0.2)
+            desk.room()
+
+
+@script
+def others_may_be_copies_of_us(note: Note) -> None:
+    """EARLY, WHOLE: what they use up by when, with us."""
+    for ours in range(6_300, 7_300, 40):
+        desk = _among_copies(note, 16_200, ours, until=19.7)
+        for second in (122.0, 131.0):
+            desk.to(second)
+            desk.send()
+        desk.to(131.2)
+        desk.room()
+
+
+@script
+def copies_of_us_send_at_the_same_time(note: Note) -> None:
+    """CROWD: how many of ours are under way meanwhile."""
+    desk = _among_copies(note, 17_000, 5_000)
+    for second in (122.0, 131.0):
+        desk.to(second)
+        desk.send()
+    desk.to(131.2)
+    desk.send(1, most=800)
 
 
 @script

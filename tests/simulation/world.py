@@ -9,11 +9,12 @@ import selectors
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache, partial
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVarTuple
@@ -23,12 +24,14 @@ from binance_oi.errors import BannedError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
 from binance_oi.simulator.counter import Bans, Others, Verdict, WeightCounter
 
+from .counters import RollingCounter
 from .networks import Leg, Uneven
 
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
 STEP_S = 1e-6  # the smallest move of time; without one, a timer set for now would spin
 TIMEOUT_S = 10.0  # the client's default
 LOOK_S = 2.0  # who has not looked at the count for so long knows all that happened until then
+AT_ONCE_S = 0.02  # requests that arrive within it are sent at once: no answer takes so short
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
@@ -46,6 +49,8 @@ class Situation:
     announced: int | None = None  # the limit that our budgets go by; None: `limit`
     start: float | None = None  # s into the first minute; None: drawn, 0 to 40
     budgets: int = 1  # that know nothing of each other
+    apart: float = 0.0  # s from the start of one budget to the start of the next one
+    bots: int = 0  # of the budgets, the last ones: all that they ask for is one call a second
     processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
     leg: Leg = field(default_factory=Uneven)
     wall_error: float = 0.0  # our wall clock less the exchange's
@@ -58,9 +63,14 @@ class Situation:
     used: int = 0  # weight used before we start
     others: Others | None = None
     bans: bool = False
+    banned_at: float | None = None  # s after the start: somebody else is the reason
+    bare: bool = False  # refusals have no header and no text
+    rolling: bool = False  # the exchange counts the last 60 s, and no minute
     kills: int = 0  # per minute: a process is killed, and another one started
     sweep: int = 0  # symbols in a sweep; 0 is saturating demand
     every: float = 20.0  # between two sweeps
+    bulk: bool = False  # saturating demand is bulk work
+    singles: bool = False  # one more process on each budget makes one call a second
     in_flight: int = 100
     pace: float = 1000.0
     weights: tuple[int, ...] = (1,)  # of the requests; each weight is asked for by as many callers
@@ -75,11 +85,20 @@ class Outcome:
     weights: dict[int, int] = field(default_factory=dict)  # everyone's
     ours: Counter[int] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
+    served: int = 0  # weight of ours that was not refused
+    refusals: list[float] = field(default_factory=list)  # of ours, s since minute 0
+    tries: list[int] = field(default_factory=list)  # at once after each cooldown
+    bans: int = 0
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
     rash: Counter[int] = field(default_factory=Counter)  # ours that left too little room
     sent_in_hold: int = 0
     longest_wait: float = 0.0
     sweeps: list[float] = field(default_factory=list)  # s that each took
+    parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and process
+    refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
+    waits: list[tuple[int, float]] = field(default_factory=list)
+    """Of the calls that come once a second: the minute in which each came, and s to admission;
+    infinite while it waits."""
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
@@ -106,7 +125,19 @@ class Outcome:
 
     def fairness(self) -> float:
         """What the poorest process got, as a share of an even part."""
-        return min(self.shares) * len(self.shares) / max(1, sum(self.shares))
+        return poorest(self.shares)
+
+    def fairness_since(self, first: int) -> float:
+        """The same from minute `first` on."""
+        parts = [0] * len(self.shares)
+        for (k, process), weight in self.parts.items():
+            parts[process] += weight if k >= first else 0
+        return poorest(parts)
+
+
+def poorest(parts: Sequence[float]) -> float:
+    """The smallest part, as a share of an even one."""
+    return min(parts) * len(parts) / max(1, sum(parts))
 
 
 class _Selector(selectors.DefaultSelector):
@@ -154,7 +185,8 @@ class _Exchange:
         self._situation, self._random, self._outcome = situation, random, outcome
         self._loop = asyncio.get_running_loop()
         self._offset = EPOCH_S + into - self._loop.time()
-        self._counter = WeightCounter(
+        make = RollingCounter if situation.rolling else WeightCounter
+        self._counter = make(
             situation.limit,
             start=EPOCH_S,
             used=situation.used,
@@ -162,6 +194,7 @@ class _Exchange:
             bans=Bans() if situation.bans else Bans(after=None),
         )
         self._trace = blake2b(digest_size=8)
+        self._refused, self._latest, self._tried = False, 0.0, 0.0
         self._past: list[float] = []  # when ours were counted, for `lag`
         self._largest = 0.0  # weight that others used in a minute, of those before `_whole`
         self._whole = EPOCH_S + into
@@ -173,15 +206,38 @@ class _Exchange:
     def arrive(self, process: int, known: float, weight: int) -> _Answer:
         """A request is counted; who sent it could know what had happened until `known`."""
         now, outcome = self.now(), self._outcome
+        was_banned = now < self._counter.banned_until
         verdict = self._counter.count(weight, now)
+        outcome.bans += now < self._counter.banned_until and not was_banned
         self._trace.update(b"%.6f %d %d %d\n" % (now, process, verdict.status, verdict.used))
         k = _minute(now)
+        self._note_try(now, verdict.status)
         outcome.ours[k] += weight
         outcome.statuses[verdict.status] += 1
+        outcome.served += weight * (verdict.status == 200)
+        if verdict.status != 200:
+            outcome.refusals.append(now - EPOCH_S)
         outcome.shares[process] += weight if k > 0 else 0
+        outcome.parts[k, process] += weight
+        outcome.refused[k] += verdict.status != 200
         if self._is_rash(now, known, verdict.used):
             outcome.rash[k] += weight
-        return _Answer(verdict.status, self._headers(verdict, now, weight), now, verdict.until)
+        is_bare = self._situation.bare and verdict.status != 200
+        headers = {} if is_bare else self._headers(verdict, now, weight)
+        return _Answer(verdict.status, headers, now, verdict.until)
+
+    def _note_try(self, now: float, status: int) -> None:
+        """Count the requests that come at once when a cooldown is over."""
+        if self._refused and now > self._latest + LOOK_S:
+            self._outcome.tries.append(0)
+            self._tried = now
+        if now <= self._tried + AT_ONCE_S:
+            self._outcome.tries[-1] += 1
+        self._refused, self._latest = status != 200, now
+
+    def ban(self) -> None:
+        """Ban the address for two minutes, whoever is the reason."""
+        self._counter.ban(self.now())
 
     def _is_rash(self, now: float, known: float, used: int) -> bool:
         """Did it leave less room than others are known to need?
@@ -260,7 +316,10 @@ class _Process:
         world: tuple[Situation, _Exchange, Outcome, Random],
         make_pool: Callable[[], Pool],
         common: _Common,
+        *,
+        is_bot: bool = False,
     ) -> None:
+        self._is_bot = is_bot
         self._situation, self._exchange, self._outcome, self._random = world
         self._make_pool, self._common = make_pool, common
         self._loop = asyncio.get_running_loop()
@@ -280,7 +339,9 @@ class _Process:
             partial(self._call_for_ever, situation.weights[n % len(situation.weights)])
             for n in range(callers)
         ]
-        if situation.sweep:
+        if self._is_bot:
+            uses = [self._call_every_second]
+        elif situation.sweep:
             uses = [self._sweep_for_ever]
         self._tasks = [self._loop.create_task(use()) for use in uses]
 
@@ -293,7 +354,16 @@ class _Process:
 
     async def _call_for_ever(self, weight: int) -> None:
         while True:
-            await self._call(weight)
+            await self._call(weight, bulk=self._situation.bulk)
+
+    async def _call_every_second(self) -> None:
+        """One call each second, however long those before it wait."""
+        due, calls = self._loop.time(), set[asyncio.Task[None]]()
+        while True:
+            await asyncio.sleep(due - self._loop.time())
+            calls = {call for call in calls if not call.done()}
+            calls.add(self._loop.create_task(self._call(1)))
+            due += 1.0
 
     async def _sweep_for_ever(self) -> None:
         due = self._loop.time()
@@ -310,10 +380,16 @@ class _Process:
             await self._call(1, bulk=True)
 
     async def _call(self, weight: int, *, bulk: bool = False) -> None:
-        began, outcome = self._loop.time(), self._outcome
+        began, outcome, came = self._loop.time(), self._outcome, _minute(self._exchange.now())
+        number = len(outcome.waits)
+        if self._is_bot:
+            outcome.waits.append((came, inf))
         try:
             async with self._governor.reserve(weight, bulk=bulk) as permit:
-                outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
+                wait = self._loop.time() - began
+                outcome.longest_wait = max(outcome.longest_wait, wait)
+                if self._is_bot:
+                    outcome.waits[number] = came, wait
                 outcome.sent_in_hold += self._exchange.now() < self._common.held_until
                 await self._send(permit, weight)
         except BannedError:
@@ -339,7 +415,7 @@ class _Process:
             self._common.known = max(self._common.known, answer.counted)
             if answer.status != 200:
                 self._common.held_until = max(self._common.held_until, answer.until)
-            if answer.status == 418:  # its text names the end
+            if answer.status == 418 and not self._situation.bare:  # its text names the end
                 self._governor.obey_ban(answer.until)
 
     def _arrive(
@@ -376,17 +452,25 @@ async def _run(situation: Situation, random: Random, directory: Path, watch: Wat
     def pool(number: int) -> Pool:
         limit, clock = situation.announced or situation.limit, loop.time
         budget = ProcessBudget(limit=limit, clock=clock, wall=wall)
-        if situation.processes > 1:
+        if situation.processes > 1 or situation.singles:
             place = directory / str(number)
             budget = MachineBudget(directory=place, limit=limit, clock=clock, wall=wall)
         return watch(budget.pool(POOL))
 
+    end = loop.time() + 60.0 * situation.minutes - into
     processes: list[_Process] = []
     for number in range(situation.budgets):
+        if number and situation.apart:
+            await asyncio.sleep(situation.apart)
         make = partial(pool, number)
         world, common = (situation, exchange, outcome, random), _Common()
-        processes += [_Process(world, make, common) for _ in range(situation.processes)]
-    end = loop.time() + 60.0 * situation.minutes - into
+        is_bot = number >= situation.budgets - situation.bots
+        made = [_Process(world, make, common, is_bot=is_bot) for _ in range(situation.processes)]
+        if situation.singles:
+            made.append(_Process(world, make, common, is_bot=True))
+        processes += made
+    if situation.banned_at is not None:
+        loop.call_later(situation.banned_at, exchange.ban)
     while situation.kills and loop.time() < end - 60.0 / situation.kills:
         await asyncio.sleep(60.0 / situation.kills * random.uniform(0.5, 1.0))
         victim = random.choice(processes)

@@ -1,0 +1,62 @@
+"""The situations of `unknowns`, a few minutes of each; its command has several seeds of all.
+
+Rule of this file: nothing is demanded here that the table does not demand.
+"""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from simulation import unknowns
+from simulation.unknowns import ROWS, Row
+from simulation.world import Situation, run
+
+THOROUGH = pytest.mark.thorough
+ALWAYS = (
+    "another client of 10/s that starts with us",
+    "95 % without header",
+    "refusals without header or text",
+    "a rolling window",
+    "half of the announced limit",
+    "two budgets at a limit of 50",
+)
+
+
+def small(drawn: Situation) -> Situation:
+    """The same with a fourth of the limit, and a few minutes of it."""
+    if drawn.others is not None or drawn.sweep or drawn.used or drawn.limit < 1000:
+        return replace(drawn, minutes=min(drawn.minutes, 3))
+    announced = None if drawn.announced is None else drawn.announced // 4
+    return replace(
+        drawn, limit=drawn.limit // 4, announced=announced, minutes=min(drawn.minutes, 7)
+    )
+
+
+def marked(row: Row) -> object:
+    name = f"{row.name}: {row.what}"
+    return pytest.param(row, id=name, marks=() if row.name in ALWAYS else THOROUGH)
+
+
+def test_the_rows_that_always_run_are_there() -> None:
+    assert {row.name for row in ROWS} >= set(ALWAYS)
+
+
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS])
+def test_what_is_not_known_costs_no_more_than_the_table_allows(row: Row) -> None:
+    situation = small(row.draw(Random(1)))
+    value = row.measure(situation, run(situation, seed=1))
+    assert row.is_met(value), row.figure(value)
+
+
+def test_a_rolling_counter_forgets_what_is_60_s_old_and_nothing_sooner() -> None:
+    outcome = run(Situation(minutes=2, limit=100, announced=10, rolling=True, start=30.0), seed=1)
+    assert outcome.statuses.keys() == {200}
+
+
+@pytest.mark.parametrize("count, every", [(5, 5.0), pytest.param(840, 30.0, marks=THOROUGH)])
+def test_the_market_is_read_soon_after_a_ban(count: int, every: float) -> None:
+    polled = unknowns.polled(count, every, seed=1)
+    assert polled.whole <= 60.0
+    assert polled.missed == 0
+    assert any("banned" in detail for detail in polled.details)
