@@ -40,6 +40,37 @@ class OpenInterest(msgspec.Struct, frozen=True):
         return _EPOCH + timedelta(milliseconds=self.time)
 
 
+# No row refers to anything that refers to it, so the collector never has to look at thousands.
+class HistoryRow(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    rename={
+        "time": "timestamp",
+        "open_interest": "sumOpenInterest",
+        "notional": "sumOpenInterestValue",
+        "circulating_supply": "CMCCirculatingSupply",
+    },
+):
+    """Open interest of one symbol at one instant of the past, as the exchange keeps it."""
+
+    symbol: str
+    time: int
+    """The instant that the row is labelled with, Unix ms. It is no bucket: the row says what was
+    so then. It appears some 6 s later and does not change [O 2026-09-12]."""
+    open_interest: Decimal
+    """In units of the base asset, exactly as the exchange wrote it."""
+    notional: Decimal
+    """In units of the quote asset, exactly as the exchange wrote it."""
+    circulating_supply: Decimal | None = None
+    """Of the base asset, as the exchange has it from elsewhere; None where it says nothing."""
+
+    @property
+    def datetime(self) -> datetime:
+        """`time` as aware UTC."""
+        return _EPOCH + timedelta(milliseconds=self.time)
+
+
 class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
     """One of the exchange's limits."""
 
