@@ -6,6 +6,7 @@ For tests, ours and yours. It shares no code with the client, and imports nothin
 
 from binance_oi.simulator.app import Change, Headers
 from binance_oi.simulator.counter import Bans, Bursts, Others, Steady
+from binance_oi.simulator.history import Pages, Row
 from binance_oi.simulator.local import LocalExchange, spawn
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "Headers",
     "LocalExchange",
     "Others",
+    "Pages",
+    "Row",
     "Steady",
     "spawn",
 ]

@@ -21,7 +21,22 @@ from urllib.parse import parse_qs, quote
 from aiohttp import web
 from multidict import CIMultiDict
 
-from binance_oi.simulator.counter import BANNED, LIMITED, OK, Verdict, WeightCounter
+from binance_oi.simulator.counter import (
+    BANNED,
+    LIMITED,
+    OK,
+    RollingCounter,
+    Verdict,
+    WeightCounter,
+)
+from binance_oi.simulator.history import (
+    OPEN_INTEREST_HISTORY,
+    PREFIX,
+    BadParameterError,
+    History,
+    Pages,
+    Question,
+)
 from binance_oi.simulator.market import Market
 from binance_oi.simulator.universe import TRADING, Universe, exchange_info
 
@@ -34,6 +49,7 @@ ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all else 
 
 GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
 FUNDING_S = 8 * 3600
+HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
 WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 
 # Java writes "no lower case" as &&[^a-z]. \w without re.ASCII: listed names are Chinese, too.
@@ -128,6 +144,8 @@ class Exchange:
         jitter: up to so many seconds more, drawn for each leg anew.
         headers: how far the headers can be relied on.
         changes: statuses that change by themselves.
+        history_limit: requests of `/futures/data` allowed in any 5 minutes.
+        pages: how far a page of history can be relied on.
     """
 
     def __init__(
@@ -140,8 +158,11 @@ class Exchange:
         jitter: float = 0.0,
         headers: Headers | None = None,
         changes: Iterable[Change | tuple[float, str, str]] = (),
+        history_limit: int = HISTORY_LIMIT,
+        pages: Pages | None = None,
     ) -> None:
         self.counter = counter
+        self.history_counter: RollingCounter = RollingCounter(history_limit, HISTORY_S, counter)
         self.answers: Counter[int] = Counter()
         self.universe: Universe = Universe()
         self._now = now
@@ -153,10 +174,13 @@ class Exchange:
         self._random = Random(seed)
         self._date = (0, "")
         self._info: bytes | None = None
+        self._pages = pages or Pages()
         self._markets: dict[str, Market] = {}
+        self._histories: dict[str, History] = {}
         self._plain_targets: dict[str, str] = {}
         self._routes: dict[str, Callable[[str, float], bytes]] = {
             OPEN_INTEREST: self._open_interest,
+            OPEN_INTEREST_HISTORY: self._open_interest_history,
             PREMIUM_INDEX: self._premium_index,
             EXCHANGE_INFO: self._exchange_info,
             SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
@@ -190,11 +214,14 @@ class Exchange:
             change = self._changes.pop()
             self.set_status(change.symbol, change.status)
         target = request.raw_path
-        verdict = self.counter.count(_weight(target), now)
+        if target.startswith(PREFIX):
+            verdict = self.history_counter.count(now)
+        else:
+            verdict = self.counter.count(_weight(target), now)
         if verdict.status == OK:
             answer = self._answer(request.method, target, now)
         else:
-            answer = self._refusal(verdict, request.remote)
+            answer = self._refusal(verdict, request.remote, target)
         self.answers[answer.status] += 1
         return self._response(request, answer, verdict, now)
 
@@ -212,14 +239,16 @@ class Exchange:
         except _Refused as refused:
             return refused.answer
 
-    def _refusal(self, verdict: Verdict, ip: str | None) -> Answer:
+    def _refusal(self, verdict: Verdict, ip: str | None, target: str) -> Answer:
         if verdict.status == LIMITED:
+            limit = f"{self.counter.limit} requests per minute"
+            if target.startswith(PREFIX):  # nobody has seen this text
+                limit = f"{self.history_counter.limit} requests per 5 minutes"
             return _error(
                 LIMITED,
                 -1003,
-                f"Too many requests; current limit of IP({ip}) is {self.counter.limit} requests"
-                " per minute. Please use the websocket for live updates to avoid polling the"
-                " API.",
+                f"Too many requests; current limit of IP({ip}) is {limit}. Please use the websocket"
+                " for live updates to avoid polling the API.",
             )
         return _error(
             BANNED,
@@ -235,7 +264,10 @@ class Exchange:
         response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
         headers = response.headers
         headers["Date"] = self._date_at(int(now))
-        self._write_weight(headers, verdict)
+        if request.raw_path.startswith(PREFIX):  # no header tells what is used (seen 2026-09-12)
+            del headers[WEIGHT_HEADER]
+        else:
+            self._write_weight(headers, verdict)
         if verdict.status != OK:
             self._write_retry_after(headers, verdict, now)
         if not request.keep_alive:
@@ -290,6 +322,29 @@ class Exchange:
             )
         value, time = market.open_interest(now)
         return f'{{"symbol":"{name}","openInterest":"{value}","time":{time}}}'.encode()
+
+    def history(self, name: str) -> History:
+        """The past of a listed symbol.
+
+        Raises:
+            KeyError: it is not listed.
+        """
+        history = self._histories.get(name)
+        if history is None:
+            symbol = self.universe.symbols[name]
+            history = History(self._seed, symbol, self._market(name), self._pages)
+            self._histories[name] = history
+        return history
+
+    def _open_interest_history(self, query: str, now: float) -> bytes:
+        try:
+            asked = Question.of(query, int(now * 1000))
+        except BadParameterError as bad:
+            raise _Refused(400, bad.code, bad.message) from None
+        self._market(asked.symbol)  # refuses what is not listed
+        if self.universe.symbols[asked.symbol].status != TRADING:
+            return b"[]"
+        return self.history(asked.symbol).page(asked, int(now * 1000))
 
     def _market(self, name: str) -> Market:
         """The market of a listed symbol, made when somebody first asks for it."""

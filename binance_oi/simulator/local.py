@@ -16,8 +16,9 @@ from typing import Self
 
 from aiohttp import web
 
-from binance_oi.simulator.app import Change, Exchange, Headers
-from binance_oi.simulator.counter import Bans, Others, WeightCounter
+from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange, Headers
+from binance_oi.simulator.counter import Bans, Others, RollingCounter, WeightCounter
+from binance_oi.simulator.history import Pages, Row
 from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
@@ -50,6 +51,8 @@ class LocalExchange:
         count_refused: whether a refused request counts (not known of the real exchange).
         headers: how far the headers can be relied on, and what `Retry-After` says.
         changes: `(unix_s, symbol, status)` of listings and delistings to come.
+        history_limit: requests of `/futures/data` allowed in any 5 minutes.
+        pages: how far a page of history can be relied on.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class LocalExchange:
         count_refused: bool = True,
         headers: Headers | None = None,
         changes: Iterable[Change | tuple[float, str, str]] = (),
+        history_limit: int = HISTORY_LIMIT,
+        pages: Pages | None = None,
     ) -> None:
         self.url: str = ""
         self._clock = clock
@@ -89,6 +94,8 @@ class LocalExchange:
             jitter=jitter,
             headers=headers,
             changes=changes,
+            history_limit=history_limit,
+            pages=pages,
         )
         self._runner: web.ServerRunner | None = None
 
@@ -105,6 +112,20 @@ class LocalExchange:
     def weights(self) -> dict[int, int]:
         """Minute (Unix s // 60) to the weight counted in it, others included."""
         return self.counter.weights(self.now())
+
+    @property
+    def history_counter(self) -> RollingCounter:
+        """What was counted of the limit of `/futures/data`."""
+        return self._exchange.history_counter
+
+    def history(self, symbol: str, period: str, first: int, last: int) -> list[Row]:
+        """Every row of the past from `first` to `last` (Unix ms) that is there now.
+
+        Raises:
+            KeyError: the symbol is not listed, or there is no such period.
+        """
+        now = int(self.now() * 1000)
+        return self._exchange.history(symbol).rows(period, first, last, now)
 
     @property
     def answers(self) -> Counter[int]:

@@ -55,11 +55,18 @@ class Market:
         still for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
         """
         turn = int((now - self._age_s) / self._every_s)
+        return self._value(turn), int(turn * self._every_s * 1000)
+
+    def open_interest_at(self, moment: float) -> str:
+        """Open interest as it was at `moment` (Unix s): the latest value that is not later."""
+        return self._value(int(moment / self._every_s))
+
+    def _value(self, turn: int) -> str:
         moment = turn * self._every_s
         # The upper half of a product: the lower bits of a multiple hardly vary.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
-        return f"{value:.{self._decimals}f}", int(moment * 1000)
+        return f"{value:.{self._decimals}f}"
 
     def mark_price(self, now: float) -> float:
         """Mark price in the quote asset at `now` (Unix s)."""

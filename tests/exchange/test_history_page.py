@@ -71,7 +71,7 @@ def test_an_amount_is_exact_to_the_last_digit(digits: str) -> None:
     assert decode_history(raw, SYMBOL).rows[0].open_interest == Decimal(digits)
 
 
-ODD_NUMBERS = (
+ODD_NUMBERS: tuple[object, ...] = (
     *("NaN", "1_000", "1E+5", "", ".5", "5.", "1.2.3", ".", "-1", "+1", " 1", "١٢"),
     *("9" * 31, "0." + "9" * 31, None, True, [], {}, 1e300),
 )
