@@ -27,6 +27,7 @@ DECISION = (
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
+    *(f"budget/{name}" for name in ("rolling", "beside")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),

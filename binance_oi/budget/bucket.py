@@ -49,6 +49,8 @@ class Bucket:
         "_share_given",
         "known",
     )
+    leases: bool = True
+    """Whether a pool that shares may charge for requests in advance."""
 
     def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
         self.known: Known = known
@@ -70,8 +72,11 @@ class Bucket:
 
     # -- decide ------------------------------------------------------------------------------
 
-    def charge(self, now: float, weight: int) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
+    def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
+        """Book `weight` if it may be sent now; otherwise say for how long not, and why.
+
+        `bulk` says that it is one of many, which the queue alone puts behind single requests here.
+        """
         known = self.known
         clock = known.clock
         if now - clock.at > DRIFT_EVERY:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from binance_oi.budget import record
+from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.place import ADVICE, budget_directory
 from binance_oi.budget.pool import Options, ProcessBudget, steady_clock
@@ -72,5 +72,6 @@ def machine_pools(directory: Path | None = None) -> dict[str, Usage]:
     for data in read_records(directory or budget_directory()):
         found, now = record.decode(data), steady_clock()
         if found is not None and not reason_to_doubt(found, now):
-            pools[found.pool] = Bucket(found.state).usage(now)
+            kind = rolling.RollingBucket if rolling.is_rolling(found.state) else Bucket
+            pools[found.pool] = kind(found.state).usage(now)
     return pools

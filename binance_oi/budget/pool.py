@@ -7,13 +7,14 @@ time.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import wraps
 from numbers import Integral
 from threading import get_ident
-from typing import Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, Self, TypedDict, TypeVar
 
 from binance_oi.arguments import check_count, check_number
-from binance_oi.budget import record
+from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
@@ -44,8 +45,13 @@ else:
 class Budget(Protocol):
     """What a client needs of a budget."""
 
-    def pool(self, name: str) -> "Pool":
-        """The pool of that name; the same for everyone who shares this budget."""
+    def pool(self, name: str, limit: Limit = WEIGHT) -> "Pool":
+        """The pool of that name and limit; the same for everyone who shares this budget.
+
+        Args:
+            name: Of the IP address and the exchange.
+            limit: Of which limit; each has a pool of its own.
+        """
         ...
 
     def close(self) -> None:
@@ -60,13 +66,14 @@ class Pool(Protocol):
     nothing: any thread may read them, and what it sees is the books between two changes.
     """
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """Book `weight`, or say how long to wait and why; see `Bucket.charge`.
 
         Args:
             weight: What the request costs.
             waiting: Calls behind this one that may be sent as soon as they are charged. A pool
                 that shares may charge for them in advance, as a lease; it promises them nothing.
+            bulk: Whether it is one of many, such as the requests of a sweep.
         """
         ...
 
@@ -150,6 +157,11 @@ class Pool(Protocol):
         ...
 
     @property
+    def exchange_time(self) -> float:
+        """The exchange's clock, Unix s, as far as it is known; by ours until the first answer."""
+        ...
+
+    @property
     def usage(self) -> Usage:
         """What is known at this moment; from any thread."""
         ...
@@ -221,13 +233,13 @@ class ProcessPool:
             state += f", cooling down until {plain(usage.held_until)} UTC"
         return f"<{type(self).__name__} {state}>"
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
         # As `changing` does it, which would cost a fifth of a charge.
         self.changer = get_ident()
         self.begun += 1
         try:
-            return self._bucket.charge(self._clock(), weight)
+            return self._bucket.charge(self._clock(), weight, bulk)
         finally:
             self.ended += 1
 
@@ -331,6 +343,12 @@ class ProcessPool:
     def _obeyed(self) -> Bucket:
         """What this pool knows, with each hold that it must obey."""
         return self._bucket
+
+    @property
+    def exchange_time(self) -> float:
+        """See `Pool.exchange_time`."""
+        clock = self._bucket.known.clock
+        return self._clock() + (clock.lo + clock.hi) / 2
 
     @property
     def usage(self) -> Usage:
@@ -439,17 +457,28 @@ class ProcessBudget:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
+        self._rolling: Limit | None = None  # what its pools are of, if that is not the minute
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{name}: {pool!r}" for name, pool in list(self._pools.items()))
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
-    def pool(self, name: str) -> ProcessPool:
-        """The pool of that name, made on first use."""
-        pool = self._pools.get(name)
+    def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
+        """The pool of that name and limit, made on first use."""
+        key = name if limit == WEIGHT else f"{name}, {limit.most} in {limit.seconds} s"
+        pool = self._pools.get(key)
         if pool is None:  # of two threads that make one, the first wins
-            pool = self._pools.setdefault(name, self._make_pool(name))
+            made = self._of_limit(limit)._make_pool(key)
+            pool = self._pools.setdefault(key, made)
         return pool
+
+    def _of_limit(self, limit: Limit) -> Self:
+        """This budget, as one whose pools are of that limit; it has the same pools."""
+        if limit == WEIGHT:
+            return self
+        budget = copy(self)
+        budget._rolling = limit
+        return budget
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -458,10 +487,15 @@ class ProcessBudget:
         return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
 
     def _make_bucket(self, state: Known) -> Bucket:
-        return Bucket(state, reserve=self._reserve, share=self._share)
+        if self._rolling is None:
+            return Bucket(state, reserve=self._reserve, share=self._share)
+        is_weight = isinstance(self._reserve, int)  # of the minute; of this limit it is as much
+        reserve = self._reserve / self._limit if is_weight else self._reserve
+        return rolling.RollingBucket(state, reserve=reserve, share=self._share)
 
     def _fresh_state(self) -> Known:
-        return fresh_state(self._limit, self._clock, self._wall)
+        state = fresh_state(self._limit, self._clock, self._wall)
+        return state if self._rolling is None else rolling.fresh(state, self._rolling)
 
 
 def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:

@@ -34,7 +34,7 @@ if sys.platform != "win32":
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT = 7  # changes with what is in a record: versions never read each other
+FORMAT = 8  # changes with what is in a record: versions never read each other
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
 PAGE = 4096  # bytes; a write inside one page is never seen half

@@ -45,7 +45,7 @@ class SharedPool(StoredPool):
             self._store = None
 
     @changing
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
@@ -61,12 +61,16 @@ class SharedPool(StoredPool):
             return leased.pop()
         if not self._enter(now):
             return Wait(BUSY, Reason.STORE_BUSY)
-        answer = self._bucket.charge(now, weight)
+        answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Receipt):
             wanted = waiting if weight == 1 else 0
             if now - self._charged_at < BRISK:
                 wanted = LOT
-            if wanted and answer.first > self._bucket.known.others.expected_until:
+            if (
+                wanted
+                and self._bucket.leases
+                and answer.first > self._bucket.known.others.expected_until
+            ):
                 self._take_lease(now, min(wanted, LOT))
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
@@ -94,7 +98,7 @@ class SharedPool(StoredPool):
 
     def _take_lease(self, now: float, wanted: int) -> None:
         """Charge for the next few calls, so that the store is locked once for all of them."""
-        while len(self._leased) < wanted:
+        while self._bucket.leases and len(self._leased) < wanted:
             more = self._bucket.charge(now, 1)
             if not isinstance(more, Receipt):
                 return

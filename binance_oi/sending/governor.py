@@ -230,10 +230,10 @@ class Governor:
             max_wait = check_number("max_wait", max_wait, least=0.0)
         if not self._pacer.passed and not self.waiting:
             await self._pacer.take_at_once()
-        permit = self.admit_now(weight)
+        permit = self.admit_now(weight, bulk)
         return permit or Permit(self, await self._queue(weight, bulk, max_wait))
 
-    def admit_now(self, weight: int = 1) -> Permit | None:
+    def admit_now(self, weight: int = 1, bulk: bool = False) -> Permit | None:
         """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
         if self._single or self._bulk:
             return None
@@ -243,7 +243,7 @@ class Governor:
         if self.in_flight >= self.max_in_flight:
             self._reason = Reason.CONNECTIONS
             return None
-        receipt = self.pool.charge(weight)
+        receipt = self.pool.charge(weight, 0, bulk)
         if not isinstance(receipt, Receipt):
             self._reason = receipt.reason
             return None
@@ -407,7 +407,7 @@ class Governor:
         """Admit the one who is first by now, or sleep until that may be possible."""
         queue = self._single or self._bulk
         waiter, weight = next(iter(queue.items()))
-        answer = self.pool.charge(weight, self._next())
+        answer = self.pool.charge(weight, self._next(), queue is self._bulk)
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._pacer.passed -= 1

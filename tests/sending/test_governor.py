@@ -960,10 +960,10 @@ class CountedPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def charge(self, weight: int, waiting: int = 0) -> Receipt | Wait:
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         self.asked += 1
         self.waiting.append(waiting)
-        return self._pool.charge(weight, waiting)
+        return self._pool.charge(weight, waiting, bulk)
 
 
 async def until_asleep(pool: CountedPool) -> None:

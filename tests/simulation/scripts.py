@@ -31,8 +31,8 @@ class WatchedPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    def charge(self, weight: int, waiting: int = 0) -> object:
-        answer = self._pool.charge(weight, waiting)
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> object:
+        answer = self._pool.charge(weight, waiting, bulk)
         self._note(self._clock(), weight, answer)
         return answer
 
