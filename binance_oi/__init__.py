@@ -28,6 +28,7 @@ from binance_oi.errors import (
 from binance_oi.exchange.hosts import PRODUCTION, TESTNET
 from binance_oi.exchange.models import ExchangeInfo, HistoryRow, OpenInterest, RateLimit, SymbolInfo
 from binance_oi.market.gap import Gap
+from binance_oi.market.history import History, HistoryProgress
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.retry import RetryPolicy
 
@@ -40,6 +41,8 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "ExchangeInfo",
     "ForbiddenError",
     "Gap",
+    "History",
+    "HistoryProgress",
     "HistoryRow",
     "InvalidSymbolError",
     "MachineBudget",

@@ -6,7 +6,7 @@ what reads many symbols is `sweep`.
 
 import ssl as tls
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -14,12 +14,15 @@ from typing import Final, Self
 
 from binance_oi.arguments import check_count, check_number, check_type
 from binance_oi.budget import Budget, MachineBudget
+from binance_oi.budget.beside import pool_of
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange import hosts
+from binance_oi.exchange.limits import HISTORY, Limit
 from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
+from binance_oi.market.history import History, Moment, OnProgress, Reader, asked, histories
 from binance_oi.market.listing import Listing
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.market.sweep import sweep
@@ -29,6 +32,8 @@ from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 from binance_oi.sending.transport import Session, Transport
 
+# Of the requests for the past, beside all others: its limit allows for 3.3 in a second.
+HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
 PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
 # Defaults are recognised by identity, so that no number of a caller means one of them.
 DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
@@ -50,7 +55,7 @@ class OpenInterestClient:
             and limits; never closed by us. None opens our own. A dead kept connection is replaced
             in either, in the caller's with aiohttp 3.14 only; that closes its other idle ones to
             the same host.
-        max_connections: Requests under way at the same time.
+        max_connections: Requests under way at the same time; of the past at most 8 more.
         pace: Requests per second; a second's worth may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent
             waiting for budget does not count. A kept connection may be silent for 2 of them, then
@@ -94,7 +99,8 @@ class OpenInterestClient:
         pace = check_number("pace", pace, above=0.0)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
-        pool = self._budget.pool(hosts.pool_key(self._base_url, proxy))
+        key = hosts.pool_key(self._base_url, proxy)
+        pool = self._budget.pool(key)
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
             session=session,
@@ -103,7 +109,9 @@ class OpenInterestClient:
             replace=retry.attempts > 1,
             patience=PATIENCE_PART * self._timeout,
         )
-        self._sender = Sender(self._base_url, self._governor, self._transport, retry)
+        # No method of ours, or the client would stay alive by itself.
+        govern = partial(_govern, self._budget, key, pace, max_connections)
+        self._sender = Sender(self._base_url, self._governor, self._transport, retry, govern)
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
         self._shared: SharedCalls[OpenInterest] = SharedCalls()
         self._latest: dict[str, tuple[float, OpenInterest]] = {}
@@ -151,6 +159,17 @@ class OpenInterestClient:
         Sends nothing, changes nothing, and may be read from any thread.
         """
         return replace(self._governor.pool.usage, waiting_for=self._governor.waiting_for)
+
+    @property
+    def history_usage(self) -> Usage:
+        """The budget of the past at this moment: requests of `history` in the last 5 minutes.
+
+        The exchange shows nothing of it, so `used` is our own part alone, of everyone who shares
+        this budget. `resets_at` is when all of it has left the 5 minutes. `usage` is independent of
+        it, but for a ban, which stops both. Sends nothing.
+        """
+        governor = self._sender.governor_of(HISTORY)
+        return replace(governor.pool.usage, waiting_for=governor.waiting_for)
 
     @property
     def source(self) -> str:
@@ -315,6 +334,91 @@ class OpenInterestClient:
         schedule.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
 
+    async def history(
+        self,
+        symbol: str,
+        *,
+        period: str = "5m",
+        since: Moment = None,
+        until: Moment = None,
+        max_wait: float | None = DEFAULT,
+    ) -> History:
+        """Open interest of one symbol as it was.
+
+        The exchange keeps 30 days. What is older, or has no row, is in `History.holes`, with its
+        reason; nothing is interpolated.
+
+        Args:
+            symbol: For example ``BTCUSDT``.
+            period: From row to row: 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d.
+            since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
+                None is the oldest one that is kept.
+            until: The last instant, given in the same way; None is now. A row appears some 6 s
+                after its instant.
+            max_wait: Seconds that all its requests together may wait for budget; None waits as long
+                as it takes. The default is the client's.
+
+        Returns:
+            The rows in the order of time, each instant once, and nothing outside the range.
+
+        Raises:
+            TypeError: `since`, `until` or `max_wait` is of another type; nothing was sent.
+            ValueError: There is no such period, or the range ends before it begins; nothing was
+                sent.
+            BinanceOIError: A page could not be read; see `get_open_interest`.
+
+        Cost: 1 of 1000 requests in 5 minutes for each 500 periods: 18 for 30 days of 5m. They go
+        before those of `histories`, and draw nothing from the minute's weight.
+
+        Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
+        """
+        name, ask = check_symbol(symbol), asked(period, since, until)
+        wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
+        self._sender.check_usable()
+        return await Reader(self._sender, self._listing, ask, Terms(self._timeout, wait)).read(name)
+
+    def histories(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        period: str = "5m",
+        since: Moment = None,
+        until: Moment = None,
+        received: Mapping[str, int] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncGenerator[History, None]:
+        """Open interest of many symbols as it was: each as soon as it is read, in any order.
+
+        Requests are spread evenly over the 5 minutes of the limit: 789 symbols of 30 days of 5m
+        take 72 minutes, and the newest 500 rows of each take 4. A ban, a refusal and an outage of
+        90 s are waited out, without regard to `max_wait`. A symbol that fails has `History.error`
+        and no rows, and stops nothing. It holds no more than a few symbols in memory.
+
+        Args:
+            symbols: None reads every symbol that is trading.
+            period: See `history`.
+            since: See `history`.
+            until: See `history`. To go on after an interruption, name the same instant again.
+            received: To go on: `History.complete_until` of each symbol that was received. What
+                comes after that instant is read, and a symbol that is complete is left out.
+            on_progress: Called after each symbol with a `HistoryProgress`.
+
+        Raises:
+            TypeError: At once: `since` or `until` is of another type.
+            ValueError: At once: there is no such period. With the first symbol: the range ends
+                before it begins.
+            InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
+            BinanceOIError: The list of symbols could not be read.
+            ClientClosedError: The client was closed meanwhile.
+
+        Cost: as `history`, for each symbol, and weight 1 for the list of symbols.
+        """
+        ask = asked(period, since, until)
+        names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
+        return histories(
+            self._sender, self._listing, names, ask, self._timeout, received or {}, on_progress
+        )
+
     async def _read(self, symbol: str, terms: Terms) -> OpenInterest:
         value = await self._sender.send(open_interest(symbol), terms)
         self._latest[symbol] = (self._sender.now(), value)
@@ -323,3 +427,10 @@ class OpenInterestClient:
 
 def _check_max_wait(max_wait: object) -> float | None:
     return None if max_wait is None else check_number("max_wait", max_wait, least=0.0)
+
+
+def _govern(budget: Budget, name: str, pace: float, max_connections: int, limit: Limit) -> Governor:
+    """The governor of a limit beside the minute's."""
+    pool = pool_of(budget, name, limit)
+    connections = min(max_connections, HISTORY_CONNECTIONS)
+    return Governor(pool, pace=min(pace, HISTORY_PACE), max_in_flight=connections)

@@ -6,6 +6,7 @@ else, classify by status, decode, check the symbol: in this order, for every req
 
 import asyncio
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,6 +25,7 @@ from binance_oi.errors import (
     TransportError,
     WrongSymbolError,
 )
+from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
 from binance_oi.sending.governor import Governor, Permit
@@ -50,6 +52,8 @@ class Terms:
     """Loop time at which all of them must be done."""
     charged: int = 0
     """Weight, by now."""
+    waited: float = 0.0
+    """Seconds in the queue, by now."""
 
 
 class Sender:
@@ -59,15 +63,24 @@ class Sender:
 
     Args:
         base_url: The exchange.
-        governor: Says who may send now.
+        governor: Says who may send now what draws on the minute's weight.
         transport: Sends one request.
         retry: Which failed requests are sent again.
+        govern: Makes the governor of another limit, when something first draws on it.
     """
 
     def __init__(
-        self, base_url: str, governor: Governor, transport: Transport, retry: RetryPolicy
+        self,
+        base_url: str,
+        governor: Governor,
+        transport: Transport,
+        retry: RetryPolicy,
+        govern: Callable[[Limit], Governor],
     ) -> None:
         self.governor = governor
+        self._govern = govern
+        self._governors = {WEIGHT: governor}
+        self._base_url = base_url
         self._transport = transport
         self._policy, self._retries = retry, Retries(retry)
         self._url = lru_cache(maxsize=4096)(partial(_url_of, base_url))
@@ -113,10 +126,12 @@ class Sender:
             raise ClientClosedError(ANOTHER_LOOP)
         self.is_closed = True
         if self._loop is not None and self._loop.is_closed():  # it wakes nobody any more
-            self.governor.abandon()
+            for governor in self._governors.values():
+                governor.abandon()
         else:
             self._closing.set()
-            self.governor.close(ClientClosedError())
+            for governor in self._governors.values():
+                governor.close(ClientClosedError())
         if at_home:
             await self._transport.aclose()
         else:
@@ -128,6 +143,13 @@ class Sender:
             return self._transport.abandon()
         self._transport.leave_to_parent()
         return False
+
+    def governor_of(self, limit: Limit) -> Governor:
+        """Who says when what draws on `limit` may be sent; made when first asked for."""
+        governor = self._governors.get(limit)
+        if governor is None:
+            governor = self._governors[limit] = self._govern(limit)
+        return governor
 
     # -- the send loop ---------------------------------------------------------------------------
 
@@ -146,13 +168,14 @@ class Sender:
         Raises:
             BinanceOIError: There is no answer; see `OpenInterestClient.get_open_interest`.
         """
-        loop, url, route = self.check_usable(), self._url(request), request.route
-        weight = route.weight
+        loop, route, weight = self.check_usable(), request.route, request.route.weight
+        url = self._url(request) if request.is_kept else _url_of(self._base_url, request)
+        governor = self.governor if route.limit is WEIGHT else self.governor_of(route.limit)
         left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
-            permit = self.governor.admit_now(weight) if terms.ends == math.inf else None
+            permit = governor.admit_now(weight, terms.bulk) if terms.ends == math.inf else None
             if permit is None:
-                permit = await self._admit(weight, terms, refused)
+                permit = await self._admit(governor, weight, terms, refused)
             terms.charged += weight
             attempt += 1
             began = loop.time()
@@ -161,11 +184,11 @@ class Sender:
             try:
                 answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
                 if answer.status != 200 or not answer.complete:
-                    raise self._failure(answer, permit.refusal)
+                    raise self._failure(answer, permit.refusal, governor)
                 try:
                     value = route.decode(answer.body, *request.subject)
                 except RefusedError as found:
-                    raise self._refused(found.refusal) from found.__cause__
+                    raise self._refused(found.refusal, governor) from found.__cause__
             except BinanceOIError as error:
                 if permit.refunded:  # it was never sent
                     terms.charged -= weight
@@ -184,29 +207,36 @@ class Sender:
             finally:
                 permit.release()
             left -= wait
-            await self._pause(wait)
+            await self.pause(wait)
 
-    async def _admit(self, weight: int, terms: Terms, refused: RateLimitedError | None) -> Permit:
+    async def _admit(
+        self, governor: Governor, weight: int, terms: Terms, refused: RateLimitedError | None
+    ) -> Permit:
         """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""
-        max_wait = terms.max_wait
+        began, max_wait = self.now(), terms.max_wait
         if terms.ends < math.inf:
-            left = terms.ends - self.now()
+            left = terms.ends - began
             if left <= 0.0:
                 raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
             max_wait = left if max_wait is None else min(left, max_wait)
         try:
-            return await self.governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
+            return await governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
         except BudgetExhaustedError:
             if refused is not None:
                 raise refused from None
             raise
+        finally:
+            terms.waited += self.now() - began
 
-    def _failure(self, answer: Answer, refusal: Refusal | None) -> BinanceOIError:
+    def _failure(
+        self, answer: Answer, refusal: Refusal | None, governor: Governor
+    ) -> BinanceOIError:
         """The error of an answer that has no value.
 
         Args:
             answer: With its text, as far as that could be read.
             refusal: What its headers say; None when the status is 200.
+            governor: Of the limit that it drew on.
         """
         if refusal is None:
             return DecodeError("the answer is longer than any real one, or has no end")
@@ -216,11 +246,11 @@ class Sender:
         is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER
         if is_dropped and refusal.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
-        return self._refused(refusal)
+        return self._refused(refusal, governor)
 
-    def _refused(self, refusal: Refusal) -> BinanceOIError:
+    def _refused(self, refusal: Refusal, governor: Governor) -> BinanceOIError:
         """Obey a refusal, and make its exception."""
-        return refusal.error(self.governor.heed(refusal) if refusal.is_hold else None)
+        return refusal.error(governor.heed(refusal) if refusal.is_hold else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
         """Whether the attempt after this one needs a new connection.
@@ -242,8 +272,12 @@ class Sender:
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, but not on when the sender is closed."""
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but not on when the sender is closed.
+
+        Raises:
+            ClientClosedError: It was closed meanwhile.
+        """
         if seconds > 0.0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
