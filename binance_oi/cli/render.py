@@ -17,8 +17,8 @@ from rich.text import Text
 
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
-from binance_oi.exchange.models import OpenInterest, SymbolInfo
-from binance_oi.market.rows import digits
+from binance_oi.exchange.models import HistoryRow, OpenInterest, SymbolInfo
+from binance_oi.market.rows import digits, past_row
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import iso, iso_ms
 
@@ -56,6 +56,15 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
         rows.append((*row, price, digits(notional[symbol]) if known else None))
     columns = ("symbol", "open_interest", "time", "mark_price", "notional")
     return Sheet(columns, rows, frozenset({"open_interest", "mark_price", "notional"}))
+
+
+def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
+    """Rows of the past."""
+    columns = ("symbol", "time", "open_interest", "notional", "circulating_supply")
+    cells: list[tuple[Cell, ...]] = [
+        (symbol, iso_ms(time), *amounts) for symbol, time, *amounts in map(past_row, rows)
+    ]
+    return Sheet(columns, cells, frozenset(columns[2:]))
 
 
 def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:

@@ -1,4 +1,4 @@
-"""What a recording becomes: files of data, charts, a page.
+"""What a recording and the past become: files of data, charts, a page.
 
 selection.py  which samples leave a recording
 export.py     Parquet, CSV and JSON Lines
@@ -6,6 +6,7 @@ curve.py      samples as a line, broken where nothing was recorded
 chart.py      charts with matplotlib
 drawing.py    charts as SVG text
 report.py     one HTML page
+past.py       the past of many symbols as one file, over several runs
 """
 
 from binance_oi.output.chart import plot
