@@ -169,6 +169,21 @@ def recorder(session: nox.Session) -> None:
 
 
 @nox.session
+def history(session: nox.Session) -> None:
+    """The past of the whole market, in virtual time: 71 minutes, five times; half an hour.
+
+    BINANCE_OI_HISTORY_SYMBOLS makes it shorter.
+    """
+    install(session, "test", "-e", ".[cli,parquet]")
+    session.run(
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", ""),
+        *("tests/market/test_history.py", "tests/market/test_history_runs.py"),
+        *("tests/output/test_past.py", "tests/cli/test_cli_history.py"),
+        env={"BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789")},
+    )
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """The report as headless Chromium draws it; needs `chromium`, Debian's package."""
     install(session, "test", "-e", ".[plot]")
