@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from binance_oi.errors import DecodeError, WrongSymbolError, printable
 from binance_oi.exchange.limits import Limit
 from binance_oi.exchange.models import (
     MAX_OTHERS,
+    MAX_TIME,
     OURS,
     ExchangeInfo,
     HistoryRow,
@@ -41,8 +43,6 @@ from binance_oi.exchange.symbols import is_name
 T = TypeVar("T")
 
 MAX_NAMED = 8  # odd rows of one answer that are named; of the others it is said how many they are
-
-MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
 _Time = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
@@ -198,23 +198,26 @@ def _plain_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
     Returns:
         None when the page is any other, or has an odd row.
     """
-    name = symbol.encode().translate(None, _DIGITS_AND_POINTS)
-    row = (
-        b'{"symbol":"%b","sumOpenInterest":"","sumOpenInterestValue":"",'
-        b'"CMCCirculatingSupply":"","timestamp":}' % name
-    )
-    rest = body.translate(None, _DIGITS_AND_POINTS)
-    if rest != b"[" + b",".join([row] * body.count(b"{")) + b"]":
+    name = symbol.encode()
+    count = body.count(b'{"symbol":"%b",' % name)
+    if body.translate(None, _DIGITS_AND_POINTS) != _letters(name, count):
         return None
     if _TOO_MANY in body.translate(_ONLY_ZEROS) or b'".' in body or b'."' in body:
         return None
     try:
-        rows = _history.decode(body)
-    except MALFORMED:  # two points in a number, or no digit
+        return _history.decode(body)
+    except MALFORMED:  # two points in a number, or no digit, or no time
         return None
-    # Each row has the same letters. A name or a time may still be another one by its digits.
-    are_ours = all(row.symbol == symbol and 0 < row.time <= MAX_TIME for row in rows)
-    return rows if are_ours else None
+
+
+@lru_cache(maxsize=16)  # many pages of one symbol follow each other, and most are full
+def _letters(name: bytes, count: int) -> bytes:
+    """What a page of so many rows has beside digits and points."""
+    row = (
+        b'{"symbol":"%b","sumOpenInterest":"","sumOpenInterestValue":"",'
+        b'"CMCCirculatingSupply":"","timestamp":}' % name.translate(None, _DIGITS_AND_POINTS)
+    )
+    return b"[" + b",".join([row] * count) + b"]"
 
 
 def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:

@@ -17,6 +17,7 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
 OURS = (_WEIGHT, "RAW_REQUESTS")  # what limits our requests [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
@@ -55,7 +56,7 @@ class HistoryRow(
     """Open interest of one symbol at one instant of the past, as the exchange keeps it."""
 
     symbol: str
-    time: int
+    time: Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
     """The instant that the row is labelled with, Unix ms. It is no bucket: the row says what was
     so then. It appears some 6 s later and does not change [O 2026-09-12]."""
     open_interest: Decimal

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple, overload
 
@@ -266,29 +267,29 @@ class Reader:
             BinanceOIError: A page could not be read; see `OpenInterestClient.history`.
         """
         terms = replace(self._terms, charged=0, waited=0.0)
-        found: dict[int, HistoryRow] = {}
+        pages: list[list[HistoryRow]] = []  # the newest first
         clocks = 0
         asked, began, first = self.asked_of(symbol), self.now, 0
         try:
             while clocks != self._clocks:  # once, and again when the clock proves wrong
                 clocks, asked, began = self._clocks, self.asked_of(symbol), self.now
-                first = await self._read_back(symbol, asked, min(asked.last, began), terms, found)
+                pages.clear()
+                first = await self._read_back(symbol, asked, min(asked.last, began), terms, pages)
         finally:
             self.requests += terms.charged
-        times = [time for time in sorted(found) if asked.first <= time <= asked.last]
-        self.rows += len(times)
-        rows = tuple(found[time] for time in times)
+        rows = _in_order(pages)
+        self.rows += len(rows)
         return _history(symbol, asked, rows, first, began, terms.charged)
 
     async def _read_back(
-        self, symbol: str, asked: Stretch, last: int, terms: Terms, found: dict[int, HistoryRow]
+        self, symbol: str, asked: Stretch, last: int, terms: Terms, pages: list[list[HistoryRow]]
     ) -> int:
         """Read from `last` backwards, as long as the clock stays what it was; where it ends."""
         clocks = self._clocks
         while last >= asked.first and clocks == self._clocks:
             first, rows = await self._page(symbol, asked, last, terms)
             self._notice_clock()
-            found |= {row.time: row for row in rows}
+            pages.append(rows)
             if first > last:
                 break
             last = first - 1
@@ -334,10 +335,10 @@ class Reader:
         """
         request = history_page(symbol, period, first, last)
         page = await self._send(request, terms)
-        rows = [row for row in page.rows if first <= row.time <= last]
+        rows = _within(page.rows, first, last)
         if page.rows and not rows:
             page = await self._send(request, terms)
-            rows = [row for row in page.rows if first <= row.time <= last]
+            rows = _within(page.rows, first, last)
         self._listing.tell_odd("history", page.odd_rows)
         self.pages += 1
         return rows
@@ -359,6 +360,24 @@ class Reader:
                 if not seconds:
                     raise
             await self._sender.pause(seconds)
+
+
+def _within(rows: Sequence[HistoryRow], first: int, last: int) -> list[HistoryRow]:
+    """Those of a page that were asked for; nearly always all of them."""
+    times = [row.time for row in rows]
+    if times and first <= min(times) and max(times) <= last:
+        return list(rows)
+    return [row for row in rows if first <= row.time <= last]
+
+
+def _in_order(pages: list[list[HistoryRow]]) -> tuple[HistoryRow, ...]:
+    """The rows of all pages, of which the newest come first; each instant once."""
+    rows = tuple(chain.from_iterable(reversed(pages)))
+    times = [row.time for row in rows]
+    if sorted(set(times)) == times:  # nearly always
+        return rows
+    found = dict(zip(times, rows, strict=True))
+    return tuple(found[time] for time in sorted(found))
 
 
 def _history(
@@ -402,11 +421,14 @@ def _holes(
     if kept > due:
         yield Gap(due, kept - step, TOO_OLD, "only the last 30 days are kept")
         due = kept
+    before = due - step
     for row in rows:
-        slot = row.time // step * step
-        if slot > due:
-            yield Gap(due, slot - step, NO_ROW)
-        due = slot + step
+        if row.time - before != step:  # nearly never
+            due, slot = before // step * step + step, row.time // step * step
+            if slot > due:
+                yield Gap(due, slot - step, NO_ROW)
+        before = row.time
+    due = before // step * step + step
     end = complete_until // step * step
     if end >= due:
         yield Gap(due, end, NO_ROW)
