@@ -29,9 +29,11 @@ FULLY_COVERED = (
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
     *(f"budget/{name}" for name in ("rolling", "beside")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
+    *("sending/local_address", "lazy"),
     *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
-    *("exchange/symbols", "recorder/pending", "errors", "arguments", "client"),
+    *(f"sending/{name}" for name in ("wire", "plain_answers", "parked_connections")),
+    *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.
 QUICK = (
@@ -63,10 +65,12 @@ def run_module(session: nox.Session, module: str, *arguments: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and how hard what decides is to follow."""
+    """Style, formatting, spelling, forbidden words, and the complexity of decisions."""
     install(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("python", "tests/support/words.py")
     modules = [f"binance_oi/budget/{name}.py" for name in DECISION]
     cache = ("--cache-dir", session.create_tmp())
     session.run("complexipy", *modules, "--max-complexity-allowed", "12", "--failed", *cache)
@@ -193,7 +197,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
-    session.install("-e", ".[cli]")
+    session.install("-e", ".[cli]", "pytest>=9")  # one of them is a test
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
         session.error("no examples")
@@ -232,6 +236,12 @@ def simulate(session: nox.Session) -> None:
     run_module(session, "tests.simulation", "--seeds", "100")
     if not session.posargs:
         run_module(session, "tests.simulation", "--rows", "everything", "--seeds", "1000")
+
+
+@nox.session
+def fairness(session: nox.Session) -> None:
+    """Who gets what of the limit, beside others and beside copies of us, as a table (an hour)."""
+    run_module(session, "tests.simulation.fairness")
 
 
 @nox.session

@@ -1,36 +1,47 @@
 """Open interest from Binance USDⓈ-M Futures, without ever being rate-limited or banned."""
 
 import logging
+from typing import TYPE_CHECKING
 
-from binance_oi.budget import MachineBudget, ProcessBudget
-from binance_oi.budget.usage import Usage
-from binance_oi.client import OpenInterestClient
-from binance_oi.errors import (
-    BannedError,
-    BinanceOIError,
-    BudgetExhaustedError,
-    ClientClosedError,
-    DecodeError,
-    ForbiddenError,
-    InvalidSymbolError,
-    RateLimitedError,
-    Reason,
-    RecordingError,
-    ResponseError,
-    ServerError,
-    StorageError,
-    SymbolNotTradingError,
-    TransportError,
-    TransportTimeoutError,
-    UnknownSymbolError,
-    WrongSymbolError,
-)
-from binance_oi.exchange.hosts import PRODUCTION, TESTNET
-from binance_oi.exchange.models import ExchangeInfo, HistoryRow, OpenInterest, RateLimit, SymbolInfo
-from binance_oi.market.gap import Gap
-from binance_oi.market.history import History, HistoryProgress
-from binance_oi.market.snapshot import Snapshot
-from binance_oi.sending.retry import RetryPolicy
+from binance_oi.lazy import on_first_use
+from binance_oi.version import VERSION
+
+if TYPE_CHECKING:
+    from binance_oi.budget import MachineBudget, ProcessBudget
+    from binance_oi.budget.usage import Usage
+    from binance_oi.client import OpenInterestClient
+    from binance_oi.errors import (
+        BannedError,
+        BinanceOIError,
+        BudgetExhaustedError,
+        ClientClosedError,
+        DecodeError,
+        ForbiddenError,
+        InvalidSymbolError,
+        RateLimitedError,
+        Reason,
+        RecordingError,
+        ResponseError,
+        ServerError,
+        StorageError,
+        SymbolNotTradingError,
+        TransportError,
+        TransportTimeoutError,
+        UnknownSymbolError,
+        WrongSymbolError,
+    )
+    from binance_oi.exchange.hosts import PRODUCTION, TESTNET
+    from binance_oi.exchange.models import (
+        ExchangeInfo,
+        HistoryRow,
+        OpenInterest,
+        RateLimit,
+        SymbolInfo,
+    )
+    from binance_oi.market.gap import Gap
+    from binance_oi.market.history import History, HistoryProgress
+    from binance_oi.market.snapshot import Snapshot
+    from binance_oi.sending.retry import RetryPolicy
 
 __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",
@@ -68,6 +79,52 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "Usage",
     "WrongSymbolError",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
 
 logging.getLogger("binance_oi").addHandler(logging.NullHandler())
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each name
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "budget": ("MachineBudget", "ProcessBudget"),
+            "budget.usage": ("Usage",),
+            "client": ("OpenInterestClient",),
+            "errors": (
+                "BannedError",
+                "BinanceOIError",
+                "BudgetExhaustedError",
+                "ClientClosedError",
+                "DecodeError",
+                "ForbiddenError",
+                "InvalidSymbolError",
+                "RateLimitedError",
+                "Reason",
+                "RecordingError",
+                "ResponseError",
+                "ServerError",
+                "StorageError",
+                "SymbolNotTradingError",
+                "TransportError",
+                "TransportTimeoutError",
+                "UnknownSymbolError",
+                "WrongSymbolError",
+            ),
+            "exchange.hosts": ("PRODUCTION", "TESTNET"),
+            "exchange.models": (
+                "ExchangeInfo",
+                "HistoryRow",
+                "OpenInterest",
+                "RateLimit",
+                "SymbolInfo",
+            ),
+            "market.gap": ("Gap",),
+            "market.history": ("History", "HistoryProgress"),
+            "market.snapshot": ("Snapshot",),
+            "sending.retry": ("RetryPolicy",),
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,8 @@ def main() -> int:
     """Run the command line; returns its exit code."""
     try:
         from binance_oi.cli import main as run
+
+        return run()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -16,7 +18,6 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return run()
 
 
 if __name__ == "__main__":

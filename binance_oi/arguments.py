@@ -1,30 +1,35 @@
-"""Checks of the numbers that a caller hands in.
+"""Checks of the numbers, paths and types that a caller passes.
 
 The rule of this file: an argument is checked before anything is queued, charged or sent. A wrong
-type is a `TypeError`, a wrong value a `ValueError`, and each of them names the argument.
+type is a `TypeError`, a wrong value a `ValueError`; both name the argument.
 
-Any real number is taken, also numpy's and `Fraction`. `Decimal` is not one of them, for it does not
-mix with `float`; nor are `str` and `timedelta`. A `bool` is refused because it stands for a
-forgotten value.
+Any real number is accepted, also numpy's and `Fraction`. `Decimal` is refused, because it does not
+mix with `float`; so are `str` and `timedelta`. A `bool` is refused, as it is usually a mistake.
 """
 
 import math
+import os
 from numbers import Integral, Real
+from pathlib import Path
+from typing import TypeAlias, cast
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A path as every public call takes it."""
 
 
 def check_number(
     name: str, value: object, *, above: float = -math.inf, least: float = -math.inf
 ) -> float:
-    """`value` as a finite `float`.
+    """Return `value` as a finite `float`.
 
     Args:
-        name: Of the argument.
-        value: What the caller handed in.
+        name: Name of the argument.
+        value: The caller's value.
         above: The value must be larger.
         least: The value must not be smaller.
 
     Raises:
-        TypeError: It is no real number.
+        TypeError: It is not a real number.
         ValueError: It is not finite, or out of range.
     """
     number = as_float(name, value)
@@ -36,15 +41,15 @@ def check_number(
 
 
 def check_count(name: str, value: object, *, most: int | None = None) -> int:
-    """`value` as an `int` above 0.
+    """Return `value` as an `int` above 0.
 
     Args:
-        name: Of the argument.
-        value: What the caller handed in.
+        name: Name of the argument.
+        value: The caller's value.
         most: The largest value allowed; None allows any.
 
     Raises:
-        TypeError: It is no integer.
+        TypeError: It is not an integer.
         ValueError: It is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -59,10 +64,10 @@ def check_count(name: str, value: object, *, most: int | None = None) -> int:
 
 
 def as_float(name: str, value: object) -> float:
-    """`value` as a `float` of any size.
+    """Return `value` as a `float`; an integer beyond its range becomes infinite.
 
     Raises:
-        TypeError: It is no real number.
+        TypeError: It is not a real number.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number (int or float), not {type(value).__name__}")
@@ -72,8 +77,30 @@ def as_float(name: str, value: object) -> float:
         return -math.inf if value < 0 else math.inf
 
 
+def check_path(name: str, value: object) -> Path:
+    """`value` as a path; nothing is opened.
+
+    Args:
+        name: Of the argument.
+        value: What the caller passes: a `str` or an `os.PathLike` of one.
+
+    Raises:
+        TypeError: It is no path, or one of bytes.
+        ValueError: It is empty, which would mean the current directory.
+    """
+    kind, path = type(value).__name__, value
+    if isinstance(value, os.PathLike):
+        path = os.fspath(cast("os.PathLike[str]", value))  # which may be of bytes
+        kind += f" of {type(path).__name__}"
+    if not isinstance(path, str):
+        raise TypeError(f"{name} must be a str or an os.PathLike of one, not {kind}")
+    if not path:
+        raise ValueError(f"{name} must be a path: {path!r}")
+    return Path(path)
+
+
 def check_type(name: str, value: object, kind: type, *others: None) -> None:
-    """See that `value` is of that type, or one of `others`.
+    """Check that `value` is a `kind`, or one of `others`.
 
     Raises:
         TypeError: It is not.

@@ -6,7 +6,7 @@ what reads many symbols is `sweep`.
 
 import ssl as tls
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -22,14 +22,16 @@ from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
+from binance_oi.market.answers import NEVER
 from binance_oi.market.history import History, Moment, OnProgress, Reader, asked, histories
 from binance_oi.market.listing import Listing
+from binance_oi.market.pollers import Pollers
 from binance_oi.market.snapshot import Snapshot
-from binance_oi.market.sweep import sweep
+from binance_oi.market.sweep import Sweeps
 from binance_oi.sending.governor import Governor
+from binance_oi.sending.local_address import is_default
 from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
-from binance_oi.sending.shared_calls import SharedCalls
 from binance_oi.sending.transport import Session, Transport
 
 # Of the requests for the past, beside all others: its limit allows for 3.3 in a second.
@@ -62,14 +64,20 @@ class OpenInterestClient:
             the request is sent once more on a new one, and charged again.
         max_wait: Seconds that a call may wait for budget; None waits as long as it takes.
         retry: Which failed requests are sent again.
-        proxy: URL of an HTTP proxy. The environment is never asked.
+        proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The environment is never asked.
+            For SOCKS, hand in a `session` whose connector speaks it, and a budget for its address.
+        local_address: The IP address of this machine to send from, on a host with several that
+            reach the exchange as different public addresses. Each has a budget of its own; the one
+            that the system would use anyway has the usual budget.
         ssl: Replaces the default certificate checks.
 
     Raises:
         TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
             `bool` are not accepted.
         ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
-            (``http://`` is for this machine only) or holds credentials.
+            (``http://`` is for this machine only) or holds credentials; or `proxy` is not
+            supported; or `local_address` is no IP address, or is given with a `session`, which
+            binds its own connections.
     """
 
     def __init__(
@@ -84,28 +92,35 @@ class OpenInterestClient:
         max_wait: float | None = None,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         proxy: str | None = None,
+        local_address: str | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
         if budget is not None and not callable(getattr(budget, "pool", None)):
             raise TypeError(f"budget must be a Budget or None, not {type(budget).__name__}")
         check_type("session", session, Session, None)
         check_type("retry", retry, RetryPolicy)
-        check_type("proxy", proxy, str, None)
+        check_type("local_address", local_address, str, None)
         check_type("ssl", ssl, tls.SSLContext, None)
         self._base_url = hosts.check_base_url(base_url)
+        hosts.check_proxy(proxy)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
         max_connections = check_count("max_connections", max_connections)
         pace = check_number("pace", pace, above=0.0)
+        if local_address is not None:
+            if session is not None:
+                raise ValueError("local_address is for our own connections; bind the session's own")
+            local_address = hosts.check_local_address(local_address, proxy or self._base_url)
+        key = _pool_key(self._base_url, proxy, local_address)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
-        key = hosts.pool_key(self._base_url, proxy)
         pool = self._budget.pool(key)
         self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
         self._transport = Transport(
             session=session,
             tls=ssl,
             proxy=proxy,
+            local_address=local_address,
             replace=retry.attempts > 1,
             patience=PATIENCE_PART * self._timeout,
         )
@@ -113,9 +128,9 @@ class OpenInterestClient:
         govern = partial(_govern, self._budget, key, pace, max_connections)
         self._sender = Sender(self._base_url, self._governor, self._transport, retry, govern)
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
-        self._shared: SharedCalls[OpenInterest] = SharedCalls()
-        self._latest: dict[str, tuple[float, OpenInterest]] = {}
         self._listing = Listing(self._sender)
+        self._sweeps = Sweeps(self._sender, self._listing)
+        self._pollers: Pollers | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._sender.is_closed else repr(self._governor)
@@ -148,7 +163,7 @@ class OpenInterestClient:
                 self._budget.close()
 
     def __del__(self) -> None:
-        is_made = hasattr(self, "_listing")
+        is_made = hasattr(self, "_pollers")
         if is_made and not self._sender.is_closed and self._sender.give_up():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
@@ -215,21 +230,17 @@ class OpenInterestClient:
         name = check_symbol(symbol)
         if max_age is FRESH and max_wait is DEFAULT:  # nearly always
             value = await self._sender.send(open_interest(name), self._terms)
-            self._latest[name] = (self._sender.now(), value)
+            self._sweeps.keep(name, value)
             return value
         max_age = check_number("max_age", max_age, least=0.0)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
-        if max_age == 0.0:
-            return await self._read(name, Terms(self._timeout, wait))
-        self._sender.check_usable()
-        known = self._latest.get(name)
-        if known is not None and self._sender.now() - known[0] <= max_age:
-            return known[1]
-        start = partial(self._read, name, Terms(self._timeout, wait))
-        return await self._shared.join((name, wait), start)
+        answer = await self._sweeps.read(name, Terms(self._timeout, wait), self._since(max_age))
+        return answer.value
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
         """Everything listed, and the limits. The budget takes its limits from it.
+
+        To the budget it is bulk work: single calls go first, and keep their part of the minute.
 
         Args:
             max_age: Seconds that the list may have been known to this client.
@@ -244,7 +255,8 @@ class OpenInterestClient:
         Source: ``GET /fapi/v1/exchangeInfo`` [D], 2026-11.
         """
         max_age = check_number("max_age", max_age, least=0.0)
-        return await self._listing.read(max_age, Terms(self._timeout, self._max_wait))
+        terms = Terms(self._timeout, self._max_wait, bulk=True)
+        return await self._listing.read(max_age, terms)
 
     async def symbols(self, *, max_age: float = 0.0) -> tuple[str, ...]:
         """Names of all symbols that are trading, in the exchange's order.
@@ -259,6 +271,7 @@ class OpenInterestClient:
         *,
         notional: bool = False,
         deadline: float | None = None,
+        max_age: float = 0.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Snapshot:
         """Open interest of many symbols, as close together as the budget allows.
@@ -271,38 +284,39 @@ class OpenInterestClient:
             deadline: Seconds for all of it; what was not read by then has a
                 `BudgetExhaustedError` or a `TransportTimeoutError`. One that is over, for example
                 the negative rest of a schedule, sends nothing.
+            max_age: Seconds that a value may have been known to this client when this is called.
+                Above 0, calls at the same time share their requests. 0 always asks the exchange.
             on_progress: Called with the number of symbols done, and of all.
 
         Raises:
-            TypeError: `deadline` is no number; nothing was sent.
-            ValueError: It is not finite; nothing was sent.
+            TypeError: `deadline` or `max_age` is no number; nothing was sent.
+            ValueError: One of them is not finite, or `max_age` is negative; nothing was sent.
             InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list;
                 nothing was sent.
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed meanwhile.
 
         Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
-        mark prices.
+        mark prices. What is known already, or read by another call, costs nothing.
         """
+        max_age = check_number("max_age", max_age, least=0.0)
         if deadline is not None:
             deadline = check_number("deadline", deadline)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
-        self._sender.check_usable()
-        terms = Terms(self._timeout, self._max_wait, bulk=True)
-        if deadline is not None:
-            terms.ends = self._sender.now() + deadline
-        return await sweep(
-            self._sender,
-            self._listing,
-            self._read,
-            names,
-            terms,
-            notional=notional,
-            on_progress=on_progress,
+        since = self._since(max_age)
+        terms = self._bulk_terms(deadline)
+        if since < NEVER and deadline is None and on_progress is None:
+            return await self._sweeps.join(names, terms, notional=notional, since=since)
+        return await self._sweeps.sweep(
+            names, terms, notional=notional, on_progress=on_progress, since=since
         )
 
     def poll(
-        self, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        every: float | None = None,
+        notional: bool = False,
     ) -> AsyncGenerator[Snapshot, None]:
         """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
 
@@ -315,23 +329,29 @@ class OpenInterestClient:
         Slots that a step forward skips are missed for the reason `clock`. After a step back slots
         come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
 
+        A schedule that stops fitting into the budget goes on at the next one that fits, until there
+        is room again. The slots that it leaves out are missed for the reason `budget`.
+
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here need no list. One that does not trade, or is not listed, is in
                 `Snapshot.errors` of each snapshot, and is read again when the list has it.
-            every: Seconds from slot to slot; slots are its multiples since 1970.
+            every: Seconds from slot to slot; slots are its multiples since 1970. None takes the
+                shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
+                room for a tenth more symbols.
             notional: See `snapshot`.
 
         Raises:
             TypeError: At once: `every` is no number.
             ValueError: At once: `every` is no period. With the first snapshot: the schedule does
-                not fit into the budget.
+                not fit into the budget, beside the polls of everyone who shares it.
             InvalidSymbolError: None of `symbols` is listed, or one of them cannot be a symbol.
             ClientClosedError: The client was closed meanwhile.
 
-        Cost: as `snapshot`, for each slot.
+        Cost: as `snapshot`, for each slot; polls of this client with one period pay once.
         """
-        schedule.period_ms(every)
+        if every is not None:
+            schedule.period_ms(every)
         return polling.poll(self, symbols, every=every, notional=notional)
 
     async def history(
@@ -419,10 +439,41 @@ class OpenInterestClient:
             self._sender, self._listing, names, ask, self._timeout, received or {}, on_progress
         )
 
-    async def _read(self, symbol: str, terms: Terms) -> OpenInterest:
-        value = await self._sender.send(open_interest(symbol), terms)
-        self._latest[symbol] = (self._sender.now(), value)
-        return value
+    @property
+    def pollers(self) -> Pollers:
+        """The polls of this client, for `Recorder` and others who poll with it."""
+        if self._pollers is None:
+            demands, pause = self._governor.pool, self._sender.pause
+            self._pollers = Pollers(demands, lambda: self.usage, self._sweep, pause)
+        return self._pollers
+
+    async def _sweep(
+        self, names: Sequence[str], *, notional: bool, deadline: float, since: float | None
+    ) -> Snapshot:
+        """See `binance_oi.market.pollers.Sweep`."""
+        self._sender.check_usable()
+        terms = self._bulk_terms(deadline)
+        if since is None:
+            return await self._sweeps.sweep(names, terms, notional=notional)
+        return await self._sweeps.join(tuple(names), terms, notional=notional, since=since)
+
+    def _bulk_terms(self, deadline: float | None) -> Terms:
+        terms = Terms(self._timeout, self._max_wait, bulk=True)
+        if deadline is not None:
+            terms.ends = self._sender.now() + deadline
+        return terms
+
+    def _since(self, max_age: float) -> float:
+        """Since when a value may have been known, loop time."""
+        self._sender.check_usable()
+        return self._sender.now() - max_age if max_age > 0.0 else NEVER
+
+
+def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> str:
+    """The pool of these connections; without a name, the address is the system's choice."""
+    if local_address is not None and is_default(local_address, hosts.host_of(base_url)):
+        local_address = None
+    return hosts.pool_key(base_url, proxy, local_address)
 
 
 def _check_max_wait(max_wait: object) -> float | None:

@@ -18,13 +18,16 @@
     └── RecordingError                            repair or move the file
         └── StorageError                          nothing is stored now; try again later
 
-The rule of this file: the type names the caller's next step. All of them pickle, so required
-arguments are positional, and text that came from a server is escaped and bounded.
+The rule of this file: the type names the caller's next step. Every exception pickles, so required
+arguments are positional. A server's text is escaped and bounded.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from binance_oi.encoding import Decimals, EncodableByKey, plain
 from binance_oi.times import iso
 
 __all__ = [
@@ -53,10 +56,10 @@ MAX_TEXT = 200  # characters of a server's text that we show
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    """`text` fit for a log or a terminal: one line, nothing that moves the cursor, bounded.
+    """Escape and bound `text` for a log or a terminal: one line, no control of the cursor.
 
-    What is not printable becomes a Python escape; letters of any script stay as they are. The
-    result has at most `limit` characters, the last of them ``…`` when something was cut off.
+    Unprintable characters become Python escapes; letters of any script stay as they are. The result
+    has at most `limit` characters; the last one is ``…`` when text was cut off.
     """
     cut = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
@@ -67,55 +70,81 @@ class Reason(StrEnum):
     """Why a request waits, or is never sent."""
 
     COOLDOWN = "cooldown"
-    """The exchange refused a request; nothing is sent until an instant."""
+    """The exchange refused a request; nothing is sent until the cooldown ends."""
     PROBE_PENDING = "probe_pending"
-    """A probe is under way, or due at the rollover, and its count decides."""
+    """A probe is on the wire, or due at the rollover, and its count decides."""
     MINUTE_FULL = "minute_full"
-    """The budget of a minute in which the request may be counted is used."""
+    """A minute that may count the request has no budget left."""
     MINUTE_UNCERTAIN = "minute_uncertain"
-    """The minute before may not be over, and has no room for what others may have used of it."""
+    """The last minute may not be over, and has no room for what others may have used of it."""
     OTHERS = "others"
     """The rest of the minute is kept for other clients on this IP address."""
+    SINGLE_CALLS = "single_calls"
+    """Bulk work: the rest of the minute is kept for single calls."""
     SHARE = "share"
-    """Our share of the limit is used."""
+    """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"
     """Another process is changing the shared budget."""
     OTHER_LIMIT = "other_limit"
-    """A limit of another span than a minute is used: per 10 s, per day."""
+    """A limit on another span than a minute is used up: per 10 s, per day."""
     CONNECTIONS = "connections"
-    """As many requests are under way as the client may send at the same time."""
+    """The client already has its maximum of requests on the wire."""
     PACE = "pace"
-    """The client's requests per second are used."""
+    """The client has sent its maximum of requests for this second."""
     DEADLINE = "deadline"
-    """The deadline of a snapshot was over before its turn came."""
+    """The deadline of a snapshot passed before the request's turn came."""
     TOO_HEAVY = "too_heavy"
     """The weight does not fit into any minute."""
 
 
-class BinanceOIError(Exception):
-    """Anything that this package raises; catch it where any failure has the same next step."""
+class BinanceOIError(EncodableByKey, Exception):
+    """Any error of this package; catch it where every failure has the same next step."""
+
+    def to_dict(self, *, decimals: Decimals = "text") -> dict[str, Any]:
+        """The name of its type as ``error``, its text as ``text``, and every attribute.
+
+        Ready for any JSON encoder; see `binance_oi.encoding.Encodable`.
+        """
+        return {name: self._field(name, decimals) for name in self._field_names()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
+    def _field_names(self) -> Collection[str]:
+        return ("error", "text", *(name for name in vars(self) if not name.startswith("_")))
+
+    def _field(self, name: str, decimals: Decimals) -> Any:
+        if name == "error":
+            return type(self).__name__
+        return plain(str(self) if name == "text" else getattr(self, name), decimals)
 
 
 class InvalidSymbolError(BinanceOIError, ValueError):
-    """What was given cannot be a symbol; nothing was sent. Correct the caller."""
+    """The argument cannot be a symbol; nothing was sent. Correct the caller."""
 
     def __init__(self, symbol: object, reason: str) -> None:
         super().__init__(symbol, reason)
         self.symbol = symbol
-        """What was given, of whatever type."""
+        """The argument, of whatever type."""
         self.reason = reason
 
     def __str__(self) -> str:
-        # Of anything but a str only the type: its repr may be endless, or fail.
+        # Show only the type of anything but a str: its repr may be endless, or fail.
         symbol, kind = self.symbol, type(self.symbol).__name__
         shown = repr(symbol[:MAX_TEXT]) if isinstance(symbol, str) else f"<{kind}>"
         return f"{printable(shown, 60)} is not a symbol: {self.reason}"
 
+    def _field(self, name: str, decimals: Decimals) -> Any:
+        if name != "symbol":
+            return super()._field(name, decimals)
+        symbol, kind = self.symbol, type(self.symbol).__name__
+        return printable(symbol) if isinstance(symbol, str) else f"<{kind}>"
+
 
 class TransportError(BinanceOIError):
-    """There is no usable HTTP answer: DNS, refused, reset, TLS, broken framing.
+    """There was no usable HTTP answer: DNS, refused, reset, TLS, broken framing.
 
-    Try again as `retry` says; when that is "never" (certificates), ask a person.
+    Try again as `retry` says; if that is "never" (certificates), ask a person.
     """
 
     def __init__(self, message: str, retry: str = "later") -> None:
@@ -130,7 +159,7 @@ class TransportError(BinanceOIError):
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """There was no whole answer within `timeout`. Try again later, or allow more time."""
+    """There was no complete answer within `timeout`. Try again later, or allow more time."""
 
 
 class ResponseError(BinanceOIError):
@@ -143,7 +172,7 @@ class ResponseError(BinanceOIError):
         self.code = code
         """The exchange's own code; None when the body was not its usual error."""
         self.message = message
-        """The exchange's text. Escaped and bounded when it was decoded by us."""
+        """The exchange's text, escaped and bounded if this package decoded it."""
 
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"
@@ -151,28 +180,28 @@ class ResponseError(BinanceOIError):
 
 
 class UnknownSymbolError(ResponseError):
-    """The exchange never listed this symbol (-1121). Drop it."""
+    """The exchange does not know this symbol (-1121). Drop it."""
 
 
 class SymbolNotTradingError(ResponseError):
-    """The symbol is listed, and not trading now (-4108). Leave it out until it trades."""
+    """The symbol is listed but not trading now (-4108). Leave it out until it trades."""
 
 
 class ForbiddenError(ResponseError):
-    """The firewall (403) or the region (451) forbids it. Ask a person; do not try again."""
+    """The firewall (403) or the region (451) forbids the request. Ask a person; do not retry."""
 
 
 class ServerError(ResponseError):
-    """The exchange failed (5xx, 408). Try again later; our own retries failed too."""
+    """The exchange failed (5xx, 408), also for our retries. Try again later."""
 
 
 class _RetryAtError(ResponseError):
-    """An error that ends by itself. Wait until `retry_at`, a moment of this machine's clock."""
+    """An error that ends by itself. Wait until `retry_at`, by this machine's clock."""
 
     def __init__(self, status: int, code: int | None, message: str, retry_at: datetime) -> None:
         super().__init__(status, code, message, retry_at)
         self.retry_at = retry_at
-        """When it may be tried again (aware UTC)."""
+        """When to try again (aware UTC)."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} [until {iso(self.retry_at)}]"
@@ -183,17 +212,17 @@ class RateLimitedError(_RetryAtError):
 
 
 class BannedError(_RetryAtError):
-    """This IP address is banned (418). Send nothing before `retry_at`: it makes the ban longer."""
+    """This IP address is banned (418). Send nothing before `retry_at`: that prolongs the ban."""
 
 
 class DecodeError(BinanceOIError):
-    """A 2xx answer whose body is not what the exchange documents. Report it, with its text."""
+    """A 2xx answer has a body that the exchange does not document. Report it, with its text."""
 
 
 class WrongSymbolError(DecodeError):
-    """The answer is for another symbol than the one asked for.
+    """The answer is for another symbol than the requested one.
 
-    Its connection may hold more answers of others: close it, then ask again.
+    The connection may hold more answers to other requests: close it, then ask again.
     """
 
 
@@ -207,9 +236,9 @@ class BudgetExhaustedError(BinanceOIError):
         self.message = message
         """What the request waited for, in words."""
         self.retry_at = retry_at
-        """When there may be room (aware UTC); None when that is not known, or never."""
+        """When there may be room (aware UTC); None when that is unknown, or never."""
         self.reason = reason
-        """What the request waited for; None in an error that this package did not raise."""
+        """What the request waited for; None in an error that another package raised."""
 
     def __str__(self) -> str:
         return self.message
@@ -223,11 +252,11 @@ class ClientClosedError(BinanceOIError):
 
 
 class RecordingError(BinanceOIError):
-    """A recording cannot be used: not ours, too new, in use, or its place does not allow it.
+    """A recording cannot be used: not a recording, too new, in use, or in an unsuitable place.
 
     Repair or move the file.
     """
 
 
 class StorageError(RecordingError):
-    """A sink cannot store anything now; nothing of the last call is stored. Try again later."""
+    """A sink cannot store anything now, and stored nothing of the last call. Try again later."""

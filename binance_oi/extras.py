@@ -1,7 +1,7 @@
-"""Libraries that only an extra brings.
+"""Libraries that come with an extra.
 
-The rule of this file: such a library is imported when it is used. Its objects carry no types, and
-none of them leaves the module that asked for it.
+The rule of this file: such a library is imported on first use. Its objects have no types, so they
+stay in the module that imports them.
 """
 
 from importlib import import_module
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def library(name: str, extra: str) -> Any:
-    """A module of a library that the extra brings.
+    """Import a module of a library that `extra` installs.
 
     Raises:
-        ModuleNotFoundError: It is missing; the text says what to install.
+        ModuleNotFoundError: It is missing; the message says what to install.
     """
     try:
         return import_module(name)

@@ -1,14 +1,13 @@
-"""Which process this is: a child that was forked is another one than its parent.
+"""Which process this is: a forked child is another process than its parent.
 
-The rule of this file: an object to compare, and nothing to ask the system for at a request. A
-process id would be one question more for each request, and is given out again after a process has
-ended.
+The rule of this file: compare an object instead of asking the system. A process id would cost a
+system call for each request, and the system reuses it after a process has ended.
 """
 
 import os
 
 current: object = object()
-"""This process; whoever keeps it and finds another one here was made before a fork."""
+"""This process. An object that kept it and finds another one here was made before a fork."""
 
 
 def _after_fork() -> None:
@@ -16,5 +15,5 @@ def _after_fork() -> None:
     current = object()
 
 
-if hasattr(os, "register_at_fork"):  # Windows has neither
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)

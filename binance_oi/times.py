@@ -1,7 +1,7 @@
 """Instants as Unix ms, and as text.
 
-The rule of this file: an instant is aware UTC or Unix ms, and has one text: ISO 8601 with a Z where
-a program reads it, and date and time apart where a person does.
+The rule of this file: an instant is aware UTC or Unix ms. Programs read it as ISO 8601 with a Z,
+people as date and time.
 """
 
 from datetime import UTC, datetime
@@ -9,10 +9,10 @@ from functools import lru_cache
 
 
 def unix_ms(moment: datetime) -> int:
-    """A moment as Unix ms.
+    """Convert an aware `datetime` to Unix ms.
 
     Raises:
-        ValueError: It does not say its time zone.
+        ValueError: It has no time zone.
     """
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} does not say its time zone; use UTC")
@@ -20,26 +20,26 @@ def unix_ms(moment: datetime) -> int:
 
 
 def instant(unix_ms: int) -> datetime:
-    """Unix ms as aware UTC."""
+    """Convert Unix ms to aware UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC)
 
 
 def iso(moment: datetime) -> str:
-    """An aware UTC instant as ISO 8601 with a Z, to the second."""
+    """Format an aware UTC instant as ISO 8601 with a Z, to the second."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def iso_ms(unix_ms: int) -> str:
-    """Unix ms as ISO 8601 with a Z, to the millisecond."""
+    """Format Unix ms as ISO 8601 with a Z, to the millisecond."""
     minute, rest = divmod(unix_ms, 60_000)
     return f"{_minute(minute)}:{rest // 1000:02d}.{rest % 1000:03d}Z"
 
 
 def plain(moment: datetime) -> str:
-    """An aware UTC instant for people, to the second; the text around it says that it is UTC."""
+    """Format an aware UTC instant for people, to the second, without saying that it is UTC."""
     return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-@lru_cache(maxsize=4096)  # two days: every symbol has the same minutes
+@lru_cache(maxsize=4096)  # minutes; the same ones occur for every symbol
 def _minute(number: int) -> str:
     return datetime.fromtimestamp(number * 60, UTC).isoformat()[:16]

@@ -20,7 +20,7 @@ async def client_for_life(app: web.Application) -> AsyncIterator[None]:
 
 async def open_interest(request: web.Request) -> web.Response:
     value = await request.app[CLIENT].get_open_interest(request.match_info["symbol"], max_age=1)
-    return web.json_response({"open_interest": str(value.open_interest), "time": value.time})
+    return web.json_response(value.to_dict())
 
 
 async def main() -> None:

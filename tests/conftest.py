@@ -19,7 +19,7 @@ from hypothesis import settings
 import rollover
 from binance_oi.budget import place
 from binance_oi.market import schedule
-from support.aioresponses_shim import mend_aioresponses
+from support.aioresponses_shim import patch_aioresponses
 from support.virtual_clock import VirtualDatetime, VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
@@ -98,11 +98,11 @@ def minute_that_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
-    """`aioresponses`, mended for aiohttp 3.14.
+    """`aioresponses`, patched for aiohttp 3.14.
 
     It replaces `ClientSession._request`, so timeouts, middlewares, connectors and TLS are not
     there: use it for unit logic, and the local exchange for everything on the wire.
     """
-    mend_aioresponses(monkeypatch)
+    patch_aioresponses(monkeypatch)
     with aioresponses() as mock:
         yield mock

@@ -1199,6 +1199,10 @@ async def test_the_callers_budget_is_not_closed_and_ours_is() -> None:
         ({"base_url": "https://user:secret@fapi.binance.com"}, r"^base_url must be .* without cre"),
         ({"base_url": ""}, r"^base_url must be https://host"),
         ({"proxy": "not a url"}, r"^a proxy must be http://"),
+        (
+            {"proxy": "socks5://user:secret@proxy.example"},
+            r"^a proxy must be .* such as SOCKS, hand ",
+        ),
     ],
     ids=repr,
 )

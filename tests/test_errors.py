@@ -1,4 +1,4 @@
-"""Exceptions: one tree, picklable, and fit for a terminal whatever a server wrote."""
+"""Exceptions form one tree, pickle, and are safe to print whatever a server wrote."""
 
 import copy
 import pickle
@@ -50,7 +50,7 @@ UNTIL = datetime(2026, 11, 23, 23, 42, 7, 900_000, tzinfo=UTC)
 
 
 def examples() -> list[BinanceOIError]:
-    """One of each, made anew: a test may change the one it gets."""
+    """A new example of each error: a test may change its example."""
     return [
         BinanceOIError("something"),
         InvalidSymbolError("BTC USDT", "it must be letters, digits and _"),
@@ -80,7 +80,7 @@ every_example = pytest.mark.parametrize(
 
 
 def classes(top: type[BinanceOIError] = BinanceOIError) -> Iterator[type[BinanceOIError]]:
-    """Every exception of the package; a test may have made some of its own."""
+    """Every exception of the package, without those that tests define."""
     yield top
     for below in top.__subclasses__():
         if below.__module__.startswith("binance_oi"):
@@ -115,7 +115,7 @@ def test_every_error_can_be_copied(number: int, copier: type) -> None:
 
 
 @pytest.mark.parametrize("cls", public_classes(), ids=lambda cls: cls.__name__)
-def test_every_error_is_public_and_stands_in_the_tree_of_the_module(
+def test_every_error_is_public_and_in_the_tree_of_the_docstring(
     cls: type[BinanceOIError],
 ) -> None:
     assert cls.__name__ in errors.__all__
@@ -126,7 +126,7 @@ def test_every_error_is_public_and_stands_in_the_tree_of_the_module(
 
 
 @pytest.mark.parametrize("cls", list(classes()), ids=lambda cls: cls.__name__)
-def test_every_error_says_what_to_do_next(cls: type[BinanceOIError]) -> None:
+def test_the_docstring_of_every_error_names_the_next_step(cls: type[BinanceOIError]) -> None:
     assert cls.__doc__ is not None
     words = {word.strip(".:,") for word in cls.__doc__.split()}
     assert words & NEXT_STEPS
@@ -135,7 +135,7 @@ def test_every_error_says_what_to_do_next(cls: type[BinanceOIError]) -> None:
 @pytest.mark.parametrize(
     "cls, builtin", [(InvalidSymbolError, ValueError), (TransportTimeoutError, TimeoutError)]
 )
-def test_errors_that_python_has_a_word_for_are_also_that(
+def test_errors_also_have_the_matching_builtin_type(
     cls: type[BinanceOIError], builtin: type[Exception]
 ) -> None:
     assert issubclass(cls, builtin)
@@ -161,11 +161,11 @@ def test_errors_that_python_has_a_word_for_are_also_that(
         (InvalidSymbolError(7, "it must be a str"), "<int> is not a symbol: it must be a str"),
     ],
 )
-def test_an_error_reads_well(error: BinanceOIError, text: str) -> None:
+def test_the_text_of_every_error_is_as_expected(error: BinanceOIError, text: str) -> None:
     assert str(error) == text
 
 
-def test_attributes_are_what_was_given() -> None:
+def test_attributes_hold_the_arguments() -> None:
     banned = BannedError(418, -1003, "Way too many requests", UNTIL)
     assert (banned.status, banned.code, banned.message) == (418, -1003, "Way too many requests")
     assert banned.retry_at is UNTIL
@@ -186,13 +186,13 @@ class Hostile:
     ["x" * 10_000_000, "\x1b[2J" * 1000, Hostile(), 10**5000],
     ids=["endless", "moves the cursor", "has no repr", "too many digits"],
 )
-def test_a_message_about_a_bad_symbol_is_short_whatever_it_was(symbol: object) -> None:
+def test_the_message_about_any_bad_symbol_is_short(symbol: object) -> None:
     text = str(InvalidSymbolError(symbol, "no"))
     assert len(text) <= 60 + len(" is not a symbol: no")
     assert text.isprintable()
 
 
-def test_what_a_server_wrote_cannot_reach_the_terminal() -> None:
+def test_a_servers_text_cannot_control_the_terminal() -> None:
     error = ServerError(500, None, "\x1b]0;owned\x07\r\n\u202edesrever" + "x" * 100_000)
     assert str(error).startswith(r"500: \x1b]0;owned\x07\r\n\u202edesreverxxx")
     assert len(str(error)) == len("500: ") + 200

@@ -10,7 +10,7 @@ from binance_oi import fork
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_is_another_process_and_its_parent_stays_the_same() -> None:
+def test_a_fork_changes_the_process_only_in_the_child() -> None:
     before = fork.current
     child = os.fork()
     if child == 0:
@@ -19,7 +19,7 @@ def test_a_child_is_another_process_and_its_parent_stays_the_same() -> None:
     assert fork.current is before
 
 
-def test_a_system_without_fork_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_module_works_on_a_system_without_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "register_at_fork", raising=False)
     spec = importlib.util.spec_from_file_location("process_without_fork", fork.__file__)
     assert spec is not None

@@ -5,9 +5,12 @@ wheel installs and imports alone is checked by `nox -s build`.
 """
 
 import email
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -87,6 +90,7 @@ def test_the_metadata_states_licence_versions_and_dependencies(metadata: Message
 def test_the_command_is_installed(wheel: dict[str, bytes]) -> None:
     points = wheel[f"{INFO}/entry_points.txt"].decode()
     assert "binance-oi = binance_oi.__main__:main" in points
+    assert "[pytest11]\nbinance_oi.testing.plugin = binance_oi.testing.plugin" in points
 
 
 def test_nothing_that_others_pin_is_required_by_us() -> None:
@@ -95,3 +99,38 @@ def test_nothing_that_others_pin_is_required_by_us() -> None:
     named = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *extras]}
     assert named >= {"aiohttp", "aiolimiter", "msgspec", "pyarrow"}
     assert not named & {"multidict", "attrs", "propcache", "yarl"}
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a Python that finds a copy of the package and nothing that tells of it."""
+    monkeypatch.chdir(tmp_path)  # Python looks for packages there, too
+    shutil.copytree(ROOT / "binance_oi", tmp_path / "copy" / "binance_oi")
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("binance_oi", "_binance_oi", "__editable__")):
+            (libraries / path.name).symlink_to(path)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "copy"), str(libraries)])}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import binance_oi; print('binance-oi', binance_oi.__version__)"],
+        ["-c", "from binance_oi.sending.wire import USER_AGENT as u; print(*u.split('/'))"],
+        ["-m", "binance_oi", "--version"],
+    ],
+    ids=["import", "user agent", "command"],
+)
+def test_a_copy_without_metadata_of_an_installation_knows_its_version(
+    copied: dict[str, str], arguments: list[str]
+) -> None:
+    known = "from importlib.metadata import version; version('aiohttp'); version('binance-oi')"
+    python = [sys.executable, "-S"]  # without the packages of this environment
+    checked = subprocess.run([*python, "-c", known], env=copied, capture_output=True, text=True)
+    assert checked.stderr.splitlines()[-1].endswith(
+        "PackageNotFoundError: No package metadata was found for binance-oi"
+    )
+    shown = subprocess.run([*python, *arguments], env=copied, capture_output=True, text=True)
+    assert (shown.stdout, shown.stderr) == (f"binance-oi {VERSION}\n", "")

@@ -4,6 +4,8 @@
 
 boot.py          which run of the machine this is
 window.py        limits of other spans than a minute
+demand.py        what pollers are going to need: for plans, never for a request
+process.py       which process a demand is of, and whether that has ended
 usage.py         the values that a budget hands out
 tuning.py        every number of the decision
 server_clock.py  the exchange's clock: an interval around ours
@@ -26,7 +28,7 @@ shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
 """
 
-from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Budget, Clock, Pool, ProcessBudget, steady_clock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 
@@ -40,6 +42,7 @@ __all__ = [
     "Receipt",
     "Usage",
     "Wait",
+    "forget_pool",
     "machine_pools",
     "steady_clock",
 ]

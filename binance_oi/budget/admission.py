@@ -9,7 +9,22 @@ from typing import NamedTuple
 from binance_oi.budget import probing
 from binance_oi.budget.knowledge import Ask, Known
 from binance_oi.budget.server_clock import MINUTE
-from binance_oi.budget.tuning import HIDING, LEAST_WAIT, OURS, POLL, PROBE_PAUSE, PROBES
+from binance_oi.budget.tuning import (
+    CROWD,
+    FAIR,
+    GROWS,
+    HIDING,
+    LEAST_WAIT,
+    MEMORY,
+    OURS,
+    PACE,
+    POLL,
+    PROBE_PAUSE,
+    PROBES,
+    RELEASE,
+    SINGLE_GROWS,
+    SINGLE_LEAST,
+)
 from binance_oi.budget.usage import Reason, Wait
 
 
@@ -122,6 +137,39 @@ def probe_first(ask: Ask, known: Known) -> Verdict | None:
     return Probe() if probing.begins_with_a_probe(ask, known) else None
 
 
+def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
+    """Bulk work leaves single calls their part of the minute, and less and less as it ends."""
+    part = _part_of_single_calls(ask, known, ask.likeliest)
+    room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
+    if not part or room >= part:
+        return None
+    wait = known.clock.left(ask.now, ask.likeliest) - RELEASE * room / part
+    return Wait(max(wait, LEAST_WAIT), Reason.SINGLE_CALLS) if wait > 0.0 else None
+
+
+def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
+    """What bulk work leaves single calls of minute `k`, by their use of the last minutes."""
+    if not ask.bulk:
+        return 0
+    minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
+    used = max(minute.single for minute in minutes)
+    if not used:
+        return 0
+    most = max(ask.interactive, *(minute.interactive for minute in minutes))
+    part = max(SINGLE_GROWS * used, int(SINGLE_LEAST * known.limit))
+    return max(0, min(part, most) - minutes[-1].single)
+
+
+def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
+    """Send slowly beside copies of us, so that one that starts the minute later finds room."""
+    k = ask.likeliest
+    if not known.is_in_a_crowd(k - 1):
+        return None
+    ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
+    wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)
+    return Wait(max(wait, LEAST_WAIT), Reason.OTHERS) if wait > 0.0 else None
+
+
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     """Keep free what others are expected to use of the minute, but for a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
@@ -130,7 +178,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     crowded = _is_crowded(ask, known, k)
     if crowded and ask.now - known.counted_at < PROBE_PAUSE:
         return Wait(POLL, Reason.OTHERS, PROBE_PAUSE)
-    room = ask.budget - minute.used - ask.weight
+    room = ask.budget - minute.used - ask.weight - _part_of_single_calls(ask, known, k)
     need, margin = _kept(ask, known, k)
     fits = not crowded and room >= need + margin
     if not fits and known.unseen(ask.now, k) > room:
@@ -156,7 +204,8 @@ def _keeps_room(known: Known, k: int) -> bool:
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
     """Whether so much of ours is under way that it hides what others use meanwhile."""
     minute = known.ledger.minute(k)
-    most = max(ask.weight, int(HIDING * (ask.budget - minute.reported)))
+    hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
+    most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
     is_counted = k <= known.others.expected_until and minute.reported > 0
     return is_counted and minute.under_way + ask.weight > most
 
@@ -180,9 +229,12 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
     slowly enough for others.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
+    ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
+    if known.of_copies(k - 1):
+        most = max(known.ledger.minute(j).booked for j in range(k - MEMORY, k))
+        return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
     if others.expected_surge or before is None or not others.past(k):
         return False
-    ours = known.ledger.minute(k).booked + ask.weight
     return ours <= min(OURS * known.limit, before.booked)
 
 
@@ -193,6 +245,8 @@ RULES: tuple[Rule, ...] = (
     too_heavy,
     every_minute_has_room,
     probe_first,
+    leave_room_for_single_calls,
+    spread_beside_copies,
     leave_room_for_others,
 )
 

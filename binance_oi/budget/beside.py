@@ -50,9 +50,9 @@ class PoolBeside:
         """See `Pool.sending`."""
         return None if self._minute.held_for() else self._own.sending(receipt)
 
-    def room_in(self, weight: int) -> float | None:
+    def room_in(self, weight: int, bulk: bool = False) -> float | None:
         """See `Pool.room_in`."""
-        seconds = self._own.room_in(weight)
+        seconds = self._own.room_in(weight, bulk)
         return None if seconds is None else max(seconds, self._minute.held_for())
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
@@ -96,6 +96,14 @@ class PoolBeside:
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """The exchange announced its limits; this one is not among them."""
+
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`; the minute's pool has its own pollers."""
+        self._own.declare(key, weight, anew=anew)
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`."""
+        return self._own.demand(key)
 
     def flush(self) -> None:
         """See `Pool.flush`."""

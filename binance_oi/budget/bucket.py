@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from binance_oi.budget import admission, learning, probing
 from binance_oi.budget.attribution import is_clear_of_rollovers
-from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
+from binance_oi.budget.knowledge import UNKNOWN, Ask, Known, Parts
 from binance_oi.budget.others import Forecast
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
@@ -38,44 +38,46 @@ class Bucket:
         known: What is known so far; shared knowledge is put in place before every call.
         reserve: Left unused: weight when `int`, share of the limit when `float`.
         share: The most of the limit that we use ourselves, 0 to 1.
+        interactive: The most of it that bulk work leaves for single calls, 0 to 1.
     """
 
     __slots__ = (
         "_forecast",
+        "_interactive",
         "_limit",
+        "_parts",
         "_reserve",
-        "_reserve_given",
         "_share",
-        "_share_given",
         "known",
     )
     leases: bool = True
     """Whether a pool that shares may charge for requests in advance."""
 
-    def __init__(self, known: Known, *, reserve: float = 0.01, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        known: Known,
+        *,
+        reserve: float = 0.01,
+        share: float = 1.0,
+        interactive: float = 0.05,
+    ) -> None:
         self.known: Known = known
-        self._reserve_given, self._share_given = reserve, share
+        self._parts = Parts(reserve, share, interactive)
         self._forecast = Forecast()
         self._limit = 0
         self._resize()
 
-    def _bounds(self, limit: int) -> tuple[int, int]:
-        """The weight of the reserve, and of our share; shares of a small limit leave 1."""
-        given = self._reserve_given
-        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
-        return reserve, max(1, int(self._share_given * limit))
-
     def _resize(self) -> None:
         """Go by the limit that the exchange announced, to us or to another process."""
         self._limit = self.known.limit
-        self._reserve, self._share = self._bounds(self._limit)
+        self._reserve, self._share, self._interactive = self._parts.of(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
         """Book `weight` if it may be sent now; otherwise say for how long not, and why.
 
-        `bulk` says that it is one of many, which the queue alone puts behind single requests here.
+        `bulk` work leaves single calls their part of the minute.
         """
         known = self.known
         clock = known.clock
@@ -83,7 +85,7 @@ class Bucket:
             clock.drift(now)
         if self._limit != known.limit:
             self._resize()
-        first, _, last = self._span(now)
+        first, _, last = known.span(now)
         if (
             first == last > known.others.expected_until
             and known.cooldown_until <= now + clock.lo
@@ -92,6 +94,7 @@ class Bucket:
             and not known.is_blind
             and not known.others.refused_count
             and not known.windows
+            and not (bulk and any(each.single for each in known.ledger.minutes.values()))
         ):
             # The ordinary case, short because it is nearly every case: one minute, its count is
             # known, we are alone in it, and no refusal came below the limit. A property test
@@ -103,20 +106,26 @@ class Bucket:
                 and minute.used + minute.newcomer_reserve + weight <= self._limit - self._reserve
                 and minute.booked + weight <= self._share
             ):
+                single = 0 if bulk else weight
                 minute.booked += weight
                 minute.unconfirmed += weight
-                return Receipt(weight, now, first, last, minute.reported, False)
-        ask = self.question(now, weight)
+                minute.single += single
+                if minute.interactive < self._interactive:
+                    minute.interactive = self._interactive
+                return Receipt(weight, now, first, last, minute.reported, False, single)
+        ask = self.question(now, weight, bulk)
         verdict = admission.decide(ask, known)
         if isinstance(verdict, Wait):
             return verdict
         return self._book(ask, isinstance(verdict, admission.Probe))
 
-    def question(self, now: float, weight: int) -> Ask:
+    def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
         """What the rules are asked for a request of `weight`."""
-        reserve, share = self._bounds(self.known.limit)
+        reserve, share, interactive = self._parts.of(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
-        return Ask(now, weight, *self._span(now), reserve, budget, share, self._forecast)
+        first, likeliest, last = self.known.span(now)
+        bounds = reserve, budget, share
+        return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
         """May its request be written now? Ask with nothing between the answer and the write.
@@ -139,9 +148,9 @@ class Bucket:
             return None
         return receipt._replace(sent=now, reported=minute.reported)
 
-    def room_in(self, now: float, weight: int) -> float | None:
+    def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
         """See `admission.until_room`."""
-        return admission.until_room(self.question(now, weight), self.known)
+        return admission.until_room(self.question(now, weight, bulk), self.known)
 
     def _kept(self, reserve: int) -> int:
         """Weight left unused; more while no count comes."""
@@ -150,29 +159,23 @@ class Bucket:
         limit = self.known.limit
         return max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
 
-    def _span(self, now: float) -> tuple[int, int, int]:
-        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
-        clock = self.known.clock
-        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
-        if self.known.ledger.newest > first:
-            first = self.known.ledger.newest
-        if first >= last:
-            return first, first, first
-        return first, min(max(first, clock.likeliest(now)), last), last
-
     def _book(self, ask: Ask, probe: bool) -> Receipt:
         known, ledger = self.known, self.known.ledger
         if probe and probing.begins_with_a_probe(ask, known) and probing.is_newcomer(ask, known):
             room = max(0, ask.budget - int(FIRST_SHARE * known.limit))
             for k in range(ask.likeliest, known.clock.latest(ask.now) + 1):
                 ledger.open_minute(k).newcomer_reserve = room
-        ledger.book(ask.weight, ask.first, ask.last)
+        single = 0 if ask.bulk else ask.weight
+        ledger.book(ask.weight, ask.first, ask.last, single)
+        for k in range(ask.first, ask.last + 1):
+            minute = ledger.minutes[k]
+            minute.interactive = max(minute.interactive, ask.interactive)
         for window in known.windows:
             window.charge(ask.now, ask.now + FLIGHT, ask.weight)
         if probe:
             known.probe_ends_at = ask.now + PROBE_PATIENCE
         reported = ledger.minutes[ask.first].reported
-        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe)
+        return Receipt(ask.weight, ask.now, ask.first, ask.last, reported, probe, single)
 
     # -- learn -------------------------------------------------------------------------------
 
@@ -199,7 +202,10 @@ class Bucket:
         if date is not None and not learning.learn_date(known, date, receipt.sent, now):
             date = None
         k: int | None = receipt.first
-        if k != receipt.last or date is None or not is_clear_of_rollovers(date, k):
+        is_plain = k == receipt.last and (
+            known.clock.latest(now) == k if date is None else is_clear_of_rollovers(date, k)
+        )
+        if not is_plain:
             receipt, k = learning.find_minute(known, receipt, sent, now, used, date)
         if used is None:
             known.silent += 1
@@ -288,7 +294,8 @@ class Bucket:
         caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
         # A reserve of weight may be more than a limit that the exchange has lowered.
-        sustained = (max(0, cap) * MINUTE / window.seconds for window, cap in caps)
+        sustained = [cap * MINUTE / window.seconds for window, cap in caps]
+        sustained += [float(ask.budget), float(ask.share)]
         left += [ask.budget - minute.used, ask.share - minute.booked]
         return Usage(
             limit=known.limit,
@@ -302,7 +309,7 @@ class Bucket:
             resets_at=datetime.fromtimestamp(MINUTE * (ask.likeliest + 1), UTC),
             held_until=self._instant(now, known.cooldown_until),
             banned_until=self._instant(now, known.banned_until),
-            sustained=min(sustained, default=math.inf),
+            sustained=max(0.0, min(sustained)),
         )
 
     def _instant(self, now: float, until: float) -> datetime | None:

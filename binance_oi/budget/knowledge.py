@@ -4,10 +4,20 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from binance_oi.budget.demand import Demand
 from binance_oi.budget.ledger import Ledger
 from binance_oi.budget.others import Forecast, Others
-from binance_oi.budget.server_clock import ServerClock
-from binance_oi.budget.tuning import BLIND_AFTER, FEW, FEW_SHARE
+from binance_oi.budget.server_clock import MINUTE, ServerClock
+from binance_oi.budget.tuning import (
+    BLIND_AFTER,
+    EARLY,
+    FAIR,
+    FEW,
+    FEW_SHARE,
+    FLIGHT,
+    MEMORY,
+    WHOLE,
+)
 from binance_oi.budget.window import Window
 
 UNKNOWN = -math.inf
@@ -35,6 +45,8 @@ class Known:
     """Answers in a row without a usable count."""
     windows: list[Window] = field(default_factory=list[Window])
     """Of the limits of other spans than a minute."""
+    demands: list[Demand] = field(default_factory=list[Demand])
+    """What pollers are going to need; no rule reads it."""
 
     @property
     def is_blind(self) -> bool:
@@ -70,10 +82,51 @@ class Known:
         for minute in ledger.minutes.values():
             minute.booked = max(minute.booked, live)
 
+    def span(self, now: float) -> tuple[int, int, int]:
+        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        clock = self.clock
+        first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
+        if self.ledger.newest > first:
+            first = self.ledger.newest
+        if first >= last:
+            return first, first, first
+        return first, min(max(first, clock.likeliest(now)), last), last
+
+    def of_copies(self, k: int) -> float:
+        """What others used early in minute `k`, if they may be copies of us; 0 if not.
+
+        Copies use up a minute early, with us, or more than the part of one of them; and never more
+        than the limit.
+        """
+        early = self.others.curve(k, self.limit).at(EARLY, 0.0)
+        is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
+        if not is_used_up and early <= FAIR * self.limit:
+            return 0.0
+        most = max(self.ledger.minute(j).reported for j in range(k - MEMORY, k + 1))
+        return early if most <= self.limit else 0.0
+
+    def is_in_a_crowd(self, k: int) -> bool:
+        """Whether copies of us used more of minute `k` than the part of a single one."""
+        return self.of_copies(k) > FAIR * self.limit
+
     def unseen(self, now: float, k: int) -> float:
         """Weight that others may have used of minute `k` since our last count."""
         gap = max(0.0, min(now - self.counted_at, self.clock.into(now, k)))
         return self.others.unseen(k, self.limit, gap)
+
+
+class Parts(NamedTuple):
+    """What a budget was asked for: shares of the limit when `float`, weight when `int`."""
+
+    reserve: float
+    share: float
+    interactive: float
+
+    def of(self, limit: int) -> tuple[int, int, int]:
+        """Their weight. Shares of a small limit leave 1."""
+        given = self.reserve
+        reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
+        return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
 
 
 class Ask(NamedTuple):
@@ -95,3 +148,7 @@ class Ask(NamedTuple):
     """The most of the limit that is our own weight."""
     forecast: Forecast
     """The latest one, which stands for a while: see `FORECAST_AGE`."""
+    bulk: bool = False
+    """Whether it leaves single calls their part of the minute."""
+    interactive: int = 0
+    """The most that we leave them."""

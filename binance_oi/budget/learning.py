@@ -195,7 +195,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
     if first <= receipt.last and receipt.first <= max(last, ledger.newest):
         return receipt
     ledger.give_back(receipt)
-    ledger.book(receipt.weight, first, last)
+    ledger.book(receipt.weight, first, last, receipt.single)
     return receipt._replace(first=first, last=last, reported=0)
 
 
@@ -204,7 +204,7 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)
-    known.ledger.book(receipt.weight, first, last)
+    known.ledger.book(receipt.weight, first, last, receipt.single)
     if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
         return receipt._replace(first=first, last=last, reported=0)
     return receipt._replace(last=max(receipt.last, last))

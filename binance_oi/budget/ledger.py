@@ -38,6 +38,10 @@ class Minute:
     newcomer_reserve: int = 0
     """Kept free for other clients that nothing has shown yet: we know nothing from before."""
     refused: bool = False
+    single: int = 0
+    """The part of `booked` that is of single calls."""
+    interactive: int = 0
+    """What bulk work leaves them at the most: the most that anyone who charged asks for."""
 
     @property
     def used(self) -> int:
@@ -102,14 +106,18 @@ class Ledger:
         unconfirmed = sum(minute.unconfirmed for minute in held)
         return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
 
-    def book(self, weight: int, first: int, last: int) -> None:
-        """Book `weight` to each minute that may count it; opening a new one forgets old ones."""
+    def book(self, weight: int, first: int, last: int, single: int = 0) -> None:
+        """Book `weight` to each minute that may count it; opening a new one forgets old ones.
+
+        `single` is the part of it that is of a single call.
+        """
         if last not in self.minutes:
             self.forget(first)
         for k in range(first, last + 1):
             minute = self.open_minute(k)
             minute.booked += weight
             minute.unconfirmed += weight
+            minute.single += single
 
     def give_back(self, receipt: Receipt, but: int | None = None) -> None:
         """Take it out of each minute it was booked to, `but` for one."""
@@ -117,12 +125,13 @@ class Ledger:
             if k != but and k in self.minutes:  # it may be forgotten by now
                 self.minutes[k].booked -= receipt.weight
                 self.minutes[k].unconfirmed -= receipt.weight
+                self.minutes[k].single -= receipt.single
 
     def move(self, receipt: Receipt, k: int) -> None:
         """The exchange counted it in minute `k`, and in no other."""
         self.give_back(receipt, but=k)
         if not receipt.first <= k <= receipt.last:
-            self.book(receipt.weight, k, k)
+            self.book(receipt.weight, k, k, receipt.single)
 
     def leave_undecided(self, receipt: Receipt, k: int | None, certain: float) -> None:
         """It stays unconfirmed until the count of a request that was sent after `certain`.

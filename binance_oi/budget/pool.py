@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import wraps
+from functools import partial, wraps
 from numbers import Integral
 from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, Self, TypedDict, TypeVar
@@ -16,6 +16,7 @@ from typing import Concatenate, ParamSpec, Protocol, Self, TypedDict, TypeVar
 from binance_oi.arguments import check_count, check_number
 from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.demand import Declared
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
@@ -32,14 +33,12 @@ VIEWS = 1000  # tries to see the books between two changes; each takes some 20 u
 QUICK_VIEWS = 100  # of them that follow each other at once; most changes take microseconds
 VIEW_PAUSE = 2e-4  # s before each of the others: a change may wait for the disk, or for a core
 
-if hasattr(time, "CLOCK_BOOTTIME"):
-
-    def steady_clock() -> float:
-        """Monotonic seconds, the same for every process, that go on while the machine sleeps."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-else:
-    steady_clock = time.monotonic
+steady_clock: Clock = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+"""Monotonic seconds, the same for every process, that go on while the machine sleeps."""
 
 
 class Budget(Protocol):
@@ -73,7 +72,7 @@ class Pool(Protocol):
             weight: What the request costs.
             waiting: Calls behind this one that may be sent as soon as they are charged. A pool
                 that shares may charge for them in advance, as a lease; it promises them nothing.
-            bulk: Whether it is one of many, such as the requests of a sweep.
+            bulk: Whether it is bulk work, which leaves single calls their part of the minute.
         """
         ...
 
@@ -98,7 +97,7 @@ class Pool(Protocol):
         """Ask with nothing between the answer and the write; see `Bucket.sending`."""
         ...
 
-    def room_in(self, weight: int) -> float | None:
+    def room_in(self, weight: int, bulk: bool = False) -> float | None:
         """Seconds after which there may be room, None for never; see `Bucket.room_in`."""
         ...
 
@@ -138,6 +137,27 @@ class Pool(Protocol):
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """The exchange announced its limits; see `Bucket.set_limits`."""
+        ...
+
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """Say what a poller is going to need, so that others plan with it.
+
+        It admits nothing and refuses nothing: `charge` does not know of it. It ends with this
+        process, with the pool, or when it was not said again for three minutes. To say it again
+        costs nothing; a shared record is written once a minute at the most, and at a change.
+
+        Args:
+            key: The poller.
+            weight: In each minute; 0 when it needs nothing any more.
+            anew: Whether it begins now, also when it is known: it comes after all others.
+        """
+        ...
+
+    def demand(self, key: object) -> float:
+        """Weight a minute that pollers need who came before `key`, of all who share this pool.
+
+        Of all pollers, when `key` has declared nothing.
+        """
         ...
 
     def flush(self) -> None:
@@ -225,6 +245,7 @@ class ProcessPool:
         self.changer: int = 0  # the thread that made the last one
         self.has_news: bool = False  # since listeners were called
         self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # and their threads
+        self.declared: Declared = Declared()
 
     def __repr__(self) -> str:
         usage = self._between_changes(self._own).usage(self._clock())  # reads no file
@@ -272,9 +293,9 @@ class ProcessPool:
         finally:
             self.ended += 1
 
-    def room_in(self, weight: int) -> float | None:
+    def room_in(self, weight: int, bulk: bool = False) -> float | None:
         """See `Pool.room_in`."""
-        return self._obeyed.room_in(self._clock(), weight)
+        return self._obeyed.room_in(self._clock(), weight, bulk)
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
         """See `Pool.settle`."""
@@ -328,6 +349,16 @@ class ProcessPool:
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """See `Pool.set_limits`."""
         self._bucket.set_limits(self._clock(), limit, others)
+
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`."""
+        self.declared.notice_fork()
+        self.declared.put(key, weight, self._clock(), anew=anew)
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`."""
+        self.declared.notice_fork()
+        return self.declared.before(key)
 
     def flush(self) -> None:
         """See `Pool.flush`."""
@@ -412,6 +443,7 @@ class Options(TypedDict, total=False):
 
     reserve: float
     share: float
+    interactive: float
     limit: int
     clock: Clock
     wall: Clock
@@ -427,13 +459,17 @@ class ProcessBudget:
             when `int`, a share of the limit when `float`. The default of 1 % is also what lets us
             look at the count when everything else is used; do not go far below it.
         share: The most of the limit that we use ourselves, 0 < share <= 1.
+        interactive: The most of the limit that bulk work (`snapshot`, `poll`, a recorder) leaves
+            for single calls, 0 to 1. They get twice what they used in the busiest of the last five
+            minutes, 1 % at the least, and nothing when there was none of them; what they have not
+            used goes to bulk work in the last five seconds of the minute.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange has told its own.
         clock: Monotonic seconds.
         wall: Unix seconds; read once, and only believed to within 2.5 s of the truth until the
             first answer.
 
     Raises:
-        TypeError: `reserve`, `share` or `limit` is no number.
+        TypeError: `reserve`, `share`, `interactive` or `limit` is no number.
         ValueError: One of them is out of range.
     """
 
@@ -442,6 +478,7 @@ class ProcessBudget:
         *,
         reserve: float = 0.01,
         share: float = 1.0,
+        interactive: float = 0.05,
         limit: int = WEIGHT.most,
         clock: Clock = steady_clock,
         wall: Clock = time.time,
@@ -455,6 +492,9 @@ class ProcessBudget:
         self._share = check_number("share", share, above=0.0)
         if self._share > 1.0:
             raise ValueError(f"share must be above 0 and at most 1: {share!r}")
+        self._interactive = check_number("interactive", interactive, least=0.0)
+        if self._interactive > 1.0:
+            raise ValueError(f"interactive must be 0 to 1: {interactive!r}")
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
         self._rolling: Limit | None = None  # what its pools are of, if that is not the minute
@@ -487,11 +527,12 @@ class ProcessBudget:
         return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
 
     def _make_bucket(self, state: Known) -> Bucket:
+        parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
-            return Bucket(state, reserve=self._reserve, share=self._share)
+            return Bucket(state, reserve=self._reserve, **parts)
         is_weight = isinstance(self._reserve, int)  # of the minute; of this limit it is as much
         reserve = self._reserve / self._limit if is_weight else self._reserve
-        return rolling.RollingBucket(state, reserve=reserve, share=self._share)
+        return rolling.RollingBucket(state, reserve=reserve, **parts)
 
     def _fresh_state(self) -> Known:
         state = fresh_state(self._limit, self._clock, self._wall)

@@ -49,6 +49,8 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         # answered undecided.
         counted = max(minute.booked + minute.others, minute.reported)
         return counted + ask.weight <= known.limit
+    if known.is_in_a_crowd(k):  # copies of us use nothing but the reserve, for their probes
+        return minute.used + FROM_RESERVE * ask.reserve / 2 + ask.weight <= known.limit
     return is_bearable(ask, known, k)
 
 

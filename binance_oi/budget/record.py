@@ -13,6 +13,7 @@ from operator import attrgetter
 
 import msgspec
 
+from binance_oi.budget import demand
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Curve
@@ -36,7 +37,10 @@ FEW_SLOTS = 4  # of a window, in a record that would be too long
 FEW_MINUTES = 8
 OLD = 86_400.0  # s after which a record tells nothing of the minute; its holds and windows go on
 
-_NAMES = ("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve")
+_NAMES = (
+    *("booked", "unconfirmed", "doubtful", "reported", "others", "newcomer_reserve"),
+    *("single", "interactive"),
+)
 _COUNTS = attrgetter(*_NAMES)
 
 
@@ -89,11 +93,16 @@ def fitted(made: Record, most: int) -> bytes:
     if len(data) <= most:
         return data
     slim = _decode(data)
-    for shed in (_drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
+    for shed in (_drop_demands, _drop_far_minutes, _coarsen_windows, _join_undecided, _drop_past):
         if len(data) > most:
             shed(slim.state)
             data = encode(slim)
     return data
+
+
+def _drop_demands(state: Known) -> None:
+    """They are for plans; whoever needs something says so again within a minute."""
+    state.demands.clear()
 
 
 def _drop_far_minutes(state: Known) -> None:
@@ -148,7 +157,8 @@ def flaw(state: Known, now: float) -> str:
     """What in `state` cannot be so; empty when it can be believed.
 
     Corrects what our own arithmetic leaves behind: minutes that are far from now are dropped, and
-    counts that were corrected below 0 are 0. What others did is within the limit.
+    counts that were corrected below 0 are 0. What others did is within the limit. Demands that are
+    over or impossible are dropped: they decide nothing.
 
     Args:
         state: As it was read.
@@ -163,6 +173,7 @@ def flaw(state: Known, now: float) -> str:
     if not _are_windows_possible(state.windows, now):
         return "a window"
     _bound_others(state)
+    state.demands = demand.believed(state.demands, now)
     return "" if _are_minutes_possible(state, now) else "a minute"
 
 
@@ -308,6 +319,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     _merge_minutes(shared, ours, base if is_one_time else None, now)
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
+    shared.demands = demand.merged(shared.demands, ours.demands)
     if base is None:  # nobody knows which of them the exchange announced last
         shared.limit = min(shared.limit, ours.limit)
     elif ours.limit != base.limit:
@@ -368,6 +380,8 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
     shared.reported = max(shared.reported, ours.reported)
     shared.newcomer_reserve = max(shared.newcomer_reserve, ours.newcomer_reserve)
     shared.refused |= ours.refused
+    shared.single = max(0, shared.single + ours.single - before.single)
+    shared.interactive = max(shared.interactive, ours.interactive)
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:

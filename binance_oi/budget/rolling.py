@@ -64,9 +64,9 @@ class RollingBucket(Bucket):
         is_late = now - receipt.sent > PATIENCE
         return None if is_late or self.known.is_held(now) else receipt
 
-    def room_in(self, now: float, weight: int) -> float | None:
-        """Seconds after which there may be room for a single request; None: there never is."""
-        wait = self._wait(now, weight, bulk=False)
+    def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
+        """Seconds after which there may be room; None: there never is."""
+        wait = self._wait(now, weight, bulk)
         if wait is None:
             return 0.0
         return wait.seconds if wait.end is None else wait.end

@@ -13,8 +13,10 @@ from operator import methodcaller
 from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.demand import LIFE, RENEWAL, Demand, believed, with_own
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
+from binance_oi.budget.process import is_gone, this_process
 from binance_oi.budget.stored import StoredPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
@@ -36,6 +38,7 @@ class SharedPool(StoredPool):
     def close(self) -> None:
         """Book what is late, as far as others let us, and close the store."""
         self._notice_fork()
+        self._withdraw()
         if self._is_untold:
             self._check_at = -math.inf
         self.flush()
@@ -49,7 +52,8 @@ class SharedPool(StoredPool):
         """See `Pool.charge`.
 
         Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
-        Calls behind one of another weight are not taken for calls of weight 1.
+        Calls behind one of another weight are not taken for calls of weight 1. A lease is for
+        single calls or for bulk work, as the call it follows.
         """
         if self._process is not fork.current:
             self._notice_fork()
@@ -57,7 +61,8 @@ class SharedPool(StoredPool):
         if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
-        if leased and weight == 1 and now - leased[-1].sent < LEASE and not self._is_hold_new():
+        is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
+        if is_fit and now - leased[-1].sent < LEASE and not self._is_hold_new():
             return leased.pop()
         if not self._enter(now):
             return Wait(BUSY, Reason.STORE_BUSY)
@@ -66,12 +71,8 @@ class SharedPool(StoredPool):
             wanted = waiting if weight == 1 else 0
             if now - self._charged_at < BRISK:
                 wanted = LOT
-            if (
-                wanted
-                and self._bucket.leases
-                and answer.first > self._bucket.known.others.expected_until
-            ):
-                self._take_lease(now, min(wanted, LOT))
+            if wanted and answer.first > self._bucket.known.others.expected_until:
+                self._take_lease(now, min(wanted, LOT), bulk)
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
         return answer
@@ -96,10 +97,10 @@ class SharedPool(StoredPool):
         except OSError:
             return True
 
-    def _take_lease(self, now: float, wanted: int) -> None:
+    def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
         """Charge for the next few calls, so that the store is locked once for all of them."""
         while self._bucket.leases and len(self._leased) < wanted:
-            more = self._bucket.charge(now, 1)
+            more = self._bucket.charge(now, 1, bulk)
             if not isinstance(more, Receipt):
                 return
             self._leased.append(more)
@@ -167,6 +168,42 @@ class SharedPool(StoredPool):
         """See `Pool.set_limits`."""
         self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`; all pollers of this pool are one demand of the record."""
+        self.declared.notice_fork()
+        now = self._clock()
+        is_new = self.declared.put(key, weight, now, anew=anew)
+        if is_new or (self.declared.is_written and now - self.declared.renewed_at >= RENEWAL):
+            self._write_demand(now)
+
+    def _write_demand(self, now: float) -> None:
+        declared = self.declared
+        total = declared.total
+        own = Demand(declared.owner, this_process(), total, declared.since, now + LIFE)
+        declared.renewed_at, declared.is_written = now, total > 0.0
+        self._change(partial(apply_demand, own, now))
+
+    def _withdraw(self) -> None:
+        """Need nothing any more."""
+        self.declared.notice_fork()
+        if self.declared.is_written:
+            self.declared.clear()
+            self._write_demand(self._clock())
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`.
+
+        Reads the record without its lock. The demand of a process that has ended does not count.
+        """
+        self.declared.notice_fork()
+        declared, needed = self.declared, self.declared.before(key)
+        ours = (declared.since, declared.owner) if key in declared else (math.inf, 0)
+        for other in believed(self._written().demands, self._clock()):
+            is_before = other.owner != declared.owner and (other.since, other.owner) < ours
+            if is_before and not is_gone(other.process):
+                needed += other.weight
+        return needed
+
     def held_for(self, *, ban: bool = False) -> float:
         """See `Pool.held_for`."""
         if self._is_hold_possible():
@@ -226,3 +263,10 @@ class SharedPool(StoredPool):
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until
+
+
+def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:
+    """Write `own` beside the demands of processes that are still there."""
+    known = bucket.known
+    others = (each for each in known.demands if not is_gone(each.process))
+    known.demands = with_own(others, own, now)

@@ -1,4 +1,4 @@
-"""The values that a budget hands out. They decide nothing, and import nothing but errors."""
+"""The values that a budget hands out. They decide nothing."""
 
 import math
 from collections.abc import Mapping
@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from binance_oi.encoding import Encodable
 from binance_oi.errors import Reason
 
 __all__ = ["Reason", "Receipt", "Usage", "Wait"]
 
 
-class Wait(NamedTuple):
-    """Not now."""
-
+class _Wait(NamedTuple):
     seconds: float | None
     """After which the answer may differ; None: waiting does not help."""
     reason: Reason
@@ -22,9 +21,13 @@ class Wait(NamedTuple):
     earlier: for a caller who comes back only once."""
 
 
-class Receipt(NamedTuple):
-    """What `charge` booked. It goes back exactly once, with the answer."""
+class Wait(_Wait, Encodable):
+    """Not now."""
 
+    __slots__ = ()
+
+
+class _Receipt(NamedTuple):
     weight: int
     sent: float
     """Monotonic s: when it was charged; when it was sent if that is `PATIENCE` later."""
@@ -36,10 +39,18 @@ class Receipt(NamedTuple):
     """The largest count of `first` when the request was sent: it is counted above that."""
     probe: bool
     """Everyone waits for its answer."""
+    single: int = 0
+    """`weight` for a single call, 0 for bulk work."""
+
+
+class Receipt(_Receipt, Encodable):
+    """What `charge` booked. It goes back exactly once, with the answer."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Encodable):
     """The budget at one moment, as far as we know it; weight unless said otherwise."""
 
     limit: int
@@ -66,9 +77,9 @@ class Usage:
     banned_until: datetime | None
     """The end of a ban of this IP address; None when there is none."""
     sustained: float = math.inf
-    """What we may use in a minute, minute after minute, by the exchange's limits for other spans
-    of time (per 10 s, per day), less reserve; never negative, and infinite without such a
-    limit."""
+    """What we may use in a minute, minute after minute, less reserve: by the limit of a minute, and
+    by the exchange's limits for other spans of time (per 10 s, per day); never negative. A budget
+    always knows it, so it is finite, as JSON needs it."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
     """Calls of this client that wait to be sent, by what they wait for; empty when none waits.
     They stand in one queue, so all of them wait for what the first one waits for. The usage of a

@@ -1,97 +1,35 @@
-"""The command that reads the past.
+"""What `history` does.
 
 The rule of this file: without a file it shows what it has read when it is whole; with one it keeps
 each symbol at once, and the same command goes on where it was interrupted.
 """
 
 import asyncio
-import re
 import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, NamedTuple
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
 
-from cyclopts import Parameter, Token
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from binance_oi.cli.commands import OK, SOME_FAILED, USAGE, Output, Source, app, exit_code
-from binance_oi.cli.recording import Flag, Place, told
-from binance_oi.cli.render import explain, history_sheet
-from binance_oi.cli.terminal import complain, console
+from binance_oi.cli.endings import (
+    OK,
+    SOME_FAILED,
+    UsageError,
+    correctable,
+    exit_code,
+    explain,
+)
+from binance_oi.cli.options import Output, Source
+from binance_oi.cli.render import history_sheet
+from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.symbols import check_symbols
-from binance_oi.market.history import History, HistoryProgress, OnProgress, check_period
+from binance_oi.market.history import History, HistoryProgress, OnProgress
 from binance_oi.output.past import PastFile, past_file
-
-MONTH = timedelta(days=30)  # what the exchange keeps
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-_AGE = re.compile(r"([0-9]{1,9})([smhd])", re.ASCII)
-
-
-def _bound(_: object, tokens: Sequence[Token]) -> datetime | timedelta:
-    text = tokens[0].value
-    age = _AGE.fullmatch(text)
-    try:
-        if age is not None:
-            return timedelta(**{UNITS[age[2]]: int(age[1])})
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(
-            "a bound is so long ago, such as 30d or 12h, or ISO 8601, such as 2026-11-23T08:00Z"
-        ) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _period(_: object, tokens: Sequence[Token]) -> str:
-    return check_period(tokens[0].value)
-
-
-Bound = Annotated[datetime | timedelta | None, Parameter(converter=_bound)]
-Period = Annotated[str, Parameter(converter=_period)]
-
-
-@app.command
-def history(
-    *symbols: str,
-    since: Bound = MONTH,
-    until: Bound = None,
-    period: Period = "5m",
-    to: Place | None = None,
-    replace: Flag = False,
-    source: Source = Source(),  # noqa: B008 - frozen
-    output: Output = Output(),  # noqa: B008 - frozen
-) -> int:
-    """Open interest of the last 30 days, as the exchange keeps it.
-
-    The exchange allows 1000 requests in 5 minutes for it. 30 days of 5m are 18 requests for each
-    symbol; of the whole market they take 72 minutes. With --to, the same command goes on where it
-    was interrupted. Rows that the exchange does not have are not made up; the last line says how
-    many stretches lack them.
-
-    Args:
-        symbols: Such as BTCUSDT. Without any: every symbol that is trading, with --to only.
-        since: The first instant: so long ago (30d, 12h, 90m), or ISO 8601, UTC unless it says
-            otherwise.
-        until: The last instant, given in the same way; without it, now.
-        period: From row to row: 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d.
-        to: A file that ends in .parquet, .csv or .jsonl.
-        replace: Put the file in the place of what has that name, and begin anew.
-    """
-    if not symbols and to is None:
-        complain("the whole market needs a file: --to FILE")
-        return USAGE
-    wanted = Wanted(check_symbols(symbols) if symbols else None, since, until, period)
-
-    def run() -> int:
-        with source.client() as client:
-            if to is None:
-                return asyncio.run(_show(client, wanted, output))
-            with past_file(to, wanted.words, replace=replace) as file:
-                return asyncio.run(_keep(client, wanted, file))
-
-    return told(run)
 
 
 class Wanted(NamedTuple):
@@ -123,6 +61,22 @@ class Wanted(NamedTuple):
             until=self.until,
             on_progress=on_progress,
         )
+
+
+def history(
+    wanted: Wanted, to: Path | None, *, replace: bool, source: Source, output: Output
+) -> int:
+    """Read what is wanted, and show it or keep it in a file."""
+    if wanted.symbols is not None:
+        wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
+    elif to is None:
+        raise UsageError("the whole market needs a file: --to FILE")
+    with correctable(), source.client() as client:
+        if to is None:
+            return asyncio.run(_show(client, wanted, output))
+        safe = output.csv_safe
+        with past_file(to, wanted.words, replace=replace, csv_safe=safe) as file:
+            return asyncio.run(_keep(client, wanted, file))
 
 
 async def _show(client: OpenInterestClient, wanted: Wanted, output: Output) -> int:
@@ -159,7 +113,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
 
 
 def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
-    """Say what was read and what was not; the exit code."""
+    """Report what was read and what failed; return the exit code."""
     errors = {each.symbol: each.error for each in found if each.error is not None}
     for symbol, error in errors.items():
         complain(f"{symbol}: {explain(error)}")
@@ -172,8 +126,8 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 @asynccontextmanager
 async def _progress() -> AsyncGenerator[OnProgress | None]:
-    """A bar on stderr, if that is a terminal; gives what is called after each symbol."""
-    if not sys.stderr.isatty():
+    """A bar on stderr, if that is a terminal; yields what to call after each symbol."""
+    if not redraws(sys.stderr):
         yield None
         return
     columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("symbols"))

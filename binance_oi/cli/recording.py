@@ -1,117 +1,102 @@
-"""The commands that record, and that read what was recorded.
+"""What `record` does.
 
 The rule of this file: a recorder that receives a stop signal ends, and that is no error; everything
 that can be known to be wrong is said in one line before anything is touched.
 """
 
 import asyncio
-import re
+import math
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter, Token
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from binance_oi.cli.commands import HUNG_UP, LOST, OK, SIGHUP, USAGE, Source, app
-from binance_oi.cli.terminal import complain, console
+from binance_oi.cli.endings import (
+    EXCHANGE,
+    HUNG_UP,
+    LIMITED,
+    LOST,
+    NETWORK,
+    OK,
+    SIGHUP,
+    UNEXPECTED,
+    UsageError,
+    correctable,
+)
+from binance_oi.cli.options import End, Source
+from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
-from binance_oi.errors import RecordingError, printable
-from binance_oi.output.chart import plot as draw
-from binance_oi.output.export import export as export_to
-from binance_oi.output.report import write_report
-from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.errors import printable
+from binance_oi.recorder import Recorder, Status
 from binance_oi.times import iso
 
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Exit codes of gap reasons; of any other one it is the network.
+CODES = {
+    **dict.fromkeys(("limited", "banned", "budget"), LIMITED),
+    **dict.fromkeys(("forbidden", "unknown", "not_trading"), EXCHANGE),
+    **dict.fromkeys(("late", "clock", "overrun", "storage"), UNEXPECTED),
+}
+LONGEST_REASON = 200  # characters of it in a status line
 TICK = 0.5  # s between two looks at a status line
 LOG_EVERY = 60.0  # s between two lines where there is no terminal
-
-_PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", re.ASCII)
-
-
-def _seconds(_: object, tokens: Sequence[Token]) -> float:
-    match = _PERIOD.fullmatch(tokens[0].value)
-    if match is None:
-        raise ValueError("a period is a number with s, m or h, such as 20s")
-    return float(match[1]) * UNITS[match[2]]
+CHECK = 1.0  # s between two looks at the clock, for the end of a recording
 
 
-def _moment(_: object, tokens: Sequence[Token]) -> datetime:
-    try:
-        moment = datetime.fromisoformat(tokens[0].value)
-    except ValueError as error:
-        raise ValueError("a moment is ISO 8601, such as 2026-11-23 or 2026-11-23T08:00Z") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _place(_: object, tokens: Sequence[Token]) -> Path:
-    name = tokens[0].value
-    if not name:  # would be the directory we are in
-        raise ValueError("a name is needed")
-    if name == "-":  # no output goes to stdout, and a file of that name is a trap
-        raise ValueError("a name is needed; ./- is a file named -")
-    return Path(name)
-
-
-Place = Annotated[Path, Parameter(converter=_place)]
-Period = Annotated[float, Parameter(converter=_seconds)]
-Moment = Annotated[datetime | None, Parameter(converter=_moment)]
-Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=())]
-Flag = Annotated[bool, Parameter(negative=())]
-
-
-def told(run: Callable[[], int]) -> int:
-    """The exit code of `run`; an error that the user can correct is one line, and wrong usage."""
-    try:
-        return run()
-    except (RecordingError, ValueError, ModuleNotFoundError) as error:
-        complain(printable(str(error)))
-        return USAGE
-
-
-@app.command
 def record(
-    *symbols: str,
-    to: Place,
-    every: Period = 20.0,
-    notional: Flag = False,
-    source: Source = Source(),  # noqa: B008 - frozen
+    symbols: Sequence[str] | None,
+    to: Path,
+    *,
+    every: float | None,
+    notional: bool,
+    source: Source,
+    end: End,
 ) -> int:
-    """Record the whole market, or some symbols, until it is stopped.
-
-    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) stop it; with nohup, SIGHUP does not. The
-    exit code is 7 when sweeps were read and could not be written; the last line says how many.
-
-    Args:
-        symbols: Without any: every symbol that is trading, also when that changes.
-        to: The recording (SQLite); made when missing, continued when it is there.
-        every: From sweep to sweep: 20s, 5m, 1h. Slots are multiples of it since 1970.
-        notional: Record mark prices as well.
-    """
+    """Record until somebody stops it, or until its end."""
+    if end.until is not None and end.until <= datetime.now(UTC):
+        raise UsageError(f"--until {iso(end.until)} is over")
 
     async def run(client: OpenInterestClient) -> int:
         async with client:
-            recorder = Recorder(client, to, every=every, symbols=symbols or None, notional=notional)
+            recorder = Recorder(client, to, every=every, symbols=symbols, notional=notional)
             with _stopped_by_signals(recorder) as received:
-                telling = asyncio.create_task(_tell(recorder, client))
+                beside = [
+                    asyncio.create_task(_tell(recorder, client)),
+                    asyncio.create_task(_stop_at(recorder, end)),
+                ]
                 try:
                     await recorder.run()
                 finally:
-                    telling.cancel()
+                    for task in beside:
+                        task.cancel()
         complain(f"stopped: {status_line(recorder.status)}")
         if recorder.status.lost:
             return LOST
+        if not recorder.status.sweeps and recorder.status.trouble is not None:
+            return trouble_code(recorder.status.trouble)
         return HUNG_UP if SIGHUP in received else OK
 
-    with source.client() as client:
-        return told(lambda: asyncio.run(run(client)))
+    with source.client() as client, correctable():
+        return asyncio.run(run(client))
+
+
+async def _stop_at(recorder: Recorder, end: End) -> None:
+    """Stop the recorder at its end, which may be never."""
+    loop = asyncio.get_running_loop()
+    stops_at = math.inf if end.seconds is None else loop.time() + end.seconds
+    until = math.inf if end.until is None else end.until.timestamp()
+    while True:  # the moment is of a clock that somebody may set meanwhile
+        left = min(stops_at - loop.time(), until - time.time())
+        if left <= 0.0:
+            break
+        await asyncio.sleep(min(left, CHECK))
+    recorder.stop()
 
 
 @contextmanager
@@ -139,6 +124,11 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
             signal.signal(SIGHUP, signal.SIG_IGN)
 
 
+def trouble_code(trouble: str) -> int:
+    """The exit code of a recorder that has no sweep, by the reason of its latest gap."""
+    return CODES.get(trouble.partition(":")[0], NETWORK)
+
+
 def status_line(status: Status) -> str:
     """What a recorder has done, in one line."""
     parts = [
@@ -152,7 +142,10 @@ def status_line(status: Status) -> str:
         parts.append(f"sweeps lost {status.lost:,}")
     if status.unwritten:
         parts.append(f"sweeps unwritten {status.unwritten:,}")
-    parts.append(f"last {status.late:.1f} s late")
+    if status.sweeps:
+        parts.append(f"last {status.late:.1f} s late")
+    if status.trouble:
+        parts.append(f"NO SWEEP: {printable(status.trouble, LONGEST_REASON)}")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
     return ", ".join(parts)
@@ -165,7 +158,9 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
         usage = client.usage
         return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
 
-    if not sys.stderr.isatty():
+    if not redraws(sys.stderr):
+        if sys.stderr.isatty():  # somebody looks at it
+            complain(f"recording, {line()}")
         while True:
             await asyncio.sleep(LOG_EVERY)
             complain(f"{iso(datetime.now(UTC))} {line()}")
@@ -173,126 +168,3 @@ async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
         while True:
             live.update(Text(line()), refresh=True)
             await asyncio.sleep(TICK)
-
-
-@app.command
-def export(
-    recording: Place,
-    *,
-    to: Place,
-    symbol: Symbols = None,
-    since: Moment = None,
-    until: Moment = None,
-    replace: Flag = False,
-    new: Flag = False,
-) -> int:
-    """Add a recording to Parquet, CSV or JSON Lines; rows that are there stay.
-
-    Args:
-        recording: Made by `record`.
-        to: A name that ends in .parquet, .csv or .jsonl; or a directory for Parquet by day.
-        symbol: Only this one; may be repeated.
-        since: The earliest transaction time, ISO 8601, UTC unless it says otherwise.
-        until: Before this one.
-        replace: Write these rows alone; a file that is written loses its others.
-        new: Only days that are missing or have grown. No such day is no error.
-    """
-
-    everything = symbol is None and since is None and until is None
-
-    def run() -> int:
-        with Recording(recording) as opened:
-            total = sum(sweep.new for sweep in opened.sweeps()) if everything else None
-            with _bar(total) as on_rows:
-                rows = export_to(
-                    opened,
-                    to,
-                    symbols=symbol,
-                    since=since,
-                    until=until,
-                    replace=replace,
-                    new=new,
-                    on_rows=on_rows,
-                )
-            found = rows or opened.samples(symbol, since=since, until=until).span()
-        if not found and not new:
-            complain(f"{recording} has nothing in that range; nothing was written")
-            return USAGE
-        complain(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
-        return OK
-
-    return told(run)
-
-
-@contextmanager
-def _bar(total: int | None) -> Generator[Callable[[int], None]]:
-    """Rows of an export on a terminal; gives what is called with each number of them."""
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
-    screen = console(sys.stderr)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda more: bar.advance(task, more)
-
-
-@app.command
-def backup(
-    recording: Place, *, to: Place, replace: Annotated[bool, Parameter(negative=())] = False
-) -> int:
-    """Copy a recording, also while it is recorded into.
-
-    Args:
-        recording: Made by `record`.
-        to: The copy; one file that is whole as soon as it is there.
-        replace: Put the copy in the place of what has that name.
-    """
-
-    def run() -> int:
-        with Recording(recording) as opened:
-            opened.backup(to, replace=replace)
-            complain(f"{recording} copied to {to}")
-        return OK
-
-    return told(run)
-
-
-@app.command
-def plot(
-    recording: Place,
-    *symbols: Annotated[str, Parameter(required=True)],
-    to: Place,
-    since: Moment = None,
-    until: Moment = None,
-) -> int:
-    """Draw a chart of open interest over time.
-
-    Args:
-        recording: Made by `record`.
-        symbols: One chart for each.
-        to: A name that ends in .svg or .png.
-        since: The earliest transaction time, ISO 8601, UTC unless it says otherwise.
-        until: Before this one.
-    """
-
-    def run() -> int:
-        with Recording(recording) as opened:
-            draw(opened, to, symbols, since=since, until=until)
-        return OK
-
-    return told(run)
-
-
-@app.command
-def report(recording: Place, *, to: Place) -> int:
-    """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
-
-    Args:
-        recording: Made by `record`.
-        to: A name that ends in .html; the page needs nothing else and opens offline.
-    """
-
-    def run() -> int:
-        with Recording(recording) as opened:
-            write_report(opened, to)
-        return OK
-
-    return told(run)

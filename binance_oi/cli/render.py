@@ -8,15 +8,17 @@ through to move a cursor.
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.errors import BinanceOIError, BudgetExhaustedError, printable
+from binance_oi.errors import printable
 from binance_oi.exchange.models import HistoryRow, OpenInterest, SymbolInfo
 from binance_oi.market.rows import digits, past_row
 from binance_oi.market.snapshot import Snapshot
@@ -24,7 +26,7 @@ from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
 
-MAX_LINE = 500  # characters of one error on stderr
+MOST_REASONS, SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
 MAX_COLUMNS = 6  # of a table that fits a terminal of 80
 
 
@@ -35,6 +37,8 @@ class Sheet(NamedTuple):
     rows: list[tuple[Cell, ...]]
     numbers: frozenset[str] = frozenset()
     """Columns of decimal numbers, as strings."""
+    spare: tuple[str, ...] = ()
+    """Columns that a table leaves out where it would be too wide, in this order."""
 
 
 def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
@@ -42,7 +46,8 @@ def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
     rows: list[tuple[Cell, ...]] = [
         (v.symbol, digits(v.open_interest), iso_ms(v.time)) for v in values
     ]
-    return Sheet(("symbol", "open_interest", "time"), rows, frozenset({"open_interest"}))
+    columns = ("symbol", "open_interest", "time")
+    return Sheet(columns, rows, frozenset({"open_interest"}), ("time",))
 
 
 def notional_sheet(snapshot: Snapshot) -> Sheet:
@@ -55,7 +60,8 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
         price = digits(snapshot.mark_prices[symbol].mark_price) if known else None
         rows.append((*row, price, digits(notional[symbol]) if known else None))
     columns = ("symbol", "open_interest", "time", "mark_price", "notional")
-    return Sheet(columns, rows, frozenset({"open_interest", "mark_price", "notional"}))
+    numbers = frozenset({"open_interest", "mark_price", "notional"})
+    return Sheet(columns, rows, numbers, ("time", "mark_price"))
 
 
 def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
@@ -95,8 +101,13 @@ def _pool_row(name: str, usage: Usage) -> tuple[Cell, ...]:
 
 def json_lines(sheet: Sheet) -> str:
     """One JSON object for each row, in UTF-8 text; what cannot be printed is escaped."""
-    objects = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
-    return "".join(f"{_visible(json.dumps(o, ensure_ascii=False))}\n" for o in objects)
+    rows = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
+    return "".join(map(json_line, rows))
+
+
+def json_line(row: Mapping[str, Cell]) -> str:
+    """One JSON object on a line of its own: all JSON of the command line is written here."""
+    return f"{_visible(json.dumps(row, ensure_ascii=False))}\n"
 
 
 def _visible(text: str) -> str:
@@ -106,18 +117,77 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def csv_text(sheet: Sheet) -> str:
-    """A header and one line for each row; an empty cell where there is nothing to say."""
+def csv_text(sheet: Sheet, *, safe: bool = False) -> str:
+    """A header and one line for each row; an empty cell where there is nothing to say.
+
+    Args:
+        sheet: What is shown.
+        safe: Put an apostrophe before cells that a spreadsheet would take for a formula.
+    """
+    shown: Callable[[str], str] = str
+    if safe:  # its package imports all that draws and records
+        from binance_oi.output.cells import quoted as shown
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(sheet.columns)
-    writer.writerows([_plain(cell) for cell in row] for row in sheet.rows)
+    writer.writerows([shown(_plain(cell)) for cell in row] for row in sheet.rows)
     return text.getvalue()
 
 
-def table(sheet: Sheet) -> Table:
-    """For a terminal: one line for each row, or one block where that would be too wide."""
-    return _lines(sheet) if len(sheet.columns) <= MAX_COLUMNS else _blocks(sheet)
+def by_name(sheet: Sheet) -> Sheet:
+    """The rows by their first cell."""
+    return sheet._replace(rows=sorted(sheet.rows, key=lambda row: str(row[0])))
+
+
+def by_worth(sheet: Sheet) -> Sheet:
+    """The rows by what they are worth: the largest first, and those without a price last."""
+    at = sheet.columns.index("notional")
+    rows = sorted(by_name(sheet).rows, key=lambda row: _worth(row[at]), reverse=True)
+    return sheet._replace(rows=rows)
+
+
+def _worth(cell: Cell) -> Decimal:
+    return Decimal(-1) if cell is None else Decimal(cell)
+
+
+def fitting(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
+    """The first rows, as a table of so many lines of that screen, and how many rows are left.
+
+    A row that is folded takes several lines; one row is always there.
+    """
+    count = max(1, min(lines, len(sheet.rows)))
+    while True:
+        drawn = table(sheet._replace(rows=sheet.rows[:count]), screen)
+        height = len(screen.render_lines(drawn, pad=False))
+        if height <= lines or count <= 1:
+            return drawn, len(sheet.rows) - count
+        count = max(1, min(count - 1, count * lines // height))
+
+
+def table(sheet: Sheet, screen: Console) -> Table:
+    """For a terminal: one line for each row, or one block where that would be too wide.
+
+    Where it is too wide for the screen, it lacks the columns that `Sheet.spare` names.
+    """
+    if len(sheet.columns) > MAX_COLUMNS:
+        return _blocks(sheet)
+    unbounded = screen.options.update_width(1_000_000)
+    without = iter(sheet.spare)
+    while True:
+        drawn = _lines(sheet)
+        if screen.measure(drawn, options=unbounded).maximum <= screen.width:
+            return drawn
+        column = next(without, None)
+        if column is None:
+            return drawn
+        sheet = _less(sheet, column)
+
+
+def _less(sheet: Sheet, column: str) -> Sheet:
+    """Without that column."""
+    at = sheet.columns.index(column)
+    rows: list[tuple[Cell, ...]] = [(*row[:at], *row[at + 1 :]) for row in sheet.rows]
+    return sheet._replace(columns=(*sheet.columns[:at], *sheet.columns[at + 1 :]), rows=rows)
 
 
 def _lines(sheet: Sheet) -> Table:
@@ -160,14 +230,44 @@ def align(numbers: Sequence[str]) -> list[str]:
     return [whole + fraction.ljust(width) for whole, fraction in parts]
 
 
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """What failed, in few lines: symbols that failed for the same reason share one.
+
+    Args:
+        reasons: By symbol.
+    """
+    names: dict[str, list[str]] = {}
+    for symbol, why in reasons.items():
+        names.setdefault(why, []).append(symbol)
+    lines = [f"{_some(symbols)}: {why}" for why, symbols in names.items()]
+    if len(lines) <= MOST_REASONS:
+        return lines
+    rest = sum(len(symbols) for symbols in [*names.values()][MOST_REASONS:])
+    return [*lines[:MOST_REASONS], f"{_count(rest, 'symbol')} more failed; a pipe gets each"]
+
+
+def _some(symbols: Sequence[str]) -> str:
+    shown, more = symbols[:SHOWN], len(symbols) - SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
 def summary(snapshot: Snapshot, usage: Usage) -> str:
-    """What was read, what it cost, how long it took, and how far apart the samples are."""
-    seconds = (snapshot.finished - snapshot.started).total_seconds()
+    """What was read, what it cost, how long it took, and how far apart the samples are.
+
+    With the name of the program it fits a terminal of 80 columns.
+    """
+    read, failed = len(snapshot), len(snapshot.errors)
+    what = f"{read} of {read + failed} read" if failed else f"{_count(read, 'symbol')} read"
+    took = (snapshot.finished - snapshot.started).total_seconds()
     return (
-        f"{_count(len(snapshot), 'symbol')} read, {_count(len(snapshot.errors), 'error')}; "
-        f"weight {snapshot.weight}, used {usage.used} of {usage.limit}; "
-        f"{seconds:.2f} s; skew {snapshot.skew_ms / 1000:.3f} s"
+        f"{what}; weight {snapshot.weight}, used {usage.used}/{usage.limit}; "
+        f"{_seconds(took)}; skew {_seconds(snapshot.skew_ms / 1000)}"
     )
+
+
+def _seconds(seconds: float) -> str:
+    """With three figures, or with all of those before the point."""
+    return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f} s"
 
 
 def waiting(usage: Usage) -> str:
@@ -178,11 +278,3 @@ def waiting(usage: Usage) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def explain(error: BinanceOIError) -> str:
-    """The error in one line, and until when it lasts if that is known."""
-    text = printable(str(error), MAX_LINE)
-    if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
-        return f"{text} [until {iso(error.retry_at)}]"
-    return text

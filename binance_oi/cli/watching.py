@@ -6,7 +6,6 @@ changes in percent and sparklines are approximate.
 """
 
 import asyncio
-import json
 import signal
 import sys
 from collections import deque
@@ -15,10 +14,8 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
-from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,10 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.cli.commands import OK, Source, app
-from binance_oi.cli.recording import Period, told
-from binance_oi.cli.render import align, waiting
-from binance_oi.cli.terminal import complain, console, put, warnings_to
+from binance_oi.cli.endings import OK, correctable
+from binance_oi.cli.options import Movement, Source
+from binance_oi.cli.render import align, json_line, waiting
+from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.streams import complain, put, warnings_to
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.exchange.models import OpenInterest
@@ -46,8 +44,6 @@ TICK = 1.0  # s between two pictures: ages grow, the minute turns, the window ge
 
 COLUMNS = ("symbol", "open interest", "change", "since start", "age", "trend")
 NARROW = ("trend", "age", "since start", "change")  # left out in this order where there is no room
-
-Order = Literal["change", "total", "symbol"]
 
 
 @dataclass(slots=True)
@@ -96,7 +92,7 @@ class Board:
             line.history.append(line.latest.open_interest)
         return [value for name, value in snapshot.items() if name not in snapshot.unchanged]
 
-    def top(self, order: Order, count: int) -> list[tuple[str, Line]]:
+    def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
         """The first lines in that order; the largest change in percent first."""
         lines = self.lines.items()
         if order == "symbol":
@@ -125,12 +121,12 @@ def gauge(usage: Usage) -> str:
     return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
-def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
+def heading(snapshot: Snapshot | None, now: datetime) -> str:
     """What the table shows, and when the next one is due."""
-    if snapshot is None or snapshot.slot is None:
+    if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return "waiting for the first sweep"
     took = (snapshot.finished - snapshot.started).total_seconds()
-    wait = every - (now - snapshot.slot).total_seconds()
+    wait = (snapshot.next_slot - now).total_seconds()
     failed = f", {len(snapshot.errors)} failed" if snapshot.errors else ""
     due = f"next in {wait:.0f} s" if wait > 0.0 else f"next is {-wait:.0f} s late"
     return f"{len(snapshot)} symbols{failed} at {snapshot.slot:%T} UTC in {took:.1f} s, {due}"
@@ -139,8 +135,7 @@ def heading(snapshot: Snapshot | None, now: datetime, every: float) -> str:
 class View(NamedTuple):
     """What the user wants to see."""
 
-    every: float
-    order: Order
+    order: Movement
     top: int
 
 
@@ -149,7 +144,7 @@ def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console)
     room = screen.height - FRAME - len(board.warnings)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
-        _text(heading(board.latest, now, view.every)),
+        _text(heading(board.latest, now)),
         _table(lines, now, screen) if lines else Text(),
         _text(gauge(usage), "bold red" if usage.held_until else ""),
         *(_text(warning, "yellow") for warning in board.warnings),
@@ -194,51 +189,62 @@ def _change(share: float) -> Text:
     return Text(f"{share:+.3f} %", style="green" if share > 0 else "red" if share < 0 else "")
 
 
-def json_line(value: OpenInterest, line: Line) -> str:
+def change_line(value: OpenInterest, line: Line) -> str:
     """One change, for a pipe."""
     change = digits(line.change)
-    row = {
-        "symbol": value.symbol,
-        "open_interest": digits(value.open_interest),
-        "change": change,
-        "time": iso_ms(value.time),
-    }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json_line(
+        {
+            "symbol": value.symbol,
+            "open_interest": digits(value.open_interest),
+            "change": change,
+            "time": iso_ms(value.time),
+        }
+    )
 
 
-@app.command
 def watch(
-    *symbols: str,
-    every: Period = 20.0,
-    sort: Order = "change",
-    top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
-    source: Source = Source(),  # noqa: B008 - frozen
+    symbols: Sequence[str] | None,
+    every: float | None,
+    view: View,
+    source: Source,
+    *,
+    as_json: bool,
 ) -> int:
-    """Follow the market in a table; on a pipe, every change as a JSON line.
-
-    Args:
-        symbols: Without any: every symbol that is trading.
-        every: From sweep to sweep: 20s, 5m, 1h.
-        sort: By the change since the last sweep, or since the start (total), or by symbol.
-        top: How many lines to show.
-    """
-    view = View(every, sort, top)
-    with source.client() as client:
-        return told(lambda: asyncio.run(_watch(client, symbols or None, view)))
+    """Follow the market until somebody ends it."""
+    with source.client() as client, correctable():
+        return asyncio.run(_watch(client, symbols, every, view, as_json))
 
 
-async def _watch(client: OpenInterestClient, symbols: tuple[str, ...] | None, view: View) -> int:
+async def _watch(
+    client: OpenInterestClient,
+    symbols: Sequence[str] | None,
+    every: float | None,
+    view: View,
+    as_json: bool,
+) -> int:
     board = Board()
-    async with client, aclosing(client.poll(symbols, every=view.every)) as running:
-        if sys.stdout.isatty():
-            await _on_screen(board, client, running, view)
+    async with client, aclosing(client.poll(symbols, every=every)) as running:
+        if sys.stdout.isatty() and not as_json:
+            show = _on_screen if redraws(sys.stdout) else _on_paper
+            await show(board, client, running, view)
             return OK
         async for snapshot in running:
             changed = board.take(snapshot)
-            lines = (json_line(value, board.lines[value.symbol]) for value in changed)
+            lines = (change_line(value, board.lines[value.symbol]) for value in changed)
             if not put("".join(lines)):
                 break
     return OK
+
+
+async def _on_paper(
+    board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
+) -> None:
+    """One picture below the other, for a terminal that moves no cursor (``TERM=dumb``)."""
+    screen = console(sys.stdout)
+    put("waiting for the first sweep\n")
+    async for snapshot in running:
+        board.take(snapshot)
+        screen.print(draw(board, client.usage, datetime.now(UTC), view, screen))
 
 
 async def _on_screen(

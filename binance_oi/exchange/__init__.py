@@ -1,11 +1,11 @@
 """What the exchange is: facts and shapes. No I/O, and no clock.
 
 symbols.py    which text can be a symbol
-limits.py     so much in so many seconds
-models.py     what the exchange answers, as frozen structs
+limits.py     an amount allowed in a span of seconds
+models.py     the exchange's answers, as frozen structs
 hosts.py      base URLs, and the budget and the source behind each
 headers.py    numbers out of headers
-refusals.py   what it says when it refuses
+refusals.py   the exchange's refusals
 decoding.py   bytes to models
 routes.py     paths, weights, and the limit that each draws on
 """

@@ -1,10 +1,10 @@
-"""Bytes of the exchange to models.
+"""Decodes the exchange's bytes into models.
 
-The rule of this file: no I/O, and nothing is believed. A decoder returns exactly what the exchange
-said, or raises an exception of ours, whatever the bytes are. Of many rows, an odd one costs itself:
-the decoder leaves it out and names it. Numbers are taken as text and must be
-plain ASCII digits first: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of
-any script. Fields that we do not know are fine: the exchange adds some at any time.
+The rule of this file: no I/O, and no trust in the bytes. A decoder returns exactly what the
+exchange note, or raises an exception of ours, whatever the bytes are. When one of many rows is odd,
+the decoder leaves out that row alone and names it. It takes numbers as text, and only plain ASCII
+digits: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. It
+ignores unknown fields, because the exchange may add fields at any time.
 """
 
 import json
@@ -42,7 +42,7 @@ from binance_oi.exchange.symbols import is_name
 
 T = TypeVar("T")
 
-MAX_NAMED = 8  # odd rows of one answer that are named; of the others it is said how many they are
+MAX_NAMED = 8  # odd rows of one answer that are named; the others are only counted
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
 _Time = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
@@ -64,7 +64,7 @@ R = TypeVar("R", SymbolInfo, _WireMarkPrice)
 
 
 class MarkPrices(NamedTuple):
-    """What an answer with mark prices says."""
+    """The mark prices of an answer, and its odd rows."""
 
     prices: tuple[MarkPrice, ...]
     odd_rows: tuple[str, ...] = ()
@@ -90,8 +90,8 @@ class _WireHistoryRow(msgspec.Struct):
 
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
-    symbols: list[msgspec.Raw]  # each of them is read by itself
-    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each of them is read by itself
+    symbols: list[msgspec.Raw]  # each one is decoded alone
+    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each one is decoded alone
 
 
 class _WireLimitType(msgspec.Struct, rename="camel"):
@@ -121,18 +121,18 @@ _NOTHING = (b"null", b'""')  # what stands where there is no circulating supply
 
 
 def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
-    """The answer to a question for `symbol`.
+    """Decode the answer to a request for `symbol`.
 
-    A field that comes twice is refused, for nobody can say which one is meant.
+    A repeated field is an error, for it is not clear which value is meant.
 
     Raises:
-        WrongSymbolError: It is for another symbol.
-        DecodeError: It is not what the exchange documents.
-        RefusedError: It is a refusal, under status 200.
+        WrongSymbolError: The answer is for another symbol.
+        DecodeError: The answer is not what the exchange documents.
+        RefusedError: The answer is a refusal, under status 200.
     """
     wire = _decode(_open_interest, body)
-    # Three fields and three colons: nothing comes twice. More of them have to be looked at, which
-    # takes five times as long, and which only a new field makes necessary.
+    # Three fields and three colons: no field is repeated. Otherwise, which takes a new field, the
+    # check parses the body again and takes five times as long.
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:
@@ -145,14 +145,14 @@ def _wrong_symbol(asked: str, got: str) -> WrongSymbolError:
 
 
 def decode_mark_prices(body: bytes) -> MarkPrices:
-    """Mark prices of every symbol, or of the one that was asked for.
+    """Decode the mark prices of all symbols, or of one.
 
-    A row needs a symbol and a price. One that lacks them is left out and named; one whose time
-    cannot be read has the time 0.
+    A row needs a symbol and a price. A row without them is left out and named. A time that cannot
+    be decoded becomes 0.
 
     Raises:
-        DecodeError: It is not what the exchange documents, or no row of it can be read.
-        RefusedError: It is a refusal, under status 200.
+        DecodeError: The answer is not what the exchange documents, or no row can be decoded.
+        RefusedError: The answer is a refusal, under status 200.
     """
     if not body.lstrip().startswith(b"["):
         return MarkPrices((_price(_decode(_mark_price, body)),))
@@ -183,7 +183,7 @@ def decode_history(body: bytes, symbol: str) -> HistoryPage:
     if others and not rows:
         raise _wrong_symbol(symbol, others[0])
     if raws and not rows:
-        raise _undocumented("no row of it can be read", one_line(start_of(body)))
+        raise _undocumented("no row can be decoded", one_line(start_of(body)))
     odd = [said for _, said in read if said]
     odd += [_left_out(other, ["another symbol"]) for other in others]
     return HistoryPage(tuple(rows), _first_of(odd))
@@ -252,18 +252,18 @@ def _price(row: _WireMarkPrice) -> MarkPrice:
 
 
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
-    """Everything listed; unknown fields, statuses and contract types are fine.
+    """Decode everything listed; unknown fields, statuses and contract types are fine.
 
-    A row needs a name and a status. One that lacks them is left out and named in
-    `ExchangeInfo.odd_rows`; a field of another kind has its default, and is named there too. Limits
-    that cannot be read are in `ExchangeInfo.ignored_limits`.
+    A row needs a name and a status. A row without them is left out and named in
+    `ExchangeInfo.odd_rows`. Any other field that cannot be decoded gets its default, and the row is
+    named there too. Limits that cannot be decoded are in `ExchangeInfo.ignored_limits`.
 
-    A name is any that `is_name` takes, which is more than `check_symbol` does: one new kind of name
-    must not keep itself from being read.
+    `is_name` decides which names are decoded. It accepts more than `check_symbol`, so that a new
+    kind of name does not hide its symbol.
 
     Raises:
-        DecodeError: It is not what the exchange documents, or no row of it can be read.
-        RefusedError: It is a refusal, under status 200.
+        DecodeError: The answer is not what the exchange documents, or no row can be decoded.
+        RefusedError: The answer is a refusal, under status 200.
     """
     wire = _decode(_exchange_info, body)
     rows, odd = _listed_rows.read(wire.symbols, body)
@@ -272,7 +272,7 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
 
 
 class _Rows(Generic[R]):
-    """Rows of one kind, each read by itself."""
+    """Decodes rows of one kind, each one alone."""
 
     def __init__(self, kind: type[R]) -> None:
         self._kind: type[R] = kind
@@ -284,35 +284,35 @@ class _Rows(Generic[R]):
         ]
 
     def read(self, raws: Sequence[msgspec.Raw], body: bytes) -> tuple[list[R], tuple[str, ...]]:
-        """Those that can be read, and what is said of the odd ones.
+        """Decode the rows that can be decoded, and describe the odd ones.
 
         Raises:
-            DecodeError: There are some, and none can be read.
+            DecodeError: There are rows, and none can be decoded.
         """
         rows, odd = list[R](), list[str]()
         for raw in raws:
-            row, said = self._one(raw)
+            row, note = self._one(raw)
             if row is not None:
                 rows.append(row)
-            if said:
-                odd.append(said)
+            if note:
+                odd.append(note)
         if raws and not rows:
-            raise _undocumented("no row of it can be read", one_line(start_of(body)))
+            raise _undocumented("no row can be decoded", one_line(start_of(body)))
         return rows, _first_of(odd)
 
     def _one(self, raw: msgspec.Raw) -> tuple[R | None, str]:
-        """A row, if it has all that it needs, and what is odd."""
+        """Decode a row if it has all required fields; describe what is odd."""
         row: R | None
         try:
-            row, said = self._whole.decode(raw), ""
+            row, note = self._whole.decode(raw), ""
         except MALFORMED:
-            row, said = self._by_field(raw)
+            row, note = self._by_field(raw)
         if row is not None and not is_name(row.symbol):
             return None, _left_out(row.symbol, ["symbol"])
-        return row, said
+        return row, note
 
     def _by_field(self, raw: msgspec.Raw) -> tuple[R | None, str]:
-        """The same of a row of which not every field can be read."""
+        """Decode a row in which some field cannot be decoded, field by field."""
         try:
             parts = self._parts.decode(raw)
         except MALFORMED:
@@ -328,8 +328,8 @@ class _Rows(Generic[R]):
         symbol = values.get("symbol", _shown(raw))
         if needed:
             return None, _left_out(symbol, needed)
-        said = f"{printable(symbol, 120)} ({', '.join(others)})" if others else ""
-        return self._kind(**values), said
+        note = f"{printable(symbol, 120)} ({', '.join(others)})" if others else ""
+        return self._kind(**values), note
 
 
 def _first_of(odd: list[str]) -> tuple[str, ...]:
@@ -351,7 +351,7 @@ _price_rows = _Rows(_WireMarkPrice)
 
 
 def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, ...]]:
-    """The limits that can be read, and those of our requests that are of no use."""
+    """The limits that can be decoded, and those of our requests that cannot be kept."""
     try:
         rows = _raw_rows.decode(raw)
     except MALFORMED:
@@ -377,7 +377,7 @@ def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, 
 
 
 def _may_be_ours(row: msgspec.Raw) -> bool:
-    """Whether a limit that cannot be read may limit our requests."""
+    """Whether a limit that cannot be decoded may limit our requests."""
     try:
         return _limit_type.decode(row).rate_limit_type in OURS
     except MALFORMED:
@@ -389,11 +389,11 @@ def _shown(raw: msgspec.Raw) -> str:
 
 
 def decode_server_time(body: bytes) -> int:
-    """The exchange's clock, Unix ms.
+    """Decode the exchange's clock, Unix ms.
 
     Raises:
-        DecodeError: It is not what the exchange documents.
-        RefusedError: It is a refusal, under status 200.
+        DecodeError: The answer is not what the exchange documents.
+        RefusedError: The answer is a refusal, under status 200.
     """
     return _decode(_server_time, body).server_time
 
@@ -402,7 +402,7 @@ def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except MALFORMED as error:
-        refusal = Refusal.of(200, {}, None).reading(body)
+        refusal = Refusal.of(200, {}, None).with_text(body)
         if refusal.code is not None:
             raise RefusedError(refusal) from error
         raise _undocumented(str(error), refusal.message) from error
@@ -421,4 +421,4 @@ def _undocumented(why: str, text: str) -> DecodeError:
 
 def _refuse_repeated(pairs: list[tuple[str, object]]) -> None:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a field comes twice")
+        raise ValueError("a field is repeated")

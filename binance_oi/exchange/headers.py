@@ -1,7 +1,7 @@
 """Numbers out of response headers.
 
-The rule of this file: a header is bounded plain ASCII or it is nothing. `int` and `float` take
-`nan`, full-width digits and five thousand digits; servers, proxies and attackers send all of them.
+The rule of this file: a header is bounded plain ASCII, or it counts as absent. `int` and `float`
+take `nan`, full-width digits and five thousand digits; servers, proxies and attackers send them.
 """
 
 import re
@@ -13,13 +13,13 @@ from binance_oi.exchange.limits import WEIGHT
 
 MAX_DIGITS = 9
 _USED_WEIGHT = WEIGHT.header
-# The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 is a clock that was
-# never set, a default or a joke: no minute of the exchange can be found by it, and near the ends
-# of the calendar an instant has no name.
-OPENED = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
-FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+# The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 comes from a clock that
+# was never set, or from a default. It says nothing about the exchange's minute, and near the ends
+# of the calendar `datetime` fails.
+EARLIEST_DATE_S = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
+END_OF_DATES_S = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DATE = re.compile(  # the only form that RFC 9110 lets a server send
+_DATE = re.compile(  # the only form that RFC 9110 allows a server to send
     rf"[A-Z][a-z]{{2}}, ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}})"
     r" ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT",
     re.ASCII,
@@ -27,7 +27,7 @@ _DATE = re.compile(  # the only form that RFC 9110 lets a server send
 
 
 def used_weight(headers: Mapping[str, str]) -> int | None:
-    """Weight that the whole IP has used in the minute of this answer, the answer's own included.
+    """Weight that the whole IP used in the minute of this answer, the answer's own included.
 
     None when the header is absent, `-1` (not applicable here), or not a number.
 
@@ -37,9 +37,9 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
 
 
 def date(headers: Mapping[str, str]) -> float | None:
-    """The exchange's clock when it answered, in Unix seconds; 1 s resolution.
+    """The exchange's clock at its answer, in Unix seconds; 1 s resolution.
 
-    None when the header is absent, no date, or none at which the exchange can have answered.
+    None when the header is absent, not a date, or an impossible time for an answer.
     """
     text = headers.get("Date")
     unix = None if text is None else _unix(text)
@@ -47,12 +47,12 @@ def date(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None) -> float:
-    """Seconds to stay away; 0 when the header is absent or not usable.
+    """Seconds in which to send nothing; 0 when the header is absent or not usable.
 
     Args:
-        headers: Of the answer.
-        now: Its `Date`, which an HTTP date in `Retry-After` is compared with. That one may be of
-            any year: the caller bounds the seconds.
+        headers: Headers of the answer.
+        now: The answer's `Date`, from which an HTTP date in `Retry-After` is counted. That date may
+            be in any year: the caller bounds the seconds.
 
     Source: [?] whether futures send it, and in which form; seconds and 0 were seen elsewhere.
     """
@@ -66,9 +66,18 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
     return max(0.0, until - now) if until is not None and now is not None else 0.0
 
 
+def says_longer(headers: Mapping[str, str], most: int) -> bool:
+    """Whether `Content-Length` says that the body on the wire has more than `most` bytes."""
+    text = headers.get("Content-Length", "")
+    if not (text.isascii() and text.isdigit()):
+        return False
+    digits = text.lstrip("0")
+    return len(digits) > MAX_DIGITS or int(digits or "0") > most
+
+
 def is_plausible(date: float) -> bool:
-    """Whether the exchange's clock can have shown it, Unix s, whenever this code may run."""
-    return OPENED <= date < FAR
+    """Whether the exchange's clock can have shown this date, Unix s, whenever this code runs."""
+    return EARLIEST_DATE_S <= date < END_OF_DATES_S
 
 
 def _number(text: str | None) -> int | None:
@@ -77,7 +86,7 @@ def _number(text: str | None) -> int | None:
     return int(text)
 
 
-@lru_cache(maxsize=8)  # it changes once a second, and hundreds of answers carry the same
+@lru_cache(maxsize=8)  # the date changes once a second, and hundreds of answers share it
 def _unix(text: str) -> float | None:
     match = _DATE.fullmatch(text)
     if match is None:

@@ -1,7 +1,7 @@
 """Base URLs of the exchange, and the names of the budget and of the source behind each.
 
-The rule of this file: a wrong base URL is refused, never corrected, and no message repeats it: it
-may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
+The rule of this file: a wrong base URL is refused, never corrected. No message repeats it, because
+it may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
 
 import re
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 PRODUCTION = "https://fapi.binance.com"  # [D] 2026-11
 TESTNET = "https://demo-fapi.binance.com"  # [D] 2026-11; its numbers are synthetic
 
-# Hosts that serve /fapi. Others of the exchange share its pool, and are another market (dapi).
+# Hosts that serve /fapi. Other hosts of the exchange share its pool, but are another market (dapi).
 _SOURCES = {
     "production": re.compile(  # www serves the same API [O] 2026-11
         r"(?:(?:fapi[0-9]*(?:-[a-z0-9]+)?|www)\.)?binance\.com"
@@ -21,7 +21,9 @@ _SOURCES = {
     ),
 }
 
-# Strict, for what one URL parser drops (tabs, an empty query, a backslash) another one keeps.
+_LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each one begins its paths with another name
+
+# Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
     r"(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])"
@@ -30,13 +32,28 @@ _BASE_URL = re.compile(
     re.IGNORECASE,
 )
 
+# Both parsers, ours and that of aiohttp, find the same host in it.
+_PROXY = re.compile(
+    r"https?://"
+    r"(?:[^\s/?#\\]*@)?"
+    r"(?P<host>[^\s/?#\\@:\[\]%]+|\[[0-9a-f:.]+(?:%[a-z0-9._~%-]+)?\])"
+    r"(?::(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE,
+)
+_NO_PROXY = (
+    "a proxy must be http://[user:password@]host[:port] or https://..., as a str. For any other "
+    "kind, such as SOCKS, hand in a session whose connector speaks it: "
+    "session=aiohttp.ClientSession(connector=aiohttp_socks.ProxyConnector.from_url(...)), and a "
+    "budget for its address"
+)
+
 
 def check_base_url(url: object) -> str:
-    """`url` without a slash at its end.
+    """Return `url` without a slash at its end.
 
     Raises:
-        ValueError: Not ``https://host[:port][/path]``. Credentials, a query or a fragment do not
-            belong into it, and ``http://`` is for this machine only.
+        ValueError: It is not ``https://host[:port][/path]``. It must not contain credentials, a
+            query or a fragment, and ``http://`` is for this machine only.
     """
     match = _BASE_URL.fullmatch(url) if isinstance(url, str) else None
     if match is None or not 0 < int(match["port"] or 443) < 65_536:
@@ -49,17 +66,82 @@ def check_base_url(url: object) -> str:
     return match[0].rstrip("/")
 
 
-def pool_key(base_url: str, proxy: str | None = None) -> str:
-    """Name of the IP pool that requests to `base_url` draw from.
-
-    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket
-    API share one ([D] since 2026-06-30), and so do those of the testnet: taking two pools for one
-    is slow, and taking one for two breaks the limit. A proxy has another address and so another
-    pool, whoever logs in to it. Credentials are never part of the name.
+def check_proxy(proxy: object) -> str | None:
+    """`proxy` as it is; None stays None.
 
     Raises:
-        ValueError: `proxy` is not a URL with a host.
+        TypeError: It is nothing like a URL.
+        ValueError: Not ``http://[user:password@]host[:port]`` or the same with ``https``, as a
+            `str`. The text names what to do for other kinds of proxies, and repeats nothing.
     """
+    if proxy is None:
+        return None
+    if not isinstance(proxy, str):
+        if isinstance(proxy, bytes | bytearray) or "://" in str(proxy):
+            raise ValueError(_NO_PROXY)
+        raise TypeError(f"proxy must be str or None, not {type(proxy).__name__}")
+    match = _PROXY.fullmatch(proxy)
+    if match is None or not 0 < int(match["port"] or 80) < 65_536 or not _is_host(match["host"]):
+        raise ValueError(_NO_PROXY)
+    return proxy
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name, or an IP address that exists; with dots alone it is neither."""
+    if not text.startswith("["):
+        return bool(text.strip("."))
+    try:
+        return bool(ip_address(text[1:-1]))
+    except ValueError:
+        return False
+
+
+def check_local_address(address: str, url: str) -> str:
+    """`address` in one spelling.
+
+    Args:
+        address: That connections come from.
+        url: That they go to: of the exchange, or of a proxy.
+
+    Raises:
+        ValueError: It is no IP address that a machine can have, or of another version than the IP
+            address in `url`.
+    """
+    try:
+        found = ip_address(address)
+    except ValueError:
+        found = None
+    if found is None or found.is_unspecified or found.is_multicast:
+        raise ValueError("local_address must be an IP address of this machine, such as 192.0.2.7")
+    spelled = _one_spelling(address)
+    try:
+        other = ip_address(host_of(url))
+    except ValueError:  # a name
+        return spelled
+    if other.version != ip_address(spelled).version:
+        raise ValueError(f"local_address must be an IPv{other.version} address to reach {other}")
+    return spelled
+
+
+def host_of(url: str) -> str:
+    """The host in a URL."""
+    return _host_and_place(url)[0]
+
+
+def pool_key(base_url: str, proxy: str | None = None, local_address: str | None = None) -> str:
+    """Name of the IP pool that requests to `base_url` draw from.
+
+    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket API
+    share one ([D] since 2026-06-30), and so do the testnet's. To take one pool for two would break
+    the limit; to take two for one is only slow. A proxy has another IP address and so another pool,
+    for every login and every origin. So has each further address of this machine that requests are
+    sent from. Two local exchanges are two pools, also one after the other on one port, because
+    their paths differ. Credentials are never part of the name.
+
+    Raises:
+        ValueError: See `check_proxy`.
+    """
+    check_proxy(proxy)
     host, place = _host_and_place(base_url)
     demo = host.startswith("demo-") and _is_under(host, "binance.com")
     if demo or _is_under(host, "binancefuture.com"):
@@ -67,17 +149,37 @@ def pool_key(base_url: str, proxy: str | None = None) -> str:
     elif _is_under(host, "binance.com"):
         pool = "binance-futures"
     else:
-        pool = f"{urlsplit(base_url).scheme}://{place}"
-    return pool if proxy is None else f"{pool} via {_host_and_place(proxy)[1]}"
+        parts = urlsplit(base_url)
+        is_ours = _is_loopback(host) and _LOCAL_EXCHANGE.fullmatch(parts.path)
+        pool = f"{parts.scheme}://{place}{parts.path.rstrip('/') if is_ours else ''}"
+    if proxy is not None:
+        return f"{pool} via {_host_and_place(proxy)[1]}"
+    return pool if local_address is None else f"{pool} from {local_address}"
+
+
+def local_place(pool: str) -> tuple[str, int] | None:
+    """Host and port of a pool that is of this machine alone; None of any other."""
+    match = _BASE_URL.fullmatch(pool)  # any other name is none of a URL
+    if match is None:
+        return None
+    host, port = match["host"].strip("[]"), int(match["port"] or 0)
+    return (host, port) if _is_loopback(host) and 0 < port < 65_536 else None
+
+
+def is_local_exchange(pool: str) -> bool:
+    """Whether a pool is that of a local exchange, which nobody starts again under its name."""
+    match = _BASE_URL.fullmatch(pool)  # the name of any other pool is no URL
+    return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(pool).path) is not None
 
 
 def source_name(base_url: str) -> str:
-    """What a recording calls the exchange at `base_url`.
+    """The name of the exchange at `base_url` in a recording.
 
-    ``production`` and ``testnet`` under every host name that serves their USDⓈ-M REST API.
-    ``local`` for every address of this machine: a local exchange has another port after each start,
-    and its recording goes on. Anything else is called by its URL, with the port, without a slash at
-    its end and with one spelling of an IP address; so is a host of another API of the exchange.
+    ``production`` and ``testnet`` cover every host name that serves their USDⓈ-M REST API.
+    ``local`` covers every address of this machine: a local exchange has another port after each
+    start, and its recording continues. Any other exchange, also a host of another API of Binance,
+    is named by its URL: with the port, without a slash at its end, and with one spelling of an IP
+    address.
     """
     host, place = _host_and_place(base_url)
     if _is_loopback(host):
@@ -90,20 +192,20 @@ def source_name(base_url: str) -> str:
 
 
 def _host_and_place(url: str) -> tuple[str, str]:
-    """The host, and ``host:port``; an IP address has one spelling."""
+    """The host, and ``host:port``, with one spelling of an IP address."""
     try:
         parts = urlsplit(url)
         host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # its text may hold a part of the password
+    except ValueError:  # the error's text may hold a part of the password
         host, port = "", 0
     if not host:
-        raise ValueError("a proxy must be http://[user:password@]host[:port]")
+        raise ValueError(_NO_PROXY)
     return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _one_spelling(host: str) -> str:
-    """An IPv6 address in its shortest form, one that maps an IPv4 address as that; others stay."""
+    """The shortest form of an IPv6 address, or the IPv4 address it maps; other hosts unchanged."""
     try:
         address = ip_address(host)
     except ValueError:

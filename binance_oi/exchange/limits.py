@@ -1,41 +1,47 @@
-"""What the exchange allows: so much in so many seconds.
+"""What the exchange allows: an amount in a span of seconds.
 
-The rule of this file: values. What was used of a limit is kept in `budget`.
+The rule of this file: plain values. `budget` keeps what is used of a limit.
 """
 
 from typing import NamedTuple
 
-# Headers that say what the exchange has counted in the minute of its clock, by span and kind.
-# Every fapi answer carries it; `/futures/data` does not, and some send -1 [D, O] 2026-11.
+from binance_oi.encoding import Encodable
+
+# Headers with the exchange's count for the minute of its clock, by span and kind. Every fapi answer
+# carries it; `/futures/data` does not, and some send -1 [D, O] 2026-11.
 _HEADERS = {(60, False): "X-MBX-USED-WEIGHT-1M"}
 
 
-class Limit(NamedTuple):
-    """So much in so many seconds, as the exchange announces it."""
-
+class _Limit(NamedTuple):
     seconds: int
     most: int
     counts_requests: bool
-    """Whether each request counts as 1, whatever its weight is."""
+    """Whether each request counts as 1, whatever its weight."""
+
+
+class Limit(_Limit, Encodable):
+    """An amount allowed in a span of seconds, as the exchange announces it."""
+
+    __slots__ = ()
 
     @property
     def header(self) -> str:
-        """The header of an answer that says what is used of it; empty when none does."""
+        """The header that reports how much is used; empty when there is none."""
         return _HEADERS.get((self.seconds, self.counts_requests), "")
 
     @property
     def is_aligned(self) -> bool:
-        """Whether its windows are known to begin with the exchange's clock.
+        """Whether its windows are known to start with the exchange's clock.
 
-        Only a header shows it. A window of any other limit is taken to roll: whoever keeps to a
-        limit then keeps to it whenever its windows begin.
+        Only a header shows that. The windows of any other limit count as rolling: a client that
+        keeps the limit in every rolling window keeps it wherever the windows start.
         """
         return bool(self.header)
 
     def implies(self, other: "Limit") -> bool:
-        """Whether whoever keeps to this one, in a window that rolls, keeps to `other` as well."""
-        windows = -(-other.seconds // self.seconds)  # they cover the span of `other`
-        counts_enough = other.counts_requests or not self.counts_requests  # each weighs 1 or more
+        """Whether a client that keeps this limit in a rolling window keeps `other` as well."""
+        windows = -(-other.seconds // self.seconds)  # enough to cover the span of `other`
+        counts_enough = other.counts_requests or not self.counts_requests  # a weight is 1 or more
         return counts_enough and windows * self.most <= other.most
 
 
@@ -46,4 +52,4 @@ No header says what is used of it [O 2026-09-12]. Whether its window rolls, and 
 `/futures/data` shares it, is not known [?]: a rolling one is kept, and all of them count together.
 """
 WEIGHT = Limit(60, 2400, counts_requests=False)
-"""Weight per minute and IP [D] 2026-11; exchangeInfo tells the real amount."""
+"""Weight per minute and IP [D] 2026-11; exchangeInfo announces the current amount."""

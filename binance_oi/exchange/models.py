@@ -1,4 +1,4 @@
-"""What the exchange answers, as frozen structs.
+"""The exchange's answers, as frozen structs.
 
 The rule of this file: values that a user sees. They decode nothing and check nothing.
 
@@ -12,28 +12,32 @@ from typing import Annotated
 
 import msgspec
 
+from binance_oi.encoding import EncodableByKey
 from binance_oi.exchange.limits import WEIGHT, Limit
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
-MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
+MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
+# The eight are chosen among these, the tightest first. Each is compared with each, so the answer
+# must not decide how many they are.
+MAX_COMPARED = 64
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
-OURS = (_WEIGHT, "RAW_REQUESTS")  # what limits our requests [D] 2026-11
+OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limit on our requests [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
-_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; the hour not
+_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; HOUR is not
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class OpenInterest(msgspec.Struct, frozen=True):
+class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
     """Open interest of one symbol."""
 
     symbol: str
     open_interest: Decimal
     """In units of the base asset, exactly as the exchange wrote it."""
     time: int
-    """Transaction time, Unix ms. Some seconds old; does not advance on every call [O 2026-09]."""
+    """Transaction time, Unix ms. Some seconds old; may stay the same over calls [O 2026-09]."""
 
     @property
     def datetime(self) -> datetime:
@@ -41,8 +45,9 @@ class OpenInterest(msgspec.Struct, frozen=True):
         return _EPOCH + timedelta(milliseconds=self.time)
 
 
-# No row refers to anything that refers to it, so the collector never has to look at thousands.
+# No row refers to anything that refers to it, so the collector need not visit thousands.
 class HistoryRow(
+    EncodableByKey,
     msgspec.Struct,
     frozen=True,
     gc=False,
@@ -72,7 +77,7 @@ class HistoryRow(
         return _EPOCH + timedelta(milliseconds=self.time)
 
 
-class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
+class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """One of the exchange's limits."""
 
     rate_limit_type: str
@@ -82,28 +87,28 @@ class RateLimit(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def seconds(self) -> int | None:
-        """The span of time that it is for; None when that is not known or makes no sense."""
+        """The span of time of the limit; None when it is unknown or impossible."""
         seconds = _INTERVALS.get(self.interval, 0) * self.interval_num
         return seconds if 0 < seconds <= MAX_SPAN else None
 
     @property
     def is_ours(self) -> bool:
-        """Whether it limits our requests; others limit orders."""
+        """Whether it limits our requests; other types limit orders."""
         return self.rate_limit_type in OURS
 
     @property
     def is_sane(self) -> bool:
-        """Whether there is such a span, and requests and not too many of them fit into it."""
+        """Whether its span is known, and the amount is possible in that span."""
         minutes = max(1.0, (self.seconds or 0) / WEIGHT.seconds)
         return self.seconds is not None and 1 <= self.limit <= MAX_LIMIT * minutes
 
 
-class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
+class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """A listed symbol. Select by `status`: new contract types appear all the time."""
 
     symbol: _Text
     status: _Text
-    """``TRADING`` is what has open interest to read; delisted symbols stay for years."""
+    """``TRADING`` symbols have open interest; delisted symbols stay in the list for years."""
     pair: str = ""
     contract_type: str = ""
     base_asset: str = ""
@@ -120,26 +125,26 @@ class SymbolInfo(msgspec.Struct, frozen=True, rename="camel"):
     underlying_type: str = ""
 
 
-class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
+class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     """Everything that is listed, and the limits."""
 
     symbols: tuple[SymbolInfo, ...]
     rate_limits: tuple[RateLimit, ...] = ()
-    """All that can be read, whatever they limit."""
+    """All limits that can be decoded, of requests and of orders."""
     ignored_limits: tuple[str, ...] = ()
-    """Limits of our requests that are not kept, as the exchange wrote them.
+    """Limits of our requests that we do not keep, as the exchange wrote them.
 
-    They cannot be read, make no sense, or are the loosest of more than eight other spans.
+    They cannot be decoded, are not sane, or are the loosest of more than eight other spans.
     """
     odd_rows: tuple[str, ...] = ()
-    """Symbols that are left out because their name or status cannot be read, and symbols that lack
-    another field for that reason, each with the fields; the first eight, and how many more."""
+    """Symbols that are left out because their name or status cannot be decoded, and symbols with
+    another such field, each with its fields; the first eight, and the number of the others."""
     left_out: int = 0
-    """How many rows are left out: any symbol that is not in `symbols` may be one of them."""
+    """Number of rows left out: a symbol that is not in `symbols` may be one of them."""
 
     @property
     def trading(self) -> tuple[str, ...]:
-        """Names of the symbols that are trading, each once, in the exchange's order."""
+        """Names of the trading symbols, each once, in the exchange's order."""
         return tuple(dict.fromkeys(s.symbol for s in self.symbols if s.status == "TRADING"))
 
     @property
@@ -155,19 +160,19 @@ class ExchangeInfo(msgspec.Struct, frozen=True, rename="camel"):
     def other_limits(self) -> tuple[Limit, ...]:
         """The least limit for each other span, of weight and of requests; the tightest first.
 
-        Of more than eight, those are left out first that others imply: 10 in a second imply 600 in
-        a minute. What is still too much is in `ignored_limits`.
+        At most eight. Limits that others imply are left out first: 10 in a second imply 600 in a
+        minute. The remaining excess is in `ignored_limits`.
         """
         return tuple(_kept(_least(self.rate_limits)))
 
 
 def span_of(limit: RateLimit) -> tuple[int, bool]:
-    """How long, and whether requests are counted and not their weight."""
+    """The span in seconds, and whether the limit counts requests instead of weight."""
     return limit.seconds or 0, limit.rate_limit_type != _WEIGHT
 
 
 def _least(limits: Iterable[RateLimit]) -> list[Limit]:
-    """The least sane limit for each span but that of the minute; the tightest first."""
+    """The least sane limit for each span except the minute's; the tightest first."""
     least: dict[tuple[int, bool], int] = {}
     for limit in limits:
         if limit.is_ours and limit.is_sane and (span := span_of(limit)) != _MINUTE:
@@ -177,26 +182,26 @@ def _least(limits: Iterable[RateLimit]) -> list[Limit]:
 
 
 def _kept(limits: list[Limit]) -> list[Limit]:
-    """At most `MAX_OTHERS` of `limits`, which come the tightest first."""
-    kept = list(limits)
-    for limit in reversed(limits):
+    """At most `MAX_OTHERS` of `limits`, which are sorted with the tightest first."""
+    kept = limits[:MAX_COMPARED]
+    for limit in reversed(kept.copy()):
         if len(kept) > MAX_OTHERS and any(each.implies(limit) for each in kept if each != limit):
             kept.remove(limit)
     return kept[:MAX_OTHERS]
 
 
 def not_kept(limits: Iterable[RateLimit]) -> set[Limit]:
-    """Those for which there is no place, and which no limit that is kept implies."""
+    """The limits that are not among the kept ones and that no kept limit implies."""
     least = _least(limits)
     kept = _kept(least)
     return {limit for limit in least if not any(each.implies(limit) for each in kept)}
 
 
-class MarkPrice(msgspec.Struct, frozen=True):
+class MarkPrice(EncodableByKey, msgspec.Struct, frozen=True):
     """The mark price of one symbol."""
 
     symbol: str
     mark_price: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     time: int
-    """Unix ms; 0 when the exchange names none that can be."""
+    """Unix ms; 0 when the exchange names no possible time."""

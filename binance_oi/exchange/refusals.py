@@ -1,8 +1,8 @@
-"""What the exchange says when it refuses: one `Refusal`, and the exception for it.
+"""The exchange's refusals: one `Refusal`, and the exception for it.
 
-The rule of this file: a refusal is learned once. The governor acts on it and the exception is made
-from it, so nobody reads the answer again. No I/O, no clock, and nothing is believed: whatever the
-bytes are, they become one refusal.
+The rule of this file: an answer is parsed once. The governor acts on the `Refusal`, and the
+exception is made from it. No I/O, no clock, and no trust in the bytes: whatever they are, they
+become one refusal.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -29,27 +29,27 @@ from binance_oi.errors import (
 from binance_oi.exchange.headers import retry_after
 from binance_oi.exchange.models import MAX_LIMIT
 
-MAX_TEXT_READ = 1000  # of an error; all that we look for stands in its first sentence
-MIN_STATED = 5  # weight per minute; what a text names below is more likely something else
+MAX_TEXT_READ = 1000  # characters of an error; its first sentence holds all that we need
+MIN_STATED = 5  # weight per minute; a smaller number in a text is probably something else
 NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 FIREWALL = 403  # status
-FIREWALL_HOLD = 60.0  # s to keep away after it; the firewall forgets after about 5 minutes [D]
+FIREWALL_COOLDOWN = 60.0  # s after a 403; the firewall forgets after about 5 minutes [D]
 MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
-MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute turns anyway
+MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute ends anyway
 NO_TEXT = "(no text)"
 
 _BANNED = re.compile(  # ms of the years 2001 to 2286
     r"banned until ([1-9][0-9]{12})(?!\d)", re.IGNORECASE
 )
-_LIMIT = re.compile(  # of weight: texts about the limits of orders use the same words
+_LIMIT = re.compile(  # of weight: texts about limits of orders use similar words
     r"current limit(?: of IP\([^)]{0,60}\))? is ([1-9][0-9]{0,6})"
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,
 )
-# All that msgspec raises for bad bytes. Its own are not kinds of ValueError before 0.22; those that
-# say that a text is not UTF-8 are nothing else.
+# All that msgspec raises for bad bytes. Its own errors are no ValueError before 0.22; its errors
+# about invalid UTF-8 always are.
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
@@ -57,14 +57,14 @@ _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
 
 class _WireError(msgspec.Struct):
     code: _Code
-    msg: object = None  # the code counts, also without a text
+    msg: object = None  # the code counts even without a text
 
 
 _error = msgspec.json.Decoder(_WireError)
 
 
 class Kind(Enum):
-    """What a refusal means for whoever sends."""
+    """What a refusal means for the sender."""
 
     LIMITED = auto()
     BANNED = auto()
@@ -93,18 +93,18 @@ BY_CODE: Mapping[int | None, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is no answer: learned once, from status, headers and text.
+    """A refusal, parsed once from status, headers and text.
 
-    The headers come first and say how long to stay away: `of`. The text may come later or never,
-    and says more: `reading`.
+    `of` uses the headers, which come first and say how long to send nothing. `with_text` adds the
+    text, which may come later or never.
     """
 
     status: int
     kind: Kind
-    hold: float = 0.0
-    """Seconds from the answer on in which nothing may be sent, by status and headers; bounded."""
+    cooldown: float = 0.0
+    """Seconds from the answer in which nothing may be sent, from status and headers; bounded."""
     code: int | None = None
-    """The exchange's own code; None when the text was not its usual error, or did not come."""
+    """The exchange's own code; None when the text is not its usual error, or did not come."""
     message: str = NO_TEXT
     """The exchange's text on one line, escaped and bounded."""
     until: float | None = None
@@ -114,34 +114,34 @@ class Refusal:
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], date: float | None) -> "Refusal":
-        """What a refusal says before its text.
+        """Make a refusal from status and headers, before its text.
 
         Args:
-            status: HTTP status; says more than the text, which a proxy may have written.
-            headers: Of the answer.
-            date: Its `Date`, Unix s, which an HTTP date in `Retry-After` is compared with.
+            status: HTTP status. It counts more than the text, which a proxy may have written.
+            headers: Headers of the answer.
+            date: The answer's `Date`, Unix s, from which an HTTP date in `Retry-After` is counted.
         """
-        kind, hold = _kind(status, None, names_ban=False), 0.0
+        kind, cooldown = _kind(status, None, names_ban=False), 0.0
         if kind is Kind.LIMITED:
             after = retry_after(headers, date)
-            hold = after if after <= MAX_RETRY_AFTER else 0.0
+            cooldown = after if after <= MAX_RETRY_AFTER else 0.0
         elif kind is Kind.BANNED:
-            hold = max(MIN_BAN, min(retry_after(headers, date), MAX_BAN))
+            cooldown = max(MIN_BAN, min(retry_after(headers, date), MAX_BAN))
         elif status == FIREWALL:
-            hold = FIREWALL_HOLD
-        return cls(status, kind, hold)
+            cooldown = FIREWALL_COOLDOWN
+        return cls(status, kind, cooldown)
 
-    def reading(self, body: bytes) -> "Refusal":
-        """The same with what its text says. Never raises.
+    def with_text(self, body: bytes) -> "Refusal":
+        """Add what the text says. Never raises.
 
-        A text that names the end of a ban means a ban, whatever the status says but 429, 451 and
-        5xx: bans were seen under 403 too [O].
+        A text that names the end of a ban means a ban under any status but 429, 451 and 5xx: bans
+        were seen under 403 too [O].
 
         Args:
             body: JSON of the exchange, or anything.
         """
         code, text = code_and_text(body)
-        text = " ".join(text.split())  # a page may wrap it anywhere
+        text = unwrapped(text)  # a page may wrap it anywhere
         end = ban_end_ms(text)
         return replace(
             self,
@@ -153,15 +153,15 @@ class Refusal:
         )
 
     @property
-    def is_hold(self) -> bool:
-        """Whether nothing may be sent for a while: its exception has a `retry_at`."""
+    def is_temporary(self) -> bool:
+        """Whether it ends by itself: its exception has a `retry_at`."""
         return self.kind in (Kind.LIMITED, Kind.BANNED)
 
     def error(self, retry_at: datetime | None = None) -> ResponseError:
-        """The exception for it.
+        """Make the exception for it.
 
         Args:
-            retry_at: Of one that `is_hold`: when requests are sent again, by this machine's clock.
+            retry_at: When requests are sent again, by this machine's clock; if it `is_temporary`.
         """
         more = () if retry_at is None else (retry_at,)
         return ERRORS[self.kind](self.status, self.code, self.message, *more)
@@ -176,7 +176,7 @@ class RefusedError(Exception):
 
 
 def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
-    """By the status, and then by the code."""
+    """Decide by the status, and then by the code."""
     if status == 429:
         return Kind.LIMITED
     if status == 418 or (names_ban and status != 451 and status < 500):
@@ -189,7 +189,7 @@ def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
 
 
 def ban_end_ms(text: str) -> int | None:
-    """The end of a ban named in `text`, Unix ms [O]; None when there is none, or it is absurd."""
+    """The end of a ban named in `text`, Unix ms [O]; None when there is no possible one."""
     match = _BANNED.search(text)
     return int(match[1]) if match else None
 
@@ -201,7 +201,7 @@ def stated_limit(text: str) -> int | None:
 
 
 def code_and_text(body: bytes) -> tuple[int | None, str]:
-    """What the exchange says in its usual error, or the start of whatever this is."""
+    """Code and text of the exchange's usual error, or the start of any other body."""
     try:
         wire = _error.decode(body)
     except MALFORMED:
@@ -213,11 +213,21 @@ def start_of(body: bytes) -> str:
     return body[:MAX_TEXT_READ].decode("utf-8", "replace")
 
 
+def unwrapped(text: str) -> str:
+    """On one line, with one blank between two words."""
+    return " ".join(text.split())
+
+
 def one_line(text: str) -> str:
-    return printable(" ".join(text.split())) or NO_TEXT
+    """Fit to be shown: unwrapped, escaped and bounded, and never empty."""
+    return _shown(unwrapped(text))
 
 
-def _message(text: str) -> str:
-    """On one line; from the end of a ban on, when that comes too late in `text` to be shown."""
-    message, ban = one_line(text), _BANNED.search(text)
-    return message if ban is None or _BANNED.search(message) else one_line(text[ban.start() :])
+def _shown(line: str) -> str:
+    return printable(line) or NO_TEXT
+
+
+def _message(line: str) -> str:
+    """`line` as shown: from the end of a ban on, if that comes too late to be shown otherwise."""
+    message, ban = _shown(line), _BANNED.search(line)
+    return message if ban is None or _BANNED.search(message) else _shown(line[ban.start() :])

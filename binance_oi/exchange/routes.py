@@ -1,6 +1,6 @@
-"""Routes of the exchange: path, weight, limit, and how to read the answer.
+"""Routes of the exchange: path, weight, limit, and decoder.
 
-The rule of this file: a fact stands beside its source. Marks: [D] documented by the exchange,
+The rule of this file: each fact has its source beside it. Marks: [D] documented by the exchange,
 [O] observed live, with the month.
 """
 
@@ -31,29 +31,29 @@ MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route(Generic[T]):
-    """What can be asked. Two of them are never equal."""
+    """A kind of request. Two routes are never equal."""
 
     path: str
     weight: int
-    """Of one request, in units of `limit`."""
+    """Weight of one request, in units of `limit`."""
     decode: Callable[..., T]
-    """The value of a body; takes the parameters of `Request.subject` after it."""
+    """Decodes a body; further arguments are those of `Request.subject`."""
     max_bytes: int = MAX_ANSWER
-    """A body that is longer, decoded, is no answer."""
+    """The bound of a decoded body; a longer one is no answer."""
     limit: Limit = WEIGHT
-    """What a request draws on."""
+    """The limit that a request draws on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request(Generic[T]):
-    """One question. It may be asked any number of times, so whoever asks again keeps it."""
+    """One request. It may be sent any number of times, so a caller that polls keeps it."""
 
     route: Route[T]
     params: Mapping[str, str] = field(default_factory=dict[str, str])
     subject: tuple[str, ...] = ()
-    """What the answer must be about: another caller's answer may come instead."""
+    """What the answer must be about: the answer of another caller may come instead."""
     is_kept: bool = True
-    """Whether it is asked again and again, so that its URL is worth keeping."""
+    """Whether callers send it again and again, so that its URL is worth keeping."""
 
 
 OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]
@@ -63,7 +63,7 @@ EXCHANGE_INFO = Route(  # [D] 2026-11; ignores ?symbol= [O 2026-10]
     "/fapi/v1/exchangeInfo", 1, decode_exchange_info, MAX_LISTING
 )
 SERVER_TIME = Route("/fapi/v1/time", 1, decode_server_time)  # [D] 2026-11
-PREMIUM_INDEX = Route(  # [D] 2026-11; of every symbol
+PREMIUM_INDEX = Route(  # [D] 2026-11; all symbols
     "/fapi/v1/premiumIndex", 10, decode_mark_prices, MAX_LISTING
 )
 PREMIUM_INDEX_OF_ONE = Route(  # [D] 2026-11; with ?symbol=
@@ -89,9 +89,9 @@ LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
 MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
 
 
-@lru_cache(maxsize=4096)  # a symbol is asked for again and again
+@lru_cache(maxsize=4096)  # callers request a symbol again and again
 def open_interest(symbol: str) -> Request[OpenInterest]:
-    """The question for one symbol, as `check_symbols` gives it."""
+    """The request for one symbol, as `check_symbols` returns it."""
     return Request(OPEN_INTEREST, {"symbol": symbol}, (symbol,))
 
 

@@ -1,7 +1,7 @@
 """Names of symbols: which text can be one.
 
-The rule of this file: what cannot be a symbol is refused before anything is sent, and a name is
-never changed but for the case of its ASCII letters.
+The rule of this file: an impossible symbol is refused before anything is sent. Nothing in a name
+changes but the case of its ASCII letters.
 """
 
 import re
@@ -16,11 +16,12 @@ _ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
 
 
 def check_symbol(symbol: object) -> str:
-    """`symbol` as a plain `str`, with its ASCII letters in upper case.
+    """Return `symbol` as a plain `str`, with its ASCII letters in upper case.
 
-    Letters and decimal digits of any script and ``_`` are legal, for the exchange lists Chinese
-    names; so are the accents and vowel signs that some scripts write after a letter. Other scripts
-    are not changed, not even normalised: the exchange compares names character by character.
+    Letters and decimal digits of any script and ``_`` are legal, because the exchange lists Chinese
+    names. The accents and vowel signs that some scripts write after a letter are legal, too. Text
+    in other scripts is not changed, not even normalised: the exchange compares names character by
+    character.
 
     Raises:
         InvalidSymbolError: It cannot be a symbol.
@@ -42,15 +43,15 @@ def check_symbol(symbol: object) -> str:
 def check_symbols(
     symbols: Iterable[str], odd: Container[str] = frozenset[str]()
 ) -> tuple[str, ...]:
-    """Each of them as `check_symbol` gives it, once, in the order asked for.
+    """Return each symbol once, as `check_symbol` returns it, in the given order.
 
     Args:
         symbols: Names.
-        odd: See `odd_names`: names that stay as they are.
+        odd: Names that stay as they are; see `odd_names`.
 
     Raises:
-        InvalidSymbolError: One of them cannot be a symbol; or it is a single `str`, of which every
-            letter would be taken for a symbol.
+        InvalidSymbolError: One of them cannot be a symbol, or `symbols` is a single `str`, whose
+            letters would each count as a symbol.
     """
     if isinstance(symbols, str | bytes):
         raise InvalidSymbolError(symbols, "a list of them is needed, such as ['BTCUSDT']")
@@ -60,9 +61,10 @@ def check_symbols(
 
 
 def odd_names(listed: Iterable[str]) -> frozenset[str]:
-    """Names that the exchange lists and `check_symbol` refuses or changes, such as ``BTC-USDT``.
+    """Listed names that `check_symbol` refuses or changes, such as ``BTC-USDT``.
 
-    One whose upper case is listed as well is none of them: a caller who writes it means the other.
+    A name whose upper case is listed as well is not among them: a caller who writes it means the
+    upper-case one.
     """
     names = frozenset(listed)
     return frozenset(name for name in names if not names & _checked(name))
@@ -79,15 +81,15 @@ def _checked(name: str) -> frozenset[str]:
 
 
 def is_name(symbol: str) -> bool:
-    """Whether the exchange may list it under this name, and a line of CSV holds it without quotes.
+    """Whether the exchange may list this name, and a line of CSV holds it without quotes.
 
-    More than `check_symbol` takes: what a new kind of name looks like is the exchange's business.
+    It accepts more than `check_symbol`, because the exchange may invent new kinds of names.
     """
     return 0 < len(symbol) <= MAX_SYMBOL and symbol.isprintable() and not {*symbol} & {*',"'}
 
 
 def _starts_a_name(character: str) -> bool:
-    # Not str.isalnum: that takes ², ½ and Ⅷ.
+    # Not str.isalnum, which accepts ², ½ and Ⅷ.
     category = unicodedata.category(character)
     return character == "_" or category[0] == "L" or category == "Nd"
 

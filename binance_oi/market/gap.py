@@ -5,6 +5,7 @@ The rule of this file: a value that others make. What the words mean stands in `
 
 from typing import NamedTuple
 
+from binance_oi.encoding import Encodable
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -26,15 +27,7 @@ REASONS: tuple[tuple[type[BinanceOIError], str], ...] = (
 )
 
 
-class Gap(NamedTuple):
-    """Slots of a schedule that have no snapshot, one after the other, for one reason.
-
-    In a history they are instants that have no row.
-
-    A gap is empty when the clock was set back: slots come a second time, and none is missing.
-    `first` is then where the schedule goes on, and `last` the slot before it.
-    """
-
+class _Gap(NamedTuple):
     first: int
     """The first slot missed, Unix ms."""
     last: int
@@ -43,6 +36,18 @@ class Gap(NamedTuple):
     """One word: see `binance_oi.market.polling`, and of a history `binance_oi.market.history`."""
     detail: str = ""
     """What is known beyond the reason, for people."""
+
+
+class Gap(_Gap, Encodable):
+    """Slots of a schedule that have no snapshot, one after the other, for one reason.
+
+    In a history they are instants that have no row.
+
+    A gap is empty when the clock was set back: slots come a second time, and none is missing.
+    `first` is then where the schedule goes on, and `last` the slot before it.
+    """
+
+    __slots__ = ()
 
     def __str__(self) -> str:
         ends = (self.first,) if self.last <= self.first else (self.first, self.last)

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import NamedTuple, overload
 
 from binance_oi.arguments import check_number
+from binance_oi.encoding import Encodable
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -72,7 +73,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class History(Sequence[HistoryRow]):
+class History(Sequence[HistoryRow], Encodable):
     """Rows of one symbol, the oldest first, each instant once; what has no row is in `holes`."""
 
     symbol: str
@@ -106,9 +107,7 @@ class History(Sequence[HistoryRow]):
         return self.rows[index]
 
 
-class HistoryProgress(NamedTuple):
-    """How far `histories` is."""
-
+class _HistoryProgress(NamedTuple):
     done: int
     """Symbols done, the failed ones included."""
     symbols: int
@@ -119,6 +118,12 @@ class HistoryProgress(NamedTuple):
     """Requests charged."""
     seconds_left: float
     """What the rest takes at the speed so far, or at that of the limit, whichever is slower."""
+
+
+class HistoryProgress(_HistoryProgress, Encodable):
+    """How far `histories` is."""
+
+    __slots__ = ()
 
 
 OnProgress = Callable[[HistoryProgress], None]

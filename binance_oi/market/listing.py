@@ -5,11 +5,14 @@ reach the budget before anybody sees the list. An odd row is in the log once, no
 """
 
 import logging
+from functools import partial
 
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.routes import LISTING
 from binance_oi.exchange.symbols import odd_names
+from binance_oi.market.answers import TOO_LATE
 from binance_oi.sending.sender import Sender, Terms
+from binance_oi.sending.shared_calls import SharedCalls
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -21,19 +24,31 @@ class Listing:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
+        self._calls: SharedCalls[ExchangeInfo] = SharedCalls()
         self._known: tuple[float, ExchangeInfo] | None = None  # and the loop time of its answer
+        self._trading = frozenset[str]()  # as that says
         self._ignored: tuple[str, ...] = ()
         self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest of each kind of answer
         self.odd_names: frozenset[str] = frozenset()
         """Listed, and not what `check_symbol` takes; kept when the list is doubted."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
-        """The list, if it is no older than `max_age` seconds; or else a new one."""
+        """The list, if it is no older than `max_age` seconds; or else a new one.
+
+        Those who take a known one share the request for a new one.
+        """
         self._sender.check_usable()
         if self._known is not None and self._sender.now() - self._known[0] < max_age:
             return self._known[1]
+        if max_age == 0.0:
+            return await self._ask(terms)
+        again = TOO_LATE if terms.max_wait is None else ()
+        name = terms.max_wait, terms.bulk
+        return await self._calls.join(name, partial(self._ask, terms), terms.ends, again)
+
+    async def _ask(self, terms: Terms) -> ExchangeInfo:
         info = await self._sender.send(LISTING, terms)
-        self._known = (self._sender.now(), info)
+        self._known, self._trading = (self._sender.now(), info), frozenset(info.trading)
         if info.rate_limits:
             self._sender.governor.pool.set_limits(info.weight_limit, info.other_limits)
         if info.ignored_limits not in ((), self._ignored):
@@ -45,9 +60,8 @@ class Listing:
 
     def doubt(self, symbol: str) -> None:
         """Read the list again before it is used, if it says that this symbol trades."""
-        rows = () if self._known is None else self._known[1].symbols
-        if any(row.symbol == symbol and row.status == "TRADING" for row in rows):
-            self._known = None
+        if symbol in self._trading:
+            self._known, self._trading = None, frozenset[str]()
 
     def tell_odd(self, what: str, odd: tuple[str, ...]) -> None:
         """Warn of odd rows once, and again when others come.

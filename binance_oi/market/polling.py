@@ -6,7 +6,8 @@ or is in a `Gap` with its reason, in the order of the schedule:
     overrun     the sweep before it was still under way
     limited     the same, because the exchange said 429 and nothing may be sent
     banned      this IP address is banned
-    budget      no room in the budget, in time
+    budget      no room in the budget, in time; or a slower schedule is kept, because this one
+                does not fit into it
     forbidden   the firewall or the region forbids it
     outage      the exchange, or the way to it, failed
     unknown, not_trading   of none of the named symbols there is anything to read
@@ -24,9 +25,8 @@ that one sweep takes never adds up to a drift.
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol
@@ -40,13 +40,14 @@ from binance_oi.errors import (
     UnknownSymbolError,
     printable,
 )
-from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.models import ExchangeInfo
-from binance_oi.exchange.routes import PREMIUM_INDEX
 from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.asked import Asked
 from binance_oi.market.gap import Gap, join, reason
 from binance_oi.market.listing import LISTING_AGE
-from binance_oi.market.schedule import NAP, Schedule, period_ms
+from binance_oi.market.plan import MisfitError
+from binance_oi.market.pollers import Alone, Pollers, Sharing, Standing
+from binance_oi.market.schedule import NAP, Schedule, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import instant, plain
 
@@ -84,7 +85,7 @@ async def poll(
     reader: Reader,
     symbols: Iterable[str] | None = None,
     *,
-    every: float,
+    every: float | None = None,
     notional: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Snapshot, None]:
@@ -92,79 +93,122 @@ async def poll(
 
     See `binance_oi.client.OpenInterestClient.poll`.
     """
-    period, missed = period_ms(every), list[Gap]()
-    outcomes = sweeps(reader, symbols, every=every, notional=notional, clock=clock)
+    plan, missed = Plan(reader, symbols, every, notional), list[Gap]()
+    outcomes = sweeps(reader, clock=clock, plan=plan)
     async with aclosing(outcomes):
         async for outcome in outcomes:
             if isinstance(outcome, Snapshot):
                 yield replace(outcome, missed=tuple(missed))
                 missed.clear()
             else:
-                join(missed, outcome, period)
+                join(missed, outcome, plan.period)
 
 
-async def check(
-    reader: Reader, symbols: Iterable[str] | None = None, *, every: float, notional: bool = False
-) -> None:
-    """Raise at once what `sweeps` would raise with its first outcome.
+async def planned(
+    reader: Reader,
+    symbols: Iterable[str] | None = None,
+    *,
+    every: float | None = None,
+    notional: bool = False,
+) -> "Plan":
+    """A schedule for `sweeps`, whose demand others see already. Call `Plan.end` in the end.
 
-    An exchange that does not answer is no reason: see `sweeps` for what is.
+    An exchange that does not answer is no reason to raise: see `sweeps` for what is, and
+    `Plan.trouble`. A schedule that does not fit is `Plan.misfit`, and not raised.
     """
-    await _Market(reader, symbols, every, notional).refresh(NAP)
+    plan = Plan(reader, symbols, every, notional)
+    try:
+        await plan.begin()
+    except BaseException:
+        plan.end()
+        raise
+    return plan
 
 
 async def sweeps(
     reader: Reader,
     symbols: Iterable[str] | None = None,
     *,
-    every: float,
+    every: float | None = None,
     notional: bool = False,
     clock: Callable[[], float] = time.time,
     begin: int | None = None,
+    plan: "Plan | None" = None,
 ) -> AsyncGenerator[Snapshot | Gap, None]:
     """What becomes of every slot, one after the other, for ever: a snapshot or a gap.
+
+    A schedule that stops fitting into the budget goes on at the next one of `plan.AUTOMATIC` that
+    fits. The slots that were asked for and are not swept then are gaps `budget`.
 
     Args:
         reader: A client.
         symbols: None follows the exchange's list.
-        every: Seconds from slot to slot.
+        every: Seconds from slot to slot; None takes the shortest schedule that fits.
         notional: Read mark prices as well.
         clock: Unix seconds.
         begin: The first slot, Unix ms, at most a period away; None begins with the next one.
+        plan: What `planned` gave, instead of `symbols`, `every` and `notional`. It goes on also
+            where it does not fit.
 
     Raises:
         ValueError: The schedule does not fit into the budget.
         InvalidSymbolError: The exchange lists none of `symbols`.
         ClientClosedError: The client was closed.
     """
-    schedule = Schedule(period_ms(every), clock)
-    slot = schedule.next_slot() if begin is None else begin
-    market = _Market(reader, symbols, every, notional)
-    await market.refresh(NAP)
-    told = ""
-    while True:
-        outcomes = await _outcomes(market, schedule, slot)
-        slot = schedule.after(outcomes[-1])
-        for outcome in outcomes:
-            told = _tell(outcome, told)
+    market = plan or Plan(reader, symbols, every, notional)
+    try:
+        await market.begin()
+        market.check_fits()
+        async for outcome in _follow(market, clock, begin):
             yield outcome
+    finally:
+        market.end()
 
 
-async def _outcomes(market: "_Market", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
-    """Wait for `slot`, and give what becomes of it and of those that pass meanwhile."""
+async def _follow(
+    market: "Plan", clock: Callable[[], float], begin: int | None
+) -> AsyncGenerator[Snapshot | Gap, None]:
+    """`sweeps` of a plan that has begun."""
+    schedule = Schedule(market.step, clock, market.pause)
+    first = next_slot(clock, market.period) if begin is None else begin
+    asked, slot = Asked(market.period, first), -(-first // schedule.period) * schedule.period
+    said = why = ""
+    while True:
+        step, why = schedule.period, market.why or why
+        outcomes = await _outcomes(market, schedule, slot)
+        for outcome in outcomes:
+            said = _say(outcome, said)
+            for known in asked.account(outcome, step, ("budget", why)):
+                yield known
+        if outcomes:
+            slot = schedule.after(outcomes[-1])
+        market.renew()
+        if market.step != schedule.period:
+            last, schedule.period = slot - step, market.step
+            slot = schedule.slot_after(last)
+
+
+async def _outcomes(market: "Plan", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
+    """Wait for `slot`, and give what becomes of it and of those that pass meanwhile.
+
+    Nothing, when another schedule is to be kept.
+    """
     reached = await schedule.reach(slot, LEAD)
     if reached:
         await market.refresh(schedule.seconds_to(slot))
+        if market.step != schedule.period:
+            return []
         reached = await schedule.reach(slot)
     if not reached:
         return [schedule.restart(slot)]
     return schedule.skipped(slot) or await _sweep(market, schedule, slot)
 
 
-async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
+async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
     """What becomes of `slot`, and of those that pass meanwhile."""
     gaps: list[Gap] = []
-    sweep = asyncio.create_task(market.sweep(slot))
+    due = asyncio.get_running_loop().time() + schedule.seconds_to(slot)
+    sweep = asyncio.create_task(market.sweep(slot, due))
     try:
         passing = slot + schedule.period
         while not await schedule.done_before(sweep, passing):
@@ -177,36 +221,103 @@ async def _sweep(market: "_Market", schedule: Schedule, slot: int) -> list[Snaps
     return [sweep.result(), *gaps]
 
 
-def _tell(outcome: Snapshot | Gap, told: str) -> str:
+def _say(outcome: Snapshot | Gap, said: str) -> str:
     """Log a gap, unless the one before it had the same reason; a set clock each time."""
     if isinstance(outcome, Snapshot):
         return ""
     if outcome.last < outcome.first:
         logger.warning("the schedule goes on at %s", outcome)
-    elif outcome.reason != told or outcome.reason == "clock":
+    elif outcome.reason != said or outcome.reason == "clock":
         logger.warning("no snapshot for %s", outcome)
     return outcome.reason
 
 
-class _Market:
-    """What is swept, and what was seen of it before.
+class Plan:
+    """What is swept, how often, and what was seen of it before.
 
     Symbols that the caller names need no listing. When there is one, it says which of them are not
     asked for, since the exchange would refuse them: those are errors of each snapshot.
     """
 
     def __init__(
-        self, reader: Reader, symbols: Iterable[str] | None, every: float, notional: bool
+        self, reader: Reader, symbols: Iterable[str] | None, every: float | None, notional: bool
     ) -> None:
+        if every is not None:
+            period_ms(every)
         self._reader = reader
         self._wanted = None if symbols is None else check_symbols(symbols)
-        self._every, self._notional = every, notional
+        self._standing = Standing(_pollers_of(reader), every, notional)
+        self._is_begun = self._yields = False
         self._names: tuple[str, ...] | None = None
         self._absent: dict[str, BinanceOIError] = {}  # named, and not asked for
         self._listed = False  # a listing was read
         self._refused = frozenset[str]()  # named, and of no use in the sweep before
         self._priceless = False  # the sweep before has no mark prices, and should
         self._times: dict[str, int] = {}
+        self.trouble: BinanceOIError | TimeoutError | None = None
+        """Why the list of symbols was not read when it was needed last; None when it was."""
+
+    # -- the schedule ------------------------------------------------------------------------
+
+    @property
+    def period(self) -> int:
+        """From slot to slot of the schedule that was asked for, or chosen, ms."""
+        return period_ms(self._standing.asked)
+
+    @property
+    def step(self) -> int:
+        """From slot to slot of the schedule that is kept now, ms."""
+        return period_ms(self._standing.every)
+
+    @property
+    def why(self) -> str:
+        """Why these are two; empty when they are one."""
+        return self._standing.why
+
+    @property
+    def misfit(self) -> MisfitError | None:
+        """Why the schedule that was asked for does not fit; None when it does."""
+        return self._standing.misfit
+
+    async def begin(self) -> None:
+        """Read the list of symbols and choose a schedule, unless that was done before.
+
+        Raises:
+            ValueError: None of the schedules to choose from fits into the budget.
+            InvalidSymbolError: The exchange lists none of the symbols.
+            ClientClosedError: The client was closed.
+        """
+        if not self._is_begun:
+            await self.refresh(NAP)
+            self._standing.begin_without_list()
+            self._is_begun = True
+            if self._names is None:
+                logger.warning("the list of symbols was not read yet: %s", self.trouble)
+
+    def check_fits(self) -> None:
+        """Raise a misfit, unless this plan is to go on in spite of it."""
+        if self._standing.misfit is not None and not self._yields:
+            raise self._standing.misfit
+
+    def yield_room(self) -> None:
+        """Go on also where the schedule does not fit: at the next one that does."""
+        self._yields = True
+        if self._standing.misfit is not None:
+            self._standing.yield_room()
+
+    def renew(self) -> None:
+        """The schedule goes on, if it fits."""
+        self._standing.renew()
+
+    def end(self) -> None:
+        """Nothing is swept any more."""
+        self._standing.leave()
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep; `ClientClosedError` as soon as the client is closed."""
+        await self._standing.pause(seconds)
+
+    # -- the symbols -------------------------------------------------------------------------
 
     async def refresh(self, seconds: float) -> None:
         """Read the list of symbols again when it is old; keep the old one when that fails."""
@@ -217,9 +328,11 @@ class _Market:
             raise
         except (BinanceOIError, TimeoutError) as error:
             logger.debug("the list of symbols was not read: %s", error)
+            self.trouble = error
             if self._names is None and self._wanted is not None:
                 self._read(self._wanted)
         else:
+            self.trouble = None
             self._follow(info)
 
     def _follow(self, info: ExchangeInfo) -> None:
@@ -234,21 +347,17 @@ class _Market:
         self._read(tuple(name for name in self._wanted if name not in absent))
 
     def _read(self, names: tuple[str, ...]) -> None:
-        """From now on sweep these.
-
-        Raises:
-            ValueError: They are the first, and the schedule does not fit into the budget.
-        """
+        """From now on sweep these."""
         if names == self._names:
             return
-        problem = self._misfit(len(names))
-        if self._names is None and problem:
-            raise ValueError(problem)
         if self._names is not None:
-            _tell_change(self._names, names)
-            if problem:
-                logger.warning("%s", problem)
+            _log_change(self._names, names)
         self._names = names
+        self._standing.read(names)
+        if self._yields:
+            self.yield_room()
+        elif self._is_begun:
+            self.check_fits()
 
     def _check_listed(self, wanted: Sequence[str], absent: Mapping[str, BinanceOIError]) -> None:
         unknown = [name for name in wanted if isinstance(absent.get(name), UnknownSymbolError)]
@@ -256,36 +365,15 @@ class _Market:
             others = ", nor any other that was named" if unknown[1:] else ""
             raise InvalidSymbolError(unknown[0], f"the exchange does not list it{others}")
 
-    def _misfit(self, count: int) -> str:
-        """Why so many symbols cannot be read on this schedule; empty when they can.
-
-        Source: [D] 2400 weight per minute and IP; one request for each symbol, weight 1.
-        """
-        usage = self._reader.usage
-        weight = count + (PREMIUM_INDEX.weight if self._notional else 0)
-        rate = weight * WEIGHT.seconds / self._every
-        listing = WEIGHT.seconds / max(LISTING_AGE, self._every)
-        budget = int(min(usage.limit - usage.reserve, usage.share, usage.sustained))
-        if rate <= budget - listing:
-            return ""
-        slower = math.ceil(weight * WEIGHT.seconds / (budget - listing)) if budget > listing else 0
-        return (
-            f"{count} symbols every {self._every:g} s take {rate:.0f} weight"
-            f" a minute, and the budget is {budget} (limit {usage.limit}, reserve {usage.reserve},"
-            f" share {usage.share}); "
-            + (f"every {slower} s is possible" if slower else "that is too little for any")
-        )
-
-    async def sweep(self, slot: int) -> Snapshot | Gap:
-        """The snapshot for `slot`, or why there is none."""
+    async def sweep(self, slot: int, due: float) -> Snapshot | Gap:
+        """The snapshot for `slot`, which was due at loop time `due`, or why there is none."""
         try:
             if self._names is None:
                 self._follow(await self._reader.exchange_info(max_age=LISTING_AGE))
             if self._absent and not self._names:
                 return self._gap(slot, self._absent)
-            snapshot = await self._reader.snapshot(
-                self._names, notional=self._notional, deadline=self._every + LONGEST_HOLD
-            )
+            deadline = self._standing.every + LONGEST_HOLD
+            snapshot = await self._standing.sweep(deadline, due)
         except (ClientClosedError, InvalidSymbolError):
             raise
         except BinanceOIError as error:
@@ -293,12 +381,13 @@ class _Market:
         if snapshot.errors and not snapshot:
             return self._gap(slot, snapshot.errors)
         errors = self._with_absent(snapshot.errors)
-        self._tell_refused(errors)
-        self._tell_priceless(snapshot.notional_error)
+        self._warn_of_refused(errors)
+        self._warn_of_no_prices(snapshot.notional_error)
         return replace(
             snapshot,
             errors=errors,
             slot=instant(slot),
+            next_slot=instant((slot // self.step + 1) * self.step),
             unchanged=self._unchanged(snapshot),
         )
 
@@ -313,7 +402,7 @@ class _Market:
         known = {**errors, **self._absent}
         return {name: known[name] for name in self._wanted or () if name in known}
 
-    def _tell_refused(self, errors: Mapping[str, BinanceOIError]) -> None:
+    def _warn_of_refused(self, errors: Mapping[str, BinanceOIError]) -> None:
         """Warn once of symbols that the caller names and that cannot be read."""
         if self._wanted is None:
             return
@@ -323,7 +412,7 @@ class _Market:
             logger.warning("symbols are left out: %s", ", ".join(texts))
         self._refused = frozenset(refused)
 
-    def _tell_priceless(self, error: BinanceOIError | None) -> None:
+    def _warn_of_no_prices(self, error: BinanceOIError | None) -> None:
         """Warn once that snapshots have no mark prices, until they have some again."""
         if error is not None and not self._priceless:
             logger.warning("there are no mark prices: %s", error)
@@ -346,6 +435,19 @@ class _Market:
         return "overrun", since
 
 
+def _pollers_of(reader: Reader) -> Pollers:
+    """The polls of its client; of a reader that shares nothing, its own."""
+    if isinstance(reader, Sharing):
+        return reader.pollers
+
+    def sweep(
+        names: Sequence[str], *, notional: bool, deadline: float, since: float | None
+    ) -> Awaitable[Snapshot]:
+        return reader.snapshot(names, notional=notional, deadline=deadline)
+
+    return Pollers(Alone(), lambda: reader.usage, sweep, asyncio.sleep)
+
+
 def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIError]:
     """Those of `wanted` that the listing says the exchange would refuse, and how.
 
@@ -365,7 +467,7 @@ def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIErr
     return absent
 
 
-def _tell_change(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+def _log_change(before: tuple[str, ...], after: tuple[str, ...]) -> None:
     old, new = set(before), set(after)
     joined = [name for name in after if name not in old]
     left = [name for name in before if name not in new]

@@ -17,7 +17,7 @@ slot is at most a period and `STEP` away, the schedule waits for it, and no slot
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from binance_oi.arguments import check_number
 from binance_oi.budget import steady_clock
@@ -66,16 +66,29 @@ class Schedule:
     Args:
         period: From slot to slot, ms.
         clock: Unix seconds.
+        pause: Sleeps, or raises what ends the schedule.
     """
 
-    def __init__(self, period: int, clock: Callable[[], float]) -> None:
-        self.period = period
+    def __init__(
+        self,
+        period: int,
+        clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.period: int = period
+        """May be changed between two slots."""
         self._clock = clock
+        self._pause = pause
         self._wall, self._steady = self._read()  # when the latest slot was decided
 
     def next_slot(self) -> int:
         """The first slot that is not over, Unix ms."""
         return next_slot(self._clock, self.period)
+
+    def slot_after(self, slot: int) -> int:
+        """The first slot that is not over and comes after `slot`."""
+        first = self.next_slot()
+        return first if first > slot else (slot // self.period + 1) * self.period
 
     def after(self, outcome: Snapshot | Gap) -> int:
         """The slot after it."""
@@ -98,7 +111,7 @@ class Schedule:
         while (left := self.seconds_to(slot)) > lead:
             if left > self.period / 1000 + STEP:
                 return False
-            await asyncio.sleep(min(left - lead, NAP))
+            await self._pause(min(left - lead, NAP))
         return True
 
     def restart(self, slot: int) -> Gap:

@@ -10,11 +10,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypedDict
 
+from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.models import MarkPrice, OpenInterest
 from binance_oi.market import arrow
 from binance_oi.market.gap import Gap
-from binance_oi.market.rows import Batch, Row, notional, row
+from binance_oi.market.rows import Batch, Row, digits, notional, row
 from binance_oi.times import unix_ms
 
 
@@ -27,15 +28,16 @@ class Columns(TypedDict):
 
 
 class Value(TypedDict):
-    """One value of a snapshot."""
+    """One value of a snapshot, ready for JSON."""
 
     symbol: str
-    open_interest: Decimal
+    open_interest: str
+    """With the exchange's digits."""
     time: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Snapshot(Mapping[str, OpenInterest]):
+class Snapshot(Mapping[str, OpenInterest], Encodable):
     """Open interest by symbol, in the order asked for; what failed is in `errors`.
 
     `len`, `in` and iteration are about the values that were read.
@@ -49,7 +51,8 @@ class Snapshot(Mapping[str, OpenInterest]):
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """Weight charged for it, retries and exchangeInfo included; not what was never sent."""
+    """Weight charged for it, retries and exchangeInfo included; not what was never sent. Polls that
+    share a snapshot share its weight as well."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)
@@ -58,6 +61,8 @@ class Snapshot(Mapping[str, OpenInterest]):
     """Why there are no mark prices although they were asked for."""
     slot: datetime | None = None
     """The instant of the schedule that it is for (aware UTC); None outside of `poll`."""
+    next_slot: datetime | None = None
+    """When the next one is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
     """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
     missed: tuple[Gap, ...] = ()
@@ -94,9 +99,12 @@ class Snapshot(Mapping[str, OpenInterest]):
         }
 
     def to_dicts(self) -> list[Value]:
-        """One dictionary for each value."""
+        """One dictionary for each value, ready for any JSON encoder; see `to_columns` for numbers.
+
+        `to_dict` has the errors, the times and the gaps as well.
+        """
         return [
-            Value(symbol=v.symbol, open_interest=v.open_interest, time=v.time)
+            Value(symbol=v.symbol, open_interest=digits(v.open_interest), time=v.time)
             for v in self.values()
         ]
 

@@ -5,11 +5,21 @@ end of the client stops the others.
 """
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from itertools import count
 
 from binance_oi.errors import (
     BinanceOIError,
@@ -17,66 +27,136 @@ from binance_oi.errors import (
     SymbolNotTradingError,
     UnknownSymbolError,
 )
+from binance_oi.exchange.decoding import MarkPrices
 from binance_oi.exchange.models import MarkPrice, OpenInterest
-from binance_oi.exchange.routes import LISTING, MARK_PRICES
+from binance_oi.exchange.routes import LISTING, MARK_PRICES, open_interest
+from binance_oi.market.answers import NEVER, Answer, Answers
 from binance_oi.market.listing import LISTING_AGE, Listing
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.sender import Sender, Terms
+from binance_oi.sending.shared_calls import SharedCalls
 
-Read = Callable[[str, Terms], Coroutine[Any, Any, OpenInterest]]
+SAME = 0.001  # s: two who compute one moment from two clocks may differ by that
+
 Progress = Callable[[int, int], None]
 Prices = tuple[MarkPrice, ...] | BinanceOIError
 
 
-async def sweep(
-    sender: Sender,
-    listing: Listing,
-    read: Read,
-    names: Sequence[str] | None,
-    terms: Terms,
-    *,
-    notional: bool,
-    on_progress: Progress | None,
-) -> Snapshot:
-    """Read all of them, as many at once as there are connections.
+class Sweeps:
+    """The sweeps of one client, and what it has read.
 
     Args:
         sender: Sends the requests.
-        listing: What to read when `names` is None; doubted when a symbol of it is not there.
-        read: Reads one symbol.
-        names: None reads every symbol that is trading.
-        terms: Of all requests together; has what they charged afterwards.
-        notional: Read mark prices as well.
-        on_progress: Called with the number of symbols done, and of all.
-
-    Raises:
-        BinanceOIError: The list of symbols could not be read.
-        ClientClosedError: The client was closed meanwhile.
+        listing: What to read when no symbols are named; doubted when a symbol of it is not there.
     """
-    started = datetime.now(UTC)
-    most = sender.governor.max_in_flight
-    async with _connecting(sender, most if names is None else min(len(names), most)):
-        if names is None:
-            names = (await listing.read(LISTING_AGE, terms)).trading
-        results: dict[str, OpenInterest | BinanceOIError] = {}
-        received: dict[str, int] = {}
-        prices: Prices = ()
-        queue, count = iter(names), len(names)
 
-        async def worker() -> None:
-            for name in queue:
-                results[name] = await _read_or_error(read, listing, name, terms)
-                received[name] = time.time_ns() // 1_000_000
-                if on_progress is not None:
-                    on_progress(len(results), count)
+    def __init__(self, sender: Sender, listing: Listing) -> None:
+        self._sender, self._listing = sender, listing
+        self._values: Answers[OpenInterest] = Answers(sender)
+        self._prices: Answers[MarkPrices] = Answers(sender)
+        self._shared: SharedCalls[Snapshot] = SharedCalls()
+        self._running: dict[Hashable, tuple[float, int]] = {}  # its `since`, and its number
+        self._numbers = count()
 
-        async def mark_prices() -> None:
-            nonlocal prices
-            prices = await _mark_prices_or_error(sender, listing, terms)
+    async def read(self, name: str, terms: Terms, since: float = NEVER) -> Answer[OpenInterest]:
+        """Open interest of one symbol, as it was answered at `since` (loop time) or later."""
+        ask = partial(self._sender.send, open_interest(name), terms)
+        return await self._values.read(name, ask, terms, since)
 
-        jobs = [worker() for _ in range(min(count, most))]
-        await _all_of([*jobs, mark_prices()] if notional else jobs)
-        return _snapshot(names, results, started, terms.charged, received, prices)
+    def keep(self, name: str, value: OpenInterest) -> None:
+        """This is what the exchange says of `name` now."""
+        self._values.keep(name, value)
+
+    async def join(
+        self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float
+    ) -> Snapshot:
+        """`sweep`, or the sweep of another who asks the same and takes nothing older."""
+        key = names, notional, terms.max_wait
+        oldest, number = self._running.get(key, (-math.inf, -1))
+        if oldest < since - SAME:
+            number = next(self._numbers)
+            self._running[key] = since, number
+
+        async def swept() -> Snapshot:
+            try:
+                return await self.sweep(names, terms, notional=notional, since=since)
+            finally:
+                if self._running.get(key, (0.0, -1))[1] == number:
+                    del self._running[key]
+
+        return await self._shared.join(number, swept, terms.ends)
+
+    async def sweep(
+        self,
+        names: Sequence[str] | None,
+        terms: Terms,
+        *,
+        notional: bool,
+        on_progress: Progress | None = None,
+        since: float = NEVER,
+    ) -> Snapshot:
+        """Read all of them, as many at once as there are connections.
+
+        Args:
+            names: None reads every symbol that is trading.
+            terms: Of all requests together; has what they charged afterwards.
+            notional: Read mark prices as well.
+            on_progress: Called with the number of symbols done, and of all.
+            since: Loop time; what was answered at it or later is not asked again.
+
+        Raises:
+            BinanceOIError: The list of symbols could not be read.
+            ClientClosedError: The client was closed meanwhile.
+        """
+        sender, started = self._sender, datetime.now(UTC)
+        most = sender.governor.connections.most
+        async with _connecting(sender, most if names is None else min(len(names), most)):
+            if names is None:
+                names = (await self._listing.read(LISTING_AGE, terms)).trading
+            results: dict[str, OpenInterest | BinanceOIError] = {}
+            received: dict[str, int] = {}
+            prices: Prices = ()
+            queue, total = iter(names), len(names)
+
+            async def worker() -> None:
+                for name in queue:
+                    results[name], age = await self._value_or_error(name, terms, since)
+                    received[name] = time.time_ns() // 1_000_000 - round(age * 1000)
+                    if on_progress is not None:
+                        on_progress(len(results), total)
+
+            async def mark_prices() -> None:
+                nonlocal prices
+                prices = await self._prices_or_error(terms, since)
+
+            jobs = [worker() for _ in range(min(total, most))]
+            await _all_of([*jobs, mark_prices()] if notional else jobs)
+            return _snapshot(names, results, started, terms.charged, received, prices)
+
+    async def _value_or_error(
+        self, symbol: str, terms: Terms, since: float
+    ) -> tuple[OpenInterest | BinanceOIError, float]:
+        """What there is of a symbol, and for how many seconds it has been known."""
+        try:
+            answer = await self.read(symbol, terms, since)
+        except ClientClosedError:
+            raise
+        except BinanceOIError as error:
+            if isinstance(error, UnknownSymbolError | SymbolNotTradingError):
+                self._listing.doubt(symbol)
+            return error, 0.0
+        return answer.value, self._sender.now() - answer.at
+
+    async def _prices_or_error(self, terms: Terms, since: float) -> Prices:
+        ask = partial(self._sender.send, MARK_PRICES, terms)
+        try:
+            found = (await self._prices.read(MARK_PRICES, ask, terms, since)).value
+        except ClientClosedError:
+            raise
+        except BinanceOIError as error:
+            return error
+        self._listing.tell_odd("mark prices", found.odd_rows)
+        return found.prices
 
 
 @asynccontextmanager
@@ -91,30 +171,6 @@ async def _connecting(sender: Sender, count: int) -> AsyncGenerator[None]:
     finally:
         opening.cancel()
         await asyncio.wait([opening])
-
-
-async def _read_or_error(
-    read: Read, listing: Listing, symbol: str, terms: Terms
-) -> OpenInterest | BinanceOIError:
-    try:
-        return await read(symbol, terms)
-    except ClientClosedError:
-        raise
-    except BinanceOIError as error:
-        if isinstance(error, UnknownSymbolError | SymbolNotTradingError):
-            listing.doubt(symbol)
-        return error
-
-
-async def _mark_prices_or_error(sender: Sender, listing: Listing, terms: Terms) -> Prices:
-    try:
-        found = await sender.send(MARK_PRICES, terms)
-    except ClientClosedError:
-        raise
-    except BinanceOIError as error:
-        return error
-    listing.tell_odd("mark prices", found.odd_rows)
-    return found.prices
 
 
 async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:

@@ -1,6 +1,7 @@
-"""What a recording and the past become: files of data, charts, a page.
+"""What can be made of a recording, and of the past: data files, charts, a page.
 
 selection.py  which samples leave a recording
+cells.py      cells of CSV that a spreadsheet takes for text
 export.py     Parquet, CSV and JSON Lines
 curve.py      samples as a line, broken where nothing was recorded
 chart.py      charts with matplotlib

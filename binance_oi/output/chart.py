@@ -1,29 +1,29 @@
 """Charts of recorded open interest, as SVG or PNG.
 
-The rule of this file: a line is broken where nothing was recorded, so that a gap is not taken for
-calm. matplotlib (the extra `plot`) is imported when it is used, and draws without a display.
+The rule of this file: a line is broken where nothing was recorded, or a gap would look like a calm
+market. matplotlib (the extra `plot`) is imported on first use, and needs no display.
 """
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.extras import library
 from binance_oi.output.curve import curve, thinned
 from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording
-from binance_oi.recorder.atomic import whole, writing
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
 
 SUFFIXES = (".svg", ".png")
-SIZE = (11.0, 4.5)  # inches; one chart
-COLUMNS = 1100  # of a chart; each keeps its lowest and its highest value
-CHINESE = (  # of the usual systems; symbols such as 币安人生USDT
+SIZE = (11.0, 4.5)  # inches of one chart
+COLUMNS = 1100  # of a chart; each keeps its lowest and highest value
+CHINESE = (  # fonts of common systems, for symbols such as 币安人生USDT
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Zen Hei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
     *("Microsoft YaHei", "SimHei"),
@@ -34,29 +34,29 @@ _library = partial(library, extra="plot")
 
 def plot(
     recording: Recording,
-    target: str | Path,
+    target: StrPath,
     symbols: Iterable[str],
     *,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> None:
-    """Draw open interest over time, one chart below the other.
+    """Draw the open interest of each symbol over time, one chart below the other.
 
     Args:
-        recording: Where the samples are.
+        recording: The source of the samples.
         target: A file whose name ends in ``.svg`` or ``.png``.
         symbols: One chart for each.
         since: The earliest transaction time (aware).
-        until: Before this one (aware).
+        until: The end of the span, excluded (aware).
 
     Raises:
-        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
-        RecordingError: Nothing is there to draw, or the target cannot be written, is the recording
-            or a file beside it, or has another ending.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
+        RecordingError: There is nothing to draw, or the target cannot be written, is the recording
+            or a side file of it, or has another suffix.
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
-        ValueError: A moment without a time zone, or `since` later than `until`.
+        ValueError: A time has no time zone, or `since` is later than `until`.
     """
-    path, names = Path(target), check_symbols(symbols)
+    path, names = check_path("target", target), check_symbols(symbols)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
@@ -66,7 +66,7 @@ def plot(
         if not times:
             raise RecordingError(f"{recording.path} has nothing of {name} in that range")
     thin = [thinned(*line, COLUMNS) for line in lines]
-    with writing(path), whole(path) as file, _style():
+    with translate_write_errors(path), replace_atomically(path) as file, _style():
         _draw(names, thin).savefig(file, format=path.suffix[1:].lower())
 
 
@@ -85,7 +85,7 @@ def _draw(names: Sequence[str], lines: list[tuple[list[float], list[float]]]) ->
 
 @contextmanager
 def _style() -> Generator[None]:
-    # Text stays text in an SVG, so that the viewer's fonts draw 币安人生USDT; ours may lack them.
+    # Text stays text in an SVG: the viewer's fonts draw 币安人生USDT, which ours may lack.
     style = {"svg.fonttype": "none", "font.family": _families()}
     with _library("matplotlib").rc_context(style), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")
@@ -93,6 +93,6 @@ def _style() -> Generator[None]:
 
 
 def _families() -> list[str]:
-    """matplotlib's own, and one with Chinese if the machine has it: matplotlib looks in turn."""
+    """matplotlib's default font, and one with Chinese characters if the machine has it."""
     known = set(_library("matplotlib.font_manager").get_font_names())
     return ["sans-serif", *[name for name in CHINESE if name in known][:1]]

@@ -1,7 +1,7 @@
 """Recorded samples as a line: for charts, pages and tables.
 
-The rule of this file: numbers only, and nothing is drawn. A line is broken where nothing was
-recorded, so that a gap is not taken for calm.
+The rule of this file: it computes numbers and draws nothing. A line is broken where nothing was
+recorded, or a gap would look like a calm market.
 """
 
 import math
@@ -9,11 +9,11 @@ from itertools import pairwise
 
 from binance_oi.recorder import Samples
 
-BREAK = 3  # times the median distance of two samples: farther apart, they are not joined
+BREAK = 3  # times the median distance: samples farther apart are not joined
 
 
 def curve(samples: Samples) -> tuple[list[float], list[float]]:
-    """Unix seconds and values of one symbol, with a NaN in every place where nothing is."""
+    """Unix seconds and values of one symbol, with a NaN at every break."""
     found = [(time / 1000, float(value)) for _, time, value, _, _ in samples.rows()]
     steps = sorted(after[0] - before[0] for before, after in pairwise(found))
     longest = BREAK * steps[len(steps) // 2] if steps else 0.0
@@ -30,7 +30,7 @@ def curve(samples: Samples) -> tuple[list[float], list[float]]:
 def thinned(
     times: list[float], values: list[float], columns: int
 ) -> tuple[list[float], list[float]]:
-    """At most two points for each column of a chart, the lowest and the highest; NaN stays."""
+    """Keep at most two points for each column of a chart, the lowest and highest, and all NaN."""
     if len(times) <= 2 * columns:
         return times, values
     kept: list[int] = []

@@ -1,7 +1,7 @@
 """The charts of a report, as SVG text.
 
-The rule of this file: what is known becomes a picture without a script, a font or a colour of its
-own: the page's style gives classes their colours. Gaps are shown, never joined over.
+The rule of this file: the pictures need no script and no font, and contain no colours: the style of
+the page assigns colours to classes. Gaps are visible, and no line crosses them.
 """
 
 import math
@@ -14,40 +14,40 @@ from typing import NamedTuple
 from binance_oi.market.gap import Gap
 
 WIDTH, HEIGHT = 960, 220  # of a chart, in its own units
-STRIP = 22  # height of the coverage
-LABELS = 22  # height below a chart for its times
+STRIP = 22  # height of the coverage strip
+LABELS = 22  # height of the time labels below a chart
 CHARACTER = 7  # width of a digit in a label
 TREND_WIDTH, TREND_HEIGHT = 120, 22
-STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)  # between two times
+STEPS_S = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200)  # between two labels
 DAY_S = 86_400
-TIMES, VALUES = 8, 4  # labels at the most, along the bottom and the side
+TIMES, VALUES = 8, 4  # the most labels along the bottom and the side
 
 Periods = float | Sequence[float]
-"""From slot to slot in seconds: of all gaps, or of each."""
+"""Seconds from slot to slot: one number for all gaps, or one for each."""
 Curve = tuple[Sequence[float], Sequence[float]]
-"""Unix seconds and values, with a NaN where nothing is."""
+"""Unix seconds and values, with a NaN at every break."""
 
 
 class Span(NamedTuple):
-    """What goes from the left of a picture to its right, Unix seconds."""
+    """The time from the left of a picture to its right, Unix seconds."""
 
     first: float
     last: float
 
     def x(self, time: float) -> float:
-        """Where a time is."""
+        """The horizontal position of a time."""
         return (time - self.first) / ((self.last - self.first) or 1.0) * WIDTH
 
 
 def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
-    """Coverage from left to right; a gap is never too short to be seen."""
+    """Draw the coverage from left to right; even the shortest gap is visible."""
     had = f'<rect class="had" width="{WIDTH}" height="{STRIP}"/>'
     marks = "".join(_marks(span, gaps, periods, STRIP))
     return _svg("coverage", (0, 0, WIDTH, STRIP + LABELS), had + marks + _times(span, STRIP))
 
 
 def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
-    """One line over time, on a grid, with the gaps behind it."""
+    """Draw one line over time, on a grid, with the gaps behind it."""
     times, values = curve
     low, high = _ends(values)
     scale = HEIGHT / ((high - low) or 1.0)
@@ -67,7 +67,7 @@ def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Per
 
 
 def trend(name: str, curve: Curve) -> str:
-    """The same without anything around it, for a line of a table."""
+    """Draw the line of a chart alone, for a row of a table."""
     times, values = curve
     low, high = _ends(values)
     across, scale = (times[-1] - times[0]) or 1.0, (TREND_HEIGHT - 4) / ((high - low) or 1.0)
@@ -82,7 +82,7 @@ def trend(name: str, curve: Curve) -> str:
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
-    """A line through them that is broken at every NaN; a point alone is a short dash."""
+    """The SVG path through the points, broken at every NaN; a single point is a short dash."""
     unbroken = groupby(points, key=lambda point: math.isnan(point[1]))
     return "".join(_piece(list(part)) for broken, part in unbroken if not broken)
 
@@ -104,7 +104,7 @@ def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:
 
 def _marks(span: Span, gaps: Iterable[Gap], periods: Periods, height: int) -> Iterator[str]:
     each = periods if isinstance(periods, Sequence) else repeat(periods)
-    for gap, period_s in zip(gaps, each, strict=False):  # one period may be that of all
+    for gap, period_s in zip(gaps, each, strict=False):  # `repeat` never ends
         left, right = span.x(gap.first / 1000), span.x(gap.last / 1000 + period_s)
         yield (
             f'<rect class="gap {escape(gap.reason)}" x="{left:.2f}" height="{height}" '
@@ -113,16 +113,16 @@ def _marks(span: Span, gaps: Iterable[Gap], periods: Periods, height: int) -> It
 
 
 def _times(span: Span, y: int) -> str:
-    """Round times along the bottom, and the day where one begins."""
+    """Round times along the bottom; midnight shows its date."""
     return "".join(
         f'<text class="axis" x="{span.x(at):.1f}" y="{y + 16}" text-anchor="middle">{text}</text>'
         for at, text in ticks(span)
-        if 30 < span.x(at) < WIDTH - 30  # or it would be cut off
+        if 30 < span.x(at) < WIDTH - 30  # or the label would be cut off
     )
 
 
 def ticks(span: Span) -> Iterator[tuple[float, str]]:
-    """Round times (UTC) in it, with their labels."""
+    """The round times (UTC) in a span, with their labels."""
     least = (span.last - span.first) / TIMES
     days = max(1, math.ceil(least / DAY_S))
     step = next((step for step in STEPS_S if step >= least), days * DAY_S)
@@ -134,7 +134,7 @@ def ticks(span: Span) -> Iterator[tuple[float, str]]:
 
 
 def _values(low: float, high: float) -> Iterator[tuple[float, str]]:
-    """Round values between the two, with their labels."""
+    """The round values between `low` and `high`, with their labels."""
     if high <= low:
         yield low, f"{low:,.10g}"
         return
@@ -145,6 +145,6 @@ def _values(low: float, high: float) -> Iterator[tuple[float, str]]:
 
 
 def _next_round(number: float) -> float:
-    """The next larger one of 1, 2 and 5 times a power of ten."""
+    """The smallest of 1, 2 and 5 times a power of ten that is not below `number`."""
     power: float = 10.0 ** math.floor(math.log10(number))
     return next(n * power for n in (1, 2, 5, 10) if n * power >= number * (1 - 1e-9))

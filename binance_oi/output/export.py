@@ -1,14 +1,14 @@
 """Recordings as Parquet, CSV and JSON Lines.
 
-The rule of this file: a number leaves as the exchange wrote it, in text digit by digit and in
-Parquet as a decimal of the same value; a row that is in the target stays there; and a file appears
-under its name when it is whole, so an export that was interrupted leaves what was there before. A
-row that cannot leave in this way costs itself: a warning names it, and the others leave.
+The rule of this file: a number leaves as the exchange wrote it, digit by digit in text, and as a
+decimal of the same value in Parquet. A row of the target stays there. A file gets its name only
+when it is complete, so an interrupted export keeps the old file. A row that cannot leave like this
+is left out alone, and a warning names it.
 
-An export adds to what is there. The rows of the file and of the recording are read side by side,
-both by symbol and time, and written in one order; memory does not grow with either. A row is known
-by its symbol and time. Where both have it the file's stays, for a row that was there must not
-change. A file that gains nothing is not written.
+An export adds to the target. It reads the rows of the file and of the recording side by side, both
+sorted by symbol and time, and merges them; memory grows with neither. A row is identified by its
+symbol and time. Where both have a row, the file's stays, for a row of the target must not change. A
+file that gains nothing is not written.
 """
 
 import json
@@ -20,115 +20,122 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market import arrow
 from binance_oi.market.arrow import TOO_WIDE, WITHOUT_NOTIONAL, Columns, TooNarrowError
 from binance_oi.market.rows import Batch, OddRows, Row
+from binance_oi.output.cells import quoted, unquoted
 from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.atomic import (
     OvertakenError,
     Version,
     remove_stale,
+    replace_atomically,
+    translate_write_errors,
     version,
-    whole,
-    writing,
 )
-from binance_oi.recorder.recording import BATCH, NUMBER
+from binance_oi.recorder.recording import NUMBER, ROWS_PER_BATCH
 from binance_oi.times import instant, iso_ms, unix_ms
 
 DAY_MS = 86_400_000
 DAYS, DAY_FILE = "date=*", "open_interest.parquet"
-CSV_HEADER = "symbol,time,open_interest,received,mark_price\n"
-ROUNDS = 20  # of an export whose file another one replaces each time
-LONGEST_LINE = 4096  # characters; of a file that is no export, a line may be all of it
+CSV, CSV_HEADER = ".csv", "symbol,time,open_interest,received,mark_price\n"
+REPLACED_AT_MOST = 20  # times that other exports may replace the file during this one
+LONGEST_LINE = 4096  # characters; a file that is no export may be one long line
 
 Progress = Callable[[int], object]
 Line = Callable[[str, int, str, int, str | None], str]
 
 
 class Form(NamedTuple):
-    """How rows become a file, and a file rows."""
+    """How rows become a file, and a file becomes rows."""
 
     write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
-    """Raises `TooNarrowError` for a row that the columns do not hold."""
+    """Raises `TooNarrowError` for a row that does not fit the columns."""
     read: Callable[[Path], Iterator[Row]]
-    """The rows in the order of the file; a RecordingError for what `write` did not write."""
+    """The rows in the order of the file; raises RecordingError for what `write` did not write."""
     check: Callable[[Path], object] = lambda _: None
-    """The same, as far as it can be known at once."""
+    """Raises the errors of `read` that it can find without reading the rows."""
     takes: Callable[[Row], bool] = lambda _: True
-    """Whether some columns hold a row."""
+    """Whether a row fits some columns."""
 
 
 def export(
     recording: Recording,
-    target: str | Path,
+    target: StrPath,
     *,
     symbols: Iterable[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     replace: bool = False,
     new: bool = False,
+    csv_safe: bool = False,
     on_rows: Progress | None = None,
 ) -> int:
     """Add recorded samples to a file or a directory, sorted by symbol and time.
 
-    Every row that a file of the target has stays, unchanged, whatever is selected and whether the
-    recording still has it. A file to which nothing would be added is not touched. Each file is
-    replaced at once; when two exports add to one file at the same time, it gets the rows of both.
+    Every row of the target stays unchanged, whatever is selected, and whether or not the recording
+    still has it. A file that gains nothing is not touched. Each file is replaced at once; when two
+    exports add to a file at the same time, it gets the rows of both.
 
-    A sample that is dated before 2020 or after 2099 is left out, and of Parquet one with a number
-    of more than 20 digits before the point or 18 after it. A warning names the first of them.
+    An export leaves out samples dated before 2020 or after 2099. From Parquet it also leaves out
+    samples with a number of more than 20 digits before the point or 18 after it. A warning names
+    the first of them.
 
     Args:
-        recording: Where they are.
+        recording: The source of the samples.
         target: A file whose name ends in ``.parquet``, ``.csv`` or ``.jsonl``; or a directory,
-            which gets Parquet by day: ``date=2026-11-23/open_interest.parquet``. It is made, unless
-            its name has another ending: that is taken for a mistake. A file's directory is not.
+            which gets one Parquet file a day: ``date=2026-11-23/open_interest.parquet``. A missing
+            directory is made, unless its name has another suffix: that is probably a mistake. The
+            directory of a file is not made.
         symbols: None takes all.
         since: The earliest transaction time (aware).
-        until: Before this one (aware).
-        replace: Write the selected samples alone: a file of the target (of a directory: that of a
-            day with selected samples) loses its other rows.
-        new: Leave files alone that have every selected sample. Only with `replace` this changes
-            anything: such files are not replaced, only those that are missing or have fallen
-            behind the recording.
+        until: The end of the span, excluded (aware).
+        replace: Write the selected samples alone: a file of the target loses its other rows. In a
+            directory, this concerns the days with selected samples.
+        new: With `replace`, leave files alone that already have every selected sample. Only
+            missing files, and files that lack samples of the recording, are written.
+        csv_safe: In CSV, put an apostrophe before a cell that begins like a formula (``=``, ``+``,
+            ``-``, ``@``, a tab or the end of a line), which a spreadsheet would run. A file that
+            has such a cell takes rows of the same kind only.
         on_rows: Called with the number of samples read since the last call.
 
     Returns:
-        How many rows were written that the target did not have (with `replace`: that were
-        written); 0 writes nothing.
+        The number of written rows that the target did not have; with `replace`, of all written
+        rows. 0 means that nothing was written.
 
     Raises:
         RecordingError: One of the symbols was never recorded; or the target cannot be written, is
-            the recording or a file beside it; or a file of the target has rows that cannot be read
-            or are not sorted by symbol and time, and would be lost: nothing was changed there.
+            the recording or a side file of it; or a file of the target has unreadable or unsorted
+            rows, which would be lost. Such a file is not changed.
         ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
-        ValueError: A moment without a time zone, or `since` later than `until`; nothing was
-            written.
+        ValueError: A time has no time zone, or `since` is later than `until`; nothing was written.
     """
-    path, tell = Path(target), on_rows or _tell_nobody
+    path, progress = check_path("target", target), on_rows or _ignore
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
-    with writing(path):
-        form, samples = _form(path), dated(samples, recording.path)
+    with translate_write_errors(path):
+        form, samples = _form(path, csv_safe), dated(samples, recording.path)
         columns = Columns() if form not in (None, PARQUET) else samples.columns()
-        update = partial(_update, columns=columns, replace=replace, new=new, tell=tell)
+        update = partial(_update, columns=columns, replace=replace, new=new, progress=progress)
         if form is not None:
             remove_stale(path.parent)
             return update(form, samples, path)
         _remove_stale_days(path)
         days = list(_days(samples, path))
-        for _, file in days:  # before any of them is changed
+        for _, file in days:  # check all days before any of them changes
             recording.check_target(file)
             if file.exists() and not replace:
                 PARQUET.check(file)
         return sum(_update_day(update, *day) for day in days)
 
 
-def _form(path: Path) -> "Form | None":
-    """That of a file; None when it is a directory of days."""
-    form = FORMS.get(path.suffix.lower())
+def _form(path: Path, csv_safe: bool) -> "Form | None":
+    """The form of a file; None for a directory of days."""
+    ending = path.suffix.lower()
+    form = SAFE_CSV if csv_safe and ending == CSV else FORMS.get(ending)
     if path.is_dir():
         if form not in (None, PARQUET):  # some programs write directories named x.parquet
             raise RecordingError(f"{path} is a directory")
@@ -139,18 +146,18 @@ def _form(path: Path) -> "Form | None":
 
 
 def _days(samples: Samples, directory: Path) -> Iterator[tuple[Samples, Path]]:
-    """The samples of each day (UTC) that has some, and the file for them."""
+    """The samples of each day (UTC) that has samples, and the file for them."""
     rest = samples
     while (span := rest.span()) is not None:
         day = span[0] // DAY_MS
         begin, end = day * DAY_MS, (day + 1) * DAY_MS
         date = instant(begin).date()
         yield samples.between(begin, end), directory / f"date={date}" / DAY_FILE
-        rest = samples.between(end, samples.until)  # to the next sample: empty days cost nothing
+        rest = samples.between(end, samples.until)  # jumps to the next sample, over empty days
 
 
 def _remove_stale_days(directory: Path) -> None:
-    """Remove what a killed export left, also in the days that this one does not write."""
+    """Remove files of killed exports, also in days that this export does not write."""
     for path in (directory, *directory.glob(DAYS)):
         remove_stale(path)
 
@@ -162,14 +169,14 @@ def _update_day(update: Callable[[Form, Samples, Path], int], samples: Samples, 
 
 @contextmanager
 def _made(directory: Path) -> Generator[None]:
-    """A directory is there; when the block puts nothing into it, what was made is removed."""
+    """Make a directory; remove it again when the block puts nothing into it."""
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         for path in missing:
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # it is not empty
                 path.rmdir()
 
 
@@ -181,31 +188,33 @@ def _update(
     columns: Columns,
     replace: bool,
     new: bool,
-    tell: Progress,
+    progress: Progress,
 ) -> int:
-    """Bring one file up to date; gives the number of rows that it gained."""
-    for _ in range(ROUNDS):
+    """Update one file; return the number of rows that it gained."""
+    for _ in range(REPLACED_AT_MOST):
         before, part = version(path), _Part(form, samples, columns)
-        looked_at = before is not None and (new or not replace)
-        if looked_at and not _gains(part, path, replace, tell):
-            part.tell_odd(path)
+        is_compared = before is not None and (new or not replace)
+        if is_compared and not _gains(part, path, replace, progress):
+            part.warn_of_odd_rows(path)
             return 0
         kept = () if before is None or replace else form.read(path)
         part = _Part(form, samples, columns)
         try:
-            written = _write(part, Merged(_in_order(kept, path), part.rows()), path, before, tell)
-        except OvertakenError:  # what others have added meanwhile stays, too
+            written = _write(
+                part, Merged(_in_order(kept, path), part.rows()), path, before, progress
+            )
+        except OvertakenError:  # keep what another export has added in the meantime, too
             continue
         except TooNarrowError as error:
             columns = error.columns
             continue
-        part.tell_odd(path)
+        part.warn_of_odd_rows(path)
         return written
-    raise RecordingError(f"{path} cannot be written: others replace it all the time")
+    raise RecordingError(f"{path} cannot be written: other programs replace it all the time")
 
 
 class _Part:
-    """What a form takes of some samples."""
+    """The samples of a selection that a form can hold."""
 
     def __init__(self, form: Form, samples: Samples, columns: Columns) -> None:
         self.form, self.columns = form, columns
@@ -220,17 +229,17 @@ class _Part:
             else:
                 self.left_out.add(row, TOO_WIDE)
 
-    def tell_odd(self, path: Path) -> None:
-        """Warn of rows that are not in the file as they are in the recording."""
+    def warn_of_odd_rows(self, path: Path) -> None:
+        """Warn of rows that are left out or lack their notional."""
         self.left_out.tell(path)
         self.priceless.tell(path, WITHOUT_NOTIONAL)
 
 
-def _gains(part: _Part, path: Path, replace: bool, tell: Progress) -> bool:
-    """Whether there are samples that a file lacks. It costs little when there are: one is enough.
+def _gains(part: _Part, path: Path, replace: bool, progress: Progress) -> bool:
+    """Whether the file lacks samples of the selection. The first such sample ends the search.
 
     Raises:
-        RecordingError: Its rows cannot be read, and must not be replaced.
+        RecordingError: The rows of the file cannot be read, and must not be replaced.
     """
     merged = Merged(_in_order(part.form.read(path), path), part.rows())
     try:
@@ -240,36 +249,36 @@ def _gains(part: _Part, path: Path, replace: bool, tell: Progress) -> bool:
             raise
         return True
     if not gains:
-        tell(merged.read)
+        progress(merged.read)
     return gains
 
 
 def _write(
-    part: _Part, merged: "Merged", path: Path, before: Version | None, tell: Progress
+    part: _Part, merged: "Merged", path: Path, before: Version | None, progress: Progress
 ) -> int:
-    batches = merged.batches(tell)
+    batches = merged.batches(progress)
     first = next(batches, None)
     if first is None:
         return 0
-    with whole(path, lambda: version(path) == before) as file:
+    with replace_atomically(path, lambda: version(path) == before) as file:
         part.form.write(chain((first,), batches), file, part.columns, part.priceless)
     return merged.added
 
 
 class Merged:
-    """The rows of a file and those of a recording that the file lacks, by symbol and time.
+    """The rows of a file, and those of a recording that the file lacks, by symbol and time.
 
     Args:
-        kept: Of the file, all of which come.
-        found: Of the recording, in the same order.
+        kept: Rows of the file, sorted; all of them are kept.
+        found: Rows of the recording, in the same order.
     """
 
     def __init__(self, kept: Iterable[Row], found: Iterable[Row]) -> None:
         self._kept, self._found = kept, found
         self.read: int = 0
-        """How many rows of the recording were read so far."""
+        """The number of rows of the recording read so far."""
         self.added: int = 0
-        """How many of them the file lacks."""
+        """The number of them that the file lacks."""
 
     def __iter__(self) -> Iterator[Row]:
         found = self._once()
@@ -288,7 +297,7 @@ class Merged:
             row = next(found, None)
 
     def _once(self) -> Iterator[Row]:
-        """No row of the recording twice, also if a fault of the recorder put it into two tables."""
+        """Skip repeated rows, which a faulty recording may have in both of its tables."""
         last: tuple[object, ...] = ()
         for row in self._found:
             self.read += 1
@@ -296,17 +305,17 @@ class Merged:
                 yield row
             last = key
 
-    def batches(self, tell: Progress) -> Iterator[Batch]:
-        """The same by column; `tell` gets the number of rows of the recording in each batch."""
-        rows, told = iter(self), 0
-        while batch := list(islice(rows, BATCH)):
+    def batches(self, progress: Progress) -> Iterator[Batch]:
+        """The rows by column; `progress` gets the number of the recording's rows in each batch."""
+        rows, reported = iter(self), 0
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
             yield Batch.of(batch)
-            tell(self.read - told)
-            told = self.read
+            progress(self.read - reported)
+            reported = self.read
 
 
 def _in_order(rows: Iterable[Row], path: Path) -> Iterator[Row]:
-    """Rows of a file, which must come by symbol and time."""
+    """Check that the rows of a file are sorted by symbol and time."""
     last = ("", 0)
     for row in rows:
         if (key := row[:2]) < last:
@@ -323,6 +332,17 @@ def _csv_line(symbol: str, time: int, value: str, received: int, mark: str | Non
 
 def _csv_row(line: str) -> Row:
     symbol, time, value, received, mark = line.rstrip("\n").split(",")
+    if symbol != unquoted(symbol):
+        raise ValueError("it was made with csv_safe")
+    return symbol, _ms(time), value, _ms(received), mark or None
+
+
+def _safe_csv_line(symbol: str, time: int, value: str, received: int, mark: str | None) -> str:
+    return _csv_line(quoted(symbol), time, quoted(value), received, quoted(mark or ""))
+
+
+def _safe_csv_row(line: str) -> Row:
+    symbol, time, value, received, mark = map(unquoted, line.rstrip("\n").split(","))
     return symbol, _ms(time), value, _ms(received), mark or None
 
 
@@ -344,7 +364,7 @@ def _ms(text: str) -> int:
 
 
 def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
-    """A form of one line for each row."""
+    """A form with one line for each row."""
 
     def write(batches: Iterable[Batch], file: BinaryIO, _: Columns, __: OddRows) -> None:
         file.write(header.encode())
@@ -370,7 +390,7 @@ def _text(line: Line, row: Callable[[str], Row], header: str = "") -> Form:
 
 
 def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
-    """The row of a line that an export would write in the same way, to the last digit."""
+    """The row of a line, if an export would write the same line, to the last digit."""
     with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         found = row(text)
         numbers = (found[2], "0" if found[4] is None else found[4])
@@ -382,10 +402,11 @@ def _checked(row: Callable[[str], Row], line: Line, text: str) -> Row:
 PARQUET = Form(arrow.write_parquet, arrow.read_parquet, arrow.check_parquet, arrow.fits)
 FORMS = {
     ".parquet": PARQUET,
-    ".csv": _text(_csv_line, _csv_row, CSV_HEADER),
+    CSV: _text(_csv_line, _csv_row, CSV_HEADER),
     ".jsonl": _text(_json_line, _json_row),
 }
+SAFE_CSV = _text(_safe_csv_line, _safe_csv_row, CSV_HEADER)
 
 
-def _tell_nobody(_: int) -> None:
+def _ignore(_: int) -> None:
     pass

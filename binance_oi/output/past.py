@@ -7,7 +7,7 @@ run cuts off.
 """
 
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import groupby
@@ -24,7 +24,8 @@ from binance_oi.errors import RecordingError
 from binance_oi.market.arrow import PastColumns, write_past
 from binance_oi.market.history import History
 from binance_oi.market.rows import OddRows, PastRow, past_row
-from binance_oi.recorder.atomic import check_place, whole, writing
+from binance_oi.output.cells import quoted
+from binance_oi.recorder.atomic import check_place, replace_atomically, translate_write_errors
 from binance_oi.times import instant, iso_ms, unix_ms
 
 FORMAT: Final = 1
@@ -41,29 +42,37 @@ class PastFile:
         asked: What was asked for, in words; a run goes on only where another one asked for the
             same.
         replace: Put the file in the place of what has its name, and begin anew.
+        csv_safe: In CSV, put an apostrophe before a symbol that begins like a formula.
 
     Raises:
         RecordingError: It cannot be written, is there already, or another run writes it or has
             asked for something else.
     """
 
-    def __init__(self, target: Path, asked: Mapping[str, object], *, replace: bool = False) -> None:
+    def __init__(
+        self,
+        target: Path,
+        asked: Mapping[str, object],
+        *,
+        replace: bool = False,
+        csv_safe: bool = False,
+    ) -> None:
         if target.suffix.lower() not in ENDINGS:
             raise RecordingError(f"{target}: a file's name ends in {', '.join(ENDINGS)}")
         check_place(target)
         if target.exists() and not replace:
             raise RecordingError(f"{target} is there already; replace it")
-        self._target, self._asked = target, dict(asked)
+        self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
         self._path = target.with_name(target.name + PART)
         self.since: datetime | None = None
         """The first instant of the run that this one continues; None when it begins."""
         self.until: datetime | None = None
         """Its last instant."""
         self._places: list[tuple[str, int]] = []  # of each symbol's line
-        with writing(self._path):
+        with translate_write_errors(self._path):
             self._file: BinaryIO = self._path.open("a+b")
         try:
-            with writing(self._path):
+            with translate_write_errors(self._path):
                 self._lock()
                 if replace:
                     self._file.truncate(0)
@@ -83,7 +92,7 @@ class PastFile:
         Raises:
             RecordingError: It cannot be written.
         """
-        with writing(self._path):
+        with translate_write_errors(self._path):
             if self.since is None:
                 self.since, self.until = found.since, found.until
                 ends = {"since": unix_ms(found.since), "until": unix_ms(found.until)}
@@ -103,13 +112,13 @@ class PastFile:
         columns, count, odd = PastColumns(), 0, OddRows()
         for rows in self._blocks():
             columns, count = columns.widened(rows), count + len(rows)
-        with writing(self._target), whole(self._target) as file:
+        with translate_write_errors(self._target), replace_atomically(self._target) as file:
             match self._target.suffix.lower():
                 case ".parquet":
                     write_past(self._blocks(), file, columns, odd)
                 case ".csv":
                     file.write(CSV_HEADER.encode())
-                    file.writelines(_csv(rows) for rows in self._blocks())
+                    file.writelines(_csv(rows, self._csv_safe) for rows in self._blocks())
                 case _:
                     file.writelines(_json(rows) for rows in self._blocks())
         odd.tell(self._target)
@@ -185,9 +194,10 @@ def _line(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _csv(rows: Iterable[PastRow]) -> bytes:
+def _csv(rows: Iterable[PastRow], is_safe: bool) -> bytes:
+    shown: Callable[[str], str] = quoted if is_safe else str
     lines = (
-        f"{symbol},{iso_ms(time)},{value},{notional},{supply or ''}\n"
+        f"{shown(symbol)},{iso_ms(time)},{value},{notional},{supply or ''}\n"
         for symbol, time, value, notional, supply in rows
     )
     return "".join(lines).encode()
@@ -205,10 +215,10 @@ def _json(rows: Iterable[PastRow]) -> bytes:
 
 @contextmanager
 def past_file(
-    target: Path, asked: Mapping[str, object], *, replace: bool = False
+    target: Path, asked: Mapping[str, object], *, replace: bool = False, csv_safe: bool = False
 ) -> Generator[PastFile]:
     """A `PastFile` that is closed in the end; see there."""
-    file = PastFile(target, asked, replace=replace)
+    file = PastFile(target, asked, replace=replace, csv_safe=csv_safe)
     try:
         yield file
     finally:

@@ -1,8 +1,8 @@
 """A recording as one HTML page that opens offline.
 
-The rule of this file: the page holds everything it shows, no script and no address of another
-place, and text is escaped before it becomes markup. Charts are thinned out to what a screen can
-show, lowest and highest values included.
+The rule of this file: the page contains everything it shows, without scripts or addresses of other
+sites, and all text is escaped. Charts are thinned to what a screen can show, and keep the lowest
+and highest values.
 """
 
 from collections import Counter
@@ -10,24 +10,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from pathlib import Path
+from typing import NamedTuple
 
+from binance_oi.arguments import StrPath, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market.gap import Gap
 from binance_oi.output.curve import curve, thinned
 from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
-from binance_oi.recorder.atomic import whole, writing
-from binance_oi.recorder.recording import EVER, CountedGap
-from binance_oi.times import instant, plain, unix_ms
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
+from binance_oi.recorder.recording import ALL_TIME_MS, ALWAYS, CountedGap
+from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
-MOVERS = 15  # lines in the table
+MOVERS = 15  # rows of the table
 CHARTS = 6  # of the largest movers
-GAPS = 200  # lines in the table; the strip shows all
-FAILURES = 20  # lines in the table
-POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and its highest value
+GAPS = 200  # rows of the table; the strip shows all
+FAILURES = 20  # rows of the table
+POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and highest value
 
 STYLE = """
 :root { --text: #1b1f24; --quiet: #57606a; --page: #fff; --rule: #d8dee4; --line: #0969da;
@@ -57,7 +58,7 @@ table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem;
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """A symbol and how far it went."""
+    """A symbol and its change over the recording."""
 
     symbol: str
     first: Sample
@@ -65,57 +66,93 @@ class Mover:
 
     @property
     def percent(self) -> float:
-        """From the first sample to the last one."""
+        """The change from the first sample to the last, in percent."""
         before, after = self.first.open_interest, self.last.open_interest
         return float((after - before) / before) * 100 if before else 0.0
 
 
-def write_report(recording: Recording, target: str | Path) -> None:
+class Part(NamedTuple):
+    """The part of a recording that a page covers."""
+
+    symbols: frozenset[str] | None
+    """None: all."""
+    span: tuple[int, int]
+    """Unix ms, from the first on and before the second: of slots, and of transaction times."""
+
+    def has(self, symbol: str) -> bool:
+        """Whether a symbol is part of it."""
+        return self.symbols is None or symbol in self.symbols
+
+
+def write_report(
+    recording: Recording,
+    target: StrPath,
+    *,
+    symbols: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> None:
     """Write the page: coverage and gaps, largest movers, charts.
 
-    A page that is there is replaced, whole and at once. Nothing else is: a target of another name
-    may be a recording or its log.
+    An existing page is replaced at once, as a whole. The target must have a page's suffix, because
+    a file of another name may be a recording or its log.
 
     Args:
-        recording: What it is about.
+        recording: The subject of the page.
         target: A file whose name ends in ``.html`` or ``.htm``.
+        symbols: Only these; None takes all.
+        since: From this moment on (aware): slots of the schedule, and transaction times.
+        until: Before this one (aware).
 
     Raises:
-        RecordingError: Nothing was recorded, or the target cannot be written, is the recording or
-            a file beside it, or has another ending.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
+        RecordingError: Nothing was recorded there, one of `symbols` never was, or the target cannot
+            be written, is the recording or a side file of it, or has another suffix.
+        ValueError: A time has no time zone, or `since` is later than `until`.
     """
-    path = Path(target)
+    path = check_path("target", target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
-    page = report(recording)
-    with writing(path), whole(path) as file:
+    page = report(recording, symbols=symbols, since=since, until=until)
+    with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())
 
 
-def report(recording: Recording) -> str:
-    """The page as text.
+def report(
+    recording: Recording,
+    *,
+    symbols: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> str:
+    """The page as text; see `write_report`.
 
     Raises:
         RecordingError: Nothing was recorded.
     """
+    part = _part(recording, symbols, since, until)
+    times = max(DATES[0], part.span[0]), min(DATES[1], part.span[1])
     movers = sorted(
-        (Mover(first.symbol, first, last) for first, last in recording.ends(DATES)),
+        (
+            Mover(first.symbol, first, last)
+            for first, last in recording.first_and_last(times)
+            if part.has(first.symbol)
+        ),
         key=lambda mover: (-abs(mover.percent), mover.symbol),
     )
-    coverage = Coverage.of(recording)
+    coverage = Coverage.of(recording, part)
     if coverage is None or not movers:
         raise RecordingError(f"{recording.path} has nothing to report")
-    dated(Samples(recording.path, recording.symbols(), *EVER), recording.path)  # which names others
     title = f"Open interest: {printable(recording.path.name)}"
     sections = (
         f"<h1>{escape(title)}</h1>",
         _summary(coverage, len(movers), recording.source),
         _coverage(coverage),
-        _failures(recording),
-        _movers(recording, movers),
+        _failures(recording, part),
+        _movers(recording, movers, times),
         "<h2>Charts of the largest movers</h2>",
-        *(_chart(recording, mover.symbol, coverage) for mover in movers[:CHARTS]),
+        *(_chart(recording, mover.symbol, times, coverage) for mover in movers[:CHARTS]),
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -127,9 +164,27 @@ def report(recording: Recording) -> str:
     )
 
 
+def _part(
+    recording: Recording,
+    symbols: Iterable[str] | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Part:
+    """What a page is about; a warning names the samples whose date cannot be true."""
+    if symbols is None and since is None and until is None:
+        # Not by `samples`: the file may have names that no caller can give.
+        dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
+        return Part(None, ALWAYS)
+    chosen = recording.samples(symbols, since=since, until=until)
+    dated(chosen, recording.path)
+    names = None if symbols is None else frozenset(chosen.symbols)
+    first = ALWAYS[0] if since is None else chosen.since
+    return Part(names, (first, chosen.until))
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What there is, and what is missing."""
+    """What was recorded, and what is missing."""
 
     first: datetime
     last: datetime
@@ -138,29 +193,36 @@ class Coverage:
     missed: int
     gaps: Sequence[CountedGap]
     period_s: float
-    """Of the last sweep; a gap has its own."""
+    """Period of the last sweep; a gap has its own."""
     end: float
-    """Where the last slot ends, Unix seconds."""
+    """The end of the last slot, Unix seconds."""
 
     @classmethod
-    def of(cls, recording: Recording) -> "Coverage | None":
-        """That of a recording; None when it is empty."""
-        span, sweeps, samples, period = recording.span(), 0, 0, 1000
-        if span is None:
-            return None
-        ends = [unix_ms(span[0])]
-        for sweep in recording.sweeps():
+    def of(cls, recording: Recording, part: Part) -> "Coverage | None":
+        """The coverage of a part of a recording; None when it has no slot."""
+        slots: list[int] = []
+        ends: list[int] = []
+        sweeps, samples, period = 0, 0, 1000
+        for sweep in recording.sweeps(part.span):
             sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
-            ends[0] = sweep.slot + period
-        gaps = tuple(recording.counted_gaps())
+            slots, ends = [*slots[:1], sweep.slot], [sweep.slot + period]
+        gaps = tuple(recording.counted_gaps(part.span))
+        slots += [slot for it in gaps for slot in (it.gap.first, max(it.gap[:2]))]
+        if not slots:
+            return None
         ends += [it.gap.last + it.period for it in gaps]
+        if part.symbols is not None:
+            samples = Samples(recording.path, tuple(sorted(part.symbols)), *part.span).count()
+        first, last = min(slots), max(slots)
+        missed = sum(it.slots for it in gaps)
         return cls(
-            *span, sweeps, samples, recording.missed(), gaps, period / 1000, max(ends) / 1000
+            *(instant(first), instant(last), sweeps, samples, missed, gaps, period / 1000),
+            max(first, *ends) / 1000,
         )
 
     @property
     def span(self) -> Span:
-        """From the first slot to the end of the last one."""
+        """The time from the first slot to the end of the last one."""
         return Span(self.first.timestamp(), self.end)
 
     @property
@@ -207,9 +269,9 @@ def _coverage(coverage: Coverage) -> str:
     )
 
 
-def _failures(recording: Recording) -> str:
-    """Symbols that sweeps lack which are there otherwise."""
-    failures = list(recording.failures())
+def _failures(recording: Recording, part: Part) -> str:
+    """A table of the symbols that single sweeps lack."""
+    failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
     if not failures:
         return ""
     rows = [(symbol, f"{slots:,}", reason) for symbol, reason, slots in failures[:FAILURES]]
@@ -220,14 +282,14 @@ def _failures(recording: Recording) -> str:
     )
 
 
-def _movers(recording: Recording, movers: Sequence[Mover]) -> str:
+def _movers(recording: Recording, movers: Sequence[Mover], times: tuple[int, int]) -> str:
     rows = [
         (
             escape(mover.symbol),
             f"{mover.first.open_interest:,f}",
             f"{mover.last.open_interest:,f}",
             f'<span class="{"down" if mover.percent < 0 else "up"}">{mover.percent:+.2f} %</span>',
-            trend(mover.symbol, _curve(recording, mover.symbol, TREND_POINTS)),
+            trend(mover.symbol, _curve(recording, mover.symbol, times, TREND_POINTS)),
         )
         for mover in movers[:MOVERS]
     ]
@@ -245,7 +307,7 @@ def _cells(texts: Sequence[str]) -> Sequence[str]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Of cells that are markup already."""
+    """A table; the cells must be markup already."""
     kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
 
     def row(cells: Sequence[str], tag: str) -> str:
@@ -256,12 +318,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
     return f"<table>{row(head, 'th')}{body}</table>" if body else "<p>None.</p>"
 
 
-def _chart(recording: Recording, symbol: str, coverage: Coverage) -> str:
-    line = _curve(recording, symbol, POINTS)
+def _chart(recording: Recording, symbol: str, times: tuple[int, int], coverage: Coverage) -> str:
+    line = _curve(recording, symbol, times, POINTS)
     picture = chart(symbol, line, coverage.span, *coverage.marks)
     return f"<h3>{escape(symbol)}</h3>{picture}"
 
 
-def _curve(recording: Recording, symbol: str, points: int) -> tuple[list[float], list[float]]:
-    # The name is that of the file: `Recording.samples` would take it for one that a caller gives.
-    return thinned(*curve(Samples(recording.path, (symbol,), *DATES)), points)
+def _curve(
+    recording: Recording, symbol: str, times: tuple[int, int], points: int
+) -> tuple[list[float], list[float]]:
+    # Not `Recording.samples`: it checks names as if a caller had passed them.
+    return thinned(*curve(Samples(recording.path, (symbol,), *times)), points)

@@ -1,26 +1,26 @@
 """Which samples leave a recording.
 
-The rule of this file: a sample whose date cannot be true costs itself. It stays in the recording;
-what is made of the others neither shows it nor grows with the years between, and one warning names
-it. A date of 1970 or of 9999 is a clock that was never set, or seconds taken for milliseconds.
+The rule of this file: a sample with an impossible date is left out alone. It stays in the
+recording, and one warning names it. No output shows it, or stretches over the years up to it. Dates
+of 1970 or 9999 come from a clock that was never set, or from seconds taken for milliseconds.
 """
 
 from pathlib import Path
 
-from binance_oi.exchange.headers import FAR, OPENED
+from binance_oi.exchange.headers import EARLIEST_DATE_S, END_OF_DATES_S
 from binance_oi.market.rows import OddRows
 from binance_oi.recorder import Samples
 
-DATES = round(OPENED * 1000), round(FAR * 1000)
-"""Unix ms: from the first on, and before the second, the exchange can have dated a sample."""
+DATES = round(EARLIEST_DATE_S * 1000), round(END_OF_DATES_S * 1000)
+"""Unix ms: the exchange can have dated a sample from the first on, and before the second."""
 
 
 def dated(samples: Samples, where: Path) -> Samples:
-    """Those with a date that can be true; a warning names the others.
+    """The samples with a possible date; a warning names the others.
 
     Args:
         samples: The selection.
-        where: The recording.
+        where: The recording, for the warning.
 
     Raises:
         RecordingError: The file cannot be read.

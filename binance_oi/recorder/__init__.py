@@ -1,23 +1,44 @@
 """Recording for weeks, and reading what was recorded.
 
-schema.py      the tables, the versions, and what makes one of another
-sides.py       the files beside it
-opening.py     opening it to read
+schema.py      the tables, their versions, and the migration
+sides.py       the files beside a recording
+opening.py     opening a recording to read it
 recording.py   reading it: samples, sweeps, gaps
 lock.py        one recorder for each recording
-slots.py       what is known of a slot, also when slots come a second time
+slots.py       what a recording knows of a slot, also when a slot occurs again
 store.py       writing it: one transaction for each sweep
-place.py       where an open file is by now, and the files that SQLite keeps beside it
-readers.py     whether somebody still reads an earlier moment of it
-backup.py      a copy of it, also while it is written
-pending.py     what is not written yet, and how much of it is kept
-sink.py        what a recorder needs of a place to store
-sqlite.py      a recording as such a place, whatever happens to its file
-recorder.py    polls into a sink, and goes on whatever happens to either
+place.py       where an open file is now, and the files that SQLite keeps beside it
+readers.py     whether a connection still reads an earlier state
+log.py         which file a log belongs to
+atomic.py      files that appear as a whole
+backup.py      a copy of a recording, also while a recorder writes it
+pending.py     sweeps and gaps that are not written yet
+sink.py        what a recorder requires of a store
+sqlite.py      a recording as such a store, whatever others do to its file
+recorder.py    polls into a sink, and outlasts the failures of both
 """
 
-from binance_oi.recorder.recorder import Recorder, Status
-from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
-from binance_oi.recorder.sink import Saved, Sink
+from typing import TYPE_CHECKING
+
+from binance_oi.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from binance_oi.recorder.recorder import Recorder, Status
+    from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
+    from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = ["Recorder", "Recording", "Sample", "Samples", "Saved", "Sink", "Status", "Sweep"]
+
+if not TYPE_CHECKING:  # who only reads a recording imports no client
+    __getattr__ = on_first_use(
+        __name__,
+        {
+            "recorder": ("Recorder", "Status"),
+            "recording": ("Recording", "Sample", "Samples", "Sweep"),
+            "sink": ("Saved", "Sink"),
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,9 +1,9 @@
-"""Files that appear whole: under their name is the file before, or the new one, and nothing else.
+"""Atomic file replacement: a name always leads to the old file or to the complete new one.
 
-The rule of this file: a new file is written beside its place under a name that nobody can guess and
-that never existed (``O_EXCL``), is on the disk before it gets its name, and is removed when it does
-not get it. A process that is killed removes nothing: its file holds a lock (``flock``) that the
-system drops with the process, so the next one that writes into the directory knows it for stale.
+The rule of this file: a writer puts the new file beside its target, under a random name that never
+existed (``O_EXCL``). It syncs the file to disk before the rename, and removes the file when it
+fails. A killed process removes nothing. But each unfinished file carries a lock (``flock``) that
+the system releases with the process, so the next writer in that directory knows it is stale.
 """
 
 import errno
@@ -19,31 +19,31 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # not POSIX: what a killed process leaves stays
+except ImportError:  # not POSIX: unfinished files of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import RecordingError
 
-# One pattern for every target: what one command leaves, another one removes. The dot hides it from
-# whoever reads a directory of Parquet; the name of the target might make it too long.
+# One pattern for every target, so that any command removes what another one left. The leading dot
+# hides the file from readers of a Parquet directory. The target's own name could make it too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
 JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # connections share the index of the log
-SIDES = JOURNAL, LOG, INDEX  # that SQLite may put beside a file it writes
-# The lock is held for one rename. Someone else may hold it for long (`flock DIR binance-oi ...`).
-LOCK_TRIES, LOCK_PAUSE = 20, 0.005  # s between two of them
+SIDES = JOURNAL, LOG, INDEX  # what SQLite may put beside a file it writes
+# We hold the lock for one rename. Another program may hold it long (`flock DIR binance-oi ...`).
+LOCK_TRIES, LOCK_PAUSE_S = 20, 0.005
 
 Version = tuple[int, ...]
-"""What tells a file from the one before it under the same name."""
+"""Tells a file from an earlier one under the same name."""
 
 
 class OvertakenError(Exception):
-    """Another process gave the name to a file of its own meanwhile; that file is still there."""
+    """Another process gave the name to its own file in the meantime; that file stays."""
 
 
 @contextmanager
-def writing(target: Path) -> Generator[None]:
-    """Raise what the disk refuses as an error of ours, by the name of what was asked for."""
+def translate_write_errors(target: Path) -> Generator[None]:
+    """Turn an `OSError` into a `RecordingError` that names `target`."""
     try:
         yield
     except OSError as error:
@@ -51,24 +51,25 @@ def writing(target: Path) -> Generator[None]:
 
 
 def check_place(path: Path) -> None:
-    """See that a file may be put at `path`: a rename would replace a device, too.
+    """Check that a file may be put at `path`: a rename would replace a device, too.
 
     Raises:
-        RecordingError: It is a device, a pipe or a socket, such as ``/dev/stdout``, or would lie
-            among them. A regular file behind ``/dev/stdout`` is one as well: the link would go.
+        RecordingError: `path` is a device, a pipe or a socket, such as ``/dev/stdout``, or lies in
+            ``/dev`` or ``/proc``. A regular file behind ``/dev/stdout`` does not help: the rename
+            would replace the link.
     """
     try:
         mode = path.stat().st_mode
         special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     except OSError:
-        special = False  # it is not there, or writing says why it cannot be
+        special = False  # it is missing, or the writer reports why it is out of reach
     directory = Path(os.path.realpath(path.parent))
     if special or directory == Path("/dev") or directory.is_relative_to("/proc"):
         raise RecordingError(f"{path} is a device, a pipe or a socket, and no place for a file")
 
 
 def version(path: Path) -> Version | None:
-    """Which file is at `path` now; None when there is none."""
+    """The version of the file at `path`; None when there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -77,20 +78,23 @@ def version(path: Path) -> Version | None:
 
 
 @contextmanager
-def whole(path: Path, still: Callable[[], bool] = lambda: True) -> Generator[BinaryIO]:
-    """A new file that gets the name `path` when the block ends without an error.
+def replace_atomically(
+    path: Path, is_current: Callable[[], bool] = lambda: True
+) -> Generator[BinaryIO]:
+    """Yield a new file; rename it to `path` when the block ends without an error.
 
-    The file has the mode of any new file (umask). Its contents are on the disk before the rename.
-    Whatever ends the block early, `path` stays as it was and the new file is removed. A link at
-    `path` is replaced, never followed. Writers that need a name use ``file.name``; what SQLite puts
-    beside it is removed, too. A file that a killed process left in the directory is removed first.
+    The file has the mode of any new file (umask). Its contents are on disk before the rename. When
+    the block fails, `path` stays as it was and the new file is removed. A link at `path` is
+    replaced, never followed. Writers that need a name use ``file.name``; files that SQLite puts
+    beside it are removed, too. Unfinished files of killed processes are removed first.
 
     Args:
-        path: The name to get. Its directory is there.
-        still: Asked just before the rename, when no other process of ours renames in the directory.
+        path: The final name. Its directory must exist.
+        is_current: Called just before the rename, while no other process of ours renames in the
+            directory. False cancels the rename.
 
     Raises:
-        OvertakenError: `still` said no.
+        OvertakenError: `is_current` returned False.
         OSError: The file cannot be written, or `path` is a directory.
     """
     if path.is_dir():
@@ -103,9 +107,9 @@ def whole(path: Path, still: Callable[[], bool] = lambda: True) -> Generator[Bin
             file.flush()
             os.fsync(file.fileno())
             if os.name == "nt":
-                file.close()  # it renames no open file
+                file.close()  # Windows renames no open file
             with _alone_in(path.parent) as directory:
-                if not still():
+                if not is_current():
                     raise OvertakenError(path)
                 os.replace(file.name, path)
                 _sync(directory)
@@ -114,20 +118,20 @@ def whole(path: Path, still: Callable[[], bool] = lambda: True) -> Generator[Bin
 
 
 def _sync(directory: int | None) -> None:
-    """Put the new name on the disk, where a directory can be synced."""
+    """Sync the directory, where the system can: the new name is on disk then."""
     if directory is not None:
         with suppress(OSError):
             os.fsync(directory)
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove the unfinished files of processes that are gone; what is not ours stays."""
+    """Remove unfinished files of ended processes; files of other programs stay."""
     if fcntl is None:
         return
     with suppress(OSError), os.scandir(directory) as entries:
         names = [entry.name for entry in entries if _OURS.fullmatch(entry.name)]
         for name in names:
-            with suppress(OSError):  # it is in use, or was removed, or may not be
+            with suppress(OSError):  # in use, already removed, or not ours to remove
                 _remove_if_stale(directory / name)
 
 
@@ -143,12 +147,12 @@ def _remove_if_stale(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     for ending in (*SIDES, ""):
-        with suppress(OSError):  # most often it is not there
+        with suppress(OSError):  # usually it does not exist
             os.unlink(f"{path}{ending}")
 
 
 def _unfinished(directory: Path) -> BinaryIO:
-    """A new file that is locked as long as this process has it open."""
+    """Create a file and lock it for as long as this process has it open."""
     while True:
         path = directory / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
         file = open(path, "xb", opener=_opener)  # noqa: SIM115 - the caller closes it
@@ -159,7 +163,7 @@ def _unfinished(directory: Path) -> BinaryIO:
             file.close()
             _remove(path)
             raise
-        file.close()  # somebody took it for stale before it was locked
+        file.close()  # another process took it for stale before we locked it
 
 
 def _opener(name: str, flags: int) -> int:
@@ -167,7 +171,7 @@ def _opener(name: str, flags: int) -> int:
 
 
 def _hold(file: BinaryIO) -> bool:
-    """Lock it; False when it is being removed, or was."""
+    """Lock the file; False when another process is removing it or has removed it."""
     if fcntl is None:
         return True
     try:
@@ -175,20 +179,20 @@ def _hold(file: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: nobody can take it for stale either
+        return True  # a file system without locks: no process can take it for stale either
     return os.fstat(file.fileno()).st_nlink > 0
 
 
 @contextmanager
 def _alone_in(directory: Path) -> Generator[int | None]:
-    """Keep other renames of ours away for a moment; gives the directory, to be synced."""
+    """Exclude other renames of ours in `directory`; yields its descriptor, for syncing."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (OSError, AttributeError):  # it may be written and not read; or Windows
+    except (OSError, AttributeError):  # the directory is not readable, or this is Windows
         yield None
         return
     try:
-        with suppress(OSError):  # a file system that locks no directory
+        with suppress(OSError):  # the file system locks no directories
             _lock(fd)
         yield fd
     finally:
@@ -202,6 +206,6 @@ def _lock(fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(LOCK_PAUSE)
+            time.sleep(LOCK_PAUSE_S)
         else:
             return

@@ -1,7 +1,7 @@
 """One recorder for each recording.
 
-The rule of this file: the lock ends with the process, however it ends, and nothing but an old lock
-is ever written over.
+The rule of this file: the system releases the lock when the process ends, however it ends. A
+recorder overwrites nothing but an old lock.
 """
 
 import os
@@ -11,28 +11,27 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # not POSIX: SQLite keeps the file whole, and a second recorder is not noticed
+except ImportError:  # not POSIX: SQLite keeps the file whole, but nobody notices a second recorder
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.place import name_of
 from binance_oi.recorder.sides import beside
 
-LOCK_BYTES = 20  # a process id and the end of its line take less
+LOCK_BYTES = 20  # more than a process id and a line end take
 
 
 class RecorderLock:
-    """Keeps a second recorder away from a recording, until this process ends, however it does.
+    """Keeps other recorders away from a recording until `close`, or until this process ends.
 
     Args:
-        path: Of the recording; the lock is a file beside it, with the process id in it. A link
-            leads to the recording itself, so it has the same lock under every name. The lock's own
-            name must not be a link: nothing is written through one. Nor is anything written over
-            a file that holds more than a process id.
+        path: The recording. The lock is a file beside it that holds the process id. A link to the
+            recording leads to the same lock. The lock file itself must not be a link, and must not
+            hold more than a process id: it may be a file of somebody else.
 
     Raises:
-        RecordingError: Another recorder has it, or its name leads to another file.
-        OSError: The lock file cannot be made; none is left.
+        RecordingError: Another recorder holds the lock, or the lock's name leads to another file.
+        OSError: The lock file cannot be made; none is left behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +41,7 @@ class RecorderLock:
             os.truncate(self._file, 0)
             os.write(self._file, f"{os.getpid()}\n".encode())
         except BaseException:
-            self.close()  # a full disk has room for an empty file, and nobody needs one
+            self.close()  # a full disk has room for an empty file, but nobody needs it
             raise
 
     def _taken(self, path: Path) -> int:
@@ -55,26 +54,26 @@ class RecorderLock:
             except BaseException:
                 os.close(file)
                 raise
-            os.close(file)  # the owner before us has just removed it
+            os.close(file)  # the previous owner has just removed it
 
     def _name(self, file: int) -> Path | None:
-        """What to remove; its directory may have been renamed, and another be in its place."""
+        """What to remove; another directory may be in the place of a renamed one."""
         return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:
-        """Whether the lock is where another recorder of `path` looks for it.
+        """Whether another recorder of `path` would find this lock.
 
-        It is not after its directory was moved, or when somebody has removed it. What counts is the
-        file and not its name: a link to the directory, or a mount of it, leads to the same lock.
+        It would not after the lock was removed or its directory moved. The file counts and not its
+        name: a link to the directory, or a mount of it, leads to the same lock.
         """
         return self._file is not None and _leads_to(beside(path, "-lock"), self._file)
 
     def renew(self, path: Path) -> None:
-        """Take the lock where `path` leads now, unless it is there.
+        """Take the lock at the place to which `path` leads now, unless it is there already.
 
         Raises:
-            RecordingError: Another recorder has it there; this one is kept as it is.
-            OSError: The same, because the lock file cannot be made.
+            RecordingError: Another recorder holds that lock; this one stays as it is.
+            OSError: The lock file cannot be made; this one stays as it is.
         """
         if self.protects(path):
             self._path = beside(path, "-lock")  # its directory may have another name now
@@ -84,7 +83,7 @@ class RecorderLock:
         self._path, self._file = there._path, there._file
 
     def close(self) -> None:
-        """Let others record. May be repeated."""
+        """Release the lock. May be repeated."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -102,31 +101,31 @@ def _leads_to(path: Path, file: int) -> bool:
 
 
 def _open_lock(path: Path) -> int:
-    """The lock file, made when missing; never another file that the name leads to.
+    """Open the lock file, and make it when missing; never open another file under its name.
 
     Raises:
-        RecordingError: The name is a link, or no file, or the file is no lock.
-        OSError: It cannot be made.
+        RecordingError: The name leads to a link, to no regular file, or to a file that is no lock.
+        OSError: The file cannot be made.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     try:
         file = os.open(path, flags, 0o666)
     except OSError:
         if path.is_symlink():
-            raise RecordingError(f"{path} is a link, and the lock is no link; remove it") from None
+            raise RecordingError(f"{path} is a link; a lock must not be one. Remove it") from None
         raise
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file, too
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a hard link is another file
         os.close(file)
-        raise RecordingError(f"{path} leads to another file, and is to be the lock; remove it")
+        raise RecordingError(f"{path} leads to another file; the lock needs this name. Remove it")
     if not _is_lock(file):
         os.close(file)
-        raise RecordingError(f"{path} is no lock, and a recorder would empty it; move it away")
+        raise RecordingError(f"{path} is no lock; a recorder would empty it. Move it away")
     return file
 
 
 def _is_lock(file: int) -> bool:
-    """Whether it holds a process id at most; the power may have failed before that was written."""
+    """Whether the file holds at most a process id; a power failure may leave zeros or nothing."""
     held = os.pread(file, LOCK_BYTES + 1, 0)
     return len(held) <= LOCK_BYTES and not held.strip(b"0123456789\0 \r\n")
 

@@ -1,35 +1,35 @@
-"""Which file a log belongs to, and how to read one without leaving a trace.
+"""Which database a log belongs to, and how to read one without leaving files behind.
 
-SQLite finds a log by its name alone. When another file has got the name of a recording, SQLite
-applies the log of the one to the other: rows of two recordings in one file, or a damaged one.
+SQLite finds a log by its name alone. When another file has taken the name of a recording, SQLite
+applies the log of one to the other. The result mixes the rows of two recordings, or is damaged.
 
 The rule of this file: a log is valid only beside a file whose token it contains. The token is the
-schema version, four bytes in the first page, which SQLite itself only counts up by one.
+schema version: four bytes in the first page, which SQLite itself only increments.
 
 1. After each checkpoint, a recorder rewrites the first page unchanged. So the log begins with the
-   token that the file has.
-2. Its next transaction gives the file a new token, a random number. The next checkpoint moves that
-   into the file.
+   file's token.
+2. The next transaction gives the file a new, random token. The next checkpoint moves that token
+   from the log into the file.
 
-``kill -9`` at any moment leaves the file with one of the two, and the log contains both. Another
-program may checkpoint at any moment. So the recorder looks into the index when its transaction
-begins, as SQLite does: that is when SQLite decides whether the log begins anew. Where the recorder
-cannot see the index, each of its transactions writes the first page.
+``kill -9`` at any moment leaves the file with one of the two tokens, and the log contains both.
+Another program may checkpoint at any moment. So at the start of each transaction the recorder
+reads the index, as SQLite does at that moment to decide whether the log restarts. Where the
+recorder cannot read the index, it writes the first page in each transaction.
 
-Another program may begin the log, and change the schema in it: ``VACUUM``, ``CREATE INDEX``. SQLite
-then counts the token up, in the log alone. So a log also belongs to a file whose token is a little
-below the first one that the log contains. No random number comes that close to another one.
+Another program may restart the log and change the schema in it: ``VACUUM``, ``CREATE INDEX``.
+SQLite then increments the token, in the log alone. So a log also belongs to a file whose token is
+slightly below the first token of the log. Two random tokens are never that close.
 
-Another recording has another token, and so has an older or a newer state of the same one. A copy
-has one as well: ``VACUUM INTO`` adds one, and SQLite's backup counts in the copy alone, from 1. So
-its token is above the one with which the log of the original begins, or far below, unless others
-change the schema of the original again and again while nothing is recorded. A log without any token
-is of an older program: it says nothing, and is believed.
+Another recording has another token, and so has an older or newer state of the same recording. A
+copy also has its own: ``VACUUM INTO`` adds one, and SQLite's backup counts from 1 in the copy. So a
+copy's token is above the first token of the original's log, or far below it. The exception is an
+original whose schema others change again and again while nothing is recorded. A log without any
+token comes from an older program: it proves nothing, and is accepted.
 
-This costs two pages of 1 KiB for each checkpoint, one or two a minute, and one for each sweep that
-does not make the file longer; a sweep of the market has that page anyway. This module reads only
-through SQLite or from the log: a descriptor of our own on the file itself, once closed, would end
-SQLite's locks.
+The cost: two pages of 1 KiB for each checkpoint, one or two a minute; and one page for each sweep
+that does not lengthen the file. A sweep of the whole market writes that page anyway. This module
+reads only through SQLite or from the log: closing a descriptor of our own on the file itself would
+release SQLite's locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
 https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
@@ -48,26 +48,26 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # not POSIX: an index that a reader has made stays
+except ImportError:  # not POSIX: an index that a reader made stays
     fcntl = None  # type: ignore[assignment]
 
-FIRST_TOKEN = 1 << 16  # below: how often SQLite has seen the schema change
-END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite takes the number as signed, and may count it up
-CHANGES = 1000  # of the schema, in the one transaction of another program that begins a log
+FIRST_TOKEN = 1 << 16  # lower numbers are SQLite's own counts of schema changes
+END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite reads a signed number, and may increment it
+MAX_SCHEMA_CHANGES = 1000  # in the one transaction with which another program starts a log
 NOT_A_DATABASE = -1  # in the place of a token
-LOOKS = 20  # at a file and its log, until both stay the same meanwhile
+READ_ATTEMPTS = 20  # of a file and its log, until neither changes during a read
 UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
-USED = 128  # the byte of the index that every connection has locked while it is open
+OPEN_LOCK_BYTE = 128  # byte of the index that every open connection locks
 
-_HEADER = struct.Struct(">8x I 4x 8s 8x")  # page size, salts
-_FRAME = struct.Struct(">I4x8s8x 40xI")  # page number, salts; of the page, the schema version
-_FRAME_HEADER = 24
-_MOVED = struct.Struct(
-    "=16xI76xI"
-)  # of the index: the last page in the log, and the last one moved
+_HEADER = struct.Struct(">I 4x I 4x 8s 8s")  # magic number, page size, salts, checksum
+_FRAME = struct.Struct(">I4x 8s 8s")  # page number, salts, checksum of all up to here
+_SUMMED = 8  # bytes of a frame's head that its checksum covers, besides the page
+_TOKEN = struct.Struct(">40xI")  # the schema version in the first page
+_PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
+_MOVED = struct.Struct("=16xI76xI")  # of the index: the log's last page, and the last moved page
 
 Generation = tuple[int, bytes]
-"""What tells a log from the one before it in the same file: page size and salts."""
+"""Tells a log from an earlier one in the same file: page size and salts."""
 
 
 def new_token() -> int:
@@ -76,13 +76,13 @@ def new_token() -> int:
 
 
 def is_foreign(path: Path, log: Path) -> bool:
-    """Whether `log` belongs to another file than the one that is at `path` now.
+    """Whether `log` belongs to a file other than the one at `path`.
 
     Args:
-        path: Of the database, which may be written meanwhile.
+        path: The database. Other processes may write it during this call.
         log: The file that SQLite takes for its log.
     """
-    for _ in range(LOOKS):
+    for _ in range(READ_ATTEMPTS):
         seen = generation(log)
         if seen is None:
             return False
@@ -91,11 +91,11 @@ def is_foreign(path: Path, log: Path) -> bool:
             return False
         if (generation(log), token_of(path)) == (seen, token):
             return True
-    return False  # somebody writes both, so they belong together
+    return False  # another process writes both, so they belong together
 
 
 def generation(log: Path) -> Generation | None:
-    """Which log is in the file; None when there is none, or an empty one."""
+    """Which log the file holds; None when the file is missing or empty."""
     try:
         with open(log, "rb", buffering=0, opener=_open_regular) as file:
             return _read_header(file)
@@ -104,25 +104,25 @@ def generation(log: Path) -> Generation | None:
 
 
 def _open_regular(name: str, flags: int) -> int:
-    """Open a file; a pipe is none, and nobody waits for its other end.
+    """Open a regular file, without blocking on a pipe.
 
     Raises:
-        OSError: It is not there, or no regular file.
+        OSError: The file is missing, or not a regular file.
     """
     file = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, "It is no regular file", name)
+        raise OSError(errno.EINVAL, "not a regular file", name)
     return file
 
 
 def begins_anew(index: int) -> bool:
-    """Whether the log is in the file as a whole: the next transaction may write it from its start.
+    """Whether all of the log is in the file, so that the next transaction may restart the log.
 
-    Within a transaction that writes, the answer is of this one: nobody else may begin a log then.
+    Within a write transaction the answer is about that transaction: no other can restart the log.
 
     Args:
-        index: Descriptor of the index of the log (``-shm``).
+        index: Descriptor of the log's index (``-shm``).
     """
     with suppress(OSError, struct.error):
         last, moved = _MOVED.unpack(os.pread(index, _MOVED.size, 0))
@@ -134,17 +134,17 @@ def _read_header(file: BinaryIO) -> Generation | None:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
-    size, salts = _HEADER.unpack(header)
+    _, size, salts, _ = _HEADER.unpack(header)
     return size, salts
 
 
 def token_of(path: Path) -> int | None:
-    """The token of the file alone, without its log; None when it cannot be read."""
+    """The token of the file alone, without its log; None when SQLite cannot read the file."""
     if not size_of(path):
         return NOT_A_DATABASE
     try:
         with closing(_connect(path, UNCHANGING)) as connection:
-            # A move that was killed leaves a file that is shorter than it says.
+            # A checkpoint that was killed leaves a file shorter than its header says.
             connection.execute("PRAGMA writable_schema = ON")
             return int(connection.execute("PRAGMA schema_version").fetchone()[0])
     except sqlite3.Error as error:
@@ -152,7 +152,7 @@ def token_of(path: Path) -> int | None:
 
 
 def is_as_long_as_it_says(path: Path) -> bool:
-    """Whether the file, without its log, has all its pages."""
+    """Whether the file alone, without its log, has all the pages that its header counts."""
     if not size_of(path):
         return False
     try:
@@ -166,59 +166,93 @@ def is_as_long_as_it_says(path: Path) -> bool:
 
 def _belongs(token: int | None, log: Path) -> bool:
     if token is None:
-        return True  # nobody can say
-    others = set[int]()
+        return True  # unknown
+    seen = set[int]()
     for held in _tokens(log):
-        if held == token or (not others and _is_counted_up(token, held)):
+        if held == token or (not seen and _follows_by_schema_changes(token, held)):
             return True
-        others.add(held)
-    is_said = bool(others) and max(token, *others) >= FIRST_TOKEN
-    return token != NOT_A_DATABASE and not is_said
+        seen.add(held)
+    is_another = bool(seen) and max(token, *seen) >= FIRST_TOKEN
+    return token != NOT_A_DATABASE and not is_another
 
 
-def _is_counted_up(token: int, first: int) -> bool:
-    """Whether a log may begin with `first` because SQLite has seen the schema change.
+def _follows_by_schema_changes(token: int, first: int) -> bool:
+    """Whether `first` follows `token` by schema changes that SQLite has counted.
 
-    Numbers of older programs are all close to each other, and say nothing.
+    The tokens of older programs are all close to each other, and prove nothing.
     """
-    return FIRST_TOKEN <= token < first <= token + CHANGES
+    return FIRST_TOKEN <= token < first <= token + MAX_SCHEMA_CHANGES
 
 
 def _tokens(log: Path) -> Iterator[int]:
-    """What the first page has in each of its states in the log."""
+    """The tokens of all versions of the first page in the log.
+
+    SQLite writes a frame in two steps: its head, then the page. In a log that begins anew, a page
+    of the previous log, with an older token, stands behind the head meanwhile; ``kill -9`` leaves
+    it there. So a page counts only if the frame's checksum is right.
+    """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
-        size, salts = _read_header(file) or (0, b"")
-        while len(start := file.read(_FRAME.size)) == _FRAME.size:
-            page, its_salts, token = _FRAME.unpack(start)
-            if its_salts != salts:  # of the log that was here before
-                break
-            if page == 1:
-                yield token
-            file.seek(size + _FRAME_HEADER - _FRAME.size, os.SEEK_CUR)
+        header = file.read(_HEADER.size)
+        if len(header) == _HEADER.size:
+            yield from _tokens_after(file, *_HEADER.unpack(header))
+
+
+def _tokens_after(
+    file: BinaryIO, magic: int, size: int, salts: bytes, before: bytes
+) -> Iterator[int]:
+    """The tokens in the frames that follow the header of a log."""
+    if size not in _PAGE_SIZES:
+        return
+    while len(head := file.read(_FRAME.size)) == _FRAME.size:
+        page, its_salts, checksum = _FRAME.unpack(head)
+        if its_salts != salts:  # a frame of the previous log
+            break
+        if page != 1:
+            file.seek(size, os.SEEK_CUR)
+        else:
+            data = file.read(size)
+            if _checksum(magic, before, head[:_SUMMED] + data) != checksum:
+                break  # SQLite's log ends here, too
+            yield _TOKEN.unpack_from(data)[0]
+        before = checksum
+
+
+def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
+    """The checksum of a frame, which continues the one of the frame before.
+
+    Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
+    """
+    first, second = struct.unpack(">2I", before)
+    order, count = ">" if magic & 1 else "<", len(data) // 4
+    words = struct.unpack(f"{order}{count}I", data[: count * 4])
+    for even, odd in zip(words[::2], words[1::2], strict=False):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return struct.pack(">2I", first, second)
 
 
 def descriptor(inode: os.stat_result) -> int | None:
-    """That of SQLite. One of our own, once closed, would end SQLite's locks on the file."""
+    """SQLite's descriptor of a file. Closing one of our own would release SQLite's locks."""
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # the one that lists them
+            with suppress(OSError):  # the descriptor that lists the others
                 if os.path.samestat(os.fstat(int(name)), inode):
                     return int(name)
     return None
 
 
 class LogReader(sqlite3.Connection):
-    """A connection that leaves no file beside the one it reads that was not there."""
+    """A connection that leaves no new file beside the database that it reads."""
 
     _files: tuple[Path, Path, Path] | None = None
     _had_index = True
 
     def watch(self, path: Path, log: Path, index: Path) -> None:
-        """Say what it reads, before it reads anything."""
+        """Note which files it reads, before it reads anything."""
         self._files, self._had_index = (path, log, index), index.exists()
 
     def close(self) -> None:
-        """Close it. May be repeated."""
+        """Close the connection. May be repeated."""
         super().close()
         files, self._files = self._files, None
         if files is None:
@@ -228,25 +262,25 @@ class LogReader(sqlite3.Connection):
             return
         with suppress(OSError, sqlite3.Error):
             if not size_of(log):
-                if os.access(path, os.W_OK):  # or SQLite would make what it cannot remove
+                if os.access(path, os.W_OK):  # or SQLite would make files that it cannot remove
                     settle(path)
             elif not self._had_index:
                 _remove_unused(index)
 
 
 def settle(path: Path) -> None:
-    """Let SQLite empty and remove the log of a file that nobody writes, unless somebody reads."""
+    """Let SQLite empty and remove the log of a file, unless other connections use the file."""
     with closing(_connect(path, "mode=rw")) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _remove_unused(index: Path) -> None:
-    """Remove the index that a reader has made for a log, unless somebody else uses it by now."""
+    """Remove the index that a reader made for a log, unless another connection uses it now."""
     if fcntl is None or descriptor(index.stat()) is not None:
         return
     file = os.open(index, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, USED)
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, OPEN_LOCK_BYTE)
         index.unlink()
     finally:
         os.close(file)
@@ -258,7 +292,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 when nobody can say."""
+    """The size of a file in bytes; 0 when it cannot be determined."""
     with suppress(OSError):
         return path.stat().st_size
     return 0

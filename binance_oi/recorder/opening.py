@@ -1,6 +1,6 @@
 """Opening a recording to read it.
 
-The rule of this file: whoever reads changes nothing, and leaves no file that was not there.
+The rule of this file: a reader changes nothing, and leaves no new file behind.
 """
 
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import INDEX, JOURNAL, LOG
 from binance_oi.recorder.log import UNCHANGING, LogReader, is_foreign, size_of
-from binance_oi.recorder.schema import check_version, read_source, reading
+from binance_oi.recorder.schema import check_version, read_source, translate_read_errors
 from binance_oi.recorder.sides import beside, check_sides
 
-BUSY = 5.0  # s to wait until another connection unlocks the file
+LOCK_TIMEOUT_S = 5.0  # how long to wait until another connection unlocks the file
 READING, WRITING = "mode=ro", "mode=rw"  # of SQLite's URIs
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, and leaves no file that was not there.
+    """Open a connection that changes nothing and leaves no new file behind.
 
-    A file that nobody records into and this user may not write is read as one that does not change:
-    a recorder of another user must not be started meanwhile.
+    When nobody records into the file and this user may not write it, SQLite reads the file as one
+    that never changes. Do not start a recorder as another user in the meantime.
 
     Raises:
-        RecordingError: There is no such file, it is not ours, or of another version, or what lies
-            beside it under the name of its log is the log of another recording, or no file.
+        RecordingError: The file is missing, is not a recording, has an unknown version, or has the
+            log of another recording, or no regular file, under the name of its log.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for names that are too long
         raise RecordingError(f"{path} is not there")
@@ -34,8 +34,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     log = beside(path, LOG)
     if is_foreign(path, log):
         raise RecordingError(
-            f"{log} is not the log of {path}, which was replaced; with its log it would be a "
-            "mixture of two recordings. Move the log away to read the file alone"
+            f"{log} is not the log of {path}, which was replaced; together they would mix two "
+            "recordings. Move the log away to read the file alone"
         )
     return _open(path)
 
@@ -48,31 +48,31 @@ def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
         return _checked(path, mode)
     except RecordingError as error:
         if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
-            raise RecordingError(f"{error}; copy it with its log to where you may write") from error
+            raise RecordingError(f"{error}; copy it with its log to a writable place") from error
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
-            raise  # without them it is not what was written
-        return _checked(path, UNCHANGING)  # in a directory that cannot be written
+            raise  # without its log or journal, the file is not what was written
+        return _checked(path, UNCHANGING)  # SQLite cannot write in this directory
 
 
 def _mode(path: Path) -> str:
-    """How SQLite opens the file, so that it leaves nothing there."""
+    """The mode in which SQLite leaves no new file beside this one."""
     log, index = beside(path, LOG), beside(path, INDEX)
     if size_of(log) or (log.exists() and index.exists()):
-        return READING  # one that may write would move the log into the file on closing
-    # One that may write removes on closing what SQLite has put beside the file.
+        return READING  # a connection that may write would move the log into the file on closing
+    # On closing, a connection that may write removes what SQLite has put beside the file.
     may_write = os.access(path, os.W_OK) and os.access(log.parent, os.W_OK)
     return WRITING if may_write else UNCHANGING
 
 
 def _checked(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
-    # Whoever reads an Arrow stream may do so from threads of its own, one at a time.
-    with reading(path):
+    # Readers of an Arrow stream may use threads of their own, one at a time.
+    with translate_read_errors(path):
         connection = sqlite3.connect(
             uri,
             uri=True,
             isolation_level=None,
-            timeout=BUSY,
+            timeout=LOCK_TIMEOUT_S,
             check_same_thread=False,
             factory=LogReader,
         )
@@ -88,17 +88,17 @@ def _checked(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def check_source(path: Path, source: str | None) -> None:
-    """See that what is recorded into `path` comes from where the rest of it came from.
+    """Check that a recorder of `source` may continue the file at `path`.
 
     Raises:
-        RecordingError: The file is of another source, or is not a recording, or what lies beside
-            it is no file.
+        RecordingError: The file has another source or is not a recording, or a file beside it is
+            not a regular file.
     """
     if not path.exists() or not path.stat().st_size:
         return
     check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
-    with reading(path), closing(_open(path, reads_log=reads_log)) as connection:
+    with translate_read_errors(path), closing(_open(path, reads_log=reads_log)) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")

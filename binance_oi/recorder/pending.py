@@ -1,8 +1,8 @@
-"""What polling has given and the file does not have yet.
+"""Sweeps and gaps that polling has produced and that are not in the file yet.
 
 The rule of this file: order is kept, and nothing is there twice. A sweep waits in memory while the
-file cannot be written; one that is too old, or more than memory has room for, is given up, the
-oldest first, and its slot becomes a gap `storage` in its place. A gap is never given up.
+file cannot be written. When a sweep is too old, or all of them take too much memory, the oldest
+sweep is given up, and its slot becomes a gap `storage` in its place. A gap is never given up.
 """
 
 from collections import deque
@@ -12,15 +12,15 @@ from binance_oi.market.gap import Gap, join
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import unix_ms
 
-KEPT_FOR = 600.0  # s
+KEPT_FOR_S = 600.0
 KEPT_BYTES = 64 * 1024 * 1024
-# Measured with tracemalloc on CPython 3.11, rounded up: what one of them holds in memory.
+# Memory of one object, measured with tracemalloc on CPython 3.11 and rounded up.
 SNAPSHOT_BYTES, VALUE_BYTES, MARK_BYTES, ERROR_BYTES = 2048, 512, 320, 2048
 
 
 @dataclass(slots=True)
 class Unit:
-    """What goes into the file at once: a sweep, and the gaps before it."""
+    """What one transaction writes: a sweep, and the gaps before it."""
 
     gaps: list[Gap] = field(default_factory=list[Gap])
     sweep: Snapshot | None = None
@@ -30,7 +30,7 @@ class Unit:
 
 
 def size(sweep: Snapshot) -> int:
-    """Bytes of memory that a sweep takes, about."""
+    """The memory of a sweep, in bytes, roughly."""
     return (
         SNAPSHOT_BYTES
         + VALUE_BYTES * len(sweep)
@@ -47,7 +47,8 @@ class Pending:
     """
 
     def __init__(self, period: int) -> None:
-        self._period = period
+        self.period: int = period
+        """May be changed while nothing is kept."""
         self._units = deque([Unit()])  # only the last one has no sweep
         self._bytes = 0
 
@@ -55,14 +56,14 @@ class Pending:
         return len(self._units) - 1
 
     def add(self, outcome: Snapshot | Gap, now: float) -> None:
-        """Keep what became of a slot.
+        """Keep the outcome of a slot.
 
         Args:
-            now: Seconds of a clock that is not set.
+            now: Seconds of a monotonic clock.
         """
         unit = self._units[-1]
         if isinstance(outcome, Gap):
-            join(unit.gaps, outcome, self._period)
+            join(unit.gaps, outcome, self.period)
             return
         unit.sweep, unit.since, unit.bytes = outcome, now, size(outcome)
         self._bytes += unit.bytes
@@ -77,7 +78,7 @@ class Pending:
         return unit if unit.sweep is not None or unit.gaps else None
 
     def put_back(self, unit: Unit) -> None:
-        """Keep what was taken and could not be written, as the oldest again."""
+        """Return a unit to the front, because the write failed."""
         if unit.sweep is not None:
             self._units.appendleft(unit)
             self._bytes += unit.bytes
@@ -85,11 +86,11 @@ class Pending:
             self._prepend(unit.gaps)
 
     def give_up(self, now: float, why: str) -> int:
-        """Make gaps of the sweeps that are too old or too many; how many they are.
+        """Turn the sweeps that are too old or too many into gaps; return how many.
 
         Args:
             now: As in `add`.
-            why: What keeps them from the file.
+            why: Why they cannot be written.
         """
         given_up = 0
         while len(self) and self._is_over(self._units[0], now):
@@ -98,14 +99,14 @@ class Pending:
         return given_up
 
     def give_up_all(self, why: str) -> int:
-        """Make gaps of all sweeps; how many they are."""
+        """Turn all sweeps into gaps; return how many."""
         given_up = len(self)
         while len(self):
             self._give_up_oldest(why)
         return given_up
 
     def _is_over(self, oldest: Unit, now: float) -> bool:
-        return now - oldest.since > KEPT_FOR or self._bytes > KEPT_BYTES
+        return now - oldest.since > KEPT_FOR_S or self._bytes > KEPT_BYTES
 
     def _give_up_oldest(self, why: str) -> None:
         unit = self._units.popleft()
@@ -113,7 +114,7 @@ class Pending:
         assert unit.sweep is not None
         assert unit.sweep.slot is not None
         slot = unix_ms(unit.sweep.slot)
-        join(unit.gaps, Gap(slot, slot, "storage", why), self._period)
+        join(unit.gaps, Gap(slot, slot, "storage", why), self.period)
         self._prepend(unit.gaps)
 
     def _prepend(self, gaps: list[Gap]) -> None:
@@ -121,4 +122,4 @@ class Pending:
         oldest = self._units[0]
         later, oldest.gaps = oldest.gaps, gaps
         for gap in later:
-            join(oldest.gaps, gap, self._period)
+            join(oldest.gaps, gap, self.period)

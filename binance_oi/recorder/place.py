@@ -1,10 +1,12 @@
-"""Where the file of an open recording is by now, and the files that SQLite keeps beside it.
+"""Where the file of an open recording is now, and the files that SQLite keeps beside it.
 
-The rule of this file: a log belongs to one database, and goes where that goes. SQLite finds a log
-by its name alone: under the name of a recording that was moved, it would delete it as soon as a new
-one is made there, or write its pages into whatever has replaced it. Nor does it know a database
-that is open under two names: whoever opens one that was moved begins another log. From then on the
-log of before belongs to no file, and none of it goes into the one that was moved.
+The rule of this file: a log belongs to one database, and follows that database. SQLite finds a log
+by its name alone. If the log stayed under the name of a recording that was moved, SQLite would
+delete it when somebody makes a new file there, or would write its pages into a replacement.
+
+SQLite also does not notice that a database is open under two names: a program that opens the moved
+file starts another log. From then on our log belongs to no file, and none of it may go into the
+moved one.
 """
 
 import logging
@@ -20,22 +22,22 @@ from binance_oi.recorder.log import (
     is_foreign,
     size_of,
 )
-from binance_oi.recorder.readers import somebody_reads_the_past
+from binance_oi.recorder.readers import is_earlier_state_read
 from binance_oi.recorder.sides import beside
 
-INDEX_HEADER = 96  # bytes, of both copies
+INDEX_HEADER = 96  # bytes of both copies of the header
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Place:
-    """Of a recording that this process has open and writes.
+    """The place of a recording that this process has open and writes.
 
     Args:
-        path: Its name when it was opened.
+        path: The recording's name when it was opened.
 
     Raises:
-        OSError: It is not there.
+        OSError: The file is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,34 +50,33 @@ class Place:
         return _side(self._real, ending)
 
     def change(self) -> str | None:
-        """What others did to the file, so that it must be opened again; None when they did nothing.
+        """What others did to the file so that it must be opened again; None if they did nothing.
 
         Raises:
-            OSError: Nobody can say.
+            OSError: The system does not say.
         """
         try:
             found = self._path.stat()
         except FileNotFoundError:
             found = None
         if found is None or not os.path.samestat(self._inode, found):
-            return "was removed or replaced; recording goes on in a new file"
+            return "was removed or replaced; recording continues in a new file"
         if self.is_overwritten():
-            return "was truncated or overwritten; recording goes on in a new file"
+            return "was truncated or overwritten; recording continues in a new file"
         if not self.has_sides():
             return "has lost its log; it is opened again"
         return None
 
     def note_own_write(self) -> None:
-        """Take what is in the file now for what the recorder has written."""
+        """Note the file's state after a write of our own, to notice the writes of others."""
         home = self._home()
         self._seen = _version(None if home is None else _found(home))
 
     def is_overwritten(self) -> bool:
-        """Whether the file is no longer the one that the log continues.
+        """Whether the file no longer has the content that the log continues.
 
-        Somebody truncated it in its place, copied another one over it, or has opened it under the
-        name that it has now. The log must not be moved into it then: it holds a part of the file
-        that was here before.
+        Somebody truncated it in its place, copied another file over it, or opened it under its new
+        name. The log must not go into the file then: it continues the previous content.
         """
         home = self._home()
         found = None if home is None else _found(home)
@@ -92,10 +93,10 @@ class Place:
         return False
 
     def _has_other_sides(self, home: Path) -> bool:
-        """Whether somebody has opened a file that was moved, with a log or an index of their own.
+        """Whether somebody opened the moved file, with a log or an index of their own.
 
-        An empty log of theirs counts too: its process keeps old pages in memory, and would write
-        them over what our log brings into the file.
+        An empty log counts too: its process keeps old pages in memory, and would overwrite with
+        them what our log brings into the file.
         """
         log, index = (_side(home, ending) for ending in (LOG, INDEX))
         found = index if self._is_the_log(log) else log
@@ -110,13 +111,13 @@ class Place:
         return log is not None and is_foreign(home, log)
 
     def _is_cut(self, home: Path, found: os.stat_result) -> bool:
-        # A VACUUM makes a file shorter, and whole.
+        # After a VACUUM a file is shorter, but complete.
         return found.st_size < self._seen[0] and not is_as_long_as_it_says(home)
 
     def set_aside_cut_file(self) -> None:
-        """Give the name of a file that was truncated to the next one.
+        """Rename the remains of a truncated file, so that the next file can have its name.
 
-        Whoever reads the old one keeps SQLite from making another recording in it.
+        Otherwise SQLite could not make a recording there while somebody reads the remains.
         """
         found = _found(self._real)
         if found is None or self.is_moved() or not self._is_cut(self._real, found):
@@ -124,19 +125,19 @@ class Place:
         with suppress(OSError):
             if found.st_size:
                 aside = _renamed(self._real)
-                logger.warning("%s was truncated. What is left is %s now", self._real, aside.name)
+                logger.warning("%s was truncated; the rest of it is now %s", self._real, aside.name)
             else:
                 self._real.unlink()
 
     def has_sides(self) -> bool:
-        """Whether SQLite finds under their names the log and the index that it has open here."""
+        """Whether the log and the index that are open here still have their names."""
         return all(self._sides[ending] is None or self._is_ours(ending) for ending in (LOG, INDEX))
 
     def forget_index(self) -> None:
-        """Let whoever opens the file in this process read the log that is there by then.
+        """Make connections of this process read the log anew from its file.
 
-        Connections of one process share the index of a file as long as one of them is open. One
-        without a header is made anew from the log.
+        All connections of a process share the index of a file while one of them is open. SQLite
+        rebuilds an index without a header from the log.
         """
         index = self._index()
         if index is not None:
@@ -144,11 +145,10 @@ class Place:
                 os.pwrite(index, bytes(INDEX_HEADER), 0)
 
     def drop_lost_log(self) -> None:
-        """Let nobody find what does not belong together, after the log or the index was removed.
+        """Separate the file from a log or an index that no longer belongs to it.
 
-        A log that somebody else put there is set aside: SQLite would delete it on closing. The
-        index of a log that has no name goes: whoever opens the file would take it for that of a
-        new log.
+        Another program's log under our name is renamed, or SQLite would delete it on closing. The
+        index of a log without a name is removed, or SQLite would use it for a new log.
         """
         if self._is_ours(LOG):
             return
@@ -163,19 +163,19 @@ class Place:
         return not _is(self._real, self._inode)
 
     def is_removed(self) -> bool:
-        """Whether no name leads to the file, as far as anybody can say."""
+        """Whether the file has no name any more, as far as the system says."""
         if not self.is_moved():
             return False
         file = descriptor(self._inode)
         return file is None or os.fstat(file).st_nlink == 0
 
-    def is_read_in_the_past(self) -> bool:
-        """Whether somebody reads a moment before the last commit, as far as the system tells."""
+    def is_earlier_state_read(self) -> bool:
+        """Whether somebody reads a state before the last commit, as far as the system says."""
         index = self._index()
-        return index is not None and somebody_reads_the_past(index)
+        return index is not None and is_earlier_state_read(index)
 
     def log_begins_anew(self) -> bool:
-        """Whether the log may begin with what is written next, as far as the index can be seen."""
+        """Whether the next write may restart the log, as far as the index is visible."""
         index = self._index()
         return index is not None and begins_anew(index)
 
@@ -184,21 +184,21 @@ class Place:
         return None if inode is None else descriptor(inode)
 
     def _now(self) -> Path | None:
-        """The name of the file by now; None when it has none, or none that the system tells."""
+        """The file's name now; None when it has none or the system does not say."""
         file = descriptor(self._inode)
         return None if file is None else name_of(file)
 
     def _home(self) -> Path | None:
-        """The name under which the file can be seen; None as for `_now`."""
+        """The name under which the file is visible; None as for `_now`."""
         return self._now() if self.is_moved() else self._real
 
     def take_log_along(self) -> Path | None:
-        """Give the log of a file that was moved the name under which SQLite looks for it.
+        """Give the log of a moved file the name under which SQLite looks for it.
 
-        Connections that have it open go on with it: what has another name is the same file.
+        Connections that have the log open keep using it: a renamed file stays the same file.
 
         Returns:
-            The file, which now has its log beside it; None when the log cannot follow.
+            The file's new path, with its log beside it; None when the log cannot follow.
         """
         home = self._now()
         if home is None or self.is_overwritten():
@@ -212,7 +212,7 @@ class Place:
         except OSError as error:
             logger.debug("the log of %s cannot follow it: %s", home, error)
             return None
-        return home if self._is_the_log(log) else None  # it may have been removed before
+        return home if self._is_the_log(log) else None  # somebody may have removed the log before
 
     def _rename(self, ending: str, there: Path) -> None:
         if self._is_ours(ending):
@@ -227,7 +227,7 @@ class Place:
         return inode is not None and _is(self._path_of(ending), inode)
 
     def remove_log(self) -> None:
-        """Remove what lies under the old name, or the next file of that name would be mixed up."""
+        """Remove log and index under the old name, or the next file there would inherit them."""
         for ending in (LOG, INDEX):
             if self._is_ours(ending):
                 with suppress(OSError):
@@ -235,12 +235,12 @@ class Place:
 
 
 def _side(path: Path, ending: str) -> Path:
-    """A file beside that one, which is no link."""
+    """A file beside `path`, which must not be a link."""
     return path.with_name(path.name + ending)
 
 
 def name_of(file: int) -> Path | None:
-    """The name of an open file by now; None when it has none, or none that the system tells."""
+    """The name of an open file now; None when it has none or the system does not say."""
     with suppress(OSError):
         name = Path(os.readlink(f"/proc/self/fd/{file}"))
         if _is(name, os.fstat(file)):
@@ -249,7 +249,7 @@ def name_of(file: int) -> Path | None:
 
 
 def remove_all(path: Path) -> None:
-    """Remove a file that could not be made into a recording, and what SQLite has put beside it."""
+    """Remove a file that could not become a recording, and what SQLite has put beside it."""
     for name in (Path(os.path.realpath(path)), *(beside(path, ending) for ending in SIDES)):
         with suppress(OSError):
             name.unlink()
@@ -258,16 +258,16 @@ def remove_all(path: Path) -> None:
 def set_aside_foreign_log(path: Path) -> None:
     """Rename the log of a recording that was moved away or replaced while nobody recorded.
 
-    SQLite would delete it when it makes a new file of that name, and with it the last sweeps of a
-    recorder that was killed. Into another file of that name it would write pages of the old one.
+    SQLite would delete that log when it makes a new file of this name, and with it the last sweeps
+    of a killed recorder. Into another file of this name it would write the log's old pages.
 
     Raises:
-        OSError: It cannot be renamed.
+        OSError: The log cannot be renamed.
     """
     log = beside(path, LOG)
     if is_foreign(path, log):
         _set_aside(log)
-        # An index that somebody still has open describes that log, and not the next one.
+        # An index that somebody still has open describes the old log, not the next one.
         beside(path, INDEX).unlink(missing_ok=True)
 
 
@@ -281,15 +281,15 @@ def _renamed(path: Path) -> Path:
 def _set_aside(log: Path) -> None:
     aside = _renamed(log)
     logger.warning(
-        "%s is the log of a recording that was moved away or replaced. It is %s now. It holds the "
-        "latest sweeps of that recording: name it like the recording, with -wal, and put it beside "
-        "it",
+        "%s is the log of a recording that was moved away or replaced. It is now %s. It holds the "
+        "latest sweeps of that recording: to keep them, put it beside the recording, under the "
+        "recording's name with -wal",
         *(log, aside.name),
     )
 
 
 def _version(found: os.stat_result | None) -> tuple[int, int]:
-    """What changes when a file is written: size and time."""
+    """Size and modification time: they change when somebody writes the file."""
     return (0, 0) if found is None else (found.st_size, found.st_mtime_ns)
 
 

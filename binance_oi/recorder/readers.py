@@ -1,11 +1,12 @@
-"""Whether somebody still reads an earlier moment of a recording.
+"""Whether another connection still reads an earlier state of a recording.
 
-The rule of this file: it only looks. SQLite moves a page from the log into the file unless a reader
-needs what the file has; with a reader of an earlier moment it moves some pages and leaves others.
-The file alone is then no database until that reader ends, and whoever copies it has nothing. So we
-look first, which is enough: nobody else writes, and who comes later reads the latest moment.
+The rule of this file: it only looks. A checkpoint moves a page from the log into the file, unless a
+reader needs the file's older version of that page. So with a reader of an earlier state it moves
+some pages and leaves others. The file alone is then no valid database until that reader ends, and a
+plain copy of it is worthless. To look first is enough: nobody else writes, and later readers read
+the latest state.
 
-Linux tells who holds a lock; elsewhere the answer is always no.
+Only Linux lists the owners of locks; elsewhere the answer is always no.
 
 Source: https://www.sqlite.org/walformat.html#the_wal_index_file_format (since SQLite 3.7.0).
 """
@@ -17,17 +18,17 @@ from contextlib import suppress
 from pathlib import Path
 
 LOCKS = Path("/proc/locks")
-MARKS = struct.Struct("=16xI84x4I")  # the last page in the log; the last one for readers 1 to 4
-FIRST_LOCK = 124  # the byte of the index that reader 1 has locked while it reads
+MARKS = struct.Struct("=16xI84x4I")  # the log's last page; the last page for each of readers 1 to 4
+FIRST_LOCK = 124  # the byte of the index that reader 1 locks while it reads
 
 _READ_LOCK = re.compile(r"\S+ POSIX +\S+ +READ +\d+ +\S+:(\d+) (\d+) (\d+)")
 
 
-def somebody_reads_the_past(index: int) -> bool:
-    """Whether moving the log now would move only a part of it.
+def is_earlier_state_read(index: int) -> bool:
+    """Whether a checkpoint would now move only a part of the log.
 
     Args:
-        index: Descriptor of the index of the log (``-shm``).
+        index: Descriptor of the log's index (``-shm``).
     """
     with suppress(OSError, struct.error):
         latest, *marks = MARKS.unpack(os.pread(index, MARKS.size, 0))
@@ -37,7 +38,7 @@ def somebody_reads_the_past(index: int) -> bool:
 
 
 def _reading(inode: int) -> set[int]:
-    """The numbers, from 0, of the marks that are in use."""
+    """The marks in use, numbered from 0."""
     found = set[int]()
     for line in LOCKS.read_text().splitlines():
         lock = _READ_LOCK.search(line)

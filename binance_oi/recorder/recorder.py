@@ -1,8 +1,8 @@
 """Polls into a store, for weeks.
 
-The rule of this file: neither side stops the other. While the exchange cannot be read, the gap is
-written. While the file cannot be written, polling goes on and the sweeps wait in memory; they are
-written in order as soon as that is possible, and what had to be given up is a gap `storage`.
+The rule of this file: neither side stops the other. While the exchange cannot be read, the recorder
+writes the gap. While the file cannot be written, polling continues and sweeps wait in memory. The
+recorder writes them in order as soon as it can; a sweep that it gives up becomes a gap `storage`.
 """
 
 import asyncio
@@ -17,10 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from binance_oi.arguments import StrPath, check_path
+from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
-from binance_oi.market.polling import Reader, check, sweeps
+from binance_oi.market.plan import MisfitError
+from binance_oi.market.polling import Plan, Reader, planned, sweeps
 from binance_oi.market.schedule import STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.pending import Pending
@@ -28,9 +31,9 @@ from binance_oi.recorder.sink import Saved, Sink
 from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.recorder.store import TIDY_EVERY
 
-RETRY = 2.0  # s after which to write again when no sweep comes before; with each one that does
-LAST_RETRY = 0.2  # s between two tries then
-LAST_TRY = 10.0  # s in which to write what is kept when a recorder ends
+RETRY_AFTER_S = 2.0  # after a failed write, when no sweep comes before
+LAST_RETRY_PAUSE_S = 0.2  # between the tries of a recorder that ends
+LAST_WRITES_WITHIN_S = 10.0  # how long a recorder that ends tries to write what is in memory
 
 T = TypeVar("T")
 
@@ -38,11 +41,11 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What a recorder has done since it was started."""
+class Status(Encodable):
+    """What a recorder has done since it started."""
 
     sweeps: int = 0
-    """Committed. A slot that comes a second time counts again; the file keeps its first sweep."""
+    """Committed sweeps. A slot that occurs again counts again; the file keeps its first sweep."""
     rows: int = 0
     """New samples committed."""
     failed: int = 0
@@ -50,14 +53,19 @@ class Status:
     missed: int = 0
     """Slots without a sweep."""
     lost: int = 0
-    """The part of `missed` that was read: it could not be written in time, or the file was removed
-    before its log was emptied. Each slot is in a gap `storage`, if there is a file to write it."""
+    """The part of `missed` that was read but not kept: the file could not be written in time, or
+    was removed before it took in its log. A gap `storage` names each slot, if it can be written."""
     unwritten: int = 0
     """Sweeps in memory that are not in the file yet; see `Recorder`."""
     late: float = 0.0
-    """Seconds after its slot at which the latest sweep began."""
+    """Seconds after its slot at which the latest sweep began; 0.0 while there was none."""
+    every: float | None = None
+    """Seconds from slot to slot: as asked for, or as chosen; None before it was chosen."""
+    trouble: str | None = None
+    """Why the latest slot has no sweep, or why no list of symbols was read before the first one: a
+    word and a text. None when the latest slot has a sweep."""
     storage_error: str | None = None
-    """Why the file cannot be written at present; None when it can."""
+    """Why the file cannot be written now; None when it can."""
 
 
 @runtime_checkable
@@ -74,65 +82,66 @@ class Recorder:
     """Records open interest into a file until it is stopped.
 
         async with OpenInterestClient() as client:
-            await Recorder(client, "oi.db", every=20.0).run()
+            await Recorder(client, "oi.db").run()
 
-    A sweep that cannot be written at once is kept in memory for 10 minutes, as long as all of them
-    take less than 64 MiB. The recorder tries again with every sweep and every two seconds. It
-    writes them in order, each once; what it gives up, the oldest first, is a gap `storage`.
+    Sweeps that cannot be written wait in memory, each for up to 10 minutes, and all of them in up
+    to 64 MiB. The recorder tries again with every sweep and every two seconds, and writes them in
+    order, each once. It gives up the oldest first; each becomes a gap `storage`.
 
-    When somebody sets the clock back, slots come a second time. Recording goes on at once: a slot
-    that has a sweep keeps it and gets the new observations, the others get their sweeps.
+    When somebody sets the clock back, slots occur a second time. Recording continues at once: a
+    slot that has a sweep keeps it and gets the new observations, the others get their sweeps.
 
     Args:
         client: Reads the exchange.
-        path: Of the recording; made when missing, and continued when it is there. Or a `Sink` that
-            stores elsewhere; it knows its own source.
-        every: Seconds from sweep to sweep; see `OpenInterestClient.poll`.
+        path: The recording; made when missing, continued when present. Or a `Sink` that stores
+            elsewhere; it knows its own source.
+        every: Seconds from sweep to sweep; None takes the shortest schedule that fits, see
+            `OpenInterestClient.poll`. A recording that has begun continues at the next schedule
+            that fits when this one does not.
         symbols: None follows the exchange's list.
-        notional: Record mark prices as well; each sweep costs 10 more.
-        source: Which exchange it is, as the file shall say; a recording has one. None takes
+        notional: Record mark prices as well; each sweep costs 10 more weight.
+        source: The exchange's name in the file; a recording has one source. None takes
             `client.source`: ``production``, ``testnet``, or ``local`` for any exchange on this
-            machine. A file that does not say its source takes that of the recorder that continues
-            it first.
+            machine. A file without a source takes that of the first recorder that continues it.
         on_sweep: Called with each snapshot after its commit.
         clock: Unix seconds.
 
     Raises:
         TypeError: `path` is neither a path nor a sink.
-        ValueError: `every` is no period.
-        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str` and not a list.
+        ValueError: `every` cannot be a period.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
 
     def __init__(
         self,
         client: Reader,
-        path: str | os.PathLike[str] | Sink,
+        path: StrPath | Sink,
         *,
-        every: float,
+        every: float | None = None,
         symbols: Iterable[str] | None = None,
         notional: bool = False,
         source: str | None = None,
         on_sweep: Callable[[Snapshot], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._period = period_ms(every)
+        self._period = 0 if every is None else period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)
-        self._check = partial(check, client, names, every=every, notional=notional)
-        self._sweeps = partial(sweeps, client, names, every=every, notional=notional, clock=clock)
+        self._plan = partial(planned, client, names, every=every, notional=notional)
+        self._sweeps = partial(sweeps, client, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
-        self.path: Path | None = Path(path) if isinstance(path, str | os.PathLike) else None
-        """Of the recording; None when it is stored elsewhere."""
-        self._sink = _sink_of(path, source)
+        self.path: Path | None
+        """The recording; None when a `Sink` stores elsewhere."""
+        self.path, self._sink = _stored(path, source)
         self._on_sweep = on_sweep
         self._status = Status()
         self._untidy = False
         self._pending = Pending(self._period)
-        self._news = asyncio.Event()  # something is pending, or the end has come
+        self._news = asyncio.Event()  # something is pending, or the recorder ends
         self._recording: asyncio.Task[None] | None = None
-        self._losing = False  # since the latest write that failed
-        self._in_hand = 0  # sweeps with the writing thread
+        self._losing = False  # sweeps were lost since the latest write that succeeded
+        self._in_hand = 0  # sweeps that the writing thread has taken
         self._stopping = self._ending = self._is_running = False
 
     def __repr__(self) -> str:
@@ -140,11 +149,11 @@ class Recorder:
 
     @property
     def status(self) -> Status:
-        """What it has done so far."""
+        """What the recorder has done so far."""
         return replace(self._status, unwritten=len(self._pending) + self._in_hand)
 
     def stop(self) -> None:
-        """Let `run` return, after a last try to write what is kept. It does not start again."""
+        """End `run`, after a last try to write what is in memory. It does not start again."""
         if self._recording is not None and not self._stopping:
             self._recording.cancel()
         self._stopping = True
@@ -152,20 +161,20 @@ class Recorder:
     async def run(self) -> None:
         """Record until `stop` is called or this call is cancelled.
 
-        Either way it takes up to ten seconds to write what is kept; what is left is lost, and
-        counted in `Status.lost`.
+        Either way the recorder tries for up to ten seconds to write what is in memory. It loses
+        the rest, and counts it in `Status.lost`.
 
         Raises:
-            RecordingError: The file is recorded by another process or by this recorder already, is
-                not ours, is of another source, or cannot be written at the start.
-            ValueError: The schedule does not fit into the budget.
+            RecordingError: Another process or this recorder already records into the file, or the
+                file is not a recording, has another source, or cannot be written at the start.
+            ValueError: The schedule does not fit into the budget, and nothing was recorded yet.
             InvalidSymbolError: None of the symbols is listed.
             ClientClosedError: The client was closed.
         """
         if self._stopping:
             return
         if self._is_running:
-            raise RecordingError(f"{self._sink} is being recorded by this recorder already")
+            raise RecordingError(f"this recorder already records into {self._sink}")
         self._is_running = True
         with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
             self._thread = thread
@@ -184,27 +193,39 @@ class Recorder:
                     self._count_lost()
 
     async def _record(self) -> None:
-        """Poll, write and look after the file side by side, until one of them ends."""
+        """Poll, write and tidy side by side, until one of them ends."""
         clock = asyncio.get_running_loop().time
         await self._in_thread(partial(self._sink.claim, clock))
-        await self._check()  # before a file is made
-        self._news, self._ending = asyncio.Event(), False  # a recorder that was cancelled may go on
+        plan = await self._plan()  # before a file is made
+        try:
+            await self._record_by(plan)
+        finally:
+            plan.end()
+
+    async def _record_by(self, plan: Plan) -> None:
+        self._news, self._ending = asyncio.Event(), False  # a cancelled recorder may run again
+        self._period = self._pending.period = plan.period
+        trouble = None if plan.trouble is None else f"outage: {plan.trouble}"
+        self._status = replace(self._status, every=plan.period / 1000, trouble=trouble)
         begin = next_slot(self._clock, self._period)
         try:
-            await self._in_thread(partial(self._open, begin))
+            is_continued = await self._in_thread(partial(self._open, begin, plan.misfit))
         except StorageError as error:
             raise RecordingError(f"{self._sink} cannot be recorded into: {error}") from error
+        if is_continued:
+            plan.yield_room()
+        polling = self._poll(begin, plan)
         writing = asyncio.create_task(self._write())
-        others = [asyncio.create_task(job) for job in (self._poll(begin), self._tidy_often())]
+        others = [asyncio.create_task(job) for job in (polling, self._tidy_often())]
         try:
             await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._end(writing, *others)
 
     async def _end(self, writing: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
-        """Stop the others, finish the commit under way, and try once more to write the rest.
+        """Stop the others, finish the current commit, and try once more to write the rest.
 
-        Raises what ended one of them.
+        Raises what ended one of the tasks.
         """
         for task in others:
             task.cancel()
@@ -216,27 +237,30 @@ class Recorder:
             if not task.cancelled():
                 task.result()
 
-    async def _poll(self, begin: int) -> None:
-        """Take what becomes of every slot; the disk is nobody's concern here."""
-        async with aclosing(self._sweeps(begin=begin)) as outcomes:
+    async def _poll(self, begin: int, plan: Plan) -> None:
+        """Queue the outcome of every slot; never wait for the disk."""
+        async with aclosing(self._sweeps(begin=begin, plan=plan)) as outcomes:
             async for outcome in outcomes:
+                trouble = None
                 if isinstance(outcome, Gap):
                     slots = (outcome.last - outcome.first) // self._period + 1
                     self._count(missed=slots)
+                    trouble = ": ".join(filter(None, (outcome.reason, outcome.detail)))
+                self._status = replace(self._status, trouble=trouble)
                 now = asyncio.get_running_loop().time()
                 self._pending.add(outcome, now)
                 self._give_up_excess(now)
                 self._news.set()
 
     async def _tidy_often(self) -> None:
-        """Look after the file also while no sweep ends: in a ban, or every hour."""
+        """Tidy the file also while no sweep ends: during a ban, or with a long period."""
         while True:
             await asyncio.sleep(TIDY_EVERY)
             if self._sink.is_due():
                 await self._in_thread(self._tidy)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Do it in the writing thread; it is finished also when this call is cancelled."""
+        """Run `work` in the writing thread, and let it finish even if this call is cancelled."""
         job = asyncio.get_running_loop().run_in_executor(self._thread, _done, work)
         try:
             return await asyncio.shield(job)
@@ -245,11 +269,11 @@ class Recorder:
             raise
 
     async def _write(self) -> None:
-        """Write what comes, and try again what could not be written."""
+        """Write what comes, and retry what could not be written."""
         while not self._ending:
             failing = self._status.storage_error is not None
             with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY if failing else None):
+                async with asyncio.timeout(RETRY_AFTER_S if failing else None):
                     await self._news.wait()
             self._news.clear()
             while not self._ending and await self._write_oldest():
@@ -257,9 +281,10 @@ class Recorder:
             self._give_up_excess(asyncio.get_running_loop().time())
 
     async def _write_oldest(self) -> bool:
-        """Write the oldest sweep or gaps, acknowledge, and only then look after the file.
+        """Write the oldest sweep or gaps, acknowledge them, and only then tidy the file.
 
-        False when there is nothing to write, or when it could not be written: then it is kept.
+        Returns False when there is nothing to write, or when the write failed and the sweep is
+        back in the queue.
         """
         unit = self._pending.take()
         if unit is None:
@@ -283,16 +308,16 @@ class Recorder:
         return True
 
     async def _write_what_is_left(self) -> None:
-        """Try again and again until the time is over; the rest is lost."""
+        """Retry until the time is up; the rest is lost."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + LAST_TRY
+        until = loop.time() + LAST_WRITES_WITHIN_S
         while loop.time() < until:
             if not await self._write_oldest():
-                if self._status.storage_error is None:  # there is nothing left to write
+                if self._status.storage_error is None:  # nothing is left to write
                     break
-                await asyncio.sleep(LAST_RETRY)
+                await asyncio.sleep(LAST_RETRY_PAUSE_S)
         if self._lose(self._pending.give_up_all(self._why())):
-            await self._write_oldest()  # at least their gap
+            await self._write_oldest()  # at least the gap that names them
 
     def _give_up_excess(self, now: float) -> None:
         self._lose(self._pending.give_up(now, self._why()))
@@ -301,7 +326,7 @@ class Recorder:
         return self._status.storage_error or "it was not written in time"
 
     def _lose(self, sweeps: int) -> int:
-        """Count sweeps that were given up; log the first ones of a failure."""
+        """Count sweeps that were given up; warn once for each failure."""
         if sweeps:
             if not self._losing:
                 logger.warning("%s: sweeps are lost: %s", self._sink, self._why())
@@ -312,12 +337,14 @@ class Recorder:
     def _failed(self, error: str) -> None:
         if self._status.storage_error is None:
             logger.warning(
-                "%s cannot be written, polling goes on and sweeps are kept: %s", self._sink, error
+                "%s cannot be written, polling continues and sweeps wait in memory: %s",
+                self._sink,
+                error,
             )
         self._status = replace(self._status, storage_error=error)
 
     def _written(self, sweep: Snapshot | None, saved: Saved) -> None:
-        """Count what was committed; some slots of its gaps may have had their sweep before."""
+        """Count what was committed; a slot of its gaps may have had a sweep before."""
         if self._status.storage_error is not None:
             logger.warning("%s can be written again", self._sink)
         self._losing = False
@@ -332,23 +359,34 @@ class Recorder:
             self._on_sweep(sweep)
 
     def _count(self, **more: int) -> None:
-        """Add to figures of the status."""
+        """Add to counts of the status."""
         sums = {name: getattr(self._status, name) + number for name, number in more.items()}
         self._status = replace(self._status, **sums)
 
     def _count_lost(self) -> None:
-        """Count sweeps that were acknowledged, and that the sink has lost since."""
+        """Count sweeps that the sink had acknowledged and has lost since."""
         if lost := self._sink.take_lost():
             self._count(missed=lost, lost=lost)
 
     # -- in the writing thread ---------------------------------------------------------------
 
-    def _open(self, begin: int) -> None:
-        """Open the sink, and note what was missed since something was stored last."""
+    def _open(self, begin: int, misfit: MisfitError | None) -> bool:
+        """Open the sink, and store a gap for the time since its last slot.
+
+        Returns:
+            Whether something was stored before.
+
+        Raises:
+            MisfitError: Nothing was, and the schedule does not fit.
+        """
         sink = self._sink
+        if misfit is not None and self.path is not None and not self.path.exists():
+            raise misfit
         sink.open()
         gaps: list[Gap] = []
         last, before = sink.last_slot(), sink.last_slot(begin)
+        if misfit is not None and last is None:
+            raise misfit
         if before is not None:
             missed = (before // self._period + 1) * self._period
             if missed < begin:
@@ -356,17 +394,18 @@ class Recorder:
         if last is not None and last - begin > STEP * 1000:
             detail = "the clock is before the last slot of the recording"
             gap = Gap(begin, begin - self._period, "clock", detail)
-            logger.warning("%s goes on at %s", sink, gap)
+            logger.warning("%s continues at %s", sink, gap)
             gaps.append(gap)
         if gaps:
             sink.save(None, gaps, self._period)
+        return last is not None
 
     def _close(self) -> None:
-        """Let others record. Whoever waits for the end learns why it came, and not of this."""
+        """Close the sink; only log its errors, so that `run` raises why recording ended."""
         try:
             self._sink.close()
         except StorageError as error:
-            logger.warning("%s cannot be closed as it should be: %s", self._sink, error)
+            logger.warning("%s cannot be closed properly: %s", self._sink, error)
 
     def _tidy(self) -> None:
         try:
@@ -379,17 +418,19 @@ class Recorder:
             self._untidy = False
 
 
-def _sink_of(path: str | os.PathLike[str] | Sink, source: str | None) -> Sink:
+def _stored(path: StrPath | Sink, source: str | None) -> tuple[Path | None, Sink]:
+    """The file, if it is one, and what stores there."""
     if isinstance(path, str | os.PathLike):
-        return SqliteSink(Path(path), source)
+        file = check_path("path", path)
+        return file, SqliteSink(file, source)
     if not hasattr(path, "claim"):
         raise TypeError(f"path must be a path or a Sink: {path!r}")
-    return path
+    return None, path
 
 
 def _done(work: Callable[[], T]) -> T:
-    """Do it. What another executor cancels within a sink has failed, and nobody cancelled us."""
+    """Run `work`. A `CancelledError` of another executor is a failure, not our cancellation."""
     try:
         return work()
     except CancelledError as error:
-        raise StorageError("a part of it was cancelled") from error
+        raise StorageError("a part of the work was cancelled") from error

@@ -1,9 +1,9 @@
-"""The file of a recording, and how it is read.
+"""Reading a recording: samples, sweeps and gaps.
 
-A recording is an SQLite database that any tool may read while it is written. The rule of this
-file: reading changes nothing, and numbers leave as the exchange wrote them. Damage is an error of
-ours that names the file, in every way to read: SQLite says what it finds, and what it does not look
-at (the type of a value, the text of a number) is checked here.
+A recording is an SQLite database that any tool may read while a recorder writes it. The rule of
+this file: reading changes nothing, and numbers leave as the exchange wrote them. Every way to read
+reports damage as a `RecordingError` that names the file. SQLite finds some damage; this module
+checks what SQLite does not: the type of a value, the text of a number.
 """
 
 import os
@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict
 
+from binance_oi.arguments import StrPath, check_path
+from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols, is_name
 from binance_oi.market import arrow
@@ -31,49 +33,55 @@ from binance_oi.recorder.schema import (
     EVERY_SYMBOL,
     NOT_SETTLED,
     read_source,
-    reading,
+    translate_read_errors,
 )
 from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
 
-BATCH = 65_536  # rows in memory at a time
+ROWS_PER_BATCH = 65_536
 
 
-# SELECT DISTINCT would read every row; this reads one for each symbol, and the recent ones.
+# SELECT DISTINCT would read every row. This reads one row for each symbol, and all of `recent`.
 _SYMBOLS = """
 WITH RECURSIVE found(symbol) AS (
     SELECT min(symbol) FROM settled
-    UNION  -- ALL would go round for ever where damage has put an earlier symbol behind a later one
+    UNION  -- UNION ALL would loop for ever if damage put an earlier symbol behind a later one
     SELECT (SELECT min(symbol) FROM settled WHERE settled.symbol > found.symbol)
     FROM found WHERE found.symbol IS NOT NULL
 )
 SELECT symbol FROM found WHERE symbol IS NOT NULL
 UNION SELECT symbol FROM recent ORDER BY symbol
 """
-# Not from the view: its `recent` is always that of the file, and never that of `_sort_recent`.
+# Not from the view: its `recent` is always the file's, never the temporary one of `_sort_recent`.
 _SAMPLES = " UNION ALL ".join(
     f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
     f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
     for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
 )
 _BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
-# One by one: a query with both min and max, or over both tables, reads all the rows between.
-_ENDS = " UNION ALL ".join(
+# Four queries: one query with both min and max, or over both tables, reads all rows in between.
+_FIRST_AND_LAST_TIMES = " UNION ALL ".join(
     f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
     for end in ("min", "max")
     for table in ("settled", "recent")
 )
-# Each gap with its period and its slots that have no sweep. A slot counts once, also where gaps
-# overlap: of a gap, only what is after the end of all that begin before it. The period is that of
-# the gap, for a recording may change its own; a gap with none that can be has no slot.
+# Each gap with its period and the number of its slots that have no sweep, from ?1 on and before ?2.
+# Where gaps overlap, a slot counts once: a gap counts only after the end of all gaps that begin
+# before it. The period is the gap's own, for a recording may change its period. A gap with an
+# impossible period has no slot. An empty gap is where it begins.
 _COUNTED = """
 WITH gap AS (
     SELECT first, last, reason, detail, iif(period > 0, period, NULL) AS period, coalesce(
         max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
         first - 1
     ) AS before FROM gaps WHERE symbol = ''
+), inside AS (
+    SELECT reason, detail, period, before,
+        first + coalesce(max(0, (?1 - first + period - 1) / period) * period, 0) AS first,
+        iif(last < ?2, last, coalesce(first + (?2 - 1 - first) / period * period, ?2 - 1)) AS last
+    FROM gap WHERE first < ?2 AND max(first, last) >= ?1
 ), part AS (
-    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM gap
+    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM inside
 )
 SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
     (last - due) / period + 1 - (
@@ -82,15 +90,25 @@ SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due
     )
 ELSE 0 END AS slots FROM part ORDER BY first
 """
+# The slots from ?1 on and before ?2 in which sweeps lack one symbol alone.
+_FAILED = """
+WITH part AS (
+    SELECT symbol, reason, period, min(last, ?2 - 1) AS ends,
+        first + max(0, (?1 - first + period - 1) / period) * period AS begins
+    FROM gaps WHERE symbol != '' AND period > 0
+)
+SELECT symbol, reason, sum((ends - begins) / period + 1) AS sweeps FROM part
+WHERE begins <= ends GROUP BY symbol, reason ORDER BY sweeps DESC, symbol
+"""
 
-# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. The
-# length alone says that most are not.
+# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. For
+# most numbers the length alone is enough to say no.
 _LONG = (
     f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
     " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
     f" OR length({{0}}) - instr({{0}}, '.') > {arrow.PLAIN_SCALE} END)"
 )
-_LOOKS = " UNION ALL ".join(  # over both tables at once, it would take twice as long
+_NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as long
     "SELECT max(mark_price IS NOT NULL),"
     f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
     f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
@@ -99,20 +117,19 @@ _LOOKS = " UNION ALL ".join(  # over both tables at once, it would take twice as
 )
 
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
-FEW = 8  # symbols: for more, what is recent is sorted once instead of being looked through for each
-EVER = 0, 1 << 62  # Unix ms
-# Unix ms: the years 1 to 9999, which a `datetime` can be.
+SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
+ALL_TIME_MS = 0, 1 << 62  # Unix ms
+ALWAYS = -(1 << 62), 1 << 62  # Unix ms, of slots: damage may put one before 1970
+# Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
-CHECKED = 1024  # rows whose values are checked together
+ROWS_PER_CHECK = 1024
 
-# The exchange's answers have no other numbers, and an export takes none.
+# The exchange's answers contain no other numbers, and an export accepts no others.
 NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
 
 
-class Sample(NamedTuple):
-    """One observation."""
-
+class _Sample(NamedTuple):
     symbol: str
     time: int
     """The exchange's transaction time, Unix ms."""
@@ -122,6 +139,12 @@ class Sample(NamedTuple):
     """When the answer came, Unix ms."""
     mark_price: Decimal | None
     """In units of the quote asset; None when it was not recorded."""
+
+
+class Sample(_Sample, Encodable):
+    """One observation."""
+
+    __slots__ = ()
 
 
 class SampleColumns(TypedDict):
@@ -134,9 +157,7 @@ class SampleColumns(TypedDict):
     mark_price: list[Decimal | None]
 
 
-class Sweep(NamedTuple):
-    """What is known of one sweep. Times are Unix ms."""
-
+class _Sweep(NamedTuple):
     slot: int
     period: int
     started: int
@@ -147,14 +168,24 @@ class Sweep(NamedTuple):
     weight: int
 
 
-class CountedGap(NamedTuple):
-    """Slots without any sweep, and how many they are."""
+class Sweep(_Sweep, Encodable):
+    """One row of the table `sweeps`. Times are Unix ms."""
 
+    __slots__ = ()
+
+
+class _CountedGap(NamedTuple):
     gap: Gap
     period: int
-    """From slot to slot of this gap, ms; 0 when the file holds none that can be."""
+    """From slot to slot of this gap, ms; 0 when the file holds an impossible period."""
     slots: int
-    """Slots without a sweep; 0 of an empty gap. A slot of two gaps counts in the first one."""
+    """Slots without a sweep; 0 for an empty gap. A slot in two gaps counts in the first one."""
+
+
+class CountedGap(_CountedGap, Encodable):
+    """Slots without any sweep, and their number."""
+
+    __slots__ = ()
 
 
 def _damaged(path: Path, what: str) -> RecordingError:
@@ -162,25 +193,25 @@ def _damaged(path: Path, what: str) -> RecordingError:
 
 
 def _typed(rows: Iterable[tuple[Any, ...]], path: Path, *kinds: type) -> Iterator[tuple[Any, ...]]:
-    """The same rows; a whole number is a time or a count, and no larger than a time can be.
+    """Yield the rows after a check of their types; integers must be possible times.
 
     Raises:
-        RecordingError: They cannot be read, or a value is of another type.
+        RecordingError: The rows cannot be read, or a value has a wrong type or is out of range.
     """
-    with reading(path):
+    with translate_read_errors(path):
         for row in rows:
             numbers = [value for value in row if type(value) is int]
             within = all(EARLIEST <= n <= LATEST for n in numbers)
             if tuple(map(type, row)) != kinds or not within:
-                raise _damaged(path, f"{row!r:.80} is no row of it")
+                raise _damaged(path, f"it contains an invalid row: {row!r:.80}")
             yield row
 
 
 def _check_samples(rows: Sequence[Row], path: Path) -> None:
-    """See that values are what a recorder writes; by column, for there may be millions.
+    """Check that the values are what a recorder writes; by column, for there may be millions.
 
     Raises:
-        RecordingError: They are not.
+        RecordingError: A value is not.
     """
     symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
     without = marks.count(None) == len(marks)
@@ -200,15 +231,15 @@ def _check_samples(rows: Sequence[Row], path: Path) -> None:
 
 
 class Samples:
-    """Recorded samples of some symbols and a span, sorted by symbol and time.
+    """Recorded samples of some symbols in a span of time, sorted by symbol and time.
 
-    Nothing is read before it is asked for, and nothing is kept: it may be larger than the memory,
-    and may be read again. The Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``,
-    DuckDB) needs the extra `parquet`.
+    Every iteration reads the file anew and keeps nothing, so the samples may exceed the memory. The
+    Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB) needs the extra
+    `parquet`.
     """
 
-    def __init__(self, path: Path, symbols: tuple[str, ...], since: int, until: int) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, symbols: tuple[str, ...], since: int, until: int) -> None:
+        self._path = check_path("path", path)
         self.symbols = symbols
         self.since = since
         """Unix ms, included."""
@@ -219,17 +250,20 @@ class Samples:
         return map(_sample, self.rows())
 
     def rows(self) -> Iterator[Row]:
-        """The same, with numbers as the exchange wrote them.
+        """The samples, with numbers as the exchange wrote them.
 
         Raises:
             RecordingError: The file cannot be read.
         """
-        for rows in self._chunks(CHECKED):
+        for rows in self._chunks(ROWS_PER_CHECK):
             yield from rows
 
     def _chunks(self, size: int) -> Iterator[list[Row]]:
-        """So many rows at a time, and fewer at the end, with values that were checked."""
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        """Yield checked rows, `size` at a time; the last chunk may be shorter."""
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             rows: list[Row] = []
             for symbol in self.symbols:
                 found = connection.execute(
@@ -245,15 +279,15 @@ class Samples:
                 yield rows
 
     def batches(self) -> Iterator[Batch]:
-        """The same by column, some ten thousand rows at a time.
+        """The samples by column, some ten thousand rows at a time.
 
         Raises:
             RecordingError: The file cannot be read.
         """
-        return map(Batch.of, self._chunks(BATCH))
+        return map(Batch.of, self._chunks(ROWS_PER_BATCH))
 
     def between(self, since: int, until: int) -> Self:
-        """The part of them from `since` until before `until` (Unix ms)."""
+        """The samples from `since` until before `until` (Unix ms)."""
         since, until = max(since, self.since), min(until, self.until)
         return type(self)(self._path, self.symbols, since, until)
 
@@ -264,12 +298,32 @@ class Samples:
             RecordingError: The file cannot be read.
         """
         ends: list[int] = []
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             for symbol in self.symbols:
-                found = connection.execute(_ENDS, (symbol, self.since, self.until))
+                found = connection.execute(_FIRST_AND_LAST_TIMES, (symbol, self.since, self.until))
                 known = ((time,) for (time,) in found if time is not None)
                 ends += [time for (time,) in _typed(known, self._path, int)]
         return (min(ends), max(ends)) if ends else None
+
+    def count(self) -> int:
+        """How many there are.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        count = 0
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
+            for symbol in self.symbols:
+                query = f"SELECT count(*) FROM ({_SAMPLES})"
+                ((found,),) = connection.execute(query, (symbol, self.since, self.until))
+                count += found
+        return count
 
     def to_columns(self) -> SampleColumns:
         """One list for each field, ready for a data frame.
@@ -287,26 +341,29 @@ class Samples:
         return columns
 
     def columns(self) -> arrow.Columns:
-        """What the Arrow columns of their numbers are.
+        """How the numbers of the samples are typed in Arrow.
 
-        It reads the numbers only when some are longer than the exchange's usual ones.
+        It reads all numbers only when some are longer than the exchange's usual ones.
 
         Raises:
             RecordingError: The file cannot be read.
         """
         has_prices = has_long = False
-        with reading(self._path), closing(_open_for(self._path, self.symbols)) as connection:
+        with (
+            translate_read_errors(self._path),
+            closing(_open_for(self._path, self.symbols)) as connection,
+        ):
             for symbol in self.symbols:
-                for prices, long in connection.execute(_LOOKS, (symbol, self.since, self.until)):
+                for prices, long in connection.execute(_NUMBERS, (symbol, self.since, self.until)):
                     has_prices, has_long = has_prices or bool(prices), has_long or bool(long)
         columns = arrow.Columns.of(self.batches()) if has_long else arrow.Columns()
         return columns._replace(has_notional=has_prices)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The samples for anything that reads Arrow; decimals are exact, times are UTC.
+        """Export the samples to any library that reads Arrow; decimals are exact, times are UTC.
 
-        With recorded mark prices there is a column `notional`. A row with more than 20 digits
-        before the point or 18 after it is left out, with a warning.
+        With recorded mark prices there is a column `notional`. The stream leaves out a row with
+        more than 20 digits before the point or 18 after it, and warns.
         """
         columns = self.columns()
         return arrow.stream(self.batches(), columns, self._path, requested_schema)
@@ -318,20 +375,20 @@ def _sample(row: Row) -> Sample:
 
 
 class Recording:
-    """Reads a recording, also while it is written.
+    """Reads a recording, also while a recorder writes it.
 
         with Recording("oi.db") as recording:
             for sample in recording.samples(["BTCUSDT"]):
                 ...
 
     Raises:
-        RecordingError: There is no such file, it is not ours, or of another version. Every way to
-            read raises it as well, also in the middle of an iteration: the file is damaged or cut
-            short, or cannot be read.
+        RecordingError: The file is missing, is not a recording, or has an unknown version. Every
+            method that reads raises it as well, also in the middle of an iteration: the file is
+            damaged or truncated, or cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path: Path = Path(path)
+    def __init__(self, path: StrPath) -> None:
+        self.path: Path = check_path("path", path)
         self._connection = open_to_read(self.path)
 
     def __enter__(self) -> Self:
@@ -349,17 +406,18 @@ class Recording:
         """Close the file. May be repeated."""
         self._connection.close()
 
-    def check_target(self, target: Path) -> None:
-        """See that a file or a directory at `target` would not replace what must stay.
+    def check_target(self, target: StrPath) -> None:
+        """Check that a file or a directory at `target` would not replace what must stay.
 
-        The name does not matter: links, hard links, other ways to the directory and other case
-        (of file systems that ignore it) lead to the same place. A side file that is not there is
-        refused as well, beside any recording: SQLite would take a file of that name for its own.
+        The name alone does not decide: links, hard links, other ways to the directory and, where
+        the file system ignores it, other case lead to the same place. The name of a side file is
+        refused beside any recording, even if there is no such file: SQLite would take it for one.
 
         Raises:
-            RecordingError: It is the recording, its log or another file beside it; or a device, a
-                pipe or a socket.
+            RecordingError: The target is the recording, its log or another file beside it, or a
+                device, a pipe or a socket.
         """
+        target = check_path("target", target)
         check_place(target)
         if is_same(target, self.path):
             raise RecordingError(f"{target} is the recording itself")
@@ -372,27 +430,27 @@ class Recording:
 
     def backup(
         self,
-        target: str | Path,
+        target: StrPath,
         *,
         replace: bool = False,
         on_pages: Callable[[int, int], object] | None = None,
     ) -> None:
-        """Copy the recording as it is at this moment, also while it is recorded into.
+        """Copy the recording as it is at this moment, also while a recorder writes it.
 
-        The copy is one file that is whole as soon as it has its name, with everything that was
-        acknowledged before this call. It can be read, moved and continued like any recording. A
-        recorder goes on meanwhile; its file grows more than usual until the copy is made.
+        The copy is one file that is complete when it gets its name. It holds everything that was
+        acknowledged before this call, and can be read, moved and continued like any recording. A
+        recorder continues meanwhile; its log grows more than usual until the copy is complete.
 
         Args:
             target: Name of the copy.
-            replace: Put it in the place of what has that name; otherwise that is an error.
-            on_pages: Called now and then with the pages copied and the pages there are.
+            replace: Replace an existing file of that name; otherwise it is an error.
+            on_pages: Called repeatedly with the number of copied pages and of all pages.
 
         Raises:
-            RecordingError: The target is there already, is the recording or belongs to it, is
-                written by somebody else, or cannot be written.
+            RecordingError: The target exists, is the recording or belongs to it, is being written
+                by another process, or cannot be written.
         """
-        path = Path(target)
+        path = check_path("target", target)
         self.check_target(path)
         copy(self.path, path, replace=replace, on_pages=on_pages)
 
@@ -400,14 +458,14 @@ class Recording:
     def source(self) -> str | None:
         """Where it was recorded: ``production``, ``testnet``, ``local`` or another base URL.
 
-        None when the file does not say, as those of version 2 do not.
+        None when the file does not say, as in version 2.
         """
-        with reading(self.path):
+        with translate_read_errors(self.path):
             return read_source(self._connection)
 
     def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
-        """What a query finds as of now, read while it is iterated over."""
-        with reading(self.path):
+        """The rows of a query on the current state, read while they are iterated over."""
+        with translate_read_errors(self.path):
             found = self._connection.execute(query, values)
         return _typed(found, self.path, *kinds)
 
@@ -427,12 +485,12 @@ class Recording:
         Args:
             symbols: None takes all.
             since: The earliest transaction time (aware).
-            until: Before this one (aware).
+            until: The end of the span, excluded (aware).
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
             RecordingError: One of `symbols` was never recorded.
-            ValueError: A moment does not say its time zone, or `since` is later than `until`.
+            ValueError: A time has no time zone, or `since` is later than `until`.
         """
         if since is not None and until is not None and unix_ms(since) > unix_ms(until):
             raise ValueError(
@@ -441,31 +499,36 @@ class Recording:
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        first = EVER[0] if since is None else unix_ms(since)
-        last = EVER[1] if until is None else unix_ms(until)
+        first = ALL_TIME_MS[0] if since is None else unix_ms(since)
+        last = ALL_TIME_MS[1] if until is None else unix_ms(until)
         return Samples(self.path, tuple(wanted), first, last)
 
     def _has(self, symbol: str) -> bool:
         query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
         return any(self._rows(query, (symbol,), int))
 
-    def ends(self, span: tuple[int, int] = EVER) -> Iterator[tuple[Sample, Sample]]:
-        """The first and the last sample of every symbol that has some.
+    def first_and_last(
+        self, span: tuple[int, int] = ALL_TIME_MS
+    ) -> Iterator[tuple[Sample, Sample]]:
+        """The first and the last sample of every symbol that has samples in `span`.
 
         Args:
-            span: Unix ms, from the first on and before the second; everything unless it is given.
+            span: Unix ms; the start is included, the end is not. The default is all time.
         """
         symbols = self.symbols()
-        with reading(self.path), closing(_open_for(self.path, symbols)) as connection:
+        with (
+            translate_read_errors(self.path),
+            closing(_open_for(self.path, symbols)) as connection,
+        ):
             for symbol in symbols:
                 both = [
                     row
                     for end in (_FIRST, _LAST)
                     for row in connection.execute(f"{_SAMPLES} {end}", (symbol, *span)).fetchall()
                 ]
-                if not both and span != EVER:
+                if not both and span != ALL_TIME_MS:
                     continue
-                if not both:  # what lists the symbols has it, and what finds a symbol has not
+                if not both:  # the table lists the symbol, but a search for it finds nothing
                     raise _damaged(self.path, f"the samples of {symbol!r:.40} are not found")
                 _check_samples(both, self.path)
                 yield _sample(both[0]), _sample(both[-1])
@@ -481,30 +544,33 @@ class Recording:
             return instant(first), instant(last)
         return None
 
-    def sweeps(self) -> Iterator[Sweep]:
-        """Every sweep, in the order of the schedule."""
+    def sweeps(self, span: tuple[int, int] = ALWAYS) -> Iterator[Sweep]:
+        """Every sweep, in the order of the schedule.
+
+        Args:
+            span: Of slots, Unix ms, from the first on and before the second; so it is below.
+        """
         columns = ", ".join(Sweep._fields)
-        query = f"SELECT {columns} FROM sweeps ORDER BY slot"
-        return map(Sweep._make, self._rows(query, (), *[int] * len(Sweep._fields)))
+        query = f"SELECT {columns} FROM sweeps WHERE slot >= ? AND slot < ? ORDER BY slot"
+        return map(Sweep._make, self._rows(query, span, *[int] * len(Sweep._fields)))
 
     def missed(self) -> int:
-        """How many slots have no sweep."""
+        """The number of slots without a sweep."""
         query = f"SELECT coalesce(sum(slots), 0) FROM ({_COUNTED})"
-        ((missed,),) = self._rows(query, (), int)
+        ((missed,),) = self._rows(query, ALWAYS, int)
         return int(missed)
 
-    def counted_gaps(self) -> Iterator[CountedGap]:
-        """The same as `gaps`, with the number of slots of each; their sum is `missed`."""
-        for *gap, period, slots in self._rows(_COUNTED, (), int, int, str, str, int, int):
+    def counted_gaps(self, span: tuple[int, int] = ALWAYS) -> Iterator[CountedGap]:
+        """The same as `gaps`, with the number of slots of each; they add up to `missed`.
+
+        Of a gap that begins before `span`, or ends after it, only the slots within.
+        """
+        for *gap, period, slots in self._rows(_COUNTED, span, int, int, str, str, int, int):
             yield CountedGap(Gap._make(gap), period, slots)
 
-    def failures(self) -> Iterator[tuple[str, str, int]]:
-        """Symbols that some sweeps lack: symbol, reason and number of sweeps, most first."""
-        query = (
-            "SELECT symbol, reason, sum((last - first) / period + 1) AS sweeps FROM gaps"
-            " WHERE symbol != '' GROUP BY symbol, reason ORDER BY sweeps DESC, symbol"
-        )
-        return self._rows(query, (), str, str, int)
+    def failures(self, span: tuple[int, int] = ALWAYS) -> Iterator[tuple[str, str, int]]:
+        """Symbols that some sweeps lack: symbol, reason, number of sweeps; the most first."""
+        return self._rows(_FAILED, span, str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
@@ -513,15 +579,15 @@ class Recording:
 
 
 def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
-    """A connection that reads those symbols one after the other; many of them as of one moment.
+    """Open a connection for reading the symbols one by one; many symbols see one moment.
 
     Raises:
         RecordingError: The file cannot be read.
     """
     connection = open_to_read(path)
     try:
-        with reading(path):
-            if len(symbols) > FEW:
+        with translate_read_errors(path):
+            if len(symbols) > SORT_RECENT_ABOVE:
                 _sort_recent(connection)
     except BaseException:
         connection.close()
@@ -530,10 +596,10 @@ def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
 
 
 def _sort_recent(connection: sqlite3.Connection) -> None:
-    """From now on `recent` is a copy in memory, by symbol."""
+    """Replace `recent` for this connection by a copy in memory, sorted by symbol."""
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA query_only = OFF")  # what is temporary counts as well
-    connection.execute("BEGIN")  # or some of it could be moved to `settled` and be there twice
+    connection.execute("PRAGMA query_only = OFF")  # it forbids temporary tables as well
+    connection.execute("BEGIN")  # or a recorder could move rows to `settled`: they would be twice
     connection.execute(_SORTED)
     connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
     connection.execute("PRAGMA query_only = ON")

@@ -1,6 +1,6 @@
-"""The tables of a recording, its versions, and what makes one of another.
+"""The tables of a recording, its versions, and the migration between them.
 
-The rule of this file: what is in the file, and nothing about who reads or writes it.
+The rule of this file: it says what is in the file, and nothing about readers or writers.
 """
 
 import sqlite3
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from binance_oi.errors import RecordingError
 
-APPLICATION_ID = 0x624F4931  # "bOI1": what `file` and we know a recording by
+APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to `file`
 VERSION = 3
-READABLE = (2, 3)  # versions; a recorder makes the newest of an older one
-EVERY_SYMBOL = ""  # in `gaps`: the whole sweep
+READABLE = (2, 3)  # versions; a recorder migrates an older one to the newest
+EVERY_SYMBOL = ""  # in `gaps`: the gap is of the whole sweep
 
-# Samples of one symbol lie together, or a day of it could not be read at once. If every sweep were
-# written there, it would change a page for each symbol: twenty times what is new. So a sweep goes
-# to the end of `recent`, and sixty of them together to their places in `settled`; a sample is in
-# one of the two, and whoever reads `samples` need not know in which.
-PAGE_SIZE = 1024  # of which `settled` changes at least one for each symbol
+# The samples of one symbol lie together, so that a day of them can be read at once. But to write
+# each sweep there would change a page for each symbol: twenty times the amount of new data. So a
+# sweep goes to the end of `recent`, and sixty sweeps together move to `settled`. A sample is in
+# one of the two tables; the view `samples` joins them.
+PAGE_SIZE = 1024  # moving to `settled` changes at least one page for each symbol
 COLUMNS = """
     symbol TEXT NOT NULL,
     time INTEGER NOT NULL,        -- the exchange's transaction time, Unix ms
@@ -28,7 +28,7 @@ COLUMNS = """
     mark_price TEXT,              -- in units of the quote asset; NULL when it was not asked for
 """
 
-# Nobody writes an observation to both tables; where one is in both, `settled` has it.
+# We write an observation to one table only; if it is in both, the row of `settled` counts.
 NOT_SETTLED = (
     "NOT EXISTS (SELECT 1 FROM settled"
     " WHERE settled.symbol = recent.symbol AND settled.time = recent.time)"
@@ -73,7 +73,7 @@ CREATE TABLE gaps (
 ) STRICT, WITHOUT ROWID
 """,
 )
-# What makes this version of the one before: no row of it is touched.
+# Makes this version of the previous one, without changing any row.
 MIGRATION = ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT)
 
 
@@ -81,10 +81,10 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     """The version of the recording in the file; 0 when the file is empty.
 
     Raises:
-        RecordingError: It is not ours, or of another version.
+        RecordingError: The file is not a recording, or has an unknown version.
     """
     try:
-        connection.execute("BEGIN")  # of one moment: it may just be made by somebody
+        connection.execute("BEGIN")  # one moment for all three: somebody may be making the file
         (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -99,16 +99,16 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     if not objects and not application:
         return 0
     if application != APPLICATION_ID:
-        raise RecordingError(f"{path} is a database, and not a recording of ours")
+        raise RecordingError(f"{path} is a database, but not a recording")
     if version not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise RecordingError(f"{path} has version {version}; this program knows {known}")
+        raise RecordingError(f"{path} has version {version}; this program reads {known}")
     return int(version)
 
 
 @contextmanager
-def reading(path: Path) -> Generator[None]:
-    """Raise what SQLite says of a file as an error of ours that names the file."""
+def translate_read_errors(path: Path) -> Generator[None]:
+    """Turn an error of SQLite into a `RecordingError` that names the file."""
     try:
         yield
     except sqlite3.Error as error:
@@ -116,7 +116,7 @@ def reading(path: Path) -> Generator[None]:
 
 
 def read_source(connection: sqlite3.Connection) -> str | None:
-    """Which exchange the recording is of; None when it does not say, as before version 3."""
+    """The exchange that the recording is of; None when it does not say (before version 3)."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < VERSION:
         return None

@@ -1,7 +1,7 @@
-"""Files beside a recording: of SQLite, and of the recorder.
+"""Files beside a recording: SQLite's, and the recorder's.
 
-The rule of this file: a side file is where SQLite looks for it, beside what a link means, and its
-name belongs to it whether it is there or not.
+The rule of this file: a side file lies where SQLite looks for it: beside the file that a link leads
+to. Its name is reserved for it, whether it exists or not.
 """
 
 import os
@@ -13,11 +13,11 @@ from pathlib import Path
 from binance_oi.errors import RecordingError
 from binance_oi.recorder.atomic import SIDES
 
-SIDE_FILES = (*SIDES, "-lock")  # beside it: of SQLite, and of the recorder
+SIDE_FILES = (*SIDES, "-lock")  # SQLite's, and the recorder's
 
 
 def check_sides(path: Path) -> None:
-    """See that SQLite finds files beside a recording, or nothing: it would wait for a pipe.
+    """Check that side files of SQLite are regular or missing: SQLite would block on a pipe.
 
     Raises:
         RecordingError: One of them is a pipe, a device, a socket or a directory.
@@ -29,18 +29,18 @@ def check_sides(path: Path) -> None:
 
 
 def has_side_name(path: Path) -> bool:
-    """Whether SQLite or a recorder takes a file of that name for one beside another recording."""
+    """Whether SQLite or a recorder would take a file of this name for a side file."""
     return path.name.casefold().endswith(SIDE_FILES)
 
 
 def beside(path: Path, ending: str) -> Path:
-    """The file that belongs to a recording, where SQLite looks for it: beside what a link means."""
+    """The side file of a recording, where SQLite looks for it: beside the target of a link."""
     real = Path(os.path.realpath(path))  # `resolve` raises for a link to itself before 3.13
     return real.with_name(real.name + ending)
 
 
 def is_same(target: Path, own: Path) -> bool:
-    """Whether both are one file, or would be if `target` were made."""
+    """Whether both are one file, or would be one if `target` were made."""
     with suppress(OSError):
         if os.path.samefile(target, own):
             return True
@@ -52,5 +52,5 @@ def is_same(target: Path, own: Path) -> bool:
 
 
 def _folded(name: str) -> str:
-    """One spelling of the names that some file system takes for one."""
+    """One spelling of all names that some file system treats as the same."""
     return unicodedata.normalize("NFC", name).casefold()

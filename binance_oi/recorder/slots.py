@@ -1,20 +1,20 @@
 """What a recording knows of a slot: a sweep, a gap, or nothing.
 
-The rule of this file: a slot has one of the two and never both, and a sweep stays as it was
-written. Slots come a second time when somebody sets the clock back. What a slot has then decides:
+The rule of this file: a slot never has both a sweep and a gap, and a written sweep does not change.
+Slots occur a second time when somebody sets the clock back. Then it depends on what the slot has:
 
-    a sweep         it stays; the second one adds its observations only
+    a sweep         it stays; a second sweep only adds its observations
     a gap           a sweep takes its slot out of the gap
-    a gap `clock`   a later gap takes its slots out of it: now they were due, and it says why
-    nothing         what comes is written
+    a gap `clock`   a later gap takes its slots out: they were due again, and it has the reason
+    nothing         the sweep or the gap is written
 
-Between two slots of a gap there may be more slots of a shorter period. When such slots are missed,
-the gap gets the shorter period there: it names each of them, and a sweep takes out its own alone.
+A shorter period has slots between those of a gap. When they are missed, the gap gets the shorter
+period in that span, and names each slot. A sweep then takes out its own slot alone.
 
-What we write keeps gaps disjoint. A file of version 2 may hold gaps that overlap, contain each
+The gaps that we write are disjoint. A file of version 2 may hold gaps that overlap, contain each
 other or have several periods. Its rows stay as they are, so nothing here relies on disjoint gaps.
 
-All functions write within the transaction of the caller.
+All functions write within the caller's transaction.
 """
 
 import sqlite3
@@ -22,8 +22,8 @@ from collections.abc import Iterator
 
 from binance_oi.market.gap import Gap
 
-# Slots of the schedule ?1, ?1 + ?3, ... ?2 between what is known, from one to the next. A long
-# recording has millions of sweeps: only the holes leave the database.
+# The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots without a sweep or a gap. A long
+# recording has millions of sweeps, so SQL computes the holes, and only they leave the database.
 _HOLES = """
 WITH known(first, last) AS (
     SELECT ?1 - 1, ?1 - 1 UNION ALL SELECT ?2 + 1, ?2 + 1
@@ -43,7 +43,7 @@ SELECT first, last FROM hole WHERE first <= last
 _SWEPT = """
 SELECT count(*) FROM sweeps WHERE slot BETWEEN ?1 AND ?2 AND (slot - ?1) % ?3 = 0
 """
-# Any gap that begins before the end of a span may reach into it, however many begin later.
+# No lower bound on `first`: a gap that begins long before the span may reach into it.
 _COVERING = """
 SELECT first, last, period, reason, detail FROM gaps
 WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last >= first
@@ -58,7 +58,7 @@ _ANY_SWEEP = "SELECT EXISTS (SELECT 1 FROM sweeps WHERE slot BETWEEN ? AND ?)"
 _DELETE = "DELETE FROM gaps WHERE symbol = '' AND first = ?"
 _BEGINS = "SELECT 1 FROM gaps WHERE symbol = ? AND first = ? AND last >= first"
 _INSERT = "INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?, ?, ?)"
-# The end of a gap may only move over slots of no sweep: with another period, there may be some.
+# A gap may only be extended over slots without a sweep; with another period there may be sweeps.
 _EXTEND = """
 UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 AND period = ?4
     AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
@@ -67,13 +67,13 @@ UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 A
 
 
 def unknown(connection: sqlite3.Connection, gap: Gap, period: int) -> Iterator[Gap]:
-    """The parts of `gap` of whose slots nothing is known."""
+    """The parts of `gap` whose slots have neither a sweep nor a gap."""
     for first, last in connection.execute(_HOLES, (gap.first, gap.last, period)).fetchall():
         yield gap._replace(first=first, last=last)
 
 
 def refine(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
-    """Let gaps of a longer period have, within `gap`, each slot of the shorter `period`.
+    """Give gaps of a longer period, within `gap`, the shorter `period` and all its slots.
 
     They keep their reasons. A gap over a sweep, which only a file of version 2 has, stays as it is.
     """
@@ -92,17 +92,17 @@ def refine(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
 
 
 def swept(connection: sqlite3.Connection, gap: Gap, period: int) -> int:
-    """How many slots of `gap` have a sweep."""
+    """The number of slots of `gap` that have a sweep."""
     (count,) = connection.execute(_SWEPT, (gap.first, gap.last, period)).fetchone()
     return int(count)
 
 
 def cover(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) -> None:
-    """Write a gap, as the end of the gap before it when that is one.
+    """Write a gap, or extend the gap before it when they are adjacent and alike.
 
-    Gaps are known by their first slot. A gap that begins at the same slot stays: it covers that
-    slot, and the new one begins at the next slot where no gap begins. Only an empty gap, which
-    covers nothing, is replaced.
+    A gap is identified by its first slot. An existing gap with the same first slot stays; the new
+    one then begins at the next slot where no gap begins. Only an empty gap, which covers nothing,
+    is replaced.
     """
     longer = (gap.last, symbol, gap.first, period, gap.reason)
     if not connection.execute(_EXTEND, longer).rowcount:
@@ -119,13 +119,13 @@ def _insert(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) 
 def uncover(
     connection: sqlite3.Connection, first: int, last: int, reason: str | None = None
 ) -> None:
-    """Take the slots from `first` to `last` out of all gaps; only out of those for `reason`."""
+    """Take the slots from `first` to `last` out of all gaps, or only out of gaps for `reason`."""
     found = [
         (Gap(begin, end, why, detail), max(1, period))
         for begin, end, period, why, detail in connection.execute(_COVERING, (first, last))
         if reason in (None, why)
     ]
-    # First all of them go: a part of one may begin where another one did.
+    # Delete all of them first: a remaining part may begin where another gap did.
     connection.executemany(_DELETE, [(gap.first,) for gap, _ in found])
     for gap, period in found:
         for part in _without(gap, first, last, period):
@@ -133,7 +133,7 @@ def uncover(
 
 
 def _without(gap: Gap, first: int, last: int, period: int) -> Iterator[Gap]:
-    """What is left of `gap` before `first`, and after `last`."""
+    """The parts of `gap` before `first` and after `last`."""
     before = gap.first + (first - 1 - gap.first) // period * period
     after = gap.first + ((last - gap.first) // period + 1) * period
     if before >= gap.first:

@@ -1,7 +1,7 @@
-"""A recording as a sink: one SQLite file, whatever happens to it and to what lies beside it.
+"""A recording as a sink: one SQLite file, whatever others do to it and to its side files.
 
-The rule of this file: what was acknowledged is never given up while any file may have it. A file
-that was moved, removed or replaced is opened again under its name, and gets what its log held.
+The rule of this file: the sink keeps what it acknowledged while any file may hold it. When the file
+was moved, removed or replaced, the sink makes a new one, and writes into it what the log held.
 """
 
 import logging
@@ -29,8 +29,8 @@ class SqliteSink:
     """Stores sweeps in a recording; see `Sink`.
 
     Args:
-        path: Of the recording; made when missing, and continued when it is there.
-        source: Which exchange it is; None is not written and not compared.
+        path: The recording; made when missing, continued when present.
+        source: The exchange's name; None is neither written nor compared.
     """
 
     def __init__(self, path: Path, source: str | None) -> None:
@@ -39,15 +39,15 @@ class SqliteSink:
         self._clock: Callable[[], float] | None = None
         self._lock: RecorderLock | None = None
         self._store: Store | None = None
-        self._unsure: list[Kept] = []  # acknowledged, and maybe only in the log of a closed file
-        self._homeless: list[Kept] = []  # acknowledged, and in no file: theirs was removed
-        self._lost = 0  # the same, and lost; nobody knows yet
+        self._in_closed_log: list[Kept] = []  # acknowledged; maybe only in the log of a closed file
+        self._unstored: list[Kept] = []  # acknowledged, and in no file: theirs was removed
+        self._lost = 0  # sweeps that were acknowledged and lost, and are not reported yet
 
     def __str__(self) -> str:
         return str(self._path)
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """See `Sink.claim`; the lock ends with this process."""
+        """See `Sink.claim`. The system releases the lock with this process."""
         self._clock = clock
         self._lock = _lock(self._path)
         check_source(self._path, self._source)
@@ -75,7 +75,7 @@ class SqliteSink:
             raise StorageError(str(error)) from error
 
     def is_due(self) -> bool:
-        """See `Sink.is_due`: the file alone must not be late."""
+        """See `Sink.is_due`: the file alone must not lag behind its log."""
         store = self._store
         return store is not None and store.is_due()
 
@@ -86,17 +86,17 @@ class SqliteSink:
         try:
             self._store.tidy()
         except (sqlite3.Error, OSError) as error:
-            raise StorageError(f"{self} stays in its log, which is tried again: {error}") from error
+            raise StorageError(f"{self} stays in its log for now: {error}") from error
 
     def take_lost(self) -> int:
-        """See `Sink.take_lost`: sweeps that were in the log of a file that was removed."""
+        """See `Sink.take_lost`: such sweeps were in the log of a removed file."""
         lost, self._lost = self._lost, 0
         if lost:
-            logger.warning("%s was removed with what its log held: sweeps are lost, %d", self, lost)
+            logger.warning("%s was removed with its log: %d sweeps are lost", self, lost)
         return lost
 
     def close(self) -> None:
-        """Close the file; what is in no file yet gets one."""
+        """Close the file; write what is in no file into a new one."""
         lock = self._lock
         if lock is None:
             return
@@ -113,7 +113,7 @@ class SqliteSink:
         return Store(self._path, self._source, clock=self._clock)
 
     def _save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
-        """Write, or else open the file again: it may have been removed, or be whole again."""
+        """Write; when that fails, open the file again: it may be gone, or be intact again."""
         change = ""
         if self._store is not None:
             try:
@@ -136,40 +136,40 @@ class SqliteSink:
         if not self._lock.protects(self._path):
             change = store.change() or "has lost its lock; it is opened again"
             raise ChangedError(f"{self._path} {change}")
-        self._rehouse(store)
+        self._store_again(store)
         swept = store.swept(gaps, period)
         return Saved(store.save(sweep, gaps, period), swept)
 
-    def _rehouse(self, store: Store) -> None:
-        """Write what the log of a removed file held, and no file has now."""
-        if self._unsure:
-            self._homeless += store.remember(self._unsure)
-            self._unsure = []
-        while self._homeless:
-            self._lost += store.restore(self._homeless[0])
-            del self._homeless[0]
+    def _store_again(self, store: Store) -> None:
+        """Write what the log of a removed file held and no file has now."""
+        if self._in_closed_log:
+            self._unstored += store.remember(self._in_closed_log)
+            self._in_closed_log = []
+        while self._unstored:
+            self._lost += store.restore(self._unstored[0])
+            del self._unstored[0]
 
     def _finish(self) -> None:
-        """Close the file; what is in no file yet gets one."""
-        closed_by_an_error = bool(self._unsure)
+        """Close the file; write what is in no file into a new one."""
+        closed_by_an_error = bool(self._in_closed_log)
         self._close()
-        if self._homeless or closed_by_an_error:
+        if self._unstored or closed_by_an_error:
             with suppress(sqlite3.Error, OSError, RecordingError):
                 self._store = self._opened()
-                self._rehouse(self._store)
+                self._store_again(self._store)
             self._close()
-        self._unsure = []  # their log is with their file
-        if self._homeless:
-            self._lost += sum(k.lost or k.snapshot is not None for k in self._homeless)
-            # A recorder that was cancelled may run again: it writes their gaps.
-            self._homeless = [k.without_rows()._replace(lost=False) for k in self._homeless]
+        self._in_closed_log = []  # the log is beside its file
+        if self._unstored:
+            self._lost += sum(k.lost or k.snapshot is not None for k in self._unstored)
+            # A cancelled recorder may run again, and then writes their gaps.
+            self._unstored = [k.without_rows()._replace(lost=False) for k in self._unstored]
 
     def _close(self, **how: float) -> None:
         """Close the store, if there is one; see `Store.close`."""
         store, self._store = self._store, None
         if store is not None:
-            self._homeless += store.close(**how)
-            self._unsure += store.forget()
+            self._unstored += store.close(**how)
+            self._in_closed_log += store.forget()
 
 
 def _lock(path: Path) -> RecorderLock:

@@ -1,7 +1,7 @@
 """Writing a recording: one transaction for each sweep, acknowledged after its commit.
 
-The rule of this file: what `save` has returned from is on the disk, whole, whatever happens to
-this process or the machine next; what it raised from is not there at all.
+The rule of this file: when `save` returns, the write is on disk as a whole, whatever happens next
+to this process or the machine. When `save` raises, nothing is written.
 """
 
 import math
@@ -19,7 +19,7 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
-from binance_oi.recorder.recording import EVER
+from binance_oi.recorder.recording import ALL_TIME_MS
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
     EVERY_SYMBOL,
@@ -35,50 +35,50 @@ from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
 from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
-BUSY = 1.0  # s to wait until another connection unlocks the file
-CACHE_KIB = 16 * 1024  # one page for each symbol and the way to it, many times over
-# Changes after which new samples are moved to their places: sixty sweeps of the market, so that
-# most pages get many at once, and few enough for whoever reads one symbol to look through.
-SETTLE = 49_152
-LOG_BYTES = 64 * 1024 * 1024  # of the log, kept; longer only while somebody reads for long
+LOCK_TIMEOUT_S = 1.0  # how long to wait until another connection unlocks the file
+CACHE_KIB = 16 * 1024  # far more than one page of each symbol with its parent pages
+# Moving new samples to `settled` pays after sixty sweeps of the market: most pages then get many
+# samples at once. It stays few enough for a reader of one symbol to scan.
+SETTLE_AFTER_CHANGES = 49_152
+LOG_BYTES = 64 * 1024 * 1024  # kept for the log; longer only while somebody reads for a long time
 
-# The file itself is at most a minute behind: after the 40 s, the next `tidy` comes within 10 s.
-CHECKPOINT_AFTER = 40.0
-TIDY_EVERY = 10.0
-CLOSE_WAIT = 5.0  # s at the end for those who still read an earlier moment, or write
-PAUSE = 0.05  # s between two tries
-BEGINNINGS = 3  # of a log that another program moves again and again, before a sweep
+# The file itself is at most a minute behind: after 40 s, the next `tidy` comes within 10 s.
+CHECKPOINT_AFTER = 40.0  # s
+TIDY_EVERY = 10.0  # s
+CLOSE_WAIT = 5.0  # s at the end, for connections that read an earlier state, or write
+RETRY_PAUSE_S = 0.05
+BEGIN_ATTEMPTS = 3  # before a sweep, while another program checkpoints the log again and again
 
-KEPT_ROWS = 200_000  # in memory for the case that the file is removed; some 60 MB
+KEPT_ROWS = 200_000  # in memory in case the file is removed; some 60 MB
 
-# An observation is there once, wherever it is.
+# Write an observation only once, whichever table has it.
 _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
 """
 _LAST = (
     "SELECT max(slot) FROM sweeps WHERE slot < ?1",
-    # A gap `clock` that goes on after `before` is of a clock that was wrong, not of this one.
+    # A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
     "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
     " AND (reason != 'clock' OR last < ?1)",
 )
 
 
 class ChangedError(FileNotFoundError):
-    """Somebody moved, removed or changed the file or what lies beside it: open it again."""
+    """Somebody moved, removed or changed the file or a side file: open the recording again."""
 
 
 class Kept(NamedTuple):
-    """A write that was acknowledged and that only the log holds."""
+    """An acknowledged write that only the log holds."""
 
     snapshot: Snapshot | None
     gaps: tuple[Gap, ...]
     period: int
     lost: bool = False
-    """Too many wait for the log: of this sweep, only its slot is kept, as the last of the gaps."""
+    """Too many writes wait for the log: of this sweep only the slot is kept, as the last gap."""
 
     def without_rows(self) -> "Kept":
-        """The same, but its sweep is lost, and its slot is a gap."""
+        """The same write without its sweep: the sweep is lost, and its slot is a gap."""
         if self.snapshot is None or self.snapshot.slot is None:
             return self
         slot = unix_ms(self.snapshot.slot)
@@ -87,23 +87,23 @@ class Kept(NamedTuple):
 
 
 class Store:
-    """One connection that writes. Belongs to the thread that made it.
+    """A connection that writes. It belongs to the thread that made it.
 
     The file itself is never more than a minute behind what was acknowledged, if `tidy` is called
-    several times a minute. A connection that reads the state of an earlier moment holds that up
-    until it ends; every `tidy` tries again.
+    several times a minute. A connection that reads an earlier state delays that until it ends;
+    every `tidy` tries again.
 
     Args:
-        path: Of the recording; made when missing. One of version 2 becomes one of this version:
-            wholly or, when this process is killed meanwhile, not at all. No row changes.
-        source: Where it is recorded; see `binance_oi.exchange.hosts.source_name`. The first one is
-            written into the file and stays. None is not written and not compared.
-        clock: Seconds that only grow.
+        path: The recording; made when missing. A recording of version 2 is migrated in one
+            transaction: as a whole or, when this process is killed, not at all. No row changes.
+        source: The exchange's name; see `binance_oi.exchange.hosts.source_name`. The first one is
+            written into the file and stays. None is neither written nor compared.
+        clock: Monotonic seconds.
 
     Raises:
-        RecordingError: The file is not ours, of another version or source, or has beside it what
-            is no file; or SQLite is too old.
-        sqlite3.Error: It cannot be made or opened.
+        RecordingError: The file is not a recording, has an unknown version or another source, or
+            has a side file that is not a regular file; or SQLite is too old.
+        sqlite3.Error: The file cannot be made or opened.
         OSError: The same.
     """
 
@@ -122,31 +122,31 @@ class Store:
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
-        self._log_generation: Generation | None = None  # that has given the file a new token
+        self._log_generation: Generation | None = None  # the log that has given the file a token
         self._connection = self._connect("mode=rwc")
         try:
             self._prepare(source)
-            self._tidied = -SETTLE  # a recorder that was killed may have left a long log
-            self._idle = self._joined()
+            self._tidied = -SETTLE_AFTER_CHANGES  # a killed recorder may have left a long log
+            self._idle = self._second_connection()
         except BaseException:
             self._connection.close()
-            if new:  # a full disk has room for an empty file, which nobody takes for a recording
+            if new:  # a full disk has room for an empty file, but that is no recording
                 remove_all(path)
             raise
         self._behind_since: float | None = clock()
         self._kept: list[Kept] = []
-        self._in_file = 0  # of them: what an earlier checkpoint has moved
+        self._in_file = 0  # how many of `_kept` an earlier checkpoint has moved
         self._closed = False
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?{mode}"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCK_TIMEOUT_S)
 
-    def _joined(self) -> sqlite3.Connection:
-        """Another connection to the file, which keeps SQLite from moving the log on closing.
+    def _second_connection(self) -> sqlite3.Connection:
+        """Open a connection that keeps SQLite from checkpointing when the writing one closes.
 
-        As long as it is open, the one that writes is not the last one. It cannot write, so SQLite
-        moves nothing when this one is closed at last.
+        SQLite checkpoints when the last connection closes. While this one is open, the writing one
+        is not the last. This one cannot write, so SQLite moves nothing when it closes at last.
         """
         connection = self._connect("mode=ro")
         try:
@@ -165,13 +165,13 @@ class Store:
         if None not in (known, source) and known != source:
             raise RecordingError(f"{self.path} is a recording of {known}, and not of {source}")
         run("PRAGMA journal_mode = WAL")
-        run("PRAGMA synchronous = FULL")  # NORMAL may lose commits with the power
+        run("PRAGMA synchronous = FULL")  # NORMAL may lose commits in a power failure
         run("PRAGMA wal_autocheckpoint = 0")
-        run("PRAGMA temp_store = MEMORY")  # or the move would be written a third time
+        run("PRAGMA temp_store = MEMORY")  # or moving samples would write them a third time
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         (token,) = run("PRAGMA schema_version").fetchone()
-        self._place = Place(self.path)  # with its log and index, which are open now
+        self._place = Place(self.path)  # with the log and the index, which are open now
         is_older = version != VERSION or token < FIRST_TOKEN
         if is_older or (known is None and source is not None):
             with self._transaction():
@@ -196,17 +196,17 @@ class Store:
             self._log_generation = begun
 
     def _begin(self) -> Generation | None:
-        """Begin a transaction, in a log that holds the token of the file.
+        """Begin a transaction in a log that contains the file's token.
 
-        When the log begins anew, a transaction of its own puts the token there. Another program may
-        move that one before ours begins. After a few tries, ours begins the log, and the file keeps
-        its token until the next transaction.
+        When the log restarts, a transaction of its own writes the token there first. Another
+        program may checkpoint that transaction before ours begins. After a few tries, our
+        transaction starts the log, and the file keeps its token until the next one.
 
         Returns:
-            The log whose transaction gives the file a new token; None when this one does not.
+            The log in which this transaction gives the file a new token; None if it gives none.
         """
         begun: Generation | None = None
-        for _ in range(BEGINNINGS):
+        for _ in range(BEGIN_ATTEMPTS):
             self._connection.execute("BEGIN IMMEDIATE")
             log = None if self._place.log_begins_anew() else generation(self._log)
             if log is not None and log == begun:
@@ -221,22 +221,22 @@ class Store:
         return None
 
     def _write_first_page(self) -> None:
-        """Write the first page as it is: a log that begins with it has the token of the file."""
+        """Write the first page unchanged, so that the log contains the file's token."""
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         self._connection.execute(f"PRAGMA user_version = {version}")
 
     def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
-        """Move what the log holds into the file, and close it. May be repeated.
+        """Move the log into the file, and close both. May be repeated.
 
-        Also when the file was moved: its log is emptied into it, or follows it to its new name.
+        The log of a moved file goes into that file, or follows it to its new name.
 
         Args:
-            wait: Seconds to wait for those who read the state of an earlier moment, or write. After
-                that, the log keeps what it holds, and the next `Store` goes on with it.
+            wait: Seconds to wait for connections that read an earlier state, or write. After that,
+                the log keeps what it holds, and the next `Store` continues with it.
 
         Returns:
             Acknowledged writes that are in no file, because the file was removed before its log
-            was moved into it. Write them elsewhere with `restore`.
+            went into it. Write them elsewhere with `restore`.
         """
         if self._closed:
             return []
@@ -249,7 +249,7 @@ class Store:
 
     def _leave(self, wait: float) -> list[Kept]:
         if self._place.is_overwritten():
-            self._connection.close()  # without a move: it is not the last one
+            self._connection.close()  # no checkpoint: it is not the last connection
             self._idle.close()
             self._place.remove_log()
             self._place.set_aside_cut_file()
@@ -258,11 +258,11 @@ class Store:
         self._idle.close()
         has_log = self._place.has_sides()
         until = time.monotonic() + wait
-        # Who came after the index was removed does not know that the log would be cut.
-        while not self._empties_log("TRUNCATE" if has_log else "PASSIVE"):
+        # After the index was removed, a new connection does not notice that the log is truncated.
+        while not self._try_checkpoint("TRUNCATE" if has_log else "PASSIVE"):
             if time.monotonic() >= until:
                 break
-            time.sleep(PAUSE)
+            time.sleep(RETRY_PAUSE_S)
         if not self._place.is_moved():
             return [] if has_log else self._leave_log()
         home = self._place.take_log_along()
@@ -276,23 +276,23 @@ class Store:
             settle(home)
         return []
 
-    def _empties_log(self, mode: str) -> bool:
-        """Move the log; False when somebody who reads or writes keeps us from it for now."""
+    def _try_checkpoint(self, mode: str) -> bool:
+        """Checkpoint; False when another connection prevents it for now."""
         try:
             return self._checkpoint(mode)
         except sqlite3.Error as error:
             return not is_busy(error)
 
     def change(self) -> str | None:
-        """Why the file must be opened again before anything is written; None when it need not.
+        """Why the file must be opened again before a write; None when it need not be.
 
         Raises:
-            OSError: Nobody can say.
+            OSError: The system does not say.
         """
         return self._place.change()
 
     def _leave_log(self) -> list[Kept]:
-        """Close a file that is in its place, and has lost its log."""
+        """Close a file that is in its place but has lost its log."""
         is_whole = self._behind_since is None
         self._place.drop_lost_log()
         if is_whole:
@@ -302,18 +302,18 @@ class Store:
         return self.forget()
 
     def forget(self) -> list[Kept]:
-        """Acknowledged writes that only the log may hold; they are no longer remembered here."""
+        """Return the acknowledged writes that only the log may hold, and keep them no longer."""
         kept, self._kept = self._kept, []
         return kept
 
     def remember(self, kept: Sequence[Kept]) -> list[Kept]:
-        """Go on with what a `Store` that had the same name remembered when it was closed.
+        """Take over the writes that an earlier `Store` of this name still kept at its end.
 
         Returns:
-            What this file does not have, because it is another one: `restore` it.
+            The writes that this file lacks, because it is another one: `restore` them.
 
         Raises:
-            sqlite3.Error: Nothing is remembered.
+            sqlite3.Error: Nothing is kept.
         """
         here, missing = list[Kept](), list[Kept]()
         for each in kept:
@@ -328,11 +328,11 @@ class Store:
         return self._connection.execute(query, (slot,)).fetchone() is not None
 
     def restore(self, kept: Kept) -> int:
-        """Write what another file held and lost, as `save` does: a slot keeps the sweep it has.
+        """Write again what was lost with another file. A slot keeps its sweep, as in `save`.
 
         Returns:
-            How many sweeps are lost nevertheless: 1 when only the slot of this one was kept, and
-            no other sweep has it.
+            The number of lost sweeps: 1 if `kept` has only the slot of its sweep, and the slot has
+            no other sweep; else 0.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -341,24 +341,24 @@ class Store:
         self.save(kept.snapshot, kept.gaps, kept.period)
         return int(kept.lost and not self.swept(kept.gaps[-1:], kept.period))
 
-    def last_slot(self, before: int = EVER[1]) -> int | None:
-        """The last slot before `before` of which something is known, Unix ms."""
+    def last_slot(self, before: int = ALL_TIME_MS[1]) -> int | None:
+        """The last slot before `before` that has a sweep or a gap, Unix ms."""
         found = [self._connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
         return max((slot for slot in found if slot is not None), default=None)
 
     def save(self, snapshot: Snapshot | None, gaps: Sequence[Gap], period: int) -> int:
         """Write a sweep and gaps, all or nothing.
 
-        A slot that has a sweep keeps it: of a second one, only the observations are written, and
-        no gap covers it.
+        A slot that has a sweep keeps it. Of a second sweep, only the observations are written, and
+        no gap covers the slot.
 
         Args:
-            snapshot: With its slot; None when there are only gaps.
+            snapshot: A sweep with its slot; None when there are only gaps.
             gaps: Slots without a sweep.
             period: From slot to slot, ms.
 
         Returns:
-            How many samples are new.
+            The number of new samples.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -375,10 +375,10 @@ class Store:
         return new
 
     def _keep(self, kept: Kept) -> None:
-        """Remember it until the file itself has had it for a while.
+        """Keep a write in memory until the file itself has held it for a while.
 
-        The file may be removed before that. And ``mv`` to another file system copies it first: what
-        goes into the file meanwhile is not in the copy.
+        The file may be removed before that. Also, ``mv`` to another file system copies the file
+        first, and the copy lacks what goes into the file in the meantime.
         """
         if self._behind_since is None:
             self._behind_since = self._clock()
@@ -393,7 +393,7 @@ class Store:
         assert snapshot.slot is not None
         slot = unix_ms(snapshot.slot)
         before = self._connection.total_changes
-        by_time = sorted(snapshot.rows(), key=itemgetter(1))  # each at the end of `recent`
+        by_time = sorted(snapshot.rows(), key=itemgetter(1))  # appends to `recent`
         self._connection.executemany(_INSERT, by_time)
         new = self._connection.total_changes - before
         asked, times = len(snapshot) + len(snapshot.errors), (snapshot.started, snapshot.finished)
@@ -402,21 +402,21 @@ class Store:
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
         uncover(self._connection, slot, slot)
-        if first.rowcount == 0:  # the clock was set back, and the slot has come before
+        if first.rowcount == 0:  # the clock was set back, and this slot has a sweep already
             return new
         for symbol, error in snapshot.errors.items():
             cover(self._connection, symbol, Gap(slot, slot, reason(error), str(error)), period)
         return new
 
     def swept(self, gaps: Sequence[Gap], period: int) -> int:
-        """How many slots of `gaps` have a sweep."""
+        """The number of slots of `gaps` that have a sweep."""
         return sum(swept(self._connection, gap, period) for gap in gaps)
 
     def _write_missed(self, gap: Gap, period: int) -> None:
         """Write a gap for those of its slots that have no sweep.
 
-        An empty one says that the clock was set back: the slots from there to the last one that is
-        known are a gap until their sweeps come, so that a recorder may end at any time.
+        An empty gap says that the clock was set back. The slots from there to the last known one
+        are a gap until their sweeps come, so that the recorder may end at any time.
         """
         written = False
         empty = gap.last < gap.first
@@ -434,23 +434,23 @@ class Store:
             )
 
     def is_due(self) -> bool:
-        """Whether `tidy` has to move the log into the file now, for the file not to be late."""
+        """Whether `tidy` must checkpoint now, to keep the file less than a minute behind."""
         since = self._behind_since
         return since is not None and self._clock() - since >= CHECKPOINT_AFTER
 
     def tidy(self) -> None:
-        """Put what is recent to its place, and what is in the log; for the time between two sweeps.
+        """Move samples to `settled` and the log into the file when due; between two sweeps.
 
-        The log is then written over from its start, not made anew: a file that does not grow is on
-        the disk sooner. Nobody who reads is waited for; what is read by others stays in the log.
+        SQLite then overwrites the log from its start: a file of constant size is on disk sooner.
+        This never waits for readers; what they read stays in the log.
 
         Raises:
-            sqlite3.Error: It could not be done now; what was acknowledged is in the log.
+            sqlite3.Error: It is not possible now; the log still holds what was acknowledged.
         """
-        enough = self._connection.total_changes - self._tidied >= SETTLE
+        enough = self._connection.total_changes - self._tidied >= SETTLE_AFTER_CHANGES
         try:
             if enough:
-                self._checkpoint("PASSIVE")  # who reads now is in the past after the move
+                self._checkpoint("PASSIVE")  # after the move, current readers would block it
                 self._settle()
         finally:
             if self.is_due():
@@ -458,31 +458,31 @@ class Store:
 
     def _settle(self) -> None:
         with self._transaction():
-            # Nobody writes a sample to both tables. If one is in both all the same, it is one
-            # observation, and the settled one stays: the others must not wait for it for ever.
+            # We write a sample to one table only. If it is in both, it is one observation, and
+            # the row in `settled` stays: the others must still be moved.
             self._connection.execute(
                 "INSERT OR IGNORE INTO settled SELECT * FROM recent ORDER BY symbol, time"
             )
             self._connection.execute("DELETE FROM recent")
         self._tidied = self._connection.total_changes
-        self._behind_since = -math.inf  # the log is long now
+        self._behind_since = -math.inf  # checkpoint at once, because the log is long now
 
     def _checkpoint(self, mode: str) -> bool:
-        """Move the log into the file, unless somebody reads the past: then it stays whole.
+        """Move the log into the file, unless somebody reads an earlier state: then move nothing.
 
         Returns:
-            False when it may get further as soon as others leave.
+            False when it may get further after other connections end.
         """
         if self._place.is_overwritten():
             return True
-        if self._place.is_read_in_the_past():
+        if self._place.is_earlier_state_read():
             return False
         run = self._connection.execute
         busy, logged, moved = run(f"PRAGMA wal_checkpoint({mode})").fetchone()
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
-        # -1: somebody else does it. And what goes into a file without a name goes nowhere.
+        # -1: another connection is checkpointing. And a removed file keeps nothing.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since = None
             if len(self._kept) > self._in_file:
@@ -492,13 +492,13 @@ class Store:
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether somebody else has the file locked: it is whole, and need not be opened again."""
+    """Whether another connection has locked the file: it is intact, and stays open."""
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _changes(version: int) -> Iterator[str]:
-    """What makes a recording of this version; of an empty file when `version` is 0."""
+    """The statements that bring a file from `version` (0: empty) to the current version."""
     if version == VERSION:
         return
     yield from MIGRATION if version else SCHEMA

@@ -1,14 +1,19 @@
-"""One request on the wire, and what came back.
+"""How one request gets onto the wire, and what comes back.
 
 retry.py              when a request is sent again
 pacer.py              how fast requests leave
+connection_limit.py   how many requests may be under way
 governor.py           the queue and the gate
 deadline.py           the end of a request, with one timer for all
+local_address.py      which address of this machine a request comes from
 kept_connections.py   how long a kept connection may be silent
-connections.py        connections of our own and of a caller's session
+wire.py               the bytes of a request
+plain_answers.py      the usual answer, read without a parser
+parked_connections.py connections that have just served
+connections.py        connections of our session and of a caller's
 transport.py          one GET, with its permit, its deadline and its errors
 sender.py             the send loop: every request goes through it
-shared_calls.py       calls for one thing at one time share one request
+shared_calls.py       identical calls at the same time share one request
 """
 
 from binance_oi.sending.retry import RetryPolicy

@@ -1,14 +1,16 @@
-"""Connections: what is sent on one, and how much may come back; beside `transport`, all of aiohttp.
+"""Connections: how requests are sent, and how much may come back. With `transport`, all of aiohttp.
 
-The rule of this file: one attempt, one request on the wire, on a connection that holds nothing but
-silence; and whatever brings more than one answer can have is ended.
+The rule of this file: one attempt is one request on the wire, on a connection without unread bytes.
+A connection that brings more than one answer can have is closed.
 
-The first request to an origin goes through `ClientSession`, which is most of what a request costs.
-Then the way is known: aiohttp's connector still opens and keeps the connections and its parser
-reads the answers, and the bytes of the request go straight to the connection.
+The first request to an origin goes through `ClientSession`, which is most of a request's cost.
+Later requests avoid it: aiohttp's connector opens and keeps the connections, and the bytes of a
+request go straight to one. The usual answer comes straight back (`plain_answers`). An unusual one
+goes to aiohttp's parser, from its first byte on.
 """
 
 import asyncio
+import errno
 import re
 import socket
 import ssl
@@ -17,9 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from typing import NamedTuple, cast
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -30,39 +30,43 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.local_address import family_of
+from binance_oi.sending.parked_connections import ParkedConnections
+from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
+from binance_oi.sending.wire import SMALL, origin_of, wire
 
-USER_AGENT = f"binance-oi/{version('binance-oi')}"
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
-NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # one deadline for all of it
-# Bytes on the wire beside a body: headers, chunk sizes, 1xx answers. A real answer has one
-# thousand; more than this would be as much work as some hundred answers.
+SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` covers all of it
+# Bytes on the wire besides a body: headers, chunk sizes, 1xx answers. A real answer has one
+# thousand; more than this bound would be as much work as some hundred answers.
 ENVELOPE = 64 * 1024
-PIECE = 16 * 1024  # bytes received at once at the most; as large as TLS makes them
-HEADS = 8  # in one piece, 1xx answers and the real one; a flood of them is not worth the work
+BYTES_PER_READ = 16 * 1024  # as large as a TLS record
+HEADS_PER_READ = 8  # 1xx answers and the real one; a flood of them is not worth more work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
 _SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
 _REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
-# Another aiohttp may want more of whoever uses its connections than we do.
+# Another release of aiohttp may require more from users of its connections than our code does.
 _LEAN = aiohttp.__version__.startswith("3.14.")
 
 
 class SecondRequestError(Exception):
-    """The connection ended, and aiohttp was about to send the request once more, by itself."""
+    """The connection ended, and aiohttp was about to send the request again by itself."""
 
     def __str__(self) -> str:
-        return "the connection ended"
+        return "the connection ended without an answer"
 
 
 class LateError(Exception):
-    """It took so long to get a connection that the request may not be sent; nothing was sent."""
+    """No connection was available in time to send the request; nothing was sent."""
 
     def __str__(self) -> str:
         return "the request could not be sent in time"
 
 
 class _StaleConnectionError(Exception):
-    """A connection holds more than silence, so nothing was sent on it."""
+    """A connection is dead or has unread bytes, so nothing was sent on it."""
 
 
 class SilentConnectionError(Exception):
@@ -72,11 +76,11 @@ class SilentConnectionError(Exception):
 class Guard(asyncio.BufferedProtocol):
     """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
 
-    aiohttp bounds the headers, and we the body, but there are bytes that never become either:
-    chunk sizes and 1xx answers without end, trailers, gzip that unpacks to nothing.
+    aiohttp bounds the headers, and we bound the body. But some bytes become neither: endless chunk
+    sizes and 1xx answers, trailers, gzip that decompresses to nothing.
 
-    It has a buffer, for without one asyncio makes a new one of 256 KiB for each piece it receives,
-    which costs 0.1 of a request.
+    It provides a buffer. Without one, asyncio allocates 256 KiB for each read, which costs 0.1 of a
+    request.
     """
 
     def __init__(self, handler: ResponseHandler, kept: KeptConnections, line: Line) -> None:
@@ -84,18 +88,19 @@ class Guard(asyncio.BufferedProtocol):
         self._kept = kept
         self.line = line
         self.left: int = ENVELOPE  # bytes
-        self.refusal: int = 0  # the status that began an answer, if it was one
-        self.unused: bool = False  # opened for a request that was too late, and kept for the next
+        self.refusal: int = 0  # the status of an answer that is a refusal
+        self.unused: bool = False  # opened for a request that was too late, kept for the next one
         self.ended: bool = False  # by the other side
-        self._buffer = memoryview(bytearray(PIECE))
+        self._buffer = memoryview(bytearray(BYTES_PER_READ))
         self._tail = b""
-        self._transport: asyncio.Transport | None = None  # to which the request was written
-        self._socket: socket.socket  # of that
+        self._transport: asyncio.Transport | None = None  # the request was written to it
+        self._socket: socket.socket  # of the transport
         self._body: aiohttp.StreamReader | None = None
+        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte came
 
     @property
     def flooded(self) -> bool:
-        """Whether the connection was ended for that."""
+        """Whether the connection was ended because it brought too much."""
         return self.left < 0
 
     @property
@@ -104,39 +109,56 @@ class Guard(asyncio.BufferedProtocol):
         return self._handler.transport is None
 
     def begin(self, attempt: "Attempt", transport: asyncio.Transport) -> None:
-        """The request of `attempt` is written to `transport`, and its body may come."""
+        """Note that the request of `attempt` is about to be written to `transport`."""
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
-        self._tail, self._body = b"", None  # what came before is of an earlier request
-        # The socket now: a TLS transport that was closed twice has forgotten it.
-        self._transport, self._socket = transport, transport.get_extra_info("socket")
+        self._tail, self._body = b"", None  # earlier bytes belong to an earlier request
+        if self._transport is not transport:
+            # Fetch the socket now: a TLS transport that was closed twice no longer has it.
+            self._transport, self._socket = transport, transport.get_extra_info("socket")
         self._kept.sent(self.line, self._abandon)
         attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
 
-    def _abandon(self) -> None:
-        """End a connection that is silent; its late answer reaches nobody.
+    def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
+        """Write a request; the result is its answer, or None once aiohttp's parser reads it."""
+        assert self._transport is not None  # `begin` came just before
+        self._plain = asyncio.get_running_loop().create_future()
+        self._transport.write(data)
+        return self._plain
 
-        Not with a TLS farewell: nobody is there to return it.
+    def _parse(self) -> None:
+        """Leave the answer to aiohttp's parser."""
+        plain, self._plain = self._plain, None
+        if plain is not None:
+            self._handler.set_response_params(read_until_eof=True)
+            if not plain.done():
+                plain.set_result(None)
+
+    def _abandon(self) -> None:
+        """End a silent connection, so that its late answer reaches no other request.
+
+        It sends no TLS close, because no peer would answer it.
         """
         if self._handler.transport is not None:
+            self._parse()
             self._handler.set_exception(SilentConnectionError())
             self.reset()
 
     def reset(self) -> None:
-        """End the connection, and let nothing more of what was written to it be sent.
+        """End the connection with a reset, so that nothing written to it is sent any more.
 
-        A request is booked for a time. What of it is not acknowledged the system sends again and
-        again, for minutes after the connection was closed, unless the close is a reset.
+        A request is charged to a minute. After a normal close, the system would resend its
+        unacknowledged bytes for minutes.
         """
         transport, self._transport = self._transport, None
         if transport is not None:
-            with suppress(AttributeError, OSError, TypeError):  # closed, or a loop without options
+            with suppress(AttributeError, OSError, TypeError):  # closed, or an unusual loop
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
 
     def watch(self, body: aiohttp.StreamReader) -> None:
-        """Tell whoever reads `body` when its chunks are broken.
+        """Raise an error to the reader of `body` when its chunks are broken.
 
-        aiohttp then closes the connection and forgets the body, and its reader waits for ever.
+        aiohttp itself closes the connection and drops the body, and its reader would wait for ever.
         """
         self._body = body
         self._end_body()
@@ -147,7 +169,7 @@ class Guard(asyncio.BufferedProtocol):
             body.set_exception(aiohttp.ClientPayloadError(str(error)))
 
     def leave(self) -> None:
-        """Let aiohttp have its connection back, as it was."""
+        """Give the connection back to aiohttp unchanged."""
         transport = self._handler.transport
         if transport is not None and transport.get_protocol() is self:
             transport.set_protocol(self._handler)
@@ -160,6 +182,13 @@ class Guard(asyncio.BufferedProtocol):
             self._kept.heard(self.line)
         self.left -= nbytes
         data = bytes(self._buffer[:nbytes])
+        if self._plain is not None:
+            answer = plain_answer(data)
+            if answer is not None and not self._plain.done():
+                self._plain.set_result(answer)
+                self._plain = None
+                return
+            self._parse()
         if self.left < 0:
             if self._handler.transport is not None:
                 self._handler.transport.abort()
@@ -171,14 +200,14 @@ class Guard(asyncio.BufferedProtocol):
             self._end_body()
 
     def _pass_on_by_heads(self, data: bytes) -> None:
-        """Headers before what follows them.
+        """Pass on headers before the bytes that follow them.
 
-        A body that is broken takes a status in the same piece along with it, and a ban must not be
-        missed. Not even when its headers are what is broken.
+        aiohttp drops the status of a piece that also contains a broken body, but a ban must not be
+        missed. It is noted even when its own headers are broken.
         """
         seen, start, line = self._tail + data, len(self._tail), 0
         self._note_refusal(seen, line)
-        for _ in range(HEADS):
+        for _ in range(HEADS_PER_READ):
             blank = seen.find(_BLANK_LINE, max(0, start - 3))
             if blank == -1:
                 break
@@ -188,7 +217,7 @@ class Guard(asyncio.BufferedProtocol):
             start = line
         if start < len(seen):
             self._handler.data_received(seen[start:])
-        # What may go on in the next piece: a first line, or else a blank one.
+        # What the next piece may continue: a first line, or else a blank one.
         self._tail = seen[line:] if len(seen) - line < 16 else seen[-3:]
 
     def _note_refusal(self, seen: bytes, start: int) -> None:
@@ -198,12 +227,14 @@ class Guard(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self.ended = True
+        self._parse()
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.ended = self.ended or exc is not None
         self._kept.lost(self.line)
+        self._parse()
         self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -213,37 +244,66 @@ class Guard(asyncio.BufferedProtocol):
         self._handler.resume_writing()
 
 
+def is_out_of_descriptors(error: Exception) -> bool:
+    """Whether there is no connection because there is no file descriptor for it.
+
+    A name that was not resolved, and several addresses that failed differently, do not say so: then
+    the system is asked for a descriptor.
+    """
+    if not isinstance(error, OSError):
+        return False
+    is_vague = isinstance(error, aiohttp.ClientConnectorError) and error.errno not in SHORTAGES
+    if is_vague and not isinstance(error, aiohttp.ClientSSLError):
+        try:
+            socket.socket().close()
+        except OSError as found:
+            error = found
+    return error.errno in SHORTAGES
+
+
 def _at_any_time() -> bool:
     return True
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One request: what is asked of its connection, and what became of it there."""
+    """One attempt at a request: its conditions, and what happened on its connection."""
 
-    may_send: Callable[[], bool] = _at_any_time  # asked immediately before it is written
-    sent: bool = False  # a connection was handed out: from here on it may be counted
-    fresh: bool = False  # the connection must not have served before
-    reused: bool = False  # the connection had served before
+    may_send: Callable[[], bool] = _at_any_time  # called right before the request is written
+    sent: bool = False  # it has a connection: from now on the exchange may count it
+    fresh: bool = False  # it needs a connection that has not served before
+    reused: bool = False  # its connection has served before
     max_body: int = 0  # bytes
-    guard: Guard | None = None  # of the connection
-    request: int = 0  # which of all requests it is, see `Line.request`
+    guard: Guard | None = None  # of its connection
+    request: int = 0  # its number among all requests, see `Line.request`
+
+    @property
+    def received(self) -> int:
+        """Bytes that have come since it was sent; -1 before that."""
+        if not self.sent:
+            return -1
+        return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
+
+    @property
+    def pieces(self) -> int:
+        """How many reads an answer takes that is as long as it may be."""
+        return (self.max_body + ENVELOPE) // BYTES_PER_READ
 
     @property
     def refusal(self) -> int:
-        """The status of a refusal that began, also when its headers were broken; 0 for none."""
+        """The status of a refusal that began, even with broken headers; 0 for none."""
         return 0 if self.guard is None else self.guard.refusal
 
     @property
     def flooded(self) -> bool:
-        """Whether the connection was ended because too much came."""
+        """Whether the connection was ended because it brought too much."""
         return self.guard is not None and self.guard.flooded
 
     @property
     def dropped(self) -> bool:
-        """Whether a connection that had served before ended, before or within its answer.
+        """Whether a connection that had served before ended before or within its answer.
 
-        Without a byte it is dropped whatever the error is.
+        A connection without a single byte counts, whatever the error is.
         """
         return self.reused and (self.silent or (self.guard is not None and self.guard.ended))
 
@@ -251,19 +311,19 @@ class Attempt:
     def silent(self) -> bool:
         """Whether the request was sent, and no byte has come since.
 
-        The end of its body frees the connection before its call goes on: by then another call may
-        have sent a request on the same line, and the silence is that request's.
+        The end of a body frees the connection before its call continues. Another call may have sent
+        a request on it by then; its silence belongs to that request.
         """
         line = None if self.guard is None else self.guard.line
         return line is not None and line.request == self.request and line.silent
 
 
 current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
-"""Of whoever calls a session: aiohttp hands nothing on to where the connections are."""
+"""The attempt of the call that uses a session: aiohttp passes no argument on to the connector."""
 
 
 class Response:
-    """Status, headers and body, and none of aiohttp's conveniences."""
+    """Status, headers and body, without aiohttp's conveniences."""
 
     __slots__ = ("_connection", "content", "headers", "status")
 
@@ -277,69 +337,62 @@ class Response:
         content.on_eof(connection.release)
 
     def close(self) -> None:
-        """Close the connection, unless it was released with the end of the body."""
+        """Close the connection, unless the end of the body has released it."""
         self._connection.close()
 
 
-class _Wire(NamedTuple):
-    """All of a request, and where it goes."""
-
-    origin: str
-    data: bytes
-
-
-@lru_cache(maxsize=4096)
-def _wire(url: URL) -> _Wire:
-    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
-    lines.append(f"User-Agent: {USER_AGENT}")
-    lines += [f"{k}: {v}" for k, v in aiohttp.ClientRequest.DEFAULT_HEADERS.items()]
-    return _Wire(_origin(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
-
-
-def _origin(url: URL) -> str:
-    return str(url.origin())
-
-
 class Connector(aiohttp.TCPConnector):
-    """Hands out connections that hold nothing but silence, one for each permit."""
+    """Provides connections without unread bytes, one for each permit."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None, kept: KeptConnections) -> None:
+    def __init__(
+        self, *, tls: ssl.SSLContext | None, kept: KeptConnections, local: str | None = None
+    ) -> None:
         # No limits here: a permit that waited for a connection would be charged too early.
         super().__init__(  # pyright: ignore[reportUnknownMemberType] - of an argument not used
-            limit=0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ssl=tls or True
+            limit=0,
+            limit_per_host=0,
+            keepalive_timeout=KEEP_ALIVE,
+            ssl=tls or True,
+            local_addr=None if local is None else (local, 0),
+            family=socket.AF_UNSPEC if local is None else family_of(local),
         )
-        # For each origin a request that aiohttp made: it tells the connector where to connect.
-        self._ways: dict[str, aiohttp.ClientRequest] = {}
-        self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which it keeps
+        # For each origin, a request that aiohttp made: it says how to connect there.
+        self._templates: dict[str, aiohttp.ClientRequest] = {}
+        self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which the guard keeps
         self._kept = kept
+        self._parked = ParkedConnections()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """For the session: a connection, unless this request had one already."""
+        """Called by the session: provide a connection, unless this request already had one."""
         attempt = current_attempt.get()
         if attempt.sent:
             raise SecondRequestError
         if _LEAN and req.proxy is None:
-            self._ways.setdefault(_origin(req.url), req)
+            self._templates.setdefault(origin_of(req.url), req)
         return await self._take(req, attempt)
 
-    async def ask(self, url: URL, attempt: Attempt) -> Response | None:
-        """Around the session: send a request, and wait for the headers of its answer.
+    async def ask(self, url: URL, attempt: Attempt) -> PlainAnswer | Response | None:
+        """Send a request without the session; wait for its answer, or only for unusual headers.
 
-        None when nothing was sent, for no way to there is known yet: the session finds one.
+        None when nothing was sent, because no template for the origin is known: use the session.
         """
-        wire = _wire(url)
-        way = self._ways.get(wire.origin)
-        if way is None:
-            return None
-        connection = await self._take(way, attempt)
+        origin, data = wire(url, attempt.max_body <= SMALL)
+        connection = self._take_parked(origin, attempt)
+        if connection is None:
+            template = self._templates.get(origin)
+            if template is None:
+                return None
+            connection = await self._take(template, attempt)
         try:
+            assert attempt.guard is not None  # by `_take` and `_take_parked`
+            plain = await attempt.guard.send(data)
+            if plain is not None:
+                self._parked.add(origin, connection)
+                return plain
             handler = connection.protocol
             assert handler is not None
-            assert handler.transport is not None  # `_take` came just before
-            handler.set_response_params(read_until_eof=True)
-            handler.transport.write(wire.data)
             while True:
                 message, content = await handler.read()
                 if not 100 <= message.code < 200 or message.code == 101:
@@ -348,14 +401,34 @@ class Connector(aiohttp.TCPConnector):
             connection.close()
             raise
 
-    async def _take(self, way: aiohttp.ClientRequest, attempt: Attempt) -> Connection:
-        """A connection for this attempt."""
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close all connections, the parked ones included."""
+        self._parked.release()
+        await super().close(abort_ssl=abort_ssl)
+
+    def _take_parked(self, origin: str, attempt: Attempt) -> Connection | None:
+        """Take a connection that has just served, for this attempt."""
+        fresh = attempt.fresh or not self._kept.are_usable
+        while (connection := self._parked.take(origin)) is not None:
+            guard = self._guard_of(connection, fresh=fresh)
+            if guard is not None:
+                self._hand_out(connection, guard, attempt)
+                return connection
+        return None
+
+    async def _take(self, template: aiohttp.ClientRequest, attempt: Attempt) -> Connection:
+        """Take a connection from aiohttp's pool, or a new one, for this attempt."""
         while True:
-            connection = await super().connect(way, [], NO_TIMEOUT)
+            connection = await super().connect(template, [], NO_TIMEOUT)
             fresh = attempt.fresh or not self._kept.are_usable
             guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 break
+        self._hand_out(connection, guard, attempt)
+        return connection
+
+    def _hand_out(self, connection: Connection, guard: Guard, attempt: Attempt) -> None:
+        """Give a connection to an attempt, unless it is too late for its request."""
         attempt.reused = guard.line.kept
         if not attempt.may_send():
             guard.unused = guard.unused or not attempt.reused
@@ -363,10 +436,9 @@ class Connector(aiohttp.TCPConnector):
             raise LateError
         assert connection.transport is not None
         guard.begin(attempt, connection.transport)
-        return connection
 
     def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
-        """Of a connection that may be used; another one is closed."""
+        """The guard of a usable connection; closes one that is not usable."""
         handler = connection.protocol
         assert handler is not None
         guard = self._guards.get(id(handler))
@@ -377,25 +449,25 @@ class Connector(aiohttp.TCPConnector):
             guard.line.kept = not fresh
             return guard
         del self._guards[id(handler)]
-        connection.close()  # it may be dead, or hold an answer that nobody asked for
+        connection.close()  # it may be dead, or deliver an answer that nobody requested
         return None
 
     async def open(self, url: URL, count: int, busy: int) -> None:
-        """Until there are `count`, of which `busy` requests have or open one themselves.
+        """Open connections until there are `count`; `busy` requests have or open one themselves.
 
-        Only beside a request on its way to the same place; whatever fails, fails for the request
-        that needs it.
+        It runs only beside a request to the same origin. It ignores errors, because the request
+        that needs the connection gets them as well.
         """
-        way = self._ways.get(_origin(url))
-        if way is not None:
+        template = self._templates.get(origin_of(url))
+        if template is not None:
             trusts = self._kept.trusts
             live = sum(not guard.gone and trusts(guard.line) for guard in self._guards.values())
-            opening = (self._open_one(way) for _ in range(count - max(busy, live)))
+            opening = (self._open_one(template) for _ in range(count - max(busy, live)))
             await asyncio.gather(*opening, return_exceptions=True)
 
-    async def _open_one(self, way: aiohttp.ClientRequest) -> None:
+    async def _open_one(self, template: aiohttp.ClientRequest) -> None:
         while True:
-            connection = await super().connect(way, [], NO_TIMEOUT)
+            connection = await super().connect(template, [], NO_TIMEOUT)
             if self._guard_of(connection, fresh=False) is not None:
                 connection.release()
                 break
@@ -409,12 +481,11 @@ class Connector(aiohttp.TCPConnector):
         return guard
 
 
-class Borrowed:
-    """What our own connector does, for a session that is not ours: a middleware of aiohttp's.
+class CallerSessionMiddleware:
+    """Does the work of `Connector` for a caller's session, as a middleware of aiohttp.
 
-    It judges the connection at the moment at which the request is written to it. Other traffic of
-    that session is left alone, except that a new connection is only to be had once every idle one
-    is closed.
+    It checks the connection at the moment when the request is written to it. It leaves other
+    traffic of the session alone. But it can only get a new connection by closing every idle one.
     """
 
     def __init__(self, kept: KeptConnections) -> None:
@@ -436,7 +507,7 @@ class Borrowed:
             except _StaleConnectionError:
                 continue  # aiohttp has closed it
             assert attempt.guard is not None
-            # The next request on the connection may be the owner's, before this call goes on.
+            # The connection's next request may be the owner's, before this call continues.
             response.content.on_eof(attempt.guard.leave)
             return response
 
@@ -463,7 +534,7 @@ class Borrowed:
                 return await send(conn)
             except LateError:
                 attempt.guard.leave()
-                conn.release()  # the next request takes it
+                conn.release()  # the next request uses it
                 raise
             finally:
                 gate.open()
@@ -472,10 +543,10 @@ class Borrowed:
 
 
 class _Gate:
-    """Stands before the transport of a connection until a request is written to it.
+    """Replaces the transport of a connection until a request is written to it.
 
-    A session's trace is awaited after the connection was handed out and before the write, and may
-    take its time. Only here it is certain that nothing comes between the question and the write.
+    A session awaits its traces between getting a connection and the write, and they may take long.
+    Only here nothing can come between the check of the permit and the write.
     """
 
     def __init__(self, handler: ResponseHandler, attempt: Attempt, guard: Guard) -> None:
@@ -488,12 +559,12 @@ class _Gate:
         return getattr(self._transport, name)
 
     def open(self) -> None:
-        """Stand aside; a connection that is lost has no transport any more."""
+        """Put the transport back; a lost connection no longer has one."""
         if self._handler.transport is cast(asyncio.Transport, self):
             self._handler.transport = self._transport
 
     def write(self, data: bytes) -> None:
-        """What aiohttp does once, with all of the request."""
+        """Write the request; aiohttp calls this once, with all of it."""
         self.open()
         if not self._attempt.may_send():
             raise LateError
@@ -502,9 +573,9 @@ class _Gate:
 
 
 def _has_served(handler: ResponseHandler) -> bool:
-    """Whether an answer has come on it, also one to a request of the session's owner.
+    """Whether an answer has come on this connection, also to a request of the session's owner.
 
-    aiohttp keeps the last body there until the connection ends, and tells it nowhere else.
+    aiohttp keeps the last body there until the connection ends, and shows it nowhere else.
     """
     return handler._payload is not None  # pyright: ignore[reportPrivateUsage]
 
@@ -512,9 +583,9 @@ def _has_served(handler: ResponseHandler) -> bool:
 async def _unwatched(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, attempt: Attempt
 ) -> aiohttp.ClientResponse:
-    """With an aiohttp that we do not know: one request for each permit, and no more than that.
+    """Send with an unknown release of aiohttp: one request for each permit, and no more.
 
-    Which connection it uses cannot be seen, so a kept one that is dead looks like any other error.
+    Its connections are not visible, so a dead kept connection looks like any other error.
     """
     send = request.send
 

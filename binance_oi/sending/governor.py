@@ -1,7 +1,7 @@
-"""Who may send now: one queue, one pacer, one gate.
+"""Admission of requests: one queue, one pacer, one gate.
 
-The rule of this file: it decides the order and it sleeps; how much may be sent is the pool's
-decision, and how fast the pacer's.
+The rule of this file: it decides the order, and it sleeps. The pool decides how much may be sent,
+and the pacer how fast.
 """
 
 import asyncio
@@ -26,31 +26,33 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
-from binance_oi.sending.pacer import FAR, Pacer
+from binance_oi.sending.connection_limit import ConnectionLimit
+from binance_oi.sending.pacer import LONGEST_S, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FEW = 100  # finished calls that may stay in the heap of deadlines
-SLICE = 250  # waiters completed in one step of the loop; each is woken in the next
-NAP = 1.0  # s after which a sleeper looks whether another process was told to stop
-AGAIN = 0.1  # s from a refusal to its `retry_at` at least: a caller who obeys it does not spin
+MAX_FINISHED = 100  # finished calls that may stay in the heap of deadlines
+ENDED_PER_STEP = 250  # waiters completed in one step of the loop; each wakes in the next step
+LONGEST_SLEEP_S = 1.0  # then the dispatcher checks again: another process may have been banned
+LEAST_RETRY_S = 0.1  # from a refusal to its `retry_at`, so that an obedient caller does not spin
 
 NO_ROOM = "no room for weight {weight} in time: "
 NOT_ADMITTED = "weight {weight} was not admitted in time: "
 WHY = {
-    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{held}}",
+    Reason.COOLDOWN: f"{NOT_ADMITTED}after a refusal nothing is sent until {{end}}",
     Reason.PROBE_PENDING: f"{NOT_ADMITTED}a probe is under way, and its count decides",
-    Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{turn}}",
-    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the minute before may not be over",
+    Reason.MINUTE_FULL: f"{NO_ROOM}the minute is full until {{rollover}}",
+    Reason.MINUTE_UNCERTAIN: f"{NO_ROOM}the previous minute may not be over",
     Reason.OTHERS: f"{NO_ROOM}held back for other clients on this address",
-    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{turn}}",
+    Reason.SINGLE_CALLS: f"{NO_ROOM}bulk work leaves the rest of the minute to single calls",
+    Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
-    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit of another span than a minute is used",
+    Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
     Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
-    Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used",
+    Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used up",
     Reason.TOO_HEAVY: "weight {weight} never fits into this budget",
 }
-"""The text of a refusal, by what the call waited for; a `DEADLINE` is the client's own."""
+"""The text of a refusal, by what the call waited for. The client makes the text for `DEADLINE`."""
 
 
 REFUSED = {
@@ -61,21 +63,22 @@ REFUSED = {
 
 
 class Permit:
-    """The right to send one request, now. Goes back exactly once."""
+    """The right to send one request now. It is given back exactly once."""
 
-    __slots__ = ("_governor", "_receipt", "late", "refunded", "refusal")
+    __slots__ = ("_governor", "_receipt", "crowded", "late", "refunded", "refusal")
 
     def __init__(self, governor: "Governor", receipt: Receipt) -> None:
         self._governor = governor
         self.refunded: bool = False
-        self.late: bool = False  # refunded because its time to be sent was over
-        self.refusal: Refusal | None = None  # what the headers of the answer say, if they refuse
+        self.late: bool = False  # refunded because it could no longer be sent in time
+        self.crowded: bool = False  # never sent: there is no file descriptor for its connection
+        self.refusal: Refusal | None = None  # set by `settle` if the answer is one
         self._receipt: Receipt | None = receipt
 
     def may_send(self) -> bool:
-        """Ask with nothing between the answer and the write; see `Bucket.sending`.
+        """Whether it may still be sent; call this right before the write. See `Bucket.sending`.
 
-        A permit that may not be sent any more is refunded: ask for another one.
+        A permit that may no longer be sent is refunded: get another one.
         """
         if self._receipt is not None:
             receipt = self._governor.pool.sending(self._receipt)
@@ -87,40 +90,40 @@ class Permit:
         return False
 
     def settle(self, status: int, headers: Mapping[str, str]) -> None:
-        """The answer's headers came; do this before anything else with it."""
+        """Book the answer's headers. Call this before anything else is done with the answer."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self.refusal = self._governor.settle(receipt, status, headers)
 
     def refund(self) -> None:
-        """It was never sent."""
+        """Give the weight back: the request was never sent."""
         receipt, self._receipt = self._receipt, None
         if receipt is not None:
             self.refunded = True
             self._governor.pool.refund(receipt)
 
     def give_back(self) -> None:
-        """It is not used at all: `refund`, then `release`."""
+        """Return an unused permit: `refund`, then `release`."""
         try:
             self.refund()
         finally:
             self.release()
 
     def release(self) -> None:
-        """Done. What was neither settled nor refunded may have been counted."""
+        """End it. If it was neither settled nor refunded, the exchange may have counted it."""
         receipt, self._receipt = self._receipt, None
         try:
             if receipt is not None:
                 self._governor.pool.lose(receipt)
-        finally:  # whatever the pool raises: the next request may go
+        finally:  # whatever the pool raises, the next request may go
             self._governor.release()
 
 
 class _Waiter(asyncio.Future[Receipt]):
     """A call that waits to be admitted.
 
-    When thousands are cancelled at once, each leaves its queue at once and learns of it in its
-    turn, or the loop would stand still until all of them have ended.
+    When thousands are cancelled at once, each leaves its queue at once, but its task is woken in a
+    later step. Otherwise the loop would be blocked until all of them have ended.
     """
 
     __slots__ = ("_leaving", "_message", "_queue", "deadline")
@@ -135,19 +138,19 @@ class _Waiter(asyncio.Future[Receipt]):
         return self.deadline < other.deadline
 
     def cancel(self, msg: object = None) -> bool:
-        if self._queue.pop(self, None) is None:  # admitted, or told already
+        if self._queue.pop(self, None) is None:  # admitted, or already cancelled
             return super().cancel(msg)
         self._message = msg
         self._leaving.append(self)
         if len(self._leaving) == 1:
-            self.get_loop().call_soon(_end, self._leaving, _Waiter._leave)
+            self.get_loop().call_soon(_end_in_steps, self._leaving, _Waiter._leave)
         return True
 
     def _leave(self) -> None:
         super().cancel(self._message)
 
 
-_Queue = OrderedDict[_Waiter, int]  # and its weight; an object more for each shows in the collector
+_Queue = OrderedDict[_Waiter, int]  # its weight; objects would slow the collector
 
 
 class Governor:
@@ -156,26 +159,26 @@ class Governor:
     Args:
         pool: Decides whether weight may be used now.
         pace: Requests per second; a second's worth may go at once.
-        max_in_flight: Requests under way at the same time. A permit that waited for a connection
-            would be booked for a time at which it is not sent, so the limit is here.
+        max_in_flight: Requests on the wire at the same time. The limit is here because a permit
+            that waits for a connection would be charged to a time at which it is not sent.
 
     Raises:
-        TypeError: `pace` or `max_in_flight` is no number.
+        TypeError: `pace` or `max_in_flight` is not a number.
         ValueError: One of them is not above 0, or not finite.
     """
 
     def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
-        self.max_in_flight: int = check_count("max_in_flight", max_in_flight)
+        self.connections: ConnectionLimit = ConnectionLimit(max_in_flight)
         self.pool = pool
         self.in_flight: int = 0
         self._pacer = Pacer(check_number("pace", pace, above=0.0))
-        self._reason = Reason.PACE  # of the last wait
+        self._reason = Reason.PACE  # for the latest wait
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
-        self._leaving: deque[_Waiter] = deque()  # cancelled, and not told so yet
+        self._leaving: deque[_Waiter] = deque()  # cancelled, and not woken yet
         self._deadlines: list[_Waiter] = []  # a heap
         self._dispatcher: asyncio.Task[None] | None = None
-        self._bell: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Governor {self.in_flight} in flight, {self.waiting} waiting, {self.pool!r}>"
@@ -187,9 +190,9 @@ class Governor:
 
     @property
     def waiting_for(self) -> dict[Reason, int]:
-        """Calls that wait, by what they wait for; from any thread.
+        """Calls that wait, by reason. Called in any thread.
 
-        There is one queue: all of them wait for what its head waits for.
+        There is one queue, so all calls wait for what its head waits for.
         """
         waiting = self.waiting
         return {self._reason: waiting} if waiting else {}
@@ -200,19 +203,19 @@ class Governor:
     ) -> AsyncGenerator[Permit]:
         """Wait until `weight` may be used; the block sends the request.
 
-        Leaving without `permit.settle` means that it may have been counted; `permit.refund` means
-        that it was never sent.
+        Leaving the block without `permit.settle` means that the exchange may have counted it;
+        `permit.refund` means that it was never sent.
 
         Args:
-            weight: What the request costs.
-            bulk: Let single calls go first.
-            max_wait: Seconds to wait at the most; None waits as long as it takes.
+            weight: Weight of the request.
+            bulk: Let single calls go first, and leave them their part of the minute.
+            max_wait: The longest wait in seconds; None waits as long as necessary.
 
         Raises:
-            TypeError: `weight` or `max_wait` is no number; nothing was queued.
+            TypeError: `weight` or `max_wait` is not a number; nothing was queued.
             ValueError: One of them is out of range; nothing was queued.
-            BudgetExhaustedError: It could not be admitted within `max_wait`; raised as soon as
-                that is certain.
+            BudgetExhaustedError: Admission within `max_wait` is impossible; raised as soon as that
+                is certain.
             BannedError: The exchange has banned this IP address; raised at once.
         """
         permit = await self.admit(weight, bulk=bulk, max_wait=max_wait)
@@ -224,23 +227,32 @@ class Governor:
     async def admit(
         self, weight: int = 1, *, bulk: bool = False, max_wait: float | None = None
     ) -> Permit:
-        """`reserve` without the block: the caller must call `permit.release`."""
+        """Like `reserve`, without the block: the caller must call `permit.release`."""
         weight = check_count("weight", weight)
         if max_wait is not None:
             max_wait = check_number("max_wait", max_wait, least=0.0)
         if not self._pacer.passed and not self.waiting:
             await self._pacer.take_at_once()
-        permit = self.admit_now(weight, bulk)
-        return permit or Permit(self, await self._queue(weight, bulk, max_wait))
+        permit = self.admit_now(weight, bulk=bulk)
+        if permit is not None:
+            return permit
+        waiter = self._enqueue(weight, bulk, max_wait)
+        try:  # not in another coroutine, which would be one more object for each waiting call
+            return Permit(self, await waiter)
+        except asyncio.CancelledError:
+            # It may have been admitted in the same step of the loop.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                Permit(self, waiter.result()).give_back()
+            raise
 
-    def admit_now(self, weight: int = 1, bulk: bool = False) -> Permit | None:
-        """`admit` when nobody waits and there is room, or None: the caller asks `admit`."""
+    def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
+        """Admit without waiting; None when others wait or there is no room: call `admit`."""
         if self._single or self._bulk:
             return None
         if not self._pacer.passed:
             self._reason = Reason.PACE
             return None
-        if self.in_flight >= self.max_in_flight:
+        if self.in_flight >= self.connections.now:
             self._reason = Reason.CONNECTIONS
             return None
         receipt = self.pool.charge(weight, 0, bulk)
@@ -251,92 +263,86 @@ class Governor:
         self.in_flight += 1
         return Permit(self, receipt)
 
-    async def _queue(self, weight: int, bulk: bool, max_wait: float | None) -> Receipt:
-        """Stand in the queue until the dispatcher hands out a receipt."""
+    def _enqueue(self, weight: int, bulk: bool, max_wait: float | None) -> _Waiter:
+        """Add a call to the queue; the dispatcher gives its waiter a receipt."""
         banned = self._ban()
         if banned is not None:
             raise banned
-        loop = asyncio.get_running_loop()
         queue = self._bulk if bulk else self._single
         waiter = _Waiter(queue, self._leaving)
-        if max_wait is not None:
-            waiter.deadline = loop.time() + max_wait
         queue[waiter] = weight
         if max_wait is not None:
+            waiter.deadline = asyncio.get_running_loop().time() + max_wait
             self._forget_deadlines()
             heapq.heappush(self._deadlines, waiter)
         if self._dispatcher is None:
             self._start_dispatcher()
-        self._ring()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            # Admitted and cancelled in the same loop step?
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                Permit(self, waiter.result()).give_back()
-            raise
+        self._wake()
+        return waiter
 
     def close(self, error: Exception) -> None:
-        """Every waiter gets `error`, and nobody is woken any more."""
+        """Fail every waiter with `error`, and stop the dispatcher."""
         self._fail_all(error)
         if self._dispatcher is not None:
             self._dispatcher.cancel()
         self._pacer.stop()
 
     def abandon(self) -> None:
-        """Forget every waiter, of a loop that is closed: it can wake none of them."""
+        """Forget every waiter: their loop is closed, and can wake none of them."""
         self._single.clear()
         self._bulk.clear()
         self._deadlines.clear()
         self._dispatcher = None
         self._pacer.abandon()
 
-    # -- what permits report -----------------------------------------------------------------
+    # -- reports of permits ------------------------------------------------------------------
 
     def settle(self, receipt: Receipt, status: int, headers: Mapping[str, str]) -> Refusal | None:
-        """The headers of an answer came: book what they say, and obey them when they refuse."""
+        """Book the headers of an answer; obey them if it is a refusal."""
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
             self.pool.settle(receipt, used, date)
-            self._ring()
+            if self.connections.now < self.connections.most:
+                self.connections.answered()
+            self._wake()
             return None
         refusal = Refusal.of(status, headers, date)
         is_ban = refusal.kind is Kind.BANNED
-        if refusal.is_hold:
-            self.pool.settle_refused(receipt, used, date, refusal.hold, ban=is_ban)
+        if refusal.is_temporary:
+            self.pool.settle_refused(receipt, used, date, refusal.cooldown, ban=is_ban)
         else:
             self.pool.settle(receipt, used, date)
-            if refusal.hold:
-                self.pool.hold(refusal.hold)
-        if refusal.hold or refusal.is_hold:
+            if refusal.cooldown:
+                self.pool.hold(refusal.cooldown)
+        if refusal.cooldown or refusal.is_temporary:
             self._warn(REFUSED[refusal.kind])
         if is_ban:
             self._raise_ban()
-        self._ring()
+        self._wake()
         return refusal
 
     def heed(self, refusal: Refusal) -> datetime:
-        """Obey what the text of a refusal says beyond its headers; it is one that `is_hold`.
+        """Obey what the text of a temporary refusal adds to its headers.
 
         Returns:
             When requests are sent again, by this machine's clock.
         """
-        if refusal.until is not None:  # under 429 as well: the text says more than the status
+        if refusal.until is not None:  # under 429 as well: the text counts more than the status
             self.obey_ban(refusal.until)
-        elif refusal.status not in (418, 429):  # a limit is a limit, also under another status
+        elif refusal.status not in (418, 429):  # a limit under another status is still a limit
             self.pool.refused(0.0)
         if refusal.limit is not None and refusal.limit < self.pool.usage.limit:
             self.pool.set_limit(refusal.limit)
-        left = self.pool.held_for(ban=True) or self.pool.held_for() or refusal.hold
+        left = self.pool.held_for(ban=True) or self.pool.held_for() or refusal.cooldown
         return _in(left)
 
     def obey_ban(self, until: float) -> None:
         """Send nothing before the end of a ban that the exchange named, Unix s.
 
-        An end that is over by our clock is wrong, or our clock is; the ban is not over.
+        If the end is in the past, one of the clocks is wrong; the ban still lasts.
         """
-        turn = self.pool.usage.resets_at.timestamp()
-        self.pool.hold_until(min(until, turn + MAX_BAN), ban=True)
+        rollover = self.pool.usage.resets_at.timestamp()
+        self.pool.hold_until(min(until, rollover + MAX_BAN), ban=True)
         if not self.pool.held_for(ban=True):
             self.pool.hold(MIN_BAN, ban=True)
         self._warn("this IP address is banned")
@@ -349,27 +355,27 @@ class Governor:
         self.in_flight -= 1
         if not self.in_flight:
             self.pool.flush()
-        self._ring()
+        self._wake()
 
     # -- the dispatcher ----------------------------------------------------------------------
 
-    def _ring(self) -> None:
-        """Something changed: let the dispatcher look again."""
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
+    def _wake(self) -> None:
+        """Wake the dispatcher, because something changed."""
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     def _start_dispatcher(self) -> None:
-        """It serves everybody, so it keeps nothing of what surrounds the first who waits."""
+        """Start the dispatcher in an empty context: it serves all calls, not only the first."""
         loop = asyncio.get_running_loop()
         self._dispatcher = loop.create_task(self._dispatch(), context=Context())
         if self._dispatcher.done():  # an eager task may end before it is returned
             self._dispatcher = None
 
     async def _dispatch(self) -> None:
-        """Serve all who wait. However this ends, none of them is left to wait for nobody.
+        """Serve all waiters. However this ends, none of them waits without a dispatcher.
 
-        An error that nobody foresaw goes to all of them, and the next call starts again. Somebody
-        may cancel every task of the loop but those that wait here: then another task goes on.
+        An unforeseen error goes to all of them, and the next call starts a new dispatcher. If
+        somebody cancels this task but not the waiters, another dispatcher continues.
         """
         is_wanted = False
         try:
@@ -386,28 +392,28 @@ class Governor:
                 self._start_dispatcher()
 
     async def _serve(self) -> None:
-        """Admit one at a time, in the order of the queue."""
+        """Admit one call at a time, in the order of the queue."""
         while self.waiting:
-            if not self._pacer.passed and not await self._pacer.take(self._ring):
+            if not self._pacer.passed and not await self._pacer.take(self._wake):
                 await self._stand_still(self._pacer.every, Reason.PACE)
-            elif self.in_flight >= self.max_in_flight:
-                await self._stand_still(NAP, Reason.CONNECTIONS)
+            elif self.in_flight >= self.connections.now:
+                await self._stand_still(LONGEST_SLEEP_S, Reason.CONNECTIONS)
             else:
                 await self._admit_head()
 
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
-        """Nobody can be admitted before somebody rings, which may take about `seconds`."""
+        """Sleep until a wakeup, which may take about `seconds`; nobody can be admitted before."""
         self._reason = reason
-        if self._expire(0.0, lambda _: seconds):
+        if self._expire(0.0, lambda _weight, _bulk: seconds):
             await asyncio.sleep(0)
         else:
-            await self._sleep(NAP)
+            await self._sleep(LONGEST_SLEEP_S)
 
     async def _admit_head(self) -> None:
-        """Admit the one who is first by now, or sleep until that may be possible."""
+        """Admit the first call in the queue, or sleep until that may be possible."""
         queue = self._single or self._bulk
         waiter, weight = next(iter(queue.items()))
-        answer = self.pool.charge(weight, self._next(), queue is self._bulk)
+        answer = self.pool.charge(weight, self._could_follow(), queue is self._bulk)
         if isinstance(answer, Receipt):
             del queue[waiter]
             self._pacer.passed -= 1
@@ -415,28 +421,28 @@ class Governor:
             waiter.set_result(answer)
             return
         self._reason = answer.reason
-        if (seconds := answer.seconds) is None:  # waiting would not help, and would block others
+        if (seconds := answer.seconds) is None:  # waiting does not help, and would block others
             error = self._exhausted(weight, None, self.pool.usage)
             del queue[waiter]
             waiter.set_exception(error)
         elif self._raise_ban():
-            pass  # nobody waits any more
+            pass  # the queue is empty now
         elif self._expire(seconds, self.pool.room_in):
             await asyncio.sleep(0)
         else:
-            stop = self.pool.listen(self._ring)
+            stop = self.pool.listen(self._wake)
             try:
                 await self._sleep(seconds)
             finally:
                 stop()
 
-    def _next(self) -> int:
-        """Calls behind the first one that the pacer and the connections let pass with it."""
-        free = min(self._pacer.passed, self.max_in_flight - self.in_flight)
+    def _could_follow(self) -> int:
+        """Number of calls behind the first that pacer and connections would let pass with it."""
+        free = min(self._pacer.passed, self.connections.now - self.in_flight)
         return min(len(self._single) + len(self._bulk), free) - 1
 
     def _raise_ban(self) -> bool:
-        """Every waiter learns of a ban, if there is one."""
+        """Fail every waiter if there is a ban; return whether there is one."""
         banned = self._ban()
         if banned is not None:
             self._fail_all(banned)
@@ -449,35 +455,35 @@ class Governor:
         return BannedError(418, -1003, "this IP address is banned", _in(left))
 
     async def _sleep(self, seconds: float) -> None:
-        """Until somebody rings, or a deadline passes, or the time is over."""
+        """Sleep until a wakeup or a deadline, at most for `seconds`."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + min(seconds, NAP)
+        until = loop.time() + min(seconds, LONGEST_SLEEP_S)
         if self._deadlines:
             until = min(until, self._deadlines[0].deadline)
-        self._bell = loop.create_future()
-        timer = loop.call_at(until, self._ring)
+        self._wakeup = loop.create_future()
+        timer = loop.call_at(until, self._wake)
         try:
-            await self._bell
+            await self._wakeup
         finally:
-            self._bell = None
+            self._wakeup = None
             timer.cancel()
 
     def _forget_deadlines(self) -> None:
-        """Most calls are admitted long before their deadline, which must not pile up."""
-        if len(self._deadlines) > 2 * self.waiting + FEW:
+        """Drop deadlines of finished calls: most calls end long before, and they would pile up."""
+        if len(self._deadlines) > 2 * self.waiting + MAX_FINISHED:
             self._deadlines = [waiter for waiter in self._deadlines if not waiter.done()]
             heapq.heapify(self._deadlines)
 
-    def _expire(self, seconds: float, room_in: Callable[[int], float | None]) -> bool:
-        """Nobody is admitted for `seconds`: refuse whoever cannot wait that long.
+    def _expire(self, seconds: float, room_in: Callable[[int, bool], float | None]) -> bool:
+        """Refuse the calls that cannot wait: nobody can be admitted for `seconds`.
 
         Args:
             seconds: From now.
-            room_in: Seconds after which there may be room for a weight, if that is later; None
-                for never.
+            room_in: Seconds until there may be room for a weight, of bulk work or not, if that is
+                later; None means never.
 
         Returns:
-            Whether somebody was refused; there may be more of them, for the loop's next step.
+            Whether a call was refused; more may follow in the loop's next step.
         """
         if not self._deadlines:
             return False
@@ -485,13 +491,14 @@ class Governor:
         if self._deadlines[0].deadline > certain:
             return False
         usage = self.pool.usage
-        while refused < SLICE and self._deadlines and self._deadlines[0].deadline <= certain:
-            waiter = heapq.heappop(self._deadlines)
+        due = self._deadlines
+        while refused < ENDED_PER_STEP and due and due[0].deadline <= certain:
+            waiter = heapq.heappop(due)
             refused += 1
             for queue in (self._single, self._bulk):
                 weight = queue.get(waiter)
                 if weight is not None:
-                    room = room_in(weight)
+                    room = room_in(weight, queue is self._bulk)
                     later = None if room is None else max(seconds, room)
                     error = self._exhausted(weight, later, usage)
                     del queue[waiter]
@@ -499,50 +506,50 @@ class Governor:
         return refused > 0
 
     def _exhausted(self, weight: int, seconds: float | None, usage: Usage) -> BudgetExhaustedError:
-        """The refusal of a call that waits, or would wait, for what the queue waits for.
+        """The refusal of a call, for the reason for which the queue waits.
 
         Args:
-            weight: Of the call.
-            seconds: After which there may be room; None for never.
-            usage: At this moment.
+            weight: Weight of the call.
+            seconds: Until there may be room; None means never.
+            usage: The current usage.
         """
         reason = Reason.TOO_HEAVY if seconds is None else self._reason
         text = WHY[reason].format(
             weight=weight,
-            held=f"{usage.held_until or usage.resets_at:%T} UTC",
-            turn=f"{usage.resets_at:%T} UTC",
-            connections=self.max_in_flight,
+            end=f"{usage.held_until or usage.resets_at:%T} UTC",
+            rollover=f"{usage.resets_at:%T} UTC",
+            connections=self.connections.now,
             pace=self._pacer.pace,
         )
         return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)
 
     def _fail_all(self, error: Exception) -> None:
-        """Nobody waits any more; a few are woken in each step of the loop."""
+        """Fail all waiters; only some are woken in each step of the loop."""
         waiters = deque([*self._single, *self._bulk])
         self._single.clear()
         self._bulk.clear()
         self._deadlines.clear()
-        _end(waiters, lambda waiter: waiter.set_exception(error))
+        _end_in_steps(waiters, lambda waiter: waiter.set_exception(error))
 
 
 def _in(seconds: float) -> datetime:
-    """A moment of our clock, for a `retry_at`: the caller's clock is ours, not the exchange's."""
-    return datetime.now(UTC) + timedelta(seconds=min(max(seconds, AGAIN), FAR))
+    """A `retry_at` by our clock: the caller reads our clock, not the exchange's."""
+    return datetime.now(UTC) + timedelta(seconds=min(max(seconds, LEAST_RETRY_S), LONGEST_S))
 
 
 def _failure(error: Exception) -> BinanceOIError:
-    """What the callers get when the queue fails; the cause shows where."""
+    """The error for callers when the queue fails, with its cause."""
     text = printable(f"{type(error).__name__}: {error}")
     failure = BinanceOIError(f"no request can be admitted: {text}")
     failure.__cause__ = error
     return failure
 
 
-def _end(waiters: deque[_Waiter], how: Callable[[_Waiter], object]) -> None:
-    """A few now, and the others in the next steps."""
-    for _ in range(min(SLICE, len(waiters))):
+def _end_in_steps(waiters: deque[_Waiter], how: Callable[[_Waiter], object]) -> None:
+    """End some waiters now, and the others in later steps of the loop."""
+    for _ in range(min(ENDED_PER_STEP, len(waiters))):
         waiter = waiters.popleft()
         if not waiter.done():
             how(waiter)
     if waiters:
-        waiters[0].get_loop().call_soon(_end, waiters, how)
+        waiters[0].get_loop().call_soon(_end_in_steps, waiters, how)

@@ -1,48 +1,49 @@
 """When a request is sent again, and after how long.
 
-The rule of this file: a retry is a request like any other, admitted and charged again, so it must
-be worth its weight. What the caller did wrong, and what the exchange forbids, is never repeated.
+The rule of this file: a retry is a request like any other. It is admitted and charged again, so it
+must be worth its weight. An error of the caller or a ban by the exchange is never retried.
 """
 
 import random
 from dataclasses import dataclass, field
 
 from binance_oi.arguments import as_float, check_count
+from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError, ServerError, TransportError
 
 OVERLOADED = -1008  # "throttled by system-level protection": not counted; back off [D]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How failed requests are repeated. `RetryPolicy(attempts=1)` switches all of it off.
+class RetryPolicy(Encodable):
+    """Which failed requests are sent again. `RetryPolicy(attempts=1)` turns retries off.
 
-    Sent again: network errors and timeouts of a connection, 5xx and 408, within the call's
-    `timeout`. Never: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong
-    answers. A request that was answered 429 goes back to the queue. One on a kept connection that
-    proves dead is sent once more on a new one, at once.
+    Retried within the call's `timeout`: network errors, timeouts of a connection, 5xx and 408.
+    Never retried: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong answers. A
+    request that got a 429 goes back to the queue. A request on a kept connection that proves dead
+    is sent once more on a new one, at once.
 
-    Waits are drawn evenly between 0 and ``base * 2 ** retries`` (full jitter), at most `cap`.
+    Waits are random between 0 and ``base * 2 ** retries`` (full jitter), at most `cap`.
     """
 
     attempts: int = 3
-    """Requests for one call, the first included."""
+    """Requests for one call, including the first."""
     network_base: float = 0.05
-    """Seconds, after a network error."""
+    """Seconds; for a network error."""
     server_base: float = 0.25
-    """Seconds, after 5xx or 408."""
+    """Seconds; for 5xx or 408."""
     overload_base: float = 1.0
-    """Seconds, after code -1008."""
+    """Seconds; for code -1008."""
     cap: float = 2.0
-    """Seconds to wait between two requests at the most."""
+    """The longest wait between two requests, in seconds."""
     budget: float = 60.0
-    """Retries that a client saves up at the most; each retry costs 1."""
+    """The most retries that a client saves up; each retry costs 1."""
     earned: float = 0.1
     """Retries that each success earns."""
 
     def __post_init__(self) -> None:
         names = ("network_base", "server_base", "overload_base", "cap", "budget", "earned")
-        for name in names:  # `Fraction` and numpy's numbers do not mix with every other
+        for name in names:  # `Fraction` and numpy's numbers do not mix with all others
             object.__setattr__(self, name, as_float(name, getattr(self, name)))
         enough = as_float("attempts", self.attempts) >= 1.0
         if not (enough and all(getattr(self, name) >= 0.0 for name in names)):
@@ -52,12 +53,12 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Retries:
-    """A client's account of retries: an outage may cost only so many requests.
+    """A client's account of retries, which bounds the requests that an outage can cost.
 
-    It starts full, so that a batch of 600 calls in an outage sends at most 660 requests, and one
-    more for each kept connection that proves dead. Those draw nothing from the account: they tell
-    of a balancer or a network that forgot connections, not of an outage, and each connection can
-    prove dead only once.
+    The account starts full: 600 calls in an outage send at most 660 requests, and one more for each
+    kept connection that proves dead. Those extra requests do not draw on the account: their cause
+    is a balancer or a network that forgot connections, not an outage, and each connection proves
+    dead only once.
     """
 
     policy: RetryPolicy
@@ -67,14 +68,14 @@ class Retries:
         self.left = self.policy.budget
 
     def succeeded(self) -> None:
-        """An answer was usable."""
+        """Earn a part of a retry for a usable answer."""
         if self.left < self.policy.budget:
             self.left = min(self.policy.budget, self.left + self.policy.earned)
 
     def wait(self, error: BinanceOIError, attempt: int, seconds: float) -> float | None:
-        """Seconds until attempt `attempt + 1` (counted from 1), or None when there is none.
+        """Seconds until attempt `attempt + 1` (counted from 1); None when there is none.
 
-        There is none either when it would begin after the `seconds` that the call has left.
+        There is none if it would begin after the `seconds` that the call has left.
         """
         if attempt >= self.policy.attempts:
             return None

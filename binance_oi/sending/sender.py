@@ -1,7 +1,7 @@
 """The send loop that every request goes through, and the loop and process that it belongs to.
 
-The rule of this file: one way to the exchange. Queue, pacer, bucket, send, settle before anything
-else, classify by status, decode, check the symbol: in this order, for every request there is.
+The rule of this file: there is one way to the exchange. Queue, pacer, bucket, send, settle before
+anything else, classify by status, decode, check the symbol: in this order, for every request.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from binance_oi.errors import (
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
-from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.governor import Governor
 from binance_oi.sending.retry import Retries, RetryPolicy
 from binance_oi.sending.transport import Answer, IdleTimeout, Transport, ready_url
 
@@ -40,30 +40,30 @@ ANOTHER_PROCESS = "the client belongs to another process; make one after the for
 
 @dataclass(slots=True)
 class Terms:
-    """What one or many requests may take, and what they took."""
+    """What one or many requests may cost, and what they have cost."""
 
     timeout: float
-    """Seconds for one of them, from its admission, over all its attempts."""
+    """Seconds for each request from its admission, over all its attempts."""
     max_wait: float | None
-    """Seconds that one of them may wait for budget; None: as long as it takes."""
+    """Seconds that each request may wait for budget; None: as long as necessary."""
     bulk: bool = False
     """Whether single requests of others go first."""
     ends: float = math.inf
     """Loop time at which all of them must be done."""
     charged: int = 0
-    """Weight, by now."""
+    """Weight charged so far."""
     waited: float = 0.0
-    """Seconds in the queue, by now."""
+    """Seconds spent in the queue so far."""
 
 
 class Sender:
-    """Sends requests until there is an answer, and closes what it sends with.
+    """Sends requests until there is an answer, and closes its connections.
 
     It belongs to the event loop that first used it, and to the process that made it.
 
     Args:
         base_url: The exchange.
-        governor: Says who may send now what draws on the minute's weight.
+        governor: Admits requests that draw on the minute's weight.
         transport: Sends one request.
         retry: Which failed requests are sent again.
         govern: Makes the governor of another limit, when something first draws on it.
@@ -86,13 +86,13 @@ class Sender:
         self._url = lru_cache(maxsize=4096)(partial(_url_of, base_url))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = fork.current
-        self._closing = asyncio.Event()  # for those who sleep
+        self._closing = asyncio.Event()  # ends pauses
         self.is_closed: bool = False
 
-    # -- whose it is, and its end ----------------------------------------------------------------
+    # -- owner and end ---------------------------------------------------------------------------
 
     def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Before any I/O: it is open, and ours to use in this loop, which is returned.
+        """Check before any I/O that it is open and used in its own loop, which is returned.
 
         Raises:
             ClientClosedError: It is not.
@@ -109,7 +109,7 @@ class Sender:
         return loop
 
     def now(self) -> float:
-        """Seconds of the loop that it belongs to."""
+        """Time of the loop that it belongs to, in seconds."""
         assert self._loop is not None
         return self._loop.time()
 
@@ -117,15 +117,14 @@ class Sender:
         """Close the connections; pending calls end with `ClientClosedError`.
 
         Raises:
-            ClientClosedError: It belongs to another event loop, and that one is running. It stays
-                open.
+            ClientClosedError: It belongs to another event loop, which is running. It stays open.
         """
         here = self._process is fork.current
         at_home = here and self._loop in (None, asyncio.get_running_loop())
         if here and not at_home and self._loop is not None and self._loop.is_running():
             raise ClientClosedError(ANOTHER_LOOP)
         self.is_closed = True
-        if self._loop is not None and self._loop.is_closed():  # it wakes nobody any more
+        if self._loop is not None and self._loop.is_closed():  # it can wake no task
             for governor in self._governors.values():
                 governor.abandon()
         else:
@@ -138,14 +137,14 @@ class Sender:
             self.give_up()
 
     def give_up(self) -> bool:
-        """Without our loop: whether there was anything to close."""
+        """Close without the loop; return whether there was anything to close."""
         if self._process is fork.current:
             return self._transport.abandon()
         self._transport.leave_to_parent()
         return False
 
     def governor_of(self, limit: Limit) -> Governor:
-        """Who says when what draws on `limit` may be sent; made when first asked for."""
+        """The governor of requests that draw on `limit`; made on first use."""
         governor = self._governors.get(limit)
         if governor is None:
             governor = self._governors[limit] = self._govern(limit)
@@ -154,7 +153,7 @@ class Sender:
     # -- the send loop ---------------------------------------------------------------------------
 
     async def open_connections(self, request: Request[Any], count: int) -> None:
-        """Open what `count` requests like this one need, once those that may go have gone."""
+        """Open what `count` requests like this one need, after the admitted ones have started."""
         await asyncio.sleep(0)
         url = self._url(request)
         await self._transport.open_connections(url, count, self.governor.in_flight)
@@ -162,8 +161,8 @@ class Sender:
     async def send(self, request: Request[T], terms: Terms) -> T:
         """Send until there is an answer, no attempt is left, or the time is over.
 
-        Time runs while a request is under way and between two attempts, not in the queue. A request
-        that could not be sent in time is no attempt: it is charged again, for a later time.
+        Time counts while a request is on the wire and between two attempts, not in the queue. A
+        request that could not be sent in time is no attempt: it is charged again, for a later time.
 
         Raises:
             BinanceOIError: There is no answer; see `OpenInterestClient.get_open_interest`.
@@ -173,9 +172,21 @@ class Sender:
         governor = self.governor if route.limit is WEIGHT else self.governor_of(route.limit)
         left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
-            permit = governor.admit_now(weight, terms.bulk) if terms.ends == math.inf else None
+            permit = None
+            if terms.ends == math.inf:
+                permit = governor.admit_now(weight, bulk=terms.bulk)
             if permit is None:
-                permit = await self._admit(governor, weight, terms, refused)
+                queued_at = loop.time()
+                try:
+                    permit = await governor.admit(
+                        weight, bulk=terms.bulk, max_wait=self._longest_wait(terms)
+                    )
+                except BudgetExhaustedError:
+                    if refused is not None:  # a call that came back with a 429 raises that one
+                        raise refused from None
+                    raise
+                finally:
+                    terms.waited += loop.time() - queued_at
             terms.charged += weight
             attempt += 1
             began = loop.time()
@@ -190,9 +201,11 @@ class Sender:
                 except RefusedError as found:
                     raise self._refused(found.refusal, governor) from found.__cause__
             except BinanceOIError as error:
-                if permit.refunded:  # it was never sent
+                if permit.refunded:  # the request was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
+                if permit.crowded and not permit.late:
+                    permit.late = governor.connections.make_do(governor.in_flight)
                 if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue
@@ -209,40 +222,34 @@ class Sender:
             left -= wait
             await self.pause(wait)
 
-    async def _admit(
-        self, governor: Governor, weight: int, terms: Terms, refused: RateLimitedError | None
-    ) -> Permit:
-        """Stand in the queue. Whoever came back with a 429 and cannot wait gets that 429."""
-        began, max_wait = self.now(), terms.max_wait
-        if terms.ends < math.inf:
-            left = terms.ends - began
-            if left <= 0.0:
-                raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
-            max_wait = left if max_wait is None else min(left, max_wait)
-        try:
-            return await governor.admit(weight, bulk=terms.bulk, max_wait=max_wait)
-        except BudgetExhaustedError:
-            if refused is not None:
-                raise refused from None
-            raise
-        finally:
-            terms.waited += self.now() - began
+    def _longest_wait(self, terms: Terms) -> float | None:
+        """Seconds that a request may wait in the queue.
+
+        Raises:
+            BudgetExhaustedError: None are left.
+        """
+        if terms.ends == math.inf:
+            return terms.max_wait
+        left = terms.ends - self.now()
+        if left <= 0.0:
+            raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
+        return left if terms.max_wait is None else min(left, terms.max_wait)
 
     def _failure(
         self, answer: Answer, refusal: Refusal | None, governor: Governor
     ) -> BinanceOIError:
-        """The error of an answer that has no value.
+        """The error for an answer without a value.
 
         Args:
-            answer: With its text, as far as that could be read.
-            refusal: What its headers say; None when the status is 200.
-            governor: Of the limit that it drew on.
+            answer: The answer, with as much of its text as could be read.
+            refusal: The refusal from its headers; None when the status is 200.
+            governor: Of the limit that the request drew on.
         """
         if refusal is None:
             return DecodeError("the answer is longer than any real one, or has no end")
         if 200 < answer.status < 300:
             return DecodeError(f"status {answer.status} is not an answer to this request")
-        refusal = refusal.reading(answer.body)
+        refusal = refusal.with_text(answer.body)
         is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER
         if is_dropped and refusal.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
@@ -250,34 +257,30 @@ class Sender:
 
     def _refused(self, refusal: Refusal, governor: Governor) -> BinanceOIError:
         """Obey a refusal, and make its exception."""
-        return refusal.error(governor.heed(refusal) if refusal.is_hold else None)
+        return refusal.error(governor.heed(refusal) if refusal.is_temporary else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
-        """Whether the attempt after this one needs a new connection.
+        """Whether the next attempt needs a new connection.
 
-        After a kept connection proved dead, so that a call meets only one such. And for the last
-        attempt, which nothing could replace.
+        It does after a dead kept connection, so that a call meets only one of them. The last
+        attempt does, too, because nothing could replace it.
         """
         dead = isinstance(error, TransportError) and error.retry == "now"
         return fresh or dead or attempt + 1 == self._policy.attempts
 
     def _wait_after(self, error: BinanceOIError, attempt: int, left: float) -> float | None:
-        """Seconds until the next attempt; None when there is none in the seconds `left`."""
+        """Seconds until the next attempt; None when no attempt fits into the seconds `left`."""
         if self.is_closed:
             raise ClientClosedError from error
         if isinstance(error, WrongSymbolError):
             self._transport.distrust_connections()
-        if isinstance(error, RateLimitedError):  # the queue waits until the hold ends, not a ban
+        if isinstance(error, RateLimitedError):  # the queue waits for a cooldown, not for a ban
             again = attempt < self._policy.attempts and left > 0.0
             return 0.0 if again and not self.governor.pool.held_for(ban=True) else None
         return self._retries.wait(error, attempt, left)
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, but not on when the sender is closed.
-
-        Raises:
-            ClientClosedError: It was closed meanwhile.
-        """
+        """Sleep; raise `ClientClosedError` as soon as the sender is closed."""
         if seconds > 0.0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -1,34 +1,70 @@
-"""One call for everyone who asks the same at the same time."""
+"""Identical calls at the same time share one request."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+from binance_oi.errors import BinanceOIError, BudgetExhaustedError, Reason
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class _Running(Generic[T]):
-    """A call under way, and how many wait for it."""
+    """A running call, and the number of its callers."""
 
     task: asyncio.Task[T]
     callers: int = 0
 
 
 class SharedCalls(Generic[T]):
-    """Runs a call once for all who join it while it runs; the last one to leave ends it.
+    """Runs a call once for all that join while it runs; when the last one leaves, it ends.
 
-    Everyone gets the same value, or the same exception. Cancelling one caller does not touch the
+    All callers get the same value, or the same exception. Cancelling one does not affect the
     others.
     """
 
     def __init__(self) -> None:
         self._running: dict[Hashable, _Running[T]] = {}
 
-    async def join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Wait for the call named `key`; `start` it when it does not run."""
+    async def join(
+        self,
+        key: Hashable,
+        start: Callable[[], Coroutine[Any, Any, T]],
+        ends: float = math.inf,
+        again: tuple[type[Exception], ...] = (),
+    ) -> T:
+        """Wait for the call named `key`; `start` it if it does not run.
+
+        Args:
+            key: Its name.
+            start: Makes it; ends by itself at `ends`.
+            ends: Loop time until which to wait for a call of another; ours ends by itself.
+            again: How a call of another fails that had less time than until `ends`: it is started
+                once more.
+
+        Raises:
+            BudgetExhaustedError: A call of another was under way at `ends`.
+        """
+        if ends == math.inf:
+            return await self._join(key, start)
+        while key in self._running:
+            try:
+                async with asyncio.timeout_at(ends):
+                    return await self._join(key, start)
+            except again:
+                if asyncio.get_running_loop().time() >= ends:
+                    raise
+            except TimeoutError as error:
+                if isinstance(error, BinanceOIError):
+                    raise
+                raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE) from None
+        return await self._join(key, start)
+
+    async def _join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
         running = self._running.get(key)
         if running is None:
             running = _Running(asyncio.get_running_loop().create_task(start()))
@@ -36,7 +72,7 @@ class SharedCalls(Generic[T]):
             running.task.add_done_callback(partial(self._ended, key))
         running.callers += 1
         try:
-            # Not asyncio.shield: from 3.14 on it reports an error that a cancelled caller misses.
+            # Not asyncio.shield: since 3.14 it logs an error that a cancelled caller never gets.
             await asyncio.wait((running.task,))
             return running.task.result()
         finally:
@@ -47,7 +83,7 @@ class SharedCalls(Generic[T]):
 
     def _ended(self, key: Hashable, task: asyncio.Task[T]) -> None:
         running = self._running.get(key)
-        if running is not None and running.task is task:  # not a newer one of that name
+        if running is not None and running.task is task:  # not a newer task of that name
             del self._running[key]
         if not task.cancelled():
-            task.exception()  # is seen, also when every caller has left in this very moment
+            task.exception()  # marks it as retrieved, even if all callers have just left

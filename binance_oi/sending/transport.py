@@ -1,11 +1,15 @@
 """One GET over aiohttp, with its permit, its deadline and its errors.
 
-The rule of this file: whatever happens, the permit learns whether the request may have been
-counted, before anything else is done with the answer; and no exception of anybody else leaves.
+The rule of this file: before anything else is done with an answer, the permit learns whether the
+exchange may have counted the request. No exception of another library leaves this file.
 """
 
 import asyncio
+import errno
 import math
+import os
+import re
+import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,32 +20,36 @@ import aiohttp
 from yarl import URL
 
 from binance_oi.errors import TransportError, TransportTimeoutError, printable
+from binance_oi.exchange.headers import says_longer
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
     REFUSALS,
-    USER_AGENT,
     Attempt,
-    Borrowed,
+    CallerSessionMiddleware,
     Connector,
     LateError,
     Response,
     SilentConnectionError,
     current_attempt,
+    is_out_of_descriptors,
 )
 from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
 from binance_oi.sending.kept_connections import KeptConnections
+from binance_oi.sending.plain_answers import PlainAnswer
+from binance_oi.sending.wire import USER_AGENT
 
 Session = aiohttp.ClientSession
-ERROR_BODY = 0.5  # s to wait for the text of an answer that says what it is without it
-REFUSAL_BODY = 0.2  # s, when it also says what to do: for some time nothing is sent by anyone
-ERROR_TEXT = 64 * 1024  # bytes of it, decoded
-TIMED_OUT = 408  # also what a server says before it drops a connection that was idle
-_of_the_parent: list[Session] = []  # what was open before a fork
+ERROR_TEXT_WAIT_S = 0.5  # how long to wait for the text of an error: its status says enough
+REFUSAL_TEXT_WAIT_S = 0.2  # the same when the status stops all requests for some time
+MAX_ERROR_TEXT = 64 * 1024  # bytes, decoded
+TIMED_OUT = 408  # also sent by servers before they drop an idle connection
+_NUMBERS = re.compile(r"\[Errno ([0-9]+)\]")
+_of_the_parent: list[Session] = []  # sessions that were open before a fork
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """Status and body of an answer."""
 
     status: int
     body: bytes
@@ -56,7 +64,7 @@ class IdleTimeout(Answer):
 
 
 class _Options(TypedDict, total=False):
-    """Of every request; in our own session most of it is the session's already."""
+    """Options of every request. Our own session already has most of them."""
 
     allow_redirects: bool
     timeout: aiohttp.ClientTimeout
@@ -71,15 +79,15 @@ class Transport:
     """Sends GET requests, each with a permit.
 
     Args:
-        session: The caller's session, never closed by us; None opens our own with the first
-            request.
+        session: The caller's session, never closed by us; None opens our own at the first request.
         tls: Replaces the default certificate checks; None verifies as usual, or as the caller's
             session does.
-        proxy: URL of a proxy; the environment is never asked.
+        proxy: URL of a proxy; the environment is never read.
+        local_address: The IP address of this machine that our own connections come from.
         replace: Whether the caller sends a request once more when a kept connection proves dead.
-            If not, none is abandoned while it is silent.
-        patience: Seconds that a kept connection may be silent at the most, however slow the
-            exchange is.
+            If not, no silent connection is abandoned.
+        patience: The most seconds that a kept connection may be silent, however slow the exchange
+            is.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Transport:
         session: Session | None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
+        local_address: str | None = None,
         replace: bool = True,
         patience: float = math.inf,
     ) -> None:
@@ -96,22 +105,23 @@ class Transport:
         self._tls = tls
         self._connector: Connector | None = None
         self._kept = KeptConnections(replace=replace, longest=patience)
-        self._borrowed = Borrowed(self._kept)
+        self._middleware = CallerSessionMiddleware(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
+        self._local_address = local_address
         self._closed = False
         self._options: _Options = {"allow_redirects": False}
         if session is not None:
             self._options["timeout"] = NO_TIMEOUT
             self._options["proxy"] = proxy
-            if tls is not None:  # or else the session's own
+            if tls is not None:  # otherwise the session's own
                 self._options["ssl"] = tls
-            self._options["middlewares"] = (self._borrowed,)
-            self._options["raise_for_status"] = False  # not asked: the permit comes first
+            self._options["middlewares"] = (self._middleware,)
+            self._options["raise_for_status"] = False  # or it would raise before the permit settles
             self._options["auto_decompress"] = True
 
     async def aclose(self) -> None:
-        """End what is under way with a timeout; close our own session, the caller's stays open."""
+        """End running requests with a timeout; close our own session, but not the caller's."""
         self._closed = True
         self._deadlines.expire_all()
         self._deadlines.cancel()
@@ -121,33 +131,33 @@ class Transport:
             await session.close()
 
     def abandon(self) -> bool:
-        """Without a loop: give up what `aclose` would have closed; whether there was anything."""
+        """Close without a loop; return whether there was anything to close."""
         session, self._session = self._session, None
-        self._connector = None  # aiohttp closes no connection of a loop that is closed
+        self._connector = None  # aiohttp closes no connection of a closed loop
         if session is None or not self._owned or session.closed:
             return False
         closing = session.close()
         with suppress(StopIteration):
-            closing.send(None)  # its first step closes everything, or aiohttp complains as well
+            closing.send(None)  # the first step closes everything; without it aiohttp warns
         closing.close()
         return True
 
     async def open_connections(self, url: URL, count: int, busy: int) -> None:
-        """See `Connector.open`; of a caller's session none are opened."""
+        """See `Connector.open`. Opens none for a caller's session."""
         if self._connector is not None:
             await self._connector.open(url, count, busy)
 
     def leave_to_parent(self) -> None:
-        """In a child after a fork: keep the session, for not even its end may be noticed.
+        """Keep the session in a child after a fork, so that it is never closed there.
 
-        A child has the parent's sockets and also its epoll: to close a connection here would make
-        the parent deaf to it.
+        A child shares the parent's sockets and its epoll: closing a connection in the child would
+        stop the parent from receiving on it.
         """
         if self._session is not None:
             _of_the_parent.append(self._session)
 
     def distrust_connections(self) -> None:
-        """Close what may still deliver an answer to somebody else's question."""
+        """Close every connection that may still deliver the answer to another request."""
         self._kept.distrust()
 
     async def get(
@@ -156,13 +166,15 @@ class Transport:
         """Send one request and read its answer.
 
         Args:
-            url: Ready to be sent.
-            permit: Is asked immediately before the request is written, and settled, refunded, or
-                left as it is (may have been counted). `permit.late` says that it was refunded
-                because no connection was to be had in time; the connection is kept.
-            max_bytes: Of the decoded body.
-            timeout: Seconds for all of it, from now to the end of the body.
-            fresh: On a new connection, after one that was kept had proved dead.
+            url: A URL from `ready_url`.
+            permit: Checked right before the request is written. Afterwards it is settled, refunded,
+                or neither (the exchange may have counted it). `permit.late` says that it was
+                refunded because no connection was available in time; the connection is kept.
+                `permit.crowded` says that it was refunded because there is no file descriptor for
+                a connection.
+            max_bytes: Bound of the decoded body.
+            timeout: Seconds from now to the end of the body.
+            fresh: Use a new connection, because a kept one proved dead.
 
         Raises:
             TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
@@ -170,26 +182,30 @@ class Transport:
             TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead,
                 or ended within its answer.
         """
-        if self._closed:  # while this request was being admitted
+        if self._closed:  # closed while this request was being admitted
             permit.refund()
             raise TransportError("the connections are closed", "never")
         attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
-        response = None
-        deadline = self._deadlines.start(timeout)
+        response: Response | aiohttp.ClientResponse | None = None
+        deadline = self._deadlines.start(timeout, attempt)
         try:
-            response = await self._ask(url, attempt)
+            found = await self._ask(url, attempt)
+            if isinstance(found, PlainAnswer):  # nearly always
+                permit.settle(200, found.headers)
+                return Answer(200, found.body, len(found.body) <= max_bytes)
+            response = found
             status, content = response.status, response.content
             permit.settle(status, response.headers)
             if status == TIMED_OUT and attempt.guard is not None:
                 self._kept.refuse(attempt.guard.line)
             body = content.read_nowait() if status == 200 else b""
-            if status == 200 and content.at_eof():  # nearly always: it came with the headers
+            if status == 200 and content.at_eof():  # the body came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
-            return await _slow_answer(response, attempt, body, max_bytes)
+            return await self._slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
             if not deadline.done():
                 raise
-            if response is not None and response.status != 200:  # it says so without its text
+            if response is not None and response.status != 200:  # the status alone says enough
                 return Answer(response.status, b"", False)
             if response is None and (refusal := _bare_refusal(attempt, permit)) is not None:
                 return refusal
@@ -199,7 +215,8 @@ class Transport:
                 response.close()
             elif (refusal := _bare_refusal(attempt, permit)) is not None:
                 return refusal
-            # aiohttp's shows the URL of a proxy, with its password.
+            permit.crowded = not attempt.sent and is_out_of_descriptors(error)
+            # aiohttp's error shows the URL of a proxy, with its password.
             cause = None if isinstance(error, aiohttp.ClientResponseError) else error
             raise _transport_error(error, attempt) from cause
         finally:
@@ -213,18 +230,57 @@ class Transport:
             if guard is not None and not self._owned:
                 guard.leave()
 
-    async def _ask(self, url: URL, attempt: Attempt) -> Response | aiohttp.ClientResponse:
-        """Status and headers of the answer; the body is on its way."""
+    async def _ask(
+        self, url: URL, attempt: Attempt
+    ) -> PlainAnswer | Response | aiohttp.ClientResponse:
+        """Send the request; wait for the answer, or for status and headers of an unusual one."""
         if self._connector is not None:
-            response = await self._connector.ask(url, attempt)
-            if response is not None:
-                return response
+            found = await self._connector.ask(url, attempt)
+            if found is not None:
+                return found
         current_attempt.set(attempt)
         session = self._session or self._open()
         return await session.get(url, **self._options)
 
+    async def _slow_answer(
+        self,
+        response: Response | aiohttp.ClientResponse,
+        attempt: Attempt,
+        body: bytes,
+        max_bytes: int,
+    ) -> Answer:
+        """Read an answer that is an error, or whose body did not come with its headers."""
+        if attempt.guard is not None:
+            attempt.guard.watch(response.content)
+        if response.status != 200:
+            answer = await self._error_answer(response, attempt, max_bytes)
+            is_dropped = attempt.reused and answer.status == TIMED_OUT
+            return IdleTimeout(*answer) if is_dropped else answer
+        if says_longer(response.headers, max_bytes):  # it would be refused anyway
+            response.close()
+            return Answer(response.status, body[:max_bytes], False)
+        answer = await _rest(response, body, max_bytes)
+        return answer._replace(complete=False) if attempt.flooded else answer  # looks complete
+
+    async def _error_answer(
+        self, response: Response | aiohttp.ClientResponse, attempt: Attempt, max_bytes: int
+    ) -> Answer:
+        """Read an error's text, which is useful but never worth a long wait or another error."""
+        seconds = REFUSAL_TEXT_WAIT_S if response.status in REFUSALS else ERROR_TEXT_WAIT_S
+        deadline = self._deadlines.start(seconds, attempt)
+        try:
+            return await _rest(response, b"", min(max_bytes, MAX_ERROR_TEXT))
+        except asyncio.CancelledError:
+            if not deadline.done():
+                raise
+        except (aiohttp.ClientError, OSError, ValueError):
+            pass
+        finally:
+            deadline.done()
+        return Answer(response.status, b"", False)
+
     def _open(self) -> aiohttp.ClientSession:
-        self._connector = Connector(tls=self._tls, kept=self._kept)
+        self._connector = Connector(tls=self._tls, kept=self._kept, local=self._local_address)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -237,48 +293,26 @@ class Transport:
 
 
 def ready_url(base_url: str, path: str, params: Mapping[str, str]) -> URL:
-    """Ready for the wire: aiohttp would spend 15 % of a request on quoting a string."""
+    """Make a URL ready for the wire: aiohttp would spend 15 % of a request on quoting it."""
     query = "&".join(f"{name}={quote(value)}" for name, value in params.items())
     return URL(f"{base_url}{path}{'?' if query else ''}{query}", encoded=True)
 
 
-async def _slow_answer(
-    response: Response | aiohttp.ClientResponse, attempt: Attempt, body: bytes, max_bytes: int
-) -> Answer:
-    """An answer that is an error, or whose body did not come with its headers."""
-    if attempt.guard is not None:
-        attempt.guard.watch(response.content)
-    if response.status != 200:
-        answer = await _error_answer(response, max_bytes)
-        is_dropped = attempt.reused and answer.status == TIMED_OUT
-        return IdleTimeout(*answer) if is_dropped else answer
-    answer = await _rest(response, body, max_bytes)
-    return answer._replace(complete=False) if attempt.flooded else answer  # it looks like an end
-
-
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
-    """The rest of a body, to its end, or the connection is closed."""
-    content = response.content
+    """Read the rest of a body; close the connection unless the body ends."""
+    content, pieces, size = response.content, [body], len(body)
     try:
-        while not content.at_eof() and len(body) <= max_bytes:
-            body += await content.readany()
+        while not content.at_eof() and size <= max_bytes:
+            pieces.append(await content.readany())
+            size += len(pieces[-1])
     finally:
-        if not content.at_eof() or response.status == 101:  # it speaks something else now
+        if not content.at_eof() or response.status == 101:  # after 101 it speaks another protocol
             response.close()
-    return Answer(response.status, body[:max_bytes], len(body) <= max_bytes)
-
-
-async def _error_answer(response: Response | aiohttp.ClientResponse, max_bytes: int) -> Answer:
-    """With an error the text is nice to have, and never worth a wait or another error."""
-    try:
-        async with asyncio.timeout(REFUSAL_BODY if response.status in REFUSALS else ERROR_BODY):
-            return await _rest(response, b"", min(max_bytes, ERROR_TEXT))
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-        return Answer(response.status, b"", False)
+    return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
-    """What there is when nothing but the status of a refusal could be read: it says enough."""
+    """The answer when only the status of a refusal could be read: it says enough."""
     if not attempt.refusal:
         return None
     permit.settle(attempt.refusal, {})
@@ -286,7 +320,7 @@ def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:
 
 
 def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
-    """Says whether another attempt could help."""
+    """The error for the caller; its `retry` says whether another attempt can help."""
     retry = "later"
     if isinstance(error, LateError):
         return TransportTimeoutError(str(error))
@@ -305,7 +339,29 @@ def _transport_error(error: Exception, attempt: Attempt) -> TransportError:
 
 
 def _text(error: Exception) -> str:
-    """Of a parser's error only the text: the status that it carries was sent by nobody."""
-    if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
-        return "the connection ended within the answer"  # of which aiohttp's error has the headers
+    """Say what went wrong, in our words.
+
+    Of a parser's error it shows only the text: no server sent the status that it carries.
+    """
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        if isinstance(error.message, str):
+            return "the connection ended without an answer"
+        return "the connection ended within the answer"  # aiohttp's text would be all the headers
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return printable(_no_connection(error))
     return printable(str(getattr(error, "message", "") or error)) or type(error).__name__
+
+
+def _no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, and to where."""
+    cause = error.os_error
+    is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    host = f"[{error.host}]" if ":" in error.host else error.host
+    place = f"{'the proxy ' if is_proxy else ''}{host}:{error.port}"
+    if isinstance(cause, socket.gaierror):
+        return f"{place} has no address: {cause.strerror}"
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS connection to {place}: {cause.reason or cause}"
+    numbers = [cause.errno or 0, *map(int, _NUMBERS.findall(str(cause)))]  # one for each address
+    words = dict.fromkeys(os.strerror(n) for n in numbers if n in errno.errorcode)
+    return f"no connection to {place}: {' and '.join(words) or cause}"

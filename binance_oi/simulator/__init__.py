@@ -5,14 +5,17 @@ For tests, ours and yours. It shares no code with the client, and imports nothin
 """
 
 from binance_oi.simulator.app import Change, Headers
+from binance_oi.simulator.commands import Admin, Commands
 from binance_oi.simulator.counter import Bans, Bursts, Others, Steady
 from binance_oi.simulator.history import Pages, Row
 from binance_oi.simulator.local import LocalExchange, spawn
 
 __all__ = [
+    "Admin",
     "Bans",
     "Bursts",
     "Change",
+    "Commands",
     "Headers",
     "LocalExchange",
     "Others",

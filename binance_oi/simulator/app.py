@@ -9,21 +9,27 @@ import asyncio
 import gzip
 import json
 import re
+import secrets
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from math import ceil
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from aiohttp import web
 from multidict import CIMultiDict
 
+from binance_oi.simulator.commands import ADMIN, obey
 from binance_oi.simulator.counter import (
     BANNED,
     LIMITED,
+    MINUTE_S,
     OK,
     RollingCounter,
     Verdict,
@@ -38,6 +44,7 @@ from binance_oi.simulator.history import (
     Question,
 )
 from binance_oi.simulator.market import Market
+from binance_oi.simulator.script import Effect, Kind, Script
 from binance_oi.simulator.universe import TRADING, Universe, exchange_info
 
 OPEN_INTEREST = "/fapi/v1/openInterest"
@@ -51,6 +58,17 @@ GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip
 FUNDING_S = 8 * 3600
 HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
 WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
+
+# Where an exchange is below its port: its own, for the next one there is another exchange, and a
+# client must not take the ban of the one for a ban of the other.
+_PLACE = "/local-"
+DELISTED = "SETTLING"
+# What it says when it fails, by the least status that says so [D] 2026-11.
+_FAILURES = (
+    (500, -1001, "Internal error; unable to process your request. Please try again."),
+    (408, -1007, "Timeout waiting for response from backend server."),
+    (400, -1000, "An unknown error occurred while processing the request."),
+)
 
 # Java writes "no lower case" as &&[^a-z]. \w without re.ASCII: listed names are Chinese, too.
 _LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
@@ -117,6 +135,19 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Fate(NamedTuple):
+    """What the script has for one answer."""
+
+    delay_s: float = 0.0
+    is_dropped: bool = False
+    hides_weight: bool = False
+    status: int = OK
+    """Of the failure, if it is one."""
+
+
+_USUAL = Fate()
+
+
 class _Refused(Exception):
     """A request whose answer is an error."""
 
@@ -173,6 +204,12 @@ class Exchange:
         self._changes = sorted((Change(*change) for change in changes), reverse=True)
         self._random = Random(seed)
         self._date = (0, "")
+        self.lock: AbstractContextManager[object] = threading.RLock()
+        """Held while anything is read that a command changes, and while it is changed."""
+        self.place: str = _PLACE + secrets.token_hex(6)
+        """Where it is below its port, for its URL alone: any other place is answered as well, be it
+        none, or that of an exchange that was here before."""
+        self._script = Script()
         self._info: bytes | None = None
         self._pages = pages or Pages()
         self._markets: dict[str, Market] = {}
@@ -186,6 +223,21 @@ class Exchange:
             SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
             PING: lambda _query, _now: b"{}",
         }
+        self._commands: dict[str, Callable[..., None]] = {
+            "set_open_interest": self._set_open_interest,
+            "set_mark_price": self._set_mark_price,
+            "jump": self._jump,
+            "fail": partial(self._plan, "fail"),
+            "drop": partial(self._plan, "drop"),
+            "delay": partial(self._plan, "delay"),
+            "hide_headers": partial(self._plan, "hide"),
+            "show_headers": partial(self._script.clear, "hide"),
+            "reset": self._script.clear,
+            "ban": self._ban,
+            "end_ban": self.counter.end_ban,
+            "delist": self._delist,
+            "set_status": self.set_status,
+        }
 
     def set_status(self, name: str, status: str) -> None:
         """Change the status of a symbol, or list a new one, from now on.
@@ -193,37 +245,113 @@ class Exchange:
         Raises:
             ValueError: a new name that does not end in a quote asset.
         """
-        self.universe.set_status(name, status, self._now())
-        self._info = None
+        with self.lock:
+            self.universe.set_status(name, status, self._now())
+            self._info = None
+
+    def do(self, command: str, **arguments: Any) -> None:
+        """Carry out one of `Commands`, from any thread.
+
+        Raises:
+            ValueError: there is no such command, or its symbol is not listed.
+            TypeError: it takes other arguments.
+        """
+        with self.lock:
+            if command not in self._commands:
+                raise ValueError(f"there is no command {command!r}")
+            self._commands[command](**arguments)
+
+    def _plan(
+        self,
+        kind: Kind,
+        times: int | None,
+        symbol: str | None = None,
+        status: int = OK,
+        seconds: float = 0.0,
+    ) -> None:
+        self._script.add(Effect(kind, times, symbol, status, seconds))
+
+    def _set_open_interest(self, symbol: str, value: str) -> None:
+        self._listed(symbol).fix(value, self._now())
+
+    def _set_mark_price(self, symbol: str, price: str) -> None:
+        self._listed(symbol).fix_price(price, self._now())
+
+    def _jump(self, symbol: str, share: float) -> None:
+        self._listed(symbol).jump(share, self._now())
+
+    def _ban(self, seconds: float | None) -> None:
+        self.counter.ban(self._now(), seconds)
+
+    def _listed(self, name: str) -> Market:
+        try:
+            return self._market(name)
+        except _Refused:
+            raise ValueError(f"{name!r} is not listed") from None
+
+    def _delist(self, symbol: str) -> None:
+        self._listed(symbol)
+        self.set_status(symbol, DELISTED)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Take a request through both legs."""
-        if self._latency or self._jitter:
+        target = _below_its_place(request.raw_path)
+        if target == ADMIN and request.method == "POST":
+            status, outcome = obey(self.do, await request.read())
+            return _text_of(Answer(status, _json(outcome)))
+        has_legs = bool(self._latency or self._jitter)
+        if has_legs:
             await asyncio.sleep(self._leg_s())
-            response = self._respond(request)
-            await asyncio.sleep(self._leg_s())
-            return response
-        return self._respond(request)
+        response, fate = self._respond(request, target)
+        if has_legs or fate.delay_s:
+            await asyncio.sleep(fate.delay_s + (self._leg_s() if has_legs else 0.0))
+        if fate.is_dropped and request.transport is not None:
+            request.transport.abort()
+        return response
 
     def _leg_s(self) -> float:
         return (self._latency + self._jitter * self._random.random()) / 2
 
-    def _respond(self, request: web.BaseRequest) -> web.Response:
-        now = self._now()
-        while self._changes and now >= self._changes[-1].at:
-            change = self._changes.pop()
-            self.set_status(change.symbol, change.status)
-        target = request.raw_path
-        if target.startswith(PREFIX):
-            verdict = self.history_counter.count(now)
-        else:
-            verdict = self.counter.count(_weight(target), now)
-        if verdict.status == OK:
-            answer = self._answer(request.method, target, now)
-        else:
-            answer = self._refusal(verdict, request.remote, target)
-        self.answers[answer.status] += 1
-        return self._response(request, answer, verdict, now)
+    def _respond(self, request: web.BaseRequest, target: str) -> tuple[web.Response, Fate]:
+        with self.lock:
+            now = self._now()
+            while self._changes and now >= self._changes[-1].at:
+                change = self._changes.pop()
+                self.set_status(change.symbol, change.status)
+            if target.startswith(PREFIX):
+                verdict, room_at = self.history_counter.count(now), now + HISTORY_S
+            else:
+                verdict = self.counter.count(_weight(target), now)
+                room_at = float((now // MINUTE_S + 1) * MINUTE_S)
+            fate = _USUAL if self._script.is_empty else self._fate(target, verdict)
+            if fate.status == LIMITED:
+                verdict = Verdict(LIMITED, verdict.used, room_at)
+            if verdict.status != OK:
+                answer = self._refusal(verdict, request.remote, target)
+            elif fate.status != OK:
+                answer = _failure(fate.status)
+            else:
+                answer = self._answer(request.method, target, now)
+            if not fate.is_dropped:
+                self.answers[answer.status] += 1
+            response = self._response(request, target, answer, verdict, now)
+        if fate.hides_weight and WEIGHT_HEADER in response.headers:
+            del response.headers[WEIGHT_HEADER]
+        return response, fate
+
+    def _fate(self, target: str, verdict: Verdict) -> Fate:
+        symbol = _named_in(target)
+        delay, hidden = self._script.take("delay", symbol), self._script.take("hide", symbol)
+        # What the exchange refuses anyway uses no failure up.
+        served = verdict.status == OK
+        dropped = self._script.take("drop", symbol) if served else None
+        failed = self._script.take("fail", symbol) if served and dropped is None else None
+        return Fate(
+            delay_s=delay.seconds if delay else 0.0,
+            is_dropped=dropped is not None,
+            hides_weight=hidden is not None,
+            status=failed.status if failed else OK,
+        )
 
     def _answer(self, method: str, target: str, now: float) -> Answer:
         name = self._plain_targets.get(target)
@@ -258,13 +386,18 @@ class Exchange:
         )
 
     def _response(
-        self, request: web.BaseRequest, answer: Answer, verdict: Verdict, now: float
+        self,
+        request: web.BaseRequest,
+        target: str,
+        answer: Answer,
+        verdict: Verdict,
+        now: float,
     ) -> web.Response:
         status, body = answer
         response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
         headers = response.headers
         headers["Date"] = self._date_at(int(now))
-        if request.raw_path.startswith(PREFIX):  # no header tells what is used (seen 2026-09-12)
+        if target.startswith(PREFIX):  # no header tells what is used (seen 2026-09-12)
             del headers[WEIGHT_HEADER]
         else:
             self._write_weight(headers, verdict)
@@ -369,7 +502,7 @@ class Exchange:
         rate = "0.00010000" if lasting else "0.00000000"
         return {
             "symbol": name,
-            "markPrice": f"{price:.8f}",
+            "markPrice": self._market(name).mark_price_text(now),
             "indexPrice": f"{price * 0.9999:.8f}",
             "estimatedSettlePrice": f"{price * 0.9998:.8f}",
             "lastFundingRate": rate,
@@ -388,6 +521,16 @@ class Exchange:
 
 
 _STATIC_HEADERS = CIMultiDict(_HEADERS)
+
+
+def _below_its_place(path: str) -> str:
+    _, slash, rest = path[1:].partition("/")
+    return slash + rest if path.startswith(_PLACE) else path
+
+
+def _text_of(answer: Answer) -> web.Response:
+    """An answer that is not the exchange's: it costs nothing, and no header says so."""
+    return web.Response(body=answer.body, status=answer.status, content_type="application/json")
 
 
 def _weight(target: str) -> int:
@@ -413,6 +556,21 @@ def _symbol_in(query: str) -> str | None:
             f"Illegal characters found in parameter 'symbol'; legal range is '{_LEGAL_RANGE}'.",
         )
     return values[0]
+
+
+def _named_in(target: str) -> str | None:
+    """The symbol that a request names, if it names one that can be."""
+    try:
+        return _symbol_in(target.partition("?")[2])
+    except _Refused:
+        return None
+
+
+def _failure(status: int) -> Answer:
+    _, code, message = next(row for row in _FAILURES if status >= row[0])
+    if status == 403:
+        return Answer(status, b"<!DOCTYPE HTML>\n<HTML><TITLE>ERROR: 403 Forbidden</TITLE></HTML>")
+    return _error(status, code, message)
 
 
 def _takes_gzip(request: web.BaseRequest) -> bool:

@@ -146,11 +146,21 @@ class WeightCounter:
         verdict = self._refuse(used, now)
         return verdict._replace(until=room_at) if verdict.status == LIMITED else verdict
 
-    def ban(self, now: float) -> None:
-        """Ban this IP address from `now` on, for twice as long as the last time."""
-        self._ban_s = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
+    def ban(self, now: float, seconds: float | None = None) -> None:
+        """Ban this IP address from `now` on.
+
+        Args:
+            now: Unix s.
+            seconds: how long; None for twice as long as the last ban.
+        """
+        twice = min(self._ban_s * 2 or self.bans.first_s, self.bans.longest_s)
+        self._ban_s = twice if seconds is None else seconds
         self.banned_until = now + self._ban_s
         self._refusals = 0
+
+    def end_ban(self) -> None:
+        """Serve this IP address again."""
+        self.banned_until = 0.0
 
     def _refuse(self, used: int, now: float) -> Verdict:
         if now < self.banned_until:

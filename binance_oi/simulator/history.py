@@ -7,6 +7,7 @@ what a caller would have read at its instant. Time is an argument, in Unix ms of
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from random import Random
 from typing import NamedTuple
 from urllib.parse import parse_qsl
@@ -191,9 +192,9 @@ class History:
 
     def _row(self, time: int) -> Row:
         moment = time / 1000
-        value = self._market.open_interest_at(moment)
-        notional = float(value) * self._market.mark_price(moment)
-        return Row(time, f"{float(value):.8f}", f"{notional:.8f}")
+        value = Decimal(self._market.open_interest_at(moment))
+        notional = value * Decimal(self._market.mark_price_text(moment))
+        return Row(time, f"{value:.8f}", f"{notional:.8f}")
 
     def _has_row(self, time: int) -> bool:
         """Whether there was a trade: after the listing, in a session, in no quiet stretch."""

@@ -4,19 +4,22 @@ It listens on 127.0.0.1 only, and sees one IP address whoever asks.
 """
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
 from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange, Headers
+from binance_oi.simulator.commands import Commands
 from binance_oi.simulator.counter import Bans, Others, RollingCounter, WeightCounter
 from binance_oi.simulator.history import Pages, Row
 from binance_oi.simulator.universe import Universe
@@ -26,7 +29,7 @@ BACKLOG = 2048  # connections a load test opens at once
 CLOSE_S = 0.1  # what a request in flight still gets when the exchange closes
 
 
-class LocalExchange:
+class LocalExchange(Commands):
     """A futures exchange on this machine that counts weight as the real one does.
 
         async with LocalExchange(limit=100) as exchange:
@@ -36,6 +39,10 @@ class LocalExchange:
 
     It works on every event loop, also on one whose time is virtual: give `clock` the loop's
     time, and latency costs no real time.
+
+    `url` has a path of its own for each exchange, and so a budget of its own: a ban that a client
+    has seen is not that of the next exchange on the same port. The commands of `Commands`, such as
+    `jump` and `ban`, may come from any thread.
 
     Args:
         limit: weight allowed in a minute; also what `exchangeInfo` says.
@@ -98,6 +105,7 @@ class LocalExchange:
             pages=pages,
         )
         self._runner: web.ServerRunner | None = None
+        self._socket: socket.socket | None = None
 
     def __repr__(self) -> str:
         where = self.url or "closed"
@@ -106,12 +114,14 @@ class LocalExchange:
     @property
     def used(self) -> int:
         """Weight counted in the current minute."""
-        return self.counter.used(self.now())
+        with self._exchange.lock:
+            return self.counter.used(self.now())
 
     @property
     def weights(self) -> dict[int, int]:
         """Minute (Unix s // 60) to the weight counted in it, others included."""
-        return self.counter.weights(self.now())
+        with self._exchange.lock:
+            return self.counter.weights(self.now())
 
     @property
     def history_counter(self) -> RollingCounter:
@@ -124,8 +134,9 @@ class LocalExchange:
         Raises:
             KeyError: the symbol is not listed, or there is no such period.
         """
-        now = int(self.now() * 1000)
-        return self._exchange.history(symbol).rows(period, first, last, now)
+        with self._exchange.lock:
+            now = int(self.now() * 1000)
+            return self._exchange.history(symbol).rows(period, first, last, now)
 
     @property
     def answers(self) -> Counter[int]:
@@ -141,28 +152,43 @@ class LocalExchange:
         """The exchange's own clock, Unix s."""
         return self._clock() + self._clock_offset
 
-    def set_status(self, name: str, status: str) -> None:
-        """Change the status of a symbol, or list a new one, from now on.
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 while it does not."""
+        port: int = self._socket.getsockname()[1] if self._socket else 0
+        return port
 
-        Raises:
-            ValueError: a new name that does not end in a quote asset.
-        """
-        self._exchange.set_status(name, status)
+    def _do(self, command: str, **arguments: Any) -> None:
+        self._exchange.do(command, **arguments)
+
+    def bind(self) -> None:
+        """Take the port, and have a `url`, before there is a loop: connections wait for `start`."""
+        if self._socket is None:
+            self._socket = socket.create_server((HOST, self._port), backlog=BACKLOG)
+            self._port = self.port  # also when it is closed and started again
+            self.url = f"http://{HOST}:{self._port}{self._exchange.place}"
+
+    def release(self) -> None:
+        """Give the port back. `close` does it."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket, self.url = None, ""
 
     async def start(self) -> None:
         """Listen. `async with` does it."""
+        self.bind()
+        assert self._socket is not None
         server = web.Server(self._exchange.handle, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._port, backlog=BACKLOG).start()
-        self.url = f"http://{HOST}:{self._runner.addresses[0][1]}"
+        await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
 
     async def close(self) -> None:
         """Stop listening and drop every connection. `async with` does it."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        self.url = ""
+        self.release()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -179,9 +205,15 @@ class LocalExchange:
     @contextmanager
     def in_thread(self) -> Generator[Self, None, None]:
         """Run in a thread and a loop of its own."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="local-exchange", daemon=True)
+        made: Future[asyncio.AbstractEventLoop] = Future()
+
+        def run() -> None:  # the loop is made in its thread: a test may have others here
+            made.set_result(asyncio.new_event_loop())
+            made.result().run_forever()
+
+        thread = threading.Thread(target=run, name="local-exchange", daemon=True)
         thread.start()
+        loop = made.result()
         try:
             asyncio.run_coroutine_threadsafe(self.start(), loop).result()
             try:

@@ -51,7 +51,7 @@ def write_a_day(path: Path) -> None:
 
 
 def draw(page: Path) -> tuple[Path, list[str]]:
-    """A picture of the page, and what the browser complained about on its console."""
+    """Return a picture of the page, and the errors on the browser's console."""
     picture = page.with_suffix(".png")
     command = [
         *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
@@ -63,25 +63,25 @@ def draw(page: Path) -> tuple[Path, list[str]]:
 
 
 def near(picture: Path, colour: tuple[int, int, int]) -> Any:
-    """Which pixels have about that colour."""
+    """The pixels that have roughly that colour."""
     return abs(imread(picture)[:, :, :3] * 255 - colour).max(axis=2) < 12
 
 
-def test_the_page_is_drawn_without_a_complaint(tmp_path: Path) -> None:
+def test_the_page_is_drawn_without_a_console_error(tmp_path: Path) -> None:
     write_a_day(tmp_path / "oi.db")
     with Recording(tmp_path / "oi.db") as recording:
         write_report(recording, tmp_path / "report.html")
     picture, complaints = draw(tmp_path / "report.html")
     assert complaints == []
-    assert near(picture, LINE).sum() > 3 * 850  # three charts, each across the page
+    assert near(picture, LINE).sum() > 3 * 850  # three charts, as wide as the page
     had, gap = near(picture, HAD), near(picture, GAP)
-    strip = int(had.any(axis=1).argmax()) + 10  # a line of the picture that goes through it
+    strip = int(had.any(axis=1).argmax()) + 10  # a row of pixels inside the strip
     covered, missing = had[strip].sum(), gap[strip].sum()
     assert covered + missing > 900
     assert missing / (covered + missing) == pytest.approx(400 / 4320, rel=0.02)
 
 
-def test_a_complaint_would_be_seen(tmp_path: Path) -> None:
+def test_a_console_error_is_detected(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text('<script>console.error("broken")</script><img src="http://example.com/a.png">')
     _, complaints = draw(page)

@@ -231,6 +231,8 @@ def minutes(draw: st.DrawFn) -> Minute:
         draw(st.one_of(st.just(0), weights)),
         draw(st.one_of(st.just(0), weights)),
         draw(st.booleans()),
+        draw(st.integers(0, 100)),
+        draw(st.sampled_from([0, 100])),
     )
 
 
@@ -266,20 +268,21 @@ def states(draw: st.DrawFn) -> Known:
     weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
     reserve=st.sampled_from([0, 0.01, RESERVE, 0.3]),
     share=st.sampled_from([1.0, 0.5]),
+    bulk=st.booleans(),
 )
 def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
-    state: Known, now: float, weight: int, reserve: float, share: float
+    state: Known, now: float, weight: int, reserve: float, share: float, bulk: bool
 ) -> None:
     charged = Bucket(copy.deepcopy(state), reserve=reserve, share=share)
     ruled = Bucket(state, reserve=reserve, share=share)
     if now - state.clock.at > 1.0:
         state.clock.drift(now)
-    asked = ruled.question(now, weight)
+    asked = ruled.question(now, weight, bulk)
     verdict = decide(asked, state)
     expected: Receipt | admission.Verdict = verdict
     if not isinstance(verdict, Wait):
         expected = ruled._book(asked, isinstance(verdict, Probe))
-    assert charged.charge(now, weight) == expected
+    assert charged.charge(now, weight, bulk) == expected
     assert charged.known == state
 
 
@@ -349,3 +352,210 @@ def test_a_full_minute_whose_weight_is_under_way_is_asked_again_soon() -> None:
     full = Minute(FULL, FULL, [(30, FULL - 1)])
     verdict = decide(ask(), known(full, silent=BLIND_AFTER))
     assert verdict[:2] == (POLL, Reason.MINUTE_FULL)
+
+
+# -- single calls own a part of every minute ------------------------------------------------------
+
+
+def with_singles(
+    used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
+) -> tuple[Ask, Known]:
+    """Bulk work asks in minute `K`; `singles` has the weight of single calls of the minutes."""
+    minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
+    current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
+    books = Ledger(minutes | {K - 1: minutes.get(K - 1, Minute(reported=1)), K: current}, K)
+    return ask(now=now)._replace(bulk=True, interactive=50), known(ledger=books, counted_at=now)
+
+
+@pytest.mark.parametrize(
+    "singles, part",
+    [
+        ({}, 0),
+        ({K - 1: 1}, 10),  # 1 % of the limit at least
+        ({K - 1: 20}, 40),  # twice their use
+        ({K - 1: 20, K - 3: 8}, 40),  # of the busiest minute
+        ({K - 1: 20, K: 15}, 25),  # less what they have used
+        ({K: 3}, 7),
+        ({K: 20}, 20),  # they go on as they did
+        ({K - 1: 400}, 50),  # `interactive` at the most
+        ({K - 1: 400, K: 80}, 0),
+        ({K - 5: 20}, 40),
+        ({K - 6: 20}, 0),  # that is more than five minutes ago
+    ],
+)
+def test_bulk_work_leaves_single_calls_a_part_of_the_minute(
+    singles: dict[int, int], part: int
+) -> None:
+    fits, too_much = (with_singles(FULL - part - 1 + more, singles) for more in (0, 1))
+    assert decide(*fits) == Send()
+    reason = Reason.SINGLE_CALLS if part else Reason.MINUTE_FULL
+    verdict = decide(*too_much)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is reason
+
+
+def test_single_calls_take_all_that_is_left() -> None:
+    asked, state = with_singles(FULL - 1, {K - 1: 20})
+    assert decide(asked._replace(bulk=False), state) == Send()
+
+
+def test_the_largest_part_that_a_process_asks_for_counts() -> None:
+    singles = {K - 1: 400}
+    assert decide(*with_singles(FULL - 71, singles, asked_for=70)) == Send()
+    verdict = decide(*with_singles(FULL - 70, singles, asked_for=70))
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.SINGLE_CALLS
+
+
+@pytest.mark.parametrize("left, kept", [(5.0, 40), (4.0, 32), (2.5, 20), (0.5, 4)])
+def test_bulk_work_gets_what_single_calls_do_not_use_as_the_minute_ends(
+    left: float, kept: int
+) -> None:
+    fits, too_much = (
+        with_singles(FULL - kept - 1 + more, {K - 1: 20}, 60.0 - left) for more in (0, 1)
+    )
+    assert decide(*fits) == Send()
+    verdict = decide(*too_much)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.SINGLE_CALLS
+    assert verdict.seconds == pytest.approx(0.125)  # an eighth of a second for each weight
+
+
+def test_the_wait_for_the_part_of_single_calls_ends_when_it_is_released() -> None:
+    asked, state = with_singles(FULL - 1, {K - 1: 20})
+    verdict = decide(asked, state)
+    assert isinstance(verdict, Wait)
+    assert verdict.seconds == 40.0
+    assert decide(asked._replace(now=60.0), state) == Send()
+
+
+def test_beside_others_the_part_of_single_calls_is_kept_as_well() -> None:
+    state = beside_others(Minute(booked=50, reported=250, others=200), curve=STEADY)
+    state.ledger.minutes[K - 1].single = 20
+    asked = ask()._replace(interactive=50)
+    most = max(n for n in range(1, 500) if decide(asked._replace(weight=n), state) == Send())
+    bulk = asked._replace(bulk=True)
+    assert decide(bulk._replace(weight=most - 40), state) == Send()
+    verdict = decide(bulk._replace(weight=most - 39), state)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.OTHERS
+
+
+def test_what_single_calls_use_is_booked_and_goes_back_with_its_receipt() -> None:
+    bucket = Bucket(known())
+    receipts = [bucket.charge(20.0, 3), bucket.charge(20.0, 5, bulk=True), bucket.charge(20.0, 2)]
+    minute = bucket.known.ledger.minutes[K]
+    assert (minute.booked, minute.single) == (11, 5)
+    assert isinstance(receipts[0], Receipt)
+    bucket.refund(receipts[0])
+    assert (minute.booked, minute.single) == (8, 2)
+
+
+# -- copies of us that share no budget ------------------------------------------------------------
+
+
+def among_copies(
+    theirs: list[int], ours: int, *, now: float = 20.0, booked: int = 1, reported: int = 0
+) -> Known:
+    """Minute `K` has begun, and in the one before others had used `theirs`, by each 5 s.
+
+    Args:
+        theirs: Their use of the minute before, and in the one before that.
+        ours: Our use of the minute before.
+        now: Of the latest count.
+        booked: Our use of minute `K`.
+        reported: The largest count of the minute before.
+    """
+    before = Curve(LIMIT / 60, theirs, since=0.5, until=5.0 * len(theirs))
+    minutes = {K - 1: Minute(ours, reported=reported or ours + theirs[-1])}
+    minutes[K] = Minute(booked, reported=booked + theirs[-1], others=theirs[-1])
+    others = Others({K - 1: before}, expected_until=K + 5)
+    others.draw(K, LIMIT, now, theirs[-1])
+    return known(ledger=Ledger(minutes, K), others=others, counted_at=now)
+
+
+EARLY_ON = [400] * 12
+ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, reported, part",
+    [
+        (EARLY_ON, 400, 0, 450),  # they used up the minute early, with us: we grow by 5 %
+        (EARLY_ON, 480, 0, 500),  # up to the half of it
+        (EARLY_ON, 600, 0, 500),
+        (EARLY_ON, 300, 0, 50),  # 700 of 1,000 are not all
+        ([501] * 12, 100, 0, 150),  # more than a single copy may have
+        (ALL_ALONG, 540, 0, 50),  # by second 30 they had used 200
+        (EARLY_ON, 400, 1_001, 50),  # copies never use more than the limit
+    ],
+)
+def test_beside_a_copy_our_part_grows_to_the_half(
+    theirs: list[int], ours: int, reported: int, part: int
+) -> None:
+    state = among_copies(theirs, ours, reported=reported)
+    parts = [
+        n for n in range(1, 601) if admission._is_our_part(ask(n)._replace(weight=n - 1), state, K)
+    ]
+    assert max(parts) == part
+
+
+def test_our_part_beside_a_copy_is_that_of_the_best_of_the_last_minutes() -> None:
+    state = among_copies(EARLY_ON, 350)
+    state.ledger.minutes[K - 4] = Minute(410)
+    state.ledger.minutes[K - 6] = Minute(500)  # more than five minutes ago
+    assert admission._is_our_part(ask(459), state, K)
+    assert not admission._is_our_part(ask(460), state, K)
+
+
+def test_a_refusal_takes_nothing_of_our_part_beside_a_copy() -> None:
+    state = among_copies(EARLY_ON, 400)
+    state.others.expected_surge = 250
+    assert admission._is_our_part(ask(449), state, K)
+
+
+@pytest.mark.parametrize(
+    "theirs, now, most",
+    [
+        ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
+        ([501] * 12, 0.4, 60),
+        ([500] * 12, 4.0, None),  # a single copy, which has its part and no more
+        ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
+    ],
+)
+def test_beside_more_than_one_copy_we_send_slowly(
+    theirs: list[int], now: float, most: int | None
+) -> None:
+    state, asked = among_copies(theirs, 499, now=now), ask(now=now)
+    if most is None:
+        assert admission.spread_beside_copies(asked._replace(weight=800), state) is None
+        return
+    state.ledger.minutes[K].booked = most - 1
+    assert admission.spread_beside_copies(asked, state) is None
+    state.ledger.minutes[K].booked = most
+    verdict = admission.spread_beside_copies(asked, state)
+    assert isinstance(verdict, Wait)
+    assert verdict.reason is Reason.OTHERS
+    assert verdict.seconds == pytest.approx(0.04)
+
+
+def test_beside_more_than_one_copy_less_is_under_way_at_a_time() -> None:
+    for theirs, most in ((500, 61), (501, 15)):
+        state = among_copies([theirs] * 12, 499, now=19.0)
+        minute = state.ledger.minutes[K]
+        minute.reported = minute.booked + minute.others
+        minute.booked, minute.unconfirmed = minute.booked + most - 1, most - 1
+        assert not admission._is_crowded(ask(), state, K)
+        minute.booked, minute.unconfirmed = minute.booked + 1, most
+        assert admission._is_crowded(ask(), state, K)
+
+
+def test_a_full_minute_is_probed_where_only_copies_have_used_it() -> None:
+    full = [980] * 4
+    state = among_copies(EARLY_ON, 400, now=20.0, booked=10)
+    state.others.curves[K] = Curve(LIMIT / 60, full, since=1.7, until=1.7)
+    state.ledger.minutes[K] = Minute(10, reported=FULL, others=980)
+    assert probing.is_affordable(ask(now=50.0), state, K)  # 990, 1 and a quarter of the reserve
+    assert not probing.is_affordable(ask(8, now=50.0), state, K)
+    state.ledger.minutes[K].reported = LIMIT + 1
+    assert not probing.is_affordable(ask(now=50.0), state, K)

@@ -16,15 +16,16 @@ from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
+from binance_oi.budget import machine, record, stored
 from binance_oi.budget import pool as pool_module
-from binance_oi.budget import record, stored
-from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Pool, ProcessBudget
-from binance_oi.budget.pool_file import FILE_NAME, PAGE
+from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
 from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
 from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -32,7 +33,7 @@ from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
 from support.memory_store import Memory, Options, shared_pool
 
-Make = Callable[[], SharedPool]
+Make = Callable[..., SharedPool]
 HUNG = 300.0  # s, after which a thread will never go on
 
 
@@ -51,8 +52,12 @@ def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: 
     """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
     kind = getattr(request, "param", "file")
 
-    options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
-    return lambda: shared_pool(kind, tmp_path / "budgets", memory, options)
+    def make(**more: float) -> SharedPool:
+        options = Options(limit=100, reserve=0, clock=clock, wall=clock.wall)
+        options.update(more)  # type: ignore[typeddict-item]
+        return shared_pool(kind, tmp_path / "budgets", memory, options)
+
+    return make
 
 
 BOTH = pytest.mark.parametrize("make", ["file", "memory"], indirect=True)
@@ -151,6 +156,35 @@ def test_a_share_that_makes_no_sense_is_refused(share: float) -> None:
         ProcessBudget(share=share)
 
 
+def test_what_bulk_work_leaves_single_calls_is_a_share_of_the_limit() -> None:
+    for sound in (0.0, 1):
+        ProcessBudget(interactive=sound)
+    with pytest.raises(ValueError, match="interactive must be 0 to 1"):
+        ProcessBudget(interactive=1.01)
+
+
+@pytest.mark.parametrize("interactive, left", [(0.0, 0), (0.1, 9), (0.5, 49)])
+def test_bulk_work_leaves_room_where_single_calls_were_made(
+    interactive: float, left: int, clock: Time
+) -> None:
+    budget = ProcessBudget(
+        limit=100, reserve=0, interactive=interactive, clock=clock, wall=clock.wall
+    )
+    pool = budget.pool("a")
+    use(pool, clock, 40)
+    clock.now += 60.0
+    use(pool, clock, 1)
+    assert isinstance(pool.charge(99 - left, 0, True), Receipt)
+    answer = pool.charge(1, 0, True)
+    assert not isinstance(answer, Receipt)
+    if not left:
+        assert answer.reason is Reason.MINUTE_FULL
+        return
+    assert answer.reason is Reason.SINGLE_CALLS
+    assert pool.room_in(1, True) == answer.seconds
+    assert isinstance(pool.charge(left), Receipt)
+
+
 def test_reserve_and_share_keep_room(clock: Time) -> None:
     pool = ProcessBudget(limit=100, reserve=20, share=0.5, clock=clock, wall=clock.wall).pool("a")
     use(pool, clock)
@@ -197,7 +231,7 @@ NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), f
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
-@pytest.mark.parametrize("name", ["reserve", "share", "limit"])
+@pytest.mark.parametrize("name", ["reserve", "share", "interactive", "limit"])
 @pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
 def test_what_is_no_number_is_refused_by_its_name(
     kind: type[ProcessBudget], name: str, value: object
@@ -366,7 +400,36 @@ def test_a_machine_that_slept_expects_another_minute(make: Make, clock: Time) ->
     assert pool.usage.used == 1
 
 
+@BOTH
+def test_bulk_work_of_one_process_leaves_room_for_single_calls_of_another(
+    make: Make, clock: Time
+) -> None:
+    bot, recorder = make(interactive=0.2), make()
+    use(bot, clock, 40)
+    clock.now += 60.0
+    use(bot, clock, 1)
+    assert isinstance(recorder.charge(80, 0, True), Receipt)
+    answer = recorder.charge(1, 0, True)
+    assert not isinstance(answer, Receipt)
+    assert answer.reason is Reason.SINGLE_CALLS
+    assert isinstance(bot.charge(19), Receipt)
+
+
 # -- charging in advance -----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_lease_of_bulk_work_is_for_no_single_call(make: Make, clock: Time) -> None:
+    pool, other = make(), make()
+    use(pool, clock)
+    for _ in range(2):  # at the same instant, so that the next ones are charged in advance
+        assert isinstance(pool.charge(1, 0, True), Receipt)
+    assert other.usage.used > 3
+    receipt = pool.charge(1)
+    assert isinstance(receipt, Receipt)
+    assert receipt.single == 1
+    pool.flush()
+    assert other.usage.used == 4
 
 
 def warm(pool: Pool, clock: Time) -> None:
@@ -698,6 +761,55 @@ def test_all_pools_of_the_machine_can_be_looked_at(
         assert machine_pools(tmp_path / "budgets") == {}
     take(MachineBudget().pool("c"), 1)
     assert list(machine_pools()) == ["c"]
+
+
+def test_a_ban_of_before_a_restart_of_the_machine_is_shown_as_it_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
+    monkeypatch.setattr(stored, "BOOT", "another run of the machine")
+    assert MachineBudget(directory=tmp_path).pool("a").held_for(ban=True) > 0.0
+    assert machine_pools(tmp_path)["a"].banned_until is not None
+
+
+def test_one_pool_is_forgotten_and_the_others_stay(tmp_path: Path) -> None:
+    budget = MachineBudget(directory=tmp_path)
+    for name in ("a", "b"):
+        budget.pool(name).hold(3600.0, ban=True)
+    budget.close()
+    assert forget_pool("a", tmp_path)
+    assert list(machine_pools(tmp_path)) == ["b"]
+    assert not forget_pool("a", tmp_path)
+    later = MachineBudget(directory=tmp_path)
+    assert (later.pool("a").held_for(ban=True), later.pool("b").held_for(ban=True) > 0) == (0, True)
+
+
+def test_a_process_that_runs_writes_again_what_was_forgotten(tmp_path: Path) -> None:
+    pool = MachineBudget(directory=tmp_path).pool("a")
+    pool.hold(3600.0, ban=True)
+    assert forget_pool("a", tmp_path)
+    assert machine_pools(tmp_path) == {}
+    assert isinstance(pool.charge(1), Wait)
+    pool.hold(1.0)
+    assert machine_pools(tmp_path)["a"].banned_until is not None
+
+
+def test_forgetting_where_there_is_no_file_makes_none(tmp_path: Path) -> None:
+    assert not forget_pool("a", tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_stays_locked_is_an_error_and_nothing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
+    asked: list[float] = []
+    monkeypatch.setattr(PoolFile, "lock", lambda _: False)
+    monkeypatch.setattr(machine, "time", SimpleNamespace(sleep=asked.append, time=time.time))
+    with pytest.raises(OSError, match="is locked by another process"):
+        forget_pool("a", tmp_path)
+    assert len(asked) == machine.LOCK_TRIES
+    assert list(machine_pools(tmp_path)) == ["a"]
 
 
 def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(

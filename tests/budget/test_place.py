@@ -59,7 +59,7 @@ def shown(environment: dict[str, str], cwd: Path) -> str:
         text=True,
         check=True,
     )
-    return done.stderr.split()[-1]
+    return done.stderr.partition("from ")[2].partition(";")[0].strip()
 
 
 def test_a_login_shell_cron_and_a_service_find_the_same_file(tmp_path: Path) -> None:

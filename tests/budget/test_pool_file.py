@@ -28,6 +28,7 @@ from binance_oi.budget.pool_file import (
     STUCK,
     STUCK_TRIES,
     UNUSED,
+    UNUSED_LOCAL,
     PoolFile,
     read_records,
 )
@@ -431,6 +432,21 @@ def test_a_process_whose_record_was_cleared_away_writes_it_again(
     exchange(PoolFile(place, "new"), b"new")
     assert exchange(sleeper, b"awake") == b""
     assert sorted(read_records(place)) == [b"awake", b"new"]
+
+
+def test_records_of_local_exchanges_go_first_and_never_push_a_real_one_out(
+    place: Path, later: Callable[[float], None]
+) -> None:
+    exchange(PoolFile(place, "binance-futures"), b"real")
+    for number in range(RECORDS + 10):
+        later(1.0)
+        local = PoolFile(place, f"http://127.0.0.1:{8000 + number}/local-{number:012x}")
+        exchange(local, b"%d" % number, until=time.time() + 3 * UNUSED)
+    found = list(read_records(place))
+    assert (len(found), b"real" in found, b"73" in found, b"0" in found) == (64, True, True, False)
+    later(UNUSED_LOCAL + 1.0)
+    exchange(PoolFile(place, "http://127.0.0.1:8080"), b"a gateway")
+    assert sorted(read_records(place)) == [b"a gateway", b"real"]
 
 
 def test_when_all_places_are_taken_the_oldest_goes(

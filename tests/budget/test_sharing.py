@@ -129,7 +129,7 @@ def no_writes() -> ExitStack:
 FAULTS = [
     *(("pwrite", n) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)),
     *(("pread", n) for n in (errno.EIO, errno.ESTALE)),
-    *(("fstat", n) for n in (errno.EIO, errno.ESTALE, errno.EACCES)),
+    *(("lstat", n) for n in (errno.EIO, errno.ESTALE, errno.EACCES)),
     *(("flock", n) for n in (errno.ENOLCK, errno.EIO, errno.EBADF, errno.EINTR)),
 ]
 AT_THE_START = [

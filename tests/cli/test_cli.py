@@ -4,6 +4,7 @@ Nothing sleeps for a fixed time: where a process must have come to a point, it i
 has, until a deadline.
 """
 
+import asyncio
 import csv
 import io
 import json
@@ -31,12 +32,11 @@ from binance_oi.budget.place import VARIABLE
 from binance_oi.budget.pool_file import FILE_NAME
 from binance_oi.budget.usage import Receipt, Usage
 from binance_oi.cli import main
-from binance_oi.cli.commands import exit_code, snapshot_code
+from binance_oi.cli.endings import exit_code, explain, snapshot_code
 from binance_oi.cli.render import (
     Sheet,
     align,
     csv_text,
-    explain,
     json_lines,
     pools_sheet,
     summary,
@@ -63,6 +63,7 @@ from binance_oi.exchange.models import OpenInterest, SymbolInfo
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
+from support.raw_exchange import RawExchange, answer
 
 DEADLINE = 600.0  # s after which a process hangs, and is no slow one
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -139,6 +140,11 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+def without_waits(stderr: str) -> list[str]:
+    """The lines but those that say what a command waits for, which a slow machine has."""
+    return [line for line in stderr.splitlines() if ": waiting until " not in line]
+
+
 def a_snapshot(*values: OpenInterest, **errors: BinanceOIError) -> Snapshot:
     return Snapshot(
         values_by_symbol={value.symbol: value for value in values},
@@ -155,7 +161,8 @@ def a_value(symbol: str = "BTCUSDT", number: str = "1.0", ms: int = 0) -> OpenIn
 
 def drawn(sheet: Sheet) -> str:
     text = io.StringIO()
-    Console(file=text, width=120).print(table(sheet))
+    screen = Console(file=text, width=120)
+    screen.print(table(sheet, screen))
     return text.getvalue()
 
 
@@ -202,6 +209,42 @@ def test_csv_has_a_header_and_empty_cells_for_nothing() -> None:
     assert "\r" not in text
 
 
+FORMULAS = (
+    *("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"),
+    *("＝1", "＋1", "－1", "＠x", "'=1"),
+)
+
+
+def test_safe_csv_has_no_cell_that_a_spreadsheet_runs() -> None:
+    sheet = Sheet(("a", "b"), [*((cell, f"x{cell}") for cell in FORMULAS), (-5, None)])
+    header, *rows = csv.reader(io.StringIO(csv_text(sheet, safe=True)))
+    assert header == ["a", "b"]
+    for first, second in rows:
+        assert not first.startswith(tuple("=+-@\t\r\n＝＋－＠"))
+        assert second.startswith("x") or not second
+    assert rows[0] == ["'=1+1", "x=1+1"]
+    assert rows[-1] == ["'-5", ""]
+
+
+def test_csv_stays_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe() -> None:
+    rows = list(csv.reader(io.StringIO(csv_text(Sheet(("a",), [("=1+1",), ("@x",)])))))
+    assert rows == [["a"], ["=1+1"], ["@x"]]
+
+
+@pytest.mark.parametrize("flags", [["--csv-safe"], ["--csv", "--csv-safe"]])
+async def test_every_command_with_csv_makes_it_safe_when_asked(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"symbol": "=1+1", "status": "TRADING", "baseAsset": "@x", "quoteAsset": "USDT"}
+    listing = answer(200, json.dumps({"symbols": [row]}))
+    async with RawExchange(lambda n: listing) as exchange:
+        arguments = ["symbols", *flags, "--base-url", exchange.url, *PATIENT]
+        assert await asyncio.to_thread(main, arguments) == 0
+    header, listed = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header == ["symbol", "status", "contract_type", "base_asset", "quote_asset"]
+    assert listed == ["'=1+1", "TRADING", "", "'@x", "USDT"]
+
+
 def test_csv_of_nothing_is_its_header() -> None:
     assert csv_text(values_sheet([])) == "symbol,open_interest,time\n"
 
@@ -231,7 +274,8 @@ def test_a_table_has_one_line_for_each_row() -> None:
 def test_a_narrow_table_folds_and_hides_no_digit() -> None:
     text = io.StringIO()
     sheet = Sheet(("n",), [("123456789.123456789",)], frozenset({"n"}))
-    Console(file=text, width=12).print(table(sheet))
+    screen = Console(file=text, width=12)
+    screen.print(table(sheet, screen))
     assert "123,456,789.123456789" in re.sub(r"\s", "", text.getvalue())
 
 
@@ -255,9 +299,28 @@ def test_a_sheet_with_many_columns_is_drawn_as_blocks() -> None:
 
 def test_the_summary_says_what_was_read_and_what_it_cost() -> None:
     values = [a_value("A"), a_value("B", ms=1500)]
-    assert summary(a_snapshot(*values, C=UNKNOWN), a_usage()) == (
-        "2 symbols read, 1 error; weight 4, used 7 of 2400; 1.23 s; skew 1.500 s"
+    assert summary(a_snapshot(*values), a_usage()) == (
+        "2 symbols read; weight 3, used 7/2400; 1.23 s; skew 1.50 s"
     )
+    assert summary(a_snapshot(*values, C=UNKNOWN), a_usage()) == (
+        "2 of 3 read; weight 4, used 7/2400; 1.23 s; skew 1.50 s"
+    )
+
+
+@pytest.mark.parametrize("failed", [0, 1, 4999])
+@pytest.mark.parametrize("seconds", [0.004, 12.345, 99.95, 9876.5])
+def test_the_summary_fits_80_columns_whatever_was_read(failed: int, seconds: float) -> None:
+    names = [f"S{i}USDT" for i in range(9999)]
+    values = [a_value(name, ms=i) for i, name in enumerate(names[failed:])]
+    values[-1] = replace_time(values[-1], round(seconds * 1000))
+    taken = a_snapshot(*values, **dict.fromkeys(names[:failed], UNKNOWN))
+    taken = replace(taken, finished=NOON + timedelta(seconds=seconds))
+    usage = replace(a_usage(), used=9999, limit=9999)
+    assert len(f"binance-oi: {summary(taken, usage)}") <= 80
+
+
+def replace_time(value: OpenInterest, ms: int) -> OpenInterest:
+    return OpenInterest(value.symbol, value.open_interest, NOON_MS + ms)
 
 
 def test_an_error_is_one_bounded_line() -> None:
@@ -324,7 +387,7 @@ def test_the_values_of_the_others_are_printed_when_one_fails(
     assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
     error, told = err.splitlines()
     assert error == "binance-oi: NOSUCHUSDT: 400 (code -1121): Invalid symbol."
-    assert told.startswith("binance-oi: 2 symbols read, 1 error; weight 3, used 3 of 2400; ")
+    assert told.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
 
 
 def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Captured) -> None:
@@ -398,6 +461,7 @@ def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:
         "get",
         "get bad-symbol",
         "get BTCUSDT --json --csv",
+        "get BTCUSDT --json --csv-safe",
         "get BTCUSDT --simulated --testnet",
         "get BTCUSDT --base-url http://192.0.2.1",
         "get BTCUSDT --base-url https://me:secret@example.com",
@@ -460,7 +524,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     def broken() -> dict[str, Usage]:
         raise KeyError("a defect")
 
-    monkeypatch.setattr("binance_oi.cli.commands.machine_pools", broken)
+    monkeypatch.setattr("binance_oi.cli.budgets.machine_pools", broken)
     with pytest.raises(KeyError, match="a defect"):
         main(["budget"])
 
@@ -484,8 +548,8 @@ def test_a_pipe_gets_json_lines_of_the_whole_market() -> None:
     assert all(re.fullmatch(r"\d+(\.\d+)?", row["open_interest"]) for row in rows)
     assert all(re.fullmatch(r"[\d-]{10}T[\d:.]{12}Z", row["time"]) for row in rows)
     assert re.fullmatch(
-        r"binance-oi: 789 symbols read, 0 errors; weight 790, used \d+ of 2400; "
-        r"\d+\.\d\d s; skew \d+\.\d{3} s\n",
+        r"binance-oi: 789 symbols read; weight 790, used \d+/2400; "
+        r"\d+(\.\d+)? s; skew \d+(\.\d+)? s\n",
         done.stderr,
     )
 
@@ -578,7 +642,7 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
         until(lambda: exchange.answers[200] > 20)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (process.returncode, out, without_waits(err)) == (130, "", [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -596,7 +660,7 @@ def test_a_terminated_snapshot_ends_like_an_interrupted_one(
             until(lambda: exchange.answers[200] > 20)
             process.send_signal(number)
             out, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, out, err) == (code, "", "")
+    assert (process.returncode, out, without_waits(err)) == (code, "", [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -611,7 +675,7 @@ def test_a_hangup_that_is_ignored_as_with_nohup_ends_nothing() -> None:
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGTERM)  # pending at the same time, and SIGHUP comes first
             out, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, out, err) == (143, "", "")
+    assert (process.returncode, out, without_waits(err)) == (143, "", [])
 
 
 @pytest.mark.parametrize(
@@ -691,7 +755,7 @@ def test_a_terminal_gets_a_bar_then_a_table_then_the_summary() -> None:
     assert code == 0
     plain = COLOUR.sub("", seen)
     bar, head, row, told = (
-        plain.find(text) for text in ("789/789", "open interest", "BTCUSDT ", "789 symbols read")
+        plain.find(text) for text in ("789/789", "open interest", "0GUSDT ", "789 symbols read")
     )
     assert 0 < bar < head < row < told
     assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is back

@@ -54,9 +54,9 @@ def test_a_symbol_that_fails_is_named_and_the_others_are_shown(capsys: Captured)
     "arguments, said",
     [
         ([], "needs a file"),
-        (["BTCUSDT", "--since", "30x"], "so long ago, such as 30d"),
-        (["BTCUSDT", "--since", "9999999999d"], "so long ago, such as 30d"),
-        (["BTCUSDT", "--period", "7m"], "period must be one of"),
+        (["BTCUSDT", "--since", "30x"], "an age such as 30d"),
+        (["BTCUSDT", "--since", "9999999999d"], "an age such as 30d"),
+        (["BTCUSDT", "--period", "7m"], "--period. Choose from"),
         (["BTCUSDT", "--since", "1h", "--until", "2h", "--simulated"], "must not be later"),
         (["BTC USDT", "--simulated"], "is not a symbol"),
         (["BTCUSDT", "--to", "x.txt", "--simulated"], "a file's name ends in"),

@@ -25,7 +25,7 @@ from rich.console import Console
 from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, Snapshot
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
-from binance_oi.cli.watching import Board, View, draw, gauge, heading, json_line, sparkline
+from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
@@ -33,7 +33,7 @@ from support.lanes import some, thorough
 from support.recorded import sweep, write_recording
 
 Captured = pytest.CaptureFixture[str]
-VIEW = View(every=20.0, order="symbol", top=5)
+VIEW = View(order="symbol", top=5)
 ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
 QUICK = "JDUSDT"  # its open interest changes every second, and nothing is shown until it does
 HANGS = 600.0  # s after which a process hangs, and is no slow one
@@ -180,7 +180,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
             ("record --to {text} --simulated", "is not a recording"),
             ("record --to {text}/oi.db --simulated", "cannot be recorded into"),
             ("record --to {dir} --simulated", "is a directory"),
-            ("record --to {new} --every soon", "a period is a number with s, m or h"),
+            ("record --to {new} --every soon", "a period is a number with s, m, h or d"),
             ("export {new} --to {out}.csv", "is not there"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
@@ -519,7 +519,7 @@ def test_the_status_line_says_what_was_lost_and_why() -> None:
         "sweeps 3, rows 7, slots missed 5, reads failed 2, sweeps lost 4, sweeps unwritten 1,200, "
         "last 0.2 s late, CANNOT WRITE: full\\x1b"
     )
-    assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0, last 0.0 s late"
+    assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
 
 
 async def test_without_a_terminal_it_is_a_line_now_and_then(
@@ -535,7 +535,7 @@ async def test_without_a_terminal_it_is_a_line_now_and_then(
             await asyncio.sleep(0.01)
             said += capsys.readouterr().err
         telling.cancel()
-    line = "sweeps 0, rows 0, slots missed 0, last 0.0 s late; used 0 of 2400"
+    line = "sweeps 0, rows 0, slots missed 0; used 0 of 2400"
     for told in said.splitlines()[:2]:
         assert re.fullmatch(rf"binance-oi: 20..-..-..T..:..:..Z {line}", told)
 
@@ -566,7 +566,7 @@ def test_the_board_knows_what_changed_since_when() -> None:
     assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
     assert [name for name, _ in board.top("symbol", 1)] == ["A"]
     line = board.lines["B"]
-    assert json.loads(json_line(line.latest, line))["change"] == "2"
+    assert json.loads(change_line(line.latest, line))["change"] == "2"
     board.take(seen("110", "12"))
     assert list(board.lines) == ["A", "B"]
 
@@ -619,11 +619,11 @@ def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() 
 def test_the_heading_says_what_is_shown_and_when_the_next_is_due() -> None:
     slot = datetime(2026, 11, 23, 12, tzinfo=UTC)
     snapshot = replace(seen("1", "2"), slot=slot, finished=slot + timedelta(seconds=0.5))
-    snapshot = replace(snapshot, started=slot)
+    snapshot = replace(snapshot, started=slot, next_slot=slot + timedelta(seconds=20))
     said = "2 symbols at 12:00:00 UTC in 0.5 s, "
-    assert heading(snapshot, slot + timedelta(seconds=7), 20.0) == said + "next in 13 s"
-    assert heading(snapshot, slot + timedelta(seconds=90), 20.0) == said + "next is 70 s late"
-    assert heading(None, slot, 20.0) == "waiting for the first sweep"
+    assert heading(snapshot, slot + timedelta(seconds=7)) == said + "next in 13 s"
+    assert heading(snapshot, slot + timedelta(seconds=90)) == said + "next is 70 s late"
+    assert heading(None, slot) == "waiting for the first sweep"
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:

@@ -1,4 +1,4 @@
-"""A header is bounded plain ASCII, or it is nothing."""
+"""A header is bounded plain ASCII, or it counts as absent."""
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -57,7 +57,7 @@ NO_DATES = [
     NOON_TEXT * 1000,
 ]
 
-NO_EXCHANGE = [  # dates, at which the exchange cannot have answered
+NO_EXCHANGE = [  # dates at which the exchange cannot have answered
     "Mon, 01 Jan 0001 00:00:00 GMT",
     "Thu, 01 Jan 1970 00:00:00 GMT",
     "Tue, 31 Dec 2019 23:59:59 GMT",
@@ -67,7 +67,7 @@ NO_EXCHANGE = [  # dates, at which the exchange cannot have answered
 
 
 def answer(**fields: str) -> CIMultiDict[str]:
-    """Headers as aiohttp gives them: the case of a name does not matter."""
+    """Headers as aiohttp provides them: names are case-insensitive."""
     return CIMultiDict({name.replace("_", "-"): text for name, text in fields.items()})
 
 
@@ -77,15 +77,29 @@ def test_the_used_weight_is_a_whole_number(text: str, used: int) -> None:
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
-def test_any_other_used_weight_is_none(text: str) -> None:
+def test_any_other_text_is_no_used_weight(text: str) -> None:
     assert headers.used_weight(answer(X_MBX_USED_WEIGHT_1M=text)) is None
 
 
-def test_a_header_that_is_absent_is_nothing() -> None:
+def test_an_absent_header_is_none() -> None:
     none = answer()
     assert headers.used_weight(none) is None
     assert headers.date(none) is None
     assert headers.retry_after(none, NOON) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text, longer",
+    [
+        *(("0", False), ("999", False), ("1000", False), ("1001", True), ("0001001", True)),
+        *(("0" * 5000 + "7", False), ("9" * 5000, True), ("18446744073709551616", True)),
+        *((text, False) for text in NO_NUMBERS if not (text.isascii() and text.isdigit())),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_length_above_the_bound_is_known_from_the_header(text: str, longer: bool) -> None:
+    assert headers.says_longer(answer(Content_Length=text), 1000) is longer
+    assert not headers.says_longer(answer(), 1000)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +117,7 @@ def test_the_date_is_unix_seconds(text: str, unix: float) -> None:
 
 
 @pytest.mark.parametrize("text", [*NO_DATES, *NO_EXCHANGE])
-def test_any_other_date_is_none(text: str) -> None:
+def test_any_other_text_is_no_date(text: str) -> None:
     assert headers.date(answer(Date=text)) is None
 
 
@@ -114,7 +128,7 @@ def test_any_other_date_is_none(text: str) -> None:
         ("120", 120.0),
         ("259200", 259_200.0),
         ("Mon, 23 Nov 2026 12:02:30 GMT", 150.0),
-        ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),  # over already
+        ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),  # already past
         *((text, 0.0) for text in NO_NUMBERS),
         *((text, 0.0) for text in NO_DATES),
     ],
@@ -137,7 +151,7 @@ def test_retry_after_with_a_date_needs_the_date_of_the_answer() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
-def test_whatever_a_header_holds_it_is_a_sane_number_or_nothing(text: str) -> None:
+def test_any_header_is_a_sane_number_or_none(text: str) -> None:
     fields = answer(X_MBX_USED_WEIGHT_1M=text, Date=text, Retry_After=text)
     used, date = headers.used_weight(fields), headers.date(fields)
     assert used is None or 0 <= used < 10**headers.MAX_DIGITS

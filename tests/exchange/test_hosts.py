@@ -1,6 +1,10 @@
 """Routes, base URLs, and which of them share one IP pool."""
 
+from functools import partial
+from typing import Any
+
 import pytest
+from yarl import URL
 
 from binance_oi import OpenInterestClient, ProcessBudget
 from binance_oi.exchange import routes
@@ -8,21 +12,27 @@ from binance_oi.exchange.hosts import (
     PRODUCTION,
     TESTNET,
     check_base_url,
+    local_place,
     pool_key,
     source_name,
 )
 from binance_oi.exchange.routes import Route
 
+
+def client_with_proxy(proxy: Any) -> OpenInterestClient:
+    return OpenInterestClient(budget=ProcessBudget(), proxy=proxy)
+
+
 ROUTES = [value for value in vars(routes).values() if isinstance(value, Route)]
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_route_starts_where_a_base_url_ends_and_costs_something(route: Route[object]) -> None:
+def test_every_route_has_an_absolute_path_and_a_weight(route: Route[object]) -> None:
     assert route.path.startswith(("/fapi/v1/", "/futures/data/"))
     assert route.weight >= 1
 
 
-def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
+def test_all_mark_prices_cost_10_and_one_costs_1() -> None:
     assert routes.PREMIUM_INDEX.path == routes.PREMIUM_INDEX_OF_ONE.path
     assert (routes.PREMIUM_INDEX.weight, routes.PREMIUM_INDEX_OF_ONE.weight) == (10, 1)
 
@@ -44,7 +54,7 @@ def test_a_whole_market_of_mark_prices_costs_10_and_one_of_them_1() -> None:
         ("HTTP://LocalHost:8080", "HTTP://LocalHost:8080"),
     ],
 )
-def test_a_good_base_url_loses_only_its_last_slash(url: str, checked: str) -> None:
+def test_a_valid_base_url_loses_only_its_last_slash(url: str, checked: str) -> None:
     assert check_base_url(url) == checked
 
 
@@ -122,7 +132,7 @@ def test_every_host_of_the_exchange_draws_from_one_pool(url: str) -> None:
     "url",
     [TESTNET, "https://demo-dapi.binance.com", "https://testnet.binancefuture.com"],
 )
-def test_the_testnet_is_a_pool_of_its_own(url: str) -> None:
+def test_the_testnet_has_its_own_pool(url: str) -> None:
     assert pool_key(url) == "binance-futures-testnet"
 
 
@@ -143,7 +153,7 @@ def test_the_testnet_is_a_pool_of_its_own(url: str) -> None:
         ("https://[::ffff:10.0.0.1]", "https://10.0.0.1:443"),
     ],
 )
-def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
+def test_any_other_base_url_has_its_own_pool(url: str, key: str) -> None:
     assert pool_key(url) == key
 
 
@@ -156,10 +166,16 @@ def test_any_other_base_url_is_a_pool_of_its_own(url: str, key: str) -> None:
         ("http://user:secret@proxy.example:3128", "proxy.example:3128"),
         ("http://other@proxy.example:3128", "proxy.example:3128"),
         ("http://[2001:DB8:0::0:1]:3128", "[2001:db8::1]:3128"),
+        ("HTTP://Proxy.Example:3128", "proxy.example:3128"),
+        ("http://us%40er:p@ss:secret@proxy.example", "proxy.example:80"),
+        ("http://proxy_1:3128", "proxy_1:3128"),
+        ("http://прокси.example:3128", "прокси.example:3128"),
     ],
 )
-def test_a_proxy_is_another_pool_named_without_its_password(proxy: str, via: str) -> None:
+def test_a_proxy_has_its_own_pool_named_without_its_password(proxy: str, via: str) -> None:
     assert pool_key(PRODUCTION, proxy) == f"binance-futures via {via}"
+    client_with_proxy(proxy)
+    assert URL(proxy).host == via.rpartition(":")[0].strip("[]")  # what aiohttp makes of it
     assert pool_key(TESTNET, proxy) == f"binance-futures-testnet via {via}"
 
 
@@ -173,12 +189,47 @@ def test_a_proxy_is_another_pool_named_without_its_password(proxy: str, via: str
         "http://user:secret/x@proxy.example",
         "http://proxy.example:secret",
         "http://[::1",
+        "http://[secret]",
+        "http://[::zz]:3128",
+        "socks5://proxy.example:1080",
+        "socks5://user:secret@proxy.example:1080",
+        "socks5h://proxy.example:1080",
+        "socks4a://proxy.example",
+        "SOCKS5://proxy.example",
+        "ftp://proxy.example",
+        "ws://proxy.example",
+        "file:///secret",
+        "secret:secret@proxy.example:3128",
+        "//proxy.example:3128",
+        "http:proxy.example:3128",
+        "http:///proxy.example",
+        "http://user:secret@",
+        "http://user:secret@:3128",
+        "http://:3128",
+        "http://?proxy=secret",
+        "http://proxy.example?secret",
+        "http://proxy.example/secret",
+        "http://proxy.example#secret",
+        "http://proxy.example:0",
+        "http://proxy.example:65536",
+        "http://proxy.example:３１２８",
+        " http://proxy.example",
+        "http://proxy.example\n",
+        "http://pro\txy.example",
+        "http://proxy.example\\@secret.example",
+        b"http://user:secret@proxy.example:3128",
+        b"proxy",
+        bytearray(b"http://proxy.example"),
+        URL("http://user:secret@proxy.example:3128"),
+        URL("socks5://user:secret@proxy.example:1080"),
     ],
+    ids=ascii,
 )
-def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
-    with pytest.raises(ValueError, match=r"^a proxy must be ") as caught:
-        pool_key(PRODUCTION, proxy)
-    assert "secret" not in str(caught.value)
+def test_any_other_proxy_is_refused_at_once_and_not_repeated(proxy: Any) -> None:
+    for refuse in (partial(pool_key, PRODUCTION), client_with_proxy):
+        with pytest.raises(ValueError, match=r"^a proxy must be .* hand in a session ") as caught:
+            refuse(proxy)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +273,28 @@ def test_a_proxy_that_is_no_url_is_refused_and_not_repeated(proxy: str) -> None:
         ("https://[::ffff:a00:1]/usdm", "https://10.0.0.1:443/usdm"),
     ],
 )
-def test_a_source_has_one_name_and_every_local_exchange_the_same(url: str, name: str) -> None:
+def test_a_source_has_one_name_under_every_url(url: str, name: str) -> None:
     assert source_name(url) == name
     assert OpenInterestClient(base_url=url, budget=ProcessBudget()).source == name
+
+
+@pytest.mark.parametrize(
+    "pool, place",
+    [
+        ("http://127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("http://[::1]:8080", ("::1", 8080)),
+        ("http://localhost:8080", ("localhost", 8080)),
+        ("http://127.0.0.1", None),
+        ("http://127.0.0.1:99999", None),
+        ("http://127.0.0.1:8080 via 127.0.0.1:9", None),
+        ("http://127.0.0.1:8080 from 127.0.0.2", None),
+        ("https://192.0.2.1:8080", None),
+        ("binance-futures", None),
+        ("", None),
+        ("http://[:8080", None),
+    ],
+)
+def test_a_pool_of_this_machine_alone_says_its_port(
+    pool: str, place: tuple[str, int] | None
+) -> None:
+    assert local_place(pool) == place

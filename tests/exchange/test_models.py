@@ -1,4 +1,4 @@
-"""Decoders: exactly what the exchange said, or one exception of ours, whatever the bytes are."""
+"""Decoders return exactly what the exchange said, or raise our exception, whatever the bytes."""
 
 import copy
 import json
@@ -80,7 +80,7 @@ def lines_of(path: Path) -> list[dict[str, object]]:
 
 
 def refusal(decode: Decode, body: bytes) -> str:
-    """What our exception says; nothing when there is none."""
+    """The text of our exception; empty when there is none."""
     try:
         decode(body)
     except BinanceOIError as error:
@@ -93,7 +93,7 @@ def error_body(code: object, msg: object) -> bytes:
 
 
 def answer(**fields: object) -> bytes:
-    """`GOOD` with other fields; None leaves one out."""
+    """`GOOD` with other values; None leaves a field out."""
     known: dict[str, object] = {
         "symbol": "BTCUSDT",
         "openInterest": "96012.544",
@@ -118,7 +118,7 @@ def answer(**fields: object) -> bytes:
         ("X" * 50, "X" * 50),
         ("币安人生USDT", "币安人生USDT"),
         ("龙虾usdt", "龙虾USDT"),
-        ("ßÿıusdt", "ßÿıUSDT"),  # only ASCII is put into upper case
+        ("ßÿıusdt", "ßÿıUSDT"),  # only ASCII letters change case
         ("éüUSDT", "éüUSDT"),
         ("e\u0301USDT", "E\u0301USDT"),
         ("हिंदीUSDT", "हिंदीUSDT"),  # vowel signs
@@ -154,7 +154,7 @@ def test_a_symbol_is_letters_digits_and_underscore_of_any_script(symbol: str, ch
         "①",
         "😀USDT",
         "币\ufe0f\u20e3",
-        "\u0301USDT",  # an accent on nothing
+        "\u0301USDT",  # an accent without a letter
         "币\u200bUSDT",
         "币\u202eUSDT",
         "币\u3000USDT",
@@ -163,19 +163,19 @@ def test_a_symbol_is_letters_digits_and_underscore_of_any_script(symbol: str, ch
         "币‿USDT",  # a connector, as _ is
     ],
 )
-def test_other_texts_are_no_symbols(symbol: str) -> None:
+def test_any_other_text_is_no_symbol(symbol: str) -> None:
     with pytest.raises(InvalidSymbolError) as caught:
         check_symbol(symbol)
     assert caught.value.symbol == symbol
 
 
 @pytest.mark.parametrize("symbol", [None, 1, 1.5, True, b"BTCUSDT", ["BTCUSDT"], object()])
-def test_what_is_not_a_str_is_no_symbol(symbol: object) -> None:
+def test_anything_but_a_str_is_no_symbol(symbol: object) -> None:
     with pytest.raises(InvalidSymbolError, match="must be a str, not"):
         check_symbol(symbol)
 
 
-def test_a_symbol_of_a_kind_of_str_becomes_a_plain_str() -> None:
+def test_a_subclass_of_str_becomes_a_plain_str() -> None:
     class Pair(StrEnum):
         ASCII = "btcusdt"
         CHINESE = "龙虾usdt"
@@ -186,7 +186,7 @@ def test_a_symbol_of_a_kind_of_str_becomes_a_plain_str() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
-def test_a_checked_symbol_stays_as_it_is_and_can_be_sent(text: str) -> None:
+def test_a_checked_symbol_is_stable_bounded_and_printable(text: str) -> None:
     try:
         checked = check_symbol(text)
     except InvalidSymbolError:
@@ -213,7 +213,7 @@ def test_a_checked_symbol_stays_as_it_is_and_can_be_sent(text: str) -> None:
         b'{"code":200,"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}',
     ],
 )
-def test_an_answer_is_decoded_whatever_its_order_and_its_new_fields(body: bytes) -> None:
+def test_an_answer_is_decoded_in_any_order_and_with_new_fields(body: bytes) -> None:
     assert decode_open_interest(body, "BTCUSDT") == VALUE
 
 
@@ -259,7 +259,7 @@ def test_open_interest_is_exact_to_the_last_digit(number: str) -> None:
         {"a": "1"},
     ],
 )
-def test_open_interest_is_plain_digits_or_nothing(number: object) -> None:
+def test_open_interest_must_be_plain_digits(number: object) -> None:
     with pytest.raises(DecodeError, match="not the documented answer"):
         decode_open_interest(answer(openInterest=number), "BTCUSDT")
 
@@ -281,7 +281,7 @@ def test_open_interest_is_plain_digits_or_nothing(number: object) -> None:
         -(10**100),
     ],
 )
-def test_a_time_is_a_sane_whole_number_or_nothing(time: object) -> None:
+def test_a_time_must_be_a_sane_whole_number(time: object) -> None:
     with pytest.raises(DecodeError, match="not the documented answer"):
         decode_open_interest(answer(time=time), "BTCUSDT")
 
@@ -300,7 +300,7 @@ def test_a_time_of_five_thousand_digits_is_refused() -> None:
         (253_402_300_799_999, datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC)),
     ],
 )
-def test_the_time_is_also_an_aware_datetime(time: int, instant: datetime) -> None:
+def test_the_time_is_available_as_an_aware_datetime(time: int, instant: datetime) -> None:
     value = decode_open_interest(answer(time=time), "BTCUSDT")
     assert value.time == time
     assert value.datetime == instant
@@ -314,13 +314,13 @@ def test_an_answer_without_one_of_its_fields_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("symbol", [1, True, ["BTCUSDT"], {"a": 1}])
-def test_a_symbol_that_is_no_text_is_refused(symbol: object) -> None:
+def test_a_symbol_that_is_no_string_is_refused(symbol: object) -> None:
     with pytest.raises(DecodeError):
         decode_open_interest(answer(symbol=symbol), "BTCUSDT")
 
 
 @pytest.mark.parametrize("symbol", ["ETHUSDT", "btcusdt", "BTCUSDT ", "", "BTCUSDT\u0000"])
-def test_an_answer_for_another_symbol_is_no_answer(symbol: str) -> None:
+def test_an_answer_for_another_symbol_is_refused(symbol: str) -> None:
     with pytest.raises(WrongSymbolError, match="asked for BTCUSDT, answered for"):
         decode_open_interest(answer(symbol=symbol), "BTCUSDT")
 
@@ -335,15 +335,15 @@ def test_an_answer_for_another_symbol_is_no_answer(symbol: str) -> None:
         b'{"symbol":"BTCUSDT","openInterest":"1","time":1790287793703,"x":1,"x":2}',
     ],
 )
-def test_a_field_that_comes_twice_is_refused(body: bytes) -> None:
-    with pytest.raises(DecodeError, match=r"\(a field comes twice\): \{"):
+def test_a_repeated_field_is_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"\(a field is repeated\): \{"):
         decode_open_interest(body, "BTCUSDT")
 
 
 @pytest.mark.parametrize(
     "extra", [b'"\xff"', b"9" * 5000, b"[" * 500 + b"]" * 500, b'"\\ud800"', b"0.1"]
 )
-def test_a_new_field_is_fine_or_refused_but_nothing_else(extra: bytes) -> None:
+def test_a_new_field_is_ignored_or_refused(extra: bytes) -> None:
     try:
         value = decode_open_interest(GOOD[:-1] + b',"x":' + extra + b"}", "BTCUSDT")
     except DecodeError:
@@ -385,7 +385,7 @@ NOT_ANSWERS = {
 
 @every_decoder
 @pytest.mark.parametrize("body", NOT_ANSWERS.values(), ids=NOT_ANSWERS.keys())
-def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) -> None:
+def test_any_other_body_is_a_decode_error(decode: Decode, body: bytes) -> None:
     with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode(body)
     assert str(caught.value).isprintable()
@@ -405,17 +405,17 @@ def test_what_is_not_an_answer_is_a_decode_error(decode: Decode, body: bytes) ->
         (b'{"code":-1102}', ResponseError),
     ],
 )
-def test_an_error_under_status_200_is_that_error(
+def test_an_error_under_status_200_is_recognised(
     decode: Decode, body: bytes, kind: type[ResponseError]
 ) -> None:
     with pytest.raises(RefusedError) as caught:
         decode(body)
     refusal = caught.value.refusal
-    assert type(refusal.error(UNTIL if refusal.is_hold else None)) is kind
+    assert type(refusal.error(UNTIL if refusal.is_temporary else None)) is kind
     assert refusal.status == 200
 
 
-def test_a_decode_error_shows_what_came_in_one_short_line() -> None:
+def test_a_decode_error_shows_the_body_in_one_short_line() -> None:
     with pytest.raises(DecodeError) as caught:
         decode_open_interest(HTML + b"\x1b[2J" + b"x" * 10_000_000, "BTCUSDT")
     text = str(caught.value)
@@ -427,13 +427,13 @@ def test_a_decode_error_shows_what_came_in_one_short_line() -> None:
 @every_decoder
 @given(body=st.binary(max_size=200))
 @example(body=b"[]")
-def test_random_bytes_raise_nothing_but_ours(decode: Decode, body: bytes) -> None:
+def test_random_bytes_raise_only_our_errors(decode: Decode, body: bytes) -> None:
     assert refusal(decode, body).isprintable()
 
 
 @every_decoder
 @given(st.integers(0, len(GOOD)), st.integers(0, 20), st.binary(max_size=20) | PIECES)
-def test_a_mutated_answer_is_an_answer_or_an_error_of_ours(
+def test_a_mutated_answer_is_decoded_or_raises_our_error(
     decode: Decode, place: int, length: int, piece: bytes
 ) -> None:
     body = GOOD[:place] + piece + GOOD[place + length :]
@@ -460,7 +460,7 @@ MARK = b'{"symbol":"BTCUSDT","markPrice":"61234.50000000","indexPrice":"1","time
 MARK_VALUE = MarkPrice("BTCUSDT", Decimal("61234.50000000"), 1783140584000)
 
 
-def test_mark_prices_come_as_a_list_or_one_alone() -> None:
+def test_mark_prices_are_a_list_or_one_object() -> None:
     both = decode_mark_prices(b" [" + MARK + b"," + MARK + b"]")
     assert both == MarkPrices((MARK_VALUE, MARK_VALUE))
     assert decode_mark_prices(MARK) == MarkPrices((MARK_VALUE,))
@@ -483,15 +483,13 @@ ODD_PRICES: list[object] = ["", "NaN", "-1", "1E-8", "1_0", "٣", "9" * 31, None
     ],
     ids=str,
 )
-def test_an_odd_mark_price_costs_its_own_row_which_is_named(
-    odd: dict[str, object], said: str
-) -> None:
+def test_an_odd_mark_price_is_left_out_alone_and_named(odd: dict[str, object], said: str) -> None:
     row = {"symbol": "ODDUSDT", "markPrice": "1.5", "time": 5} | odd
     kept = {name: value for name, value in row.items() if value is not MISSING}
     body = b"[" + json.dumps(kept, ensure_ascii=False).encode() + b"," + MARK + b"]"
     assert decode_mark_prices(body) == MarkPrices((MARK_VALUE,), (said,))
     if "symbol" not in odd:
-        with pytest.raises(DecodeError):  # nothing is left
+        with pytest.raises(DecodeError):  # no row is left
             decode_mark_prices(json.dumps(kept).encode())
 
 
@@ -504,7 +502,7 @@ def test_a_mark_price_needs_no_time(time: object) -> None:
 
 
 @pytest.mark.parametrize("row", ["null", "7", "[]", '"BTCUSDT"', "{}", '{"symbol":"A","symbol":5}'])
-def test_what_is_no_row_costs_nothing_but_itself(row: str) -> None:
+def test_an_element_that_is_no_row_is_left_out_alone(row: str) -> None:
     assert decode_mark_prices(f"[{row},{MARK.decode()}]".encode()).prices == (MARK_VALUE,)
     (said,) = decode_exchange_info(f'{{"symbols":[{row},{json.dumps(BTC)}]}}'.encode()).odd_rows
     assert "left out" in said
@@ -547,7 +545,7 @@ def listing(symbols: object, limits: object = None) -> bytes:
     return json.dumps(known if limits is None else known | {"rateLimits": limits}).encode()
 
 
-def test_a_listing_keeps_what_is_useful() -> None:
+def test_a_listing_keeps_the_documented_fields() -> None:
     info = decode_exchange_info(listing([BTC], [WEIGHT_2400]))
     assert info == ExchangeInfo(
         symbols=(
@@ -571,7 +569,7 @@ def test_a_listing_keeps_what_is_useful() -> None:
     assert info.weight_limit == 2400
 
 
-def test_a_listed_symbol_needs_a_name_and_a_status_only() -> None:
+def test_a_listed_symbol_needs_only_a_name_and_a_status() -> None:
     info = decode_exchange_info(listing([{"symbol": "BTCUSDT", "status": "CLOSE"}]))
     assert info.symbols == (SymbolInfo("BTCUSDT", "CLOSE"),)
     assert info.rate_limits == ()
@@ -579,7 +577,7 @@ def test_a_listed_symbol_needs_a_name_and_a_status_only() -> None:
     assert info.trading == ()
 
 
-def test_symbols_are_selected_by_status_and_stay_in_order() -> None:
+def test_trading_symbols_are_selected_by_status_in_order() -> None:
     rows = [
         ("ZUSDT", "TRADING", "PERPETUAL"),
         ("OLDUSDT", "SETTLING", "PERPETUAL"),
@@ -619,7 +617,7 @@ def test_a_symbol_that_is_listed_twice_trades_once() -> None:
         ([], None),
     ],
 )
-def test_the_limit_is_that_of_weight_in_a_minute_when_it_is_sane(
+def test_the_weight_limit_is_a_sane_limit_of_weight_per_minute(
     limits: object, weight: int | None
 ) -> None:
     assert decode_exchange_info(listing([BTC], limits)).weight_limit == weight
@@ -645,7 +643,7 @@ def test_the_limit_is_that_of_weight_in_a_minute_when_it_is_sane(
         [{"symbol": "BTCUSDT"}],
     ],
 )
-def test_a_listing_without_a_row_that_can_be_read_is_a_decode_error(symbols: object) -> None:
+def test_a_listing_without_a_decodable_row_is_a_decode_error(symbols: object) -> None:
     with pytest.raises(DecodeError, match=r"^not the documented answer \(.+\): ") as caught:
         decode_exchange_info(listing(symbols))
     assert str(caught.value).isprintable()
@@ -698,7 +696,7 @@ def test_a_row_without_a_name_or_a_status_is_left_out_and_named(odd: object) -> 
     + [(field, odd) for field in NUMBERS for odd in ODD_NUMBERS],
     ids=str,
 )
-def test_a_field_that_nobody_needs_has_its_default_when_it_is_odd(field: str, odd: object) -> None:
+def test_an_odd_optional_field_gets_its_default(field: str, odd: object) -> None:
     info = decode_exchange_info(listing([BTC | {"symbol": "ODDUSDT", field: odd}, BTC]))
     assert info.trading == ("ODDUSDT", "BTCUSDT")
     assert (info.odd_rows, info.left_out) == ((f"ODDUSDT ({field})",), 0)
@@ -707,14 +705,14 @@ def test_a_field_that_nobody_needs_has_its_default_when_it_is_odd(field: str, od
     assert [f.lower().replace("_", "") for f in differs] == [field.lower()]
 
 
-def test_a_row_that_is_odd_where_nobody_looks_loses_nothing() -> None:
+def test_a_row_with_odd_unknown_fields_is_complete() -> None:
     row = json.dumps(BTC).encode()
     for odd in (row[:-1] + b', "note": "\xff"}', b'{"pair": null, ' + row[1:]):
         info = decode_exchange_info(b'{"symbols": [' + odd + b"]}")
         assert info == decode_exchange_info(listing([BTC]))
 
 
-def test_of_many_odd_rows_the_first_are_named_and_the_others_counted() -> None:
+def test_the_first_odd_rows_are_named_and_the_others_counted() -> None:
     rows = [BTC, *(BTC | {"symbol": f"ODD{n}USDT", "status": None} for n in range(1000))]
     *named, more = decode_exchange_info(listing(rows)).odd_rows
     assert named == [f"ODD{n}USDT (left out: status)" for n in range(8)]
@@ -760,7 +758,7 @@ TEN_SECONDS = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND", "interva
         ),
     ],
 )
-def test_the_least_limit_of_each_span_comes_the_tightest_first(
+def test_the_least_limit_of_each_span_is_kept_tightest_first(
     limits: object, others: list[tuple[int, int, bool]]
 ) -> None:
     info = decode_exchange_info(listing([BTC], limits))
@@ -768,14 +766,14 @@ def test_the_least_limit_of_each_span_comes_the_tightest_first(
     assert info.ignored_limits == ()
 
 
-def test_the_loosest_limit_that_no_other_implies_is_named_when_there_are_too_many() -> None:
+def test_the_loosest_of_too_many_limits_is_named_unless_implied() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(1, 12)]
     info = decode_exchange_info(listing([BTC], [WEIGHT_2400, *growing]))
     assert list(info.other_limits) == [(n, 100 + n, False) for n in range(11, 3, -1)]
     assert info.ignored_limits == tuple(json.dumps(row) for row in growing[:3])
 
 
-def test_a_limit_is_named_when_what_implied_it_has_no_place_either() -> None:
+def test_a_limit_is_named_when_the_limit_that_implied_it_is_left_out() -> None:
     growing = [TEN_SECONDS | {"intervalNum": n, "limit": 100 + n} for n in range(2, 11)]
     loosest = TEN_SECONDS | {"intervalNum": 1, "limit": 102}  # implied by 102 in 2 s alone
     info = decode_exchange_info(listing([BTC], [loosest, *growing]))
@@ -783,7 +781,7 @@ def test_a_limit_is_named_when_what_implied_it_has_no_place_either() -> None:
     assert info.ignored_limits == (json.dumps(loosest), json.dumps(growing[0]))
 
 
-def test_of_two_limits_of_a_minute_the_least_counts() -> None:
+def test_the_smaller_of_two_limits_per_minute_counts() -> None:
     limits = [
         WEIGHT_2400,
         WEIGHT_2400 | {"limit": 1200},
@@ -809,7 +807,7 @@ ODD_INTERVALS: list[object] = ["FORTNIGHT", "minute", "", None, 7]
     ],
     ids=str,
 )
-def test_a_limit_that_makes_no_sense_is_ignored_and_named(odd: dict[str, object]) -> None:
+def test_an_impossible_limit_is_ignored_and_named(odd: dict[str, object]) -> None:
     rows: list[dict[str, object]] = [{**TEN_SECONDS, "limit": 100, **odd}, {**WEIGHT_2400}]
     info = decode_exchange_info(listing([BTC], rows))
     assert (info.weight_limit, info.other_limits) == (2400, ())
@@ -818,7 +816,7 @@ def test_a_limit_that_makes_no_sense_is_ignored_and_named(odd: dict[str, object]
 
 
 @pytest.mark.parametrize("limits", [{}, 7, "x", [1], [None], [[]], [{}], [{"limit": 1}]])
-def test_limits_of_another_shape_hide_neither_the_market_nor_each_other(limits: object) -> None:
+def test_limits_of_another_shape_hide_no_symbol_and_no_limit(limits: object) -> None:
     info = decode_exchange_info(listing([BTC], limits))
     assert (info.trading, info.weight_limit, info.other_limits) == (("BTCUSDT",), None, ())
     assert len(info.ignored_limits) == 1
@@ -826,24 +824,24 @@ def test_limits_of_another_shape_hide_neither_the_market_nor_each_other(limits: 
         assert decode_exchange_info(listing([BTC], [*limits, WEIGHT_2400])).weight_limit == 2400
 
 
-def test_orders_that_cannot_be_read_are_no_limit_of_ours() -> None:
+def test_an_undecodable_limit_of_orders_is_not_ours() -> None:
     rows = [WEIGHT_2400 | {"rateLimitType": "ORDERS", "limit": "many"}]
     assert decode_exchange_info(listing([BTC], rows)).ignored_limits == ()
 
 
-def test_what_is_said_of_odd_limits_is_printable_and_bounded() -> None:
+def test_descriptions_of_odd_limits_are_printable_and_bounded() -> None:
     rows = [WEIGHT_2400 | {"interval": "\x1b[2J\n" * 1000, "limit": n} for n in range(1000)]
     ignored = decode_exchange_info(listing([BTC], rows)).ignored_limits
     assert all(text.isprintable() and len(text) <= 120 for text in ignored)
     assert len(ignored) <= 10
 
 
-def test_a_new_kind_of_name_does_not_hide_the_market() -> None:
+def test_a_new_kind_of_name_hides_no_symbol() -> None:
     rows = [{"symbol": name, "status": "TRADING"} for name in ("BTCUSDT", "BTC-USDT", "😀USDT")]
     assert decode_exchange_info(listing(rows)).trading == ("BTCUSDT", "BTC-USDT", "😀USDT")
 
 
-def test_odd_names_are_listed_ones_that_a_caller_could_not_name() -> None:
+def test_odd_names_are_the_listed_names_that_check_symbol_refuses() -> None:
     assert odd_names(["BTCUSDT", "BTC-USDT", "lowUSDT", "btcusdt", "币安人生USDT"]) == {
         "BTC-USDT",
         "lowUSDT",
@@ -861,9 +859,9 @@ UNTIL = datetime(2026, 11, 23, 23, 45, tzinfo=UTC)
 
 
 def error_of(status: int, body: bytes) -> ResponseError:
-    """The exception for an answer that is an error."""
-    refusal = Refusal.of(status, {}, None).reading(body)
-    return refusal.error(UNTIL if refusal.is_hold else None)
+    """The exception for a refusal."""
+    refusal = Refusal.of(status, {}, None).with_text(body)
+    return refusal.error(UNTIL if refusal.is_temporary else None)
 
 
 @pytest.mark.parametrize(
@@ -904,7 +902,7 @@ def error_of(status: int, body: bytes) -> ResponseError:
         (403, HTML, ForbiddenError),
         (403, b"", ForbiddenError),
         (451, error_body(0, "Service unavailable from a restricted location"), ForbiddenError),
-        # The status says more than a code that does not go with it.
+        # The status counts more than a code that contradicts it.
         (429, error_body(-1003, BAN_TEXT), RateLimitedError),
         (429, error_body(-1121, ""), RateLimitedError),
         (403, error_body(-1121, ""), ForbiddenError),
@@ -959,7 +957,7 @@ def test_code_and_message_are_the_exchanges_or_the_start_of_the_body(
     ids=["text", "message", "deep in a field", "deep"],
 )
 @pytest.mark.parametrize("status", [200, 400, 403, 418, 429, 500])
-def test_an_endless_or_deep_error_is_short(status: int, body: bytes) -> None:
+def test_the_message_of_an_endless_or_deep_error_is_short(status: int, body: bytes) -> None:
     assert len(error_of(status, body).message) <= 200
 
 
@@ -971,7 +969,7 @@ def test_an_endless_or_deep_error_is_short(status: int, body: bytes) -> None:
         st.text().map(lambda text: f"{text} banned until {BAN_END}{text}".encode()),
     ),
 )
-def test_no_refusal_is_too_odd_for_an_exception(status: int, body: bytes) -> None:
+def test_every_refusal_becomes_a_printable_exception(status: int, body: bytes) -> None:
     error = error_of(status, body)
     assert error.status == status
     assert str(error).isprintable()
@@ -980,14 +978,14 @@ def test_no_refusal_is_too_odd_for_an_exception(status: int, body: bytes) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 403, 418, 429])
-def test_a_text_tells_the_end_of_a_ban_and_the_limit(status: int) -> None:
+def test_the_text_adds_the_end_of_a_ban_and_the_limit(status: int) -> None:
     refusal = Refusal.of(status, {}, None)
     assert (refusal.until, refusal.limit) == (None, None)
-    banned = refusal.reading(error_body(-1003, BAN_TEXT))
+    banned = refusal.with_text(error_body(-1003, BAN_TEXT))
     assert (banned.until, banned.limit) == (BANNED_UNTIL.timestamp(), None)
-    limited = refusal.reading(error_body(-1003, LIMIT_TEXT))
+    limited = refusal.with_text(error_body(-1003, LIMIT_TEXT))
     assert (limited.until, limited.limit) == (None, 2400)
-    assert banned.hold == limited.hold == refusal.hold  # the text never shortens it
+    assert banned.cooldown == limited.cooldown == refusal.cooldown  # the text never shortens it
 
 
 @pytest.mark.parametrize("name", ["Retry-After", "retry-after"])
@@ -1008,17 +1006,15 @@ def test_a_text_tells_the_end_of_a_ban_and_the_limit(status: int) -> None:
         (400, 7, 0.0),
     ],
 )
-def test_status_and_headers_say_how_long_nothing_is_sent(
+def test_status_and_headers_set_the_cooldown(
     status: int, after: int | None, hold: float, name: str
 ) -> None:
     headers = CIMultiDict({} if after is None else {name: str(after)})
-    assert Refusal.of(status, headers, None).hold == hold
+    assert Refusal.of(status, headers, None).cooldown == hold
 
 
 @pytest.mark.parametrize("status, body", [(418, b""), (429, b""), (400, error_body(-1003, ""))])
-def test_a_refusal_that_ends_by_itself_takes_the_time_that_the_governor_knows(
-    status: int, body: bytes
-) -> None:
+def test_a_temporary_refusal_takes_retry_at_from_the_governor(status: int, body: bytes) -> None:
     error = error_of(status, body)
     assert isinstance(error, RateLimitedError | BannedError)
     assert error.retry_at == UNTIL
@@ -1068,11 +1064,13 @@ def test_the_end_of_a_ban_is_thirteen_plain_digits(text: str, end: int | None) -
         ("", None),
     ],
 )
-def test_a_stated_limit_is_one_of_weight_in_plain_digits(text: str, limit: int | None) -> None:
+def test_only_a_weight_limit_in_plain_digits_is_a_stated_limit(
+    text: str, limit: int | None
+) -> None:
     assert stated_limit(text) == limit
 
 
-# -- answers as they were recorded, and of our own making ----------------------------------------
+# -- recorded answers, and our own ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1112,7 +1110,7 @@ def test_the_documented_example_is_decoded(path: Path, number: str, time: int) -
 
 
 @pytest.mark.parametrize("path, time", [made("server_time.json", 1795435200417)])
-def test_the_time_of_the_exchange_is_decoded(path: Path, time: int) -> None:
+def test_the_recorded_server_time_is_decoded(path: Path, time: int) -> None:
     assert decode_server_time(path.read_bytes()) == time
 
 
@@ -1157,7 +1155,7 @@ def test_every_recorded_mark_price_is_decoded(path: Path) -> None:
         recorded("cloudfront_403_2023.html"),
     ],
 )
-def test_every_recorded_page_of_the_firewall_is_forbidden(path: Path) -> None:
+def test_every_recorded_firewall_page_is_a_forbidden_error(path: Path) -> None:
     error = error_of(403, path.read_bytes())
     assert type(error) is ForbiddenError
     assert error.code is None
@@ -1217,7 +1215,7 @@ def test_every_recorded_error_becomes_the_right_exception(path: Path) -> None:
         recorded("observed_error_bodies.jsonl", BAN_END, [2400, 6000, 400, 1200, 1200]),
     ],
 )
-def test_every_recorded_text_tells_its_ban_or_its_limit(
+def test_every_recorded_text_yields_its_ban_or_its_limit(
     path: Path, first: int, stated: list[int]
 ) -> None:
     texts = [str(line.get("body")) for line in lines_of(path)]
@@ -1229,9 +1227,9 @@ def test_every_recorded_text_tells_its_ban_or_its_limit(
 
 
 @pytest.mark.parametrize("blank", ["\n", "  ", "\t", "\r\n    "], ids=repr)
-def test_a_text_that_wraps_says_the_same(blank: str) -> None:
+def test_wrapping_does_not_change_the_meaning_of_a_text(blank: str) -> None:
     limit = "The current limit is 1200 requests per minute"
     text = f"<p>Too many requests; IP banned until {BAN_END}. {limit}</p>"
-    refusal = Refusal.of(418, {}, None).reading(text.replace(" ", blank).encode())
+    refusal = Refusal.of(418, {}, None).with_text(text.replace(" ", blank).encode())
     assert (refusal.until, refusal.limit) == (BAN_END / 1000, 1200)
     assert refusal.message == text

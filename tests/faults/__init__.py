@@ -1,5 +1,5 @@
 """Everything that can go wrong between a call and its answer, as data, and a server to do it.
 
-The rule of this package: `table` says what happens and what must come of it, `exchange` does it on
-a real socket, `rules` judges every fault by the same rules.
+The rule of this package: `table` says what happens and what the outcome must be, `exchange` does it
+on a real socket, and `rules` checks every fault by the same rules.
 """

@@ -1,6 +1,6 @@
-"""Ways to the exchange that are shut: names, ports, certificates.
+"""Faults on the way to the exchange: names, ports, certificates.
 
-Rule of this file: a door is shut until the call is over, then it opens, at the same address.
+Rule of this file: a door is shut until the call ends; then `repair` opens it at the same address.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from support.certificates import authority, good, issued
 
 from .exchange import FaultExchange
 
-HOST = "exchange.example"  # of names that are looked up; never asked for on a network
+HOST = "exchange.example"  # resolved by a fake, never on a network
 
 
 class Door:
-    """How the client gets to the exchange."""
+    """A client's way to the exchange."""
 
     shut = True
 
@@ -37,20 +37,20 @@ class Door:
         await exchange.listen()
         yield f"http://127.0.0.1:{exchange.port}"
 
-    async def mend(self, exchange: FaultExchange) -> None:
+    async def repair(self, exchange: FaultExchange) -> None:
         pass
 
 
 @dataclass(frozen=True)
 class Plain(Door):
-    """Open."""
+    """A door that is always open."""
 
     shut = False
 
 
 @dataclass(frozen=True)
 class Refused(Door):
-    """Nobody listens."""
+    """No server listens."""
 
     @contextlib.asynccontextmanager
     async def opened(self, exchange: FaultExchange) -> AsyncGenerator[str]:
@@ -59,13 +59,13 @@ class Refused(Door):
         await exchange.end()
         yield f"http://127.0.0.1:{port}"
 
-    async def mend(self, exchange: FaultExchange) -> None:
+    async def repair(self, exchange: FaultExchange) -> None:
         await exchange.listen(exchange.port)
 
 
 @dataclass(frozen=True)
 class Full(Door):
-    """Nobody accepts: connecting takes for ever."""
+    """No server accepts: connecting takes for ever."""
 
     _taken: list[socket.socket] = field(default_factory=list[socket.socket])
 
@@ -87,7 +87,7 @@ class Full(Door):
         finally:
             await self._free()
 
-    async def mend(self, exchange: FaultExchange) -> None:
+    async def repair(self, exchange: FaultExchange) -> None:
         await self._free()
         await exchange.listen(exchange.port)
 
@@ -136,7 +136,7 @@ def no_common_cipher() -> ssl.SSLContext:
 
 def wants_a_certificate() -> ssl.SSLContext:
     context = good()
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # or it says so after the handshake
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # or the refusal comes after the handshake
     context.verify_mode = ssl.CERT_REQUIRED
     authority("theirs").configure_trust(context)
     return context
@@ -144,7 +144,7 @@ def wants_a_certificate() -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Tls(Door):
-    """Over TLS, with a certificate of this kind; None: no TLS at all, or what the script does."""
+    """TLS with a certificate of this kind; None: no TLS, or the script plays it."""
 
     bad: Callable[[], ssl.SSLContext] | None = None
     shut: bool = True
@@ -168,7 +168,7 @@ class Tls(Door):
 
 @dataclass(frozen=True)
 class Name(Door):
-    """Over a name, and looking it up raises `error`."""
+    """A host name whose resolution raises `error`."""
 
     error: type[Exception] = socket.gaierror
     arguments: tuple[object, ...] = (socket.EAI_NONAME, "Name or service not known")
@@ -198,5 +198,5 @@ class Name(Door):
             yield f"https://{HOST}:{exchange.port}"
         self._shut.clear()
 
-    async def mend(self, exchange: FaultExchange) -> None:
+    async def repair(self, exchange: FaultExchange) -> None:
         self._shut.clear()

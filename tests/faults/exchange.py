@@ -1,4 +1,4 @@
-"""An exchange that misbehaves at any byte, for one symbol; to every other it answers well.
+"""An exchange that misbehaves at any byte for one symbol, and answers all others correctly.
 
 Rule of this file: no HTTP library. It listens in the caller's loop, so it works in virtual time.
 """
@@ -23,7 +23,7 @@ FOR_EVER = 64 * 2**20  # bytes
 
 
 class Act(Enum):
-    """What can be done to a connection."""
+    """An action on a connection."""
 
     CLOSE = "close"
     RESET = "reset"
@@ -33,14 +33,14 @@ class Act(Enum):
 
 @dataclass(frozen=True)
 class Wait:
-    """Seconds in which nothing is sent."""
+    """Send nothing for these seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """The same bytes again and again; without `times`, until nobody listens or `FOR_EVER`."""
+    """The same bytes again and again: `times`, or until the peer is gone or `FOR_EVER`."""
 
     data: bytes
     times: int | None = None
@@ -72,17 +72,17 @@ class FaultExchange(Server):
     ) -> None:
         super().__init__()
         self.broken = False
-        self.wire: list[str] = []  # symbols asked for
+        self.wire: list[str] = []  # requested symbols
         self.minutes: Counter[int] = Counter()  # requests counted in each minute
         self.sent = 0  # bytes
-        self.one_each = False  # end each connection after a good answer
+        self.one_each = False  # end each connection after a valid answer
         self._script = script
         self._now = now
         self._at_accept = at_accept
         self._bad_tls, self._good_tls = bad_tls, good_tls
 
     def good(self, symbol: str) -> bytes:
-        """A good answer."""
+        """A valid answer."""
         body = f'{{"symbol":"{symbol}","openInterest":"{GOOD_VALUE}","time":1795435200000}}'
         end = "Connection: close\r\n" if self.one_each else ""
         head = (
@@ -92,7 +92,7 @@ class FaultExchange(Server):
         return self._filled(f"{head}{end}\r\n{body}".encode())
 
     def hang_up(self) -> None:
-        """End every connection that is idle now."""
+        """End every idle connection."""
         for writer in self._serving.values():
             writer.close()
 
@@ -120,7 +120,7 @@ class FaultExchange(Server):
     async def _play(
         self, steps: Sequence[Step], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Whether the connection goes on."""
+        """Play a script; return whether the connection stays open."""
         half = False
         for step in steps:
             match step:
@@ -153,7 +153,7 @@ class FaultExchange(Server):
             done += 1
 
     async def _send(self, data: bytes, writer: asyncio.StreamWriter) -> None:
-        if writer.is_closing():  # as `drain` of asyncio says it; uvloop has an error of its own
+        if writer.is_closing():  # like asyncio's `drain`; uvloop raises another error
             raise ConnectionResetError
         writer.write(data)
         await writer.drain()
@@ -168,8 +168,8 @@ class FaultExchange(Server):
 
     @property
     def this_minute(self) -> int:
-        """Requests in the minute that it is now."""
+        """Requests in the current minute."""
         return self.minutes[self._minute()]
 
     async def __aenter__(self) -> Self:
-        return self  # it listens when its door is open
+        return self  # `Door.opened` makes it listen

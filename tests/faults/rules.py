@@ -1,7 +1,7 @@
-"""One fault, from a good call before it to a good call after it.
+"""Runs one fault between two good calls.
 
-Rule of this file: nothing here knows a fault by its name; every one is judged in the same way. How
-long a call takes is judged on the virtual clock only; on a real loop it depends on the machine.
+Rule of this file: no rule knows a fault by its name; all faults are checked alike. The duration of
+a call is checked in virtual time only; on a real loop it depends on the machine.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from support.virtual_clock import VirtualLoop
 from .doors import Door, Plain
 from .exchange import BAD, GOOD, GOOD_VALUE, FaultExchange, Step
 
-TIMEOUT = 0.8  # s for a call; longer than what an error's text may take
+TIMEOUT = 0.8  # s for a call; longer than the bound for an error's text
 AT_ONCE, TEXT = 0.3, 0.75  # s of virtual time
-HANGS = 600.0  # s of real time after which a call hangs, and is no slow one
+HANGS = 600.0  # s of real time after which a call is stuck, not slow
 MAX_MEMORY, MAX_READ = 32 * 2**20, 16 * 2**20  # bytes
-SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel takes, and nobody reads
+SOCKET_BUFFERS = 8 * 2**20  # bytes that the kernel accepts and the client does not read
 START = 1_795_434_245.0  # Unix s: 55 s before a minute's end
 SHORT = RetryPolicy(network_base=0.001, server_base=0.001, overload_base=0.001)
 Outcome = type[BinanceOIError] | Decimal
@@ -45,29 +45,29 @@ Outcome = type[BinanceOIError] | Decimal
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens, and what must come of it."""
+    """A fault, and its required outcome."""
 
     name: str
     steps: tuple[Step, ...]
     outcome: Outcome
     wire: int = 1
-    """Requests."""
+    """Requests on the wire."""
     charged: int | None = None
-    """Weight; None means as much as was on the wire."""
+    """Charged weight; None means that of the requests on the wire."""
     seconds: float = AT_ONCE
     after_that: tuple[Step, ...] | None = None
-    """What happens to every attempt after the first; None: the same."""
+    """The steps for every attempt after the first; None: the same."""
     fresh: bool = False
-    """On a connection that has not served before."""
+    """Whether it happens on a new connection."""
     at_accept: bool = False
     lies: bool = False
-    """The count in the header says more than is true, so the books may too, for a minute."""
+    """Whether the header's count is too high, so that ours may be too high for a minute."""
     idle: float = 0.0
     """Seconds until the next call."""
     retry_in: tuple[float, float] | None = None
     """Bounds of `retry_at`, in seconds from the exchange's now."""
     timeout: float = TIMEOUT
-    """Seconds for the call."""
+    """The timeout of the call, in seconds."""
     door: Door = Plain()  # noqa: RUF009 - frozen
 
     def script(self, attempt: int) -> tuple[Step, ...]:
@@ -75,7 +75,7 @@ class Fault:
 
 
 class Clock:
-    """The loop's time, and jumps."""
+    """The loop's time, with jumps."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class Clock:
         self._offset += seconds
 
     def datetime(self) -> type[datetime]:
-        """`datetime` whose `now` is this clock's."""
+        """A `datetime` whose `now` reads this clock."""
         wall = self.wall
 
         class OfThisClock(datetime):
@@ -118,12 +118,12 @@ def is_virtual() -> bool:
 
 
 def patience(fault: Fault) -> float:
-    """The timeout of the client's calls: on a real loop it is short only where it has to pass."""
+    """The timeout of calls; on a real loop it is short only for faults that run into it."""
     return fault.timeout if is_virtual() or fault.seconds > TEXT else HANGS
 
 
 async def good_call(client: OpenInterestClient) -> None:
-    """Works; on a real loop a short timeout may pass meanwhile, and then it is called again."""
+    """Make a call that succeeds; on a real loop, repeat it after a timeout."""
     result = await outcome_of(client, GOOD)
     while isinstance(result, TransportTimeoutError) and not is_virtual():
         result = await outcome_of(client, GOOD)
@@ -131,7 +131,7 @@ async def good_call(client: OpenInterestClient) -> None:
 
 
 async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | BinanceOIError:
-    """Anything that is not ours passes, and fails the test."""
+    """The value or our exception; any other exception fails the test."""
     try:
         value = await client.get_open_interest(symbol)
     except BinanceOIError as error:
@@ -143,7 +143,7 @@ async def outcome_of(client: OpenInterestClient, symbol: str) -> Decimal | Binan
 
 @contextlib.asynccontextmanager
 async def nothing_left_over() -> AsyncGenerator[None]:
-    """No task, and no word from the loop."""
+    """Check that no task is left and the loop reported no error."""
     loop, noise = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: noise.append(context))
     before = asyncio.all_tasks()
@@ -159,7 +159,7 @@ WAYS = ("ours", "aiohttp's", "the caller's")
 
 @contextlib.asynccontextmanager
 async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
-    """Whose session sends: our own, our own without what we make leaner, or the caller's."""
+    """The session that sends: ours, ours without our leaner parts, or the caller's."""
     if way == "the caller's":
         async with aiohttp.ClientSession() as session:
             yield session
@@ -169,8 +169,8 @@ async def session_of(way: str) -> AsyncGenerator[aiohttp.ClientSession | None]:
         yield None
 
 
-async def check(fault: Fault, way: str = "ours") -> None:
-    """Every rule, for one fault."""
+async def check_fault(fault: Fault, way: str = "ours") -> None:
+    """Check every rule for one fault."""
     clock = Clock()
     with mock.patch.object(governor, "datetime", clock.datetime()):
         await _check(fault, way, clock)
@@ -216,7 +216,7 @@ async def _meet(
     exchange.broken, began = True, asyncio.get_running_loop().time()
     result = await outcome_of(client, BAD)
     took = asyncio.get_running_loop().time() - began
-    _judge(fault, result, clock)
+    _check_outcome(fault, result, clock)
     assert exchange.wire.count(BAD) == fault.wire, (exchange.wire, result)
     assert took <= fault.seconds or not is_virtual(), took
     charged = fault.wire if fault.charged is None else fault.charged
@@ -227,7 +227,7 @@ async def _meet(
     assert client._governor.waiting == client._governor.in_flight == 0
 
 
-def _judge(fault: Fault, result: Decimal | BinanceOIError, clock: Clock) -> None:
+def _check_outcome(fault: Fault, result: Decimal | BinanceOIError, clock: Clock) -> None:
     if isinstance(fault.outcome, Decimal):
         assert result == fault.outcome
         return
@@ -250,7 +250,7 @@ async def _good_call(
 ) -> None:
     await asyncio.sleep(fault.idle)
     exchange.broken = False
-    await fault.door.mend(exchange)
+    await fault.door.repair(exchange)
     held, wire = client.usage.held_until, len(exchange.wire)
     if held is not None:
         refused = await outcome_of(client, GOOD)
@@ -264,5 +264,5 @@ async def _good_call(
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(2.0 if is_virtual() else HANGS):
-        while not condition():  # noqa: ASYNC110 - of another task's bookkeeping
+        while not condition():  # noqa: ASYNC110 - another task changes it
             await asyncio.sleep(0.001)

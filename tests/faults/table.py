@@ -1,7 +1,7 @@
-"""Every fault, and what must come of it. Data only.
+"""Every fault, and its required outcome. Data only.
 
-Rule of this file: each row stands for a cause of its own; rows that differ by a status, a text or a
-byte are made in a loop. `wire` counts requests, and what was on the wire was charged.
+Rule of this file: each row has its own cause; loops make rows that differ by a status, a text or a
+byte. `wire` counts requests, and every request on the wire is charged.
 """
 
 import gzip
@@ -36,11 +36,11 @@ VALUE = Decimal("1.5")
 BODY = b'{"symbol":"BADUSDT","openInterest":"1.5","time":1795435200000}'
 HEADERS = b"Content-Type: application/json\r\nX-MBX-USED-WEIGHT-1M: {USED}\r\nDate: {DATE}\r\n"
 OTHERS = BODY.replace(b"BAD", b"FOO")
-PATIENCE = 2.0  # s of silence after which a kept connection is abandoned
-SLOW = TIMEOUT + 0.3  # s that a call may take which runs into its timeout
+PATIENCE = 2.0  # s of silence after which the client abandons a pooled connection
+SLOW = TIMEOUT + 0.3  # s for a call that runs into its timeout
 CRLF = b"\r\n"
-BAN = (119.0, 125.0)  # s: the shortest ban, and what a clock may be off at either end
-SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # of the exchange
+BAN = (119.0, 125.0)  # s: the shortest ban, with the error of a clock
+SEEN = (400, 401, 403, 404, 408, 418, 429, 451, 500, 502, 503, 504)  # statuses of the exchange
 
 
 def head(*lines: bytes, status: int = 200, length: int | None = None) -> bytes:
@@ -104,11 +104,11 @@ def doors_shut() -> Iterator[Fault]:
         "TLS: a body that breaks off": CLOSE,
         "TLS: a body, then reset": RESET,
     }.items():
-        cut = (GOOD[:-9], act)  # and three handshakes
+        cut = (GOOD[:-9], act)  # in each of three handshakes
         yield Fault(name, cut, TransportError, 3, seconds=0.5, door=doors.Tls(good))
 
 
-def ends() -> Iterator[Fault]:
+def connection_ends() -> Iterator[Fault]:
     """The connection ends at each phase, in each way."""
     phases = {
         "before an answer": b"",
@@ -148,7 +148,7 @@ def ends() -> Iterator[Fault]:
 
 
 def waits() -> Iterator[Fault]:
-    """Whoever waits for too long is told so in time, and may have been counted."""
+    """A call that waits too long ends in time, and stays charged."""
     late = TIMEOUT + 0.2
     slowly: dict[str, tuple[Step, ...]] = {
         "silence": (STALL,),
@@ -186,13 +186,13 @@ def waits() -> Iterator[Fault]:
         "103 Early Hints first": (b"HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n" + GOOD,),
         "one byte at a time": tuple(GOOD[i : i + 1] for i in range(len(GOOD))),
     }
-    # The fill-ins do not survive being cut, so neither do they stand in one piece here.
+    # A cut would split the placeholders, so these answers contain none.
     for name, steps in soon.items():
         yield Fault(f"is not late: {name}", steps, VALUE, seconds=0.5)
 
 
 def pooled() -> Iterator[Fault]:
-    """What a kept connection still holds is nobody's answer."""
+    """Surplus bytes on a pooled connection never become an answer."""
     poison = (
         GOOD.replace(b"BADUSDT", b"GOODUSDT")
         .replace(b"1.5", b"6.6")
@@ -282,7 +282,7 @@ def framing() -> Iterator[Fault]:
     for name, text in chunks.items():
         yield Fault(f"chunks: {name}", (CHUNKED + text, CLOSE), TransportError, 3)
     nothing = gzip.compress(b"")
-    floods: dict[str, tuple[bytes, bytes]] = {  # that never become a header or a body
+    floods: dict[str, tuple[bytes, bytes]] = {  # bytes that never become a header or a body
         "a chunk size": (CHUNKED, b"0" * 65536),
         "a chunk extension": (CHUNKED + b"3e;", b"a" * 65536),
         "trailers": (CHUNKED + chunk(BODY) + b"0\r\n", b"X-A: b\r\n" * 8000),
@@ -290,7 +290,7 @@ def framing() -> Iterator[Fault]:
         "100 Continue": (b"", b"HTTP/1.1 100 C\r\n\r\n" * 3000),
         "blank lines": (b"", b"\r\n" * 30_000),
     }
-    # By aiohttp, as an error that may pass, and as a body that does not end.
+    # aiohttp reports them as an error that may pass, or as a body without an end.
     noticed = {"trailers": (TransportError, 3), "gzip of nothing": (DecodeError, 1)}
     for name, (start, more) in floods.items():
         for status in (b"200", b"418"):
@@ -358,15 +358,15 @@ def encodings() -> Iterator[Fault]:
 
 
 def packed_zeros(wbits: int) -> bytes:
-    """64 MiB, for a bomb; the end is missing, which nobody reads that far to see."""
+    """64 MiB of zeros for a bomb, without the end, which no client reaches."""
     packer, zeros = zlib.compressobj(9, wbits=wbits), bytes(2**20)
     first = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
     next_one = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
-    return first + 63 * next_one  # a full flush forgets: each piece is as the one before it
+    return first + 63 * next_one  # a full flush resets the state, so all pieces are equal
 
 
 def redirects() -> Iterator[Fault]:
-    """Nobody goes anywhere else."""
+    """The client follows no redirect."""
     places = {
         "itself": b"/fapi/v1/openInterest?symbol=BADUSDT",
         "another host": b"https://other.example/",
@@ -396,7 +396,7 @@ def redirects() -> Iterator[Fault]:
 
 
 def bodies() -> Iterator[Fault]:
-    """Under 200: what is not the documented answer, and what is."""
+    """Bodies under 200, undocumented and documented ones."""
     time = b'"time":1795435200000'
     wrong: dict[str, bytes] = {
         "empty": b"",
@@ -515,7 +515,7 @@ def statuses() -> Iterator[Fault]:
             yield Fault(f"{status}, cut", cut, DecodeError)
             continue
         yield Fault(f"{status}, cut", cut, outcome, wire)
-        if status in SEEN:  # each is a wait
+        if status in SEEN:  # each costs waiting
             stalled = (answer(html, status=status)[:-9], STALL)
             seconds = SLOW + TEXT
             yield Fault(f"{status}, stalled", stalled, outcome, min(wire, 2), seconds=seconds)
@@ -535,7 +535,7 @@ def statuses() -> Iterator[Fault]:
         yield Fault(f"418 in one piece with {name}", (text, CLOSE), BannedError, seconds=TEXT)
     for status in (204, 205, 304):
         outcome = ResponseError if status == 304 else DecodeError
-        # 205 is read like any other by aiohttp, which waits for the end of a body without a length.
+        # aiohttp treats 205 like any other: it waits for the end of a body without a length.
         yield Fault(f"{status} without a body", (head(status=status),), outcome, seconds=TEXT)
     for status in (600, 799, 999):
         yield Fault(f"status {status}", (answer(error, status=status),), ServerError, 3)
@@ -567,7 +567,7 @@ def statuses() -> Iterator[Fault]:
 
 def refusals() -> Iterator[Fault]:
     """429 and 418 with every form of `Retry-After` and of the text of a ban."""
-    minute = (54.0, 61.0)  # to the turn of the minute, and what a clock may be off
+    minute = (54.0, 61.0)  # to the rollover, with the error of a clock
     forms: dict[str, tuple[bytes, tuple[float, float], tuple[float, float]]] = {
         "nothing": (b"X: y", minute, BAN),
         "0": (b"Retry-After: 0", minute, BAN),
@@ -625,7 +625,7 @@ def refusals() -> Iterator[Fault]:
 
 
 def refused_in_bad_form() -> Iterator[Fault]:
-    """A status that says to stop is heard, whatever else is wrong with the answer."""
+    """The client obeys a 418 or 429, whatever else is wrong with the answer."""
     broken: dict[str, bytes] = {
         "a header of 9,000 bytes": b"X: " + b"a" * 9000,
         "a Retry-After of 10,000 digits": b"Retry-After: " + b"9" * 10_000,
@@ -686,7 +686,7 @@ def broken_later() -> Iterator[Fault]:
 
 
 def lies() -> Iterator[Fault]:
-    """Headers that lie: never room for more, and never a value lost."""
+    """Headers with false counts: they never allow more, and never cost a value."""
     for count in (
         "", "-1", "0", "1", "nan", "inf", "1e3", "0x10", "1_0", "+5", " ", "abc", "1.0", "1,000",
         "٣", "３", "9" * 10, "9" * 5000, "5\r\nX-MBX-USED-WEIGHT-1M: 3",
@@ -722,13 +722,13 @@ def lies() -> Iterator[Fault]:
         "100 of them": CRLF.join(b"X-%d: a" % i for i in range(100)),
     }.items():
         yield Fault(f"a header in {name}", (answer(BODY, line),), VALUE)
-    # A header that never came back to us in one piece cannot refuse anything either.
+    # Headers that never arrive complete cannot refuse anything.
     both = answer(BODY, b"X-MBX-USED-WEIGHT-1M: abc", b"Date: abc")
     yield Fault("second headers that are worse", (both,), VALUE)
 
 
 def kept() -> Iterator[Fault]:
-    """A kept connection that died while it was idle is replaced once, at no cost but weight."""
+    """A pooled connection that died while idle is replaced once, and costs only weight."""
     once = (GOOD,)
     doors_of = {"": doors.Plain(), ", TLS": doors.Tls(good, shut=False)}
     for over, door in doors_of.items():
@@ -770,7 +770,7 @@ def kept() -> Iterator[Fault]:
 
 
 def faults() -> list[Fault]:
-    rows = (doors_shut, ends, waits, pooled, framing, encodings, redirects, bodies)
+    rows = (doors_shut, connection_ends, waits, pooled, framing, encodings, redirects, bodies)
     more = (statuses, refusals, refused_in_bad_form, broken_later, lies, kept)
     found = [fault for make in (*rows, *more) for fault in make()]
     twice = Counter(fault.name for fault in found)

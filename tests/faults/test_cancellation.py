@@ -1,7 +1,7 @@
-"""Whenever a call is cancelled, the books stay right and nothing stays behind.
+"""Whenever a call is cancelled, the charges stay right and nothing is left behind.
 
-Rule of this file: `CancelledError` is the only thing that a cancelled call raises. What reached the
-wire is charged; what was cancelled may be charged, once.
+Rule of this file: a cancelled call raises only `CancelledError`. A request that reached the wire is
+charged; a cancelled one may be charged once.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ SEEDS = int(os.environ.get("BINANCE_OI_SEEDS", "12"))
 INSTANTS = 20
 SLOWLY: tuple[Step, ...] = (Wait(0.01), ANSWER[:60], Wait(0.01), ANSWER[60:])
 BROKEN: tuple[Step, ...] = (answer(b"", status=503),)
-LATENCY = 0.03  # s that a slow answer takes, and a little more
-MANY = tuple(f"S{number}USDT" for number in range(5))
+LATENCY = 0.03  # s of a slow answer
+SYMBOLS = tuple(f"S{number}USDT" for number in range(5))
 
 
 class SteppingLoop(VirtualLoop):
@@ -51,7 +51,7 @@ class SteppingLoop(VirtualLoop):
 
 @dataclass
 class World:
-    """A client, its exchange, and how many calls were cancelled."""
+    """A client, its exchange, and the number of cancelled calls."""
 
     client: OpenInterestClient
     exchange: FaultExchange
@@ -67,7 +67,7 @@ class World:
         return await self.call()
 
     async def snapshot(self) -> object:
-        return await self.client.snapshot((BAD, *MANY))
+        return await self.client.snapshot((BAD, *SYMBOLS))
 
     async def retry(self) -> object:
         return await self.call()
@@ -83,7 +83,7 @@ async def in_world(
     limit: int = 2400,
     warm: bool = True,
 ) -> int:
-    """Play a scene, which returns how many calls it cancelled; then look at the books."""
+    """Play a scene, which returns its number of cancelled calls; then check the charges."""
     clock = Clock()
     before = asyncio.all_tasks()
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall, limit=limit, reserve=0)
@@ -105,10 +105,10 @@ async def in_world(
 async def balance(
     client: OpenInterestClient, exchange: FaultExchange, clock: Clock, cancelled: int
 ) -> None:
-    """Nothing is under way, the books are right, and a good call works."""
+    """Check that nothing is on the wire, the charges are right, and a good call works."""
     await asyncio.sleep(0)
     assert client._governor.in_flight == client._governor.waiting == 0
-    await asyncio.sleep(1.0)  # what was on its way has arrived
+    await asyncio.sleep(1.0)  # everything on the wire has arrived
     wire, usage = exchange.this_minute, client.usage
     assert wire <= usage.charged <= wire + cancelled
     assert wire <= usage.used <= wire + cancelled
@@ -159,7 +159,7 @@ def test_cancelling_at_any_step_leaves_nothing_behind(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_cancelling_at_random_instants_keeps_the_books(seed: int) -> None:
+def test_cancelling_at_random_instants_keeps_the_charges_right(seed: int) -> None:
     chance = random.Random(seed)
     kinds: tuple[tuple[Step, ...], ...] = (SLOWLY, BROKEN, (Act.CLOSE,), (Act.RESET,), (Act.STALL,))
     chosen = [chance.choices(kinds, (6, 1, 1, 1, 1))[0] for _ in range(200)]
@@ -180,7 +180,7 @@ def test_cancelling_at_random_instants_keeps_the_books(seed: int) -> None:
     run(in_world(lambda attempt: chosen[attempt], scene))
 
 
-def test_closing_in_flight_ends_every_call_within_a_second() -> None:
+def test_closing_ends_every_call_in_flight_within_a_second() -> None:
     async def scene(world: World) -> int:
         tasks = [asyncio.ensure_future(world.call()) for _ in range(30)]
         while len(world.exchange.wire) < 5:  # noqa: ASYNC110 - virtual time
@@ -205,7 +205,7 @@ def test_closing_in_flight_ends_every_call_within_a_second() -> None:
 
 
 class Machine:
-    """Clocks that somebody sets: the wall clock by hand, both by closing the lid."""
+    """A machine's clocks: a suspend moves both, a step only the wall clock."""
 
     def __init__(self) -> None:
         self.steady, self.wall = 1000.0, START
@@ -216,7 +216,7 @@ class Machine:
 
 
 def spend(pool_budget: ProcessBudget, machine: Machine, exchange: dict[int, int]) -> Iterator[int]:
-    """Send as much as is allowed, at the true time, and yield the true minute of each request."""
+    """Send as much as allowed, at the true time, and yield the true minute of each request."""
     pool = pool_budget.pool("one")
     while isinstance(receipt := pool.charge(1), Receipt):
         true = START + machine.steady - 1000.0
@@ -227,7 +227,7 @@ def spend(pool_budget: ProcessBudget, machine: Machine, exchange: dict[int, int]
 
 
 @pytest.mark.parametrize("step", [3600.0, -3600.0, 59.0, -59.0, 86_400.0])
-def test_a_step_of_the_system_clock_frees_nothing(step: float) -> None:
+def test_setting_the_system_clock_frees_nothing(step: float) -> None:
     machine, minutes = Machine(), dict[int, int]()
     budget = ProcessBudget(clock=lambda: machine.steady, wall=lambda: machine.wall, limit=100)
     for _ in range(40):
@@ -238,7 +238,7 @@ def test_a_step_of_the_system_clock_frees_nothing(step: float) -> None:
 
 
 @pytest.mark.parametrize("asleep", [0.5, 30.0, 59.0, 61.0, 600.0, 90_000.0])
-def test_a_machine_that_slept_does_not_send_more(asleep: float) -> None:
+def test_a_suspended_machine_sends_no_more_than_allowed(asleep: float) -> None:
     machine, minutes = Machine(), dict[int, int]()
     budget = ProcessBudget(clock=lambda: machine.steady, wall=lambda: machine.wall, limit=100)
     for _ in range(20):
@@ -248,7 +248,7 @@ def test_a_machine_that_slept_does_not_send_more(asleep: float) -> None:
 
 
 @pytest.mark.parametrize("asleep", [600.0, 90_000.0])
-def test_an_answer_that_slept_with_the_machine_frees_nothing(asleep: float) -> None:
+def test_an_answer_read_after_a_suspend_frees_nothing(asleep: float) -> None:
     machine = Machine()
     budget = ProcessBudget(clock=lambda: machine.steady, wall=lambda: machine.wall, limit=100)
     pool = budget.pool("one")
@@ -256,7 +256,7 @@ def test_an_answer_that_slept_with_the_machine_frees_nothing(asleep: float) -> N
     assert isinstance(receipt, Receipt)
     sent_in = float(int(START))
     machine.sleep(asleep)
-    pool.settle(receipt, 1, sent_in)  # it says what was true before
+    pool.settle(receipt, 1, sent_in)  # its count is from before the suspend
     minutes: dict[int, int] = {}
     sum(1 for _ in spend(budget, machine, minutes))
     assert max(minutes.values()) <= 100

@@ -1,6 +1,6 @@
-"""Whatever goes wrong, a call ends with the right value or with one exception of ours.
+"""Whatever goes wrong, a call ends with the right value or with one of our exceptions.
 
-Rule of this file: the faults are data in `faults.table`, and one set of rules judges all of them.
+Rule of this file: the faults are data in `faults.table`, and one set of rules checks all of them.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from faults.doors import Plain
-from faults.rules import WAYS, Fault, check
+from faults.rules import WAYS, Fault, check_fault
 from faults.table import faults
 from support.lanes import some
 from support.virtual_clock import VirtualLoop
@@ -32,19 +32,19 @@ WAY = os.environ.get("BINANCE_OI_WAY", WAYS[0])
 
 
 @pytest.mark.parametrize("fault", some(FAULTS, always=40), ids=lambda fault: fault.name)
-def test_every_fault_is_a_value_or_one_exception_of_ours(fault: Fault) -> None:
+def test_every_fault_ends_in_a_value_or_one_of_our_exceptions(fault: Fault) -> None:
     with asyncio.Runner(loop_factory=_loop()) as runner:
-        runner.run(check(fault, WAY))
+        runner.run(check_fault(fault, WAY))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS[1:])
-def test_no_other_session_is_worse(way: str) -> None:
-    # Every door and a few of the rest; `nox -s faults` tries all of them.
+def test_the_rules_hold_with_every_session(way: str) -> None:
+    # Every door and a few other faults; `nox -s faults` runs all of them.
     for fault in [fault for fault in FAULTS if fault.door != Plain()] + FAULTS[::60]:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(check(fault, way))
+            runner.run(check_fault(fault, way))
 
 
-def test_there_are_well_over_200_faults() -> None:
+def test_the_table_has_more_than_200_faults() -> None:
     assert len(FAULTS) > 400

@@ -1,6 +1,6 @@
-"""Mutated answers, over the wire and through the decoder: nothing but ours may come out.
+"""Mutated answers, over the wire and through the decoder, raise only our exceptions.
 
-Rule of this file: a seed and a number say everything, so what was found can be found again.
+Rule of this file: a seed and a number determine a run, so that every failure can be repeated.
 
     python -m fuzz --wire 100000 --bodies 1000000 --seed 0
 """
@@ -31,11 +31,11 @@ WORDS = (
     b"9" * 40,
     b"\r\n", b"\r\n\r\n", b"0", b":", b",", "١".encode(), b"\x00", b"FOOUSDT", b"418", b"chunked",
 )  # fmt: skip
-MAX_GROWTH = 8 * 2**20  # bytes of memory that a whole run may add
+MAX_GROWTH = 8 * 2**20  # bytes of memory that a run may add
 
 
 def mutations(seed: int, good: list[bytes]) -> Iterator[bytes]:
-    """Without end: bytes that were good, and are one to six changes away from it."""
+    """Valid bytes with one to six random changes, without end."""
     chance = random.Random(seed)
     while True:
         data = bytearray(chance.choice(good))
@@ -62,7 +62,7 @@ def _mutate(data: bytearray, chance: random.Random) -> None:
 
 
 def through_the_decoder(number: int, seed: int) -> Counter[str]:
-    """What came out of so many bodies. Anything that is not ours passes, and ends the run."""
+    """Count the outcomes of `number` bodies. An exception that is not ours ends the run."""
     outcomes: Counter[str] = Counter()
     for body, _ in zip(mutations(seed, [BODY, LISTING]), range(number), strict=False):
         try:
@@ -81,14 +81,14 @@ def through_the_decoder(number: int, seed: int) -> Counter[str]:
 
 
 def _shown(error: BinanceOIError | RefusedError) -> BinanceOIError:
-    """What the caller of a client gets."""
+    """The exception that a caller of the client gets."""
     if not isinstance(error, RefusedError):
         return error
-    return error.refusal.error(NOON if error.refusal.is_hold else None)
+    return error.refusal.error(NOON if error.refusal.is_temporary else None)
 
 
 async def over_the_wire(number: int, seed: int) -> Counter[str]:
-    """The same with whole answers, each on a connection that ends after it."""
+    """Count the outcomes of complete answers, each on its own connection."""
     rows = [row.steps[0] for row in faults() if _is_small(row)]
     source = mutations(seed, [row for row in rows if isinstance(row, bytes)])
     outcomes: Counter[str] = Counter()
@@ -115,7 +115,7 @@ async def _batch(url: str, clock: Clock, number: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     retry = RetryPolicy(attempts=1)
     for _ in range(number):
-        # A client of its own for each, so that no refusal keeps the next answer from being read.
+        # Each has its own client, so that no refusal holds up the next answer.
         budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
         async with OpenInterestClient(
             base_url=url, budget=budget, timeout=2.0, max_wait=1.0, retry=retry
@@ -136,7 +136,7 @@ def _check_text(error: BinanceOIError) -> None:
 
 
 def memory() -> int:
-    """Bytes that this process ever had at once."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

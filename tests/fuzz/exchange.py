@@ -1,6 +1,6 @@
-"""An exchange in a process of its own, whose answers for `BAD` go wrong in every way that is quick.
+"""An exchange in a separate process, whose answers for `BAD` have every quick fault.
 
-Rule of this file: nothing that holds requests back (418, 429, 403, a count that lies), or the soak
+Rule of this file: no fault causes a cooldown or a wait (418, 429, 403, a false count), or the soak
 would measure pauses.
 
     python -m fuzz.exchange SEED        # prints its URL, and serves until it is killed
@@ -18,11 +18,11 @@ from faults.exchange import FaultExchange, Step
 from faults.rules import AT_ONCE, Fault
 from faults.table import faults
 
-HOLDS = (BannedError, ForbiddenError, RateLimitedError)
+COOLDOWNS = (BannedError, ForbiddenError, RateLimitedError)
 
 
 def is_quick(fault: Fault) -> bool:
-    holds = fault.outcome in HOLDS or fault.lies
+    holds = fault.outcome in COOLDOWNS or fault.lies
     early = fault.at_accept or not isinstance(fault.door, Plain)
     return fault.seconds <= AT_ONCE and not holds and not early
 
@@ -31,7 +31,7 @@ async def serve(seed: int) -> None:
     chance, rows = random.Random(seed), [fault for fault in faults() if is_quick(fault)]
 
     def script(_attempt: int) -> Sequence[Step]:
-        exchange.wire.clear()  # nobody asks, and it would grow for ever
+        exchange.wire.clear()  # unused, and it would grow for ever
         return chance.choice(rows).steps
 
     exchange = FaultExchange(script, now=time.time)

@@ -1,9 +1,9 @@
-"""A million requests, with one call in twenty cancelled or answered in a way that is wrong.
+"""A million requests, with one call in twenty cancelled or answered wrongly.
 
-Rule of this file: the exchange is another process, so that what is measured here is ours alone; and
-sizes are taken at rest, with every connection open, so that they can be compared. Beside memory,
-which is also what the allocator keeps, stand the blocks that are in use: they tell one from the
-other, and a leak that memory is too coarse to show.
+Rule of this file: the exchange is another process, so that this process measures the client alone.
+Sizes are comparable, because they are taken at rest and with every connection open. The allocator
+keeps some memory, so the number of used blocks is measured, too: it separates that memory from a
+leak, and shows leaks that are too small for the figures of memory.
 
     python -m fuzz.soak --requests 1000000
 """
@@ -29,7 +29,7 @@ CALLERS = 50
 CHAOS = 0.05
 WARM_UP = 60.0  # s
 MAX_GROWTH, MAX_FILES = 2**20, 2  # bytes, file descriptors
-MAX_BLOCKS = 2_000  # one for each 25 calls that were cancelled or answered in a way that is wrong
+MAX_BLOCKS = 2_000  # one for every 25 calls that were cancelled or answered wrongly
 
 
 class Size(NamedTuple):
@@ -50,7 +50,7 @@ def size() -> Size:
 
 async def size_at_rest(client: OpenInterestClient) -> Size:
     await asyncio.gather(*(client.get_open_interest(GOOD) for _ in range(CALLERS)))
-    await asyncio.sleep(0.1)  # what was cancelled is gone
+    await asyncio.sleep(0.1)  # cancelled calls have ended
     return size()
 
 
@@ -71,7 +71,7 @@ async def one(client: OpenInterestClient, chance: random.Random) -> str:
 async def calls(
     client: OpenInterestClient, chance: random.Random, todo: Iterator[int], seconds: float
 ) -> Counter[str]:
-    """As many as there are to do, or as go into so many seconds."""
+    """Make the given number of calls, or as many as the given time allows."""
     outcomes: Counter[str] = Counter()
     until = time.monotonic() + seconds
 

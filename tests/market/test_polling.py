@@ -615,12 +615,12 @@ async def test_a_429_is_waited_out() -> None:
 
 async def test_an_outage_is_a_gap_and_polling_goes_on_after_it() -> None:
     async with market("BTCUSDT") as (exchange, client):
-        port = int(exchange.url.rpartition(":")[2])
+        port = exchange.port
         async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
             await anext(running)
             await exchange.close()
             waiting = asyncio.ensure_future(anext(running))
-            await asyncio.sleep(100.0)
+            await asyncio.sleep(110.0)  # between two slots
             async with LocalExchange(clock=wall_time, port=port):
                 snapshot = await waiting
     assert [gap.reason for gap in snapshot.missed] == ["outage"]

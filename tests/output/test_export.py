@@ -1,4 +1,4 @@
-"""What leaves a recording is what the exchange wrote, and no export removes a row."""
+"""An export writes what the exchange wrote, and removes no row of the target."""
 
 import asyncio
 import csv
@@ -23,7 +23,7 @@ from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Recordin
 from binance_oi.market.rows import Row
 from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import BATCH, Samples
+from binance_oi.recorder.recording import ROWS_PER_BATCH, Samples
 from binance_oi.recorder.store import Store
 from binance_oi.times import iso_ms
 from support.lanes import some, thorough
@@ -34,7 +34,7 @@ from support.virtual_clock import wall_time
 MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-# As they come over the wire, with every shape a decimal(38, 18) can hold.
+# Numbers as on the wire, in every shape that a decimal(38, 18) can hold.
 ON_THE_WIRE = {
     "A": "96012.544",
     "B": "0.00000010",
@@ -60,7 +60,7 @@ def expected(recording: Recording) -> list[tuple[str, str, str, str, str | None]
 
 
 async def record_from_the_wire(path: Path) -> None:
-    """One sweep of a server that answers with exactly these numbers."""
+    """Record one sweep of a server that answers with exactly these numbers."""
     listed = json.dumps({"symbols": [{"symbol": s, "status": "TRADING"} for s in ON_THE_WIRE]})
 
     def script(_: int) -> bytes:
@@ -86,7 +86,7 @@ async def record_from_the_wire(path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_every_number_leaves_as_it_came_over_the_wire(tmp_path: Path) -> None:
+async def test_every_number_is_exported_as_the_exchange_wrote_it(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     await record_from_the_wire(tmp_path / "oi.db")
     with Recording(tmp_path / "oi.db") as recording:
@@ -116,10 +116,10 @@ def test_json_lines_have_every_digit(recording: Recording, tmp_path: Path) -> No
     assert [tuple(json.loads(line).values()) for line in lines] == expected(recording)
 
 
-def test_parquet_goes_by_day_and_is_sorted_and_exact(recording: Recording, tmp_path: Path) -> None:
+def test_parquet_by_day_is_sorted_and_exact(recording: Recording, tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    told: list[int] = []
-    assert export(recording, tmp_path / "out", on_rows=told.append) == sum(told) == 8
+    reported: list[int] = []
+    assert export(recording, tmp_path / "out", on_rows=reported.append) == sum(reported) == 8
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
     days = ("2026-11-23", "2026-11-24")
     assert files == [f"out/date={day}/open_interest.parquet" for day in days]
@@ -152,7 +152,7 @@ def test_one_parquet_file_holds_everything(recording: Recording, tmp_path: Path)
     assert set(table["symbol"].to_pylist()) == set(VALUES)
 
 
-def test_symbols_and_a_span_can_be_chosen(recording: Recording, tmp_path: Path) -> None:
+def test_symbols_and_a_span_select_the_samples(recording: Recording, tmp_path: Path) -> None:
     target = tmp_path / "oi.csv"
     assert export(recording, target, symbols=["BTCUSDT"], since=MIDNIGHT) == 1
     assert target.read_text().splitlines()[1].startswith("BTCUSDT,2026-11-24T00:01:57.500Z,96052.")
@@ -168,7 +168,7 @@ def test_a_span_without_data_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_target_that_cannot_be_written_is_one_clear_error(
+def test_a_target_that_cannot_be_written_raises_recording_error(
     recording: Recording, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -180,9 +180,7 @@ def test_a_target_that_cannot_be_written_is_one_clear_error(
         export(recording, tmp_path / "file")
 
 
-def test_an_export_that_is_interrupted_leaves_what_was_there(
-    recording: Recording, tmp_path: Path
-) -> None:
+def test_an_interrupted_export_keeps_the_old_file(recording: Recording, tmp_path: Path) -> None:
     target = tmp_path / "oi.csv"
 
     def interrupt(_: int) -> None:
@@ -196,7 +194,7 @@ def test_an_export_that_is_interrupted_leaves_what_was_there(
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_text_needs_no_extra(recording: Recording, tmp_path: Path) -> None:
+def test_text_export_works_without_any_extra(recording: Recording, tmp_path: Path) -> None:
     source = (
         "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'cyclopts', 'rich']))\n"
         "from binance_oi.recorder import Recording\n"
@@ -275,22 +273,22 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     "selection", some([EARLY, LATE, BITCOIN, OTHERS, {}, {**BITCOIN, **LATE}], always=1)
 )
 @pytest.mark.parametrize("new", [False, *thorough(True)])
-def test_a_second_export_of_a_part_leaves_every_file_as_it_was(
+def test_a_second_export_of_a_part_changes_no_file(
     recording: Recording, target: Path, selection: dict[str, Any], new: bool
 ) -> None:
     assert export(recording, target) == 8
     before = state(target)
-    told: list[int] = []
-    assert export(recording, target, **selection, new=new, on_rows=told.append) == 0
+    reported: list[int] = []
+    assert export(recording, target, **selection, new=new, on_rows=reported.append) == 0
     assert state(target) == before
-    assert sum(told) == len(list(recording.samples(**selection)))
+    assert sum(reported) == len(list(recording.samples(**selection)))
 
 
 @pytest.mark.parametrize(
     "first, second", [(EARLY, LATE), *thorough((LATE, EARLY), (BITCOIN, OTHERS))]
 )
 @pytest.mark.parametrize("third", [{}, *thorough(BITCOIN)])
-def test_exports_of_parts_are_together_what_one_export_is(
+def test_exports_of_parts_add_up_to_one_export_of_everything(
     recording: Recording,
     target: Path,
     tmp_path: Path,
@@ -310,7 +308,7 @@ def test_exports_of_parts_are_together_what_one_export_is(
 
 
 def other_recording(path: Path) -> Path:
-    """Another recorder's: one sweep of the same minute, of one symbol more, received later."""
+    """A recording of the same minute by another recorder, with one more symbol, received later."""
     seen = sweep(0)
     values = {s: v for s, v in seen.items() if s != "BTCUSDT"}
     values["AUSDT"] = OpenInterest("AUSDT", Decimal("0.5"), values["1000SHIBUSDT"].time)
@@ -321,7 +319,7 @@ def other_recording(path: Path) -> Path:
     return path
 
 
-def test_rows_stay_that_the_recording_does_not_have(
+def test_rows_that_the_recording_lacks_stay(
     recording: Recording, target: Path, tmp_path: Path
 ) -> None:
     export(recording, target)
@@ -335,7 +333,7 @@ def test_rows_stay_that_the_recording_does_not_have(
     assert is_sorted(target)
 
 
-def test_only_replace_removes_rows_and_of_a_directory_only_those_of_its_days(
+def test_replace_removes_rows_only_of_days_with_selected_samples(
     recording: Recording, target: Path
 ) -> None:
     export(recording, target)
@@ -347,7 +345,7 @@ def test_only_replace_removes_rows_and_of_a_directory_only_those_of_its_days(
     assert rows(target) == left
 
 
-def test_new_with_replace_replaces_only_what_has_fallen_behind(
+def test_new_with_replace_replaces_only_files_that_lack_samples(
     recording: Recording, tmp_path: Path
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -357,9 +355,9 @@ def test_new_with_replace_replaces_only_what_has_fallen_behind(
     first, second = files(tmp_path / "out")
     kept, lost = state(first), state(second)
     assert kept[0][0].parent.name == "date=2026-11-23"
-    export(recording, second, until=MIDNIGHT, replace=True)  # rows of another day: it lacks its own
+    export(recording, second, until=MIDNIGHT, replace=True)  # it lacks the other day
     assert export(recording, tmp_path / "out", replace=True, new=True) == 3
-    assert state(first) == kept  # also the row of the other recording
+    assert state(first) == kept  # with the row of the other recording
     assert len(rows(second)) == 3
     assert state(second) != lost
 
@@ -452,7 +450,7 @@ BAD = {
     some([(name, text) for name, contents in BAD.items() for text in contents], always=10),
 )
 @pytest.mark.parametrize("new", [False, *thorough(True)])
-def test_a_text_that_no_export_wrote_is_refused_and_stays(
+def test_a_text_file_of_another_program_is_refused_and_unchanged(
     recording: Recording, tmp_path: Path, name: str, content: str, new: bool
 ) -> None:
     target = tmp_path / name
@@ -466,13 +464,13 @@ def test_a_text_that_no_export_wrote_is_refused_and_stays(
 
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.jsonl"])
-def test_an_empty_text_has_nothing_to_lose(recording: Recording, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()  # as `mktemp` makes it
+def test_an_empty_text_file_is_replaced(recording: Recording, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()  # like `mktemp`
     assert export(recording, tmp_path / name) == 8
 
 
 def bad_parquet(kind: str, path: Path) -> None:
-    """What is at `path` becomes a file to which nothing can be added."""
+    """Turn the file at `path` into one that cannot be added to."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table, content = pq.ParquetFile(path).read(), path.read_bytes()
     if kind == "no Parquet":
@@ -487,14 +485,14 @@ def bad_parquet(kind: str, path: Path) -> None:
         pq.write_table(table.append_column("note", pa.array(["x"] * len(table))), path)
     elif kind == "a column less":
         pq.write_table(table.drop_columns(["received"]), path)
-    elif kind == "other order of columns":
+    elif kind == "another order of columns":
         pq.write_table(table.select(table.column_names[::-1]), path)
     elif kind == "no decimals":
         values = table["open_interest"].cast("float64")
         pq.write_table(table.set_column(2, "open_interest", values), path)
     elif kind == "no times":
         pq.write_table(table.set_column(1, "time", table["time"].cast("int64")), path)
-    elif kind == "times of no zone":
+    elif kind == "times without a zone":
         times = table["time"].cast(pa.timestamp("ms"))
         pq.write_table(table.set_column(1, "time", times), path)
     elif kind == "finer times":
@@ -512,16 +510,16 @@ def bad_parquet(kind: str, path: Path) -> None:
         *("no Parquet", "broken inside", "a column less", "finer times", "not sorted"),
         *thorough("empty", "cut off", "a column more"),
         *thorough(
-            "other order of columns",
+            "another order of columns",
             "no decimals",
             "no times",
-            "times of no zone",
+            "times without a zone",
             "a hole",
         ),
     ],
 )
 @pytest.mark.parametrize("name", ["days", *thorough("oi.parquet")])
-def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_stays(
+def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_unchanged(
     recording: Recording, tmp_path: Path, kind: str, name: str
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -531,7 +529,7 @@ def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_stays(
     before = state(target)
     for selection in (EARLY, LATE, {}):
         if selection is EARLY and name == "days":
-            continue  # it does not concern that day
+            continue  # this kind of damage does not concern that day
         with pytest.raises(RecordingError, match=r"parquet cannot be added to: .*; replace it"):
             export(recording, target, **selection)
     assert state(target) == before
@@ -540,7 +538,7 @@ def test_a_parquet_file_that_cannot_be_added_to_is_refused_and_stays(
     assert sorted(rows(target)) == sorted(rows_by_day(recording))
 
 
-def test_a_day_that_cannot_be_read_stops_an_export_before_it_changes_another_day(
+def test_an_unreadable_day_stops_an_export_before_any_change(
     recording: Recording, tmp_path: Path
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -552,7 +550,7 @@ def test_a_day_that_cannot_be_read_stops_an_export_before_it_changes_another_day
     assert state(tmp_path / "out") == before
 
 
-def test_parquet_of_the_same_columns_by_another_program_is_added_to(
+def test_an_export_adds_to_another_programs_parquet_with_the_same_columns(
     recording: Recording, tmp_path: Path
 ) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -567,7 +565,7 @@ def test_parquet_of_the_same_columns_by_another_program_is_added_to(
 
 
 def insert(file: Path, *rows: tuple[str, int, str, str | None]) -> None:
-    """Put samples into a recording that no recorder of today writes."""
+    """Write samples into a recording that a recorder would not write."""
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, ?2, ?3, ?2, ?4)", rows)
 
@@ -576,7 +574,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# Seconds taken for ms, a clock that was never set, the first and the last instant there are.
+# Seconds taken for ms, a clock that was never set, the earliest and the latest `datetime`.
 WRONG_DATES = [
     1,
     1_795_435_200,
@@ -589,7 +587,7 @@ WRONG_DATES = [
 
 @pytest.mark.parametrize("name", ["days", "oi.parquet", "oi.csv", "oi.jsonl"])
 @pytest.mark.parametrize("wrong", some(WRONG_DATES, always=3))
-def test_a_sample_of_1970_or_9999_costs_an_export_nothing_but_itself(
+def test_an_export_leaves_out_only_samples_of_impossible_dates(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -623,7 +621,7 @@ def test_a_sample_of_1970_or_9999_costs_an_export_nothing_but_itself(
     )
 
 
-def test_of_many_wrong_dates_the_first_are_named_and_the_others_counted(
+def test_the_first_of_many_wrong_dates_are_named_and_the_rest_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write_recording(tmp_path / "oi.db")
@@ -637,9 +635,9 @@ def test_of_many_wrong_dates_the_first_are_named_and_the_others_counted(
     assert warning.endswith(", and 4997 more")
 
 
-def test_dates_that_can_be_are_exported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_possible_dates_are_exported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = write_recording(tmp_path / "oi.db")
-    ends = (1_577_836_800_000, 4_102_444_799_999)  # 2020 begins, 2099 ends
+    ends = (1_577_836_800_000, 4_102_444_799_999)  # the start of 2020 and the end of 2099
     insert(file, *(("BTCUSDT", time, "1.5", None) for time in ends))
     with Recording(file) as recording:
         assert export(recording, tmp_path / "oi.csv") == 10
@@ -659,7 +657,7 @@ def numbers_of(file: Path, column: str = "open_interest") -> dict[str, Decimal]:
 
 
 @pytest.mark.parametrize("name", ["days", "oi.parquet"])
-def test_a_number_that_no_decimal_holds_costs_its_row_and_is_named(
+def test_a_number_that_fits_no_decimal_is_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -680,7 +678,7 @@ def test_a_number_that_no_decimal_holds_costs_its_row_and_is_named(
 
 
 @pytest.mark.parametrize("text", TOO_LONG)
-def test_text_takes_a_number_of_any_length(tmp_path: Path, text: str) -> None:
+def test_text_holds_numbers_of_any_length(tmp_path: Path, text: str) -> None:
     file = write_recording(tmp_path / "oi.db")
     insert(file, ("N", ms_of(MIDNIGHT), text, text))
     with Recording(file) as recording:
@@ -716,7 +714,7 @@ def test_a_column_has_the_smallest_scale_that_holds_its_numbers(
         export(recording, tmp_path / "oi.parquet", symbols=["N"])
         assert types_of(tmp_path / "oi.parquet") == types
         assert numbers_of(tmp_path / "oi.parquet") == {"N": Decimal(value)}
-        # What is there stays, and is added to in wider columns.
+        # Existing rows stay, and get wider columns.
         export(recording, tmp_path / "more.parquet", symbols=["BTCUSDT"])
         assert export(recording, tmp_path / "more.parquet", symbols=["N"]) == 1
         wider = [*types[:2], types[2] if price else "(38, 16)"]
@@ -741,7 +739,7 @@ def test_usual_numbers_can_be_multiplied_and_the_notional_is_their_product(
     )
 
 
-def test_a_notional_that_no_decimal_holds_is_null_and_its_row_is_named(
+def test_a_notional_that_fits_no_decimal_is_null_and_its_row_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -773,7 +771,7 @@ def test_without_mark_prices_there_is_no_notional(tmp_path: Path) -> None:
             assert pq.read_schema(day) == pq.read_schema(tmp_path / "oi.parquet")
 
 
-def test_a_file_of_before_is_added_to_and_gets_the_columns_of_today(
+def test_an_older_file_is_added_to_and_gets_the_current_columns(
     recording: Recording, tmp_path: Path
 ) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -790,7 +788,7 @@ def test_a_file_of_before_is_added_to_and_gets_the_columns_of_today(
     assert types_of(target) == ["(22, 8)", "(15, 8)", "(38, 16)"]
 
 
-def test_no_directory_is_left_of_days_that_cannot_be_written(
+def test_no_directory_is_left_for_a_day_that_cannot_be_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -811,7 +809,7 @@ def test_two_exports_at_the_same_time_lose_no_row(recording: Recording, target: 
     others: list[int] = []
 
     def meanwhile(_: int) -> None:
-        """Another program adds to the file, or makes it, while this one writes."""
+        """Let another program add to the file, or make it, while this one writes."""
         if not others:
             others.append(0)
             others[0] = export(recording, target, **OTHERS)
@@ -821,7 +819,7 @@ def test_two_exports_at_the_same_time_lose_no_row(recording: Recording, target: 
     assert sorted(rows(target)) == sorted(rows_by_day(recording))
 
 
-def test_an_export_gives_up_where_others_replace_its_file_all_the_time(
+def test_an_export_gives_up_when_others_replace_its_file_again_and_again(
     recording: Recording, tmp_path: Path
 ) -> None:
     target = tmp_path / "oi.csv"
@@ -830,7 +828,7 @@ def test_an_export_gives_up_where_others_replace_its_file_all_the_time(
         target.unlink(missing_ok=True)
         target.write_text(CSV_HEADER)
 
-    with pytest.raises(RecordingError, match="others replace it all the time"):
+    with pytest.raises(RecordingError, match="other programs replace it all the time"):
         export(recording, target, on_rows=replace_it)
     assert target.read_text() == CSV_HEADER
 
@@ -840,7 +838,7 @@ ROWS = strategies.dictionaries(KEYS, strategies.sampled_from(["1", "2"]))
 
 
 @given(kept=ROWS, found=ROWS)
-def test_merged_rows_are_those_of_both_in_order_and_the_files_where_both_have_one(
+def test_merged_rows_are_sorted_and_the_files_row_wins(
     kept: dict[tuple[str, int], str], found: dict[tuple[str, int], str]
 ) -> None:
     def by_key(values: dict[tuple[str, int], str]) -> list[Row]:
@@ -851,7 +849,7 @@ def test_merged_rows_are_those_of_both_in_order_and_the_files_where_both_have_on
     assert (merged.read, merged.added) == (len(found), len(found.keys() - kept.keys()))
 
 
-def test_a_row_that_a_recording_has_twice_is_written_once() -> None:
+def test_a_row_that_the_recording_has_twice_is_written_once() -> None:
     row: Row = ("A", 1, "1", 2, None)
     assert list(Merged([], [row, row])) == [row]
     assert list(Merged([row], [row, row])) == [row]
@@ -863,5 +861,64 @@ def test_merging_keeps_no_more_rows_than_one_batch() -> None:
 
     batches = Merged(endless(2), endless(3)).batches(lambda _: None)
     first, second = next(batches), next(batches)
-    assert len(first.time) == len(second.time) == BATCH
+    assert len(first.time) == len(second.time) == ROWS_PER_BATCH
     assert first.time[:5] == [0, 2, 3, 4, 6]
+
+
+FORMULA, ORDINARY = "=1+1", "BTCUSDT"
+
+
+def record_names(path: Path, number: int, *names: str) -> None:
+    """A sweep of minute `number` with these names, one of which a spreadsheet would run."""
+    market = sweep(number)
+    values = {n: OpenInterest(n, Decimal(7), market[ORDINARY].time) for n in names}
+    with closing(Store(path)) as store:
+        store.save(replace(market, values_by_symbol=values, errors={}), [], 60_000)
+
+
+def cells(path: Path) -> list[str]:
+    """Each cell of a CSV file but its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [cell for row in list(csv.reader(file))[1:] for cell in row]
+
+
+def test_safe_csv_has_no_cell_that_a_spreadsheet_runs_and_takes_more_rows(tmp_path: Path) -> None:
+    path, target = tmp_path / "oi.db", tmp_path / "oi.csv"
+    names = (FORMULA, "+1", "-1", "@x", "'=1", "＝1", ORDINARY)
+    for number in (0, 4):
+        record_names(path, number, *names)
+        with Recording(path) as recording:
+            assert export(recording, target, csv_safe=True) == len(names)
+            assert export(recording, target, csv_safe=True) == 0  # it has them all
+    found = cells(target)
+    assert not [cell for cell in found if cell.startswith(tuple("=+-@＝"))]
+    symbols = {cell.removeprefix("'") for cell in found[::5]}
+    assert symbols == {*names}
+    assert found.count("'" + FORMULA) == 2
+    assert ORDINARY in found
+
+
+def test_csv_is_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    record_names(path, 0, FORMULA)
+    with Recording(path) as recording:
+        export(recording, tmp_path / "plain.csv")
+        export(recording, tmp_path / "oi.jsonl", csv_safe=True)
+    assert cells(tmp_path / "plain.csv")[0] == FORMULA
+    assert json.loads((tmp_path / "oi.jsonl").read_text())["symbol"] == FORMULA
+
+
+@pytest.mark.parametrize("safe_first", [True, False])
+def test_a_file_never_gets_a_row_twice_because_its_cells_are_written_in_another_way(
+    safe_first: bool, tmp_path: Path
+) -> None:
+    path, target = tmp_path / "oi.db", tmp_path / "oi.csv"
+    record_names(path, 0, FORMULA)
+    with Recording(path) as recording:
+        export(recording, target, csv_safe=safe_first)
+        before = target.read_bytes()
+        with pytest.raises(RecordingError, match="cannot be added to"):
+            export(recording, target, csv_safe=not safe_first)
+        assert target.read_bytes() == before
+        assert export(recording, target, csv_safe=not safe_first, replace=True) == 1
+    assert target.read_bytes() != before

@@ -1,4 +1,4 @@
-"""Charts and the report show what was recorded, in one file, and a gap stays a gap."""
+"""Charts and the report show a recording in one file, and gaps stay visible."""
 
 import math
 import os
@@ -33,7 +33,7 @@ def recording(tmp_path: Path) -> Iterator[Recording]:
 
 
 class Page(HTMLParser):
-    """Everything that a browser would fetch or run, and the text."""
+    """Collects everything that a browser would fetch or run, and the text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Page(HTMLParser):
         self.shown += data
 
 
-def test_the_page_tells_coverage_gaps_and_movers_and_fetches_nothing(recording: Recording) -> None:
+def test_the_page_shows_coverage_gaps_and_movers_and_fetches_nothing(recording: Recording) -> None:
     page = Page(report(recording))
     assert (page.fetched, page.scripts) == ([], 0)
     for expected in (
@@ -70,14 +70,14 @@ def test_the_page_tells_coverage_gaps_and_movers_and_fetches_nothing(recording: 
         assert expected in page.shown
 
 
-def test_every_chart_is_well_formed_and_has_its_line(recording: Recording) -> None:
+def test_every_chart_is_valid_xml_and_has_its_line(recording: Recording) -> None:
     text = report(recording)
     charts = [
         ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
         for part in text.split("<svg")[1:]
     ]
     lines = [p.get("d", "") for svg in charts for p in svg.iter("path") if is_line(p)]
-    assert len(lines) == 2 * len(VALUES)  # one in the table, and one on its own
+    assert len(lines) == 2 * len(VALUES)  # one in the table, and one below
     assert all(line.startswith("M") and "nan" not in line for line in lines)
 
 
@@ -85,7 +85,7 @@ def is_line(element: ET.Element) -> bool:
     return element.get("class") == "line"
 
 
-def test_a_chart_has_round_numbers_at_its_side_and_round_times_below() -> None:
+def test_the_labels_of_a_chart_are_round_values_and_times() -> None:
     span = Span(BEGIN.timestamp(), BEGIN.timestamp() + 86_400)
     assert [text for _, text in ticks(span)] == [
         *("Nov 24", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00")
@@ -96,25 +96,25 @@ def test_a_chart_has_round_numbers_at_its_side_and_round_times_below() -> None:
 
 
 @pytest.mark.parametrize("days, step", [(0.001, 30), (0.9, 10_800), (30.0, 4 * 86_400)])
-def test_there_are_some_times_below_a_chart_and_not_too_many(days: float, step: int) -> None:
+def test_a_chart_has_a_few_time_labels_for_any_span(days: float, step: int) -> None:
     at = [time for time, _ in ticks(Span(BEGIN.timestamp(), BEGIN.timestamp() + days * 86_400))]
     assert 2 <= len(at) <= 9
     assert {after - before for before, after in pairwise(at)} == {step}
 
 
-def test_a_value_that_never_moves_is_a_line_with_one_label() -> None:
+def test_a_constant_value_is_a_line_with_one_label() -> None:
     drawn = chart("A", ([0.0, 60.0], [5.25, 5.25]), Span(0.0, 80.0), [], 20.0)
     assert drawn.count('text-anchor="end">5.25<') == drawn.count('class="grid"') == 1
 
 
-def test_a_gap_says_what_it_is_and_cannot_become_markup() -> None:
+def test_the_text_of_a_gap_is_escaped() -> None:
     gap = Gap(20_000, 40_000, "banned", "<b>")
     drawn = strip(Span(0.0, 100.0), [gap], 20.0)
     assert 'class="gap banned" x="192.00" height="22" width="384.00"' in drawn
     assert "1970-01-01 00:00:20 to 1970-01-01 00:00:40 UTC: banned (&lt;b&gt;)" in drawn
 
 
-def test_a_name_cannot_become_markup(tmp_path: Path) -> None:
+def test_the_name_of_a_file_is_escaped(tmp_path: Path) -> None:
     file = write_recording(tmp_path / "<b>oi.db")
     with closing(Store(file)) as store:
         slot = round((BEGIN + 9 * EVERY).timestamp() * 1000)
@@ -136,7 +136,7 @@ def test_a_line_is_broken_where_nothing_was_recorded(tmp_path: Path) -> None:
         assert path(list(zip(times, values, strict=True))).count("M") == 2
 
 
-def test_thinning_keeps_the_lowest_the_highest_and_the_holes() -> None:
+def test_thinning_keeps_the_lowest_the_highest_and_the_breaks() -> None:
     values = [math.sin(i / 50) for i in range(20_000)]
     values[777], values[5000], values[9000] = 5.0, -5.0, math.nan
     _, kept = thinned([float(i) for i in range(20_000)], values, 480)
@@ -145,14 +145,69 @@ def test_thinning_keeps_the_lowest_the_highest_and_the_holes() -> None:
     assert (max(known), min(known), len(kept) - len(known)) == (5.0, -5.0, 1)
 
 
-def test_the_page_is_written_or_it_is_one_clear_error(recording: Recording, tmp_path: Path) -> None:
+def test_the_page_is_written_or_recording_error_is_raised(
+    recording: Recording, tmp_path: Path
+) -> None:
     write_report(recording, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == report(recording)
     with pytest.raises(RecordingError, match="cannot be written"):
         write_report(recording, tmp_path / "nowhere" / "report.html")
 
 
-def test_nothing_recorded_is_nothing_to_report(tmp_path: Path) -> None:
+def test_a_page_about_a_part_counts_the_slots_and_samples_of_that_part(
+    recording: Recording,
+) -> None:
+    since, until = BEGIN + EVERY - timedelta(seconds=5), BEGIN + 3 * EVERY
+    shown = Page(report(recording, symbols=["btcusdt"], since=since, until=until + 2 * EVERY)).shown
+    for expected in (
+        "2026-11-23 23:59:00 to 2026-11-24 00:02:00 UTC, every 60 s",
+        "slots with a sweep50.000 %sweeps2slots without2samples1symbols1",
+        "Largest movers of 1 symbols",
+    ):
+        assert expected in shown
+    assert "SHIB" not in shown
+    shown = Page(report(recording, since=since, until=until)).shown
+    assert "2026-11-23 23:59:00 to 2026-11-24 00:00:00 UTC" in shown
+    assert "sweeps1slots without1" in shown  # of a gap of two slots, one is before `until`
+    assert "BTCUSDT" in Page(report(recording, until=until)).shown
+
+
+@pytest.mark.parametrize("from_slot, to_slot", [(0, 5), (1, 3), (2, 3), (3, 4), (4, 5), (0, 1)])
+def test_parts_of_a_page_agree_with_the_slots_that_are_there(
+    recording: Recording, from_slot: int, to_slot: int
+) -> None:
+    begin, minute = round(BEGIN.timestamp() * 1000), 60_000
+    for shift in (0, -30_000, 1):  # a moment between two slots is none of them
+        first, end = begin + from_slot * minute + shift, begin + to_slot * minute + shift
+        slots = [begin + n * minute for n in range(5) if first <= begin + n * minute < end]
+        sweeps = [sweep.slot for sweep in recording.sweeps((first, end))]
+        gaps = list(recording.counted_gaps((first, end)))
+        missed = [slot for it in gaps for slot in range(it.gap.first, it.gap.last + 1, minute)]
+        assert sorted(sweeps + missed) == slots
+        assert sum(it.slots for it in gaps) == len(missed)
+
+
+def test_failures_are_counted_within_their_part(recording: Recording) -> None:
+    begin = round(BEGIN.timestamp() * 1000)
+    assert list(recording.failures()) == [("BTCUSDT", "outage", 1)]
+    assert list(recording.failures((begin, begin + 60_000))) == []
+    assert list(recording.failures((begin + 60_000, begin + 60_001))) == [("BTCUSDT", "outage", 1)]
+
+
+def test_a_part_that_cannot_be_is_refused_before_anything_is_written(
+    recording: Recording, tmp_path: Path
+) -> None:
+    page = tmp_path / "oi.html"
+    with pytest.raises(ValueError, match="is later than until"):
+        write_report(recording, page, since=BEGIN + EVERY, until=BEGIN)
+    with pytest.raises(RecordingError, match="has no NOSUCHUSDT"):
+        write_report(recording, page, symbols=["NOSUCHUSDT"])
+    with pytest.raises(RecordingError, match="nothing to report"):
+        write_report(recording, page, until=BEGIN - EVERY)
+    assert not page.exists()
+
+
+def test_an_empty_recording_raises_recording_error(tmp_path: Path) -> None:
     Store(tmp_path / "oi.db").close()
     with (
         Recording(tmp_path / "oi.db") as recording,
@@ -168,7 +223,7 @@ def test_a_chart_is_drawn(recording: Recording, tmp_path: Path, suffix: str, beg
     assert (tmp_path / f"oi.{suffix}").read_bytes().startswith(begins)
 
 
-def test_a_chart_that_cannot_be_drawn_is_one_clear_error(
+def test_a_chart_that_cannot_be_drawn_raises_recording_error(
     recording: Recording, tmp_path: Path
 ) -> None:
     with pytest.raises(RecordingError, match=r"ends in \.svg or \.png"):
@@ -180,7 +235,7 @@ def test_a_chart_that_cannot_be_drawn_is_one_clear_error(
         plot(recording, tmp_path / "nowhere" / "oi.svg", ["BTCUSDT"])
 
 
-def test_a_clock_that_was_set_back_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
+def test_a_gap_clock_without_slots_is_shown_and_counts_no_slot(tmp_path: Path) -> None:
     minute, first = 60_000, round(BEGIN.timestamp() * 1000)
     with closing(Store(write_recording(tmp_path / "oi.db"))) as store:
         store.save(None, [Gap(first, first - minute, "clock", "the clock was set back")], minute)
@@ -192,9 +247,7 @@ def test_a_clock_that_was_set_back_is_shown_and_counts_no_slot(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("period", [1_000, 20_000, 240_000])
-def test_a_gap_counts_its_slots_at_its_own_period_whatever_came_later(
-    tmp_path: Path, period: int
-) -> None:
+def test_a_gap_counts_its_slots_at_its_own_period(tmp_path: Path, period: int) -> None:
     minute, first = 60_000, round(BEGIN.timestamp() * 1000)
     file = write_recording(tmp_path / "oi.db")  # with a gap of 2 minutes
     with closing(Store(file)) as store:
@@ -218,7 +271,7 @@ def test_a_gap_counts_its_slots_at_its_own_period_whatever_came_later(
 
 
 @pytest.mark.parametrize("period", [1_000, 60_000, 240_000])
-def test_an_empty_gap_has_no_slot_whatever_its_period(tmp_path: Path, period: int) -> None:
+def test_an_empty_gap_has_no_slot_at_any_period(tmp_path: Path, period: int) -> None:
     first = round(BEGIN.timestamp() * 1000)
     file = write_recording(tmp_path / "oi.db")
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -236,7 +289,7 @@ def test_an_empty_gap_has_no_slot_whatever_its_period(tmp_path: Path, period: in
 
 
 @pytest.mark.parametrize("period", [0, -60_000])
-def test_a_gap_without_a_period_has_no_slot_and_is_in_the_page(tmp_path: Path, period: int) -> None:
+def test_a_gap_without_a_period_is_shown_and_has_no_slot(tmp_path: Path, period: int) -> None:
     first = round(BEGIN.timestamp() * 1000)
     file = write_recording(tmp_path / "oi.db")
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -276,7 +329,7 @@ def test_a_gap_is_drawn_as_long_as_its_own_slots(tmp_path: Path, period: int) ->
     assert f'height="22" width="{width:.2f}"><title>2026-11-24 00:03:00' in page
 
 
-def test_samples_without_a_slot_are_a_page_that_says_so(tmp_path: Path) -> None:
+def test_a_recording_without_slots_gets_a_page_that_says_so(tmp_path: Path) -> None:
     first = round(BEGIN.timestamp() * 1000)
     file = write_recording(tmp_path / "oi.db")
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -290,11 +343,11 @@ def test_samples_without_a_slot_are_a_page_that_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"\xff.db", b"\xed\xa0\x80.db", b"a\nb\x1b[2J.db"])
-def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: bytes) -> None:
+def test_the_page_shows_any_possible_file_name(tmp_path: Path, name: bytes) -> None:
     file = tmp_path / os.fsdecode(name)
     try:
         write_recording(tmp_path / "oi.db").rename(file)
-    except OSError:  # a file system on which no file has that name
+    except OSError:  # the file system does not allow this name
         file = tmp_path / "oi.db"
     with Recording(file) as recording:
         write_report(recording, tmp_path / "oi.html")
@@ -303,7 +356,7 @@ def test_a_page_shows_every_name_that_a_file_can_have(tmp_path: Path, name: byte
 
 
 @pytest.mark.parametrize("wrong", [1, 1_795_435_200, 253_402_300_799_999])
-def test_a_sample_of_1970_or_9999_changes_neither_a_chart_nor_the_page_and_is_named(
+def test_charts_and_the_page_leave_out_samples_of_impossible_dates(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: int
 ) -> None:
     pytest.importorskip("matplotlib")

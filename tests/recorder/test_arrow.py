@@ -1,4 +1,4 @@
-"""Snapshots and recorded samples are read by whatever reads Arrow: exact, and in UTC."""
+"""Any Arrow library reads snapshots and recorded samples: exact, and in UTC."""
 
 import sqlite3
 from contextlib import closing
@@ -46,12 +46,12 @@ LONG = "0." + "0" * 17 + "1"
 
 
 def insert(path: Path, *rows: tuple[str, str, str | None]) -> None:
-    """Put samples of one symbol each into a recording."""
+    """Write samples, each of its own symbol, into a recording."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?1, 1795435200000, ?2, 1, ?3)", rows)
 
 
-def test_recorded_samples_leave_out_what_no_decimal_holds_with_one_warning(
+def test_samples_that_fit_no_decimal_are_left_out_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
@@ -68,7 +68,7 @@ def test_recorded_samples_leave_out_what_no_decimal_holds_with_one_warning(
     assert ", N3 of " in warning
 
 
-def test_a_snapshot_leaves_out_what_no_decimal_holds_with_one_warning(
+def test_snapshot_rows_that_fit_no_decimal_are_left_out_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen = sweep(0)
@@ -79,19 +79,19 @@ def test_a_snapshot_leaves_out_what_no_decimal_holds_with_one_warning(
     assert warning.startswith("snapshot: odd rows are left out: N1 of ")
 
 
-def test_a_long_number_that_comes_while_samples_are_read_costs_itself(
+def test_a_long_number_recorded_during_a_read_is_left_out_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
     with Recording(path) as recording:
         reader = pa.RecordBatchReader.from_stream(recording.samples(["BTCUSDT"]))
-        insert(path, ("BTCUSDT", LONG, None))  # a recorder goes on meanwhile
+        insert(path, ("BTCUSDT", LONG, None))  # a recorder continues meanwhile
         assert len(reader.read_all()) == 2
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "odd rows are left out: BTCUSDT of 2026-11-23T12:00:00.000Z" in warning
 
 
-def test_the_notional_is_the_exact_product_and_is_there_with_mark_prices_only(
+def test_the_notional_is_the_exact_product_and_needs_mark_prices(
     tmp_path: Path,
 ) -> None:
     path = write_recording(tmp_path / "oi.db")

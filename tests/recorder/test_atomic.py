@@ -1,4 +1,4 @@
-"""A file gets its name when it is whole, and a process that is killed leaves nothing for long."""
+"""A file gets its name when it is complete, and a killed process leaves nothing for long."""
 
 import os
 import secrets
@@ -25,7 +25,7 @@ from binance_oi.recorder.atomic import (
     OvertakenError,
     check_place,
     remove_stale,
-    whole,
+    replace_atomically,
 )
 from binance_oi.recorder.store import Store
 from support import SUPPORT
@@ -46,7 +46,7 @@ def recording(tmp_path: Path) -> Path:
 
 @contextmanager
 def exporting(recording: Path, target: Path) -> "Generator[subprocess.Popen[str]]":
-    """An export that has begun to write a file, and waits."""
+    """An export that has begun to write a file and waits."""
     command = [sys.executable, str(EXPORTING), "export", str(recording), "--to", str(target)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -62,13 +62,13 @@ def unfinished(directory: Path) -> list[Path]:
     return sorted(directory.rglob(".*"))
 
 
-def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    with whole(path) as file:
+    with replace_atomically(path) as file:
         file.write(b"one")
         assert not path.exists()
     assert path.read_bytes() == b"one"
-    with whole(path) as file:
+    with replace_atomically(path) as file:
         file.write(b"two")
         file.flush()
         assert path.read_bytes() == b"one"
@@ -77,14 +77,14 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt, SystemExit])
-def test_what_ends_a_write_early_leaves_the_file_before_and_nothing_else(
+def test_an_interrupted_write_keeps_the_old_file_and_leaves_nothing_else(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
 
     def write() -> None:
-        with whole(path) as file:
+        with replace_atomically(path) as file:
             file.write(b"half")
             Path(f"{file.name}-journal").touch()  # as SQLite does
             raise error
@@ -96,7 +96,7 @@ def test_what_ends_a_write_early_leaves_the_file_before_and_nothing_else(
 
 
 @pytest.mark.parametrize("letter", ["x", "\u5e01"])
-def test_an_output_may_have_the_longest_name_that_there_is(
+def test_an_output_may_have_the_longest_possible_name(
     recording: Path, tmp_path: Path, letter: str
 ) -> None:
     out = tmp_path / "out"
@@ -108,7 +108,7 @@ def test_an_output_may_have_the_longest_name_that_there_is(
 
     paths = [longest(ending) for ending in (".csv", ".jsonl", ".html")]
     with Recording(recording) as opened:
-        for _ in range(2):  # the second time, the file is there
+        for _ in range(2):  # the second time, the file exists
             for path in paths[:2]:
                 assert export(opened, path, replace=True) == 8
             write_report(opened, paths[2])
@@ -122,7 +122,7 @@ def test_an_output_may_have_the_longest_name_that_there_is(
 def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with whole(tmp_path / "file"):
+        with replace_atomically(tmp_path / "file"):
             pass
     finally:
         os.umask(before)
@@ -145,7 +145,7 @@ def test_the_contents_are_on_the_disk_before_the_name(
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"x")
     inode = (tmp_path / "file").stat().st_ino
     assert done == [("sync", inode), ("rename", inode), ("sync", tmp_path.stat().st_ino)]
@@ -168,7 +168,7 @@ def test_a_killed_export_leaves_one_file_until_the_next_write_into_the_directory
 
 
 @pytest.mark.thorough
-def test_a_killed_export_by_day_is_tidied_by_the_next_one_also_where_that_writes_no_day(
+def test_the_next_export_by_day_cleans_up_days_that_it_does_not_write(
     recording: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -184,7 +184,7 @@ def test_a_killed_export_by_day_is_tidied_by_the_next_one_also_where_that_writes
     assert unfinished(tmp_path / "out") == []
 
 
-def test_an_export_that_has_nothing_to_write_removes_what_a_killed_one_left(
+def test_an_export_without_new_rows_removes_files_of_a_killed_export(
     recording: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -205,7 +205,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("target", ["oi.csv", *thorough("oi.jsonl", "oi.parquet", "days")])
-def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, target: str) -> None:
+def test_a_failed_export_keeps_the_existing_files(tmp_path: Path, target: str) -> None:
     if target in ("oi.parquet", "days"):
         pytest.importorskip("pyarrow")
     out, random, seen = tmp_path / "out", Random(12), sweep(0)
@@ -213,7 +213,7 @@ def test_an_export_that_the_disk_refuses_leaves_what_was_there(tmp_path: Path, t
     values = {
         name: OpenInterest(name, Decimal(random.getrandbits(100)).scaleb(-15), BEGIN_MS + number)
         for number, name in enumerate(f"S{number:04}" for number in range(3000))
-    }  # of no pattern, or Parquet packs them too well
+    }  # random, or Parquet compresses them too well
     with closing(Store(tmp_path / "oi.db")) as store:
         store.save(replace(seen, values_by_symbol=values, mark_prices={}), [], 60_000)
         with Recording(tmp_path / "oi.db") as recording:
@@ -250,11 +250,11 @@ def test_an_interrupted_or_terminated_export_leaves_nothing(
 
 
 @pytest.mark.thorough
-def test_a_file_that_a_living_process_writes_is_not_stale(recording: Path, tmp_path: Path) -> None:
+def test_a_file_of_a_running_process_is_not_stale(recording: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with exporting(recording, out / "oi.csv") as process:
-        with whole(out / "other"):
+        with replace_atomically(out / "other"):
             remove_stale(out)
             assert len(unfinished(out)) == 2
         _, stderr = process.communicate(timeout=300.0)
@@ -262,7 +262,7 @@ def test_a_file_that_a_living_process_writes_is_not_stale(recording: Path, tmp_p
     assert sorted(path.name for path in out.iterdir()) == ["oi.csv", "other"]
 
 
-def test_only_files_of_ours_are_taken_for_stale(tmp_path: Path) -> None:
+def test_only_our_own_files_are_removed_as_stale(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"stays")
     others = (f"{STALE}x", STALE.replace("0", "g", 1), STALE[1:], f"x{STALE}", f"{PREFIX}{SUFFIX}")
@@ -280,12 +280,12 @@ def test_only_files_of_ours_are_taken_for_stale(tmp_path: Path) -> None:
     remove_stale(tmp_path / "nowhere")
 
 
-def test_a_link_that_others_planted_at_the_unfinished_name_is_not_followed(
+def test_a_planted_link_at_the_unfinished_name_is_not_followed(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim, target = tmp_path / "victim", tmp_path / "report.html"
     victim.write_bytes(b"stays")
-    # The name of before could be foretold; the one of today is guessed for this test only.
+    # An earlier version used a predictable name. Today's name is known only in this test.
     (tmp_path / f".report.html.{os.getpid()}").symlink_to(victim)
     with Recording(recording) as opened:
         write_report(opened, target)
@@ -301,20 +301,20 @@ def test_a_link_that_others_planted_at_the_unfinished_name_is_not_followed(
 def test_a_link_at_the_target_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"stays")
     (tmp_path / "file").symlink_to(tmp_path / "victim")
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"new")
     assert (tmp_path / "victim").read_bytes() == b"stays"
     assert not (tmp_path / "file").is_symlink()
 
 
 @pytest.mark.parametrize("removed", [True, False])
-def test_a_file_that_is_taken_for_stale_before_it_is_locked_is_made_anew(
+def test_a_file_that_is_removed_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
 ) -> None:
     fcntl, opener, fds = pytest.importorskip("fcntl"), atomic._opener, list[int]()
 
     def overtaken(name: str, flags: int) -> int:
-        """The first time, another process finds the file between its birth and its lock."""
+        """The first time, another process finds the file before it is locked."""
         fd = opener(name, flags)
         if not fds:
             fds.append(os.open(name, os.O_RDWR))
@@ -325,7 +325,7 @@ def test_a_file_that_is_taken_for_stale_before_it_is_locked_is_made_anew(
         return fd
 
     monkeypatch.setattr(atomic, "_opener", overtaken)
-    with whole(tmp_path / "file") as file:
+    with replace_atomically(tmp_path / "file") as file:
         file.write(b"x")
     if not removed:
         os.close(fds[0])
@@ -333,19 +333,19 @@ def test_a_file_that_is_taken_for_stale_before_it_is_locked_is_made_anew(
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
-def test_a_file_that_another_one_put_there_meanwhile_stays(tmp_path: Path) -> None:
-    with pytest.raises(OvertakenError), whole(tmp_path / "file", lambda: False):
+def test_a_file_that_another_process_made_in_the_meantime_stays(tmp_path: Path) -> None:
+    with pytest.raises(OvertakenError), replace_atomically(tmp_path / "file", lambda: False):
         (tmp_path / "file").write_bytes(b"theirs")
     assert (tmp_path / "file").read_bytes() == b"theirs"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_lock_of_others_on_the_directory_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_foreign_lock_on_the_directory_does_not_block_a_write(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     fd = os.open(tmp_path, os.O_RDONLY)  # as `flock DIRECTORY binance-oi ...` does
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        with whole(tmp_path / "file") as file:
+        with replace_atomically(tmp_path / "file") as file:
             file.write(b"x")
     finally:
         os.close(fd)
@@ -353,11 +353,11 @@ def test_a_lock_of_others_on_the_directory_holds_up_nobody(tmp_path: Path) -> No
 
 
 def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), whole(tmp_path):
-        pytest.fail("it must not begin")
+    with pytest.raises(IsADirectoryError), replace_atomically(tmp_path):
+        pytest.fail("the block must not run")
 
 
-def test_a_device_a_pipe_and_a_socket_are_no_places_for_a_file(tmp_path: Path) -> None:
+def test_devices_pipes_and_sockets_are_refused_as_targets(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.html")
     (tmp_path / "null.html").symlink_to(os.devnull)
     (tmp_path / "devices").symlink_to("/dev")

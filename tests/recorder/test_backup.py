@@ -1,6 +1,7 @@
-"""A copy of a recording is whole as soon as it is there, also while somebody records.
+"""A copy of a recording is complete when it gets its name, also while a recorder writes.
 
-Rule of this file: recorders and copies that are killed are processes; the copy is judged alone.
+Rule of this file: killed recorders and copies are real processes; the copy is checked without
+its directory.
 """
 
 import os
@@ -33,8 +34,8 @@ def path(tmp_path: Path) -> Path:
     return write_recording(tmp_path / "oi.db")
 
 
-def whole(path: Path) -> list[int]:
-    """The slots of a copy, from which its own directory is taken away."""
+def checked_slots(path: Path) -> list[int]:
+    """The slots of a copy that is valid without other files."""
     alone = path.with_name("alone") / "copy.db"
     alone.parent.mkdir(exist_ok=True)
     shutil.copy(path, alone)
@@ -43,12 +44,12 @@ def whole(path: Path) -> list[int]:
         new = sum(s.new for s in recording.sweeps())
         assert len(list(recording.samples())) == new
         assert recording._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert [file.name for file in alone.parent.iterdir()] == ["copy.db"]  # read without others
+    assert [file.name for file in alone.parent.iterdir()] == ["copy.db"]
     shutil.rmtree(alone.parent)
     return slots
 
 
-def test_every_copy_of_a_live_recording_has_all_that_was_acknowledged(tmp_path: Path) -> None:
+def test_every_copy_of_a_live_recording_has_all_acknowledged_sweeps(tmp_path: Path) -> None:
     path, copy = tmp_path / "oi.db", tmp_path / "copy.db"
     command = [sys.executable, str(CHILD), str(path), "0.05"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -59,7 +60,7 @@ def test_every_copy_of_a_live_recording_has_all_that_was_acknowledged(tmp_path: 
             acknowledged += [int(process.stdout.readline().split()[0]) for _ in range(4)]
             with Recording(path) as recording:
                 recording.backup(copy, replace=True)
-            assert set(acknowledged) <= set(whole(copy))
+            assert set(acknowledged) <= set(checked_slots(copy))
         process.kill()
 
 
@@ -80,17 +81,17 @@ def test_a_copy_is_one_file_with_the_same_rows_and_can_be_continued(path: Path) 
         assert len(list(other.sweeps())) == 5
 
 
-def test_pages_are_told(path: Path) -> None:
-    told = list[tuple[int, int]]()
+def test_on_pages_gets_the_number_of_copied_pages(path: Path) -> None:
+    progress = list[tuple[int, int]]()
     with Recording(path) as recording:
-        recording.backup(path.with_name("copy.db"), on_pages=lambda *pages: told.append(pages))
-    assert told[-1][0] == told[-1][1] > 0
+        recording.backup(path.with_name("copy.db"), on_pages=lambda *pages: progress.append(pages))
+    assert progress[-1][0] == progress[-1][1] > 0
 
 
 @pytest.mark.parametrize(
     "name", ["oi.db", "oi.db-wal", "oi.db-shm", "oi.db-lock", "link.db", "linked-wal", "hard.db"]
 )
-def test_a_recording_and_what_belongs_to_it_are_never_the_target(path: Path, name: str) -> None:
+def test_the_recording_and_its_side_files_are_refused_as_targets(path: Path, name: str) -> None:
     path.with_name("link.db").symlink_to(path)
     path.with_name("hard.db").hardlink_to(path)
     path.with_name("linked-wal").symlink_to(path.with_name("oi.db-wal"))
@@ -105,13 +106,13 @@ def test_a_recording_and_what_belongs_to_it_are_never_the_target(path: Path, nam
     assert path.read_bytes() == before
 
 
-def test_what_is_there_is_replaced_only_on_demand_and_then_whole(path: Path) -> None:
+def test_an_existing_file_is_replaced_only_with_replace(path: Path) -> None:
     copy, link, other = (path.with_name(name) for name in ("copy.db", "link", "other"))
     copy.write_text("precious")
     link.symlink_to(other)  # to nothing
     with Recording(path) as recording:
         for target in (copy, link):
-            with pytest.raises(RecordingError, match="is there already"):
+            with pytest.raises(RecordingError, match="already exists"):
                 recording.backup(target)
         with pytest.raises(RecordingError, match="is a directory"):
             recording.backup(path.parent, replace=True)
@@ -119,10 +120,10 @@ def test_what_is_there_is_replaced_only_on_demand_and_then_whole(path: Path) -> 
         recording.backup(copy, replace=True)
         recording.backup(link, replace=True)
     assert not other.exists()
-    assert len(whole(copy)) == len(whole(link)) == 3
+    assert len(checked_slots(copy)) == len(checked_slots(link)) == 3
 
 
-def test_the_log_of_a_recording_that_is_replaced_does_not_get_into_the_copy(path: Path) -> None:
+def test_the_log_of_a_replaced_recording_does_not_get_into_the_copy(path: Path) -> None:
     copy = path.with_name("copy.db")
     child = (
         "import os, sys; from pathlib import Path; from binance_oi.recorder.store import Store\n"
@@ -139,7 +140,7 @@ def test_the_log_of_a_recording_that_is_replaced_does_not_get_into_the_copy(path
         assert len(list(recording.sweeps())) == 3
 
 
-def test_a_file_that_somebody_records_into_is_not_replaced(path: Path) -> None:
+def test_a_file_with_a_running_recorder_is_not_replaced(path: Path) -> None:
     copy = path.with_name("copy.db")
     lock = RecorderLock(copy)
     with Recording(path) as recording, pytest.raises(RecordingError, match="by process"):
@@ -148,27 +149,27 @@ def test_a_file_that_somebody_records_into_is_not_replaced(path: Path) -> None:
     assert not copy.exists()
 
 
-def test_a_link_planted_at_the_name_of_the_part_is_not_followed(path: Path) -> None:
+def test_a_planted_link_at_the_name_of_the_part_is_not_followed(path: Path) -> None:
     victim = path.with_name("victim")
     victim.write_text("precious")
     path.with_name(".copy.db.part").symlink_to(victim)
     with Recording(path) as recording:
         recording.backup(path.with_name("copy.db"))
     assert victim.read_text() == "precious"
-    assert len(whole(path.with_name("copy.db"))) == 3
+    assert len(checked_slots(path.with_name("copy.db"))) == 3
 
 
 KILLED = """
 import os, signal, sys
 from binance_oi.recorder import Recording, backup
-backup.PAGES = 100
+backup.PAGES_PER_STEP = 100
 with Recording(sys.argv[1]) as recording:
     kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
     recording.backup(sys.argv[2], on_pages=lambda done, total: done * 2 > total and kill())
 """
 
 
-def test_a_copy_that_is_killed_leaves_nothing_that_could_be_taken_for_a_recording(
+def test_a_killed_copy_leaves_no_file_that_opens_as_a_recording(
     path: Path,
 ) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -177,12 +178,12 @@ def test_a_copy_that_is_killed_leaves_nothing_that_could_be_taken_for_a_recordin
             " INSERT INTO settled SELECT 'BTCUSDT', time, '1.' || time, time, NULL FROM n"
         )
     copy = path.with_name("copy.db")
-    with Recording(path):  # which makes what SQLite needs to read
+    with Recording(path):  # makes the side files that SQLite needs to read
         before = set(path.parent.iterdir())
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), str(copy)], check=False)
     assert done.returncode == -signal.SIGKILL
     left = [file for file in path.parent.iterdir() if file not in before]
-    assert max(file.stat().st_size for file in left) > 200_000  # it was under way
+    assert max(file.stat().st_size for file in left) > 200_000  # the copy had begun
     assert not copy.exists()
     for file in left:
         with pytest.raises(RecordingError):
@@ -190,15 +191,15 @@ def test_a_copy_that_is_killed_leaves_nothing_that_could_be_taken_for_a_recordin
     with Recording(path) as recording:
         recording.backup(copy)
     assert {file.name for file in path.parent.iterdir() if file not in before} == {"copy.db"}
-    assert len(whole_samples(copy)) == 40_000 + 2
+    assert len(btc_times(copy)) == 40_000 + 2
 
 
-def whole_samples(path: Path) -> list[int]:
+def btc_times(path: Path) -> list[int]:
     with Recording(path) as recording:
         return recording.samples(["BTCUSDT"]).to_columns()["time"][:200_000]
 
 
-def test_a_copy_that_fails_is_one_error_of_ours_and_leaves_nothing(
+def test_a_failed_copy_raises_recording_error_and_leaves_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -213,13 +214,13 @@ def test_a_copy_that_fails_is_one_error_of_ours_and_leaves_nothing(
     assert not [file for file in path.parent.iterdir() if "copy" in file.name]
 
 
-def test_the_command_copies_and_refuses_with_2(
+def test_the_command_copies_and_exits_with_2_when_it_refuses(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.chdir(path.parent)
     assert main(["backup", "oi.db", "--to", "copy.db"]) == 0
     assert capsys.readouterr().err == "binance-oi: oi.db copied to copy.db\n"
-    assert len(whole(path.with_name("copy.db"))) == 3
+    assert len(checked_slots(path.with_name("copy.db"))) == 3
     for target in ("copy.db", "oi.db", "oi.db-wal", "nowhere/copy.db"):
         assert main(["backup", "oi.db", "--to", target]) == 2
         assert capsys.readouterr().err.count("\n") == 1
@@ -229,33 +230,29 @@ def test_the_command_copies_and_refuses_with_2(
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_file_of_the_users_beside_the_copy_stays_whatever_its_name(
-    path: Path, replace: bool
-) -> None:
+def test_a_users_file_beside_the_copy_stays_whatever_its_name(path: Path, replace: bool) -> None:
     names = (".copy.db.part", ".copy.db.part-journal", "copy.db.part", ".copy.db", ".binance-oi-x")
     for name in names:
         path.with_name(name).write_text(f"precious {name}")
     with Recording(path) as recording:
         recording.backup(path.with_name("copy.db"), replace=replace)
-    assert len(whole(path.with_name("copy.db"))) == 3
+    assert len(checked_slots(path.with_name("copy.db"))) == 3
     for name in names:
         assert path.with_name(name).read_text() == f"precious {name}"
 
 
 @pytest.mark.parametrize("length", [216, 217, 239, 246, 247, 248, 250, 251, 254, 255])
 @pytest.mark.parametrize("letter", ["x", *thorough("\u5e01")])
-def test_a_copy_may_have_the_longest_name_that_there_is(
-    path: Path, length: int, letter: str
-) -> None:
+def test_a_copy_may_have_the_longest_possible_name(path: Path, length: int, letter: str) -> None:
     name = letter * (length // len(letter.encode()))
     name += "x" * (length - len(name.encode()))
     copy = path.with_name(name)
     with Recording(path) as recording:
         recording.backup(copy)
-        with pytest.raises(RecordingError, match="is there already"):
+        with pytest.raises(RecordingError, match="already exists"):
             recording.backup(copy)
         recording.backup(copy, replace=True)
-    assert len(whole(copy)) == 3
+    assert len(checked_slots(copy)) == 3
     assert {file.name for file in path.parent.iterdir()} <= {
         "oi.db",
         name,
@@ -264,14 +261,14 @@ def test_a_copy_may_have_the_longest_name_that_there_is(
     }
 
 
-def test_a_name_that_is_too_long_is_one_error_of_ours(path: Path) -> None:
+def test_a_name_that_is_too_long_raises_recording_error(path: Path) -> None:
     with Recording(path) as recording, pytest.raises(RecordingError, match="File name too long"):
         recording.backup(path.with_name("x" * 256))
     assert [file for file in path.parent.iterdir() if not file.name.startswith("oi.db")] == []
 
 
 @pytest.mark.parametrize("error", [OSError(5, "of mine"), sqlite3.Error("of mine"), ValueError()])
-def test_an_error_of_on_pages_goes_to_the_caller_as_it_is(path: Path, error: Exception) -> None:
+def test_an_error_of_on_pages_reaches_the_caller_unchanged(path: Path, error: Exception) -> None:
     def fail(*_: int) -> None:
         raise error
 
@@ -282,14 +279,14 @@ def test_an_error_of_on_pages_goes_to_the_caller_as_it_is(path: Path, error: Exc
 
 
 @pytest.mark.parametrize("damage", ["zeros", "a page", "cut", "cut while it is copied"])
-def test_a_damaged_recording_is_named_and_does_not_replace_the_copy_before(
+def test_a_damaged_recording_is_named_and_does_not_replace_an_earlier_copy(
     path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [("BTCUSDT", time, f"1.{time}", time, None) for time in range(5000)]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     copy = path.with_name("copy.db")
-    monkeypatch.setattr(backup, "PAGES", 20)
+    monkeypatch.setattr(backup, "PAGES_PER_STEP", 20)
     with Recording(path) as recording:
         recording.backup(copy)
         before = copy.read_bytes()
@@ -310,7 +307,7 @@ def test_a_damaged_recording_is_named_and_does_not_replace_the_copy_before(
 
 @pytest.mark.parametrize("ending", ["-wal", "-journal"])
 @pytest.mark.parametrize("there", [None, "a text", ""])
-def test_the_log_of_a_recording_that_was_moved_away_is_neither_removed_nor_played_into_the_copy(
+def test_a_foreign_log_beside_the_copy_is_neither_removed_nor_applied(
     path: Path, ending: str, there: str | None
 ) -> None:
     copy, log = path.with_name("copy.db"), path.with_name(f"copy.db{ending}")
@@ -324,11 +321,11 @@ def test_the_log_of_a_recording_that_was_moved_away_is_neither_removed_nor_playe
         assert (copy.read_text() if copy.exists() else None) == there
         log.unlink()
         recording.backup(copy, replace=True)
-    assert len(whole(copy)) == 3
+    assert len(checked_slots(copy)) == 3
 
 
-def test_a_file_that_appears_while_it_is_copied_is_not_replaced(path: Path) -> None:
+def test_a_target_that_appears_during_the_copy_is_not_replaced(path: Path) -> None:
     copy = path.with_name("copy.db")
-    with Recording(path) as recording, pytest.raises(RecordingError, match="is there already"):
+    with Recording(path) as recording, pytest.raises(RecordingError, match="already exists"):
         recording.backup(copy, on_pages=lambda *_: copy.write_text("precious"))
     assert copy.read_text() == "precious"

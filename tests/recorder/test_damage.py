@@ -1,7 +1,7 @@
-"""A damaged file is one error of ours that names it, in every way to read, and never a traceback.
+"""Every way to read reports a damaged file as a `RecordingError` that names it.
 
-Rule of this file: the files are made whole and damaged byte by byte; a way to read may find nothing
-wrong, for SQLite looks only at the pages it needs, but it raises nothing else.
+Rule of this file: each test makes a valid file and damages some bytes. A way to read may find
+nothing wrong, for SQLite reads only the pages it needs, but it raises nothing else.
 """
 
 import os
@@ -33,13 +33,13 @@ Captured = pytest.CaptureFixture[str]
 
 
 def _fill(path: Path) -> None:
-    """Many pages of every table."""
+    """Write many pages of every table."""
     times = [BEGIN_MS + number * 60_000 for number in range(10, 1500)]
     with closing(sqlite3.connect(path)) as connection, connection:
         for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
             rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)
-        # The last row of a symbol, so that it is found only in the middle of what is read.
+        # The last row of a symbol, so that reading meets it only in the middle.
         number = (NUMBER.decode(), BEGIN_MS + 10**8)
         connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?2, ?1, ?2, NULL)", number)
         connection.executemany(
@@ -51,7 +51,7 @@ def _fill(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = write_recording(tmp_path_factory.mktemp("whole") / "oi.db")
     _fill(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -73,7 +73,7 @@ def noise(content: bytes, page: int) -> bytes:
 
 
 def swapped(content: bytes, page: int) -> bytes:
-    """What a copy has that was made while the file was written: a page of another moment."""
+    """A page of another moment, as in a plain copy made while the file was written."""
     at, other = page * PAGE_SIZE, (page * 7 + 3) % (len(content) // PAGE_SIZE) * PAGE_SIZE
     return content[:at] + content[other : other + PAGE_SIZE] + content[at + PAGE_SIZE :]
 
@@ -87,7 +87,7 @@ def not_sqlite(content: bytes, page: int) -> bytes:
 
 
 def bit(content: bytes, page: int) -> bytes:
-    """One bit of every 64 bytes of a page."""
+    """Flip one bit in every 64 bytes of a page."""
     changed, chance = bytearray(content), Random(page)
     for at in range(page * PAGE_SIZE, (page + 1) * PAGE_SIZE, 64):
         changed[at + chance.randrange(64)] ^= 1 << chance.randrange(8)
@@ -114,7 +114,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
         "columns": lambda it: it.samples().to_columns(),
         "span of samples": lambda it: it.samples().span(),
         "curve": lambda it: curve(it.samples(["BTCUSDT"])),
-        "ends": lambda it: list(it.ends()),
+        "first_and_last": lambda it: list(it.first_and_last()),
         "span": lambda it: it.span(),
         "sweeps": lambda it: list(it.sweeps()),
         "missed": lambda it: it.missed(),
@@ -133,7 +133,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
 
 
 def errors(path: Path) -> dict[str, str]:
-    """What the ways to read say that find the damage; another error goes on to the test."""
+    """The messages of all ways to read that find the damage; other errors reach the test."""
     said = dict[str, str]()
     for name, way in ways(path).items():
         try:
@@ -144,13 +144,13 @@ def errors(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("damage", [cut, *thorough(zeros, not_sqlite, noise, swapped, bit)])
-def test_damage_is_one_error_that_names_the_file_in_every_way_to_read(
-    whole: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
+def test_every_way_to_read_reports_damage_as_an_error_that_names_the_file(
+    intact: bytes, tmp_path: Path, damage: Callable[[bytes, int], bytes]
 ) -> None:
     path, said = tmp_path / "oi.db", dict[str, set[str]]()
-    pages = len(whole) // PAGE_SIZE
+    pages = len(intact) // PAGE_SIZE
     for page in [*range(1, 9), *Random(5).sample(range(9, pages), 12)]:
-        path.write_bytes(damage(whole, page))
+        path.write_bytes(damage(intact, page))
         for name, error in errors(path).items():
             said.setdefault(name, set()).add(error)
     assert said
@@ -161,36 +161,38 @@ def test_damage_is_one_error_that_names_the_file_in_every_way_to_read(
     assert not left
 
 
-def test_a_whole_file_is_read_in_every_way(whole: bytes, tmp_path: Path) -> None:
+def test_an_intact_file_is_readable_in_every_way(intact: bytes, tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     for way in ways(path).values():
         way()
 
 
-def test_an_iteration_ends_in_its_middle_with_the_same_error(whole: bytes, tmp_path: Path) -> None:
+def test_damage_raises_the_same_error_in_the_middle_of_an_iteration(
+    intact: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     with Recording(path) as recording:
         running = iter(recording.samples(["BTCUSDT"]))
         assert next(running).symbol == "BTCUSDT"
         with path.open("r+b") as file:
             file.seek(PAGE_SIZE)
-            file.write(bytes(len(whole) - PAGE_SIZE))
+            file.write(bytes(len(intact) - PAGE_SIZE))
         with pytest.raises(RecordingError, match=r"oi\.db"):
             list(running)
 
 
 @pytest.mark.parametrize("text", [b"77x77.125", b"77777..12", b"-nan(ind)", b"77777\xff125"])
-def test_a_value_that_is_no_number_is_damage_and_gets_into_no_export(
-    whole: bytes, tmp_path: Path, text: bytes
+def test_a_value_that_is_no_number_is_damage_and_is_never_exported(
+    intact: bytes, tmp_path: Path, text: bytes
 ) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole.replace(NUMBER, text))
+    path.write_bytes(intact.replace(NUMBER, text))
     raised = errors(path)
     assert all(str(path) in error for error in raised.values())
-    wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl", "ends"}
-    assert wanted <= raised.keys()
+    wanted = {"samples", "rows of all", "batches", "columns", "curve", "csv", "jsonl"}
+    assert {*wanted, "first_and_last"} <= raised.keys()
     assert not list((tmp_path / "out").glob("*.csv"))
 
 
@@ -202,7 +204,7 @@ def _with_sample(path: Path, table: str, symbol: str, value: str, mark: str | No
     return path
 
 
-# SQLite and `float` take all of them, and the exchange's decoder and an export none.
+# SQLite and `float` accept all of them; the exchange's decoder and an export accept none.
 NO_NUMBERS = [
     *("5.", ".5", "-.5", "-5.", "-", ".", "", " 5", "5 ", "5\n", "+5", "1_0", "1e3", "0x5"),
     *("nan", "inf", "٥", "５", "9" * 31, f"0.{'9' * 31}", "9" * 400),
@@ -212,7 +214,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("table", ["settled", *thorough("recent")])
 @pytest.mark.parametrize("mark", [False, True])
 @pytest.mark.parametrize("text", some(NO_NUMBERS, always=7))
-def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+def test_a_number_that_an_export_could_not_read_back_is_damage(
     tmp_path: Path, table: str, mark: bool, text: str
 ) -> None:
     path = tmp_path / "oi.db"
@@ -230,7 +232,7 @@ def test_a_number_that_no_export_would_read_back_is_damage_and_gets_into_no_expo
 @pytest.mark.parametrize(
     "symbol", ["A,B", "A\nB", "A\r", '"A"', "", "\x1b[2J", "A\tB", "A\u2028B", "A" * 51, "A\0"]
 )
-def test_a_name_that_no_export_would_read_back_is_damage_and_gets_into_no_export(
+def test_a_name_that_an_export_could_not_read_back_is_damage(
     tmp_path: Path, table: str, symbol: str
 ) -> None:
     path = _with_sample(tmp_path / "oi.db", table, symbol, "5", None)
@@ -248,7 +250,7 @@ def test_a_name_that_no_export_would_read_back_is_damage_and_gets_into_no_export
 @pytest.mark.parametrize(
     "value", ["5", *thorough("0.00000010", "9" * 30, f"{'9' * 30}.{'9' * 30}", "-5")]
 )
-def test_what_a_recorder_may_have_written_is_exported_and_added_to(
+def test_every_value_that_a_recorder_may_write_is_exported(
     tmp_path: Path, symbol: str, value: str
 ) -> None:
     path = _with_sample(tmp_path / "oi.db", "settled", symbol, value, value)
@@ -259,13 +261,13 @@ def test_what_a_recorder_may_have_written_is_exported_and_added_to(
         report(recording)
 
 
-def test_arrow_says_which_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
+def test_an_arrow_stream_names_the_damaged_file(intact: bytes, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     path = tmp_path / "oi.db"
-    path.write_bytes(not_sqlite(whole, 1))
+    path.write_bytes(not_sqlite(intact, 1))
     with pytest.raises(RecordingError, match=r"oi\.db"), Recording(path) as recording:
         pyarrow.table(recording.samples())
-    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    path.write_bytes(intact.replace(NUMBER, b"77x77.125"))
     with Recording(path) as recording, pytest.raises(Exception, match=r"oi\.db is damaged"):
         pyarrow.table(recording.samples())
     with Recording(path) as recording, pytest.raises(RecordingError, match=r"oi\.db is damaged"):
@@ -275,8 +277,8 @@ def test_arrow_says_which_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["export", "plot", "report", "backup", "record"])
 @pytest.mark.parametrize("damage", [cut, not_sqlite])
-def test_a_command_says_it_in_one_line_and_ends_with_2(
-    whole: bytes,
+def test_a_command_reports_damage_in_one_line_and_exits_with_2(
+    intact: bytes,
     tmp_path: Path,
     capsys: Captured,
     command: str,
@@ -284,7 +286,7 @@ def test_a_command_says_it_in_one_line_and_ends_with_2(
 ) -> None:
     path, out = tmp_path / "oi.db", tmp_path / "out"
     out.mkdir()
-    content = damage(whole, 3)
+    content = damage(intact, 3)
     path.write_bytes(content)
     arguments = {
         "export": ["export", str(path), "--to", str(out / "oi.csv")],
@@ -301,17 +303,19 @@ def test_a_command_says_it_in_one_line_and_ends_with_2(
     assert path.read_bytes() == content
 
 
-async def test_a_recorder_says_that_the_file_is_damaged(whole: bytes, tmp_path: Path) -> None:
+async def test_a_recorder_refuses_a_damaged_file_and_names_it(
+    intact: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(not_sqlite(whole, 1))
+    path.write_bytes(not_sqlite(intact, 1))
     with pytest.raises(RecordingError, match=r"oi\.db cannot be read: "):
         await Recorder(Reader(), path, every=60.0, source="local").run()
     assert os.listdir(tmp_path) == ["oi.db"]
 
 
-def test_a_chart_of_a_damaged_file_is_not_drawn(whole: bytes, tmp_path: Path) -> None:
+def test_no_chart_is_drawn_of_a_damaged_file(intact: bytes, tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
-    path.write_bytes(whole.replace(NUMBER, b"77x77.125"))
+    path.write_bytes(intact.replace(NUMBER, b"77x77.125"))
     with Recording(path) as recording, pytest.raises(RecordingError, match="is damaged"):
         plot(recording, tmp_path / "oi.svg", ["BTCUSDT"])
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -319,12 +323,12 @@ def test_a_chart_of_a_damaged_file_is_not_drawn(whole: bytes, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "x" * 256, "x" * 5000, "no/such/file", "nul\0"])
-def test_a_name_that_no_file_has_is_not_there(tmp_path: Path, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecordingError, match="is not there"):
         Recording(tmp_path / name)
 
 
-def test_a_recording_that_was_closed_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_reading_a_closed_recording_raises_recording_error(tmp_path: Path) -> None:
     recording = Recording(write_recording(tmp_path / "oi.db"))
     recording.close()
     with pytest.raises(RecordingError, match=r"oi\.db cannot be read: .*closed"):

@@ -1,8 +1,7 @@
-"""A log is applied to the file that it belongs to, and to no other one.
+"""A log is applied to the file that it belongs to, and to no other.
 
-Rule of this file: a killed recorder is the files that it leaves, or a process where the moment
-counts. Files are copied as their owner copies them, and the outcome is judged by what SQLite itself
-finds in the file.
+Rule of this file: a killed recorder is a copy of the files that it leaves, or a real process where
+the moment counts. Tests copy files as users do, and check what SQLite itself finds in the file.
 """
 
 import logging
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def killed(path: Path, *steps: object) -> None:
-    """What a recorder leaves that saves, tidies and is killed: its files as they are then."""
+    """Make the files that a recorder leaves when it is killed after some saves and tidies."""
     now = 0.0
     opened = Store(path, clock=lambda: now)
     for step in steps:
@@ -57,7 +57,7 @@ def slot(number: int) -> int:
 
 
 def numbers(path: Path) -> list[int]:
-    """The sweeps of a file that is whole, with a row for each sample that they count."""
+    """The sweeps of a valid file that has a row for each sample they count."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (rows, new) = connection.execute(
@@ -77,7 +77,7 @@ def another_recording(path: Path) -> Path:
 
 
 def a_killed_recording(path: Path) -> Path:
-    """Without its log."""
+    """Another recording without its log."""
     other = path.with_name("other.db")
     killed(other, *range(100, 110), "tidy", *range(110, 120), "tidy")
     return other
@@ -92,7 +92,7 @@ def an_older_version(path: Path) -> Path:
 
 
 def older(path: Path) -> Path:
-    """As a program made it that knew no tokens."""
+    """A recording as a program without tokens made it."""
     other = another_recording(path)
     with closing(sqlite3.connect(other)) as connection:
         connection.execute("PRAGMA schema_version = 6")
@@ -139,7 +139,7 @@ STEPS = {
 
 
 def check_set_aside(path: Path, expected: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    """The log is set aside, readers refuse, and recording goes on in the file that is there."""
+    """Readers refuse, the log is set aside, and recording continues in the existing file."""
     held = path.with_name("oi.db-wal").read_bytes()
     before = path.read_bytes()
     with pytest.raises(RecordingError, match=r"oi\.db-wal is not the log of .*oi\.db"):
@@ -172,7 +172,7 @@ def test_the_log_of_a_killed_recorder_is_not_applied_to_another_recording(
 
 
 @pytest.mark.parametrize("copy", COPIES)
-def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy_of_the_recording(
+def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy(
     path: Path, copy: Callable[[Path, Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     old = path.with_name("old.db")
@@ -186,10 +186,10 @@ def test_the_log_of_a_killed_recorder_is_not_applied_to_an_older_copy_of_the_rec
 
 @pytest.mark.parametrize("copy", COPIES)
 @pytest.mark.parametrize("steps", some(list(STEPS.values()), always=2))
-def test_a_copy_of_the_moment_of_the_log_never_becomes_a_mixture(
+def test_the_log_is_applied_to_a_copy_of_the_same_state_or_not_at_all(
     path: Path, copy: Callable[[Path, Path], None], steps: list[object]
 ) -> None:
-    """The log may be applied to the file that it continues; then nothing is missing."""
+    """If the log is applied to the file that it continues, nothing is missing."""
     old = path.with_name("old.db")
     killed(path, *steps)
     everything = [step for step in steps if isinstance(step, int)]
@@ -200,7 +200,7 @@ def test_a_copy_of_the_moment_of_the_log_never_becomes_a_mixture(
     assert numbers(path) in (everything, alone)
 
 
-def test_a_fork_of_a_recording_does_not_take_the_log_of_the_other_one(
+def test_a_forked_recording_does_not_take_the_log_of_the_other(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(Store(path)) as opened:
@@ -213,7 +213,7 @@ def test_a_fork_of_a_recording_does_not_take_the_log_of_the_other_one(
     check_set_aside(path, [0, 2], caplog)
 
 
-def test_a_log_is_not_applied_to_what_is_no_database(path: Path) -> None:
+def test_a_log_is_not_applied_to_a_file_that_is_no_database(path: Path) -> None:
     killed(path, 0, "tidy", 1)
     held = path.with_name("oi.db-wal").read_bytes()
     path.write_text("precious" * 1000)
@@ -225,7 +225,7 @@ def test_a_log_is_not_applied_to_what_is_no_database(path: Path) -> None:
     assert path.with_name("oi.db-wal.1").read_bytes() == held
 
 
-def test_a_reader_of_an_emptied_file_leaves_the_log_that_is_beside_it(path: Path) -> None:
+def test_a_reader_of_an_emptied_file_keeps_the_log_beside_it(path: Path) -> None:
     killed(path, 0, "tidy", 1)
     held = path.with_name("oi.db-wal").read_bytes()
     os.truncate(path, 0)
@@ -235,7 +235,7 @@ def test_a_reader_of_an_emptied_file_leaves_the_log_that_is_beside_it(path: Path
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-def test_a_killed_recorder_goes_on_with_its_log_also_after_both_were_moved(
+def test_a_killed_recording_continues_with_its_log_after_both_were_moved(
     path: Path, steps: list[object], caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(path, *steps)
@@ -295,10 +295,10 @@ def test_kill_9_at_any_statement_leaves_a_log_that_belongs_to_its_file(tmp_path:
         assert not list(home.glob("*-wal.*"))
 
 
-def test_a_move_that_was_killed_in_any_of_its_pages_leaves_a_file_that_its_log_belongs_to(
+def test_a_checkpoint_killed_at_any_page_leaves_a_file_that_owns_its_log(
     path: Path,
 ) -> None:
-    """The first pages are of the new state, and the others of the old one, or not there."""
+    """The first pages have the new state; the others have the old one, or are missing."""
     for steps in ([0, 1], [0, "tidy", *range(1, 40)]):
         killed(path, *steps)
         sides = {e: Path(f"{path}{e}").read_bytes() for e in ("", "-wal")}
@@ -317,7 +317,7 @@ def test_a_move_that_was_killed_in_any_of_its_pages_leaves_a_file_that_its_log_b
 
 
 def moves_the_log(path: Path, mode: str) -> None:
-    """Another program moves the log into the file, as far as it gets."""
+    """Checkpoint in another program, as far as it gets."""
     with closing(sqlite3.connect(path, timeout=0.0)) as connection, suppress(sqlite3.Error):
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
@@ -329,7 +329,7 @@ def holds_the_token(path: Path) -> bool:
 
 @pytest.mark.parametrize("index", ["seen", "not seen"])
 @pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
-def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_its_file(
+def test_the_log_holds_the_files_token_after_a_foreign_checkpoint(
     path: Path, mode: str, index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some of the sweeps allocate no page, so nothing else writes the first one."""
@@ -348,10 +348,10 @@ def test_a_log_that_another_program_moves_between_two_sweeps_holds_the_token_of_
 
 @pytest.mark.parametrize("mode", ["PASSIVE", *thorough("RESTART", "TRUNCATE")])
 @pytest.mark.parametrize("until", [1, 1000], ids=["once", "from then on"])
-def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_its_file(
+def test_the_log_holds_the_files_token_after_a_checkpoint_at_any_statement(
     path: Path, mode: str, until: int
 ) -> None:
-    """What lies there at a statement is what `kill -9` leaves."""
+    """The files at any statement are those that `kill -9` leaves."""
     wrong, seen, at, begin = list[tuple[int, str]](), 0, 0, 0
 
     def another_program(statement: str) -> None:
@@ -380,7 +380,7 @@ def test_a_log_that_another_program_moves_at_any_statement_holds_the_token_of_it
 
 
 @pytest.mark.parametrize("sweeps", some(range(1, 13), always=4))
-def test_a_file_that_is_overwritten_after_another_program_moved_its_log_stays_as_it_is(
+def test_a_file_overwritten_after_a_foreign_checkpoint_stays_as_it_is(
     path: Path, sweeps: int
 ) -> None:
     other = another_recording(path)
@@ -403,7 +403,7 @@ def test_a_file_that_is_overwritten_after_another_program_moved_its_log_stays_as
 
 
 @pytest.mark.parametrize("sweeps", some(range(1, 13), always=4))
-def test_a_copy_from_between_two_moves_of_another_program_does_not_take_a_later_log(
+def test_a_copy_made_between_two_foreign_checkpoints_takes_no_later_log(
     path: Path, sweeps: int
 ) -> None:
     old = path.with_name("old.db")
@@ -419,7 +419,7 @@ def test_a_copy_from_between_two_moves_of_another_program_does_not_take_a_later_
         assert is_foreign(old, path.with_name("oi.db-wal"))
 
 
-CHANGES = {
+SCHEMA_CHANGES = {
     "vacuum": "VACUUM",
     "index": "CREATE INDEX by_time ON settled (time)",
     "analyze": "ANALYZE",
@@ -430,17 +430,17 @@ CHANGES = {
 
 
 def changes_the_schema(path: Path, statements: str) -> None:
-    """Another program, while the recorder has the file open."""
+    """Change the schema in another program, while the recorder has the file open."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(statements)
 
 
 @pytest.mark.parametrize("then", [0, 1, 2])
-@pytest.mark.parametrize("change", some([*CHANGES.values()], always=2), ids=CHANGES)
-def test_a_log_that_another_program_begins_by_changing_the_schema_belongs_to_its_file(
+@pytest.mark.parametrize("change", some([*SCHEMA_CHANGES.values()], always=2), ids=SCHEMA_CHANGES)
+def test_a_log_that_begins_with_a_foreign_schema_change_belongs_to_its_file(
     path: Path, change: str, then: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our move has emptied the log; what lies there after each sweep is what `kill -9` leaves."""
+    """Our checkpoint emptied the log; the files after each sweep are those of `kill -9`."""
     now, left = 0.0, path.with_name("left.db")
     its_log = path.with_name("oi.db-wal")
     with closing(Store(path, clock=lambda: now)) as opened:
@@ -464,8 +464,10 @@ def test_a_log_that_another_program_begins_by_changing_the_schema_belongs_to_its
 
 
 @pytest.mark.parametrize("copy", COPIES)
-@pytest.mark.parametrize("change", some(["", *CHANGES.values()], always=2), ids=["none", *CHANGES])
-def test_an_older_copy_does_not_take_a_log_that_begins_with_another_schema(
+@pytest.mark.parametrize(
+    "change", some(["", *SCHEMA_CHANGES.values()], always=2), ids=["none", *SCHEMA_CHANGES]
+)
+def test_an_older_copy_takes_no_log_that_begins_with_a_schema_change(
     path: Path, change: str, copy: Callable[[Path, Path], None]
 ) -> None:
     now, old = 0.0, path.with_name("old.db")
@@ -482,7 +484,7 @@ def test_an_older_copy_does_not_take_a_log_that_begins_with_another_schema(
 
 
 @pytest.mark.parametrize("copy", [our_backup, backup_of_sqlite, vacuum_into])
-def test_a_copy_whose_token_is_counted_up_does_not_take_the_log_that_comes_next(
+def test_a_copy_with_an_incremented_token_does_not_take_the_next_log(
     path: Path, copy: Callable[[Path, Path], None]
 ) -> None:
     now, old = 0.0, path.with_name("old.db")
@@ -495,8 +497,8 @@ def test_a_copy_whose_token_is_counted_up_does_not_take_the_log_that_comes_next(
         assert is_foreign(old, path.with_name("oi.db-wal"))
 
 
-def test_a_log_without_a_token_belongs_to_its_file_as_before(path: Path) -> None:
-    """Of a program that knew none, which was killed: as it was made, and as it was continued."""
+def test_a_log_without_a_token_is_accepted(path: Path) -> None:
+    """A program without tokens left it when it was killed; it is read, then continued."""
     made = older(path)
     made.rename(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
@@ -513,7 +515,7 @@ def test_a_log_without_a_token_belongs_to_its_file_as_before(path: Path) -> None
     assert (token_of(old) or 0) >= FIRST_TOKEN
 
 
-def test_an_idle_recording_costs_nothing_and_a_busy_one_a_few_pages_a_minute(
+def test_tokens_cost_nothing_when_idle_and_a_few_pages_a_minute_when_busy(
     path: Path,
 ) -> None:
     now = 0.0
@@ -528,7 +530,7 @@ def test_an_idle_recording_costs_nothing_and_a_busy_one_a_few_pages_a_minute(
     for number in range(1, 21):
         opened.save(sweep(number), [], PERIOD)
     tokens = list(log._tokens(path.with_name("oi.db-wal")))
-    assert len(tokens) <= 1 + 20  # the first page has the size of the file, with or without tokens
+    assert len(tokens) <= 1 + 20  # the first page holds the size of the file anyway
     assert len(set(tokens)) == 2
     opened.close()
     before = path.read_bytes()
@@ -536,7 +538,7 @@ def test_an_idle_recording_costs_nothing_and_a_busy_one_a_few_pages_a_minute(
     assert path.read_bytes() == before
 
 
-def test_a_backup_over_a_file_that_was_replaced_sets_the_old_log_aside(path: Path) -> None:
+def test_a_backup_over_a_replaced_file_sets_the_old_log_aside(path: Path) -> None:
     copy = path.with_name("copy.db")
     killed(copy, 0, "tidy", 1)
     held = path.with_name("copy.db-wal").read_bytes()
@@ -549,10 +551,10 @@ def test_a_backup_over_a_file_that_was_replaced_sets_the_old_log_aside(path: Pat
     assert path.with_name("copy.db-wal.1").read_bytes() == held
 
 
-def test_a_file_and_a_log_that_somebody_writes_meanwhile_belong_together(
+def test_a_file_and_a_log_that_change_during_the_check_belong_together(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the file and that at the log, a recorder may move and begin one."""
+    """A recorder may checkpoint and restart the log between the two reads of the check."""
     now = 0.0
     with closing(Store(path, clock=lambda: now)) as opened:
         opened.save(sweep(0), [], PERIOD)
@@ -575,13 +577,169 @@ def test_a_file_and_a_log_that_somebody_writes_meanwhile_belong_together(
         assert number > 3
 
 
+def a_log_that_begins_anew(path: Path) -> tuple[bytes, bytes, bytes]:
+    """A file, the log that was moved into it, and that log with the next sweep written over it."""
+    now = 0.0
+    with closing(Store(path, clock=lambda: now)) as opened:
+        for number in range(3):
+            opened.save(sweep(number), [], PERIOD)
+        now += store.CHECKPOINT_AFTER
+        opened.tidy()
+        its_log = path.with_name("oi.db-wal")
+        file, before = path.read_bytes(), its_log.read_bytes()
+        opened.save(sweep(3), [], PERIOD)
+        assert path.read_bytes() == file
+        after = its_log.read_bytes()
+    assert after[16:24] != before[16:24]  # it has begun anew
+    for left in path.parent.iterdir():
+        left.unlink()
+    return file, before, after
+
+
+HEADER, HEAD, PAGE = 32, 24, 1024  # of a log, of a frame, and what the frame is about
+WRITES = [0, HEADER, *(HEADER + n * (HEAD + PAGE) + m for n in range(4) for m in (0, HEAD))]
+
+
+def test_a_log_that_was_begun_anew_and_not_finished_belongs_to_its_file(path: Path) -> None:
+    """SQLite writes the head of a frame, and then its page: between them the old page is there."""
+    file, before, after = a_log_that_begins_anew(path)
+    its_log = path.with_name("oi.db-wal")
+    ends = {*WRITES, *range(0, len(after), 97)}  # of a write, and in the middle of one
+    for end in sorted(ends):
+        path.write_bytes(file)
+        its_log.write_bytes(after[:end] + before[end:])
+        assert not is_foreign(path, its_log), end
+
+
+@pytest.mark.parametrize("end", [HEADER, HEADER + HEAD, HEADER + HEAD + PAGE])
+def test_a_recorder_that_is_killed_while_it_begins_its_log_anew_is_read_and_goes_on(
+    end: int, path: Path
+) -> None:
+    file, before, after = a_log_that_begins_anew(path)
+    path.write_bytes(file)
+    path.with_name("oi.db-wal").write_bytes(after[:end] + before[end:])
+    with Recording(path) as recording:
+        assert [(each.slot - slot(0)) // PERIOD for each in recording.sweeps()] == [0, 1, 2]
+    with closing(Store(path)) as opened:
+        opened.save(sweep(3), [], PERIOD)
+    assert numbers(path) == [0, 1, 2, 3]
+    assert not list(path.parent.glob("*-wal.*"))  # nothing was set aside
+
+
+class Gaps:
+    """A recorder that acts in one of the gaps between the reads of a reader.
+
+    The reads of the reader are those of `is_foreign`: of the log's header, the file's token and the
+    tokens in the log.
+    """
+
+    READS = ("generation", "token_of", "_tokens")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gap: int, act: Callable[[], None]) -> None:
+        self.reads = 0
+        self._gap, self._act, self._is_acting = gap, act, False
+        for name in self.READS:
+            monkeypatch.setattr(log, name, self._before(getattr(log, name)))
+
+    def _before(self, read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def stopped(file: Path) -> Any:
+            if self._is_acting:  # the recorder reads as well, when it starts
+                return read(file)
+            if self.reads == self._gap:
+                self._is_acting = True
+                self._act()
+                self._is_acting = False
+            self.reads += 1
+            return read(file)
+
+        return stopped
+
+
+ACTS: dict[str, str] = {
+    "writes": "s",
+    "moves its log": "t",
+    "begins its log anew": "ts",
+    "begins it anew and moves it": "tsst",
+    "begins it anew twice": "tstss",
+    "stops": "c",
+    "stops and starts": "cos",
+    "is killed and starts": "kos",
+    "is killed, starts and moves its log": "kosts",
+    "is killed after a move": "tkos",
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_a_reader_is_never_refused_whatever_a_recorder_does_between_two_of_its_reads(
+    act: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap, reads = 0, 1
+    while gap < reads:
+        acting = Acting(path.with_name(f"oi{gap}.db"))
+        acting.do("ossts")
+        with monkeypatch.context() as patched:
+            gaps = Gaps(patched, gap, lambda acting=acting: acting.do(ACTS[act]))  # type: ignore[misc]
+            with Recording(acting.path) as recording:
+                found = len(list(recording.sweeps()))
+        assert found in (acting.before, acting.sweeps)
+        acting.end()
+        gap, reads = gap + 1, gaps.reads
+
+
+class Acting:
+    """A recorder that takes steps: it opens, saves, moves its log (tidies), closes, is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sweeps = self.before = 0  # now, and before the latest steps
+        self._now = 0.0
+        self._stores: list[Store] = []
+
+    def do(self, steps: str) -> None:
+        self.before = self.sweeps
+        takes = {
+            "o": self._open,
+            "s": self._save,
+            "t": self._tidy,
+            "c": self._close,
+            "k": self._kill,
+        }
+        for step in steps:
+            takes[step]()
+
+    def _open(self) -> None:
+        self._stores.append(Store(self.path, clock=lambda: self._now))
+
+    def _save(self) -> None:
+        self._stores[-1].save(sweep(self.sweeps), [], PERIOD)
+        self.sweeps += 1
+
+    def _tidy(self) -> None:
+        self._now += store.CHECKPOINT_AFTER
+        self._stores[-1].tidy()
+
+    def _close(self) -> None:
+        self._stores.pop().close()
+
+    def _kill(self) -> None:
+        """Its files are there, and its locks are not. Others have the same names, as on a copy."""
+        left = {e: Path(f"{self.path}{e}").read_bytes() for e in ("", "-wal")}
+        self._close()
+        for ending, content in left.items():
+            Path(f"{self.path}{ending}").write_bytes(content)
+
+    def end(self) -> None:
+        for opened in self._stores:
+            opened.close()
+
+
 # -- readers leave nothing -------------------------------------------------------------------------
 
 
 def read_all(path: Path) -> None:
     with Recording(path) as recording:
         assert list(recording.samples())
-        assert list(recording.ends())
+        assert list(recording.first_and_last())
         assert recording.samples().span()
         recording.backup(path.parent.parent / "copy.db", replace=True)
 
@@ -597,7 +755,7 @@ def names(directory: Path) -> list[str]:
     return sorted(file.name for file in directory.iterdir())
 
 
-def test_a_reader_of_an_idle_recording_leaves_nothing_beside_it(home: Path) -> None:
+def test_a_reader_of_an_idle_recording_leaves_no_new_file(home: Path) -> None:
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
@@ -607,7 +765,7 @@ def test_a_reader_of_an_idle_recording_leaves_nothing_beside_it(home: Path) -> N
     assert path.read_bytes() == before
 
 
-def test_a_reader_of_a_killed_recording_leaves_its_files_as_they_were(home: Path) -> None:
+def test_a_reader_of_a_killed_recording_leaves_its_files_unchanged(home: Path) -> None:
     path = home / "oi.db"
     killed(path, 0, "tidy", 1)
     before = {name: (home / name).read_bytes() for name in ("oi.db", "oi.db-wal")}
@@ -629,7 +787,7 @@ def test_a_reader_that_outlives_the_recorder_removes_the_empty_log(home: Path) -
     assert names(home) == ["oi.db"]
 
 
-def test_a_recorder_that_starts_while_somebody_reads_keeps_its_log(home: Path) -> None:
+def test_a_recorder_that_starts_during_a_read_keeps_its_log(home: Path) -> None:
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
@@ -657,10 +815,10 @@ def test_an_index_that_another_reader_uses_stays(home: Path) -> None:
     second.close()
 
 
-def test_a_recording_that_cannot_be_written_is_read_without_other_files(
+def test_a_read_only_recording_is_read_without_side_files(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a read-only medium, or of another user in a directory of ours."""
+    """As on a read-only medium, or when another user owns the file."""
     path = home / "oi.db"
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)

@@ -1,6 +1,6 @@
-"""A recording of version 2 becomes one of version 3, wholly or not at all, and no row changes.
+"""Migration from version 2 to 3 is all or nothing, and changes no row.
 
-Rule of this file: the older file is made from its own schema, as the program before made it.
+Rule of this file: the older file has the schema of its time, as the earlier program made it.
 """
 
 import os
@@ -27,7 +27,7 @@ TABLES = ("settled", "recent", "sweeps", "gaps")
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Samples in both tables, sweeps, and gaps of a symbol and of all of them."""
+    """A recording with samples in both tables, sweeps, and gaps of one symbol and of all."""
     newest, path = write_recording(tmp_path / "newest.db"), tmp_path / "oi.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(VERSION_2)
@@ -64,7 +64,7 @@ def exported(path: Path) -> bytes:
     return path.with_name("oi.csv").read_bytes()
 
 
-def test_it_is_read_as_it_is_and_migrated_when_it_is_continued_without_a_change_of_a_row(
+def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows(
     path: Path,
 ) -> None:
     before, text = rows(path), exported(path)
@@ -78,13 +78,13 @@ def test_it_is_read_as_it_is_and_migrated_when_it_is_continued_without_a_change_
     Store(path, "testnet").close()
     assert (version(path), rows(path), exported(path)) == (3, before, text)
     with Recording(path) as recording:
-        assert recording.source == "testnet"  # of the recorder that has continued it first
+        assert recording.source == "testnet"  # from the first recorder that continued it
     with closing(Store(path, "testnet")) as opened:
         opened.save(sweep(5), [], PERIOD)
     assert exported(path) != text
 
 
-def test_a_reader_that_has_it_open_goes_on_while_it_is_migrated(path: Path) -> None:
+def test_an_open_reader_continues_during_the_migration(path: Path) -> None:
     with Recording(path) as recording:
         before = list(recording.samples())
         Store(path, "local").close()
@@ -92,7 +92,7 @@ def test_a_reader_that_has_it_open_goes_on_while_it_is_migrated(path: Path) -> N
         assert recording.source == "local"
 
 
-def test_one_that_nobody_names_a_source_for_takes_that_of_the_next_one(path: Path) -> None:
+def test_a_migrated_file_without_a_source_takes_that_of_the_next_recorder(path: Path) -> None:
     Store(path).close()
     with Recording(path) as recording:
         assert recording.source is None
@@ -139,7 +139,7 @@ for number in range(1000):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
-def test_kill_9_at_any_statement_leaves_the_one_version_or_the_other_with_all_rows(
+def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     path: Path,
 ) -> None:
     original = shutil.copy(path, path.with_name("original.db"))

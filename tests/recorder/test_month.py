@@ -1,6 +1,6 @@
-"""Weeks of polling, of which every slot is accounted for.
+"""In weeks of polling, every slot is a sweep or a gap.
 
-Rule of this file: time is virtual and everything else is real: the client, the exchange's answers
+Rule of this file: time is virtual; everything else is real: the client, the exchange's answers
 over sockets, the file. The default suite runs some hours of three symbols, `nox -s recorder` 30
 days. BINANCE_OI_DAYS and BINANCE_OI_SYMBOLS choose; a day of the whole market (789) is 3.4 million
 requests, and takes a quarter of an hour of CPU. `pytest -rP` shows what happened.
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class Life:
-    """What happens to a recorder: four times a day something, in an order drawn by lot."""
+    """Events in the life of a recorder: four a day, in random order."""
 
     def __init__(self, exchange: LocalExchange, directory: Path) -> None:
         self.exchange, self.directory = exchange, directory
@@ -61,7 +61,7 @@ class Life:
             hours -= wait
 
     async def record(self, seconds: float, event: Callable[[], Awaitable[None]]) -> None:
-        """Record for a while; in the middle of it, something happens."""
+        """Record for a while, with an event in the middle."""
         budget = MachineBudget(
             directory=self.directory, clock=asyncio.get_running_loop().time, wall=wall_time
         )
@@ -77,7 +77,7 @@ class Life:
         budget.close()
         sweeps, missed = self.statuses
         self.statuses = (sweeps + recorder.status.sweeps, missed + recorder.status.missed)
-        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # until somebody starts the next one
+        await asyncio.sleep(self._chance.uniform(0.0, 600.0))  # until a user starts the next one
 
     async def ban(self) -> None:
         self.exchange.counter.ban(wall_time())
@@ -88,7 +88,7 @@ class Life:
         await self.exchange.start()
 
     async def restart(self) -> None:
-        """Nothing but the end of this recorder, a pause, and the next one."""
+        """End this recorder; the next one starts after a pause."""
 
     async def list_one(self) -> None:
         if len(self.exchange.universe.trading) == MOST:
@@ -114,12 +114,12 @@ def resident_kib() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts files and memory as Linux shows them")
 async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) -> None:
-    bans = Bans(longest_s=7200.0)  # those of three days would leave little of a month
+    bans = Bans(longest_s=7200.0)  # bans of three days would fill a month
     async with LocalExchange(clock=wall_time, port=free_port(), bans=bans) as exchange:
         for name in exchange.universe.trading[SYMBOLS:]:
             exchange.set_status(name, "SETTLING")
         life = Life(exchange, tmp_path)
-        await life.live(DAYS / 4)  # until every cache is warm
+        await life.live(DAYS / 4)  # fills every cache
         files, memory = open_files(), resident_kib()
         await life.live(DAYS * 3 / 4)
         assert open_files() <= files
@@ -141,7 +141,7 @@ async def test_every_slot_is_a_sweep_or_a_gap_with_its_reason(tmp_path: Path) ->
     missed = [slot for first, last, _ in gaps for slot in range(first, last + 1, PERIOD)]
     every = sorted([*slots, *missed])
     assert every == list(range(every[0], every[-1] + 1, PERIOD))
-    assert len(every) >= DAYS * 4320 * 0.99  # the outages come on top
+    assert len(every) >= DAYS * 4320 * 0.99  # outages add slots
     assert asked - read == alone
     assert new == samples
     assert life.happened.keys() >= {"ban", "outage"}

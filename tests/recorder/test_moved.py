@@ -1,7 +1,7 @@
-"""A recording that is moved, removed or changed while it is recorded loses nothing acknowledged.
+"""Moving, removing or changing a live recording loses no acknowledged sweep.
 
-Rule of this file: files are real, and judged by what a connection of our own finds in them; who
-reads meanwhile is another connection. What the file itself held when somebody removed it is theirs.
+Rule of this file: files are real, and a plain SQLite connection checks their content. Readers are
+other connections. When a user removes a file, the user keeps what the file itself held.
 """
 
 import logging
@@ -21,12 +21,12 @@ from binance_oi.recorder.store import Store
 from support import ROOT, TESTS
 from support.lanes import some, thorough
 from support.patience import wait_briefly
-from support.reading import reader_of, reading_the_past
+from support.reading import reader_of, reading_earlier_state
 from support.recorded import sweep
 
 PERIOD = 60_000
 BEFORE, AFTER = range(5), range(5, 8)  # sweeps
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+HANGS = 600.0  # s after which a process is stuck, not slow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved")
 
@@ -125,7 +125,7 @@ def sides_removed(path: Path) -> None:
 
 
 def log_replaced(path: Path) -> None:
-    """With the log of another recording."""
+    """Replace the log by that of another recording."""
     other = path.with_name("other.db")
     with closing(Store(other)) as opened:
         opened.save(sweep(100), [], PERIOD)
@@ -145,7 +145,7 @@ IN_PLACE: list[Callable[[Path], None]] = [
 
 
 def slots(path: Path) -> set[int]:
-    """Slots with a sweep, of a file that is whole."""
+    """The slots with a sweep in a valid file."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return {slot for (slot,) in connection.execute("SELECT slot FROM sweeps")}
@@ -158,7 +158,7 @@ def slot(number: int) -> int:
 
 
 def record_on(path: Path, opened: Store) -> Store:
-    """Go on as a recorder does when a file is not in its place."""
+    """Continue as a recorder does when its file is not in its place."""
     kept = opened.close(wait=0.0)
     after = Store(path)
     assert [after.restore(each) for each in kept] == [0] * len(kept)
@@ -169,7 +169,7 @@ def record_on(path: Path, opened: Store) -> Store:
 
 @pytest.mark.parametrize("read", ["nobody", *thorough("idle", "past")])
 @pytest.mark.parametrize("way", some([*WAYS, *IN_PLACE], always=6))
-def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
+def test_every_acknowledged_sweep_is_in_the_old_file_or_the_new_one(
     path: Path, way: Callable[[Path], None], read: str
 ) -> None:
     opened = Store(path)
@@ -184,8 +184,8 @@ def test_every_acknowledged_sweep_is_in_the_old_file_or_in_the_new_one(
         way(path)
         with pytest.raises(FileNotFoundError):
             opened.save(sweep(5), [], PERIOD)
-        record_on(path, opened).close(wait=0.0)  # also while somebody has the old one open
-        if read == "past" and way in WAYS:  # of a file that was destroyed, a reader sees the rest
+        record_on(path, opened).close(wait=0.0)  # also while a reader has the old one open
+        if read == "past" and way in WAYS:  # in a destroyed file, a reader sees the remains
             assert reader.execute("SELECT count(*) FROM sweeps").fetchone() == (1,)
     whole = [file for file in path.parent.parent.rglob("*.db") if file.stat().st_size]
     found = set[int]().union(*(slots(file) for file in whole))
@@ -217,7 +217,7 @@ opened.close()
 
 @contextmanager
 def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
-    """Another process that records into a file; one that runs saves one more after the block."""
+    """Another process that records into a file; one that runs on saves another at the end."""
     command = [sys.executable, "-c", ANOTHER_RECORDER, str(path), ends, *map(str, numbers)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdin=pipe, stdout=pipe, text=True) as process:
@@ -239,10 +239,10 @@ def another_recorder(path: Path, ends: str, *numbers: int) -> Generator[None]:
         *thorough(("is killed", 1), ("runs", 0), ("runs on after a move", 30)),
     ],
 )
-def test_another_recorder_of_a_file_that_was_moved_loses_nothing_and_neither_does_the_first(
+def test_two_recorders_of_one_moved_file_lose_nothing(
     path: Path, ends: str, number: int, then: str
 ) -> None:
-    """SQLite does not know that both have one file open: each has its own log."""
+    """SQLite does not notice that both have the same file open: each has its own log."""
     now = 0.0
     opened = Store(path, clock=lambda: now)
     for each in BEFORE:
@@ -268,7 +268,7 @@ def test_another_recorder_of_a_file_that_was_moved_loses_nothing_and_neither_doe
     assert {slot(each) for each in (*BEFORE[2:], *AFTER)} <= slots(path)
 
 
-def test_a_file_that_was_moved_has_everything_in_itself_and_nothing_is_left_beside_it(
+def test_a_moved_file_is_complete_and_leaves_no_side_file(
     path: Path,
 ) -> None:
     opened = Store(path)
@@ -280,11 +280,11 @@ def test_a_file_that_was_moved_has_everything_in_itself_and_nothing_is_left_besi
     assert len(slots(path.with_name("old.db"))) == len(BEFORE)
 
 
-def test_the_log_follows_a_moved_file_while_somebody_reads_the_past(path: Path) -> None:
+def test_the_log_follows_a_moved_file_while_an_earlier_state_is_read(path: Path) -> None:
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         assert opened.close(wait=0.0) == []
@@ -293,21 +293,21 @@ def test_the_log_follows_a_moved_file_while_somebody_reads_the_past(path: Path) 
     assert slots(path.with_name("old.db")) == {slot(0), slot(1)}
 
 
-def test_a_log_that_cannot_follow_its_file_is_carried_over(
+def test_the_content_of_a_log_that_cannot_follow_its_file_is_written_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(place, "name_of", lambda _: None)  # as where the system does not tell
+    monkeypatch.setattr(place, "name_of", lambda _: None)  # as on a system that does not say
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         renamed(path)
         record_on(path, opened).close()
     assert slots(path) == {slot(number) for number in (1, *AFTER)}
 
 
-def test_what_goes_into_the_file_itself_while_mv_copies_it_is_carried_over_as_well(
+def test_sweeps_checkpointed_while_mv_copies_the_file_are_written_again(
     path: Path,
 ) -> None:
     now = 0.0
@@ -322,7 +322,7 @@ def test_what_goes_into_the_file_itself_while_mv_copies_it_is_carried_over_as_we
     assert slots(path) == {slot(number) for number in (0, *AFTER)}
 
 
-def test_a_slot_that_the_new_file_has_stays_as_it_is_there(path: Path) -> None:
+def test_a_slot_of_the_new_file_keeps_its_sweep(path: Path) -> None:
     other = path.with_name("other.db")
     with closing(Store(other)) as opened:
         opened.save(sweep(3), [], 7)
@@ -342,7 +342,7 @@ def test_a_slot_that_the_new_file_has_stays_as_it_is_there(path: Path) -> None:
     assert new == rows
 
 
-def test_of_more_than_the_memory_may_hold_the_slots_are_kept_and_counted_as_lost(
+def test_sweeps_beyond_the_memory_bound_keep_their_slots_and_count_as_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "KEPT_ROWS", 6)  # two sweeps of three symbols
@@ -359,7 +359,7 @@ def test_of_more_than_the_memory_may_hold_the_slots_are_kept_and_counted_as_lost
     assert gaps == [(slot(2), slot(3), "storage")]
 
 
-def test_the_log_of_a_killed_recorder_whose_file_was_moved_is_not_destroyed(
+def test_the_log_of_a_killed_recorder_survives_the_move_of_its_file(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     child = (
@@ -383,7 +383,7 @@ def test_the_log_of_a_killed_recorder_whose_file_was_moved_is_not_destroyed(
 
 
 @pytest.mark.parametrize("way", some(IN_PLACE, always=4))
-def test_nothing_is_moved_into_a_file_that_somebody_changed_in_its_place(
+def test_nothing_is_checkpointed_into_a_file_that_was_changed_in_place(
     path: Path, way: Callable[[Path], None]
 ) -> None:
     now = 0.0
@@ -401,13 +401,13 @@ def test_nothing_is_moved_into_a_file_that_somebody_changed_in_its_place(
         left = [p for p in (path, path.with_name("oi.db.1")) if p.exists()]
         assert [file.read_bytes() for file in left] == [before][: len(before)]
         assert {k.snapshot.slot for k in kept if k.snapshot} >= {sweep(5).slot}
-    else:  # what has no name, SQLite has open all the same
+    else:  # SQLite keeps a file without a name open
         assert kept == []
         assert slots(path) == {slot(number) for number in (*BEFORE, 5)}
 
 
 @pytest.mark.parametrize("way", SIDE_WAYS)
-def test_a_stop_after_the_log_was_removed_leaves_a_file_that_is_whole_and_nothing_beside_it(
+def test_a_stop_after_the_log_was_removed_leaves_one_complete_file(
     path: Path, way: Callable[[Path], None]
 ) -> None:
     opened = Store(path)
@@ -421,13 +421,11 @@ def test_a_stop_after_the_log_was_removed_leaves_a_file_that_is_whole_and_nothin
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_a_log_that_was_removed_and_cannot_be_moved_for_a_reader_is_handed_over(
-    path: Path, moved: bool
-) -> None:
+def test_a_removed_log_that_a_reader_blocks_is_written_again(path: Path, moved: bool) -> None:
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         log_removed(path)
         if moved:
@@ -438,7 +436,7 @@ def test_a_log_that_was_removed_and_cannot_be_moved_for_a_reader_is_handed_over(
     assert slots(path) >= ({slot(1)} if moved else {slot(0), slot(1)})
 
 
-def test_a_file_that_a_vacuum_has_made_shorter_is_recorded_into_as_before(path: Path) -> None:
+def test_recording_continues_in_a_file_that_a_vacuum_has_shortened(path: Path) -> None:
     opened = Store(path)
     for number in range(300):
         opened.save(sweep(number), [], PERIOD)

@@ -1,6 +1,6 @@
-"""Outcomes wait in order, the oldest sweep is given up first, and a gap never is.
+"""Outcomes wait in order; the oldest sweep is given up first, a gap never.
 
-Rule of this file: nothing but values; time is a number.
+Rule of this file: plain values only; time is a number.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 from binance_oi import Gap, Snapshot
 from binance_oi.recorder import pending
-from binance_oi.recorder.pending import KEPT_FOR, Pending, Unit, size
+from binance_oi.recorder.pending import KEPT_FOR_S, Pending, Unit, size
 from binance_oi.times import unix_ms
 from support.recorded import BEGIN, sweep
 
@@ -27,7 +27,7 @@ def gap(number: int, reason: str) -> Gap:
 
 
 def drained(kept: Pending) -> list[str]:
-    """All that is kept, in order: "3" for a sweep, "4-5 banned" for a gap."""
+    """Everything pending, in order: "3" for a sweep, "4-5 banned" for a gap."""
     found: list[str] = []
     while (unit := kept.take()) is not None:
         for each in unit.gaps:
@@ -39,14 +39,14 @@ def drained(kept: Pending) -> list[str]:
 
 
 def filled(*outcomes: Snapshot | Gap) -> Pending:
-    """Pending outcomes of which each came a second after the one before it."""
+    """Pending outcomes, one second apart."""
     kept = Pending(PERIOD)
     for now, outcome in enumerate(outcomes):
         kept.add(outcome, float(now))
     return kept
 
 
-def test_sweeps_and_gaps_come_out_in_the_order_in_which_they_came() -> None:
+def test_sweeps_and_gaps_keep_their_order() -> None:
     kept = filled(sweep(0), gap(1, "banned"), gap(2, "banned"), gap(3, "late"), sweep(4))
     assert len(kept) == 2
     assert drained(kept) == ["0", "1-2 banned", "3 late", "4"]
@@ -60,7 +60,7 @@ def test_gaps_alone_are_taken_once() -> None:
 
 
 @pytest.mark.parametrize("first", [sweep(0), gap(0, "banned")], ids=["sweep", "gap"])
-def test_what_was_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
+def test_a_unit_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
     kept = filled(first)
     unit = kept.take()
     assert unit is not None
@@ -71,24 +71,24 @@ def test_what_was_put_back_is_the_oldest_again(first: Snapshot | Gap) -> None:
     assert drained(kept) == (alone if isinstance(first, Snapshot) else ["0-1 banned", "2"])
 
 
-def test_a_sweep_is_given_up_after_ten_minutes_and_its_gap_stands_in_its_place() -> None:
+def test_a_sweep_is_given_up_after_ten_minutes_and_becomes_a_gap() -> None:
     kept = filled(sweep(0), gap(1, "banned"), sweep(2), sweep(3), gap(4, "late"), sweep(5))
-    assert kept.give_up(KEPT_FOR, "full") == 0
-    assert kept.give_up(KEPT_FOR + 2.5, "full") == 2
+    assert kept.give_up(KEPT_FOR_S, "full") == 0
+    assert kept.give_up(KEPT_FOR_S + 2.5, "full") == 2
     assert len(kept) == 2
     assert drained(kept) == ["0 storage", "1 banned", "2 storage", "3", "4 late", "5"]
 
 
-def test_sweeps_given_up_one_after_the_other_are_one_gap_with_the_reason_why() -> None:
+def test_adjacent_sweeps_given_up_become_one_gap_with_the_reason() -> None:
     kept = filled(sweep(0), sweep(1), sweep(2))
-    assert kept.give_up(KEPT_FOR + 1.5, "full") == 2
+    assert kept.give_up(KEPT_FOR_S + 1.5, "full") == 2
     assert kept.give_up_all("removed") == 1
     unit = kept.take()
     assert unit is not None
     assert unit.gaps == [Gap(slot(0), slot(2), "storage", "full")]
 
 
-def test_more_than_there_is_room_for_gives_up_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_sweep_is_given_up_when_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "KEPT_BYTES", 2 * size(sweep(0)))
     kept = filled(sweep(0), sweep(2))
     assert kept.give_up(0.0, "full") == 0
@@ -96,7 +96,7 @@ def test_more_than_there_is_room_for_gives_up_the_oldest(monkeypatch: pytest.Mon
     assert kept.give_up(0.0, "full") == 1
     unit = kept.take()
     kept.add(sweep(4), 0.0)
-    assert kept.give_up(0.0, "full") == 0  # what was taken has left its room
+    assert kept.give_up(0.0, "full") == 0  # a taken sweep no longer counts
     assert unit is not None
     kept.put_back(unit)
     assert kept.give_up(0.0, "full") == 1
@@ -118,7 +118,7 @@ def test_the_size_of_a_sweep_counts_values_mark_prices_and_errors() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_slot_comes_out_once_and_in_order_whatever_fails(seed: int) -> None:
+def test_every_slot_is_written_once_and_in_order_whatever_fails(seed: int) -> None:
     chance, kept, out = Random(seed), Pending(PERIOD), list[int]()
     total = 60
     for number in range(total):

@@ -1,6 +1,6 @@
-"""What was acknowledged is there, what is not there is known to be missing, and polling goes on.
+"""Acknowledged sweeps are stored, missing ones are in gaps, and polling continues.
 
-Rule of this file: a recorder is judged by what another connection finds in its file.
+Rule of this file: another connection checks what a recorder has written.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from support.virtual_clock import wall_time
 PERIOD = 20_000
 START = 1_795_435_200_000
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-STARTED = 2.0  # s from a process that has imported to its first sweep, after a kill
+STARTED = 2.0  # s from the end of a process's imports to its first sweep, after a kill
 CHILD = SUPPORT / "recording_process.py"
 READER = SUPPORT / "reading_process.py"
 
@@ -55,7 +55,7 @@ async def record(
     then: Callable[[int], object] = print,
     acknowledged: list[int] | None = None,
 ) -> Recorder:
-    """Record so many sweeps on virtual time, from the middle between two slots on."""
+    """Record some sweeps in virtual time; start midway between two slots."""
     await asyncio.sleep(10.0 - wall_time() % 20.0 + 20.0)
     done = 0
 
@@ -101,7 +101,7 @@ async def test_sweeps_are_recorded_exactly_as_the_exchange_wrote_them(path: Path
 
 
 @pytest.mark.virtual_time
-async def test_what_was_not_read_is_in_the_gaps_with_its_reason(path: Path) -> None:
+async def test_a_symbol_that_failed_is_in_the_gaps_with_its_reason(path: Path) -> None:
     market = Market()
     market.failing = {1: NAMES[0], 2: NAMES[0], 3: "*", 4: "*", 6: NAMES[1]}
     recorder = await record(path, 6, market)
@@ -117,7 +117,7 @@ async def test_what_was_not_read_is_in_the_gaps_with_its_reason(path: Path) -> N
 
 
 @pytest.mark.virtual_time
-async def test_the_next_start_goes_on_and_knows_how_long_nobody_recorded(path: Path) -> None:
+async def test_the_next_start_records_a_gap_for_the_time_without_a_recorder(path: Path) -> None:
     await record(path, 2)
     before = tables(path)[0]
     await asyncio.sleep(600.0)
@@ -133,7 +133,7 @@ async def test_the_next_start_goes_on_and_knows_how_long_nobody_recorded(path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_file_that_was_deleted_is_begun_anew_with_what_its_log_held(
+async def test_a_deleted_file_is_made_again_with_the_content_of_its_log(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     acknowledged: list[int] = []
@@ -147,12 +147,12 @@ async def test_a_file_that_was_deleted_is_begun_anew_with_what_its_log_held(
     assert tables(path) == (acknowledged, [], 12)
     assert (recorder.status.sweeps, recorder.status.lost) == (4, 0)
     assert [r.message for r in caplog.records] == [
-        f"{path} was removed or replaced; recording goes on in a new file"
+        f"{path} was removed or replaced; recording continues in a new file"
     ]
 
 
 @pytest.mark.virtual_time
-async def test_a_file_that_was_deleted_before_the_end_leaves_what_its_log_held(path: Path) -> None:
+async def test_a_file_deleted_before_the_end_leaves_the_content_of_its_log(path: Path) -> None:
     acknowledged: list[int] = []
 
     def delete(number: int) -> None:
@@ -165,7 +165,7 @@ async def test_a_file_that_was_deleted_before_the_end_leaves_what_its_log_held(p
 
 
 @pytest.mark.virtual_time
-async def test_what_the_log_of_a_deleted_file_held_and_no_file_can_take_is_counted_as_lost(
+async def test_sweeps_of_a_deleted_file_that_no_file_can_take_count_as_lost(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = path.parent / "home"
@@ -174,16 +174,16 @@ async def test_what_the_log_of_a_deleted_file_held_and_no_file_can_take_is_count
     def delete(number: int) -> None:
         if number == 3:
             (home / "oi.db").unlink()
-            home.rename(path.parent / "away")  # no new file can be made
+            home.rename(path.parent / "away")  # nobody can make a new file
 
     recorder = await record(home / "oi.db", 3, then=delete)
     assert (recorder.status.sweeps, recorder.status.lost) == (3, 3)
-    assert "was removed with what its log held" in caplog.text
+    assert "was removed with its log" in caplog.text
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("read", [False, True])
-async def test_a_file_that_is_rotated_while_it_is_recorded_keeps_every_acknowledged_sweep(
+async def test_rotating_a_live_recording_keeps_every_acknowledged_sweep(
     path: Path, read: bool
 ) -> None:
     acknowledged: list[int] = []
@@ -206,7 +206,7 @@ async def test_a_file_that_is_rotated_while_it_is_recorded_keeps_every_acknowled
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("every", [1.0, 600.0, *thorough(20.0, 60.0)])
 async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, every: float) -> None:
-    """As `cp oi.db` finds it: without the log."""
+    """`cp oi.db` copies the file without its log."""
     acknowledged: list[int] = []
     recorder = Recorder(
         Market(),
@@ -228,7 +228,7 @@ async def test_the_file_alone_is_never_more_than_a_minute_behind(path: Path, eve
 
 
 class WholeMarket(Market):
-    """789 symbols, of which each has changed with every sweep."""
+    """789 symbols that all change with every sweep."""
 
     async def snapshot(self, symbols: object = None, **_: object) -> Snapshot:
         self.number += 1
@@ -261,7 +261,7 @@ async def test_a_sweep_of_the_whole_market_writes_half_a_megabyte_at_most(path: 
 
 
 @pytest.mark.virtual_time
-async def test_a_failing_move_is_told_once_and_every_sweep_is_there(
+async def test_a_failing_move_warns_once_and_loses_no_sweep(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: Store) -> None:
@@ -272,12 +272,12 @@ async def test_a_failing_move_is_told_once_and_every_sweep_is_there(
         await record(path, 4)
     assert len(tables(path)[0]) == 4
     assert [record.message for record in caplog.records] == [
-        f"{path} stays in its log, which is tried again: UNIQUE constraint failed"
+        f"{path} stays in its log for now: UNIQUE constraint failed"
     ]
 
 
 class Named(Market):
-    """A market that says which exchange it is, and counts what is asked of it."""
+    """A market with a source, which counts its requests."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ class Named(Market):
 
 
 @pytest.mark.virtual_time
-async def test_a_file_belongs_to_one_source_and_another_is_refused_before_it_is_asked(
+async def test_another_source_is_refused_before_any_request(
     path: Path,
 ) -> None:
     await record(path, 1, Named("production"))
@@ -301,7 +301,7 @@ async def test_a_file_belongs_to_one_source_and_another_is_refused_before_it_is_
         with pytest.raises(RecordingError, match=said):
             await record(path, 1, other)
     with pytest.raises(RecordingError, match="production, and not of None"):
-        await record(path, 1)  # a reader that does not say
+        await record(path, 1)  # a reader without a source
     assert [other.asked for other in others] == [0, 0, 0]
     assert tables(copied(path)) == before
     assert sorted(f.name for f in path.parent.glob("oi*")) == ["oi.db"]
@@ -310,7 +310,7 @@ async def test_a_file_belongs_to_one_source_and_another_is_refused_before_it_is_
 
 
 @pytest.mark.virtual_time
-async def test_a_file_of_another_source_that_replaces_ours_gets_nothing_of_ours(
+async def test_a_replacement_of_another_source_gets_none_of_our_sweeps(
     path: Path,
 ) -> None:
     other = path.with_name("other.db")
@@ -323,7 +323,7 @@ async def test_a_file_of_another_source_that_replaces_ours_gets_nothing_of_ours(
 
 
 @pytest.mark.virtual_time
-async def test_a_place_that_cannot_be_written_costs_no_sweep_and_does_not_end_the_polling(
+async def test_a_file_that_cannot_be_written_costs_no_sweep_and_polling_continues(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home, away = path.parent, path.parent.with_name("away")
@@ -364,10 +364,8 @@ async def test_a_second_recorder_is_refused_with_the_process_id(path: Path) -> N
 
 @pytest.mark.parametrize("leads", ["itself", "link", "link to a link", "directory", "link away"])
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL", "-\u017fhm"])
-def test_a_recorder_takes_no_name_of_a_file_beside_a_recording(
-    path: Path, ending: str, leads: str
-) -> None:
-    """Whoever opens the recording without that ending would destroy what was recorded."""
+def test_a_recorder_refuses_the_name_of_a_side_file(path: Path, ending: str, leads: str) -> None:
+    """SQLite would overwrite it when somebody opens the recording of that name."""
     side = target = Path(f"{path}{ending}")
     match leads:
         case "link" | "link to a link":
@@ -389,7 +387,7 @@ def test_a_recorder_takes_no_name_of_a_file_beside_a_recording(
 
 
 @pytest.mark.parametrize("kind", ["text", "database", "version"])
-def test_a_file_that_is_not_ours_is_refused_and_not_touched(path: Path, kind: str) -> None:
+def test_a_file_that_is_no_recording_is_refused_and_unchanged(path: Path, kind: str) -> None:
     if kind == "text":
         path.write_text("not a database, and longer than a header of one" * 10)
     else:
@@ -408,7 +406,7 @@ def test_a_file_that_is_not_ours_is_refused_and_not_touched(path: Path, kind: st
 
 
 @pytest.mark.virtual_time
-async def test_a_place_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="cannot be recorded into"):
         await record(tmp_path / "nowhere" / "oi.db", 1)
 
@@ -445,7 +443,7 @@ def test_writing_the_same_sweep_twice_changes_nothing(path: Path) -> None:
         assert tables(path) == before
 
 
-def test_one_name_is_not_taken_for_a_list_of_letters(path: Path) -> None:
+def test_a_single_str_is_refused_as_symbols(path: Path) -> None:
     with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
         Recorder(Market(), path, every=20.0, symbols="BTCUSDT")
     with closing(Store(path)) as store:
@@ -454,7 +452,7 @@ def test_one_name_is_not_taken_for_a_list_of_letters(path: Path) -> None:
         recording.samples("A")
 
 
-async def test_a_recorder_that_was_stopped_does_not_start(path: Path) -> None:
+async def test_a_stopped_recorder_does_not_start(path: Path) -> None:
     recorder = Recorder(Market(), path, every=20.0)
     recorder.stop()
     await recorder.run()
@@ -463,7 +461,7 @@ async def test_a_recorder_that_was_stopped_does_not_start(path: Path) -> None:
 
 @contextmanager
 def read_throughout(path: Path) -> Iterator[None]:
-    """Another process reads all the time, and would end at the first thing that is wrong."""
+    """Read in another process all the time; it ends at the first error."""
     command = [sys.executable, str(READER), str(path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -473,11 +471,11 @@ def read_throughout(path: Path) -> Iterator[None]:
             yield
         finally:
             _, complaint = process.communicate()
-    assert (process.returncode, began, complaint) == (0, "looking\n", "")
+    assert (process.returncode, began, complaint) == (0, "checking\n", "")
 
 
 def start(path: Path, every: float) -> "subprocess.Popen[str]":
-    """A recorder whose imports are done: a busy machine takes its time for them."""
+    """Start a recorder and wait for its imports, which a busy machine slows down."""
     command = [sys.executable, str(CHILD), str(path), str(every)]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
@@ -487,7 +485,7 @@ def start(path: Path, every: float) -> "subprocess.Popen[str]":
 
 
 def acknowledged_until_killed(path: Path, seconds: float, *, sweeps: int) -> list[tuple[int, int]]:
-    """Slots and times that were acknowledged before the end, which is `seconds` after `sweeps`."""
+    """The slots and times acknowledged before a kill, `seconds` after `sweeps` sweeps."""
     with start(path, 0.02) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(sweeps)]
@@ -498,12 +496,12 @@ def acknowledged_until_killed(path: Path, seconds: float, *, sweeps: int) -> lis
     return [(int(slot), int(at)) for slot, at in pairs]
 
 
-def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(path: Path) -> None:
+def test_kill_9_loses_no_acknowledged_sweep_and_leaves_none_in_part(path: Path) -> None:
     chance = random.Random(6)
     acknowledged = acknowledged_until_killed(path, 0.0, sweeps=3)
     with read_throughout(path):
         for kill in range(KILLS):
-            instant = chance.uniform(0.0, 0.2)  # of every second one it is while it starts
+            instant = chance.uniform(0.0, 0.2)  # every second kill comes during the start
             acknowledged += acknowledged_until_killed(path, instant, sweeps=3 * (kill % 2))
     with closing(sqlite3.connect(path)) as connection:
         (check,) = connection.execute("PRAGMA integrity_check").fetchone()
@@ -514,7 +512,7 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(path: Path) -
     assert len(acknowledged) > KILLS
     assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
     assert [at for _, at in acknowledged if per_time.get(at) != len(NAMES)] == []
-    assert set(per_time.values()) == {len(NAMES)}  # no sweep is there in part
+    assert set(per_time.values()) == {len(NAMES)}  # every sweep is complete
     missed = [slot for first, last, step in gaps for slot in range(first, last + 1, step)]
     every = sorted([*new, *missed])
     assert every == list(range(every[0], every[-1] + 1, 20))
@@ -532,9 +530,7 @@ def test_a_recorder_starts_within_two_seconds_after_a_kill(path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_file_is_free_for_the_next_one_however_a_recorder_ends(
-    path: Path, number: signal.Signals
-) -> None:
+def test_the_lock_is_released_however_a_recorder_ends(path: Path, number: signal.Signals) -> None:
     with start(path, 0.02) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -551,7 +547,7 @@ from support import recording_process as child
 from support import virtual_clock
 import asyncio
 from binance_oi.recorder import Recorder
-def look():
+def check():
     status = recorder.status
     if status.unwritten >= 3 and status.storage_error and not room:
         room.append(status.sweeps)
@@ -559,9 +555,9 @@ def look():
     if room and status.sweeps >= room[0] + 6:
         recorder.stop()
     else:
-        asyncio.get_running_loop().call_later(0.05, look)
+        asyncio.get_running_loop().call_later(0.05, check)
 async def main():
-    asyncio.get_running_loop().call_soon(look)
+    asyncio.get_running_loop().call_soon(check)
     await recorder.run()
     print(recorder.status.lost)
 room = []
@@ -572,7 +568,7 @@ virtual_clock.run(main())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on the size of files")
-def test_what_a_full_disk_keeps_from_the_file_is_written_when_there_is_room_again(
+def test_sweeps_held_up_by_a_full_disk_are_written_when_there_is_room(
     path: Path,
 ) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(path)]
@@ -608,7 +604,7 @@ with Recording(sys.argv[1]) as recording:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
-def test_a_directory_that_may_not_be_written_can_be_read_and_not_recorded_into() -> None:
+def test_a_read_only_directory_can_be_read_but_not_recorded_into() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "oi.db"
         with closing(Store(path)) as store:

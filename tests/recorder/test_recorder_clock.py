@@ -1,6 +1,6 @@
-"""A recording stays whole on a machine whose clock somebody sets, or that starts with a wrong one.
+"""A recording stays valid when somebody sets the clock or the machine starts with a wrong one.
 
-Rule of this file: the clock is the test's, real time is the virtual loop's, and the file is real.
+Rule of this file: the test sets the clock, the virtual loop is real time, and the file is real.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Machine:
-    """Its clock, its recording, and all that was acknowledged."""
+    """A machine's clock, its recording, and all acknowledged sweeps."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.shift = 0.0
         self.acknowledged = 0
-        self.began: list[float] = []  # real s of the first sweep after each change
+        self.began: list[float] = []  # s, real time of the first sweep after each change
 
     def clock(self) -> float:
         return wall_time() + self.shift
 
     async def record(self, sweeps: int, then: Callable[[int], object] = int) -> Status:
-        """Record until so many sweeps are acknowledged; `then` gets the number of each."""
-        await asyncio.sleep(7.0)  # not at the very instant of the latest sweep
+        """Record until `sweeps` are acknowledged; call `then` with the number of each."""
+        await asyncio.sleep(7.0)  # not at the instant of the latest sweep
         done = 0
 
         def count(_: Snapshot) -> None:
@@ -63,8 +63,12 @@ class Machine:
             rows = connection.execute("SELECT * FROM sweeps").fetchall()
         return {row[0]: row for row in rows}
 
-    def check(self) -> set[str]:
-        """Every slot is a sweep or in one gap, every observation is there; the gaps' reasons."""
+    def check_slots(self) -> set[str]:
+        """Check that every slot is a sweep or in one gap, and every observation is stored.
+
+        Returns:
+            The reasons of the gaps.
+        """
         slots, gaps, samples = tables(self.path)
         missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
         known = sorted([*slots, *missed])
@@ -81,7 +85,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 @pytest.mark.parametrize("back", [60.0, 95.0, HOUR, 86_400.0])
-async def test_a_clock_that_is_set_back_costs_no_observation_and_no_recorded_sweep(
+async def test_setting_the_clock_back_costs_no_observation_and_no_recorded_sweep(
     machine: Machine, back: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.record(10)
@@ -90,19 +94,19 @@ async def test_a_clock_that_is_set_back_costs_no_observation_and_no_recorded_swe
         status = await machine.record(10, lambda n: machine.set_to(-back) if n == 5 else None)
     assert wall_time() - began <= 11 * 20.0
     assert machine.sweeps().items() >= before.items()
-    assert machine.check() >= {"clock"}
+    assert machine.check_slots() >= {"clock"}
     assert (status.missed, status.lost) == (0, 0)
     assert len(caplog.records) == 1
     assert f"the clock was set back by {back:,.1f} s" in caplog.records[0].message
 
 
-async def test_slots_that_a_step_forward_skips_are_clock(machine: Machine) -> None:
+async def test_slots_skipped_by_setting_the_clock_forward_are_a_gap_clock(machine: Machine) -> None:
     status = await machine.record(6, lambda n: machine.set_to(HOUR) if n == 3 else None)
-    assert machine.check() == {"clock"}
+    assert machine.check_slots() == {"clock"}
     assert (status.sweeps, status.missed) == (6, 180)
 
 
-async def test_a_wrong_clock_at_the_start_that_is_corrected_later_replaces_nothing(
+async def test_correcting_a_wrong_clock_after_the_start_replaces_no_sweep(
     machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     await machine.record(40)
@@ -111,7 +115,7 @@ async def test_a_wrong_clock_at_the_start_that_is_corrected_later_replaces_nothi
     with caplog.at_level(logging.WARNING, "binance_oi"):
         status = await machine.record(10, lambda n: machine.set_to(0.0) if n == 5 else None)
     assert machine.sweeps().items() >= before.items()
-    assert machine.check() == {"clock"}
+    assert machine.check_slots() == {"clock"}
     slots, gaps, _ = tables(machine.path)
     missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
     assert len(missed) == status.missed == 5  # they were read as slots that have a sweep
@@ -121,19 +125,19 @@ async def test_a_wrong_clock_at_the_start_that_is_corrected_later_replaces_nothi
     assert len(caplog.records) == 2
 
 
-async def test_a_recorder_before_its_recording_ends_at_any_time_and_no_slot_is_unaccounted(
+async def test_a_recorder_with_a_slow_clock_accounts_for_every_slot_whenever_it_ends(
     machine: Machine,
 ) -> None:
     await machine.record(3)
     machine.shift = -HOUR
     await machine.record(4)
-    assert machine.check() == {"clock"}
+    assert machine.check_slots() == {"clock"}
     machine.shift = 0.0
     await machine.record(2)
-    assert machine.check() == {"clock", "stopped"}
+    assert machine.check_slots() == {"clock", "stopped"}
 
 
-async def test_a_recording_with_slots_in_the_future_goes_on_now_and_says_when_nobody_recorded(
+async def test_a_recording_with_slots_in_the_future_continues_now_with_a_gap_stopped(
     machine: Machine,
 ) -> None:
     await machine.record(6, lambda n: machine.set_to(86_400.0) if n == 3 else None)
@@ -142,7 +146,7 @@ async def test_a_recording_with_slots_in_the_future_goes_on_now_and_says_when_no
     before = wall_time()
     await asyncio.sleep(200.0)
     await machine.record(3)
-    assert machine.check() == {"clock", "stopped"}
+    assert machine.check_slots() == {"clock", "stopped"}
     with Recording(machine.path) as recording:
         stopped = [gap for gap in recording.gaps() if gap.reason == "stopped"][-1]
     assert 0.0 < stopped.first / 1000 - before <= 20.0
@@ -150,17 +154,17 @@ async def test_a_recording_with_slots_in_the_future_goes_on_now_and_says_when_no
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])
-async def test_a_start_with_a_clock_that_is_a_little_off_is_no_set_clock(
+async def test_a_start_with_a_slightly_wrong_clock_makes_no_gap_clock(
     machine: Machine, shift: float
 ) -> None:
     await machine.record(3)
     machine.shift = shift
     await machine.record(3)
-    assert "clock" not in machine.check()
+    assert "clock" not in machine.check_slots()
 
 
 @pytest.mark.parametrize("seed", some(range(8), always=2))
-async def test_whatever_happens_to_the_clock_no_sweep_changes_and_every_slot_is_accounted_for(
+async def test_clock_changes_never_alter_a_sweep_or_lose_a_slot(
     machine: Machine, seed: int
 ) -> None:
     chance = Random(seed)
@@ -171,7 +175,7 @@ async def test_whatever_happens_to_the_clock_no_sweep_changes_and_every_slot_is_
         await asyncio.sleep(chance.choice([0.0, 5.0, 300.0]))
         assert machine.sweeps().items() >= recorded.items()
         recorded = machine.sweeps()
-        machine.check()
+        machine.check_slots()
 
 
 async def test_the_clock_may_be_set_back_between_the_start_and_the_first_slot(
@@ -187,4 +191,4 @@ async def test_the_clock_may_be_set_back_between_the_start_and_the_first_slot(
     began = wall_time()
     await machine.record(2)
     assert wall_time() - began <= 60.0
-    assert machine.check() == {"clock"}
+    assert machine.check_slots() == {"clock"}

@@ -1,7 +1,7 @@
-"""While the file cannot be written, sweeps wait in memory, and what is lost is counted.
+"""While the file cannot be written, sweeps wait in memory, and lost ones are counted.
 
-Rule of this file: what keeps the recorder from its file is real: locks, files and threads. Time is
-virtual, but where a thread stands still.
+Rule of this file: real locks, files and threads keep the recorder from its file. Time is virtual,
+except where a thread is blocked.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import pytest
 from binance_oi import RecordingError, Snapshot
 from binance_oi.recorder import Recorder, recorder, store
 from binance_oi.recorder.lock import RecorderLock
-from binance_oi.recorder.pending import KEPT_FOR
+from binance_oi.recorder.pending import KEPT_FOR_S
 from binance_oi.times import unix_ms
 from support.lanes import thorough
 from support.patience import wait_briefly
@@ -36,13 +36,13 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A locked file is locked for a virtual while: nobody waits for it in a thread."""
-    monkeypatch.setattr(store, "BUSY", 0.001)
+    """Never wait for a lock in a thread: locks last for virtual time."""
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
 
 
 @contextmanager
 def locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
-    """Another program writes."""
+    """Another program writes in the meantime."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=timeout)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -58,7 +58,7 @@ def is_locked(path: Path) -> bool:
 
 
 class Running:
-    """A recorder at work, from the middle between two slots on."""
+    """A running recorder that started midway between two slots."""
 
     def __init__(self, path: Path, every: float = 20.0) -> None:
         self.path = path
@@ -70,7 +70,7 @@ class Running:
     def _acknowledge(self, snapshot: Snapshot) -> None:
         assert snapshot.slot is not None
         slot = unix_ms(snapshot.slot)
-        assert slot in tables(self.path)[0]  # `on_sweep` comes after the commit
+        assert slot in tables(self.path)[0]  # `on_sweep` runs after the commit
         self.acknowledged.append(slot)
 
     async def __aenter__(self) -> "Running":
@@ -83,8 +83,8 @@ class Running:
         self.recorder.stop()
         await self._task
 
-    def check(self) -> tuple[list[int], list[int]]:
-        """Slots with a sweep and slots in gaps, of which each is there once."""
+    def checked_slots(self) -> tuple[list[int], list[int]]:
+        """The slots with a sweep and the slots in gaps; none occurs twice."""
         slots, gaps, samples = tables(self.path)
         missed = [s for _, a, b, _ in gaps for s in range(a, b + 1, PERIOD)]
         known = sorted([*slots, *missed])
@@ -108,31 +108,31 @@ async def test_a_lock_of_another_program_costs_no_sweep(
         await asyncio.sleep(30.0)
     assert status.unwritten == 1 + (seconds - 1.0) // 20.0
     assert status.storage_error == "database is locked"
-    slots, missed = running.check()
+    slots, missed = running.checked_slots()
     assert (missed, len(slots)) == ([], running.recorder.status.sweeps)
     assert (running.recorder.status.lost, running.recorder.status.storage_error) == (0, None)
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2
 
 
 @pytest.mark.virtual_time
-async def test_what_cannot_be_written_for_ten_minutes_is_lost_and_named(
+async def test_sweeps_that_cannot_be_written_for_ten_minutes_are_lost_and_named(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Running(path) as running:
         with locked(path):
-            await asyncio.sleep(3 * KEPT_FOR)
+            await asyncio.sleep(3 * KEPT_FOR_S)
             status = running.recorder.status
         await asyncio.sleep(30.0)
-    slots, missed = running.check()
+    slots, missed = running.checked_slots()
     assert {reason for _, _, _, reason in tables(path)[1]} == {"storage"}
-    assert status.unwritten == KEPT_FOR / 20
-    assert status.lost == status.missed == len(missed) == 2 * KEPT_FOR / 20
+    assert status.unwritten == KEPT_FOR_S / 20
+    assert status.lost == status.missed == len(missed) == 2 * KEPT_FOR_S / 20
     assert missed == list(range(missed[0], missed[0] + len(missed) * PERIOD, PERIOD))
     assert slots[2] < missed[0] < slots[3]
-    assert [r.message.split(str(path))[1][:20] for r in caplog.records] == [
-        " cannot be written, ",
-        ": sweeps are lost: d",
-        " can be written agai",
+    assert [r.message.split(str(path))[1][:21] for r in caplog.records] == [
+        " cannot be written, p",
+        ": sweeps are lost: da",
+        " can be written again",
     ]
 
 
@@ -146,11 +146,11 @@ async def test_memory_is_bounded_before_the_ten_minutes_are_over(
             await asyncio.sleep(200.0)
             assert running.recorder.status.unwritten == 2
         await asyncio.sleep(30.0)
-    assert running.recorder.status.lost == len(running.check()[1]) == 8
+    assert running.recorder.status.lost == len(running.checked_slots()[1]) == 8
 
 
 @pytest.mark.virtual_time
-async def test_a_sweep_is_written_as_soon_as_it_can_be_and_not_with_the_next_one(
+async def test_a_pending_sweep_is_written_without_waiting_for_the_next_one(
     path: Path,
 ) -> None:
     async with Running(path, every=3600.0) as running:
@@ -168,7 +168,7 @@ async def test_a_vacuum_of_another_program_costs_no_sweep(path: Path) -> None:
     has_locked, go_on = threading.Event(), threading.Event()
 
     def pause() -> None:
-        """Stand still as soon as nobody else can write."""
+        """Block as soon as no other connection can write."""
         if not has_locked.is_set() and is_locked(path):
             has_locked.set()
             go_on.wait(120.0)
@@ -187,12 +187,12 @@ async def test_a_vacuum_of_another_program_costs_no_sweep(path: Path) -> None:
         go_on.set()
         thread.join(120.0)
         await asyncio.sleep(30.0)
-    assert running.check()[1] == []
+    assert running.checked_slots()[1] == []
     assert running.recorder.status.lost == 0
 
 
 @pytest.mark.virtual_time
-async def test_what_waits_is_written_into_a_new_file_when_the_old_one_was_removed(
+async def test_pending_sweeps_are_written_into_a_new_file_after_a_removal(
     path: Path,
 ) -> None:
     async with Running(path) as running:
@@ -205,14 +205,14 @@ async def test_what_waits_is_written_into_a_new_file_when_the_old_one_was_remove
     slots, gaps, _ = tables(path)
     before = [slot for slot in tables(old)[0] if slot not in slots]
     assert (running.acknowledged, gaps) == ([*before, *slots], [])
-    assert len(slots) > 4  # those that waited, and what the log of the old file held
+    assert len(slots) > 4  # the pending ones, and those in the old file's log
     status = running.recorder.status
     assert (status.lost, status.missed, status.unwritten) == (0, 0, 0)
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("goes_on", [True, False])
-async def test_what_the_log_held_when_an_error_closed_the_file_survives_its_removal(
+async def test_the_content_of_the_log_survives_an_error_and_the_removal_of_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
     failing, save = [False], store.Store.save
@@ -245,7 +245,7 @@ async def test_what_the_log_held_when_an_error_closed_the_file_survives_its_remo
 
 
 @pytest.mark.virtual_time
-async def test_of_a_removed_file_what_memory_has_no_room_for_is_lost_and_named(
+async def test_sweeps_of_a_removed_file_beyond_the_memory_bound_are_lost_and_named(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(store, "KEPT_ROWS", 3)  # one sweep
@@ -259,11 +259,11 @@ async def test_of_a_removed_file_what_memory_has_no_room_for_is_lost_and_named(
     status = running.recorder.status
     assert (status.lost, status.missed, status.unwritten) == (len(missed), len(missed), 0)
     assert missed
-    assert f"sweeps are lost, {len(missed)}" in caplog.text
+    assert f"{len(missed)} sweeps are lost" in caplog.text
 
 
 @pytest.mark.virtual_time
-async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the_next_run(
+async def test_sweeps_lost_with_their_directory_count_once_and_are_named_by_the_next_run(
     path: Path,
 ) -> None:
     home = path.parent / "home"
@@ -275,7 +275,7 @@ async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    first, *vanished = running.acknowledged  # the file itself, and not its log, had the first one
+    first, *vanished = running.acknowledged  # the file itself already held the first one
     assert running.recorder.status.lost == running.recorder.status.missed == len(vanished) > 1
     home.mkdir()
     async with running:
@@ -287,7 +287,7 @@ async def test_what_vanished_with_its_directory_is_counted_once_and_named_by_the
 
 
 @pytest.mark.virtual_time
-async def test_a_stop_tries_once_more_and_counts_what_is_lost(
+async def test_stop_retries_the_write_and_counts_what_is_lost(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait_briefly(monkeypatch, 0.001)  # for each of the 50 tries in the last ten seconds
@@ -309,9 +309,7 @@ async def test_a_stop_tries_once_more_and_counts_what_is_lost(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("way", ["stopped", "cancelled"])
-async def test_what_waits_when_a_recorder_ends_is_written_if_it_can_be(
-    path: Path, way: str
-) -> None:
+async def test_pending_sweeps_are_written_at_the_end_if_possible(path: Path, way: str) -> None:
     running = Running(path)
     async with running:
         with locked(path):
@@ -321,25 +319,25 @@ async def test_what_waits_when_a_recorder_ends_is_written_if_it_can_be(
             with pytest.raises(asyncio.CancelledError):
                 await running._task
             running._task = asyncio.create_task(asyncio.sleep(0))
-    assert running.check()[1] == []
+    assert running.checked_slots()[1] == []
     assert len(running.acknowledged) == 6
     assert running.recorder.status.lost == 0
 
 
 @pytest.mark.virtual_time
-async def test_a_last_try_ends_after_a_while_and_names_the_rest(
+async def test_the_last_writes_are_bounded_in_time_and_name_the_lost_sweeps(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LAST_TRY", 0.0)
+    monkeypatch.setattr(recorder, "LAST_WRITES_WITHIN_S", 0.0)
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(61.0)
-    slots, missed = running.check()
+    slots, missed = running.checked_slots()
     assert (len(slots), len(missed), running.recorder.status.lost) == (3, 3, 3)
     assert {reason for _, _, _, reason in tables(path)[1]} == {"storage"}
 
 
-async def test_polling_goes_on_while_the_writing_thread_stands_still(
+async def test_polling_continues_while_the_writing_thread_is_blocked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck, go_on = threading.Event(), threading.Event()
@@ -357,7 +355,7 @@ async def test_polling_goes_on_while_the_writing_thread_stands_still(
     task = asyncio.create_task(running.run())
     try:
         async with asyncio.timeout(110.0):
-            while running.status.unwritten < 5:  # noqa: ASYNC110 - a status has no bell
+            while running.status.unwritten < 5:  # noqa: ASYNC110 - a status has no wakeup
                 await asyncio.sleep(0.01)
         assert (stuck.is_set(), acknowledged) == (True, [])
         assert running.status.storage_error is None
@@ -375,7 +373,7 @@ class RealMarket(Market):
 
 
 @pytest.mark.virtual_time
-async def test_an_error_of_the_caller_ends_the_recorder_and_what_waits_is_written(
+async def test_an_error_of_the_caller_ends_the_recorder_after_pending_writes(
     path: Path,
 ) -> None:
     def refuse(_: Snapshot) -> None:
@@ -389,7 +387,7 @@ async def test_an_error_of_the_caller_ends_the_recorder_and_what_waits_is_writte
 
 
 @pytest.mark.virtual_time
-async def test_a_lock_is_no_reason_to_open_the_file_again(
+async def test_a_locked_file_is_not_opened_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "binance_oi")
@@ -400,7 +398,7 @@ async def test_a_lock_is_no_reason_to_open_the_file_again(
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_that_was_cancelled_may_run_again(path: Path) -> None:
+async def test_a_cancelled_recorder_may_run_again(path: Path) -> None:
     running = Running(path)
     for slots in (4, 8):
         await asyncio.sleep(10.0)
@@ -409,10 +407,10 @@ async def test_a_recorder_that_was_cancelled_may_run_again(path: Path) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert len(running.check()[0]) == running.recorder.status.sweeps == slots
+        assert len(running.checked_slots()[0]) == running.recorder.status.sweeps == slots
 
 
-async def test_a_second_cancel_ends_it_after_the_commit_that_is_under_way(
+async def test_a_second_cancellation_ends_it_after_the_current_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck, go_on = asyncio.Event(), threading.Event()
@@ -437,7 +435,7 @@ async def test_a_second_cancel_ends_it_after_the_commit_that_is_under_way(
 
 
 @pytest.mark.virtual_time
-async def test_a_stop_waits_for_a_lock_of_another_program_that_ends_in_time(path: Path) -> None:
+async def test_stop_waits_for_a_lock_of_another_program(path: Path) -> None:
     async with Running(path) as running:
         with locked(path):
             await asyncio.sleep(41.0)
@@ -445,7 +443,7 @@ async def test_a_stop_waits_for_a_lock_of_another_program_that_ends_in_time(path
             running.recorder.stop()
             await asyncio.sleep(4.0)
         await running._task
-    slots, missed = running.check()
+    slots, missed = running.checked_slots()
     assert (missed, running.recorder.status.lost) == ([], 0)
     assert len(slots) >= 4
 
@@ -473,7 +471,7 @@ def overwrite(path: Path) -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("way", [truncate, remove_log, remove_all_beside, overwrite])
 @pytest.mark.parametrize("goes_on", [0.0, 100.0], ids=["at the end", "in the middle"])
-async def test_what_somebody_does_to_the_files_of_a_recording_costs_no_sweep(
+async def test_damage_to_the_files_of_a_live_recording_costs_no_sweep(
     path: Path, way: Callable[[Path], None], goes_on: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Running(path) as running:
@@ -491,7 +489,7 @@ async def test_what_somebody_does_to_the_files_of_a_recording_costs_no_sweep(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("way", ["moved", "lock removed", "link"])
-async def test_a_second_recorder_at_the_old_place_keeps_the_first_one_out_until_it_ends(
+async def test_a_recorder_at_the_old_place_excludes_the_moved_one_until_it_ends(
     path: Path, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     home = path.parent / "home"
@@ -526,7 +524,7 @@ async def test_a_second_recorder_at_the_old_place_keeps_the_first_one_out_until_
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_goes_on_behind_a_link_where_its_directory_was(
+async def test_a_recorder_continues_after_a_link_replaces_its_directory(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     home, away = path.parent / "home", path.parent / "away"
@@ -539,13 +537,13 @@ async def test_a_recorder_goes_on_behind_a_link_where_its_directory_was(
         assert running.recorder.status.storage_error is None
         with pytest.raises(RecordingError, match="is being recorded by process"):
             RecorderLock(away / "oi.db")
-    assert running.check()[1] == []
+    assert running.checked_slots()[1] == []
     assert caplog.records == []
     assert [file.name for file in away.iterdir()] == ["oi.db"]
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_whose_link_is_redirected_to_a_copy_goes_on_in_the_copy(
+async def test_a_recorder_continues_in_the_copy_to_which_its_link_is_redirected(
     path: Path,
 ) -> None:
     home, away, copy = (path.parent / name for name in ("home", "away", "copy"))
@@ -568,17 +566,17 @@ async def test_a_recorder_whose_link_is_redirected_to_a_copy_goes_on_in_the_copy
 
 
 @pytest.mark.virtual_time
-async def test_what_a_recorder_without_its_lock_keeps_too_long_is_counted_and_named(
+async def test_sweeps_given_up_without_the_lock_are_counted_and_named(
     path: Path,
 ) -> None:
     first = Running(path)
     async with first:
         path.with_name("oi.db-lock").unlink()
         lock = RecorderLock(path)
-        await asyncio.sleep(KEPT_FOR + 100.0)
+        await asyncio.sleep(KEPT_FOR_S + 100.0)
         assert first.recorder.status.lost > 0
         lock.close()
         await asyncio.sleep(30.0)
-    slots, missed = first.check()
+    slots, missed = first.checked_slots()
     assert len(missed) == first.recorder.status.lost
     assert len(slots) == first.recorder.status.sweeps

@@ -14,12 +14,12 @@ import pytest
 
 from binance_oi import InvalidSymbolError, RecordingError
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import BATCH
+from binance_oi.recorder.recording import ROWS_PER_BATCH
 from binance_oi.recorder.sides import beside
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
 
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+HANGS = 600.0  # s after which a process is stuck, not slow
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_columns_hold_the_same_as_rows(path: Path) -> None:
     assert list(zip(*columns.values(), strict=True)) == [tuple(s) for s in samples]
 
 
-def test_a_range_has_its_beginning_and_not_its_end(path: Path) -> None:
+def test_a_range_includes_its_start_and_excludes_its_end(path: Path) -> None:
     with Recording(path) as recording:
         first, second = (s.time for s in recording.samples(["BTCUSDT"]))
         since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (first, second))
@@ -58,7 +58,7 @@ def test_a_range_has_its_beginning_and_not_its_end(path: Path) -> None:
         assert recording.samples(until=since).span() is None
 
 
-def test_sweeps_gaps_and_the_span_are_told(path: Path) -> None:
+def test_sweeps_gaps_and_the_span_are_readable(path: Path) -> None:
     with Recording(path) as recording:
         assert [sweep.read for sweep in recording.sweeps()] == [3, 2, 3]
         assert [str(gap) for gap in recording.gaps()] == [
@@ -69,7 +69,7 @@ def test_sweeps_gaps_and_the_span_are_told(path: Path) -> None:
         assert recording.span() == (BEGIN, BEGIN + 4 * EVERY)
 
 
-def test_what_was_never_recorded_is_an_error_and_not_nothing(path: Path) -> None:
+def test_a_symbol_that_was_never_recorded_is_an_error(path: Path) -> None:
     with Recording(path) as recording:
         with pytest.raises(RecordingError, match="has no ETHUSDT, XRPUSDT"):
             recording.samples(["XRPUSDT", "BTCUSDT", "ETHUSDT"])
@@ -79,7 +79,7 @@ def test_what_was_never_recorded_is_an_error_and_not_nothing(path: Path) -> None
             recording.samples(since=datetime(2026, 11, 23))
 
 
-def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="is not there"):
         Recording(tmp_path / "oi.db")
     (tmp_path / "empty.db").touch()
@@ -97,16 +97,16 @@ def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_more_than_one_batch_is_read_whole(path: Path) -> None:
-    rows = [("BTCUSDT", time, "1.5", time, None) for time in range(BATCH + 10)]
+def test_several_batches_contain_every_row(path: Path) -> None:
+    rows = [("BTCUSDT", time, "1.5", time, None) for time in range(ROWS_PER_BATCH + 10)]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany("INSERT INTO settled VALUES (?, ?, ?, ?, ?)", rows)
     with Recording(path) as recording:
         batches = [len(b.symbol) for b in recording.samples(["BTCUSDT"]).batches()]
-    assert batches == [BATCH, 12]
+    assert batches == [ROWS_PER_BATCH, 12]
 
 
-def test_reading_needs_no_extra(path: Path) -> None:
+def test_reading_works_without_any_extra(path: Path) -> None:
     source = (
         "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'cyclopts', 'rich']))\n"
         "from binance_oi.recorder import Recording\n"
@@ -157,7 +157,7 @@ except RecordingError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("way", ["read", *thorough("record", "check", "backup")])
 @pytest.mark.parametrize("ending", ["-wal", *thorough("-journal", "-shm")])
-def test_a_pipe_beside_a_recording_is_refused_and_nobody_waits_for_its_other_end(
+def test_a_pipe_beside_a_recording_is_refused_without_blocking(
     path: Path, ending: str, way: str
 ) -> None:
     copy = Path(shutil.copy(path, path.with_name("copy.db")))
@@ -177,7 +177,7 @@ def test_a_pipe_beside_a_recording_is_refused_and_nobody_waits_for_its_other_end
     ["same", "relative", "other case", "linked directory", "detour", "link", "hard link"],
 )
 @pytest.mark.parametrize("there", [True, *thorough(False)])
-def test_a_file_beside_a_recording_is_no_target_under_any_name(
+def test_a_side_file_is_refused_as_a_target_under_any_name(
     tmp_path: Path, ending: str, kind: str, there: bool
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -191,7 +191,7 @@ def test_a_file_beside_a_recording_is_no_target_under_any_name(
         recording.check_target(tmp_path / "data" / "other.db")
 
 
-def test_a_link_to_a_recording_has_the_files_beside_what_it_means(tmp_path: Path) -> None:
+def test_a_link_to_a_recording_shares_its_side_files(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "link.db").symlink_to(write_recording(tmp_path / "data" / "oi.db"))
     with (
@@ -202,12 +202,12 @@ def test_a_link_to_a_recording_has_the_files_beside_what_it_means(tmp_path: Path
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal", "-lock", "-WAL"])
-def test_a_name_of_a_file_beside_any_recording_is_no_target(path: Path, ending: str) -> None:
+def test_the_name_of_any_side_file_is_refused_as_a_target(path: Path, ending: str) -> None:
     with Recording(path) as recording, pytest.raises(RecordingError, match="beside a recording"):
         recording.check_target(path.with_name(f"other.db{ending}"))
 
 
-def test_no_directory_takes_the_name_of_a_file_beside_a_recording(tmp_path: Path) -> None:
+def test_a_directory_cannot_take_the_name_of_a_side_file(tmp_path: Path) -> None:
     with Recording(write_recording(tmp_path / "oi")) as recording:
         for target in (tmp_path / "oi-journal", tmp_path / "oi-journal" / "by" / "day"):
             with pytest.raises(RecordingError, match="belongs to the recording"):
@@ -223,7 +223,7 @@ def test_a_link_to_itself_is_a_name_like_any_other(tmp_path: Path) -> None:
         Recording(loop)
 
 
-def test_a_range_that_ends_before_it_begins_is_an_error(path: Path) -> None:
+def test_a_range_that_ends_before_it_starts_is_an_error(path: Path) -> None:
     since, until = datetime(2026, 11, 24, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC)
     said = (
         r"since \(2026-11-24T00:00:00\+00:00\) is later than until \(2026-11-23T00:00:00\+00:00\)"

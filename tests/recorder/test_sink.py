@@ -1,6 +1,6 @@
-"""What a recorder does with any sink: order, failures, losses and the end.
+"""A recorder with any sink: order, failures, losses and the end.
 
-Rule of this file: sweeps go into memory, and no test here knows SQLite.
+Rule of this file: sweeps go into memory; no test here uses SQLite.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import pytest
 
 from binance_oi import Gap, RecordingError, Snapshot, StorageError
 from binance_oi.recorder import Recorder, Sink
-from binance_oi.recorder.pending import KEPT_FOR
+from binance_oi.recorder.pending import KEPT_FOR_S
 from binance_oi.recorder.sink import Saved
 from support.memory_sink import MemorySink
 from support.recording_market import Market
@@ -37,7 +37,7 @@ def recorder_into(
 
 
 async def record(sink: MemorySink, seconds: float, market: Market | None = None) -> Recorder:
-    """Record for so long, from the middle between two slots on."""
+    """Record for some time; start midway between two slots."""
     await asyncio.sleep(10.0 - wall_time() % 20.0 + 20.0)
     recorder = recorder_into(sink, market=market)
     asyncio.get_running_loop().call_later(seconds, recorder.stop)
@@ -45,7 +45,7 @@ async def record(sink: MemorySink, seconds: float, market: Market | None = None)
     return recorder
 
 
-async def test_a_recorder_stores_in_any_sink_in_order_and_lets_go_of_it(sink: MemorySink) -> None:
+async def test_a_recorder_stores_in_order_in_any_sink_and_releases_it(sink: MemorySink) -> None:
     recorder = await record(sink, 65.0)
     assert list(sink.sweeps) == sorted(sink.sweeps)
     assert len(sink.sweeps) == recorder.status.sweeps == 3
@@ -55,7 +55,7 @@ async def test_a_recorder_stores_in_any_sink_in_order_and_lets_go_of_it(sink: Me
     assert repr(recorder).startswith("<Recorder memory ")
 
 
-async def test_a_sink_that_goes_on_gets_the_slots_between_as_a_gap(sink: MemorySink) -> None:
+async def test_a_continued_sink_gets_a_gap_for_the_slots_in_between(sink: MemorySink) -> None:
     await record(sink, 25.0)
     last = max(sink.sweeps)
     await asyncio.sleep(100.0)
@@ -65,7 +65,7 @@ async def test_a_sink_that_goes_on_gets_the_slots_between_as_a_gap(sink: MemoryS
     assert gap.last + PERIOD == max(sink.sweeps)
 
 
-async def test_what_a_sink_refuses_for_a_while_is_stored_once_and_in_order(
+async def test_sweeps_refused_for_a_while_are_stored_once_and_in_order(
     sink: MemorySink, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -77,16 +77,16 @@ async def test_what_a_sink_refuses_for_a_while_is_stored_once_and_in_order(
     assert list(sink.sweeps) == sorted(sink.sweeps)
     assert (recorder.status.lost, recorder.status.storage_error) == (0, None)
     assert [record.message for record in caplog.records] == [
-        "memory cannot be written, polling goes on and sweeps are kept: no room",
+        "memory cannot be written, polling continues and sweeps wait in memory: no room",
         "memory can be written again",
     ]
 
 
-async def test_what_a_sink_refuses_for_too_long_is_a_gap_and_counted(sink: MemorySink) -> None:
+async def test_sweeps_refused_for_too_long_become_a_counted_gap(sink: MemorySink) -> None:
     loop = asyncio.get_running_loop()
     loop.call_later(45.0, sink.failing.update, {"save": "no room"})
-    loop.call_later(45.0 + KEPT_FOR + 100.0, sink.failing.clear)
-    recorder = await record(sink, KEPT_FOR + 200.0)
+    loop.call_later(45.0 + KEPT_FOR_S + 100.0, sink.failing.clear)
+    recorder = await record(sink, KEPT_FOR_S + 200.0)
     assert recorder.status.lost > 0
     assert {gap.reason for gap in sink.gaps} == {"storage"}
     slots = sum((gap.last - gap.first) // PERIOD + 1 for gap in sink.gaps)
@@ -96,13 +96,13 @@ async def test_what_a_sink_refuses_for_too_long_is_a_gap_and_counted(sink: Memor
     )
 
 
-async def test_sweeps_that_a_sink_has_lost_are_counted_as_lost(sink: MemorySink) -> None:
+async def test_sweeps_lost_by_the_sink_count_as_lost(sink: MemorySink) -> None:
     asyncio.get_running_loop().call_later(45.0, setattr, sink, "lost", 2)
     recorder = await record(sink, 65.0)
     assert (recorder.status.lost, recorder.status.missed) == (2, 2)
 
 
-async def test_a_sink_that_cannot_tidy_up_is_tried_again_and_said_once(
+async def test_a_failing_tidy_is_retried_and_logged_once(
     sink: MemorySink, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink.failing["tidy"] = "a reader holds it up"
@@ -113,7 +113,7 @@ async def test_a_sink_that_cannot_tidy_up_is_tried_again_and_said_once(
 
 
 @pytest.mark.parametrize("call", ["open", "last_slot"])
-async def test_a_sink_that_cannot_be_opened_ends_the_recorder_and_is_free_again(
+async def test_a_sink_that_cannot_be_opened_ends_the_recorder_and_is_released(
     sink: MemorySink, call: str
 ) -> None:
     sink.failing[call] = "no room"
@@ -122,7 +122,7 @@ async def test_a_sink_that_cannot_be_opened_ends_the_recorder_and_is_free_again(
     assert not sink.is_claimed
 
 
-async def test_a_sink_that_refuses_the_recorder_is_left_before_anything_is_asked_or_stored(
+async def test_a_refused_claim_ends_the_recorder_before_any_request_or_write(
     sink: MemorySink,
 ) -> None:
     sink.failing["claim"] = "recorded by process 7"
@@ -133,11 +133,11 @@ async def test_a_sink_that_refuses_the_recorder_is_left_before_anything_is_asked
     assert market.number == 0
 
 
-async def test_a_second_run_is_refused_and_the_first_one_goes_on(sink: MemorySink) -> None:
+async def test_a_second_run_is_refused_and_the_first_continues(sink: MemorySink) -> None:
     recorder = recorder_into(sink)
     first = asyncio.create_task(recorder.run())
     await asyncio.sleep(65.0)
-    with pytest.raises(RecordingError, match="recorded by this recorder already"):
+    with pytest.raises(RecordingError, match="this recorder already records"):
         await recorder.run()
     assert sink.is_claimed
     stored = len(sink.sweeps)
@@ -162,7 +162,7 @@ async def test_a_sink_that_cannot_be_closed_hides_no_cancellation_and_no_error(
         async with asyncio.timeout(45.0):
             await recorder_into(sink).run()
     assert "the disk is gone" in caplog.text
-    await record(sink, 25.0)  # a stop is no error
+    await record(sink, 25.0)  # stopping is no error
     broken = asyncio.create_task(recorder_into(Broken()).run())
     with pytest.raises(KeyError, match="a bug"):
         await broken
@@ -173,7 +173,7 @@ class Broken(Unclosable):
         raise KeyError("a bug")
 
 
-async def test_what_a_sink_could_not_save_for_a_bug_is_still_counted() -> None:
+async def test_sweeps_that_a_bug_of_the_sink_lost_are_still_counted() -> None:
     recorder = recorder_into(Broken())
     with pytest.raises(KeyError):
         await recorder.run()
@@ -181,7 +181,7 @@ async def test_what_a_sink_could_not_save_for_a_bug_is_still_counted() -> None:
 
 
 class Cancelling(MemorySink):
-    """Its driver's own executor was shut down for a while."""
+    """A sink whose driver shuts down its own executor for a while."""
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         if "cancel" in self.failing:
@@ -189,7 +189,7 @@ class Cancelling(MemorySink):
         return super().save(sweep, gaps, period)
 
 
-async def test_what_another_executor_cancels_is_tried_again() -> None:
+async def test_a_write_cancelled_by_another_executor_is_retried() -> None:
     sink = Cancelling()
     loop = asyncio.get_running_loop()
     loop.call_later(25.0, sink.failing.update, {"cancel": ""})
@@ -200,12 +200,12 @@ async def test_what_another_executor_cancels_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("path", [None, 5, b"oi.db", ["oi.db"]], ids=repr)
-def test_what_is_neither_a_path_nor_a_sink_is_refused_at_once(path: object) -> None:
+def test_anything_but_a_path_or_a_sink_is_refused_at_once(path: object) -> None:
     with pytest.raises(TypeError, match=r"^path must be a path or a Sink: "):
         Recorder(Market(), path, every=20.0)  # type: ignore[arg-type]
 
 
-def test_any_path_of_the_standard_library_is_a_path(tmp_path: Path) -> None:
+def test_any_os_path_like_is_accepted_as_a_path(tmp_path: Path) -> None:
     with os.scandir(tmp_path.parent) as entries:
         entry = next(entry for entry in entries if entry.name == tmp_path.name)
     assert Recorder(Market(), entry, every=20.0).path == tmp_path

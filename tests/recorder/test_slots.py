@@ -1,7 +1,7 @@
 """A recorded slot stays recorded and is in no gap, whatever gaps the file holds.
 
-Rule of this file: the gaps are written as another program may have written them, and every step
-is judged by sets of slots before and after it.
+Rule of this file: gaps are as another program may have written them, and each test compares the
+sets of slots before and after every step.
 """
 
 import sqlite3
@@ -30,7 +30,7 @@ Step = tuple[int, int, str]
 
 
 def write_version_2(path: Path, gaps: list[Row]) -> list[tuple[object, ...]]:
-    """A file of version 2 with those gaps; what its table of gaps holds."""
+    """Make a file of version 2 with these gaps; return the rows of its table."""
     rows = [
         ("", ORIGIN + a * PERIOD, ORIGIN + b * PERIOD, p * PERIOD, why, f"gap {number}")
         for number, (a, b, p, why) in enumerate(gaps)
@@ -66,7 +66,7 @@ def slots(pairs: set[tuple[int, str]]) -> set[int]:
 
 
 def rows() -> st.SearchStrategy[Row]:
-    """Nested gaps, equal ends, several periods; and an empty one where a clock was set back."""
+    """Nested gaps, equal ends, several periods, and an empty gap of a clock that was set back."""
 
     def row(period: int, begin: int, count: int, why: str) -> Row:
         last = begin * period + (count - 1) * period
@@ -92,9 +92,7 @@ def steps() -> st.SearchStrategy[Step]:
 @example([(0, 4, 2, "outage"), (6, 6, 2, "outage")], [(5, 5, "sweep"), (7, 9, "outage")])
 @example([(0, 9, 3, "outage")], [(3, 7, "banned"), (4, 4, "sweep")])
 @example([(0, 9, 3, "outage"), (3, 9, 2, "outage")], [(4, 4, "sweep"), (2, 8, "banned")])
-def test_every_slot_has_its_sweep_or_stays_in_a_gap_whatever_gaps_there_were(
-    gaps: list[Row], taken: list[Step]
-) -> None:
+def test_every_slot_gets_its_sweep_or_stays_in_a_gap(gaps: list[Row], taken: list[Step]) -> None:
     recorded = set[int]()
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "oi.db"
@@ -109,7 +107,7 @@ def test_every_slot_has_its_sweep_or_stays_in_a_gap_whatever_gaps_there_were(
                     after = missed(gaps_of(path))
                     assert slots(after) == slots(cut)
                     begins = {begin for begin, *_ in gaps_of(path)}
-                    assert slots(cut - after) <= begins  # a reason makes room for another one
+                    assert slots(cut - after) <= begins  # one reason replaces another
                 else:
                     gap = Gap(ORIGIN + first * PERIOD, ORIGIN + last * PERIOD, what)
                     store.save(None, [gap], PERIOD)
@@ -141,7 +139,7 @@ def test_a_version_2_file_keeps_its_overlapping_gaps_when_it_is_migrated(tmp_pat
         assert (recording.missed(), list(recording.gaps())) == (0, [])
 
 
-def test_a_slot_that_has_a_sweep_under_an_old_gap_is_not_missed_and_leaves_it_when_it_comes_again(
+def test_a_swept_slot_under_an_old_gap_is_not_missed_and_leaves_the_gap(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "oi.db"
@@ -168,10 +166,10 @@ def test_a_gap_does_not_grow_over_a_sweep_of_another_period(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("first", some(range(13), always=4))
 @pytest.mark.parametrize("last", some(range(13), always=2))
-def test_every_missed_slot_of_a_shorter_period_is_in_a_gap_also_after_a_sweep_between(
+def test_every_missed_slot_of_a_shorter_period_is_in_a_gap(
     tmp_path: Path, first: int, last: int
 ) -> None:
-    """The gap that was there has every third of these slots."""
+    """The existing gap has every third of these slots."""
     path = tmp_path / "oi.db"
     span = set(range(first, last + 1))
     with closing(Store(path)) as store, Recording(path) as recording:
@@ -201,7 +199,7 @@ def test_an_old_gap_over_a_sweep_gets_no_shorter_period(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("period", [0, -60_000])
-def test_a_gap_with_a_period_that_cannot_be_does_not_stop_a_recorder(
+def test_a_gap_with_an_impossible_period_does_not_stop_a_recorder(
     tmp_path: Path, period: int
 ) -> None:
     path = tmp_path / "oi.db"

@@ -1,4 +1,4 @@
-"""A sweep is written whole or not at all, and the lock stands while its owner does."""
+"""A sweep is written as a whole or not at all, and a lock lasts as long as its owner."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from binance_oi.recorder.store import Store
 from binance_oi.times import unix_ms
 from support.lanes import some
 from support.patience import wait_briefly
-from support.reading import reader_of, reading_the_past
+from support.reading import reader_of, reading_earlier_state
 from support.recorded import BEGIN, sweep
 
 PERIOD = 60_000
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "oi.db"
 
 
-def test_a_sweep_that_cannot_be_written_whole_is_not_written_at_all(path: Path) -> None:
+def test_a_sweep_is_written_as_a_whole_or_not_at_all(path: Path) -> None:
     broken = replace(sweep(1), weight="much")  # type: ignore[arg-type]
     with closing(Store(path)) as opened:
         with pytest.raises(sqlite3.IntegrityError):
@@ -50,10 +50,10 @@ def test_a_sweep_that_cannot_be_written_whole_is_not_written_at_all(path: Path) 
 
 
 @pytest.mark.parametrize("settle", [1, 1000], ids=["settled", "recent"])
-def test_an_observation_is_there_once_and_a_late_one_is_not_lost(
+def test_an_observation_is_stored_once_and_a_late_one_is_kept(
     path: Path, settle: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SETTLE", settle)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", settle)
     first = sweep(0)
     times = [first["BTCUSDT"].time + step for step in (0, 2000, 0, 1000)]
     with closing(Store(path)) as opened:
@@ -68,18 +68,18 @@ def test_an_observation_is_there_once_and_a_late_one_is_not_lost(
 
 
 def rows(path: Path) -> list[tuple[int, int]]:
-    """How many samples are recent, and how many in their places."""
+    """The numbers of recent and of settled samples."""
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT (SELECT count(*) FROM recent), (SELECT count(*) FROM settled)"
         return connection.execute(query).fetchall()
 
 
 @pytest.mark.parametrize("few", [0, 100], ids=["sorted", "looked through"])
-def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
+def test_recent_and_settled_samples_read_alike_and_enough_recent_ones_move(
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "FEW", few)
-    monkeypatch.setattr(store, "SETTLE", 12)  # changes: three sweeps of three symbols
+    monkeypatch.setattr(recording, "SORT_RECENT_ABOVE", few)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # changes: three sweeps of three symbols
     found: list[tuple[int, int]] = []
     times: list[int] = []
     with closing(Store(path)) as opened, Recording(path) as reader:
@@ -91,7 +91,7 @@ def test_what_is_recent_is_read_as_what_is_settled_and_moved_when_it_is_enough(
             for name in reader.symbols():
                 assert [sample.time for sample in reader.samples([name])] == times
             assert reader.samples().span() == (times[0], times[-1])
-            ends = [(first.time, last.time) for first, last in reader.ends()]
+            ends = [(first.time, last.time) for first, last in reader.first_and_last()]
             assert ends == [(times[0], times[-1])] * 3
     assert found == [(0, 3), (3, 3), (6, 3), (0, 12)]
 
@@ -108,36 +108,36 @@ def test_gaps_grow_only_at_their_end_and_for_one_reason(path: Path) -> None:
 
 
 def in_the_file_itself(path: Path) -> int:
-    """How many sweeps would be there without the log."""
+    """The number of sweeps in the file without its log."""
     alone = path.with_name("alone.db")
     alone.write_bytes(path.read_bytes())
     with closing(sqlite3.connect(f"{alone.as_uri()}?immutable=1", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM sweeps").fetchone()[0])
 
 
-def test_the_log_is_moved_into_the_file_between_two_sweeps_and_written_over(
+def test_the_log_is_checkpointed_between_two_sweeps_and_overwritten(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = path.with_name("oi.db-wal")
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
-        opened.tidy()  # the first one, for a log that a killed recorder has left
+        opened.tidy()  # the first `tidy` is for a log that a killed recorder may have left
         assert in_the_file_itself(path) == 1
         size = log.stat().st_size
         opened.save(sweep(1), [], PERIOD)
         opened.tidy()
         assert in_the_file_itself(path) == 1
         assert log.stat().st_size == size
-        monkeypatch.setattr(store, "SETTLE", 1)
+        monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 1)
         with Recording(path) as recording:
             samples = iter(recording.samples().rows())
-            next(samples)  # somebody is reading: nobody waits for them
+            next(samples)  # another connection is reading: `tidy` does not wait for it
             opened.tidy()
             assert len(list(samples)) == 4
         assert in_the_file_itself(path) == 2
 
 
-def test_the_file_itself_has_a_sweep_after_forty_seconds_however_few_rows_come(
+def test_the_file_itself_has_a_sweep_after_forty_seconds(
     path: Path,
 ) -> None:
     now = 0.0
@@ -155,7 +155,7 @@ def test_the_file_itself_has_a_sweep_after_forty_seconds_however_few_rows_come(
     assert store.CHECKPOINT_AFTER + store.TIDY_EVERY < 60.0
 
 
-def test_a_reader_of_an_earlier_moment_delays_the_file_itself_only_until_it_ends(
+def test_a_reader_of_an_earlier_state_delays_the_file_only_until_it_ends(
     path: Path,
 ) -> None:
     now = 0.0
@@ -175,7 +175,7 @@ def test_a_reader_of_an_earlier_moment_delays_the_file_itself_only_until_it_ends
 
 
 @pytest.mark.parametrize("latest", [False, True], ids=["idle", "in the latest moment"])
-def test_a_clean_end_leaves_everything_in_the_file_itself_while_somebody_reads(
+def test_a_clean_end_during_a_read_leaves_everything_in_the_file_itself(
     path: Path, latest: bool
 ) -> None:
     opened = Store(path)
@@ -188,11 +188,11 @@ def test_a_clean_end_leaves_everything_in_the_file_itself_while_somebody_reads(
         assert path.with_name("oi.db-wal").stat().st_size == 0 or latest
 
 
-def test_what_a_reader_of_an_earlier_moment_holds_up_at_the_end_is_not_lost(path: Path) -> None:
+def test_a_reader_of_an_earlier_state_at_the_end_costs_no_sweep(path: Path) -> None:
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     opened.tidy()
-    with reading_the_past(path):
+    with reading_earlier_state(path):
         opened.save(sweep(1), [], PERIOD)
         assert opened.close(wait=0.0) == []
         assert in_the_file_itself(path) == 1
@@ -203,7 +203,7 @@ def test_what_a_reader_of_an_earlier_moment_holds_up_at_the_end_is_not_lost(path
         assert in_the_file_itself(path) == 2
 
 
-def test_a_file_that_is_copied_while_somebody_reads_the_past_is_a_whole_recording(
+def test_a_plain_copy_during_a_read_of_an_earlier_state_is_a_valid_recording(
     path: Path,
 ) -> None:
     now = 0.0
@@ -225,10 +225,10 @@ def test_a_file_that_is_copied_while_somebody_reads_the_past_is_a_whole_recordin
         assert in_the_file_itself(path) == 8
 
 
-def test_a_sample_in_both_tables_is_one_and_does_not_stop_the_others(
+def test_a_sample_in_both_tables_counts_once_and_does_not_stop_the_others(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SETTLE", 3)
+    monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 3)
     with closing(Store(path)) as opened:
         opened.save(sweep(0), [], PERIOD)
         opened.tidy()
@@ -248,19 +248,19 @@ def test_a_sample_in_both_tables_is_one_and_does_not_stop_the_others(
             assert list(recording.samples()) == before
 
 
-def test_a_lock_whose_file_was_just_removed_by_its_owner_is_taken_anew(
+def test_a_lock_file_that_its_owner_just_removed_is_made_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = RecorderLock(path)
     waiting = [first]
     lock = lock_module._lock
 
-    def let_the_first_go(file: int, of: Path) -> None:
+    def release_the_first(file: int, of: Path) -> None:
         if waiting:
             waiting.pop().close()
         lock(file, of)
 
-    monkeypatch.setattr(lock_module, "_lock", let_the_first_go)
+    monkeypatch.setattr(lock_module, "_lock", release_the_first)
     second = RecorderLock(path)
     monkeypatch.undo()
     with pytest.raises(RecordingError, match=f"process {os.getpid()}$"):
@@ -284,18 +284,18 @@ def test_a_recording_has_one_lock_under_all_its_names(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["writes", "writes and changes the file", "reads", "reads the past"]
+    "kind", ["writes", "writes and changes the file", "reads", "reads an earlier state"]
 )
-def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
+def test_close_empties_the_log_as_soon_as_other_programs_allow(
     path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "BUSY", 0.001)
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     tries = list[int]()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
 
-        def let_it_after_three_tries(_: float) -> None:
+        def allow_it_after_three_tries(_: float) -> None:
             tries.append(path.with_name("oi.db-wal").stat().st_size)
             if len(tries) == 3:
                 other.execute("ROLLBACK")
@@ -304,9 +304,9 @@ def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
         other.execute("SELECT count(*) FROM sweeps").fetchone()
         if kind == "writes and changes the file":
             other.execute("DELETE FROM sweeps")
-        if kind == "reads the past":
+        if kind == "reads an earlier state":
             opened.save(sweep(1), [], PERIOD)
-        monkeypatch.setattr(time, "sleep", let_it_after_three_tries)
+        monkeypatch.setattr(time, "sleep", allow_it_after_three_tries)
         opened.close(wait=600.0)
         monkeypatch.undo()
         assert path.with_name("oi.db-wal").stat().st_size == 0
@@ -314,11 +314,11 @@ def test_a_stop_empties_the_log_as_soon_as_another_program_lets_it(
         assert 0 not in tries
     with closing(sqlite3.connect(path)) as alone:
         (found,) = alone.execute("SELECT count(*) FROM sweeps").fetchone()
-        assert found == 1 + (kind == "reads the past")
+        assert found == 1 + (kind == "reads an earlier state")
 
 
-def test_a_stop_tries_no_longer_than_it_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "BUSY", 0.001)
+def test_close_waits_no_longer_than_its_bound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.001)
     opened = Store(path)
     opened.save(sweep(0), [], PERIOD)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -328,14 +328,12 @@ def test_a_stop_tries_no_longer_than_it_may(path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("link", ["symbolic", "dangling", "hard"])
-def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
-    path: Path, link: str
-) -> None:
+def test_a_planted_link_at_the_locks_name_is_refused(path: Path, link: str) -> None:
     victim, lock = path.with_name("victim"), path.with_name("oi.db-lock")
     if link != "dangling":
         victim.write_text("precious")
     lock.hardlink_to(victim) if link == "hard" else lock.symlink_to(victim)
-    with pytest.raises(RecordingError, match=r"oi\.db-lock .* remove it"):
+    with pytest.raises(RecordingError, match=r"oi\.db-lock .* Remove it"):
         RecorderLock(path)
     assert [f.name for f in (victim,) if f.exists()] == ["victim"] * (link != "dangling")
     assert link == "dangling" or victim.read_text() == "precious"
@@ -344,11 +342,11 @@ def test_a_link_planted_at_the_locks_name_is_refused_and_not_followed(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
-def test_a_pipe_at_the_locks_name_is_refused_and_nobody_waits_for_its_other_end(
+def test_a_pipe_at_the_locks_name_is_refused_without_blocking(
     path: Path,
 ) -> None:
     os.mkfifo(path.with_name("oi.db-lock"))
-    with pytest.raises(RecordingError, match="remove it"):
+    with pytest.raises(RecordingError, match="Remove it"):
         RecorderLock(path)
 
 
@@ -363,13 +361,13 @@ def test_a_lock_never_empties_a_file_that_holds_more_than_a_process_id(
     else:
         lock.write_text({"notes": "precious" * 9, "short": "precious", "number": "1" * 21}[held])
     before = lock.read_bytes()
-    with pytest.raises(RecordingError, match=r"oi\.db-lock is no lock.* move it away"):
+    with pytest.raises(RecordingError, match=r"oi\.db-lock is no lock.* Move it away"):
         RecorderLock(path)
     assert lock.read_bytes() == before
 
 
 @pytest.mark.parametrize("held", [b"", b"4194304\n", b"12", bytes(8)])
-def test_a_lock_that_a_killed_recorder_has_left_is_taken(path: Path, held: bytes) -> None:
+def test_a_lock_left_by_a_killed_recorder_is_taken(path: Path, held: bytes) -> None:
     path.with_name("oi.db-lock").write_bytes(held)
     RecorderLock(path).close()
     assert not path.with_name("oi.db-lock").exists()
@@ -399,7 +397,7 @@ except Exception as error:
         ),
     ],
 )
-def test_a_start_on_a_full_disk_leaves_no_file(
+def test_starting_on_a_full_disk_leaves_no_file(
     path: Path, what: str, room: int, error: str
 ) -> None:
     command = [sys.executable, "-c", FULL, str(path), str(room), what]
@@ -408,7 +406,7 @@ def test_a_start_on_a_full_disk_leaves_no_file(
     assert list(path.parent.glob("oi*")) == []
 
 
-def test_a_lock_in_a_directory_that_was_replaced_leaves_the_other_recorders_lock(
+def test_closing_after_the_directory_was_replaced_keeps_the_other_recorders_lock(
     path: Path,
 ) -> None:
     home = path.parent / "home"
@@ -435,7 +433,7 @@ def chain_of_links(home: Path, away: Path) -> None:
 
 
 def hard_links(home: Path, away: Path) -> None:
-    """As a directory that is mounted at a second place: the same files under both names."""
+    """Stand in for a directory that is mounted twice: the same files under both names."""
     home.rename(away)
     home.mkdir()
     for file in away.iterdir():
@@ -450,7 +448,7 @@ def there_and_back(home: Path, away: Path) -> None:
 
 
 @pytest.mark.parametrize("way", [link_to_the_directory, chain_of_links, hard_links, there_and_back])
-def test_a_lock_that_is_found_by_another_name_is_the_same_lock(
+def test_the_lock_is_the_same_under_every_name(
     path: Path, way: Callable[[Path, Path], None]
 ) -> None:
     home, away = path.parent / "home", path.parent / "away"
@@ -470,7 +468,7 @@ def test_a_lock_that_is_found_by_another_name_is_the_same_lock(
 
 
 @pytest.mark.parametrize("knows_names", [True, False])
-def test_a_lock_whose_directory_was_moved_behind_a_link_is_removed_at_its_new_place(
+def test_a_lock_in_a_moved_directory_is_removed_at_its_new_place(
     path: Path, knows_names: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not knows_names:
@@ -487,7 +485,7 @@ def test_a_lock_whose_directory_was_moved_behind_a_link_is_removed_at_its_new_pl
     assert list(away.iterdir()) == []
 
 
-def test_a_link_that_is_redirected_to_a_copy_leads_to_another_lock(path: Path) -> None:
+def test_a_link_redirected_to_a_copy_leads_to_another_lock(path: Path) -> None:
     home, away, copy = (path.parent / name for name in ("home", "away", "copy"))
     home.mkdir()
     lock = RecorderLock(home / "oi.db")
@@ -514,7 +512,7 @@ def test_an_sqlite_without_strict_tables_is_refused(
 
 
 def state(path: Path) -> dict[int, str]:
-    """What is known of each slot: "sweep", or the reason of its gap. None has both."""
+    """Each slot's "sweep" or the reason of its gap; no slot has both."""
     with Recording(path) as recording:
         found = {each.slot: "sweep" for each in recording.sweeps()}
         for gap in recording.gaps():
@@ -529,7 +527,7 @@ def slot_of(number: int) -> int:
 
 
 @pytest.mark.parametrize("seed", some(range(20), always=6))
-def test_a_slot_has_a_sweep_or_one_gap_in_whatever_order_slots_come(path: Path, seed: int) -> None:
+def test_a_slot_has_a_sweep_or_one_gap_in_any_order_of_slots(path: Path, seed: int) -> None:
     chance, expected = Random(seed), dict[int, str]()
     with closing(Store(path)) as opened:
         for _ in range(25):
@@ -549,7 +547,7 @@ def test_a_slot_has_a_sweep_or_one_gap_in_whatever_order_slots_come(path: Path, 
         assert recording.missed() == sum(what != "sweep" for what in expected.values())
 
 
-def test_a_second_sweep_of_a_slot_adds_its_observations_and_leaves_the_first_as_it_is(
+def test_a_second_sweep_of_a_slot_only_adds_its_observations(
     path: Path,
 ) -> None:
     later = {"BTCUSDT": OpenInterest("BTCUSDT", Decimal("7"), slot_of(0) + 3_600_000)}
@@ -565,7 +563,7 @@ def test_a_second_sweep_of_a_slot_adds_its_observations_and_leaves_the_first_as_
         assert list(recording.failures()) == []  # BTCUSDT failed in the second one
 
 
-def test_a_gap_is_written_for_the_slots_that_have_no_sweep(path: Path) -> None:
+def test_a_gap_is_written_only_for_slots_without_a_sweep(path: Path) -> None:
     with closing(Store(path)) as opened:
         for number in (2, 3, 6):
             opened.save(sweep(number), [], PERIOD)
@@ -578,7 +576,7 @@ def test_a_gap_is_written_for_the_slots_that_have_no_sweep(path: Path) -> None:
     assert found == [(slot_of(first), slot_of(last)) for first, last in ends]
 
 
-def test_a_clock_that_was_set_back_before_the_recording_is_a_gap_until_sweeps_come(
+def test_slots_after_a_clock_change_are_a_gap_until_their_sweeps_come(
     path: Path,
 ) -> None:
     with closing(Store(path)) as opened:
@@ -592,7 +590,7 @@ def test_a_clock_that_was_set_back_before_the_recording_is_a_gap_until_sweeps_co
     assert state(path) == dict.fromkeys(map(slot_of, range(5, 10)), "sweep")
 
 
-def test_a_clock_that_was_set_back_where_all_slots_are_known_is_an_empty_gap(path: Path) -> None:
+def test_a_clock_change_over_known_slots_is_an_empty_gap(path: Path) -> None:
     step = Gap(slot_of(1), slot_of(0), "clock", "set back")
     with closing(Store(path)) as opened:
         for number in range(4):
@@ -604,7 +602,7 @@ def test_a_clock_that_was_set_back_where_all_slots_are_known_is_an_empty_gap(pat
         assert recording.span() == (sweep(0).slot, sweep(3).slot)
 
 
-def test_the_first_slot_set_back_to_does_not_make_the_span_longer(path: Path) -> None:
+def test_an_empty_gap_does_not_lengthen_the_span(path: Path) -> None:
     with closing(Store(path)) as opened:
         opened.save(sweep(1), [], PERIOD)
         opened.save(None, [Gap(slot_of(1), slot_of(0), "clock")], PERIOD)
@@ -612,7 +610,7 @@ def test_the_first_slot_set_back_to_does_not_make_the_span_longer(path: Path) ->
         assert recording.span() == (sweep(1).slot, sweep(1).slot)
 
 
-def test_the_last_slot_before_a_moment_is_not_one_of_a_clock_that_was_wrong(path: Path) -> None:
+def test_last_slot_ignores_slots_of_a_wrong_clock(path: Path) -> None:
     with closing(Store(path)) as opened:
         assert opened.last_slot() is None
         opened.save(sweep(0), [Gap(slot_of(1), slot_of(2), "banned")], PERIOD)

@@ -1,6 +1,6 @@
-"""One attempt, one request on the wire, on a connection that holds nothing but silence.
+"""One attempt is one request on the wire, on a connection without unread bytes.
 
-Rule of this file: the other side is a raw socket, so that no library mends what we send or get.
+Rule of this file: the other side is a raw socket, so that no library corrects what we send or get.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.virtual_time
 
 
 def guard_of(handler: Mock) -> Guard:
-    """A guard alone."""
+    """A guard without a connection."""
     kept = KeptConnections()
     return Guard(handler, kept, kept.opened())
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
+async def test_a_dropped_idle_connection_costs_one_request_only(
     injected: bool,
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
@@ -52,10 +52,10 @@ async def test_a_dropped_idle_connection_costs_one_request_and_not_two(
     assert ours.fates == ["settled 200", "may have been counted", "settled 200"]
 
 
-async def test_a_flood_that_aiohttp_takes_for_the_end_of_a_body_is_not_one(
+async def test_a_flood_is_not_taken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "ENVELOPE", -900)  # 100 bytes, and the 1,000 of the body
+    monkeypatch.setattr(connections, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
     text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
@@ -67,13 +67,13 @@ async def test_a_flood_that_aiohttp_takes_for_the_end_of_a_body_is_not_one(
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_a_connection_that_is_distrusted_is_not_used_again(injected: bool) -> None:
+async def test_a_distrusted_connection_is_not_used_again(injected: bool) -> None:
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         aiohttp.ClientSession() as session,
         Sender(session if injected else None) as ours,
     ):
-        ours.transport.distrust_connections()  # there is none yet
+        ours.transport.distrust_connections()  # there are none yet
         await ours.get(exchange.url)
         await ours.get(exchange.url)
         assert exchange.connections == 1
@@ -85,17 +85,17 @@ async def test_a_connection_that_is_distrusted_is_not_used_again(injected: bool)
     assert len(exchange.requests) == 4
 
 
-async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next() -> None:
+async def test_connections_opened_beside_a_request_serve_the_next_requests() -> None:
     async with (
         RawExchange(lambda n: b"" if n == 1 else open_interest()) as exchange,
         Sender() as ours,
     ):
         url = ready_url(exchange.url, PATH, {})
         await ours.transport.open_connections(url, 4, busy=0)
-        assert exchange.connections == 0  # nobody has been there yet
+        assert exchange.connections == 0  # there was no request yet
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
-        await ours.transport.open_connections(url, 4, busy=4)  # each will open its own
+        await ours.transport.open_connections(url, 4, busy=4)  # each opens its own
         await ours.transport.open_connections(url, 4, busy=1)
         await ours.transport.open_connections(url, 4, busy=1)
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(3)))
@@ -103,7 +103,7 @@ async def test_connections_are_opened_beside_a_request_and_are_used_by_the_next(
         first.cancel()
 
 
-async def test_connections_that_are_not_trusted_are_replaced_before_they_are_needed() -> None:
+async def test_distrusted_connections_are_replaced_in_advance() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
         url = ready_url(exchange.url, PATH, {})
         await asyncio.gather(*(ours.get(exchange.url) for _ in range(4)))
@@ -115,7 +115,7 @@ async def test_connections_that_are_not_trusted_are_replaced_before_they_are_nee
         assert exchange.connections == 8
 
 
-async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() -> None:
+async def test_failing_to_open_a_connection_in_advance_is_no_error() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         first = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
@@ -126,7 +126,7 @@ async def test_a_connection_that_cannot_be_opened_for_later_is_nobody_s_error() 
         first.cancel()
 
 
-async def test_through_a_proxy_no_connections_are_opened_for_later() -> None:
+async def test_no_connections_are_opened_in_advance_through_a_proxy() -> None:
     async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
         await ours.get("http://exchange.invalid")
         url = ready_url("http://exchange.invalid", PATH, {})
@@ -134,7 +134,7 @@ async def test_through_a_proxy_no_connections_are_opened_for_later() -> None:
         assert proxy.connections == 1
 
 
-async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_for_later() -> None:
+async def test_an_unrequested_answer_ends_a_connection_opened_in_advance() -> None:
     script = [b"", open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
         first = asyncio.create_task(ours.get(exchange.url))
@@ -149,7 +149,7 @@ async def test_an_answer_before_the_request_ends_a_connection_that_was_opened_fo
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again(injected: bool) -> None:
+async def test_a_connection_with_an_unrequested_answer_is_not_used_again(injected: bool) -> None:
     async with (
         RawExchange(lambda n: open_interest() * (2 if n == 1 else 1)) as exchange,
         aiohttp.ClientSession() as session,
@@ -162,7 +162,7 @@ async def test_a_connection_with_an_unasked_answer_in_it_is_not_used_again(injec
     assert ours.fates == ["settled 200"] * 2
 
 
-async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
+async def test_the_records_of_connections_do_not_grow_without_bound() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
         for _ in range(5):
             await ours.get(exchange.url)
@@ -173,7 +173,7 @@ async def test_what_is_known_of_connections_does_not_grow_for_ever() -> None:
         assert len(connector._guards) == 1
 
 
-def test_the_guard_passes_on_what_it_does_not_decide() -> None:
+def test_the_guard_passes_on_the_other_events() -> None:
     handler = Mock(spec=ResponseHandler)
     guard = guard_of(handler)
     guard.pause_writing()
@@ -185,7 +185,7 @@ def test_the_guard_passes_on_what_it_does_not_decide() -> None:
 
 
 @pytest.mark.parametrize("refusal", [418, 429])
-async def test_a_refusal_with_broken_headers_is_one_after_any_answer_on_its_connection(
+async def test_a_refusal_with_broken_headers_is_noticed_after_any_answer(
     refusal: int,
 ) -> None:
     broken = f"HTTP/1.1 {refusal} No\r\nContent-Length: none\r\n\r\n".encode()
@@ -197,20 +197,20 @@ async def test_a_refusal_with_broken_headers_is_one_after_any_answer_on_its_conn
         assert sender.fates[1] == f"settled {refusal}"
 
 
-def test_a_connection_that_another_has_taken_over_stays_with_them() -> None:
+def test_the_guard_leaves_a_connection_with_another_protocol_alone() -> None:
     taken = Mock(spec=asyncio.Transport)
     for handler in (Mock(spec=ResponseHandler, transport=taken), Mock(transport=None)):
         guard_of(handler).leave()
     taken.set_protocol.assert_not_called()
 
 
-def test_a_connection_that_ended_by_itself_is_not_abandoned() -> None:
+def test_an_ended_connection_is_not_abandoned() -> None:
     handler = Mock(spec=ResponseHandler, transport=None)
     guard_of(handler)._abandon()
     assert handler.method_calls == []
 
 
-def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> None:
+def test_a_flood_after_the_end_of_its_connection_is_ignored() -> None:
     handler = Mock(spec=ResponseHandler, transport=None)
     guard = guard_of(handler)
     guard.left = 3
@@ -221,19 +221,19 @@ def test_a_flood_that_arrives_after_the_end_of_its_connection_is_ignored() -> No
     assert handler.method_calls == []
 
 
-async def test_an_injected_session_gets_its_connections_back_as_they_were() -> None:
+async def test_an_injected_session_gets_its_connections_back_unchanged() -> None:
     long = answer(200, b"x" * 1_000_000)
     async with (
         RawExchange(lambda n: open_interest() if n == 1 else long) as exchange,
         aiohttp.ClientSession() as session,
     ):
         await Sender(session).get(exchange.url)
-        async with session.get(exchange.url) as response:  # far more than we would read
+        async with session.get(exchange.url) as response:  # far more than we would accept
             assert len(await response.read()) == 1_000_000
         assert exchange.connections == 1
 
 
-async def test_an_injected_session_is_guarded_against_what_has_no_end() -> None:
+async def test_an_injected_session_is_guarded_against_endless_answers() -> None:
     endless = b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000
     async with RawExchange(lambda n: endless) as exchange, aiohttp.ClientSession() as session:
         ours = Sender(session)
@@ -242,7 +242,7 @@ async def test_an_injected_session_is_guarded_against_what_has_no_end() -> None:
     assert ours.fates == ["may have been counted"]
 
 
-async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_request(
+async def test_with_an_unknown_aiohttp_one_permit_is_still_one_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "_LEAN", False)
@@ -256,21 +256,21 @@ async def test_with_an_aiohttp_that_we_do_not_know_one_permit_is_still_one_reque
                 await ours.get(exchange.url)
         assert len(exchange.requests) == 3
         with pytest.raises(TransportError):
-            await ours.get(exchange.url)  # nobody listens any more
+            await ours.get(exchange.url)  # the server has stopped
     assert ours.fates == ["settled 200", "settled 503", "may have been counted", "refunded"]
 
 
-def test_an_attempt_without_a_permit_may_be_sent_at_any_time() -> None:
+def test_an_attempt_may_be_sent_by_default() -> None:
     assert Attempt().may_send()
 
 
-# -- what the system may still send --------------------------------------------------------------
+# -- bytes after the end of a call ----------------------------------------------------------------
 
-LONG = "A" * 300_000  # far more than a peer that does not read takes
+LONG = "A" * 300_000  # far more than a peer accepts without reading
 
 
 async def all_received(peer: socket.socket) -> tuple[int, bool]:
-    """How many bytes came, and whether the connection was reset after them."""
+    """The number of received bytes, and whether the connection was reset after them."""
     loop, count = asyncio.get_running_loop(), 0
     try:
         while piece := await loop.sock_recv(peer, 65_536):
@@ -282,7 +282,7 @@ async def all_received(peer: socket.socket) -> tuple[int, bool]:
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our session", "a session of the caller"])
 @pytest.mark.parametrize("ending", ["timeout", "cancelled", "silent", "closed"])
-async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
+async def test_no_part_of_a_request_is_sent_after_its_call_has_ended(
     ending: str, ours: bool
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -324,13 +324,13 @@ async def test_nothing_more_of_a_request_is_sent_once_its_call_has_ended(
 
 
 async def call(transport: Transport, url: str) -> Answer:
-    """One call, with a body of 1000 bytes at the most."""
+    """Make one call with a body of at most 1000 bytes."""
     permit = cast(Permit, Record())
     return await transport.get(ready_url(url, PATH, {"symbol": "BTCUSDT"}), permit, 1000, 60.0)
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our session", "a session of the caller"])
-async def test_a_call_that_ends_leaves_the_request_alone_that_took_its_connection(
+async def test_an_ended_call_does_not_disturb_the_next_request_on_its_connection(
     ours: bool,
 ) -> None:
     def script(number: int) -> bytes:
@@ -346,8 +346,8 @@ async def test_a_call_that_ends_leaves_the_request_alone_that_took_its_connectio
         await asyncio.sleep(1.0)
         slow = asyncio.create_task(call(transport, exchange.url))
         await asyncio.sleep(1.0)
-        # Both answers end in one step of the loop. The end of its body frees the connection of
-        # `slow`, and the second call of `turns` takes it before `slow` goes on.
+        # Both answers end in the same step of the loop. The end of its body frees the connection of
+        # `slow`, and the second call of `turns` takes it before `slow` continues.
         exchange.write(answer(200, "{}"), to=1)
         exchange.write(b" }", to=2)
         assert await slow == Answer(200, b"{  }", True)
@@ -360,7 +360,7 @@ async def test_a_call_that_ends_leaves_the_request_alone_that_took_its_connectio
 async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event, asyncio.Event]]:
     """A session whose trace holds up the first call that ends.
 
-    The events: it does, and it may go on.
+    The events: the trace holds it up, and the trace may continue.
     """
     held, go_on = asyncio.Event(), asyncio.Event()
 
@@ -375,7 +375,7 @@ async def held_up() -> AsyncGenerator[tuple[aiohttp.ClientSession, asyncio.Event
         yield session, held, go_on
 
 
-async def test_a_call_that_the_callers_trace_holds_up_leaves_the_next_request_alone() -> None:
+async def test_a_call_held_up_by_a_trace_does_not_disturb_the_next_request() -> None:
     def script(number: int) -> bytes:
         return answer(200, "{}") if number == 1 else b""
 
@@ -384,7 +384,7 @@ async def test_a_call_that_the_callers_trace_holds_up_leaves_the_next_request_al
         first = asyncio.create_task(call(transport, exchange.url))
         await held.wait()
         second = asyncio.create_task(call(transport, exchange.url))
-        await asyncio.sleep(1.0)  # it is written, and its answer is to come
+        await asyncio.sleep(1.0)  # it is written, and its answer is due later
         go_on.set()
         assert await first == Answer(200, b"{}", True)
         await asyncio.sleep(0.5)
@@ -394,7 +394,7 @@ async def test_a_call_that_the_callers_trace_holds_up_leaves_the_next_request_al
     assert exchange.connections == 1
 
 
-async def test_the_callers_own_request_has_no_bounds_while_a_trace_holds_up_our_call() -> None:
+async def test_the_callers_own_requests_are_not_bounded_during_a_trace() -> None:
     large = "A" * 300_000
 
     def script(number: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Kept connections that died while they were idle cost weight, and never a value.
+"""Kept connections that died while idle cost weight, and never a value.
 
-Rule of this file: both ends live in one virtual loop, so seconds of silence pass at once; what is
-guaranteed is counted at the exchange.
+Rule of this file: both ends run in one virtual loop, so seconds of silence pass at once; the
+exchange counts what is guaranteed.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from support.virtual_clock import START_S, wall_time
 
 pytestmark = pytest.mark.virtual_time
 
-PATIENCE = 2.0  # s of silence after which a kept connection is abandoned
+PATIENCE = 2.0  # s of silence after which the client abandons a kept connection
 OURS, THEIRS = "our session", "the caller's session"
 sessions = pytest.mark.parametrize("session", [OURS, THEIRS])
 ours_first = pytest.mark.parametrize("session", [OURS, *thorough(THEIRS)])
-# Unknown to the client until it has sent a request.
+# The client notices these only after it has sent a request.
 UNSEEN = (Forgets.FIN, Forgets.RESET, Forgets.SILENTLY, Forgets.PART, Forgets.RESET_PART)
 WHOLE = answer(200, '{"symbol":"BTCUSDT","openInterest":"1.5","time":1795435200000}')
 PARTS = {
@@ -49,7 +49,7 @@ PARTS = {
     "a part of a chunked body": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
     "an interim answer": b"HTTP/1.1 103 Early Hints\r\n\r\n",
     "a 408": answer(408, "", "Connection: close"),
-    "a 408 that does not say that it ends": answer(408, ""),
+    "a 408 that does not announce the end": answer(408, ""),
     "a part of a 408": answer(408, "<html>", length=100),
 }
 
@@ -71,7 +71,7 @@ async def client_of(
     limit: int = 24_000,
     **options: object,
 ) -> AsyncGenerator[OpenInterestClient]:
-    """A client in virtual time, with a budget that is not what a test is about."""
+    """A client in virtual time, with an ample budget."""
     clock = asyncio.get_running_loop().time
     budget = ProcessBudget(limit=limit, reserve=0, clock=clock, wall=wall_time)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as theirs:
@@ -83,7 +83,7 @@ async def client_of(
 
 
 async def keep(client: OpenInterestClient, exchange: Balancer, count: int) -> None:
-    """Have so many kept connections."""
+    """Open `count` kept connections."""
     latency, exchange.latency = exchange.latency, 0.1
     await client.get_open_interest("WARMUSDT")  # the first request goes alone
     await asyncio.gather(*(client.get_open_interest("WARMUSDT") for _ in range(count)))
@@ -92,7 +92,7 @@ async def keep(client: OpenInterestClient, exchange: Balancer, count: int) -> No
 
 
 async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> int:
-    """Read so many symbols without an error; the books are right; return how often one was sent."""
+    """Read `count` symbols without an error, check the charges, and return the requests sent."""
     sent, charged = len(exchange.requests), client.usage.charged
     market = await client.snapshot(names(count))
     assert (len(market), market.errors) == (count, {})
@@ -111,7 +111,7 @@ async def sweep(client: OpenInterestClient, exchange: Balancer, count: int) -> i
     "how", [Forgets.SILENTLY, *thorough(*(how for how in Forgets if how is not Forgets.SILENTLY))]
 )
 @pytest.mark.parametrize("connections", [100, *thorough(300)])
-async def test_no_symbol_fails_however_all_kept_connections_died(
+async def test_no_symbol_fails_when_all_kept_connections_died(
     session: str, how: Forgets, connections: int
 ) -> None:
     async with (
@@ -119,10 +119,10 @@ async def test_no_symbol_fails_however_all_kept_connections_died(
         client_of(exchange, session, max_connections=connections) as client,
     ):
         await sweep(client, exchange, 600)
-        for _ in range(2):  # more than the account of retries could pay for
+        for _ in range(2):  # more than the account of retries covers
             kept = exchange.forget(how)
             assert kept == connections
-            await asyncio.sleep(1.5)  # the pacer's second is over
+            await asyncio.sleep(1.5)  # after the pacer's second
             began = now()
             sent = await sweep(client, exchange, 600)
             assert sent == 600 + (kept if how in UNSEEN else 0)
@@ -145,7 +145,7 @@ async def test_a_dead_network_costs_each_call_one_wait_and_one_more_request(sess
 
 
 @sessions
-async def test_one_dead_connection_makes_those_suspect_that_were_idle_since_before(
+async def test_a_dead_connection_makes_connections_idle_since_before_suspect(
     session: str,
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -161,14 +161,14 @@ async def test_one_dead_connection_makes_those_suspect_that_were_idle_since_befo
 
 
 @sessions
-async def test_a_connection_that_delivered_since_is_not_suspect(session: str) -> None:
+async def test_a_connection_that_has_delivered_since_is_not_suspect(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 2)
         exchange.dead[1] = Forgets.SILENTLY
         call = asyncio.create_task(client.get_open_interest("BTCUSDT"))
         await exchange.received(4)
         for _ in range(3):
-            await client.get_open_interest("ETHUSDT")  # on the other one
+            await client.get_open_interest("ETHUSDT")  # on the other connection
         assert exchange.asked(2) == 4
         await call
         assert exchange.connections == 3
@@ -179,24 +179,22 @@ async def test_a_connection_that_delivered_since_is_not_suspect(session: str) ->
 @sessions
 @pytest.mark.parametrize("how", [Forgets.PART, *thorough(Forgets.RESET_PART)])
 @pytest.mark.parametrize("part", some(list(PARTS), always=1))
-async def test_a_kept_connection_that_ends_within_its_answer_costs_one_more_request_and_no_retry(
+async def test_a_kept_connection_that_ends_within_its_answer_costs_one_request_and_no_retry(
     session: str, how: Forgets, part: str
 ) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 200)
-        for _ in range(2):  # more than the account of retries could pay for
+        for _ in range(2):  # more than the account of retries covers
             exchange.part, kept = PARTS[part], exchange.forget(how)
             assert kept == 100
-            await asyncio.sleep(1.5)  # the pacer's second is over
+            await asyncio.sleep(1.5)  # after the pacer's second
             assert await sweep(client, exchange, 200) == 200 + kept
         assert client._sender._retries.left == client._sender._policy.budget
 
 
 @ours_first
 @pytest.mark.parametrize("part", PARTS)
-async def test_an_exchange_that_ends_every_answer_is_an_outage_and_draws_retries(
-    session: str, part: str
-) -> None:
+async def test_an_exchange_that_ends_every_answer_costs_retries(session: str, part: str) -> None:
     no_waits = RetryPolicy(network_base=0.0, server_base=0.0)
     async with Balancer() as exchange, client_of(exchange, session, retry=no_waits) as client:
         await keep(client, exchange, 1)
@@ -214,7 +212,7 @@ async def test_an_exchange_that_ends_every_answer_is_an_outage_and_draws_retries
 @sessions
 @pytest.mark.parametrize("status", [418, 429, 503])
 @pytest.mark.parametrize("cut", ["after its headers", "within its body"])
-async def test_an_answer_that_refuses_and_ends_is_that_refusal_on_a_kept_connection_as_well(
+async def test_a_refusal_that_ends_a_kept_connection_is_still_that_refusal(
     session: str, status: int, cut: str
 ) -> None:
     kinds = {418: BannedError, 429: RateLimitedError, 503: ServerError}
@@ -230,7 +228,7 @@ async def test_an_answer_that_refuses_and_ends_is_that_refusal_on_a_kept_connect
 
 @sessions
 @pytest.mark.parametrize("text", ['{"code":-1007,"msg":"Timeout"}', '{"code":-1003,"msg":"no"}'])
-async def test_a_408_with_a_code_is_an_answer_of_the_exchange_and_no_dropped_connection(
+async def test_a_408_with_a_code_is_an_answer_and_no_dropped_connection(
     session: str, text: str
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -243,7 +241,7 @@ async def test_a_408_with_a_code_is_an_answer_of_the_exchange_and_no_dropped_con
         )
 
 
-async def test_no_connection_that_was_answered_408_is_used_again() -> None:
+async def test_a_connection_is_not_used_again_after_a_408() -> None:
     script = [open_interest(), answer(408, ""), open_interest(), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
         statuses = [(await ours.get(exchange.url)).status for _ in script]
@@ -255,9 +253,7 @@ async def test_no_connection_that_was_answered_408_is_used_again() -> None:
 
 @sessions
 @pytest.mark.parametrize("how", UNSEEN)
-async def test_a_call_meets_one_dead_connection_and_then_a_new_one(
-    session: str, how: Forgets
-) -> None:
+async def test_a_call_uses_at_most_one_dead_connection(session: str, how: Forgets) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 10)
         for number in range(10):
@@ -271,7 +267,7 @@ async def test_a_call_meets_one_dead_connection_and_then_a_new_one(
 
 
 @sessions
-async def test_the_last_attempt_of_a_call_is_made_on_a_new_connection(session: str) -> None:
+async def test_the_last_attempt_of_a_call_uses_a_new_connection(session: str) -> None:
     async with (
         Balancer() as exchange,
         client_of(exchange, session, retry=RetryPolicy(server_base=0.0)) as client,
@@ -287,7 +283,7 @@ async def test_the_last_attempt_of_a_call_is_made_on_a_new_connection(session: s
 
 
 @pytest.mark.parametrize("how", UNSEEN)
-async def test_a_connection_that_only_the_caller_has_used_counts_as_kept(how: Forgets) -> None:
+async def test_a_connection_used_only_by_the_caller_counts_as_kept(how: Forgets) -> None:
     async with Balancer() as exchange, aiohttp.ClientSession() as theirs:
         async with theirs.get(f"{exchange.url}/own?symbol=OWN") as response:
             await response.read()
@@ -298,7 +294,7 @@ async def test_a_connection_that_only_the_caller_has_used_counts_as_kept(how: Fo
             assert client._sender._retries.left == client._sender._policy.budget
 
 
-async def test_a_connection_that_was_opened_for_later_counts_as_kept() -> None:
+async def test_a_connection_opened_in_advance_counts_as_kept() -> None:
     async with Balancer(latency=0.1) as exchange, client_of(exchange) as client:
         await client.snapshot(names(1))
         opening = asyncio.create_task(client.snapshot(names(20)))
@@ -318,7 +314,7 @@ async def test_a_connection_that_was_opened_for_later_counts_as_kept() -> None:
 @sessions
 @pytest.mark.parametrize("how", some(list(Forgets), always=1))
 @pytest.mark.parametrize("way", ["TLS", "a proxy", "TLS through a proxy"])
-async def test_it_is_the_same_over_tls_and_through_a_proxy(
+async def test_dead_connections_cost_no_value_over_tls_and_through_a_proxy(
     session: str, how: Forgets, way: str
 ) -> None:
     tls = good() if "TLS" in way else None
@@ -344,13 +340,13 @@ async def test_it_is_the_same_over_tls_and_through_a_proxy(
 
 @pytest.mark.thorough
 @ours_first
-async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(session: str) -> None:
+async def test_an_exchange_that_turns_slow_doubles_requests_only_once(session: str) -> None:
     async with Balancer(latency=0.02) as exchange, client_of(exchange, session) as client:
         await sweep(client, exchange, 300)
         exchange.latency = 3.0
         assert await sweep(client, exchange, 300) <= 300 + 100
         for _ in range(3):
-            await asyncio.sleep(3600.0)  # it does not learn that again for each sweep
+            await asyncio.sleep(3600.0)  # it does not learn this again in each sweep
             assert await sweep(client, exchange, 300) == 300
         exchange.latency = 0.02
         assert await sweep(client, exchange, 300) == 300
@@ -363,7 +359,7 @@ async def test_an_exchange_that_turns_slow_doubles_what_is_under_way_once(sessio
 @ours_first
 @pytest.mark.parametrize("slow", [9.0, *thorough(3.0, 5.0)])
 @pytest.mark.parametrize("timeout", [10.0, *thorough(30.0)])
-async def test_no_symbol_fails_when_all_connections_died_after_one_slow_answer(
+async def test_no_symbol_fails_when_all_connections_die_after_a_slow_answer(
     session: str, slow: float, timeout: float
 ) -> None:
     async with (
@@ -374,12 +370,12 @@ async def test_no_symbol_fails_when_all_connections_died_after_one_slow_answer(
         exchange.latency = 0.02
         await sweep(client, exchange, 150)
         exchange.forget(Forgets.SILENTLY)
-        await asyncio.sleep(1.5)  # the pacer's second is over
+        await asyncio.sleep(1.5)  # after the pacer's second
         await sweep(client, exchange, 150)
 
 
 @sessions
-async def test_an_exchange_that_stays_nearly_as_slow_as_the_timeout_is_asked_once(
+async def test_requests_to_a_very_slow_exchange_are_sent_once(
     session: str,
 ) -> None:
     async with Balancer(latency=7.0) as exchange, client_of(exchange, session) as client:
@@ -389,7 +385,7 @@ async def test_an_exchange_that_stays_nearly_as_slow_as_the_timeout_is_asked_onc
 
 
 @sessions
-async def test_when_the_new_connection_is_slow_as_well_its_answer_is_waited_for(
+async def test_a_slow_answer_on_the_new_connection_is_awaited(
     session: str,
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session, timeout=10.0) as client:
@@ -402,7 +398,7 @@ async def test_when_the_new_connection_is_slow_as_well_its_answer_is_waited_for(
 
 
 @sessions
-async def test_both_requests_share_the_timeout_of_the_call(session: str) -> None:
+async def test_both_requests_share_the_calls_timeout(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session, timeout=5.0) as client:
         await keep(client, exchange, 1)
         exchange.latency = 60.0
@@ -433,14 +429,14 @@ async def test_without_retries_no_request_is_abandoned_or_sent_again(session: st
         assert exchange.symbols["ETHUSDT"] == 1
 
 
-# -- what the second request may not do ----------------------------------------------------------
+# -- limits of the second request ----------------------------------------------------------------
 
 
 @sessions
-async def test_a_late_answer_on_an_abandoned_connection_reaches_nobody(session: str) -> None:
+async def test_a_late_answer_on_an_abandoned_connection_reaches_no_call(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 3)
-        exchange.late = PATIENCE + 0.02  # just behind
+        exchange.late = PATIENCE + 0.02  # just afterwards
         exchange.forget(Forgets.SILENTLY)
         for name in names(20):
             assert (await client.get_open_interest(name)).symbol == name
@@ -451,7 +447,7 @@ async def test_a_late_answer_on_an_abandoned_connection_reaches_nobody(session: 
 
 
 @sessions
-async def test_during_a_ban_nothing_is_sent_again(session: str) -> None:
+async def test_no_request_is_sent_again_during_a_ban(session: str) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 2)
         exchange.dead[1] = Forgets.SILENTLY
@@ -467,13 +463,11 @@ async def test_during_a_ban_nothing_is_sent_again(session: str) -> None:
 
 @sessions
 @pytest.mark.parametrize("how", UNSEEN)
-async def test_the_second_request_waits_for_its_admission_like_any_other(
-    session: str, how: Forgets
-) -> None:
+async def test_the_second_request_is_admitted_like_any_other(session: str, how: Forgets) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
         await keep(client, exchange, 1)
         exchange.forget(how)
-        exchange.on_request = lambda: client._governor.pool.hold(30.0)  # somebody met a 403
+        exchange.on_request = lambda: client._governor.pool.hold(30.0)  # another client got a 403
         began = now()
         call = asyncio.create_task(client.get_open_interest("BTCUSDT"))
         await exchange.received(3)
@@ -485,7 +479,7 @@ async def test_the_second_request_waits_for_its_admission_like_any_other(
 
 @sessions
 @pytest.mark.parametrize("how", UNSEEN)
-async def test_a_call_that_cannot_wait_for_its_second_request_learns_it(
+async def test_a_call_that_cannot_wait_for_its_second_request_raises(
     session: str, how: Forgets
 ) -> None:
     async with Balancer() as exchange, client_of(exchange, session) as client:
@@ -503,7 +497,7 @@ async def test_a_call_that_cannot_wait_for_its_second_request_learns_it(
 
 @sessions
 @pytest.mark.parametrize("end", ["timeout", "cancelled"])
-async def test_after_a_caller_gave_up_on_a_silent_connection_the_others_are_suspect(
+async def test_giving_up_on_a_silent_connection_makes_the_others_suspect(
     session: str, end: str
 ) -> None:
     timeout = 1.0 if end == "timeout" else 10.0
@@ -520,7 +514,7 @@ async def test_after_a_caller_gave_up_on_a_silent_connection_the_others_are_susp
         assert client.usage.charged == len(exchange.requests) == 11 + 1 + 10
 
 
-async def test_a_call_that_is_cancelled_at_once_makes_nothing_suspect() -> None:
+async def test_a_call_cancelled_at_once_makes_no_connection_suspect() -> None:
     async with Balancer(latency=0.05) as exchange, client_of(exchange) as client:
         await keep(client, exchange, 10)
         with pytest.raises(TimeoutError):
@@ -530,7 +524,7 @@ async def test_a_call_that_is_cancelled_at_once_makes_nothing_suspect() -> None:
         assert exchange.connections == 10
 
 
-async def test_closing_while_a_connection_is_silent_leaves_nothing_behind() -> None:
+async def test_closing_during_silence_leaves_nothing_behind() -> None:
     async with Balancer() as exchange, client_of(exchange) as client:
         await keep(client, exchange, 1)
         exchange.forget(Forgets.SILENTLY)

@@ -1,4 +1,4 @@
-"""Deadlines end what they limit, exactly when asyncio's own would, and nothing else."""
+"""Deadlines interrupt their task exactly when asyncio's own would, and nothing else."""
 
 import asyncio
 import gc
@@ -17,20 +17,20 @@ def now() -> float:
 
 
 async def limited(deadlines: Deadlines, seconds: float, work: float) -> str:
-    """How `work` seconds of work end, under a limit."""
+    """Work for `work` seconds under a deadline; return how it ended."""
     deadline = deadlines.start(seconds)
     try:
         await asyncio.sleep(work)
     except asyncio.CancelledError:
         if deadline.done():
             return f"ended at {now() - 1000:.1f}"
-        return "cancelled by somebody else"
+        return "cancelled by another task"
     finally:
         deadline.done()
     return f"done at {now() - 1000:.1f}"
 
 
-async def test_a_task_is_ended_when_its_time_is_over_and_can_go_on() -> None:
+async def test_a_task_is_interrupted_at_its_deadline_and_can_continue() -> None:
     assert await limited(Deadlines(), 2.0, 5.0) == "ended at 2.0"
     task = asyncio.current_task()
     assert task is not None
@@ -38,14 +38,14 @@ async def test_a_task_is_ended_when_its_time_is_over_and_can_go_on() -> None:
     await asyncio.sleep(1.0)
 
 
-async def test_who_is_done_in_time_is_left_alone() -> None:
+async def test_a_task_that_ends_in_time_is_not_interrupted() -> None:
     deadlines = Deadlines()
     assert await limited(deadlines, 2.0, 1.0) == "done at 1.0"
     await asyncio.sleep(10.0)
     assert await limited(deadlines, 2.0, 1.0) == "done at 12.0"
 
 
-async def test_many_limits_end_in_any_order() -> None:
+async def test_many_deadlines_expire_in_any_order() -> None:
     deadlines = Deadlines()
     limits = [(10.0, 20.0), (3.0, 20.0), (10.0, 1.0), (5.0, 20.0), (12.0, 20.0), (4.0, 2.0)]
     ends = await asyncio.gather(*(limited(deadlines, *limit) for limit in limits))
@@ -59,7 +59,7 @@ async def test_many_limits_end_in_any_order() -> None:
     ]
 
 
-async def test_one_timer_serves_all_who_began_after_each_other(
+async def test_one_timer_serves_consecutive_deadlines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop, armed, call_at = asyncio.get_running_loop(), list[float](), None
@@ -78,7 +78,7 @@ async def test_one_timer_serves_all_who_began_after_each_other(
     assert [when for when in armed if when >= loop_now + 9.0] == [loop_now + 10.0]
 
 
-async def test_what_is_done_is_not_kept_until_its_time_would_be_over() -> None:
+async def test_a_finished_deadline_is_dropped_early() -> None:
     deadlines = Deadlines()
     for _ in range(1000):
         await limited(deadlines, 10.0, 0.0)
@@ -87,7 +87,7 @@ async def test_what_is_done_is_not_kept_until_its_time_would_be_over() -> None:
 
 
 @pytest.mark.parametrize("work", [0.5, 5.0], ids=["done", "cancelled"])
-async def test_a_second_attempt_is_not_kept_either(work: float) -> None:
+async def test_the_deadline_of_a_second_attempt_is_dropped_early(work: float) -> None:
     deadlines = Deadlines()
     await limited(deadlines, 10.0, 0.0)
     task = asyncio.create_task(limited(deadlines, 9.0, work))
@@ -99,9 +99,9 @@ async def test_a_second_attempt_is_not_kept_either(work: float) -> None:
     assert (len(deadlines._early), kept) == (0, [])
 
 
-async def test_a_timer_does_not_keep_what_the_call_had_in_its_context() -> None:
+async def test_a_timer_does_not_keep_the_context_of_its_call() -> None:
     class Request:
-        """Of a web service, that answers it with a call of ours."""
+        """A request to a web service that answers with a call of ours."""
 
     of_the_task: ContextVar[Request] = ContextVar("of_the_task")
     requests, deadlines = list[ref[Request]](), Deadlines()
@@ -114,28 +114,28 @@ async def test_a_timer_does_not_keep_what_the_call_had_in_its_context() -> None:
 
     for seconds in (10.0, 8.0):  # a first attempt, and a second
         await asyncio.create_task(answer(seconds))
-    await asyncio.sleep(0.0)  # this step was begun by the end of the last one
+    await asyncio.sleep(0.0)  # lets the loop drop the last step
     gc.collect()
     assert [request() for request in requests] == [None, None]
 
 
-async def test_a_cancellation_by_somebody_else_is_not_taken_for_the_deadline() -> None:
+async def test_another_cancellation_is_not_taken_for_the_deadline() -> None:
     task = asyncio.create_task(limited(Deadlines(), 2.0, 5.0))
     await asyncio.sleep(1.0)
     task.cancel()
-    assert await task == "cancelled by somebody else"
+    assert await task == "cancelled by another task"
 
 
-async def test_when_both_come_at_once_the_cancellation_wins() -> None:
+async def test_a_simultaneous_cancellation_wins_over_the_deadline() -> None:
     deadlines = Deadlines()
     task = asyncio.create_task(limited(deadlines, 2.0, 5.0))
     await asyncio.sleep(1.0)
     deadlines.expire_all()
     task.cancel()
-    assert await task == "cancelled by somebody else"
+    assert await task == "cancelled by another task"
 
 
-async def test_a_task_that_was_cancelled_before_can_have_a_deadline() -> None:
+async def test_a_task_with_an_earlier_cancellation_can_have_a_deadline() -> None:
     async def stubborn() -> str:
         try:
             await asyncio.sleep(100.0)
@@ -149,19 +149,19 @@ async def test_a_task_that_was_cancelled_before_can_have_a_deadline() -> None:
     assert await task == "ended at 3.0"
 
 
-async def test_everybodys_time_can_be_over_at_once() -> None:
+async def test_expire_all_interrupts_every_task_once() -> None:
     deadlines = Deadlines()
     waiting = [asyncio.create_task(limited(deadlines, s, 20.0)) for s in (10.0, 3.0, 10.0)]
     done = asyncio.create_task(limited(deadlines, 10.0, 0.5))
     await asyncio.sleep(1.0)
     deadlines.expire_all()
-    deadlines.expire_all()  # nobody is ended twice
+    deadlines.expire_all()  # no task is interrupted twice
     deadlines.cancel()
     assert await asyncio.gather(*waiting, done) == ["ended at 1.0"] * 3 + ["done at 0.5"]
-    await asyncio.sleep(100.0)  # and nobody later
+    await asyncio.sleep(100.0)  # and none later
 
 
-async def test_nothing_is_left_to_stop_when_nothing_was_started() -> None:
+async def test_cancel_without_a_deadline_does_nothing() -> None:
     deadlines = Deadlines()
     deadlines.cancel()
     assert await limited(deadlines, 1.0, 2.0) == "ended at 1.0"

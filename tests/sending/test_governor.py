@@ -1,7 +1,7 @@
-"""The governor: order, waiting, holds, and what goes back when somebody gives up.
+"""The governor: order, waiting, cooldowns, and refunds of calls that give up.
 
-Rule of this file: time is virtual, the pool is a real one, and what the exchange answers is written
-down in the test.
+Rule of this file: time is virtual, the pool is real, and each test contains the exchange's
+answers.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from binance_oi.errors import (
     Reason,
 )
 from binance_oi.exchange.limits import Limit
-from binance_oi.exchange.refusals import FIREWALL_HOLD, MAX_BAN, MIN_BAN
+from binance_oi.exchange.refusals import FIREWALL_COOLDOWN, MAX_BAN, MIN_BAN
 from binance_oi.sending.governor import (
-    FEW,
-    NAP,
-    SLICE,
+    ENDED_PER_STEP,
+    LONGEST_SLEEP_S,
+    MAX_FINISHED,
     Governor,
     Permit,
 )
@@ -65,7 +65,7 @@ def answer(used: int, **more: str) -> Mapping[str, str]:
 
 
 async def known(limit: int = 100, *, pace: float = 1000.0, max_in_flight: int = 100) -> Governor:
-    """A governor that has had an answer: 1 is used, and the clock is known."""
+    """A governor that has settled an answer: 1 is used, and the clock is known."""
     await asyncio.sleep(10)
     governor = Governor(make_pool(limit), pace=pace, max_in_flight=max_in_flight)
     async with governor.reserve() as permit:
@@ -79,20 +79,20 @@ async def fill(governor: Governor, weight: int) -> None:
 
 
 async def until_waiting(governor: Governor, count: int) -> None:
-    while governor.waiting < count:  # noqa: ASYNC110 - what it waits for has no event
+    while governor.waiting < count:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def full() -> AsyncIterator[Governor]:
-    """The minute is used up, and in 50 s there is another one."""
+    """A governor whose minute is full, 50 s before the rollover."""
     governor = await known()
     await fill(governor, 99)
     yield governor
     governor.close(ClientClosedError())
 
 
-async def test_a_settled_permit_shows_in_the_usage() -> None:
+async def test_a_settled_permit_counts_in_the_usage() -> None:
     governor = await known()
     async with governor.reserve(5) as permit:
         assert governor.pool.usage.in_flight == 5
@@ -101,14 +101,14 @@ async def test_a_settled_permit_shows_in_the_usage() -> None:
     assert (usage.used, usage.in_flight, governor.in_flight) == (6, 0, 0)
 
 
-async def test_leaving_without_an_answer_keeps_the_charge() -> None:
+async def test_releasing_without_an_answer_keeps_the_charge() -> None:
     governor = await known()
     async with governor.reserve(5):
         pass
     assert governor.pool.usage.used == 6
 
 
-async def test_a_permit_goes_back_once() -> None:
+async def test_a_permit_is_given_back_only_once() -> None:
     governor = await known()
     permit = await governor.admit(5)
     permit.refund()
@@ -133,13 +133,15 @@ async def test_the_first_request_goes_alone() -> None:
     assert asyncio.get_running_loop().time() - began < 0.31
 
 
-async def test_waiters_go_when_the_minute_turns(full: Governor) -> None:
+async def test_waiters_are_admitted_at_the_rollover(full: Governor) -> None:
     permit = await full.admit()
-    assert 0 <= wall_time() % 60 < 4  # the clock is known to within some seconds
+    assert 0 <= wall_time() % 60 < 4  # the clock is known to a few seconds
     permit.release()
 
 
-async def test_single_calls_go_before_bulk_and_each_in_its_turn(full: Governor) -> None:
+async def test_single_calls_precede_bulk_calls_and_both_keep_their_order(
+    full: Governor,
+) -> None:
     order: list[str] = []
 
     async def call(name: str, weight: int, bulk: bool) -> None:
@@ -167,7 +169,7 @@ async def test_a_heavy_request_is_not_overtaken() -> None:
         (await task).release()
 
 
-async def test_only_so_many_are_under_way() -> None:
+async def test_max_in_flight_bounds_the_requests_on_the_wire() -> None:
     governor = await known(max_in_flight=2)
     permits = [await governor.admit(), await governor.admit()]
     third = asyncio.create_task(governor.admit())
@@ -180,7 +182,7 @@ async def test_only_so_many_are_under_way() -> None:
         permit.release()
 
 
-async def test_the_pace_is_kept() -> None:
+async def test_admissions_keep_the_pace() -> None:
     governor = await known(limit=2000, pace=10.0)
     began = asyncio.get_running_loop().time()
     for used in range(2, 42):
@@ -189,7 +191,7 @@ async def test_the_pace_is_kept() -> None:
     assert 2.9 <= asyncio.get_running_loop().time() - began <= 4.1
 
 
-async def test_those_who_wait_for_the_pacer_go_as_soon_as_it_lets_them() -> None:
+async def test_waiters_for_the_pacer_are_admitted_as_soon_as_it_allows() -> None:
     governor = await known(limit=2000, pace=10.0)
 
     async def call() -> None:
@@ -202,7 +204,7 @@ async def test_those_who_wait_for_the_pacer_go_as_soon_as_it_lets_them() -> None
 
 
 @pytest.mark.parametrize("pace, in_flight", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
-async def test_nonsense_is_refused(pace: float, in_flight: int) -> None:
+async def test_impossible_arguments_are_refused(pace: float, in_flight: int) -> None:
     with pytest.raises(ValueError, match="finite and above 0"):
         Governor(make_pool(), pace=pace, max_in_flight=in_flight)
 
@@ -210,7 +212,7 @@ async def test_nonsense_is_refused(pace: float, in_flight: int) -> None:
 # -- cancellation ------------------------------------------------------------------------------
 
 
-async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(full: Governor) -> None:
+async def test_cancelling_a_waiter_leaves_nothing_behind(full: Governor) -> None:
     task = asyncio.create_task(full.admit())
     await until_waiting(full, 1)
     task.cancel()
@@ -218,14 +220,14 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing_behind(full: Governor) 
     assert (full.waiting, full.in_flight, full.pool.usage.used) == (0, 0, 100)
 
 
-async def test_who_is_cancelled_in_the_breath_in_which_they_were_admitted_pays_nothing() -> None:
+async def test_cancelling_right_after_admission_refunds_the_charge() -> None:
     governor = await known(max_in_flight=1)
     permit = await governor.admit()
     task = asyncio.create_task(governor.admit(10))
     await until_waiting(governor, 1)
     permit.settle(200, answer(2))
     permit.release()
-    while governor.waiting:  # noqa: ASYNC110 - until the dispatcher has just taken it out
+    while governor.waiting:  # noqa: ASYNC110 - until the dispatcher has just removed it
         await asyncio.sleep(0)
     assert not task.done()
     task.cancel()
@@ -234,7 +236,7 @@ async def test_who_is_cancelled_in_the_breath_in_which_they_were_admitted_pays_n
     assert (governor.in_flight, governor.pool.usage.used) == (0, 2)
 
 
-async def test_who_is_cancelled_while_it_fails_is_cancelled(full: Governor) -> None:
+async def test_cancelling_a_failing_waiter_raises_cancelled_error(full: Governor) -> None:
     task = asyncio.create_task(full.admit())
     await until_waiting(full, 1)
     full.close(ClientClosedError())
@@ -243,7 +245,7 @@ async def test_who_is_cancelled_while_it_fails_is_cancelled(full: Governor) -> N
     assert task.cancelled()
 
 
-async def test_who_is_cancelled_twice_is_cancelled_and_keeps_the_first_message(
+async def test_a_second_cancellation_keeps_the_first_message(
     full: Governor,
 ) -> None:
     task = asyncio.create_task(full.admit())
@@ -256,19 +258,19 @@ async def test_who_is_cancelled_twice_is_cancelled_and_keeps_the_first_message(
         await task
 
 
-async def test_the_dispatcher_passes_over_who_was_cancelled_and_has_not_run_since() -> None:
+async def test_the_dispatcher_skips_a_cancelled_waiter_that_has_not_run_yet() -> None:
     governor = await known(max_in_flight=1)
     permit = await governor.admit()
     first, second = (asyncio.create_task(governor.admit()) for _ in range(2))
     await until_waiting(governor, 2)
-    permit.release()  # wakes the dispatcher, and before it runs:
+    permit.release()  # wakes the dispatcher; before it runs:
     first.cancel()
     (await second).release()
     assert first.cancelled()
     assert governor.in_flight == 0
 
 
-async def test_the_last_who_is_cancelled_ends_the_dispatcher() -> None:
+async def test_cancelling_the_last_waiter_ends_the_dispatcher() -> None:
     governor = await known(max_in_flight=1)
     permit = await governor.admit()
     only = asyncio.create_task(governor.admit())
@@ -276,14 +278,14 @@ async def test_the_last_who_is_cancelled_ends_the_dispatcher() -> None:
     permit.release()
     only.cancel()
     await asyncio.wait([only])
-    await asyncio.sleep(2 * NAP)
+    await asyncio.sleep(2 * LONGEST_SLEEP_S)
     assert (governor.waiting, governor.in_flight) == (0, 0)
 
 
 # -- max_wait ----------------------------------------------------------------------------------
 
 
-async def test_max_wait_is_raised_as_soon_as_it_is_certain(full: Governor) -> None:
+async def test_an_impossible_max_wait_is_refused_as_soon_as_it_is_certain(full: Governor) -> None:
     began = asyncio.get_running_loop().time()
     with pytest.raises(BudgetExhaustedError, match="no room") as caught:
         await full.admit(max_wait=20)
@@ -292,14 +294,14 @@ async def test_max_wait_is_raised_as_soon_as_it_is_certain(full: Governor) -> No
     assert caught.value.retry_at.timestamp() > wall_time()
 
 
-async def test_who_can_wait_long_enough_is_admitted(full: Governor) -> None:
+async def test_a_call_that_can_wait_long_enough_is_admitted(full: Governor) -> None:
     minute = wall_time() // 60
     (await full.admit(max_wait=55)).release()
     assert wall_time() // 60 == minute + 1
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 1.0])
-async def test_weight_that_never_fits_says_so_also_behind_others(
+async def test_a_weight_that_never_fits_is_refused_behind_others_too(
     full: Governor, max_wait: float
 ) -> None:
     first = asyncio.create_task(full.admit())
@@ -310,7 +312,7 @@ async def test_weight_that_never_fits_says_so_also_behind_others(
     first.cancel()
 
 
-async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
+async def test_a_weight_that_never_fits_is_refused_and_blocks_no_call() -> None:
     governor = await known()
     for max_wait in (None, 10.0):
         with pytest.raises(BudgetExhaustedError, match="never fits") as caught:
@@ -322,7 +324,7 @@ async def test_weight_that_never_fits_is_told_so_and_blocks_nobody() -> None:
 def end_at_once(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, None, Any], **_: object
 ) -> asyncio.Future[Any]:
-    """What `asyncio.eager_task_factory` makes of a coroutine that never has to wait."""
+    """Stand in for `asyncio.eager_task_factory` and a coroutine that never waits."""
     future = loop.create_future()
     try:
         coroutine.send(None)
@@ -331,7 +333,7 @@ def end_at_once(
     return future
 
 
-async def test_a_dispatcher_that_ends_at_once_leaves_no_later_call_waiting() -> None:
+async def test_a_dispatcher_that_ends_at_once_strands_no_later_call() -> None:
     governor, loop = await known(), asyncio.get_running_loop()
     factory: Any = end_at_once
     loop.set_task_factory(getattr(asyncio, "eager_task_factory", factory))  # from Python 3.12
@@ -355,24 +357,24 @@ async def test_max_wait_counts_while_all_connections_are_busy(pace: float) -> No
     waiter = asyncio.create_task(governor.admit())
     before = loop.steps
     await asyncio.sleep(600)
-    assert loop.steps - before <= 3 * 600 / NAP  # it does not spin
+    assert loop.steps - before <= 3 * 600 / LONGEST_SLEEP_S  # it does not spin
     permit.release()
     (await waiter).release()
 
 
-async def test_deadlines_of_those_who_were_admitted_do_not_pile_up() -> None:
+async def test_deadlines_of_admitted_calls_do_not_pile_up() -> None:
     governor = await known(limit=10_000, max_in_flight=1)
-    for used in range(2, 5 * FEW):
+    for used in range(2, 5 * MAX_FINISHED):
         permit = await governor.admit()
         waiter = asyncio.create_task(governor.admit(max_wait=3600))
         await until_waiting(governor, 1)
         permit.settle(200, answer(used))
         permit.release()
         (await waiter).release()
-    assert len(governor._deadlines) <= FEW + 2
+    assert len(governor._deadlines) <= MAX_FINISHED + 2
 
 
-async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> None:
+async def test_the_deadline_of_a_finished_call_does_no_harm(full: Governor) -> None:
     gone = asyncio.create_task(full.admit(max_wait=1e6))
     await until_waiting(full, 1)
     full._deadlines[0].deadline = asyncio.get_running_loop().time() + 20
@@ -383,7 +385,7 @@ async def test_a_deadline_of_one_that_is_gone_does_no_harm(full: Governor) -> No
     assert full._deadlines == []
 
 
-async def test_the_dispatcher_keeps_nothing_of_the_call_that_woke_it(full: Governor) -> None:
+async def test_the_dispatcher_keeps_nothing_of_the_call_that_started_it(full: Governor) -> None:
     class Request:
         pass
 
@@ -396,10 +398,10 @@ async def test_the_dispatcher_keeps_nothing_of_the_call_that_woke_it(full: Gover
         return weakref.ref(request.get())
 
     handled = asyncio.create_task(handle())
-    other = asyncio.create_task(full.admit())  # it goes on to wait
+    other = asyncio.create_task(full.admit())  # it still waits
     ended = await handled
     del handled
-    await asyncio.sleep(0)  # the loop has just let go of it
+    await asyncio.sleep(0)  # lets the loop drop it
     gc.collect()
     assert full.waiting == 1
     assert ended() is None
@@ -410,7 +412,7 @@ NOT_A_WAIT = (Decimal(1), "1", timedelta(seconds=1), True, [1], math.nan, math.i
 
 
 @pytest.mark.parametrize("max_wait", NOT_A_WAIT, ids=repr)
-async def test_a_max_wait_that_is_no_wait_is_refused_and_leaves_nothing_behind(
+async def test_an_impossible_max_wait_is_refused_and_leaves_nothing_behind(
     max_wait: object, full: Governor
 ) -> None:
     tasks = asyncio.all_tasks()
@@ -425,7 +427,7 @@ async def test_a_max_wait_that_is_no_wait_is_refused_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("weight", [0, -1, 1.0, "1", Decimal(1), True, None], ids=repr)
-async def test_a_weight_that_is_none_is_refused_and_leaves_nothing_behind(
+async def test_an_impossible_weight_is_refused_and_leaves_nothing_behind(
     weight: object, full: Governor
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^weight must be "):
@@ -433,14 +435,14 @@ async def test_a_weight_that_is_none_is_refused_and_leaves_nothing_behind(
     assert (full.waiting, full.in_flight, full.pool.usage.used) == (0, 0, 100)
 
 
-async def test_every_real_number_is_a_max_wait(full: Governor) -> None:
+async def test_every_real_number_is_accepted_as_max_wait(full: Governor) -> None:
     for max_wait in (0, 0.5, Fraction(1, 2)):
         with pytest.raises(BudgetExhaustedError):
             await full.admit(max_wait=max_wait)  # type: ignore[arg-type]
 
 
 async def refusals_until_admitted(governor: Governor) -> int:
-    """Ask without waiting, and again at each `retry_at`. The permit is given back unsent."""
+    """Call without waiting, again at each `retry_at`; return the refusals before an admission."""
     for refused in range(1000):
         (answer,) = await asyncio.gather(governor.admit(max_wait=0.0), return_exceptions=True)
         if isinstance(answer, Permit):
@@ -460,14 +462,14 @@ async def refusals_until_admitted(governor: Governor) -> int:
         ("a full minute", 2),
         ("a cooldown", 2),
         ("a probe", 2),
-        ("a full minute that is under way", 60),
+        ("a full minute in flight", 60),
         ("lost weight", 2),
         ("another limit", 3),
         ("connections", 31),
         ("the pace", 2),
     ],
 )
-async def test_who_comes_back_at_retry_at_gets_through_after_few_refusals(
+async def test_a_call_repeated_at_retry_at_is_admitted_after_few_refusals(
     obstacle: str, most: int
 ) -> None:
     governor = await known(pace=0.2 if obstacle == "the pace" else 1000.0, max_in_flight=2)
@@ -480,7 +482,7 @@ async def test_who_comes_back_at_retry_at_gets_through_after_few_refusals(
         governor.pool.hold(1)
         await asyncio.sleep(10)
         held.append(await governor.admit())
-    elif obstacle == "a full minute that is under way":
+    elif obstacle == "a full minute in flight":
         held.append(await governor.admit(99))
     elif obstacle == "lost weight":
         (await governor.admit(99)).release()
@@ -495,7 +497,7 @@ async def test_who_comes_back_at_retry_at_gets_through_after_few_refusals(
         permit.release()
 
 
-async def test_who_waits_for_nothing_is_admitted_when_there_is_room(full: Governor) -> None:
+async def test_a_max_wait_of_zero_admits_a_call_when_there_is_room(full: Governor) -> None:
     await asyncio.sleep(60)
     first = asyncio.create_task(full.admit(max_wait=0.0))
     others = [asyncio.create_task(full.admit(max_wait=0.0)) for _ in range(20)]
@@ -505,7 +507,7 @@ async def test_who_waits_for_nothing_is_admitted_when_there_is_room(full: Govern
 
 
 @pytest.mark.parametrize("max_wait", [0.0, 0.5, 4.0])
-async def test_max_wait_is_kept_while_the_pacer_lets_nobody_pass(max_wait: float) -> None:
+async def test_max_wait_is_kept_while_the_pacer_blocks(max_wait: float) -> None:
     governor = await known(pace=0.2)
     loop = asyncio.get_running_loop()
     patient = asyncio.create_task(governor.admit())
@@ -519,7 +521,7 @@ async def test_max_wait_is_kept_while_the_pacer_lets_nobody_pass(max_wait: float
 
 
 @pytest.mark.parametrize("ending", ["cancelled", "closed"])
-async def test_nobody_waits_for_the_pacer_when_nobody_is_left(ending: str) -> None:
+async def test_the_pacer_task_ends_with_the_last_waiter(ending: str) -> None:
     governor = await known(pace=0.2)
     before = asyncio.all_tasks()
     call = asyncio.create_task(governor.admit())
@@ -530,27 +532,27 @@ async def test_nobody_waits_for_the_pacer_when_nobody_is_left(ending: str) -> No
     else:
         call.cancel()
     await asyncio.wait([call])
-    await asyncio.sleep(2 * NAP)
+    await asyncio.sleep(2 * LONGEST_SLEEP_S)
     assert asyncio.all_tasks() == before
     assert governor.waiting == 0
 
 
-# -- the moment of sending -----------------------------------------------------------------------
+# -- the check before the write-------------------------------------------------------------------
 
 
-async def test_a_permit_that_was_held_for_too_long_is_refunded_and_says_so() -> None:
+async def test_a_permit_that_is_too_old_is_refunded_and_late() -> None:
     governor = await known()
     permit = await governor.admit(5)
     assert permit.may_send()
     await asyncio.sleep(60)
     assert not permit.may_send()
     assert (permit.late, permit.refunded) == (True, True)
-    assert not permit.may_send()  # once is enough
+    assert not permit.may_send()  # the answer stays the same
     permit.release()
     assert (governor.pool.usage.charged, governor.in_flight) == (0, 0)
 
 
-async def test_a_permit_that_was_refunded_may_not_be_sent_and_was_not_late() -> None:
+async def test_a_refunded_permit_may_not_be_sent_and_is_not_late() -> None:
     governor = await known()
     permit = await governor.admit(5)
     permit.refund()
@@ -559,7 +561,7 @@ async def test_a_permit_that_was_refunded_may_not_be_sent_and_was_not_late() -> 
     permit.release()
 
 
-# -- holds -------------------------------------------------------------------------------------
+# -- cooldowns ---------------------------------------------------------------------------------
 
 
 async def refuse(governor: Governor, status: int, **headers: str) -> None:
@@ -570,7 +572,7 @@ async def refuse(governor: Governor, status: int, **headers: str) -> None:
 @pytest.mark.parametrize(
     "after, seconds", [({}, 60), ({"Retry-After": "0"}, 60), ({"Retry-After": "99999"}, 60)]
 )
-async def test_after_a_429_nothing_is_sent_in_this_minute(
+async def test_after_a_429_nothing_is_sent_in_the_same_minute(
     after: dict[str, str], seconds: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     governor = await known()
@@ -580,14 +582,14 @@ async def test_after_a_429_nothing_is_sent_in_this_minute(
     assert wall_time() // 60 == minute + 1
     second = asyncio.create_task(governor.admit())
     await asyncio.sleep(0.3)
-    assert not second.done()  # the first one after it goes alone
+    assert not second.done()  # the first request after it is a probe
     permit.settle(200, answer(1))
     permit.release()
     (await second).release()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-async def test_a_429_that_names_a_time_is_obeyed() -> None:
+async def test_the_retry_after_of_a_429_is_obeyed() -> None:
     governor = await known()
     began = asyncio.get_running_loop().time()
     await refuse(governor, 429, **{"Retry-After": "150"})
@@ -595,16 +597,16 @@ async def test_a_429_that_names_a_time_is_obeyed() -> None:
     assert asyncio.get_running_loop().time() - began >= 150
 
 
-async def test_a_403_holds_for_a_minute_and_is_no_ban() -> None:
+async def test_a_403_causes_a_cooldown_of_a_minute_and_no_ban() -> None:
     governor = await known()
     began = asyncio.get_running_loop().time()
     await refuse(governor, 403)
     assert governor.pool.usage.banned_until is None
     (await governor.admit()).release()
-    assert asyncio.get_running_loop().time() - began >= FIREWALL_HOLD
+    assert asyncio.get_running_loop().time() - began >= FIREWALL_COOLDOWN
 
 
-async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
+async def test_a_ban_fails_every_waiter_at_once(full: Governor) -> None:
     tasks = [asyncio.create_task(full.admit(bulk=n % 2 > 0)) for n in range(10)]
     await until_waiting(full, 10)
     permit = Permit(full, Receipt(1, 0.0, 0, 0, 0, False))
@@ -621,7 +623,7 @@ async def test_a_ban_is_raised_to_every_waiter_at_once(full: Governor) -> None:
 
 
 @pytest.mark.parametrize("max_wait", [None, 0.0, 5.0])
-async def test_during_a_ban_every_later_call_is_told_at_once(max_wait: float | None) -> None:
+async def test_during_a_ban_every_later_call_fails_at_once(max_wait: float | None) -> None:
     governor = await known(max_in_flight=1)
     busy = await governor.admit()
     governor.pool.hold(500, ban=True)  # as another governor on the same pool would
@@ -637,11 +639,11 @@ async def test_during_a_ban_every_later_call_is_told_at_once(max_wait: float | N
         await asyncio.sleep(0)
         steps += 1
     await task
-    assert steps <= 2  # also while all connections are busy
+    assert steps <= 2  # even while all connections are busy
     busy.release()
 
 
-async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
+async def test_the_end_of_a_ban_in_its_text_is_obeyed() -> None:
     governor = await known()
     await refuse(governor, 418)
     governor.obey_ban(wall_time() + 1000)
@@ -653,7 +655,7 @@ async def test_the_end_of_a_ban_that_its_text_names_is_obeyed() -> None:
 
 
 @pytest.mark.parametrize("ago", [0.0, 1.0, 1000.0, 3.2e7, 1.7e9])
-async def test_a_ban_whose_named_end_is_over_by_our_clock_is_a_ban_all_the_same(ago: float) -> None:
+async def test_a_ban_with_an_end_in_the_past_is_still_a_ban(ago: float) -> None:
     governor = await known()
     governor.obey_ban(wall_time() - 2.0 - ago)
     await asyncio.sleep(MIN_BAN - 1)
@@ -663,7 +665,7 @@ async def test_a_ban_whose_named_end_is_over_by_our_clock_is_a_ban_all_the_same(
     (await governor.admit()).release()
 
 
-async def test_a_ban_of_more_than_three_days_is_not_believed() -> None:
+async def test_a_ban_is_limited_to_three_days() -> None:
     governor = await known()
     governor.obey_ban(wall_time() + 1e9)
     until = governor.pool.usage.banned_until
@@ -671,17 +673,17 @@ async def test_a_ban_of_more_than_three_days_is_not_believed() -> None:
     assert until.timestamp() <= wall_time() + MAX_BAN + 120
 
 
-async def test_a_ban_that_somebody_else_learned_of_is_raised_to_waiters(full: Governor) -> None:
+async def test_a_ban_learned_by_another_governor_fails_waiters(full: Governor) -> None:
     task = asyncio.create_task(full.admit())
     await until_waiting(full, 1)
     full.pool.hold(500, ban=True)  # as another governor on the same pool would
     began = asyncio.get_running_loop().time()
     with pytest.raises(BannedError):
         await task
-    assert asyncio.get_running_loop().time() - began <= NAP
+    assert asyncio.get_running_loop().time() - began <= LONGEST_SLEEP_S
 
 
-async def test_closing_tells_every_waiter(full: Governor) -> None:
+async def test_closing_fails_every_waiter(full: Governor) -> None:
     tasks = [asyncio.create_task(full.admit()) for _ in range(3)]
     await until_waiting(full, 3)
     tasks[0].cancel()
@@ -690,7 +692,7 @@ async def test_closing_tells_every_waiter(full: Governor) -> None:
     assert list(map(type, errors)) == [asyncio.CancelledError, ClientClosedError, ClientClosedError]
 
 
-async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
+async def test_the_repr_shows_the_current_state(full: Governor) -> None:
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(stack.enter_async_context(full.reserve()))
         await until_waiting(full, 1)
@@ -704,7 +706,7 @@ async def test_its_repr_shows_what_goes_on(full: Governor) -> None:
 
 
 async def woken_in_a_step(tasks: list[asyncio.Task[Permit]]) -> int:
-    """Wait for all; the most that ended in one step of the loop."""
+    """Wait for all tasks; return the most that ended in one step of the loop."""
     most = before = 0
     while before < len(tasks):
         await asyncio.sleep(0)
@@ -714,42 +716,42 @@ async def woken_in_a_step(tasks: list[asyncio.Task[Permit]]) -> int:
     return most
 
 
-async def test_many_are_told_of_an_end_a_few_in_a_step(full: Governor) -> None:
-    tasks = [asyncio.create_task(full.admit()) for _ in range(3 * SLICE)]
+async def test_closing_wakes_only_some_waiters_in_a_step(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit()) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     full.close(ClientClosedError())
     tasks[-1].cancel()
     assert full.waiting == 0
-    assert await woken_in_a_step(tasks) <= SLICE + 1
+    assert await woken_in_a_step(tasks) <= ENDED_PER_STEP + 1
     assert tasks[-1].cancelled()
     assert all(isinstance(task.exception(), ClientClosedError) for task in tasks[:-1])
 
 
-async def test_many_who_are_cancelled_leave_at_once_and_end_a_few_in_a_step(full: Governor) -> None:
-    tasks = [asyncio.create_task(full.admit(bulk=True)) for _ in range(3 * SLICE)]
+async def test_cancelled_waiters_leave_at_once_and_wake_in_several_steps(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit(bulk=True)) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     for task in tasks:
         task.cancel()
     assert full.waiting == 0
-    assert await woken_in_a_step(tasks) <= SLICE
+    assert await woken_in_a_step(tasks) <= ENDED_PER_STEP
     assert all(task.cancelled() for task in tasks)
 
 
-async def test_many_are_told_that_max_wait_is_not_enough_a_few_in_a_step(full: Governor) -> None:
-    tasks = [asyncio.create_task(full.admit(max_wait=100.0)) for _ in range(3 * SLICE)]
+async def test_waiters_with_an_impossible_max_wait_wake_in_several_steps(full: Governor) -> None:
+    tasks = [asyncio.create_task(full.admit(max_wait=100.0)) for _ in range(3 * ENDED_PER_STEP)]
     await until_waiting(full, len(tasks))
     patient = asyncio.create_task(full.admit(max_wait=900.0))
     full.pool.hold(600.0)
-    assert await woken_in_a_step(tasks) <= SLICE
+    assert await woken_in_a_step(tasks) <= ENDED_PER_STEP
     assert all(isinstance(task.exception(), BudgetExhaustedError) for task in tasks)
     (await patient).release()
 
 
-async def test_many_whose_max_wait_is_over_are_told_a_few_in_a_step() -> None:
+async def test_waiters_with_an_expired_max_wait_wake_in_several_steps() -> None:
     governor = await known(max_in_flight=1)
     busy = await governor.admit()
-    tasks = [asyncio.create_task(governor.admit(max_wait=0.0)) for _ in range(3 * SLICE)]
-    assert await woken_in_a_step(tasks) <= SLICE
+    tasks = [asyncio.create_task(governor.admit(max_wait=0.0)) for _ in range(3 * ENDED_PER_STEP)]
+    assert await woken_in_a_step(tasks) <= ENDED_PER_STEP
     assert all(isinstance(task.exception(), BudgetExhaustedError) for task in tasks)
     busy.release()
 
@@ -770,7 +772,7 @@ async def test_ten_thousand_waiters_take_less_than_4_kib_each(full: Governor) ->
 
 
 async def calls_of_waiters(governor: Governor, count: int) -> tuple[float, int, float]:
-    """Function calls for one waiter to queue; for all to wait 20 s; for one to be cancelled."""
+    """Function calls to queue one waiter, to wait 20 s with all, and to cancel one."""
     with calls_counted() as queueing:
         tasks = [asyncio.create_task(governor.admit()) for _ in range(count)]
         await until_waiting(governor, count)
@@ -784,7 +786,7 @@ async def calls_of_waiters(governor: Governor, count: int) -> tuple[float, int, 
     return queueing.count / count, waiting.count, cancelling.count / count
 
 
-async def test_one_of_two_thousand_waiters_costs_as_much_as_one_of_a_hundred(
+async def test_the_cost_of_a_waiter_does_not_grow_with_their_number(
     full: Governor,
 ) -> None:
     few = await calls_of_waiters(full, 100)
@@ -873,7 +875,7 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     ),
     Reason.OTHER_LIMIT: (
         with_another_limit,
-        "no room for weight 1 in time: a limit of another span than a minute is used",
+        "no room for weight 1 in time: a limit on another span than a minute is used up",
     ),
     Reason.CONNECTIONS: (
         with_all_connections_busy,
@@ -881,13 +883,13 @@ SITUATIONS: dict[Reason, tuple[Situation, str]] = {
     ),
     Reason.PACE: (
         at_a_low_pace,
-        r"weight 1 was not admitted in time: the pace of 0\.125 requests a second is used",
+        r"weight 1 was not admitted in time: the pace of 0\.125 requests a second is used up",
     ),
 }
 
 
 @pytest.mark.parametrize("reason", SITUATIONS)
-async def test_a_refusal_says_what_the_call_waited_for(reason: Reason) -> None:
+async def test_a_refusal_names_the_reason_of_the_wait(reason: Reason) -> None:
     situation, text = SITUATIONS[reason]
     governor = await situation()
     assert governor.waiting_for == {}
@@ -904,12 +906,12 @@ async def test_a_refusal_says_what_the_call_waited_for(reason: Reason) -> None:
     patient.cancel()
     await asyncio.wait([patient])
     assert governor.waiting_for == {}
-    with pytest.raises(BudgetExhaustedError, match=text):  # alone in the queue, too
+    with pytest.raises(BudgetExhaustedError, match=text):  # also alone in the queue
         await governor.admit(max_wait=0)
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if r not in ("deadline", "too_heavy")])
-async def test_every_reason_of_the_pool_reaches_the_caller_in_words(reason: Reason) -> None:
+async def test_every_reason_of_the_pool_has_a_text_for_the_caller(reason: Reason) -> None:
     governor = await known()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(governor.pool, "charge", lambda *_: Wait(30.0, reason))
@@ -918,7 +920,7 @@ async def test_every_reason_of_the_pool_reaches_the_caller_in_words(reason: Reas
     assert caught.value.reason is reason
 
 
-async def test_a_weight_that_never_fits_has_a_reason_of_its_own(full: Governor) -> None:
+async def test_a_weight_that_never_fits_has_its_own_reason(full: Governor) -> None:
     waiting = [asyncio.create_task(full.admit())]
     await until_waiting(full, 1)
     full.pool.set_limits(100, [Limit(3600, 50, False)])
@@ -932,7 +934,7 @@ async def test_a_weight_that_never_fits_has_a_reason_of_its_own(full: Governor) 
     assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
 
 
-async def test_another_process_that_changes_the_budget_is_a_reason(tmp_path: Path) -> None:
+async def test_a_budget_locked_by_another_process_is_a_reason(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)
     governor = Governor(budget.pool("test"))
@@ -950,7 +952,7 @@ async def test_another_process_that_changes_the_budget_is_a_reason(tmp_path: Pat
 
 
 class CountedPool:
-    """A pool that counts how often a client asks it for weight."""
+    """A pool that counts requests for weight."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -967,8 +969,8 @@ class CountedPool:
 
 
 async def until_asleep(pool: CountedPool) -> None:
-    """The dispatcher has asked, and nothing but time or news wakes it."""
-    while not pool.asked:  # noqa: ASYNC110 - what it waits for has no event
+    """Wait until the dispatcher sleeps, so that only time or a change wakes it."""
+    while not pool.asked:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
     for _ in range(5):
         await asyncio.sleep(0)
@@ -984,7 +986,7 @@ NEWS: dict[Reason, Callable[[Permit], object]] = {
 
 @pytest.mark.parametrize("reason", NEWS)
 @pytest.mark.parametrize("is_shared", [False, True])
-async def test_news_of_another_client_wakes_who_waits_once_and_at_once(
+async def test_a_change_by_another_client_wakes_a_waiter_once_and_at_once(
     reason: Reason, is_shared: bool, tmp_path: Path
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -1010,7 +1012,7 @@ async def test_news_of_another_client_wakes_who_waits_once_and_at_once(
     for _ in range(5):
         await asyncio.sleep(0)
     assert (call.done(), watched.asked) == (True, 1)
-    assert loop.time() - began < POLL / 2  # no timer was over
+    assert loop.time() - began < POLL / 2  # no timer has fired
     for each in (await call, permit):
         each.release()
     budget.close()
@@ -1024,7 +1026,7 @@ async def test_news_of_another_client_wakes_who_waits_once_and_at_once(
         ({"pace": 200.0}, [1, 0, 1, 0]),  # two at a time pass the pacer
     ],
 )
-async def test_a_charge_names_the_calls_behind_it_that_may_go_at_once(
+async def test_a_charge_counts_the_calls_that_may_follow_at_once(
     options: dict[str, Any], behind: list[int], full: Governor
 ) -> None:
     pool = CountedPool(full.pool)
@@ -1041,7 +1043,7 @@ async def test_a_charge_names_the_calls_behind_it_that_may_go_at_once(
         (await call).release()
 
 
-async def test_a_ban_that_another_client_learns_of_ends_every_wait_at_once(full: Governor) -> None:
+async def test_a_ban_learned_by_another_client_ends_every_wait_at_once(full: Governor) -> None:
     second = Governor(full.pool)
     call = asyncio.create_task(second.admit())
     await until_waiting(second, 1)
@@ -1050,10 +1052,10 @@ async def test_a_ban_that_another_client_learns_of_ends_every_wait_at_once(full:
     full.obey_ban(wall_time() + 600.0)
     with pytest.raises(BannedError):
         await call
-    assert asyncio.get_running_loop().time() - began < NAP / 2
+    assert asyncio.get_running_loop().time() - began < LONGEST_SLEEP_S / 2
 
 
-async def test_who_waits_for_a_connection_or_has_gone_listens_to_no_pool(full: Governor) -> None:
+async def test_the_governor_listens_to_the_pool_only_while_it_waits_for_it(full: Governor) -> None:
     pool = full.pool
     assert isinstance(pool, ProcessPool)
     busy, gone = Governor(make_pool(), max_in_flight=1), Governor(pool)
@@ -1069,18 +1071,18 @@ async def test_who_waits_for_a_connection_or_has_gone_listens_to_no_pool(full: G
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(pool.listeners) == 0
-    pool.set_limit(500)  # rings nobody
+    pool.set_limit(500)  # wakes no dispatcher
     permit.release()
     (await calls[0]).release()
     with pytest.raises(ClientClosedError):
         await calls[1]
 
 
-# -- when something fails that nobody foresaw ---------------------------------------------------
+# -- unforeseen failures -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pace", [1e-3, 1e-7, 1e-12, 1e-100, 1e-308, 5e-324])
-async def test_however_low_the_pace_is_a_call_waits_and_no_call_is_lost(pace: float) -> None:
+async def test_no_call_is_lost_at_any_low_pace(pace: float) -> None:
     governor = await known(pace=pace)
     patient = asyncio.create_task(governor.admit())
     await until_waiting(governor, 1)
@@ -1095,7 +1097,7 @@ async def test_however_low_the_pace_is_a_call_waits_and_no_call_is_lost(pace: fl
     assert (governor.waiting, governor.in_flight) == (0, 0)
 
 
-async def test_a_low_pace_lets_a_call_pass_when_its_time_has_come() -> None:
+async def test_a_low_pace_admits_a_call_in_its_time() -> None:
     governor = await known(pace=1e-3)
     began = asyncio.get_running_loop().time()
     (await governor.admit()).release()
@@ -1107,7 +1109,7 @@ def fail(*_: object, **__: object) -> bool:
 
 
 class BrokenPacer:
-    """Fails when it is asked, or later in the task that waits for it."""
+    """Fails when called, or later in the task that waits for it."""
 
     def __init__(self, *, at_once: bool) -> None:
         self.has_capacity = fail if at_once else lambda _: False
@@ -1129,14 +1131,14 @@ def breaking(where: str, governor: Governor) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("where", ["charge", "room_in", "held_for", "has_capacity", "acquire"])
-async def test_an_error_in_the_queue_reaches_every_caller_and_the_next_call_starts_again(
+async def test_an_error_in_the_queue_reaches_every_caller_and_the_next_call_recovers(
     where: str, full: Governor
 ) -> None:
-    calls = [asyncio.create_task(full.admit()) for _ in range(2 * SLICE)]
+    calls = [asyncio.create_task(full.admit()) for _ in range(2 * ENDED_PER_STEP)]
     calls += [asyncio.create_task(full.admit(bulk=True, max_wait=1e6)) for _ in range(5)]
     calls += [asyncio.create_task(full.admit(max_wait=100.0))]
     await until_waiting(full, len(calls))
-    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 5  # who asks `room_in`
+    full._deadlines[0].deadline = asyncio.get_running_loop().time() + 5  # makes it call `room_in`
     with breaking(where, full):
         done, pending = await asyncio.wait(calls, timeout=3600)
     assert not pending
@@ -1150,7 +1152,7 @@ async def test_an_error_in_the_queue_reaches_every_caller_and_the_next_call_star
     assert full.in_flight == 0
 
 
-async def test_who_cancels_the_tasks_of_the_loop_leaves_no_call_waiting_for_nobody() -> None:
+async def test_cancelling_the_tasks_of_the_loop_strands_no_call() -> None:
     governor = await known(pace=0.1)
     call = asyncio.create_task(governor.admit())
     await until_waiting(governor, 1)
@@ -1164,7 +1166,7 @@ async def test_who_cancels_the_tasks_of_the_loop_leaves_no_call_waiting_for_nobo
     assert (governor.waiting, governor.in_flight) == (0, 0)
 
 
-async def test_a_pacer_that_was_cancelled_lets_nobody_pass() -> None:
+async def test_a_cancelled_pacer_task_admits_no_call() -> None:
     governor = await known(pace=0.1)
     began = asyncio.get_running_loop().time()
     call = asyncio.create_task(governor.admit())
@@ -1177,7 +1179,7 @@ async def test_a_pacer_that_was_cancelled_lets_nobody_pass() -> None:
 
 
 @pytest.mark.parametrize("where", ["lose", "refund"])
-async def test_a_place_is_free_again_whatever_the_pool_raises(
+async def test_a_connection_is_free_again_whatever_the_pool_raises(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     governor = await known(max_in_flight=1)
@@ -1186,7 +1188,7 @@ async def test_a_place_is_free_again_whatever_the_pool_raises(
     await until_waiting(governor, 1)
     first.settle(200, answer(2))
     first.release()
-    while governor.waiting:  # noqa: ASYNC110 - admitted, and not awake yet
+    while governor.waiting:  # noqa: ASYNC110 - admitted, but not awake yet
         await asyncio.sleep(0)
     monkeypatch.setattr(governor.pool, where, fail)
     if where == "refund":

@@ -1,6 +1,6 @@
-"""A client tells a dead connection from a slow exchange, for little weight and little work.
+"""A client tells a dead connection from a slow exchange, at little cost.
 
-Rule of this file: no socket; a request is a `Line`, and its answer a call of `heard`.
+Rule of this file: no sockets. A `Line` stands for a connection, and a call of `heard` for a byte.
 """
 
 import asyncio
@@ -9,14 +9,21 @@ from itertools import pairwise
 
 import pytest
 
-from binance_oi.sending.kept_connections import LOOK, MEMORY, PATIENCE, SLACK, KeptConnections, Line
+from binance_oi.sending.kept_connections import (
+    ANSWERS_REMEMBERED,
+    LAST_READ_S,
+    PATIENCE,
+    PATIENCE_FACTOR,
+    KeptConnections,
+    Line,
+)
 from support.lanes import thorough
 
 pytestmark = pytest.mark.virtual_time
 
 
 class Abandoned:
-    """Writes down when a connection is abandoned."""
+    """Records when a connection is abandoned."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -32,14 +39,14 @@ def now() -> float:
 
 
 def opened(kept: KeptConnections, *, is_kept: bool = True) -> Line:
-    """A connection, and whether it is kept for its next request."""
+    """A connection that is, or is not, a kept one at its next request."""
     line = kept.opened()
     line.kept = is_kept
     return line
 
 
 async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
-    """Ask on a kept connection, and be answered after so long; whether it was abandoned."""
+    """Answer a request on a kept connection after some time; return whether it was abandoned."""
     abandoned, line.kept = Abandoned(), True
     kept.sent(line, abandoned)
     try:
@@ -52,29 +59,29 @@ async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
     return True
 
 
-async def test_a_kept_connection_is_abandoned_once_when_patience_is_over() -> None:
+async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> None:
     kept, abandoned, began = KeptConnections(), Abandoned(), now()
     line = opened(kept)
     kept.sent(line, abandoned)
     await asyncio.sleep(60.0)
-    assert abandoned.at == [pytest.approx(began + PATIENCE + LOOK)]
+    assert abandoned.at == [pytest.approx(began + PATIENCE + LAST_READ_S)]
     assert kept._timer is None
 
 
-async def test_a_byte_that_came_while_the_loop_stood_still_is_read_first() -> None:
+async def test_a_byte_that_came_while_the_loop_was_blocked_is_read_first() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     line = opened(kept)
     kept.sent(line, abandoned)
-    await asyncio.sleep(PATIENCE + LOOK / 2)  # the timer has rung
+    await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired
     kept.heard(line)
-    kept.sent(line, abandoned)  # and the next request is another one
-    await asyncio.sleep(LOOK)
+    kept.sent(line, abandoned)  # the next request is a new one
+    await asyncio.sleep(LAST_READ_S)
     assert abandoned.at == []
     await asyncio.sleep(60.0)
     assert len(abandoned.at) == 1
 
 
-async def test_each_request_has_the_same_patience_whatever_becomes_of_those_before() -> None:
+async def test_each_request_has_full_patience() -> None:
     kept, ends = KeptConnections(), [Abandoned() for _ in range(20)]
     began = now()
     lines = [opened(kept) for _ in ends]
@@ -85,11 +92,15 @@ async def test_each_request_has_the_same_patience_whatever_becomes_of_those_befo
             kept.heard(line)
     await asyncio.sleep(10.0)
     for number, end in enumerate(ends):
-        due = [] if number % 2 else [pytest.approx(began + 0.1 * number + PATIENCE, abs=2 * LOOK)]
+        due = (
+            []
+            if number % 2
+            else [pytest.approx(began + 0.1 * number + PATIENCE, abs=2 * LAST_READ_S)]
+        )
         assert end.at == due
 
 
-async def test_a_new_connection_is_not_abandoned_and_neither_is_any_without_retries() -> None:
+async def test_only_kept_connections_with_retries_are_abandoned() -> None:
     for kept, is_kept in ((KeptConnections(), False), (KeptConnections(replace=False), True)):
         abandoned = Abandoned()
         kept.sent(opened(kept, is_kept=is_kept), abandoned)
@@ -124,11 +135,11 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
 
 
 def _ours(armed: list[float]) -> list[float]:
-    """Without those of `asyncio.sleep`, which are 0.05 s ahead; ours 2 s."""
+    """The timers without those of `asyncio.sleep`, which are 0.05 s ahead; ours are 2 s ahead."""
     return [when for number, when in enumerate(armed) if when > max(armed[:number], default=0.0)]
 
 
-async def test_what_was_heard_before_a_dead_connection_was_used_is_suspect() -> None:
+async def test_connections_heard_before_a_dead_one_was_used_are_suspect() -> None:
     kept = KeptConnections()
     before, dead, since = opened(kept), opened(kept), opened(kept)
     for line in (before, since, dead):
@@ -137,18 +148,18 @@ async def test_what_was_heard_before_a_dead_connection_was_used_is_suspect() -> 
     kept.sent(dead, Abandoned())
     kept.sent(since, Abandoned())
     kept.heard(since)
-    await asyncio.sleep(PATIENCE + 2 * LOOK)
+    await asyncio.sleep(PATIENCE + 2 * LAST_READ_S)
     assert [kept.trusts(line) for line in (before, dead, since)] == [False, False, True]
     assert kept.trusts(kept.opened())
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-async def test_only_a_kept_connection_that_ends_without_a_byte_makes_others_suspect(
+async def test_only_a_silent_end_of_a_kept_connection_makes_others_suspect(
     is_kept: bool,
 ) -> None:
     kept = KeptConnections()
     idle, line = opened(kept), opened(kept, is_kept=is_kept)
-    kept.lost(line)  # while it is idle
+    kept.lost(line)  # while idle
     kept.sent(line, Abandoned())
     assert kept.trusts(idle)
     kept.lost(line)
@@ -156,7 +167,7 @@ async def test_only_a_kept_connection_that_ends_without_a_byte_makes_others_susp
     kept.close()
 
 
-async def test_an_older_death_takes_no_suspicion_back() -> None:
+async def test_an_older_dead_connection_lifts_no_suspicion() -> None:
     kept = KeptConnections()
     first, idle, second = kept.opened(), kept.opened(), kept.opened()
     kept.sent(first, Abandoned())
@@ -168,7 +179,7 @@ async def test_an_older_death_takes_no_suspicion_back() -> None:
     assert not kept.trusts(idle)
 
 
-async def test_after_an_answer_of_somebody_else_no_open_connection_is_trusted() -> None:
+async def test_after_a_foreign_answer_no_open_connection_is_trusted() -> None:
     kept = KeptConnections()
     line = kept.opened()
     assert kept.trusts(line)
@@ -196,24 +207,24 @@ async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() ->
     line = opened(kept, is_kept=False)
     kept.sent(line, Abandoned())
     await asyncio.sleep(4.0)
-    kept.heard(line)  # a new connection, so the exchange is slow
-    assert kept.patience == pytest.approx(SLACK * 4.0)
+    kept.heard(line)  # on a new connection, so the exchange is slow
+    assert kept.patience == pytest.approx(PATIENCE_FACTOR * 4.0)
     assert not await answered(kept, line, 5.0)
-    assert kept.patience == pytest.approx(SLACK * 5.0)
-    for _ in range(MEMORY):
+    assert kept.patience == pytest.approx(PATIENCE_FACTOR * 5.0)
+    for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, line, 3.0)
-    assert kept.patience > SLACK * 3.0  # the last hundred may have one that was slower
-    for _ in range(MEMORY):
+    assert kept.patience > PATIENCE_FACTOR * 3.0  # the 100 before may include a slower one
+    for _ in range(ANSWERS_REMEMBERED):
         assert not await answered(kept, line, 3.0)
-    assert kept.patience == pytest.approx(SLACK * 3.0)
-    for _ in range(2 * MEMORY):
+    assert kept.patience == pytest.approx(PATIENCE_FACTOR * 3.0)
+    for _ in range(2 * ANSWERS_REMEMBERED):
         assert not await answered(kept, line, 0.1)
     assert kept.patience == PATIENCE
     assert await answered(kept, line, 3.0)
 
 
 @pytest.mark.parametrize("longest, slow", [(10 / 3, 7.0), (10 / 3, 3.4), (1.0, 2.5)])
-async def test_patience_has_a_bound_and_without_patience_no_open_connection_is_used(
+async def test_patience_is_bounded_and_beyond_it_no_open_connection_is_used(
     longest: float, slow: float
 ) -> None:
     kept = KeptConnections(longest=longest)
@@ -223,7 +234,7 @@ async def test_patience_has_a_bound_and_without_patience_no_open_connection_is_u
     kept.heard(line)
     assert kept.patience == max(PATIENCE, longest)
     assert not kept.are_usable
-    for _ in range(2 * MEMORY):  # each on a new connection
+    for _ in range(2 * ANSWERS_REMEMBERED):  # each on a new connection
         line = opened(kept, is_kept=False)
         kept.sent(line, Abandoned())
         kept.heard(line)
@@ -231,9 +242,7 @@ async def test_patience_has_a_bound_and_without_patience_no_open_connection_is_u
     assert kept.are_usable
 
 
-async def test_a_connection_is_used_while_the_answers_are_quicker_than_the_longest_patience() -> (
-    None
-):
+async def test_connections_are_used_while_answers_are_within_patience() -> None:
     kept = KeptConnections(longest=10 / 3)
     line = opened(kept, is_kept=False)
     kept.sent(line, Abandoned())
@@ -244,7 +253,7 @@ async def test_a_connection_is_used_while_the_answers_are_quicker_than_the_longe
     assert not await answered(kept, line, 3.1)
 
 
-async def test_where_nothing_is_sent_again_slow_answers_make_no_connection_suspect() -> None:
+async def test_without_retries_slow_answers_make_no_connection_suspect() -> None:
     kept = KeptConnections(replace=False, longest=10 / 3)
     line = opened(kept, is_kept=False)
     kept.sent(line, Abandoned())
@@ -253,7 +262,7 @@ async def test_where_nothing_is_sent_again_slow_answers_make_no_connection_suspe
     assert kept.are_usable
 
 
-async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> None:
+async def test_shrinking_patience_applies_to_waiting_requests() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     quick, silent = opened(kept, is_kept=False), opened(kept)
     kept.sent(quick, Abandoned())
@@ -261,17 +270,17 @@ async def test_patience_that_shrinks_shrinks_for_those_who_wait_already() -> Non
     kept.heard(quick)
     began = now()
     kept.sent(silent, abandoned)
-    for _ in range(2 * MEMORY):
+    for _ in range(2 * ANSWERS_REMEMBERED):
         await answered(kept, quick, 0.001)
     await asyncio.sleep(60.0)
-    assert abandoned.at == [pytest.approx(began + PATIENCE, abs=2 * LOOK)]
+    assert abandoned.at == [pytest.approx(began + PATIENCE, abs=2 * LAST_READ_S)]
 
 
 @pytest.mark.parametrize(
     "share",
     [0.01, *thorough(0.03, 0.3, 1.0)],
 )
-async def test_an_exchange_that_is_often_slow_costs_a_few_percent_more(share: float) -> None:
+async def test_an_exchange_that_is_often_slow_costs_few_second_requests(share: float) -> None:
     chance, kept = random.Random(7), KeptConnections()
     line, extra, requests = kept.opened(), 0, 2_000
 

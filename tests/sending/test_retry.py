@@ -1,4 +1,4 @@
-"""What is sent again, after how long, and how much an outage may cost."""
+"""Which requests are sent again, after how long, and the cost of an outage."""
 
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ NUMBERS = [field.name for field in fields(RetryPolicy) if field.name != "attempt
 
 @pytest.fixture
 def longest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every draw is the longest wait there is."""
+    """Make every random wait the longest possible."""
     monkeypatch.setattr("random.uniform", lambda shortest, longest: longest)
 
 
@@ -51,7 +51,7 @@ def test_waits_double_up_to_the_cap(error: BinanceOIError, waits: list[float]) -
     assert [retries.wait(error, n + 1, NO_END) for n in range(len(waits))] == waits
 
 
-def test_waits_are_spread_evenly_down_to_nothing() -> None:
+def test_waits_are_spread_evenly_down_to_zero() -> None:
     retries = Retries(RetryPolicy(attempts=2, budget=1000))
     waits = [retries.wait(ServerError(500, None, ""), 1, NO_END) for _ in range(1000)]
     drawn = [wait for wait in waits if wait is not None]
@@ -78,13 +78,13 @@ def test_waits_are_spread_evenly_down_to_nothing() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_would_fail_again_is_never_repeated(error: BinanceOIError) -> None:
+def test_permanent_errors_are_never_retried(error: BinanceOIError) -> None:
     retries = Retries(RetryPolicy())
     assert retries.wait(error, 1, NO_END) is None
     assert retries.left == 60.0
 
 
-def test_the_last_attempt_is_the_last() -> None:
+def test_no_retry_follows_the_last_attempt() -> None:
     retries = Retries(RetryPolicy(attempts=3))
     waits = [retries.wait(RESET, n, NO_END) for n in (1, 2, 3, 4)]
     assert [wait is None for wait in waits] == [False, False, True, True]
@@ -92,7 +92,7 @@ def test_the_last_attempt_is_the_last() -> None:
 
 
 @pytest.mark.usefixtures("longest")
-def test_a_retry_that_would_begin_too_late_is_not_made_and_costs_nothing() -> None:
+def test_a_retry_that_would_start_too_late_is_skipped_without_cost() -> None:
     retries = Retries(RetryPolicy())
     for seconds in (0.05, 0.0, -1.0):
         assert retries.wait(RESET, 1, seconds) is None
@@ -101,7 +101,7 @@ def test_a_retry_that_would_begin_too_late_is_not_made_and_costs_nothing() -> No
     assert retries.left == 59.0
 
 
-def test_a_dead_kept_connection_is_replaced_at_once_and_draws_nothing_from_the_budget() -> None:
+def test_replacing_a_dead_kept_connection_is_immediate_and_costs_no_retry() -> None:
     dead = TransportError("a kept connection ended", "now")
     retries = Retries(RetryPolicy(budget=0.0))
     assert [retries.wait(dead, 1, NO_END) for _ in range(600)] == [0.0] * 600
@@ -121,7 +121,7 @@ def test_an_outage_of_a_600_symbol_batch_costs_at_most_660_requests() -> None:
     assert requests == 660
 
 
-def test_ten_successes_earn_one_retry_and_nobody_saves_more_than_the_budget() -> None:
+def test_ten_successes_earn_one_retry_up_to_the_budget() -> None:
     retries = Retries(RetryPolicy(budget=2.0, earned=0.5))
     retries.succeeded()
     assert retries.left == 2.0
@@ -159,7 +159,7 @@ def test_a_policy_out_of_range_is_refused(change: dict[str, float]) -> None:
         RetryPolicy(**change)  # type: ignore[arg-type]
 
 
-def test_a_policy_cannot_be_changed_and_equal_ones_are_equal() -> None:
+def test_a_policy_is_frozen_and_compares_by_value() -> None:
     policy = RetryPolicy(attempts=2)
     with pytest.raises(AttributeError):
         policy.attempts = 5  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""One call for all who ask at once, ended when nobody waits for it any more."""
+"""Simultaneous callers share one call, which ends when none of them waits any more."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from binance_oi.errors import BudgetExhaustedError, Reason, ServerError, TransportTimeoutError
 from binance_oi.sending.shared_calls import SharedCalls
 
 
 class Source:
-    """Counts what it was asked, and answers when it is told to."""
+    """Counts its calls, and answers when a test says so."""
 
     def __init__(self) -> None:
         self.started: list[asyncio.Future[int]] = []
@@ -27,7 +28,7 @@ class Source:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Let every task run as far as it can."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -51,7 +52,7 @@ async def test_callers_at_the_same_time_share_one_call() -> None:
     assert len(source.started) == 1
 
 
-async def test_other_names_and_later_callers_get_calls_of_their_own() -> None:
+async def test_other_names_and_later_callers_get_their_own_calls() -> None:
     shared, source = SharedCalls[int](), Source()
     callers = ask(shared, source) + ask(shared, source, key="ETHUSDT")
     await settle()
@@ -73,7 +74,7 @@ async def test_everyone_gets_the_same_exception() -> None:
     assert [str(result) for result in results] == ["no"] * 3
 
 
-async def test_cancelling_one_caller_does_not_touch_the_others() -> None:
+async def test_cancelling_one_caller_does_not_affect_the_others() -> None:
     shared, source = SharedCalls[int](), Source()
     first, *others = ask(shared, source, times=3)
     await settle()
@@ -95,12 +96,12 @@ async def test_the_last_caller_to_leave_ends_the_call() -> None:
     assert source.cancelled == 1
 
 
-async def test_a_call_that_is_being_ended_does_not_hide_the_next_one() -> None:
+async def test_a_call_that_is_ending_does_not_block_the_next_one() -> None:
     shared, source = SharedCalls[int](), Source()
     (first,) = ask(shared, source)
     await settle()
     first.cancel()
-    await asyncio.sleep(0)  # it has left; its call is not over yet
+    await asyncio.sleep(0)  # it has left; its call has not ended yet
     second = ask(shared, source)
     await settle()
     third = ask(shared, source)
@@ -110,7 +111,7 @@ async def test_a_call_that_is_being_ended_does_not_hide_the_next_one() -> None:
     assert await asyncio.gather(*second, *third) == [7, 7]
 
 
-async def test_an_error_that_a_cancelled_caller_misses_is_no_noise() -> None:
+async def test_an_error_that_no_caller_gets_is_not_logged() -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     shared, source = SharedCalls[int](), Source()
@@ -133,13 +134,90 @@ async def test_an_error_that_a_cancelled_caller_misses_is_no_noise() -> None:
     assert noise == []
 
 
-async def test_whoever_leaves_a_call_that_just_ended_ends_nothing() -> None:
+async def test_leaving_a_finished_call_ends_nothing() -> None:
     shared, source = SharedCalls[int](), Source()
     (caller,) = ask(shared, source)
     await settle()
     source.started[0].set_result(7)
-    await asyncio.sleep(0)  # the call is done, the caller has not been told
+    await asyncio.sleep(0)  # the call is done, but the caller has not resumed
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert source.cancelled == 0
+
+
+LATE = (BudgetExhaustedError, TransportTimeoutError)
+
+
+@pytest.mark.virtual_time
+async def test_a_caller_with_less_time_leaves_the_call_of_another_and_does_not_end_it() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (patient,) = ask(shared, source)
+    await settle()
+    with pytest.raises(BudgetExhaustedError, match="the deadline is over") as caught:
+        await shared.join("BTCUSDT", source, loop.time() + 5.0, LATE)
+    assert caught.value.reason is Reason.DEADLINE
+    source.started[0].set_result(7)
+    assert (await patient, len(source.started)) == (7, 1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "late", [TransportTimeoutError("no answer"), BudgetExhaustedError("", None)]
+)
+async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
+    late: Exception,
+) -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (hasty,) = ask(shared, source)
+    await settle()
+    patient = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, LATE))
+    await settle()
+    source.started[0].set_exception(late)
+    with pytest.raises(type(late)):
+        await hasty
+    await settle()
+    source.started[1].set_result(8)
+    assert await patient == 8
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("again", [LATE, ()])
+async def test_an_error_that_more_time_does_not_help_is_that_of_every_caller(
+    again: tuple[type[Exception], ...],
+) -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (first,) = ask(shared, source)
+    await settle()
+    second = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, again))
+    await settle()
+    error = ServerError(500, None, "") if again else TransportTimeoutError("no answer")
+    source.started[0].set_exception(error)
+    for caller in (first, second):
+        with pytest.raises(type(error)):
+            await caller
+    assert len(source.started) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_again() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    (first,) = ask(shared, source)
+    await settle()
+    ends = loop.time() + 5.0
+    second = asyncio.create_task(shared.join("BTCUSDT", source, ends, LATE))
+    await settle()
+    loop.call_at(ends, source.started[0].set_exception, TransportTimeoutError("no answer"))
+    for caller in (first, second):
+        with pytest.raises((TransportTimeoutError, BudgetExhaustedError)):
+            await caller
+    assert len(source.started) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_call_of_its_own_is_not_ended_by_the_time_of_the_caller() -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    alone = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, LATE))
+    await asyncio.sleep(2.0)
+    source.started[0].set_result(9)
+    assert await alone == 9

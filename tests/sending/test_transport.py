@@ -1,6 +1,6 @@
-"""A permit learns what became of its request, and exactly what we mean to send is sent.
+"""A permit learns the fate of its request, and a request is exactly what we intend.
 
-Rule of this file: the other side is a raw socket, so that no library mends what we send or get.
+Rule of this file: the other side is a raw socket, so that no library corrects what we send or get.
 """
 
 import asyncio
@@ -19,12 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from binance_oi.errors import TransportError, TransportTimeoutError
+from binance_oi import OpenInterestClient, ProcessBudget
+from binance_oi.errors import DecodeError, TransportError, TransportTimeoutError
+from binance_oi.exchange.routes import MAX_LISTING
 from binance_oi.exchange.symbols import MAX_SYMBOL
 from binance_oi.sending import connections
-from binance_oi.sending.connections import USER_AGENT, Attempt
+from binance_oi.sending.connections import Attempt
 from binance_oi.sending.governor import Permit
 from binance_oi.sending.transport import Transport, _transport_error, ready_url
+from binance_oi.sending.wire import USER_AGENT
 from faults.doors import Tls
 from support.balancer import Balancer
 from support.certificates import good
@@ -38,11 +41,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-# -- what is sent --------------------------------------------------------------------------------
+# -- requests ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["by us", "by aiohttp"])
-async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
+async def test_a_request_is_short_and_ignores_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, direct: bool
 ) -> None:
     monkeypatch.setattr(connections, "_LEAN", direct)
@@ -68,12 +71,15 @@ async def test_what_is_sent_is_ours_and_short_whatever_the_environment_says(
         "Accept: */*",
         "Accept-Encoding: ENCODINGS",
     ]
+    accepted: list[str] = []
     for request in exchange.requests:
         sent = request.decode().removesuffix("\r\n\r\n").split("\r\n")
         name, _, encodings = sent.pop().partition(": ")
         assert [*sent, f"{name}: ENCODINGS"] == lines
-        assert encodings.startswith("gzip, deflate")  # more where aiohttp can decode more
-    assert len(exchange.requests) == 2
+        accepted.append(encodings)
+    assert accepted[0].startswith("gzip, deflate")  # more if aiohttp can decode more
+    second = "identity" if direct else accepted[0]  # the second one goes without the session
+    assert accepted[1] == second
     assert exchange.connections == 1
 
 
@@ -100,7 +106,7 @@ async def test_a_symbol_is_sent_as_percent_encoded_utf_8(symbol: str, target: st
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_SYMBOL))
-def test_no_symbol_can_add_to_the_request(symbol: str) -> None:
+def test_no_symbol_can_alter_the_request(symbol: str) -> None:
     url = ready_url("http://127.0.0.1:1", PATH, {"symbol": symbol})
     assert url.query == {"symbol": symbol}
     assert url.path == PATH
@@ -108,14 +114,14 @@ def test_no_symbol_can_add_to_the_request(symbol: str) -> None:
     assert str(url).isprintable()
 
 
-async def test_a_proxy_is_used_when_it_is_handed_in() -> None:
+async def test_a_given_proxy_is_used() -> None:
     async with RawExchange(lambda n: open_interest()) as proxy, Sender(proxy=proxy.url) as ours:
         assert (await ours.get("http://exchange.invalid")).status == 200
     assert proxy.requests[0].startswith(b"GET http://exchange.invalid/fapi/v1/openInterest?")
 
 
 @pytest.mark.parametrize("status, retry", [(407, "never"), (502, "later")])
-async def test_what_a_proxy_refuses_was_never_sent_and_names_no_password(
+async def test_a_refusal_by_a_proxy_is_refunded_and_shows_no_password(
     status: int, retry: str
 ) -> None:
     async with RawExchange(lambda n: answer(status, "")) as proxy:
@@ -130,7 +136,7 @@ async def test_what_a_proxy_refuses_was_never_sent_and_names_no_password(
     assert ours.fates == ["refunded"]
 
 
-async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
+async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
     async with RawExchange(lambda n: open_interest()) as elsewhere:
         text = answer(302, "", f"Location: {elsewhere.url}{PATH}")
         async with RawExchange(lambda n: text) as exchange, Sender() as ours:
@@ -140,17 +146,17 @@ async def test_a_redirect_is_an_answer_and_nobody_goes_there() -> None:
     assert elsewhere.connections == 0
 
 
-# -- what becomes of a permit --------------------------------------------------------------------
+# -- the fate of a permit ------------------------------------------------------------------------
 
 
-async def test_a_good_answer_is_settled_and_whole() -> None:
+async def test_a_good_answer_is_settled_and_complete() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as ours:
         status, body, complete = await ours.get(exchange.url)
     assert (status, body[:20], complete) == (200, b'{"symbol":"BTCUSDT",', True)
     assert ours.fates == ["settled 200"]
 
 
-async def test_what_was_refused_at_the_door_was_never_sent() -> None:
+async def test_a_refused_connection_refunds_the_permit() -> None:
     async with RawExchange(lambda n: CLOSE) as gone:
         pass
     async with Sender() as ours:
@@ -189,7 +195,7 @@ async def test_silence_is_a_timeout_and_may_have_been_counted() -> None:
     assert ours.fates == ["may have been counted"]
 
 
-async def test_a_body_that_stalls_is_a_timeout_of_the_whole_exchange() -> None:
+async def test_a_stalled_body_runs_into_the_timeout() -> None:
     text = answer(200, b'{"symbol":', length=70)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         began = now()
@@ -202,7 +208,7 @@ async def test_a_body_that_stalls_is_a_timeout_of_the_whole_exchange() -> None:
 @pytest.mark.parametrize(
     "status, timeout, took", [(418, 10.0, 0.2), (418, 0.1, 0.1), (503, 10.0, 0.5)]
 )
-async def test_an_error_whose_body_stalls_is_that_error_at_once(
+async def test_an_error_with_a_stalled_body_is_raised_soon(
     status: int, timeout: float, took: float
 ) -> None:
     text = answer(status, b'{"code":', length=70)
@@ -213,7 +219,7 @@ async def test_an_error_whose_body_stalls_is_that_error_at_once(
     assert ours.fates == [f"settled {status}"]
 
 
-async def test_a_refusal_whose_headers_never_end_is_that_refusal() -> None:
+async def test_a_refusal_with_endless_headers_is_that_refusal() -> None:
     text = b"HTTP/1.1 418 I'm a teapot\r\nRetry-After: 120\r\n"
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         began = now()
@@ -222,7 +228,7 @@ async def test_a_refusal_whose_headers_never_end_is_that_refusal() -> None:
     assert ours.fates == ["settled 418"]
 
 
-async def test_an_error_whose_body_breaks_off_is_that_error() -> None:
+async def test_an_error_with_a_truncated_body_is_that_error() -> None:
     text = answer(429, b'{"code":', length=70)
     async with RawExchange(lambda n: text, one_each=True) as exchange, Sender() as ours:
         status, _, complete = await ours.get(exchange.url)
@@ -230,7 +236,7 @@ async def test_an_error_whose_body_breaks_off_is_that_error() -> None:
     assert ours.fates == ["settled 429"]
 
 
-async def test_cancelling_passes_and_leaves_the_charge() -> None:
+async def test_cancelling_a_request_keeps_the_charge() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         call = asyncio.create_task(ours.get(exchange.url))
         await exchange.received(1)
@@ -240,10 +246,10 @@ async def test_cancelling_passes_and_leaves_the_charge() -> None:
     assert ours.fates == ["may have been counted"]
 
 
-# -- what comes back -----------------------------------------------------------------------------
+# -- answers -------------------------------------------------------------------------------------
 
 
-async def test_a_body_may_have_as_many_bytes_as_allowed_and_not_one_more() -> None:
+async def test_max_bytes_is_the_largest_allowed_body() -> None:
     for size, complete in ((1000, True), (1001, False), (500_000, False)):
         text = answer(200, b"x" * size)
         async with RawExchange(lambda n, text=text: text) as exchange, Sender() as ours:  # type: ignore[misc]
@@ -251,14 +257,59 @@ async def test_a_body_may_have_as_many_bytes_as_allowed_and_not_one_more() -> No
         assert (got.complete, len(got.body) >= min(size, 1000)) == (complete, True)
 
 
-async def test_a_body_that_comes_in_pieces_is_put_together() -> None:
+@pytest.mark.parametrize("sent", [0, 1, 999], ids=lambda sent: f"{sent} bytes came")
+@pytest.mark.parametrize("length", [1001, 10**12])
+async def test_a_body_that_the_header_says_is_too_long_is_not_waited_for(
+    length: int, sent: int
+) -> None:
+    text = answer(200, b"x" * sent, length=length)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        for times in (1, 2):  # the first way of a request, and the short one
+            began = now()
+            got = await ours.get(exchange.url, max_bytes=1000)
+            assert (got.complete, len(got.body)) == (False, sent)
+            assert now() - began < 1.0
+            assert ours.fates == ["settled 200"] * times
+        await asyncio.sleep(1.0)
+        assert (exchange.connections, exchange.open) == (2, 0)  # what would follow is refused
+
+
+async def test_a_body_as_long_as_allowed_is_waited_for() -> None:
+    text = answer(200, b"x" * 999, length=1000)
+    async with RawExchange(lambda n: text) as exchange, Sender() as ours:
+        call = asyncio.create_task(ours.get(exchange.url, max_bytes=1000))
+        await asyncio.sleep(5.0)
+        exchange.write(b"y")
+        assert await call == (200, b"x" * 999 + b"y", True)
+
+
+@pytest.mark.parametrize("whose", ["ours", "the caller's"])
+async def test_a_listing_that_is_too_long_is_an_error_at_once_and_not_asked_for_again(
+    whose: str,
+) -> None:
+    async with RawExchange(lambda n: answer(200, b"{", length=MAX_LISTING + 1)) as exchange:
+        async with aiohttp.ClientSession() as session:
+            client = OpenInterestClient(
+                base_url=exchange.url,
+                budget=ProcessBudget(),
+                session=None if whose == "ours" else session,
+            )
+            async with client:
+                began = now()
+                with pytest.raises(DecodeError, match="longer than any real one"):
+                    await client.exchange_info()
+                assert now() - began < 1.0
+        assert len(exchange.requests) == 1
+
+
+async def test_a_body_in_pieces_is_joined() -> None:
     text = answer(200, b"x" * 600_000)
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         got = await ours.get(exchange.url, max_bytes=1_000_000)
     assert got == (200, b"x" * 600_000, True)
 
 
-async def test_a_body_is_bounded_after_it_was_unpacked() -> None:
+async def test_the_bound_of_a_body_holds_after_decompression() -> None:
     bomb = answer(200, zlib.compress(b"0" * 50_000_000), "Content-Encoding: deflate")
     async with RawExchange(lambda n: bomb) as exchange, Sender() as ours:
         got = await ours.get(exchange.url)
@@ -284,7 +335,7 @@ async def test_broken_http_is_a_transport_error(text: bytes) -> None:
     assert ours.fates[0] in ("may have been counted", "settled 200")
 
 
-async def test_tls_that_cannot_be_checked_is_never_tried_again() -> None:
+async def test_a_failed_tls_check_is_never_retried() -> None:
     async with RawExchange(lambda n: answer(200, "")) as exchange, Sender() as ours:
         with pytest.raises(TransportError) as caught:
             await ours.get(exchange.url.replace("http://", "https://"), timeout=3.0)
@@ -295,7 +346,7 @@ async def test_tls_that_cannot_be_checked_is_never_tried_again() -> None:
     assert error.retry == "never"
 
 
-def test_an_error_without_a_text_is_told_by_its_name() -> None:
+def test_an_error_without_a_text_shows_its_type() -> None:
     error = _transport_error(OSError(), Attempt())
     assert str(error) == "no answer from the exchange: OSError"
 
@@ -313,14 +364,14 @@ async def test_a_session_that_raises_for_status_cannot_hide_a_ban() -> None:
     assert ours.fates == ["settled 418"]
 
 
-async def test_the_callers_certificates_replace_the_checks_of_its_session() -> None:
+async def test_the_callers_certificates_replace_its_sessions_checks() -> None:
     async with Balancer(tls=good()) as exchange, aiohttp.ClientSession() as session:
         with pytest.raises(TransportError):
             await Sender(session).get(exchange.url)
         assert (await Sender(session, tls=Tls().client_tls()).get(exchange.url)).status == 200
 
 
-async def test_a_session_that_does_not_unpack_does_so_for_us() -> None:
+async def test_a_session_without_decompression_still_decompresses_for_us() -> None:
     packed = answer(200, zlib.compress(b"{}"), "Content-Encoding: deflate")
     async with (
         RawExchange(lambda n: packed) as exchange,
@@ -329,7 +380,7 @@ async def test_a_session_that_does_not_unpack_does_so_for_us() -> None:
         assert await Sender(session).get(exchange.url) == (200, b"{}", True)
 
 
-async def test_an_injected_session_stays_open_and_its_own_timeout_is_not_ours() -> None:
+async def test_an_injected_session_stays_open_and_its_timeout_is_ignored() -> None:
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1e-9)) as session,
@@ -342,7 +393,7 @@ async def test_an_injected_session_stays_open_and_its_own_timeout_is_not_ours() 
         assert not ours.transport.abandon()
 
 
-async def test_a_session_that_was_closed_sends_nothing() -> None:
+async def test_a_closed_session_sends_nothing() -> None:
     session = aiohttp.ClientSession()
     await session.close()
     ours = Sender(session)
@@ -351,7 +402,7 @@ async def test_a_session_that_was_closed_sends_nothing() -> None:
     assert ours.fates == ["refunded"]
 
 
-async def test_after_closing_nothing_is_opened_again() -> None:
+async def test_nothing_is_opened_after_closing() -> None:
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         aiohttp.ClientSession() as session,
@@ -365,7 +416,7 @@ async def test_after_closing_nothing_is_opened_again() -> None:
         assert exchange.connections == 0
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_ends_running_requests() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         calls = [asyncio.create_task(ours.get(exchange.url)) for _ in range(3)]
         await exchange.received(3)
@@ -377,7 +428,7 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_what_is_abandoned_is_closed_without_a_word(used: bool) -> None:
+async def test_an_abandoned_transport_closes_its_session_silently(used: bool) -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     with warnings.catch_warnings(record=True) as caught:
@@ -389,14 +440,14 @@ async def test_what_is_abandoned_is_closed_without_a_word(used: bool) -> None:
             assert ours.transport.abandon() is used
             assert not ours.transport.abandon()
             await asyncio.sleep(0.1)
-            assert not exchange._serving  # the other side saw it end
+            assert not exchange._serving  # the server saw the end
             del ours
             gc.collect()
     assert [str(warning.message) for warning in caught] == []
     assert noise == []
 
 
-async def test_what_has_no_connections_is_abandoned_without_a_word(mocked: aioresponses) -> None:
+async def test_a_transport_without_connections_is_abandoned_silently(mocked: aioresponses) -> None:
     mocked.get(URL(f"http://127.0.0.1:1{PATH}?symbol=BTCUSDT"), body=b"{}")
     ours = Sender()
     assert (await ours.get("http://127.0.0.1:1")).body == b"{}"

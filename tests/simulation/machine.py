@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -24,13 +25,15 @@ from binance_oi.simulator.local import LocalExchange
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
+LATELY = 180.0  # s before its end in which a process counts what it had
+MOMENTS = 20_000  # answers whose moments it keeps: more than three minutes have
 
 
 class Process:
     """A process of its own that asks as often as it may, until it is told to stop."""
 
-    def __init__(self, url: str, directory: Path) -> None:
-        command = [sys.executable, "-m", "tests.simulation.machine", "--use", url]
+    def __init__(self, url: str, directory: Path, kind: str = "calls") -> None:
+        command = [sys.executable, "-m", "tests.simulation.machine", "--use", url, "--kind", kind]
         self._popen = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -73,8 +76,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(url: str, count: int, directory: Path) -> Iterator[list[Process]]:
-    processes = [Process(url, directory) for _ in range(count)]
+def running(url: str, count: int, directory: Path, kind: str = "calls") -> Iterator[list[Process]]:
+    processes = [Process(url, directory, kind) for _ in range(count)]
     try:
         for process in processes:
             process.started()
@@ -84,12 +87,14 @@ def running(url: str, count: int, directory: Path) -> Iterator[list[Process]]:
             process.kill()
 
 
-async def use(url: str) -> None:
-    """Be such a process."""
+async def use(url: str, kind: str) -> None:
+    """Be such a process: it makes single calls, or `bulk` work, or one call a second (`bot`)."""
     loop = asyncio.get_running_loop()
     told = loop.run_in_executor(None, sys.stdin.readline)
     last, gap, answers, errors = loop.time(), 0.0, 0, 0
     banned = set[int]()
+    moments, waits = deque[float](maxlen=MOMENTS), list[float]()
+    workers = 1 if kind == "bot" else WORKERS
 
     def note(started: list[str] = ["started"]) -> None:  # noqa: B006 - said once
         if started:
@@ -104,8 +109,12 @@ async def use(url: str) -> None:
     async def ask(client: OpenInterestClient, worker: int) -> None:
         nonlocal last, gap, answers, errors
         while not told.done():
+            began = loop.time()
             try:
-                await client.get_open_interest("BTCUSDT", max_wait=5.0)
+                if kind == "bulk":
+                    answers += len(await client.snapshot(["BTCUSDT", "ETHUSDT"]))
+                else:
+                    await client.get_open_interest("BTCUSDT", max_wait=5.0)
             except BinanceOIError as error:
                 errors += 1
                 note()
@@ -116,13 +125,20 @@ async def use(url: str) -> None:
                 if answers:
                     gap = max(gap, loop.time() - last)
                 answers, last = answers + 1, loop.time()
+                moments.append(last)
                 note()
+            if kind == "bot":
+                waits.append(loop.time() - began)
+                await asyncio.sleep(1.0)
 
     async with OpenInterestClient(base_url=url, max_connections=WORKERS) as client:
         with suppress(BinanceOIError):
             await client.exchange_info()  # tells the budget the limit
-        await asyncio.gather(*(ask(client, worker) for worker in range(WORKERS)))
-    print(json.dumps({"answers": answers, "errors": errors, "gap": gap}), flush=True)
+        await asyncio.gather(*(ask(client, worker) for worker in range(workers)))
+    lately = sum(moment > loop.time() - LATELY for moment in moments)
+    found = {"answers": answers, "errors": errors, "gap": gap, "lately": lately}
+    found["waited"] = sorted(waits)[len(waits) * 99 // 100] if waits else 0.0
+    print(json.dumps(found), flush=True)
 
 
 def share(count: int, minutes: int) -> None:
@@ -140,6 +156,40 @@ def share(count: int, minutes: int) -> None:
     refused = exchange.answers[429] + exchange.answers[418]
     print(f"| {count} processes | {refused} | {used:.1%} | least {least:.0%} |", flush=True)
     assert (refused, used >= 0.98, least >= 0.5) == (0, True, True), weights
+
+
+def strangers(count: int, minutes: int) -> None:
+    """Some processes that share nothing, and what the poorest had of the last three minutes."""
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        exchange = LocalExchange(latency=0.03, jitter=0.02)
+        stack.enter_context(exchange.in_thread())
+        places = [Path(directory) / str(n) for n in range(count)]
+        made = [stack.enter_context(running(exchange.url, 1, place)) for place in places]
+        time.sleep(60.0 * 2)
+        refused = exchange.answers[429] + exchange.answers[418]
+        time.sleep(60.0 * (minutes - 2))
+        parts = [processes[0].stop()["lately"] for processes in made]
+        late = exchange.answers[429] + exchange.answers[418] - refused
+    least = min(parts) / max(1, sum(parts)) * count
+    text = f"| {count} that share nothing | {late} after minute 2, {refused} before |"
+    print(f"{text} the poorest had {least:.0%} of the last 3 minutes |", flush=True)
+    assert (late, least >= 0.6) == (0, True), parts
+
+
+def bot(minutes: int) -> None:
+    """One call a second, beside bulk work of another process on the same budget."""
+    with tempfile.TemporaryDirectory() as place:
+        exchange = LocalExchange(latency=0.03, jitter=0.02)
+        with exchange.in_thread(), running(exchange.url, 1, Path(place), "bulk"):
+            first = Process(exchange.url, Path(place), "bot")  # from now on single calls are made
+            time.sleep(70.0)
+            first.kill()
+            with running(exchange.url, 1, Path(place), "bot") as (second,):
+                time.sleep(60.0 * minutes)
+                waited = second.stop()["waited"]
+    refused = exchange.answers[429] + exchange.answers[418]
+    print(f"| 1/s beside bulk work | {refused} | 99 % answered within {waited:.2f} s |", flush=True)
+    assert (refused, waited <= 2.0) == (0, True)
 
 
 def kills(count: int) -> float:
@@ -209,10 +259,18 @@ def suspended() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.machine")
     parser.add_argument("--use", metavar="URL", help="be one of the processes")
+    parser.add_argument("--kind", default="calls", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=int, default=3)
+    parser.add_argument("--fair", action="store_true", help="only those that share nothing")
+    parser.add_argument("--strangers", type=int, default=8, help="minutes for those")
     options = parser.parse_args()
     if options.use:
-        asyncio.run(use(options.use))
+        asyncio.run(use(options.use, options.kind))
+        return
+    bot(options.minutes)
+    for count in (2, 4):
+        strangers(count, options.strangers)
+    if options.fair:
         return
     assert kills(50) <= 1.5
     assert suspended() <= 2.0

@@ -95,15 +95,15 @@ class Desk:
         )
         self.pool: Pool = budget.pool("the exchange")
 
-    def ask(self, weight: int = 1) -> Receipt | None:
+    def ask(self, weight: int = 1, *, bulk: bool = False) -> Receipt | None:
         """Ask once, and note the answer; send nothing."""
-        answer = self.pool.charge(weight)
+        answer = self.pool.charge(weight, 0, bulk)
         self._note(self.now - START, weight, answer)
         return answer if isinstance(answer, Receipt) else None
 
-    def room(self) -> int:
+    def room(self, *, bulk: bool = False) -> int:
         """The largest weight that may go now, which is not sent."""
-        return room(self.pool, self.ask)
+        return room(self.pool, lambda weight: self.ask(weight, bulk=bulk))
 
     def write(self, receipt: Receipt) -> None:
         """Note whether the request may still be written."""

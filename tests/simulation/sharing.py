@@ -217,12 +217,12 @@ def _simulate(note: Note, situation: Situation) -> None:
 
 @script
 def calls_wait_in_a_queue(note: Note) -> None:
-    """NAP of `governor`: how often the dispatcher asks for them."""
+    """LONGEST_SLEEP_S of `governor`: how often the dispatcher asks for them."""
     _simulate(note, Situation(minutes=1, limit=60, start=20.0, in_flight=5))
 
 
 @script
 def calls_wait_for_the_pacer(note: Note) -> None:
-    """LOTS of `pacer`: how many it lets pass at once."""
+    """LOTS_PER_SECOND of `pacer`: how many it lets pass at once."""
     for pace in (198.0, 200.0):
         _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))

@@ -17,6 +17,7 @@ class Switch(NamedTuple):
 
 
 OTHERS, BUCKET, PROBING = "budget/others.py", "budget/bucket.py", "budget/probing.py"
+KNOWLEDGE = "budget/knowledge.py"
 LEARNING = "budget/learning.py"
 ADMISSION, TUNING, LEDGER = "budget/admission.py", "budget/tuning.py", "budget/ledger.py"
 ATTRIBUTION, CLOCK = "budget/attribution.py", "budget/server_clock.py"
@@ -82,6 +83,34 @@ SWITCHES = (
         ADMISSION,
         "Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None",
         "None",
+    ),
+    Switch("room for single calls", ADMISSION, "    if not ask.bulk:\n", "    if True:\n"),
+    Switch(
+        "our part grows beside a copy",
+        ADMISSION,
+        "    if known.of_copies(k - 1):\n",
+        "    if False:\n",
+    ),
+    Switch(
+        "slowly beside copies",
+        ADMISSION,
+        "    if not known.is_in_a_crowd(k - 1):\n",
+        "    if True:\n",
+    ),
+    Switch(
+        "fewer under way beside copies",
+        ADMISSION,
+        "CROWD if known.is_in_a_crowd(k - 1) else HIDING",
+        "HIDING",
+    ),
+    Switch(
+        "copies leave the reserve", PROBING, "    if known.is_in_a_crowd(k):  #", "    if False:  #"
+    ),
+    Switch(
+        "copies never exceed the limit",
+        KNOWLEDGE,
+        "return early if most <= self.limit else 0.0",
+        "return early",
     ),
     Switch("room for our probes", ADMISSION, "return need, margin + probes", "return need, margin"),
     Switch(

@@ -65,6 +65,7 @@ BOUND = "a bound of what a record of another process may hold; a sound record is
 LAYOUT = "where a record is in the file, how much of one fits, or for how long it stays"
 REAL = "it counts tries on the real clock, or between threads, which no script can repeat"
 PAST = "of the past, which no script reads; tests/budget/test_rolling.py stands at its threshold"
+PLANS = "it is of what pollers plan; no request is admitted or refused by it"
 # Why no script can notice it.
 UNNOTICED = {
     "budget.knowledge.UNKNOWN": "it is infinite",
@@ -93,6 +94,12 @@ UNNOTICED = {
     "budget.pool_file.ROOM": LAYOUT,
     "budget.record.TRIES": REAL,
     "budget.boot.SAME_MOMENT": "how far two readings of one boot may be apart",
+    "budget.demand.LIFE": PLANS,
+    "budget.demand.RENEWAL": PLANS,
+    "budget.demand.AHEAD": PLANS,
+    "budget.demand.MOST_DEMANDS": PLANS,
+    "budget.demand.MOST_NEED": BOUND,
+    "budget.process.UNTOLD": "a name that no namespace has",
     "budget.stored.NO_LINEAGE": "a name that no record has",
     "budget.pool.VIEWS": REAL,
     "budget.pool.QUICK_VIEWS": REAL,
@@ -104,6 +111,7 @@ UNNOTICED = {
     "budget.pool_file.PAGE": LAYOUT,
     "budget.pool_file.RECORDS": LAYOUT,
     "budget.pool_file.UNUSED": LAYOUT,
+    "budget.pool_file.UNUSED_LOCAL": LAYOUT,
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
     "budget.pool_file._LAST": LAYOUT,
@@ -111,10 +119,10 @@ UNNOTICED = {
     "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
     "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
     "exchange.refusals.FIREWALL": "a status",
-    "sending.pacer.FAR": "no wait is so long",
-    "sending.governor.FEW": "when finished calls are cleared away: it decides nothing",
-    "sending.governor.SLICE": "how many calls end in one step of the loop: none is sent",
-    "sending.governor.AGAIN": "what a caller learns that gave up: it decides nothing",
+    "sending.pacer.LONGEST_S": "no wait is so long",
+    "sending.governor.MAX_FINISHED": "when finished calls are cleared away: it decides nothing",
+    "sending.governor.ENDED_PER_STEP": "how many calls end in one step of the loop: none is sent",
+    "sending.governor.LEAST_RETRY_S": "the `retry_at` of a refused call: it decides nothing",
 }
 
 

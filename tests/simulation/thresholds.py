@@ -162,6 +162,69 @@ def others_leave_us_what_we_had_before(note: Note) -> None:
 
 
 @script
+def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
+    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much, and until when."""
+    for weight in (1, 300):
+        desk = _acquainted(note, 5.0, limit=24_000)
+        desk.send(weight)
+        for second in (65.0, 66.0, 118.0):
+            desk.to(second)
+            desk.send()
+            desk.room(bulk=True)
+
+
+def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
+    """Others use `theirs` from second 2 to `until` of each minute but the first, and we `ours`."""
+
+    def used(minute: int, into: float) -> int:
+        return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
+
+    desk = Desk(note, at=20.0, limit=24_000, others=used)
+    for second in (20.0, 30.0, 61.2, *every(1.0, 63.0, 83.0), 110.0):
+        desk.to(second)
+        desk.send()
+        desk.to(second + 0.2)
+        if second == 61.2:
+            desk.send(ours)
+    return desk
+
+
+@script
+def copies_of_us_share_the_address(note: Note) -> None:
+    """GROWS, FAIR, PACE: what is ours beside them, and when."""
+    for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
+        desk = _among_copies(note, theirs, ours, until=14.0)
+        for second in (124.0, 131.0):
+            desk.to(second)
+            desk.send()
+            desk.to(second + 0.2)
+            desk.room()
+
+
+@script
+def others_may_be_copies_of_us(note: Note) -> None:
+    """EARLY, WHOLE: what they use up by when, with us."""
+    for ours in range(6_300, 7_300, 40):
+        desk = _among_copies(note, 16_200, ours, until=19.7)
+        for second in (122.0, 131.0):
+            desk.to(second)
+            desk.send()
+        desk.to(131.2)
+        desk.room()
+
+
+@script
+def copies_of_us_send_at_the_same_time(note: Note) -> None:
+    """CROWD: how many of ours are under way meanwhile."""
+    desk = _among_copies(note, 17_000, 5_000)
+    for second in (122.0, 131.0):
+        desk.to(second)
+        desk.send()
+    desk.to(131.2)
+    desk.send(1, most=800)
+
+
+@script
 def nobody_shows_a_count_any_more(note: Note) -> None:
     """BLIND_RESERVE, BLIND_AFTER: what is kept when only our books are left."""
     desk = Desk(note, at=20.0, headers=(False, True))
@@ -205,7 +268,7 @@ def limits_of_other_spans(note: Note) -> None:
 
 @script
 def what_a_refusal_asks_for_is_bounded(note: Note) -> None:
-    """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_HOLD: how long nothing is sent."""
+    """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_COOLDOWN: the bounds of a cooldown."""
     refusals = [(418, 1), (418, 119), (418, 121), (418, 900_000)]
     refusals += [(429, after) for after in (3_570, 3_599, 3_601, 3_630)] + [(403, 0)]
     for status, after in refusals:

@@ -9,11 +9,12 @@ import selectors
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache, partial
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVarTuple
@@ -46,6 +47,8 @@ class Situation:
     announced: int | None = None  # the limit that our budgets go by; None: `limit`
     start: float | None = None  # s into the first minute; None: drawn, 0 to 40
     budgets: int = 1  # that know nothing of each other
+    apart: float = 0.0  # s from the start of one budget to the start of the next one
+    bots: int = 0  # of the budgets, the last ones: all that they ask for is one call a second
     processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
     leg: Leg = field(default_factory=Uneven)
     wall_error: float = 0.0  # our wall clock less the exchange's
@@ -61,6 +64,8 @@ class Situation:
     kills: int = 0  # per minute: a process is killed, and another one started
     sweep: int = 0  # symbols in a sweep; 0 is saturating demand
     every: float = 20.0  # between two sweeps
+    bulk: bool = False  # saturating demand is bulk work
+    singles: bool = False  # one more process on each budget makes one call a second
     in_flight: int = 100
     pace: float = 1000.0
     weights: tuple[int, ...] = (1,)  # of the requests; each weight is asked for by as many callers
@@ -80,6 +85,11 @@ class Outcome:
     sent_in_hold: int = 0
     longest_wait: float = 0.0
     sweeps: list[float] = field(default_factory=list)  # s that each took
+    parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and process
+    refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
+    waits: list[tuple[int, float]] = field(default_factory=list)
+    """Of the calls that come once a second: the minute in which each came, and s to admission;
+    infinite while it waits."""
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
@@ -106,7 +116,19 @@ class Outcome:
 
     def fairness(self) -> float:
         """What the poorest process got, as a share of an even part."""
-        return min(self.shares) * len(self.shares) / max(1, sum(self.shares))
+        return poorest(self.shares)
+
+    def fairness_since(self, first: int) -> float:
+        """The same from minute `first` on."""
+        parts = [0] * len(self.shares)
+        for (k, process), weight in self.parts.items():
+            parts[process] += weight if k >= first else 0
+        return poorest(parts)
+
+
+def poorest(parts: Sequence[float]) -> float:
+    """The smallest part, as a share of an even one."""
+    return min(parts) * len(parts) / max(1, sum(parts))
 
 
 class _Selector(selectors.DefaultSelector):
@@ -179,6 +201,8 @@ class _Exchange:
         outcome.ours[k] += weight
         outcome.statuses[verdict.status] += 1
         outcome.shares[process] += weight if k > 0 else 0
+        outcome.parts[k, process] += weight
+        outcome.refused[k] += verdict.status != 200
         if self._is_rash(now, known, verdict.used):
             outcome.rash[k] += weight
         return _Answer(verdict.status, self._headers(verdict, now, weight), now, verdict.until)
@@ -260,7 +284,10 @@ class _Process:
         world: tuple[Situation, _Exchange, Outcome, Random],
         make_pool: Callable[[], Pool],
         common: _Common,
+        *,
+        is_bot: bool = False,
     ) -> None:
+        self._is_bot = is_bot
         self._situation, self._exchange, self._outcome, self._random = world
         self._make_pool, self._common = make_pool, common
         self._loop = asyncio.get_running_loop()
@@ -280,7 +307,9 @@ class _Process:
             partial(self._call_for_ever, situation.weights[n % len(situation.weights)])
             for n in range(callers)
         ]
-        if situation.sweep:
+        if self._is_bot:
+            uses = [self._call_every_second]
+        elif situation.sweep:
             uses = [self._sweep_for_ever]
         self._tasks = [self._loop.create_task(use()) for use in uses]
 
@@ -293,7 +322,16 @@ class _Process:
 
     async def _call_for_ever(self, weight: int) -> None:
         while True:
-            await self._call(weight)
+            await self._call(weight, bulk=self._situation.bulk)
+
+    async def _call_every_second(self) -> None:
+        """One call each second, however long those before it wait."""
+        due, calls = self._loop.time(), set[asyncio.Task[None]]()
+        while True:
+            await asyncio.sleep(due - self._loop.time())
+            calls = {call for call in calls if not call.done()}
+            calls.add(self._loop.create_task(self._call(1)))
+            due += 1.0
 
     async def _sweep_for_ever(self) -> None:
         due = self._loop.time()
@@ -310,10 +348,16 @@ class _Process:
             await self._call(1, bulk=True)
 
     async def _call(self, weight: int, *, bulk: bool = False) -> None:
-        began, outcome = self._loop.time(), self._outcome
+        began, outcome, came = self._loop.time(), self._outcome, _minute(self._exchange.now())
+        number = len(outcome.waits)
+        if self._is_bot:
+            outcome.waits.append((came, inf))
         try:
             async with self._governor.reserve(weight, bulk=bulk) as permit:
-                outcome.longest_wait = max(outcome.longest_wait, self._loop.time() - began)
+                wait = self._loop.time() - began
+                outcome.longest_wait = max(outcome.longest_wait, wait)
+                if self._is_bot:
+                    outcome.waits[number] = came, wait
                 outcome.sent_in_hold += self._exchange.now() < self._common.held_until
                 await self._send(permit, weight)
         except BannedError:
@@ -376,17 +420,23 @@ async def _run(situation: Situation, random: Random, directory: Path, watch: Wat
     def pool(number: int) -> Pool:
         limit, clock = situation.announced or situation.limit, loop.time
         budget = ProcessBudget(limit=limit, clock=clock, wall=wall)
-        if situation.processes > 1:
+        if situation.processes > 1 or situation.singles:
             place = directory / str(number)
             budget = MachineBudget(directory=place, limit=limit, clock=clock, wall=wall)
         return watch(budget.pool(POOL))
 
+    end = loop.time() + 60.0 * situation.minutes - into
     processes: list[_Process] = []
     for number in range(situation.budgets):
+        if number and situation.apart:
+            await asyncio.sleep(situation.apart)
         make = partial(pool, number)
         world, common = (situation, exchange, outcome, random), _Common()
-        processes += [_Process(world, make, common) for _ in range(situation.processes)]
-    end = loop.time() + 60.0 * situation.minutes - into
+        is_bot = number >= situation.budgets - situation.bots
+        made = [_Process(world, make, common, is_bot=is_bot) for _ in range(situation.processes)]
+        if situation.singles:
+            made.append(_Process(world, make, common, is_bot=True))
+        processes += made
     while situation.kills and loop.time() < end - 60.0 / situation.kills:
         await asyncio.sleep(60.0 / situation.kills * random.uniform(0.5, 1.0))
         victim = random.choice(processes)

@@ -705,8 +705,7 @@ async def test_a_large_body_is_gzip_and_chunked_where_it_is_taken(wire: Wire) ->
 
 
 async def test_a_connection_is_closed_where_that_is_asked_for(wire: Wire) -> None:
-    host, port = wire.exchange.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.exchange.port)
     writer.write(b"GET /fapi/v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
     writer.close()
@@ -798,7 +797,7 @@ async def test_it_closes_once_however_often_it_is_told() -> None:
 
 def test_it_runs_in_a_process_of_its_own() -> None:
     with spawn("--limit", "1", "--retry-after", "seconds", "--ban-after", "-1") as url:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/local-[0-9a-f]{12}", url)
         with urlopen(f"{url}/fapi/v1/ping") as response:
             assert response.headers[WEIGHT] == "1"
 
@@ -811,7 +810,7 @@ def test_a_process_that_does_not_start_is_an_error(capfd: pytest.CaptureFixture[
 
 def test_a_port_in_use_is_told_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with LocalExchange().in_thread() as exchange:
-        port = exchange.url.rpartition(":")[2]
+        port = str(exchange.port)
         with pytest.raises(RuntimeError, match="did not start"), spawn("--port", port):
             pass
     errors = capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""What several tests need: exchanges, clocks, recordings, and where files of ours are."""
+"""Shared parts of tests: exchanges, clocks, recordings, and paths."""
 
 from pathlib import Path
 

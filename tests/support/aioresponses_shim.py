@@ -1,8 +1,8 @@
-"""Mends aioresponses 0.7.9 for aiohttp 3.14, in two places.
+"""Patches aioresponses 0.7.9 for aiohttp 3.14, in two places.
 
-Rule of this file: when `test_conftest.py` says that a mend is not needed any more, delete it here.
+Rule of this file: when `test_conftest.py` fails because a patch is no longer needed, delete it.
 
-1. `ClientResponse` wants a `stream_writer` since aiohttp 3.14 and aioresponses passes none:
+1. `ClientResponse` needs a `stream_writer` since aiohttp 3.14, and aioresponses passes none:
    `TypeError` on every answer.
 2. aioresponses feeds a whole body into a `StreamReader` with a limit of 64 KiB. Past twice that the
    reader pauses a protocol that has no connection: `AssertionError`. A real `exchangeInfo` is 1 MB.
@@ -16,17 +16,17 @@ import pytest
 from aiohttp import ClientResponse, StreamReader
 from aiohttp.client_proto import ResponseHandler
 
-__all__ = ["mend_aioresponses"]
+__all__ = ["patch_aioresponses"]
 
-_BODY_LIMIT = 1 << 30  # bytes; no test has a body near it, so the reader never pauses
+_BODY_LIMIT = 1 << 30  # bytes; far above any body of a test, so the reader never pauses
 
 
 def _roomy_reader(loop: asyncio.AbstractEventLoop) -> StreamReader:
     return StreamReader(ResponseHandler(loop=loop), limit=_BODY_LIMIT, loop=loop)
 
 
-def mend_aioresponses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the two names that `aioresponses.core` builds its answers with."""
+def patch_aioresponses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the two classes from which `aioresponses.core` builds its answers."""
     response = partial(ClientResponse, stream_writer=Mock(output_size=0))
     monkeypatch.setattr("aioresponses.core.ClientResponse", response)
     monkeypatch.setattr("aioresponses.core.stream_reader_factory", _roomy_reader)

@@ -1,4 +1,4 @@
-"""An exchange behind a network that forgets connections: dropped, reset, or black holes.
+"""An exchange behind a network that closes, resets or silently drops connections.
 
 Rule of this file: no HTTP library. It listens in the caller's loop, a virtual one.
 """
@@ -24,19 +24,19 @@ class Forgets(Enum):
     RESET_NOW = "RST while it is idle"
     FIN = "FIN as the answer to a request"
     RESET = "RST as the answer to a request"
-    SILENTLY = "without a sign: requests vanish"
+    SILENTLY = "silently: requests vanish"
     PART = "FIN after the first bytes of an answer"
     RESET_PART = "RST after the first bytes of an answer"
 
 
 class Balancer(RecordingServer[tuple[int, str]]):
-    """Answers every request well, on connections that it has not forgotten.
+    """Answers every request correctly, on connections that it has not forgotten.
 
-    A request is kept as the number of its connection and its symbol.
+    `requests` holds a pair for each request: the number of its connection, and its symbol.
 
     Args:
         latency: Seconds before each answer.
-        tls: Speaks TLS with this context; with `tunnel` only after a CONNECT, as a proxy does.
+        tls: Use TLS with this context; with `tunnel` only after a CONNECT, as a proxy does.
     """
 
     def __init__(
@@ -45,35 +45,35 @@ class Balancer(RecordingServer[tuple[int, str]]):
         super().__init__()
         self.latency = latency
         self.refusals: list[int] = []  # statuses of the next answers
-        self.on_request: Callable[[], None] | None = None  # as soon as one has come
-        self.part = b"H"  # what a connection sends before it ends with `Forgets.PART`
-        self.late: float | None = None  # s after which a forgotten connection answers after all
+        self.on_request: Callable[[], None] | None = None  # called for each request
+        self.part = b"H"  # sent before a connection ends with `Forgets.PART`
+        self.late: float | None = None  # s after which a forgotten connection still answers
         self._tls, self._tunnel = tls, tunnel
         self.dead: dict[int, Forgets] = {}
         self._minutes: Counter[int] = Counter()
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL."""
         scheme = "http" if self._tls is None or self._tunnel else "https"
         return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def symbols(self) -> Counter[str]:
-        """How often each symbol was asked for."""
+        """The number of requests for each symbol."""
         return Counter(symbol for _, symbol in self.requests)
 
     @property
     def this_minute(self) -> int:
-        """Requests in the minute that it is now."""
+        """Requests in the current minute."""
         return self._minutes[int(wall_time() // 60)]
 
     def asked(self, connection: int) -> int:
-        """Requests on one connection."""
+        """The number of requests on one connection."""
         return sum(number == connection for number, _ in self.requests)
 
     def forget(self, how: Forgets) -> int:
-        """Forget every connection that is open now, and return how many there are."""
+        """Forget every open connection, and return their number."""
         for number, writer in self._serving.items():
             self.dead[number] = how
             if how is Forgets.FIN_NOW:
@@ -97,7 +97,7 @@ class Balancer(RecordingServer[tuple[int, str]]):
     async def _answer(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Whether the connection goes on."""
+        """Answer one request; return whether the connection stays open."""
         head = await reader.readuntil(b"\r\n\r\n")
         symbol = parse_qs(urlsplit(head.split()[1]).query)[b"symbol"][0].decode()
         self._minutes[int(wall_time() // 60)] += 1

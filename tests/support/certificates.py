@@ -1,4 +1,4 @@
-"""Certificates of our own authorities, made once for each run of the tests."""
+"""Certificates of our own authorities, made once for each test run."""
 
 import datetime
 import ssl
@@ -11,7 +11,7 @@ __all__ = ["authority", "good", "issued"]
 
 @cache
 def authority(name: str) -> trustme.CA:
-    """The authority of that name."""
+    """The certificate authority of that name."""
     return trustme.CA(organization_name=name)
 
 
@@ -21,7 +21,7 @@ def issued(
     not_before: datetime.datetime | None = None,
     not_after: datetime.datetime | None = None,
 ) -> ssl.SSLContext:
-    """The context of a server whose certificate is by authority `ca`, for `host`."""
+    """A server's context with a certificate for `host`, issued by authority `ca`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate = authority(ca).issue_cert(host, not_before=not_before, not_after=not_after)
     certificate.configure_cert(context)
@@ -29,5 +29,5 @@ def issued(
 
 
 def good() -> ssl.SSLContext:
-    """The context of a server that a client which trusts `ours` accepts."""
+    """A server's context that a client accepts if it trusts `ours`."""
     return issued("ours", "127.0.0.1")

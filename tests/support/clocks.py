@@ -1,13 +1,13 @@
 """A clock that a test moves.
 
-Rule of this file: no time passes by itself.
+Rule of this file: time passes only when a test moves the clock.
 """
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
 
 
 class Time:
-    """Monotonic seconds that stand still until they are moved; they start 10 s into a minute."""
+    """Monotonic seconds that only `move` advances; they start 10 s into a minute."""
 
     def __init__(self) -> None:
         self.now = 10.0

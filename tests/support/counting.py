@@ -1,6 +1,6 @@
-"""What a piece of code does, counted: the same number on every machine, however busy it is.
+"""Counts of function calls: the same on every machine, however busy it is.
 
-Rule of this file: no clock. A figure in seconds belongs into `tests/benchmarks`.
+Rule of this file: no clock. Figures in seconds belong in `tests/benchmarks`.
 """
 
 import sys
@@ -12,12 +12,12 @@ from types import FrameType
 
 from rollover import moved_clock
 
-# What a clock costs that `nox -s rollovers` has moved is no cost of ours.
+# The clock that `nox -s rollovers` moves has costs that are not ours.
 MOVED_CLOCK = str(Path(moved_clock.__file__).parent)
 
 
 class Calls:
-    """How many functions were called, and of those in C, how often which one."""
+    """The number of calls of Python functions, and of each function in C."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,14 +1,15 @@
-"""A command that writes and stops in the middle of it: `python exporting_process.py export ...`.
+"""A command that pauses in the middle of writing: `python exporting_process.py export ...`.
 
-Rule of this file: it is the command line itself, but after the first rows it says `writing` and
-waits until its input ends, so that whoever started it knows when to send a signal.
+Rule of this file: it is the command line itself, but after the first rows it prints `writing` and
+waits until its input ends, so that a test knows when to send a signal.
 """
 
 import sys
 from typing import Any
 
-from binance_oi.cli import main, recording
-from binance_oi.output.export import export
+from binance_oi import output
+from binance_oi.cli import main
+from binance_oi.output import export
 
 
 def wait(_: int) -> None:
@@ -21,5 +22,5 @@ def export_and_wait(*arguments: Any, **options: Any) -> int:
 
 
 if __name__ == "__main__":
-    setattr(recording, "export_to", export_and_wait)  # noqa: B010 - it is not a public name
+    setattr(output, "export", export_and_wait)  # noqa: B010 - of another type
     sys.exit(main(sys.argv[1:]))

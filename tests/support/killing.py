@@ -1,6 +1,6 @@
-"""A process that is killed in the middle of what it does with SQLite.
+"""Kills a process between two statements of SQLite.
 
-Rule of this file: it changes the process that calls it, so only a child of a test may call it.
+Rule of this file: it changes the calling process, so only a child of a test may call it.
 """
 
 import os
@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 
 def kill_at_statement(number: int) -> None:
-    """Let `number` more statements run in this process, and kill it with the next one."""
+    """Let `number` more statements run in this process, and kill it at the next one."""
     connect = sqlite3.connect
 
     def count(_: str) -> None:

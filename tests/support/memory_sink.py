@@ -1,7 +1,7 @@
-"""A sink that keeps in memory what a recorder stores, and fails as a test says.
+"""A sink that stores in memory, and fails as a test says.
 
-Rule of this file: it holds what `Sink` promises and nothing of SQLite, so that what a recorder does
-with a sink is seen apart from what a file does.
+Rule of this file: it keeps the promises of `Sink` and contains nothing of SQLite. Tests of a
+recorder are so independent of files.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from binance_oi.times import unix_ms
 
 
 class MemorySink:
-    """Sweeps by slot, and gaps in the order in which they came."""
+    """Sweeps by slot, and gaps in their order."""
 
     def __init__(self) -> None:
         self.sweeps: dict[int, Snapshot] = {}
         self.gaps: list[Gap] = []
         self.calls: list[str] = []
-        self.failing: dict[str, str] = {}  # name of a call -> what it raises
+        self.failing: dict[str, str] = {}  # name of a method -> the text of its error
         self.lost = 0
         self.is_claimed = False
 

@@ -1,7 +1,7 @@
-"""A store of a shared pool that is no file: what a pool needs of a store, and nothing more.
+"""A store of a shared pool in memory, with nothing but what a pool needs.
 
-Rule of this file: a `Memory` stands for the place that processes share, and each `MemoryStore` for
-one process that uses it. A test makes the place fail, lock, forget or move.
+Rule of this file: a `Memory` is the place that processes share, and each `MemoryStore` stands for
+one process. A test makes the place fail, lock, forget or move.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from binance_oi.budget.pool import Clock, ProcessBudget
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.stored import Left, Store
 
-LINEAGE = 32  # bits of a sequence that count writes; those above name where it began
+LINEAGE = 32  # low bits of a sequence that count writes; the others identify its origin
 
 
 class _Cell:
-    """One place where a record is kept: the record, and the store that has the lock."""
+    """A record, and the store that holds its lock."""
 
     def __init__(self) -> None:
         self.sequence = -1
@@ -34,8 +34,8 @@ class Memory:
     """The place where a process that starts now finds the record.
 
     Attributes:
-        is_locked: Whether somebody has the lock who does not give it back.
-        locks: How often the lock was taken.
+        is_locked: Whether another program holds the lock and never releases it.
+        locks: The number of times the lock was taken.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Memory:
         self._lineages = count(1)
 
     def store(self, current: Store | None = None) -> Store:
-        """The store of one process: `current`, as long as it has one."""
+        """The store of one process; `current` if it has one."""
         return current or MemoryStore(self)
 
     def lose(self) -> None:
@@ -53,11 +53,11 @@ class Memory:
         self.cell.record, self.cell.sequence = b"", -1
 
     def copy(self) -> Left:
-        """What it holds now."""
+        """A copy of the current record."""
         return self.cell.left()
 
     def replace(self, copy: Left | None = None) -> None:
-        """Move to another place, which holds nothing, or an early copy."""
+        """Move to another place, which is empty or holds an earlier copy."""
         self.cell = _Cell()
         if copy is not None:
             self.cell.sequence, self.cell.record = copy.sequence, copy.record
@@ -152,7 +152,7 @@ class MemoryStore:
 
 
 class Options(TypedDict):
-    """What budgets of both kinds are made with."""
+    """The common arguments of both kinds of budget."""
 
     limit: int
     reserve: float
@@ -161,7 +161,7 @@ class Options(TypedDict):
 
 
 class MemoryBudget(ProcessBudget):
-    """A budget for everyone who is given the same `Memory`."""
+    """A budget shared by all that have the same `Memory`."""
 
     def __init__(self, memory: Memory, **options: Unpack[Options]) -> None:
         super().__init__(**options)
@@ -175,7 +175,7 @@ class MemoryBudget(ProcessBudget):
 
 
 def shared_pool(kind: str, directory: Path, memory: Memory, options: Options) -> SharedPool:
-    """The pool of one exchange, in a process of its own: in a `file`, or in `memory`."""
+    """One exchange's pool, as in a process of its own: in a `file`, or in `memory`."""
     budget: ProcessBudget = MachineBudget(directory=directory, **options)
     if kind == "memory":
         budget = MemoryBudget(memory, **options)

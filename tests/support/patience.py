@@ -1,6 +1,6 @@
-"""A recorder that waits 50 ms for whoever else has its file, where a test holds the file for long.
+"""Shortens a recorder's waits for other users of its file to 50 ms.
 
-Rule of this file: only how long it waits differs, and never what it does then.
+Rule of this file: only the length of a wait changes, never what the recorder does afterwards.
 """
 
 import pytest
@@ -11,6 +11,6 @@ SECONDS = 0.05
 
 
 def wait_briefly(monkeypatch: pytest.MonkeyPatch, seconds: float = SECONDS) -> None:
-    """Shorten the wait for a lock, and at the end for those who read or write."""
-    monkeypatch.setattr(store, "BUSY", seconds)
+    """Shorten the wait for a lock, and at the end for other readers and writers."""
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", seconds)
     monkeypatch.setattr(store.Store.close, "__kwdefaults__", {"wait": seconds})

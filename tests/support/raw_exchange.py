@@ -1,4 +1,4 @@
-"""A server that writes exactly the bytes it is told to, and keeps the bytes that it got.
+"""A server that writes exactly the bytes of a script, and keeps the bytes that it receives.
 
 Rule of this file: no HTTP library. It listens in the caller's loop, so it works in virtual time.
 """
@@ -10,26 +10,26 @@ from support.serving import RecordingServer
 
 __all__ = ["CLOSE", "RawExchange", "answer", "open_interest"]
 
-CLOSE = None  # an answer: end the connection without one
+CLOSE = None  # instead of an answer: end the connection
 
 
 def answer(status: int, body: bytes | str, *headers: str, length: int | None = None) -> bytes:
-    """An HTTP answer; with a `length` above its own it never ends."""
+    """An HTTP answer; with a `length` above the body's, it never ends."""
     data = body.encode() if isinstance(body, str) else body
     size = f"Content-Length: {len(data) if length is None else length}"
     return "\r\n".join([f"HTTP/1.1 {status} Text", size, *headers, "", ""]).encode() + data
 
 
 def open_interest(symbol: str = "BTCUSDT", *headers: str, used: int = 1) -> bytes:
-    """A good answer."""
+    """A valid answer."""
     body = f'{{"symbol":"{symbol}","openInterest":"1.5","time":1795435200000}}'
     return answer(200, body, f"X-MBX-USED-WEIGHT-1M: {used}", *headers)
 
 
 class RawExchange(RecordingServer[bytes]):
-    """Answers the nth request, counted from 1, with `script(n)`; and keeps the connection.
+    """Answers the nth request, counted from 1, with `script(n)`, and keeps the connection open.
 
-    An empty answer is silence. With `one_each`, every connection ends after its first answer.
+    An empty answer means silence. With `one_each`, each connection ends after its first answer.
     """
 
     def __init__(self, script: Callable[[int], bytes | None], *, one_each: bool = False) -> None:
@@ -39,11 +39,11 @@ class RawExchange(RecordingServer[bytes]):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def write(self, data: bytes, *, to: int | None = None) -> None:
-        """Unasked, on every open connection; or on that of this number, counted from 1."""
+        """Write without a request, on every open connection or on number `to`, counted from 1."""
         for number, writer in self._serving.items():
             if to in (None, number):
                 writer.write(data)

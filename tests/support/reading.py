@@ -1,6 +1,6 @@
-"""Another program that reads a recording while it is recorded.
+"""Another program that reads a recording while a recorder writes it.
 
-Rule of this file: SQLite alone, as any other program would read it.
+Rule of this file: plain SQLite, as any other program would use it.
 """
 
 import sqlite3
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def reader_of(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, and has read nothing yet."""
+    """A read-only connection that has read nothing yet."""
     return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
 
 
 @contextmanager
-def reading_the_past(path: Path) -> Generator[sqlite3.Connection]:
-    """Until the block ends, somebody reads the recording as it is at the beginning of the block."""
+def reading_earlier_state(path: Path) -> Generator[sqlite3.Connection]:
+    """Keep a reader of the recording's state at the start of the block until the block ends."""
     with closing(reader_of(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM sweeps").fetchone()

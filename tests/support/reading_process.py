@@ -1,8 +1,8 @@
 """A reader in a process of its own: `python reading_process.py FILE`, until its input ends.
 
-Rule of this file: it reads as a stranger does, with a connection for each look and with one that
-stays, and it ends with 1 and a traceback at the first thing that is not as it should be. It says
-`looking` after its first look, and looks once more when its input ends.
+Rule of this file: it reads like any other program, with a new connection for each check and with
+one that stays open. It exits with 1 and a traceback at the first error. It prints `checking` after
+its first check, and checks once more when its input ends.
 """
 
 import select
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from binance_oi.recorder import Recording
 
-PAUSE = 0.01  # s between two looks
+PAUSE_S = 0.01  # between two checks
 
 
-def look(path: Path, staying: sqlite3.Connection, least: int) -> int:
-    """Sweeps found; each is whole, and there are never fewer than before."""
+def check_recording(path: Path, staying: sqlite3.Connection, least: int) -> int:
+    """Check that every sweep is complete and none is missing; return their number."""
     with Recording(path) as recording:
         sweeps = list(recording.sweeps())
         sample = next(iter(recording.samples(recording.symbols()[:1])))
@@ -33,11 +33,11 @@ def look(path: Path, staying: sqlite3.Connection, least: int) -> int:
 def main(path: Path) -> None:
     sweeps = 0
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as staying:
-        sweeps = look(path, staying, sweeps)
-        print("looking", flush=True)
-        while not select.select([sys.stdin], [], [], PAUSE)[0]:
-            sweeps = look(path, staying, sweeps)
-        look(path, staying, sweeps)
+        sweeps = check_recording(path, staying, sweeps)
+        print("checking", flush=True)
+        while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
+            sweeps = check_recording(path, staying, sweeps)
+        check_recording(path, staying, sweeps)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Where a test depends on how fast the machine is, found in its source.
+"""Finds in the source of tests where they depend on the speed of the machine.
 
-Rule of this file: it reads syntax trees, and never runs what it reads. It knows four ways to depend
-on seconds of a real clock, and it asks of each place only whether it is one of them.
+Rule of this file: it reads syntax trees, and never runs the code. It knows four ways to depend
+on seconds of a real clock, and reports each place that uses one of them.
 
-    duration    a difference of two looks at a clock is compared with a number
+    duration    a difference of two readings of a clock is compared with a number
     patience    a loop or an assertion gives up after less than a minute
-    sleep       a fixed sleep of 0.1 s or more, after which something is hoped for
+    sleep       a fixed sleep of 0.1 s or more, before something is expected
     timeout     a timeout of less than a minute
 
-A ratio of two durations is none of them, nor is a lower bound (`assert took >= 0.3`), which a slow
-machine meets as well. In a function that runs on the virtual clock only the clocks of the operating
-system count; a function marked `wallclock` is not searched.
+A ratio of two durations is fine, and so is a lower bound (`assert took >= 0.3`), which a slow
+machine meets as well. In a function that runs on the virtual clock, only the operating system's
+clocks count. A function marked `wallclock` is not searched.
 """
 
 import ast
@@ -32,15 +32,15 @@ CLOCKS = {name + ending for name in _TIME for ending in ("", "_ns")} | {"clock_g
 OTHER_CLOCKS = {"resource.getrusage", "os.times", "datetime.now", "datetime.utcnow"}
 CPU_SECONDS = {"ru_utime", "ru_stime", "user", "system", "elapsed"}  # of `getrusage` and `times`
 KEEP_DURATION = {"round", "abs", "min", "max", "sum", "float", "int", "sorted", "median", "mean"}
-# Functions whose `timeout` is real time, on whatever loop they are called.
+# Functions whose `timeout` is real time on any loop.
 REAL_TIMEOUTS = {
     *("run", "call", "check_call", "check_output", "communicate", "result", "urlopen"),
     *("create_connection", "settimeout", "alarm"),
 }
-# The same where nobody awaits them.
+# The same for these, where they are not awaited.
 BLOCKING = {"join", "get", "put", "acquire", "wait"}
 LOOP_TIMEOUTS = {"timeout", "timeout_at", "wait_for", "wait", "ClientTimeout", "OpenInterestClient"}
-# Where it may stand without its name.
+# Position of the timeout where it may be a positional argument.
 POSITION = {
     "timeout": 0,
     "timeout_at": 0,
@@ -61,7 +61,7 @@ class Find(NamedTuple):
 
 
 class Shape(Enum):
-    """What a value of time is."""
+    """The kind of a value of time."""
 
     INSTANT = "instant"
     DURATION = "duration"
@@ -70,13 +70,13 @@ class Shape(Enum):
 
 
 class Value(NamedTuple):
-    """What an expression is, as far as time goes."""
+    """A value of time in an expression."""
 
     shape: Shape
     real: bool
-    """Of a clock of the operating system, and not of a loop."""
+    """Whether it comes from a clock of the operating system, not of a loop."""
     seconds: float | None = None
-    """How far ahead a deadline is; None where that is not written down."""
+    """How far ahead a deadline is, in seconds; None if the source does not say."""
 
 
 Env = dict[str, Value]
@@ -85,12 +85,12 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def search(source: str) -> list[Find]:
-    """Everything in a module that depends on how fast the machine is, by its line."""
+    """All places of a module that depend on the speed of the machine, by line."""
     return sorted(set(_Module(ast.parse(source)).finds()))
 
 
 def _name(node: ast.AST) -> str:
-    """The last name of what is called."""
+    """The last part of a name."""
     match node:
         case ast.Name(id=name):
             return name
@@ -100,7 +100,7 @@ def _name(node: ast.AST) -> str:
 
 
 def _text(node: ast.expr) -> str:
-    """A name with what stands before it, such as `time.monotonic`."""
+    """A dotted name, such as `time.monotonic`."""
     match node:
         case ast.Name(id=name):
             return name
@@ -112,7 +112,7 @@ def _text(node: ast.expr) -> str:
 
 
 def _number(node: ast.AST | None, numbers: Numbers) -> float | None:
-    """What an expression of numbers comes to; None where it is not known."""
+    """The value of an expression of numbers; None if it is unknown."""
     match node:
         case ast.Constant(value=bool()):
             return None
@@ -146,7 +146,7 @@ def _arithmetic(op: ast.operator, left: float | None, right: float | None) -> fl
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
-    """Everything in a function but what is in a function within it, in the order of the text."""
+    """The nodes of a function without those of nested functions, in the order of the source."""
     for child in ast.iter_child_nodes(function):
         if not isinstance(child, Function):
             yield child
@@ -157,15 +157,20 @@ def _marks(decorators: list[ast.expr]) -> set[str]:
     return {_name(d.func if isinstance(d, ast.Call) else d) for d in decorators}
 
 
+def _fixtures(function: Function) -> set[str]:
+    """`virtual_time`, if it is one of the arguments: the fixture does what the mark does."""
+    return {arg.arg for arg in function.args.args} & {"virtual_time"}
+
+
 @dataclass
 class _Scope:
-    """A function with its name and marks, those of the functions it is in included."""
+    """A function with its name and marks; it inherits the marks of enclosing functions."""
 
     node: Function
     name: str
     marks: set[str]
     nodes: list[ast.AST]
-    """All that is in it, but not in a function within it."""
+    """Its nodes, without those of nested functions."""
     uses: set[str] = field(default_factory=set[str])
 
 
@@ -205,9 +210,8 @@ class _Module:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, Function):
                 name = f"{outer}.{child.name}" if outer else child.name
-                scope = _Scope(
-                    child, name, marks | _marks(child.decorator_list), list(_own_nodes(child))
-                )
+                own = _marks(child.decorator_list) | _fixtures(child)
+                scope = _Scope(child, name, marks | own, list(_own_nodes(child)))
                 scope.uses = {_name(n) for n in ast.walk(child)} - {"", child.name}
                 yield scope
                 yield from self._scopes_in(child, name, scope.marks)
@@ -218,7 +222,7 @@ class _Module:
                 yield from self._scopes_in(child, outer, marks)
 
     def _virtual_ones(self) -> set[str]:
-        """Functions marked so, and those that only such functions use."""
+        """Functions marked `virtual_time`, and those that only such functions use."""
         virtual = {s.name for s in self._scopes if "virtual_time" in s.marks}
         users = {
             s.name: [o for o in self._scopes if s.node.name in o.uses and o.name != s.name]
@@ -238,7 +242,7 @@ class _Module:
             virtual |= more
 
     def _learn_returns(self) -> None:
-        """Which functions return a time; a few rounds, as they call each other."""
+        """Find the functions that return a time; in a few rounds, as they call each other."""
         returning = [s for s in self._scopes if any(isinstance(n, ast.Return) for n in s.nodes)]
         for _ in range(3):
             before = dict(self._returned)
@@ -278,7 +282,7 @@ class _Module:
                 yield Find(getattr(child, "lineno", 0), name, kind)
 
     def _programs(self) -> Iterator[Find]:
-        """Programs that a test keeps as a text, for a process of its own."""
+        """Search programs that a test holds as text, for a separate process."""
         for node in self._tree.body:
             match node:
                 case ast.Assign(
@@ -293,7 +297,7 @@ class _Module:
 
 
 class _Reader:
-    """Goes through one function, and knows which of its names are times."""
+    """Reads one function, and tracks which of its names are times."""
 
     def __init__(self, numbers: Numbers, returned: Env, *, virtual: bool) -> None:
         self._numbers = dict(numbers)
@@ -302,10 +306,10 @@ class _Reader:
         self._env: Env = {}
         self._awaited = set[int]()
 
-    # -- what is what ------------------------------------------------------------------------
+    # -- values of time ----------------------------------------------------------------------
 
     def read(self, node: ast.AST) -> None:
-        """Take in an assignment, or that a call is awaited."""
+        """Note an assignment, or an awaited call."""
         match node:
             case ast.Await(value=value):
                 self._awaited.add(id(value))
@@ -337,7 +341,7 @@ class _Reader:
             self._env.pop(_text(target), None)
 
     def value(self, node: ast.AST) -> Value | None:
-        """What an expression is; None when it has nothing to do with time."""
+        """The value of time of an expression; None if it has none."""
         match node:
             case ast.Name() | ast.Attribute():
                 known = self._env.get(_text(node))
@@ -386,14 +390,14 @@ class _Reader:
             return Value(Shape.REMAINING, one.real, one.seconds)
         if isinstance(op, ast.Sub):
             if one is None or (other is None and _number(right, self._numbers) is not None):
-                return first  # a moment, moved
+                return first  # an instant plus or minus a duration
             return Value(Shape.DURATION, _real(one, other))
         if isinstance(op, ast.Add) and first.shape is Shape.INSTANT:
             ahead = _number(right if one else left, self._numbers)
             return Value(Shape.DEADLINE, first.real, ahead)
         return first if isinstance(op, ast.Mult | ast.Div) else None
 
-    # -- what depends on it ------------------------------------------------------------------
+    # -- dependencies on speed ----------------------------------------------------------------
 
     def kinds(self, node: ast.AST, *, asserted: bool) -> Iterator[str]:
         match node:
@@ -407,7 +411,7 @@ class _Reader:
                 yield from self._tries(node)
 
     def _tries(self, node: ast.For | ast.AsyncFor) -> Iterator[str]:
-        """So many tries with a nap after each."""
+        """A bounded number of tries with a sleep after each."""
         if not (isinstance(node.iter, ast.Call) and _name(node.iter.func) == "range"):
             return
         tries = _number(node.iter.args[0], self._numbers) if node.iter.args else None
@@ -421,7 +425,7 @@ class _Reader:
             yield "patience"
 
     def _passes_here(self, nap: ast.Call) -> bool:
-        """Whether it sleeps in real time."""
+        """Whether this call sleeps in real time."""
         return _text(nap.func) == "time.sleep" or not self._virtual
 
     def _comparison(
@@ -444,7 +448,7 @@ class _Reader:
                 yield "duration"
 
     def _counts(self, node: ast.expr) -> Value | None:
-        """A value of time that passes for real here."""
+        """A value of real time at this place."""
         value = self.value(node)
         return value if value and (value.real or not self._virtual) else None
 
@@ -488,6 +492,6 @@ def _real(one: Value | None, other: Value | None) -> bool:
 
 
 def _is_short(node: ast.expr, numbers: Numbers) -> bool:
-    """A number of seconds that passes on a busy machine; 0 and less mean at once."""
+    """Whether a busy machine may exceed this number of seconds; 0 and less mean at once."""
     seconds = _number(node, numbers)
     return seconds is not None and 0 < seconds < PATIENCE_S

@@ -1,6 +1,6 @@
 """A small recording to read: three symbols, two days, one gap, numbers of every shape.
 
-Rule of this file: it is written by the store itself, and what is in it is known here as text.
+Rule of this file: the store itself writes it, and its content is known here as text.
 """
 
 from contextlib import closing

@@ -1,7 +1,7 @@
-"""A market on virtual time for a recorder, and what its file holds.
+"""A market in virtual time for a recorder, and the content of its file.
 
-Rule of this file: sweeps take no time and fail as the test says; the file is read by a connection
-of its own.
+Rule of this file: sweeps take no time and fail as the test says; a separate connection reads the
+file.
 """
 
 import sqlite3
@@ -16,7 +16,7 @@ from support.virtual_clock import wall_time
 
 
 class Market(Reader):
-    """Sweeps that fail as the test says, on virtual time."""
+    """Sweeps in virtual time that fail as the test says."""
 
     def __init__(self) -> None:
         super().__init__()

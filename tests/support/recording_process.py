@@ -1,8 +1,8 @@
-"""A recorder in a process of its own, to be killed: `python recording_process.py FILE EVERY`.
+"""A recorder in a separate process, to be killed: `python recording_process.py FILE EVERY`.
 
-Rule of this file: it records from a reader that answers at once, so that the process is in a
-commit for as much of its time as can be. It says `ready` when its imports are done, and prints a
-slot only when its sweep is acknowledged.
+Rule of this file: its reader answers at once, so that the process spends most of its time in
+commits. It prints `ready` when its imports are done, and prints a
+slot when its sweep is acknowledged.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ NAMES = tuple(f"S{number}USDT" for number in range(300))
 
 
 class Reader:
-    """A market that is read in no time."""
+    """A market that answers at once."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -1,6 +1,6 @@
-"""A transport to ask with, whose permits write down what became of them.
+"""A transport whose permits record their fate.
 
-Rule of this file: no budget stands behind such a permit.
+Rule of this file: these permits belong to no budget.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PATH = "/fapi/v1/openInterest"
 
 
 class Record:
-    """A permit that writes down what became of it."""
+    """A permit that records its fate."""
 
     def __init__(self) -> None:
         self.fate = "may have been counted"

@@ -1,4 +1,4 @@
-"""A server for tests, below HTTP: connections that are accepted, talked to, reset, and ended.
+"""A server for tests, below HTTP: it accepts, serves, resets and ends connections.
 
 Rule of this file: it listens in the caller's loop, so it works in virtual time.
 """
@@ -26,10 +26,10 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Server:
-    """Listens on the loopback interface; each connection ends when `_talk` does."""
+    """Listens on the loopback interface; a connection ends when `_talk` returns."""
 
     def __init__(self) -> None:
-        self.connections = 0  # that were accepted
+        self.connections = 0  # accepted so far
         self.port = 0
         self._serving: dict[int, asyncio.StreamWriter] = {}  # by the number of the connection
         self._tasks: set[asyncio.Task[object]] = set()
@@ -43,7 +43,7 @@ class Server:
     async def _talk(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Read and write; an error of the connection is its end."""
+        """Serve a connection; an error of the connection ends it."""
         raise NotImplementedError
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,12 +67,12 @@ class Server:
             self._tasks.remove(task)
 
     async def listen(self, port: int = 0) -> None:
-        """Accept connections from now on."""
+        """Start to accept connections."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=BACKLOG)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def end(self) -> None:
-        """Accept no more, and end what is open."""
+        """Stop accepting, and end all connections."""
         if self._server is not None:
             self._server.close()
         tasks = list(self._tasks)
@@ -96,7 +96,7 @@ class Server:
 
 
 class RecordingServer(Server, Generic[Request]):
-    """Keeps the requests that have come."""
+    """Keeps all received requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class RecordingServer(Server, Generic[Request]):
         self._news.set()
 
     async def received(self, requests: int) -> None:
-        """Wait until so many have come."""
+        """Wait until that many requests have arrived."""
         while len(self.requests) < requests:
             self._news.clear()
             await self._news.wait()

@@ -1,4 +1,4 @@
-"""The virtual loop: time costs nothing, sockets and threads still work, and runs repeat."""
+"""On the virtual loop, waiting takes no time, sockets and threads work, and runs repeat."""
 
 import asyncio
 import selectors
@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout, web
 from aiolimiter import AsyncLimiter
 
-from support import virtual_clock
+from binance_oi.testing import virtual_clock
 
 pytestmark = pytest.mark.virtual_time
 
@@ -23,7 +23,7 @@ def now() -> float:
 
 
 def steps() -> int:
-    """Turns of the running loop: what waiting costs, on a machine of any speed."""
+    """Iterations of the running loop: the cost of waiting on any machine."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, virtual_clock.VirtualLoop)
     return loop.steps
@@ -75,14 +75,14 @@ async def test_timers_run_in_order_and_each_at_its_time() -> None:
     assert [when for _, when in ran] == pytest.approx([1.0, 1.0, 3.0], abs=1e-5)
 
 
-async def test_time_stands_still_while_there_is_work() -> None:
+async def test_the_clock_stands_still_while_there_is_work() -> None:
     start = now()
     for _ in range(1000):
         await asyncio.sleep(0)
     assert now() == start
 
 
-async def test_a_timer_that_is_always_armed_for_now_still_moves_the_clock() -> None:
+async def test_a_timer_rearmed_for_now_still_advances_the_clock() -> None:
     loop, start = asyncio.get_running_loop(), now()
     done = asyncio.Event()
 
@@ -97,7 +97,7 @@ async def test_a_timer_that_is_always_armed_for_now_still_moves_the_clock() -> N
     assert now() - start < 1e-3
 
 
-async def test_aiolimiter_lets_each_through_at_its_time_and_does_not_spin() -> None:
+async def test_aiolimiter_releases_each_waiter_in_time_without_spinning() -> None:
     limiter, start, before = AsyncLimiter(10, 1.0), now(), steps()
     for _ in range(1010):
         await limiter.acquire()
@@ -113,7 +113,7 @@ async def test_a_real_server_answers_after_its_virtual_latency() -> None:
         assert steps() - before <= 100
 
 
-async def test_many_answers_come_back_in_the_order_of_their_latency() -> None:
+async def test_answers_arrive_in_the_order_of_their_latency() -> None:
     finished: list[int] = []
     start = now()
 
@@ -127,8 +127,8 @@ async def test_many_answers_come_back_in_the_order_of_their_latency() -> None:
     assert finished == list(range(1, 51))
 
 
-async def test_large_bodies_cross_in_no_time() -> None:
-    # A full send buffer waits for a real acknowledgement: no timer may overtake it.
+async def test_large_bodies_take_no_virtual_time() -> None:
+    # A full send buffer waits for a real acknowledgement, which no timer may overtake.
     async with _server() as url, ClientSession(timeout=ClientTimeout(total=1.0)) as session:
         start = now()
         bodies = await asyncio.gather(*(_get(session, url, 0, large=True) for _ in range(20)))
@@ -136,7 +136,7 @@ async def test_large_bodies_cross_in_no_time() -> None:
         assert now() - start < 0.01
 
 
-async def test_a_timeout_is_raised_at_its_virtual_second() -> None:
+async def test_a_timeout_is_raised_at_its_virtual_time() -> None:
     async with _server() as url, ClientSession(timeout=ClientTimeout(total=10.0)) as session:
         start = now()
         with pytest.raises(TimeoutError):
@@ -144,7 +144,7 @@ async def test_a_timeout_is_raised_at_its_virtual_second() -> None:
         assert now() - start == pytest.approx(10.0, abs=1.0)  # aiohttp rounds a timeout up
 
 
-async def test_a_peer_that_never_reads_is_waited_for_once_and_does_not_stop_the_clock(
+async def test_the_loop_waits_only_once_for_a_peer_that_never_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waits: list[float | None] = []
@@ -171,7 +171,7 @@ async def test_a_peer_that_never_reads_is_waited_for_once_and_does_not_stop_the_
         sending.cancel()
 
 
-async def test_time_stands_still_while_a_thread_works() -> None:
+async def test_the_clock_stands_still_while_a_thread_runs() -> None:
     start, late = now(), asyncio.create_task(asyncio.sleep(HOUR_S))
     assert await asyncio.to_thread(lambda: sum(range(1_000_000))) == 499_999_500_000
     assert now() == start
@@ -179,7 +179,7 @@ async def test_time_stands_still_while_a_thread_works() -> None:
     late.cancel()
 
 
-async def test_a_name_can_be_looked_up_in_a_thread() -> None:
+async def test_a_name_can_be_resolved_in_a_thread() -> None:
     found = await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80, type=socket.SOCK_STREAM)
     assert found[0][4] == ("127.0.0.1", 80)
 
@@ -191,7 +191,7 @@ async def test_wall_time_follows_the_virtual_clock_from_the_start_of_a_minute() 
     assert (wall - (loop - virtual_clock.START_S)) % 60.0 == pytest.approx(0.0, abs=1e-5)
 
 
-def test_waiting_for_nothing_is_a_deadlock_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_nothing_raises_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual_clock, "_DEADLOCK_S", 0.01)
 
     async def main() -> None:
@@ -201,7 +201,7 @@ def test_waiting_for_nothing_is_a_deadlock_and_not_a_hang(monkeypatch: pytest.Mo
         virtual_clock.run(main())
 
 
-def test_the_same_program_makes_the_same_run() -> None:
+def test_runs_of_the_same_program_are_identical() -> None:
     async def main() -> list[tuple[int, float]]:
         trace: list[tuple[int, float]] = []
         limiter = AsyncLimiter(7, 1.0)

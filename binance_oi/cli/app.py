@@ -1,0 +1,51 @@
+"""The program and its help.
+
+The rule of this file: what a command is called and which options it has is known without importing
+what it does.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import ParamSpec
+
+from cyclopts import App
+
+from binance_oi import __version__
+from binance_oi.cli.endings import MEANING
+from binance_oi.cli.streams import PROGRAM
+
+EPILOGUE = "\n".join(
+    [
+        "Exit codes:",
+        *(f"{code:>5} {text}" for code, text in MEANING.items()),
+        "",
+        "BINANCE_OI_BUDGET_DIR names another directory for the budgets of this machine.",
+    ]
+)
+
+app: App = App(
+    name=PROGRAM,
+    version=f"{PROGRAM} {__version__}",
+    help="Open interest of Binance USDⓈ-M Futures, without ever being rate-limited or banned.",
+    help_epilogue=EPILOGUE,
+    help_format="plaintext",
+    suppress_keyboard_interrupt=False,
+)
+
+_P = ParamSpec("_P")
+
+
+def command(function: Callable[_P, int]) -> Callable[_P, int]:
+    """Make a command of a function: its name, its docstring, and its arguments as options."""
+    app.command(function, help=paragraphs(function.__doc__ or ""))
+    return function
+
+
+def paragraphs(docstring: str) -> str:
+    """The text of a docstring before its arguments, one line for each paragraph.
+
+    A terminal breaks the lines of a help page; those of the source are of another width.
+    """
+    text = inspect.cleandoc(docstring).partition("\n\nArgs:")[0]
+    return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))

@@ -1,0 +1,80 @@
+"""Commands about this machine."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from binance_oi.cli.app import app, command
+from binance_oi.cli.endings import OK
+from binance_oi.cli.options import Flag, Output
+from binance_oi.cli.streams import PROGRAM, put
+
+
+@command
+def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Output()) -> int:
+    """The budget of every exchange that this machine reads from. Sends nothing.
+
+    The last line names the file that all processes of this user share. Local ports on which nothing
+    listens any more are left out.
+
+    Args:
+        forget: Forget this one, after it was shown and you were asked.
+        yes: Ask nothing.
+    """
+    from binance_oi.cli import budgets
+
+    if forget is None:
+        return budgets.budgets(output)
+    return budgets.forget(forget, output, is_agreed=yes)
+
+
+@command
+def simulate(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
+    limit: Annotated[int, Parameter(validator=Number(gt=0))] = 2400,
+    used: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    others: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    latency: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    seed: int = 0,
+    json: Flag = False,
+) -> int:
+    """Run a local exchange until interrupted; the first line is its URL.
+
+    Args:
+        port: Port on 127.0.0.1; 0 takes a free one.
+        limit: Weight allowed in a minute.
+        used: Weight already used in the first minute.
+        others: Weight that others use each second.
+        latency: Seconds from request to answer.
+        seed: Seed of everything that varies.
+        json: The first line is a JSON object with the URL.
+    """
+    import asyncio
+
+    from binance_oi.cli.simulating import serve
+    from binance_oi.simulator import LocalExchange, Steady
+
+    steady = Steady(others) if others else None
+    exchange = LocalExchange(
+        port=port, limit=limit, used=used, others=steady, latency=latency, seed=seed
+    )
+    return asyncio.run(serve(exchange, port, as_json=json))
+
+
+@command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script that completes commands and options in a shell.
+
+    bash: eval "$(binance-oi completion bash)" in ~/.bashrc.
+
+    zsh: binance-oi completion zsh > ~/.zfunc/_binance-oi, with ~/.zfunc in fpath before compinit.
+
+    fish: binance-oi completion fish > ~/.config/fish/completions/binance-oi.fish
+
+    Args:
+        shell: Which one.
+    """
+    put(app.generate_completion(prog_name=PROGRAM, shell=shell))
+    return OK

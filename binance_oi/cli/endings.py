@@ -1,0 +1,103 @@
+"""How a command ends: an exit code for a script, and one line for a person.
+
+The rule of this file: an error has one code and one line, whichever command it ends.
+"""
+
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    BudgetExhaustedError,
+    DecodeError,
+    InvalidSymbolError,
+    RateLimitedError,
+    RecordingError,
+    ResponseError,
+    TransportError,
+    printable,
+)
+from binance_oi.times import iso
+
+if TYPE_CHECKING:
+    from binance_oi.market.snapshot import Snapshot
+
+OK: Final = 0
+UNEXPECTED: Final = 1
+USAGE: Final = 2
+LIMITED: Final = 3
+EXCHANGE: Final = 4
+NETWORK: Final = 5
+SOME_FAILED: Final = 6
+LOST: Final = 7
+HUNG_UP: Final = 129  # 128 + SIGHUP, 128 + SIGINT, 128 + SIGTERM, as shells say it
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+
+SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)  # Windows has none
+
+MAX_LINE: Final = 500  # characters of one error on stderr
+MEANING: Final = {
+    OK: "ok",
+    UNEXPECTED: "unexpected",
+    USAGE: "wrong usage; nothing was touched",
+    LIMITED: "limited or banned; stderr says until when",
+    EXCHANGE: "the exchange refused, or answered something odd",
+    NETWORK: "network",
+    SOME_FAILED: "some symbols failed; the values of the others were printed",
+    LOST: "sweeps were lost: read, and not written",
+    HUNG_UP: "hung up: the terminal was closed",
+    INTERRUPTED: "interrupted",
+    TERMINATED: "terminated",
+}
+
+
+class UsageError(Exception):
+    """What the user can correct, in one line; nothing was touched."""
+
+
+@contextmanager
+def correctable() -> Generator[None]:
+    """Errors within that the user can correct are wrong usage.
+
+    Raises:
+        UsageError: There was one.
+    """
+    try:
+        yield
+    except (RecordingError, ValueError, ModuleNotFoundError) as error:
+        raise UsageError(printable(str(error))) from error
+
+
+def exit_code(error: BinanceOIError) -> int:
+    """What kind of error it is, for a script."""
+    match error:
+        case InvalidSymbolError():
+            return USAGE
+        case BannedError() | RateLimitedError() | BudgetExhaustedError():
+            return LIMITED
+        case ResponseError() | DecodeError():
+            return EXCHANGE
+        case TransportError():
+            return NETWORK
+        case _:
+            return UNEXPECTED
+
+
+def snapshot_code(snapshot: "Snapshot") -> int:
+    """Some failed; or all of them, and then for which reason if it is one."""
+    codes = {exit_code(error) for error in snapshot.errors.values()}
+    if not codes:
+        return OK if snapshot.notional_error is None else SOME_FAILED
+    return SOME_FAILED if snapshot or len(codes) > 1 else codes.pop()
+
+
+def explain(error: BinanceOIError) -> str:
+    """The error in one line, and until when it lasts if that is known."""
+    text = printable(str(error), MAX_LINE)
+    if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
+        return f"{text} [until {iso(error.retry_at)}]"
+    return text

@@ -1,0 +1,202 @@
+"""One command, from the arguments to the exit code.
+
+The rule of this file: whatever ends a command, its exit code says what the caller should do next.
+Nothing is shown of a command that was interrupted.
+"""
+
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from binance_oi import __version__
+from binance_oi.cli.endings import (
+    INTERRUPTED,
+    OK,
+    SIGHUP,
+    UNEXPECTED,
+    USAGE,
+    UsageError,
+    exit_code,
+    explain,
+)
+from binance_oi.cli.streams import PROGRAM, complain, discard, drop_unwritten, prepare, put
+from binance_oi.errors import BinanceOIError
+
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tried once for each word, not at each letter
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: Without the program's name; None takes those of the process.
+    """
+    prepare()
+    with _terminable() as ended:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+    if SIGHUP in ended:
+        drop_unwritten()
+        if code == UNEXPECTED:  # it could not write to a terminal that is gone
+            code = INTERRUPTED
+    return 128 + ended[0] if ended and code == INTERRUPTED else code
+
+
+@contextmanager
+def _terminable() -> Generator[list[int]]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does; gives the signals seen.
+
+    So the cursor comes back, and no unfinished file stays. A signal that is ignored (``nohup``)
+    stays ignored.
+    """
+    ended: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        again = number == SIGHUP and number in ended
+        ended.append(number)
+        if again:  # the kernel and a shell both send it; a second Ctrl-C would break off the end
+            return
+        interrupt = signal.getsignal(signal.SIGINT)  # asyncio's own while it runs
+        if callable(interrupt):
+            interrupt(number, frame)
+        else:  # ignored, as in the background of a shell
+            _interrupt()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
+        return
+    numbers = [number for number in (signal.SIGTERM, SIGHUP) if number is not None]
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        for number in numbers:
+            if signal.getsignal(number) is end:
+                hung_up = number == SIGHUP and number in ended  # and another one may come
+                signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
+
+
+def _interrupt() -> None:
+    """What asyncio does at Ctrl-C, where Ctrl-C is ignored."""
+    if "asyncio" not in sys.modules:  # no command with a loop has begun
+        raise KeyboardInterrupt
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise KeyboardInterrupt from None
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    loop.call_soon_threadsafe(cancel)  # an exception would end whatever runs just now
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        return _command(arguments)
+    except UsageError as error:
+        complain(f"{error}{_advice(arguments, error.__cause__)}")
+        return USAGE
+    except BinanceOIError as error:
+        complain(explain(error))
+        return exit_code(error)
+    except BrokenPipeError:  # the reader has seen enough
+        discard(sys.stdout)
+        return OK
+    except OSError as error:  # stdout is full
+        complain(str(error))
+        with suppress(OSError):
+            put("")  # a full stdout drops what it still holds of a help page
+        return UNEXPECTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BaseException as error:
+        if _is_cancelled(error):
+            return INTERRUPTED
+        raise
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """Do what the arguments say.
+
+    Raises:
+        UsageError: They cannot be understood.
+    """
+    if list(arguments) == ["--version"]:  # which needs nothing else
+        put(f"{PROGRAM} {__version__}\n")
+        return OK
+    from cyclopts import CycloptsError, UnusedCliTokensError
+
+    from binance_oi.cli.commands import app
+    from binance_oi.cli.options import forget_empty_variables
+    from binance_oi.cli.screen import console
+
+    forget_empty_variables()
+    app.console = console(None)
+    try:
+        code: int | None = app(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        text = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            text = f"no place for {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
+        raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
+    return code or OK
+
+
+def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
+    """The command with a schedule that fits, after one that does not."""
+    if "binance_oi.market.plan" not in sys.modules:
+        return ""
+    from binance_oi.market.plan import MisfitError
+
+    if not isinstance(cause, MisfitError):
+        return ""
+    return f": {without_secrets(fitting(arguments, cause.possible))}"
+
+
+def fitting(arguments: Sequence[str], possible: int | None) -> str:
+    """The command with a schedule that fits.
+
+    Args:
+        arguments: Of the command whose schedule does not.
+        possible: The shortest schedule that fits, s; None when none does.
+    """
+    if possible is None:
+        return "read fewer symbols"
+    words = list(arguments)
+    while "--every" in words:
+        at = words.index("--every")
+        del words[at : at + 2]
+    kept = [word for word in words if not word.startswith("--every=")]
+    return shlex.join([PROGRAM, *kept, "--every", f"{possible}s"])
+
+
+def _hint(arguments: Sequence[str]) -> str:
+    """What is probably meant by words that have no place."""
+    is_named = any(each == "--symbol" or each.startswith("--symbol=") for each in arguments)
+    return ": symbols stand after the command, or each after --symbol" if is_named else ""
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a signal cancelled the task of a command."""
+    if "asyncio" not in sys.modules:
+        return False
+    from asyncio import CancelledError
+
+    return isinstance(error, CancelledError)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with nothing left of what stands before an ``@``, as a password in a URL does."""
+    return _BEFORE_AT.sub('"***@', text)

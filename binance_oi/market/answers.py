@@ -1,0 +1,70 @@
+"""What a client was answered last, and who shares the request for it.
+
+The rule of this file: an answer is shared by those who say how old it may be, and by nobody else.
+"""
+
+import math
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from binance_oi.errors import BudgetExhaustedError, TransportTimeoutError
+from binance_oi.sending.sender import Sender, Terms
+from binance_oi.sending.shared_calls import SharedCalls
+
+T = TypeVar("T")
+
+TOO_LATE = (BudgetExhaustedError, TransportTimeoutError)  # with more time it may be answered
+NEVER = math.inf  # loop time since when an answer may be known: only a new one is young enough
+
+
+class Answer(NamedTuple, Generic[T]):
+    """An answer, and when it came."""
+
+    at: float
+    """Loop time."""
+    value: T
+
+
+class Answers(Generic[T]):
+    """The latest answer to each question, and the requests under way.
+
+    Args:
+        sender: Whose loop tells the time.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._latest: dict[Hashable, Answer[T]] = {}
+        self._calls: SharedCalls[Answer[T]] = SharedCalls()
+
+    def keep(self, key: Hashable, value: T) -> Answer[T]:
+        """`value` is the answer to the question `key`, now."""
+        answer = self._latest[key] = Answer(self._sender.now(), value)
+        return answer
+
+    async def read(
+        self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]], terms: Terms, since: float
+    ) -> Answer[T]:
+        """An answer that came at `since` or later; the request for it may be that of another.
+
+        Args:
+            key: The question.
+            ask: Sends a request for it.
+            terms: Of the caller; who has another `max_wait` or priority shares no request.
+            since: Loop time; `NEVER` always asks the exchange.
+
+        Raises:
+            BudgetExhaustedError: The request of another took longer than `terms` allow.
+        """
+
+        async def asked() -> Answer[T]:
+            return self.keep(key, await ask())
+
+        if since == NEVER:
+            return await asked()
+        self._sender.check_usable()
+        known = self._latest.get(key)
+        if known is not None and known.at >= since:
+            return known
+        name, again = (key, terms.max_wait, terms.bulk), TOO_LATE if terms.max_wait is None else ()
+        return await self._calls.join(name, asked, terms.ends, again)

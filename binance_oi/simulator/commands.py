@@ -1,0 +1,194 @@
+"""What a test makes a local exchange do: values, failures, delays, bans, listings.
+
+The rule of this file: every command is here once, with its types. A `LocalExchange` carries it out
+at once, and `Admin` sends it to an exchange of another process.
+"""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from http.client import HTTPConnection
+from math import isfinite
+from typing import Any
+from urllib.parse import urlsplit
+
+ADMIN = "/admin"  # below the URL of an exchange
+PATIENCE_S = 60.0  # that a command of `Admin` may take
+_ERRORS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
+
+Number = Decimal | str | int
+
+
+class Commands:
+    """What a test may have an exchange do, from any thread.
+
+    A command counts from the next request on. Of several for the same answers, such as two calls
+    of `fail`, the first one is used up before the second one begins.
+
+    Raises:
+        ValueError: From every command: an argument makes no sense, or the symbol is not listed.
+        TypeError: From every command: an argument has another type.
+    """
+
+    def set_open_interest(self, symbol: str, value: Number) -> None:
+        """Fix the open interest of a symbol. Each call is a new observation with a later time.
+
+        Args:
+            symbol: A listed one.
+            value: In the base asset; answers have exactly these digits. A `float` is refused.
+        """
+        self._do("set_open_interest", symbol=symbol, value=_digits("value", value))
+
+    def set_mark_price(self, symbol: str, price: Number) -> None:
+        """Fix the mark price of a symbol, with exactly these digits."""
+        self._do("set_mark_price", symbol=symbol, price=_digits("price", price))
+
+    def jump(self, symbol: str, share: float) -> None:
+        """Change open interest by a share of itself, as one observation; it moves on from there.
+
+        Args:
+            symbol: A listed one.
+            share: 0.05 is 5 % more, -0.5 is half of it.
+        """
+        self._do("jump", symbol=symbol, share=_number("share", share, above=-1.0))
+
+    def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
+        """Answer the next requests with an error. They cost their weight.
+
+        A client asks again after a 5xx: three failures in a row reach its caller.
+
+        Args:
+            times: How many.
+            status: An HTTP status from 400 on. For 418 see `ban`.
+            symbol: Only requests for this symbol; None means all of them.
+        """
+        if not 400 <= _count("status", status) <= 599 or status == 418:
+            raise ValueError(f"status must be from 400 to 599, and not 418 (see ban): {status!r}")
+        self._do("fail", times=_count("times", times), status=status, symbol=symbol)
+
+    def drop(self, times: int = 1, *, symbol: str | None = None) -> None:
+        """Close the connection instead of an answer. The requests cost their weight."""
+        self._do("drop", times=_count("times", times), symbol=symbol)
+
+    def delay(self, seconds: float, times: int = 1, *, symbol: str | None = None) -> None:
+        """Send the next answers so much later than they would be sent. They are counted at once."""
+        seconds = _number("seconds", seconds, above=0.0)
+        self._do("delay", seconds=seconds, times=_count("times", times), symbol=symbol)
+
+    def ban(self, seconds: float | None = None) -> None:
+        """Ban this IP address now (418).
+
+        Args:
+            seconds: How long; None for as long as the next ban lasts by `Bans`.
+        """
+        if seconds is not None:
+            seconds = _number("seconds", seconds, above=0.0)
+        self._do("ban", seconds=seconds)
+
+    def end_ban(self) -> None:
+        """End the ban. A client keeps to the end that it was given."""
+        self._do("end_ban")
+
+    def hide_headers(self, times: int | None = None) -> None:
+        """Leave the used weight out of the next answers; None: of all, until `show_headers`."""
+        self._do("hide_headers", times=None if times is None else _count("times", times))
+
+    def show_headers(self) -> None:
+        """End what `hide_headers` began."""
+        self._do("show_headers")
+
+    def list_symbol(self, symbol: str) -> None:
+        """List a symbol and let it trade; its name ends in a quote asset, such as ``NEWUSDT``."""
+        self.set_status(symbol, "TRADING")
+
+    def delist(self, symbol: str) -> None:
+        """End the trading of a symbol. It stays listed as ``SETTLING``, as it does there."""
+        self._do("delist", symbol=symbol)
+
+    def set_status(self, name: str, status: str) -> None:
+        """Change the status of a symbol, or list a new one, from now on.
+
+        Raises:
+            ValueError: A new name that does not end in a quote asset.
+        """
+        self._do("set_status", name=name, status=status)
+
+    def reset(self) -> None:
+        """Forget the failures, drops, delays and hidden headers that are still to come."""
+        self._do("reset")
+
+    def _do(self, command: str, **arguments: Any) -> None:
+        raise NotImplementedError
+
+
+class Admin(Commands):
+    """The same commands for an exchange of another process or thread, over its own socket.
+
+    They cost no weight. A call blocks until the exchange has carried it out, so the loop in which
+    the exchange runs must not make it.
+
+        with spawn() as url:
+            Admin(url).fail(2)
+
+    Args:
+        url: Of the exchange, as `LocalExchange.url` and `spawn` give it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url.rstrip("/"))
+
+    def __repr__(self) -> str:
+        return f"<Admin {self._parts.geturl()}>"
+
+    def _do(self, command: str, **arguments: Any) -> None:
+        body = json.dumps({"command": command, "arguments": arguments})
+        host, port = self._parts.hostname or "", self._parts.port
+        connection = HTTPConnection(host, port, timeout=PATIENCE_S)  # no proxy: it is this machine
+        try:
+            connection.request("POST", self._parts.path + ADMIN, body)
+            response = connection.getresponse()
+            text = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            outcome = json.loads(text)
+            raise _ERRORS.get(outcome.get("error"), RuntimeError)(outcome.get("text"))
+
+
+def obey(do: Callable[..., None], body: bytes) -> tuple[int, dict[str, str]]:
+    """Carry out a command that `Admin` has sent: the status and the body of the answer."""
+    try:
+        sent = json.loads(body)
+        do(sent["command"], **sent["arguments"])
+    except (TypeError, ValueError, KeyError) as error:
+        kind = "TypeError" if isinstance(error, TypeError) else "ValueError"
+        return 400, {"error": kind, "text": str(error)}
+    return 200, {}
+
+
+def _digits(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, Decimal | str | int):
+        raise TypeError(f"{name} must be a Decimal, str or int, not {type(value).__name__}")
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        raise ValueError(f"{name} must be a number: {value!r}") from None
+    if not number.is_finite() or number < 0:
+        raise ValueError(f"{name} must be finite and not negative: {value!r}")
+    return f"{number:f}"
+
+
+def _number(name: str, value: object, *, above: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be an int or a float, not {type(value).__name__}")
+    if not (isfinite(value) and value > above):
+        raise ValueError(f"{name} must be finite and above {above:g}: {value!r}")
+    return float(value)
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be above 0: {value!r}")
+    return value

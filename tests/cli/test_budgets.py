@@ -1,0 +1,180 @@
+"""`binance-oi budget`: what is there, and forgetting one of them."""
+
+import io
+import json
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from binance_oi.budget import MachineBudget, machine_pools
+from binance_oi.cli import main
+from binance_oi.exchange.hosts import pool_key
+from binance_oi.simulator import LocalExchange
+from support.lanes import thorough
+from support.terminals import CONTROL, seen_on_a_terminal
+
+Captured = pytest.CaptureFixture[str]
+NAME = "binance-futures"
+
+
+def use(name: str, *, banned: bool = False) -> None:
+    """Charge a pool of this machine, or have it banned for an hour."""
+    budget = MachineBudget()
+    pool = budget.pool(name)
+    if banned:
+        pool.hold(3600.0, ban=True)
+    else:
+        pool.charge(5)
+    budget.close()
+
+
+def shown(capsys: Captured) -> tuple[list[str], str]:
+    """The pools that were printed, and stderr."""
+    out, err = capsys.readouterr()
+    return [json.loads(line)["pool"] for line in out.splitlines()], err
+
+
+@pytest.fixture
+def gone() -> str:
+    """The pool of a local exchange that has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def exchange() -> Iterator[LocalExchange]:
+    with LocalExchange().in_thread() as running:
+        yield running
+
+
+def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
+    exchange: LocalExchange, gone: str, capsys: Captured
+) -> None:
+    for name in (NAME, pool_key(exchange.url), gone):
+        use(name)
+    assert main(["budget"]) == 0
+    pools, err = shown(capsys)
+    assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
+    assert err.startswith(
+        "binance-oi: left out: 1 of local ports on which nothing listens any more\n"
+    )
+    assert not exchange.answers
+    assert gone in machine_pools()  # a tunnel to the exchange may come back
+
+
+def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) -> None:
+    use(gone, banned=True)  # it may be a tunnel to the exchange itself
+    assert main(["budget"]) == 0
+    pools, err = shown(capsys)
+    assert pools == [gone]
+    assert "left out" not in err
+
+
+def test_a_program_that_listens_is_not_disturbed(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"http://127.0.0.1:{server.getsockname()[1]}"
+        use(name)
+        assert main(["budget"]) == 0
+        assert shown(capsys)[0] == [name]
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has connected
+            server.accept()
+
+
+def test_a_port_that_has_just_ended_a_connection_is_free(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        name = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with socket.create_connection(server.getsockname()):
+            accepted, _ = server.accept()
+            accepted.close()  # the side that closes first keeps the port for a minute
+    use(name)
+    assert main(["budget"]) == 0
+    assert shown(capsys)[0] == []
+
+
+def test_a_port_that_cannot_be_looked_at_is_not_taken_for_gone(
+    gone: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> socket.socket:
+        raise PermissionError
+
+    use(gone)
+    monkeypatch.setattr("socket.socket", forbidden)
+    assert main(["budget"]) == 0
+    assert shown(capsys)[0] == [gone]
+
+
+def test_a_budget_is_forgotten_after_its_ban_was_shown(capsys: Captured) -> None:
+    use(NAME, banned=True)
+    use("binance-futures-testnet")
+    assert main(["budget", "--forget", NAME, "--yes"]) == 0
+    pools, err = shown(capsys)
+    assert pools == [NAME]
+    assert "this IP address is banned until 20" in err
+    assert "it is forgotten" in err
+    assert list(machine_pools()) == ["binance-futures-testnet"]
+
+
+@pytest.mark.parametrize("banned", [True, *thorough(False)])
+def test_on_a_pipe_nothing_is_forgotten_without_yes(
+    banned: bool, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(NAME, banned=banned)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert main(["budget", "--forget", NAME]) == 2
+    assert "nobody can be asked here; --yes" in shown(capsys)[1]
+    assert list(machine_pools()) == [NAME]
+
+
+def test_a_hold_that_is_no_ban_is_shown_as_one(capsys: Captured) -> None:
+    budget = MachineBudget()
+    budget.pool(NAME).hold(3600.0)
+    budget.close()
+    assert main(["budget", "--forget", NAME, "--yes"]) == 0
+    assert "nothing is sent before 20" in shown(capsys)[1]
+
+
+def test_a_budget_that_is_not_there_is_wrong_usage_and_the_others_are_named(
+    capsys: Captured,
+) -> None:
+    assert main(["budget", "--forget", NAME, "--yes"]) == 2
+    assert shown(capsys)[1] == "binance-oi: there is no budget binance-futures\n"
+    use("binance-futures-testnet")
+    assert main(["budget", "--forget", NAME, "--yes"]) == 2
+    assert shown(capsys)[1].endswith("binance-futures; there are binance-futures-testnet\n")
+    assert list(machine_pools()) == ["binance-futures-testnet"]
+
+
+def test_of_many_budgets_a_few_are_named(capsys: Captured) -> None:
+    for port in range(1, 9):
+        use(f"http://127.0.0.1:{port}")
+    use("binance-futures-testnet")
+    assert main(["budget", "--forget", NAME, "--yes"]) == 2
+    err = shown(capsys)[1]
+    assert "; there are binance-futures-testnet, http://127.0.0.1:1, " in err
+    assert err.endswith(" and 5 more\n")
+
+
+@pytest.mark.parametrize(
+    "answer, is_kept", [(b"y\n", False), (b"\n", True), *thorough((b"n\n", True), (b"\x04", True))]
+)
+def test_somebody_at_a_terminal_is_asked(answer: bytes, is_kept: bool) -> None:
+    use(NAME, banned=True)
+    code, seen = seen_on_a_terminal(
+        "budget", "--forget", NAME, answer_to=("forget this budget? [y/N]", answer)
+    )
+    plain = CONTROL.sub("", seen)
+    assert code == 0
+    assert plain.index("banned until") < plain.index("forget this budget? [y/N]")
+    assert ("it is kept" in plain) is is_kept
+    assert (NAME in machine_pools()) is is_kept
+
+
+def test_ctrl_c_at_the_question_keeps_it() -> None:
+    use(NAME, banned=True)
+    asked = "forget this budget? [y/N]"
+    code, _ = seen_on_a_terminal("budget", "--forget", NAME, until=lambda seen: asked in seen)
+    assert code == 130
+    assert NAME in machine_pools()

@@ -1,0 +1,136 @@
+"""The schedule of a command: one that fits, one that does not, and an exchange that is not there.
+
+Rule of this file: a command that records is a process of its own, and is stopped by a signal.
+"""
+
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from binance_oi.cli import main
+from binance_oi.cli.endings import EXCHANGE, LIMITED, NETWORK, UNEXPECTED, USAGE
+from binance_oi.cli.program import fitting
+from binance_oi.cli.recording import status_line, trouble_code
+from binance_oi.recorder import Status
+from binance_oi.simulator import LocalExchange
+from support.lanes import thorough
+
+Captured = pytest.CaptureFixture[str]
+HANGS = 600.0  # s after which a process hangs, and is no slow one
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """The URL of an exchange that is not there."""
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{unheard.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("symbols, every", [(["BTCUSDT"], "0.2s"), *thorough(([], "1s"))])
+def test_a_recorder_that_never_reached_the_exchange_says_why_and_fails(
+    symbols: list[str], every: str, nowhere: str, tmp_path: Path
+) -> None:
+    arguments = ["record", *symbols, "--to", str(tmp_path / "oi.db"), "--every", every]
+    command = [sys.executable, "-m", "binance_oi", *arguments, "--base-url", nowhere]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "no snapshot for" not in said:
+            said = process.stderr.readline()
+            assert process.poll() is None
+        assert "outage (no answer from the exchange: " in said
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=HANGS)
+    last = rest.splitlines()[-1]
+    assert "sweeps 0" in last
+    assert "NO SWEEP: outage: no answer from the exchange" in last
+    assert "late" not in last
+    assert process.returncode == NETWORK
+
+
+def test_a_recorder_says_at_once_that_no_list_could_be_read(nowhere: str, tmp_path: Path) -> None:
+    arguments = ["record", "--to", str(tmp_path / "oi.db"), "--base-url", nowhere]
+    command = [sys.executable, "-m", "binance_oi", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=HANGS)
+    assert said.startswith("binance-oi: the list of symbols was not read yet: no answer")
+    assert process.returncode == NETWORK
+
+
+@pytest.mark.parametrize(
+    "trouble, code",
+    [
+        ("banned: until 12:00", LIMITED),
+        ("limited", LIMITED),
+        ("budget", LIMITED),
+        ("forbidden", EXCHANGE),
+        ("unknown", EXCHANGE),
+        ("not_trading: of none", EXCHANGE),
+        ("outage: no route", NETWORK),
+        ("late", UNEXPECTED),
+    ],
+)
+def test_a_recorder_without_a_sweep_ends_with_the_code_of_the_reason(
+    trouble: str, code: int
+) -> None:
+    assert trouble_code(trouble) == code
+
+
+def test_the_status_says_how_late_a_sweep_was_only_when_there_was_one() -> None:
+    assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
+    assert status_line(Status(sweeps=1, late=0.04)).endswith(", last 0.0 s late")
+    line = status_line(Status(missed=2, trouble="outage: no\nroute"))
+    assert line == "sweeps 0, rows 0, slots missed 2, NO SWEEP: outage: no\\nroute"
+
+
+@pytest.mark.parametrize("command", ["record --to {new}", *thorough("watch")])
+def test_a_schedule_that_does_not_fit_is_refused_with_the_command_that_would_work(
+    command: str, tmp_path: Path, capsys: Captured
+) -> None:
+    new = tmp_path / "new oi.db"
+    words = [word.format(new=new) for word in command.split()]
+    with LocalExchange().in_thread() as exchange:
+        for number in range(51):
+            exchange.set_status(f"NEW{number}USDT", "TRADING")
+        source = ["--base-url", exchange.url]
+        assert main([*words, *source, "--every", "20s"]) == USAGE
+    text, _, works = capsys.readouterr().err.strip().partition(" is possible: ")
+    assert text.startswith("binance-oi: 840 symbols every 20 s take 2520 weight a minute")
+    assert shlex.split(works) == ["binance-oi", *words, *source, "--every", "22s"]
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["watch", "--every", "5s", "--top", "3"],
+        ["watch", "--every=5s", "--top", "3"],
+        ["watch", "--every", "1s", "--every=5s", "--top", "3"],
+    ],
+)
+def test_the_command_that_would_work_has_one_period(arguments: list[str]) -> None:
+    assert fitting(arguments, 22) == "binance-oi watch --top 3 --every 22s"
+
+
+def test_without_a_schedule_that_fits_fewer_symbols_are_advised() -> None:
+    assert fitting(["watch"], None) == "read fewer symbols"
+
+
+@pytest.mark.parametrize("command", ["record", "watch"])
+def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Captured) -> None:
+    assert main([command, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--every DURATION" in shown
+    assert "or auto" in shown
+    assert "[default: auto]" in shown
+    assert "FLOAT From" not in shown

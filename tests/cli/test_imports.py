@@ -1,0 +1,78 @@
+"""A command imports what it needs, and nothing else.
+
+Held by the modules that a process has in the end, not by the time that it takes.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from binance_oi.cli.commands import app
+from support.lanes import thorough
+from support.recorded import write_recording
+
+HEAVY = frozenset(
+    (
+        *("aiohttp", "aiolimiter", "asyncio", "email", "importlib.metadata", "matplotlib"),
+        *(
+            "cyclopts",
+            "rich",
+            "msgspec",
+            "multiprocessing",
+            "numpy",
+            "pyarrow",
+            "sqlite3",
+            "ssl",
+            "yarl",
+        ),
+    )
+)
+SCRIPT = """
+import io, json, os, sys
+from contextlib import redirect_stdout
+sys.argv = ["binance-oi", *sys.argv[1:]]
+from binance_oi.__main__ import main
+with redirect_stdout(io.StringIO()):
+    code = main()
+print(json.dumps([code, sorted(sys.modules)]))
+"""
+COMMANDS = [name for name in app if not name.startswith("-")]
+
+
+def imported(*arguments: str) -> set[str]:
+    """Heavy modules that a command has imported when it ends well."""
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, modules = json.loads(done.stdout)
+    assert code == 0
+    return {name for name in modules if name in HEAVY}
+
+
+def test_the_version_needs_the_standard_library_alone() -> None:
+    assert imported("--version") == set()
+
+
+@pytest.mark.parametrize("name", ["", "record", "get", *thorough(*COMMANDS)])
+def test_help_needs_what_draws_it_alone(name: str) -> None:
+    assert imported(*name.split(), "--help") == {"cyclopts", "rich"}
+
+
+def test_the_budgets_need_neither_a_client_nor_a_loop() -> None:
+    assert imported("budget") == {"cyclopts", "rich", "msgspec"}
+
+
+@pytest.mark.parametrize("name", ["backup", *thorough("export", "report")])
+def test_what_reads_a_recording_needs_neither_a_client_nor_a_loop(
+    name: str, tmp_path: Path
+) -> None:
+    path = write_recording(tmp_path / "oi.db")
+    target = {"backup": "copy.db", "export": "oi.csv", "report": "oi.html"}[name]
+    found = imported(name, str(path), "--to", str(tmp_path / target))
+    assert found == {"cyclopts", "rich", "msgspec", "sqlite3"}
+
+
+def test_what_reads_the_exchange_needs_no_recording_and_no_drawing() -> None:
+    assert not imported("get", "BTCUSDT", "--simulated") & {"sqlite3", "pyarrow", "matplotlib"}

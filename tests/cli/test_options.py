@@ -1,0 +1,251 @@
+"""Options mean the same in every command, also when the environment names them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from binance_oi import MachineBudget, OpenInterestClient
+from binance_oi.cli import main
+from binance_oi.cli.commands import app
+from binance_oi.cli.options import VARIABLES, Level, Source
+from binance_oi.simulator import LocalExchange
+from support.lanes import some, thorough
+from support.recorded import write_recording
+from support.terminals import left_on_screen, seen_on_a_terminal
+
+Captured = pytest.CaptureFixture[str]
+SENDING = ("get", "snapshot", "symbols", "watch", "record")
+PATIENT = ("--timeout", "600s")
+
+
+@pytest.fixture
+def exchange() -> Iterator[LocalExchange]:
+    with LocalExchange().in_thread() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quiet_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    logger = logging.getLogger("binance_oi")
+    before, level = list(logger.handlers), logger.level
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    logger.handlers[:] = before
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+    """What a command that sends was given; it sends nothing."""
+    found: list[Source] = []
+
+    @contextmanager
+    def client(source: Source) -> Iterator[OpenInterestClient]:
+        found.append(source)
+        raise KeyboardInterrupt
+        yield OpenInterestClient()
+
+    monkeypatch.setattr(Source, "client", client)
+    return found
+
+
+def arguments_of(command: str, tmp_path: Path) -> list[str]:
+    """The least that a command needs."""
+    words = {"get": ["BTCUSDT"], "record": ["--to", str(tmp_path / "oi.db")]}
+    return [command, *words.get(command, [])]
+
+
+@pytest.mark.parametrize("command", SENDING)
+def test_every_command_that_sends_takes_the_same_limits(
+    command: str, tmp_path: Path, made: list[Source]
+) -> None:
+    given = "--reserve 600 --share 50% --max-wait 2m --timeout 3s --log-level debug"
+    words = [*arguments_of(command, tmp_path), *given.split(), "--proxy", "http://127.0.0.1:9"]
+    assert main(words) == 130
+    assert made == [
+        Source(
+            reserve=600,
+            share=0.5,
+            max_wait=120.0,
+            timeout=3.0,
+            log_level="debug",
+            proxy="http://127.0.0.1:9",
+        )
+    ]
+
+
+@pytest.mark.parametrize("command", SENDING)
+def test_the_environment_has_the_defaults_and_the_command_line_counts_more(
+    command: str, tmp_path: Path, made: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "BASE_URL": "http://127.0.0.1:9",
+        "PROXY": "http://127.0.0.1:8",
+        "RESERVE": "25%",
+        "SHARE": "0.5",
+        "MAX_WAIT": "30",
+        "TIMEOUT": "1m",
+        "LOG_LEVEL": "ERROR",
+    }.items():
+        monkeypatch.setenv(f"BINANCE_OI_{name}", value)
+    words = arguments_of(command, tmp_path)
+    assert main(words) == main([*words, "--timeout", "2s", "--testnet"]) == 130
+    named = Source(
+        base_url="http://127.0.0.1:9",
+        proxy="http://127.0.0.1:8",
+        reserve=0.25,
+        share=0.5,
+        max_wait=30.0,
+        timeout=60.0,
+        log_level="error",
+    )
+    assert made[0] == named
+    assert (made[1].timeout, made[1].testnet, made[1].reserve) == (2.0, True, 0.25)
+
+
+def test_an_empty_variable_counts_as_none(
+    made: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "")
+    assert main(["get", "BTCUSDT"]) == 130
+    assert made == [Source()]
+
+
+def test_a_wrong_variable_is_named_and_wrong_usage(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BINANCE_OI_TIMEOUT", "soon")
+    assert main(["get", "BTCUSDT", "--simulated"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "BINANCE_OI_TIMEOUT" in err
+
+
+@pytest.mark.parametrize("command", SENDING)
+def test_help_names_every_variable(command: str, capsys: Captured) -> None:
+    assert main([command, "--help"]) == 0
+    shown = "".join(capsys.readouterr().out.replace("│", "").split())
+    assert [name for name in VARIABLES if f"[envvar:{name}]" not in shown] == []
+
+
+@pytest.mark.parametrize("command", [name for name in app if not name.startswith("-")])
+def test_help_names_the_exit_codes_and_breaks_lines_where_the_terminal_ends(
+    command: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Exit codes:\n" in out
+    assert "  130 interrupted\n" in out
+    text = out.partition("\n\n")[2].partition("╭")[0]
+    for paragraph in text.strip().split("\n\n"):
+        *full, _ = paragraph.split("\n")
+        words = paragraph.replace("\n", " ").split()
+        longest = max(map(len, words))
+        assert all(len(line) >= 60 - longest for line in full), paragraph
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["BTCUSDT", "ETHUSDT"],
+        ["BTCUSDT,ETHUSDT"],
+        ["--symbol", "BTCUSDT", "--symbol", "ETHUSDT"],
+        *thorough(["--symbol", "btcusdt, ethusdt"], ["--symbol=BTCUSDT,ETHUSDT"]),
+    ],
+)
+@pytest.mark.parametrize("command", some(["snapshot", "get", "export", "report", "plot"], 3))
+def test_symbols_are_named_the_same_way_in_every_command(
+    command: str, words: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    if command in ("get", "snapshot"):
+        assert main([command, *words, "--json", "--simulated", *PATIENT]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["symbol"] for row in rows] == ["BTCUSDT", "ETHUSDT"]
+        return
+    path = write_recording(tmp_path / "oi.db")
+    ending = {"export": "csv", "report": "html", "plot": "svg"}[command]
+    assert main([command, str(path), *words, "--to", str(tmp_path / f"oi.{ending}")]) == 2
+    assert "ETHUSDT" in capsys.readouterr().err  # which is not in it
+
+
+PRINTING = {
+    "get": ["BTCUSDT", "--simulated"],
+    "snapshot": ["BTCUSDT", "--simulated"],
+    "symbols": ["--simulated"],
+    "budget": [],
+    "simulate": [],
+    "watch": ["JDUSDT", "--every", "1s", "--simulated"],
+}
+
+
+@pytest.mark.parametrize("command", some([*PRINTING], 3))
+def test_every_command_that_prints_data_prints_json_lines_on_a_terminal_too(command: str) -> None:
+    budget = MachineBudget()
+    budget.pool("binance-futures").charge(1)
+    budget.close()
+    words = [command, *PRINTING[command], "--json"]
+    is_endless = command in ("simulate", "watch")
+    code, seen = seen_on_a_terminal(*words, until=lambda seen: is_endless and "}\r\n" in seen)
+    assert code == (130 if is_endless else 0)
+    rows = [json.loads(line) for line in left_on_screen(seen) if line.startswith("{")]
+    assert rows
+    assert all(isinstance(row, dict) for row in rows)
+
+
+def test_symbols_in_both_ways_at_once_are_wrong_usage_that_says_so(capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", "--symbol", "ETHUSDT", "--simulated"]) == 2
+    assert "stand after the command, or each after --symbol" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", ",", "BTCUSDT,", *thorough(" ")])
+def test_a_symbol_without_a_name_is_wrong_usage(name: str, capsys: Captured) -> None:
+    for words in (["get", name], ["snapshot", "--symbol", name]):
+        assert main([*words, "--simulated"]) == 2
+        assert "a symbol is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("--reserve=3000", "reserve must be a weight below 2400"),
+        ("--reserve=many", "a reserve is a weight, such as 600, or a share"),
+        ("--share=200%", "share must be above 0 and at most 1"),
+        ("--share=0", "share must be finite and above 0"),
+        ("--max-wait=soon", "a period is a number with s, m, h or d"),
+        ("--log-level=loud", "a level is one of debug, info, warning, error"),
+        ("--proxy=nonsense", "a proxy must be http://"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_one_line_and_2(option: str, said: str, capsys: Captured) -> None:
+    assert main(["get", "BTCUSDT", option]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+def test_the_reserve_is_kept_free_and_the_share_is_kept(exchange: LocalExchange) -> None:
+    source = Source(base_url=exchange.url, reserve=600, share=0.25)
+    with source.client() as client:
+        assert (client.usage.reserve, client.usage.share) == (600, 600)
+    with Source(simulated=True, reserve=0.5).client() as client:
+        assert client.usage.reserve == 1200
+
+
+def test_the_log_level_shows_more_or_less_of_the_library(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
+    levels: list[tuple[Level, bool]] = [("info", True), ("warning", False), ("debug", True)]
+    for level, shown in levels:
+        with Source(base_url=exchange.url, log_level=level).client():
+            logging.getLogger("binance_oi").info("symbols that joined: X")
+        assert ("symbols that joined: X" in capsys.readouterr().err) is shown
+    with Source(base_url=exchange.url, log_level="error").client():
+        logging.getLogger("binance_oi").warning("the minute is full")
+    assert capsys.readouterr().err == ""

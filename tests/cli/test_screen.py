@@ -1,0 +1,324 @@
+"""What a command shows fits where it is shown, and nobody waits without knowing what for."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from rich.console import Console
+
+from binance_oi.budget import ProcessBudget
+from binance_oi.budget.usage import Usage
+from binance_oi.cli import main, recording
+from binance_oi.cli.options import End
+from binance_oi.cli.progress import Notices
+from binance_oi.cli.render import Sheet, by_name, by_worth, fitting, grouped, table
+from binance_oi.errors import Reason
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.simulator import LocalExchange
+from support.lanes import thorough
+from support.terminals import left_on_screen, seen_on_a_terminal
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PATIENT = ("--timeout", "600s")
+COLUMNS = ("symbol", "open_interest", "time", "mark_price", "notional")
+NUMBERS = frozenset({"open_interest", "mark_price", "notional"})
+
+
+def a_sheet(rows: int, number: str = "1.5") -> Sheet:
+    return Sheet(
+        COLUMNS,
+        [(f"S{n:03}USDT", number, "2026-11-23T12:00:00.000Z", number, number) for n in range(rows)],
+        NUMBERS,
+        ("time", "mark_price"),
+    )
+
+
+def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
+    """The lines of a table that fits, and how many rows are left."""
+    text = io.StringIO()
+    screen = Console(file=text, width=width, height=lines)
+    made, left = fitting(sheet, screen, lines)
+    screen.print(made)
+    return text.getvalue().rstrip("\n").split("\n"), left
+
+
+@pytest.mark.parametrize("lines", [1, 5, 10, 20, 400])
+@pytest.mark.parametrize("width", [9, 30, 80])
+def test_a_table_has_no_more_lines_than_there_are_and_counts_what_is_left(
+    width: int, lines: int
+) -> None:
+    shown, left = drawn(a_sheet(300, "123456.789"), width, lines)
+    # A table of one row is the smallest, however few lines there are.
+    smallest, _ = drawn(a_sheet(1, "123456.789"), width)
+    assert len(shown) <= max(lines, len(smallest) + 1)
+    if width == 80:
+        assert sum("USDT" in line for line in shown) == 300 - left
+        assert left == (0 if lines == 400 else 300 - max(1, lines - 4))
+
+
+def test_a_wide_table_lacks_spare_columns_before_it_folds_a_number() -> None:
+    assert "mark price" in " ".join(drawn(a_sheet(2), 80)[0])
+    wide, _ = drawn(a_sheet(2, "123456789012.12345678"), 80)
+    assert "time" not in wide[1]
+    assert "mark price" not in wide[1]
+    assert "123,456,789,012.12345678" in wide[3]
+    assert all(len(line) <= 80 for line in wide)
+
+
+def test_rows_are_sorted_by_name_or_by_worth_and_the_unknown_come_last() -> None:
+    rows = [("B", "10"), ("C", None), ("A", "9"), ("D", "1e3"), ("E", "10")]
+    sheet = Sheet(("symbol", "notional"), [*rows])
+    assert [row[0] for row in by_name(sheet).rows] == ["A", "B", "C", "D", "E"]
+    assert [row[0] for row in by_worth(sheet).rows] == ["D", "B", "E", "A", "C"]
+
+
+def test_a_sheet_without_spare_columns_keeps_them_all() -> None:
+    screen = Console(file=io.StringIO(), width=20)
+    sheet = a_sheet(1)._replace(spare=())
+    assert len(table(sheet, screen).columns) == len(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "options, first",
+    [((), "0GUSDT"), (("--sort", "usd"), "BTCUSDT"), *thorough((("--notional",), "0GUSDT"))],
+)
+def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
+    options: tuple[str, ...], first: str
+) -> None:
+    code, seen = seen_on_a_terminal("snapshot", "--simulated", *options, *PATIENT)
+    assert code == 0
+    lines = left_on_screen(seen)
+    assert len(lines) <= 24  # the last one is where the next command is typed
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines[3:] if re.match(r"  \w*USD\w* +[\d,.]+", line)]
+    assert rows[0][0] == first
+    more = next(line for line in lines if "more; --all shows them" in line)
+    assert more.split()[1] == str(789 - len(rows))
+    assert len(rows) >= 15
+
+
+@pytest.mark.thorough
+def test_all_of_a_snapshot_is_shown_on_request() -> None:
+    code, seen = seen_on_a_terminal("snapshot", "--simulated", "--all", *PATIENT)
+    lines = left_on_screen(seen)
+    assert code == 0
+    assert sum(bool(re.match(r"  \S+ +[\d,.]+ ", line)) for line in lines) == 789
+    assert not any("more" in line for line in lines)
+
+
+@pytest.mark.thorough
+def test_symbols_fit_the_terminal_as_well() -> None:
+    code, seen = seen_on_a_terminal("symbols", "--simulated", *PATIENT)
+    lines = left_on_screen(seen)
+    assert code == 0
+    assert len(lines) <= 24
+    assert any("more; --all shows them" in line for line in lines)
+
+
+@pytest.mark.thorough
+def test_a_pipe_gets_every_row_in_the_order_of_its_worth() -> None:
+    command = [sys.executable, "-m", "binance_oi", "snapshot", "--simulated", "--sort", "usd"]
+    done = subprocess.run([*command, *PATIENT], capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    worth = [float(row["notional"]) for row in rows if row["notional"] is not None]
+    assert len(rows) == 789
+    assert worth == sorted(worth, reverse=True)
+
+
+def test_symbols_that_fail_for_one_reason_share_a_line_and_there_are_few_lines() -> None:
+    assert grouped({}) == []
+    assert grouped({"A": "late", "B": "odd", "C": "late"}) == ["A, C: late", "B: odd"]
+    assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]
+    many = grouped({f"S{n}": f"reason {n}" for n in range(700)})
+    assert many[:5] == [f"S{n}: reason {n}" for n in range(5)]
+    assert many[5:] == ["695 symbols more failed; a pipe gets each"]
+
+
+def test_a_table_stays_on_the_screen_when_most_symbols_fail() -> None:
+    standing = LocalExchange(limit=100, clock=lambda: NOON.timestamp() + 10.0)
+    with standing.in_thread() as exchange:
+        words = ["snapshot", "--base-url", exchange.url, "--max-wait", "0", *PATIENT]
+        code, seen = seen_on_a_terminal(*words)
+    assert code == 6
+    lines = left_on_screen(seen)
+    assert sum(bool(re.match(r"  \w*USD\w* +[\d,.]+", line)) for line in lines) >= 5
+    assert any(" more: no room for weight 1 in time" in line for line in lines)
+    assert len(lines) <= 24 + 5  # a reason may be longer than a line
+
+
+# -- waits, and terminals that show no bar ---------------------------------------------------
+
+
+def a_usage(turn: datetime = NOON, *, held: datetime | None = None, **waiting: int) -> Usage:
+    usage = ProcessBudget().pool("test").usage
+    for_ = {Reason[name.upper()]: count for name, count in waiting.items()}
+    return replace(usage, resets_at=turn, held_until=held, waiting_for=for_)
+
+
+def test_a_wait_is_said_once_for_each_minute_and_only_when_it_lasts() -> None:
+    notices, later = Notices(), NOON + timedelta(minutes=1)
+    looks = [
+        (a_usage(), ""),
+        (a_usage(minute_full=3), ""),
+        (a_usage(minute_full=2), "waiting until 12:00:00 UTC: minute full"),
+        (a_usage(probe_pending=2), ""),
+        (a_usage(later, minute_full=2), ""),
+        (a_usage(later), ""),
+        (a_usage(later, others=1), ""),
+        (a_usage(later, others=1), "waiting until 12:01:00 UTC: others"),
+        (a_usage(later, others=1), ""),
+    ]
+    assert [notices.look(usage) for usage, _ in looks] == [line for _, line in looks]
+
+
+@pytest.mark.parametrize("reason", ["pace", "connections", "store_busy"])
+def test_a_brief_wait_is_not_said(reason: str) -> None:
+    notices = Notices()
+    usage = replace(a_usage(), waiting_for={Reason(reason): 1})
+    assert [notices.look(usage) for _ in range(3)] == ["", "", ""]
+
+
+def test_a_hold_is_said_with_its_end() -> None:
+    notices, end = Notices(), NOON + timedelta(minutes=7)
+    looks = [notices.look(a_usage(held=end, cooldown=1)) for _ in range(3)]
+    assert looks == ["", "waiting until 12:07:00 UTC: cooldown", ""]
+
+
+def test_a_wait_for_the_rollover_is_said_on_a_pipe() -> None:
+    # Its clock stands still, so the minute stays full however long the process takes.
+    standing = LocalExchange(limit=50, clock=lambda: NOON.timestamp() + 10.0)
+    with standing.in_thread() as exchange:
+        command = [sys.executable, "-m", "binance_oi", "snapshot", "--base-url", exchange.url]
+        pipe = subprocess.PIPE
+        with subprocess.Popen([*command, *PATIENT], stdout=pipe, stderr=pipe, text=True) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate()
+    assert re.fullmatch(
+        r"binance-oi: waiting until 12:01:00 UTC: [a-z ]+; \d+ of 789 read\n", line
+    ), line
+    assert (process.returncode, out) == (130, "")
+
+
+@pytest.mark.parametrize(
+    "words, shown",
+    [
+        ("snapshot --base-url {url}", "reading, "),
+        ("watch JDUSDT --every 1s --base-url {url}", "waiting for the first sweep"),
+        *thorough(("record JDUSDT --to {path} --every 1s --base-url {url}", "recording, sweeps 0")),
+    ],
+)
+def test_a_dumb_terminal_shows_something_before_anything_is_read(
+    words: str, shown: str, tmp_path: Path
+) -> None:
+    with LocalExchange(limit=50).in_thread() as exchange:
+        given = words.format(url=exchange.url, path=tmp_path / "oi.db").split()
+        code, seen = seen_on_a_terminal(*given, term="dumb", until=lambda seen: shown in seen)
+    assert code == (0 if given[0] == "record" else 130)
+    assert shown in seen
+    assert "\x1b" not in seen
+
+
+def test_a_pipe_for_which_somebody_forces_colours_gets_no_bar() -> None:
+    command = [sys.executable, "-m", "binance_oi", "get", "BTCUSDT", "--simulated", *PATIENT]
+    environment = os.environ | {"FORCE_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.startswith("binance-oi: 1 symbol read")
+
+
+def test_a_dumb_terminal_gets_the_board_after_each_sweep() -> None:
+    code, seen = seen_on_a_terminal(
+        *("watch", "JDUSDT", "--every", "1s", "--simulated"),
+        term="dumb",
+        until=lambda seen: seen.count("JDUSDT") >= 2,
+    )
+    assert code == 130
+    assert seen.count("open interest") >= 2
+    assert "\x1b" not in seen
+
+
+# -- the end of a recording ------------------------------------------------------------------
+
+
+def test_a_recorder_ends_by_itself_with_0(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    words = ["record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--for", "3s"]
+    command = [sys.executable, "-m", "binance_oi", *words, "--simulated"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("binance-oi: stopped: sweeps ")
+    with Recording(path) as recording:  # on a slow machine there is none
+        assert all((sweep.asked, sweep.read) == (1, 1) for sweep in recording.sweeps())
+
+
+class Stopped:
+    """A recorder that only knows when it was stopped."""
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+
+    def stop(self) -> None:
+        self.at = asyncio.get_running_loop().time()
+
+
+async def stopped_after(end: End, limit: float) -> float | None:
+    """When a recorder was stopped, in seconds from now; None when it was not within `limit`."""
+    recorder, begun = Stopped(), asyncio.get_running_loop().time()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(limit):
+            await recording._stop_at(cast(Recorder, recorder), end)
+    return None if recorder.at is None else recorder.at - begun
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_stops_when_its_time_is_over_and_without_one_never() -> None:
+    assert await stopped_after(End(seconds=7200.0), 1e6) == pytest.approx(7200.0, abs=0.01)
+    assert await stopped_after(End(), 1e5) is None
+
+
+@pytest.mark.virtual_time
+async def test_the_moment_at_which_a_recorder_stops_is_of_the_clock_as_it_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+
+    def clock() -> float:  # after a minute somebody sets it forward by an hour
+        passed = loop.time() - begun
+        return NOON.timestamp() + passed + (3600.0 if passed > 60.0 else 0.0)
+
+    monkeypatch.setattr(recording, "time", SimpleNamespace(time=clock))
+    found = await stopped_after(End(until=NOON + timedelta(hours=1)), 1e5)
+    assert found is not None
+    assert 60.0 < found < 62.0
+    assert await stopped_after(End(until=NOON), 1e5) == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("--until 2020-01-01", "--until 2020-01-01T00:00:00Z is over"),
+        ("--for 1h --until 2099-01-01", "--for and --until exclude each other"),
+        ("--for 0s", "Must be > 0"),
+    ],
+)
+def test_an_end_that_cannot_be_is_wrong_usage_and_touches_nothing(
+    options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["record", "BTCUSDT", "--to", str(tmp_path / "new.db"), "--simulated"]
+    assert main([*words, *options.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.glob("new*")) == []

@@ -1,0 +1,224 @@
+"""The usual answer is read without a parser, and never otherwise than aiohttp's parser reads it.
+
+Rule of this file: what both ways make of the same bytes is compared; an answer that only one of
+them takes is a fault, unless that one is the parser.
+"""
+
+import asyncio
+from itertools import accumulate, product
+from typing import NamedTuple
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParser
+
+from binance_oi.exchange import headers as read
+from binance_oi.sending import connections
+from binance_oi.sending.parked_connections import PARKED
+from binance_oi.sending.plain_answers import MOST_HEAD, PlainAnswer, plain_answer
+from support.lanes import some
+from support.raw_exchange import RawExchange, answer, open_interest
+from support.sender import Sender
+
+BODY = b'{"symbol":"BTCUSDT","openInterest":"96012.544","time":1790287793703}'
+USUAL = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"Content-Type: application/json\r\n"
+    b"Content-Length: 68\r\n"
+    b"Connection: keep-alive\r\n"
+    b"date: Thu, 26 Nov 2026 19:09:30 GMT\r\n"
+    b"x-mbx-used-weight-1m: 1234\r\n"
+    b"vary: Accept-Encoding\r\n"
+    b"Via: 1.1 0123456789abcdef.cloudfront.net (CloudFront)\r\n"
+    b"\r\n"
+) + BODY
+ODD_BYTES = b"\0\t\n\r :,;-08Aaz\x7f\x80\xff"
+ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connection: close\r\n")
+
+
+class Outcome(NamedTuple):
+    """All that somebody learns from an answer, and what becomes of its connection."""
+
+    status: int
+    used: int | None
+    date: float | None
+    body: bytes
+    stays_open: bool
+
+
+def ours(data: bytes) -> Outcome | None:
+    """Without a parser; None when it leaves the answer to one."""
+    found = plain_answer(data)
+    if found is None:
+        return None
+    used, date = read.used_weight(found.headers), read.date(found.headers)
+    return Outcome(200, used, date, found.body, True)
+
+
+def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
+    """With aiohttp's parser, as a connection of ours sets it up; None for anything but one whole
+    answer."""
+    protocol = BaseProtocol(loop)
+    parser = HttpResponseParser(
+        protocol,
+        loop,
+        2**16,
+        payload_exception=aiohttp.ClientPayloadError,
+        response_with_body=True,
+        read_until_eof=True,
+        auto_decompress=True,
+    )
+    try:
+        messages, upgraded, tail = parser.feed_data(data)
+    except HttpProcessingError:
+        return None
+    if len(messages) != 1 or upgraded or tail:
+        return None
+    message, content = messages[0]
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    body = content.read_nowait() if content.total_bytes else b""
+    used, date = read.used_weight(message.headers), read.date(message.headers)
+    return Outcome(message.code, used, date, body, not message.should_close)
+
+
+def changed() -> list[bytes]:
+    """The usual answer with one byte changed, cut off, doubled or replaced by something odd."""
+    texts = [USUAL[:at] for at in range(len(USUAL))]
+    texts += [USUAL[:at] + USUAL[at + 1 :] for at in range(len(USUAL))]
+    texts += [USUAL[:at] + USUAL[at - 1 :] for at in range(1, len(USUAL))]
+    for at, odd in product(range(len(USUAL)), ODD_BYTES):
+        texts.append(USUAL[:at] + bytes([odd]) + USUAL[at + 1 :])
+    lines = list(accumulate((len(line) + 2 for line in USUAL.split(b"\r\n")), initial=0))
+    texts += [USUAL[:at] + odd + USUAL[at:] for at, odd in product(lines[:-1], ODD_PARTS)]
+    return texts
+
+
+@pytest.mark.parametrize("part", some(range(16), 4))
+async def test_no_changed_byte_makes_an_answer_that_the_parser_reads_otherwise(part: int) -> None:
+    loop, taken = asyncio.get_running_loop(), 0
+    for text in changed()[part::16]:
+        found = ours(text)
+        if found is not None:
+            taken += 1
+            assert found == theirs(text, loop), text
+    assert taken > 50  # in values of headers that mean nothing here, and in the body
+
+
+async def test_the_usual_answer_is_taken_as_it_is() -> None:
+    found = ours(USUAL)
+    assert found == Outcome(200, 1234, 1795720170.0, BODY, True)
+    assert found == theirs(USUAL, asyncio.get_running_loop())
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"200 OK", b"429 OK"),
+        (b"200 OK", b"200"),
+        (b"200 OK", b"206 OK"),
+        (b"Content-Length: 68", b"Content-Length: 67"),
+        (b"Content-Length: 68", b"Content-Length: 69"),
+        (b"Content-Length: 68", b"Content-Length: +68"),
+        (b"Content-Length: 68", b"Content-Length: 68, 68"),
+        (b"Content-Length: 68", b"Content-Length: 68\r\nContent-Length: 68"),
+        (b"Content-Length: 68", b"Transfer-Encoding: chunked"),
+        (b"Content-Length: 68", b"Content-Length: 68\r\nTransfer-Encoding: identity"),
+        (b"Content-Length: 68\r\n", b""),
+        (b"Vary", b"Content-Encoding"),
+        (b"vary: Accept-Encoding", b"CONTENT-ENCODING: gzip"),
+        (b"keep-alive", b"close"),
+        (b"keep-alive", b"upgrade"),
+        (b"keep-alive", b"keep-alive, close"),
+        (b"vary: ", b"x-mbx-used-weight-1m: "),
+        (b"vary: ", b"Date: "),
+        (b"vary: ", b"vary : "),
+        (b"vary: ", b" vary: "),
+        (b"Accept-Encoding", b"Accept-Encoding\r\n folded"),
+        (b"Accept-Encoding", "Zürich".encode()),
+        (b"Accept-Encoding", b"x" * MOST_HEAD),
+        (b"vary: Accept-Encoding\r\n", b"a: b\r\n" * 64),
+        (BODY, BODY + b"\n"),
+        (BODY, b""),
+        (USUAL, USUAL + USUAL),
+        (USUAL, b""),
+    ],
+)
+def test_an_unusual_answer_is_left_to_the_parser(old: bytes, new: bytes) -> None:
+    assert old.lower() in USUAL.lower()
+    at = USUAL.lower().index(old.lower())
+    assert plain_answer(USUAL[:at] + new + USUAL[at + len(old) :]) is None
+
+
+@pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
+def test_a_header_that_is_missing_is_missing(name: str) -> None:
+    text = b"".join(
+        line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
+    )
+    found = plain_answer(text)
+    assert found is not None
+    assert name not in {each.lower() for each in found.headers}
+    assert len(found.headers) == 1
+
+
+@pytest.mark.virtual_time
+async def test_only_an_unusual_answer_costs_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = Mock(wraps=ResponseHandler.set_response_params)
+    monkeypatch.setattr(
+        ResponseHandler, "set_response_params", lambda self, **more: parsed(self, **more)
+    )
+    script = {3: answer(400, "{}"), 5: open_interest("BTCUSDT", "Connection: x")}
+    async with (
+        RawExchange(lambda n: script.get(n) or open_interest()) as exchange,
+        Sender() as sender,
+    ):
+        counts = []
+        for _ in range(6):
+            await sender.get(exchange.url)
+            counts.append(parsed.call_count)
+        assert exchange.connections == 1
+    assert counts == [1, 1, 2, 2, 3, 3]  # the first one finds the way, through the session
+
+
+@pytest.mark.virtual_time
+async def test_an_answer_in_two_pieces_is_read_by_the_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[PlainAnswer | None] = []
+    came = asyncio.Event()
+
+    def noted(data: bytes) -> PlainAnswer | None:
+        taken.append(plain_answer(data))
+        came.set()
+        return taken[-1]
+
+    monkeypatch.setattr(connections, "plain_answer", noted)
+    text = open_interest()
+    async with RawExchange(lambda n: text if n == 1 else text[:-9]) as exchange, Sender() as sender:
+        await sender.get(exchange.url)
+        second = asyncio.ensure_future(sender.get(exchange.url))
+        await came.wait()
+        exchange.write(text[-9:])
+        found = await second
+    assert taken == [None]
+    assert text.endswith(found.body)
+    assert sender.fates == ["settled 200", "settled 200"]
+
+
+@pytest.mark.virtual_time
+async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None:
+    async with RawExchange(lambda n: open_interest()) as exchange, Sender() as sender:
+        for _ in range(2):
+            await sender.get(exchange.url)
+        connector = sender.transport._connector
+        assert connector is not None
+        assert (len(connector._parked), len(connector._conns)) == (1, 0)
+        await asyncio.sleep(2 * PARKED)
+        assert (len(connector._parked), len(connector._conns)) == (0, 1)
+        await sender.get(exchange.url)
+        assert exchange.connections == 1

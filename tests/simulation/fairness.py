@@ -1,0 +1,245 @@
+"""`python -m tests.simulation.fairness`: who gets what of the limit, beside others and beside us.
+
+Rule of this file: data, and figures of whole runs. The bounds are those that `nox -s fairness`
+holds; a row names the minute from which they count.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from random import Random
+from statistics import quantiles
+
+from binance_oi.simulator.counter import Bursts, Others, Steady
+
+from .networks import Moments, Together, Uneven
+from .world import EPOCH_S, Outcome, Situation, run
+
+Draw = Callable[[Random], Situation]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A situation, and what is demanded in it."""
+
+    name: str
+    draw: Draw
+    first: int = 1  # the minute from which all but refusals count
+    used: float = 0.0  # share of the limit that is used, at least
+    poorest: float = 0.0  # part of the poorest copy, as a share of an even one, at least
+    waits: tuple[float, float, float] = (inf, inf, inf)  # s: half, 99 % and all of the single calls
+    calm: int = 0  # the minute from which nothing is over the limit; None of ours is refused
+    refused: float = 0.0  # share of what others use that is over the limit from then on, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run came to."""
+
+    used: float
+    poorest: float
+    waits: tuple[float, float, float]
+    refused: int  # requests of ours, from minute `calm` on
+    over: int  # weight over the limit from then on, whoever is refused
+    theirs: float  # the same as a share of what others use
+
+
+def copies(random: Random, count: int, apart: float) -> Situation:
+    return Situation(
+        minutes=20,
+        budgets=count,
+        apart=apart,
+        start=random.uniform(0.0, 59.0),
+        leg=Uneven(random.uniform(0.01, 0.1), random.uniform(0.2, 0.8)),
+    )
+
+
+def bot_beside_a_copy(random: Random) -> Situation:
+    return Situation(
+        minutes=20,
+        budgets=2,
+        bots=1,
+        apart=random.uniform(0.0, 60.0),
+        start=random.uniform(0.0, 59.0),
+        leg=Uneven(random.uniform(0.01, 0.1)),
+    )
+
+
+def singles(random: Random, sweep: int) -> Situation:
+    return Situation(
+        minutes=12,
+        bulk=True,
+        singles=True,
+        sweep=sweep,
+        every=30.0,
+        start=random.uniform(0.0, 59.0),
+        leg=Uneven(random.uniform(0.01, 0.1)),
+    )
+
+
+def beside(random: Random, others: Callable[[Random], Others]) -> Situation:
+    return Situation(
+        minutes=12,
+        others=others(random),
+        start=random.uniform(0.0, 59.0),
+        leg=Uneven(random.uniform(0.01, 0.1)),
+    )
+
+
+def steady(random: Random, least: float, most: float) -> Others:
+    return Steady(random.uniform(least, most))
+
+
+def rhythm(random: Random, every: float, size: int) -> Others:
+    return Bursts(size, at_second=random.uniform(0.0, every), every=every)
+
+
+def poisson(random: Random, every: float, size: int) -> Others:
+    """Bursts without any rhythm, so often on average."""
+    moments, now = list[tuple[float, int]](), EPOCH_S
+    while now < EPOCH_S + 1800.0:
+        now += random.expovariate(1.0 / every)
+        moments.append((now, size))
+    return Moments(tuple(moments))
+
+
+def resembling(random: Random) -> Others:
+    """600 within 5 s, once a minute."""
+    at = random.uniform(0.0, 55.0)
+    return Together(tuple(Bursts(60, at_second=at + n / 2) for n in range(10)))
+
+
+TOGETHER = {f"{n} copies, {name}": (n, s) for n in (2, 3, 5, 8) for name, s in (
+    ("together", 0.0), ("11 s apart", 11.0), ("45 s apart", 45.0))}  # fmt: skip
+RHYTHMS = {7.0: 80, 13.0: 150, 25.0: 250, 45.0: 300, 61.0: 400, 90.0: 600}
+
+CASES = (
+    *(
+        Case(
+            name,
+            partial(copies, count=n, apart=s),
+            first=10,
+            used=0.97 if n == 2 else 0.96,
+            poorest=0.8 if n == 2 else 0.5,
+            calm=0 if n == 2 else 2,
+        )
+        for name, (n, s) in TOGETHER.items()
+    ),
+    Case("1/s beside a copy", bot_beside_a_copy, first=5, waits=(1.0, 15.0, inf)),
+    Case(
+        "1/s on the budget of a recorder that saturates",
+        partial(singles, sweep=0),
+        first=6,
+        used=0.98,
+        waits=(0.1, 1.0, 5.0),
+    ),
+    Case("1/s beside sweeps of 840 every 30 s", partial(singles, sweep=840), waits=(0.1, 1.0, 5.0)),
+    Case(
+        "steady others, 5 to 30/s",
+        partial(beside, others=partial(steady, least=5.0, most=30.0)),
+        used=0.98,
+        calm=1,
+    ),
+    Case(
+        "steady others of 38/s",
+        partial(beside, others=partial(steady, least=38.0, most=38.0)),
+        refused=0.001,
+    ),
+    *(
+        Case(
+            f"{size} every {every:.0f} s",
+            partial(beside, others=partial(rhythm, every=every, size=size)),
+            used=0.88,
+            refused=0.02,
+        )
+        for every, size in RHYTHMS.items()
+    ),
+    Case(
+        "150 every 15 s, at random",
+        partial(beside, others=partial(poisson, every=15.0, size=150)),
+        used=0.88,
+        refused=0.02,
+    ),
+    Case("600 within 5 s, once a minute", partial(beside, others=resembling), calm=3),
+)
+
+
+def figures(case: Case, seed: int) -> Figures:
+    """One run. The situation and what happens in it have a seed each."""
+    situation = case.draw(Random(f"{case.name} {seed}"))
+    outcome = run(situation, seed)
+    late = {k: weight for k, weight in outcome.weights.items() if k >= case.calm}
+    over = sum(max(0, weight - situation.limit) for weight in late.values())
+    theirs = sum(late.values()) - sum(outcome.ours[k] for k in late)
+    return Figures(
+        outcome.used(case.first),
+        outcome.fairness_since(case.first),
+        _spread(outcome, case.first),
+        sum(count for k, count in outcome.refused.items() if k >= case.calm),
+        over,
+        over / max(1, theirs),
+    )
+
+
+def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
+    last = outcome.minutes - 1  # a call of that minute may still wait
+    waits = [wait for k, wait in outcome.waits if first <= k < last or (k == last and wait < inf)]
+    waits = waits or [0.0, 0.0]
+    parts = quantiles(waits, n=100, method="inclusive")
+    return parts[49], parts[98], max(waits)
+
+
+def missed(case: Case, found: Figures) -> list[str]:
+    """What is demanded, and was not so in this run."""
+    bounds = {
+        f"{found.used:.1%} used": found.used >= case.used,
+        f"the poorest had {found.poorest:.0%}": found.poorest >= case.poorest,
+        f"{found.refused} of ours refused": found.refused == 0 or case.refused > 0.0,
+        f"{found.theirs:.2%} over the limit": found.over == 0 or found.theirs <= case.refused,
+    }
+    for name, wait, most in zip(("half", "99 %", "all"), found.waits, case.waits, strict=True):
+        bounds[f"{name} waited {wait:.2f} s"] = wait <= most
+    return [text for text, is_met in bounds.items() if not is_met]
+
+
+def _report(case: Case, found: Sequence[Figures]) -> list[str]:
+    """Print a row of the table; what was missed, by run."""
+    waits = [max(each.waits[n] for each in found) for n in range(3)]
+    waited = ", ".join(f"{wait:.2f}" for wait in waits) if any(waits) else ""
+    worst = f"{min(f.used for f in found):.1%} | {min(f.poorest for f in found):.0%} | {waited}"
+    over = max(each.theirs for each in found)
+    refused = f"{sum(each.refused for each in found)} | {sum(each.over for each in found)}"
+    missing = [text for each in found if (text := ", ".join(missed(case, each)))]
+    print(
+        f"| {case.name} | {len(found)} | {worst} | {refused} | {over:.2%} | {len(missing)} |",
+        flush=True,
+    )
+    return [f"{case.name}: {text}" for text in missing]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.fairness")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--rows", default="", help="rows whose name contains one of these: a|b")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    cases = [case for case in CASES if any(p in case.name for p in options.rows.split("|"))]
+    seeds = range(options.first, options.first + options.seeds)
+    heads = "used", "poorest", "waits: half, 99 %, all, s", "429", "over the limit", "of theirs"
+    print(f"| the worst of | runs | {' | '.join(heads)} | missed |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    texts: list[str] = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for case in cases:
+            texts += _report(case, list(pool.map(partial(figures, case), seeds)))
+    sys.exit("\n".join(texts) if texts else None)
+
+
+if __name__ == "__main__":
+    main()

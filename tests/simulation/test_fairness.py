@@ -1,0 +1,69 @@
+"""One short run of each kind of `fairness`; `nox -s fairness` has all of them at full length.
+
+Rule of this file: a small limit, so that a run takes a second. The bounds are those of the table.
+"""
+
+from math import inf
+from random import Random
+
+import pytest
+
+from simulation.fairness import CASES, figures, missed
+from simulation.networks import Even
+from simulation.world import Situation, run
+from support.lanes import thorough
+
+
+@pytest.mark.parametrize(
+    "count, apart, poorest", [(2, 11.0, 0.8), *thorough((2, 45.0, 0.8), (3, 11.0, 0.5))]
+)
+def test_copies_that_cannot_see_each_other_come_to_even_parts(
+    count: int, apart: float, poorest: float
+) -> None:
+    situation = Situation(
+        minutes=16, limit=600, budgets=count, apart=apart, start=20.0, in_flight=20, leg=Even(0.04)
+    )
+    outcome = run(situation, seed=1)
+    assert outcome.fairness_since(12) >= poorest
+    assert outcome.used(12) >= 0.94  # the margin for chance is a larger part of a small limit
+    assert outcome.statuses.keys() == {200}
+
+
+def test_a_bot_beside_a_copy_that_shares_nothing_is_served() -> None:
+    situation = Situation(
+        minutes=9, limit=1200, budgets=2, bots=1, apart=7.0, start=20.0, in_flight=40
+    )
+    outcome = run(situation, seed=1)
+    waits = sorted(wait for k, wait in outcome.waits if 5 <= k < 8)
+    assert waits[len(waits) // 2] <= 1.0
+    assert waits[len(waits) * 99 // 100] <= 15.0
+    assert outcome.statuses.keys() == {200}
+
+
+@pytest.mark.parametrize("sweep", [0, *thorough(400)])
+def test_single_calls_on_the_budget_of_bulk_work_are_served_at_once(sweep: int) -> None:
+    situation = Situation(
+        minutes=5, limit=1800, bulk=True, singles=True, sweep=sweep, every=30.0, start=20.0
+    )
+    outcome = run(situation, seed=1)
+    waits = sorted(wait for k, wait in outcome.waits if 3 <= k < 5 and wait < inf)
+    assert len(waits) > 100
+    assert waits[len(waits) // 2] <= 0.1
+    assert waits[len(waits) * 99 // 100] <= 1.0
+    assert waits[-1] <= 5.0
+    assert sweep or outcome.used(3) >= 0.98
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "name",
+    ["2 copies, 11 s apart", "steady others of 38/s", "600 within 5 s, once a minute"],
+)
+def test_a_row_of_the_table_holds(name: str) -> None:
+    (case,) = (case for case in CASES if case.name == name)
+    assert missed(case, figures(case, seed=1_000)) == []
+
+
+def test_each_case_has_a_name_of_its_own_and_a_situation() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(case.draw(Random(1)).minutes >= 12 for case in CASES)
