@@ -6,7 +6,6 @@ reaches the exchange costs its weight, refused or not.
 """
 
 import asyncio
-import gzip
 import json
 import re
 import secrets
@@ -14,16 +13,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from email.utils import formatdate
 from functools import partial
-from math import ceil
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from binance_oi.simulator.commands import ADMIN, obey
 from binance_oi.simulator.counter import (
@@ -44,6 +39,7 @@ from binance_oi.simulator.history import (
     Question,
 )
 from binance_oi.simulator.market import Market
+from binance_oi.simulator.responses import Answer, Headers, Responses
 from binance_oi.simulator.script import Effect, Kind, Script
 from binance_oi.simulator.universe import TRADING, Universe, exchange_info
 
@@ -54,10 +50,8 @@ SERVER_TIME = "/fapi/v1/time"
 PING = "/fapi/v1/ping"
 ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all else here costs 1
 
-GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
 FUNDING_S = 8 * 3600
 HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
-WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 
 # Where an exchange is below its port: its own, for the next one there is another exchange, and a
 # client must not take the ban of the one for a ban of the other.
@@ -75,51 +69,6 @@ _LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
 _NAMES_A_SYMBOL = re.compile(r"[?&]symbol=[^&]")
 _LEGAL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"  # as quoted by the spot API, seen 2025-12
 
-# Names and case of an HTTP/1.1 answer of 2021, and what CloudFront adds since (2026-07).
-_HEADERS = {
-    "Content-Type": "application/json",
-    "Connection": "keep-alive",
-    "Date": "",
-    "Server": "Tengine",
-    "Vary": "Accept-Encoding",
-    WEIGHT_HEADER: "",
-    "x-response-time": "0ms",
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Credentials": "true",
-    "Access-Control-Allow-Headers": "*,clienttype,Content-Type,lang,x-ui-request-trace,bnc-uuid",
-    "Content-Security-Policy": "default-src 'self'",
-    "cache-control": "no-cache, no-store, must-revalidate",
-    "expires": "0",
-    "pragma": "no-cache",
-    "strict-transport-security": "max-age=31536000; includeSubdomains",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "SAMEORIGIN",
-    "x-xss-protection": "1; mode=block",
-    "X-Cache": "Miss from cloudfront",
-    "Via": "1.1 0123456789abcdef0123456789abcdef.cloudfront.net (CloudFront)",
-    "X-Amz-Cf-Pop": "HKG61-P1",
-    "X-Amz-Cf-Id": "bG9jYWwgZXhjaGFuZ2UsIG5vdCBhIHJlYWwgb25lLCBub3QgYSByZWFsIG9uZQ==",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Headers:
-    """How far the headers can be relied on.
-
-    Source: no header, `-1` and counts that go down were observed; whether refusals carry the
-    weight or a `Retry-After` is not known, so every way can be chosen.
-    """
-
-    missing_share: float = 0.0
-    """Share of answers without the used weight."""
-    behind: int = 0
-    """By how much weight, at most, the header may fall short of the count."""
-    on_refusal: bool = True
-    """Whether 429 and 418 carry the used weight."""
-    retry_after: Literal["absent", "0", "seconds"] = "absent"
-    """What 429 and 418 say in `Retry-After`."""
-
 
 class Change(NamedTuple):
     """A status that changes at a time: a listing, a delisting, a pause."""
@@ -128,11 +77,6 @@ class Change(NamedTuple):
     """Unix s of the exchange's clock."""
     symbol: str
     status: str
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
 
 
 class Fate(NamedTuple):
@@ -200,10 +144,9 @@ class Exchange:
         self._seed = seed
         self._latency = latency
         self._jitter = jitter
-        self._headers = headers or Headers()
         self._changes = sorted((Change(*change) for change in changes), reverse=True)
         self._random = Random(seed)
-        self._date = (0, "")
+        self._responses = Responses(headers or Headers(), self._random)
         self.lock: AbstractContextManager[object] = threading.RLock()
         """Held while anything is read that a command changes, and while it is changed."""
         self.place: str = _PLACE + secrets.token_hex(6)
@@ -223,7 +166,10 @@ class Exchange:
             SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
             PING: lambda _query, _now: b"{}",
         }
-        self._commands: dict[str, Callable[..., None]] = {
+        self._commands = self._all_commands()
+
+    def _all_commands(self) -> dict[str, Callable[..., None]]:
+        return {
             "set_open_interest": self._set_open_interest,
             "set_mark_price": self._set_mark_price,
             "jump": self._jump,
@@ -318,7 +264,8 @@ class Exchange:
             while self._changes and now >= self._changes[-1].at:
                 change = self._changes.pop()
                 self.set_status(change.symbol, change.status)
-            if target.startswith(PREFIX):
+            is_history = target.startswith(PREFIX)
+            if is_history:
                 verdict, room_at = self.history_counter.count(now), now + HISTORY_S
             else:
                 verdict = self.counter.count(_weight(target), now)
@@ -334,9 +281,9 @@ class Exchange:
                 answer = self._answer(request.method, target, now)
             if not fate.is_dropped:
                 self.answers[answer.status] += 1
-            response = self._response(request, target, answer, verdict, now)
-        if fate.hides_weight and WEIGHT_HEADER in response.headers:
-            del response.headers[WEIGHT_HEADER]
+            # No header tells what is used of the limit of history (seen 2026-09-12).
+            has_weight = not (is_history or fate.hides_weight)
+            response = self._responses.make(request, answer, verdict, now, has_weight=has_weight)
         return response, fate
 
     def _fate(self, target: str, verdict: Verdict) -> Fate:
@@ -384,56 +331,6 @@ class Exchange:
             f"Way too many requests; IP({ip}) banned until {int(verdict.until * 1000)}."
             " Please use the websocket for live updates to avoid bans.",
         )
-
-    def _response(
-        self,
-        request: web.BaseRequest,
-        target: str,
-        answer: Answer,
-        verdict: Verdict,
-        now: float,
-    ) -> web.Response:
-        status, body = answer
-        response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
-        headers = response.headers
-        headers["Date"] = self._date_at(int(now))
-        if target.startswith(PREFIX):  # no header tells what is used (seen 2026-09-12)
-            del headers[WEIGHT_HEADER]
-        else:
-            self._write_weight(headers, verdict)
-        if verdict.status != OK:
-            self._write_retry_after(headers, verdict, now)
-        if not request.keep_alive:
-            headers["Connection"] = "close"
-        if len(body) >= GZIP_FROM_BYTES and _takes_gzip(request):
-            response.body = gzip.compress(body, compresslevel=1)
-            response.enable_chunked_encoding()
-            headers["Content-Encoding"] = "gzip"
-        return response
-
-    def _write_weight(self, headers: CIMultiDict[str], verdict: Verdict) -> None:
-        behind = self._headers.behind
-        if self._shows_weight(verdict):
-            short = self._random.randint(0, behind) if behind else 0
-            headers[WEIGHT_HEADER] = str(max(verdict.used - short, 1))
-        else:
-            del headers[WEIGHT_HEADER]
-
-    def _shows_weight(self, verdict: Verdict) -> bool:
-        if verdict.status != OK and not self._headers.on_refusal:
-            return False
-        share = self._headers.missing_share
-        return not share or self._random.random() >= share
-
-    def _write_retry_after(self, headers: CIMultiDict[str], verdict: Verdict, now: float) -> None:
-        rule = self._headers.retry_after
-        if rule != "absent":
-            headers["Retry-After"] = "0" if rule == "0" else str(ceil(verdict.until - now))
-
-    def _date_at(self, second: int) -> str:
-        if self._date[0] != second:
-            self._date = (second, formatdate(second, usegmt=True))
-        return self._date[1]
 
     def _open_interest(self, query: str, now: float) -> bytes:
         name = _symbol_in(query)
@@ -520,9 +417,6 @@ class Exchange:
         return self._info
 
 
-_STATIC_HEADERS = CIMultiDict(_HEADERS)
-
-
 def _below_its_place(path: str) -> str:
     _, slash, rest = path[1:].partition("/")
     return slash + rest if path.startswith(_PLACE) else path
@@ -571,8 +465,3 @@ def _failure(status: int) -> Answer:
     if status == 403:
         return Answer(status, b"<!DOCTYPE HTML>\n<HTML><TITLE>ERROR: 403 Forbidden</TITLE></HTML>")
     return _error(status, code, message)
-
-
-def _takes_gzip(request: web.BaseRequest) -> bool:
-    accepted = request.headers.get("Accept-Encoding", "").replace(" ", "")
-    return "gzip" in accepted and "gzip;q=0," not in accepted + ","

@@ -18,10 +18,11 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange, Headers
+from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange
 from binance_oi.simulator.commands import Commands
 from binance_oi.simulator.counter import Bans, Others, RollingCounter, WeightCounter
 from binance_oi.simulator.history import Pages, Row
+from binance_oi.simulator.responses import Headers
 from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
