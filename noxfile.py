@@ -30,7 +30,10 @@ FULLY_COVERED = (
     *(f"budget/{name}" for name in ("rolling", "beside")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     *("sending/local_address", "lazy"),
-    *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
+    *(
+        f"sending/{name}"
+        for name in ("governor", "governors", "pacer", "sender", "transport", "connections")
+    ),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
     *(f"sending/{name}" for name in ("wire", "plain_answers", "parked_connections")),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),

@@ -8,16 +8,14 @@ import ssl as tls
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from binance_oi.arguments import check_count, check_number, check_type
 from binance_oi.budget import Budget, MachineBudget
-from binance_oi.budget.beside import pool_of
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange import hosts
-from binance_oi.exchange.limits import HISTORY, Limit
+from binance_oi.exchange.limits import HISTORY
 from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
@@ -28,14 +26,12 @@ from binance_oi.market.listing import Listing
 from binance_oi.market.pollers import Pollers
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.market.sweep import Sweeps
-from binance_oi.sending.governor import Governor
+from binance_oi.sending.governors import Governors
 from binance_oi.sending.local_address import is_default
 from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-# Of the requests for the past, beside all others: its limit allows for 3.3 in a second.
-HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
 PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
 # Defaults are recognised by identity, so that no number of a caller means one of them.
 DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
@@ -114,8 +110,8 @@ class OpenInterestClient:
         key = _pool_key(self._base_url, proxy, local_address)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
-        pool = self._budget.pool(key)
-        self._governor = Governor(pool, pace=pace, max_in_flight=max_connections)
+        governors = Governors(self._budget, key, pace=pace, max_in_flight=max_connections)
+        self._governor = governors.minute
         self._transport = Transport(
             session=session,
             tls=ssl,
@@ -124,9 +120,7 @@ class OpenInterestClient:
             replace=retry.attempts > 1,
             patience=PATIENCE_PART * self._timeout,
         )
-        # No method of ours, or the client would stay alive by itself.
-        govern = partial(_govern, self._budget, key, pace, max_connections)
-        self._sender = Sender(self._base_url, self._governor, self._transport, retry, govern)
+        self._sender = Sender(self._base_url, governors, self._transport, retry)
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
         self._listing = Listing(self._sender)
         self._sweeps = Sweeps(self._sender, self._listing)
@@ -183,7 +177,7 @@ class OpenInterestClient:
         this budget. `resets_at` is when all of it has left the 5 minutes. `usage` is independent of
         it, but for a ban, which stops both. Sends nothing.
         """
-        governor = self._sender.governor_of(HISTORY)
+        governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)
 
     @property
@@ -478,10 +472,3 @@ def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> st
 
 def _check_max_wait(max_wait: object) -> float | None:
     return None if max_wait is None else check_number("max_wait", max_wait, least=0.0)
-
-
-def _govern(budget: Budget, name: str, pace: float, max_connections: int, limit: Limit) -> Governor:
-    """The governor of a limit beside the minute's."""
-    pool = pool_of(budget, name, limit)
-    connections = min(max_connections, HISTORY_CONNECTIONS)
-    return Governor(pool, pace=min(pace, HISTORY_PACE), max_in_flight=connections)

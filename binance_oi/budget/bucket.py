@@ -41,15 +41,7 @@ class Bucket:
         interactive: The most of it that bulk work leaves for single calls, 0 to 1.
     """
 
-    __slots__ = (
-        "_forecast",
-        "_interactive",
-        "_limit",
-        "_parts",
-        "_reserve",
-        "_share",
-        "known",
-    )
+    __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
     leases: bool = True
     """Whether a pool that shares may charge for requests in advance."""
 

@@ -228,7 +228,7 @@ class Reader:
     ) -> None:
         self._sender, self._listing, self._terms = sender, listing, terms
         self._ask, self._received = ask, received
-        self._pool = sender.governor_of(HISTORY).pool
+        self._pool = sender.governors.of(HISTORY).pool
         self._offset = self._pool.exchange_time - sender.now()
         self._asked = ask(self.now)
         self._clocks = 1  # that the stretch was made by

@@ -6,7 +6,6 @@ anything else, classify by status, decode, check the symbol: in this order, for 
 
 import asyncio
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,10 +24,11 @@ from binance_oi.errors import (
     TransportError,
     WrongSymbolError,
 )
-from binance_oi.exchange.limits import WEIGHT, Limit
+from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
-from binance_oi.sending.governor import Governor
+from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.governors import Governors
 from binance_oi.sending.retry import Retries, RetryPolicy
 from binance_oi.sending.transport import Answer, IdleTimeout, Transport, ready_url
 
@@ -63,23 +63,16 @@ class Sender:
 
     Args:
         base_url: The exchange.
-        governor: Admits requests that draw on the minute's weight.
+        governors: Admit requests.
         transport: Sends one request.
         retry: Which failed requests are sent again.
-        govern: Makes the governor of another limit, when something first draws on it.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        governor: Governor,
-        transport: Transport,
-        retry: RetryPolicy,
-        govern: Callable[[Limit], Governor],
+        self, base_url: str, governors: Governors, transport: Transport, retry: RetryPolicy
     ) -> None:
-        self.governor = governor
-        self._govern = govern
-        self._governors = {WEIGHT: governor}
+        self.governors: Governors = governors
+        self.governor: Governor = governors.minute
         self._base_url = base_url
         self._transport = transport
         self._policy, self._retries = retry, Retries(retry)
@@ -125,12 +118,10 @@ class Sender:
             raise ClientClosedError(ANOTHER_LOOP)
         self.is_closed = True
         if self._loop is not None and self._loop.is_closed():  # it can wake no task
-            for governor in self._governors.values():
-                governor.abandon()
+            self.governors.abandon()
         else:
             self._closing.set()
-            for governor in self._governors.values():
-                governor.close(ClientClosedError())
+            self.governors.close(ClientClosedError())
         if at_home:
             await self._transport.aclose()
         else:
@@ -142,13 +133,6 @@ class Sender:
             return self._transport.abandon()
         self._transport.leave_to_parent()
         return False
-
-    def governor_of(self, limit: Limit) -> Governor:
-        """The governor of requests that draw on `limit`; made on first use."""
-        governor = self._governors.get(limit)
-        if governor is None:
-            governor = self._governors[limit] = self._govern(limit)
-        return governor
 
     # -- the send loop ---------------------------------------------------------------------------
 
@@ -169,12 +153,11 @@ class Sender:
         """
         loop, route, weight = self.check_usable(), request.route, request.route.weight
         url = self._url(request) if request.is_kept else _url_of(self._base_url, request)
-        governor = self.governor if route.limit is WEIGHT else self.governor_of(route.limit)
+        governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
         left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
-            permit = None
-            if terms.ends == math.inf:
-                permit = governor.admit_now(weight, bulk=terms.bulk)
+            is_free = terms.ends == math.inf
+            permit = governor.admit_now(weight, bulk=terms.bulk) if is_free else None
             if permit is None:
                 queued_at = loop.time()
                 try:
@@ -194,12 +177,7 @@ class Sender:
                 left = terms.ends - began
             try:
                 answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
-                if answer.status != 200 or not answer.complete:
-                    raise self._failure(answer, permit.refusal, governor)
-                try:
-                    value = route.decode(answer.body, *request.subject)
-                except RefusedError as found:
-                    raise self._refused(found.refusal, governor) from found.__cause__
+                value = self._value(request, answer, permit, governor)
             except BinanceOIError as error:
                 if permit.refunded:  # the request was never sent
                     terms.charged -= weight
@@ -234,6 +212,19 @@ class Sender:
         if left <= 0.0:
             raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
         return left if terms.max_wait is None else min(left, terms.max_wait)
+
+    def _value(self, request: Request[T], answer: Answer, permit: Permit, governor: Governor) -> T:
+        """The value that the answer carries.
+
+        Raises:
+            BinanceOIError: It carries none.
+        """
+        if answer.status != 200 or not answer.complete:
+            raise self._failure(answer, permit.refusal, governor)
+        try:
+            return request.route.decode(answer.body, *request.subject)
+        except RefusedError as found:
+            raise self._refused(found.refusal, governor) from found.__cause__
 
     def _failure(
         self, answer: Answer, refusal: Refusal | None, governor: Governor

@@ -209,7 +209,7 @@ async def test_what_is_older_than_30_days_is_a_hole_and_costs_nothing() -> None:
 async def test_a_wall_that_moves_while_a_request_waits_is_asked_for_less(seconds: float) -> None:
     # Single requests use the window; the last page then waits until there is room.
     async with local(history_limit=1000) as exchange, client_of(exchange) as client:
-        pool = client._sender.governor_of(HISTORY).pool
+        pool = client._sender.governors.of(HISTORY).pool
         asyncio.get_running_loop().call_later(0.0, pool._own.hold, seconds)  # type: ignore[attr-defined]
         await asyncio.sleep(0.001)
         found = await client.history("BTCUSDT", since=NOON_MS - KEPT_MS, until=29 * DAY)
@@ -348,7 +348,7 @@ async def test_an_odd_row_is_left_out_and_in_the_log_once(
 
 async def test_max_wait_is_for_all_pages_together() -> None:
     async with local() as exchange, client_of(exchange) as client:
-        pool = client._sender.governor_of(HISTORY).pool
+        pool = client._sender.governors.of(HISTORY).pool
         for _ in range(985):
             pool.charge(1)
         with pytest.raises(BudgetExhaustedError) as caught:
