@@ -1,4 +1,4 @@
-"""A page of history: each row as the exchange wrote it, and an odd row costs itself.
+"""A page of history: each row as the exchange wrote it, and an odd row is left out alone.
 
 Rule of this file: what a test changes of a row is in the test; all else is a live row.
 """
@@ -97,7 +97,7 @@ def test_a_row_needs_no_circulating_supply(supply: object) -> None:
     assert read(without("CMCCirculatingSupply")) == expected
 
 
-def test_an_odd_circulating_supply_costs_itself_alone() -> None:
+def test_an_odd_circulating_supply_is_left_out_alone() -> None:
     page = read(LIVE | {"CMCCirculatingSupply": "unknown"})
     assert page.rows == (HistoryRow(SYMBOL, TIME, ROW.open_interest, ROW.notional),)
     assert page.odd_rows == (f"{SYMBOL} (CMCCirculatingSupply)",)
@@ -110,7 +110,7 @@ def test_an_odd_circulating_supply_costs_itself_alone() -> None:
         *(1, None, "text", [], LIVE | {"symbol": 5}),
     ],
 )
-def test_what_is_no_row_costs_nothing_but_itself(odd: object) -> None:
+def test_what_is_no_row_is_left_out_and_the_other_rows_are_kept(odd: object) -> None:
     page = read(odd, LIVE)
     assert page.rows == (ROW,)
     assert len(page.odd_rows) == 1
