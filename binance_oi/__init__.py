@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         SymbolInfo,
     )
     from binance_oi.market.gap import Gap
-    from binance_oi.market.history import History, HistoryProgress
+    from binance_oi.market.past import History, HistoryProgress
     from binance_oi.market.snapshot import Snapshot
     from binance_oi.sending.retry import RetryPolicy
 
@@ -119,7 +119,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each 
                 "SymbolInfo",
             ),
             "market.gap": ("Gap",),
-            "market.history": ("History", "HistoryProgress"),
+            "market.past": ("History", "HistoryProgress"),
             "market.snapshot": ("Snapshot",),
             "sending.retry": ("RetryPolicy",),
         },

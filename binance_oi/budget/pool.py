@@ -20,6 +20,7 @@ from binance_oi.budget.demand import Declared
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
+from binance_oi.exchange.hosts import LIMIT_MARK
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.times import plain
 
@@ -505,7 +506,7 @@ class ProcessBudget:
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
         """The pool of that name and limit, made on first use."""
-        key = name if limit == WEIGHT else f"{name}, {limit.most} in {limit.seconds} s"
+        key = name if limit == WEIGHT else f"{name}{LIMIT_MARK}{limit.most} in {limit.seconds} s"
         pool = self._pools.get(key)
         if pool is None:  # of two threads that make one, the first wins
             made = self._of_limit(limit)._make_pool(key)

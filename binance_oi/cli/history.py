@@ -28,7 +28,8 @@ from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import complain
 from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.symbols import check_symbols
-from binance_oi.market.history import History, HistoryProgress, OnProgress
+from binance_oi.market.history import OnProgress
+from binance_oi.market.past import History, HistoryProgress
 from binance_oi.output.past import PastFile, past_file
 
 

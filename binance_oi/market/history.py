@@ -12,15 +12,14 @@ fit than a page holds, so neither a hole nor an odd row moves the pages after it
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from binance_oi.arguments import check_number
-from binance_oi.encoding import Encodable
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -36,6 +35,7 @@ from binance_oi.exchange.models import HistoryRow
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS, Request, history_page
 from binance_oi.market.gap import Gap
 from binance_oi.market.listing import LISTING_AGE, Listing
+from binance_oi.market.past import History, HistoryProgress
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant, unix_ms
 
@@ -70,60 +70,6 @@ class Stretch(NamedTuple):
     def pages(self) -> int:
         """How many pages hold it."""
         return max(0, -(-(self.last - self.first + 1) // (MAX_ROWS * self.step)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class History(Sequence[HistoryRow], Encodable):
-    """Rows of one symbol, the oldest first, each instant once; what has no row is in `holes`."""
-
-    symbol: str
-    period: str
-    since: datetime
-    """The first instant asked for (aware UTC)."""
-    until: datetime
-    """The last instant asked for (aware UTC)."""
-    rows: tuple[HistoryRow, ...] = field(default=(), repr=False)
-    holes: tuple[Gap, ...] = ()
-    """Stretches without rows, the oldest first, each from its first to its last missing row. The
-    reason is ``too_old`` or ``no_row``."""
-    complete_until: int
-    """Unix ms: up to here no row can appear any more."""
-    requests: int = 0
-    """Requests charged for it, retries included; not what was never sent."""
-    error: BinanceOIError | None = None
-    """Why there are no rows; only `histories` gives such a one."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[HistoryRow]:
-        return iter(self.rows)
-
-    @overload
-    def __getitem__(self, index: int) -> HistoryRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[HistoryRow, ...]: ...
-    def __getitem__(self, index: int | slice) -> HistoryRow | tuple[HistoryRow, ...]:
-        return self.rows[index]
-
-
-class _HistoryProgress(NamedTuple):
-    done: int
-    """Symbols done, the failed ones included."""
-    symbols: int
-    """Symbols to do in all."""
-    rows: int
-    """Rows received."""
-    requests: int
-    """Requests charged."""
-    seconds_left: float
-    """What the rest takes at the speed so far, or at that of the limit, whichever is slower."""
-
-
-class HistoryProgress(_HistoryProgress, Encodable):
-    """How far `histories` is."""
-
-    __slots__ = ()
 
 
 OnProgress = Callable[[HistoryProgress], None]

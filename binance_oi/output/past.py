@@ -22,7 +22,7 @@ except ImportError:  # not POSIX: nobody is kept from writing into one file from
 
 from binance_oi.errors import RecordingError
 from binance_oi.market.arrow import PastColumns, write_past
-from binance_oi.market.history import History
+from binance_oi.market.past import History
 from binance_oi.market.rows import OddRows, PastRow, past_row
 from binance_oi.output.cells import quoted
 from binance_oi.recorder.atomic import check_place, replace_atomically, translate_write_errors

@@ -20,6 +20,7 @@ from binance_oi.budget.pool_file import ROOM
 from binance_oi.budget.rolling import RollingBucket
 from binance_oi.budget.tuning import FLIGHT, PATIENCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.exchange.hosts import is_local_exchange, local_place
 from binance_oi.exchange.limits import HISTORY, Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
@@ -404,3 +405,47 @@ def test_news_of_either_pool_reaches_who_listens_until_they_stop() -> None:
     stop()
     budget.pool("x").hold(1.0)
     assert len(heard) == 2
+
+
+def test_many_requests_have_room_later_than_a_single_one() -> None:
+    pool = beside_of(ProcessBudget())
+    while isinstance(pool.charge(1, bulk=True), Receipt):
+        pass
+    assert pool.room_in(1) == 0.0
+    later = pool.room_in(1, bulk=True)
+    assert later is not None
+    assert 0.0 < later <= EVERY
+
+
+def test_pollers_of_the_minute_are_not_those_of_the_past() -> None:
+    budget = ProcessBudget()
+    pool = beside_of(budget)
+    budget.pool("exchange").declare("poller", 100.0)
+    assert pool.demand("another") == 0.0
+    pool.declare("reader", 5.0)
+    assert pool.demand("another") == 5.0
+    assert budget.pool("exchange").demand("another") == 100.0
+
+
+def test_a_hold_in_a_record_that_is_not_believed_is_one_of_the_same_limit(tmp_path: Path) -> None:
+    # A clock that is ahead of this machine's: the record is one from before a restart.
+    budget = MachineBudget(directory=tmp_path, clock=lambda: 1e9)
+    beside = pool_of(budget, "exchange", HISTORY)
+    beside.charge(1)
+    beside.hold(600.0, ban=True)
+    budget.close()
+    usage = machine_pools(tmp_path)["exchange, 1000 in 300 s"]
+    assert (usage.limit, usage.used) == (1000, 0)
+    assert usage.held_until is not None
+
+
+def test_the_record_of_a_local_exchange_is_one_whatever_its_limit() -> None:
+    local = "http://127.0.0.1:8000/local-0123456789ab"
+    assert is_local_exchange(f"{local}, 1000 in 300 s")
+    assert local_place(f"{local}, 1000 in 300 s") == ("127.0.0.1", 8000)
+    assert not is_local_exchange("binance-futures, 1000 in 300 s")
+    assert local_place("binance-futures, 1000 in 300 s") is None
+
+
+def beside_of(budget: ProcessBudget) -> PoolBeside:
+    return pool_of(budget, "exchange", HISTORY)

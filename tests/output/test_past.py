@@ -145,3 +145,14 @@ def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(RecordingError):
         PastFile(tmp_path / name, ASKED)
+
+
+def test_csv_for_a_spreadsheet_has_no_cell_that_is_a_formula(tmp_path: Path) -> None:
+    odd = history("-1+1USDT", row("-1+1USDT", NOON_MS))
+    for csv_safe, cell in ((False, "-1+1USDT"), (True, "'-1+1USDT")):
+        path = tmp_path / f"{csv_safe}.csv"
+        with past_file(path, ASKED, csv_safe=csv_safe) as file:
+            file.add(odd)
+            file.add(A)
+            file.finish()
+        assert {line.split(",")[0] for line in path.read_text().splitlines()[1:]} == {cell, "AUSDT"}

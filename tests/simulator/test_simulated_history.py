@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
 import pytest
 
-from binance_oi.simulator import Bans, LocalExchange, Pages
+from binance_oi.simulator import Bans, Headers, LocalExchange, Pages
 from binance_oi.simulator.counter import RollingCounter, WeightCounter
 from binance_oi.simulator.history import KEPT_MS, PERIODS_MS, BadParameterError, Question
 
@@ -183,3 +184,66 @@ async def test_a_refusal_names_the_limit_of_history() -> None:
     assert "1 requests per 5 minutes" in error["msg"]
     assert "X-MBX-USED-WEIGHT-1M" not in headers
     assert repr(made.history_counter) == "<RollingCounter 2 of 1 in 300 s>"
+
+
+async def test_commands_act_on_history_as_on_all_else_also_below_any_place() -> None:
+    made = exchange(pages=Pages(stray_share=0.0))
+    ask_for = {"symbol": "BTCUSDT", "period": "5m", "limit": 1}
+    async with asking(made) as ask:
+        assert "/local-" in made.url
+        made.fail(1, status=503)
+        made.fail(1, status=429, symbol="BTCUSDT")
+        made.drop(2)  # aiohttp sends a request once more
+        with pytest.raises(aiohttp.ClientError):
+            await ask(**ask_for)
+        assert [(await ask(**ask_for))[0] for _ in range(3)] == [503, 429, 200]
+        assert made.history_counter.total == 5
+        assert made.used == 0
+        made.ban(60.0)
+        status, body, headers = await ask(**ask_for)
+        assert (status, body["code"]) == (418, -1003)
+        assert "X-MBX-USED-WEIGHT-1M" not in headers
+        made.end_ban()
+        assert (await ask(**ask_for))[0] == 200
+        made.fail(1, symbol="ETHUSDT")
+        assert (await ask(**ask_for))[0] == 200
+        made.delist("BTCUSDT")
+        assert (await ask(**ask_for))[1] == []
+
+
+async def test_a_scripted_refusal_of_history_holds_for_its_window() -> None:
+    made = exchange(headers=Headers(retry_after="seconds"))
+    async with asking(made) as ask:
+        made.fail(1, status=429)
+        status, body, headers = await ask(symbol="BTCUSDT", period="5m")
+    assert (status, headers["Retry-After"]) == (429, "300")
+    assert "1000 requests per 5 minutes" in body["msg"]
+
+
+def test_values_that_a_test_sets_are_history_from_then_on() -> None:
+    now = [NOW]
+    made = LocalExchange(clock=lambda: now[0])
+    before = made.history("BTCUSDT", "5m", NEWEST - 10 * STEP, NEWEST)
+    made.set_open_interest("BTCUSDT", "123456789.123456789")
+    made.set_mark_price("BTCUSDT", "2.5")
+    now[0] += 600.0
+    made.jump("BTCUSDT", 1.0)
+    now[0] += 600.0
+    assert made.history("BTCUSDT", "5m", NEWEST - 10 * STEP, NEWEST) == before
+    after = {row.time: row for row in made.history("BTCUSDT", "5m", NEWEST + 1, NEWEST + 4 * STEP)}
+    first, last = after[NEWEST + STEP], after[NEWEST + 3 * STEP]
+    assert Decimal(first.open_interest) == Decimal("123456789.12345679")
+    assert Decimal(first.value) == Decimal("308641972.80864197")
+    assert Decimal(last.open_interest) == Decimal("246913578.247")
+
+
+def test_a_jump_changes_no_row_before_it() -> None:
+    now = [NOW]
+    made = LocalExchange(clock=lambda: now[0])
+    before = made.history("ETHUSDT", "5m", NEWEST - 10 * STEP, NEWEST)
+    made.jump("ETHUSDT", 0.5)
+    made.jump("ETHUSDT", 1.0)
+    now[0] += 600.0
+    assert made.history("ETHUSDT", "5m", NEWEST - 10 * STEP, NEWEST) == before
+    (row, *_) = made.history("ETHUSDT", "5m", NEWEST + STEP, NEWEST + 2 * STEP)
+    assert float(row.open_interest) == pytest.approx(3 * float(before[-1].open_interest), rel=0.05)
