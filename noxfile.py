@@ -27,9 +27,13 @@ DECISION = (
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
+    *(f"budget/{name}" for name in ("rolling", "beside")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     "sending/local_address",  # not lazy: our plugin of pytest imports it before coverage begins
-    *(f"sending/{name}" for name in ("governor", "pacer", "sender", "transport", "connections")),
+    *(
+        f"sending/{name}"
+        for name in ("governor", "governors", "pacer", "sender", "transport", "connections")
+    ),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
     *(
         f"sending/{name}"
@@ -171,6 +175,21 @@ def recorder(session: nox.Session) -> None:
             "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "200"),
             "BINANCE_OI_DAYS": os.environ.get("BINANCE_OI_DAYS", "30"),
         },
+    )
+
+
+@nox.session
+def history(session: nox.Session) -> None:
+    """The past of the whole market, in virtual time: 71 minutes, five times; half an hour.
+
+    BINANCE_OI_HISTORY_SYMBOLS makes it shorter.
+    """
+    install(session, "test", "-e", ".[cli,parquet]")
+    session.run(
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", ""),
+        *("tests/market/test_history.py", "tests/market/test_history_runs.py"),
+        *("tests/output/test_past.py", "tests/cli/test_cli_history.py"),
+        env={"BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789")},
     )
 
 

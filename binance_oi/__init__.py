@@ -31,8 +31,15 @@ if TYPE_CHECKING:
         WrongSymbolError,
     )
     from binance_oi.exchange.hosts import PRODUCTION, TESTNET
-    from binance_oi.exchange.models import ExchangeInfo, OpenInterest, RateLimit, SymbolInfo
+    from binance_oi.exchange.models import (
+        ExchangeInfo,
+        HistoryRow,
+        OpenInterest,
+        RateLimit,
+        SymbolInfo,
+    )
     from binance_oi.market.gap import Gap
+    from binance_oi.market.past import History, HistoryProgress
     from binance_oi.market.snapshot import Snapshot
     from binance_oi.sending.retry import RetryPolicy
 
@@ -45,6 +52,9 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "ExchangeInfo",
     "ForbiddenError",
     "Gap",
+    "History",
+    "HistoryProgress",
+    "HistoryRow",
     "InvalidSymbolError",
     "MachineBudget",
     "OpenInterest",
@@ -101,8 +111,15 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each 
                 "WrongSymbolError",
             ),
             "exchange.hosts": ("PRODUCTION", "TESTNET"),
-            "exchange.models": ("ExchangeInfo", "OpenInterest", "RateLimit", "SymbolInfo"),
+            "exchange.models": (
+                "ExchangeInfo",
+                "HistoryRow",
+                "OpenInterest",
+                "RateLimit",
+                "SymbolInfo",
+            ),
             "market.gap": ("Gap",),
+            "market.past": ("History", "HistoryProgress"),
             "market.snapshot": ("Snapshot",),
             "sending.retry": ("RetryPolicy",),
         },

@@ -18,6 +18,9 @@ from binance_oi import (
     BudgetExhaustedError,
     ExchangeInfo,
     Gap,
+    History,
+    HistoryProgress,
+    HistoryRow,
     InvalidSymbolError,
     OpenInterest,
     ProcessBudget,
@@ -58,6 +61,16 @@ MARKET = Snapshot(
     unchanged=frozenset({"ETHUSDT", "BTCUSDT"}),
     missed=(Gap(NOON_MS, NOON_MS, "banned"),),
 )
+PAST = History(
+    symbol="BTCUSDT",
+    period="5m",
+    since=NOON,
+    until=NOON,
+    rows=(HistoryRow("BTCUSDT", NOON_MS, Decimal("91704.01500000"), Decimal("6070.10"), None),),
+    holes=(Gap(NOON_MS, NOON_MS, "no_row"),),
+    complete_until=NOON_MS,
+    error=BANNED,
+)
 VALUES: tuple[Encodable, ...] = (
     BTC,
     TINY,
@@ -78,6 +91,9 @@ VALUES: tuple[Encodable, ...] = (
     Sample("BTCUSDT", NOON_MS, Decimal("1.50"), NOON_MS, None),
     Sweep(NOON_MS, 1000, NOON_MS, NOON_MS, 1, 1, 1, 1),
     CountedGap(Gap(NOON_MS, NOON_MS, "late"), 1000, 1),
+    PAST,
+    PAST[0],
+    HistoryProgress(1, 789, 8640, 18, 4260.0),
     Saved(1, 0),
 )
 

@@ -17,10 +17,12 @@ probing.py       when to look at the exchange's count, and who pays
 admission.py     the rules that decide
 learning.py      what an answer and a refusal teach
 bucket.py        the token bucket: asks the rules, books, and settles
+rolling.py       the bucket of a limit without a header
 record.py        what is known, as a record that another process may believe
 place.py         where the shared file is, for one user id
 pool_file.py     the shared file: records, locks
 pool.py          who shares a bucket: `ProcessBudget`, for one process
+beside.py        a pool of another limit, beside the minute's
 stored.py        entering the shared record, going on alone and joining again
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user

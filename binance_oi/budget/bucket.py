@@ -42,6 +42,8 @@ class Bucket:
     """
 
     __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
+    leases: bool = True
+    """Whether a pool that shares may charge for requests in advance."""
 
     def __init__(
         self,

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Unpack
 
 from binance_oi.arguments import StrPath, check_path
-from binance_oi.budget import record
+from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Known
 from binance_oi.budget.place import ADVICE, budget_directory
 from binance_oi.budget.pool import Options, ProcessBudget, fresh_state, steady_clock
 from binance_oi.budget.pool_file import PoolFile, read_records
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
-from binance_oi.exchange.limits import WEIGHT
+from binance_oi.exchange.limits import WEIGHT, Limit
 
 LOCK_TRIES, LOCK_PAUSE = 1000, 0.01  # and s between them; after 200 a lock that is stuck is left
 
@@ -90,12 +91,22 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
             continue
         known = found.state
         if reason_to_doubt(found, now):
-            known = fresh_state(WEIGHT.most, steady_clock, time.time)
+            known = _fresh_like(found.state)
             keep_of_doubtful(known, found, now)
             if not known.is_held(now):
                 continue
-        pools[found.pool] = Bucket(known).usage(now)
+        kind = rolling.RollingBucket if rolling.is_rolling(known) else Bucket
+        pools[found.pool] = kind(known).usage(now)
     return pools
+
+
+def _fresh_like(known: Known) -> Known:
+    """What is known of the same limit at first."""
+    fresh = fresh_state(WEIGHT.most, steady_clock, time.time)
+    if not rolling.is_rolling(known):
+        return fresh
+    window = known.windows[0]
+    return rolling.fresh(fresh, Limit(window.seconds, window.most, window.counts_requests))
 
 
 def _directory(named: StrPath | None) -> Path | None:

@@ -7,18 +7,20 @@ time.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial, wraps
 from numbers import Integral
 from threading import get_ident
-from typing import Concatenate, ParamSpec, Protocol, TypedDict, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, Self, TypedDict, TypeVar
 
 from binance_oi.arguments import check_count, check_number
-from binance_oi.budget import record
+from binance_oi.budget import record, rolling
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.demand import Declared
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.server_clock import ServerClock
 from binance_oi.budget.usage import Receipt, Usage, Wait
+from binance_oi.exchange.hosts import LIMIT_MARK
 from binance_oi.exchange.limits import WEIGHT, Limit
 from binance_oi.times import plain
 
@@ -43,8 +45,13 @@ steady_clock: Clock = (
 class Budget(Protocol):
     """What a client needs of a budget."""
 
-    def pool(self, name: str) -> "Pool":
-        """The pool of that name; the same for everyone who shares this budget."""
+    def pool(self, name: str, limit: Limit = WEIGHT) -> "Pool":
+        """The pool of that name and limit; the same for everyone who shares this budget.
+
+        Args:
+            name: Of the IP address and the exchange.
+            limit: Of which limit; each has a pool of its own.
+        """
         ...
 
     def close(self) -> None:
@@ -168,6 +175,11 @@ class Pool(Protocol):
         From any thread. `Usage.held_until` and `Usage.banned_until` are instants of the exchange's
         clock, which ours may be hours away from.
         """
+        ...
+
+    @property
+    def exchange_time(self) -> float:
+        """The exchange's clock, Unix s, as far as it is known; by ours until the first answer."""
         ...
 
     @property
@@ -387,6 +399,12 @@ class ProcessPool:
         return self._bucket
 
     @property
+    def exchange_time(self) -> float:
+        """See `Pool.exchange_time`."""
+        clock = self._bucket.known.clock
+        return self._clock() + (clock.lo + clock.hi) / 2
+
+    @property
     def usage(self) -> Usage:
         """See `Pool.usage`."""
         return self._between_changes(self._shown).usage(self._clock())
@@ -502,17 +520,28 @@ class ProcessBudget:
             raise ValueError(f"interactive must be 0 to 1: {interactive!r}")
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
+        self._rolling: Limit | None = None  # what its pools are of, if that is not the minute
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{name}: {pool!r}" for name, pool in list(self._pools.items()))
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
-    def pool(self, name: str) -> ProcessPool:
-        """The pool of that name, made on first use."""
-        pool = self._pools.get(name)
+    def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
+        """The pool of that name and limit, made on first use."""
+        key = name if limit == WEIGHT else f"{name}{LIMIT_MARK}{limit.most} in {limit.seconds} s"
+        pool = self._pools.get(key)
         if pool is None:  # of two threads that make one, the first wins
-            pool = self._pools.setdefault(name, self._make_pool(name))
+            made = self._of_limit(limit)._make_pool(key)
+            pool = self._pools.setdefault(key, made)
         return pool
+
+    def _of_limit(self, limit: Limit) -> Self:
+        """This budget, as one whose pools are of that limit; it has the same pools."""
+        if limit == WEIGHT:
+            return self
+        budget = copy(self)
+        budget._rolling = limit
+        return budget
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -522,10 +551,15 @@ class ProcessBudget:
 
     def _make_bucket(self, state: Known) -> Bucket:
         parts = {"share": self._share, "interactive": self._interactive}
-        return Bucket(state, reserve=self._reserve, **parts)
+        if self._rolling is None:
+            return Bucket(state, reserve=self._reserve, **parts)
+        is_weight = isinstance(self._reserve, int)  # of the minute; of this limit it is as much
+        reserve = self._reserve / self._limit if is_weight else self._reserve
+        return rolling.RollingBucket(state, reserve=reserve, **parts)
 
     def _fresh_state(self) -> Known:
-        return fresh_state(self._limit, self._clock, self._wall)
+        state = fresh_state(self._limit, self._clock, self._wall)
+        return state if self._rolling is None else rolling.fresh(state, self._rolling)
 
 
 def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:

@@ -19,7 +19,7 @@ from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Curve
 from binance_oi.budget.server_clock import AHEAD, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
-from binance_oi.budget.window import SHORTEST, SLOTS, Window
+from binance_oi.budget.window import SHORTEST, Window
 
 MOST = 10**12  # weight; a header has nine digits
 MOST_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
@@ -27,7 +27,8 @@ COUNT = 2**53  # of anything that is only counted
 MOST_UNDECIDED = 4 * UNDECIDED
 MOST_WINDOWS = 8
 LONGEST = 400 * 86_400  # s; no limit of the exchange has a longer window
-MOST_SLOTS = 3 * SLOTS + math.ceil(FLIGHT / SHORTEST * SLOTS)
+MOST_PARTS = 200  # of a window
+MOST_SLOTS = 3 + math.ceil(FLIGHT / SHORTEST)  # for each part of a window
 HOLD = 3 * 86_400.0 + 3600.0  # s: no ban is longer than three days; our clocks may be an hour off
 TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute has begun
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
@@ -219,9 +220,12 @@ def _are_windows_possible(windows: list[Window], now: float) -> bool:
         1 <= window.seconds <= LONGEST
         and 1 <= window.most <= COUNT
         and window.since <= latest
-        and len(window.slots) <= MOST_SLOTS
+        and 1 <= window.parts <= MOST_PARTS
+        and 0.0 <= window.bulk_at <= latest
+        and 0.0 <= window.kept_until <= latest + window.seconds
+        and len(window.slots) <= MOST_SLOTS * window.parts
         and all(
-            -COUNT <= slot <= latest * SLOTS and 0 <= used <= MOST
+            -COUNT <= slot <= latest * window.parts and 0 <= used <= MOST
             for slot, used in window.slots.items()
         )
         for window in windows
@@ -411,7 +415,10 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
         if key not in theirs:
             shared.windows.append(window)
             continue
-        slots, known = theirs[key].slots, before.get(key, {})
+        shared_window = theirs[key]
+        shared_window.bulk_at = max(shared_window.bulk_at, window.bulk_at)
+        shared_window.kept_until = max(shared_window.kept_until, window.kept_until)
+        slots, known = shared_window.slots, before.get(key, {})
         for slot, used in window.slots.items():
             slots[slot] = slots.get(slot, 0) + max(0, used - known.get(slot, 0))
     _bound_windows(shared)

@@ -100,7 +100,7 @@ class SharedPool(StoredPool):
 
     def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
         """Charge for the next few calls, so that the store is locked once for all of them."""
-        while len(self._leased) < wanted:
+        while self._bucket.leases and len(self._leased) < wanted:
             more = self._bucket.charge(now, 1, bulk)
             if not isinstance(more, Receipt):
                 return

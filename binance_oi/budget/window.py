@@ -31,6 +31,12 @@ class Window:
     since: float  # monotonic s: what is counted by then at the latest is in `slots` as two sums
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """What was used, by the slot of time in which it was counted at the latest."""
+    parts: int = SLOTS
+    """Slots in the window."""
+    bulk_at: float = 0.0
+    """Monotonic s from which the next request of many may go; see `rolling`."""
+    kept_until: float = 0.0
+    """Monotonic s until which room is kept for single requests; see `rolling`."""
 
     @classmethod
     def begin(
@@ -61,7 +67,11 @@ class Window:
 
     def used(self, now: float) -> int:
         """The most that the exchange may hold in any window that ends now or later."""
-        return sum(used for slot, used in self.slots.items() if self._leaves(slot) > now)
+        return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
+
+    def under_way(self, now: float) -> int:
+        """The part of `used` that may still be counted later than now."""
+        return sum(used for slot, used in self.slots.items() if slot > self._slot(now))
 
     def cap(self, reserve: int, share: int, limit: int) -> int:
         """Our cap on it: `most` less the fraction that `reserve` is of the minute's `limit`.
@@ -82,15 +92,15 @@ class Window:
             return 0.0
         leaves = now
         for slot in sorted(self.slots):
-            if self._leaves(slot) > now and excess > 0:
+            if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
                 # What is under way may be answered at once, and no sooner.
-                leaves = min(self._leaves(slot), now + self.seconds)
+                leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, SOON)
 
     def charge(self, now: float, latest: float, weight: int) -> None:
         """A request is booked, which the exchange counts by `latest` if at all."""
-        for slot in [slot for slot in self.slots if self._leaves(slot) <= now]:
+        for slot in [slot for slot in self.slots if self.leaves(slot) <= now]:
             del self.slots[slot]
         self._add(latest, self.cost(weight))
 
@@ -112,12 +122,13 @@ class Window:
 
     @property
     def _width(self) -> float:
-        return max(self.seconds, SHORTEST) / SLOTS
+        return max(self.seconds, SHORTEST) / self.parts
 
     def _slot(self, moment: float) -> int:
         return int(moment // self._width)
 
-    def _leaves(self, slot: int) -> float:
+    def leaves(self, slot: int) -> float:
+        """Monotonic s from which what is in that slot is not in the window."""
         return (slot + 1) * self._width + self.seconds
 
 

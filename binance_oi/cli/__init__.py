@@ -12,6 +12,7 @@ terminal.py   what a command found, on stdout
 progress.py   what is to be seen while a command reads
 reading.py    `get`, `snapshot`, `symbols`
 watching.py   `watch`
+history.py    `history`
 recording.py  `record`
 outputs.py    `export`, `backup`, `plot`, `report`
 budgets.py    `budget`

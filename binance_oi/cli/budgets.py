@@ -71,7 +71,7 @@ def _held(usage: Usage) -> str:
         )
     if usage.held_until is not None:
         return f"nothing is sent before {iso(usage.held_until)}"
-    return f"{usage.used} of {usage.limit} used in this minute, and nothing is held"
+    return f"{usage.used} of {usage.limit} used, and nothing is held"
 
 
 def _is_over(name: str, usage: Usage) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -30,6 +30,7 @@ AUTO = "auto"  # in the place of a schedule
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
+_AGE = re.compile(r"[0-9]+(?:\.[0-9]+)?[smhd]", re.ASCII)
 _WEIGHT = re.compile(r"[0-9]+", re.ASCII)
 _SHARE = re.compile(r"([0-9]*\.?[0-9]+)(%?)", re.ASCII)
 
@@ -54,6 +55,18 @@ def _moment(_: object, tokens: Sequence[Token]) -> datetime:
     except ValueError as error:
         raise ValueError("a moment is ISO 8601, such as 2026-11-23 or 2026-11-23T08:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _bound(kind: object, tokens: Sequence[Token]) -> datetime | timedelta:
+    text = tokens[0].value
+    try:
+        if _AGE.fullmatch(text):
+            return timedelta(seconds=_seconds(kind, tokens))
+        return _moment(kind, tokens)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            "a bound is an age such as 30d or 12h, or ISO 8601, such as 2026-11-23T08:00Z"
+        ) from error
 
 
 def _place(_: object, tokens: Sequence[Token]) -> Path:
@@ -132,6 +145,10 @@ Schedule = Annotated[
 ]
 """From sweep to sweep; None takes the shortest that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]
+Bound = Annotated[datetime | timedelta | None, Parameter(converter=_bound, metavar="AGE|MOMENT")]
+"""An end of a stretch of the past."""
+RowPeriod = Literal["5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d"]
+"""From row to row of the past."""
 Given = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
 """Symbols that a command needs."""
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=(), converter=_names)]

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import printable
-from binance_oi.exchange.models import OpenInterest, SymbolInfo
-from binance_oi.market.rows import digits
+from binance_oi.exchange.models import HistoryRow, OpenInterest, SymbolInfo
+from binance_oi.market.rows import digits, past_row
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import iso, iso_ms
 
@@ -62,6 +62,15 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
     columns = ("symbol", "open_interest", "time", "mark_price", "notional")
     numbers = frozenset({"open_interest", "mark_price", "notional"})
     return Sheet(columns, rows, numbers, ("time", "mark_price"))
+
+
+def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
+    """Rows of the past."""
+    columns = ("symbol", "time", "open_interest", "notional", "circulating_supply")
+    cells: list[tuple[Cell, ...]] = [
+        (symbol, iso_ms(time), *amounts) for symbol, time, *amounts in map(past_row, rows)
+    ]
+    return Sheet(columns, cells, frozenset(columns[2:]))
 
 
 def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:

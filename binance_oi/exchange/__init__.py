@@ -14,6 +14,7 @@ from binance_oi.exchange.hosts import PRODUCTION, TESTNET
 from binance_oi.exchange.limits import Limit
 from binance_oi.exchange.models import (
     ExchangeInfo,
+    HistoryRow,
     MarkPrice,
     OpenInterest,
     RateLimit,
@@ -24,6 +25,7 @@ __all__ = [
     "PRODUCTION",
     "TESTNET",
     "ExchangeInfo",
+    "HistoryRow",
     "Limit",
     "MarkPrice",
     "OpenInterest",

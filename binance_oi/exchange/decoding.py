@@ -8,8 +8,10 @@ ignores unknown fields, because the exchange may add fields at any time.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -18,8 +20,10 @@ from binance_oi.errors import DecodeError, WrongSymbolError, printable
 from binance_oi.exchange.limits import Limit
 from binance_oi.exchange.models import (
     MAX_OTHERS,
+    MAX_TIME,
     OURS,
     ExchangeInfo,
+    HistoryRow,
     MarkPrice,
     OpenInterest,
     RateLimit,
@@ -39,8 +43,6 @@ from binance_oi.exchange.symbols import is_name
 T = TypeVar("T")
 
 MAX_NAMED = 8  # odd rows of one answer that are named; the others are only counted
-
-MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
 _Time = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
@@ -69,6 +71,24 @@ class MarkPrices(NamedTuple):
     """As `ExchangeInfo.odd_rows`."""
 
 
+class HistoryPage(NamedTuple):
+    """What an answer with history says, in the order of the answer."""
+
+    rows: tuple[HistoryRow, ...]
+    odd_rows: tuple[str, ...] = ()
+    """As `ExchangeInfo.odd_rows`."""
+
+
+class _WireHistoryRow(msgspec.Struct):
+    """A row that is not as it usually is: each of its fields may be a text or a number."""
+
+    symbol: str
+    timestamp: msgspec.Raw
+    sumOpenInterest: msgspec.Raw
+    sumOpenInterestValue: msgspec.Raw
+    CMCCirculatingSupply: msgspec.Raw = msgspec.Raw(b"null")  # since 2025-07 [O]
+
+
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
     symbols: list[msgspec.Raw]  # each one is decoded alone
     rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each one is decoded alone
@@ -83,13 +103,21 @@ class _WireServerTime(msgspec.Struct, rename="camel"):
 
 
 _open_interest = msgspec.json.Decoder(_WireOpenInterest)
-_mark_prices = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_rows = msgspec.json.Decoder(list[msgspec.Raw])
 _mark_price = msgspec.json.Decoder(_WireMarkPrice)
+_history = msgspec.json.Decoder(list[HistoryRow])
+_history_row = msgspec.json.Decoder(_WireHistoryRow)
 _exchange_info = msgspec.json.Decoder(_WireExchangeInfo)
-_raw_limits = msgspec.json.Decoder(list[msgspec.Raw])
 _rate_limit = msgspec.json.Decoder(RateLimit)
 _limit_type = msgspec.json.Decoder(_WireLimitType)
 _server_time = msgspec.json.Decoder(_WireServerTime)
+
+_DIGITS_AND_POINTS = b"0123456789."
+_ONLY_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+_TOO_MANY = b"0" * 31  # digits in a row; see `_Number`
+_PLAIN_NUMBER = re.compile(r'(")?([0-9]{1,30}(?:\.[0-9]{1,30})?)(?(1)")', re.ASCII)
+_PLAIN_TIME = re.compile(r'(")?([0-9]{1,15})(?(1)")', re.ASCII)
+_NOTHING = (b"null", b'""')  # what stands where there is no circulating supply
 
 
 def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
@@ -108,9 +136,12 @@ def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:
-        asked, got = printable(symbol, 60), printable(wire.symbol, 60)
-        raise WrongSymbolError(f"asked for {asked}, answered for {got}")
+        raise _wrong_symbol(symbol, wire.symbol)
     return OpenInterest(wire.symbol, Decimal(wire.open_interest), wire.time)
+
+
+def _wrong_symbol(asked: str, got: str) -> WrongSymbolError:
+    return WrongSymbolError(f"asked for {printable(asked, 60)}, answered for {printable(got, 60)}")
 
 
 def decode_mark_prices(body: bytes) -> MarkPrices:
@@ -125,9 +156,95 @@ def decode_mark_prices(body: bytes) -> MarkPrices:
     """
     if not body.lstrip().startswith(b"["):
         return MarkPrices((_price(_decode(_mark_price, body)),))
-    raws = _decode(_mark_prices, body)
+    raws = _decode(_raw_rows, body)
     rows, odd = _price_rows.read(raws, body)
     return MarkPrices(tuple(map(_price, rows)), odd)
+
+
+def decode_history(body: bytes, symbol: str) -> HistoryPage:
+    """A page of the history of `symbol`: its rows, as many as there are, in any order.
+
+    Numbers may be texts or numbers [D, O]. An odd row is left out and named: one that lacks a time
+    or an amount, has a field twice, or is of another symbol. One whose circulating supply cannot be
+    read has None.
+
+    Raises:
+        WrongSymbolError: There are rows, and all of them are for another symbol.
+        DecodeError: It is not what the exchange documents, or no row of it can be read.
+        RefusedError: It is a refusal, under status 200.
+    """
+    plain = _plain_rows(body, symbol)
+    if plain is not None:
+        return HistoryPage(tuple(plain))
+    raws = _decode(_raw_rows, body)
+    read = [_read_history_row(raw) for raw in raws]
+    rows = [row for row, _ in read if row is not None and row.symbol == symbol]
+    others = [row.symbol for row, _ in read if row is not None and row.symbol != symbol]
+    if others and not rows:
+        raise _wrong_symbol(symbol, others[0])
+    if raws and not rows:
+        raise _undocumented("no row can be decoded", one_line(start_of(body)))
+    odd = [said for _, said in read if said]
+    odd += [_left_out(other, ["another symbol"]) for other in others]
+    return HistoryPage(tuple(rows), _first_of(odd))
+
+
+def _plain_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
+    """The rows of a page that is byte by byte as the exchange writes it, but for its digits.
+
+    Then each value holds digits and points alone and no field comes twice, so the page can be
+    decoded in one step. For 500 rows that takes a sixth of the time.
+
+    Returns:
+        None when the page is any other, or has an odd row.
+    """
+    name = symbol.encode()
+    count = body.count(b'{"symbol":"%b",' % name)
+    if body.translate(None, _DIGITS_AND_POINTS) != _letters(name, count):
+        return None
+    if _TOO_MANY in body.translate(_ONLY_ZEROS) or b'".' in body or b'."' in body:
+        return None
+    try:
+        return _history.decode(body)
+    except MALFORMED:  # two points in a number, or no digit, or no time
+        return None
+
+
+@lru_cache(maxsize=16)  # many pages of one symbol follow each other, and most are full
+def _letters(name: bytes, count: int) -> bytes:
+    """What a page of so many rows has beside digits and points."""
+    row = (
+        b'{"symbol":"%b","sumOpenInterest":"","sumOpenInterestValue":"",'
+        b'"CMCCirculatingSupply":"","timestamp":}' % name.translate(None, _DIGITS_AND_POINTS)
+    )
+    return b"[" + b",".join([row] * count) + b"]"
+
+
+def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:
+    """A row, if it has all that it needs, and what is odd."""
+    try:
+        wire = _history_row.decode(raw)
+        _check_repeated(bytes(raw))
+    except (*MALFORMED, DecodeError):
+        return None, _left_out(_shown(raw), ["no row"])
+    time = _plain(_PLAIN_TIME, wire.timestamp)
+    value = _plain(_PLAIN_NUMBER, wire.sumOpenInterest)
+    notional = _plain(_PLAIN_NUMBER, wire.sumOpenInterestValue)
+    supply = _plain(_PLAIN_NUMBER, wire.CMCCirculatingSupply)
+    if time is None or not 0 < int(time) <= MAX_TIME:
+        return None, _left_out(wire.symbol, ["timestamp"])
+    if value is None or notional is None:
+        return None, _left_out(wire.symbol, ["an amount"])
+    is_odd = supply is None and bytes(wire.CMCCirculatingSupply) not in _NOTHING
+    said = f"{printable(wire.symbol, 120)} (CMCCirculatingSupply)" if is_odd else ""
+    amounts = Decimal(value), Decimal(notional), None if supply is None else Decimal(supply)
+    return HistoryRow(wire.symbol, int(time), *amounts), said
+
+
+def _plain(pattern: re.Pattern[str], raw: msgspec.Raw) -> str | None:
+    """The digits of a value, be it a text or a number; None when it is not plain."""
+    match = pattern.fullmatch(bytes(raw).decode("utf-8", "replace"))
+    return match[2] if match else None
 
 
 def _price(row: _WireMarkPrice) -> MarkPrice:
@@ -181,9 +298,7 @@ class _Rows(Generic[R]):
                 odd.append(note)
         if raws and not rows:
             raise _undocumented("no row can be decoded", one_line(start_of(body)))
-        if len(odd) > MAX_NAMED:
-            odd[MAX_NAMED:] = [f"and {len(odd) - MAX_NAMED} more"]
-        return rows, tuple(odd)
+        return rows, _first_of(odd)
 
     def _one(self, raw: msgspec.Raw) -> tuple[R | None, str]:
         """Decode a row if it has all required fields; describe what is odd."""
@@ -217,6 +332,12 @@ class _Rows(Generic[R]):
         return self._kind(**values), note
 
 
+def _first_of(odd: list[str]) -> tuple[str, ...]:
+    """What is said of the first odd rows, and how many more there are."""
+    more = [f"and {len(odd) - MAX_NAMED} more"] if len(odd) > MAX_NAMED else []
+    return tuple(odd[:MAX_NAMED] + more)
+
+
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
@@ -232,7 +353,7 @@ _price_rows = _Rows(_WireMarkPrice)
 def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, ...]]:
     """The limits that can be decoded, and those of our requests that cannot be kept."""
     try:
-        rows = _raw_limits.decode(raw)
+        rows = _raw_rows.decode(raw)
     except MALFORMED:
         return (), (_shown(raw),)
     limits, texts, ignored = list[RateLimit](), list[str](), list[str]()

@@ -23,6 +23,9 @@ _SOURCES = {
 
 _LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each one begins its paths with another name
 
+LIMIT_MARK = ", "
+"""Separates the name of a pool from the limit, when that is not the minute's; no URL has it."""
+
 # Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://"
@@ -159,7 +162,7 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
 def local_place(pool: str) -> tuple[str, int] | None:
     """Host and port of a pool that is of this machine alone; None of any other."""
-    match = _BASE_URL.fullmatch(pool)  # any other name is none of a URL
+    match = _BASE_URL.fullmatch(_without_limit(pool))  # any other name is none of a URL
     if match is None:
         return None
     host, port = match["host"].strip("[]"), int(match["port"] or 0)
@@ -168,8 +171,13 @@ def local_place(pool: str) -> tuple[str, int] | None:
 
 def is_local_exchange(pool: str) -> bool:
     """Whether a pool is that of a local exchange, which nobody starts again under its name."""
-    match = _BASE_URL.fullmatch(pool)  # the name of any other pool is no URL
-    return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(pool).path) is not None
+    url = _without_limit(pool)
+    match = _BASE_URL.fullmatch(url)  # the name of any other pool is no URL
+    return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(url).path) is not None
+
+
+def _without_limit(pool: str) -> str:
+    return pool.partition(LIMIT_MARK)[0]
 
 
 def source_name(base_url: str) -> str:

@@ -45,5 +45,11 @@ class Limit(_Limit, Encodable):
         return counts_enough and windows * self.most <= other.most
 
 
+HISTORY = Limit(300, 1000, counts_requests=True)
+"""Requests of `/futures/data` per 5 minutes and IP [D] 2026-11.
+
+No header says what is used of it [O 2026-09-12]. Whether its window rolls, and whether all of
+`/futures/data` shares it, is not known [?]: a rolling one is kept, and all of them count together.
+"""
 WEIGHT = Limit(60, 2400, counts_requests=False)
 """Weight per minute and IP [D] 2026-11; exchangeInfo announces the current amount."""

@@ -18,6 +18,7 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
 MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
 # The eight are chosen among these, the tightest first. Each is compared with each, so the answer
 # must not decide how many they are.
 MAX_COMPARED = 64
@@ -37,6 +38,38 @@ class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
     """In units of the base asset, exactly as the exchange wrote it."""
     time: int
     """Transaction time, Unix ms. Some seconds old; may stay the same over calls [O 2026-09]."""
+
+    @property
+    def datetime(self) -> datetime:
+        """`time` as aware UTC."""
+        return _EPOCH + timedelta(milliseconds=self.time)
+
+
+# No row refers to anything that refers to it, so the collector need not visit thousands.
+class HistoryRow(
+    EncodableByKey,
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    rename={
+        "time": "timestamp",
+        "open_interest": "sumOpenInterest",
+        "notional": "sumOpenInterestValue",
+        "circulating_supply": "CMCCirculatingSupply",
+    },
+):
+    """Open interest of one symbol at one instant of the past, as the exchange keeps it."""
+
+    symbol: str
+    time: Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
+    """The instant that the row is labelled with, Unix ms. It is no bucket: the row says what was
+    so then. It appears some 6 s later and does not change [O 2026-09-12]."""
+    open_interest: Decimal
+    """In units of the base asset, exactly as the exchange wrote it."""
+    notional: Decimal
+    """In units of the quote asset, exactly as the exchange wrote it."""
+    circulating_supply: Decimal | None = None
+    """Of the base asset, as the exchange has it from elsewhere; None where it says nothing."""
 
     @property
     def datetime(self) -> datetime:

@@ -7,21 +7,25 @@ The rule of this file: each fact has its source beside it. Marks: [D] documented
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from binance_oi.exchange.decoding import (
+    HistoryPage,
     MarkPrices,
     decode_exchange_info,
+    decode_history,
     decode_mark_prices,
     decode_open_interest,
     decode_server_time,
 )
-from binance_oi.exchange.limits import WEIGHT, Limit
+from binance_oi.exchange.limits import HISTORY, WEIGHT, Limit
 from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 
 T = TypeVar("T")
 
 MAX_ANSWER = 64 * 1024  # bytes, decoded; a real one has about 70
+MAX_PAGE = 1024 * 1024  # bytes, decoded; 500 rows have about 90,000
 MAX_LISTING = 16 * 1024 * 1024  # bytes, decoded; a real exchangeInfo has about 1 MB
 
 
@@ -48,6 +52,8 @@ class Request(Generic[T]):
     params: Mapping[str, str] = field(default_factory=dict[str, str])
     subject: tuple[str, ...] = ()
     """What the answer must be about: the answer of another caller may come instead."""
+    is_kept: bool = True
+    """Whether callers send it again and again, so that its URL is worth keeping."""
 
 
 OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]
@@ -64,6 +70,21 @@ PREMIUM_INDEX_OF_ONE = Route(  # [D] 2026-11; with ?symbol=
     "/fapi/v1/premiumIndex", 1, decode_mark_prices
 )
 
+OPEN_INTEREST_HISTORY = Route(  # [D] 2026-11
+    "/futures/data/openInterestHist", 1, decode_history, MAX_PAGE, HISTORY
+)
+PERIODS: Mapping[str, int] = MappingProxyType(  # ms [D] 2026-11
+    {
+        name: minutes * 60_000
+        for name, minutes in (
+            *(("5m", 5), ("15m", 15), ("30m", 30), ("1h", 60), ("2h", 120), ("4h", 240)),
+            *(("6h", 360), ("12h", 720), ("1d", 1440)),
+        )
+    }
+)
+MAX_ROWS = 500  # of a page [D] 2026-11
+KEPT_MS = 30 * 86_400_000  # an earlier startTime is answered 400 -1130 [O 2026-07 to 09]
+
 LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
 MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
 
@@ -72,3 +93,19 @@ MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
 def open_interest(symbol: str) -> Request[OpenInterest]:
     """The request for one symbol, as `check_symbols` returns it."""
     return Request(OPEN_INTEREST, {"symbol": symbol}, (symbol,))
+
+
+def history_page(symbol: str, period: str, first: int, last: int) -> Request[HistoryPage]:
+    """The question for the rows of one symbol from `first` to `last`, Unix ms, both included.
+
+    Both bounds are given, and at most `MAX_ROWS` rows fit between them: so it does not matter from
+    which end the exchange would cut a longer answer.
+    """
+    params = {
+        "symbol": symbol,
+        "period": period,
+        "limit": str(MAX_ROWS),
+        "startTime": str(first),
+        "endTime": str(last),
+    }
+    return Request(OPEN_INTEREST_HISTORY, params, (symbol,), is_kept=False)

@@ -1,4 +1,4 @@
-"""Many symbols at one moment, and again and again.
+"""Many symbols at one moment, again and again, and back in time.
 
 gap.py        slots without a snapshot, and why
 rows.py       one observation as a row
@@ -12,9 +12,12 @@ answers.py    what was answered last, and who shares a request
 sweep.py      one pass over many symbols
 pollers.py    the polls of one client: shared requests, one schedule, one demand
 polling.py    snapshots on a schedule
+past.py       what was read of the past
+history.py    the past, page by page
 """
 
 from binance_oi.market.gap import Gap
+from binance_oi.market.past import History, HistoryProgress
 from binance_oi.market.snapshot import Snapshot
 
-__all__ = ["Gap", "Snapshot"]
+__all__ = ["Gap", "History", "HistoryProgress", "Snapshot"]

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from binance_oi.errors import RecordingError, printable
 from binance_oi.extras import library
-from binance_oi.market.rows import Batch, OddRows, Row, digits, notional
+from binance_oi.market.rows import Batch, OddRows, PastRow, Row, digits, notional
 
 PRECISION = 38  # digits: the widest decimal that polars and DuckDB know, too
 SCALE = 18  # digits after the point at the most
 WHOLE = PRECISION - SCALE  # digits before it at the most
 PLAIN_SCALE = 8  # the exchange writes no more [O] 2026-11
+PLAIN_SUPPLY = 16  # digits before the point: as many tokens as a name of 1000000 may have
 PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point: 51857726234713 and 63759 were seen
 NARROW = min(WHOLE, SCALE)  # characters: a number that is no longer always fits
 TOO_WIDE = f"a number of more than {WHOLE} digits before the point or {SCALE} after it"
@@ -105,6 +106,24 @@ class Columns(NamedTuple):
     def is_plain(self) -> bool:
         """Whether the numbers are the exchange's usual ones."""
         return self[:2] == Columns()[:2]
+
+
+class PastColumns(NamedTuple):
+    """What the columns of numbers of the past are."""
+
+    open_interest: Kind = Kind.plain(PLAIN_VALUE)
+    notional: Kind = Kind.plain(PLAIN_VALUE)
+    circulating_supply: Kind = Kind.plain(PLAIN_SUPPLY)
+
+    def widened(self, rows: Sequence[PastRow]) -> Self:
+        """The columns that hold these rows as well, but for those that none can hold."""
+        numbers = zip(self, list(zip(*rows, strict=True))[2:], strict=True)
+        return type(self)(*(kind.widened(column) for kind, column in numbers))
+
+    def hold(self, row: PastRow) -> bool:
+        """Whether the numbers of a row fit."""
+        pairs = zip(self, row[2:], strict=True)
+        return all(number is None or kind.holds(number) for kind, number in pairs)
 
 
 class TooNarrowError(Exception):
@@ -189,6 +208,43 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
             except ValueError as error:
                 raise TooNarrowError(columns.widened(batch)) from error
             writer.write_batch(made, ROW_GROUP)
+
+
+def write_past(
+    blocks: Iterable[Sequence[PastRow]], file: BinaryIO, columns: PastColumns, odd: OddRows
+) -> None:
+    """Write one file of the past, compressed with zstd.
+
+    Args:
+        blocks: What to write, sorted by symbol and time.
+        file: Where to; it stays open.
+        columns: What the columns are.
+        odd: Gets the rows that no columns can hold; they are left out.
+    """
+    pyarrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
+    schema = pyarrow.schema(
+        [
+            pyarrow.field("symbol", pyarrow.string(), nullable=False),
+            pyarrow.field("time", pyarrow.timestamp("ms", tz="UTC"), nullable=False),
+            pyarrow.field("open_interest", pyarrow.decimal128(*columns[0]), nullable=False),
+            pyarrow.field("notional", pyarrow.decimal128(*columns[1]), nullable=False),
+            pyarrow.field("circulating_supply", pyarrow.decimal128(*columns[2])),
+        ]
+    )
+    order = [("symbol", "ascending"), ("time", "ascending")]
+    sorting = parquet.SortingColumn.from_ordering(schema, order)
+    with parquet.ParquetWriter(file, schema, compression="zstd", sorting_columns=sorting) as writer:
+        for rows in blocks:
+            kept = [row for row in rows if columns.hold(row)]
+            for row in rows if len(kept) < len(rows) else ():
+                if not columns.hold(row):
+                    odd.add(row, TOO_WIDE)
+            if kept:
+                symbols, times, *numbers = zip(*kept, strict=True)
+                arrays = [pyarrow.array(symbols), pyarrow.array(times, schema.field("time").type)]
+                kinds = [schema.field(n).type for n in range(2, 5)]
+                arrays += map(_numbers, numbers, kinds)
+                writer.write_batch(pyarrow.record_batch(arrays, schema=schema), ROW_GROUP)
 
 
 def read_parquet(path: Path) -> Iterator[Row]:

@@ -33,13 +33,15 @@ class _Gap(NamedTuple):
     last: int
     """The last slot missed, Unix ms; the same as `first` when it is one."""
     reason: str
-    """One word: see `binance_oi.market.polling`."""
+    """One word: see `binance_oi.market.polling`, and of a history `binance_oi.market.history`."""
     detail: str = ""
     """What is known beyond the reason, for people."""
 
 
 class Gap(_Gap, Encodable):
     """Slots of a schedule that have no snapshot, one after the other, for one reason.
+
+    In a history they are instants that have no row.
 
     A gap is empty when the clock was set back: slots come a second time, and none is missing.
     `first` is then where the schedule goes on, and `last` the slot before it.

@@ -10,7 +10,7 @@ from decimal import Context, Decimal
 from typing import NamedTuple, Self
 
 from binance_oi.errors import printable
-from binance_oi.exchange.models import MarkPrice, OpenInterest
+from binance_oi.exchange.models import HistoryRow, MarkPrice, OpenInterest
 from binance_oi.times import iso_ms
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -43,6 +43,17 @@ def row(value: OpenInterest, received: int, mark: MarkPrice | None) -> Row:
     """
     price = None if mark is None else digits(mark.mark_price)
     return value.symbol, value.time, digits(value.open_interest), received, price
+
+
+PastRow = tuple[str, int, str, str, str | None]
+"""Symbol, instant in Unix ms, open interest, notional, circulating supply: of the past."""
+
+
+def past_row(row: HistoryRow) -> PastRow:
+    """A row of the past as it is shown and exported."""
+    supply = row.circulating_supply
+    amounts = digits(row.open_interest), digits(row.notional)
+    return row.symbol, row.time, *amounts, None if supply is None else digits(supply)
 
 
 class Batch(NamedTuple):
@@ -78,7 +89,7 @@ class OddRows:
         self.count: int = 0
         self._named: list[str] = []
 
-    def add(self, row: Row, why: str) -> None:
+    def add(self, row: Row | PastRow, why: str) -> None:
         """One more.
 
         Args:

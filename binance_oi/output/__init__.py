@@ -1,4 +1,4 @@
-"""What can be made of a recording: data files, charts, a page.
+"""What can be made of a recording, and of the past: data files, charts, a page.
 
 selection.py  which samples leave a recording
 cells.py      cells of CSV that a spreadsheet takes for text
@@ -7,6 +7,7 @@ curve.py      samples as a line, broken where nothing was recorded
 chart.py      charts with matplotlib
 drawing.py    charts as SVG text
 report.py     one HTML page
+past.py       the past of many symbols as one file, over several runs
 """
 
 from binance_oi.output.chart import plot

@@ -4,6 +4,7 @@ retry.py              when a request is sent again
 pacer.py              how fast requests leave
 connection_limit.py   how many requests may be under way
 governor.py           the queue and the gate
+governors.py          one governor for each limit
 deadline.py           the end of a request, with one timer for all
 local_address.py      which address of this machine a request comes from
 kept_connections.py   how long a kept connection may be silent

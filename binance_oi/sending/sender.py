@@ -24,9 +24,11 @@ from binance_oi.errors import (
     TransportError,
     WrongSymbolError,
 )
+from binance_oi.exchange.limits import WEIGHT
 from binance_oi.exchange.refusals import Kind, Refusal, RefusedError
 from binance_oi.exchange.routes import Request
-from binance_oi.sending.governor import Governor
+from binance_oi.sending.governor import Governor, Permit
+from binance_oi.sending.governors import Governors
 from binance_oi.sending.retry import Retries, RetryPolicy
 from binance_oi.sending.transport import Answer, IdleTimeout, Transport, ready_url
 
@@ -50,6 +52,8 @@ class Terms:
     """Loop time at which all of them must be done."""
     charged: int = 0
     """Weight charged so far."""
+    waited: float = 0.0
+    """Seconds spent in the queue so far."""
 
 
 class Sender:
@@ -59,15 +63,17 @@ class Sender:
 
     Args:
         base_url: The exchange.
-        governor: Admits requests.
+        governors: Admit requests.
         transport: Sends one request.
         retry: Which failed requests are sent again.
     """
 
     def __init__(
-        self, base_url: str, governor: Governor, transport: Transport, retry: RetryPolicy
+        self, base_url: str, governors: Governors, transport: Transport, retry: RetryPolicy
     ) -> None:
-        self.governor = governor
+        self.governors: Governors = governors
+        self.governor: Governor = governors.minute
+        self._base_url = base_url
         self._transport = transport
         self._policy, self._retries = retry, Retries(retry)
         self._url = lru_cache(maxsize=4096)(partial(_url_of, base_url))
@@ -112,10 +118,10 @@ class Sender:
             raise ClientClosedError(ANOTHER_LOOP)
         self.is_closed = True
         if self._loop is not None and self._loop.is_closed():  # it can wake no task
-            self.governor.abandon()
+            self.governors.abandon()
         else:
             self._closing.set()
-            self.governor.close(ClientClosedError())
+            self.governors.close(ClientClosedError())
         if at_home:
             await self._transport.aclose()
         else:
@@ -145,22 +151,25 @@ class Sender:
         Raises:
             BinanceOIError: There is no answer; see `OpenInterestClient.get_open_interest`.
         """
-        loop, url, route = self.check_usable(), self._url(request), request.route
-        weight = route.weight
+        loop, route, weight = self.check_usable(), request.route, request.route.weight
+        url = self._url(request) if request.is_kept else _url_of(self._base_url, request)
+        governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
         left, attempt, refused, fresh = terms.timeout, 0, None, False
         while True:
-            permit = None
-            if terms.ends == math.inf:
-                permit = self.governor.admit_now(weight, bulk=terms.bulk)
+            is_free = terms.ends == math.inf
+            permit = governor.admit_now(weight, bulk=terms.bulk) if is_free else None
             if permit is None:
+                queued_at = loop.time()
                 try:
-                    permit = await self.governor.admit(
+                    permit = await governor.admit(
                         weight, bulk=terms.bulk, max_wait=self._longest_wait(terms)
                     )
                 except BudgetExhaustedError:
                     if refused is not None:  # a call that came back with a 429 raises that one
                         raise refused from None
                     raise
+                finally:
+                    terms.waited += loop.time() - queued_at
             terms.charged += weight
             attempt += 1
             began = loop.time()
@@ -168,19 +177,13 @@ class Sender:
                 left = terms.ends - began
             try:
                 answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
-                if answer.status != 200 or not answer.complete:
-                    raise self._failure(answer, permit.refusal)
-                try:
-                    value = route.decode(answer.body, *request.subject)
-                except RefusedError as found:
-                    raise self._refused(found.refusal) from found.__cause__
+                value = self._value(request, answer, permit, governor)
             except BinanceOIError as error:
                 if permit.refunded:  # the request was never sent
                     terms.charged -= weight
                 left -= loop.time() - began
                 if permit.crowded and not permit.late:
-                    in_flight = self.governor.in_flight
-                    permit.late = self.governor.connections.make_do(in_flight)
+                    permit.late = governor.connections.make_do(governor.in_flight)
                 if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue
@@ -210,12 +213,28 @@ class Sender:
             raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE)
         return left if terms.max_wait is None else min(left, terms.max_wait)
 
-    def _failure(self, answer: Answer, refusal: Refusal | None) -> BinanceOIError:
+    def _value(self, request: Request[T], answer: Answer, permit: Permit, governor: Governor) -> T:
+        """The value that the answer carries.
+
+        Raises:
+            BinanceOIError: It carries none.
+        """
+        if answer.status != 200 or not answer.complete:
+            raise self._failure(answer, permit.refusal, governor)
+        try:
+            return request.route.decode(answer.body, *request.subject)
+        except RefusedError as found:
+            raise self._refused(found.refusal, governor) from found.__cause__
+
+    def _failure(
+        self, answer: Answer, refusal: Refusal | None, governor: Governor
+    ) -> BinanceOIError:
         """The error for an answer without a value.
 
         Args:
             answer: The answer, with as much of its text as could be read.
             refusal: The refusal from its headers; None when the status is 200.
+            governor: Of the limit that the request drew on.
         """
         if refusal is None:
             return DecodeError("the answer is longer than any real one, or has no end")
@@ -225,11 +244,11 @@ class Sender:
         is_dropped = isinstance(answer, IdleTimeout) and refusal.kind is Kind.SERVER
         if is_dropped and refusal.code is None and self._policy.attempts > 1:
             return TransportError("a kept connection was idle for too long (408)", "now")
-        return self._refused(refusal)
+        return self._refused(refusal, governor)
 
-    def _refused(self, refusal: Refusal) -> BinanceOIError:
+    def _refused(self, refusal: Refusal, governor: Governor) -> BinanceOIError:
         """Obey a refusal, and make its exception."""
-        return refusal.error(self.governor.heed(refusal) if refusal.is_temporary else None)
+        return refusal.error(governor.heed(refusal) if refusal.is_temporary else None)
 
     def _next_is_fresh(self, error: BinanceOIError, attempt: int, fresh: bool) -> bool:
         """Whether the next attempt needs a new connection.

@@ -4,10 +4,12 @@ For tests, ours and yours. It shares no code with the client, and imports nothin
 `binance_oi`: a wrong number must not pass because both sides have it.
 """
 
-from binance_oi.simulator.app import Change, Headers
+from binance_oi.simulator.app import Change
 from binance_oi.simulator.commands import Admin, Commands
 from binance_oi.simulator.counter import Bans, Bursts, Others, Steady
+from binance_oi.simulator.history import Pages, Row
 from binance_oi.simulator.local import LocalExchange, spawn
+from binance_oi.simulator.responses import Headers
 
 __all__ = [
     "Admin",
@@ -18,6 +20,8 @@ __all__ = [
     "Headers",
     "LocalExchange",
     "Others",
+    "Pages",
+    "Row",
     "Steady",
     "spawn",
 ]

@@ -11,9 +11,9 @@ import signal
 import sys
 from typing import cast
 
-from binance_oi.simulator.app import Headers
 from binance_oi.simulator.counter import Bans, Steady
 from binance_oi.simulator.local import LocalExchange
+from binance_oi.simulator.responses import Headers
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ reaches the exchange costs its weight, refused or not.
 """
 
 import asyncio
-import gzip
 import json
 import re
 import secrets
@@ -14,20 +13,33 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from email.utils import formatdate
 from functools import partial
-from math import ceil
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from binance_oi.simulator.commands import ADMIN, obey
-from binance_oi.simulator.counter import BANNED, LIMITED, MINUTE_S, OK, Verdict, WeightCounter
+from binance_oi.simulator.counter import (
+    BANNED,
+    LIMITED,
+    MINUTE_S,
+    OK,
+    RollingCounter,
+    Verdict,
+    WeightCounter,
+)
+from binance_oi.simulator.history import (
+    OPEN_INTEREST_HISTORY,
+    PREFIX,
+    BadParameterError,
+    History,
+    Pages,
+    Question,
+)
 from binance_oi.simulator.market import Market
+from binance_oi.simulator.responses import Answer, Headers, Responses
 from binance_oi.simulator.script import Effect, Kind, Script
 from binance_oi.simulator.universe import TRADING, Universe, exchange_info
 
@@ -38,9 +50,8 @@ SERVER_TIME = "/fapi/v1/time"
 PING = "/fapi/v1/ping"
 ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all else here costs 1
 
-GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
 FUNDING_S = 8 * 3600
-WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
+HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
 
 # Where an exchange is below its port: its own, for the next one there is another exchange, and a
 # client must not take the ban of the one for a ban of the other.
@@ -58,51 +69,6 @@ _LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
 _NAMES_A_SYMBOL = re.compile(r"[?&]symbol=[^&]")
 _LEGAL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"  # as quoted by the spot API, seen 2025-12
 
-# Names and case of an HTTP/1.1 answer of 2021, and what CloudFront adds since (2026-07).
-_HEADERS = {
-    "Content-Type": "application/json",
-    "Connection": "keep-alive",
-    "Date": "",
-    "Server": "Tengine",
-    "Vary": "Accept-Encoding",
-    WEIGHT_HEADER: "",
-    "x-response-time": "0ms",
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Credentials": "true",
-    "Access-Control-Allow-Headers": "*,clienttype,Content-Type,lang,x-ui-request-trace,bnc-uuid",
-    "Content-Security-Policy": "default-src 'self'",
-    "cache-control": "no-cache, no-store, must-revalidate",
-    "expires": "0",
-    "pragma": "no-cache",
-    "strict-transport-security": "max-age=31536000; includeSubdomains",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "SAMEORIGIN",
-    "x-xss-protection": "1; mode=block",
-    "X-Cache": "Miss from cloudfront",
-    "Via": "1.1 0123456789abcdef0123456789abcdef.cloudfront.net (CloudFront)",
-    "X-Amz-Cf-Pop": "HKG61-P1",
-    "X-Amz-Cf-Id": "bG9jYWwgZXhjaGFuZ2UsIG5vdCBhIHJlYWwgb25lLCBub3QgYSByZWFsIG9uZQ==",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Headers:
-    """How far the headers can be relied on.
-
-    Source: no header, `-1` and counts that go down were observed; whether refusals carry the
-    weight or a `Retry-After` is not known, so every way can be chosen.
-    """
-
-    missing_share: float = 0.0
-    """Share of answers without the used weight."""
-    behind: int = 0
-    """By how much weight, at most, the header may fall short of the count."""
-    on_refusal: bool = True
-    """Whether 429 and 418 carry the used weight."""
-    retry_after: Literal["absent", "0", "seconds"] = "absent"
-    """What 429 and 418 say in `Retry-After`."""
-
 
 class Change(NamedTuple):
     """A status that changes at a time: a listing, a delisting, a pause."""
@@ -111,11 +77,6 @@ class Change(NamedTuple):
     """Unix s of the exchange's clock."""
     symbol: str
     status: str
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
 
 
 class Fate(NamedTuple):
@@ -158,6 +119,8 @@ class Exchange:
         jitter: up to so many seconds more, drawn for each leg anew.
         headers: how far the headers can be relied on.
         changes: statuses that change by themselves.
+        history_limit: requests of `/futures/data` allowed in any 5 minutes.
+        pages: how far a page of history can be relied on.
     """
 
     def __init__(
@@ -170,18 +133,20 @@ class Exchange:
         jitter: float = 0.0,
         headers: Headers | None = None,
         changes: Iterable[Change | tuple[float, str, str]] = (),
+        history_limit: int = HISTORY_LIMIT,
+        pages: Pages | None = None,
     ) -> None:
         self.counter = counter
+        self.history_counter: RollingCounter = RollingCounter(history_limit, HISTORY_S, counter)
         self.answers: Counter[int] = Counter()
         self.universe: Universe = Universe()
         self._now = now
         self._seed = seed
         self._latency = latency
         self._jitter = jitter
-        self._headers = headers or Headers()
         self._changes = sorted((Change(*change) for change in changes), reverse=True)
         self._random = Random(seed)
-        self._date = (0, "")
+        self._responses = Responses(headers or Headers(), self._random)
         self.lock: AbstractContextManager[object] = threading.RLock()
         """Held while anything is read that a command changes, and while it is changed."""
         self.place: str = _PLACE + secrets.token_hex(6)
@@ -189,16 +154,22 @@ class Exchange:
         none, or that of an exchange that was here before."""
         self._script = Script()
         self._info: bytes | None = None
+        self._pages = pages or Pages()
         self._markets: dict[str, Market] = {}
+        self._histories: dict[str, History] = {}
         self._plain_targets: dict[str, str] = {}
         self._routes: dict[str, Callable[[str, float], bytes]] = {
             OPEN_INTEREST: self._open_interest,
+            OPEN_INTEREST_HISTORY: self._open_interest_history,
             PREMIUM_INDEX: self._premium_index,
             EXCHANGE_INFO: self._exchange_info,
             SERVER_TIME: lambda _query, now: b'{"serverTime":%d}' % (now * 1000),
             PING: lambda _query, _now: b"{}",
         }
-        self._commands: dict[str, Callable[..., None]] = {
+        self._commands = self._all_commands()
+
+    def _all_commands(self) -> dict[str, Callable[..., None]]:
+        return {
             "set_open_interest": self._set_open_interest,
             "set_mark_price": self._set_mark_price,
             "jump": self._jump,
@@ -250,7 +221,7 @@ class Exchange:
         self._listed(symbol).fix(value, self._now())
 
     def _set_mark_price(self, symbol: str, price: str) -> None:
-        self._listed(symbol).fix_price(price)
+        self._listed(symbol).fix_price(price, self._now())
 
     def _jump(self, symbol: str, share: float) -> None:
         self._listed(symbol).jump(share, self._now())
@@ -293,22 +264,26 @@ class Exchange:
             while self._changes and now >= self._changes[-1].at:
                 change = self._changes.pop()
                 self.set_status(change.symbol, change.status)
-            verdict = self.counter.count(_weight(target), now)
+            is_history = target.startswith(PREFIX)
+            if is_history:
+                verdict, room_at = self.history_counter.count(now), now + HISTORY_S
+            else:
+                verdict = self.counter.count(_weight(target), now)
+                room_at = float((now // MINUTE_S + 1) * MINUTE_S)
             fate = _USUAL if self._script.is_empty else self._fate(target, verdict)
             if fate.status == LIMITED:
-                end = float((now // MINUTE_S + 1) * MINUTE_S)
-                verdict = Verdict(LIMITED, verdict.used, end)
+                verdict = Verdict(LIMITED, verdict.used, room_at)
             if verdict.status != OK:
-                answer = self._refusal(verdict, request.remote)
+                answer = self._refusal(verdict, request.remote, target)
             elif fate.status != OK:
                 answer = _failure(fate.status)
             else:
                 answer = self._answer(request.method, target, now)
             if not fate.is_dropped:
                 self.answers[answer.status] += 1
-            response = self._response(request, answer, verdict, now)
-        if fate.hides_weight and WEIGHT_HEADER in response.headers:
-            del response.headers[WEIGHT_HEADER]
+            # No header tells what is used of the limit of history (seen 2026-09-12).
+            has_weight = not (is_history or fate.hides_weight)
+            response = self._responses.make(request, answer, verdict, now, has_weight=has_weight)
         return response, fate
 
     def _fate(self, target: str, verdict: Verdict) -> Fate:
@@ -339,14 +314,16 @@ class Exchange:
         except _Refused as refused:
             return refused.answer
 
-    def _refusal(self, verdict: Verdict, ip: str | None) -> Answer:
+    def _refusal(self, verdict: Verdict, ip: str | None, target: str) -> Answer:
         if verdict.status == LIMITED:
+            limit = f"{self.counter.limit} requests per minute"
+            if target.startswith(PREFIX):  # nobody has seen this text
+                limit = f"{self.history_counter.limit} requests per 5 minutes"
             return _error(
                 LIMITED,
                 -1003,
-                f"Too many requests; current limit of IP({ip}) is {self.counter.limit} requests"
-                " per minute. Please use the websocket for live updates to avoid polling the"
-                " API.",
+                f"Too many requests; current limit of IP({ip}) is {limit}. Please use the websocket"
+                " for live updates to avoid polling the API.",
             )
         return _error(
             BANNED,
@@ -354,48 +331,6 @@ class Exchange:
             f"Way too many requests; IP({ip}) banned until {int(verdict.until * 1000)}."
             " Please use the websocket for live updates to avoid bans.",
         )
-
-    def _response(
-        self, request: web.BaseRequest, answer: Answer, verdict: Verdict, now: float
-    ) -> web.Response:
-        status, body = answer
-        response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
-        headers = response.headers
-        headers["Date"] = self._date_at(int(now))
-        self._write_weight(headers, verdict)
-        if verdict.status != OK:
-            self._write_retry_after(headers, verdict, now)
-        if not request.keep_alive:
-            headers["Connection"] = "close"
-        if len(body) >= GZIP_FROM_BYTES and _takes_gzip(request):
-            response.body = gzip.compress(body, compresslevel=1)
-            response.enable_chunked_encoding()
-            headers["Content-Encoding"] = "gzip"
-        return response
-
-    def _write_weight(self, headers: CIMultiDict[str], verdict: Verdict) -> None:
-        behind = self._headers.behind
-        if self._shows_weight(verdict):
-            short = self._random.randint(0, behind) if behind else 0
-            headers[WEIGHT_HEADER] = str(max(verdict.used - short, 1))
-        else:
-            del headers[WEIGHT_HEADER]
-
-    def _shows_weight(self, verdict: Verdict) -> bool:
-        if verdict.status != OK and not self._headers.on_refusal:
-            return False
-        share = self._headers.missing_share
-        return not share or self._random.random() >= share
-
-    def _write_retry_after(self, headers: CIMultiDict[str], verdict: Verdict, now: float) -> None:
-        rule = self._headers.retry_after
-        if rule != "absent":
-            headers["Retry-After"] = "0" if rule == "0" else str(ceil(verdict.until - now))
-
-    def _date_at(self, second: int) -> str:
-        if self._date[0] != second:
-            self._date = (second, formatdate(second, usegmt=True))
-        return self._date[1]
 
     def _open_interest(self, query: str, now: float) -> bytes:
         name = _symbol_in(query)
@@ -417,6 +352,29 @@ class Exchange:
             )
         value, time = market.open_interest(now)
         return f'{{"symbol":"{name}","openInterest":"{value}","time":{time}}}'.encode()
+
+    def history(self, name: str) -> History:
+        """The past of a listed symbol.
+
+        Raises:
+            KeyError: it is not listed.
+        """
+        history = self._histories.get(name)
+        if history is None:
+            symbol = self.universe.symbols[name]
+            history = History(self._seed, symbol, self._market(name), self._pages)
+            self._histories[name] = history
+        return history
+
+    def _open_interest_history(self, query: str, now: float) -> bytes:
+        try:
+            asked = Question.of(query, int(now * 1000))
+        except BadParameterError as bad:
+            raise _Refused(400, bad.code, bad.message) from None
+        self._market(asked.symbol)  # refuses what is not listed
+        if self.universe.symbols[asked.symbol].status != TRADING:
+            return b"[]"
+        return self.history(asked.symbol).page(asked, int(now * 1000))
 
     def _market(self, name: str) -> Market:
         """The market of a listed symbol, made when somebody first asks for it."""
@@ -441,7 +399,7 @@ class Exchange:
         rate = "0.00010000" if lasting else "0.00000000"
         return {
             "symbol": name,
-            "markPrice": self._market(name).fixed_price or f"{price:.8f}",
+            "markPrice": self._market(name).mark_price_text(now),
             "indexPrice": f"{price * 0.9999:.8f}",
             "estimatedSettlePrice": f"{price * 0.9998:.8f}",
             "lastFundingRate": rate,
@@ -457,9 +415,6 @@ class Exchange:
                 self.universe.symbols.values(), limit=self.counter.limit, now=now
             )
         return self._info
-
-
-_STATIC_HEADERS = CIMultiDict(_HEADERS)
 
 
 def _below_its_place(path: str) -> str:
@@ -510,8 +465,3 @@ def _failure(status: int) -> Answer:
     if status == 403:
         return Answer(status, b"<!DOCTYPE HTML>\n<HTML><TITLE>ERROR: 403 Forbidden</TITLE></HTML>")
     return _error(status, code, message)
-
-
-def _takes_gzip(request: web.BaseRequest) -> bool:
-    accepted = request.headers.get("Accept-Encoding", "").replace(" ", "")
-    return "gzip" in accepted and "gzip;q=0," not in accepted + ","

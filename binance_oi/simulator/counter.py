@@ -5,6 +5,7 @@ own clock. Everything is counted in the UTC minute in which it arrives, and the 
 again when the minute turns (Source: measured 2026-10-07; the window is fixed, not rolling).
 """
 
+from collections import deque
 from dataclasses import dataclass
 from math import floor
 from typing import NamedTuple, Protocol
@@ -137,6 +138,14 @@ class WeightCounter:
         self._add(weight, _minute(now))
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
+    def refuse(self, used: int, now: float, room_at: float) -> Verdict:
+        """Refuse a request that is over another limit of this address, which has room then.
+
+        Each refusal counts towards a ban, whatever limit it is for, and a ban is for all of them.
+        """
+        verdict = self._refuse(used, now)
+        return verdict._replace(until=room_at) if verdict.status == LIMITED else verdict
+
     def ban(self, now: float, seconds: float | None = None) -> None:
         """Ban this IP address from `now` on.
 
@@ -182,6 +191,50 @@ class WeightCounter:
         since = max(self._start, float(minute * MINUTE_S))
         until = min(now, float((minute + 1) * MINUTE_S))
         return self._others.weight(since, until) if since < until else 0
+
+
+class RollingCounter:
+    """Counts requests in the seconds before each one, and refuses what is over the limit.
+
+    Args:
+        limit: requests allowed in any `seconds` in a row.
+        seconds: how long a request counts.
+        address: whose refusals and bans these are.
+    """
+
+    def __init__(self, limit: int, seconds: float, address: WeightCounter) -> None:
+        self.limit = limit
+        self.seconds = seconds
+        self.total: int = 0
+        """Requests that were ever counted."""
+        self.most: int = 0
+        """The most that any window has held."""
+        self._address = address
+        self._times: deque[float] = deque()
+
+    def __repr__(self) -> str:
+        return f"<RollingCounter {len(self._times)} of {self.limit} in {self.seconds:g} s>"
+
+    def used(self, now: float) -> int:
+        """Requests counted in the `seconds` up to `now`."""
+        times = self._times
+        while times and times[0] <= now - self.seconds:
+            times.popleft()
+        return len(times)
+
+    def count(self, now: float) -> Verdict:
+        """Count a request that arrives at `now`, and say whether it is served.
+
+        A refused one counts as well; whether it does there is not known, and this is the harder
+        one to live with.
+        """
+        used = self.used(now) + 1
+        self._times.append(now)
+        self.total += 1
+        self.most = max(self.most, used)
+        if used <= self.limit and now >= self._address.banned_until:
+            return Verdict(OK, used, 0.0)
+        return self._address.refuse(used, now, self._times[0] + self.seconds)
 
 
 def _minute(moment: float) -> int:

@@ -18,9 +18,11 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from binance_oi.simulator.app import Change, Exchange, Headers
+from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange
 from binance_oi.simulator.commands import Commands
-from binance_oi.simulator.counter import Bans, Others, WeightCounter
+from binance_oi.simulator.counter import Bans, Others, RollingCounter, WeightCounter
+from binance_oi.simulator.history import Pages, Row
+from binance_oi.simulator.responses import Headers
 from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
@@ -57,6 +59,8 @@ class LocalExchange(Commands):
         count_refused: whether a refused request counts (not known of the real exchange).
         headers: how far the headers can be relied on, and what `Retry-After` says.
         changes: `(unix_s, symbol, status)` of listings and delistings to come.
+        history_limit: requests of `/futures/data` allowed in any 5 minutes.
+        pages: how far a page of history can be relied on.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class LocalExchange(Commands):
         count_refused: bool = True,
         headers: Headers | None = None,
         changes: Iterable[Change | tuple[float, str, str]] = (),
+        history_limit: int = HISTORY_LIMIT,
+        pages: Pages | None = None,
     ) -> None:
         self.url: str = ""
         self._clock = clock
@@ -96,6 +102,8 @@ class LocalExchange(Commands):
             jitter=jitter,
             headers=headers,
             changes=changes,
+            history_limit=history_limit,
+            pages=pages,
         )
         self._runner: web.ServerRunner | None = None
         self._socket: socket.socket | None = None
@@ -115,6 +123,21 @@ class LocalExchange(Commands):
         """Minute (Unix s // 60) to the weight counted in it, others included."""
         with self._exchange.lock:
             return self.counter.weights(self.now())
+
+    @property
+    def history_counter(self) -> RollingCounter:
+        """What was counted of the limit of `/futures/data`."""
+        return self._exchange.history_counter
+
+    def history(self, symbol: str, period: str, first: int, last: int) -> list[Row]:
+        """Every row of the past from `first` to `last` (Unix ms) that is there now.
+
+        Raises:
+            KeyError: the symbol is not listed, or there is no such period.
+        """
+        with self._exchange.lock:
+            now = int(self.now() * 1000)
+            return self._exchange.history(symbol).rows(period, first, last, now)
 
     @property
     def answers(self) -> Counter[int]:

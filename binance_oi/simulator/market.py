@@ -8,6 +8,7 @@ jump changes that, from the moment at which it does.
 from decimal import Decimal
 from math import pi, sin
 from random import Random
+from typing import NamedTuple
 
 from binance_oi.simulator.universe import Symbol
 
@@ -17,6 +18,15 @@ _SWINGS = ((0.0007, 660.0), (0.012, 18_000.0), (0.05, 260_000.0))  # share of th
 _GRAIN = 0.0004  # share of the whole by which one observation may differ from the next
 
 
+class _Step(NamedTuple):
+    """What tests have made of open interest from an instant on."""
+
+    since_ms: int
+    factor: float = 1.0
+    """Of all jumps so far."""
+    fixed: str | None = None
+
+
 class Market:
     """One contract: its open interest and its mark price over time."""
 
@@ -24,15 +34,13 @@ class Market:
         "_age_s",
         "_decimals",
         "_every_s",
-        "_factor",
-        "_fixed",
         "_name",
         "_open_interest",
         "_price",
+        "_prices",
         "_salt",
-        "_since_ms",
+        "_steps",
         "_swings",
-        "fixed_price",
     )
 
     def __init__(self, seed: int, symbol: Symbol) -> None:
@@ -46,9 +54,8 @@ class Market:
         self._every_s = draw.uniform(1.0, 3.0)
         self._age_s = draw.uniform(2.0, 5.9 - self._every_s)
         self._salt = draw.getrandbits(32)
-        self._fixed: tuple[str, int] | None = None
-        self._factor, self._since_ms = 1.0, 0  # of all jumps, and when the last one was
-        self.fixed_price: str | None = None
+        self._steps = [_Step(0)]
+        self._prices: list[tuple[float, str]] = []  # fixed ones, and since when
         self._swings = tuple(
             (share, 2 * pi / (period * draw.uniform(0.8, 1.25)), draw.uniform(0, 2 * pi))
             for share, period in _SWINGS
@@ -63,40 +70,53 @@ class Market:
         The time is 2 to 6 s before `now` (Unix s), differs from symbol to symbol, and stands
         still for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
         """
-        if self._fixed is not None:
-            return self._fixed
-        turn = int((now - self._age_s) / self._every_s)
+        return self._value(int((now - self._age_s) / self._every_s), self._steps[-1])
+
+    def open_interest_at(self, moment: float) -> str:
+        """Open interest as it was at `moment` (Unix s): the latest value that is not later."""
+        ms = moment * 1000
+        step = next(step for step in reversed(self._steps) if step.since_ms <= ms)
+        return self._value(int(moment / self._every_s), step)[0]
+
+    def _value(self, turn: int, step: _Step) -> tuple[str, int]:
+        if step.fixed is not None:
+            return step.fixed, step.since_ms
         moment = turn * self._every_s
         time = int(moment * 1000)
-        if time < self._since_ms:
-            time, moment = self._since_ms, self._since_ms / 1000
+        if time < step.since_ms:
+            time, moment = step.since_ms, step.since_ms / 1000
             turn = int(moment / self._every_s)
         # The upper half of a product: the lower bits of a multiple hardly vary.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
-        value *= self._factor
+        value *= step.factor
         return f"{value:.{self._decimals}f}", time
 
     def fix(self, value: str, now: float) -> None:
         """Let open interest stand still at `value`, as an observation of `now` (Unix s)."""
-        self._fixed = value, self._later_than_before(now)
+        self._steps.append(_Step(self._later_than_before(now), self._steps[-1].factor, value))
 
     def jump(self, share: float, now: float) -> None:
         """Change open interest by a share of itself, as an observation of `now` (Unix s)."""
-        time = self._later_than_before(now)
-        if self._fixed is not None:
-            jumped = Decimal(self._fixed[0]) * Decimal(repr(1.0 + share))
-            self._fixed = f"{jumped:.{self._decimals}f}", time
-        else:
-            self._factor, self._since_ms = self._factor * (1.0 + share), time
+        time, before = self._later_than_before(now), self._steps[-1]
+        fixed = None
+        if before.fixed is not None:
+            jumped = Decimal(before.fixed) * Decimal(repr(1.0 + share))
+            fixed = f"{jumped:.{self._decimals}f}"
+        self._steps.append(_Step(time, before.factor * (1.0 + share), fixed))
 
-    def fix_price(self, price: str) -> None:
-        """Let the mark price stand still at `price`."""
-        self.fixed_price = price
+    def fix_price(self, price: str, now: float) -> None:
+        """Let the mark price stand still at `price` from `now` (Unix s) on."""
+        self._prices.append((now, price))
 
     def _later_than_before(self, now: float) -> int:
         """Unix ms of `now`, or later: one time has one value."""
         return max(int(now * 1000), self.open_interest(now)[1] + 1)
+
+    def mark_price_text(self, moment: float) -> str:
+        """Mark price in the quote asset at `moment` (Unix s), as the exchange writes it."""
+        fixed = next((price for since, price in reversed(self._prices) if since <= moment), None)
+        return fixed or f"{self.mark_price(moment):.8f}"
 
     def mark_price(self, now: float) -> float:
         """Mark price in the quote asset at `now` (Unix s)."""

@@ -28,7 +28,7 @@ from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 
-from . import chart, contenders, recording, waiters
+from . import chart, contenders, past, recording, waiters
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
@@ -270,6 +270,11 @@ def decoding(rounds: int) -> None:
     _table(samples, "µs", 1e6)
 
 
+def history(rounds: int) -> None:
+    """CPU (user and system) of this process for one page of 500 rows."""
+    _table(past.samples(rounds), "µs", 1e6)
+
+
 def imports(rounds: int) -> None:
     """Importing us against importing what we stand on; wall time of a whole process."""
     statements = {
@@ -352,6 +357,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "governor": governor,
     "waiters": waiters.main,
     "decoding": decoding,
+    "history": history,
     "imports": imports,
     "memory": memory,
     "recorder": recording.measure,

@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from urllib.parse import parse_qsl
 
+STEP = 300_000  # ms from row to row
 SYMBOLS = [f"S{number:03d}USDT" for number in range(789)]
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
@@ -61,11 +63,25 @@ class _Server(asyncio.Protocol):
         cls.used += 1
         symbol, now_ms = target.partition("=")[2], int(now * 1000)
         body = f'{{"symbol":"{symbol}","openInterest":"96012.544","time":{now_ms}}}'
+        if "openInterestHist" in target:
+            body = _page(target)
         if "exchangeInfo" in target:
             symbols = [{"symbol": name, "status": "TRADING"} for name in SYMBOLS]
             body = json.dumps({"symbols": symbols, "rateLimits": []})
         head = f"Date: {cls.date[1]}\r\nX-MBX-USED-WEIGHT-1M: {cls.used}\r\n"
         return f"{_HEAD}{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def _page(target: str) -> str:
+    """Every row of what is asked for."""
+    asked = dict(parse_qsl(target.partition("?")[2]))
+    first, last = int(asked["startTime"]), int(asked["endTime"])
+    row = (
+        f'{{"symbol":"{asked["symbol"]}","sumOpenInterest":"20403.63700000",'
+        '"sumOpenInterestValue":"150570784.07809979","CMCCirculatingSupply":"165880.53800000",'
+        '"timestamp":%d}'
+    )
+    return f"[{','.join(row % time for time in range(-(-first // STEP) * STEP, last + 1, STEP))}]"
 
 
 async def _serve(latency_s: float = 0.0, handshake_s: float = 0.0) -> None:

@@ -224,6 +224,12 @@ ABSURD = {
     "a window of 200 slots": windows(Window(10, 100, False, NOW, dict.fromkeys(range(200), 1))),
     "a window with a slot of the future": windows(Window(10, 100, False, NOW, {10**15: 1})),
     "a window with 2**60": windows(Window(10, 100, False, NOW, {2_000: 2**60})),
+    "a window in no parts": windows(Window(10, 100, False, NOW, parts=0)),
+    "a window in a million parts": windows(Window(10, 100, False, NOW, parts=10**6)),
+    "many requests that wait for a year": windows(Window(10, 100, False, NOW, bulk_at=NOW + 3e7)),
+    "many requests that wait for ever": windows(Window(10, 100, False, NOW, bulk_at=NAN)),
+    "room kept for a year": windows(Window(10, 100, False, NOW, kept_until=NOW + 3e7)),
+    "room kept for ever": windows(Window(10, 100, False, NOW, kept_until=NAN)),
     "a window with less than nothing": windows(Window(10, 100, False, NOW, {2_000: -1})),
     "twenty windows": windows(*(Window(n, 100, False, NOW) for n in range(1, 21))),
 }
@@ -505,7 +511,7 @@ def believed(draw: st.DrawFn) -> Known:
         found.ledger.minutes[k] = Minute(booked, unconfirmed, lost, doubtful, reported, others)
         top = draw(weights)
         found.others.curves[k] = Curve(40.0, [top] * 12, top, 0.5, 60.0)
-    slots = draw(st.sampled_from([0, 1, 3, 20, record.MOST_SLOTS]))
+    slots = draw(st.sampled_from([0, 1, 3, 20, record.MOST_SLOTS * SLOTS]))
     for n in range(draw(st.sampled_from([0, 1, record.MOST_WINDOWS]))):
         used = {2_000 - slot: draw(weights) for slot in range(slots)}
         found.windows.append(Window(10 + n, 100, False, NOW, used))

@@ -3,7 +3,7 @@
 The rule of this folder: no command imports what it does before it runs, so that help costs nothing
 and each command pays for itself alone.
 
-market.py      the exchange: get, snapshot, symbols, watch
+market.py      the exchange: get, snapshot, symbols, watch, history
 recordings.py  recordings: record, export, backup, plot, report
 machine.py     this machine: budget, simulate, completion
 """

@@ -1,0 +1,172 @@
+"""The bucket of a limit that has no header and no known beginning: requests of `/futures/data`.
+
+Pure, like `Bucket`, and a `Pool` holds it in the same way. The rule of this file: only our own
+books count, so a request is in the window from its charge until a whole window after the latest
+moment at which the exchange may have counted it. Wherever the exchange's window begins, and whether
+it rolls, it then holds no more than the budget.
+
+Many requests are spread evenly: one leaves the window about as often as one enters it, so there is
+never a long wait for room. A single request is not spread. It takes the room that is there, and
+from then on a part of the limit is kept free for single requests, for as long as the window.
+"""
+
+import math
+from datetime import UTC, datetime
+
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.knowledge import Known
+from binance_oi.budget.learning import learn_date
+from binance_oi.budget.tuning import DRIFT_EVERY, FLIGHT, PATIENCE
+from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
+from binance_oi.budget.window import SOON, Window
+from binance_oi.exchange.limits import Limit
+
+PARTS = 200  # slots of the window: what was used leaves it at most 1.5 s late
+KEPT = 0.1  # share of the budget for single requests, after one came
+SPARE = 3.0  # s longer than its window is the time over which a full budget is spread
+CREDIT = 1.0  # s of this time that many requests may make up for, after they came late
+
+
+class RollingBucket(Bucket):
+    """Decides whether a request may be sent now, by a window of our own requests.
+
+    It knows nothing of others on the address. A refusal says that there are some: then nothing is
+    sent for a whole window.
+
+    Args:
+        known: What is known so far, with the limit as its only window; see `fresh`.
+        reserve: Share of the limit that is left unused.
+        share: The most of the limit that we use ourselves, 0 to 1.
+    """
+
+    __slots__ = ()
+    leases = False  # an even spread has no use for requests that are charged in advance
+
+    # -- decide ------------------------------------------------------------------------------
+
+    def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
+        """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
+        self._drift(now)
+        wait = self._wait(now, weight, bulk)
+        if wait is not None:
+            return wait
+        window = self._window
+        window.charge(now, now + FLIGHT, weight)
+        if bulk:
+            every = (window.seconds + SPARE) / self._cap(now, bulk=False) * window.cost(weight)
+            window.bulk_at = max(window.bulk_at, now - CREDIT) + every
+        else:
+            window.kept_until = now + window.seconds
+        return Receipt(weight, now, 0, 0, 0, False)
+
+    def sending(self, receipt: Receipt, now: float) -> Receipt | None:
+        """See `Bucket.sending`: it is booked for `FLIGHT` seconds from its charge."""
+        is_late = now - receipt.sent > PATIENCE
+        return None if is_late or self.known.is_held(now) else receipt
+
+    def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
+        """Seconds after which there may be room; None: there never is."""
+        wait = self._wait(now, weight, bulk)
+        if wait is None:
+            return 0.0
+        return wait.seconds if wait.end is None else wait.end
+
+    def _wait(self, now: float, weight: int, bulk: bool) -> Wait | None:
+        """Why not now; None: it may go."""
+        known, window = self.known, self._window
+        if known.is_held(now):
+            end = known.clock.when_over(known.cooldown_until) - now
+            return Wait(known.cooldown_until - now - known.clock.lo, Reason.COOLDOWN, end)
+        if window.until_room(now, weight, self._cap(now, bulk=False)) is None:
+            return Wait(None, Reason.TOO_HEAVY)
+        seconds = window.until_room(now, weight, self._cap(now, bulk=bulk))
+        if seconds is None:  # more than is left beside what is kept for single requests
+            seconds = max(window.kept_until - now, SOON)
+        if bulk:
+            seconds = max(seconds, window.bulk_at - now)
+        return Wait(seconds, Reason.OTHER_LIMIT) if seconds > 0.0 else None
+
+    def _cap(self, now: float, *, bulk: bool) -> int:
+        """The most that the window may hold after the request."""
+        window = self._window
+        cap = window.cap(self._reserve, self._share, self._limit)
+        if bulk and now < window.kept_until:
+            cap -= math.ceil(KEPT * cap)
+        return max(1, cap)
+
+    @property
+    def _window(self) -> Window:
+        return self.known.windows[0]
+
+    def _drift(self, now: float) -> None:
+        if now - self.known.clock.at > DRIFT_EVERY:
+            self.known.clock.drift(now)
+
+    # -- learn -------------------------------------------------------------------------------
+
+    def settle(
+        self, receipt: Receipt, now: float, used: int | None, date: float | None
+    ) -> int | None:
+        """An answer came, so its request was counted by now; no count comes with it."""
+        self._drift(now)
+        if date is not None:
+            learn_date(self.known, date, receipt.sent, now)
+        self._window.settle(receipt.sent + FLIGHT, now, receipt.weight)
+        return None
+
+    def lose(self, receipt: Receipt, now: float) -> None:
+        """No answer: it may have been counted, by the end of its flight or by now."""
+        booked = receipt.sent + FLIGHT
+        if now > booked:
+            self._window.settle(booked, now, receipt.weight)
+
+    def refund(self, receipt: Receipt) -> None:
+        """It was never sent: as if it had not been charged."""
+        self._window.refund(receipt.sent + FLIGHT, receipt.weight)
+
+    def refused(
+        self,
+        now: float,
+        seconds: float,
+        *,
+        ban: bool = False,
+        minute: int | None = None,
+        used: int | None = None,
+    ) -> None:
+        """429 or 418: somebody else uses the limit, too. Send nothing for a whole window."""
+        self.hold(now, max(seconds, float(self._window.seconds)), ban=ban)
+
+    # -- tell --------------------------------------------------------------------------------
+
+    def usage(self, now: float) -> Usage:
+        """The budget at this moment, in requests of the last window."""
+        known, window = self.known, self._window
+        used, cap = window.used(now), self._cap(now, bulk=False)
+        over = max((window.leaves(slot) for slot, n in window.slots.items() if n), default=now)
+        at = max(over, now) + known.clock.hi
+        return Usage(
+            limit=window.most,
+            used=used,
+            remaining=max(0, cap - used),
+            charged=used,
+            others=0,
+            in_flight=window.under_way(now),
+            reserve=self._reserve,
+            share=self._share,
+            resets_at=datetime.fromtimestamp(at, UTC),
+            held_until=self._instant(now, known.cooldown_until),
+            banned_until=self._instant(now, known.banned_until),
+            sustained=cap * 60.0 / window.seconds,
+        )
+
+
+def fresh(known: Known, limit: Limit) -> Known:
+    """`known`, which holds nothing but the time, as what is known of this limit."""
+    known.limit = limit.most
+    known.windows = [Window(*limit, since=0.0, parts=PARTS)]
+    return known
+
+
+def is_rolling(known: Known) -> bool:
+    """Whether a record is of a limit without a header, and no minute is counted in it."""
+    return len(known.windows) == 1 and known.windows[0].parts == PARTS

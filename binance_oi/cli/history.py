@@ -1,0 +1,144 @@
+"""What `history` does.
+
+The rule of this file: without a file it shows what it has read when it is whole; with one it keeps
+each symbol at once, and the same command goes on where it was interrupted.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from binance_oi.cli.endings import (
+    OK,
+    SOME_FAILED,
+    UsageError,
+    correctable,
+    exit_code,
+    explain,
+)
+from binance_oi.cli.options import Output, Source
+from binance_oi.cli.render import history_sheet
+from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.streams import complain
+from binance_oi.client import OpenInterestClient
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.history import OnProgress
+from binance_oi.market.past import History, HistoryProgress
+from binance_oi.output.past import PastFile, past_file
+
+
+class Wanted(NamedTuple):
+    """What was asked for."""
+
+    symbols: Sequence[str] | None
+    since: datetime | timedelta | None
+    until: datetime | timedelta | None
+    period: str
+
+    @property
+    def words(self) -> dict[str, object]:
+        """The same as another run can compare it."""
+        return {
+            "symbols": None if self.symbols is None else sorted(self.symbols),
+            "period": self.period,
+            "since": str(self.since),
+            "until": str(self.until),
+        }
+
+    def read(
+        self, client: OpenInterestClient, on_progress: OnProgress | None
+    ) -> AsyncGenerator[History]:
+        """Each symbol as soon as it is read."""
+        return client.histories(
+            self.symbols,
+            period=self.period,
+            since=self.since,
+            until=self.until,
+            on_progress=on_progress,
+        )
+
+
+def history(
+    wanted: Wanted, to: Path | None, *, replace: bool, source: Source, output: Output
+) -> int:
+    """Read what is wanted, and show it or keep it in a file."""
+    if wanted.symbols is not None:
+        wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
+    elif to is None:
+        raise UsageError("the whole market needs a file: --to FILE")
+    with correctable(), source.client() as client:
+        if to is None:
+            return asyncio.run(_show(client, wanted, output))
+        safe = output.csv_safe
+        with past_file(to, wanted.words, replace=replace, csv_safe=safe) as file:
+            return asyncio.run(_keep(client, wanted, file))
+
+
+async def _show(client: OpenInterestClient, wanted: Wanted, output: Output) -> int:
+    """Read all, then show the rows in the order asked for."""
+    async with client, _progress() as on_progress:
+        found = {each.symbol: each async for each in wanted.read(client, on_progress)}
+    good = [found[name] for name in wanted.symbols or () if found[name].error is None]
+    if good:
+        output.show(history_sheet(row for each in good for row in each))
+    return _summarize(found.values(), sum(map(len, good)), sum(len(each.holes) for each in good))
+
+
+async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> int:
+    """Read what the file lacks, symbol by symbol, then finish it."""
+    if file.since is not None:
+        wanted = wanted._replace(since=file.since, until=file.until)
+        complain(f"going on after {len(file.symbols):,} symbols")
+    failed, holes = list[History](), 0
+    async with client, _progress() as on_progress:
+        try:
+            names = wanted.symbols or await client.symbols()
+            wanted = wanted._replace(symbols=[name for name in names if name not in file.symbols])
+            async for each in wanted.read(client, on_progress):
+                if each.error is None:
+                    file.add(each)
+                    holes += len(each.holes)
+                else:
+                    failed.append(each)
+        except asyncio.CancelledError:
+            complain(f"{len(file.symbols):,} symbols are kept; the same command goes on")
+            raise
+    rows = file.finish() if file.symbols else 0
+    return _summarize(failed, rows, holes)
+
+
+def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
+    """Report what was read and what failed; return the exit code."""
+    errors = {each.symbol: each.error for each in found if each.error is not None}
+    for symbol, error in errors.items():
+        complain(f"{symbol}: {explain(error)}")
+    complain(f"{rows:,} rows; {holes:,} stretches without rows; {len(errors):,} symbols failed")
+    codes = {exit_code(error) for error in errors.values()}
+    if not codes:
+        return OK
+    return SOME_FAILED if rows or len(codes) > 1 else codes.pop()
+
+
+@asynccontextmanager
+async def _progress() -> AsyncGenerator[OnProgress | None]:
+    """A bar on stderr, if that is a terminal; yields what to call after each symbol."""
+    if not redraws(sys.stderr):
+        yield None
+        return
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TextColumn("symbols"))
+    more = TextColumn("{task.fields[more]}")
+    with Progress(*columns, more, console=console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=None, more="")
+
+        def tell(seen: HistoryProgress) -> None:
+            left = timedelta(seconds=round(seen.seconds_left))
+            text = f"{seen.rows:,} rows, {seen.requests:,} requests, {left} left"
+            bar.update(task, completed=seen.done, total=seen.symbols, more=text)
+
+        yield tell

@@ -1,0 +1,68 @@
+"""What was read of the past.
+
+The rule of this file: values that others make; they send nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, overload
+
+from binance_oi.encoding import Encodable
+from binance_oi.errors import BinanceOIError
+from binance_oi.exchange.models import HistoryRow
+from binance_oi.market.gap import Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class History(Sequence[HistoryRow], Encodable):
+    """Rows of one symbol, the oldest first, each instant once; what has no row is in `holes`."""
+
+    symbol: str
+    period: str
+    since: datetime
+    """The first instant asked for (aware UTC)."""
+    until: datetime
+    """The last instant asked for (aware UTC)."""
+    rows: tuple[HistoryRow, ...] = field(default=(), repr=False)
+    holes: tuple[Gap, ...] = ()
+    """Stretches without rows, the oldest first, each from its first to its last missing row. The
+    reason is ``too_old`` or ``no_row``."""
+    complete_until: int
+    """Unix ms: up to here no row can appear any more."""
+    requests: int = 0
+    """Requests charged for it, retries included; not what was never sent."""
+    error: BinanceOIError | None = None
+    """Why there are no rows; only `histories` gives such a one."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[HistoryRow]:
+        return iter(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> HistoryRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[HistoryRow, ...]: ...
+    def __getitem__(self, index: int | slice) -> HistoryRow | tuple[HistoryRow, ...]:
+        return self.rows[index]
+
+
+class _HistoryProgress(NamedTuple):
+    done: int
+    """Symbols done, the failed ones included."""
+    symbols: int
+    """Symbols to do in all."""
+    rows: int
+    """Rows received."""
+    requests: int
+    """Requests charged."""
+    seconds_left: float
+    """What the rest takes at the speed so far, or at that of the limit, whichever is slower."""
+
+
+class HistoryProgress(_HistoryProgress, Encodable):
+    """How far `histories` is."""
+
+    __slots__ = ()

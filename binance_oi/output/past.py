@@ -1,0 +1,225 @@
+"""The history of many symbols as one file, also when it takes several runs to get it.
+
+The rule of this file: a symbol is kept as soon as it is whole, and the file appears under its name
+when everything is. Until then the symbols are beside it, in a file that ends in ``.part``, one line
+for each. A process that is killed leaves whole lines, and at most one that is not, which the next
+run cuts off.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: nobody is kept from writing into one file from two processes
+    fcntl = None  # type: ignore[assignment]
+
+from binance_oi.errors import RecordingError
+from binance_oi.market.arrow import PastColumns, write_past
+from binance_oi.market.past import History
+from binance_oi.market.rows import OddRows, PastRow, past_row
+from binance_oi.output.cells import quoted
+from binance_oi.recorder.atomic import check_place, replace_atomically, translate_write_errors
+from binance_oi.times import instant, iso_ms, unix_ms
+
+FORMAT: Final = 1
+PART: Final = ".part"
+CSV_HEADER = "symbol,time,open_interest,notional,circulating_supply\n"
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+class PastFile:
+    """A file that gets the history of symbols, one after the other.
+
+    Args:
+        target: Its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
+        asked: What was asked for, in words; a run goes on only where another one asked for the
+            same.
+        replace: Put the file in the place of what has its name, and begin anew.
+        csv_safe: In CSV, put an apostrophe before a symbol that begins like a formula.
+
+    Raises:
+        RecordingError: It cannot be written, is there already, or another run writes it or has
+            asked for something else.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        asked: Mapping[str, object],
+        *,
+        replace: bool = False,
+        csv_safe: bool = False,
+    ) -> None:
+        if target.suffix.lower() not in ENDINGS:
+            raise RecordingError(f"{target}: a file's name ends in {', '.join(ENDINGS)}")
+        check_place(target)
+        if target.exists() and not replace:
+            raise RecordingError(f"{target} is there already; replace it")
+        self._target, self._asked, self._csv_safe = target, dict(asked), csv_safe
+        self._path = target.with_name(target.name + PART)
+        self.since: datetime | None = None
+        """The first instant of the run that this one continues; None when it begins."""
+        self.until: datetime | None = None
+        """Its last instant."""
+        self._places: list[tuple[str, int]] = []  # of each symbol's line
+        with translate_write_errors(self._path):
+            self._file: BinaryIO = self._path.open("a+b")
+        try:
+            with translate_write_errors(self._path):
+                self._lock()
+                if replace:
+                    self._file.truncate(0)
+                self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Those that are whole."""
+        return frozenset(symbol for symbol, _ in self._places)
+
+    def add(self, found: History) -> None:
+        """Keep one symbol.
+
+        Raises:
+            RecordingError: It cannot be written.
+        """
+        with translate_write_errors(self._path):
+            if self.since is None:
+                self.since, self.until = found.since, found.until
+                ends = {"since": unix_ms(found.since), "until": unix_ms(found.until)}
+                self._append({"format": FORMAT, "asked": self._asked} | ends)
+            place = self._file.tell()
+            rows = [past_row(row)[1:] for row in found]
+            self._append({"symbol": found.symbol, "rows": rows})
+        self._places.append((found.symbol, place))
+
+    def finish(self) -> int:
+        """Write the file, sorted by symbol and time; gives the number of its rows.
+
+        Raises:
+            RecordingError: It cannot be written.
+            ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
+        """
+        columns, count, odd = PastColumns(), 0, OddRows()
+        for rows in self._blocks():
+            columns, count = columns.widened(rows), count + len(rows)
+        with translate_write_errors(self._target), replace_atomically(self._target) as file:
+            match self._target.suffix.lower():
+                case ".parquet":
+                    write_past(self._blocks(), file, columns, odd)
+                case ".csv":
+                    file.write(CSV_HEADER.encode())
+                    file.writelines(_csv(rows, self._csv_safe) for rows in self._blocks())
+                case _:
+                    file.writelines(_json(rows) for rows in self._blocks())
+        odd.tell(self._target)
+        self.close()
+        with suppress(OSError):
+            self._path.unlink()
+        return count - odd.count
+
+    def close(self) -> None:
+        """Let others have it; what is whole stays for the next run."""
+        with suppress(OSError):
+            self._file.close()
+            if not self._places and self._path.stat().st_size == 0:
+                self._path.unlink()
+
+    def _blocks(self) -> Iterator[list[PastRow]]:
+        """The rows of each symbol that has some, by name."""
+        for symbol, places in groupby(sorted(self._places), itemgetter(0)):
+            rows: dict[int, PastRow] = {}
+            for _, place in places:
+                self._file.seek(place)
+                found = json.loads(self._file.readline())["rows"]
+                rows |= {row[0]: (symbol, *row) for row in found}
+            if rows:
+                yield list(rows.values())
+
+    def _append(self, line: object) -> None:
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        self._file.write(text.encode() + b"\n")
+        self._file.flush()
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordingError(f"{self._target} is written by another process") from None
+
+    def _read(self) -> None:
+        """Learn what another run has got, and cut off what it did not finish."""
+        self._file.seek(0)
+        end = 0
+        for line in iter(self._file.readline, b""):
+            found = _line(line)
+            if found is None:
+                break
+            if end:
+                self._places.append((found["symbol"], end))
+            else:
+                self._begin(found)
+            end += len(line)
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _begin(self, found: dict[str, Any]) -> None:
+        """Go on where the run stopped that this first line is of."""
+        if found.get("format") != FORMAT or found.get("asked") != self._asked:
+            raise RecordingError(
+                f"{self._path} is of a run that asked for something else; remove it, or replace it"
+            )
+        self.since, self.until = instant(found["since"]), instant(found["until"])
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    """A whole line of ours."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found: Any = json.loads(line)
+        return found if "format" in found or "symbol" in found else None
+    except (ValueError, RecursionError, TypeError):
+        return None
+
+
+def _csv(rows: Iterable[PastRow], is_safe: bool) -> bytes:
+    shown: Callable[[str], str] = quoted if is_safe else str
+    lines = (
+        f"{shown(symbol)},{iso_ms(time)},{value},{notional},{supply or ''}\n"
+        for symbol, time, value, notional, supply in rows
+    )
+    return "".join(lines).encode()
+
+
+def _json(rows: Iterable[PastRow]) -> bytes:
+    lines = (
+        f'{{"symbol": {json.dumps(symbol, ensure_ascii=False)}, "time": "{iso_ms(time)}", '
+        f'"open_interest": "{value}", "notional": "{notional}", '
+        f'"circulating_supply": {json.dumps(supply)}}}\n'
+        for symbol, time, value, notional, supply in rows
+    )
+    return "".join(lines).encode()
+
+
+@contextmanager
+def past_file(
+    target: Path, asked: Mapping[str, object], *, replace: bool = False, csv_safe: bool = False
+) -> Generator[PastFile]:
+    """A `PastFile` that is closed in the end; see there."""
+    file = PastFile(target, asked, replace=replace, csv_safe=csv_safe)
+    try:
+        yield file
+    finally:
+        file.close()

@@ -1,0 +1,207 @@
+"""Open interest of the past: which rows there are, and what a page of them holds.
+
+Pure functions of seed, symbol and time, like the live values, which they agree with: a row says
+what a caller would have read at its instant. Time is an argument, in Unix ms of the exchange.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+from typing import NamedTuple
+from urllib.parse import parse_qsl
+
+from binance_oi.simulator.market import Market
+from binance_oi.simulator.universe import DAY_MS, Symbol
+
+OPEN_INTEREST_HISTORY = "/futures/data/openInterestHist"
+PREFIX = "/futures/data/"  # of all that draws on the limit of history
+PERIODS_MS = {  # documented 2026-11
+    "5m": 300_000,
+    "15m": 900_000,
+    "30m": 1_800_000,
+    "1h": 3_600_000,
+    "2h": 7_200_000,
+    "4h": 14_400_000,
+    "6h": 21_600_000,
+    "12h": 43_200_000,
+    "1d": DAY_MS,
+}
+MOST, DEFAULT = 500, 30  # rows of a page, documented 2026-11
+KEPT_MS = 30 * DAY_MS  # 30 days back works, 35 do not (seen 2026-07 to 09)
+LATE_MS = 6_200  # after which a row is there (seen 2026-09-12)
+WEEK_MS, MONDAY_MS = 7 * DAY_MS, 4 * DAY_MS  # the first Monday after 1970
+QUIET_ONE_IN = 400  # stretches of half an hour; one in so many has no trade, and so no row
+STRETCH_MS = 1_800_000
+_DIGITS = re.compile("[0-9]{1,15}", re.ASCII)
+
+
+class BadParameterError(Exception):
+    """A parameter that the exchange does not take; the code and the text of its answer."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Row(NamedTuple):
+    """One row, as it is written."""
+
+    time: int
+    """Unix ms."""
+    open_interest: str
+    value: str
+    """In the quote asset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """How far a page can be relied on.
+
+    Source: a page may carry rows outside what was asked (observed); numbers are texts and times
+    are numbers (observed), or texts (documented).
+    """
+
+    stray_share: float = 0.05
+    """Share of pages with a row from before or after what was asked."""
+    repeated_share: float = 0.0
+    """Share of pages in which a row comes twice."""
+    newest_first: bool = False
+    """Whether the rows come in falling order."""
+    times_as_text: bool = False
+    """Whether a time is written as a text."""
+
+
+class Question(NamedTuple):
+    """What is asked for; times in Unix ms, None where a bound was not sent."""
+
+    symbol: str
+    period: str
+    limit: int
+    start: int | None
+    end: int | None
+
+    @classmethod
+    def of(cls, query: str, now: int) -> "Question":
+        """The question in a query string.
+
+        Raises:
+            BadParameterError: a parameter is missing or not valid, or `startTime` is earlier than
+                what is kept.
+        """
+        try:
+            sent = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
+        except UnicodeDecodeError:
+            raise BadParameterError(-1100, "Illegal characters found in a parameter.") from None
+        for name in ("symbol", "period"):
+            if not sent.get(name):
+                raise BadParameterError(
+                    -1102,
+                    f"Mandatory parameter '{name}' was not sent, was empty/null, or malformed.",
+                )
+        if sent["period"] not in PERIODS_MS:
+            raise _invalid("period")
+        limit = _number(sent, "limit")
+        if limit is not None and not 1 <= limit <= MOST:
+            raise _invalid("limit")
+        start, end = _number(sent, "startTime"), _number(sent, "endTime")
+        if start is not None and start < now - KEPT_MS:
+            raise _invalid("startTime")
+        if start is not None and end is not None and end < start:
+            raise _invalid("endTime")
+        return cls(sent["symbol"], sent["period"], DEFAULT if limit is None else limit, start, end)
+
+
+def _number(sent: Mapping[str, str], name: str) -> int | None:
+    text = sent.get(name)
+    if text is None:
+        return None
+    if not _DIGITS.fullmatch(text):
+        raise _invalid(name)
+    return int(text)
+
+
+def _invalid(name: str) -> BadParameterError:
+    return BadParameterError(-1130, f"parameter '{name}' is invalid.")
+
+
+class History:
+    """The past of one contract.
+
+    Args:
+        seed: of what varies.
+        symbol: the contract.
+        market: its live values.
+        pages: how far a page can be relied on.
+    """
+
+    def __init__(self, seed: int, symbol: Symbol, market: Market, pages: Pages) -> None:
+        self._seed = f"{seed}/{symbol.name}/history"
+        self._name = symbol.name
+        self._onboard_ms = symbol.onboard_ms
+        self._has_sessions = symbol.contract_type == "TRADIFI_PERPETUAL"
+        self._market = market
+        self._pages = pages
+        self._salt = Random(self._seed).getrandbits(32)
+        self._tail = f'","CMCCirculatingSupply":"{1_000_000 + self._salt % 9_000_000}.50000000",'
+
+    def __repr__(self) -> str:
+        return f"<History {self._name}>"
+
+    def rows(self, period: str, first: int, last: int, now: int) -> list[Row]:
+        """Every row from `first` to `last`, both included, that is there at `now`."""
+        step = PERIODS_MS[period]
+        first = max(first, now - KEPT_MS)
+        last = min(last, now - LATE_MS)
+        return [
+            self._row(time)
+            for time in range(-(-first // step) * step, last + 1, step)
+            if self._has_row(time)
+        ]
+
+    def page(self, asked: Question, now: int) -> bytes:
+        """What is answered: the newest rows up to the end, or the first ones without an end."""
+        start = 0 if asked.start is None else asked.start
+        end = now if asked.end is None else asked.end
+        rows = self.rows(asked.period, start, end, now)
+        is_from_start = asked.start is not None and asked.end is None
+        rows = rows[: asked.limit] if is_from_start else rows[-asked.limit :]
+        return b"[" + b",".join(map(self._written, self._disturbed(rows, asked, now))) + b"]"
+
+    def _disturbed(self, rows: list[Row], asked: Question, now: int) -> list[Row]:
+        """The rows as a real page has them: in some order, with some that nobody asked for."""
+        pages = self._pages
+        draw = Random(f"{self._seed}/{asked.start}/{asked.end}")
+        if rows and draw.random() < pages.stray_share:
+            step = PERIODS_MS[asked.period]
+            before, after = rows[0].time - step, rows[-1].time + step
+            outside = before if draw.random() < 0.5 else after
+            rows = sorted([*rows, *self.rows(asked.period, outside, outside, now)])
+        if rows and draw.random() < pages.repeated_share:
+            rows = sorted([*rows, draw.choice(rows)])
+        return rows[::-1] if pages.newest_first else rows
+
+    def _written(self, row: Row) -> bytes:
+        time = f'"{row.time}"' if self._pages.times_as_text else row.time
+        return (
+            f'{{"symbol":"{self._name}","sumOpenInterest":"{row.open_interest}",'
+            f'"sumOpenInterestValue":"{row.value}{self._tail}"timestamp":{time}}}'
+        ).encode()
+
+    def _row(self, time: int) -> Row:
+        moment = time / 1000
+        value = Decimal(self._market.open_interest_at(moment))
+        notional = value * Decimal(self._market.mark_price_text(moment))
+        return Row(time, f"{value:.8f}", f"{notional:.8f}")
+
+    def _has_row(self, time: int) -> bool:
+        """Whether there was a trade: after the listing, in a session, in no quiet stretch."""
+        if time < self._onboard_ms:
+            return False
+        if self._has_sessions and (time - MONDAY_MS) % WEEK_MS >= 5 * DAY_MS:
+            return False
+        stretch = time // STRETCH_MS
+        mixed = (stretch * 2_654_435_761 ^ self._salt) * 2_246_822_519 & 0xFFFF_FFFF
+        return (mixed >> 8) % QUIET_ONE_IN != 0

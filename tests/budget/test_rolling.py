@@ -1,0 +1,451 @@
+"""The bucket of a limit that has no header: requests for the past.
+
+Rule of this file: time is a number, and the exchange counts a request at whatever moment is worst
+for us. One test stands at the threshold of each number of `rolling`.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binance_oi.budget import record, rolling
+from binance_oi.budget.beside import PoolBeside, pool_of
+from binance_oi.budget.machine import MachineBudget, machine_pools
+from binance_oi.budget.pool import ProcessBudget, fresh_state
+from binance_oi.budget.pool_file import ROOM
+from binance_oi.budget.rolling import RollingBucket
+from binance_oi.budget.tuning import FLIGHT, PATIENCE
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.exchange.hosts import is_local_exchange, local_place
+from binance_oi.exchange.limits import HISTORY, Limit
+from support.memory_store import Memory, MemoryBudget, Options
+
+NOON = 1_795_435_200.0  # a full minute, Unix s
+EVERY = 303.0 / 990.0  # s between two of many requests
+SLOT = 1.5  # s
+
+
+def bucket(limit: Limit = HISTORY, *, reserve: float = 0.01, share: float = 1.0) -> RollingBucket:
+    known = rolling.fresh(fresh_state(2400, lambda: 0.0, lambda: NOON), limit)
+    return RollingBucket(known, reserve=reserve, share=share)
+
+
+def take(made: RollingBucket, now: float, *, bulk: bool = False, weight: int = 1) -> Receipt:
+    answer = made.charge(now, weight, bulk)
+    assert isinstance(answer, Receipt), answer
+    return answer
+
+
+def wait(made: RollingBucket, now: float, *, bulk: bool = False, weight: int = 1) -> Wait:
+    answer = made.charge(now, weight, bulk)
+    assert isinstance(answer, Wait), answer
+    return answer
+
+
+def fill(made: RollingBucket, now: float) -> int:
+    """Single requests, all of them answered at once."""
+    count = 0
+    while isinstance(receipt := made.charge(now, 1), Receipt):
+        made.settle(receipt, now, None, None)
+        count += 1
+    return count
+
+
+# -- the guarantee -------------------------------------------------------------------------------
+
+
+class Sent(NamedTuple):
+    receipt: Receipt
+    answered: float | None
+    """When the answer came; None: never."""
+
+
+@given(st.data())
+def test_no_window_ever_holds_more_than_the_budget_whenever_a_request_is_counted(
+    data: st.DataObject,
+) -> None:
+    made = bucket(Limit(300, 40, counts_requests=True), reserve=0.1)
+    now, sent, under_way = 0.0, list[Sent](), deque[Receipt]()
+    for _ in range(data.draw(st.integers(1, 150))):
+        now += data.draw(st.sampled_from([0.0, 0.01, 1.0, 7.0, 40.0, 299.0]))
+        while len(under_way) > 0 and data.draw(st.booleans()):
+            receipt = under_way.popleft()
+            fate = data.draw(st.sampled_from(["answer", "answer", "none", "unsent"]))
+            if fate == "unsent":
+                made.refund(receipt)
+            elif fate == "none":
+                made.lose(receipt, now)
+                sent.append(Sent(receipt, None))
+            else:
+                made.settle(receipt, now, None, None)
+                sent.append(Sent(receipt, now))
+        answer = made.charge(now, 1, data.draw(st.booleans()))
+        if isinstance(answer, Receipt):
+            under_way.append(answer)
+    sent += [Sent(receipt, None) for receipt in under_way]
+    for earliest in (True, False):
+        counted = sorted(
+            each.receipt.sent if earliest else each.answered or each.receipt.sent + FLIGHT
+            for each in sent
+        )
+        inside = deque[float]()
+        for moment in counted:
+            inside.append(moment)
+            while inside[0] <= moment - 300.0:
+                inside.popleft()
+            assert len(inside) <= 36
+
+
+def test_a_request_counts_until_a_window_after_the_latest_moment_at_which_it_was_counted() -> None:
+    made = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
+    made.settle(take(made, 0.0), 3.0, None, None)
+    assert isinstance(made.charge(302.9, 1), Wait)
+    assert take(made, 303.0 + SLOT)
+    lost = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
+    lost.lose(take(lost, 0.0), 1.0)
+    assert isinstance(lost.charge(309.9, 1), Wait)
+    assert take(lost, 310.0 + SLOT)
+    late = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
+    late.lose(take(late, 0.0), 50.0)  # its connection brought nothing until then
+    assert isinstance(late.charge(349.9, 1), Wait)
+    assert take(late, 350.0 + SLOT)
+
+
+def test_what_was_never_sent_counts_no_more() -> None:
+    made = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
+    made.refund(take(made, 0.0))
+    assert take(made, 0.0)
+
+
+def test_a_request_is_written_soon_after_its_charge_and_not_in_a_cooldown() -> None:
+    made = bucket()
+    receipt = take(made, 0.0)
+    assert made.sending(receipt, PATIENCE) is receipt
+    assert made.sending(receipt, PATIENCE + 0.01) is None
+    made.hold(0.0, 5.0)
+    assert made.sending(receipt, 1.0) is None
+
+
+# -- how much, and when --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reserve, share, most", [(0.01, 1.0, 990), (0.25, 1.0, 750), (0.0, 0.5, 500), (0.0, 1e-9, 1)]
+)
+def test_reserve_and_share_bound_what_a_window_holds(
+    reserve: float, share: float, most: int
+) -> None:
+    made = bucket(reserve=reserve, share=share)
+    assert fill(made, 0.0) == most
+    usage = made.usage(1.0)
+    assert (usage.limit, usage.used, usage.charged, usage.remaining) == (1000, most, most, 0)
+    assert usage.sustained == most / 5
+    assert usage.resets_at.timestamp() == pytest.approx(NOON + 300.0 + SLOT, abs=3.0)
+
+
+def test_what_was_used_leaves_the_window_at_most_a_slot_late() -> None:
+    made = bucket()
+    fill(made, 0.1)
+    assert made.room_in(100.0, 1) == pytest.approx(200.0 + SLOT)
+    assert made.room_in(300.0 + SLOT, 1) == 0.0
+    assert wait(made, 1.0).reason is Reason.OTHER_LIMIT
+
+
+def test_more_than_the_budget_never_fits() -> None:
+    made = bucket()
+    assert take(made, 0.0, weight=991)  # it counts as one request
+    weights = bucket(Limit(300, 1000, counts_requests=False))
+    assert wait(weights, 0.0, weight=991) == Wait(None, Reason.TOO_HEAVY)
+    assert weights.room_in(0.0, 991) is None
+
+
+def test_many_requests_are_spread_over_the_window_and_a_little_more() -> None:
+    made = bucket()
+    made.known.windows[0].bulk_at = 10.0
+    take(made, 10.0, bulk=True)
+    assert wait(made, 10.0, bulk=True).seconds == pytest.approx(EVERY)
+    sent, now = 1, 10.0
+    while now < 1000.0:
+        answer = made.charge(now, 1, bulk=True)
+        if isinstance(answer, Receipt):
+            made.settle(answer, now + 0.2, None, None)
+            sent += 1
+        else:
+            now += answer.seconds or 0.0
+            assert made.room_in(now, 1) == 0.0  # a single request never waits beside them
+    assert sent >= 0.97 * 1000 / 300 * 990
+
+
+def test_many_requests_that_came_late_make_up_for_a_second_and_no_more() -> None:
+    made = bucket()
+    take(made, 0.0, bulk=True)
+    sent = 0
+    while isinstance(made.charge(100.0, 1, bulk=True), Receipt):
+        sent += 1
+    assert sent == 4  # of 1 s, and the one that is due
+
+
+def test_a_single_request_keeps_a_tenth_free_for_a_window() -> None:
+    made = bucket()
+    made.settle(take(made, 0.0), 0.0, None, None)
+    window = made.known.windows[0]
+    for _ in range(890):
+        window.charge(0.0, 0.0, 1)
+    assert take(made, 1.0, bulk=False)
+    window.bulk_at = 0.0
+    seconds = wait(made, 1.0, bulk=True).seconds
+    assert seconds is not None
+    assert seconds > 1.0
+    window.kept_until = 0.0
+    assert take(made, 1.0, bulk=True)
+
+
+def test_many_that_need_what_is_kept_wait_until_it_is_not() -> None:
+    made = bucket(Limit(300, 1000, counts_requests=False))
+    take(made, 0.0)
+    assert wait(made, 100.0, bulk=True, weight=950).seconds == pytest.approx(200.0)
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+def test_after_a_refusal_nothing_is_sent_for_a_window_or_for_longer_if_it_says_so() -> None:
+    made = bucket()
+    made.refused(0.0, 5.0)
+    answer = wait(made, 10.0)
+    assert answer.reason is Reason.COOLDOWN
+    assert answer.seconds == pytest.approx(290.0, abs=6.0)
+    assert made.room_in(10.0, 1) == answer.end
+    assert not made.held_for(10.0, ban=True)
+    made.refused(0.0, 3600.0, ban=True)
+    assert made.held_for(10.0, ban=True) == pytest.approx(3590.0, abs=6.0)
+    assert made.usage(10.0).banned_until is not None
+
+
+def test_an_answer_tells_the_clock() -> None:
+    made = bucket()
+    made.settle(take(made, 10.0), 10.1, None, NOON + 500.0)
+    assert made.known.clock.dated
+    receipt = take(made, 20.0)
+    made.settle(receipt, 20.1, None, 0.0)  # no date of an exchange
+    assert made.known.clock.likeliest(20.0) == (NOON + 510.0) // 60
+
+
+# -- shared --------------------------------------------------------------------------------------
+
+
+class Hand:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def options(self) -> Options:
+        return Options(limit=2400, reserve=0.01, clock=self.clock, wall=lambda: NOON + self.now)
+
+
+def test_processes_share_the_window_and_its_spread() -> None:
+    hand, memory = Hand(), Memory()
+    pools = [MemoryBudget(memory, **hand.options()).pool("x", HISTORY) for _ in range(2)]
+    receipts = [pools[n % 2].charge(1, bulk=True) for n in range(5)]
+    assert [isinstance(each, Receipt) for each in receipts] == [True] * 4 + [False]
+    hand.now += EVERY
+    assert isinstance(pools[0].charge(1, bulk=True), Receipt)
+    assert isinstance(pools[1].charge(1, bulk=True), Wait)
+    pools[0].settle(_taken(receipts[0]), None, None)
+    pools[0].flush()
+    assert [pool.usage.used for pool in pools] == [5, 5]
+    while isinstance(pools[1].charge(1), Receipt):
+        hand.now += 0.001  # one after the other: no lease is taken
+    assert pools[0].usage.used == 990
+    assert isinstance(pools[0].charge(1), Wait)
+
+
+def test_the_file_of_the_machine_has_a_record_of_it_which_says_what_is_used(
+    tmp_path: Path,
+) -> None:
+    budget = MachineBudget(directory=tmp_path)
+    pool = budget.pool("exchange", HISTORY)
+    assert budget.pool("exchange", HISTORY) is pool
+    assert budget.pool("exchange") is not pool
+    assert isinstance(pool.charge(1), Receipt)
+    usage = machine_pools(tmp_path)["exchange, 1000 in 300 s"]
+    assert (usage.limit, usage.used, usage.in_flight) == (1000, 1, 1)
+    budget.close()
+    again = MachineBudget(directory=tmp_path)
+    assert again.pool("exchange", HISTORY).usage.used == 1
+    assert abs(again.pool("exchange", HISTORY).exchange_time - NOON) > 0
+    again.close()
+
+
+def test_a_full_window_fits_into_its_record_with_every_slot() -> None:
+    now = 1e9
+    known = rolling.fresh(fresh_state(2400, lambda: 1e9, lambda: NOON), HISTORY)
+    made = RollingBucket(known)
+    while now < 1e9 + 320.0:
+        take(made, now)
+        now += 0.5
+    made.known.clock.drift(now)
+    found = record.Record("x" * 400, "b" * 60, made.known)
+    read = record.decode(record.fitted(found, ROOM))
+    assert read is not None
+    assert read.state.windows == made.known.windows
+    assert record.flaw(read.state, now) == ""
+    assert rolling.is_rolling(read.state)
+
+
+def test_what_either_side_spread_and_kept_holds_after_they_share_again() -> None:
+    ours, shared = bucket(), bucket()
+    take(ours, 5.0, bulk=True)
+    take(shared, 7.0)
+    record.merge(shared.known, ours.known, None, 8.0)
+    (window,) = shared.known.windows
+    assert window.used(8.0) == 2
+    assert window.bulk_at == pytest.approx(5.0 - rolling.CREDIT + EVERY)
+    assert window.kept_until == 307.0
+
+
+def test_a_reserve_of_weight_is_the_same_part_of_this_limit() -> None:
+    budget = ProcessBudget(limit=2400, reserve=600)
+    assert budget.pool("x", HISTORY).usage.reserve == 250
+    assert ProcessBudget(reserve=0.1).pool("x", HISTORY).usage.reserve == 100
+
+
+# -- beside the minute's pool --------------------------------------------------------------------
+
+
+def beside() -> tuple[PoolBeside, ProcessBudget]:
+    budget = ProcessBudget(**Hand().options())
+    return pool_of(budget, "x", HISTORY), budget
+
+
+def test_the_two_budgets_count_apart() -> None:
+    past, budget = beside()
+    minute = budget.pool("x")
+    receipt = past.charge(1)
+    assert isinstance(receipt, Receipt)
+    assert minute.usage.used == 0
+    minute.settle(first := _taken(minute.charge(1)), 2400, NOON + 100.0)
+    assert first
+    assert isinstance(minute.charge(1), Wait)  # the minute is full
+    assert past.room_in(1) == 0.0
+    assert past.sending(receipt) is receipt
+    past.settle(receipt, None, NOON + 100.0)
+    assert past.usage.used == 1
+    past.lose(_taken(past.charge(1)))
+    past.refund(_taken(past.charge(1)))
+    assert past.usage.used == 2
+    assert past.exchange_time == pytest.approx(NOON + 100.0, abs=3.0)
+    past.set_limit(5)
+    past.set_limits(5, [])
+    past.flush()
+    past.close()
+    assert past.usage.limit == 1000
+    assert "used=2 of 1000" in repr(past)
+
+
+def _taken(answer: Receipt | Wait) -> Receipt:
+    assert isinstance(answer, Receipt), answer
+    return answer
+
+
+def test_a_refusal_of_the_past_leaves_the_minute_alone() -> None:
+    past, budget = beside()
+    past.settle_refused(_taken(past.charge(1)), None, None, 0.0, ban=False)
+    assert past.held_for() > 290.0
+    assert not budget.pool("x").held_for()
+    past.refused(0.0)
+    assert not budget.pool("x").held_for()
+
+
+@pytest.mark.parametrize("how", ["settled", "refused", "until", "hold", "the minute's"])
+def test_a_ban_stops_both(how: str) -> None:
+    past, budget = beside()
+    minute, receipt = budget.pool("x"), _taken(beside()[0].charge(1))
+    if how == "settled":
+        past.settle_refused(_taken(past.charge(1)), None, None, 120.0, ban=True)
+    elif how == "refused":
+        past.refused(120.0, ban=True)
+    elif how == "until":
+        past.hold_until(NOON + 400.0, ban=True)
+    elif how == "hold":
+        past.hold(120.0, ban=True)
+    else:
+        minute.hold(120.0, ban=True)
+    for pool in (past, minute):
+        assert pool.held_for(ban=True) > 100.0
+        answer = pool.charge(1)
+        assert isinstance(answer, Wait)
+        assert answer.reason is Reason.COOLDOWN
+        assert pool.usage.banned_until is not None
+    assert past.sending(receipt) is None
+    assert past.room_in(1) == pytest.approx(past.held_for(), abs=0.1)
+
+
+def test_what_never_fits_never_has_room() -> None:
+    _, budget = beside()
+    weights = pool_of(budget, "x", Limit(300, 10, counts_requests=False))
+    assert weights.room_in(11) is None
+
+
+def test_news_of_either_pool_reaches_who_listens_until_they_stop() -> None:
+    past, budget = beside()
+    heard: list[None] = []
+    stop = past.listen(lambda: heard.append(None))
+    past.refund(_taken(past.charge(1)))
+    budget.pool("x").hold(1.0)
+    assert len(heard) == 2
+    stop()
+    budget.pool("x").hold(1.0)
+    assert len(heard) == 2
+
+
+def test_many_requests_have_room_later_than_a_single_one() -> None:
+    pool = beside_of(ProcessBudget())
+    while isinstance(pool.charge(1, bulk=True), Receipt):
+        pass
+    assert pool.room_in(1) == 0.0
+    later = pool.room_in(1, bulk=True)
+    assert later is not None
+    assert 0.0 < later <= EVERY
+
+
+def test_pollers_of_the_minute_are_not_those_of_the_past() -> None:
+    budget = ProcessBudget()
+    pool = beside_of(budget)
+    budget.pool("exchange").declare("poller", 100.0)
+    assert pool.demand("another") == 0.0
+    pool.declare("reader", 5.0)
+    assert pool.demand("another") == 5.0
+    assert budget.pool("exchange").demand("another") == 100.0
+
+
+def test_a_hold_in_a_record_that_is_not_believed_is_one_of_the_same_limit(tmp_path: Path) -> None:
+    # A clock that is ahead of this machine's: the record is one from before a restart.
+    budget = MachineBudget(directory=tmp_path, clock=lambda: 1e9)
+    beside = pool_of(budget, "exchange", HISTORY)
+    beside.charge(1)
+    beside.hold(600.0, ban=True)
+    budget.close()
+    usage = machine_pools(tmp_path)["exchange, 1000 in 300 s"]
+    assert (usage.limit, usage.used) == (1000, 0)
+    assert usage.held_until is not None
+
+
+def test_the_record_of_a_local_exchange_is_one_whatever_its_limit() -> None:
+    local = "http://127.0.0.1:8000/local-0123456789ab"
+    assert is_local_exchange(f"{local}, 1000 in 300 s")
+    assert local_place(f"{local}, 1000 in 300 s") == ("127.0.0.1", 8000)
+    assert not is_local_exchange("binance-futures, 1000 in 300 s")
+    assert local_place("binance-futures, 1000 in 300 s") is None
+
+
+def beside_of(budget: ProcessBudget) -> PoolBeside:
+    return pool_of(budget, "exchange", HISTORY)

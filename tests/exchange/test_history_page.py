@@ -1,0 +1,192 @@
+"""A page of history: each row as the exchange wrote it, and an odd row is left out alone.
+
+Rule of this file: what a test changes of a row is in the test; all else is a live row.
+"""
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binance_oi.errors import BinanceOIError, DecodeError, WrongSymbolError
+from binance_oi.exchange.decoding import HistoryPage, decode_history
+from binance_oi.exchange.models import HistoryRow
+from binance_oi.exchange.refusals import RefusedError
+from binance_oi.exchange.routes import MAX_ROWS, OPEN_INTEREST_HISTORY, PERIODS, history_page
+
+SYMBOL = "1000SHIBUSDT"
+TIME = 1_795_435_200_000
+LIVE: dict[str, object] = {
+    "symbol": SYMBOL,
+    "sumOpenInterest": "20403.63700000",
+    "sumOpenInterestValue": "150570784.07809979",
+    "CMCCirculatingSupply": "165880.538",
+    "timestamp": TIME,
+}
+ROW = HistoryRow(
+    SYMBOL, TIME, Decimal("20403.63700000"), Decimal("150570784.07809979"), Decimal("165880.538")
+)
+
+
+def body(*rows: object) -> bytes:
+    return json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def read(*rows: object) -> HistoryPage:
+    return decode_history(body(*rows), SYMBOL)
+
+
+def without(field: str) -> dict[str, object]:
+    return {key: value for key, value in LIVE.items() if key != field}
+
+
+def test_a_live_page_is_read_row_by_row_in_its_order() -> None:
+    page = read(LIVE | {"timestamp": TIME + 1}, LIVE)
+    assert page == HistoryPage((HistoryRow(SYMBOL, TIME + 1, *_amounts()), ROW))
+    assert str(page.rows[0].open_interest) == "20403.63700000"
+    assert page.rows[0].datetime == datetime(2026, 11, 23, 12, 0, 0, 1000, UTC)
+    assert read() == HistoryPage(())
+
+
+def _amounts() -> tuple[Decimal, Decimal, Decimal | None]:
+    return ROW.open_interest, ROW.notional, ROW.circulating_supply
+
+
+@pytest.mark.parametrize("time", [TIME, str(TIME)])
+@pytest.mark.parametrize("number", ["20403.637", 20403.637, "20403", 20403])
+def test_a_number_may_be_a_text_or_a_number(number: object, time: object) -> None:
+    (row,) = read(LIVE | {"sumOpenInterest": number, "timestamp": time}).rows
+    assert row.open_interest == Decimal(str(number))
+    assert row.time == TIME
+
+
+@pytest.mark.parametrize("digits", ["0", "1", "0.00000001", f"{'9' * 30}.{'1' * 30}"])
+def test_an_amount_is_exact_to_the_last_digit(digits: str) -> None:
+    (row,) = read(LIVE | {"sumOpenInterest": digits, "sumOpenInterestValue": digits}).rows
+    assert str(row.open_interest) == str(Decimal(digits))
+    raw = body(LIVE).replace(b'"20403.63700000"', digits.encode())
+    assert decode_history(raw, SYMBOL).rows[0].open_interest == Decimal(digits)
+
+
+ODD_NUMBERS: tuple[object, ...] = (
+    *("NaN", "1_000", "1E+5", "", ".5", "5.", "1.2.3", ".", "-1", "+1", " 1", "١٢"),
+    *("9" * 31, "0." + "9" * 31, None, True, [], {}, 1e300),
+)
+
+
+@pytest.mark.parametrize("odd", ODD_NUMBERS)
+@pytest.mark.parametrize("field", ["sumOpenInterest", "sumOpenInterestValue"])
+def test_a_row_with_an_odd_amount_is_left_out_and_named(field: str, odd: object) -> None:
+    page = read(LIVE | {field: odd}, LIVE)
+    assert page == HistoryPage((ROW,), (f"{SYMBOL} (left out: an amount)",))
+
+
+@pytest.mark.parametrize("odd", [0, -1, "x", "", None, 10**15, "1" * 5000, 1.5, "١"])
+def test_a_row_with_an_odd_time_is_left_out_and_named(odd: object) -> None:
+    page = read(LIVE, LIVE | {"timestamp": odd})
+    assert page == HistoryPage((ROW,), (f"{SYMBOL} (left out: timestamp)",))
+
+
+@pytest.mark.parametrize("supply", ["", None])
+def test_a_row_needs_no_circulating_supply(supply: object) -> None:
+    expected = HistoryPage((HistoryRow(SYMBOL, TIME, ROW.open_interest, ROW.notional),))
+    assert read(LIVE | {"CMCCirculatingSupply": supply}) == expected
+    assert read(without("CMCCirculatingSupply")) == expected
+
+
+def test_an_odd_circulating_supply_is_left_out_alone() -> None:
+    page = read(LIVE | {"CMCCirculatingSupply": "unknown"})
+    assert page.rows == (HistoryRow(SYMBOL, TIME, ROW.open_interest, ROW.notional),)
+    assert page.odd_rows == (f"{SYMBOL} (CMCCirculatingSupply)",)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(without("sumOpenInterest"), without("timestamp"), without("symbol")),
+        *(1, None, "text", [], LIVE | {"symbol": 5}),
+    ],
+)
+def test_what_is_no_row_is_left_out_and_the_other_rows_are_kept(odd: object) -> None:
+    page = read(odd, LIVE)
+    assert page.rows == (ROW,)
+    assert len(page.odd_rows) == 1
+
+
+def test_a_new_field_is_fine_and_one_that_comes_twice_is_odd() -> None:
+    assert read(LIVE | {"new": {"a": [1]}}) == HistoryPage((ROW,))
+    twice = body(LIVE, LIVE).replace(b'{"symbol"', b'{"timestamp":5,"symbol"', 1)
+    page = decode_history(twice, SYMBOL)
+    assert page.rows == (ROW,)
+    assert len(page.odd_rows) == 1
+
+
+@pytest.mark.parametrize("other", ["2000SHIBUSDT", "SHIBUSDT", "BTCUSDT_261225", "币安人生USDT"])
+def test_rows_of_another_symbol_are_left_out_and_a_page_of_them_is_no_answer(other: str) -> None:
+    theirs = LIVE | {"symbol": other}
+    page = read(theirs, LIVE)
+    assert page == HistoryPage((ROW,), (f"{other} (left out: another symbol)",))
+    with pytest.raises(WrongSymbolError, match=f"asked for {SYMBOL}, answered for {other}"):
+        read(theirs, theirs)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "BTCUSDT_261225", "币安人生USDT", "4USDT"])
+def test_names_of_every_kind_are_read(symbol: str) -> None:
+    page = decode_history(body(LIVE | {"symbol": symbol}), symbol)
+    assert [row.symbol for row in page.rows] == [symbol]
+    assert not page.odd_rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{}", b"null", b"[1,2]", b"<html>", b"[{}]", b'[{"symbol":"X"}', b"\xff", b"[" * 9999],
+)
+def test_what_is_no_page_is_a_decode_error(text: bytes) -> None:
+    with pytest.raises(DecodeError):
+        decode_history(text, SYMBOL)
+
+
+def test_a_refusal_under_status_200_is_a_refusal() -> None:
+    with pytest.raises(RefusedError) as caught:
+        decode_history(b'{"code":-1121,"msg":"Invalid symbol."}', SYMBOL)
+    assert caught.value.refusal.code == -1121
+
+
+def test_of_many_odd_rows_the_first_are_named_and_the_others_counted() -> None:
+    page = read(LIVE, *[LIVE | {"timestamp": 0}] * 20)
+    assert len(page.odd_rows) == 9
+    assert page.odd_rows[-1] == "and 12 more"
+
+
+@given(st.data())
+def test_a_mutated_page_is_rows_of_the_symbol_or_an_error_of_ours(data: st.DataObject) -> None:
+    text = bytearray(body(LIVE, LIVE | {"timestamp": TIME + 300_000}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    try:
+        page = decode_history(bytes(text), SYMBOL)
+    except (BinanceOIError, RefusedError):
+        return
+    assert {row.symbol for row in page.rows} <= {SYMBOL}
+    assert all(row.open_interest.is_finite() and row.time > 0 for row in page.rows)
+
+
+def test_a_question_has_both_bounds_and_draws_on_the_limit_of_history() -> None:
+    asked = history_page("BTCUSDT", "5m", 1, 2)
+    assert asked.params == {
+        "symbol": "BTCUSDT",
+        "period": "5m",
+        "limit": str(MAX_ROWS),
+        "startTime": "1",
+        "endTime": "2",
+    }
+    assert asked.route is OPEN_INTEREST_HISTORY
+    assert (asked.route.limit.most, asked.route.limit.seconds) == (1000, 300)
+    assert not asked.route.limit.is_aligned
+    assert not asked.is_kept
+    assert PERIODS["5m"] == 300_000
+    assert PERIODS["1d"] == 86_400_000

@@ -1,0 +1,198 @@
+"""Long runs over the past of the market, in virtual time: how many requests, how long, and no 429.
+
+Rule of this file: the verdict is the exchange's. `nox -s history` runs all of it at full length;
+the suite runs the same with fewer symbols, where the figures are as exact.
+"""
+
+import asyncio
+import math
+import os
+import random
+import tracemalloc
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binance_oi import Gap, MachineBudget, OpenInterestClient
+from binance_oi.market import polling
+from binance_oi.simulator import LocalExchange
+from binance_oi.simulator.history import History
+from support.virtual_clock import wall_time
+
+pytestmark = pytest.mark.virtual_time
+
+
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without rows: what is counted is requests and time, and 7 million rows take minutes."""
+    monkeypatch.setattr(History, "page", lambda *_: b"[]")
+
+
+SYMBOLS = int(os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "20"))  # 789 in `nox -s history`
+MARKET = 789
+PAGES = 18  # of 30 days of 5m
+LEAST = 0.97  # of the limit
+CALLS = 100  # single ones
+
+
+class World:
+    """An exchange and clients that share the budget of one machine.
+
+    Attributes:
+        exchange: The local one.
+    """
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.exchange = LocalExchange(clock=wall_time, latency=0.1, **options)
+        self._directory = directory
+        self._budgets: list[MachineBudget] = []
+
+    def client(self) -> OpenInterestClient:
+        """A client of a process of its own."""
+        budget = MachineBudget(directory=self._directory, clock=self.loop.time, wall=wall_time)
+        self._budgets.append(budget)
+        return OpenInterestClient(base_url=self.exchange.url, budget=budget)
+
+    def names(self, count: int) -> list[str]:
+        """So many symbols that are trading."""
+        return list(self.exchange.universe.trading[:count])
+
+    def check_spared(self) -> None:
+        """No request was refused, and no window held more than the limit."""
+        assert self.exchange.answers.keys() == {200}
+        assert self.exchange.history_counter.most <= 1000
+        assert max(self.exchange.weights.values(), default=0) <= 2400
+        for budget in self._budgets:
+            budget.close()
+
+
+def seconds_of(requests: int) -> float:
+    """As long as so many take when all of the limit is used."""
+    return requests / 1000 * 300
+
+
+async def read_all(client: OpenInterestClient, names: list[str], **options: Any) -> Counter[str]:
+    rows: Counter[str] = Counter()
+    async for each in client.histories(names, **options):
+        assert each.error is None
+        rows[each.symbol] = len(each)
+    return rows
+
+
+@pytest.mark.usefixtures("light")
+async def test_the_market_takes_as_long_as_the_limit_makes_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.exchange, world.client() as client:
+        names = world.names(SYMBOLS)
+        began = world.loop.time()
+        rows = await read_all(client, names)
+        took = world.loop.time() - began
+        requests = world.exchange.history_counter.total
+    assert len(rows) == SYMBOLS
+    assert requests == pytest.approx(PAGES * SYMBOLS, rel=0.01)
+    assert seconds_of(requests) <= took + 10.0
+    assert took * LEAST <= seconds_of(requests)
+    if SYMBOLS == MARKET:
+        assert 70 <= took / 60 <= 75
+    world.check_spared()
+
+
+@pytest.mark.usefixtures("light")
+async def test_a_recorder_beside_it_loses_no_slot(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.exchange, world.client() as client, world.client() as poller:
+        names = world.names(SYMBOLS)
+        missed, sweeps = list[Gap](), 0
+
+        async def poll() -> None:
+            nonlocal sweeps
+            async for market in polling.poll(poller, names, every=30.0, clock=wall_time):
+                assert not market.errors
+                missed.extend(market.missed)
+                sweeps += 1
+
+        recorder = asyncio.create_task(poll())
+        began = world.loop.time()
+        await read_all(client, names)
+        took = world.loop.time() - began
+        recorder.cancel()
+        await asyncio.wait([recorder])
+        assert recorder.cancelled()
+        requests = world.exchange.history_counter.total
+    assert missed == []
+    assert sweeps >= took / 30 - 1
+    assert requests == pytest.approx(PAGES * SYMBOLS, rel=0.01)
+    assert took * LEAST <= seconds_of(requests)
+    world.check_spared()
+
+
+@pytest.mark.usefixtures("light")
+async def test_two_processes_share_the_work_and_the_limit(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.exchange, world.client() as one, world.client() as other:
+        names = world.names(SYMBOLS)
+        began = world.loop.time()
+        found = await asyncio.gather(read_all(one, names[::2]), read_all(other, names[1::2]))
+        took = world.loop.time() - began
+        requests = world.exchange.history_counter.total
+    assert len(found[0]) + len(found[1]) == SYMBOLS
+    assert took * LEAST <= seconds_of(requests)
+    world.check_spared()
+
+
+@pytest.mark.usefixtures("light")
+async def test_the_newest_41_hours_take_one_request_for_each_symbol(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with world.exchange, world.client() as client:
+        names = world.names(SYMBOLS)
+        count = len(names)
+        began = world.loop.time()
+        await read_all(client, names, since=timedelta(hours=41))
+        took = world.loop.time() - began
+        assert world.exchange.history_counter.total == count
+    assert took / count * MARKET <= 4.2 * 60 or count < 60  # a few go at once
+    world.check_spared()
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.thorough
+async def test_a_single_call_beside_a_run_waits_for_two_seconds_at_most(tmp_path: Path) -> None:
+    world, draw = World(tmp_path), random.Random(1)
+    waits: list[float] = []
+    async with world.exchange, world.client() as client, world.client() as single:
+        names = world.names(MARKET)
+        run = asyncio.create_task(read_all(client, names))
+        await asyncio.sleep(400.0)  # the window is as full as it gets
+        for _ in range(CALLS):
+            began = world.loop.time()
+            await draw.choice((client, single)).history("BTCUSDT", since=timedelta(days=1))
+            waits.append(world.loop.time() - began - 0.1)
+            await asyncio.sleep(draw.expovariate(1 / 4.0))
+        run.cancel()
+        await asyncio.wait([run])
+    waits.sort()
+    assert waits[math.ceil(0.99 * CALLS) - 1] <= 2.0
+    world.check_spared()
+
+
+@pytest.mark.thorough
+async def test_memory_does_not_grow_with_the_number_of_pages(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    peaks: list[int] = []
+    async with world.exchange, world.client() as client:
+        names = world.names(SYMBOLS)
+        tracemalloc.start()
+        try:
+            done = 0
+            async for _ in client.histories(names):
+                done += 1
+                if done % max(1, len(names) // 4) == 0:
+                    peaks.append(tracemalloc.get_traced_memory()[1])
+                    tracemalloc.reset_peak()
+        finally:
+            tracemalloc.stop()
+    assert max(peaks[1:]) <= 1.2 * max(peaks[0], peaks[1])
