@@ -30,12 +30,16 @@ class Encodable:
         """Every field under its name, ready for any JSON encoder.
 
         A decimal is text, digit by digit as the exchange wrote it. A `datetime` is ISO 8601 in UTC.
-        A number that is not finite is None, for JSON has none. Values within it are dictionaries.
+        A float that is not finite is None, because JSON has none. Values inside are dictionaries.
 
         Args:
             decimals: ``"number"`` leaves each decimal the exact `Decimal` that it is, which few
                 JSON encoders take; see `to_json`.
+
+        Raises:
+            ValueError: `decimals` is neither ``"text"`` nor ``"number"``.
         """
+        check_decimals(decimals)
         return {name: plain(getattr(self, name), decimals) for name in self._field_names()}
 
     def to_json(self, *, decimals: Decimals = "text") -> str:
@@ -91,6 +95,16 @@ class EncodableByKey(Encodable):
         if name not in self.keys():
             raise KeyError(name)
         return plain(getattr(self, name), "text")
+
+
+def check_decimals(decimals: object) -> None:
+    """Refuse an argument that means nothing.
+
+    Raises:
+        ValueError: It is neither ``"text"`` nor ``"number"``.
+    """
+    if decimals not in ("text", "number"):
+        raise ValueError(f'decimals must be "text" or "number": {decimals!r}')
 
 
 def plain(value: object, decimals: Decimals) -> Any:

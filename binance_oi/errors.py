@@ -27,7 +27,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from binance_oi.encoding import Decimals, EncodableByKey, plain
+from binance_oi.encoding import Decimals, EncodableByKey, check_decimals, plain
 from binance_oi.times import iso
 
 __all__ = [
@@ -107,6 +107,7 @@ class BinanceOIError(EncodableByKey, Exception):
 
         Ready for any JSON encoder; see `binance_oi.encoding.Encodable`.
         """
+        check_decimals(decimals)
         return {name: self._field(name, decimals) for name in self._field_names()}
 
     def __getitem__(self, name: str) -> Any:

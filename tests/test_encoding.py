@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib import import_module
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -239,3 +240,12 @@ def test_a_value_without_fields_says_so() -> None:
 
     with pytest.raises(TypeError, match="Nothing has no fields"):
         Nothing().to_dict()
+
+
+@pytest.mark.parametrize("decimals", ["float", "", None, 1])
+def test_a_form_of_decimals_that_does_not_exist_is_refused(decimals: Any) -> None:
+    for value in (OpenInterest("BTCUSDT", Decimal("1.5"), 1), BinanceOIError("")):
+        with pytest.raises(ValueError, match='decimals must be "text" or "number"'):
+            value.to_dict(decimals=decimals)
+        with pytest.raises(ValueError, match='decimals must be "text" or "number"'):
+            value.to_json(decimals=decimals)

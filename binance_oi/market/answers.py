@@ -5,16 +5,27 @@ The rule of this file: an answer is shared by those who say how old it may be, a
 
 import math
 from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from binance_oi.errors import BudgetExhaustedError, TransportTimeoutError
+from binance_oi.errors import BudgetExhaustedError, Reason, TransportTimeoutError
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
 T = TypeVar("T")
 
-TOO_LATE = (BudgetExhaustedError, TransportTimeoutError)  # with more time it may be answered
 NEVER = math.inf  # loop time since when an answer may be known: only a new one is young enough
+
+
+def is_late(terms: Terms, error: Exception) -> bool:
+    """Whether a call with more time than another had may succeed where that one got `error`.
+
+    Where calls have a `max_wait`, only the client's own deadline is a lack of time: the wait of the
+    other call was as long as ours may be.
+    """
+    if isinstance(error, BudgetExhaustedError):
+        return terms.max_wait is None or error.reason is Reason.DEADLINE
+    return isinstance(error, TransportTimeoutError)
 
 
 class Answer(NamedTuple, Generic[T]):
@@ -66,5 +77,5 @@ class Answers(Generic[T]):
         known = self._latest.get(key)
         if known is not None and known.at >= since:
             return known
-        name, again = (key, terms.max_wait, terms.bulk), TOO_LATE if terms.max_wait is None else ()
-        return await self._calls.join(name, asked, terms.ends, again)
+        name = key, terms.max_wait, terms.bulk
+        return await self._calls.join(name, asked, terms.ends, partial(is_late, terms))

@@ -10,7 +10,7 @@ from functools import partial
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.routes import LISTING
 from binance_oi.exchange.symbols import odd_names
-from binance_oi.market.answers import TOO_LATE
+from binance_oi.market.answers import is_late
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
@@ -42,9 +42,8 @@ class Listing:
             return self._known[1]
         if max_age == 0.0:
             return await self._ask(terms)
-        again = TOO_LATE if terms.max_wait is None else ()
-        name = terms.max_wait, terms.bulk
-        return await self._calls.join(name, partial(self._ask, terms), terms.ends, again)
+        name, ask = (terms.max_wait, terms.bulk), partial(self._ask, terms)
+        return await self._calls.join(name, ask, terms.ends, partial(is_late, terms))
 
     async def _ask(self, terms: Terms) -> ExchangeInfo:
         info = await self._sender.send(LISTING, terms)

@@ -55,7 +55,8 @@ class Sweeps:
         self._values: Answers[OpenInterest] = Answers(sender)
         self._prices: Answers[MarkPrices] = Answers(sender)
         self._shared: SharedCalls[Snapshot] = SharedCalls()
-        self._running: dict[Hashable, tuple[float, int]] = {}  # its `since`, and its number
+        # Of a sweep that runs: its `since`, the end of its time, and its number.
+        self._running: dict[Hashable, tuple[float, float, int]] = {}
         self._numbers = count()
 
     async def read(self, name: str, terms: Terms, since: float = NEVER) -> Answer[OpenInterest]:
@@ -72,16 +73,16 @@ class Sweeps:
     ) -> Snapshot:
         """`sweep`, or the sweep of another who asks the same and takes nothing older."""
         key = names, notional, terms.max_wait
-        oldest, number = self._running.get(key, (-math.inf, -1))
-        if oldest < since - SAME:
+        oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
+        if oldest < since - SAME or ends < terms.ends - SAME:
             number = next(self._numbers)
-            self._running[key] = since, number
+            self._running[key] = since, terms.ends, number
 
         async def swept() -> Snapshot:
             try:
                 return await self.sweep(names, terms, notional=notional, since=since)
             finally:
-                if self._running.get(key, (0.0, -1))[1] == number:
+                if self._running.get(key, (0.0, 0.0, -1))[2] == number:
                     del self._running[key]
 
         return await self._shared.join(number, swept, terms.ends)

@@ -30,7 +30,7 @@ from yarl import URL
 from binance_oi.sending.kept_connections import KeptConnections, Line
 from binance_oi.sending.local_address import family_of
 from binance_oi.sending.parked_connections import ParkedConnections
-from binance_oi.sending.plain_answers import PlainAnswer, plain_answer
+from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
 from binance_oi.sending.wire import SMALL, origin_of, wire
 
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
@@ -91,6 +91,7 @@ class Guard(asyncio.BufferedProtocol):
         self._socket: socket.socket  # of the transport
         self._body: aiohttp.StreamReader | None = None
         self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte came
+        self._is_idle = True  # the last answer is complete, and no request follows it yet
 
     @property
     def flooded(self) -> bool:
@@ -105,6 +106,7 @@ class Guard(asyncio.BufferedProtocol):
     def begin(self, attempt: "Attempt", transport: asyncio.Transport) -> None:
         """Note that the request of `attempt` is about to be written to `transport`."""
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
+        self._is_idle = False
         self._tail, self._body = b"", None  # earlier bytes belong to an earlier request
         if self._transport is not transport:
             # Fetch the socket now: a TLS transport that was closed twice no longer has it.
@@ -145,9 +147,15 @@ class Guard(asyncio.BufferedProtocol):
         """
         transport, self._transport = self._transport, None
         if transport is not None:
-            with suppress(AttributeError, OSError, TypeError):  # closed, or an unusual loop
+            with suppress(
+                AttributeError, OSError, TypeError, ValueError
+            ):  # closed, or another loop
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             transport.abort()
+
+    def rest(self) -> None:
+        """Note that the answer is complete: what comes now belongs to no request."""
+        self._is_idle = True
 
     def watch(self, body: aiohttp.StreamReader) -> None:
         """Raise an error to the reader of `body` when its chunks are broken.
@@ -176,12 +184,16 @@ class Guard(asyncio.BufferedProtocol):
             self._kept.heard(self.line)
         self.left -= nbytes
         data = bytes(self._buffer[:nbytes])
+        if self._is_idle:  # the beginning of an answer that nobody asked for
+            self._kept.refuse(self.line)
         if self._plain is not None:
             answer = plain_answer(data)
             if answer is not None and not self._plain.done():
                 self._plain.set_result(answer)
-                self._plain = None
+                self._plain, self._is_idle = None, True
                 return
+            if has_surplus(data):
+                self._kept.refuse(self.line)
             self._parse()
         if self.left < 0:
             if self._handler.transport is not None:
@@ -322,12 +334,17 @@ class Response:
     __slots__ = ("_connection", "content", "headers", "status")
 
     def __init__(
-        self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader
+        self,
+        connection: Connection,
+        guard: Guard,
+        message: RawResponseMessage,
+        content: aiohttp.StreamReader,
     ) -> None:
         self._connection = connection
         self.status: int = message.code
         self.headers: Mapping[str, str] = message.headers
         self.content: aiohttp.StreamReader = content
+        content.on_eof(guard.rest)
         content.on_eof(connection.release)
 
     def close(self) -> None:
@@ -390,7 +407,7 @@ class Connector(aiohttp.TCPConnector):
             while True:
                 message, content = await handler.read()
                 if not 100 <= message.code < 200 or message.code == 101:
-                    return Response(connection, message, content)
+                    return Response(connection, attempt.guard, message, content)
         except BaseException:
             connection.close()
             raise

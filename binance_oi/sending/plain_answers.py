@@ -60,3 +60,13 @@ def plain_answer(data: bytes) -> PlainAnswer | None:
         start = head.index(b"\ndate:") + len(b"\ndate:")
         headers["Date"] = data[start : data.index(b"\r", start)].strip(b" ").decode("ascii")
     return None if used else PlainAnswer(headers, data[end:])  # what is left encodes the body
+
+
+def has_surplus(data: bytes) -> bool:
+    """Whether more bytes follow a plain answer in one piece: they belong to no request."""
+    match = _HEAD.match(data)
+    if match is None:
+        return False
+    used = dict[bytes, bytes](_USED.findall(data[: match.end()].lower()))
+    length = _DIGITS.fullmatch(used.get(_LENGTH, b""))
+    return length is not None and int(length[1]) < len(data) - match.end()

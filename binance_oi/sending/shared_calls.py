@@ -17,6 +17,8 @@ class _Running(Generic[T]):
     """A running call, and the number of its callers."""
 
     task: asyncio.Task[T]
+    ends: float
+    """Loop time at which it ends by itself."""
     callers: int = 0
 
 
@@ -35,7 +37,7 @@ class SharedCalls(Generic[T]):
         key: Hashable,
         start: Callable[[], Coroutine[Any, Any, T]],
         ends: float = math.inf,
-        again: tuple[type[Exception], ...] = (),
+        is_late: Callable[[Exception], bool] = lambda _: False,
     ) -> T:
         """Wait for the call named `key`; `start` it if it does not run.
 
@@ -43,33 +45,27 @@ class SharedCalls(Generic[T]):
             key: Its name.
             start: Makes it; ends by itself at `ends`.
             ends: Loop time until which to wait for a call of another; ours ends by itself.
-            again: How a call of another fails that had less time than until `ends`: it is started
-                once more.
+            is_late: Whether an error may come from a lack of time. A caller with more time than the
+                call had starts it once more.
 
         Raises:
             BudgetExhaustedError: A call of another was under way at `ends`.
         """
-        if ends == math.inf:
-            return await self._join(key, start)
-        while key in self._running:
+        while (running := self._running.get(key)) is not None:
             try:
-                async with asyncio.timeout_at(ends):
-                    return await self._join(key, start)
-            except again:
-                if asyncio.get_running_loop().time() >= ends:
+                async with asyncio.timeout_at(ends if ends < math.inf else None):
+                    return await self._result(key, running)
+            except BinanceOIError as error:
+                if running.ends >= ends or not is_late(error):
                     raise
-            except TimeoutError as error:
-                if isinstance(error, BinanceOIError):
-                    raise
+            except TimeoutError:
                 raise BudgetExhaustedError("the deadline is over", None, Reason.DEADLINE) from None
-        return await self._join(key, start)
+        running = _Running(asyncio.get_running_loop().create_task(start()), ends)
+        self._running[key] = running
+        running.task.add_done_callback(partial(self._ended, key))
+        return await self._result(key, running)
 
-    async def _join(self, key: Hashable, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        running = self._running.get(key)
-        if running is None:
-            running = _Running(asyncio.get_running_loop().create_task(start()))
-            self._running[key] = running
-            running.task.add_done_callback(partial(self._ended, key))
+    async def _result(self, key: Hashable, running: _Running[T]) -> T:
         running.callers += 1
         try:
             # Not asyncio.shield: since 3.14 it logs an error that a cancelled caller never gets.

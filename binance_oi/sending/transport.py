@@ -203,11 +203,12 @@ class Transport:
                 return Answer(status, body, len(body) <= max_bytes)
             return await self._slow_answer(response, attempt, body, max_bytes)
         except asyncio.CancelledError as error:
+            refusal = None if response is not None else _bare_refusal(attempt, permit)
             if not deadline.done():
                 raise
             if response is not None and response.status != 200:  # the status alone says enough
                 return Answer(response.status, b"", False)
-            if response is None and (refusal := _bare_refusal(attempt, permit)) is not None:
+            if refusal is not None:
                 return refusal
             raise TransportTimeoutError(f"no answer within {timeout:g} s") from error
         except Exception as error:  # aiohttp raises OSError, ValueError, zlib.error and its own

@@ -49,7 +49,11 @@ def budget(directory: Path | None = None, **options: float) -> Budget:
 
 @asynccontextmanager
 async def market(
-    symbols: int, *budgets: Budget, latency: float = 0.0, limit: int = 2400
+    symbols: int,
+    *budgets: Budget,
+    latency: float = 0.0,
+    limit: int = 2400,
+    max_wait: float | None = None,
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
     """So many symbols trade; there is one client for each budget.
 
@@ -66,7 +70,10 @@ async def market(
         clients = [
             await stack.enter_async_context(
                 OpenInterestClient(
-                    base_url=exchange.url, budget=each, retry=RetryPolicy(attempts=1)
+                    base_url=exchange.url,
+                    budget=each,
+                    max_wait=max_wait,
+                    retry=RetryPolicy(attempts=1),
                 )
             )
             for each in budgets or (budget(),)
@@ -216,12 +223,16 @@ async def test_an_age_that_is_none_is_refused(max_age: float) -> None:
         assert not exchange.answers
 
 
-async def test_who_has_more_time_goes_on_where_another_ran_out_of_it() -> None:
-    async with market(10, latency=2.0) as (exchange, [client]):
+@pytest.mark.parametrize("deadline", [60.0, None])
+@pytest.mark.parametrize("max_wait", [None, *thorough(5.0)])
+async def test_who_has_more_time_goes_on_where_another_ran_out_of_it(
+    deadline: float | None, max_wait: float | None
+) -> None:
+    async with market(10, latency=2.0, max_wait=max_wait) as (exchange, [client]):
         names = ["BTCUSDT"]
         hasty = asyncio.ensure_future(client.snapshot(names, max_age=1.0, deadline=1.0))
         await asyncio.sleep(0.5)
-        patient = asyncio.ensure_future(client.snapshot(names, max_age=1.0, deadline=60.0))
+        patient = asyncio.ensure_future(client.snapshot(names, max_age=1.0, deadline=deadline))
         hurried = await asyncio.gather(client.snapshot(names, max_age=1.0, deadline=0.1))
         kinds = BudgetExhaustedError, TransportTimeoutError
         assert [type(e) in kinds for e in (await hasty).errors.values()] == [True]

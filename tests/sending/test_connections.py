@@ -410,3 +410,13 @@ async def test_the_callers_own_requests_are_not_bounded_during_a_trace() -> None
         assert await first == Answer(200, b"{}", True)
         await transport.aclose()
     assert exchange.connections == 1
+
+
+async def test_a_socket_that_its_loop_has_closed_does_not_keep_a_reset_from_ending() -> None:
+    handler, transport = Mock(), Mock()
+    # uvloop: the descriptor is -1 for one pass of the loop before the connection is lost.
+    transport.get_extra_info.return_value.setsockopt.side_effect = ValueError("negative")
+    guard = guard_of(handler)
+    guard.begin(Attempt(), transport)
+    guard.reset()
+    transport.abort.assert_called_once_with()

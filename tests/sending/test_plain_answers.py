@@ -222,3 +222,37 @@ async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None
         assert (len(connector._parked), len(connector._conns)) == (0, 1)
         await sender.get(exchange.url)
         assert exchange.connections == 1
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\nX-A: b\r\n", b"HTTP/1.1 4", b"\r"])
+@pytest.mark.parametrize("parsed", [False, True])
+async def test_a_connection_with_the_beginning_of_an_unwanted_answer_is_not_used_again(
+    data: bytes, parsed: bool
+) -> None:
+    unusual = ("X-Cafe: \u00e9",) if parsed else ()
+    async with (
+        RawExchange(lambda n: open_interest("BTCUSDT", *unusual)) as exchange,
+        Sender() as sender,
+    ):
+        for _ in range(2):
+            await sender.get(exchange.url)
+        exchange.write(data)
+        await asyncio.sleep(0.1)
+        await sender.get(exchange.url)
+        assert (len(exchange.requests), exchange.connections) == (3, 2)
+    assert sender.fates == ["settled 200"] * 3
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\nX-A: b\r\n", b"H", b"\n"])
+async def test_a_connection_that_brings_more_than_an_answer_is_not_used_again(data: bytes) -> None:
+    script = {2: open_interest() + data}
+    async with (
+        RawExchange(lambda n: script.get(n) or open_interest()) as exchange,
+        Sender() as sender,
+    ):
+        for _ in range(3):
+            await sender.get(exchange.url)
+        assert (len(exchange.requests), exchange.connections) == (3, 2)
+    assert sender.fates == ["settled 200"] * 3

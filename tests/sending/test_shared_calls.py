@@ -1,6 +1,7 @@
 """Simultaneous callers share one call, which ends when none of them waits any more."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -146,7 +147,12 @@ async def test_leaving_a_finished_call_ends_nothing() -> None:
     assert source.cancelled == 0
 
 
-LATE = (BudgetExhaustedError, TransportTimeoutError)
+def is_late(error: Exception) -> bool:
+    return isinstance(error, BudgetExhaustedError | TransportTimeoutError)
+
+
+def never(_: Exception) -> bool:
+    return False
 
 
 @pytest.mark.virtual_time
@@ -155,7 +161,7 @@ async def test_a_caller_with_less_time_leaves_the_call_of_another_and_does_not_e
     (patient,) = ask(shared, source)
     await settle()
     with pytest.raises(BudgetExhaustedError, match="the deadline is over") as caught:
-        await shared.join("BTCUSDT", source, loop.time() + 5.0, LATE)
+        await shared.join("BTCUSDT", source, loop.time() + 5.0, is_late)
     assert caught.value.reason is Reason.DEADLINE
     source.started[0].set_result(7)
     assert (await patient, len(source.started)) == (7, 1)
@@ -169,9 +175,9 @@ async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
     late: Exception,
 ) -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
-    (hasty,) = ask(shared, source)
+    hasty = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, is_late))
     await settle()
-    patient = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, LATE))
+    patient = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, is_late))
     await settle()
     source.started[0].set_exception(late)
     with pytest.raises(type(late)):
@@ -182,16 +188,16 @@ async def test_a_caller_with_more_time_asks_again_where_another_ran_out_of_it(
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("again", [LATE, ()])
+@pytest.mark.parametrize("judge", [is_late, never])
 async def test_an_error_that_more_time_does_not_help_is_that_of_every_caller(
-    again: tuple[type[Exception], ...],
+    judge: Callable[[Exception], bool],
 ) -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
     (first,) = ask(shared, source)
     await settle()
-    second = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, again))
+    second = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 60.0, judge))
     await settle()
-    error = ServerError(500, None, "") if again else TransportTimeoutError("no answer")
+    error = ServerError(500, None, "") if judge is is_late else TransportTimeoutError("no answer")
     source.started[0].set_exception(error)
     for caller in (first, second):
         with pytest.raises(type(error)):
@@ -205,7 +211,7 @@ async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_a
     (first,) = ask(shared, source)
     await settle()
     ends = loop.time() + 5.0
-    second = asyncio.create_task(shared.join("BTCUSDT", source, ends, LATE))
+    second = asyncio.create_task(shared.join("BTCUSDT", source, ends, is_late))
     await settle()
     loop.call_at(ends, source.started[0].set_exception, TransportTimeoutError("no answer"))
     for caller in (first, second):
@@ -217,7 +223,23 @@ async def test_a_call_of_another_that_fails_when_the_time_is_over_is_not_asked_a
 @pytest.mark.virtual_time
 async def test_a_call_of_its_own_is_not_ended_by_the_time_of_the_caller() -> None:
     shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
-    alone = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, LATE))
+    alone = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, is_late))
     await asyncio.sleep(2.0)
     source.started[0].set_result(9)
     assert await alone == 9
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("ends", [60.0, math.inf])
+async def test_a_caller_with_more_time_goes_on_when_another_had_too_little(ends: float) -> None:
+    shared, source, loop = SharedCalls[int](), Source(), asyncio.get_running_loop()
+    hasty = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + 1.0, is_late))
+    await settle()
+    patient = asyncio.create_task(shared.join("BTCUSDT", source, loop.time() + ends, is_late))
+    await settle()
+    source.started[0].set_exception(TransportTimeoutError("no answer"))
+    with pytest.raises(TransportTimeoutError):
+        await hasty
+    await settle()
+    source.started[1].set_result(7)
+    assert await patient == 7

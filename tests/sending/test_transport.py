@@ -236,6 +236,20 @@ async def test_an_error_with_a_truncated_body_is_that_error() -> None:
     assert ours.fates == ["settled 429"]
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+async def test_cancelling_a_request_whose_refusal_began_settles_the_refusal(kept: bool) -> None:
+    script = [open_interest()] * kept + [b"HTTP/1.1 418 Teapot\r\nRetry-After: 120\r\n"]
+    async with RawExchange(lambda n: script[n - 1]) as exchange, Sender() as ours:
+        if kept:
+            await ours.get(exchange.url)
+        call = asyncio.create_task(ours.get(exchange.url))
+        await asyncio.sleep(0.3)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert ours.fates[-1] == "settled 418"
+
+
 async def test_cancelling_a_request_keeps_the_charge() -> None:
     async with RawExchange(lambda n: b"") as exchange, Sender() as ours:
         call = asyncio.create_task(ours.get(exchange.url))
