@@ -191,13 +191,14 @@ def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
 
 def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     """Send evenly while nothing is known of this address: after a start, or a ban."""
-    minute = known.ledger.minute(ask.likeliest)
+    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
         return None  # its answer begins the time
-    most, rate = known.evenly(ask.now, ask.likeliest, ask.budget)
+    most, rate = known.evenly(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
-    ours = minute.booked + ask.weight + _part_of_single_calls(ask, known, ask.likeliest)
+    left = min(1.0, known.clock.left(ask.now, k) / RELEASE)
+    ours = minute.booked + ask.weight + left * _part_of_single_calls(ask, known, k)
     return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
 
 

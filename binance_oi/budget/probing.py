@@ -6,6 +6,8 @@ the reserve, never with more than the limit. A probe of a minute that is kept fo
 for with what is kept for them.
 """
 
+import math
+
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
@@ -51,6 +53,17 @@ def is_bearable(ask: Ask, known: Known, k: int) -> bool:
     return minute.used + theirs + ask.weight <= known.limit
 
 
+def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
+    """Whether others have room until the end of minute `k`, if they go on calmly.
+
+    A light probe matters no more than a ping. A heavy one would take what others are about to use.
+    """
+    if ask.weight <= known.few:
+        return True
+    rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
+    return is_bearable(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)
+
+
 def is_affordable(ask: Ask, known: Known, k: int) -> bool:
     """Whether one request may go into the reserve, to look at the count of a full minute."""
     minute = known.ledger.minute(k)
@@ -63,7 +76,7 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us use nothing but the reserve, for their probes
         return minute.used + FROM_RESERVE * ask.reserve / 2 + ask.weight <= known.limit
-    return is_bearable(ask, known, k)
+    return is_bearable(ask, known, k) and _leaves_the_rest(ask, known, k)
 
 
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:

@@ -558,3 +558,44 @@ def test_a_full_minute_is_probed_where_only_copies_have_used_it() -> None:
     assert not probing.is_affordable(ask(8, now=50.0), state, K)
     state.ledger.minutes[K].reported = LIMIT + 1
     assert not probing.is_affordable(ask(now=50.0), state, K)
+
+
+CALM = Curve(LIMIT / 60, heights=[5 * n for n in range(11)], since=5.0, until=55.0)
+
+
+def near_the_end(used: int) -> Known:
+    """Others go on with 1/s, and their latest count is of second 55."""
+    state = beside_others(Minute(used - 45, reported=used, others=45), curve=CALM)
+    state.counted_at = 55.0
+    return state
+
+
+@pytest.mark.parametrize(
+    "weight, used, is_probe",
+    [
+        (40, 955, True),  # 3 came unseen, 2 are to come, and 40
+        (40, 956, False),
+        (1, 990, True),
+    ],
+)
+def test_a_heavy_probe_of_a_full_minute_leaves_others_what_they_use_until_its_end(
+    weight: int, used: int, is_probe: bool
+) -> None:
+    verdict = decide(ask(weight, now=58.0), near_the_end(used))
+    assert isinstance(verdict, Probe) is is_probe
+    assert is_probe or (isinstance(verdict, Wait) and verdict.reason is Reason.MINUTE_FULL)
+
+
+def test_after_a_start_bulk_work_leaves_single_calls_their_part_of_the_pace() -> None:
+    state = known(Minute(booked=480, reported=480, single=20, interactive=50))
+    state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, and more from then on
+    bulk = ask(now=10.0)._replace(bulk=True, interactive=50)
+    assert decide(bulk, state) == Wait((480 + 1 + 20 - 500) / (490 / 50), Reason.CAUTION)
+    assert decide(bulk._replace(bulk=False), state) == Send()
+
+
+def test_at_the_end_of_the_first_minute_bulk_work_has_what_single_calls_did_not_use() -> None:
+    state = known(Minute(booked=980, reported=980, single=20, interactive=50))
+    state.cautious_until = 70.0
+    bulk = ask(now=59.999)._replace(bulk=True, interactive=50)
+    assert decide(bulk, state) == Send()
