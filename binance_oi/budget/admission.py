@@ -170,7 +170,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside copies of us, so that one that starts the minute later finds room."""
     k = ask.likeliest
-    if not known.is_in_a_crowd(k - 1):
+    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
     wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)

@@ -41,7 +41,8 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     exchange counts the last 60 s: it did not fall when the minute began, as if others had used
     all of the minute before once more."""
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
-    is_possible = ask.first == ask.last and minute.used + ask.weight <= known.limit
+    is_expected = ask.likeliest <= known.others.expected_until
+    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= known.limit
     is_seen = minute.others + SLACK * known.limit >= before.reported > known.limit / 2
     return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 

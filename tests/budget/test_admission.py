@@ -5,6 +5,7 @@ of the exchange is known exactly, and minute 1,000 began at 0 s.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -235,6 +236,9 @@ def minutes(draw: st.DrawFn) -> Minute:
     )
 
 
+WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
+
+
 @st.composite
 def states(draw: st.DrawFn) -> Known:
     """Anything that may be known at 0 to 60 s of minute `K`; the usual is frequent."""
@@ -248,6 +252,8 @@ def states(draw: st.DrawFn) -> Known:
         draw(st.sampled_from([0, 0, 100])),
         draw(st.one_of(st.just(0), st.integers(1, LIMIT))),
     )
+    is_rolling = draw(st.sampled_from([False, False, False, True]))
+    windows = [[Window(60, 100, False, 0.0, {8: 95})]] if is_rolling else WINDOWS
     return Known(
         LIMIT,
         clock,
@@ -257,7 +263,10 @@ def states(draw: st.DrawFn) -> Known:
         counted_at=draw(st.sampled_from([UNKNOWN, -30.0, 5.0, 10.0])),
         probe_ends_at=draw(st.sampled_from([UNKNOWN, UNKNOWN, 10.0, 30.0])),
         silent=draw(st.sampled_from([0, 0, BLIND_AFTER - 1, BLIND_AFTER])),
-        windows=draw(st.sampled_from([[], [], [Window(10, 100, False, 0.0, {30: 95})]])),
+        windows=draw(st.sampled_from(windows)),
+        cautious_until=draw(st.sampled_from([UNKNOWN, UNKNOWN, UNKNOWN, 20.0, 70.0, math.inf])),
+        after_ban=draw(st.booleans()),
+        rolling_until=K + 1 if is_rolling else 0,
     )
 
 
@@ -295,7 +304,7 @@ def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
     state: Known, now: float, weight: int, reserve: float
 ) -> None:
     asked = Bucket(state, reserve=reserve).question(now, weight)
-    if isinstance(decide(asked, state), Probe):
+    if not state.rolling_until and isinstance(decide(asked, state), Probe):
         for k in range(asked.first, asked.last + 1):
             minute = state.ledger.minute(k)
             counted = max(minute.booked + minute.others, minute.reported)

@@ -93,7 +93,7 @@ SWITCHES = (
     Switch(
         "slowly beside copies",
         ADMISSION,
-        "    if not known.is_in_a_crowd(k - 1):\n",
+        "    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):\n",
         "    if True:\n",
     ),
     Switch(
