@@ -170,7 +170,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
     """Send slowly beside copies of us, so that one that starts the minute later finds room."""
     k = ask.likeliest
-    if not known.is_in_a_crowd(k - 1):
+    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
         return None
     ours = known.ledger.minute(k).booked + ask.weight - OURS * known.limit
     wait = ours / (PACE * known.limit) - known.clock.into(ask.now, k)
@@ -191,13 +191,14 @@ def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
 
 def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
     """Send evenly while nothing is known of this address: after a start, or a ban."""
-    minute = known.ledger.minute(ask.likeliest)
+    k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
         return None  # its answer begins the time
-    most, rate = known.evenly(ask.now, ask.likeliest, ask.budget)
+    most, rate = known.evenly(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
-    ours = minute.booked + ask.weight + _part_of_single_calls(ask, known, ask.likeliest)
+    left = min(1.0, known.clock.left(ask.now, k) / RELEASE)
+    ours = minute.booked + ask.weight + left * _part_of_single_calls(ask, known, k)
     return Wait(max((ours - most) / rate, POLL), Reason.CAUTION) if ours > most else None
 
 

@@ -6,6 +6,8 @@ the reserve, never with more than the limit. A probe of a minute that is kept fo
 for with what is kept for them.
 """
 
+import math
+
 from binance_oi.budget.knowledge import UNKNOWN, Ask, Known
 from binance_oi.budget.server_clock import MINUTE
 from binance_oi.budget.tuning import (
@@ -39,7 +41,8 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     exchange counts the last 60 s: it did not fall when the minute began, as if others had used
     all of the minute before once more."""
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
-    is_possible = ask.first == ask.last and minute.used + ask.weight <= known.limit
+    is_expected = ask.likeliest <= known.others.expected_until
+    is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= known.limit
     is_seen = minute.others + SLACK * known.limit >= before.reported > known.limit / 2
     return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 
@@ -49,6 +52,17 @@ def is_bearable(ask: Ask, known: Known, k: int) -> bool:
     minute = known.ledger.minute(k)
     theirs = known.unseen(ask.now, k) if minute.others else 0.0
     return minute.used + theirs + ask.weight <= known.limit
+
+
+def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
+    """Whether others have room until the end of minute `k`, if they go on calmly.
+
+    A light probe matters no more than a ping. A heavy one would take what others are about to use.
+    """
+    if ask.weight <= known.few:
+        return True
+    rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
+    return is_bearable(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)
 
 
 def is_affordable(ask: Ask, known: Known, k: int) -> bool:
@@ -63,7 +77,7 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us use nothing but the reserve, for their probes
         return minute.used + FROM_RESERVE * ask.reserve / 2 + ask.weight <= known.limit
-    return is_bearable(ask, known, k)
+    return is_bearable(ask, known, k) and _leaves_the_rest(ask, known, k)
 
 
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:

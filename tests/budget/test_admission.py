@@ -5,6 +5,7 @@ of the exchange is known exactly, and minute 1,000 began at 0 s.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -235,6 +236,9 @@ def minutes(draw: st.DrawFn) -> Minute:
     )
 
 
+WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
+
+
 @st.composite
 def states(draw: st.DrawFn) -> Known:
     """Anything that may be known at 0 to 60 s of minute `K`; the usual is frequent."""
@@ -248,6 +252,8 @@ def states(draw: st.DrawFn) -> Known:
         draw(st.sampled_from([0, 0, 100])),
         draw(st.one_of(st.just(0), st.integers(1, LIMIT))),
     )
+    is_rolling = draw(st.sampled_from([False, False, False, True]))
+    windows = [[Window(60, 100, False, 0.0, {8: 95})]] if is_rolling else WINDOWS
     return Known(
         LIMIT,
         clock,
@@ -257,7 +263,10 @@ def states(draw: st.DrawFn) -> Known:
         counted_at=draw(st.sampled_from([UNKNOWN, -30.0, 5.0, 10.0])),
         probe_ends_at=draw(st.sampled_from([UNKNOWN, UNKNOWN, 10.0, 30.0])),
         silent=draw(st.sampled_from([0, 0, BLIND_AFTER - 1, BLIND_AFTER])),
-        windows=draw(st.sampled_from([[], [], [Window(10, 100, False, 0.0, {30: 95})]])),
+        windows=draw(st.sampled_from(windows)),
+        cautious_until=draw(st.sampled_from([UNKNOWN, UNKNOWN, UNKNOWN, 20.0, 70.0, math.inf])),
+        after_ban=draw(st.booleans()),
+        rolling_until=K + 1 if is_rolling else 0,
     )
 
 
@@ -295,7 +304,7 @@ def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
     state: Known, now: float, weight: int, reserve: float
 ) -> None:
     asked = Bucket(state, reserve=reserve).question(now, weight)
-    if isinstance(decide(asked, state), Probe):
+    if not state.rolling_until and isinstance(decide(asked, state), Probe):
         for k in range(asked.first, asked.last + 1):
             minute = state.ledger.minute(k)
             counted = max(minute.booked + minute.others, minute.reported)
@@ -558,3 +567,44 @@ def test_a_full_minute_is_probed_where_only_copies_have_used_it() -> None:
     assert not probing.is_affordable(ask(8, now=50.0), state, K)
     state.ledger.minutes[K].reported = LIMIT + 1
     assert not probing.is_affordable(ask(now=50.0), state, K)
+
+
+CALM = Curve(LIMIT / 60, heights=[5 * n for n in range(11)], since=5.0, until=55.0)
+
+
+def near_the_end(used: int) -> Known:
+    """Others go on with 1/s, and their latest count is of second 55."""
+    state = beside_others(Minute(used - 45, reported=used, others=45), curve=CALM)
+    state.counted_at = 55.0
+    return state
+
+
+@pytest.mark.parametrize(
+    "weight, used, is_probe",
+    [
+        (40, 955, True),  # 3 came unseen, 2 are to come, and 40
+        (40, 956, False),
+        (1, 990, True),
+    ],
+)
+def test_a_heavy_probe_of_a_full_minute_leaves_others_what_they_use_until_its_end(
+    weight: int, used: int, is_probe: bool
+) -> None:
+    verdict = decide(ask(weight, now=58.0), near_the_end(used))
+    assert isinstance(verdict, Probe) is is_probe
+    assert is_probe or (isinstance(verdict, Wait) and verdict.reason is Reason.MINUTE_FULL)
+
+
+def test_after_a_start_bulk_work_leaves_single_calls_their_part_of_the_pace() -> None:
+    state = known(Minute(booked=480, reported=480, single=20, interactive=50))
+    state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, and more from then on
+    bulk = ask(now=10.0)._replace(bulk=True, interactive=50)
+    assert decide(bulk, state) == Wait((480 + 1 + 20 - 500) / (490 / 50), Reason.CAUTION)
+    assert decide(bulk._replace(bulk=False), state) == Send()
+
+
+def test_at_the_end_of_the_first_minute_bulk_work_has_what_single_calls_did_not_use() -> None:
+    state = known(Minute(booked=980, reported=980, single=20, interactive=50))
+    state.cautious_until = 70.0
+    bulk = ask(now=59.999)._replace(bulk=True, interactive=50)
+    assert decide(bulk, state) == Send()

@@ -93,7 +93,7 @@ SWITCHES = (
     Switch(
         "slowly beside copies",
         ADMISSION,
-        "    if not known.is_in_a_crowd(k - 1):\n",
+        "    if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):\n",
         "    if True:\n",
     ),
     Switch(
@@ -152,6 +152,15 @@ SWITCHES = (
         PROBING,
         "is_newcomer(ask, known) or ask.likeliest <= known.others.expected_until",
         "is_newcomer(ask, known)",
+    ),
+    Switch(
+        "a heavy probe leaves the rest", PROBING, "    if ask.weight <= known.few:", "    if True:"
+    ),
+    Switch(
+        "a start leaves single calls their part",
+        ADMISSION,
+        "ask.weight + left * _part_of_single_calls(ask, known, k)",
+        "ask.weight",
     ),
     Switch("half of the rest", PROBING, "probe = min(probe, (left - since) / 2)", "pass"),
     Switch(
