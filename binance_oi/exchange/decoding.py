@@ -113,7 +113,9 @@ _limit_type = msgspec.json.Decoder(_WireLimitType)
 _server_time = msgspec.json.Decoder(_WireServerTime)
 
 _DIGITS_AND_POINTS = b"0123456789."
-_ONLY_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
+# Each digit is 0, and a quote is a point: a point that is first or last in a number is then beside
+# another one, and one search finds both, which takes half as long as two.
+_SHAPE = bytes.maketrans(b'0123456789"', b"0000000000.")
 _TOO_MANY = b"0" * 31  # digits in a row; see `_Number`
 _PLAIN_NUMBER = re.compile(r'(")?([0-9]{1,30}(?:\.[0-9]{1,30})?)(?(1)")', re.ASCII)
 _PLAIN_TIME = re.compile(r'(")?([0-9]{1,15})(?(1)")', re.ASCII)
@@ -202,7 +204,8 @@ def _plain_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
     count = body.count(b'{"symbol":"%b",' % name)
     if body.translate(None, _DIGITS_AND_POINTS) != _letters(name, count):
         return None
-    if _TOO_MANY in body.translate(_ONLY_ZEROS) or b'".' in body or b'."' in body:
+    shape = body.translate(_SHAPE)
+    if _TOO_MANY in shape or b".." in shape:
         return None
     try:
         return _history.decode(body)
