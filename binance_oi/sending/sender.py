@@ -178,7 +178,7 @@ class Sender:
                 left -= loop.time() - began
                 if permit.crowded and not permit.late:
                     in_flight = self.governor.in_flight
-                    permit.late = self.governor.connections.make_do(in_flight)
+                    permit.late = self.governor.connections.lower(in_flight)
                 if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue

@@ -119,7 +119,7 @@ def governor(connections: int) -> Governor:
 async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(4)]
-    assert short.connections.make_do(short.in_flight)
+    assert short.connections.lower(short.in_flight)
     permits.pop().give_back()
     assert (short.connections.now, short.in_flight) == (3, 3)
     waiting = asyncio.ensure_future(short.admit(max_wait=600.0))
@@ -134,14 +134,14 @@ async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way(
 async def test_a_request_that_is_alone_has_nothing_to_wait_for() -> None:
     short = governor(10)
     async with short.reserve():
-        assert not short.connections.make_do(short.in_flight)
+        assert not short.connections.lower(short.in_flight)
         assert short.connections.now == 10
 
 
 async def test_after_a_shortage_the_connections_come_back_with_the_answers() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(2)]
-    assert short.connections.make_do(short.in_flight)
+    assert short.connections.lower(short.in_flight)
     for permit in permits:
         permit.give_back()
     counts = []

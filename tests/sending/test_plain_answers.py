@@ -18,8 +18,8 @@ from aiohttp.http_parser import HttpResponseParser
 
 from binance_oi.exchange import headers as read
 from binance_oi.sending import connections
-from binance_oi.sending.parked_connections import PARKED
-from binance_oi.sending.plain_answers import MOST_HEAD, PlainAnswer, plain_answer
+from binance_oi.sending.parked_connections import PARKED_S
+from binance_oi.sending.plain_answers import MAX_HEAD_BYTES, PlainAnswer, plain_answer
 from support.lanes import some
 from support.raw_exchange import RawExchange, answer, open_interest
 from support.sender import Sender
@@ -141,7 +141,7 @@ async def test_the_usual_answer_is_taken_as_it_is() -> None:
         (b"vary: ", b" vary: "),
         (b"Accept-Encoding", b"Accept-Encoding\r\n folded"),
         (b"Accept-Encoding", "Zürich".encode()),
-        (b"Accept-Encoding", b"x" * MOST_HEAD),
+        (b"Accept-Encoding", b"x" * MAX_HEAD_BYTES),
         (b"vary: Accept-Encoding\r\n", b"a: b\r\n" * 64),
         (BODY, BODY + b"\n"),
         (BODY, b""),
@@ -218,7 +218,7 @@ async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None
         connector = sender.transport._connector
         assert connector is not None
         assert (len(connector._parked), len(connector._conns)) == (1, 0)
-        await asyncio.sleep(2 * PARKED)
+        await asyncio.sleep(2 * PARKED_S)
         assert (len(connector._parked), len(connector._conns)) == (0, 1)
         await sender.get(exchange.url)
         assert exchange.connections == 1
