@@ -63,7 +63,7 @@ def test_a_recorder_says_at_once_that_no_list_could_be_read(nowhere: str, tmp_pa
         said = process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=HANGS)
-    assert said.startswith("binance-oi: the list of symbols was not read yet: no answer")
+    assert said.startswith("binance-oi: the list of symbols could not be read yet: no answer")
     assert process.returncode == NETWORK
 
 

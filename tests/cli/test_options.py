@@ -244,8 +244,8 @@ def test_the_log_level_shows_more_or_less_of_the_library(
     levels: list[tuple[Level, bool]] = [("info", True), ("warning", False), ("debug", True)]
     for level, shown in levels:
         with Source(base_url=exchange.url, log_level=level).client():
-            logging.getLogger("binance_oi").info("symbols that joined: X")
-        assert ("symbols that joined: X" in capsys.readouterr().err) is shown
+            logging.getLogger("binance_oi").info("symbols joined: X")
+        assert ("symbols joined: X" in capsys.readouterr().err) is shown
     with Source(base_url=exchange.url, log_level="error").client():
         logging.getLogger("binance_oi").warning("the minute is full")
     assert capsys.readouterr().err == ""

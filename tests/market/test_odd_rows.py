@@ -301,7 +301,7 @@ async def test_a_recorder_without_mark_prices_says_so_once_for_each_time_they_fa
     assert market.notional_error is None
     assert isinstance(broken.notional_error, DecodeError)
     (warning,) = warnings(caplog)
-    assert warning.startswith("there are no mark prices: not the documented answer")
+    assert warning.startswith("the mark prices could not be read: not the documented answer")
 
 
 # -- symbols that the caller names ---------------------------------------------------------------

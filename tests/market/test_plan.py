@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from binance_oi import Gap, Snapshot, Usage
-from binance_oi.market.asked import Asked
 from binance_oi.market.plan import AUTOMATIC, Load, MisfitError, Room
+from binance_oi.market.requested import RequestedSlots
 from binance_oi.times import instant
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -109,7 +109,7 @@ def missed(first: int, last: int, reason: str = "outage") -> Gap:
     return Gap(first * 1000, last * 1000, reason)
 
 
-def shown(asked: Asked, step: int, *outcomes: Snapshot | Gap) -> list[str]:
+def shown(asked: RequestedSlots, step: int, *outcomes: Snapshot | Gap) -> list[str]:
     """Seconds of each sweep, and of the ends of each gap with its reason."""
     found = [o for each in outcomes for o in asked.account(each, step * 1000, ("budget", "why"))]
     return [
@@ -141,4 +141,4 @@ def shown(asked: Asked, step: int, *outcomes: Snapshot | Gap) -> list[str]:
 def test_each_slot_that_was_asked_for_is_swept_or_in_a_gap(
     step: int, outcomes: list[Snapshot | Gap], expected: str
 ) -> None:
-    assert " ".join(shown(Asked(20_000, 60_000), step, *outcomes)) == expected
+    assert " ".join(shown(RequestedSlots(20_000, 60_000), step, *outcomes)) == expected

@@ -26,7 +26,7 @@ from binance_oi import (
     TransportTimeoutError,
 )
 from binance_oi.budget import Budget
-from binance_oi.market.polling import planned, poll, sweeps
+from binance_oi.market.polling import begin_plan, poll, sweeps
 from binance_oi.recorder import Recorder, Recording
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
@@ -295,7 +295,7 @@ async def test_a_schedule_that_stops_fitting_goes_on_at_the_next_one_that_fits(
     assert set(reasons(snapshots[3:])) == {"budget"}
     assert len(snapshots[-1]) == 78 + grown
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        f"the schedule goes on every {30 if every else 60} s"
+        f"the schedule continues every {30 if every else 60} s"
     ]
     assert set(exchange.answers) == {200}
 
@@ -304,7 +304,7 @@ async def test_a_schedule_comes_back_when_there_is_room_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with market(82, limit=240) as (exchange, [client]):
-        plan = await planned(client, every=20.0)
+        plan = await begin_plan(client, every=20.0)
         plan.yield_room()
         outcomes: list[Snapshot | Gap] = []
         async with aclosing(sweeps(client, clock=wall_time, plan=plan)) as running:
@@ -326,7 +326,7 @@ async def test_a_schedule_comes_back_when_there_is_room_again(
     assert all(o.detail for o in outcomes if isinstance(o, Gap))
     said = [record.message for record in caplog.records if "schedule" in record.message]
     assert len(said) == 2
-    assert said[1] == "the schedule goes on every 20 s: there is room for it"
+    assert said[1] == "the schedule continues every 20 s: there is room for it"
 
 
 # -- everybody's polls -------------------------------------------------------------------------
@@ -419,7 +419,9 @@ async def test_a_recorder_goes_on_in_a_recording_where_its_schedule_fits_no_more
         assert slots[:2] == [20, 40]
         assert {later - before for before, later in pairwise(slots[2:])} <= {30, -30}
         assert {gap.reason for gap in recording.gaps()} == {"budget"}
-    assert [r.message.split(":")[0] for r in caplog.records] == ["the schedule goes on every 30 s"]
+    assert [r.message.split(":")[0] for r in caplog.records] == [
+        "the schedule continues every 30 s"
+    ]
 
 
 async def test_a_recorder_without_a_period_says_which_one_it_took(tmp_path: Path) -> None:

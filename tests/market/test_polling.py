@@ -33,7 +33,7 @@ from binance_oi import (
     Usage,
 )
 from binance_oi.market import schedule
-from binance_oi.market.gap import reason
+from binance_oi.market.gap import gap_reason
 from binance_oi.market.polling import poll, sweeps
 from binance_oi.market.schedule import Schedule
 from binance_oi.simulator import Bans, LocalExchange
@@ -440,7 +440,7 @@ async def test_a_clock_that_is_set_back_restarts_the_schedule_there_at_once(
     assert slots == list(range(slots[0], slots[0] + 60_000, 20_000))
     assert [s.missed for s in snapshots[1:]] == [(), ()]
     assert max(b - a for a, b in pairwise(reader.begun)) <= 2 * EVERY
-    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule goes on"]
+    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule continues"]
 
 
 async def test_a_clock_set_back_during_a_long_period_is_noticed_within_a_minute() -> None:
@@ -496,7 +496,7 @@ async def test_slots_of_a_machine_that_was_suspended_are_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, asleep = SetClock(), [0.0]
-    monkeypatch.setattr(schedule, "suspended", lambda: asleep[0])
+    monkeypatch.setattr(schedule, "suspended_seconds", lambda: asleep[0])
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
         await anext(running)
         clock.shift = asleep[0] = 3600.0
@@ -510,7 +510,7 @@ def test_a_suspend_is_what_the_steady_clock_has_and_the_loop_has_not(
     with monkeypatch.context() as patch:
         patch.setattr(schedule, "steady_clock", lambda: 130.0)
         patch.setattr(time, "monotonic", lambda: 100.0)
-        asleep = schedule.suspended()
+        asleep = schedule.suspended_seconds()
     assert asleep == 30.0
 
 
@@ -531,8 +531,8 @@ async def test_a_pause_between_two_readings_is_no_set_clock() -> None:
 
 
 async def test_each_error_has_its_word() -> None:
-    assert reason(ServerError(503, None, "")) == "outage"
-    assert reason(BannedError(418, -1003, "", NOW)) == "banned"
+    assert gap_reason(ServerError(503, None, "")) == "outage"
+    assert gap_reason(BannedError(418, -1003, "", NOW)) == "banned"
 
 
 @asynccontextmanager
