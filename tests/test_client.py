@@ -105,7 +105,7 @@ async def test_open_interest_is_the_exchanges_to_the_last_digit() -> None:
     )
 
 
-async def test_a_name_of_any_script_is_read() -> None:
+async def test_a_symbol_in_any_script_is_read() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for symbol in ("币安人生USDT", "龙虾USDT", "1000000MOGUSDT", "BTCUSDT_261225"):
             assert (await client.get_open_interest(symbol)).symbol == symbol
@@ -124,7 +124,7 @@ async def test_unit_logic_needs_no_socket(mocked: aioresponses) -> None:
 
 
 @pytest.mark.parametrize("symbol", ["", "BTC USDT", "BTC/USDT", "x" * 51, None, 7, b"BTCUSDT"])
-async def test_what_cannot_be_a_symbol_is_refused_before_any_io(symbol: str) -> None:
+async def test_an_invalid_symbol_is_refused_before_any_io(symbol: str) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for max_age in (0.0, 60.0):
             with pytest.raises(InvalidSymbolError):
@@ -132,7 +132,7 @@ async def test_what_cannot_be_a_symbol_is_refused_before_any_io(symbol: str) -> 
         assert (exchange.used, client.usage.charged) == (0, 0)
 
 
-async def test_unknown_and_delisted_symbols_have_errors_of_their_own_and_are_asked_once() -> None:
+async def test_unknown_and_delisted_symbols_have_their_own_errors_after_one_request() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         exchange.set_status("XRPUSDT", "SETTLING")
         with pytest.raises(UnknownSymbolError):
@@ -173,7 +173,7 @@ async def test_each_answer_has_its_error_and_its_number_of_requests(
         assert client._governor.in_flight == 0
 
 
-async def test_after_an_answer_of_somebody_else_the_connection_is_not_used_again() -> None:
+async def test_a_connection_that_delivers_another_answer_is_not_used_again() -> None:
     script = [open_interest("BTCUSDT"), open_interest("ETHUSDT"), open_interest("BTCUSDT")]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         await client.get_open_interest("BTCUSDT")
@@ -186,7 +186,7 @@ async def test_after_an_answer_of_somebody_else_the_connection_is_not_used_again
 # -- retries -------------------------------------------------------------------------------------
 
 
-async def test_a_failure_that_passes_is_not_seen() -> None:
+async def test_a_passing_failure_is_retried() -> None:
     script = [CLOSE, answer(502, "<html>"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
@@ -209,7 +209,7 @@ async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice()
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_after_a_dropped_connection_none_is_tried_that_may_be_dropped_too(
+async def test_after_a_dropped_connection_no_suspect_one_is_used(
     injected: bool,
 ) -> None:
     async with (
@@ -252,7 +252,7 @@ async def test_an_outage_costs_one_request_a_call_once_the_retries_are_used_up()
         assert len(exchange.requests) == client.usage.charged == 60
 
 
-async def test_timeouts_use_up_no_retries_for_nothing_was_repeated() -> None:
+async def test_a_timeout_uses_up_no_retry() -> None:
     script: list[bytes | None] = [*[b""] * 20, CLOSE, open_interest()]
     policy = RetryPolicy(budget=1.0, earned=0.0)
     async with (
@@ -309,7 +309,9 @@ def _small_budget(limit: int) -> ProcessBudget:
 
 
 @pytest.mark.parametrize("of_the_client", [False, True])
-async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client: bool) -> None:
+async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
+    of_the_client: bool,
+) -> None:
     async with LocalExchange(clock=wall_time, limit=100) as exchange:
         options = {"max_wait": 20.0} if of_the_client else {}
         await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
@@ -338,7 +340,7 @@ async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client:
     assert all(error.retry_at is not None for error in refused)
 
 
-async def test_no_wait_at_all_is_enough_when_there_is_room() -> None:
+async def test_a_max_wait_of_0_suffices_when_there_is_room() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for _ in range(3):
             await client.get_open_interest("BTCUSDT", max_wait=0.0)
@@ -390,7 +392,7 @@ async def test_the_tightest_announced_limit_is_kept_whatever_its_interval() -> N
             await anext(client.poll(every=0.5))
 
 
-async def test_who_cannot_wait_for_another_limit_comes_back_when_it_has_room() -> None:
+async def test_a_call_refused_by_another_limit_succeeds_at_its_retry_at() -> None:
     async with (
         Announcing(("REQUEST_WEIGHT", "DAY", 1, 50)) as exchange,
         local_client(exchange) as client,
@@ -464,7 +466,7 @@ WAYS = ("first", "ours", "injected", "injected, unknown")
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_request_whose_connection_takes_long_is_sent_in_a_minute_that_has_room(
+async def test_a_request_on_a_slow_connection_is_sent_in_a_minute_that_has_room(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("binance_oi.sending.connections._LEAN", "unknown" not in way)
@@ -524,7 +526,9 @@ async def test_a_request_that_is_too_late_for_its_timeout_costs_nothing(
 
 
 @pytest.mark.parametrize("ending", ["timeout", "close"])
-async def test_a_suspended_process_sends_nothing_that_was_booked_before(ending: str) -> None:
+async def test_a_resumed_process_sends_nothing_that_was_booked_before_the_suspend(
+    ending: str,
+) -> None:
     """Its clock goes on and the loop's does not, so the time-out is still to come."""
     loop, slept = asyncio.get_running_loop(), 0.0
     budget = ProcessBudget(clock=lambda: loop.time() + slept, wall=lambda: wall_time() + slept)
@@ -543,7 +547,7 @@ async def test_a_suspended_process_sends_nothing_that_was_booked_before(ending: 
 
 
 @pytest.mark.parametrize("many", [250, *thorough(1000)])
-async def test_many_cold_connections_and_a_loop_that_stands_still_cost_no_refusal(
+async def test_cold_connections_and_a_stalled_loop_cause_no_refusal(
     many: int,
 ) -> None:
     more = many * 11 // 10
@@ -570,7 +574,7 @@ async def test_many_cold_connections_and_a_loop_that_stands_still_cost_no_refusa
         assert exchange.answers == {200: many + more}
 
 
-async def test_the_time_that_a_trace_takes_before_the_write_counts() -> None:
+async def test_time_spent_in_a_trace_before_the_write_counts() -> None:
     pauses = [0.0, 30.0, 0.0]
 
     async def pause(*_: object) -> None:
@@ -614,7 +618,7 @@ async def test_a_connection_that_is_lost_before_the_write_costs_nothing() -> Non
 
 
 @pytest.mark.parametrize("way", ["first", "injected"])
-async def test_after_a_dropped_connection_a_new_one_is_kept_when_it_was_too_late(
+async def test_a_replacement_connection_that_is_too_late_is_kept(
     way: str, connecting: list[float]
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
@@ -629,7 +633,7 @@ async def test_after_a_dropped_connection_a_new_one_is_kept_when_it_was_too_late
         assert (len(exchange.requests), exchange.connections) == (3, 2)
 
 
-async def test_nothing_is_sent_into_a_hold_that_began_while_the_connection_was_opened(
+async def test_nothing_is_sent_in_a_cooldown_that_began_while_the_connection_opened(
     connecting: list[float],
 ) -> None:
     async with (
@@ -683,7 +687,7 @@ async def test_a_cold_start_beside_others_who_used_2300_gets_no_429() -> None:
 # -- refusals ------------------------------------------------------------------------------------
 
 
-async def test_a_429_goes_back_to_the_queue_and_is_not_seen() -> None:
+async def test_a_call_refused_with_429_returns_to_the_queue() -> None:
     text = "Too many requests; current limit of IP(1.2.3.4) is 1200 requests per minute."
     script = [answer(429, f'{{"code":-1003,"msg":"{text}"}}'), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
@@ -693,7 +697,7 @@ async def test_a_429_goes_back_to_the_queue_and_is_not_seen() -> None:
     assert len(exchange.requests) == 2
 
 
-async def test_a_limit_above_ours_in_a_text_is_not_believed() -> None:
+async def test_a_limit_above_ours_in_a_refusal_is_ignored() -> None:
     text = '{"code":-1003,"msg":"Too many requests; current limit is 6000 requests per minute."}'
     async with (
         RawExchange(lambda n: answer(429, text)) as exchange,
@@ -705,7 +709,7 @@ async def test_a_limit_above_ours_in_a_text_is_not_believed() -> None:
         assert_is_end_of_hold(caught.value, client.usage.held_until)
 
 
-async def test_a_429_that_cannot_wait_is_raised_as_what_it_is() -> None:
+async def test_a_429_that_cannot_wait_is_raised_as_rate_limited() -> None:
     async with (
         RawExchange(lambda n: answer(429, "{}")) as exchange,
         local_client(exchange, max_wait=5.0) as client,
@@ -719,7 +723,7 @@ async def test_a_429_that_cannot_wait_is_raised_as_what_it_is() -> None:
     assert len(exchange.requests) == 1
 
 
-async def test_refused_again_and_again_is_rate_limited() -> None:
+async def test_a_call_refused_at_every_attempt_is_rate_limited() -> None:
     async with (
         RawExchange(lambda n: answer(429, "{}")) as exchange,
         local_client(exchange) as client,
@@ -730,7 +734,7 @@ async def test_refused_again_and_again_is_rate_limited() -> None:
     assert len(exchange.requests) == 3
 
 
-async def test_a_limit_is_a_limit_also_under_another_status() -> None:
+async def test_a_rate_limit_is_recognised_under_another_status() -> None:
     text = '{"code":-1003,"msg":"Too many requests."}'
     async with (
         RawExchange(lambda n: answer(400, text)) as exchange,
@@ -780,7 +784,7 @@ async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
 
 
 @pytest.mark.parametrize("offset", [-300.0, 300.0, *thorough(-3600.0, 3600.0)])
-async def test_who_obeys_a_ban_comes_back_once_whatever_the_exchanges_clock_says(
+async def test_a_caller_that_waits_until_retry_at_meets_no_second_ban(
     offset: float,
 ) -> None:
     bans = Bans(after=0, first_s=120.0)
@@ -820,7 +824,7 @@ async def test_a_418_whose_body_stalls_is_a_ban_within_a_second() -> None:
             assert ends <= caught.value.retry_at < ends + timedelta(seconds=10)
 
 
-async def test_the_firewall_holds_everyone_back_for_a_minute() -> None:
+async def test_a_403_of_the_firewall_is_a_cooldown_of_a_minute() -> None:
     script = [answer(403, "<html>"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         with pytest.raises(ForbiddenError):
@@ -855,14 +859,14 @@ async def test_callers_of_one_symbol_share_one_request() -> None:
         assert exchange.used == 4
 
 
-async def test_a_snapshot_makes_values_known() -> None:
+async def test_a_later_call_reuses_the_values_of_a_snapshot() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT"])
         assert await client.get_open_interest("BTCUSDT", max_age=1.0) is market["BTCUSDT"]
         assert exchange.used == 1
 
 
-async def test_a_shared_failure_is_everybodys_and_not_remembered() -> None:
+async def test_every_sharing_call_gets_the_failure_and_the_next_call_asks_again() -> None:
     script = [answer(400, "{}"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         calls = (client.get_open_interest("BTCUSDT", max_age=5.0) for _ in range(10))
@@ -872,7 +876,7 @@ async def test_a_shared_failure_is_everybodys_and_not_remembered() -> None:
     assert len(exchange.requests) == 2
 
 
-async def test_who_waits_for_different_times_shares_nothing() -> None:
+async def test_calls_with_different_max_wait_share_no_request() -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.1) as exchange,
         local_client(exchange) as client,
@@ -887,7 +891,7 @@ async def test_who_waits_for_different_times_shares_nothing() -> None:
 # -- the listing ---------------------------------------------------------------------------------
 
 
-async def test_the_listing_tells_what_trades_and_what_the_limit_is() -> None:
+async def test_the_listing_has_the_trading_symbols_and_the_limits() -> None:
     async with (
         LocalExchange(clock=wall_time, limit=6000) as exchange,
         local_client(exchange) as client,
@@ -933,7 +937,7 @@ async def test_closing_ends_every_pending_call() -> None:
         assert not session.closed
 
 
-async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
+async def test_closing_ends_a_call_admitted_at_the_same_moment() -> None:
     admitted: set[int] = set()
     async with LocalExchange(clock=wall_time) as exchange:
         for delay in range(12):
@@ -949,7 +953,7 @@ async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
     assert admitted == {0, 1}  # before that moment, and after it
 
 
-async def test_a_closed_client_is_of_no_use() -> None:
+async def test_a_closed_client_refuses_every_call() -> None:
     async with LocalExchange(clock=wall_time) as exchange:
         async with local_client(exchange) as client:
             await client.get_open_interest("BTCUSDT")
@@ -1021,7 +1025,7 @@ def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("end", ["forgotten", "closed"])
-def test_a_child_takes_no_connection_away_from_its_parent(end: str) -> None:
+def test_a_forked_child_leaves_the_connections_of_its_parent_open(end: str) -> None:
     async def main() -> None:
         async with RawExchange(lambda n: open_interest()) as exchange:
             budget = ProcessBudget()
@@ -1053,7 +1057,7 @@ async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.Monkey
         assert exchange.used == 1
 
 
-async def test_what_a_child_closes_stays_open_for_its_parent(
+async def test_closing_in_a_forked_child_leaves_the_parent_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with LocalExchange(clock=wall_time) as exchange:
@@ -1082,7 +1086,7 @@ def test_an_argument_of_another_type_is_refused_by_its_name(name: str, value: ob
     assert files_of_budgets() == before
 
 
-async def test_closing_that_is_cancelled_lets_go_of_the_shared_budget() -> None:
+async def test_a_cancelled_close_still_releases_the_shared_budget() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange:
         before = files_of_budgets()
         client = OpenInterestClient(base_url=exchange.url)
@@ -1133,7 +1137,7 @@ def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used: bool) -> None:
+async def test_an_unclosed_client_warns_once_and_leaves_nothing(used: bool) -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     with warnings.catch_warnings(record=True) as caught:
@@ -1154,7 +1158,7 @@ async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used:
     assert noise == []
 
 
-async def test_a_client_with_a_session_of_the_caller_may_just_be_forgotten() -> None:
+async def test_an_unclosed_client_with_a_given_session_does_not_warn() -> None:
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         aiohttp.ClientSession() as session,
@@ -1166,7 +1170,7 @@ async def test_a_client_with_a_session_of_the_caller_may_just_be_forgotten() -> 
         assert not session.closed
 
 
-async def test_the_callers_budget_is_not_closed_and_ours_is() -> None:
+async def test_a_client_closes_its_own_budget_and_no_given_one() -> None:
     closed: list[object] = []
 
     class Watched(ProcessBudget):
@@ -1219,7 +1223,7 @@ NO_SECONDS = (*NO_NUMBERS, NAN, math.inf, -math.inf)
 
 @pytest.mark.parametrize("value", NO_SECONDS, ids=repr)
 @pytest.mark.parametrize("name", ["timeout", "max_wait", "pace", "max_connections"])
-def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
+def test_an_argument_that_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
         OpenInterestClient(budget=ProcessBudget(), **{name: value})  # type: ignore[arg-type]
 
@@ -1245,7 +1249,7 @@ async def test_a_call_checks_its_numbers_first_and_leaves_nothing_behind(value: 
         assert (exchange.used, client.usage.used) == (0, 0)
 
 
-async def test_every_real_number_is_taken() -> None:
+async def test_every_real_number_is_accepted() -> None:
     numbers = {"timeout": Fraction(5), "max_wait": 5, "pace": Fraction(500)}
     async with (
         LocalExchange(clock=wall_time) as exchange,
@@ -1256,12 +1260,12 @@ async def test_every_real_number_is_taken() -> None:
         assert len(await client.snapshot(["BTCUSDT"], deadline=Fraction(5))) == 1  # type: ignore[arg-type]
 
 
-def test_arguments_have_names() -> None:
+def test_arguments_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional argument"):
         OpenInterestClient("https://fapi.binance.com")  # type: ignore[call-arg]
 
 
-def test_a_client_is_made_without_a_loop_and_shows_its_state() -> None:
+def test_a_client_can_be_made_without_a_loop_and_its_repr_shows_its_state() -> None:
     context = ssl.create_default_context()
     client = OpenInterestClient(budget=ProcessBudget(), ssl=context, proxy="http://127.0.0.1:3128")
     assert repr(client) == (
@@ -1283,7 +1287,7 @@ async def test_a_schedule_that_does_not_fit_is_refused_with_the_first_snapshot()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08, 0.4])
-async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: float) -> None:
+async def test_cancelling_refunds_all_weight_that_was_certainly_not_counted(delay: float) -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.05) as exchange,
         local_client(exchange, max_connections=5) as client,
@@ -1306,7 +1310,7 @@ async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: f
     "status, kind",
     [(101, ResponseError), (204, DecodeError), (299, DecodeError), (302, ResponseError)],
 )
-async def test_only_another_status_of_success_is_an_answer_that_nobody_documents(
+async def test_a_success_status_other_than_200_is_an_undocumented_answer(
     status: int, kind: type[BinanceOIError]
 ) -> None:
     async with (

@@ -186,7 +186,7 @@ class Hostile:
     ["x" * 10_000_000, "\x1b[2J" * 1000, Hostile(), 10**5000],
     ids=["endless", "moves the cursor", "has no repr", "too many digits"],
 )
-def test_the_message_about_any_bad_symbol_is_short(symbol: object) -> None:
+def test_the_message_about_an_invalid_symbol_is_short(symbol: object) -> None:
     text = str(InvalidSymbolError(symbol, "no"))
     assert len(text) <= 60 + len(" is not a symbol: no")
     assert text.isprintable()

@@ -76,7 +76,7 @@ def answering(value: object) -> Callable[[], object]:
     return handler
 
 
-async def test_a_handler_returns_what_the_client_answered() -> None:
+async def test_a_handler_can_return_a_value_of_the_client() -> None:
     app = fastapi.FastAPI()
     async with reading() as client:
 
@@ -91,7 +91,7 @@ async def test_a_handler_returns_what_the_client_answered() -> None:
     assert isinstance(found["open_interest"], str)
 
 
-async def test_a_handler_that_names_its_type_is_in_the_documentation_of_the_service() -> None:
+async def test_a_handler_with_a_return_type_is_in_the_schema_of_the_service() -> None:
     app = fastapi.FastAPI()
     async with reading() as client:
 
@@ -112,7 +112,7 @@ async def test_a_handler_that_names_its_type_is_in_the_documentation_of_the_serv
     assert kinds == {"symbol": "string", "open_interest": "string", "time": "integer"}
 
 
-async def test_every_kind_of_value_leaves_a_handler_with_or_without_its_type() -> None:
+async def test_a_handler_can_return_every_value_with_or_without_a_return_type() -> None:
     async with reading() as client:
         market = await client.snapshot(["BTCUSDT", "NOSUCHUSDT"], notional=True)
         listed = (await client.exchange_info()).symbols[0]
@@ -138,7 +138,7 @@ async def test_every_kind_of_value_leaves_a_handler_with_or_without_its_type() -
     assert (await get(app, "/openapi.json"))[0] == 200
 
 
-def test_a_field_of_a_pydantic_model_takes_a_value_and_no_other() -> None:
+def test_a_field_of_a_pydantic_model_accepts_only_its_type() -> None:
     value = msgspec.convert({"symbol": "BTCUSDT", "open_interest": "1.50", "time": 7}, OpenInterest)
 
     class Reply(pydantic.BaseModel):  # type: ignore[name-defined, misc]

@@ -239,7 +239,7 @@ def test_imports_within_the_budget_go_one_way() -> None:
         ("exchange/models.py", "import requests.sessions", ["requests.sessions"]),
     ],
 )
-def test_a_wrong_import_is_found(
+def test_the_check_finds_a_wrong_import(
     where: str, source: str, wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
@@ -249,7 +249,7 @@ def test_a_wrong_import_is_found(
     assert wrong_imports(file) == wrong
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
     assert not {file.stem for file in FILES} & FORBIDDEN_NAMES
 
 
@@ -278,7 +278,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
     "kinds, most", [(FUNCTIONS, LONGEST_TO_DECIDE), ((ast.ClassDef,), LARGEST_TO_DECIDE)]
 )
 @pytest.mark.parametrize("name", DECISION)
-def test_what_decides_is_made_of_small_parts(
+def test_decision_modules_have_small_functions_and_classes(
     name: str, kinds: tuple[type[ast.stmt], ...], most: int
 ) -> None:
     assert [
@@ -297,7 +297,7 @@ def test_only_code_counts_towards_a_functions_length(
     assert list(lengths(file)) == [(4, "sample.py:1 f")]
 
 
-def test_nothing_is_hidden_from_the_coverage() -> None:
+def test_no_code_is_excluded_from_coverage() -> None:
     assert [file.name for file in FILES if "pragma: no cover" in file.read_text("utf-8")] == []
 
 
@@ -311,7 +311,7 @@ def test_the_public_names_are_sorted_and_all_there() -> None:
     assert [name for name in binance_oi.__all__ if not hasattr(binance_oi, name)] == []
 
 
-def test_nothing_lies_about_at_the_top() -> None:
+def test_the_top_folder_has_only_the_expected_files() -> None:
     assert {name.split("/")[0] for name in listed_files()} == TOP_LEVEL
 
 
@@ -334,7 +334,7 @@ def test_importing_the_package_needs_no_extra_and_no_network() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_library_is_silent_until_its_user_asks() -> None:
+def test_the_library_prints_nothing_without_a_log_handler() -> None:
     source = "import binance_oi, logging; logging.getLogger('binance_oi').error('x')"
     command = [sys.executable, "-c", source]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -345,7 +345,7 @@ def test_the_library_is_silent_until_its_user_asks() -> None:
     "folder",
     ["budget", "exchange", "market", "output", "recorder", "sending", "simulator", "testing"],
 )
-def test_a_folder_names_what_is_public_and_has_it(folder: str) -> None:
+def test_every_name_in_all_of_a_folder_exists(folder: str) -> None:
     package = import_module(f"binance_oi.{folder}")
     assert package.__all__
     assert [name for name in package.__all__ if not hasattr(package, name)] == []

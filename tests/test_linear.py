@@ -68,7 +68,7 @@ BODIES: dict[str, Callable[[int], object]] = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_a_body_of_four_times_as_many_rows_is_four_times_the_work(kind: str) -> None:
+def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
     counts = list[int]()
     for rows in (ROWS, ROWS * TIMES):
         with calls_counted() as calls:
@@ -88,7 +88,7 @@ class Piece(bytes):
 
 
 @pytest.mark.virtual_time
-async def test_a_listing_of_12_mb_is_copied_once_and_not_with_each_piece(
+async def test_a_body_of_12_mb_is_copied_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pieces, read = list[int](), aiohttp.StreamReader.readany
@@ -109,7 +109,7 @@ async def test_a_listing_of_12_mb_is_copied_once_and_not_with_each_piece(
 
 
 @pytest.mark.virtual_time
-async def test_symbols_that_are_not_listed_cost_no_walk_through_the_listing() -> None:
+async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
     def script(number: int) -> bytes:
         return answer(200, listing(whole(ROWS)))
 
@@ -130,7 +130,7 @@ async def test_symbols_that_are_not_listed_cost_no_walk_through_the_listing() ->
 
 
 @pytest.mark.parametrize("text", ["'s' * 4_000_000", "'s@' + 's' * 4_000_000"])
-def test_a_long_text_is_searched_for_secrets_once(text: str) -> None:
+def test_the_search_for_secrets_is_linear_in_the_text(text: str) -> None:
     program = f"from binance_oi.cli.program import without_secrets as w; print(len(w({text})))"
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG, check=True

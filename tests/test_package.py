@@ -61,7 +61,7 @@ def test_the_wheel_is_the_package_and_its_metadata(wheel: dict[str, bytes]) -> N
     assert "binance_oi/py.typed" in wheel
 
 
-def test_the_sdist_has_all_it_takes_to_build_and_to_test(dist: Path) -> None:
+def test_the_sdist_has_everything_to_build_and_to_test(dist: Path) -> None:
     top = f"binance_oi-{VERSION}"
     with tarfile.open(dist / f"{top}.tar.gz") as archive:
         names = {name.removeprefix(f"{top}/") for name in archive.getnames()}
@@ -93,7 +93,7 @@ def test_the_command_is_installed(wheel: dict[str, bytes]) -> None:
     assert "[pytest11]\nbinance_oi.testing.plugin = binance_oi.testing.plugin" in points
 
 
-def test_nothing_that_others_pin_is_required_by_us() -> None:
+def test_the_metadata_pins_no_transitive_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     named = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *extras]}

@@ -158,7 +158,7 @@ print("2026-11-23T12:00:00.5Z")
 """
 
 
-def test_blocks_are_found_with_their_lines_and_outputs() -> None:
+def test_the_parser_finds_blocks_with_their_lines_and_outputs() -> None:
     first, second = python_blocks(SAMPLE)
     assert (first.line, first.output) == (3, "a    22.5\n")
     assert (second.line, second.output) == (15, None)
@@ -171,6 +171,6 @@ def test_blocks_run_with_and_without_await(capsys: pytest.CaptureFixture[str]) -
     assert shape(capsys.readouterr().out) == "a #\n#"
 
 
-def test_numbers_may_differ_and_words_may_not() -> None:
+def test_outputs_may_differ_in_numbers_and_not_in_words() -> None:
     assert shape("BTCUSDT  96,012.544\n") == shape("BTCUSDT 7\n")
     assert shape("BTCUSDT 7") != shape("ETHUSDT 7")

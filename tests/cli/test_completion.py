@@ -40,7 +40,9 @@ def test_each_shell_gets_every_command_and_the_shared_options(shell: str, capsys
         ("completion ", {"bash", "zsh", "fish"}),
     ],
 )
-def test_bash_completes(words: str, expected: set[str], capsys: Captured, tmp_path: Path) -> None:
+def test_bash_completes_commands_and_options(
+    words: str, expected: set[str], capsys: Captured, tmp_path: Path
+) -> None:
     path = tmp_path / "completion.bash"
     path.write_text(script("bash", capsys))
     given = ["binance-oi", *words.split(" ")]

@@ -158,7 +158,7 @@ ODD_ROWS: dict[str, tuple[object, bool]] = {
 
 
 @pytest.mark.parametrize("row, is_read", ODD_ROWS.values(), ids=ODD_ROWS.keys())
-async def test_an_odd_row_of_the_listing_costs_itself_with_one_warning(
+async def test_an_odd_row_of_the_listing_is_left_out_with_one_warning(
     row: object, is_read: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -222,7 +222,7 @@ async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
     assert warnings(caplog) == []
 
 
-async def test_a_row_that_turns_odd_costs_a_poll_itself_and_is_named_once(
+async def test_a_poll_leaves_out_a_row_that_turns_odd_and_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "LISTING_AGE", 2.0)
@@ -245,7 +245,7 @@ async def test_a_row_that_turns_odd_costs_a_poll_itself_and_is_named_once(
     ]
 
 
-async def test_other_odd_rows_are_told_when_they_come(caplog: pytest.LogCaptureFixture) -> None:
+async def test_new_odd_rows_cause_a_new_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with odd_market() as (exchange, client):
         for names in (["A"], ["A"], [], ["A"], ["A", "B"], ["B"], ["C"]):
             exchange.symbols = [GOOD, *(ODD | {"symbol": name, "status": 1} for name in names)]
@@ -271,7 +271,7 @@ def price(symbol: object, **fields: object) -> Row:
     ],
     ids=str,
 )
-async def test_an_odd_mark_price_costs_itself_with_one_warning(
+async def test_an_odd_mark_price_is_left_out_with_one_warning(
     odd: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -288,7 +288,7 @@ async def test_an_odd_mark_price_costs_itself_with_one_warning(
     assert warning.startswith("odd rows in the exchange's mark prices: ")
 
 
-async def test_a_recorder_without_mark_prices_says_so_once_for_each_time_they_fail(
+async def test_a_recorder_warns_once_each_time_mark_prices_begin_to_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -317,7 +317,7 @@ async def test_named_symbols_need_no_listing(status: int, symbols: object, tmp_p
     assert [found.missed for found in snapshots] == [()] * 3
 
 
-async def test_a_named_symbol_whose_row_is_odd_is_read_all_the_same() -> None:
+async def test_a_named_symbol_with_an_odd_row_is_still_read() -> None:
     async with odd_market() as (exchange, client):
         exchange.symbols = [GOOD, ODD | {"status": None}]
         snapshots = await polled(client, 2, ["ODDUSDT"])
@@ -328,7 +328,7 @@ async def test_a_named_symbol_whose_row_is_odd_is_read_all_the_same() -> None:
     "row, kind",
     [(None, UnknownSymbolError), (ODD | {"status": "SETTLING"}, SymbolNotTradingError)],
 )
-async def test_a_delisted_symbol_of_several_is_an_error_of_each_snapshot_with_one_warning(
+async def test_a_delisted_named_symbol_is_an_error_of_each_snapshot_with_one_warning(
     row: Row | None,
     kind: type[BinanceOIError],
     tmp_path: Path,
@@ -384,7 +384,7 @@ async def test_a_symbol_that_is_listed_again_is_read_again(
 
 
 @pytest.mark.parametrize("symbols", [["ODDUSDT"], ["ODDUSDT", "OTHERUSDT"]])
-async def test_only_when_none_of_them_is_listed_a_program_ends(
+async def test_a_poll_raises_only_when_no_named_symbol_is_listed(
     symbols: list[str], tmp_path: Path
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -399,7 +399,7 @@ async def test_only_when_none_of_them_is_listed_a_program_ends(
         assert len(await polled(client, 1, symbols)) == 1
 
 
-async def test_when_none_of_them_trades_the_slots_are_gaps_that_say_so() -> None:
+async def test_slots_are_gaps_while_no_named_symbol_trades() -> None:
     async with odd_market() as (exchange, client):
         exchange.symbols = [GOOD, ODD | {"status": "PENDING_TRADING"}]
         running = polling.sweeps(client, ["ODDUSDT"], every=1.0, clock=wall_time)
@@ -413,7 +413,7 @@ async def test_when_none_of_them_trades_the_slots_are_gaps_that_say_so() -> None
     )
 
 
-async def test_a_schedule_of_named_symbols_that_cannot_fit_is_refused_without_a_listing() -> None:
+async def test_a_schedule_that_cannot_fit_is_refused_without_a_listing() -> None:
     async with odd_market() as (exchange, client):
         exchange.listing_status = 500
         with pytest.raises(ValueError, match="100 symbols every 1 s take 6000 weight a minute"):

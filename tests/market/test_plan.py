@@ -85,7 +85,7 @@ def test_a_refusal_is_a_value_error_that_can_be_pickled() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_a_longer_schedule_of_those_to_choose_from_is_longer_than_another() -> None:
+def test_the_next_schedule_is_longer_than_the_given_one() -> None:
     room, load = Room(USAGE, 0.0), Load(840, False)
     assert [room.shortest(load, above=every) for every in (7.0, 30.0, 600.0)] == [30.0, 60.0, None]
     assert sorted(AUTOMATIC) == list(AUTOMATIC)
@@ -138,7 +138,7 @@ def shown(asked: RequestedSlots, step: int, *outcomes: Snapshot | Gap) -> list[s
         (15, [swept(60), swept(75), swept(90)], "60 75 80-80 budget 90"),
     ],
 )
-def test_each_slot_that_was_asked_for_is_swept_or_in_a_gap(
+def test_each_requested_slot_has_a_snapshot_or_is_in_a_gap(
     step: int, outcomes: list[Snapshot | Gap], expected: str
 ) -> None:
     assert " ".join(shown(RequestedSlots(20_000, 60_000), step, *outcomes)) == expected

@@ -119,7 +119,7 @@ async def test_300_polls_of_one_symbol_cost_one_request_a_slot() -> None:
     assert sum(exchange.answers.values()) == 6  # with the list of symbols
 
 
-async def test_polls_of_different_symbols_share_those_that_both_have() -> None:
+async def test_polls_of_different_symbols_share_the_requests_for_common_symbols() -> None:
     async with market(10, latency=0.05) as (exchange, [client]):
         a, b, c = exchange.universe.trading[:3]
         both = await asyncio.gather(
@@ -157,7 +157,7 @@ async def test_each_poll_has_its_own_view_of_a_shared_snapshot() -> None:
     assert (other.unchanged, other.missed) == (frozenset(), ())
 
 
-async def test_a_poll_that_leaves_takes_nothing_from_the_others() -> None:
+async def test_a_poll_that_ends_does_not_disturb_the_others() -> None:
     async with market(10, latency=0.2) as (_, [client]):
         leaving = [
             asyncio.ensure_future(taken(9, polled(client, ["BTCUSDT"], every=1.0)))
@@ -171,7 +171,7 @@ async def test_a_poll_that_leaves_takes_nothing_from_the_others() -> None:
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
-async def test_snapshots_that_take_a_known_value_share_their_requests() -> None:
+async def test_snapshots_with_a_max_age_share_their_requests() -> None:
     async with market(50) as (exchange, [client]):
         many = await asyncio.gather(*(client.snapshot(max_age=1.0) for _ in range(300)))
         assert {len(snapshot) for snapshot in many} == {50}
@@ -183,7 +183,7 @@ async def test_snapshots_that_take_a_known_value_share_their_requests() -> None:
         assert (await client.snapshot()).weight == 50
 
 
-async def test_who_takes_no_old_value_shares_no_sweep_with_one_who_does() -> None:
+async def test_a_snapshot_without_a_max_age_shares_no_sweep() -> None:
     async with market(2) as (exchange, [client]):
         old = await client.snapshot()
         await asyncio.sleep(30.0)
@@ -209,14 +209,14 @@ async def test_a_shared_value_says_when_its_answer_came() -> None:
 
 
 @pytest.mark.parametrize("max_age", [-1.0, float("nan"), float("inf")])
-async def test_an_age_that_is_none_is_refused(max_age: float) -> None:
+async def test_an_invalid_age_is_refused(max_age: float) -> None:
     async with market(10) as (exchange, [client]):
         with pytest.raises(ValueError, match="max_age must be finite"):
             await client.snapshot(max_age=max_age)
         assert not exchange.answers
 
 
-async def test_who_has_more_time_goes_on_where_another_ran_out_of_it() -> None:
+async def test_a_caller_with_more_time_continues_a_shared_request_after_a_timeout() -> None:
     async with market(10, latency=2.0) as (exchange, [client]):
         names = ["BTCUSDT"]
         hasty = asyncio.ensure_future(client.snapshot(names, max_age=1.0, deadline=1.0))
@@ -247,7 +247,7 @@ async def test_a_poll_without_a_period_takes_the_shortest_that_fits(
     assert due[0] == slots[1]
 
 
-async def test_a_poll_that_nobody_awaits_costs_nothing() -> None:
+async def test_a_poll_that_is_never_awaited_costs_nothing() -> None:
     async with market(10) as (exchange, [client]):
         running = client.poll()
         await running.aclose()
@@ -262,7 +262,7 @@ async def test_polls_without_a_period_share_one() -> None:
     assert sum(exchange.answers.values()) == 1 + 2 * 400
 
 
-async def test_the_whole_market_is_planned_for_when_no_list_can_be_read() -> None:
+async def test_a_poll_without_a_list_plans_for_the_whole_market() -> None:
     async with market(10) as (exchange, [client]):
         await exchange.close()
         async with aclosing(sweeps(client, clock=wall_time)) as outcomes:
@@ -274,7 +274,7 @@ async def test_the_whole_market_is_planned_for_when_no_list_can_be_read() -> Non
 @pytest.mark.parametrize(
     "every, slots", [(20.0, [20, 40, 0, 30, 0, 30]), *thorough((None, [30, 0, 30, 0, 0]))]
 )
-async def test_a_schedule_that_stops_fitting_goes_on_at_the_next_one_that_fits(
+async def test_a_schedule_that_no_longer_fits_slows_to_the_next_one_that_fits(
     every: float | None, slots: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     grown = 6 if every else 70
@@ -300,7 +300,7 @@ async def test_a_schedule_that_stops_fitting_goes_on_at_the_next_one_that_fits(
     assert set(exchange.answers) == {200}
 
 
-async def test_a_schedule_comes_back_when_there_is_room_again(
+async def test_the_requested_schedule_returns_when_there_is_room_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with market(82, limit=240) as (exchange, [client]):
@@ -366,7 +366,7 @@ async def test_two_polls_of_one_client_count_together() -> None:
             assert len(await anext(running)) == 30
 
 
-async def test_of_two_pollers_that_grow_the_one_that_came_first_keeps_its_schedule(
+async def test_of_two_growing_pollers_the_first_one_keeps_its_schedule(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shared = budget()
@@ -389,7 +389,7 @@ async def test_of_two_pollers_that_grow_the_one_that_came_first_keeps_its_schedu
     assert set(exchange.answers) == {200}
 
 
-async def test_a_recorder_goes_on_in_a_recording_where_its_schedule_fits_no_more(
+async def test_a_recorder_continues_a_recording_whose_schedule_no_longer_fits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "oi.db"
@@ -424,7 +424,7 @@ async def test_a_recorder_goes_on_in_a_recording_where_its_schedule_fits_no_more
     ]
 
 
-async def test_a_recorder_without_a_period_says_which_one_it_took(tmp_path: Path) -> None:
+async def test_a_recorder_without_a_period_logs_the_schedule_it_chose(tmp_path: Path) -> None:
     async with market(100) as (_, [client]):
         recorder = Recorder(client, tmp_path / "oi.db", clock=wall_time)
         assert recorder.status.every is None
@@ -461,7 +461,7 @@ async def test_a_recorder_that_waits_for_its_slot_ends_with_its_client(tmp_path:
             await recording
 
 
-async def test_polls_that_end_need_nothing_of_the_budget_any_more() -> None:
+async def test_a_poll_that_ends_withdraws_its_demand() -> None:
     shared = budget()
     async with market(10, shared) as (_, [client]):
         pool = client._governor.pool

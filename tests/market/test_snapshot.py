@@ -63,7 +63,7 @@ def now() -> float:
 # -- the thing itself ----------------------------------------------------------------------------
 
 
-def test_it_is_a_mapping_of_what_was_read() -> None:
+def test_a_snapshot_is_a_mapping_of_its_values() -> None:
     market = snapshot(ETH, BTC, errors={"XUSDT": UnknownSymbolError(400, -1121, "Invalid symbol.")})
     assert dict(market) == {"ETHUSDT": ETH, "BTCUSDT": BTC}
     assert list(market) == ["ETHUSDT", "BTCUSDT"]
@@ -95,7 +95,7 @@ def test_rows_and_columns_are_exact_and_in_order() -> None:
     assert snapshot().to_columns() == {"symbol": [], "open_interest": [], "time": []}
 
 
-def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
+def test_notional_is_exact_for_each_symbol_with_a_price() -> None:
     long = OpenInterest("LONGUSDT", Decimal("9" * 30 + "." + "9" * 30), NOON_MS)
     prices = {
         "ETHUSDT": MarkPrice("ETHUSDT", Decimal("2900.12345678"), NOON_MS),
@@ -108,7 +108,7 @@ def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
     assert snapshot(BTC).notional == {}
 
 
-def test_it_can_be_copied_and_its_repr_is_short() -> None:
+def test_a_snapshot_can_be_copied_and_has_a_short_repr() -> None:
     market = snapshot(BTC, ETH)
     assert dict(copy.copy(market)) == dict(market)
     assert repr(market).startswith(f"Snapshot(errors={{}}, started={NOON!r}, ")
@@ -117,7 +117,7 @@ def test_it_can_be_copied_and_its_repr_is_short() -> None:
     assert repr(many) == repr(market)  # no value is in it
 
 
-def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
+def test_without_pyarrow_the_arrow_interface_names_the_missing_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -125,7 +125,7 @@ def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
         snapshot(BTC).__arrow_c_stream__()
 
 
-def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
+def test_arrow_columns_are_made_of_text_and_integer_milliseconds() -> None:
     small = OpenInterest("SMALLUSDT", Decimal("0.00000001"), NOON_MS)
     market = snapshot(
         BTC,
@@ -151,7 +151,7 @@ def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
         ),
     ],
 )
-def test_a_gap_reads_well(gap: Gap, text: str) -> None:
+def test_the_text_of_a_gap_names_its_slots_and_its_reason(gap: Gap, text: str) -> None:
     assert str(gap) == text
 
 
@@ -159,7 +159,7 @@ def test_a_gap_reads_well(gap: Gap, text: str) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_the_whole_market_is_read_without_an_error_and_costs_one_for_the_list() -> None:
+async def test_the_whole_market_costs_one_for_each_symbol_and_one_for_the_list() -> None:
     progress: list[tuple[int, int]] = []
     async with LocalExchange(clock=wall_time, latency=0.02) as exchange:
         trading = [s.name for s in exchange.universe.symbols.values() if s.status == "TRADING"]
@@ -183,7 +183,7 @@ async def test_the_whole_market_is_read_without_an_error_and_costs_one_for_the_l
 
 
 @pytest.mark.virtual_time
-async def test_the_list_is_kept_for_five_minutes_unless_it_was_seen_to_be_wrong() -> None:
+async def test_the_list_is_used_for_five_minutes_unless_it_proves_wrong() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for name in exchange.universe.symbols:
             exchange.set_status(name, "SETTLING")
@@ -202,7 +202,7 @@ async def test_the_list_is_kept_for_five_minutes_unless_it_was_seen_to_be_wrong(
 
 
 @pytest.mark.virtual_time
-async def test_what_does_not_trade_or_does_not_exist_is_an_error_and_stops_nothing() -> None:
+async def test_symbols_that_cannot_be_read_are_errors_and_stop_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         exchange.set_status("XRPUSDT", "SETTLING")
         asked = ["NOPEUSDT", "BTCUSDT", "XRPUSDT", "ethusdt", "ALSONOT"]
@@ -218,7 +218,7 @@ async def test_what_does_not_trade_or_does_not_exist_is_an_error_and_stops_nothi
 
 
 @pytest.mark.virtual_time
-async def test_the_order_is_the_one_asked_for_and_nothing_is_asked_twice() -> None:
+async def test_symbols_keep_the_order_of_the_request_without_duplicates() -> None:
     asked = [*NAMES_OF_ALL_KINDS, "BTCUSDT", "btcusdc", "BTCUSDT"]
     async with LocalExchange(clock=wall_time, latency=0.05, jitter=0.5) as exchange:
         async with local_client(exchange) as client:
@@ -230,7 +230,7 @@ async def test_the_order_is_the_one_asked_for_and_nothing_is_asked_twice() -> No
 
 
 @pytest.mark.virtual_time
-async def test_nothing_asked_for_is_nothing_read() -> None:
+async def test_an_empty_request_sends_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot([])
         assert (dict(market), market.errors, market.weight) == ({}, {}, 0)
@@ -240,7 +240,7 @@ async def test_nothing_asked_for_is_nothing_read() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
+async def test_an_invalid_name_is_refused_before_any_request() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         with pytest.raises(InvalidSymbolError):
             await client.snapshot(["BTCUSDT", "BTC/USDT"])
@@ -248,7 +248,7 @@ async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
+async def test_symbols_without_an_answer_by_the_deadline_are_errors() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:
             await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
@@ -263,7 +263,7 @@ async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_deadline_that_is_over_sends_nothing() -> None:
+async def test_a_past_deadline_sends_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"], deadline=0.0)
         assert exchange.used == 0
@@ -274,7 +274,7 @@ async def test_a_deadline_that_is_over_sends_nothing() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_an_answer_that_does_not_come_by_the_deadline_is_a_timeout() -> None:
+async def test_an_answer_after_the_deadline_is_a_timeout() -> None:
     async with RawExchange(lambda n: b"") as exchange, local_client(exchange) as client:
         began = now()
         market = await client.snapshot(["BTCUSDT"], deadline=2.0)
@@ -283,7 +283,7 @@ async def test_an_answer_that_does_not_come_by_the_deadline_is_a_timeout() -> No
 
 
 @pytest.mark.virtual_time
-async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
+async def test_a_ban_ends_the_rest_of_a_snapshot_at_once() -> None:
     async with LocalExchange(clock=wall_time, latency=0.05) as exchange:
         async with local_client(exchange, max_connections=10) as client:
 
@@ -300,7 +300,7 @@ async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_list_that_cannot_be_read_is_raised() -> None:
+async def test_a_snapshot_raises_the_error_of_the_list() -> None:
     async with (
         RawExchange(lambda n: answer(403, "<html>")) as exchange,
         local_client(exchange) as client,
@@ -311,7 +311,7 @@ async def test_a_list_that_cannot_be_read_is_raised() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_closing_ends_a_snapshot() -> None:
+async def test_closing_the_client_ends_a_snapshot() -> None:
     async with RawExchange(lambda n: b"") as exchange:
         client = local_client(exchange)
         reading = asyncio.create_task(client.snapshot(["BTCUSDT", "ETHUSDT"], notional=True))
@@ -322,7 +322,7 @@ async def test_closing_ends_a_snapshot() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_callback_that_fails_ends_the_snapshot_and_everything_it_began() -> None:
+async def test_a_failing_callback_ends_the_snapshot_and_its_tasks() -> None:
     def fails(done: int, _: int) -> None:
         if done == 5:
             raise ZeroDivisionError
@@ -339,7 +339,7 @@ async def test_a_callback_that_fails_ends_the_snapshot_and_everything_it_began()
 
 
 @pytest.mark.virtual_time
-async def test_cancelling_ends_everything_it_began() -> None:
+async def test_cancelling_a_snapshot_ends_its_tasks() -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.05) as exchange,
         local_client(exchange, max_connections=10) as client,
@@ -357,7 +357,7 @@ async def test_cancelling_ends_everything_it_began() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("names", [[f"S{number}USDT" for number in range(20)], None])
-async def test_the_connections_are_opened_while_the_first_request_is_alone(
+async def test_connections_open_while_the_first_request_is_under_way(
     names: list[str] | None,
 ) -> None:
     async with (
@@ -376,7 +376,7 @@ async def test_the_connections_are_opened_while_the_first_request_is_alone(
 
 
 @pytest.mark.virtual_time
-async def test_with_mark_prices_the_notional_of_every_value_is_known() -> None:
+async def test_with_mark_prices_every_value_has_a_notional() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "币安人生USDT", "NOPEUSDT"], notional=True)
         assert exchange.used == 13
@@ -387,7 +387,7 @@ async def test_with_mark_prices_the_notional_of_every_value_is_known() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
+async def test_a_snapshot_keeps_its_values_without_mark_prices() -> None:
     def script(n: int) -> bytes:
         last = exchange.requests[-1]
         return answer(400, "{}") if b"premiumIndex" in last else open_interest()
@@ -401,7 +401,7 @@ async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("name", ["BTCUSDT", b"BTCUSDT"])
-async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
+async def test_one_string_is_not_accepted_as_a_list_of_symbols(name: str) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
             await client.snapshot(name)
@@ -409,7 +409,7 @@ async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_was_never_sent_is_not_in_the_weight() -> None:
+async def test_the_weight_excludes_requests_that_were_never_sent() -> None:
     async with LocalExchange(clock=wall_time) as exchange:
         client = local_client(exchange)
     async with client:

@@ -57,7 +57,7 @@ def exchange_url() -> Iterator[str]:
     "descriptors, whose",
     [(40, "ours"), *thorough(*((n, w) for n in (12, 40, 80) for w in ("ours", "theirs")))],
 )
-def test_too_few_descriptors_cost_no_value(exchange_url: str, descriptors: int, whose: str) -> None:
+def test_too_few_descriptors_lose_no_value(exchange_url: str, descriptors: int, whose: str) -> None:
     command = [sys.executable, "-c", READ_ALL, exchange_url, str(descriptors), whose]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "789 0 0\n", done.stderr
@@ -98,7 +98,7 @@ async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_n
     assert exchange.answers == {200: 40}
 
 
-async def test_without_any_connection_to_wait_for_a_request_fails(
+async def test_a_request_fails_without_a_connection_to_wait_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     allow(0, monkeypatch)
@@ -116,7 +116,7 @@ def governor(connections: int) -> Governor:
     return Governor(ProcessBudget(limit=100_000).pool(""), max_in_flight=connections)
 
 
-async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way() -> None:
+async def test_a_shortage_lowers_the_limit_to_the_other_requests_under_way() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(4)]
     assert short.connections.lower(short.in_flight)
@@ -131,14 +131,14 @@ async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way(
         permit.give_back()
 
 
-async def test_a_request_that_is_alone_has_nothing_to_wait_for() -> None:
+async def test_the_only_request_has_no_connection_to_wait_for() -> None:
     short = governor(10)
     async with short.reserve():
         assert not short.connections.lower(short.in_flight)
         assert short.connections.now == 10
 
 
-async def test_after_a_shortage_the_connections_come_back_with_the_answers() -> None:
+async def test_after_a_shortage_answers_raise_the_limit_again() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(2)]
     assert short.connections.lower(short.in_flight)
@@ -168,11 +168,11 @@ KEY = ConnectionKey("127.0.0.1", 80, False, True, None, None, None)
         (aiohttp.ClientConnectorError(KEY, OSError("several failed")), False),
     ],
 )
-def test_a_shortage_is_told_from_other_errors(error: Exception, is_short: bool) -> None:
+def test_a_shortage_is_distinguished_from_other_errors(error: Exception, is_short: bool) -> None:
     assert is_out_of_descriptors(error) == is_short
 
 
-def test_the_system_is_asked_where_the_error_does_not_say_it(
+def test_the_system_limit_decides_when_the_error_is_ambiguous(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse() -> None:

@@ -99,7 +99,7 @@ def changed() -> list[bytes]:
 
 
 @pytest.mark.parametrize("part", some(range(16), 4))
-async def test_no_changed_byte_makes_an_answer_that_the_parser_reads_otherwise(part: int) -> None:
+async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(part: int) -> None:
     loop, taken = asyncio.get_running_loop(), 0
     for text in changed()[part::16]:
         found = ours(text)
@@ -109,7 +109,7 @@ async def test_no_changed_byte_makes_an_answer_that_the_parser_reads_otherwise(p
     assert taken > 50  # in values of headers that mean nothing here, and in the body
 
 
-async def test_the_usual_answer_is_taken_as_it_is() -> None:
+async def test_the_usual_answer_is_read_without_a_parser() -> None:
     found = ours(USUAL)
     assert found == Outcome(200, 1234, 1795720170.0, BODY, True)
     assert found == theirs(USUAL, asyncio.get_running_loop())
@@ -156,7 +156,7 @@ def test_an_unusual_answer_is_left_to_the_parser(old: bytes, new: bytes) -> None
 
 
 @pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
-def test_a_header_that_is_missing_is_missing(name: str) -> None:
+def test_an_answer_without_a_header_has_no_such_header(name: str) -> None:
     text = b"".join(
         line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
     )
@@ -167,7 +167,7 @@ def test_a_header_that_is_missing_is_missing(name: str) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_only_an_unusual_answer_costs_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_an_unusual_answer_creates_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = Mock(wraps=ResponseHandler.set_response_params)
     monkeypatch.setattr(
         ResponseHandler, "set_response_params", lambda self, **more: parsed(self, **more)
@@ -211,7 +211,7 @@ async def test_an_answer_in_two_pieces_is_read_by_the_parser(
 
 
 @pytest.mark.virtual_time
-async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None:
+async def test_an_unused_parked_connection_returns_to_the_pool() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as sender:
         for _ in range(2):
             await sender.get(exchange.url)

@@ -77,7 +77,7 @@ async def test_an_answer_that_has_arrived_survives_a_stall_longer_than_the_timeo
             assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
 
 
-async def test_the_same_with_an_aiohttp_that_we_do_not_know(
+async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "_LEAN", False)
@@ -87,7 +87,7 @@ async def test_the_same_with_an_aiohttp_that_we_do_not_know(
 
 
 @WHOSE
-async def test_so_does_an_answer_of_many_pieces(whose: str) -> None:
+async def test_an_answer_of_many_pieces_survives_a_stall(whose: str) -> None:
     names = [f"S{number}USDT" for number in range(2000)]
     body = json.dumps({"symbols": [{"symbol": name, "status": "TRADING"} for name in names]})
     assert len(body) > 5 * connections.BYTES_PER_READ
@@ -95,7 +95,7 @@ async def test_so_does_an_answer_of_many_pieces(whose: str) -> None:
         assert list(await client.symbols()) == names
 
 
-async def test_so_does_each_value_of_a_snapshot_with_a_deadline() -> None:
+async def test_each_value_of_a_snapshot_with_a_deadline_survives_a_stall() -> None:
     def script(number: int) -> bytes:
         if number == 3:
             stall()
@@ -107,7 +107,7 @@ async def test_so_does_each_value_of_a_snapshot_with_a_deadline() -> None:
 
 
 @WHOSE
-async def test_so_does_the_text_of_a_refusal_which_says_until_when(whose: str) -> None:
+async def test_the_text_of_a_refusal_survives_a_stall(whose: str) -> None:
     head, text = answer(418, BANNED)[: -len(BANNED)], BANNED.encode()
     async with client_of(lambda n: head, whose=whose, timeout=1000.0) as (client, exchange):
         call = asyncio.create_task(client.get_open_interest("BTCUSDT"))
@@ -120,7 +120,7 @@ async def test_so_does_the_text_of_a_refusal_which_says_until_when(whose: str) -
     assert str(BAN_END) in str(caught.value)
 
 
-async def test_what_has_not_arrived_after_the_stall_is_not_waited_for() -> None:
+async def test_an_answer_that_has_not_arrived_after_a_stall_is_a_timeout() -> None:
     def script(number: int) -> bytes:
         stall()
         return answer(200, b"{", length=70)

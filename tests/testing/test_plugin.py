@@ -184,6 +184,7 @@ def test_nothing_heavy_is_there():
         "binance_oi.lazy",
         "binance_oi.testing",
         "binance_oi.testing.plugin",
+        "binance_oi.version",
     }
 """
 
@@ -196,16 +197,14 @@ def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_pat
     assert done.stdout.splitlines()[-1].startswith("1 passed"), done.stdout + done.stderr
 
 
-def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
-    site: Path, tmp_path: Path
-) -> None:
+def test_a_late_request_for_virtual_time_fails_with_the_reason(site: Path, tmp_path: Path) -> None:
     source = """
     def test_late(request):
         request.getfixturevalue("virtual_time")
     """
     done = run_pytest(site, tmp_path, source, "-p", "no:asyncio")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "virtual_time must be there before the test begins" in done.stdout
+    assert "virtual_time must be requested before the test begins" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
     [
         (
             ("-o", "asyncio_default_test_loop_scope=session"),
-            "the event loop of this test was not closed. virtual_time needs a loop for this test",
+            "the event loop of this test was not closed. virtual_time needs an event loop for this test",
         ),
         *thorough(
             (
@@ -223,7 +222,7 @@ def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
         ),
     ],
 )
-def test_virtual_time_that_would_not_be_one_fails_and_says_why(
+def test_a_loop_that_is_not_the_tests_own_fails_with_the_reason(
     options: tuple[str, ...], said: str, site: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "loops_of_a_user.py").write_text(
@@ -247,7 +246,7 @@ def test_virtual_time_that_would_not_be_one_fails_and_says_why(
     assert said in done.stdout
 
 
-def test_the_test_of_ten_lines_in_the_readme_runs(site: Path, tmp_path: Path) -> None:
+def test_the_example_test_in_the_readme_runs(site: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     (source,) = (block for block in blocks if "async def test_" in block)
     code = [line for line in source.splitlines() if line]
