@@ -62,7 +62,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # a hold ends for certain when the slowest possible clock says so
+DOUBT = timedelta(seconds=6)  # a cooldown ends for certain when the slowest possible clock is there
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -72,18 +72,18 @@ def local_client(exchange: LocalExchange | RawExchange, **options: object) -> Op
 
 
 def now() -> float:
-    """Seconds since the test began."""
+    """Seconds since the start of the test."""
     return asyncio.get_running_loop().time() - START_S
 
 
 def assert_is_end_of_hold(error: RateLimitedError | BannedError, until: datetime | None) -> None:
-    """The two clocks agree, so `retry_at` is when the hold is over for certain."""
+    """Check that `retry_at` is when the cooldown has certainly ended; the two clocks agree."""
     assert until is not None
     assert until <= error.retry_at < until + DOUBT
 
 
 async def outcome(call: asyncio.Future[OpenInterest]) -> object:
-    """What came of a call: its value, or its exception."""
+    """The outcome of a call: its value or its exception."""
     (result,) = await asyncio.gather(call, return_exceptions=True)
     return result
 
@@ -217,7 +217,7 @@ async def test_after_a_dropped_connection_no_suspect_one_is_used(
         aiohttp.ClientSession() as session,
         local_client(exchange, session=session if injected else None) as client,
     ):
-        await client.get_open_interest("BTCUSDT")  # the first one goes alone
+        await client.get_open_interest("BTCUSDT")  # the first request goes alone
         await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(4)))
         kept = exchange.connections
         assert kept > 1
@@ -236,7 +236,7 @@ async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
             assert len(exchange.requests) == client.usage.charged == 2
             await client.get_open_interest("BTCUSDT")
         assert not session.closed
-        async with session.get(exchange.url) as response:  # and it works on
+        async with session.get(exchange.url) as response:  # the session still works
             assert response.status == 200
 
 
@@ -262,7 +262,7 @@ async def test_a_timeout_uses_up_no_retry() -> None:
         for _ in range(20):
             with pytest.raises(TransportTimeoutError):
                 await client.get_open_interest("BTCUSDT")
-        await client.get_open_interest("BTCUSDT")  # the one retry is still there
+        await client.get_open_interest("BTCUSDT")  # the one retry is unused
 
 
 async def test_a_pause_before_a_retry_ends_when_the_client_is_closed(
@@ -314,7 +314,7 @@ async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
 ) -> None:
     async with LocalExchange(clock=wall_time, limit=100) as exchange:
         options = {"max_wait": 20.0} if of_the_client else {}
-        await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+        await asyncio.sleep(10.0)  # far from a rollover, every minute is certain
         async with local_client(exchange, budget=_small_budget(100), **options) as client:
             wait = module.DEFAULT if of_the_client else 20.0
             calls = [client.get_open_interest("BTCUSDT", max_wait=wait) for _ in range(150)]
@@ -351,7 +351,7 @@ async def test_a_max_wait_of_0_suffices_when_there_is_room() -> None:
 
 
 class Announcing(RawExchange):
-    """Announces limits, and notes when it is asked for open interest."""
+    """Announces limits, and notes the time of each request for open interest."""
 
     def __init__(self, *limits: tuple[str, str, object, object]) -> None:
         super().__init__(self.answer)
@@ -367,7 +367,7 @@ class Announcing(RawExchange):
         return open_interest()
 
     def most(self, seconds: float) -> int:
-        """Requests in any window of so many seconds."""
+        """The most requests in any window of so many seconds."""
         return max(sum(at - seconds < t <= at for t in self.asked) for at in self.asked)
 
 
@@ -397,7 +397,7 @@ async def test_a_call_refused_by_another_limit_succeeds_at_its_retry_at() -> Non
         Announcing(("REQUEST_WEIGHT", "DAY", 1, 50)) as exchange,
         local_client(exchange) as client,
     ):
-        await asyncio.sleep(10.0)  # away from the turn of a minute
+        await asyncio.sleep(10.0)  # far from a rollover
         await client.exchange_info()
         calls = [client.get_open_interest("BTCUSDT", max_wait=5.0) for _ in range(60)]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -421,7 +421,7 @@ async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
         assert client.usage.limit == 1200
         (record,) = caplog.records
         assert "FORTNIGHT" in record.getMessage()
-        exchange.limits.clear()  # it announces none: what is known goes on
+        exchange.limits.clear()  # it announces none: the known limits stay
         await client.exchange_info()
         assert client.usage.limit == 1200
 
@@ -433,7 +433,7 @@ async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
 async def sending_client(
     way: str, exchange: LocalExchange | RawExchange, **options: object
 ) -> AsyncIterator[OpenInterestClient]:
-    """A client that sends in one of the ways there are."""
+    """A client that sends in one of `WAYS`."""
     if way.startswith("injected"):
         async with (
             aiohttp.ClientSession() as session,
@@ -442,7 +442,7 @@ async def sending_client(
             yield client
         return
     async with local_client(exchange, **options) as client:
-        if way == "ours":  # from the second request on
+        if way == "ours":  # our own writer sends from the second request on
             await client.get_open_interest("BTCUSDT")
             client._transport.distrust_connections()
         yield client
@@ -450,7 +450,7 @@ async def sending_client(
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the next connections take to open, the last of them for all that follow."""
+    """Let the next connections take these seconds to open; all others take the last number."""
     seconds = [0.0]
     connect = aiohttp.TCPConnector._create_connection
 
@@ -529,14 +529,14 @@ async def test_a_request_that_is_too_late_for_its_timeout_costs_nothing(
 async def test_a_resumed_process_sends_nothing_that_was_booked_before_the_suspend(
     ending: str,
 ) -> None:
-    """Its clock goes on and the loop's does not, so the time-out is still to come."""
+    """The machine's clock runs on and the loop's does not, so the timeout is not over."""
     loop, slept = asyncio.get_running_loop(), 0.0
     budget = ProcessBudget(clock=lambda: loop.time() + slept, wall=lambda: wall_time() + slept)
     async with RawExchange(lambda n: open_interest()) as exchange, aiohttp.ClientSession() as ours:
         client = local_client(exchange, session=ours, budget=budget, timeout=60.0)
         async with client:
             call = asyncio.ensure_future(client.get_open_interest("BTCUSDT"))
-            await asyncio.sleep(0)  # it is charged, and opens its connection
+            await asyncio.sleep(0)  # the request is charged, and opens its connection
             slept = 3600.0
             if ending == "timeout":
                 assert (await call).symbol == "BTCUSDT"
@@ -593,7 +593,7 @@ async def test_time_spent_in_a_trace_before_the_write_counts() -> None:
         assert pauses == []
         assert (len(exchange.requests), exchange.connections) == (2, 1)
         pauses.append(0.0)
-        async with session.get(exchange.url) as response:  # the connection is as it was
+        async with session.get(exchange.url) as response:  # the connection is unchanged
             assert response.status == 200
 
 
@@ -668,10 +668,10 @@ async def test_3600_calls_at_once_are_answered_as_the_minutes_allow() -> None:
         assert exchange.answers == {200: 3600}
         minutes = list(exchange.weights.values())
     assert sum(minutes) == 3600
-    assert 2376 <= minutes[0] <= 2400  # a few look at the count, out of the reserve
+    assert 2376 <= minutes[0] <= 2400  # a few probes use the reserve
     assert sorted(ends)[2370] < 5.0
-    looks = minutes[0] - 2376  # at the full minute's count: answered meanwhile
-    assert sum(5.0 <= end <= 50.0 for end in ends) <= looks
+    probes = minutes[0] - 2376  # answered while the minute was full
+    assert sum(5.0 <= end <= 50.0 for end in ends) <= probes
     assert max(ends) < 66.0
 
 
@@ -765,8 +765,10 @@ async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
         assert {type(result) for result in results} == {BannedError}
         ends = {result.retry_at for result in results if isinstance(result, BannedError)}
         assert any(end <= each < end + DOUBT for each in ends)
-        assert min(ends) >= NOON + timedelta(minutes=2)  # some were told before the text was read
-        assert len(exchange.requests) == 1  # it went alone, and the others were told
+        assert min(ends) >= NOON + timedelta(
+            minutes=2
+        )  # some calls failed before the text was read
+        assert len(exchange.requests) == 1  # the first call went alone; the ban reached the others
         assert str(end) in caplog.text
         for wait in (None, 1.0, 600.0):
             with pytest.raises(BannedError) as caught:
@@ -792,7 +794,7 @@ async def test_a_caller_that_waits_until_retry_at_meets_no_second_ban(
         LocalExchange(limit=100, clock=wall_time, clock_offset=offset, bans=bans) as exchange,
         local_client(exchange) as client,
     ):
-        for _ in range(5):  # whose `Date`s tell the exchange's clock
+        for _ in range(5):  # their `Date` headers show the exchange's clock
             await client.get_open_interest("BTCUSDT")
             await asyncio.sleep(1.3)
         exchange.counter.ban(exchange.now())
@@ -833,7 +835,7 @@ async def test_a_403_of_the_firewall_is_a_cooldown_of_a_minute() -> None:
         assert 60.0 < now() < 70.0
 
 
-# -- values that are known already ---------------------------------------------------------------
+# -- known values --------------------------------------------------------------------------------
 
 
 async def test_callers_of_one_symbol_share_one_request() -> None:
@@ -851,7 +853,7 @@ async def test_callers_of_one_symbol_share_one_request() -> None:
         await client.get_open_interest("BTCUSDT", max_age=0.0)
         assert exchange.used == 2
         await asyncio.sleep(4.8)
-        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last one is known, too
+        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last value is known as well
         assert exchange.used == 2
         await asyncio.sleep(0.5)
         await client.get_open_interest("BTCUSDT", max_age=5.0)
@@ -927,7 +929,7 @@ async def test_closing_ends_every_pending_call() -> None:
             calls += [
                 asyncio.ensure_future(client.get_open_interest(name, max_age=1.0)) for name in names
             ]
-            await asyncio.sleep(1.5)  # the first one went alone, then two more
+            await asyncio.sleep(1.5)  # the first request went alone, then two more
             before = now()
             await client.aclose()
             assert {type(await outcome(call)) for call in calls} == {ClientClosedError}
@@ -950,7 +952,7 @@ async def test_closing_ends_a_call_admitted_at_the_same_moment() -> None:
             await client.aclose()
             assert {type(await outcome(call)) for call in pending} == {ClientClosedError}
             assert client._governor.in_flight == 0
-    assert admitted == {0, 1}  # before that moment, and after it
+    assert admitted == {0, 1}  # one call before that moment, one after it
 
 
 async def test_a_closed_client_refuses_every_call() -> None:
@@ -970,7 +972,7 @@ async def test_a_closed_client_refuses_every_call() -> None:
         for result in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(result, ClientClosedError)
         assert exchange.used == 1
-        assert client.usage.used == 1  # what is known stays known
+        assert client.usage.used == 1  # the usage stays readable
 
 
 async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
@@ -998,7 +1000,7 @@ async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
 
 
 def exit_code_of_a_child(work: Callable[[], object]) -> int:
-    """0 when `work` ended without an exception, in a child that is forked for it."""
+    """Run `work` in a forked child; 0 if it ended without an exception."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -1071,7 +1073,7 @@ async def test_closing_in_a_forked_child_leaves_the_parent_open(
         await session.close()
         with monkeypatch.context() as child:
             child.setattr(fork, "current", object())
-            await local_client(exchange).aclose()  # had nothing open
+            await local_client(exchange).aclose()  # a client without an open connection
         assert transport._of_the_parent == []
 
 
@@ -1102,7 +1104,7 @@ async def test_a_cancelled_close_still_releases_the_shared_budget() -> None:
 
 
 def files_of_budgets() -> int:
-    """Descriptors of this process that are open on a shared budget."""
+    """The open descriptors of this process on a shared budget."""
     names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     return sum("budget" in os.readlink(name) for name in names if os.path.lexists(name))
 
@@ -1115,7 +1117,7 @@ def test_a_client_whose_loop_was_closed_while_calls_waited_can_be_closed_from_an
     async def start() -> None:
         for _ in range(10):
             calls.append(asyncio.create_task(client.get_open_interest("BTCUSDT")))
-        for _ in range(10):  # steps: each call comes to its wait
+        for _ in range(10):  # steps of the loop, so that each call waits
             await asyncio.sleep(0)
         assert client._governor.waiting == 10
 
@@ -1214,7 +1216,7 @@ def test_an_argument_out_of_range_is_refused(options: dict[str, object], said: s
     with pytest.raises(ValueError, match=said) as caught:
         OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
-    gc.collect(0)  # a client that was never made leaves nothing that warns
+    gc.collect(0)  # a client whose constructor failed warns of nothing
 
 
 NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, [1])

@@ -1,4 +1,4 @@
-"""The fixtures hold what they promise, and are still needed."""
+"""The fixtures do what they promise, and are still needed."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _proxies() -> Iterator[None]:
-    """What the person who runs the tests may have set; there before the fixtures of a test."""
+    """Set proxies, as a user's environment may, before the fixtures of a test."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
             environment.setenv(name, "http://proxy.example:3128")
@@ -64,7 +64,7 @@ async def test_without_the_shims_transport_a_large_body_fails(
 ) -> None:
     monkeypatch.setattr(core, "stream_reader_factory", compat.stream_reader_factory)
     mocked.get(URL, body=LARGE)
-    with pytest.raises(AssertionError):  # a reader pauses a protocol that has no transport
+    with pytest.raises(AssertionError):  # the reader pauses a protocol without a transport
         await _read()
 
 

@@ -1,4 +1,4 @@
-"""Every public value leaves as a dictionary and as JSON, with every digit of the exchange."""
+"""Every public value converts to a dictionary and to JSON, with every digit of the exchange."""
 
 import json
 import math
@@ -38,7 +38,7 @@ from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp() * 1000)
-# The simulator's values are what a caller hands in, and it imports nothing of ours.
+# Not the simulator: its values are arguments, and it imports no other folder.
 FOLDERS = ("binance_oi", *(f"binance_oi.{n}" for n in ("budget", "exchange", "market", "recorder")))
 FIELDS = ("__struct_fields__", "__dataclass_fields__", "_fields")
 
@@ -136,7 +136,7 @@ def test_decimals_as_numbers_are_exact_in_both_forms() -> None:
         ("96012.544", True),
         ("0.1", True),
         ("9007199254740992", True),
-        ("9007199254740993", False),  # a double has no such number
+        ("9007199254740993", False),  # a double cannot hold it
         ("12345678901234567890.12345678", False),
         ("9" * 30 + "." + "9" * 30, False),
         ("0." + "0" * 29 + "1", True),

@@ -1,6 +1,6 @@
 """Public values in a web service: handlers of FastAPI, fields of pydantic, encoders of msgspec.
 
-Requests go through the whole application by ASGI, as a server sends them.
+Requests go through the whole application by ASGI, as from a server.
 """
 
 import json
@@ -39,7 +39,7 @@ async def reading() -> AsyncIterator[OpenInterestClient]:
 
 
 async def get(app: Any, path: str) -> tuple[int, Any]:
-    """The status of an answer, and its JSON."""
+    """Get a path; return the status and the JSON of the answer."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -68,7 +68,7 @@ async def get(app: Any, path: str) -> tuple[int, Any]:
 
 
 def answering(value: object) -> Callable[[], object]:
-    """A handler that answers with `value`."""
+    """An application whose handler returns `value`."""
 
     def handler() -> object:
         return value
@@ -80,7 +80,7 @@ async def test_a_handler_can_return_a_value_of_the_client() -> None:
     app = fastapi.FastAPI()
     async with reading() as client:
 
-        async def one(symbol: str):  # type: ignore[no-untyped-def]  # as people write it
+        async def one(symbol: str):  # type: ignore[no-untyped-def]  # as users often write it
             return await client.get_open_interest(symbol, max_age=600.0)
 
         app.get("/{symbol}")(one)
@@ -133,7 +133,7 @@ async def test_a_handler_can_return_every_value_with_or_without_a_return_type() 
         assert await get(app, f"/typed/{kind.__name__}") == (200, value.to_dict())
         status, found = await get(app, f"/plain/{kind.__name__}")
         assert status == 200
-        # A named tuple is a list to FastAPI before it is anything else.
+        # FastAPI treats a named tuple as a list first.
         assert isinstance(value, tuple) or found.keys() == value.to_dict().keys()
     assert (await get(app, "/openapi.json"))[0] == 200
 

@@ -1,4 +1,4 @@
-"""Public names are imported on their first use, and each one where the type checker finds it."""
+"""Each public name is imported on its first use, from where a type checker finds it."""
 
 import ast
 import subprocess
@@ -20,7 +20,7 @@ LAZY = {
 
 
 def seen_by_a_type_checker(package: str) -> Iterator[tuple[str, str]]:
-    """Each name that a package imports under `TYPE_CHECKING`, and where from."""
+    """Each name that a package imports under `TYPE_CHECKING`, with its module."""
     tree = ast.parse((PACKAGE / LAZY[package]).read_text("utf-8"))
     for block in (node for node in tree.body if isinstance(node, ast.If)):
         for node in ast.walk(block):

@@ -46,7 +46,7 @@ def metadata(wheel: dict[str, bytes]) -> Message:
 
 
 def sources(folder: str) -> set[str]:
-    """Every file of a folder of the checkout that belongs to the project."""
+    """The project's files in a folder of the checkout."""
     files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
     found = {
         str(path.relative_to(ROOT).as_posix()) for path in files if "__pycache__" not in path.parts
@@ -103,8 +103,8 @@ def test_the_metadata_pins_no_transitive_dependency() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a Python that finds a copy of the package and nothing that tells of it."""
-    monkeypatch.chdir(tmp_path)  # Python looks for packages there, too
+    """An environment in which Python finds a copy of the package without its metadata."""
+    monkeypatch.chdir(tmp_path)  # Python searches the current directory as well
     shutil.copytree(ROOT / "binance_oi", tmp_path / "copy" / "binance_oi")
     libraries = tmp_path / "libraries"
     libraries.mkdir()
@@ -127,7 +127,7 @@ def test_a_copy_without_metadata_of_an_installation_knows_its_version(
     copied: dict[str, str], arguments: list[str]
 ) -> None:
     known = "from importlib.metadata import version; version('aiohttp'); version('binance-oi')"
-    python = [sys.executable, "-S"]  # without the packages of this environment
+    python = [sys.executable, "-S"]  # without site-packages
     checked = subprocess.run([*python, "-c", known], env=copied, capture_output=True, text=True)
     assert checked.stderr.splitlines()[-1].endswith(
         "PackageNotFoundError: No package metadata was found for binance-oi"

@@ -1,4 +1,4 @@
-"""Paths that callers hand in: every public call takes text and any `os.PathLike` of text."""
+"""Paths as arguments: every public call accepts text and any `os.PathLike` of text."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from support.recorded import write_recording
 
 
 class Named:
-    """A path of somebody else's, as `os.DirEntry` is one."""
+    """A path of another library, such as `os.DirEntry`."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)

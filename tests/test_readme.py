@@ -1,6 +1,6 @@
 """README.md is true: its Python runs, prints what it says, and its commands are the ones CI runs.
 
-Every ```python block is run as it stands, alone, against a local exchange that stands in for the
+Every ```python block runs as it stands, alone, against a local exchange that replaces the
 default `base_url`. A block may `await` at its top level, as `python -m asyncio` allows; it runs on
 the virtual clock, where no slot is missed however busy the machine is. A ```text block right after
 it is what it prints, with any numbers.
@@ -51,7 +51,7 @@ def python_blocks(text: str) -> list[Block]:
 
 
 def shape(output: str) -> str:
-    """Output with its numbers and its column widths taken out."""
+    """Output without its numbers and column widths."""
     lines = (GAP.sub(" ", NUMBER.sub("#", line)).rstrip() for line in output.strip().splitlines())
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def _defaults_of_a_client() -> dict[str, object]:
 
 @pytest.fixture
 def virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes a clock takes the running loop's by default."""
+    """Make the clock of the running loop the default clock."""
     changed = replace_default_clocks(
         monkeypatch, steady=lambda: asyncio.get_running_loop().time(), wall=wall_time
     )
@@ -102,7 +102,7 @@ def virtual_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def local_exchange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """The same for a block that has a loop of its own: an exchange in a thread, in real time."""
+    """An exchange in a thread, in real time, for a block that has an event loop of its own."""
     monkeypatch.chdir(tmp_path)  # a block may write files
     with LocalExchange().in_thread() as exchange:
         monkeypatch.setitem(_defaults_of_a_client(), "base_url", exchange.url)
@@ -132,9 +132,9 @@ def test_the_readme_shows_an_example_with_its_output() -> None:
 
 def test_the_commands_of_the_readme_are_those_that_ci_runs() -> None:
     ci = ROOT / ".ci" / "run"
-    told = VENV_COMMAND.findall(README.read_text(encoding="utf-8"))
-    assert len(told) >= 2
-    assert told == VENV_COMMAND.findall(ci.read_text(encoding="utf-8"))
+    shown = VENV_COMMAND.findall(README.read_text(encoding="utf-8"))
+    assert len(shown) >= 2
+    assert shown == VENV_COMMAND.findall(ci.read_text(encoding="utf-8"))
 
 
 SAMPLE = """

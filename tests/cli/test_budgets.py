@@ -1,4 +1,4 @@
-"""`binance-oi budget`: what is there, and forgetting one of them."""
+"""`binance-oi budget` shows the budgets of this machine, and forgets one on request."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NAME = "binance-futures"
 
 
 def use(name: str, *, banned: bool = False) -> None:
-    """Charge a pool of this machine, or have it banned for an hour."""
+    """Charge a pool of this machine, or put a ban of an hour into it."""
     budget = MachineBudget()
     pool = budget.pool(name)
     if banned:
@@ -31,7 +31,7 @@ def use(name: str, *, banned: bool = False) -> None:
 
 
 def shown(capsys: Captured) -> tuple[list[str], str]:
-    """The pools that were printed, and stderr."""
+    """The printed pools, and stderr."""
     out, err = capsys.readouterr()
     return [json.loads(line)["pool"] for line in out.splitlines()], err
 
@@ -59,11 +59,11 @@ def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
     assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
     assert err.startswith("binance-oi: left out: 1 of local ports on which no program listens\n")
     assert not exchange.answers
-    assert gone in machine_pools()  # a tunnel to the exchange may come back
+    assert gone in machine_pools()  # the port may have been a tunnel that returns later
 
 
 def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) -> None:
-    use(gone, banned=True)  # it may be a tunnel to the exchange itself
+    use(gone, banned=True)  # the port may be a tunnel to the exchange itself
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert pools == [gone]
@@ -77,7 +77,7 @@ def test_the_port_check_does_not_disturb_a_listening_program(capsys: Captured) -
         assert main(["budget"]) == 0
         assert shown(capsys)[0] == [name]
         server.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody has connected
+        with pytest.raises(BlockingIOError):  # the check has not connected
             server.accept()
 
 

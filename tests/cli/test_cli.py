@@ -1,7 +1,6 @@
 """The command line: rendering as pure functions, the rest as processes over real sockets.
 
-Nothing sleeps for a fixed time: where a process must have come to a point, it is asked whether it
-has, until a deadline.
+No test sleeps for a fixed time: it waits until a process has reached a point.
 """
 
 import asyncio
@@ -65,25 +64,25 @@ from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
 from support.raw_exchange import RawExchange, answer
 
-DEADLINE = 600.0  # s after which a process hangs, and is no slow one
+DEADLINE = 600.0  # s after which a process hangs and is not only slow
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
 UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
-PATIENT = ("--timeout", "600")  # for a command that reads: a busy machine takes its time
+PATIENT = ("--timeout", "600")  # for a command that reads on a busy machine
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PROGRAM = [sys.executable, "-m", "binance_oi"]
 
 
 @pytest.fixture
 def exchange() -> Iterator[LocalExchange]:
-    young = 10.0 - time.time() % 60.0  # its minute is 10 s old, in whichever second we run
+    young = 10.0 - time.time() % 60.0  # the exchange's minute is always 10 s old
     with LocalExchange(clock_offset=young).in_thread() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards() -> Iterator[None]:
-    """`main` shows the library's warnings; other tests do without."""
+    """Remove the log handler of `main`, so that other tests do not print warnings."""
     logger = logging.getLogger("binance_oi")
     before = list(logger.handlers)
     yield
@@ -102,7 +101,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 
 
 def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # for however long: pytest ends a test that hangs
+    while not condition():  # pytest ends a test that hangs
         time.sleep(0.01)
 
 
@@ -117,7 +116,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
-    """Run it with all three streams on one pseudo-terminal; its exit code and what was seen."""
+    """Run it with all three streams on one pseudo-terminal; return its exit code and output."""
     if not hasattr(os, "openpty"):
         pytest.skip("no pseudo-terminals on this system")
     ours, theirs = os.openpty()
@@ -136,12 +135,12 @@ def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the last process has left
+    except OSError:  # Linux raises it when the last process has closed the terminal
         return b""
 
 
 def without_waits(stderr: str) -> list[str]:
-    """The lines but those that say what a command waits for, which a slow machine has."""
+    """The lines without those about waits, which a slow machine adds."""
     return [line for line in stderr.splitlines() if ": waiting until " not in line]
 
 
@@ -167,9 +166,9 @@ def drawn(sheet: Sheet) -> str:
 
 
 def a_usage(held_until: datetime | None = None) -> Usage:
-    """What a budget of 2400 says when 7 are used."""
-    told = ProcessBudget().pool("test").usage
-    return replace(told, used=7, resets_at=NOON, held_until=held_until)
+    """The usage of a budget of 2400 when 7 are used."""
+    usage = ProcessBudget().pool("test").usage
+    return replace(usage, used=7, resets_at=NOON, held_until=held_until)
 
 
 # -- rendering -------------------------------------------------------------------------------
@@ -385,9 +384,9 @@ def test_values_are_printed_when_another_symbol_fails(
     header, *rows = csv.reader(io.StringIO(out))
     assert header == ["symbol", "open_interest", "time"]
     assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
-    error, told = err.splitlines()
+    error, summary_line = err.splitlines()
     assert error == "binance-oi: NOSUCHUSDT: 400 (code -1121): Invalid symbol."
-    assert told.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
+    assert summary_line.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
 
 
 def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Captured) -> None:
@@ -431,9 +430,9 @@ def test_the_budget_is_shown_with_its_file_and_sends_nothing(
     out, err = capsys.readouterr()
     assert err == f"binance-oi: from {tmp_path / 'binance-oi' / FILE_NAME}\n"
     (line,) = out.splitlines()
-    told = json.loads(line)
-    assert (told["pool"], told["used"], told["limit"]) == (pool_key(exchange.url), 5, 2400)
-    assert (told["in_flight"], told["held_until"]) == (5, None)
+    shown = json.loads(line)
+    assert (shown["pool"], shown["used"], shown["limit"]) == (pool_key(exchange.url), 5, 2400)
+    assert (shown["in_flight"], shown["held_until"]) == (5, None)
     assert not exchange.answers
 
 
@@ -636,7 +635,7 @@ def test_a_full_disk_is_one_line() -> None:
 
 def test_an_interrupted_snapshot_prints_nothing() -> None:
     with (
-        LocalExchange(limit=50).in_thread() as exchange,  # so that it has to wait
+        LocalExchange(limit=50).in_thread() as exchange,  # so that the command must wait
         started("snapshot", "--base-url", exchange.url, *PATIENT) as process,
     ):
         until(lambda: exchange.answers[200] > 20)
@@ -653,7 +652,7 @@ def test_sigterm_ends_a_snapshot_as_ctrl_c_does(
 ) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
         command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
-        if ignored:  # what a shell does for what it runs in the background
+        if ignored:  # as a shell does for background processes
             command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
@@ -673,7 +672,7 @@ def test_an_ignored_sighup_ends_nothing() -> None:
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
             until(lambda: exchange.answers[200] > 20)
             process.send_signal(signal.SIGHUP)
-            process.send_signal(signal.SIGTERM)  # pending at the same time, and SIGHUP comes first
+            process.send_signal(signal.SIGTERM)  # both are pending, and SIGHUP is delivered first
             out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, without_waits(err)) == (143, "", [])
 
@@ -704,7 +703,7 @@ def test_an_occupied_port_is_wrong_usage_and_one_line_names_it() -> None:
 
 @pytest.mark.thorough
 def test_a_full_minute_ends_with_exit_code_3_and_says_until_when() -> None:
-    # Its clock stands still, so that the minute is full whenever the process comes to ask.
+    # The exchange's clock stands still, so its minute is full whenever the process asks.
     standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)
     with standing.in_thread() as exchange:
         done = run("get", "BTCUSDT", "--max-wait", "0", "--base-url", exchange.url, *PATIENT)
@@ -717,7 +716,7 @@ def test_a_full_minute_ends_with_exit_code_3_and_says_until_when() -> None:
 def test_a_ban_ends_with_exit_code_3_and_says_until_when() -> None:
     with LocalExchange().in_thread() as exchange:
         pool = MachineBudget().pool(pool_key(exchange.url))
-        pool.hold(300.0, ban=True)  # what another process of this user was told
+        pool.hold(300.0, ban=True)  # as after a ban of another process of this user
         done = run("snapshot", "--base-url", exchange.url)
         assert not exchange.answers
     assert done.returncode == 3
@@ -754,11 +753,11 @@ def test_a_terminal_shows_a_bar_then_a_table_then_the_summary() -> None:
     code, seen = on_a_terminal("snapshot", "--simulated", *PATIENT)
     assert code == 0
     plain = COLOUR.sub("", seen)
-    bar, head, row, told = (
+    bar, head, row, summary = (
         plain.find(text) for text in ("789/789", "open interest", "0GUSDT ", "789 symbols read")
     )
-    assert 0 < bar < head < row < told
-    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is back
+    assert 0 < bar < head < row < summary
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible again
     assert COLOUR.search(seen)
     assert "{" not in plain
 

@@ -1,4 +1,4 @@
-"""The commands that record and read recordings: one line for what is wrong, and a clean end."""
+"""The commands that record and read recordings: one line for each error, and a clean end."""
 
 import asyncio
 import fcntl
@@ -35,8 +35,8 @@ from support.recorded import sweep, write_recording
 Captured = pytest.CaptureFixture[str]
 VIEW = View(order="symbol", top=5)
 ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
-QUICK = "JDUSDT"  # its open interest changes every second, and nothing is shown until it does
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+QUICK = "JDUSDT"  # its open interest changes every second; `watch` shows only changes
+HANGS = 600.0  # s after which a process hangs and is not only slow
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -57,7 +57,7 @@ def started(*arguments: str) -> "Generator[subprocess.Popen[str]]":
 
 
 def sweeps_in(path: Path) -> int:
-    """How many sweeps a file has; 0 while there is none."""
+    """How many sweeps a file has; 0 while it does not exist."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             (count,) = connection.execute("SELECT count(*) FROM sweeps").fetchone()
@@ -67,7 +67,7 @@ def sweeps_in(path: Path) -> int:
 
 
 def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    """Wait until that process has recorded so many, however long it takes."""
+    """Wait until the process has recorded so many sweeps."""
     while sweeps_in(path) < count:
         assert process.poll() is None
         time.sleep(0.01)
@@ -91,7 +91,9 @@ def test_a_signal_stops_a_recorder_cleanly_with_whole_sweeps(
     assert process.returncode == code
     assert stderr.splitlines()[-1].startswith("binance-oi: stopped: ")
     assert "Traceback" not in stderr
-    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]  # the log is empty, and gone
+    assert [file.name for file in tmp_path.glob("oi*")] == [
+        "oi.db"
+    ]  # SQLite has emptied and removed the log
     with Recording(path) as recording:
         assert {(sweep.asked, sweep.read) for sweep in recording.sweeps()} == {(2, 2)}
 
@@ -135,7 +137,7 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
             assert time.monotonic() - began < ENDS_WITHIN
 
 
-@pytest.mark.thorough  # it tries for ten seconds, and `nox -s recorder` runs it
+@pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs it
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_lost_sweeps_end_a_recorder_with_exit_code_7_and_their_number(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
@@ -145,7 +147,7 @@ def test_lost_sweeps_end_a_recorder_with_exit_code_7_and_their_number(tmp_path: 
             while not sweeps_in(path):
                 assert process.poll() is None
             with closing(sqlite3.connect(path, isolation_level=None, timeout=60.0)) as other:
-                other.execute("BEGIN IMMEDIATE")  # and the program that has the lock keeps it
+                other.execute("BEGIN IMMEDIATE")  # the other program keeps the lock
                 answers = exchange.answers[200]
                 while exchange.answers[200] < answers + 3:
                     assert process.poll() is None
@@ -254,7 +256,7 @@ def test_impossible_arguments_are_one_line_and_exit_code_2_and_touch_nothing(
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
-    """What is in a directory, without the books of the budget and what SQLite makes to read."""
+    """The files in a directory, without those of the budget and SQLite's files for readers."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -334,7 +336,7 @@ def test_another_source_is_refused_with_exit_code_2_before_any_request(
     tmp_path: Path, capsys: Captured
 ) -> None:
     path, page = tmp_path / "oi.db", tmp_path / "oi.html"
-    for _ in range(2):  # another local exchange, on another port, is the same source
+    for _ in range(2):  # a local exchange on another port is the same source
         before = sweeps_in(path)
         arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
         with started("record", *arguments) as process:
@@ -377,7 +379,7 @@ def test_a_pipe_gets_the_changes_as_json_lines() -> None:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=HANGS)
     assert process.returncode == 130
-    assert "Traceback" not in stderr  # a busy machine may be late, and is told so
+    assert "Traceback" not in stderr  # a busy machine may miss slots, with a warning
     first, second = (Decimal(row["open_interest"]) for row in rows)
     assert (rows[0]["change"], Decimal(rows[1]["change"])) == ("0.00", second - first)
 
@@ -396,13 +398,13 @@ def _take_terminal() -> None:
 
 
 class Terminal:
-    """`binance-oi` on a terminal of that size, read by us."""
+    """`binance-oi` on a terminal of a given size, whose output the test reads."""
 
     def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
         self._ours, theirs = pty.openpty()
         self.resize(columns)
         command = [sys.executable, "-m", "binance_oi", *arguments]
-        # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
+        # readline sets COLUMNS and LINES for child processes, and rich trusts them.
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command,
@@ -420,7 +422,7 @@ class Terminal:
         termios.tcsetwinsize(self._ours, (30, columns))
 
     def close(self) -> None:
-        """As a window that is closed: the system sends SIGHUP, and nothing can be written."""
+        """Close the window: the system sends SIGHUP, and writes to the terminal fail."""
         os.close(self._ours)
 
     def read_until(self, wanted: Callable[[bytes], bool]) -> None:
@@ -445,7 +447,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     terminal = Terminal("record", *arguments, controlling=True)
     terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
     terminal.close()
-    for _ in range(more_signals):  # a shell sends one as well
+    for _ in range(more_signals):  # the shell sends a second one
         terminal.process.send_signal(signal.SIGHUP)
     assert terminal.process.wait(timeout=HANGS) == 129
     assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
@@ -497,7 +499,7 @@ def test_a_terminal_that_becomes_narrow_is_redrawn_at_once() -> None:
     terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
     terminal.resize(20)
     terminal.shown = b""
-    terminal.process.send_signal(signal.SIGWINCH)  # it has no controlling terminal
+    terminal.process.send_signal(signal.SIGWINCH)  # the process has no controlling terminal
     terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
     terminal.process.send_signal(signal.SIGINT)
     terminal.read_to_the_end()

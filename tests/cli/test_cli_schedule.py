@@ -1,6 +1,6 @@
-"""The schedule of a command: one that fits, one that does not, and an exchange that is not there.
+"""Schedules of commands: one that fits, one that does not, and an exchange that does not answer.
 
-Rule of this file: a command that records is a process of its own, and is stopped by a signal.
+Rule of this file: a command that records runs in a process of its own; a signal stops it.
 """
 
 import shlex
@@ -22,12 +22,12 @@ from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
 Captured = pytest.CaptureFixture[str]
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+HANGS = 600.0  # s after which a process hangs and is not only slow
 
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The URL of an exchange that is not there."""
+    """A URL at which no exchange listens."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unheard.getsockname()[1]}"

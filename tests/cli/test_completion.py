@@ -24,7 +24,7 @@ def test_each_shell_gets_every_command_and_the_shared_options(shell: str, capsys
     assert [name for name in COMMANDS if name not in text] == []
     for option in ("reserve", "max-wait", "log-level", "symbol", "since"):
         assert option in text
-    assert "__complete" not in text  # nothing is asked of the program at each key
+    assert "__complete" not in text  # the script does not start the program at each key
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this system")

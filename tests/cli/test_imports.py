@@ -1,6 +1,6 @@
-"""A command imports what it needs, and nothing else.
+"""A command imports only the modules that it needs.
 
-Held by the modules that a process has in the end, not by the time that it takes.
+The tests check the modules of the process at its end, not the time that it takes.
 """
 
 import json
@@ -43,7 +43,7 @@ COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 def imported(*arguments: str) -> set[str]:
-    """Heavy modules that a command has imported when it ends well."""
+    """The heavy modules that a command has imported when it succeeds."""
     command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, modules = json.loads(done.stdout)

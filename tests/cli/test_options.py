@@ -1,4 +1,4 @@
-"""Options mean the same in every command, also when the environment names them."""
+"""Options mean the same in every command, on the command line and in the environment."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def quiet_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
-    """What a command that sends was given; it sends nothing."""
+    """Record the options of a command that would send; it sends nothing."""
     found: list[Source] = []
 
     @contextmanager
@@ -55,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 
 
 def arguments_of(command: str, tmp_path: Path) -> list[str]:
-    """The least that a command needs."""
+    """The arguments that a command needs at least."""
     words = {"get": ["BTCUSDT"], "record": ["--to", str(tmp_path / "oi.db")]}
     return [command, *words.get(command, [])]
 
@@ -172,7 +172,7 @@ def test_symbols_are_named_the_same_way_in_every_command(
     path = write_recording(tmp_path / "oi.db")
     ending = {"export": "csv", "report": "html", "plot": "svg"}[command]
     assert main([command, str(path), *words, "--to", str(tmp_path / f"oi.{ending}")]) == 2
-    assert "ETHUSDT" in capsys.readouterr().err  # which is not in it
+    assert "ETHUSDT" in capsys.readouterr().err  # a symbol that is not in the recording
 
 
 PRINTING = {

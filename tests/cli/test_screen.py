@@ -1,4 +1,4 @@
-"""What a command shows fits where it is shown, and nobody waits without knowing what for."""
+"""Output fits the terminal, and a command says what it waits for."""
 
 import asyncio
 import io
@@ -46,7 +46,7 @@ def a_sheet(rows: int, number: str = "1.5") -> Sheet:
 
 
 def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
-    """The lines of a table that fits, and how many rows are left."""
+    """The lines of a table that fits, and the number of rows left."""
     text = io.StringIO()
     screen = Console(file=text, width=width, height=lines)
     made, left = fitting_table(sheet, screen, lines)
@@ -58,7 +58,7 @@ def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
 @pytest.mark.parametrize("width", [9, 30, 80])
 def test_a_table_fits_the_lines_and_counts_the_rows_left(width: int, lines: int) -> None:
     shown, left = drawn(a_sheet(300, "123456.789"), width, lines)
-    # A table of one row is the smallest, however few lines there are.
+    # A table has at least one row, even if the screen has fewer lines.
     smallest, _ = drawn(a_sheet(1, "123456.789"), width)
     assert len(shown) <= max(lines, len(smallest) + 1)
     if width == 80:
@@ -98,7 +98,7 @@ def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
     code, seen = seen_on_a_terminal("snapshot", "--simulated", *options, *PATIENT)
     assert code == 0
     lines = left_on_screen(seen)
-    assert len(lines) <= 24  # the last one is where the next command is typed
+    assert len(lines) <= 24  # the last one is the shell's prompt
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines[3:] if re.match(r"  \w*USD\w* +[\d,.]+", line)]
     assert rows[0][0] == first
@@ -195,7 +195,7 @@ def test_a_cooldown_is_reported_with_its_end() -> None:
 
 
 def test_a_wait_for_the_rollover_is_reported_on_a_pipe() -> None:
-    # Its clock stands still, so the minute stays full however long the process takes.
+    # The exchange's clock stands still, so its minute stays full.
     standing = LocalExchange(limit=50, clock=lambda: NOON.timestamp() + 10.0)
     with standing.in_thread() as exchange:
         command = [sys.executable, "-m", "binance_oi", "snapshot", "--base-url", exchange.url]
@@ -258,12 +258,12 @@ def test_a_recorder_ends_by_itself_with_exit_code_0(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.startswith("binance-oi: stopped: sweeps ")
-    with Recording(path) as recording:  # on a slow machine there is none
+    with Recording(path) as recording:  # a slow machine may have none
         assert all((sweep.asked, sweep.read) == (1, 1) for sweep in recording.sweeps())
 
 
 class Stopped:
-    """A recorder that only knows when it was stopped."""
+    """A recorder that only notes when `stop` is called."""
 
     def __init__(self) -> None:
         self.at: float | None = None
@@ -273,7 +273,7 @@ class Stopped:
 
 
 async def stopped_after(end: End, limit: float) -> float | None:
-    """When a recorder was stopped, in seconds from now; None when it was not within `limit`."""
+    """Seconds after which a recorder was stopped; None if it was not within `limit`."""
     recorder, begun = Stopped(), asyncio.get_running_loop().time()
     with suppress(TimeoutError):
         async with asyncio.timeout(limit):

@@ -1,6 +1,6 @@
-"""One odd row of an answer costs itself, and neither the market nor a program.
+"""An odd row of an answer is left out, and disturbs neither other rows nor a program.
 
-Rule of this file: a real server sends the odd row, and the public calls meet it.
+Rule of this file: a real server sends the odd row, and public calls read it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ Row = dict[str, object]
 GOOD: Row = {"symbol": "BTCUSDT", "status": "TRADING", "pair": "BTCUSDT", "pricePrecision": 2}
 ODD: Row = GOOD | {"symbol": "ODDUSDT"}
 LEFT_OUT = "(no such field)"
-LONGEST = 120.0  # virtual seconds: a poll that gives nothing ends then
+LONGEST = 120.0  # virtual seconds after which a poll without a snapshot ends
 
 
 def without(field: str) -> Row:
@@ -47,7 +47,7 @@ def without(field: str) -> Row:
 
 
 class Exchange(RawExchange):
-    """Lists what the test says, and gives a value of all but the `unknown`."""
+    """Lists the symbols of the test, and has a value of every symbol but the `unknown`."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: self._answer())
@@ -100,7 +100,7 @@ async def polled(
 async def recorded(
     client: OpenInterestClient, path: Path, symbols: list[str] | None = None, **options: bool
 ) -> list[str]:
-    """Two sweeps into a recording; its symbols afterwards."""
+    """Record two sweeps; return the symbols of the recording."""
     swept: list[Snapshot] = []
 
     def on_sweep(snapshot: Snapshot) -> None:
@@ -127,7 +127,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# The row, and whether its symbol can be read all the same.
+# The row, and whether its symbol can still be read.
 ODD_ROWS: dict[str, tuple[object, bool]] = {
     "a name of 60 letters": (ODD | {"symbol": "A" * 60}, False),
     "an empty name": (ODD | {"symbol": ""}, False),
@@ -210,7 +210,7 @@ async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
         exchange.symbols = [GOOD, GOOD | {"symbol": name}]
         assert list(await client.snapshot()) == ["BTCUSDT", name]
         assert list(await client.snapshot([name])) == [name]
-        exchange.listing_status = 500  # the list that the client knows grows old
+        exchange.listing_status = 500  # no new list: the client's list becomes old
         client._listing._known = None
         assert list(await client.snapshot([name])) == [name]
         exchange.listing_status = 200
@@ -235,7 +235,7 @@ async def test_a_poll_leaves_out_a_row_that_turns_odd_and_warns_once(
                 if len(names) == 2:
                     exchange.symbols = [GOOD, ODD | {"status": None}]
                 if len(names) == 8:
-                    exchange.symbols = None  # now none can be read: what was known is used
+                    exchange.symbols = None  # the list cannot be read: the old one is used
                 if len(names) == 16:
                     break
     assert names[:2] == [["BTCUSDT", "ODDUSDT"]] * 2
@@ -343,7 +343,9 @@ async def test_a_delisted_named_symbol_is_an_error_of_each_snapshot_with_one_war
         await client.exchange_info()
         exchange.asked.clear()
         snapshots = await polled(client, 3, symbols)
-        assert exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3  # not what would be refused
+        assert (
+            exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3
+        )  # no symbol that the exchange would refuse
         caplog.clear()
         await recorded(client, path, symbols)
     assert [list(found) for found in snapshots] == [["BTCUSDT", "ETHUSDT"]] * 3
@@ -394,7 +396,7 @@ async def test_a_poll_raises_only_when_no_named_symbol_is_listed(
             await recorded(client, tmp_path / "oi.db", symbols)
         assert not exchange.asked
         assert not (tmp_path / "oi.db").exists()
-        exchange.symbols = [GOOD, 7]  # one that cannot be read: it may be that
+        exchange.symbols = [GOOD, 7]  # the row that cannot be read may be the named symbol
         await client.exchange_info()
         assert len(await polled(client, 1, symbols)) == 1
 

@@ -1,4 +1,4 @@
-"""What fits into a budget, and what becomes of the slots of a schedule that is kept more slowly.
+"""Which schedule fits into a budget, and how requested slots are accounted for in a slower one.
 
 Rule of this file: numbers in, numbers out.
 """
@@ -91,7 +91,7 @@ def test_the_next_schedule_is_longer_than_the_given_one() -> None:
     assert sorted(AUTOMATIC) == list(AUTOMATIC)
 
 
-# -- slots that were asked for -----------------------------------------------------------------
+# -- requested slots ---------------------------------------------------------------------------
 
 
 def swept(second: int) -> Snapshot:
@@ -110,7 +110,7 @@ def missed(first: int, last: int, reason: str = "outage") -> Gap:
 
 
 def shown(asked: RequestedSlots, step: int, *outcomes: Snapshot | Gap) -> list[str]:
-    """Seconds of each sweep, and of the ends of each gap with its reason."""
+    """The second of each sweep, and the first and last second of each gap with its reason."""
     found = [o for each in outcomes for o in asked.account(each, step * 1000, ("budget", "why"))]
     return [
         f"{o.first // 1000}-{o.last // 1000} {o.reason}"

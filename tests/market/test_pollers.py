@@ -1,6 +1,6 @@
-"""Polls of one client share requests and a schedule, and everybody's polls fit into one budget.
+"""Polls of one client share requests and a schedule, and all polls fit into one budget.
 
-Rule of this file: the exchange is the local one, on virtual time, and counts what it was asked.
+Rule of this file: the local exchange, on virtual time, counts the requests.
 """
 
 import asyncio
@@ -51,9 +51,9 @@ def budget(directory: Path | None = None, **options: float) -> Budget:
 async def market(
     symbols: int, *budgets: Budget, latency: float = 0.0, limit: int = 2400
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
-    """So many symbols trade; there is one client for each budget.
+    """A market of `count` symbols, with one client for each budget.
 
-    With a tenth of the limit, a tenth of the symbols says the same in less time.
+    A tenth of the limit and of the symbols shows the same in less time.
     """
     async with AsyncExitStack() as stack:
         exchange = LocalExchange(clock=wall_time, latency=latency, limit=limit)
@@ -97,7 +97,7 @@ async def until(ready: Callable[[], object], recording: asyncio.Future[None]) ->
 
 
 def seconds(snapshots: Iterable[Snapshot]) -> list[float]:
-    """Of the minute, of each slot."""
+    """The second of the minute of each slot."""
     return [s.slot.timestamp() % 60 for s in snapshots if s.slot is not None]
 
 
@@ -329,7 +329,7 @@ async def test_the_requested_schedule_returns_when_there_is_room_again(
     assert said[1] == "the schedule continues every 20 s: there is room for it"
 
 
-# -- everybody's polls -------------------------------------------------------------------------
+# -- polls of several clients ------------------------------------------------------------------
 
 
 async def test_a_second_poller_on_one_budget_is_refused_with_the_numbers(tmp_path: Path) -> None:

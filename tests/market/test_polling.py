@@ -1,6 +1,6 @@
-"""Every slot of a schedule gives a snapshot or a gap with its reason, and the clock is followed.
+"""Every slot of a schedule has a snapshot or a gap with a reason, and follows the clock.
 
-Rule of this file: the schedule is tested with a reader that does as it is told; the local exchange
+Rule of this file: a scripted reader tests the schedule; the local exchange
 then shows that the real client keeps it through bans, outages, listings and delistings.
 """
 
@@ -64,7 +64,7 @@ def usage(**changes: object) -> Usage:
 
 
 class Scripted:
-    """A reader whose sweeps take and give what the test says."""
+    """A reader whose sweeps have the durations and results that the test sets."""
 
     def __init__(self, *names: str) -> None:
         self.names = list(names or ("BTCUSDT", "ETHUSDT"))
@@ -123,7 +123,7 @@ async def first(count: int, reader: Scripted, every: float = EVERY) -> list[Snap
 
 
 def shown(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, str]]:
-    """Seconds from the start of the schedule, and the reason of a gap."""
+    """For each outcome, the seconds from the start of the schedule, and the reason of a gap."""
     return [
         ((o.first - START_MS) / 1000, o.reason)
         if isinstance(o, Gap)
@@ -329,7 +329,7 @@ async def test_ending_a_poll_cancels_its_sweep() -> None:
 
 
 class SetClock:
-    """The wall clock of a machine on which somebody sets it; counts its readings."""
+    """A wall clock that the test sets; it counts its readings."""
 
     def __init__(self) -> None:
         self.shift = 0.0
@@ -341,7 +341,7 @@ class SetClock:
 
 
 def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
-    """As `shown`, with the last slot of each gap."""
+    """As `shown`, with the last slot of each gap as well."""
     ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
     return [
         (slot, slot if end is None else end, why)
@@ -392,7 +392,7 @@ async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_are_cloc
 async def test_setting_the_clock_forward_by_years_costs_a_few_readings() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 30.0
-    years = 56 * 365 * 86_400.0  # a machine without a battery, and NTP
+    years = 56 * 365 * 86_400.0  # NTP corrects the clock of a machine without a battery
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
         waiting = asyncio.ensure_future(anext(running))
         await asyncio.sleep(24.0)
@@ -573,7 +573,7 @@ async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() ->
                 names.append(list(snapshot))
                 if len(names) == 1:
                     exchange.set_status("ETHUSDT", "SETTLING")
-                if len(names) == 2:  # -4108 made it ask for the list again
+                if len(names) == 2:  # error -4108 made the poll read the list again
                     assert [type(e).__name__ for e in snapshot.errors.values()] == [
                         "SymbolNotTradingError"
                     ]
@@ -606,11 +606,11 @@ async def test_a_poll_waits_for_the_end_of_a_429() -> None:
         aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
     ):
         await anext(running)
-        exchange.counter.count(600, wall_time())  # somebody else
+        exchange.counter.count(600, wall_time())  # another client
         snapshots = [await anext(running) for _ in range(3)]
     assert {gap.reason for s in snapshots for gap in s.missed} == {"limited"}
     assert all(len(s) == 2 for s in snapshots)
-    assert 1 <= exchange.answers[429] <= 2  # a sweep's two requests may meet it together
+    assert 1 <= exchange.answers[429] <= 2  # both requests of a sweep may meet it
 
 
 async def test_polling_continues_after_an_outage_with_a_gap() -> None:

@@ -1,4 +1,4 @@
-"""A snapshot loses no value, invents none, and keeps the order asked for."""
+"""A snapshot loses no value, invents none, and keeps the order of the request."""
 
 import asyncio
 import copy
@@ -60,7 +60,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-# -- the thing itself ----------------------------------------------------------------------------
+# -- the class -----------------------------------------------------------------------------------
 
 
 def test_a_snapshot_is_a_mapping_of_its_values() -> None:
@@ -137,7 +137,10 @@ def test_arrow_columns_are_made_of_text_and_integer_milliseconds() -> None:
     assert batch.symbol == ["BTCUSDT", "SMALLUSDT"]
     assert batch.time == [NOON_MS - 2000, NOON_MS]
     assert batch.open_interest == ["96012.544", "0.00000001"]
-    assert batch.received == [NOON_MS + 7, NOON_MS]  # of the whole, where one is not known
+    assert batch.received == [
+        NOON_MS + 7,
+        NOON_MS,
+    ]  # the end of the sweep, if the time of an answer is unknown
     assert batch.mark_price == [None, "0.0000001"]
 
 
@@ -155,7 +158,7 @@ def test_the_text_of_a_gap_names_its_slots_and_its_reason(gap: Gap, text: str) -
     assert str(gap) == text
 
 
-# -- reading one ---------------------------------------------------------------------------------
+# -- reading a snapshot --------------------------------------------------------------------------
 
 
 @pytest.mark.virtual_time
@@ -251,11 +254,11 @@ async def test_an_invalid_name_is_refused_before_any_request() -> None:
 async def test_symbols_without_an_answer_by_the_deadline_are_errors() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:
-            await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+            await asyncio.sleep(10.0)  # far from a rollover, every minute is certain
             await client.symbols()
             began = now()
             market = await client.snapshot(deadline=20.0)
-            assert now() - began < 3.0  # by then it is certain: the minute has 45 s to go
+            assert now() - began < 3.0  # the refusal is certain: the minute still has 45 s
         assert set(exchange.answers) == {200}
     assert len(market) == 198 - 1
     assert {type(error) for error in market.errors.values()} == {BudgetExhaustedError}
@@ -294,7 +297,7 @@ async def test_a_ban_ends_the_rest_of_a_snapshot_at_once() -> None:
             began = now()
             market = await client.snapshot(on_progress=ban_at_100)
             assert now() - began < 3.0
-        assert 1 <= exchange.answers[418] <= 10  # those that were under way
+        assert 1 <= exchange.answers[418] <= 10  # the requests under way
     assert {type(error) for error in market.errors.values()} == {BannedError}
     assert len(market) + len(market.errors) == 789
 
@@ -352,7 +355,7 @@ async def test_cancelling_a_snapshot_ends_its_tasks() -> None:
         assert client._governor.in_flight == client._governor.waiting == 0
         used = exchange.used
         await asyncio.sleep(10)
-        assert 10 < exchange.used <= used + 10  # those on the way when it was cancelled
+        assert 10 < exchange.used <= used + 10  # the requests under way at the cancellation
 
 
 @pytest.mark.virtual_time

@@ -1,6 +1,6 @@
-"""With too few file descriptors for its connections, a client waits for those that it has.
+"""With too few file descriptors, a client waits for its open connections.
 
-Rule of this file: the shortage is real, so it is made in a process of its own.
+Rule of this file: the shortage is real, so each test causes it in a process of its own.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
-PATIENCE = 300.0  # s until a child that hangs is given up
+PATIENCE = 300.0  # s after which the test gives up a child that hangs
 
 READ_ALL = """
 import asyncio, logging, resource, sys
@@ -65,7 +65,7 @@ def test_too_few_descriptors_lose_no_value(exchange_url: str, descriptors: int, 
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the system have descriptors for so many connections; counts those it refused."""
+    """Let the system have descriptors for so many connections; count the refused ones."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 
@@ -149,7 +149,7 @@ async def test_after_a_shortage_answers_raise_the_limit_again() -> None:
         async with short.reserve() as permit:
             permit.settle(200, {})
         counts.append(short.connections.now)
-    assert counts.count(1) == 9  # as many answers as there may be connections bring one more
+    assert counts.count(1) == 9  # every `most` answers raise the limit by one
     assert len(counts) == 90
 
 

@@ -1,6 +1,6 @@
-"""The usual answer is read without a parser, and never otherwise than aiohttp's parser reads it.
+"""The usual answer is read without a parser, exactly as aiohttp's parser reads it.
 
-Rule of this file: what both ways make of the same bytes is compared; an answer that only one of
+Rule of this file: compare both readings of the same bytes. An answer that only one of
 them takes is a fault, unless that one is the parser.
 """
 
@@ -41,7 +41,7 @@ ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connec
 
 
 class Outcome(NamedTuple):
-    """All that somebody learns from an answer, and what becomes of its connection."""
+    """What an answer contains, and whether its connection stays open."""
 
     status: int
     used: int | None
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def ours(data: bytes) -> Outcome | None:
-    """Without a parser; None when it leaves the answer to one."""
+    """Read without a parser; None if that leaves the answer to the parser."""
     found = plain_answer(data)
     if found is None:
         return None
@@ -87,7 +87,7 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
 
 
 def changed() -> list[bytes]:
-    """The usual answer with one byte changed, cut off, doubled or replaced by something odd."""
+    """The usual answer with one byte changed, removed, doubled or replaced by an odd part."""
     texts = [USUAL[:at] for at in range(len(USUAL))]
     texts += [USUAL[:at] + USUAL[at + 1 :] for at in range(len(USUAL))]
     texts += [USUAL[:at] + USUAL[at - 1 :] for at in range(1, len(USUAL))]
@@ -106,7 +106,7 @@ async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(par
         if found is not None:
             taken += 1
             assert found == theirs(text, loop), text
-    assert taken > 50  # in values of headers that mean nothing here, and in the body
+    assert taken > 50  # changes in the body and in headers that we do not read
 
 
 async def test_the_usual_answer_is_read_without_a_parser() -> None:
@@ -182,7 +182,7 @@ async def test_only_an_unusual_answer_creates_a_parser(monkeypatch: pytest.Monke
             await sender.get(exchange.url)
             counts.append(parsed.call_count)
         assert exchange.connections == 1
-    assert counts == [1, 1, 2, 2, 3, 3]  # the first one finds the way, through the session
+    assert counts == [1, 1, 2, 2, 3, 3]  # the first request goes through the session
 
 
 @pytest.mark.virtual_time

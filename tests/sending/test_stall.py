@@ -1,7 +1,7 @@
-"""What has arrived counts, however long the caller's own code has held up the loop meanwhile.
+"""An answer that has arrived counts, however long the caller's code blocked the loop.
 
 Rule of this file: the exchange writes its answer and the clock jumps within one callback, so the
-answer lies in the socket while every timer is due. That is what a stall looks like to a loop.
+answer is in the socket while every timer is due, as after a real stall.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ BANNED = json.dumps({"code": -1003, "msg": f"IP banned until {BAN_END}. Please"}
 
 
 def stall() -> None:
-    """What the caller's own code does to the loop: nothing else runs, and time goes on."""
+    """Block the loop as the caller's code does: nothing else runs, and time passes."""
     cast(VirtualLoop, asyncio.get_running_loop()).stall(STALL)
 
 
@@ -53,7 +53,7 @@ async def client_of(
 
 
 def at(number: int, text: bytes) -> Callable[[int], bytes]:
-    """The same answer to each request; the loop stalls while that to this one is on its way."""
+    """Answer each request alike; stall the loop while the answer to this one is under way."""
 
     def script(request: int) -> bytes:
         if request == number:
@@ -112,7 +112,7 @@ async def test_the_text_of_a_refusal_survives_a_stall(whose: str) -> None:
     async with client_of(lambda n: head, whose=whose, timeout=1000.0) as (client, exchange):
         call = asyncio.create_task(client.get_open_interest("BTCUSDT"))
         await exchange.received(1)
-        await asyncio.sleep(0.1)  # the headers are read, and the text is awaited
+        await asyncio.sleep(0.1)  # the client has read the headers, and waits for the text
         exchange.write(text)
         stall()
         with pytest.raises(BannedError) as caught:
@@ -134,7 +134,7 @@ async def test_an_answer_that_has_not_arrived_after_a_stall_is_a_timeout() -> No
 
 
 async def test_an_exchange_that_never_stops_sending_gets_no_more_time() -> None:
-    """One byte in each pass of a loop that has other things to do."""
+    """Send one byte in each pass of a loop that also does other work."""
 
     async def trickle(exchange: RawExchange) -> None:
         while True:
