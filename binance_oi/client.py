@@ -49,8 +49,8 @@ class OpenInterestClient:
             of this user on this machine.
         session: An `aiohttp.ClientSession` to send with, including its headers, cookies,
             certificates and limits. The client never closes it. None opens a session of our own.
-            In a given session the client replaces a dead kept connection only with aiohttp 3.14,
-            and closes the session's other idle connections to the same host with it.
+            The client replaces a dead kept connection. In a given session that needs aiohttp 3.14,
+            and also closes the session's other idle connections to the same host.
         max_connections: Requests under way at the same time.
         pace: Requests per second; the requests of one second may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent

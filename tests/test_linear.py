@@ -1,7 +1,7 @@
 """Work grows linearly with what a server sends or a user types.
 
 Rule of this file: count work, not seconds, at one size and at a multiple of it. The engine of
-regular expressions counts nothing, so a text of theirs is one that would take hours.
+regular expressions counts nothing, so its test has a text that would take hours.
 """
 
 import json

@@ -60,7 +60,7 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
     name = tokens[0].value
     if not name:  # `Path("")` is the current directory
         raise ValueError("a name is needed")
-    if name == "-":  # it does not mean stdout here, and nobody wants a file of that name
+    if name == "-":  # it does not mean stdout here
         raise ValueError("a name is needed; ./- is a file named -")
     return Path(name)
 

@@ -58,7 +58,7 @@ def _terminable() -> Generator[list[int]]:
     def end(number: int, frame: FrameType | None) -> None:
         again = number == SIGHUP and number in ended
         ended.append(number)
-        # The kernel and the shell both send SIGHUP. A second Ctrl-C would interrupt the clean-up.
+        # The kernel and the shell both send SIGHUP. A second interrupt would end the clean-up.
         if again:
             return
         interrupt = signal.getsignal(signal.SIGINT)  # while asyncio runs, its own handler
@@ -130,7 +130,7 @@ def _command(arguments: Sequence[str]) -> int:
     """Run the command that the arguments name.
 
     Raises:
-        UsageError: The arguments make no command.
+        UsageError: The arguments are no valid command.
     """
     if list(arguments) == ["--version"]:  # needs no other import
         write_out(f"{PROGRAM} {__version__}\n")
@@ -156,7 +156,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
-    """The command with a schedule that fits, if the error is a schedule that does not."""
+    """After the error of a schedule that does not fit, the command with one that does."""
     if "binance_oi.market.plan" not in sys.modules:
         return ""
     from binance_oi.market.plan import MisfitError

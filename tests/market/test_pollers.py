@@ -51,7 +51,7 @@ def budget(directory: Path | None = None, **options: float) -> Budget:
 async def market(
     symbols: int, *budgets: Budget, latency: float = 0.0, limit: int = 2400
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
-    """A market of `count` symbols, with one client for each budget.
+    """A market in which so many symbols trade, with one client for each budget.
 
     A tenth of the limit and of the symbols shows the same in less time.
     """

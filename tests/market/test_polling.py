@@ -1,7 +1,7 @@
 """Every slot of a schedule has a snapshot or a gap with a reason, and follows the clock.
 
-Rule of this file: a scripted reader tests the schedule; the local exchange
-then shows that the real client keeps it through bans, outages, listings and delistings.
+Rule of this file: a scripted reader tests the schedule. The local exchange then shows that the real
+client keeps it through bans, outages, listings and delistings.
 """
 
 import asyncio

@@ -65,7 +65,7 @@ def test_too_few_descriptors_lose_no_value(exchange_url: str, descriptors: int, 
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the system have descriptors for so many connections; count the refused ones."""
+    """Limit the system to so many connections; return a count of those that it refused."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 
