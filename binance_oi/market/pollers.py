@@ -303,7 +303,7 @@ class ClientPoll:
         if self._group.add(names, self._notional) or self._group.why:
             self._group.declare(anew=True)
             self.misfit = self._group.misfit()
-            # Another poll may have been quicker, or there are more symbols than begin_plan.
+            # Another poll may have been quicker, or there are more symbols than planned.
             if self.misfit is not None and self._is_chosen:
                 self.yield_room()
 

@@ -31,7 +31,7 @@ def replace_default_clocks(
 ) -> list[str]:
     """Replace default clocks: monotonic ones by `steady`, Unix time by `wall`.
 
-    Returns the names of the changed package_functions.
+    Returns the names of the changed functions.
     """
     instead: dict[object, Clock] = {
         time.time: wall,
