@@ -1,4 +1,4 @@
-"""`binance-oi` and `python -m binance_oi`: the command line, or what to install to have it."""
+"""`binance-oi` and `python -m binance_oi`: runs the command line, or names its extra."""
 
 import sys
 
@@ -6,7 +6,7 @@ EXTRA = ("cyclopts", "rich")
 
 
 def main() -> int:
-    """Run the command line; returns its exit code."""
+    """Run the command line; return its exit code."""
     try:
         from binance_oi.cli import main as run
 

@@ -1,7 +1,7 @@
 """The client: the public calls, each a few lines.
 
-The rule of this file: an argument is checked before anything is sent; what sends is `Sender`, and
-what reads many symbols is `sweep`.
+The rule of this file: a call checks its arguments before it sends anything. `Sender` sends, and
+`Sweeps` reads many symbols.
 """
 
 import ssl as tls
@@ -20,7 +20,7 @@ from binance_oi.exchange.models import ExchangeInfo, OpenInterest
 from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
-from binance_oi.market.answers import NEVER
+from binance_oi.market.answers import ALWAYS_ASK
 from binance_oi.market.history import Moment, OnProgress, Reader, asked, histories
 from binance_oi.market.listing import Listing
 from binance_oi.market.past import History
@@ -33,48 +33,49 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-PATIENCE_PART = 1 / 3  # of `timeout` for a silent kept connection: the second request has the rest
-# Defaults are recognised by identity, so that no number of a caller means one of them.
-DEFAULT: Final = float("-1.0")  # of `max_wait`: what the client was made with
-FRESH: Final = float("0.0")  # of `max_age`: always ask the exchange
+PATIENCE_PART = 1 / 3  # of `timeout`, on a silent kept connection; a second request gets the rest
+# Calls recognise these defaults by identity, so no number of a caller is mistaken for one.
+DEFAULT: Final = float("-1.0")  # `max_wait` of the client
+FRESH: Final = float("0.0")  # `max_age`: always ask the exchange
 
 
 class OpenInterestClient:
-    """Reads open interest of Binance USDⓈ-M Futures, and never trips the limit.
+    """Reads open interest of Binance USDⓈ-M Futures, and never trips the rate limit.
 
-    Any number of calls may be awaited at once: they are sent as fast as the budget, the pace and
-    the connections allow. Use it as ``async with OpenInterestClient() as client``, or call
-    `aclose` in the end. A client belongs to the event loop that first used it.
+    A program may await any number of calls at once: the client sends them as fast as the budget,
+    the pace and the connections allow. Use it as ``async with OpenInterestClient() as client``, or
+    call `aclose` at the end. A client belongs to the event loop that first used it.
 
     Args:
-        base_url: The exchange. Each one has a budget of its own.
-        budget: Who shares the limit with this client; None means `MachineBudget()`: every process
+        base_url: The exchange. Each exchange has a budget of its own.
+        budget: Who shares the limit with this client. None means `MachineBudget()`: every process
             of this user on this machine.
-        session: An `aiohttp.ClientSession` to send with, with its headers, cookies, certificates
-            and limits; never closed by us. None opens our own. A dead kept connection is replaced
-            in either, in the caller's with aiohttp 3.14 only; that closes its other idle ones to
-            the same host.
-        max_connections: Requests under way at the same time; of the past at most 8 more.
-        pace: Requests per second; a second's worth may go at once.
+        session: An `aiohttp.ClientSession` to send with, including its headers, cookies,
+            certificates and limits. The client never closes it. None opens a session of our own.
+            The client replaces a dead kept connection. In a given session that needs aiohttp 3.14,
+            and also closes the session's other idle connections to the same host.
+        max_connections: Requests under way at the same time; for history at most 8 more.
+        pace: Requests per second; the requests of one second may go at once.
         timeout: Seconds for one call, from its admission, over all its attempts. Time spent
-            waiting for budget does not count. A kept connection may be silent for 2 of them, then
-            the request is sent once more on a new one, and charged again.
+            waiting for budget does not count. When a kept connection is silent for 2 s, the client
+            sends the request once more on a new one, and charges it again.
         max_wait: Seconds that a call may wait for budget; None waits as long as it takes.
-        retry: Which failed requests are sent again.
-        proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The environment is never asked.
-            For SOCKS, hand in a `session` whose connector speaks it, and a budget for its address.
+        retry: Which failed requests the client sends again.
+        proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The client ignores proxies of the
+            environment. For SOCKS, pass a `session` whose connector speaks it, and a budget for its
+            address.
         local_address: The IP address of this machine to send from, on a host with several that
-            reach the exchange as different public addresses. Each has a budget of its own; the one
-            that the system would use anyway has the usual budget.
+            reach the exchange as different public addresses. Each has a budget of its own. The
+            address that the system would choose anyway has the usual budget.
         ssl: Replaces the default certificate checks.
 
     Raises:
-        TypeError: An argument has another type. Of numbers, `Decimal`, `str`, `timedelta` and
-            `bool` are not accepted.
-        ValueError: A number is out of range or not finite, or `base_url` is not ``https://host``
-            (``http://`` is for this machine only) or holds credentials; or `proxy` is not
-            supported; or `local_address` is no IP address, or is given with a `session`, which
-            binds its own connections.
+        TypeError: An argument has another type. A number may not be a `Decimal`, a `str`, a
+            `timedelta` or a `bool`.
+        ValueError: A number is out of range or not finite. Or `base_url` is not ``https://host``
+            (``http://`` only for this machine), or has credentials. Or `proxy` is not supported.
+            Or `local_address` is no IP address, or comes with a `session`, which binds its own
+            connections.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class OpenInterestClient:
         pace = check_number("pace", pace, above=0.0)
         if local_address is not None:
             if session is not None:
-                raise ValueError("local_address is for our own connections; bind the session's own")
+                raise ValueError("a session binds its own connections; it takes no local_address")
             local_address = hosts.check_local_address(local_address, proxy or self._base_url)
         key = _pool_key(self._base_url, proxy, local_address)
         self._owns_budget = budget is None
@@ -144,7 +145,7 @@ class OpenInterestClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; pending calls end with `ClientClosedError`. May be repeated.
+        """Close the connections; pending calls end with `ClientClosedError`. A repeat does nothing.
 
         Raises:
             ClientClosedError: The client belongs to another event loop, and that one is running.
@@ -164,9 +165,9 @@ class OpenInterestClient:
 
     @property
     def usage(self) -> Usage:
-        """The budget at this moment, for the whole IP address, and what our calls wait for.
+        """The budget of the whole IP address at this moment, and what our calls wait for.
 
-        Sends nothing, changes nothing, and may be read from any thread.
+        Sends nothing and changes nothing. Any thread may read it.
         """
         return replace(self._governor.pool.usage, waiting_for=self._governor.waiting_for)
 
@@ -183,40 +184,41 @@ class OpenInterestClient:
 
     @property
     def source(self) -> str:
-        """Which exchange it reads: ``production``, ``testnet``, ``local`` or another base URL."""
+        """The exchange of this client: ``production``, ``testnet``, ``local`` or its base URL."""
         return hosts.source_name(self._base_url)
 
     async def get_open_interest(
         self, symbol: str, *, max_age: float = FRESH, max_wait: float | None = DEFAULT
     ) -> OpenInterest:
-        """Open interest of one symbol.
+        """Read open interest of one symbol.
 
         Args:
             symbol: For example ``BTCUSDT``; ASCII letters may be lower case.
-            max_age: Seconds that the value may have been known to this client. Above 0, calls for
-                one symbol at the same time share one request. 0 always asks the exchange.
-            max_wait: Seconds to wait for budget at the most; None waits as long as it takes. The
+            max_age: The oldest value to return, in seconds since this client received it. Above 0,
+                calls for one symbol at the same time share one request. 0 always asks the exchange.
+            max_wait: The longest wait for budget, in seconds. None waits as long as it takes. The
                 default is the client's.
 
         Returns:
-            The exact value, with the exchange's transaction time, which is some seconds old and
+            The exact value, with the exchange's transaction time. That time is some seconds old and
             does not advance on every call: two values with the same time are one observation.
 
         Raises:
-            TypeError: `max_age` or `max_wait` is no number; nothing was sent.
-            ValueError: One of them is negative or not finite; nothing was sent.
-            InvalidSymbolError: `symbol` cannot be a symbol; nothing was sent.
-            UnknownSymbolError: The exchange never listed it.
-            SymbolNotTradingError: It is listed, and not trading now.
-            BudgetExhaustedError: Not admitted within `max_wait`; its `reason` says why.
-            RateLimitedError: Refused again and again (429).
-            BannedError: This IP address is banned; raised at once until the ban ends.
-            ForbiddenError: The firewall or the region forbids it.
-            ServerError: The exchange failed, also when asked again.
-            ResponseError: Any other refusal.
+            TypeError: `max_age` or `max_wait` is no number; the client sent nothing.
+            ValueError: One of them is negative or not finite; the client sent nothing.
+            InvalidSymbolError: `symbol` cannot be a symbol; the client sent nothing.
+            UnknownSymbolError: The exchange never listed the symbol.
+            SymbolNotTradingError: The exchange lists the symbol, but does not trade it now.
+            BudgetExhaustedError: The budget did not admit the call within `max_wait`; its `reason`
+                says why.
+            RateLimitedError: The exchange refused every attempt (429).
+            BannedError: The exchange banned this IP address; raised at once until the ban ends.
+            ForbiddenError: The firewall or the region forbids the request.
+            ServerError: The exchange failed at every attempt.
+            ResponseError: The exchange refused the request for another reason.
             DecodeError: The answer is not what the exchange documents.
-            TransportError: No usable answer (`TransportTimeoutError`: none within `timeout`).
-            ClientClosedError: The client was closed, or belongs to another loop or process.
+            TransportError: No usable answer came (`TransportTimeoutError`: none within `timeout`).
+            ClientClosedError: The client is closed, or belongs to another loop or process.
 
         Cost: weight 1 for each attempt.
 
@@ -233,16 +235,16 @@ class OpenInterestClient:
         return answer.value
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
-        """Everything listed, and the limits. The budget takes its limits from it.
+        """Read every listed symbol, and the limits. The budget adopts these limits.
 
         To the budget it is bulk work: single calls go first, and keep their part of the minute.
 
         Args:
-            max_age: Seconds that the list may have been known to this client.
+            max_age: The oldest list to return, in seconds since this client received it.
 
         Raises:
-            TypeError: `max_age` is no number; nothing was sent.
-            ValueError: It is negative or not finite; nothing was sent.
+            TypeError: `max_age` is no number; the client sent nothing.
+            ValueError: `max_age` is negative or not finite; the client sent nothing.
             BinanceOIError: See `get_open_interest`.
 
         Cost: weight 1, about 1 MB.
@@ -254,7 +256,7 @@ class OpenInterestClient:
         return await self._listing.read(max_age, terms)
 
     async def symbols(self, *, max_age: float = 0.0) -> tuple[str, ...]:
-        """Names of all symbols that are trading, in the exchange's order.
+        """Read the names of all symbols that are trading, in the exchange's order.
 
         See `exchange_info` for arguments, errors and cost.
         """
@@ -269,30 +271,31 @@ class OpenInterestClient:
         max_age: float = 0.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Snapshot:
-        """Open interest of many symbols, as close together as the budget allows.
+        """Read open interest of many symbols, as close together as the budget allows.
 
-        One symbol's failure is an entry in `Snapshot.errors` and stops nothing.
+        When one symbol fails, its error is in `Snapshot.errors` and the others go on.
 
         Args:
             symbols: None reads every symbol that is trading.
             notional: Read mark prices as well, for `Snapshot.notional`.
-            deadline: Seconds for all of it; what was not read by then has a
-                `BudgetExhaustedError` or a `TransportTimeoutError`. One that is over, for example
-                the negative rest of a schedule, sends nothing.
-            max_age: Seconds that a value may have been known to this client when this is called.
-                Above 0, calls at the same time share their requests. 0 always asks the exchange.
-            on_progress: Called with the number of symbols done, and of all.
+            deadline: Seconds for the whole snapshot. A symbol that has no answer by then has a
+                `BudgetExhaustedError` or a `TransportTimeoutError`. A deadline that is over, such
+                as a negative one, sends nothing.
+            max_age: The oldest value to return, in seconds from its receipt to this call. Above 0,
+                calls at the same time share their requests. 0 always asks the exchange.
+            on_progress: Called with the number of symbols done and the number of all.
 
         Raises:
-            TypeError: `deadline` or `max_age` is no number; nothing was sent.
-            ValueError: One of them is not finite, or `max_age` is negative; nothing was sent.
-            InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list;
-                nothing was sent.
-            BinanceOIError: The list of symbols could not be read.
-            ClientClosedError: The client was closed meanwhile.
+            TypeError: `deadline` or `max_age` is no number; the client sent nothing.
+            ValueError: One of them is not finite, or `max_age` is negative; the client sent
+                nothing.
+            InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is one `str`
+                instead of a list; the client sent nothing.
+            BinanceOIError: The client could not read the list of symbols.
+            ClientClosedError: The client was closed during the call.
 
         Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
-        mark prices. What is known already, or read by another call, costs nothing.
+        mark prices. A value that `max_age` allows, or that another call reads, costs nothing.
         """
         max_age = check_number("max_age", max_age, least=0.0)
         if deadline is not None:
@@ -300,7 +303,7 @@ class OpenInterestClient:
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
         since = self._since(max_age)
         terms = self._bulk_terms(deadline)
-        if since < NEVER and deadline is None and on_progress is None:
+        if since < ALWAYS_ASK and deadline is None and on_progress is None:
             return await self._sweeps.join(names, terms, notional=notional, since=since)
         return await self._sweeps.sweep(
             names, terms, notional=notional, on_progress=on_progress, since=since
@@ -313,24 +316,25 @@ class OpenInterestClient:
         every: float | None = None,
         notional: bool = False,
     ) -> AsyncGenerator[Snapshot, None]:
-        """Snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
+        """Yield snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
 
-        Ends when the loop over it does. A ban, a refusal and an outage are waited out: what has no
-        snapshot is in `Snapshot.missed` of the next one, with its reason, and in the log as a
-        warning. A sweep that takes longer than `every` is finished, and the slots it ran over are
-        missed. What did not move since the snapshot before is in `Snapshot.unchanged`.
+        The poll ends with the loop over it. It waits until a ban, a refusal or an outage is over.
+        Slots without a snapshot are in `Snapshot.missed` of the next one, with the reason, and in
+        the log as a warning. A sweep that takes longer than `every` runs to its end; the slots that
+        pass meanwhile are missed. Symbols without a new value are in `Snapshot.unchanged`.
 
-        When somebody sets the clock of this machine, the schedule goes on at the new time at once.
-        Slots that a step forward skips are missed for the reason `clock`. After a step back slots
-        come a second time; `missed` then has an empty gap `clock`, which begins at this slot.
+        When somebody sets the clock of this machine, the schedule continues at the new time. After
+        a step forward, the skipped slots are missed for the reason `clock`. After a step back,
+        slots come a second time; `missed` then has an empty gap `clock` that begins at this slot.
 
-        A schedule that stops fitting into the budget goes on at the next one that fits, until there
-        is room again. The slots that it leaves out are missed for the reason `budget`.
+        When the schedule no longer fits into the budget, the poll continues with the next slower
+        one that fits, until there is room again. The slots in between are missed for the reason
+        `budget`.
 
         Args:
             symbols: None follows the exchange's list: new listings join, delisted symbols leave.
                 Symbols named here need no list. One that does not trade, or is not listed, is in
-                `Snapshot.errors` of each snapshot, and is read again when the list has it.
+                `Snapshot.errors` of each snapshot; the poll reads it as soon as the list has it.
             every: Seconds from slot to slot; slots are its multiples since 1970. None takes the
                 shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
                 room for a tenth more symbols.
@@ -339,11 +343,12 @@ class OpenInterestClient:
         Raises:
             TypeError: At once: `every` is no number.
             ValueError: At once: `every` is no period. With the first snapshot: the schedule does
-                not fit into the budget, beside the polls of everyone who shares it.
-            InvalidSymbolError: None of `symbols` is listed, or one of them cannot be a symbol.
-            ClientClosedError: The client was closed meanwhile.
+                not fit into the budget beside the other polls that share it.
+            InvalidSymbolError: The exchange lists none of `symbols`, or one of them cannot be a
+                symbol.
+            ClientClosedError: The client was closed during the poll.
 
-        Cost: as `snapshot`, for each slot; polls of this client with one period pay once.
+        Cost: as `snapshot`, for each slot; polls of this client with the same period pay once.
         """
         if every is not None:
             schedule.period_ms(every)
@@ -436,7 +441,7 @@ class OpenInterestClient:
 
     @property
     def pollers(self) -> Pollers:
-        """The polls of this client, for `Recorder` and others who poll with it."""
+        """The polls of this client, for `Recorder` and other code that polls."""
         if self._pollers is None:
             demands, pause = self._governor.pool, self._sender.pause
             self._pollers = Pollers(demands, lambda: self.usage, self._sweep, pause)
@@ -459,13 +464,13 @@ class OpenInterestClient:
         return terms
 
     def _since(self, max_age: float) -> float:
-        """Since when a value may have been known, loop time."""
+        """The loop time before which a value is too old."""
         self._sender.check_usable()
-        return self._sender.now() - max_age if max_age > 0.0 else NEVER
+        return self._sender.now() - max_age if max_age > 0.0 else ALWAYS_ASK
 
 
 def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> str:
-    """The pool of these connections; without a name, the address is the system's choice."""
+    """The pool of these connections; the system's own choice of an address has the usual pool."""
     if local_address is not None and is_default(local_address, hosts.host_of(base_url)):
         local_address = None
     return hosts.pool_key(base_url, proxy, local_address)

@@ -1,8 +1,8 @@
 """Values as dictionaries and as JSON.
 
-The rule of this file: what leaves is what any JSON encoder takes, and no decimal passes through a
-`float`. A field has the name of its attribute. The standard library is enough: FastAPI and pydantic
-find the hooks they look for, and nothing here imports them before they ask.
+The rule of this file: any JSON encoder accepts these dictionaries, and no decimal passes through a
+`float`. A field has the name of its attribute. FastAPI and pydantic find their hooks here; this
+module imports pydantic only when pydantic calls a hook.
 """
 
 import json
@@ -15,9 +15,9 @@ from importlib import import_module
 from typing import Any, Literal, cast, get_type_hints
 
 Decimals = Literal["text", "number"]
-"""How a decimal leaves: as text with the exchange's digits, or as a number with the same digits."""
+"""How to write a decimal: as text with the exchange's digits, or as a number with these digits."""
 
-# What the JSON schema of a field is; a field of any other type may be anything.
+# The JSON schema of a field, by its type; a field of another type may hold anything.
 _SCHEMAS = {str: "str", int: "int", Decimal: "str", datetime: "str"}
 
 
@@ -43,11 +43,11 @@ class Encodable:
         return {name: plain(getattr(self, name), decimals) for name in self._field_names()}
 
     def to_json(self, *, decimals: Decimals = "text") -> str:
-        """The same as one line of JSON.
+        """The dictionary of `to_dict` as one line of JSON.
 
         Args:
-            decimals: ``"number"`` writes each decimal as a number of JSON, with the digits of the
-                exchange. Most readers take such a number as a double; a decimal that one would
+            decimals: ``"number"`` writes each decimal as a JSON number with the exchange's digits.
+                Most readers convert such a number to a double, so a decimal that a double would
                 round stays text.
         """
         return _written(self.to_dict(decimals=decimals))
@@ -62,7 +62,7 @@ class Encodable:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """For pydantic: a field of this type takes an instance, and its JSON is `to_dict`."""
+        """For pydantic: a field of this type accepts an instance, and `to_dict` is its JSON."""
         core = import_module("pydantic_core.core_schema")
         hints = get_type_hints(cls)
         fields = {
@@ -78,20 +78,20 @@ class Encodable:
 
 
 class EncodableByKey(Encodable):
-    """The same for a type that is no container: ``dict(value)`` and ``{**value}`` work.
+    """An `Encodable` that is no container: ``dict(value)`` and ``{**value}`` give its fields.
 
-    FastAPI asks for a dictionary in this way when a handler returns a value and names no type.
+    FastAPI calls ``dict(value)`` when a handler returns a value and declares no type.
     """
 
     __slots__ = ()
     __iter__: None = None  # or Python would try the keys 0, 1, 2 …
 
     def keys(self) -> Collection[str]:
-        """The names of the fields, as `to_dict` has them."""
+        """The names of the fields in `to_dict`."""
         return tuple(self._field_names())
 
     def __getitem__(self, name: str) -> Any:
-        """A field as `to_dict` has it: a decimal is text."""
+        """A field of `to_dict`: a decimal is text."""
         if name not in self.keys():
             raise KeyError(name)
         return plain(getattr(self, name), "text")
@@ -108,7 +108,7 @@ def check_decimals(decimals: object) -> None:
 
 
 def plain(value: object, decimals: Decimals) -> Any:
-    """A value as JSON has it; of an object that JSON cannot hold, its type."""
+    """Convert a value to a type of JSON; an object without such a type becomes its type's name."""
     match value:
         case Enum():
             return plain(value.value, decimals)
@@ -139,7 +139,7 @@ def _plain_container(value: object, decimals: Decimals) -> Any:
 
 
 def _text(text: str) -> str:
-    """Text that UTF-8 can hold: the name of a file may have bytes that are no text."""
+    """Escape what UTF-8 cannot encode: a file name may contain bytes that are no text."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -159,5 +159,5 @@ def _dumped(value: object) -> str:
 
 
 def _would_be_rounded(number: Decimal) -> bool:
-    """Whether a reader who keeps numbers as doubles shows another number, or none."""
+    """Whether a reader that keeps numbers as doubles would show another number, or none."""
     return not number.is_finite() or Decimal(repr(float(number))) != number

@@ -1,7 +1,7 @@
 """Public names that are imported when they are used first.
 
-The rule of this file: importing a package imports none of its parts. `binance-oi --version` needs
-no aiohttp, and who reads a recording needs no client.
+The rule of this file: importing a package imports none of its parts. `binance-oi --version` does
+not import aiohttp, and a program that reads a recording does not import the client.
 """
 
 import sys
@@ -10,12 +10,12 @@ from importlib import import_module
 
 
 def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], object]:
-    """The `__getattr__` of a package that imports its public names when somebody asks for them.
+    """Make the `__getattr__` of a package: it imports each public name on its first use.
 
     Args:
-        package: Its full name.
-        homes: For each module of the package, relative to it, the names that it provides. The
-            modules themselves, and the folders that they are in, are attributes as well.
+        package: The full name of the package.
+        homes: The names that each module provides, by the module's name relative to the package.
+            The modules and their folders become attributes of the package as well.
     """
     origin = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
     folders = {module.partition(".")[0] for module in homes}
@@ -27,7 +27,7 @@ def on_first_use(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[
             value = import_module(f"{package}.{name}")
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        setattr(sys.modules[package], name, value)  # the next use finds it without us
+        setattr(sys.modules[package], name, value)  # the next use does not call `find`
         return value
 
     return find

@@ -1,7 +1,7 @@
-"""Which version this is.
+"""The version of this package.
 
-The rule of this file: the package knows it by itself. A copy of it, in a container or a bundled
-program, has no metadata of an installation beside it, or those of another version.
+The rule of this file: the version does not come from the metadata of an installation. A copy of the
+package in a container or a bundled program has none, or that of another version.
 """
 
 VERSION = "0.1.0"

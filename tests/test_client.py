@@ -62,7 +62,7 @@ pytestmark = pytest.mark.virtual_time
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # when virtual time begins
 NAN = float("nan")
 ONCE = RetryPolicy(attempts=1)
-DOUBT = timedelta(seconds=6)  # a hold ends for certain when the slowest possible clock says so
+DOUBT = timedelta(seconds=6)  # a cooldown ends for certain when the slowest possible clock is there
 
 
 def local_client(exchange: LocalExchange | RawExchange, **options: object) -> OpenInterestClient:
@@ -72,18 +72,18 @@ def local_client(exchange: LocalExchange | RawExchange, **options: object) -> Op
 
 
 def now() -> float:
-    """Seconds since the test began."""
+    """Seconds since the start of the test."""
     return asyncio.get_running_loop().time() - START_S
 
 
 def assert_is_end_of_hold(error: RateLimitedError | BannedError, until: datetime | None) -> None:
-    """The two clocks agree, so `retry_at` is when the hold is over for certain."""
+    """Check that `retry_at` is when the cooldown has certainly ended; the two clocks agree."""
     assert until is not None
     assert until <= error.retry_at < until + DOUBT
 
 
 async def outcome(call: asyncio.Future[OpenInterest]) -> object:
-    """What came of a call: its value, or its exception."""
+    """The outcome of a call: its value or its exception."""
     (result,) = await asyncio.gather(call, return_exceptions=True)
     return result
 
@@ -105,7 +105,7 @@ async def test_open_interest_is_the_exchanges_to_the_last_digit() -> None:
     )
 
 
-async def test_a_name_of_any_script_is_read() -> None:
+async def test_a_symbol_in_any_script_is_read() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for symbol in ("币安人生USDT", "龙虾USDT", "1000000MOGUSDT", "BTCUSDT_261225"):
             assert (await client.get_open_interest(symbol)).symbol == symbol
@@ -124,7 +124,7 @@ async def test_unit_logic_needs_no_socket(mocked: aioresponses) -> None:
 
 
 @pytest.mark.parametrize("symbol", ["", "BTC USDT", "BTC/USDT", "x" * 51, None, 7, b"BTCUSDT"])
-async def test_what_cannot_be_a_symbol_is_refused_before_any_io(symbol: str) -> None:
+async def test_an_invalid_symbol_is_refused_before_any_io(symbol: str) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for max_age in (0.0, 60.0):
             with pytest.raises(InvalidSymbolError):
@@ -132,7 +132,7 @@ async def test_what_cannot_be_a_symbol_is_refused_before_any_io(symbol: str) -> 
         assert (exchange.used, client.usage.charged) == (0, 0)
 
 
-async def test_unknown_and_delisted_symbols_have_errors_of_their_own_and_are_asked_once() -> None:
+async def test_unknown_and_delisted_symbols_have_their_own_errors_after_one_request() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         exchange.set_status("XRPUSDT", "SETTLING")
         with pytest.raises(UnknownSymbolError):
@@ -173,7 +173,7 @@ async def test_each_answer_has_its_error_and_its_number_of_requests(
         assert client._governor.in_flight == 0
 
 
-async def test_after_an_answer_of_somebody_else_the_connection_is_not_used_again() -> None:
+async def test_a_connection_that_delivers_another_answer_is_not_used_again() -> None:
     script = [open_interest("BTCUSDT"), open_interest("ETHUSDT"), open_interest("BTCUSDT")]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         await client.get_open_interest("BTCUSDT")
@@ -186,7 +186,7 @@ async def test_after_an_answer_of_somebody_else_the_connection_is_not_used_again
 # -- retries -------------------------------------------------------------------------------------
 
 
-async def test_a_failure_that_passes_is_not_seen() -> None:
+async def test_a_passing_failure_is_retried() -> None:
     script = [CLOSE, answer(502, "<html>"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
@@ -209,7 +209,7 @@ async def test_a_dropped_idle_connection_is_replaced_at_once_and_charged_twice()
 
 
 @pytest.mark.parametrize("injected", [False, True])
-async def test_after_a_dropped_connection_none_is_tried_that_may_be_dropped_too(
+async def test_after_a_dropped_connection_no_suspect_one_is_used(
     injected: bool,
 ) -> None:
     async with (
@@ -217,7 +217,7 @@ async def test_after_a_dropped_connection_none_is_tried_that_may_be_dropped_too(
         aiohttp.ClientSession() as session,
         local_client(exchange, session=session if injected else None) as client,
     ):
-        await client.get_open_interest("BTCUSDT")  # the first one goes alone
+        await client.get_open_interest("BTCUSDT")  # the first request goes alone
         await asyncio.gather(*(client.get_open_interest("BTCUSDT") for _ in range(4)))
         kept = exchange.connections
         assert kept > 1
@@ -236,7 +236,7 @@ async def test_an_injected_session_sends_one_request_for_each_charge() -> None:
             assert len(exchange.requests) == client.usage.charged == 2
             await client.get_open_interest("BTCUSDT")
         assert not session.closed
-        async with session.get(exchange.url) as response:  # and it works on
+        async with session.get(exchange.url) as response:  # the session still works
             assert response.status == 200
 
 
@@ -252,7 +252,7 @@ async def test_an_outage_costs_one_request_a_call_once_the_retries_are_used_up()
         assert len(exchange.requests) == client.usage.charged == 60
 
 
-async def test_timeouts_use_up_no_retries_for_nothing_was_repeated() -> None:
+async def test_a_timeout_uses_up_no_retry() -> None:
     script: list[bytes | None] = [*[b""] * 20, CLOSE, open_interest()]
     policy = RetryPolicy(budget=1.0, earned=0.0)
     async with (
@@ -262,7 +262,7 @@ async def test_timeouts_use_up_no_retries_for_nothing_was_repeated() -> None:
         for _ in range(20):
             with pytest.raises(TransportTimeoutError):
                 await client.get_open_interest("BTCUSDT")
-        await client.get_open_interest("BTCUSDT")  # the one retry is still there
+        await client.get_open_interest("BTCUSDT")  # the one retry is unused
 
 
 async def test_a_pause_before_a_retry_ends_when_the_client_is_closed(
@@ -311,10 +311,12 @@ def _small_budget(limit: int) -> ProcessBudget:
 
 @pytest.mark.usefixtures("known_address")
 @pytest.mark.parametrize("of_the_client", [False, True])
-async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client: bool) -> None:
+async def test_a_call_that_cannot_wait_fails_as_soon_as_that_is_certain(
+    of_the_client: bool,
+) -> None:
     async with LocalExchange(clock=wall_time, limit=100) as exchange:
         options = {"max_wait": 20.0} if of_the_client else {}
-        await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+        await asyncio.sleep(10.0)  # far from a rollover, every minute is certain
         async with local_client(exchange, budget=_small_budget(100), **options) as client:
             wait = module.DEFAULT if of_the_client else 20.0
             calls = [client.get_open_interest("BTCUSDT", max_wait=wait) for _ in range(150)]
@@ -340,7 +342,7 @@ async def test_who_cannot_wait_is_told_as_soon_as_that_is_certain(of_the_client:
     assert all(error.retry_at is not None for error in refused)
 
 
-async def test_no_wait_at_all_is_enough_when_there_is_room() -> None:
+async def test_a_max_wait_of_0_suffices_when_there_is_room() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for _ in range(3):
             await client.get_open_interest("BTCUSDT", max_wait=0.0)
@@ -351,7 +353,7 @@ async def test_no_wait_at_all_is_enough_when_there_is_room() -> None:
 
 
 class Announcing(RawExchange):
-    """Announces limits, and notes when it is asked for open interest."""
+    """Announces limits, and notes the time of each request for open interest."""
 
     def __init__(self, *limits: tuple[str, str, object, object]) -> None:
         super().__init__(self.answer)
@@ -367,7 +369,7 @@ class Announcing(RawExchange):
         return open_interest()
 
     def most(self, seconds: float) -> int:
-        """Requests in any window of so many seconds."""
+        """The most requests in any window of so many seconds."""
         return max(sum(at - seconds < t <= at for t in self.asked) for at in self.asked)
 
 
@@ -392,12 +394,12 @@ async def test_the_tightest_announced_limit_is_kept_whatever_its_interval() -> N
             await anext(client.poll(every=0.5))
 
 
-async def test_who_cannot_wait_for_another_limit_comes_back_when_it_has_room() -> None:
+async def test_a_call_refused_by_another_limit_succeeds_at_its_retry_at() -> None:
     async with (
         Announcing(("REQUEST_WEIGHT", "DAY", 1, 50)) as exchange,
         local_client(exchange) as client,
     ):
-        await asyncio.sleep(10.0)  # away from the turn of a minute
+        await asyncio.sleep(10.0)  # far from a rollover
         await client.exchange_info()
         calls = [client.get_open_interest("BTCUSDT", max_wait=5.0) for _ in range(60)]
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -421,7 +423,7 @@ async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
         assert client.usage.limit == 1200
         (record,) = caplog.records
         assert "FORTNIGHT" in record.getMessage()
-        exchange.limits.clear()  # it announces none: what is known goes on
+        exchange.limits.clear()  # it announces none: the known limits stay
         await client.exchange_info()
         assert client.usage.limit == 1200
 
@@ -433,7 +435,7 @@ async def test_limits_that_make_no_sense_are_ignored_with_one_warning(
 async def sending_client(
     way: str, exchange: LocalExchange | RawExchange, **options: object
 ) -> AsyncIterator[OpenInterestClient]:
-    """A client that sends in one of the ways there are."""
+    """A client that sends in one of `WAYS`."""
     if way.startswith("injected"):
         async with (
             aiohttp.ClientSession() as session,
@@ -442,7 +444,7 @@ async def sending_client(
             yield client
         return
     async with local_client(exchange, **options) as client:
-        if way == "ours":  # from the second request on
+        if way == "ours":  # our own writer sends from the second request on
             await client.get_open_interest("BTCUSDT")
             client._transport.distrust_connections()
         yield client
@@ -450,7 +452,7 @@ async def sending_client(
 
 @pytest.fixture
 def connecting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the next connections take to open, the last of them for all that follow."""
+    """Let the next connections take these seconds to open; all others take the last number."""
     seconds = [0.0]
     connect = aiohttp.TCPConnector._create_connection
 
@@ -466,7 +468,7 @@ WAYS = ("first", "ours", "injected", "injected, unknown")
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_request_whose_connection_takes_long_is_sent_in_a_minute_that_has_room(
+async def test_a_request_on_a_slow_connection_is_sent_in_a_minute_that_has_room(
     way: str, connecting: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("binance_oi.sending.connections.LEAN", "unknown" not in way)
@@ -526,15 +528,17 @@ async def test_a_request_that_is_too_late_for_its_timeout_costs_nothing(
 
 
 @pytest.mark.parametrize("ending", ["timeout", "close"])
-async def test_a_suspended_process_sends_nothing_that_was_booked_before(ending: str) -> None:
-    """Its clock goes on and the loop's does not, so the time-out is still to come."""
+async def test_a_resumed_process_sends_nothing_that_was_booked_before_the_suspend(
+    ending: str,
+) -> None:
+    """The machine's clock runs on and the loop's does not, so the timeout is not over."""
     loop, slept = asyncio.get_running_loop(), 0.0
     budget = ProcessBudget(clock=lambda: loop.time() + slept, wall=lambda: wall_time() + slept)
     async with RawExchange(lambda n: open_interest()) as exchange, aiohttp.ClientSession() as ours:
         client = local_client(exchange, session=ours, budget=budget, timeout=60.0)
         async with client:
             call = asyncio.ensure_future(client.get_open_interest("BTCUSDT"))
-            await asyncio.sleep(0)  # it is charged, and opens its connection
+            await asyncio.sleep(0)  # the request is charged, and opens its connection
             slept = 3600.0
             if ending == "timeout":
                 assert (await call).symbol == "BTCUSDT"
@@ -545,7 +549,7 @@ async def test_a_suspended_process_sends_nothing_that_was_booked_before(ending: 
 
 
 @pytest.mark.parametrize("many", [250, *thorough(1000)])
-async def test_many_cold_connections_and_a_loop_that_stands_still_cost_no_refusal(
+async def test_cold_connections_and_a_stalled_loop_cause_no_refusal(
     many: int,
 ) -> None:
     more = many * 11 // 10
@@ -572,7 +576,7 @@ async def test_many_cold_connections_and_a_loop_that_stands_still_cost_no_refusa
         assert exchange.answers == {200: many + more}
 
 
-async def test_the_time_that_a_trace_takes_before_the_write_counts() -> None:
+async def test_time_spent_in_a_trace_before_the_write_counts() -> None:
     pauses = [0.0, 30.0, 0.0]
 
     async def pause(*_: object) -> None:
@@ -591,7 +595,7 @@ async def test_the_time_that_a_trace_takes_before_the_write_counts() -> None:
         assert pauses == []
         assert (len(exchange.requests), exchange.connections) == (2, 1)
         pauses.append(0.0)
-        async with session.get(exchange.url) as response:  # the connection is as it was
+        async with session.get(exchange.url) as response:  # the connection is unchanged
             assert response.status == 200
 
 
@@ -616,7 +620,7 @@ async def test_a_connection_that_is_lost_before_the_write_costs_nothing() -> Non
 
 
 @pytest.mark.parametrize("way", ["first", "injected"])
-async def test_after_a_dropped_connection_a_new_one_is_kept_when_it_was_too_late(
+async def test_a_replacement_connection_that_is_too_late_is_kept(
     way: str, connecting: list[float]
 ) -> None:
     script = [open_interest(), CLOSE, open_interest()]
@@ -631,7 +635,7 @@ async def test_after_a_dropped_connection_a_new_one_is_kept_when_it_was_too_late
         assert (len(exchange.requests), exchange.connections) == (3, 2)
 
 
-async def test_nothing_is_sent_into_a_hold_that_began_while_the_connection_was_opened(
+async def test_nothing_is_sent_in_a_cooldown_that_began_while_the_connection_opened(
     connecting: list[float],
 ) -> None:
     async with (
@@ -687,7 +691,7 @@ async def test_a_cold_start_beside_others_who_used_2300_gets_no_429() -> None:
 # -- refusals ------------------------------------------------------------------------------------
 
 
-async def test_a_429_goes_back_to_the_queue_and_is_not_seen() -> None:
+async def test_a_call_refused_with_429_returns_to_the_queue() -> None:
     text = "Too many requests; current limit of IP(1.2.3.4) is 1200 requests per minute."
     script = [answer(429, f'{{"code":-1003,"msg":"{text}"}}'), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
@@ -697,7 +701,7 @@ async def test_a_429_goes_back_to_the_queue_and_is_not_seen() -> None:
     assert len(exchange.requests) == 2
 
 
-async def test_a_limit_above_ours_in_a_text_is_not_believed() -> None:
+async def test_a_limit_above_ours_in_a_refusal_is_ignored() -> None:
     text = '{"code":-1003,"msg":"Too many requests; current limit is 6000 requests per minute."}'
     async with (
         RawExchange(lambda n: answer(429, text)) as exchange,
@@ -709,7 +713,7 @@ async def test_a_limit_above_ours_in_a_text_is_not_believed() -> None:
         assert_is_end_of_hold(caught.value, client.usage.held_until)
 
 
-async def test_a_429_that_cannot_wait_is_raised_as_what_it_is() -> None:
+async def test_a_429_that_cannot_wait_is_raised_as_rate_limited() -> None:
     async with (
         RawExchange(lambda n: answer(429, "{}")) as exchange,
         local_client(exchange, max_wait=5.0) as client,
@@ -723,7 +727,7 @@ async def test_a_429_that_cannot_wait_is_raised_as_what_it_is() -> None:
     assert len(exchange.requests) == 1
 
 
-async def test_refused_again_and_again_is_rate_limited() -> None:
+async def test_a_call_refused_at_every_attempt_is_rate_limited() -> None:
     async with (
         RawExchange(lambda n: answer(429, "{}")) as exchange,
         local_client(exchange) as client,
@@ -734,7 +738,7 @@ async def test_refused_again_and_again_is_rate_limited() -> None:
     assert len(exchange.requests) == 3
 
 
-async def test_a_limit_is_a_limit_also_under_another_status() -> None:
+async def test_a_rate_limit_is_recognised_under_another_status() -> None:
     text = '{"code":-1003,"msg":"Too many requests."}'
     async with (
         RawExchange(lambda n: answer(400, text)) as exchange,
@@ -765,8 +769,10 @@ async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
         assert {type(result) for result in results} == {BannedError}
         ends = {result.retry_at for result in results if isinstance(result, BannedError)}
         assert any(end <= each < end + DOUBT for each in ends)
-        assert min(ends) >= NOON + timedelta(minutes=2)  # some were told before the text was read
-        assert len(exchange.requests) == 1  # it went alone, and the others were told
+        assert min(ends) >= NOON + timedelta(
+            minutes=2
+        )  # some calls failed before the text was read
+        assert len(exchange.requests) == 1  # the first call went alone; the ban reached the others
         assert str(end) in caplog.text
         for wait in (None, 1.0, 600.0):
             with pytest.raises(BannedError) as caught:
@@ -784,7 +790,7 @@ async def test_a_ban_is_raised_at_once_to_everyone_until_it_ends(
 
 
 @pytest.mark.parametrize("offset", [-300.0, 300.0, *thorough(-3600.0, 3600.0)])
-async def test_who_obeys_a_ban_comes_back_once_whatever_the_exchanges_clock_says(
+async def test_a_caller_that_waits_until_retry_at_meets_no_second_ban(
     offset: float,
 ) -> None:
     bans = Bans(after=0, first_s=120.0)
@@ -792,7 +798,7 @@ async def test_who_obeys_a_ban_comes_back_once_whatever_the_exchanges_clock_says
         LocalExchange(limit=100, clock=wall_time, clock_offset=offset, bans=bans) as exchange,
         local_client(exchange) as client,
     ):
-        for _ in range(5):  # whose `Date`s tell the exchange's clock
+        for _ in range(5):  # their `Date` headers show the exchange's clock
             await client.get_open_interest("BTCUSDT")
             await asyncio.sleep(1.3)
         exchange.counter.ban(exchange.now())
@@ -824,7 +830,7 @@ async def test_a_418_whose_body_stalls_is_a_ban_within_a_second() -> None:
             assert ends <= caught.value.retry_at < ends + timedelta(seconds=10)
 
 
-async def test_the_firewall_holds_everyone_back_for_a_minute() -> None:
+async def test_a_403_of_the_firewall_is_a_cooldown_of_a_minute() -> None:
     script = [answer(403, "<html>"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         with pytest.raises(ForbiddenError):
@@ -833,7 +839,7 @@ async def test_the_firewall_holds_everyone_back_for_a_minute() -> None:
         assert 60.0 < now() < 70.0
 
 
-# -- values that are known already ---------------------------------------------------------------
+# -- known values --------------------------------------------------------------------------------
 
 
 async def test_callers_of_one_symbol_share_one_request() -> None:
@@ -851,7 +857,7 @@ async def test_callers_of_one_symbol_share_one_request() -> None:
         await client.get_open_interest("BTCUSDT", max_age=0.0)
         assert exchange.used == 2
         await asyncio.sleep(4.8)
-        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last one is known, too
+        await client.get_open_interest("BTCUSDT", max_age=5.0)  # the last value is known as well
         assert exchange.used == 2
         await asyncio.sleep(0.5)
         await client.get_open_interest("BTCUSDT", max_age=5.0)
@@ -859,14 +865,14 @@ async def test_callers_of_one_symbol_share_one_request() -> None:
         assert exchange.used == 4
 
 
-async def test_a_snapshot_makes_values_known() -> None:
+async def test_a_later_call_reuses_the_values_of_a_snapshot() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT"])
         assert await client.get_open_interest("BTCUSDT", max_age=1.0) is market["BTCUSDT"]
         assert exchange.used == 1
 
 
-async def test_a_shared_failure_is_everybodys_and_not_remembered() -> None:
+async def test_every_sharing_call_gets_the_failure_and_the_next_call_asks_again() -> None:
     script = [answer(400, "{}"), open_interest()]
     async with RawExchange(lambda n: script[n - 1]) as exchange, local_client(exchange) as client:
         calls = (client.get_open_interest("BTCUSDT", max_age=5.0) for _ in range(10))
@@ -876,7 +882,7 @@ async def test_a_shared_failure_is_everybodys_and_not_remembered() -> None:
     assert len(exchange.requests) == 2
 
 
-async def test_who_waits_for_different_times_shares_nothing() -> None:
+async def test_calls_with_different_max_wait_share_no_request() -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.1) as exchange,
         local_client(exchange) as client,
@@ -891,7 +897,7 @@ async def test_who_waits_for_different_times_shares_nothing() -> None:
 # -- the listing ---------------------------------------------------------------------------------
 
 
-async def test_the_listing_tells_what_trades_and_what_the_limit_is() -> None:
+async def test_the_listing_has_the_trading_symbols_and_the_limits() -> None:
     async with (
         LocalExchange(clock=wall_time, limit=6000) as exchange,
         local_client(exchange) as client,
@@ -927,7 +933,7 @@ async def test_closing_ends_every_pending_call() -> None:
             calls += [
                 asyncio.ensure_future(client.get_open_interest(name, max_age=1.0)) for name in names
             ]
-            await asyncio.sleep(1.5)  # the first one went alone, then two more
+            await asyncio.sleep(1.5)  # the first request went alone, then two more
             before = now()
             await client.aclose()
             assert {type(await outcome(call)) for call in calls} == {ClientClosedError}
@@ -937,7 +943,7 @@ async def test_closing_ends_every_pending_call() -> None:
         assert not session.closed
 
 
-async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
+async def test_closing_ends_a_call_admitted_at_the_same_moment() -> None:
     admitted: set[int] = set()
     async with LocalExchange(clock=wall_time) as exchange:
         for delay in range(12):
@@ -950,10 +956,10 @@ async def test_closing_ends_a_call_that_was_admitted_in_that_moment() -> None:
             await client.aclose()
             assert {type(await outcome(call)) for call in pending} == {ClientClosedError}
             assert client._governor.in_flight == 0
-    assert admitted == {0, 1}  # before that moment, and after it
+    assert admitted == {0, 1}  # one call before that moment, one after it
 
 
-async def test_a_closed_client_is_of_no_use() -> None:
+async def test_a_closed_client_refuses_every_call() -> None:
     async with LocalExchange(clock=wall_time) as exchange:
         async with local_client(exchange) as client:
             await client.get_open_interest("BTCUSDT")
@@ -970,7 +976,7 @@ async def test_a_closed_client_is_of_no_use() -> None:
         for result in await asyncio.gather(*calls, return_exceptions=True):
             assert isinstance(result, ClientClosedError)
         assert exchange.used == 1
-        assert client.usage.used == 1  # what is known stays known
+        assert client.usage.used == 1  # the usage stays readable
 
 
 async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
@@ -998,7 +1004,7 @@ async def test_a_client_of_another_loop_is_refused_before_any_io() -> None:
 
 
 def exit_code_of_a_child(work: Callable[[], object]) -> int:
-    """0 when `work` ended without an exception, in a child that is forked for it."""
+    """Run `work` in a forked child; 0 if it ended without an exception."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -1025,7 +1031,7 @@ def test_a_client_from_before_a_fork_is_refused_before_any_io() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("end", ["forgotten", "closed"])
-def test_a_child_takes_no_connection_away_from_its_parent(end: str) -> None:
+def test_a_forked_child_leaves_the_connections_of_its_parent_open(end: str) -> None:
     async def main() -> None:
         async with RawExchange(lambda n: open_interest()) as exchange:
             budget = ProcessBudget()
@@ -1057,7 +1063,7 @@ async def test_a_client_of_another_process_is_refused(monkeypatch: pytest.Monkey
         assert exchange.used == 1
 
 
-async def test_what_a_child_closes_stays_open_for_its_parent(
+async def test_closing_in_a_forked_child_leaves_the_parent_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with LocalExchange(clock=wall_time) as exchange:
@@ -1071,7 +1077,7 @@ async def test_what_a_child_closes_stays_open_for_its_parent(
         await session.close()
         with monkeypatch.context() as child:
             child.setattr(fork, "current", object())
-            await local_client(exchange).aclose()  # had nothing open
+            await local_client(exchange).aclose()  # a client without an open connection
         assert transport._of_the_parent == []
 
 
@@ -1086,7 +1092,7 @@ def test_an_argument_of_another_type_is_refused_by_its_name(name: str, value: ob
     assert files_of_budgets() == before
 
 
-async def test_closing_that_is_cancelled_lets_go_of_the_shared_budget() -> None:
+async def test_a_cancelled_close_still_releases_the_shared_budget() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange:
         before = files_of_budgets()
         client = OpenInterestClient(base_url=exchange.url)
@@ -1102,7 +1108,7 @@ async def test_closing_that_is_cancelled_lets_go_of_the_shared_budget() -> None:
 
 
 def files_of_budgets() -> int:
-    """Descriptors of this process that are open on a shared budget."""
+    """The open descriptors of this process on a shared budget."""
     names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     return sum("budget" in os.readlink(name) for name in names if os.path.lexists(name))
 
@@ -1115,7 +1121,7 @@ def test_a_client_whose_loop_was_closed_while_calls_waited_can_be_closed_from_an
     async def start() -> None:
         for _ in range(10):
             calls.append(asyncio.create_task(client.get_open_interest("BTCUSDT")))
-        for _ in range(10):  # steps: each call comes to its wait
+        for _ in range(10):  # steps of the loop, so that each call waits
             await asyncio.sleep(0)
         assert client._governor.waiting == 10
 
@@ -1137,7 +1143,7 @@ def test_a_client_whose_loop_has_ended_can_still_be_closed() -> None:
 
 
 @pytest.mark.parametrize("used", [False, True])
-async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used: bool) -> None:
+async def test_an_unclosed_client_warns_once_and_leaves_nothing(used: bool) -> None:
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
     with warnings.catch_warnings(record=True) as caught:
@@ -1158,7 +1164,7 @@ async def test_a_client_that_nobody_closed_says_so_once_and_leaves_nothing(used:
     assert noise == []
 
 
-async def test_a_client_with_a_session_of_the_caller_may_just_be_forgotten() -> None:
+async def test_an_unclosed_client_with_a_given_session_does_not_warn() -> None:
     async with (
         RawExchange(lambda n: open_interest()) as exchange,
         aiohttp.ClientSession() as session,
@@ -1170,7 +1176,7 @@ async def test_a_client_with_a_session_of_the_caller_may_just_be_forgotten() -> 
         assert not session.closed
 
 
-async def test_the_callers_budget_is_not_closed_and_ours_is() -> None:
+async def test_a_client_closes_its_own_budget_and_no_given_one() -> None:
     closed: list[object] = []
 
     class Watched(ProcessBudget):
@@ -1214,7 +1220,7 @@ def test_an_argument_out_of_range_is_refused(options: dict[str, object], said: s
     with pytest.raises(ValueError, match=said) as caught:
         OpenInterestClient(budget=ProcessBudget(), **options)  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
-    gc.collect(0)  # a client that was never made leaves nothing that warns
+    gc.collect(0)  # a client whose constructor failed warns of nothing
 
 
 NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, [1])
@@ -1223,7 +1229,7 @@ NO_SECONDS = (*NO_NUMBERS, NAN, math.inf, -math.inf)
 
 @pytest.mark.parametrize("value", NO_SECONDS, ids=repr)
 @pytest.mark.parametrize("name", ["timeout", "max_wait", "pace", "max_connections"])
-def test_what_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
+def test_an_argument_that_is_no_number_is_refused_by_its_name(name: str, value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
         OpenInterestClient(budget=ProcessBudget(), **{name: value})  # type: ignore[arg-type]
 
@@ -1249,7 +1255,7 @@ async def test_a_call_checks_its_numbers_first_and_leaves_nothing_behind(value: 
         assert (exchange.used, client.usage.used) == (0, 0)
 
 
-async def test_every_real_number_is_taken() -> None:
+async def test_every_real_number_is_accepted() -> None:
     numbers = {"timeout": Fraction(5), "max_wait": 5, "pace": Fraction(500)}
     async with (
         LocalExchange(clock=wall_time) as exchange,
@@ -1260,12 +1266,12 @@ async def test_every_real_number_is_taken() -> None:
         assert len(await client.snapshot(["BTCUSDT"], deadline=Fraction(5))) == 1  # type: ignore[arg-type]
 
 
-def test_arguments_have_names() -> None:
+def test_arguments_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional argument"):
         OpenInterestClient("https://fapi.binance.com")  # type: ignore[call-arg]
 
 
-def test_a_client_is_made_without_a_loop_and_shows_its_state() -> None:
+def test_a_client_can_be_made_without_a_loop_and_its_repr_shows_its_state() -> None:
     context = ssl.create_default_context()
     client = OpenInterestClient(budget=ProcessBudget(), ssl=context, proxy="http://127.0.0.1:3128")
     assert repr(client) == (
@@ -1287,7 +1293,7 @@ async def test_a_schedule_that_does_not_fit_is_refused_with_the_first_snapshot()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.08, 0.4])
-async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: float) -> None:
+async def test_cancelling_refunds_all_weight_that_was_certainly_not_counted(delay: float) -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.05) as exchange,
         local_client(exchange, max_connections=5) as client,
@@ -1310,7 +1316,7 @@ async def test_cancelling_gives_back_all_but_what_may_have_been_counted(delay: f
     "status, kind",
     [(101, ResponseError), (204, DecodeError), (299, DecodeError), (302, ResponseError)],
 )
-async def test_only_another_status_of_success_is_an_answer_that_nobody_documents(
+async def test_a_success_status_other_than_200_is_an_undocumented_answer(
     status: int, kind: type[BinanceOIError]
 ) -> None:
     async with (

@@ -1,4 +1,4 @@
-"""The fixtures hold what they promise, and are still needed."""
+"""The fixtures do what they promise, and are still needed."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def _proxies() -> Iterator[None]:
-    """What the person who runs the tests may have set; there before the fixtures of a test."""
+    """Set proxies, as a user's environment may, before the fixtures of a test."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("http_proxy", "HTTPS_PROXY", "all_proxy", "No_Proxy"):
             environment.setenv(name, "http://proxy.example:3128")
@@ -39,7 +39,7 @@ async def test_a_mocked_answer_is_read_with_status_and_headers(mocked: aiorespon
         assert await response.read() == b"{}"
 
 
-async def test_a_mocked_answer_of_a_megabyte_is_read_whole(mocked: aioresponses) -> None:
+async def test_a_mocked_answer_of_a_megabyte_is_read_completely(mocked: aioresponses) -> None:
     mocked.get(URL, body=LARGE)
     assert await _read() == LARGE
 
@@ -59,12 +59,12 @@ async def test_without_the_shim_no_answer_can_be_built() -> None:
             await _read()
 
 
-async def test_with_half_the_shim_a_large_body_cannot_be_fed(
+async def test_without_the_shims_transport_a_large_body_fails(
     mocked: aioresponses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core, "stream_reader_factory", compat.stream_reader_factory)
     mocked.get(URL, body=LARGE)
-    with pytest.raises(AssertionError):  # a reader pauses a protocol that has no transport
+    with pytest.raises(AssertionError):  # the reader pauses a protocol without a transport
         await _read()
 
 
@@ -98,7 +98,7 @@ def run_twice(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.thorough
-def test_twice_runs_every_test_again_and_finds_the_one_that_leaves_something(
+def test_twice_runs_every_test_again_and_finds_a_leaking_one(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "test_leaky.py"
@@ -110,7 +110,7 @@ def test_twice_runs_every_test_again_and_finds_the_one_that_leaves_something(
 
 
 @pytest.mark.thorough
-def test_twice_is_refused_where_several_processes_share_the_tests(tmp_path: Path) -> None:
+def test_twice_is_refused_with_several_test_processes(tmp_path: Path) -> None:
     file = tmp_path / "test_leaky.py"
     file.write_text(LEAKY)
     done = run_twice(file, "-n", "2")

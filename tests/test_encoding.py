@@ -1,4 +1,4 @@
-"""Every public value leaves as a dictionary and as JSON, with every digit of the exchange."""
+"""Every public value converts to a dictionary and to JSON, with every digit of the exchange."""
 
 import json
 import math
@@ -42,7 +42,7 @@ from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp() * 1000)
-# The simulator's values are what a caller hands in, and it imports nothing of ours.
+# Not the simulator: its values are arguments, and it imports no other folder.
 FOLDERS = ("binance_oi", *(f"binance_oi.{n}" for n in ("budget", "exchange", "market", "recorder")))
 FIELDS = ("__struct_fields__", "__dataclass_fields__", "_fields")
 
@@ -128,7 +128,7 @@ def test_a_dictionary_is_strict_json_and_json_is_that_dictionary(value: Encodabl
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_a_value_is_copied_through_pickle_as_before(value: Encodable) -> None:
+def test_a_value_is_equal_after_pickle(value: Encodable) -> None:
     assert pickle.loads(pickle.dumps(value)).to_dict() == value.to_dict()
 
 
@@ -140,7 +140,7 @@ def test_a_field_has_the_name_of_its_attribute_and_the_digits_of_the_exchange() 
     assert LISTED.to_dict()["base_asset"] == "BTC"
 
 
-def test_a_number_on_request_is_exact_in_both_forms() -> None:
+def test_decimals_as_numbers_are_exact_in_both_forms() -> None:
     exact = BTC.to_dict(decimals="number")["open_interest"]
     assert (type(exact), str(exact)) == (Decimal, "96012.5440")
     assert '"open_interest":96012.5440,' in BTC.to_json(decimals="number")
@@ -153,7 +153,7 @@ def test_a_number_on_request_is_exact_in_both_forms() -> None:
         ("96012.544", True),
         ("0.1", True),
         ("9007199254740992", True),
-        ("9007199254740993", False),  # a double has no such number
+        ("9007199254740993", False),  # a double cannot hold it
         ("12345678901234567890.12345678", False),
         ("9" * 30 + "." + "9" * 30, False),
         ("0." + "0" * 29 + "1", True),
@@ -163,7 +163,7 @@ def test_a_number_on_request_is_exact_in_both_forms() -> None:
         ("Infinity", False),
     ],
 )
-def test_a_decimal_that_readers_of_json_would_round_stays_text(text: str, as_number: bool) -> None:
+def test_a_decimal_that_a_double_would_round_stays_text(text: str, as_number: bool) -> None:
     digits = f"{Decimal(text):f}"
     shown = digits if as_number else f'"{digits}"'
     written = OpenInterest("X", Decimal(text), 1).to_json(decimals="number")
@@ -171,7 +171,7 @@ def test_a_decimal_that_readers_of_json_would_round_stays_text(text: str, as_num
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**20, places=8))
-def test_whatever_reads_a_number_as_a_double_shows_the_same_digits(number: Decimal) -> None:
+def test_a_reader_of_doubles_shows_the_same_digits(number: Decimal) -> None:
     read = json.loads(OpenInterest("X", number, 1).to_json(decimals="number"))["open_interest"]
     assert Decimal(str(read)) == number
 
@@ -188,7 +188,7 @@ def test_a_snapshot_has_its_values_errors_times_and_gaps() -> None:
     assert json.loads(json.dumps(MARKET.to_dicts())) == [BTC.to_dict()]
 
 
-def test_an_error_says_its_type_its_text_and_what_a_caller_needs() -> None:
+def test_a_dictionary_of_an_error_has_its_type_text_and_attributes() -> None:
     assert BANNED.to_dict() == {
         "error": "BannedError",
         "text": "418 (code -1003): Way too many requests [until 2026-11-23T12:00:00Z]",
@@ -211,7 +211,7 @@ def test_an_error_about_anything_at_all_is_bounded_json(symbol: object) -> None:
     assert len(error.to_json()) < 600
 
 
-def test_what_json_cannot_hold_never_reaches_it() -> None:
+def test_values_that_json_cannot_write_are_replaced() -> None:
     assert plain(math.inf, "text") is plain(math.nan, "number") is None
     assert plain({Reason.PACE: (1, {2})}, "text") == {"pace": [1, [2]]}
     assert plain("a file \udcff", "text") == "a file \\udcff"
@@ -220,12 +220,12 @@ def test_what_json_cannot_hold_never_reaches_it() -> None:
     assert plain(True, "text") is True
 
 
-def test_a_budget_always_knows_what_it_sustains() -> None:
+def test_usage_always_has_the_sustained_weight() -> None:
     assert ProcessBudget(reserve=400).pool("x").usage.sustained == 2000.0
     assert ProcessBudget(share=0.5).pool("x").usage.sustained == 1200.0
 
 
-def test_a_value_makes_a_dictionary_of_itself_and_is_no_sequence() -> None:
+def test_dict_of_a_value_has_its_fields_and_a_value_is_no_sequence() -> None:
     assert dict(BTC) == {**BTC} == BTC.to_dict()
     assert dict(BANNED) == BANNED.to_dict()
     with pytest.raises(KeyError):
@@ -234,7 +234,7 @@ def test_a_value_makes_a_dictionary_of_itself_and_is_no_sequence() -> None:
         iter(BTC)  # type: ignore[call-overload]
 
 
-def test_a_value_without_fields_says_so() -> None:
+def test_a_value_without_fields_raises_a_type_error() -> None:
     class Nothing(EncodableByKey):
         pass
 

@@ -50,7 +50,7 @@ UNTIL = datetime(2026, 11, 23, 23, 42, 7, 900_000, tzinfo=UTC)
 
 
 def examples() -> list[BinanceOIError]:
-    """A new example of each error: a test may change its example."""
+    """Make a new example of each error, which a test may change."""
     return [
         BinanceOIError("something"),
         InvalidSymbolError("BTC USDT", "it must be letters, digits and _"),
@@ -80,7 +80,7 @@ every_example = pytest.mark.parametrize(
 
 
 def classes(top: type[BinanceOIError] = BinanceOIError) -> Iterator[type[BinanceOIError]]:
-    """Every exception of the package, without those that tests define."""
+    """Every exception of the package, without those of tests."""
     yield top
     for below in top.__subclasses__():
         if below.__module__.startswith("binance_oi"):
@@ -186,7 +186,7 @@ class Hostile:
     ["x" * 10_000_000, "\x1b[2J" * 1000, Hostile(), 10**5000],
     ids=["endless", "moves the cursor", "has no repr", "too many digits"],
 )
-def test_the_message_about_any_bad_symbol_is_short(symbol: object) -> None:
+def test_the_message_about_an_invalid_symbol_is_short(symbol: object) -> None:
     text = str(InvalidSymbolError(symbol, "no"))
     assert len(text) <= 60 + len(" is not a symbol: no")
     assert text.isprintable()

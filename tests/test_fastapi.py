@@ -1,6 +1,6 @@
 """Public values in a web service: handlers of FastAPI, fields of pydantic, encoders of msgspec.
 
-Requests go through the whole application by ASGI, as a server sends them.
+Requests go through the whole application by ASGI, as from a server.
 """
 
 import json
@@ -44,7 +44,7 @@ async def reading() -> AsyncIterator[OpenInterestClient]:
 
 
 async def get(app: Any, path: str) -> tuple[int, Any]:
-    """The status of an answer, and its JSON."""
+    """Get a path; return the status and the JSON of the answer."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -73,7 +73,7 @@ async def get(app: Any, path: str) -> tuple[int, Any]:
 
 
 def answering(value: object) -> Callable[[], object]:
-    """A handler that answers with `value`."""
+    """An application whose handler returns `value`."""
 
     def handler() -> object:
         return value
@@ -102,11 +102,11 @@ async def test_the_application_of_the_page_about_web_services_answers(
             assert (status, found["detail"]["error"]) == (404, "UnknownSymbolError")
 
 
-async def test_a_handler_returns_what_the_client_answered() -> None:
+async def test_a_handler_can_return_a_value_of_the_client() -> None:
     app = fastapi.FastAPI()
     async with reading() as client:
 
-        async def one(symbol: str):  # type: ignore[no-untyped-def]  # as people write it
+        async def one(symbol: str):  # type: ignore[no-untyped-def]  # as users often write it
             return await client.get_open_interest(symbol, max_age=600.0)
 
         app.get("/{symbol}")(one)
@@ -117,7 +117,7 @@ async def test_a_handler_returns_what_the_client_answered() -> None:
     assert isinstance(found["open_interest"], str)
 
 
-async def test_a_handler_that_names_its_type_is_in_the_documentation_of_the_service() -> None:
+async def test_a_handler_with_a_return_type_is_in_the_schema_of_the_service() -> None:
     app = fastapi.FastAPI()
     async with reading() as client:
 
@@ -138,7 +138,7 @@ async def test_a_handler_that_names_its_type_is_in_the_documentation_of_the_serv
     assert kinds == {"symbol": "string", "open_interest": "string", "time": "integer"}
 
 
-async def test_every_kind_of_value_leaves_a_handler_with_or_without_its_type() -> None:
+async def test_a_handler_can_return_every_value_with_or_without_a_return_type() -> None:
     async with reading() as client:
         market = await client.snapshot(["BTCUSDT", "NOSUCHUSDT"], notional=True)
         listed = (await client.exchange_info()).symbols[0]
@@ -159,12 +159,12 @@ async def test_every_kind_of_value_leaves_a_handler_with_or_without_its_type() -
         assert await get(app, f"/typed/{kind.__name__}") == (200, value.to_dict())
         status, found = await get(app, f"/plain/{kind.__name__}")
         assert status == 200
-        # A named tuple is a list to FastAPI before it is anything else.
+        # FastAPI treats a named tuple as a list first.
         assert isinstance(value, tuple) or found.keys() == value.to_dict().keys()
     assert (await get(app, "/openapi.json"))[0] == 200
 
 
-def test_a_field_of_a_pydantic_model_takes_a_value_and_no_other() -> None:
+def test_a_field_of_a_pydantic_model_accepts_only_its_type() -> None:
     value = msgspec.convert({"symbol": "BTCUSDT", "open_interest": "1.50", "time": 7}, OpenInterest)
 
     class Reply(pydantic.BaseModel):  # type: ignore[name-defined, misc]

@@ -1,4 +1,4 @@
-"""A child differs from its parent, and a system without forks works."""
+"""`fork` distinguishes a child from its parent, and works on a system without forks."""
 
 import importlib.util
 import os

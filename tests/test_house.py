@@ -1,6 +1,6 @@
-"""The house stands as it was drawn: imports go one way, functions are short, nothing lies about.
+"""The structure of the package: imports go one way, functions are short, no file is out of place.
 
-Rule of this file: what is allowed is data at the top; a new module is placed there on purpose.
+Rule of this file: data at the top says what is allowed; add a new module there on purpose.
 """
 
 import ast
@@ -21,7 +21,7 @@ import binance_oi
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "binance_oi"
 
-# A folder or module of the top may import those before it, and none after it.
+# A folder or module at the top level may import those before it, and none after it.
 ORDER = (
     *("version", "lazy", "arguments", "times", "extras", "encoding", "errors", "fork"),
     *(
@@ -38,9 +38,9 @@ ORDER = (
         "__main__",
     ),
 )
-# Some may import less than their place in the order allows.
-ONLY = {"simulator": set[str]()}  # or a wrong number could pass on both sides
-# Who may import what is not in the standard library. aiohttp: the client; the simulator serves.
+# These folders may import less than their place in the order allows.
+ONLY = {"simulator": set[str]()}  # otherwise a wrong number could pass on both sides
+# Which modules may import which third-party package.
 THIRD_PARTY = {
     "aiohttp": {
         *("sending/connections", "sending/parked_connections", "sending/transport"),
@@ -72,7 +72,7 @@ TOP_LEVEL = {
     "pyproject.toml",
     "tests",
 }
-# In the folder of the budget as well; what decides is pure, and imports no pool and no file.
+# The order within the folder of the budget; decision modules import no pool and no file.
 DECISION = (
     *("usage", "tuning", "server_clock", "ledger", "attribution", "others", "knowledge"),
     *("probing", "admission", "learning", "bucket"),
@@ -90,7 +90,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room(file: Path) -> str:
-    """The module or folder directly under the package that a file belongs to."""
+    """The top-level module or folder that a file belongs to."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -100,7 +100,7 @@ def parsed(file: Path) -> ast.Module:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports anywhere in it, in full: `binance_oi.errors`."""
+    """The full name of every module that a file imports anywhere."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -109,7 +109,7 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def ours_imported(file: Path) -> Iterator[str]:
-    """Modules of ours that a file imports anywhere in it; of a folder, what is named of it."""
+    """Our modules that a file imports anywhere; from a folder, the names that it imports."""
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -134,7 +134,7 @@ def may_import(importer: str) -> set[str]:
 
 
 def third_party(module: str) -> str | None:
-    """The row of THIRD_PARTY that a module falls under; its own name when there is none."""
+    """The key of THIRD_PARTY for a module; its own name if there is none."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return None
@@ -147,7 +147,7 @@ def wrong_imports(file: Path) -> list[str]:
     for module in imported(file):
         top, *rest = module.split(".")
         if top == "binance_oi":
-            # The version is the one thing that the package itself has, before its parts.
+            # The package itself has only the version; every part may import it.
             allowed = rest == ["__version__"] or (bool(rest) and rest[0] in may_import(room(file)))
         else:
             row = third_party(module)
@@ -166,7 +166,7 @@ NO_CODE = {
 
 
 def lengths(file: Path, kinds: tuple[type[ast.stmt], ...] = FUNCTIONS) -> Iterator[tuple[int, str]]:
-    """Lines of code of every function, or class: no docstring, no comment, no blank line."""
+    """Lines of code of every function or class, without docstrings, comments and blank lines."""
     code = code_lines(file)
     tree = parsed(file)
     for node in ast.walk(tree):
@@ -177,13 +177,13 @@ def lengths(file: Path, kinds: tuple[type[ast.stmt], ...] = FUNCTIONS) -> Iterat
 
 @cache
 def code_lines(file: Path) -> set[int]:
-    """The lines of a file that are code: no docstring, no comment, no blank line."""
+    """The lines of code of a file, without docstrings, comments and blank lines."""
     with tokenize.open(file) as opened:
         tokens = list(tokenize.generate_tokens(opened.readline))
     code = {n for t in tokens if t.type not in NO_CODE for n in range(t.start[0], t.end[0] + 1)}
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            code -= span(node)  # a docstring, of a field as well
+            code -= span(node)  # a docstring of a module, class, function or field
     return code
 
 
@@ -193,7 +193,7 @@ def span(node: ast.stmt) -> set[int]:
 
 
 def listed_files() -> list[str]:
-    """What git has, or would take."""
+    """The files that git tracks or would add."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -242,7 +242,7 @@ def test_imports_within_the_budget_go_one_way() -> None:
         ("exchange/models.py", "import requests.sessions", ["requests.sessions"]),
     ],
 )
-def test_a_wrong_import_is_found(
+def test_the_check_finds_a_wrong_import(
     where: str, source: str, wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
@@ -252,7 +252,7 @@ def test_a_wrong_import_is_found(
     assert wrong_imports(file) == wrong
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
     assert not {file.stem for file in FILES} & FORBIDDEN_NAMES
 
 
@@ -281,7 +281,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
     "kinds, most", [(FUNCTIONS, LONGEST_TO_DECIDE), ((ast.ClassDef,), LARGEST_TO_DECIDE)]
 )
 @pytest.mark.parametrize("name", DECISION)
-def test_what_decides_is_made_of_small_parts(
+def test_decision_modules_have_small_functions_and_classes(
     name: str, kinds: tuple[type[ast.stmt], ...], most: int
 ) -> None:
     assert [
@@ -300,7 +300,7 @@ def test_only_code_counts_towards_a_functions_length(
     assert list(lengths(file)) == [(4, "sample.py:1 f")]
 
 
-def test_nothing_is_hidden_from_the_coverage() -> None:
+def test_no_code_is_excluded_from_coverage() -> None:
     assert [file.name for file in FILES if "pragma: no cover" in file.read_text("utf-8")] == []
 
 
@@ -314,7 +314,7 @@ def test_the_public_names_are_sorted_and_all_there() -> None:
     assert [name for name in binance_oi.__all__ if not hasattr(binance_oi, name)] == []
 
 
-def test_nothing_lies_about_at_the_top() -> None:
+def test_the_top_folder_has_only_the_expected_files() -> None:
     assert {name.split("/")[0] for name in listed_files()} == TOP_LEVEL
 
 
@@ -337,7 +337,7 @@ def test_importing_the_package_needs_no_extra_and_no_network() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_library_is_silent_until_its_user_asks() -> None:
+def test_the_library_prints_nothing_without_a_log_handler() -> None:
     source = "import binance_oi, logging; logging.getLogger('binance_oi').error('x')"
     command = [sys.executable, "-c", source]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -348,7 +348,7 @@ def test_the_library_is_silent_until_its_user_asks() -> None:
     "folder",
     ["budget", "exchange", "market", "output", "recorder", "sending", "simulator", "testing"],
 )
-def test_a_folder_names_what_is_public_and_has_it(folder: str) -> None:
+def test_every_name_in_all_of_a_folder_exists(folder: str) -> None:
     package = import_module(f"binance_oi.{folder}")
     assert package.__all__
     assert [name for name in package.__all__ if not hasattr(package, name)] == []

@@ -1,4 +1,4 @@
-"""Public names are imported on their first use, and each one where the type checker finds it."""
+"""Each public name is imported on its first use, from where a type checker finds it."""
 
 import ast
 import subprocess
@@ -20,7 +20,7 @@ LAZY = {
 
 
 def seen_by_a_type_checker(package: str) -> Iterator[tuple[str, str]]:
-    """Each name that a package imports under `TYPE_CHECKING`, and where from."""
+    """Each name that a package imports under `TYPE_CHECKING`, with its module."""
     tree = ast.parse((PACKAGE / LAZY[package]).read_text("utf-8"))
     for block in (node for node in tree.body if isinstance(node, ast.If)):
         for node in ast.walk(block):
@@ -29,7 +29,7 @@ def seen_by_a_type_checker(package: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("package", LAZY)
-def test_each_public_name_is_the_one_that_a_type_checker_sees(package: str) -> None:
+def test_each_lazy_name_is_the_one_that_a_type_checker_sees(package: str) -> None:
     names = dict(seen_by_a_type_checker(package))
     source = "import importlib, sys; package = importlib.import_module(sys.argv[1])"
     check = "assert getattr(package, name) is getattr(importlib.import_module(home), name), name"
@@ -48,7 +48,7 @@ def test_importing_a_package_imports_none_of_its_parts(package: str) -> None:
     assert ours == {"binance_oi", "binance_oi.lazy", "binance_oi.version", package}
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error_with_its_name() -> None:
+def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="'binance_oi' has no attribute 'Nonsense'"):
         binance_oi.Nonsense  # type: ignore[attr-defined]  # noqa: B018
 

@@ -1,7 +1,7 @@
-"""Work grows with what a server sends or a user types, and not with the square of it.
+"""Work grows linearly with what a server sends or a user types.
 
-Rule of this file: work is counted, at one size and at a multiple of it; no seconds. The engine of
-regular expressions counts nothing, so a text of theirs is one that would take hours.
+Rule of this file: count work, not seconds, at one size and at a multiple of it. The engine of
+regular expressions counts nothing, so its test has a text that would take hours.
 """
 
 import json
@@ -18,13 +18,13 @@ from support.counting import calls_counted
 from support.raw_exchange import RawExchange, answer
 from support.sender import Sender as RawSender
 
-TIMES = 4  # how much more there is the second time
+TIMES = 4  # the second size, as a multiple of the first
 ROWS = 500
-HUNG = 300.0  # s; ends a process that would take hours, and none that is only slow
+HUNG = 300.0  # s; ends a process that would take hours, but none that is only slow
 
 
 def name(number: int) -> str:
-    """All are of one length: each letter is work where a row is named."""
+    """Names of one length: each letter of a row's name is work."""
     return f"S{number:06}USDT"
 
 
@@ -48,7 +48,7 @@ def without_status(count: int) -> list[object]:
 
 
 def limits(count: int) -> list[object]:
-    """Of which none implies another one."""
+    """Limits of which none implies another one."""
     kind = {"rateLimitType": "REQUEST_WEIGHT", "interval": "SECOND"}
     return [kind | {"intervalNum": n, "limit": 1000 + n} for n in range(1, count + 1)]
 
@@ -68,17 +68,17 @@ BODIES: dict[str, Callable[[int], object]] = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_a_body_of_four_times_as_many_rows_is_four_times_the_work(kind: str) -> None:
+def test_decoding_work_is_linear_in_the_number_of_rows(kind: str) -> None:
     counts = list[int]()
     for rows in (ROWS, ROWS * TIMES):
         with calls_counted() as calls:
             BODIES[kind](rows)
         counts.append(calls.count)
-    assert counts[1] <= 1.1 * TIMES * counts[0]  # the square of it would be 4 times as much
+    assert counts[1] <= 1.1 * TIMES * counts[0]  # quadratic work would be 4 times as much
 
 
 class Piece(bytes):
-    """A piece of a body that notes how many bytes are copied when it is added to others."""
+    """A piece of a body that counts the bytes copied when it is appended to others."""
 
     copied = 0
 
@@ -88,7 +88,7 @@ class Piece(bytes):
 
 
 @pytest.mark.virtual_time
-async def test_a_listing_of_12_mb_is_copied_once_and_not_with_each_piece(
+async def test_a_body_of_12_mb_is_copied_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pieces, read = list[int](), aiohttp.StreamReader.readany
@@ -104,12 +104,12 @@ async def test_a_listing_of_12_mb_is_copied_once_and_not_with_each_piece(
     async with RawExchange(lambda n: answer(200, body)) as exchange, RawSender() as ours:
         found = await ours.get(exchange.url, max_bytes=16 * 1024 * 1024, timeout=600.0)
     assert found == (200, body, True)
-    assert len(pieces) > 90  # as small as the connection makes them
+    assert len(pieces) > 90  # as small as the connection delivers them
     assert Piece.copied <= len(body)
 
 
 @pytest.mark.virtual_time
-async def test_symbols_that_are_not_listed_cost_no_walk_through_the_listing() -> None:
+async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
     def script(number: int) -> bytes:
         return answer(200, listing(whole(ROWS)))
 
@@ -124,13 +124,13 @@ async def test_symbols_that_are_not_listed_cost_no_walk_through_the_listing() ->
         assert calls.count <= 4 * ROWS
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 1
-        client._listing.doubt(name(7))  # which the listing has as one that trades
+        client._listing.doubt(name(7))  # a symbol that trades according to the list
         await client.exchange_info(max_age=300.0)
         assert len(exchange.requests) == 2
 
 
 @pytest.mark.parametrize("text", ["'s' * 4_000_000", "'s@' + 's' * 4_000_000"])
-def test_a_long_text_is_searched_for_secrets_once(text: str) -> None:
+def test_the_search_for_secrets_is_linear_in_the_text(text: str) -> None:
     program = f"from binance_oi.cli.program import without_secrets as w; print(len(w({text})))"
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG, check=True

@@ -46,7 +46,7 @@ def metadata(wheel: dict[str, bytes]) -> Message:
 
 
 def sources(folder: str) -> set[str]:
-    """Every file of a folder of the checkout that belongs to the project."""
+    """The project's files in a folder of the checkout."""
     files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
     found = {
         str(path.relative_to(ROOT).as_posix()) for path in files if "__pycache__" not in path.parts
@@ -61,7 +61,7 @@ def test_the_wheel_is_the_package_and_its_metadata(wheel: dict[str, bytes]) -> N
     assert "binance_oi/py.typed" in wheel
 
 
-def test_the_sdist_has_all_it_takes_to_build_and_to_test(dist: Path) -> None:
+def test_the_sdist_has_everything_to_build_and_to_test(dist: Path) -> None:
     top = f"binance_oi-{VERSION}"
     with tarfile.open(dist / f"{top}.tar.gz") as archive:
         names = {name.removeprefix(f"{top}/") for name in archive.getnames()}
@@ -94,7 +94,7 @@ def test_the_command_is_installed(wheel: dict[str, bytes]) -> None:
     assert "[pytest11]\nbinance_oi.testing.plugin = binance_oi.testing.plugin" in points
 
 
-def test_nothing_that_others_pin_is_required_by_us() -> None:
+def test_the_metadata_pins_no_transitive_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     named = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *extras]}
@@ -104,8 +104,8 @@ def test_nothing_that_others_pin_is_required_by_us() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a Python that finds a copy of the package and nothing that tells of it."""
-    monkeypatch.chdir(tmp_path)  # Python looks for packages there, too
+    """An environment in which Python finds a copy of the package without its metadata."""
+    monkeypatch.chdir(tmp_path)  # Python searches the current directory as well
     shutil.copytree(ROOT / "binance_oi", tmp_path / "copy" / "binance_oi")
     libraries = tmp_path / "libraries"
     libraries.mkdir()
@@ -128,7 +128,7 @@ def test_a_copy_without_metadata_of_an_installation_knows_its_version(
     copied: dict[str, str], arguments: list[str]
 ) -> None:
     known = "from importlib.metadata import version; version('aiohttp'); version('binance-oi')"
-    python = [sys.executable, "-S"]  # without the packages of this environment
+    python = [sys.executable, "-S"]  # without site-packages
     checked = subprocess.run([*python, "-c", known], env=copied, capture_output=True, text=True)
     assert checked.stderr.splitlines()[-1].endswith(
         "PackageNotFoundError: No package metadata was found for binance-oi"

@@ -1,4 +1,4 @@
-"""Paths that callers hand in: every public call takes text and any `os.PathLike` of text."""
+"""Paths as arguments: every public call accepts text and any `os.PathLike` of text."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from support.recorded import write_recording
 
 
 class Named:
-    """A path of somebody else's, as `os.DirEntry` is one."""
+    """A path of another library, such as `os.DirEntry`."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -52,7 +52,7 @@ CALLS: dict[str, Callable[[Recording, Any], object]] = {
 
 
 @KINDS
-def test_a_budget_is_kept_and_shown_in_a_directory_of_any_kind_of_path(
+def test_a_budget_directory_accepts_every_kind_of_path(
     kind: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     directory = tmp_path / "budgets"
@@ -63,7 +63,7 @@ def test_a_budget_is_kept_and_shown_in_a_directory_of_any_kind_of_path(
     assert {path.parent for path in directory.iterdir()} == {directory}
 
 
-def test_a_relative_directory_stays_where_it_was_when_the_process_goes_elsewhere(
+def test_a_relative_directory_does_not_follow_chdir(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def test_a_relative_directory_stays_where_it_was_when_the_process_goes_elsewhere
 
 
 @pytest.mark.parametrize("call", ["machine_budget", "machine_pools"])
-def test_a_directory_that_no_system_has_is_refused_before_the_first_request(
+def test_an_impossible_directory_is_refused_before_the_first_request(
     call: str, tmp_path: Path
 ) -> None:
     with (
@@ -88,7 +88,7 @@ def test_a_directory_that_no_system_has_is_refused_before_the_first_request(
 
 
 @KINDS
-def test_a_recording_leaves_to_every_kind_of_path(
+def test_outputs_of_a_recording_accept_every_kind_of_path(
     kind: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
@@ -106,7 +106,7 @@ def test_a_recording_leaves_to_every_kind_of_path(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_what_is_no_path_of_text_is_a_type_error(call: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_text_is_a_type_error(call: str, tmp_path: Path) -> None:
     with Recording(write_recording(tmp_path / "oi.db")) as recording:
         for path in (b"oi.db", NamedInBytes(), 7, 1.5, ["oi.db"]):
             with pytest.raises(TypeError, match=r"^(directory|target|path) must be "):

@@ -26,7 +26,7 @@ from cyclopts import CycloptsError
 from binance_oi import OpenInterestClient, errors
 from binance_oi.cli import main
 from binance_oi.cli.commands import app
-from binance_oi.cli.endings import MEANING
+from binance_oi.cli.endings import EXIT_CODE_MEANINGS
 from binance_oi.cli.options import VARIABLES
 from binance_oi.market.gap import REASONS
 from binance_oi.recorder import Recorder
@@ -299,7 +299,7 @@ def test_the_page_about_polling_names_every_reason_of_a_gap() -> None:
 def test_the_page_about_the_command_line_names_every_exit_code_and_variable() -> None:
     page = TEXTS[DOCS / "command-line.md"]
     cells = re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE)
-    assert {int(code) for cell in cells for code in cell.split(",")} == MEANING.keys()
+    assert {int(code) for cell in cells for code in cell.split(",")} == EXIT_CODE_MEANINGS.keys()
     assert set(re.findall(r"^\| `--[\w-]+` \| `(\w+)`", page, re.MULTILINE)) == set(VARIABLES)
 
 
@@ -341,6 +341,6 @@ def test_an_item_of_a_list_is_a_paragraph() -> None:
     assert list(paragraphs(SAMPLE)) == [["- one", "  two"], ["- three"]]
 
 
-def test_numbers_may_differ_and_words_may_not() -> None:
+def test_outputs_may_differ_in_numbers_and_not_in_words() -> None:
     assert shape("BTCUSDT  96,012.544\n") == shape("BTCUSDT 7\n")
     assert shape("BTCUSDT 7") != shape("ETHUSDT 7")

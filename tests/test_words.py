@@ -1,4 +1,4 @@
-"""The list of forbidden words finds each of them, and nothing in the edited folders."""
+"""The word list finds each forbidden phrase, and no edited folder has one."""
 
 import pytest
 

@@ -1,15 +1,15 @@
-"""The command line: arguments in, tables or JSON lines out, errors to exit codes.
+"""The command line: it reads arguments, prints tables or JSON lines, and returns an exit code.
 
 endings.py    exit codes, and errors in one line
-streams.py    lines and text to stdout and stderr
+streams.py    writes lines and text to stdout and stderr
 app.py        the program and its help
 options.py    the options that commands share
-commands/     what can be typed: names, options and help, and nothing of what they do
-program.py    one command, from the arguments to the exit code
-render.py     values as text; touches nothing
-screen.py     what a terminal can show
-terminal.py   what a command found, on stdout
-progress.py   what is to be seen while a command reads
+commands/     the name, the options and the help of each command
+program.py    runs one command, from the arguments to the exit code
+render.py     values as text; does no I/O
+screen.py     rich's view of a terminal
+terminal.py   prints the result of a command on stdout
+progress.py   shows the progress of a command that reads
 reading.py    `get`, `snapshot`, `symbols`
 watching.py   `watch`
 history.py    `history`
@@ -18,7 +18,7 @@ outputs.py    `export`, `backup`, `plot`, `report`
 budgets.py    `budget`
 simulating.py `simulate`
 
-Needs the extra ``cli`` (cyclopts and rich). A command imports what it does when it runs.
+It needs the extra ``cli`` (cyclopts and rich). A command imports its implementation when it runs.
 """
 
 from binance_oi.cli.program import main

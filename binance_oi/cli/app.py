@@ -1,7 +1,6 @@
 """The program and its help.
 
-The rule of this file: what a command is called and which options it has is known without importing
-what it does.
+The rule of this file: the help of a command does not import its implementation.
 """
 
 import inspect
@@ -12,13 +11,13 @@ from typing import ParamSpec
 from cyclopts import App
 
 from binance_oi import __version__
-from binance_oi.cli.endings import MEANING
+from binance_oi.cli.endings import EXIT_CODE_MEANINGS
 from binance_oi.cli.streams import PROGRAM
 
 EPILOGUE = "\n".join(
     [
         "Exit codes:",
-        *(f"{code:>5} {text}" for code, text in MEANING.items()),
+        *(f"{code:>5} {text}" for code, text in EXIT_CODE_MEANINGS.items()),
         "",
         "BINANCE_OI_BUDGET_DIR names another directory for the budgets of this machine.",
     ]
@@ -37,7 +36,7 @@ _P = ParamSpec("_P")
 
 
 def command(function: Callable[_P, int]) -> Callable[_P, int]:
-    """Make a command of a function: its name, its docstring, and its arguments as options."""
+    """Register a function as a command: its docstring is the help, its arguments the options."""
     app.command(function, help=paragraphs(function.__doc__ or ""))
     return function
 
@@ -45,7 +44,7 @@ def command(function: Callable[_P, int]) -> Callable[_P, int]:
 def paragraphs(docstring: str) -> str:
     """The text of a docstring before its arguments, one line for each paragraph.
 
-    A terminal breaks the lines of a help page; those of the source are of another width.
+    The help page breaks the lines at the width of the terminal, not at that of the source.
     """
     text = inspect.cleandoc(docstring).partition("\n\nArgs:")[0]
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))

@@ -1,7 +1,6 @@
-"""What `budget` does: the budgets of this machine.
+"""The command `budget`: shows and forgets the budgets of this machine.
 
-The rule of this file: nothing is sent to an exchange, and nothing is forgotten before the user saw
-what it is.
+The rule of this file: it sends nothing to an exchange. It shows a budget before it forgets it.
 """
 
 import socket
@@ -14,84 +13,85 @@ from binance_oi.budget.pool_file import FILE_NAME
 from binance_oi.cli.endings import OK, UsageError
 from binance_oi.cli.options import Output
 from binance_oi.cli.render import pools_sheet
-from binance_oi.cli.streams import complain, prompt
+from binance_oi.cli.streams import prompt, write_note
 from binance_oi.errors import printable
 from binance_oi.exchange.hosts import local_place
 from binance_oi.times import iso
 
-NAMED = 4  # budgets, in an error
+MAX_NAMED = 4  # budgets that an error names
 
 
 def budgets(output: Output) -> int:
-    """Show them all, and where their file is."""
+    """Show all budgets, and the path of their file."""
     path = budget_directory() / FILE_NAME
     known = machine_pools()
-    pools = {name: usage for name, usage in known.items() if not _is_over(name, usage)}
+    pools = {name: usage for name, usage in known.items() if not _is_leftover(name, usage)}
     output.show(pools_sheet(pools))
     if gone := len(known) - len(pools):
-        complain(f"left out: {gone} of local ports on which nothing listens any more")
+        write_note(f"left out: {gone} of local ports on which no program listens")
     if known:
-        complain(f"from {path}")
+        write_note(f"from {path}")
     else:
-        complain(f"no budget has been used on this machine yet; the file will be {path}")
+        write_note(f"no budget has been used on this machine yet; the file will be {path}")
     return OK
 
 
 def forget(name: str, output: Output, *, is_agreed: bool) -> int:
-    """Show one budget, ask, and forget it."""
+    """Show one budget, ask the user, and forget it."""
     known = machine_pools()
     if name not in known:
         raise UsageError(f"there is no budget {printable(name)}{_names(known)}")
     output.show(pools_sheet({name: known[name]}))
-    complain(f"{printable(name)}: {_held(known[name])}")
+    write_note(f"{printable(name)}: {_loss(known[name])}")
     if not is_agreed:
         if not (sys.stdin and sys.stdin.isatty()):
-            raise UsageError("nobody can be asked here; --yes forgets it all the same")
+            raise UsageError("stdin is no terminal to ask for consent on; --yes forgets it")
         if prompt("forget this budget? [y/N] ").strip().lower() not in ("y", "yes"):
-            complain("it is kept")
+            write_note("budget kept")
             return OK
     forget_pool(name)
-    complain("it is forgotten; a process that runs and has used it writes it again")
+    write_note("budget forgotten; a running process that has used it writes it again")
     return OK
 
 
 def _names(pools: Mapping[str, Usage]) -> str:
-    """Which there are; local exchanges last, for a machine may have many."""
+    """Name the budgets that there are; those of local exchanges, which may be many, come last."""
     names = sorted(pools, key=lambda name: (local_place(name) is not None, name))
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"; there are {', '.join(map(printable, names[:NAMED]))}{more}" if names else ""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"; there are {', '.join(map(printable, names[:MAX_NAMED]))}{more}" if names else ""
 
 
-def _held(usage: Usage) -> str:
-    """What is lost with a budget."""
+def _loss(usage: Usage) -> str:
+    """Say what a budget knows that would be lost with it."""
     if usage.banned_until is not None:
         return (
             f"this IP address is banned until {iso(usage.banned_until)}, and requests before then "
-            "make it longer"
+            "extend the ban"
         )
     if usage.held_until is not None:
         return f"nothing is sent before {iso(usage.held_until)}"
-    return f"{usage.used} of {usage.limit} used, and nothing is held"
+    return f"{usage.used} of {usage.limit} used in this minute, and no cooldown"
 
 
-def _is_over(name: str, usage: Usage) -> bool:
-    """Whether it is of a local exchange that is gone, and holds nothing.
+def _is_leftover(name: str, usage: Usage) -> bool:
+    """Whether a budget belongs to a local exchange that has ended, and has no cooldown.
 
-    A port of this machine may also lead to the exchange itself, by a tunnel; then its hold counts.
+    A port of this machine may also be a tunnel to the exchange itself, so a cooldown counts.
     """
     place = local_place(name)
     return place is not None and usage.held_until is None and _is_free(place)
 
 
 def _is_free(place: tuple[str, int]) -> bool:
-    """Whether nobody listens there; a port that cannot be looked at is not free.
+    """Whether no program listens on a local port; False if the system forbids the check.
 
-    Asked by taking it for a moment. To connect to it would disturb whoever listens.
+    The check binds the port for a moment. A connection would disturb a program that listens.
     """
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after one that ended
+            # Without it, a port stays occupied for a while after its program has ended.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
     except OSError:
         return False

@@ -1,6 +1,6 @@
-"""How a command ends: an exit code for a script, and one line for a person.
+"""How a command ends: with an exit code for a script, and one line for a person.
 
-The rule of this file: an error has one code and one line, whichever command it ends.
+The rule of this file: the same error gives the same code and the same line in every command.
 """
 
 import signal
@@ -33,22 +33,22 @@ EXCHANGE: Final = 4
 NETWORK: Final = 5
 SOME_FAILED: Final = 6
 LOST: Final = 7
-HUNG_UP: Final = 129  # 128 + SIGHUP, 128 + SIGINT, 128 + SIGTERM, as shells say it
+HUNG_UP: Final = 129  # 128 + SIGHUP, 128 + SIGINT and 128 + SIGTERM, as in shells
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
 SIGHUP: Final[signal.Signals | None] = getattr(signal, "SIGHUP", None)  # Windows has none
 
 MAX_LINE: Final = 500  # characters of one error on stderr
-MEANING: Final = {
+EXIT_CODE_MEANINGS: Final = {
     OK: "ok",
     UNEXPECTED: "unexpected",
     USAGE: "wrong usage; nothing was touched",
     LIMITED: "limited or banned; stderr says until when",
-    EXCHANGE: "the exchange refused, or answered something odd",
+    EXCHANGE: "the exchange refused, or its answer was not the documented one",
     NETWORK: "network",
     SOME_FAILED: "some symbols failed; the values of the others were printed",
-    LOST: "sweeps were lost: read, and not written",
+    LOST: "sweeps were lost: read, but not written",
     HUNG_UP: "hung up: the terminal was closed",
     INTERRUPTED: "interrupted",
     TERMINATED: "terminated",
@@ -56,15 +56,15 @@ MEANING: Final = {
 
 
 class UsageError(Exception):
-    """What the user can correct, in one line; nothing was touched."""
+    """An error that the user can correct, in one line; the command has touched nothing."""
 
 
 @contextmanager
-def correctable() -> Generator[None]:
-    """Errors within that the user can correct are wrong usage.
+def as_usage_errors() -> Generator[None]:
+    """Turn errors that the user can correct into `UsageError`.
 
     Raises:
-        UsageError: There was one.
+        UsageError: The block raised such an error.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def correctable() -> Generator[None]:
 
 
 def exit_code(error: BinanceOIError) -> int:
-    """What kind of error it is, for a script."""
+    """The exit code of an error."""
     match error:
         case InvalidSymbolError():
             return USAGE
@@ -88,7 +88,7 @@ def exit_code(error: BinanceOIError) -> int:
 
 
 def snapshot_code(snapshot: "Snapshot") -> int:
-    """Some failed; or all of them, and then for which reason if it is one."""
+    """The exit code of a snapshot: that of the error if every symbol failed for one reason."""
     codes = {exit_code(error) for error in snapshot.errors.values()}
     if not codes:
         return OK if snapshot.notional_error is None else SOME_FAILED
@@ -96,7 +96,7 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """The error in one line, and until when it lasts if that is known."""
+    """The error in one line, with the time at which it ends if that is known."""
     text = printable(str(error), MAX_LINE)
     if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
         return f"{text} [until {iso(error.retry_at)}]"

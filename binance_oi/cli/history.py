@@ -18,14 +18,14 @@ from binance_oi.cli.endings import (
     OK,
     SOME_FAILED,
     UsageError,
-    correctable,
+    as_usage_errors,
     exit_code,
     explain,
 )
 from binance_oi.cli.options import Output, Source
 from binance_oi.cli.render import history_sheet
 from binance_oi.cli.screen import console, redraws
-from binance_oi.cli.streams import complain
+from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.history import OnProgress
@@ -72,7 +72,7 @@ def history(
         wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
     elif to is None:
         raise UsageError("the whole market needs a file: --to FILE")
-    with correctable(), source.client() as client:
+    with as_usage_errors(), source.client() as client:
         if to is None:
             return asyncio.run(_show(client, wanted, output))
         safe = output.csv_safe
@@ -94,7 +94,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
     """Read what the file lacks, symbol by symbol, then finish it."""
     if file.since is not None:
         wanted = wanted._replace(since=file.since, until=file.until)
-        complain(f"going on after {len(file.symbols):,} symbols")
+        write_note(f"going on after {len(file.symbols):,} symbols")
     failed, holes = list[History](), 0
     async with client, _progress() as on_progress:
         try:
@@ -107,7 +107,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
                 else:
                     failed.append(each)
         except asyncio.CancelledError:
-            complain(f"{len(file.symbols):,} symbols are kept; the same command goes on")
+            write_note(f"{len(file.symbols):,} symbols are kept; the same command goes on")
             raise
     rows = file.finish() if file.symbols else 0
     return _summarize(failed, rows, holes)
@@ -117,8 +117,8 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
     """Report what was read and what failed; return the exit code."""
     errors = {each.symbol: each.error for each in found if each.error is not None}
     for symbol, error in errors.items():
-        complain(f"{symbol}: {explain(error)}")
-    complain(f"{rows:,} rows; {holes:,} stretches without rows; {len(errors):,} symbols failed")
+        write_note(f"{symbol}: {explain(error)}")
+    write_note(f"{rows:,} rows; {holes:,} stretches without rows; {len(errors):,} symbols failed")
     codes = {exit_code(error) for error in errors.values()}
     if not codes:
         return OK

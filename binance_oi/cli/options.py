@@ -1,7 +1,7 @@
-"""Options that commands share, and how their text is read.
+"""Options that commands share, and the converters of their values.
 
-The rule of this file: an option has one name, one meaning and one form wherever it is. A choice on
-the command line counts more than one in the environment.
+The rule of this file: an option has the same name, meaning and form in every command. The command
+line overrides the environment.
 """
 
 import os
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from binance_oi.cli.render import Sheet
     from binance_oi.client import OpenInterestClient
 
-VARIABLE = "BINANCE_OI_"  # begins the name of every variable that we read
+VARIABLE_PREFIX = "BINANCE_OI_"  # how the names of our environment variables begin
 Level = Literal["debug", "info", "warning", "error"]
-AUTO = "auto"  # in the place of a schedule
+AUTO = "auto"  # a value of `--every`
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
@@ -35,7 +35,7 @@ _WEIGHT = re.compile(r"[0-9]+", re.ASCII)
 _SHARE = re.compile(r"([0-9]*\.?[0-9]+)(%?)", re.ASCII)
 
 
-# -- how a text is read ----------------------------------------------------------------------
+# -- converters and validators ---------------------------------------------------------------
 
 
 def _seconds(_: object, tokens: Sequence[Token]) -> float:
@@ -71,9 +71,9 @@ def _bound(kind: object, tokens: Sequence[Token]) -> datetime | timedelta:
 
 def _place(_: object, tokens: Sequence[Token]) -> Path:
     name = tokens[0].value
-    if not name:  # would be the directory we are in
+    if not name:  # `Path("")` is the current directory
         raise ValueError("a name is needed")
-    if name == "-":  # no output goes to stdout, and a file of that name is a trap
+    if name == "-":  # it does not mean stdout here
         raise ValueError("a name is needed; ./- is a file named -")
     return Path(name)
 
@@ -85,18 +85,18 @@ def _names(_: object, tokens: Sequence[Token]) -> list[str]:
     return names
 
 
-def _part(_: object, tokens: Sequence[Token]) -> float:
+def _share(_: object, tokens: Sequence[Token]) -> float:
     match = _SHARE.fullmatch(tokens[0].value)
     if match is None:
         raise ValueError("a share is a number up to 1, or in percent, such as 25%")
     return float(match[1]) / (100.0 if match[2] else 1.0)
 
 
-def _weight_or_part(kind: object, tokens: Sequence[Token]) -> int | float:
+def _weight_or_share(kind: object, tokens: Sequence[Token]) -> int | float:
     if _WEIGHT.fullmatch(tokens[0].value):
         return int(tokens[0].value)
     try:
-        return _part(kind, tokens)
+        return _share(kind, tokens)
     except ValueError:
         raise ValueError("a reserve is a weight, such as 600, or a share, such as 25%") from None
 
@@ -108,7 +108,7 @@ def _level(_: object, tokens: Sequence[Token]) -> str:
     return level
 
 
-def _loopback_or_https(_: object, url: str | None) -> None:
+def _check_base_url(_: object, url: str | None) -> None:
     from binance_oi.exchange.hosts import check_base_url
 
     if url is not None:
@@ -116,14 +116,14 @@ def _loopback_or_https(_: object, url: str | None) -> None:
 
 
 def _one_on_the_command_line(arguments: ArgumentCollection) -> None:
-    """Of options that exclude each other; one in the environment is only a default."""
+    """Check that the command line has one of these options; the environment is only a default."""
     given = [a.name for a in arguments if any(token.source == "cli" for token in a.tokens)]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} exclude each other")
 
 
 def _one_format(arguments: ArgumentCollection) -> None:
-    """The same, but `--csv-safe` is a kind of `--csv`."""
+    """Check that the command line has one format; `--csv --csv-safe` is one."""
     names = {a.name for a in arguments if any(token.source == "cli" for token in a.tokens)}
     if "--csv" in names:
         names.discard("--csv-safe")
@@ -135,33 +135,33 @@ def _one_format(arguments: ArgumentCollection) -> None:
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Order = Literal["name", "usd"]
-"""Of the rows of a table."""
+"""The order of the rows of a table."""
 Movement = Literal["change", "total", "symbol"]
-"""Of the lines of `watch`."""
+"""The order of the lines of `watch`."""
 Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
     float | None, Parameter(converter=_schedule, metavar="DURATION", show_default=lambda _: AUTO)
 ]
-"""From sweep to sweep; None takes the shortest that fits."""
+"""Seconds from sweep to sweep; None takes the shortest schedule that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]
 Bound = Annotated[datetime | timedelta | None, Parameter(converter=_bound, metavar="AGE|MOMENT")]
 """An end of a stretch of the past."""
 RowPeriod = Literal["5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d"]
 """From row to row of the past."""
-Given = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
+RequiredSymbols = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
 """Symbols that a command needs."""
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=(), converter=_names)]
-"""Symbols that a command may be limited to: after the command, or each after ``--symbol``."""
+"""Symbols to which the user may limit a command: after the command, or each after ``--symbol``."""
 
 
 def _variable(name: str) -> Parameter:
-    """The option has its default from the environment, and its help says so."""
-    return Parameter(env_var=f"{VARIABLE}{name}")
+    """Let an option take its default from an environment variable, which its help names."""
+    return Parameter(env_var=f"{VARIABLE_PREFIX}{name}")
 
 
 def forget_empty_variables() -> None:
-    """A variable that is empty counts as one that is not set."""
+    """Remove our empty variables from the environment: they count as not set."""
     for name in VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
@@ -180,36 +180,36 @@ _log = Group("Log", sort_key=6)
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Source:
-    """Where to read, and within which limits: for every command that sends."""
+    """The exchange to read and the limits to keep, for every command that sends."""
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
-    """Start a local exchange for the length of this command, and read from it."""
+    """Start a local exchange for the length of this command, and read it."""
     testnet: Annotated[Flag, Parameter(group=_exchange)] = False
-    """Read from the exchange's testnet; its numbers are synthetic."""
+    """Read the exchange's testnet; its numbers are synthetic."""
     base_url: Annotated[
         str | None,
-        Parameter(group=_exchange, validator=_loopback_or_https),
+        Parameter(group=_exchange, validator=_check_base_url),
         _variable("BASE_URL"),
     ] = None
-    """Read from here: https://host, or http:// to this machine."""
+    """Read the exchange at this URL: https://host, or http:// on this machine."""
     proxy: Annotated[str | None, Parameter(group=_connection), _variable("PROXY")] = None
-    """An HTTP proxy, http://[user:password@]host:port; it has a budget of its own."""
+    """An HTTP proxy, http://[user:password@]host:port. It has a budget of its own."""
     local_address: Annotated[
         str | None, Parameter(group=_connection, metavar="IP"), _variable("LOCAL_ADDRESS")
     ] = None
-    """The address of this machine to send from; each has a budget of its own."""
+    """The IP address of this machine to send from. Each has a budget of its own."""
     reserve: Annotated[
         int | float | None,
-        Parameter(group=_limits, converter=_weight_or_part, metavar="WEIGHT|SHARE"),
+        Parameter(group=_limits, converter=_weight_or_share, metavar="WEIGHT|SHARE"),
         _variable("RESERVE"),
     ] = None
-    """What we leave unused of each minute: a weight such as 600, or a share; 1% without it."""
+    """What to leave unused in each minute: a weight such as 600, or a share. The default is 1%."""
     share: Annotated[
         float | None,
-        Parameter(group=_limits, converter=_part, metavar="SHARE"),
+        Parameter(group=_limits, converter=_share, metavar="SHARE"),
         _variable("SHARE"),
     ] = None
-    """The most of the limit that we use ourselves, such as 50%."""
+    """The largest share of the limit to use, such as 50%."""
     max_wait: Annotated[Period | None, Parameter(group=_limits), _variable("MAX_WAIT")] = None
     """The longest that a request may wait for budget: 30s, 5m. Without it, as long as it takes."""
     timeout: Annotated[
@@ -219,14 +219,14 @@ class Source:
     log_level: Annotated[
         Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
     ] = "warning"
-    """From which level on the library's log goes to stderr."""
+    """The lowest level of log messages to print on stderr."""
 
     @contextmanager
     def client(self) -> "Generator[OpenInterestClient]":
-        """A client of that exchange, which the caller closes.
+        """Make a client of that exchange; the caller closes it.
 
         Raises:
-            UsageError: No client can be made of these options.
+            UsageError: The client refuses these options.
         """
         log_from(self.log_level)
         if self.simulated:
@@ -267,19 +267,19 @@ class Source:
             options["reserve"] = self.reserve
         if self.share is not None:
             options["share"] = self.share
-        # Nobody else can read from a simulated exchange, and a shared record would outlive it.
+        # No other process can read a simulated exchange, and its shared budget would outlive it.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Span:
-    """Which part of a recording, or of the past."""
+    """A range of transaction times."""
 
     since: Moment = None
-    """The earliest transaction time, ISO 8601, UTC unless it says otherwise."""
+    """The earliest transaction time, ISO 8601, in UTC unless it has an offset."""
     until: Moment = None
-    """Before this one."""
+    """Only transaction times before this one."""
 
     def __bool__(self) -> bool:
         return self.since is not None or self.until is not None
@@ -288,30 +288,30 @@ class Span:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class End:
-    """When what runs for long stops by itself."""
+    """When a command that runs for long stops by itself."""
 
     seconds: Annotated[
         Period | None, Parameter(name="--for", group=_end, validator=Number(gt=0))
     ] = None
-    """Stop after so long: 90s, 2h, 7d."""
+    """Stop after this time: 90s, 2h, 7d."""
     until: Annotated[Moment, Parameter(group=_end)] = None
-    """Stop at this moment, ISO 8601, UTC unless it says otherwise."""
+    """Stop at this moment, ISO 8601, in UTC unless it has an offset."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Output:
-    """How to show it: a table on a terminal, JSON lines elsewhere, or as the user says."""
+    """The format of the output. The default is a table on a terminal, and JSON lines elsewhere."""
 
     json: Annotated[Flag, Parameter(group=_format)] = False
-    """JSON Lines, also on a terminal."""
+    """Print JSON Lines, also on a terminal."""
     csv: Annotated[Flag, Parameter(group=_format)] = False
-    """CSV with a header."""
+    """Print CSV with a header."""
     csv_safe: Annotated[Flag, Parameter(group=_format)] = False
-    """CSV in which no cell can be a formula, for spreadsheets."""
+    """Print CSV in which a spreadsheet runs no cell as a formula."""
 
     def show(self, sheet: "Sheet", *, is_cut: bool = False, below: int = 0) -> None:
-        """Print it to stdout; see `terminal.show`."""
+        """Print a sheet to stdout; see `terminal.show`."""
         from binance_oi.cli.terminal import show
 
         show(
@@ -325,7 +325,7 @@ class Output:
 
 
 VARIABLES = tuple(
-    f"{VARIABLE}{name}"
+    f"{VARIABLE_PREFIX}{name}"
     for name in (
         "BASE_URL",
         "PROXY",

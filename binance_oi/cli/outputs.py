@@ -1,7 +1,7 @@
-"""What `export`, `backup`, `plot` and `report` do.
+"""The commands `export`, `backup`, `plot` and `report`.
 
-The rule of this file: everything that can be known to be wrong is said in one line before anything
-is touched. No command needs a client, or a loop.
+The rule of this file: a command checks everything that it can before it touches a file, and reports
+an error in one line. No command needs a client or an event loop.
 """
 
 import sys
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from binance_oi.cli.endings import OK, UsageError, correctable
+from binance_oi.cli.endings import OK, UsageError, as_usage_errors
 from binance_oi.cli.options import Span
 from binance_oi.cli.screen import console
-from binance_oi.cli.streams import complain
+from binance_oi.cli.streams import write_note
 from binance_oi.recorder.recording import Recording
 
 
@@ -28,11 +28,11 @@ def export(
     new: bool,
     csv_safe: bool,
 ) -> int:
-    """Add a recording to a file, and say how many rows it gained."""
+    """Add a recording to a file, and print how many rows the file gained."""
     from binance_oi.output import export as write
 
     since, until = span.since, span.until
-    with correctable(), Recording(recording) as opened:
+    with as_usage_errors(), Recording(recording) as opened:
         is_all = symbols is None and not span
         with _bar(sum(sweep.new for sweep in opened.sweeps()) if is_all else None) as on_rows:
             rows = write(
@@ -48,14 +48,14 @@ def export(
             )
         found = rows or opened.samples(symbols, since=since, until=until).span()
     if not found and not new:
-        raise UsageError(f"{recording} has nothing in that range; nothing was written")
-    complain(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
+        raise UsageError(f"{recording} has no rows in that range; nothing was written")
+    write_note(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
     return OK
 
 
 @contextmanager
 def _bar(total: int | None) -> Generator[Callable[[int], None]]:
-    """Rows of an export on a terminal; gives what is called with each number of them."""
+    """Show a bar on a terminal; yield a function that the export calls with each number of rows."""
     columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     screen = console(sys.stderr)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
@@ -64,10 +64,10 @@ def _bar(total: int | None) -> Generator[Callable[[int], None]]:
 
 
 def backup(recording: Path, to: Path, *, replace: bool) -> int:
-    """Copy a recording, and say so."""
-    with correctable(), Recording(recording) as opened:
+    """Copy a recording, and print a line about it."""
+    with as_usage_errors(), Recording(recording) as opened:
         opened.backup(to, replace=replace)
-    complain(f"{recording} copied to {to}")
+    write_note(f"{recording} copied to {to}")
     return OK
 
 
@@ -75,15 +75,15 @@ def plot(recording: Path, to: Path, symbols: Sequence[str], span: Span) -> int:
     """Draw charts of a recording."""
     from binance_oi.output import plot as draw
 
-    with correctable(), Recording(recording) as opened:
+    with as_usage_errors(), Recording(recording) as opened:
         draw(opened, to, symbols, since=span.since, until=span.until)
     return OK
 
 
 def report(recording: Path, to: Path, symbols: Sequence[str] | None, span: Span) -> int:
-    """Write a page about a recording, or a part of it."""
+    """Write a page about a recording, or about a part of it."""
     from binance_oi.output import write_report
 
-    with correctable(), Recording(recording) as opened:
+    with as_usage_errors(), Recording(recording) as opened:
         write_report(opened, to, symbols=symbols, since=span.since, until=span.until)
     return OK

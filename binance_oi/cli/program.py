@@ -1,7 +1,7 @@
-"""One command, from the arguments to the exit code.
+"""Runs one command, from the arguments to the exit code.
 
 The rule of this file: whatever ends a command, its exit code says what the caller should do next.
-Nothing is shown of a command that was interrupted.
+A command that was interrupted prints no result.
 """
 
 import re
@@ -24,46 +24,47 @@ from binance_oi.cli.endings import (
     exit_code,
     explain,
 )
-from binance_oi.cli.streams import PROGRAM, complain, discard, drop_unwritten, prepare, put
+from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
 from binance_oi.errors import BinanceOIError
 
-_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tried once for each word, not at each letter
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # the search starts once for each word, not at each letter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        arguments: Without the program's name; None takes those of the process.
+        arguments: The arguments without the program's name; None takes those of the process.
     """
     prepare()
     with _terminable() as ended:
         code = _run(sys.argv[1:] if arguments is None else arguments)
     if SIGHUP in ended:
         drop_unwritten()
-        if code == UNEXPECTED:  # it could not write to a terminal that is gone
+        if code == UNEXPECTED:  # the command could not write to the closed terminal
             code = INTERRUPTED
     return 128 + ended[0] if ended and code == INTERRUPTED else code
 
 
 @contextmanager
 def _terminable() -> Generator[list[int]]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does; gives the signals seen.
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; yield the signals that came.
 
-    So the cursor comes back, and no unfinished file stays. A signal that is ignored (``nohup``)
-    stays ignored.
+    So the command restores the cursor and removes unfinished files. A signal that the process
+    ignores (``nohup``) stays ignored.
     """
     ended: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         again = number == SIGHUP and number in ended
         ended.append(number)
-        if again:  # the kernel and a shell both send it; a second Ctrl-C would break off the end
+        # The kernel and the shell both send SIGHUP. A second interrupt would end the clean-up.
+        if again:
             return
-        interrupt = signal.getsignal(signal.SIGINT)  # asyncio's own while it runs
+        interrupt = signal.getsignal(signal.SIGINT)  # while asyncio runs, its own handler
         if callable(interrupt):
             interrupt(number, frame)
-        else:  # ignored, as in the background of a shell
+        else:  # a shell lets background processes ignore SIGINT
             _interrupt()
 
     if threading.current_thread() is not threading.main_thread():
@@ -78,12 +79,12 @@ def _terminable() -> Generator[list[int]]:
     finally:
         for number in numbers:
             if signal.getsignal(number) is end:
-                hung_up = number == SIGHUP and number in ended  # and another one may come
+                hung_up = number == SIGHUP and number in ended  # and a second one may come
                 signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
 
 def _interrupt() -> None:
-    """What asyncio does at Ctrl-C, where Ctrl-C is ignored."""
+    """Interrupt the command as asyncio does at Ctrl-C, for a process that ignores SIGINT."""
     if "asyncio" not in sys.modules:  # no command with a loop has begun
         raise KeyboardInterrupt
     import asyncio
@@ -97,25 +98,25 @@ def _interrupt() -> None:
         for task in asyncio.all_tasks(loop):
             task.cancel()
 
-    loop.call_soon_threadsafe(cancel)  # an exception would end whatever runs just now
+    loop.call_soon_threadsafe(cancel)  # an exception would hit any code that runs at this moment
 
 
 def _run(arguments: Sequence[str]) -> int:
     try:
         return _command(arguments)
     except UsageError as error:
-        complain(f"{error}{_advice(arguments, error.__cause__)}")
+        write_note(f"{error}{_advice(arguments, error.__cause__)}")
         return USAGE
     except BinanceOIError as error:
-        complain(explain(error))
+        write_note(explain(error))
         return exit_code(error)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader of the pipe has left
         discard(sys.stdout)
         return OK
     except OSError as error:  # stdout is full
-        complain(str(error))
+        write_note(str(error))
         with suppress(OSError):
-            put("")  # a full stdout drops what it still holds of a help page
+            write_out("")  # drops the rest of a help page from the buffer of the full stdout
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -126,13 +127,13 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    """Do what the arguments say.
+    """Run the command that the arguments name.
 
     Raises:
-        UsageError: They cannot be understood.
+        UsageError: The arguments are no valid command.
     """
-    if list(arguments) == ["--version"]:  # which needs nothing else
-        put(f"{PROGRAM} {__version__}\n")
+    if list(arguments) == ["--version"]:  # needs no other import
+        write_out(f"{PROGRAM} {__version__}\n")
         return OK
     from cyclopts import CycloptsError, UnusedCliTokensError
 
@@ -155,21 +156,21 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
-    """The command with a schedule that fits, after one that does not."""
+    """After the error of a schedule that does not fit, the command with one that does."""
     if "binance_oi.market.plan" not in sys.modules:
         return ""
     from binance_oi.market.plan import MisfitError
 
     if not isinstance(cause, MisfitError):
         return ""
-    return f": {without_secrets(fitting(arguments, cause.possible))}"
+    return f": {without_secrets(fitting_command(arguments, cause.possible))}"
 
 
-def fitting(arguments: Sequence[str], possible: int | None) -> str:
+def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
     """The command with a schedule that fits.
 
     Args:
-        arguments: Of the command whose schedule does not.
+        arguments: The arguments of the command whose schedule does not fit.
         possible: The shortest schedule that fits, s; None when none does.
     """
     if possible is None:
@@ -183,9 +184,9 @@ def fitting(arguments: Sequence[str], possible: int | None) -> str:
 
 
 def _hint(arguments: Sequence[str]) -> str:
-    """What is probably meant by words that have no place."""
+    """How to name symbols, if the words without a place probably are symbols."""
     is_named = any(each == "--symbol" or each.startswith("--symbol=") for each in arguments)
-    return ": symbols stand after the command, or each after --symbol" if is_named else ""
+    return ": put symbols after the command, or each after --symbol" if is_named else ""
 
 
 def _is_cancelled(error: BaseException) -> bool:
@@ -198,5 +199,5 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with nothing left of what stands before an ``@``, as a password in a URL does."""
+    """Replace each word up to an ``@``: in a URL, a password stands there."""
     return _BEFORE_AT.sub('"***@', text)

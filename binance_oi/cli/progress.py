@@ -1,7 +1,7 @@
-"""What is to be seen while a command reads: a bar on a terminal, a few lines elsewhere.
+"""Shows the progress of a command that reads: a bar on a terminal, a few lines elsewhere.
 
-The rule of this file: stderr; of the bar nothing stays on a terminal, and nobody waits for a minute
-without knowing what for.
+The rule of this file: everything goes to stderr, and the bar disappears at the end. When a command
+waits for a minute, it says what it waits for.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from binance_oi.budget.usage import Usage
 from binance_oi.cli.render import waiting
 from binance_oi.cli.screen import console, redraws
-from binance_oi.cli.streams import complain
+from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import Reason
 
-TICK = 0.1  # s between two looks at the budget while the bar is shown
-LOOK = 0.5  # s between two looks where there is none
-LINE_EVERY = 20  # looks between two lines on a terminal that has no bar
-# Of these a call waits for much less than a minute.
-BRIEF = frozenset((Reason.PACE, Reason.CONNECTIONS, Reason.STORE_BUSY))
+REDRAW_S = 0.1  # s between two updates of the bar
+READ_S = 0.5  # s between two readings of the budget without a bar
+READINGS_PER_LINE = 20  # readings between two lines on a terminal without a bar
+# A call waits for these for much less than a minute.
+BRIEF_REASONS = frozenset((Reason.PACE, Reason.CONNECTIONS, Reason.STORE_BUSY))
 
 
 @dataclass(slots=True)
-class Seen:
-    """How far a snapshot is."""
+class Count:
+    """The progress of a snapshot."""
 
     done: int = 0
     total: int | None = None
 
     def update(self, done: int, total: int) -> None:
-        """What a snapshot calls with the symbols that are done, and all of them."""
+        """Note the number of symbols done and the number of all; a snapshot calls this."""
         self.done, self.total = done, total
 
     def __str__(self) -> str:
@@ -44,13 +44,13 @@ class Seen:
 
 @asynccontextmanager
 async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, int], None]]:
-    """Show what happens; gives what is to be called with the symbols that are done, and all.
+    """Show the progress; yield a function for `on_progress` of a snapshot.
 
-    It is drawn by a task of the loop: with rich's own thread, two would look at the budget.
+    A task of the loop draws the bar: rich's own thread would read the budget beside the loop.
     """
     if not redraws(sys.stderr):
-        seen = Seen()  # a terminal that redraws nothing is one all the same: somebody looks at it
-        showing = asyncio.create_task(_tell(client, seen, is_seen=sys.stderr.isatty()))
+        seen = Count()  # a terminal without a cursor gets lines: a person reads it
+        showing = asyncio.create_task(_write_lines(client, seen, is_seen=sys.stderr.isatty()))
         try:
             yield seen.update
         finally:
@@ -62,51 +62,51 @@ async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, 
         *columns, budget, console=console(sys.stderr), transient=True, auto_refresh=False
     ) as bar:
         task = bar.add_task("", total=None, budget="")
-        showing = asyncio.create_task(_tick(bar, task, client))
+        showing = asyncio.create_task(_redraw(bar, task, client))
         try:
             yield lambda done, total: bar.update(task, completed=done, total=total)
         finally:
             showing.cancel()
 
 
-async def _tick(bar: Progress, task: TaskID, client: OpenInterestClient) -> None:
+async def _redraw(bar: Progress, task: TaskID, client: OpenInterestClient) -> None:
     while True:
         bar.update(task, budget=budget_line(client.usage, datetime.now(UTC)), refresh=True)
-        await asyncio.sleep(TICK)
+        await asyncio.sleep(REDRAW_S)
 
 
 def budget_line(usage: Usage, now: datetime) -> str:
-    """What is used, when the minute turns, and what waits."""
+    """The used weight, the time to the rollover, and the calls that wait."""
     left = max(0.0, (usage.resets_at - now).total_seconds())
-    return f"used {usage.used} of {usage.limit}, minute turns in {left:.0f} s{waiting(usage)}"
+    return f"used {usage.used} of {usage.limit}, next minute in {left:.0f} s{waiting(usage)}"
 
 
-async def _tell(client: OpenInterestClient, seen: Seen, *, is_seen: bool) -> None:
-    """A line for each wait, and now and then one for somebody who looks at it."""
-    notices, looks = Notices(), 0
+async def _write_lines(client: OpenInterestClient, seen: Count, *, is_seen: bool) -> None:
+    """Print a line for each wait, and on a terminal also one every 10 s."""
+    notices, readings = Notices(), 0
     while True:
-        if is_seen and not looks % LINE_EVERY:
-            complain(f"reading, {seen}; {budget_line(client.usage, datetime.now(UTC))}")
-        await asyncio.sleep(LOOK)
-        looks += 1
-        line = notices.look(client.usage)
+        if is_seen and not readings % READINGS_PER_LINE:
+            write_note(f"reading, {seen}; {budget_line(client.usage, datetime.now(UTC))}")
+        await asyncio.sleep(READ_S)
+        readings += 1
+        line = notices.next_line(client.usage)
         if line:
-            complain(f"{line}; {seen}")
+            write_note(f"{line}; {seen}")
 
 
 class Notices:
-    """Says once for each minute, or hold, that every call waits for its end.
+    """Reports once for each minute, or cooldown, that calls wait for its end.
 
-    A wait counts when two looks in a row find it: most are over at once.
+    A wait counts if two readings in a row find it: most waits are over at once.
     """
 
     def __init__(self) -> None:
         self._before: datetime | None = None
         self._said: datetime | None = None
 
-    def look(self, usage: Usage) -> str:
-        """What is to be said now; empty when there is nothing new."""
-        why = next((why for why in usage.waiting_for if why not in BRIEF), None)
+    def next_line(self, usage: Usage) -> str:
+        """The line to print now; empty if there is nothing new."""
+        why = next((why for why in usage.waiting_for if why not in BRIEF_REASONS), None)
         end = usage.held_until or usage.resets_at
         before, self._before = self._before, None if why is None else end
         if why is None or end == self._said or end != before:

@@ -1,6 +1,6 @@
-"""What `get`, `snapshot` and `symbols` do.
+"""The commands `get`, `snapshot` and `symbols`.
 
-The rule of this file: a command reads, then shows everything at once.
+The rule of this file: a command reads first, and then shows everything at once.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from binance_oi.cli.options import Order, Output, Source
 from binance_oi.cli.progress import progress
 from binance_oi.cli.render import (
     by_name,
-    by_worth,
+    by_notional,
     grouped,
     notional_sheet,
     summary,
     symbols_sheet,
     values_sheet,
 )
-from binance_oi.cli.streams import complain
+from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.market.snapshot import Snapshot
@@ -44,20 +44,20 @@ def snapshot(
     order: Order,
     is_cut: bool,
 ) -> int:
-    """Read open interest of the market, or of these symbols, and show it in that order."""
+    """Read open interest of the market, or of these symbols, and show it in the given order."""
     has_prices = notional or order == "usd"
     with source.client() as client:
         market, usage = asyncio.run(_snapshot(client, symbols, has_prices))
     failed = _failed(market)
     if market or not market.errors:
         sheet = notional_sheet(market) if has_prices else values_sheet(market.values())
-        sheet = by_worth(sheet) if order == "usd" else by_name(sheet)
+        sheet = by_notional(sheet) if order == "usd" else by_name(sheet)
         output.show(sheet, is_cut=is_cut, below=len(failed))
     return _end(market, usage, failed)
 
 
 def _failed(market: Snapshot) -> list[str]:
-    """Lines about what failed: one for each symbol, or few where a table stands above them."""
+    """Lines about failures: on a terminal a few, elsewhere one for each symbol."""
     reasons = {symbol: explain(error) for symbol, error in market.errors.items()}
     lines = grouped(reasons) if sys.stderr.isatty() else [f"{s}: {r}" for s, r in reasons.items()]
     if market.notional_error is not None:
@@ -66,15 +66,15 @@ def _failed(market: Snapshot) -> list[str]:
 
 
 def _end(market: Snapshot, usage: Usage, failed: Sequence[str]) -> int:
-    """Say what failed and what it cost; the exit code."""
+    """Print the failures and a summary; return the exit code."""
     for line in failed:
-        complain(line)
-    complain(summary(market, usage))
+        write_note(line)
+    write_note(summary(market, usage))
     return snapshot_code(market)
 
 
 def symbols(source: Source, output: Output, *, is_cut: bool) -> int:
-    """Read the listing, and show what is trading."""
+    """Read the list of symbols, and show those that are trading."""
     with source.client() as client:
         listed = asyncio.run(_exchange_info(client)).symbols
     output.show(symbols_sheet(s for s in listed if s.status == "TRADING"), is_cut=is_cut)

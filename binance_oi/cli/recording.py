@@ -1,7 +1,7 @@
-"""What `record` does.
+"""The command `record`.
 
-The rule of this file: a recorder that receives a stop signal ends, and that is no error; everything
-that can be known to be wrong is said in one line before anything is touched.
+The rule of this file: a stop signal ends the recorder, and is no error. The command checks
+everything that it can before it touches a file, and reports an error in one line.
 """
 
 import asyncio
@@ -27,26 +27,26 @@ from binance_oi.cli.endings import (
     SIGHUP,
     UNEXPECTED,
     UsageError,
-    correctable,
+    as_usage_errors,
 )
 from binance_oi.cli.options import End, Source
 from binance_oi.cli.screen import console, redraws
-from binance_oi.cli.streams import complain
+from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.recorder import Recorder, Status
 from binance_oi.times import iso
 
-# Exit codes of gap reasons; of any other one it is the network.
+# Exit codes by gap reason; any other reason is the network.
 CODES = {
     **dict.fromkeys(("limited", "banned", "budget"), LIMITED),
     **dict.fromkeys(("forbidden", "unknown", "not_trading"), EXCHANGE),
     **dict.fromkeys(("late", "clock", "overrun", "storage"), UNEXPECTED),
 }
-LONGEST_REASON = 200  # characters of it in a status line
-TICK = 0.5  # s between two looks at a status line
-LOG_EVERY = 60.0  # s between two lines where there is no terminal
-CHECK = 1.0  # s between two looks at the clock, for the end of a recording
+MAX_REASON_LENGTH = 200  # characters of a reason in a status line
+REDRAW_S = 0.5  # s between two updates of the status line
+LINE_S = 60.0  # s between two lines without a terminal
+CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 
 def record(
@@ -58,7 +58,7 @@ def record(
     source: Source,
     end: End,
 ) -> int:
-    """Record until somebody stops it, or until its end."""
+    """Record until a signal stops the recorder, or until `end`."""
     if end.until is not None and end.until <= datetime.now(UTC):
         raise UsageError(f"--until {iso(end.until)} is over")
 
@@ -67,7 +67,7 @@ def record(
             recorder = Recorder(client, to, every=every, symbols=symbols, notional=notional)
             with _stopped_by_signals(recorder) as received:
                 beside = [
-                    asyncio.create_task(_tell(recorder, client)),
+                    asyncio.create_task(_show_status(recorder, client)),
                     asyncio.create_task(_stop_at(recorder, end)),
                 ]
                 try:
@@ -75,33 +75,33 @@ def record(
                 finally:
                     for task in beside:
                         task.cancel()
-        complain(f"stopped: {status_line(recorder.status)}")
+        write_note(f"stopped: {status_line(recorder.status)}")
         if recorder.status.lost:
             return LOST
         if not recorder.status.sweeps and recorder.status.trouble is not None:
             return trouble_code(recorder.status.trouble)
         return HUNG_UP if SIGHUP in received else OK
 
-    with source.client() as client, correctable():
+    with source.client() as client, as_usage_errors():
         return asyncio.run(run(client))
 
 
 async def _stop_at(recorder: Recorder, end: End) -> None:
-    """Stop the recorder at its end, which may be never."""
+    """Stop the recorder at `end`, which may be never."""
     loop = asyncio.get_running_loop()
     stops_at = math.inf if end.seconds is None else loop.time() + end.seconds
     until = math.inf if end.until is None else end.until.timestamp()
-    while True:  # the moment is of a clock that somebody may set meanwhile
+    while True:  # somebody may set the clock meanwhile
         left = min(stops_at - loop.time(), until - time.time())
         if left <= 0.0:
             break
-        await asyncio.sleep(min(left, CHECK))
+        await asyncio.sleep(min(left, CHECK_S))
     recorder.stop()
 
 
 @contextmanager
 def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
-    """Signals stop it, and no signal breaks off its end; gives those that came."""
+    """Let signals stop the recorder, and none interrupt its clean end; yield those that came."""
     loop, received = asyncio.get_running_loop(), set[int]()
 
     def stop(number: int) -> None:
@@ -112,7 +112,7 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
     if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # as with nohup
         numbers.append(SIGHUP)
     for number in numbers:
-        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file is whole
+        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file stays valid
             loop.add_signal_handler(number, stop, number)
     try:
         yield received
@@ -120,17 +120,17 @@ def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
         for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-        if SIGHUP is not None and SIGHUP in received:  # the shell of the terminal sends another one
+        if SIGHUP is not None and SIGHUP in received:  # the shell of the terminal sends a second
             signal.signal(SIGHUP, signal.SIG_IGN)
 
 
 def trouble_code(trouble: str) -> int:
-    """The exit code of a recorder that has no sweep, by the reason of its latest gap."""
+    """The exit code of a recorder without a sweep, by the reason of its latest gap."""
     return CODES.get(trouble.partition(":")[0], NETWORK)
 
 
 def status_line(status: Status) -> str:
-    """What a recorder has done, in one line."""
+    """The status of a recorder in one line."""
     parts = [
         f"sweeps {status.sweeps:,}",
         f"rows {status.rows:,}",
@@ -145,26 +145,26 @@ def status_line(status: Status) -> str:
     if status.sweeps:
         parts.append(f"last {status.late:.1f} s late")
     if status.trouble:
-        parts.append(f"NO SWEEP: {printable(status.trouble, LONGEST_REASON)}")
+        parts.append(f"NO SWEEP: {printable(status.trouble, MAX_REASON_LENGTH)}")
     if status.storage_error:
         parts.append(f"CANNOT WRITE: {printable(status.storage_error)}")
     return ", ".join(parts)
 
 
-async def _tell(recorder: Recorder, client: OpenInterestClient) -> None:
-    """A line that changes on a terminal; a line a minute elsewhere."""
+async def _show_status(recorder: Recorder, client: OpenInterestClient) -> None:
+    """Show the status: on a terminal in one line that changes, elsewhere in a line a minute."""
 
     def line() -> str:
         usage = client.usage
         return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
 
     if not redraws(sys.stderr):
-        if sys.stderr.isatty():  # somebody looks at it
-            complain(f"recording, {line()}")
+        if sys.stderr.isatty():  # a person waits for a first line
+            write_note(f"recording, {line()}")
         while True:
-            await asyncio.sleep(LOG_EVERY)
-            complain(f"{iso(datetime.now(UTC))} {line()}")
+            await asyncio.sleep(LINE_S)
+            write_note(f"{iso(datetime.now(UTC))} {line()}")
     with Live(console=console(sys.stderr), auto_refresh=False, transient=True) as live:
         while True:
             live.update(Text(line()), refresh=True)
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(REDRAW_S)

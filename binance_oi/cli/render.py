@@ -1,8 +1,8 @@
-"""Values to tables, JSON lines and CSV.
+"""Turns values into tables, JSON lines and CSV.
 
-The rule of this file: pure functions, and nothing is rounded. A number keeps every digit that the
-exchange wrote, a time is ISO 8601 in UTC, and text of a server is never read as markup, nor let
-through to move a cursor.
+The rule of this file: pure functions that round nothing. A number keeps every digit that the
+exchange wrote, and a time is ISO 8601 in UTC. Text of a server is never markup, and cannot move the
+cursor.
 """
 
 import csv
@@ -26,19 +26,19 @@ from binance_oi.times import iso, iso_ms
 
 Cell = str | int | None
 
-MOST_REASONS, SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
-MAX_COLUMNS = 6  # of a table that fits a terminal of 80
+MAX_REASONS, SYMBOLS_SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
+MAX_COLUMNS = 6  # of a table that fits a terminal of 80 columns
 
 
 class Sheet(NamedTuple):
-    """What a command found: rows of cells under named columns."""
+    """The result of a command: rows of cells under named columns."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
     numbers: frozenset[str] = frozenset()
     """Columns of decimal numbers, as strings."""
     spare: tuple[str, ...] = ()
-    """Columns that a table leaves out where it would be too wide, in this order."""
+    """Columns that a table leaves out if it is too wide, in this order."""
 
 
 def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
@@ -51,7 +51,7 @@ def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
 
 
 def notional_sheet(snapshot: Snapshot) -> Sheet:
-    """The same with mark prices, and open interest in units of the quote asset; exact, too."""
+    """Open interest, mark prices, and exact open interest in units of the quote asset."""
     notional = snapshot.notional
     rows: list[tuple[Cell, ...]] = []
     for row in values_sheet(snapshot.values()).rows:
@@ -100,60 +100,60 @@ def _pool_row(name: str, usage: Usage) -> tuple[Cell, ...]:
 
 
 def json_lines(sheet: Sheet) -> str:
-    """One JSON object for each row, in UTF-8 text; what cannot be printed is escaped."""
+    """One JSON object for each row; characters that cannot be printed are escaped."""
     rows = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
     return "".join(map(json_line, rows))
 
 
 def json_line(row: Mapping[str, Cell]) -> str:
-    """One JSON object on a line of its own: all JSON of the command line is written here."""
+    """One JSON object on a line of its own; every command writes its JSON with this function."""
     return f"{_visible(json.dumps(row, ensure_ascii=False))}\n"
 
 
 def _visible(text: str) -> str:
-    """JSON may hold characters that steer a terminal; as escapes they are the same JSON."""
+    """Escape characters that control a terminal; the escapes are the same JSON."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def csv_text(sheet: Sheet, *, safe: bool = False) -> str:
-    """A header and one line for each row; an empty cell where there is nothing to say.
+    """A header and one line for each row; a cell without a value is empty.
 
     Args:
-        sheet: What is shown.
-        safe: Put an apostrophe before cells that a spreadsheet would take for a formula.
+        sheet: The rows and columns.
+        safe: Put an apostrophe before cells that a spreadsheet would run as a formula.
     """
     shown: Callable[[str], str] = str
-    if safe:  # its package imports all that draws and records
+    if safe:  # imported here, because the package `output` imports charts and the recorder
         from binance_oi.output.cells import quoted as shown
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(sheet.columns)
-    writer.writerows([shown(_plain(cell)) for cell in row] for row in sheet.rows)
+    writer.writerows([shown(_text(cell)) for cell in row] for row in sheet.rows)
     return text.getvalue()
 
 
 def by_name(sheet: Sheet) -> Sheet:
-    """The rows by their first cell."""
+    """Sort the rows by their first cell."""
     return sheet._replace(rows=sorted(sheet.rows, key=lambda row: str(row[0])))
 
 
-def by_worth(sheet: Sheet) -> Sheet:
-    """The rows by what they are worth: the largest first, and those without a price last."""
+def by_notional(sheet: Sheet) -> Sheet:
+    """Sort the rows by notional: the largest first, and rows without a price last."""
     at = sheet.columns.index("notional")
-    rows = sorted(by_name(sheet).rows, key=lambda row: _worth(row[at]), reverse=True)
+    rows = sorted(by_name(sheet).rows, key=lambda row: _notional(row[at]), reverse=True)
     return sheet._replace(rows=rows)
 
 
-def _worth(cell: Cell) -> Decimal:
+def _notional(cell: Cell) -> Decimal:
     return Decimal(-1) if cell is None else Decimal(cell)
 
 
-def fitting(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
-    """The first rows, as a table of so many lines of that screen, and how many rows are left.
+def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
+    """Draw the first rows as a table of at most `lines` lines; also return how many rows are left.
 
-    A row that is folded takes several lines; one row is always there.
+    A folded row takes several lines. The table has at least one row.
     """
     count = max(1, min(lines, len(sheet.rows)))
     while True:
@@ -165,9 +165,9 @@ def fitting(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
 
 
 def table(sheet: Sheet, screen: Console) -> Table:
-    """For a terminal: one line for each row, or one block where that would be too wide.
+    """Draw one line for each row, or one block for each row of more than `MAX_COLUMNS` columns.
 
-    Where it is too wide for the screen, it lacks the columns that `Sheet.spare` names.
+    A table that is too wide for the screen lacks columns of `Sheet.spare`.
     """
     if len(sheet.columns) > MAX_COLUMNS:
         return _blocks(sheet)
@@ -180,25 +180,25 @@ def table(sheet: Sheet, screen: Console) -> Table:
         column = next(without, None)
         if column is None:
             return drawn
-        sheet = _less(sheet, column)
+        sheet = _without(sheet, column)
 
 
-def _less(sheet: Sheet, column: str) -> Sheet:
-    """Without that column."""
+def _without(sheet: Sheet, column: str) -> Sheet:
+    """The sheet without a column."""
     at = sheet.columns.index(column)
     rows: list[tuple[Cell, ...]] = [(*row[:at], *row[at + 1 :]) for row in sheet.rows]
     return sheet._replace(columns=(*sheet.columns[:at], *sheet.columns[at + 1 :]), rows=rows)
 
 
 def _lines(sheet: Sheet) -> Table:
-    """Numbers to the right, with their points below each other."""
+    """Draw one line for each row; numbers are on the right, with aligned decimal points."""
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns: list[list[str]] = []
     for i, name in enumerate(sheet.columns):
         number = name in sheet.numbers
-        # Folded where it is too narrow: an ellipsis would hide digits.
+        # A column that is too narrow folds: an ellipsis would hide digits.
         drawn.add_column(_title(name), justify="right" if number else "left", overflow="fold")
-        texts = [_plain(row[i]) for row in sheet.rows]
+        texts = [_text(row[i]) for row in sheet.rows]
         columns.append(align(texts) if number else texts)
     for row in zip(*columns, strict=True):
         drawn.add_row(*map(Text, row))  # a Text is not markup
@@ -206,11 +206,11 @@ def _lines(sheet: Sheet) -> Table:
 
 
 def _blocks(sheet: Sheet) -> Table:
-    """One line for each cell, with its column's name."""
+    """Draw one line for each cell, with the name of its column."""
     drawn = Table(box=box.SIMPLE_HEAD, show_header=False)
     for row in sheet.rows:
         for name, cell in zip(sheet.columns, row, strict=True):
-            drawn.add_row(_title(name), Text(_plain(cell) or "-"))
+            drawn.add_row(_title(name), Text(_text(cell) or "-"))
         drawn.add_section()
     return drawn
 
@@ -219,42 +219,42 @@ def _title(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _plain(cell: Cell) -> str:
+def _text(cell: Cell) -> str:
     return "" if cell is None else printable(str(cell))
 
 
 def align(numbers: Sequence[str]) -> list[str]:
-    """Thousands apart, and filled up so that the points stand below each other."""
+    """Separate thousands, and pad the numbers so that their decimal points are aligned."""
     parts = [(f"{int(n):,}", dot + rest) for n, dot, rest in (s.partition(".") for s in numbers)]
     width = max((len(fraction) for _, fraction in parts), default=0)
     return [whole + fraction.ljust(width) for whole, fraction in parts]
 
 
 def grouped(reasons: Mapping[str, str]) -> list[str]:
-    """What failed, in few lines: symbols that failed for the same reason share one.
+    """A few lines about failures; symbols that failed for the same reason share a line.
 
     Args:
-        reasons: By symbol.
+        reasons: The reason of each symbol.
     """
     names: dict[str, list[str]] = {}
     for symbol, why in reasons.items():
         names.setdefault(why, []).append(symbol)
-    lines = [f"{_some(symbols)}: {why}" for why, symbols in names.items()]
-    if len(lines) <= MOST_REASONS:
+    lines = [f"{_first_names(symbols)}: {why}" for why, symbols in names.items()]
+    if len(lines) <= MAX_REASONS:
         return lines
-    rest = sum(len(symbols) for symbols in [*names.values()][MOST_REASONS:])
-    return [*lines[:MOST_REASONS], f"{_count(rest, 'symbol')} more failed; a pipe gets each"]
+    rest = sum(len(symbols) for symbols in [*names.values()][MAX_REASONS:])
+    return [*lines[:MAX_REASONS], f"{_count(rest, 'symbol')} more failed; a pipe gets each"]
 
 
-def _some(symbols: Sequence[str]) -> str:
-    shown, more = symbols[:SHOWN], len(symbols) - SHOWN
+def _first_names(symbols: Sequence[str]) -> str:
+    shown, more = symbols[:SYMBOLS_SHOWN], len(symbols) - SYMBOLS_SHOWN
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:
-    """What was read, what it cost, how long it took, and how far apart the samples are.
+    """A line with the number of symbols, the weight, the duration and the skew of a snapshot.
 
-    With the name of the program it fits a terminal of 80 columns.
+    Together with the program's name it fits a terminal of 80 columns.
     """
     read, failed = len(snapshot), len(snapshot.errors)
     what = f"{read} of {read + failed} read" if failed else f"{_count(read, 'symbol')} read"
@@ -266,12 +266,12 @@ def summary(snapshot: Snapshot, usage: Usage) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """With three figures, or with all of those before the point."""
+    """Write seconds with three digits, or with all digits before the point."""
     return f"{seconds:.{2 if seconds < 9.995 else 1 if seconds < 99.95 else 0}f} s"
 
 
 def waiting(usage: Usage) -> str:
-    """How many calls wait, and what for; empty when none does."""
+    """How many calls wait for which reason; empty if none does."""
     parts = (f", {_count(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
     return "".join(parts).replace("_", " ")
 

@@ -1,7 +1,7 @@
-"""Rich's view of a stream, as the command line wants it.
+"""Rich's view of a stream, with the settings of the command line.
 
-The rule of this file: colours are for terminals, and ``NO_COLOR`` means none. Help needs nothing
-else, so nothing else is imported here.
+The rule of this file: only a terminal gets colours, and ``NO_COLOR`` turns them off. The help page
+imports this file, so it imports only rich.
 """
 
 import os
@@ -12,20 +12,20 @@ from rich.console import Console
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the program with 1."""
+        """Raise the error; rich would end the program with exit code 1."""
         raise BrokenPipeError
 
 
 def console(stream: TextIO | None) -> Console:
-    """Rich's view of a stream; None follows stdout. Its own `no_color` would keep bold."""
-    plain = bool(os.environ.get("NO_COLOR"))
+    """Make rich's view of a stream; None follows stdout."""
+    plain = bool(os.environ.get("NO_COLOR"))  # rich's own `no_color` would keep bold text
     return _Console(file=stream, color_system=None if plain else "auto", highlight=False)
 
 
 def redraws(stream: TextIO) -> bool:
-    """Whether a stream is a terminal on which a picture can take the place of another.
+    """Whether a stream is a terminal that can redraw its screen.
 
-    Not one that moves no cursor (``TERM=dumb``), and no pipe for which somebody forces colours.
+    A terminal without a cursor (``TERM=dumb``) cannot, nor can a pipe with forced colours.
     """
     screen = console(stream)
     return stream.isatty() and screen.is_terminal and not screen.is_dumb_terminal

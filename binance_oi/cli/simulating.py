@@ -1,6 +1,6 @@
-"""What `simulate` does: a local exchange for others to read from.
+"""The command `simulate`: a local exchange for other programs to read.
 
-The rule of this file: the first line says where it is, as soon as it answers.
+The rule of this file: as soon as the exchange answers, the first line is its URL.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack
 
 from binance_oi.cli.endings import OK, USAGE
 from binance_oi.cli.render import json_line
-from binance_oi.cli.streams import complain, put
+from binance_oi.cli.streams import write_note, write_out
 from binance_oi.simulator import LocalExchange
 
 
 async def serve(exchange: LocalExchange, port: int, *, as_json: bool = False) -> int:
-    """Serve until somebody interrupts it."""
+    """Serve until a signal interrupts the command."""
     async with AsyncExitStack() as running:
         try:
             await running.enter_async_context(exchange)
@@ -22,8 +22,8 @@ async def serve(exchange: LocalExchange, port: int, *, as_json: bool = False) ->
             if not port:
                 raise
             why = os.strerror(error.errno) if error.errno else str(error)
-            complain(f"--port {port} on 127.0.0.1 cannot be used: {why}")
+            write_note(f"--port {port} on 127.0.0.1 cannot be used: {why}")
             return USAGE
-        put(json_line({"url": exchange.url}) if as_json else f"{exchange.url}\n")
+        write_out(json_line({"url": exchange.url}) if as_json else f"{exchange.url}\n")
         await asyncio.Event().wait()
     return OK

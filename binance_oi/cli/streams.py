@@ -1,7 +1,7 @@
-"""Lines and text to the streams of the process, for every command; nothing here draws.
+"""Writes lines and text to the streams of the process.
 
-The rule of this file: results to stdout, everything else to stderr. A reader who leaves early is no
-error. What every command needs is here, so it imports nothing but the standard library.
+The rule of this file: results go to stdout, everything else to stderr. A reader that leaves early
+is no error. Every command imports this file, so it imports only the standard library.
 """
 
 import io
@@ -16,27 +16,27 @@ PROGRAM: Final = "binance-oi"
 
 
 class Notes(logging.Handler):
-    """What the library logs, as lines on stderr, above the bar while there is one."""
+    """Writes log messages of the library as lines on stderr, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _say(record.getMessage())
+        _write_log(record.getMessage())
 
 
 @contextmanager
 def warnings_to(keep: Callable[[str], object]) -> Generator[None]:
-    """Warnings of the library go there: a screen of its own has no place for lines on stderr."""
-    global _say
-    before, _say = _say, keep
+    """Send log messages to `keep`: a full-screen command has no place for lines on stderr."""
+    global _write_log
+    before, _write_log = _write_log, keep
     try:
         yield
     finally:
-        _say = before
+        _write_log = before
 
 
 def prepare() -> None:
-    """Make the streams fit for symbols in any script, and show the library's warnings."""
+    """Let the streams accept symbols in any script, and show the library's warnings."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # the parent process closed it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -46,7 +46,7 @@ def prepare() -> None:
 
 
 def log_from(level: str) -> None:
-    """Show what the library logs at that level and above."""
+    """Show log messages of the library at this level and above."""
     logger, least = logging.getLogger("binance_oi"), logging.getLevelNamesMapping()[level.upper()]
     notes = [handler for handler in logger.handlers if isinstance(handler, Notes)]
     if not notes:
@@ -57,8 +57,8 @@ def log_from(level: str) -> None:
         logger.setLevel(least)
 
 
-def put(text: str) -> bool:
-    """Write to stdout, now; False when nobody reads it any more."""
+def write_out(text: str) -> bool:
+    """Write to stdout at once; return False if the reader has left."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -66,20 +66,20 @@ def put(text: str) -> bool:
         discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise
-        return False  # the reader has seen enough
+        return False
     return True
 
 
 def discard(stream: TextIO) -> None:
-    """Drop what a stream that cannot be written still holds.
+    """Drop the buffer of a stream that cannot be written.
 
-    Python writes it again when the process ends, fails again, and replaces the exit code with 120.
+    Otherwise Python writes it again when the process ends, fails, and changes the exit code to 120.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def drop_unwritten() -> None:
-    """Drop what the streams still hold and cannot write, as on a terminal that is gone."""
+    """Drop the buffers that cannot be written, for example because the terminal was closed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -88,8 +88,8 @@ def drop_unwritten() -> None:
                 discard(stream)
 
 
-def complain(line: str) -> None:
-    """One line on stderr."""
+def write_note(line: str) -> None:
+    """Write one line to stderr."""
     try:
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
     except OSError:  # stderr is full or closed; the exit code remains
@@ -98,9 +98,9 @@ def complain(line: str) -> None:
 
 
 def prompt(question: str) -> str:
-    """What somebody answers; empty when the input ends."""
+    """Ask on stderr, and return the answer; empty if the input ends."""
     print(f"{PROGRAM}: {question}", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline()
 
 
-_say: Callable[[str], object] = complain
+_write_log: Callable[[str], object] = write_note

@@ -1,15 +1,15 @@
-"""What a command found, on stdout.
+"""Prints the result of a command on stdout.
 
-The rule of this file: in one piece, and when it is whole.
+The rule of this file: a result is printed at once, and only when it is complete.
 """
 
 import sys
 
-from binance_oi.cli.render import Sheet, csv_text, fitting, json_lines, table
+from binance_oi.cli.render import Sheet, csv_text, fitting_table, json_lines, table
 from binance_oi.cli.screen import console
-from binance_oi.cli.streams import put
+from binance_oi.cli.streams import write_out
 
-BELOW = 3  # lines below a table that fits: how many more, a summary, and where to type
+LINES_BELOW = 3  # lines below a table: how many rows are left, the summary, and the shell's prompt
 
 
 def show(
@@ -21,26 +21,28 @@ def show(
     is_cut: bool = False,
     below: int = 0,
 ) -> None:
-    """Print all of it: a table on a terminal and JSON lines elsewhere, or as the caller says.
+    """Print a sheet. By default, print a table on a terminal and JSON lines elsewhere.
 
     Args:
-        sheet: What to print.
-        as_json: JSON lines everywhere.
-        as_csv: CSV everywhere.
-        csv_safe: In CSV, no cell can be a formula.
-        is_cut: Print no more of a table than the terminal shows, and how many rows are left.
-        below: Lines that the command prints after it, beside its summary.
+        sheet: The sheet to print.
+        as_json: Print JSON lines everywhere.
+        as_csv: Print CSV everywhere.
+        csv_safe: Print CSV in which a spreadsheet runs no cell as a formula.
+        is_cut: Print only the rows that fit on the terminal, and how many are left.
+        below: Lines that the command prints after the table, without its summary.
     """
     if as_csv:
-        put(csv_text(sheet, safe=csv_safe))
+        write_out(csv_text(sheet, safe=csv_safe))
     elif as_json or not sys.stdout.isatty():
-        put(json_lines(sheet))
+        write_out(json_lines(sheet))
     elif is_cut:
         screen = console(sys.stdout)
-        drawn, left = fitting(sheet, screen, screen.height - BELOW - min(below, screen.height // 2))
+        drawn, left = fitting_table(
+            sheet, screen, screen.height - LINES_BELOW - min(below, screen.height // 2)
+        )
         screen.print(drawn)
         if left:
-            put(f"  and {left} more; --all shows them, and so does a pipe\n")
+            write_out(f"  and {left} more; --all shows them, and so does a pipe\n")
     else:
         screen = console(sys.stdout)
         screen.print(table(sheet, screen))

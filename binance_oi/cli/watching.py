@@ -1,8 +1,8 @@
-"""`binance-oi watch`: the market as a table that follows it.
+"""The command `watch`: a table that follows the market.
 
-The rule of this file: the board knows what was seen, `draw` makes a picture of it that fits the
-terminal, and only the command touches that. Numbers are shown as the exchange wrote them; only
-changes in percent and sparklines are approximate.
+The rule of this file: the board keeps the values, `draw` makes a picture that fits the terminal,
+and only the command writes to the terminal. Numbers keep the exchange's digits; only changes in
+percent and sparklines are approximate.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.cli.endings import OK, correctable
+from binance_oi.cli.endings import OK, as_usage_errors
 from binance_oi.cli.options import Movement, Source
 from binance_oi.cli.render import align, json_line, waiting
 from binance_oi.cli.screen import console, redraws
-from binance_oi.cli.streams import complain, put, warnings_to
+from binance_oi.cli.streams import warnings_to, write_note, write_out
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.exchange.models import OpenInterest
@@ -36,32 +36,33 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import iso_ms
 
 BARS = "▁▂▃▄▅▆▇█"
-HISTORY = 20  # values in a sparkline
-GAUGE = 20  # characters
-WARNINGS = 3  # lines below the table
-FRAME = 7  # lines of the screen that are no row of the table, nor a warning
-TICK = 1.0  # s between two pictures: ages grow, the minute turns, the window gets another size
+SPARKLINE_VALUES = 20  # values in a sparkline
+GAUGE_WIDTH = 20  # characters
+MAX_WARNINGS = 3  # lines below the table
+FRAME_LINES = 7  # lines of the screen beside the rows of the table and the warnings
+REDRAW_S = 1.0  # s between two pictures; ages, minutes and the size of the window change
 
 COLUMNS = ("symbol", "open interest", "change", "since start", "age", "trend")
-NARROW = ("trend", "age", "since start", "change")  # left out in this order where there is no room
+# A narrow screen loses these columns in this order.
+OPTIONAL_COLUMNS = ("trend", "age", "since start", "change")
 
 
 @dataclass(slots=True)
 class Line:
-    """One symbol, since the start."""
+    """The values of one symbol since the start."""
 
     first: Decimal
     latest: OpenInterest
     before: Decimal
-    history: deque[Decimal] = field(default_factory=lambda: deque[Decimal](maxlen=HISTORY))
+    history: deque[Decimal] = field(default_factory=lambda: deque[Decimal](maxlen=SPARKLINE_VALUES))
 
     @property
     def change(self) -> Decimal:
-        """Since the sweep before."""
+        """Change since the previous sweep."""
         return self.latest.open_interest - self.before
 
     def percent(self) -> float:
-        """Change since the sweep before, in percent."""
+        """Change since the previous sweep, in percent."""
         return _percent(self.before, self.latest.open_interest)
 
     def total_percent(self) -> float:
@@ -70,15 +71,15 @@ class Line:
 
 
 class Board:
-    """What was seen of each symbol."""
+    """The values of every symbol, and the latest warnings."""
 
     def __init__(self) -> None:
         self.lines: dict[str, Line] = {}
         self.latest: Snapshot | None = None
-        self.warnings: deque[str] = deque(maxlen=WARNINGS)
+        self.warnings: deque[str] = deque(maxlen=MAX_WARNINGS)
 
-    def take(self, snapshot: Snapshot) -> list[OpenInterest]:
-        """Take in a snapshot; what is new in it."""
+    def add(self, snapshot: Snapshot) -> list[OpenInterest]:
+        """Add a snapshot; return its new values."""
         self.latest = snapshot
         for name in self.lines.keys() - snapshot.keys() - snapshot.errors.keys():
             del self.lines[name]
@@ -93,7 +94,7 @@ class Board:
         return [value for name, value in snapshot.items() if name not in snapshot.unchanged]
 
     def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
-        """The first lines in that order; the largest change in percent first."""
+        """The first lines in this order; in an order by change, the largest in percent first."""
         lines = self.lines.items()
         if order == "symbol":
             return sorted(lines)[:count]
@@ -106,7 +107,7 @@ def _percent(before: Decimal, after: Decimal) -> float:
 
 
 def sparkline(values: Iterable[Decimal]) -> str:
-    """A picture of them, from the lowest to the highest."""
+    """Draw values as bars, from the lowest to the highest."""
     numbers = list(values)
     low, high = min(numbers), max(numbers)
     steps = (int((n - low) / (high - low) * 7) if high > low else 0 for n in numbers)
@@ -114,15 +115,15 @@ def sparkline(values: Iterable[Decimal]) -> str:
 
 
 def gauge(usage: Usage) -> str:
-    """How full the exchange's minute is."""
-    filled = round(min(1.0, usage.used / usage.limit) * GAUGE)
+    """A bar that shows the used weight of the minute, with the cooldown and the waiting calls."""
+    filled = round(min(1.0, usage.used / usage.limit) * GAUGE_WIDTH)
     held = f", nothing is sent before {usage.held_until:%T} UTC" if usage.held_until else ""
-    bar = "█" * filled + "░" * (GAUGE - filled)
+    bar = "█" * filled + "░" * (GAUGE_WIDTH - filled)
     return f"{bar} used {usage.used} of {usage.limit}{held}{waiting(usage)}"
 
 
 def heading(snapshot: Snapshot | None, now: datetime) -> str:
-    """What the table shows, and when the next one is due."""
+    """The line above the table: the latest sweep, and when the next one is due."""
     if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return "waiting for the first sweep"
     took = (snapshot.finished - snapshot.started).total_seconds()
@@ -133,15 +134,15 @@ def heading(snapshot: Snapshot | None, now: datetime) -> str:
 
 
 class View(NamedTuple):
-    """What the user wants to see."""
+    """The order and the number of lines to show."""
 
     order: Movement
     top: int
 
 
 def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console) -> Group:
-    """What was read and when, the table, the budget, and what went wrong lately."""
-    room = screen.height - FRAME - len(board.warnings)
+    """Draw the heading, the table, the budget and the latest warnings."""
+    room = screen.height - FRAME_LINES - len(board.warnings)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
         _text(heading(board.latest, now)),
@@ -156,11 +157,11 @@ def _text(line: str, style: str = "") -> Text:
 
 
 def _table(lines: Sequence[tuple[str, Line]], now: datetime, screen: Console) -> Table:
-    """As many columns as there is room for; digits are never cut off before columns are."""
+    """Draw as many columns as fit; a column disappears before a digit does."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
     rows = [_cells(*line, text, now) for line, text in zip(lines, numbers, strict=True)]
     unbounded = screen.options.update_width(1_000_000)
-    columns, narrow = list(COLUMNS), list(NARROW)
+    columns, narrow = list(COLUMNS), list(OPTIONAL_COLUMNS)
     while True:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold")
         for title in columns:
@@ -190,7 +191,7 @@ def _change(share: float) -> Text:
 
 
 def change_line(value: OpenInterest, line: Line) -> str:
-    """One change, for a pipe."""
+    """A change as a JSON line, for a pipe."""
     change = digits(line.change)
     return json_line(
         {
@@ -210,8 +211,8 @@ def watch(
     *,
     as_json: bool,
 ) -> int:
-    """Follow the market until somebody ends it."""
-    with source.client() as client, correctable():
+    """Follow the market until a signal ends the command."""
+    with source.client() as client, as_usage_errors():
         return asyncio.run(_watch(client, symbols, every, view, as_json))
 
 
@@ -229,9 +230,9 @@ async def _watch(
             await show(board, client, running, view)
             return OK
         async for snapshot in running:
-            changed = board.take(snapshot)
+            changed = board.add(snapshot)
             lines = (change_line(value, board.lines[value.symbol]) for value in changed)
-            if not put("".join(lines)):
+            if not write_out("".join(lines)):
                 break
     return OK
 
@@ -239,18 +240,18 @@ async def _watch(
 async def _on_paper(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """One picture below the other, for a terminal that moves no cursor (``TERM=dumb``)."""
+    """Print one picture below the other, on a terminal without a cursor (``TERM=dumb``)."""
     screen = console(sys.stdout)
-    put("waiting for the first sweep\n")
+    write_out("waiting for the first sweep\n")
     async for snapshot in running:
-        board.take(snapshot)
+        board.add(snapshot)
         screen.print(draw(board, client.usage, datetime.now(UTC), view, screen))
 
 
 async def _on_screen(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """The whole terminal, and the last picture below what was there before when it ends."""
+    """Draw on the whole terminal; at the end, restore it and print the last picture below."""
     screen = console(sys.stdout)
 
     def picture() -> Group:
@@ -263,25 +264,25 @@ async def _on_screen(
             _redrawn(live),
         ):
             async for snapshot in running:
-                board.take(snapshot)
+                board.add(snapshot)
                 live.refresh()
     finally:
         if board.lines:
             screen.print(picture())
         else:
             for warning in board.warnings:
-                complain(warning)
+                write_note(warning)
 
 
 @contextmanager
 def _redrawn(live: Live) -> Generator[None]:
-    """Once a second, and when the window gets another size."""
+    """Redraw once a second, and when the window changes its size."""
     loop = asyncio.get_running_loop()
 
     async def tick() -> None:
         while True:
             live.refresh()
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(REDRAW_S)
 
     with suppress(NotImplementedError, AttributeError):  # Windows has no such signal
         loop.add_signal_handler(signal.SIGWINCH, live.refresh)

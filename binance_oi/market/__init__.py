@@ -1,14 +1,14 @@
 """Many symbols at one moment, again and again, and back in time.
 
-gap.py        slots without a snapshot, and why
+gap.py        slots without a snapshot, with the reason
 rows.py       one observation as a row
 arrow.py      rows as Arrow and Parquet
 snapshot.py   the market at one moment
-schedule.py   when it is the turn of a slot
+schedule.py   when each slot is due
 plan.py       which schedule fits into a budget
-asked.py      slots that were asked for, while a slower schedule is kept
+requested.py  the slots of the requested schedule, while a slower one runs
 listing.py    the list of symbols, and its age
-answers.py    what was answered last, and who shares a request
+answers.py    the latest answers, and which calls share a request
 sweep.py      one pass over many symbols
 pollers.py    the polls of one client: shared requests, one schedule, one demand
 polling.py    snapshots on a schedule

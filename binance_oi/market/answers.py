@@ -1,6 +1,6 @@
-"""What a client was answered last, and who shares the request for it.
+"""The latest answers that a client received, and which calls share a request.
 
-The rule of this file: an answer is shared by those who say how old it may be, and by nobody else.
+The rule of this file: only calls that say how old an answer may be share it.
 """
 
 import math
@@ -14,7 +14,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 T = TypeVar("T")
 
-NEVER = math.inf  # loop time since when an answer may be known: only a new one is young enough
+ALWAYS_ASK = math.inf  # as `since`: every known answer is too old
 
 
 def is_late(terms: Terms, error: Exception) -> bool:
@@ -40,7 +40,7 @@ class Answers(Generic[T]):
     """The latest answer to each question, and the requests under way.
 
     Args:
-        sender: Whose loop tells the time.
+        sender: Gives the loop time.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -49,33 +49,34 @@ class Answers(Generic[T]):
         self._calls: SharedCalls[Answer[T]] = SharedCalls()
 
     def keep(self, key: Hashable, value: T) -> Answer[T]:
-        """`value` is the answer to the question `key`, now."""
+        """Store `value` as the answer to the question `key`, received now."""
         answer = self._latest[key] = Answer(self._sender.now(), value)
         return answer
 
     async def read(
         self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]], terms: Terms, since: float
     ) -> Answer[T]:
-        """An answer that came at `since` or later; the request for it may be that of another.
+        """Get an answer that came at `since` or later; it may share the request of another call.
 
         Args:
             key: The question.
-            ask: Sends a request for it.
-            terms: Of the caller; who has another `max_wait` or priority shares no request.
-            since: Loop time; `NEVER` always asks the exchange.
+            ask: Sends the request.
+            terms: The caller's terms. Only calls with the same `max_wait` and priority share a
+                request.
+            since: Loop time; `ALWAYS_ASK` always asks the exchange.
 
         Raises:
-            BudgetExhaustedError: The request of another took longer than `terms` allow.
+            BudgetExhaustedError: The shared request took longer than `terms` allow.
         """
 
-        async def asked() -> Answer[T]:
+        async def ask_and_keep() -> Answer[T]:
             return self.keep(key, await ask())
 
-        if since == NEVER:
-            return await asked()
+        if since == ALWAYS_ASK:
+            return await ask_and_keep()
         self._sender.check_usable()
         known = self._latest.get(key)
         if known is not None and known.at >= since:
             return known
         name = key, terms.max_wait, terms.bulk
-        return await self._calls.join(name, asked, terms.ends, partial(is_late, terms))
+        return await self._calls.join(name, ask_and_keep, terms.ends, partial(is_late, terms))

@@ -1,14 +1,14 @@
-"""Samples as Arrow, so that polars, pandas, DuckDB and pyarrow read them without a copy of ours.
+"""Rows as Arrow: polars, pandas, DuckDB and pyarrow read them directly.
 
 The rule of this file: numbers arrive as the exchange's text and leave as decimals, never through a
-float; times are UTC. A number that no column can hold costs its row and is never rounded. pyarrow
-(the extra `parquet`) is imported when it is used; it has no types, and nothing of it leaves this
-file.
+float; times are UTC. A number is never rounded: the row of a number that no column can hold is left
+out. This file imports pyarrow (the extra `parquet`) on its first use. pyarrow has no type hints, so
+no other module uses it.
 
-The columns of numbers are as narrow as the exchange's numbers allow, because the types of a product
-add up: pyarrow multiplies two decimals only when their digits are less than 38 together, and DuckDB
-only when those after the point leave room for those before it. Numbers that need more get a wider
-column, with the smallest scale that holds them.
+The columns of numbers are as narrow as the exchange's numbers allow, because a product needs the
+digits of both factors. pyarrow multiplies two decimals only when they have fewer than 38 digits
+together. DuckDB multiplies them only when the digits after the point leave room for those before
+it. Numbers that need more digits get a wider column, with the smallest scale that holds them.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -22,18 +22,18 @@ from binance_oi.errors import RecordingError, printable
 from binance_oi.extras import library
 from binance_oi.market.rows import Batch, OddRows, PastRow, Row, digits, notional
 
-PRECISION = 38  # digits: the widest decimal that polars and DuckDB know, too
-SCALE = 18  # digits after the point at the most
-WHOLE = PRECISION - SCALE  # digits before it at the most
-PLAIN_SCALE = 8  # the exchange writes no more [O] 2026-11
-PLAIN_SUPPLY = 16  # digits before the point: as many tokens as a name of 1000000 may have
-PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point: 51857726234713 and 63759 were seen
-NARROW = min(WHOLE, SCALE)  # characters: a number that is no longer always fits
-TOO_WIDE = f"a number of more than {WHOLE} digits before the point or {SCALE} after it"
+PRECISION = 38  # digits: the widest decimal of polars and DuckDB
+SCALE = 18  # the most digits after the point
+WHOLE_DIGITS = PRECISION - SCALE  # the most digits before the point
+PLAIN_SCALE = 8  # digits after the point; the exchange writes no more [O] 2026-11
+PLAIN_SUPPLY = 16  # digits before the point: a token of the kind 1000000 has as many
+PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; largest: 51857726234713 and 63759 [O]
+SHORT = min(WHOLE_DIGITS, SCALE)  # characters of a number that always fits
+TOO_WIDE = f"a number of more than {WHOLE_DIGITS} digits before the point or {SCALE} after it"
 WITHOUT_NOTIONAL = "rows have no notional"
-NOTIONAL_AT = 5  # its place among the columns
-ROW_GROUP = 1 << 20  # rows; one symbol's day is a small part of it, found by its statistics
-READ = 65_536  # rows of a file in memory at a time
+NOTIONAL_AT = 5  # index of the column
+ROW_GROUP = 1 << 20  # rows in a group; readers find a symbol's day in it by its statistics
+BATCH_ROWS = 65_536  # rows of a file in memory at a time
 
 _library = partial(library, extra="parquet")
 
@@ -42,18 +42,18 @@ class Kind(NamedTuple):
     """The type of a column of numbers."""
 
     precision: int
-    """Digits in all."""
+    """Digits before and after the point together."""
     scale: int
     """Digits after the point."""
 
     @classmethod
     def plain(cls, whole: int) -> Self:
-        """With so many digits before the point, and as many after it as the exchange writes."""
+        """A type with `whole` digits before the point and `PLAIN_SCALE` after it."""
         return cls(whole + PLAIN_SCALE, PLAIN_SCALE)
 
     def holds(self, number: str) -> bool:
-        """Whether a number fits, to the last digit."""
-        point = number.find(".") % (len(number) + 1)  # its end where it has none
+        """Whether a number fits without rounding."""
+        point = number.find(".") % (len(number) + 1)  # the end of a number without a point
         most = self.precision - self.scale
         if point <= most and len(number) - point <= self.scale + 1 and "E" not in number:
             return True  # nearly always
@@ -61,7 +61,7 @@ class Kind(NamedTuple):
         return decimals <= self.scale and whole <= most
 
     def widened(self, numbers: Iterable[str | None]) -> Self:
-        """The kind that holds these as well, but for those that no kind can hold."""
+        """The kind that holds these numbers as well, except those that no kind can hold."""
         widest, scale = type(self)(PRECISION, SCALE), self.scale
         others = [n for n in numbers if n is not None and not self.holds(n) and widest.holds(n)]
         for number in others:
@@ -70,7 +70,7 @@ class Kind(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """What the columns of numbers are; those of the exchange's usual numbers without more."""
+    """The types of the columns of numbers; by default, those for the exchange's usual numbers."""
 
     open_interest: Kind = Kind.plain(PLAIN_VALUE)
     mark_price: Kind = Kind.plain(PLAIN_PRICE)
@@ -78,14 +78,14 @@ class Columns(NamedTuple):
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> Self:
-        """The narrowest for these."""
+        """The narrowest columns for these rows."""
         columns = cls()
         for batch in batches:
             columns = columns.widened(batch)
         return columns
 
     def widened(self, batch: Batch) -> Self:
-        """The columns that hold these rows as well, but for those that none can hold."""
+        """The columns that hold these rows as well, except rows that no column can hold."""
         return type(self)(
             self.open_interest.widened(batch.open_interest),
             self.mark_price.widened(batch.mark_price),
@@ -99,12 +99,12 @@ class Columns(NamedTuple):
 
     @property
     def notional(self) -> Kind:
-        """That of the product; as long as both are usual, it holds each product."""
+        """The type of the product. While both factors are usual, it holds every product."""
         return Kind(PRECISION, min(SCALE, self.open_interest.scale + self.mark_price.scale))
 
     @property
     def is_plain(self) -> bool:
-        """Whether the numbers are the exchange's usual ones."""
+        """Whether the columns have the types for the exchange's usual numbers."""
         return self[:2] == Columns()[:2]
 
 
@@ -127,21 +127,21 @@ class PastColumns(NamedTuple):
 
 
 class TooNarrowError(Exception):
-    """Rows came that the columns of a file do not hold. It never leaves an export."""
+    """The columns of a file do not hold a row. An export catches this error."""
 
     def __init__(self, columns: Columns) -> None:
         super().__init__(columns)
         self.columns = columns
-        """Those that hold them."""
+        """Columns that hold these rows."""
 
 
 WIDEST = Columns(Kind(PRECISION, SCALE), Kind(PRECISION, SCALE), has_notional=True)
 
 
 def fits(row: Row) -> bool:
-    """Whether some columns can hold the numbers of a row."""
+    """Whether the widest columns hold the numbers of a row."""
     _, _, value, _, price = row
-    if len(value) <= NARROW and (price is None or len(price) <= NARROW):  # nearly always
+    if len(value) <= SHORT and (price is None or len(price) <= SHORT):  # nearly always
         return True
     return WIDEST.hold(row)
 
@@ -149,13 +149,13 @@ def fits(row: Row) -> bool:
 def stream(
     batches: Iterable[Batch], columns: Columns, where: object, requested_schema: object | None
 ) -> object:
-    """An Arrow C stream, as `__arrow_c_stream__` gives it.
+    """Make an Arrow C stream, as `__arrow_c_stream__` returns it.
 
     Args:
-        batches: The rows; one that `columns` do not hold is left out, with one warning for all.
-        columns: What the columns are.
-        where: What the warning calls the rows.
-        requested_schema: As the interface has it.
+        batches: The rows. Rows that `columns` do not hold are left out, with one warning.
+        columns: The types of the columns of numbers.
+        where: The name of the rows in the warning.
+        requested_schema: As in the interface.
 
     Source: the Arrow PyCapsule interface, https://arrow.apache.org/docs/format/CDataInterface.
     """
@@ -180,18 +180,18 @@ def _without_odd(batches: Iterable[Batch], columns: Columns, where: object) -> I
                     left_out.add(row, TOO_WIDE)
             made = record_batch(Batch.of(rows), columns, priceless)
         yield made
-    left_out.tell(where)
-    priceless.tell(where, WITHOUT_NOTIONAL)
+    left_out.warn(where)
+    priceless.warn(where, WITHOUT_NOTIONAL)
 
 
 def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, odd: OddRows) -> None:
-    """Write one file, compressed with zstd; the batches are sorted by symbol and time.
+    """Write one file, compressed with zstd.
 
     Args:
-        batches: What to write.
-        file: Where to; it stays open.
-        columns: What the columns are.
-        odd: Gets the rows that are written without their notional.
+        batches: The rows to write, sorted by symbol and time.
+        file: The file to write to; it stays open.
+        columns: The types of the columns of numbers.
+        odd: Collects the rows that are written without their notional.
 
     Raises:
         TooNarrowError: `columns` do not hold a row.
@@ -248,17 +248,17 @@ def write_past(
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
-    """The rows of a file with the columns of `write_parquet`, in its order.
+    """Read the rows of a file with the columns of `write_parquet`, in the order of the file.
 
-    Memory does not grow with the file. Decimals are exact. The notional is left out, for it follows
-    from the others; files of before have none.
+    Memory does not grow with the file. Decimals are exact. The notional is not read, because it
+    follows from the other columns, and older files do not have it.
 
     Raises:
-        RecordingError: It cannot be read, or has other columns.
+        RecordingError: The file cannot be read, or has other columns.
     """
     text, schema = _library("pyarrow").string(), _schema(WIDEST).remove(NOTIONAL_AT)
     with _parquet(path) as file:
-        for found in file.iter_batches(READ, columns=schema.names):
+        for found in file.iter_batches(BATCH_ROWS, columns=schema.names):
             batch = found.cast(schema)
             yield from zip(
                 batch["symbol"].to_pylist(),
@@ -271,10 +271,10 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
 
 def check_parquet(path: Path) -> None:
-    """See that a file has the columns of `write_parquet`; its rows are not read.
+    """Check that a file has the columns of `write_parquet`, without reading its rows.
 
     Raises:
-        RecordingError: It cannot be read, or has other columns.
+        RecordingError: The file cannot be read, or has other columns.
     """
     with _parquet(path):
         pass
@@ -282,10 +282,10 @@ def check_parquet(path: Path) -> None:
 
 @contextmanager
 def _parquet(path: Path) -> Generator[Any]:
-    """An open file; what pyarrow says of it becomes an error of ours."""
+    """Open a file; an error of pyarrow becomes a `RecordingError`."""
     pyarrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     try:
-        # Opened here: pyarrow takes some names for addresses.
+        # We open the file, because pyarrow reads some names as URLs.
         with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             _check_kinds(file.schema_arrow)
             yield file
@@ -295,11 +295,11 @@ def _parquet(path: Path) -> Generator[Any]:
 
 
 def _check_kinds(found: Any) -> None:
-    """See that a cast to our columns keeps every value; others may write them a little otherwise.
+    """Check that a cast to our columns keeps every value; other programs use similar types.
 
     Raises:
-        ValueError: It has other columns, or of another kind: a float is no decimal, an instant
-            without a time zone may be any.
+        ValueError: The columns have other names or kinds. A float is no decimal, and a time
+            without a time zone is ambiguous.
     """
     types, wanted = _library("pyarrow").types, _schema(WIDEST)
     if found.names not in (wanted.names, wanted.names[:NOTIONAL_AT]):
@@ -317,12 +317,12 @@ def _check_kinds(found: Any) -> None:
 
 
 def record_batch(batch: Batch, columns: Columns, odd: OddRows) -> object:
-    """The same as a `pyarrow.RecordBatch`.
+    """Make a `pyarrow.RecordBatch` of a batch.
 
     Args:
         batch: The rows.
-        columns: What the columns are.
-        odd: Gets the rows whose notional no column can hold; theirs is null.
+        columns: The types of the columns of numbers.
+        odd: Collects the rows whose notional no column can hold; it becomes null.
 
     Raises:
         ValueError: `columns` do not hold a number.
@@ -345,13 +345,13 @@ def _numbers(texts: Sequence[str | None], kind: Any) -> Any:
     pyarrow = _library("pyarrow")
     try:
         return pyarrow.array(texts, pyarrow.string()).cast(kind)
-    except pyarrow.ArrowInvalid:  # also of zeros at the end, which are more than 38 digits
+    except pyarrow.ArrowInvalid:  # zeros at the end may make a number longer than 38 digits
         shorter = [text and _shortest(text) for text in texts]
         return pyarrow.array(shorter, pyarrow.string()).cast(kind)
 
 
 def _products(batch: Batch, columns: Columns, odd: OddRows, values: Any, prices: Any) -> Any:
-    """Each notional, exact; null without a mark price."""
+    """The exact notional of each row; null without a mark price."""
     pyarrow, kind = _library("pyarrow"), columns.notional
     if columns.is_plain:
         return _library("pyarrow.compute").multiply(values, prices)

@@ -1,6 +1,6 @@
-"""Slots of a schedule that have no snapshot, and the word that says why.
+"""Slots of a schedule that have no snapshot, and the word for the reason.
 
-The rule of this file: a value that others make. What the words mean stands in `polling`.
+The rule of this file: a gap is a value. `polling` says what each reason means.
 """
 
 from typing import NamedTuple
@@ -31,20 +31,20 @@ class _Gap(NamedTuple):
     first: int
     """The first slot missed, Unix ms."""
     last: int
-    """The last slot missed, Unix ms; the same as `first` when it is one."""
+    """The last slot missed, Unix ms; the same as `first` if the gap is one slot."""
     reason: str
     """One word: see `binance_oi.market.polling`, and of a history `binance_oi.market.history`."""
     detail: str = ""
-    """What is known beyond the reason, for people."""
+    """More about the reason, in words for people."""
 
 
 class Gap(_Gap, Encodable):
-    """Slots of a schedule that have no snapshot, one after the other, for one reason.
+    """Consecutive slots of a schedule that have no snapshot, for one reason.
 
-    In a history they are instants that have no row.
+    In a history, the slots are instants that have no row.
 
-    A gap is empty when the clock was set back: slots come a second time, and none is missing.
-    `first` is then where the schedule goes on, and `last` the slot before it.
+    After the clock was set back, slots come a second time and none is missing: the gap is empty.
+    Its `first` is the slot at which the schedule continues, and its `last` is the slot before.
     """
 
     __slots__ = ()
@@ -56,17 +56,17 @@ class Gap(_Gap, Encodable):
 
 
 def follows(gap: Gap, before: Gap, period: int) -> bool:
-    """Whether the two are one gap."""
+    """Whether `gap` continues `before`, so that the two are one gap."""
     return gap.reason == before.reason and gap.first == before.last + period
 
 
-def join(gaps: list[Gap], gap: Gap, period: int) -> None:
-    """Add `gap` to those before it, as the end of the last one when the two are one gap."""
+def add_gap(gaps: list[Gap], gap: Gap, period: int) -> None:
+    """Append `gap` to `gaps`, or extend the last one if the two are one gap."""
     if gaps and follows(gap, gaps[-1], period):
         gap = gaps.pop()._replace(last=gap.last)
     gaps.append(gap)
 
 
-def reason(error: BinanceOIError) -> str:
+def gap_reason(error: BinanceOIError) -> str:
     """The word for `error` in a gap."""
     return next((word for kind, word in REASONS if isinstance(error, kind)), "outage")

@@ -290,7 +290,7 @@ class Reader:
         if page.rows and not rows:
             page = await self._send(request, terms)
             rows = _within(page.rows, first, last)
-        self._listing.tell_odd("history", page.odd_rows)
+        self._listing.warn_of_odd_rows("history", page.odd_rows)
         self.pages += 1
         return rows
 

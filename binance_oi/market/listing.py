@@ -1,7 +1,7 @@
-"""What the exchange lists, and the limits that it announces.
+"""The symbols that the exchange lists, and the limits that it announces.
 
-The rule of this file: the list is read again when it is too old or proved wrong, and its limits
-reach the budget before anybody sees the list. An odd row is in the log once, not with each answer.
+The rule of this file: a list that is too old or proved wrong is read again. Its limits reach the
+budget before a caller gets the list. The log has an odd row once, not with each answer.
 """
 
 import logging
@@ -16,7 +16,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LISTING_AGE = 300.0  # s for which a list of symbols is used again; about one is new a day
+LISTING_AGE = 300.0  # s for which a list is fresh enough; the exchange lists about one symbol a day
 
 
 class Listing:
@@ -25,17 +25,17 @@ class Listing:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._calls: SharedCalls[ExchangeInfo] = SharedCalls()
-        self._known: tuple[float, ExchangeInfo] | None = None  # and the loop time of its answer
-        self._trading = frozenset[str]()  # as that says
+        self._known: tuple[float, ExchangeInfo] | None = None  # with the loop time of its answer
+        self._trading = frozenset[str]()  # according to the known list
         self._ignored: tuple[str, ...] = ()
         self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest of each kind of answer
         self.odd_names: frozenset[str] = frozenset()
-        """Listed, and not what `check_symbol` takes; kept when the list is doubted."""
+        """Listed names that `check_symbol` refuses; `doubt` does not forget them."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
-        """The list, if it is no older than `max_age` seconds; or else a new one.
+        """Return the known list if it is no older than `max_age` seconds, or else read a new one.
 
-        Those who take a known one share the request for a new one.
+        Calls with a `max_age` above 0 share the request for a new list.
         """
         self._sender.check_usable()
         if self._known is not None and self._sender.now() - self._known[0] < max_age:
@@ -51,23 +51,23 @@ class Listing:
         if info.rate_limits:
             self._sender.governor.pool.set_limits(info.weight_limit, info.other_limits)
         if info.ignored_limits not in ((), self._ignored):
-            logger.warning("limits of the exchange are not kept: %s", info.ignored_limits)
+            logger.warning("the budget ignores limits of the exchange: %s", info.ignored_limits)
         self._ignored = info.ignored_limits
         self.odd_names = odd_names(listed.symbol for listed in info.symbols)
-        self.tell_odd("list of symbols", info.odd_rows)
+        self.warn_of_odd_rows("list of symbols", info.odd_rows)
         return info
 
     def doubt(self, symbol: str) -> None:
-        """Read the list again before it is used, if it says that this symbol trades."""
+        """Forget the list if it says that this symbol trades: the exchange just refused it."""
         if symbol in self._trading:
             self._known, self._trading = None, frozenset[str]()
 
-    def tell_odd(self, what: str, odd: tuple[str, ...]) -> None:
-        """Warn of odd rows once, and again when others come.
+    def warn_of_odd_rows(self, what: str, odd: tuple[str, ...]) -> None:
+        """Warn of odd rows once, and again when new ones appear.
 
         Args:
             what: The kind of answer.
-            odd: What is said of each of its odd rows.
+            odd: A description of each odd row in it.
         """
         if odd and not {*odd} <= {*self._odd_rows.get(what, ())}:
             logger.warning("odd rows in the exchange's %s: %s", what, "; ".join(odd))

@@ -1,7 +1,7 @@
-"""How often so many symbols can be read: what fits into a budget, beside other pollers.
+"""How often a number of symbols can be read: which schedule fits into a budget.
 
-The rule of this file: pure arithmetic over what somebody else has found out. A schedule fits when
-its weight in a minute, and that of all pollers that were there before, is within the budget.
+The rule of this file: pure arithmetic over its arguments. A schedule fits when its weight in a
+minute, plus that of all pollers that started before, is within the budget.
 """
 
 import math
@@ -13,16 +13,16 @@ from binance_oi.exchange.routes import OPEN_INTEREST, PREMIUM_INDEX
 from binance_oi.market.listing import LISTING_AGE
 
 AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s
-GROWTH = 0.1  # the part by which the market may grow before a schedule that we choose is too fast
-USUAL = 840  # symbols that trade (2026-11): the plan while no list of them could be read
+GROWTH = 0.1  # room for more symbols in a schedule that we choose, as a share of today's
+USUAL_SYMBOLS = 840  # symbols that trade (2026-11): the plan without a list of symbols
 
 
 class MisfitError(ValueError):
     """A schedule does not fit into the budget.
 
     Args:
-        text: The numbers.
-        possible: The shortest schedule that would fit, whole seconds; None when none does.
+        text: The message, with the numbers.
+        possible: The shortest schedule that would fit, in whole seconds; None when none does.
     """
 
     def __init__(self, text: str, possible: int | None = None) -> None:
@@ -34,14 +34,14 @@ class MisfitError(ValueError):
 
 
 class Load(NamedTuple):
-    """What one sweep reads."""
+    """The symbols that one sweep reads, and whether it reads mark prices."""
 
     symbols: int
     notional: bool
 
     @property
     def weight(self) -> int:
-        """Of one sweep.
+        """The weight of one sweep.
 
         Source: [D] one request of weight 1 for each symbol, and one of 10 for all mark prices.
         """
@@ -50,16 +50,16 @@ class Load(NamedTuple):
 
     @property
     def grown(self) -> "Load":
-        """With room for more symbols."""
+        """The load with `GROWTH` more symbols."""
         return self._replace(symbols=math.ceil(self.symbols * (1.0 + GROWTH)))
 
     def rate(self, every: float) -> float:
-        """Weight a minute, with what the list of symbols costs."""
+        """Weight a minute, including that of the list of symbols."""
         return self.weight * WEIGHT.seconds / every + _listing(every)
 
 
 class Room(NamedTuple):
-    """What pollers may use."""
+    """The weight that pollers may use."""
 
     usage: Usage
     others: float
@@ -67,7 +67,7 @@ class Room(NamedTuple):
 
     @property
     def budget(self) -> int:
-        """Weight a minute, of all pollers together.
+        """The weight a minute for all pollers together.
 
         Source: [D] 2400 weight per minute and IP.
         """
@@ -75,16 +75,16 @@ class Room(NamedTuple):
         return int(min(usage.limit - usage.reserve, usage.share, usage.sustained))
 
     def fits(self, load: Load, every: float) -> bool:
-        """Whether `load` can be read every so many seconds."""
+        """Whether a sweep of `load` every so many seconds fits into the budget."""
         return load.rate(every) <= self.budget - self.others
 
     def shortest(self, load: Load, above: float = 0.0) -> float | None:
-        """The shortest of the automatic schedules longer than `above` s that fits; None if none."""
+        """The shortest automatic schedule longer than `above` s that fits; None if none does."""
         longer = (every for every in AUTOMATIC if every > above)
         return next((every for every in longer if self.fits(load, every)), None)
 
     def misfit(self, load: Load, every: float) -> MisfitError:
-        """Why `load` cannot be read every so many seconds, and what could be done."""
+        """The error that says why this schedule does not fit, and which one would."""
         usage, left = self.usage, self.budget - self.others - _listing(every)
         possible = math.ceil(load.weight * WEIGHT.seconds / left) if left > 0.0 else None
         rate = load.weight * WEIGHT.seconds / every
@@ -99,5 +99,5 @@ class Room(NamedTuple):
 
 
 def _listing(every: float) -> float:
-    """Weight a minute of the list of symbols."""
+    """The weight a minute of the list of symbols."""
     return WEIGHT.seconds / max(LISTING_AGE, every)

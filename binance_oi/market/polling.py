@@ -1,26 +1,27 @@
 """Snapshots on a schedule that follows the clock.
 
-The rule of this file: no slot is lost in silence. Every instant of the schedule gives a snapshot
-or is in a `Gap` with its reason, in the order of the schedule:
+The rule of this file: no slot is lost silently. Each slot has a snapshot, or is in a `Gap` with its
+reason, in the order of the schedule:
 
-    overrun     the sweep before it was still under way
-    limited     the same, because the exchange said 429 and nothing may be sent
-    banned      this IP address is banned
-    budget      no room in the budget, in time; or a slower schedule is kept, because this one
-                does not fit into it
-    forbidden   the firewall or the region forbids it
-    outage      the exchange, or the way to it, failed
-    unknown, not_trading   of none of the named symbols there is anything to read
-    late        nobody asked for the next snapshot in time, or the machine slept
+    overrun     the previous sweep was still under way
+    limited     the previous sweep was still under way: after a 429, nothing could be sent
+    banned      the exchange banned this IP address
+    budget      the budget had no room in time, or the schedule does not fit into it and a slower
+                one runs instead
+    forbidden   the firewall or the region forbids the requests
+    outage      the exchange failed, or the network between it and us
+    unknown, not_trading   the exchange has open interest of none of the named symbols
+    late        the caller did not take the next snapshot in time, or the machine was suspended
     clock       somebody set the clock of this machine forward, and the slots were never due
 
-A clock that was set back makes slots come a second time. None is missing then, and the gap `clock`
-is empty: it names where the schedule goes on, and ends before it begins.
+After the clock was set back, slots come a second time. No slot is missing, so the gap `clock` is
+empty: it begins at the slot where the schedule continues, and ends before it.
 
-A recorder adds two of its own: `storage`, read and not written, and `stopped`, no recorder ran.
+A recorder adds two reasons: `storage` (the sweep was read and not written) and `stopped` (no
+recorder ran).
 
-Slots are multiples of the period since 1970, so every 20 s means :00, :20 and :40, and the time
-that one sweep takes never adds up to a drift.
+Slots are multiples of the period since 1970: every 20 s means :00, :20 and :40. The time that a
+sweep takes does not shift the next slot.
 """
 
 import asyncio
@@ -43,25 +44,25 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange.models import ExchangeInfo
 from binance_oi.exchange.symbols import check_symbols
-from binance_oi.market.asked import Asked
-from binance_oi.market.gap import Gap, join, reason
+from binance_oi.market.gap import Gap, add_gap, gap_reason
 from binance_oi.market.listing import LISTING_AGE
 from binance_oi.market.plan import MisfitError
-from binance_oi.market.pollers import Alone, Pollers, Sharing, Standing
-from binance_oi.market.schedule import NAP, Schedule, next_slot, period_ms
+from binance_oi.market.pollers import ClientPoll, NoDemands, Pollers, Sharing
+from binance_oi.market.requested import RequestedSlots
+from binance_oi.market.schedule import LONGEST_SLEEP, Schedule, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import instant, plain
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LEAD = 5.0  # s before a slot at which that is done
+LISTING_LEAD = 5.0  # s before a slot at which the list of symbols is read again
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
-LONGEST_HOLD = 60.0  # s: a 429 that ends with the minute is waited out inside of a sweep
+LONGEST_COOLDOWN = 60.0  # s: a sweep waits until the cooldown of a 429 ends with the minute
 
 
 class Reader(Protocol):
-    """What polling needs of a client."""
+    """The part of a client that polling uses."""
 
     @property
     def usage(self) -> Usage:
@@ -69,7 +70,7 @@ class Reader(Protocol):
         ...
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
-        """Everything listed."""
+        """Read every listed symbol."""
         ...
 
     async def snapshot(
@@ -79,7 +80,7 @@ class Reader(Protocol):
         notional: bool = False,
         deadline: float | None = None,
     ) -> Snapshot:
-        """Open interest of many symbols."""
+        """Read open interest of many symbols."""
         ...
 
 
@@ -91,7 +92,7 @@ async def poll(
     notional: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Snapshot, None]:
-    """Snapshots on a schedule; what is missing between two of them is in `Snapshot.missed`.
+    """Yield snapshots on a schedule; the slots missed between two are in `Snapshot.missed`.
 
     See `binance_oi.client.OpenInterestClient.poll`.
     """
@@ -103,20 +104,21 @@ async def poll(
                 yield replace(outcome, missed=tuple(missed))
                 missed.clear()
             else:
-                join(missed, outcome, plan.period)
+                add_gap(missed, outcome, plan.period)
 
 
-async def planned(
+async def begin_plan(
     reader: Reader,
     symbols: Iterable[str] | None = None,
     *,
     every: float | None = None,
     notional: bool = False,
 ) -> "Plan":
-    """A schedule for `sweeps`, whose demand others see already. Call `Plan.end` in the end.
+    """Begin a plan for `sweeps`, and declare its demand to other polls.
 
-    An exchange that does not answer is no reason to raise: see `sweeps` for what is, and
-    `Plan.trouble`. A schedule that does not fit is `Plan.misfit`, and not raised.
+    The caller calls `Plan.end` at the end. It raises the errors of `sweeps`, with two exceptions:
+    when the exchange does not answer, the error is in `Plan.trouble`; when the schedule does not
+    fit, the error is in `Plan.misfit`.
     """
     plan = Plan(reader, symbols, every, notional)
     try:
@@ -137,20 +139,19 @@ async def sweeps(
     begin: int | None = None,
     plan: "Plan | None" = None,
 ) -> AsyncGenerator[Snapshot | Gap, None]:
-    """What becomes of every slot, one after the other, for ever: a snapshot or a gap.
+    """Yield the outcome of every slot, one after the other, for ever: a snapshot or a gap.
 
-    A schedule that stops fitting into the budget goes on at the next one of `plan.AUTOMATIC` that
-    fits. The slots that were asked for and are not swept then are gaps `budget`.
+    When the schedule no longer fits into the budget, the polls continue with the next slower one of
+    `plan.AUTOMATIC` that fits. The requested slots without a sweep are then gaps `budget`.
 
     Args:
         reader: A client.
         symbols: None follows the exchange's list.
         every: Seconds from slot to slot; None takes the shortest schedule that fits.
         notional: Read mark prices as well.
-        clock: Unix seconds.
+        clock: Gives Unix seconds.
         begin: The first slot, Unix ms, at most a period away; None begins with the next one.
-        plan: What `planned` gave, instead of `symbols`, `every` and `notional`. It goes on also
-            where it does not fit.
+        plan: A plan of `begin_plan`, instead of `symbols`, `every` and `notional`.
 
     Raises:
         ValueError: The schedule does not fit into the budget.
@@ -161,26 +162,27 @@ async def sweeps(
     try:
         await market.begin()
         market.check_fits()
-        async for outcome in _follow(market, clock, begin):
+        async for outcome in _run_plan(market, clock, begin):
             yield outcome
     finally:
         market.end()
 
 
-async def _follow(
+async def _run_plan(
     market: "Plan", clock: Callable[[], float], begin: int | None
 ) -> AsyncGenerator[Snapshot | Gap, None]:
-    """`sweeps` of a plan that has begun."""
+    """Yield the outcomes of a plan that has begun."""
     schedule = Schedule(market.step, clock, market.pause)
     first = next_slot(clock, market.period) if begin is None else begin
-    asked, slot = Asked(market.period, first), -(-first // schedule.period) * schedule.period
-    said = why = ""
+    requested = RequestedSlots(market.period, first)
+    slot = -(-first // schedule.period) * schedule.period
+    logged = why = ""
     while True:
         step, why = schedule.period, market.why or why
         outcomes = await _outcomes(market, schedule, slot)
         for outcome in outcomes:
-            said = _say(outcome, said)
-            for known in asked.account(outcome, step, ("budget", why)):
+            logged = _log_gap(outcome, logged)
+            for known in requested.account(outcome, step, ("budget", why)):
                 yield known
         if outcomes:
             slot = schedule.after(outcomes[-1])
@@ -191,11 +193,11 @@ async def _follow(
 
 
 async def _outcomes(market: "Plan", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
-    """Wait for `slot`, and give what becomes of it and of those that pass meanwhile.
+    """Wait for `slot`; return its outcome, and those of the slots that pass during its sweep.
 
-    Nothing, when another schedule is to be kept.
+    The list is empty when the plan switches to another schedule.
     """
-    reached = await schedule.reach(slot, LEAD)
+    reached = await schedule.reach(slot, LISTING_LEAD)
     if reached:
         await market.refresh(schedule.seconds_to(slot))
         if market.step != schedule.period:
@@ -207,7 +209,7 @@ async def _outcomes(market: "Plan", schedule: Schedule, slot: int) -> Sequence[S
 
 
 async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot | Gap]:
-    """What becomes of `slot`, and of those that pass meanwhile."""
+    """Sweep for `slot`; return its outcome, and gaps of the slots that pass during the sweep."""
     gaps: list[Gap] = []
     due = asyncio.get_running_loop().time() + schedule.seconds_to(slot)
     sweep = asyncio.create_task(market.sweep(slot, due))
@@ -215,7 +217,7 @@ async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot
         passing = slot + schedule.period
         while not await schedule.done_before(sweep, passing):
             for gap in schedule.passed(passing, *market.obstacle(slot)):
-                join(gaps, gap, schedule.period)
+                add_gap(gaps, gap, schedule.period)
             passing = schedule.after(gaps[-1])
     finally:
         sweep.cancel()
@@ -223,22 +225,22 @@ async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot
     return [sweep.result(), *gaps]
 
 
-def _say(outcome: Snapshot | Gap, said: str) -> str:
-    """Log a gap, unless the one before it had the same reason; a set clock each time."""
+def _log_gap(outcome: Snapshot | Gap, logged: str) -> str:
+    """Log a gap unless the previous one had the same reason; log a set clock each time."""
     if isinstance(outcome, Snapshot):
         return ""
     if outcome.last < outcome.first:
-        logger.warning("the schedule goes on at %s", outcome)
-    elif outcome.reason != said or outcome.reason == "clock":
+        logger.warning("the schedule continues at %s", outcome)
+    elif outcome.reason != logged or outcome.reason == "clock":
         logger.warning("no snapshot for %s", outcome)
     return outcome.reason
 
 
 class Plan:
-    """What is swept, how often, and what was seen of it before.
+    """The symbols of a poll, its schedule, and what it remembers from sweep to sweep.
 
-    Symbols that the caller names need no listing. When there is one, it says which of them are not
-    asked for, since the exchange would refuse them: those are errors of each snapshot.
+    Symbols that the caller names need no list. If there is one, the sweeps leave out named symbols
+    that the exchange would refuse, and each snapshot has an error for each of them.
     """
 
     def __init__(
@@ -248,114 +250,114 @@ class Plan:
             period_ms(every)
         self._reader = reader
         self._wanted = None if symbols is None else check_symbols(symbols)
-        self._standing = Standing(_pollers_of(reader), every, notional)
+        self._poll = ClientPoll(_pollers_of(reader), every, notional)
         self._is_begun = self._yields = False
         self._names: tuple[str, ...] | None = None
-        self._absent: dict[str, BinanceOIError] = {}  # named, and not asked for
-        self._listed = False  # a listing was read
-        self._refused = frozenset[str]()  # named, and of no use in the sweep before
-        self._priceless = False  # the sweep before has no mark prices, and should
+        self._absent: dict[str, BinanceOIError] = {}  # named symbols that the sweeps leave out
+        self._listed = False  # whether a list was read
+        self._refused = frozenset[str]()  # named symbols that the previous sweep could not read
+        self._priceless = False  # whether the previous sweep lacks the mark prices it should have
         self._times: dict[str, int] = {}
         self.trouble: BinanceOIError | TimeoutError | None = None
-        """Why the list of symbols was not read when it was needed last; None when it was."""
+        """Why the latest attempt to read the list of symbols failed; None if it did not."""
 
     # -- the schedule ------------------------------------------------------------------------
 
     @property
     def period(self) -> int:
-        """From slot to slot of the schedule that was asked for, or chosen, ms."""
-        return period_ms(self._standing.asked)
+        """From slot to slot of the requested or chosen schedule, ms."""
+        return period_ms(self._poll.requested)
 
     @property
     def step(self) -> int:
-        """From slot to slot of the schedule that is kept now, ms."""
-        return period_ms(self._standing.every)
+        """From slot to slot of the schedule that runs now, ms."""
+        return period_ms(self._poll.every)
 
     @property
     def why(self) -> str:
-        """Why these are two; empty when they are one."""
-        return self._standing.why
+        """Why `step` is not `period`; empty if it is."""
+        return self._poll.why
 
     @property
     def misfit(self) -> MisfitError | None:
-        """Why the schedule that was asked for does not fit; None when it does."""
-        return self._standing.misfit
+        """Why the requested schedule does not fit into the budget; None if it does."""
+        return self._poll.misfit
 
     async def begin(self) -> None:
-        """Read the list of symbols and choose a schedule, unless that was done before.
+        """Read the list of symbols and choose a schedule; a second call does nothing.
 
         Raises:
-            ValueError: None of the schedules to choose from fits into the budget.
+            ValueError: None of the automatic schedules fits into the budget.
             InvalidSymbolError: The exchange lists none of the symbols.
             ClientClosedError: The client was closed.
         """
         if not self._is_begun:
-            await self.refresh(NAP)
-            self._standing.begin_without_list()
+            await self.refresh(LONGEST_SLEEP)
+            self._poll.begin_without_list()
             self._is_begun = True
             if self._names is None:
-                logger.warning("the list of symbols was not read yet: %s", self.trouble)
+                logger.warning("the list of symbols could not be read yet: %s", self.trouble)
 
     def check_fits(self) -> None:
-        """Raise a misfit, unless this plan is to go on in spite of it."""
-        if self._standing.misfit is not None and not self._yields:
-            raise self._standing.misfit
+        """Raise the misfit, if there is one and `yield_room` was not called."""
+        if self._poll.misfit is not None and not self._yields:
+            raise self._poll.misfit
 
     def yield_room(self) -> None:
-        """Go on also where the schedule does not fit: at the next one that does."""
+        """When the requested schedule does not fit, run the next slower one that does."""
         self._yields = True
-        if self._standing.misfit is not None:
-            self._standing.yield_room()
+        if self._poll.misfit is not None:
+            self._poll.yield_room()
 
     def renew(self) -> None:
-        """The schedule goes on, if it fits."""
-        self._standing.renew()
+        """Declare the demand again, and run the schedule that fits now."""
+        self._poll.renew()
 
     def end(self) -> None:
-        """Nothing is swept any more."""
-        self._standing.leave()
+        """End the poll, and withdraw its demand."""
+        self._poll.leave()
 
     async def pause(self, seconds: float) -> None:
-        """Sleep; `ClientClosedError` as soon as the client is closed."""
-        await self._standing.pause(seconds)
+        """Sleep; raise `ClientClosedError` as soon as the client is closed."""
+        await self._poll.pause(seconds)
 
     # -- the symbols -------------------------------------------------------------------------
 
     async def refresh(self, seconds: float) -> None:
-        """Read the list of symbols again when it is old; keep the old one when that fails."""
+        """Read the list of symbols again if it is old; if that fails, keep the old list."""
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 info = await self._reader.exchange_info(max_age=LISTING_AGE)
         except ClientClosedError:
             raise
         except (BinanceOIError, TimeoutError) as error:
-            logger.debug("the list of symbols was not read: %s", error)
+            logger.debug("the list of symbols could not be read: %s", error)
             self.trouble = error
             if self._names is None and self._wanted is not None:
-                self._read(self._wanted)
+                self._set_names(self._wanted)
         else:
             self.trouble = None
-            self._follow(info)
+            self._apply_list(info)
 
-    def _follow(self, info: ExchangeInfo) -> None:
-        """Read what a listing says that there is to read."""
+    def _apply_list(self, info: ExchangeInfo) -> None:
+        """Sweep the symbols that the list allows from now on."""
         if self._wanted is None:
-            self._read(info.trading)
+            self._set_names(info.trading)
             return
         absent = _absent(self._wanted, info)
         if not self._listed:
             self._check_listed(self._wanted, absent)
         self._listed, self._absent = True, absent
-        self._read(tuple(name for name in self._wanted if name not in absent))
+        self._set_names(tuple(name for name in self._wanted if name not in absent))
 
-    def _read(self, names: tuple[str, ...]) -> None:
-        """From now on sweep these."""
+    def _set_names(self, names: tuple[str, ...]) -> None:
+        """Sweep these symbols from now on."""
         if names == self._names:
             return
         if self._names is not None:
             _log_change(self._names, names)
         self._names = names
-        self._standing.read(names)
+        self._poll.read(names)
         if self._yields:
             self.yield_room()
         elif self._is_begun:
@@ -364,22 +366,22 @@ class Plan:
     def _check_listed(self, wanted: Sequence[str], absent: Mapping[str, BinanceOIError]) -> None:
         unknown = [name for name in wanted if isinstance(absent.get(name), UnknownSymbolError)]
         if unknown and len(unknown) == len(wanted):
-            others = ", nor any other that was named" if unknown[1:] else ""
+            others = ", nor any other named symbol" if unknown[1:] else ""
             raise InvalidSymbolError(unknown[0], f"the exchange does not list it{others}")
 
     async def sweep(self, slot: int, due: float) -> Snapshot | Gap:
-        """The snapshot for `slot`, which was due at loop time `due`, or why there is none."""
+        """Sweep for `slot`, which is due at loop time `due`; return the snapshot or a gap."""
         try:
             if self._names is None:
-                self._follow(await self._reader.exchange_info(max_age=LISTING_AGE))
+                self._apply_list(await self._reader.exchange_info(max_age=LISTING_AGE))
             if self._absent and not self._names:
                 return self._gap(slot, self._absent)
-            deadline = self._standing.every + LONGEST_HOLD
-            snapshot = await self._standing.sweep(deadline, due)
+            deadline = self._poll.every + LONGEST_COOLDOWN
+            snapshot = await self._poll.sweep(deadline, due)
         except (ClientClosedError, InvalidSymbolError):
             raise
         except BinanceOIError as error:
-            return Gap(slot, slot, reason(error), str(error))
+            return Gap(slot, slot, gap_reason(error), str(error))
         if snapshot.errors and not snapshot:
             return self._gap(slot, snapshot.errors)
         errors = self._with_absent(snapshot.errors)
@@ -395,17 +397,17 @@ class Plan:
 
     def _gap(self, slot: int, errors: Mapping[str, BinanceOIError]) -> Gap:
         first = next(iter(errors.values()))
-        return Gap(slot, slot, reason(first), str(first))
+        return Gap(slot, slot, gap_reason(first), str(first))
 
     def _with_absent(self, errors: Mapping[str, BinanceOIError]) -> Mapping[str, BinanceOIError]:
-        """The errors of a sweep and of what was not asked for, in the order asked for."""
+        """The errors of a sweep and those of `_absent`, in the order of the request."""
         if not self._absent:
             return errors
         known = {**errors, **self._absent}
         return {name: known[name] for name in self._wanted or () if name in known}
 
     def _warn_of_refused(self, errors: Mapping[str, BinanceOIError]) -> None:
-        """Warn once of symbols that the caller names and that cannot be read."""
+        """Warn once of each named symbol that cannot be read."""
         if self._wanted is None:
             return
         refused = {n: e for n, e in errors.items() if isinstance(e, _REFUSED)}
@@ -415,19 +417,19 @@ class Plan:
         self._refused = frozenset(refused)
 
     def _warn_of_no_prices(self, error: BinanceOIError | None) -> None:
-        """Warn once that snapshots have no mark prices, until they have some again."""
+        """Warn that snapshots have no mark prices, once until they have some again."""
         if error is not None and not self._priceless:
-            logger.warning("there are no mark prices: %s", error)
+            logger.warning("the mark prices could not be read: %s", error)
         self._priceless = error is not None
 
     def _unchanged(self, snapshot: Snapshot) -> frozenset[str]:
-        """A time that goes back is another server's older answer: nothing new either."""
+        """The symbols without a new value; a time that goes back is an older answer."""
         old = frozenset(n for n, v in snapshot.items() if v.time <= self._times.get(n, -1))
         self._times.update({n: v.time for n, v in snapshot.items() if n not in old})
         return old
 
     def obstacle(self, begun: int) -> tuple[str, str]:
-        """Why the sweep for `begun` is still under way."""
+        """The reason and the detail of why the sweep for `begun` is still under way."""
         usage = self._reader.usage
         since = f"the sweep of {instant(begun):%T} is under way"
         if Reason.CAUTION in usage.waiting_for:
@@ -440,7 +442,7 @@ class Plan:
 
 
 def _pollers_of(reader: Reader) -> Pollers:
-    """The polls of its client; of a reader that shares nothing, its own."""
+    """The polls of the reader's client; a reader that shares nothing gets new ones."""
     if isinstance(reader, Sharing):
         return reader.pollers
 
@@ -449,14 +451,14 @@ def _pollers_of(reader: Reader) -> Pollers:
     ) -> Awaitable[Snapshot]:
         return reader.snapshot(names, notional=notional, deadline=deadline)
 
-    return Pollers(Alone(), lambda: reader.usage, sweep, asyncio.sleep)
+    return Pollers(NoDemands(), lambda: reader.usage, sweep, asyncio.sleep)
 
 
 def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIError]:
-    """Those of `wanted` that the listing says the exchange would refuse, and how.
+    """The named symbols that the exchange would refuse according to its list, with the errors.
 
-    Where rows of the listing are left out, a name that it does not have may be one of them; the
-    exchange is asked for it.
+    A list from which rows were left out proves nothing about a name that is missing in it: the
+    sweep asks the exchange for such a symbol.
     """
     statuses = {listed.symbol: listed.status for listed in info.symbols}
     trading, absent = set(info.trading), dict[str, BinanceOIError]()
@@ -475,4 +477,4 @@ def _log_change(before: tuple[str, ...], after: tuple[str, ...]) -> None:
     old, new = set(before), set(after)
     joined = [name for name in after if name not in old]
     left = [name for name in before if name not in new]
-    logger.info("symbols that joined: %s; that left: %s", joined, left)
+    logger.info("symbols joined: %s; left: %s", joined, left)

@@ -1,7 +1,7 @@
-"""One observation as a row, and many of them by column.
+"""One observation as a row, and many rows by column.
 
-The rule of this file: the one place where a value becomes a row. A number leaves as the exchange
-wrote it, digit by digit, and never as a float.
+The rule of this file: only this file turns a value into a row. A number keeps every digit that the
+exchange wrote, and is never a float.
 """
 
 import logging
@@ -15,8 +15,8 @@ from binance_oi.times import iso_ms
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-MAX_NAMED = 3  # odd rows that a warning names; of the others it says how many they are
-# Two numbers of 60 digits each have a product of 120: with these it is never rounded.
+MAX_NAMED = 3  # odd rows that a warning names; it counts the others
+# The decoder allows 60 digits. The product of two such numbers has 120, and is never rounded.
 _EXACTLY = Context(prec=120)
 
 Row = tuple[str, int, str, int, str | None]
@@ -24,22 +24,22 @@ Row = tuple[str, int, str, int, str | None]
 
 
 def digits(number: Decimal) -> str:
-    """A number as the exchange wrote it; `str` would write ``1E-8``."""
+    """Write a number with the exchange's digits; `str` would write ``1E-8``."""
     return f"{number:f}"
 
 
 def notional(open_interest: Decimal, mark_price: Decimal) -> Decimal:
-    """Open interest in units of the quote asset, exact to the last digit."""
+    """Open interest times mark price, exact: in units of the quote asset."""
     return _EXACTLY.multiply(open_interest, mark_price)
 
 
 def row(value: OpenInterest, received: int, mark: MarkPrice | None) -> Row:
-    """A value as it is recorded and exported.
+    """Make the row of a value, for recordings and exports.
 
     Args:
-        value: What the exchange answered.
+        value: A value of the exchange.
         received: When the answer came, Unix ms.
-        mark: The mark price of that symbol; None when it was not asked for.
+        mark: The mark price of that symbol; None when the sweep did not read it.
     """
     price = None if mark is None else digits(mark.mark_price)
     return value.symbol, value.time, digits(value.open_interest), received, price
@@ -69,44 +69,44 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Self:
-        """Rows by column."""
+        """Make a batch of rows."""
         if not rows:
             return cls([], [], [], [], [])
         symbol, time, value, received, mark = zip(*rows, strict=True)
         return cls(list(symbol), list(time), list(value), list(received), list(mark))
 
     def rows(self) -> Iterator[Row]:
-        """The same row by row."""
+        """The rows of the batch."""
         return zip(
             self.symbol, self.time, self.open_interest, self.received, self.mark_price, strict=True
         )
 
 
 class OddRows:
-    """Rows of which something is left out: how many, and the first ones by name."""
+    """Rows that are left out, or written in part: their number, and the names of the first ones."""
 
     def __init__(self) -> None:
         self.count: int = 0
         self._named: list[str] = []
 
     def add(self, row: Row | PastRow, why: str) -> None:
-        """One more.
+        """Count a row.
 
         Args:
-            row: The row.
-            why: A few words for people.
+            row: The odd row.
+            why: The reason, in a few words for people.
         """
         self.count += 1
         if len(self._named) < MAX_NAMED:
             symbol, time, *_ = row
             self._named.append(f"{printable(symbol, 60)} of {iso_ms(time)} ({why})")
 
-    def tell(self, where: object, what: str = "rows are left out") -> None:
-        """Warn, if there are any.
+    def warn(self, where: object, what: str = "rows are left out") -> None:
+        """Log one warning if there are odd rows.
 
         Args:
-            where: Of which file or object they are.
-            what: What became of them.
+            where: The file or object that they belong to.
+            what: What happened to them.
         """
         if self.count:
             more = self.count - len(self._named)

@@ -1,7 +1,7 @@
 """The whole market at one moment, as far as single requests can show it.
 
-The rule of this file: a value is never lost and never invented. What could not be read is in
-`errors` under its symbol; the order is the one asked for; numbers stay exact.
+The rule of this file: a value is never lost and never invented. Each symbol without a value has its
+error in `errors`. Symbols keep the order of the request, and numbers stay exact.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ from binance_oi.times import unix_ms
 
 
 class Columns(TypedDict):
-    """A snapshot by column, in the order asked for."""
+    """A snapshot by column, in the order of the request."""
 
     symbol: list[str]
     open_interest: list[Decimal]
@@ -38,37 +38,37 @@ class Value(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot(Mapping[str, OpenInterest], Encodable):
-    """Open interest by symbol, in the order asked for; what failed is in `errors`.
+    """Open interest by symbol, in the order of the request; failures are in `errors`.
 
-    `len`, `in` and iteration are about the values that were read.
+    `len`, `in` and iteration cover the symbols that have a value.
     """
 
     values_by_symbol: Mapping[str, OpenInterest] = field(repr=False)
     errors: Mapping[str, BinanceOIError]
-    """What could not be read, by symbol, in the order asked for."""
+    """Why a symbol has no value, by symbol, in the order of the request."""
     started: datetime
-    """When it began (aware UTC, this machine's clock)."""
+    """When the sweep began (aware UTC, this machine's clock)."""
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """Weight charged for it, retries and exchangeInfo included; not what was never sent. Polls that
-    share a snapshot share its weight as well."""
+    """Weight of all requests that the sweep sent, with retries and exchangeInfo. Polls that share a
+    snapshot share its weight as well."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)
-    """Mark prices by symbol; empty unless `notional` was asked for."""
+    """Mark prices by symbol; empty without `notional=True`."""
     notional_error: BinanceOIError | None = None
-    """Why there are no mark prices although they were asked for."""
+    """Why `mark_prices` is empty in spite of `notional=True`."""
     slot: datetime | None = None
-    """The instant of the schedule that it is for (aware UTC); None outside of `poll`."""
+    """The slot of the schedule (aware UTC); None outside of `poll`."""
     next_slot: datetime | None = None
-    """When the next one is due (aware UTC); None outside of `poll`."""
+    """When the next snapshot is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
-    """Symbols whose `time` has not moved since the snapshot before it: no new observation."""
+    """Symbols whose `time` is that of the previous snapshot: no new observation."""
     missed: tuple[Gap, ...] = ()
-    """Slots between the snapshot before it and this one, and why they have none.
+    """Slots without a snapshot since the previous one, with the reasons.
 
-    An empty gap `clock` among them says that the clock was set back, and slots come again.
+    An empty gap `clock` among them means that the clock was set back, and slots come again.
     """
 
     def __getitem__(self, symbol: str) -> OpenInterest:
@@ -82,7 +82,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
 
     @property
     def skew_ms(self) -> int:
-        """Milliseconds between the oldest and the newest transaction time in it; 0 when empty."""
+        """Milliseconds from the oldest to the newest transaction time; 0 for an empty snapshot."""
         times = [value.time for value in self.values()]
         return max(times) - min(times) if times else 0
 
@@ -90,7 +90,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     def notional(self) -> dict[str, Decimal]:
         """Open interest in units of the quote asset: exactly open interest times mark price.
 
-        Has the symbols that were read and have a mark price.
+        It has the symbols with a value and a mark price.
         """
         return {
             symbol: notional(value.open_interest, self.mark_prices[symbol].mark_price)
@@ -99,9 +99,9 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         }
 
     def to_dicts(self) -> list[Value]:
-        """One dictionary for each value, ready for any JSON encoder; see `to_columns` for numbers.
+        """One dictionary for each value, ready for any JSON encoder.
 
-        `to_dict` has the errors, the times and the gaps as well.
+        `to_columns` has decimals instead of text. `to_dict` adds errors, times and gaps.
         """
         return [
             Value(symbol=v.symbol, open_interest=digits(v.open_interest), time=v.time)
@@ -109,7 +109,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         ]
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The values for anything that reads Arrow: ``pyarrow.table(snapshot)``, polars, DuckDB.
+        """The values for any reader of Arrow: ``pyarrow.table(snapshot)``, polars, DuckDB.
 
         Decimals are exact, times are UTC. With mark prices there is a column `notional`. A row with
         more than 20 digits before the point or 18 after it is left out, with a warning.
@@ -121,9 +121,9 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         return arrow.stream([batch], arrow.Columns.of([batch]), "snapshot", requested_schema)
 
     def rows(self) -> Iterator[Row]:
-        """The values as rows, in the order asked for.
+        """The values as rows, in the order of the request.
 
-        One whose answer has no time of its own has the end of the sweep.
+        `received` is the time of the answer, or the end of the sweep if that time is unknown.
         """
         finished = unix_ms(self.finished)
         for symbol, value in self.items():

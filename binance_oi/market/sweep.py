@@ -1,7 +1,7 @@
 """One pass over many symbols, as close together as the budget allows.
 
-The rule of this file: one symbol's failure is an entry in the errors and stops nothing; only the
-end of the client stops the others.
+The rule of this file: when one symbol fails, the others go on. Only the end of the client stops
+them.
 """
 
 import asyncio
@@ -30,24 +30,27 @@ from binance_oi.errors import (
 from binance_oi.exchange.decoding import MarkPrices
 from binance_oi.exchange.models import MarkPrice, OpenInterest
 from binance_oi.exchange.routes import LISTING, MARK_PRICES, open_interest
-from binance_oi.market.answers import NEVER, Answer, Answers
+from binance_oi.market.answers import ALWAYS_ASK, Answer, Answers
 from binance_oi.market.listing import LISTING_AGE, Listing
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
-SAME = 0.001  # s: two who compute one moment from two clocks may differ by that
+CLOCK_TOLERANCE = (
+    0.001  # s by which one moment may differ when two callers compute it from two clocks
+)
 
 Progress = Callable[[int, int], None]
 Prices = tuple[MarkPrice, ...] | BinanceOIError
 
 
 class Sweeps:
-    """The sweeps of one client, and what it has read.
+    """The sweeps of one client, and the values that it has read.
 
     Args:
         sender: Sends the requests.
-        listing: What to read when no symbols are named; doubted when a symbol of it is not there.
+        listing: The symbols to read when the caller names none. The exchange's refusal of a listed
+            symbol makes the list doubtful.
     """
 
     def __init__(self, sender: Sender, listing: Listing) -> None:
@@ -55,37 +58,39 @@ class Sweeps:
         self._values: Answers[OpenInterest] = Answers(sender)
         self._prices: Answers[MarkPrices] = Answers(sender)
         self._shared: SharedCalls[Snapshot] = SharedCalls()
-        # Of a sweep that runs: its `since`, the end of its time, and its number.
+        # Of each running sweep: its `since`, the end of its time, and its number.
         self._running: dict[Hashable, tuple[float, float, int]] = {}
         self._numbers = count()
 
-    async def read(self, name: str, terms: Terms, since: float = NEVER) -> Answer[OpenInterest]:
-        """Open interest of one symbol, as it was answered at `since` (loop time) or later."""
+    async def read(
+        self, name: str, terms: Terms, since: float = ALWAYS_ASK
+    ) -> Answer[OpenInterest]:
+        """Read open interest of one symbol; the answer came at `since` (loop time) or later."""
         ask = partial(self._sender.send, open_interest(name), terms)
         return await self._values.read(name, ask, terms, since)
 
     def keep(self, name: str, value: OpenInterest) -> None:
-        """This is what the exchange says of `name` now."""
+        """Store `value` as the latest answer for `name`."""
         self._values.keep(name, value)
 
     async def join(
         self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float
     ) -> Snapshot:
-        """`sweep`, or the sweep of another who asks the same and takes nothing older."""
+        """Sweep, or share a running sweep of the same symbols whose values are as fresh."""
         key = names, notional, terms.max_wait
         oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
-        if oldest < since - SAME or ends < terms.ends - SAME:
+        if oldest < since - CLOCK_TOLERANCE or ends < terms.ends - CLOCK_TOLERANCE:
             number = next(self._numbers)
             self._running[key] = since, terms.ends, number
 
-        async def swept() -> Snapshot:
+        async def sweep_once() -> Snapshot:
             try:
                 return await self.sweep(names, terms, notional=notional, since=since)
             finally:
                 if self._running.get(key, (0.0, 0.0, -1))[2] == number:
                     del self._running[key]
 
-        return await self._shared.join(number, swept, terms.ends)
+        return await self._shared.join(number, sweep_once, terms.ends)
 
     async def sweep(
         self,
@@ -94,24 +99,24 @@ class Sweeps:
         *,
         notional: bool,
         on_progress: Progress | None = None,
-        since: float = NEVER,
+        since: float = ALWAYS_ASK,
     ) -> Snapshot:
-        """Read all of them, as many at once as there are connections.
+        """Read all symbols, as many at once as there are connections.
 
         Args:
             names: None reads every symbol that is trading.
-            terms: Of all requests together; has what they charged afterwards.
+            terms: The terms of all requests together; afterwards `terms.charged` has their weight.
             notional: Read mark prices as well.
-            on_progress: Called with the number of symbols done, and of all.
-            since: Loop time; what was answered at it or later is not asked again.
+            on_progress: Called with the number of symbols done and the number of all.
+            since: Loop time; an answer that came at this time or later is used again.
 
         Raises:
             BinanceOIError: The list of symbols could not be read.
-            ClientClosedError: The client was closed meanwhile.
+            ClientClosedError: The client was closed during the sweep.
         """
         sender, started = self._sender, datetime.now(UTC)
         most = sender.governor.connections.most
-        async with _connecting(sender, most if names is None else min(len(names), most)):
+        async with _opening_connections(sender, most if names is None else min(len(names), most)):
             if names is None:
                 names = (await self._listing.read(LISTING_AGE, terms)).trading
             results: dict[str, OpenInterest | BinanceOIError] = {}
@@ -131,13 +136,13 @@ class Sweeps:
                 prices = await self._prices_or_error(terms, since)
 
             jobs = [worker() for _ in range(min(total, most))]
-            await _all_of([*jobs, mark_prices()] if notional else jobs)
+            await _run_all([*jobs, mark_prices()] if notional else jobs)
             return _snapshot(names, results, started, terms.charged, received, prices)
 
     async def _value_or_error(
         self, symbol: str, terms: Terms, since: float
     ) -> tuple[OpenInterest | BinanceOIError, float]:
-        """What there is of a symbol, and for how many seconds it has been known."""
+        """The value or the error of a symbol, and its age in seconds."""
         try:
             answer = await self.read(symbol, terms, since)
         except ClientClosedError:
@@ -156,15 +161,15 @@ class Sweeps:
             raise
         except BinanceOIError as error:
             return error
-        self._listing.tell_odd("mark prices", found.odd_rows)
+        self._listing.warn_of_odd_rows("mark prices", found.odd_rows)
         return found.prices
 
 
 @asynccontextmanager
-async def _connecting(sender: Sender, count: int) -> AsyncGenerator[None]:
-    """While the first request goes alone, the connections that the others need are opened.
+async def _opening_connections(sender: Sender, count: int) -> AsyncGenerator[None]:
+    """Open `count` connections while the first request is under way.
 
-    A handshake takes as long as two answers; nothing is counted for it.
+    A handshake takes as long as two answers, and costs no weight.
     """
     opening = asyncio.ensure_future(sender.open_connections(LISTING, count))
     try:
@@ -174,8 +179,8 @@ async def _connecting(sender: Sender, count: int) -> AsyncGenerator[None]:
         await asyncio.wait([opening])
 
 
-async def _all_of(jobs: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run them all; when one fails, end the others before its error is raised."""
+async def _run_all(jobs: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run all jobs; when one fails, cancel the others before its error is raised."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)
@@ -194,7 +199,7 @@ def _snapshot(
     received: Mapping[str, int],
     prices: Prices,
 ) -> Snapshot:
-    """In the order asked for."""
+    """Make the snapshot, with its symbols in the order of `names`."""
     error, marks = (prices, ()) if isinstance(prices, BinanceOIError) else (None, prices)
     values = {n: r for n in names if isinstance(r := results[n], OpenInterest)}
     errors = {n: r for n in names if isinstance(r := results[n], BinanceOIError)}

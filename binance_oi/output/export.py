@@ -231,8 +231,8 @@ class _Part:
 
     def warn_of_odd_rows(self, path: Path) -> None:
         """Warn of rows that are left out or lack their notional."""
-        self.left_out.tell(path)
-        self.priceless.tell(path, WITHOUT_NOTIONAL)
+        self.left_out.warn(path)
+        self.priceless.warn(path, WITHOUT_NOTIONAL)
 
 
 def _gains(part: _Part, path: Path, replace: bool, progress: Progress) -> bool:

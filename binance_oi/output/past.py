@@ -121,7 +121,7 @@ class PastFile:
                     file.writelines(_csv(rows, self._csv_safe) for rows in self._blocks())
                 case _:
                     file.writelines(_json(rows) for rows in self._blocks())
-        odd.tell(self._target)
+        odd.warn(self._target)
         self.close()
         with suppress(OSError):
             self._path.unlink()

@@ -32,5 +32,5 @@ def dated(samples: Samples, where: Path) -> Samples:
         for part in (samples.between(samples.since, first), samples.between(end, samples.until)):
             for row in part.rows():
                 odd.add(row, "its date")
-        odd.tell(where)
+        odd.warn(where)
     return samples.between(first, end)

@@ -8,7 +8,7 @@ sweep is given up, and its slot becomes a gap `storage` in its place. A gap is n
 from collections import deque
 from dataclasses import dataclass, field
 
-from binance_oi.market.gap import Gap, join
+from binance_oi.market.gap import Gap, add_gap
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import unix_ms
 
@@ -63,7 +63,7 @@ class Pending:
         """
         unit = self._units[-1]
         if isinstance(outcome, Gap):
-            join(unit.gaps, outcome, self.period)
+            add_gap(unit.gaps, outcome, self.period)
             return
         unit.sweep, unit.since, unit.bytes = outcome, now, size(outcome)
         self._bytes += unit.bytes
@@ -114,7 +114,7 @@ class Pending:
         assert unit.sweep is not None
         assert unit.sweep.slot is not None
         slot = unix_ms(unit.sweep.slot)
-        join(unit.gaps, Gap(slot, slot, "storage", why), self.period)
+        add_gap(unit.gaps, Gap(slot, slot, "storage", why), self.period)
         self._prepend(unit.gaps)
 
     def _prepend(self, gaps: list[Gap]) -> None:
@@ -122,4 +122,4 @@ class Pending:
         oldest = self._units[0]
         later, oldest.gaps = oldest.gaps, gaps
         for gap in later:
-            join(oldest.gaps, gap, self.period)
+            add_gap(oldest.gaps, gap, self.period)

@@ -23,8 +23,8 @@ from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
 from binance_oi.market.plan import MisfitError
-from binance_oi.market.polling import Plan, Reader, planned, sweeps
-from binance_oi.market.schedule import STEP, next_slot, period_ms
+from binance_oi.market.polling import Plan, Reader, begin_plan, sweeps
+from binance_oi.market.schedule import TOLERATED_STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.sink import Saved, Sink
@@ -127,7 +127,7 @@ class Recorder:
         self._period = 0 if every is None else period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)
-        self._plan = partial(planned, client, names, every=every, notional=notional)
+        self._plan = partial(begin_plan, client, names, every=every, notional=notional)
         self._sweeps = partial(sweeps, client, clock=clock)
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
@@ -391,7 +391,7 @@ class Recorder:
             missed = (before // self._period + 1) * self._period
             if missed < begin:
                 gaps.append(Gap(missed, begin - self._period, "stopped", "no recorder was running"))
-        if last is not None and last - begin > STEP * 1000:
+        if last is not None and last - begin > TOLERATED_STEP * 1000:
             detail = "the clock is before the last slot of the recording"
             gap = Gap(begin, begin - self._period, "clock", detail)
             logger.warning("%s continues at %s", sink, gap)

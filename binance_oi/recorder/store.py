@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from binance_oi.errors import RecordingError
-from binance_oi.market.gap import Gap, reason
+from binance_oi.market.gap import Gap, gap_reason
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
@@ -405,7 +405,7 @@ class Store:
         if first.rowcount == 0:  # the clock was set back, and this slot has a sweep already
             return new
         for symbol, error in snapshot.errors.items():
-            cover(self._connection, symbol, Gap(slot, slot, reason(error), str(error)), period)
+            cover(self._connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
         return new
 
     def swept(self, gaps: Sequence[Gap], period: int) -> int:

@@ -1,7 +1,7 @@
 """How many requests may be under way at once: as many as there can be connections.
 
-The rule of this file: a request that has no connection is not under way. A permit that waited for
-one would be booked for a time at which it is not sent.
+The rule of this file: no request is admitted before there is a connection for it. If it waited for
+one after its admission, its weight would be booked for a time at which it is not sent.
 """
 
 import logging
@@ -10,34 +10,34 @@ from binance_oi.arguments import check_count
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-PART = 8  # of the connections; so many more are tried after a shortage, and at least one
+GROWTH_DIVISOR = 8  # after a shortage the limit grows by an eighth at a time, and by at least 1
 
 
 class ConnectionLimit:
     """The most requests under way; fewer while the system has too few file descriptors.
 
     Args:
-        most: What the user allows.
+        most: The limit that the user sets.
 
     Raises:
         TypeError: `most` is no integer.
-        ValueError: It is not above 0.
+        ValueError: `most` is not above 0.
     """
 
     def __init__(self, most: int) -> None:
         self.most: int = check_count("max_in_flight", most)
         self.now: int = self.most
-        """What is possible at present."""
-        self._answers = 0  # since that was changed
+        """The limit at present."""
+        self._answers = 0  # since the limit changed
 
-    def make_do(self, in_flight: int) -> bool:
-        """Get along with the connections that are open: there is no descriptor for another one.
+    def lower(self, in_flight: int) -> bool:
+        """Lower the limit to the open connections: the system has no descriptor for another one.
 
         Args:
-            in_flight: Requests under way, with the one that has no connection.
+            in_flight: Requests under way, including the one that got no connection.
 
         Returns:
-            Whether there are others under way, for whose connections that one can wait.
+            Whether other requests are under way; that request can wait for their connections.
         """
         if in_flight <= 1:
             return False
@@ -50,10 +50,10 @@ class ConnectionLimit:
         return True
 
     def answered(self) -> None:
-        """An answer came: after as many of them as `most`, try a few more connections."""
+        """Count an answer. After `most` of them, raise the limit a little."""
         if self.now == self.most:  # nearly always
             return
         self._answers += 1
         if self._answers >= self.most:
-            self.now = min(self.most, self.now + max(1, self.now // PART))
+            self.now = min(self.most, self.now + max(1, self.now // GROWTH_DIVISOR))
             self._answers = 0

@@ -31,7 +31,7 @@ from binance_oi.sending.kept_connections import KeptConnections, Line
 from binance_oi.sending.local_address import family_of
 from binance_oi.sending.parked_connections import ParkedConnections
 from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
-from binance_oi.sending.wire import SMALL, origin_of, wire
+from binance_oi.sending.wire import SMALL_BODY, origin_of, wire_request
 
 REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
 SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
@@ -389,7 +389,7 @@ class Connector(aiohttp.TCPConnector):
 
         None when nothing was sent, because no template for the origin is known: use the session.
         """
-        origin, data = wire(url, attempt.max_body <= SMALL)
+        origin, data = wire_request(url, attempt.max_body <= SMALL_BODY)
         connection = self._take_parked(origin, attempt)
         if connection is None:
             template = self._templates.get(origin)

@@ -3,13 +3,13 @@
 A timer for each call would cost a tenth of a request. The calls of a client have the same timeout,
 so they end in the order in which they began, and the loop needs a timer only for the first.
 
-The rule of this file: nothing outlives the call it belongs to, even if its time is not over.
+The rule of this file: no timer and no deadline keeps anything of a call after the call has ended.
 
 An answer that arrived in time counts, even if the loop could not read it in time. When the caller's
-code has blocked the loop, an answer may lie in the socket while the timer fires. So an expired
-deadline first lets the loop read: it ends its task once `QUIET` passes of the loop in a row have
-brought no byte. The passes follow each other at once, so they delay nothing. Their number is
-bounded by the reads that the longest answer needs, so a server that never stops gains nothing.
+code has blocked the loop, an answer may be in the socket while the timer fires. So an expired
+deadline first lets the loop read: it cancels its task after `QUIET_PASSES` passes of the loop in a
+row without a byte. The passes follow each other at once, so they delay nothing. A server that keeps
+sending cannot extend them: the longest answer bounds their number.
 """
 
 import asyncio
@@ -18,22 +18,22 @@ from contextvars import Context
 from typing import Protocol
 
 # Passes of the loop in a row without a byte. asyncio reads the sockets before it runs the timers,
-# and in the next pass the task that waits goes on. uvloop runs the timers first. And one more, for
-# what a session of the caller's does on the way.
-QUIET = 4
+# and the waiting task continues in the next pass. uvloop runs the timers first, and a session of
+# the caller may need one pass more.
+QUIET_PASSES = 4
 
 
 class Arrival(Protocol):
-    """What a deadline has to know of the answer that its task waits for."""
+    """The progress of the answer that the task of a deadline waits for."""
 
     @property
     def received(self) -> int:
-        """Bytes by now; -1 when nothing was asked yet, and so nothing can have arrived."""
+        """Bytes received by now; -1 before the request is sent."""
         ...
 
     @property
     def pieces(self) -> int:
-        """The largest number of reads that it takes."""
+        """The most reads that the answer needs."""
         ...
 
 
@@ -52,7 +52,7 @@ class Deadline:
         self._cancelling = task.cancelling()
 
     def done(self) -> bool:
-        """End it; return whether the cancellation that just arrived was its own, and no other."""
+        """End the deadline; return whether only this deadline has cancelled the task."""
         task, self.task = self.task, None
         return self.expired and task is not None and task.uncancel() <= self._cancelling
 
@@ -62,13 +62,14 @@ class Deadline:
             self.expired = True
             self.task.cancel()
 
-    def ring(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
-        """The time is over: expire, unless what has arrived by now is all that is needed."""
+    def run_out(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        """Let the loop read what has arrived, then expire if the task still waits."""
         arrival = self._arrival
         if arrival is None or arrival.received < 0:
             self.expire()
         else:
-            self._wait(loop, context, arrival, arrival.received, QUIET, QUIET + arrival.pieces)
+            passes = QUIET_PASSES + arrival.pieces
+            self._wait(loop, context, arrival, arrival.received, QUIET_PASSES, passes)
 
     def _wait(
         self,
@@ -79,18 +80,18 @@ class Deadline:
         quiet: int,
         passes: int,
     ) -> None:
-        """One pass of the loop later.
+        """Expire, or wait for one more pass of the loop.
 
         Args:
-            loop: Of the task.
-            context: For its callbacks.
-            arrival: Of the answer.
+            loop: The task's loop.
+            context: The context for the callbacks.
+            arrival: The progress of the answer.
             before: Bytes that had arrived before this pass.
-            quiet: Passes without a byte until it expires.
-            passes: Passes until it expires, whatever arrives.
+            quiet: Passes without a byte until the deadline expires.
+            passes: Passes until the deadline expires, whatever arrives.
         """
         received = arrival.received
-        quiet = quiet - 1 if received == before else QUIET
+        quiet = quiet - 1 if received == before else QUIET_PASSES
         if not self.pending:
             return
         if received < 0 or not quiet or not passes:
@@ -101,12 +102,12 @@ class Deadline:
 
     @property
     def pending(self) -> bool:
-        """Whether it may still cancel its task."""
+        """Whether the deadline may still cancel its task."""
         return self.task is not None and not self.expired
 
 
 class _EarlyDeadline(Deadline):
-    """A deadline before that of an earlier call: a second attempt has less time left."""
+    """A deadline that ends before an earlier one does: a second attempt has less time left."""
 
     __slots__ = ("_early", "_timer")
 
@@ -121,7 +122,7 @@ class _EarlyDeadline(Deadline):
         super().__init__(when, task, arrival)
         self._early = early
         loop = task.get_loop()
-        self._timer = loop.call_at(when, self.ring, loop, context, context=context)
+        self._timer = loop.call_at(when, self.run_out, loop, context, context=context)
         early.add(self)
 
     def done(self) -> bool:
@@ -134,19 +135,20 @@ class Deadlines:
     """Gives tasks a time limit with the effect of `asyncio.timeout`, at a lower cost."""
 
     def __init__(self) -> None:
-        self._queue: deque[Deadline] = deque()  # in the order of their times
+        self._queue: deque[Deadline] = deque()  # the earliest first
         self._early: set[_EarlyDeadline] = set()
         self._timer: asyncio.TimerHandle | None = None
-        # A timer keeps its context, even after it was cancelled: the call's connection and buffer,
+        # A timer keeps its context even after its cancellation: the call's connection and buffer,
         # and anything that the caller put there. So these timers get an empty context.
         self._context = Context()
 
     def start(self, seconds: float, arrival: Arrival | None = None) -> Deadline:
-        """Start a deadline for the current task, which is cancelled after `seconds`.
+        """Start a deadline that cancels the current task after `seconds`.
 
         Args:
             seconds: From now on.
-            arrival: The answer that the task waits for; bytes that arrived in time are read first.
+            arrival: The progress of the answer that the task waits for. The loop reads bytes that
+                arrived in time before the deadline expires.
         """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
@@ -162,12 +164,12 @@ class Deadlines:
         return deadline
 
     def expire_all(self) -> None:
-        """End the time of every task now."""
+        """Cancel every task now."""
         for deadline in (*self._queue, *self._early):
             deadline.expire()
 
     def cancel(self) -> None:
-        """Stop the timer; no task needs it any more."""
+        """Stop the timer, and forget all deadlines in its queue."""
         self._queue.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -188,7 +190,7 @@ class Deadlines:
     def _expire_due(self, loop: asyncio.AbstractEventLoop) -> None:
         queue, now = self._queue, loop.time()
         while queue and (queue[0].when <= now or not queue[0].pending):
-            queue.popleft().ring(loop, self._context)
+            queue.popleft().run_out(loop, self._context)
         self._timer = None
         if queue:
             self._arm(loop, queue[0].when)

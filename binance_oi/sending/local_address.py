@@ -1,15 +1,15 @@
 """Which address of this machine a request comes from.
 
-The rule of this file: the exchange counts for each address, so two names of one address would be
-two budgets for one limit.
+The rule of this file: the exchange counts weight by address. Two names of one address would be two
+budgets for one limit.
 """
 
 import socket
 from ipaddress import ip_address
 
-# Nobody has these (RFC 5737, RFC 3849), and they are behind the default route.
-_ANYWHERE = {4: "192.0.2.1", 6: "2001:db8::1"}
-_DISCARD = 9  # a port; nothing is sent to it
+# No machine has these addresses (RFC 5737, RFC 3849); packets to them take the default route.
+_UNUSED_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8::1"}
+_DISCARD_PORT = 9  # a port; nothing is sent to it
 
 
 def family_of(address: str) -> socket.AddressFamily:
@@ -18,13 +18,14 @@ def family_of(address: str) -> socket.AddressFamily:
 
 
 def is_default(address: str, host: str) -> bool:
-    """Whether this machine sends from `address` to `host` when nobody names an address.
+    """Whether the system chooses `address` by itself for a connection to `host`.
 
-    Asks for the route, and sends nothing. Without a route the answer is no.
+    It asks the system for the route and sends nothing. Without a route it returns False.
 
     Args:
-        address: Of this machine.
-        host: Of the exchange; where it is a name, the default route counts.
+        address: An IP address of this machine.
+        host: The host of the exchange. For a name instead of an IP address, the default route
+            decides.
     """
     version = ip_address(address).version
     try:
@@ -33,7 +34,7 @@ def is_default(address: str, host: str) -> bool:
         is_literal = False
     try:
         with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
-            probe.connect((host if is_literal else _ANYWHERE[version], _DISCARD))
+            probe.connect((host if is_literal else _UNUSED_ADDRESSES[version], _DISCARD_PORT))
             found = str(probe.getsockname()[0])
     except OSError:
         return False

@@ -1,8 +1,8 @@
-"""Connections that served a moment ago, and are likely to serve again.
+"""Connections that served a request a moment ago, and are likely to serve the next one.
 
-The rule of this file: nothing is decided here. A connection that nobody takes within a second or
-so goes to aiohttp's pool, which closes what is idle for long; but to go through that pool for each
-request would cost a tenth of it.
+The rule of this file: it decides nothing. A connection that no request takes within about a second
+goes to aiohttp's pool, which closes connections that stay idle. Going through that pool for each
+request would cost a tenth of the request.
 """
 
 import asyncio
@@ -11,16 +11,16 @@ from contextvars import Context
 
 from aiohttp.connector import Connection
 
-PARKED = 1.0  # s, roughly, until aiohttp's pool has them back
+PARKED_S = 1.0  # about; after it, the connections go to aiohttp's pool
 
 
 class ParkedConnections:
-    """Hands out the one first that waits longest, as aiohttp's pool does."""
+    """Hands out the connection that has waited longest, as aiohttp's pool does."""
 
     def __init__(self) -> None:
         self._by_origin: dict[str, deque[Connection]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # or the timer would keep what surrounds the call that began it
+        self._context = Context()  # or the timer would keep the context of the call that started it
 
     def __len__(self) -> int:
         return sum(map(len, self._by_origin.values()))
@@ -30,10 +30,10 @@ class ParkedConnections:
         self._by_origin.setdefault(origin, deque()).append(connection)
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(PARKED, self.release, context=self._context)
+            self._timer = loop.call_later(PARKED_S, self.release, context=self._context)
 
     def take(self, origin: str) -> Connection | None:
-        """One that is still open."""
+        """Take a connection that is still open; None if there is none."""
         parked = self._by_origin.get(origin)
         while parked:
             connection = parked.popleft()
@@ -43,7 +43,7 @@ class ParkedConnections:
         return None
 
     def release(self) -> None:
-        """Give all of them to aiohttp's pool."""
+        """Give all connections to aiohttp's pool."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

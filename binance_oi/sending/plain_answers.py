@@ -1,8 +1,8 @@
-"""The usual answer, read without an HTTP parser.
+"""Reads the usual answer without an HTTP parser.
 
-The rule of this file: one piece that is exactly one complete answer of the plainest form, or None.
-Nothing is repaired or guessed here. From the first unusual byte on, aiohttp's parser reads all of
-the answer, and a test holds that both ways come to the same end.
+The rule of this file: read only a piece that is exactly one complete answer of the plainest form.
+Never repair or guess: aiohttp's parser reads any other answer. A test checks that both read the
+same answer in the same way.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from binance_oi.exchange.limits import WEIGHT
 
-MOST_HEAD = 4096  # bytes of the headers; a real answer has one thousand
-# Only what RFC 9112 calls a token before each colon, and printable ASCII after it: no folded line,
-# no bare line feed, no space before a colon, over which parsers differ. At most 64 lines; a real
-# answer has 25.
+MAX_HEAD_BYTES = 4096  # bytes of the headers; a real answer has 1,000
+# Before each colon, only what RFC 9112 calls a token; after it, only printable ASCII. This excludes
+# folded lines, bare line feeds and spaces before a colon, which parsers read in different ways. At
+# most 64 lines; a real answer has 25.
 _HEAD = re.compile(
     rb"HTTP/1\.1 200 [ -~]*+\r\n(?:[!#-'*+.0-9A-Z^-z|~-]++:[ -~]*+\r\n){1,64}+\r\n", re.ASCII
 )
@@ -29,20 +29,20 @@ class PlainAnswer(NamedTuple):
     """An answer with status 200."""
 
     headers: dict[str, str]
-    """Those that the governor reads."""
+    """The headers that the governor reads."""
     body: bytes
-    """All of it."""
+    """The whole body."""
 
 
 def plain_answer(data: bytes) -> PlainAnswer | None:
-    """The answer that `data` is, if it is one complete answer of the plainest form.
+    """Read `data` if it is one complete answer of the plainest form; None otherwise.
 
-    That is: HTTP/1.1, status 200, one `Content-Length`, which is what follows the blank line, no
-    `Transfer-Encoding` or `Content-Encoding`, no `Connection` but `keep-alive`, which changes
-    nothing, and none of these twice, nor what the governor reads.
+    The plainest form is HTTP/1.1 with status 200. Its one `Content-Length` is the number of bytes
+    after the blank line. It has no `Transfer-Encoding`, no `Content-Encoding`, and no `Connection`
+    except `keep-alive`. None of these comes twice, nor does a header that the governor reads.
     """
     match = _HEAD.match(data)
-    if match is None or match.end() > MOST_HEAD:
+    if match is None or match.end() > MAX_HEAD_BYTES:
         return None
     end = match.end()
     head = data[:end].lower()
@@ -59,7 +59,7 @@ def plain_answer(data: bytes) -> PlainAnswer | None:
     if used.pop(_DATE, None) is not None:  # names of days and months have capitals
         start = head.index(b"\ndate:") + len(b"\ndate:")
         headers["Date"] = data[start : data.index(b"\r", start)].strip(b" ").decode("ascii")
-    return None if used else PlainAnswer(headers, data[end:])  # what is left encodes the body
+    return None if used else PlainAnswer(headers, data[end:])  # other headers encode the body
 
 
 def has_surplus(data: bytes) -> bool:

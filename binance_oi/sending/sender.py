@@ -183,7 +183,7 @@ class Sender:
                     terms.charged -= weight
                 left -= loop.time() - began
                 if permit.crowded and not permit.late:
-                    permit.late = governor.connections.make_do(governor.in_flight)
+                    permit.late = governor.connections.lower(governor.in_flight)
                 if permit.late and left > 0.0 and not self.is_closed:
                     attempt -= 1
                     continue

@@ -1,6 +1,7 @@
-"""The bytes of a request, as they go to a connection.
+"""The bytes of a request.
 
-The rule of this file: what the session would send, ready once for each URL.
+The rule of this file: these are the bytes that aiohttp's session would send. They are made once for
+each URL.
 """
 
 from functools import lru_cache
@@ -12,26 +13,26 @@ from yarl import URL
 from binance_oi.version import VERSION
 
 USER_AGENT: str = f"binance-oi/{VERSION}"
-SMALL = 64 * 1024  # bytes of a body: compression of so few would cost more than it saves
+SMALL_BODY = 64 * 1024  # bytes of a body; to compress a smaller one costs more than it saves
 
 
-class Wire(NamedTuple):
-    """All of a request, and where it goes."""
+class WireRequest(NamedTuple):
+    """The bytes of a request, and the origin that they go to."""
 
     origin: str
     data: bytes
 
 
 @lru_cache(maxsize=4096)
-def wire(url: URL, is_small: bool) -> Wire:
-    """The request for `url`; a body that is small is asked for as it is, without compression."""
+def wire_request(url: URL, is_small: bool) -> WireRequest:
+    """Make the request for `url`; it asks for a small body without compression."""
     lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
     lines.append(f"User-Agent: {USER_AGENT}")
     headers = {str(name): value for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()}
     if is_small:
         headers["Accept-Encoding"] = "identity"
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return Wire(origin_of(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
+    return WireRequest(origin_of(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
 
 
 def origin_of(url: URL) -> str:

@@ -1,12 +1,12 @@
-"""For tests of code that uses this package; importing it imports nothing else.
+"""Tools for tests of code that uses this package; an import of it imports nothing else.
 
 client.py          a client on a local exchange of its own
 virtual_clock.py   an event loop in which waiting takes no time
-default_clocks.py  other clocks for code that takes the default ones
+default_clocks.py  replaces the clocks that are default arguments
 virtual_time.py    both of them, for the length of a test
 plugin.py          the fixtures for pytest: `local_exchange` and `virtual_time`
 
-pytest finds the plugin by itself where the package is installed. The local exchange is
+pytest finds the plugin of an installed package by itself. The local exchange is
 `binance_oi.simulator`.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedClient", "VirtualLoop", "VirtualTime", "simulated_client"]
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each name
+if not TYPE_CHECKING:  # a type checker reads the imports above
     __getattr__ = on_first_use(
         __name__,
         {

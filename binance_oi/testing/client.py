@@ -1,7 +1,7 @@
-"""A client on a local exchange of its own, with a budget of its own.
+"""A client with a local exchange and a budget of its own.
 
-The rule of this file: nothing of it is left behind, neither a budget nor a port, and the clock is
-the one of the running loop.
+The rule of this file: it leaves neither a budget nor an open port behind. Client and exchange use
+the clock of the running loop.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from binance_oi.testing.virtual_clock import VirtualLoop, wall_time
 
 
 class SimulatedClient(OpenInterestClient):
-    """A client that knows the local exchange which it reads."""
+    """A client of a local exchange, which is its attribute `exchange`."""
 
     def __init__(self, exchange: LocalExchange, **options: Any) -> None:
         super().__init__(base_url=exchange.url, **options)
@@ -27,18 +27,18 @@ class SimulatedClient(OpenInterestClient):
 async def simulated_client(
     exchange: LocalExchange | None = None, **options: Any
 ) -> AsyncGenerator[SimulatedClient, None]:
-    """A client on a local exchange, and a budget that nobody shares.
+    """Open a client of a local exchange, with a budget that no other client shares.
 
         async with simulated_client() as client:
             client.exchange.jump("BTCUSDT", 0.05)
             value = await client.get_open_interest("BTCUSDT")
 
-    On a virtual loop, client and exchange go by its time.
+    On a virtual loop, client and exchange use virtual time.
 
     Args:
-        exchange: For one with other options, such as ``LocalExchange(limit=100)``. It is started,
-            and closed in the end, unless it runs already.
-        options: The arguments of `OpenInterestClient`; `base_url` is that of the exchange.
+        exchange: An exchange with other options, such as ``LocalExchange(limit=100)``. Unless it
+            already runs, it is started here and closed at the end.
+        options: Arguments of `OpenInterestClient` except `base_url`, which is that of the exchange.
     """
     loop = asyncio.get_running_loop()
     is_virtual = isinstance(loop, VirtualLoop)

@@ -1,6 +1,6 @@
-"""Other clocks for code that takes the default ones, such as a block of the README.
+"""Other clocks for code that uses the default ones, such as a block of the README.
 
-Rule of this file: it changes what a parameter is when nobody gives it, and nothing else.
+The rule of this file: it changes the default values of parameters, and nothing else.
 """
 
 import sys
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 
 
-def functions() -> Iterator[FunctionType]:
-    """Every function and method of the package, as far as it is imported."""
+def package_functions() -> Iterator[FunctionType]:
+    """Every function and method of the package's imported modules."""
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "binance_oi":
             for value in list(vars(module).values()):
@@ -29,20 +29,23 @@ def functions() -> Iterator[FunctionType]:
 def replace_default_clocks(
     monkeypatch: "pytest.MonkeyPatch", *, steady: Clock, wall: Clock
 ) -> list[str]:
-    """Replace monotonic clocks by `steady` and Unix time by `wall`; return whose they are."""
+    """Replace default clocks: monotonic ones by `steady`, Unix time by `wall`.
+
+    Returns the names of the changed functions.
+    """
     instead: dict[object, Clock] = {
         time.time: wall,
         time.monotonic: steady,
         budget.steady_clock: steady,
     }
 
-    def other(value: object) -> object:
+    def replaced(value: object) -> object:
         return instead.get(value, value) if callable(value) else value
 
     changed: list[str] = []
-    for function in set(functions()):
+    for function in set(package_functions()):
         positional, named = function.__defaults__ or (), function.__kwdefaults__ or {}
-        others = tuple(map(other, positional)), {name: other(named[name]) for name in named}
+        others = tuple(map(replaced, positional)), {name: replaced(named[name]) for name in named}
         if others != (positional, named):
             monkeypatch.setattr(function, "__defaults__", others[0] or None)
             monkeypatch.setattr(function, "__kwdefaults__", others[1] or None)

@@ -1,8 +1,8 @@
 """Fixtures for pytest: `local_exchange` and `virtual_time`.
 
-The rule of this file: pytest imports it at each start, also for tests that have nothing to do with
-us, so it imports nothing but pytest until a test asks for a fixture. It needs no plugin for
-asyncio, and goes with any of them.
+The rule of this file: pytest imports it at each start, also for tests that do not use this package.
+So it imports only pytest until a test requests a fixture. It needs no asyncio plugin, and works
+with any.
 """
 
 from collections.abc import Generator, Iterator
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from binance_oi.simulator import LocalExchange
     from binance_oi.testing.virtual_time import VirtualTime
 
-BUDGETS = "BINANCE_OI_BUDGET_DIR"
+BUDGET_DIR_VARIABLE = "BINANCE_OI_BUDGET_DIR"
 _NEEDS = (
-    "virtual_time needs a loop for this test alone: set the loop scope of pytest-asyncio to"
-    " 'function', have no async fixtures of a wider scope, and set no loop factory"
+    "virtual_time needs an event loop for this test alone: set the loop scope of pytest-asyncio to"
+    " 'function', use no async fixtures of a wider scope, and set no loop factory"
 )
 _TIME: pytest.StashKey["VirtualTime"] = pytest.StashKey()
 
@@ -28,14 +28,14 @@ def local_exchange(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator["LocalExchange"]:
-    """A local exchange that runs for the length of a test; read it at its `url`.
+    """A local exchange that runs for the length of a test; its URL is its attribute `url`.
 
-    The default budget is in a directory of the test, so no test knows of a ban in another one. The
-    exchange runs in a thread; beside `virtual_time` it runs in the loop of the test.
+    The default budget is in a directory of the test, so a ban in one test does not affect another.
+    The exchange runs in a thread, or with `virtual_time` in the loop of the test.
     """
     from binance_oi.simulator import LocalExchange
 
-    monkeypatch.setenv(BUDGETS, str(tmp_path_factory.mktemp("budgets")))
+    monkeypatch.setenv(BUDGET_DIR_VARIABLE, str(tmp_path_factory.mktemp("budgets")))
     if "virtual_time" in request.fixturenames:
         time: VirtualTime = request.getfixturevalue("virtual_time")
         exchange = LocalExchange(clock=time.time)
@@ -51,14 +51,14 @@ def local_exchange(
 def virtual_time(request: pytest.FixtureRequest) -> "VirtualTime":
     """Virtual time for a test: an hour of `asyncio.sleep` takes no time.
 
-    Each event loop that the test makes is a virtual one, be it by pytest-asyncio, by anyio or by
-    `asyncio.run`. Real sockets work, as long as both ends are in the loop of the test.
+    Each event loop of the test is a virtual one, whether pytest-asyncio, anyio or `asyncio.run`
+    makes it. Real sockets work if both ends are in the loop of the test.
     """
     found: VirtualTime | None = request.node.stash.get(_TIME, None)
     if found is None:
         pytest.fail(
-            "virtual_time must be there before the test begins: name it as an argument of the test"
-            " or of a fixture, or with pytest.mark.usefixtures",
+            "virtual_time must be requested before the test begins: name it as an argument of the"
+            " test or of a fixture, or with pytest.mark.usefixtures",
             pytrace=False,
         )
     return found
@@ -66,7 +66,7 @@ def virtual_time(request: pytest.FixtureRequest) -> "VirtualTime":
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let all loops of a test be virtual, those of its fixtures as well."""
+    """Make all loops of a test and of its fixtures virtual."""
     if "virtual_time" not in getattr(item, "fixturenames", ()):
         return (yield)
     from binance_oi.testing.virtual_time import VirtualTime
@@ -78,7 +78,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Fail a test whose loop is not a virtual one: it would wait in real time, and pass."""
+    """Fail a test whose loop is not virtual: it would wait in real time, and pass."""
     result = yield
     time = pyfuncitem.stash.get(_TIME, None)
     if time is not None and not time.is_used:
@@ -88,7 +88,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose loop goes on into the next one, which has no virtual time."""
+    """Fail a test whose loop is still open at the end: the next test would run in it."""
     result = yield
     time = item.stash.get(_TIME, None)
     if time is not None and not time.is_over:

@@ -1,11 +1,11 @@
-"""An event loop in which waiting takes no time, and which still talks over real sockets.
+"""An event loop with real sockets in which waiting takes no time.
 
-Rule of this file: virtual time moves only when nothing else can happen. Before a jump to the next
-timer the loop has looked at its sockets and found nothing to read, nothing waiting to be written,
-and no thread at work.
+The rule of this file: virtual time moves only when nothing else can happen. Before the loop jumps
+to the next timer, it checks that no socket has data to read or to write and that no thread works
+for it.
 
-Both ends of every connection must live in the same loop: what another thread or process is about
-to send cannot be seen coming. Use `127.0.0.1`, because a name would be looked up in a thread.
+Both ends of every connection must be in the same loop: the loop cannot know what another thread or
+process is about to send. Use `127.0.0.1`: the lookup of a name would take a thread.
 
     virtual_clock.run(main())                  outside pytest
     @pytest.mark.virtual_time                  inside: one test, or `pytestmark` for a file
@@ -26,17 +26,17 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _Events = list[tuple[selectors.SelectorKey, int]]
 
-START_S = 1_000.0  # not 0, so that code which takes 0 for "never" behaves as it does for real
-EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: what `wall_time` counts from
-STEP_S = 1e-6  # smallest move; without one, a timer re-armed for "now" would spin for ever
+START_S = 1_000.0  # not 0, because some code means "never" by 0
+EPOCH_S = 1_795_434_200.0  # 2026-11-23T12:00:00Z less START_S: `wall_time` at a loop time of 0
+STEP_S = 1e-6  # the smallest step; without it, a timer re-armed for "now" would spin for ever
 
 # Linux delivers over the loopback before `send` returns (no miss in 13,000 sends and connects, with
-# four busy processes on two cores). The looks beyond the first are for a kernel that hands
-# delivery to a thread of its own: each gives up the core once.
-_LOOKS = 3
-# A sender that is blocked waits for an acknowledgement, which the kernel may hold back for 200 ms.
+# four busy processes on two cores). Another kernel may deliver in a thread of its own, so the loop
+# checks its sockets three times, and gives up the core between two checks.
+_SOCKET_CHECKS = 3
+# A blocked sender waits for an acknowledgement, which the kernel may delay by 200 ms.
 _BLOCKED_WRITE_S = 0.25
-_DEADLOCK_S = 120.0  # real time in which somebody outside (a signal, a thread) may still wake us
+_DEADLOCK_S = 120.0  # real time in which a signal or a thread may still wake the loop
 
 
 # `time.sleep(0)` arms a timer on Linux, which costs 50 us and more; `sched_yield` arms none.
@@ -44,21 +44,21 @@ _give_up_the_core: Callable[[], object] = getattr(os, "sched_yield", lambda: tim
 
 
 class Deadlock(RuntimeError):
-    """Every task waits, no timer is armed, and nothing came in."""
+    """Every task waits, no timer is armed, and no data arrived."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """A real selector that moves a clock forward where it would have slept."""
+    """A real selector that moves a clock forward instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START_S
-        self.steps = 0  # turns of the loop
-        self.threads = 0  # at work for this loop; while there are any, time stands still
-        self._given_up: set[int] = set()  # senders whose peer does not read
+        self.steps = 0  # iterations of the loop
+        self.threads = 0  # that work for this loop; while there are any, time stands still
+        self._given_up: set[int] = set()  # blocked senders whose peer does not read
 
     def select(self, timeout: float | None = None) -> _Events:
-        """Return what is ready; when nothing can become ready, let `timeout` pass at once."""
+        """Return the ready sockets; if none can become ready, let `timeout` pass at once."""
         self.steps += 1
         if timeout is not None and timeout <= 0:
             return super().select(0)
@@ -72,14 +72,14 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
     def _ready_now(self) -> _Events:
-        for _ in range(_LOOKS):
+        for _ in range(_SOCKET_CHECKS):
             if events := super().select(0):
                 return events
             _give_up_the_core()
         return []
 
     def _blocked_writes(self) -> _Events:
-        """Wait for senders that are blocked, once for each: their peers may not read at all."""
+        """Wait for blocked senders, but only once for each: its peer may never read."""
         blocked = {key.fd for key in self.get_map().values() if key.events & selectors.EVENT_WRITE}
         self._given_up &= blocked
         if blocked == self._given_up:
@@ -97,7 +97,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A selector event loop whose `time()` is virtual. It starts at 1,000 s."""
+    """A selector event loop whose `time()` is virtual and starts at 1,000 s."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -113,13 +113,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.steps
 
     def stall(self, seconds: float) -> None:
-        """Let time pass in the middle of a callback, as code that blocks a real loop does."""
+        """Let time pass within a callback, as in code that blocks a real loop."""
         self._jumping.now += seconds
 
     def call_at(
         self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Any = None
     ) -> asyncio.TimerHandle:
-        """Arm a timer, at the earliest one step from now: two timers in a row are never at once."""
+        """Arm a timer for one step from now or later, so a re-armed timer always moves time."""
         when = max(when, self.time() + STEP_S)
         return super().call_at(when, callback, *args, context=context)
 
@@ -136,7 +136,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping.threads -= 1
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the threads, however long: the 300 s of Python 3.12 would pass at once."""
+        """Wait for the threads without a timeout: Python's 300 s would pass at once."""
         self._jumping.threads += 1
         try:
             await super().shutdown_default_executor()
@@ -145,7 +145,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def wall_time() -> float:
-    """Unix time in seconds on the running virtual loop's clock, a stand-in for `time.time`.
+    """Unix time in seconds of the running virtual loop; replaces `time.time`.
 
     It starts at 2026-11-23T12:00:00Z, the beginning of a minute.
     """
@@ -155,7 +155,7 @@ def wall_time() -> float:
 
 
 class VirtualDatetime(datetime):
-    """`datetime` whose `now` is the virtual clock's."""
+    """A `datetime` class whose `now` uses the virtual clock."""
 
     @classmethod
     def now(cls, tz: tzinfo | None = None) -> Self:
@@ -163,6 +163,6 @@ class VirtualDatetime(datetime):
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on a fresh virtual loop to its end, as `asyncio.run` does on a real one."""
+    """Run a coroutine on a new virtual loop, as `asyncio.run` does on a real one."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

@@ -1,8 +1,8 @@
-"""Virtual time for the length of one test, whatever runs its event loop.
+"""Virtual time for the length of one test, with any asyncio plugin.
 
-The rule of this file: while a test has virtual time, every event loop that its thread makes is a
-virtual one, and what takes a default clock takes that of the loop. A local exchange that is to be
-read there runs in that loop as well: what another thread is about to send cannot be seen coming.
+The rule of this file: while a test has virtual time, every event loop that its thread makes is
+virtual, and default clocks are those of the loop. The local exchange of the test runs in the same
+loop, because a virtual loop cannot know what another thread is about to send.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from binance_oi.testing.virtual_clock import EPOCH_S, START_S, VirtualDatetime, 
 if TYPE_CHECKING:
     import pytest
 
-# What takes clocks, or the time of day, must be imported before it can be given others.
+# Modules with default clocks, and modules that use `datetime`. They are imported before the patch.
 _CLOCKED = ("client", "recorder", "simulator")
 _DATETIMES = ("sending.governor", "market.sweep")
 
 
 class VirtualTime:
-    """The clock of a test in virtual time. Waiting takes no time: `asyncio.sleep` moves it."""
+    """The clock of a test in virtual time. `asyncio.sleep` moves it and takes no time."""
 
     def __init__(self) -> None:
         self._loop: VirtualLoop | None = None
@@ -38,47 +38,47 @@ class VirtualTime:
 
     @property
     def is_used(self) -> bool:
-        """Whether there was an event loop."""
+        """Whether the test made an event loop."""
         return self._loop is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether its event loop is closed, or there was none."""
+        """Whether the event loop is closed, or the test made none."""
         return self._loop is None or self._loop.is_closed()
 
     def monotonic(self) -> float:
-        """Seconds that only grow: the time of the loop."""
+        """The time of the loop, in seconds."""
         return START_S if self._loop is None else self._loop.time()
 
     def time(self) -> float:
-        """Unix seconds. They begin at 2026-11-23T12:00:00Z, the beginning of a minute."""
+        """Unix seconds; they start at 2026-11-23T12:00:00Z, the beginning of a minute."""
         return EPOCH_S + self.monotonic()
 
     def make_loop(self) -> VirtualLoop:
-        """A virtual loop, in which the exchanges of `serve` run."""
+        """Make a virtual loop, and start the exchanges of `serve` in it."""
         self._loop = VirtualLoop()
         for exchange in self._exchanges:
             self._start(self._loop, exchange)
         return self._loop
 
     def serve(self, exchange: LocalExchange) -> None:
-        """Run an exchange in the loop of the test; it has its `url` at once."""
+        """Run an exchange in the loop of the test; its `url` is known at once."""
         exchange.bind()
         self._exchanges.append(exchange)
         if self._loop is not None and not self._loop.is_closed():
             self._start(self._loop, exchange)
 
     def _start(self, loop: VirtualLoop, exchange: LocalExchange) -> None:
-        # Whoever ends a loop cancels its tasks, and so closes the exchange.
+        # At its end, a loop cancels its tasks. That closes the exchange.
         self._serving.append(loop.create_task(_serve(exchange), name="local-exchange"))
 
     @contextmanager
     def installed(self, patch: "pytest.MonkeyPatch") -> Generator[None]:
-        """Virtual time for this thread, until the patches of `patch` are undone."""
+        """Give this thread virtual time until `patch` undoes its patches."""
         for name in _CLOCKED:
             import_module(f"binance_oi.{name}")
         replace_default_clocks(patch, steady=self.monotonic, wall=self.time)
-        # The difference of two steady clocks is the time that the machine slept.
+        # The schedule subtracts two steady clocks to measure a suspend: make both the same.
         patch.setattr("binance_oi.market.schedule.steady_clock", time.monotonic)
         for name in _DATETIMES:
             patch.setattr(f"binance_oi.{name}.datetime", VirtualDatetime)
@@ -100,7 +100,7 @@ class VirtualTime:
 
 
 class _TimeOfDay:
-    """The module `time`, with another time of day."""
+    """The module `time` with another `time_ns`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -150,7 +150,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _export(path: Path, target: Path) -> None:
-    """In a process of its own; its memory is looked at after a tenth of the rows, and at last."""
+    """Export in a process of its own; read its memory after a tenth of the rows and at the end."""
     command = [sys.executable, "-m", "tests.benchmarks.recording", str(path), str(target)]
     print(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip(),

@@ -1,4 +1,4 @@
-"""`binance-oi budget`: what is there, and forgetting one of them."""
+"""`binance-oi budget` shows the budgets of this machine, and forgets one on request."""
 
 import io
 import json
@@ -20,7 +20,7 @@ NAME = "binance-futures"
 
 
 def use(name: str, *, banned: bool = False) -> None:
-    """Charge a pool of this machine, or have it banned for an hour."""
+    """Charge a pool of this machine, or put a ban of an hour into it."""
     budget = MachineBudget()
     pool = budget.pool(name)
     if banned:
@@ -31,7 +31,7 @@ def use(name: str, *, banned: bool = False) -> None:
 
 
 def shown(capsys: Captured) -> tuple[list[str], str]:
-    """The pools that were printed, and stderr."""
+    """The printed pools, and stderr."""
     out, err = capsys.readouterr()
     return [json.loads(line)["pool"] for line in out.splitlines()], err
 
@@ -57,33 +57,31 @@ def test_local_ports_on_which_nothing_listens_are_left_out_and_counted(
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert sorted(pools) == sorted([NAME, pool_key(exchange.url)])
-    assert err.startswith(
-        "binance-oi: left out: 1 of local ports on which nothing listens any more\n"
-    )
+    assert err.startswith("binance-oi: left out: 1 of local ports on which no program listens\n")
     assert not exchange.answers
-    assert gone in machine_pools()  # a tunnel to the exchange may come back
+    assert gone in machine_pools()  # the port may have been a tunnel that returns later
 
 
 def test_a_ban_is_shown_also_where_nothing_listens(gone: str, capsys: Captured) -> None:
-    use(gone, banned=True)  # it may be a tunnel to the exchange itself
+    use(gone, banned=True)  # the port may be a tunnel to the exchange itself
     assert main(["budget"]) == 0
     pools, err = shown(capsys)
     assert pools == [gone]
     assert "left out" not in err
 
 
-def test_a_program_that_listens_is_not_disturbed(capsys: Captured) -> None:
+def test_the_port_check_does_not_disturb_a_listening_program(capsys: Captured) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         name = f"http://127.0.0.1:{server.getsockname()[1]}"
         use(name)
         assert main(["budget"]) == 0
         assert shown(capsys)[0] == [name]
         server.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody has connected
+        with pytest.raises(BlockingIOError):  # the check has not connected
             server.accept()
 
 
-def test_a_port_that_has_just_ended_a_connection_is_free(capsys: Captured) -> None:
+def test_a_port_in_time_wait_is_free(capsys: Captured) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         name = f"http://127.0.0.1:{server.getsockname()[1]}"
         with socket.create_connection(server.getsockname()):
@@ -94,7 +92,7 @@ def test_a_port_that_has_just_ended_a_connection_is_free(capsys: Captured) -> No
     assert shown(capsys)[0] == []
 
 
-def test_a_port_that_cannot_be_looked_at_is_not_taken_for_gone(
+def test_a_port_that_cannot_be_checked_counts_as_in_use(
     gone: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: object) -> socket.socket:
@@ -106,14 +104,14 @@ def test_a_port_that_cannot_be_looked_at_is_not_taken_for_gone(
     assert shown(capsys)[0] == [gone]
 
 
-def test_a_budget_is_forgotten_after_its_ban_was_shown(capsys: Captured) -> None:
+def test_forget_shows_the_ban_of_a_budget_first(capsys: Captured) -> None:
     use(NAME, banned=True)
     use("binance-futures-testnet")
     assert main(["budget", "--forget", NAME, "--yes"]) == 0
     pools, err = shown(capsys)
     assert pools == [NAME]
     assert "this IP address is banned until 20" in err
-    assert "it is forgotten" in err
+    assert "budget forgotten" in err
     assert list(machine_pools()) == ["binance-futures-testnet"]
 
 
@@ -124,11 +122,11 @@ def test_on_a_pipe_nothing_is_forgotten_without_yes(
     use(NAME, banned=banned)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert main(["budget", "--forget", NAME]) == 2
-    assert "nobody can be asked here; --yes" in shown(capsys)[1]
+    assert "stdin is no terminal to ask for consent on; --yes" in shown(capsys)[1]
     assert list(machine_pools()) == [NAME]
 
 
-def test_a_hold_that_is_no_ban_is_shown_as_one(capsys: Captured) -> None:
+def test_forget_shows_a_cooldown_that_is_no_ban(capsys: Captured) -> None:
     budget = MachineBudget()
     budget.pool(NAME).hold(3600.0)
     budget.close()
@@ -136,7 +134,7 @@ def test_a_hold_that_is_no_ban_is_shown_as_one(capsys: Captured) -> None:
     assert "nothing is sent before 20" in shown(capsys)[1]
 
 
-def test_a_budget_that_is_not_there_is_wrong_usage_and_the_others_are_named(
+def test_an_unknown_budget_is_wrong_usage_and_the_error_names_the_others(
     capsys: Captured,
 ) -> None:
     assert main(["budget", "--forget", NAME, "--yes"]) == 2
@@ -147,7 +145,7 @@ def test_a_budget_that_is_not_there_is_wrong_usage_and_the_others_are_named(
     assert list(machine_pools()) == ["binance-futures-testnet"]
 
 
-def test_of_many_budgets_a_few_are_named(capsys: Captured) -> None:
+def test_the_error_names_a_few_of_many_budgets(capsys: Captured) -> None:
     for port in range(1, 9):
         use(f"http://127.0.0.1:{port}")
     use("binance-futures-testnet")
@@ -160,7 +158,7 @@ def test_of_many_budgets_a_few_are_named(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     "answer, is_kept", [(b"y\n", False), (b"\n", True), *thorough((b"n\n", True), (b"\x04", True))]
 )
-def test_somebody_at_a_terminal_is_asked(answer: bytes, is_kept: bool) -> None:
+def test_forget_asks_on_a_terminal(answer: bytes, is_kept: bool) -> None:
     use(NAME, banned=True)
     code, seen = seen_on_a_terminal(
         "budget", "--forget", NAME, answer_to=("forget this budget? [y/N]", answer)
@@ -168,11 +166,11 @@ def test_somebody_at_a_terminal_is_asked(answer: bytes, is_kept: bool) -> None:
     plain = CONTROL.sub("", seen)
     assert code == 0
     assert plain.index("banned until") < plain.index("forget this budget? [y/N]")
-    assert ("it is kept" in plain) is is_kept
+    assert ("budget kept" in plain) is is_kept
     assert (NAME in machine_pools()) is is_kept
 
 
-def test_ctrl_c_at_the_question_keeps_it() -> None:
+def test_ctrl_c_at_the_question_keeps_the_budget() -> None:
     use(NAME, banned=True)
     asked = "forget this budget? [y/N]"
     code, _ = seen_on_a_terminal("budget", "--forget", NAME, until=lambda seen: asked in seen)

@@ -1,7 +1,6 @@
 """The command line: rendering as pure functions, the rest as processes over real sockets.
 
-Nothing sleeps for a fixed time: where a process must have come to a point, it is asked whether it
-has, until a deadline.
+No test sleeps for a fixed time: it waits until a process has reached a point.
 """
 
 import asyncio
@@ -65,25 +64,25 @@ from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
 from support.raw_exchange import RawExchange, answer
 
-DEADLINE = 600.0  # s after which a process hangs, and is no slow one
+DEADLINE = 600.0  # s after which a process hangs and is not only slow
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = int(NOON.timestamp()) * 1000
 UNKNOWN = UnknownSymbolError(400, -1121, "Invalid symbol.")
-PATIENT = ("--timeout", "600")  # for a command that reads: a busy machine takes its time
+PATIENT = ("--timeout", "600")  # for a command that reads on a busy machine
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PROGRAM = [sys.executable, "-m", "binance_oi"]
 
 
 @pytest.fixture
 def exchange() -> Iterator[LocalExchange]:
-    young = 10.0 - time.time() % 60.0  # its minute is 10 s old, in whichever second we run
+    young = 10.0 - time.time() % 60.0  # the exchange's minute is always 10 s old
     with LocalExchange(clock_offset=young).in_thread() as running:
         yield running
 
 
 @pytest.fixture(autouse=True)
 def quiet_afterwards() -> Iterator[None]:
-    """`main` shows the library's warnings; other tests do without."""
+    """Remove the log handler of `main`, so that other tests do not print warnings."""
     logger = logging.getLogger("binance_oi")
     before = list(logger.handlers)
     yield
@@ -102,7 +101,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 
 
 def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # for however long: pytest ends a test that hangs
+    while not condition():  # pytest ends a test that hangs
         time.sleep(0.01)
 
 
@@ -117,7 +116,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
-    """Run it with all three streams on one pseudo-terminal; its exit code and what was seen."""
+    """Run it with all three streams on one pseudo-terminal; return its exit code and output."""
     if not hasattr(os, "openpty"):
         pytest.skip("no pseudo-terminals on this system")
     ours, theirs = os.openpty()
@@ -136,12 +135,12 @@ def on_a_terminal(*arguments: str, **env: str) -> tuple[int, str]:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the last process has left
+    except OSError:  # Linux raises it when the last process has closed the terminal
         return b""
 
 
 def without_waits(stderr: str) -> list[str]:
-    """The lines but those that say what a command waits for, which a slow machine has."""
+    """The lines without those about waits, which a slow machine adds."""
     return [line for line in stderr.splitlines() if ": waiting until " not in line]
 
 
@@ -167,9 +166,9 @@ def drawn(sheet: Sheet) -> str:
 
 
 def a_usage(held_until: datetime | None = None) -> Usage:
-    """What a budget of 2400 says when 7 are used."""
-    told = ProcessBudget().pool("test").usage
-    return replace(told, used=7, resets_at=NOON, held_until=held_until)
+    """The usage of a budget of 2400 when 7 are used."""
+    usage = ProcessBudget().pool("test").usage
+    return replace(usage, used=7, resets_at=NOON, held_until=held_until)
 
 
 # -- rendering -------------------------------------------------------------------------------
@@ -226,13 +225,13 @@ def test_safe_csv_has_no_cell_that_a_spreadsheet_runs() -> None:
     assert rows[-1] == ["'-5", ""]
 
 
-def test_csv_stays_as_the_exchange_wrote_it_unless_it_is_asked_to_be_safe() -> None:
+def test_csv_is_unchanged_without_csv_safe() -> None:
     rows = list(csv.reader(io.StringIO(csv_text(Sheet(("a",), [("=1+1",), ("@x",)])))))
     assert rows == [["a"], ["=1+1"], ["@x"]]
 
 
 @pytest.mark.parametrize("flags", [["--csv-safe"], ["--csv", "--csv-safe"]])
-async def test_every_command_with_csv_makes_it_safe_when_asked(
+async def test_every_command_with_csv_has_csv_safe(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = {"symbol": "=1+1", "status": "TRADING", "baseAsset": "@x", "quoteAsset": "USDT"}
@@ -245,11 +244,11 @@ async def test_every_command_with_csv_makes_it_safe_when_asked(
     assert listed == ["'=1+1", "TRADING", "", "'@x", "USDT"]
 
 
-def test_csv_of_nothing_is_its_header() -> None:
+def test_csv_without_rows_is_the_header() -> None:
     assert csv_text(values_sheet([])) == "symbol,open_interest,time\n"
 
 
-def test_decimal_points_stand_below_each_other() -> None:
+def test_decimal_points_are_aligned() -> None:
     assert align(["1234567.5", "1", "0.00000001"]) == [
         "1,234,567.5       ",
         "1         ",
@@ -258,7 +257,7 @@ def test_decimal_points_stand_below_each_other() -> None:
     assert align([]) == []
 
 
-def test_text_of_a_server_is_neither_markup_nor_control() -> None:
+def test_server_text_is_neither_markup_nor_control_characters() -> None:
     info = SymbolInfo("BTCUSDT", "TRADING", contract_type="[red]x[/red]\x1b[31m:smile:")
     assert "[red]x[/red]\\x1b[31m:smile:" in drawn(symbols_sheet([info]))
 
@@ -297,7 +296,7 @@ def test_a_sheet_with_many_columns_is_drawn_as_blocks() -> None:
     }
 
 
-def test_the_summary_says_what_was_read_and_what_it_cost() -> None:
+def test_the_summary_has_the_number_of_symbols_and_the_weight() -> None:
     values = [a_value("A"), a_value("B", ms=1500)]
     assert summary(a_snapshot(*values), a_usage()) == (
         "2 symbols read; weight 3, used 7/2400; 1.23 s; skew 1.50 s"
@@ -309,7 +308,7 @@ def test_the_summary_says_what_was_read_and_what_it_cost() -> None:
 
 @pytest.mark.parametrize("failed", [0, 1, 4999])
 @pytest.mark.parametrize("seconds", [0.004, 12.345, 99.95, 9876.5])
-def test_the_summary_fits_80_columns_whatever_was_read(failed: int, seconds: float) -> None:
+def test_the_summary_always_fits_80_columns(failed: int, seconds: float) -> None:
     names = [f"S{i}USDT" for i in range(9999)]
     values = [a_value(name, ms=i) for i, name in enumerate(names[failed:])]
     values[-1] = replace_time(values[-1], round(seconds * 1000))
@@ -337,7 +336,7 @@ def test_an_error_is_one_bounded_line() -> None:
         BudgetExhaustedError("no room", NOON),
     ],
 )
-def test_whoever_has_to_wait_is_told_until_when(error: BinanceOIError) -> None:
+def test_the_line_of_an_error_says_until_when_to_wait(error: BinanceOIError) -> None:
     assert "[until 2026-11-23T12:00:00" in explain(error)
 
 
@@ -376,7 +375,7 @@ def test_a_snapshot_says_whether_some_or_all_failed_and_why() -> None:
 Captured = pytest.CaptureFixture[str]
 
 
-def test_the_values_of_the_others_are_printed_when_one_fails(
+def test_values_are_printed_when_another_symbol_fails(
     exchange: LocalExchange, capsys: Captured
 ) -> None:
     symbols = ("btcusdt", "NOSUCHUSDT", "币安人生USDT")
@@ -385,9 +384,9 @@ def test_the_values_of_the_others_are_printed_when_one_fails(
     header, *rows = csv.reader(io.StringIO(out))
     assert header == ["symbol", "open_interest", "time"]
     assert [row[0] for row in rows] == ["BTCUSDT", "币安人生USDT"]
-    error, told = err.splitlines()
+    error, summary_line = err.splitlines()
     assert error == "binance-oi: NOSUCHUSDT: 400 (code -1121): Invalid symbol."
-    assert told.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
+    assert summary_line.startswith("binance-oi: 2 of 3 read; weight 3, used 3/2400; ")
 
 
 def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Captured) -> None:
@@ -395,7 +394,7 @@ def test_options_may_stand_between_symbols(exchange: LocalExchange, capsys: Capt
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_nothing_is_printed_of_what_is_not_there(exchange: LocalExchange, capsys: Captured) -> None:
+def test_stdout_is_empty_when_every_symbol_fails(exchange: LocalExchange, capsys: Captured) -> None:
     assert main(["get", "NOSUCHUSDT", "--csv", "--base-url", exchange.url, *PATIENT]) == 4
     assert capsys.readouterr().out == ""
 
@@ -431,13 +430,13 @@ def test_the_budget_is_shown_with_its_file_and_sends_nothing(
     out, err = capsys.readouterr()
     assert err == f"binance-oi: from {tmp_path / 'binance-oi' / FILE_NAME}\n"
     (line,) = out.splitlines()
-    told = json.loads(line)
-    assert (told["pool"], told["used"], told["limit"]) == (pool_key(exchange.url), 5, 2400)
-    assert (told["in_flight"], told["held_until"]) == (5, None)
+    shown = json.loads(line)
+    assert (shown["pool"], shown["used"], shown["limit"]) == (pool_key(exchange.url), 5, 2400)
+    assert (shown["in_flight"], shown["held_until"]) == (5, None)
     assert not exchange.answers
 
 
-def test_a_budget_that_has_no_place_is_one_line_and_1(
+def test_an_unusable_budget_directory_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv(VARIABLE, "not/absolute")
@@ -474,7 +473,7 @@ def test_warnings_of_the_library_are_shown_once(capsys: Captured) -> None:
         "get BTCUSDT --nonsense",
     ],
 )
-def test_wrong_usage_is_one_line_and_2(arguments: str, capsys: Captured) -> None:
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: str, capsys: Captured) -> None:
     assert main(arguments.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -492,7 +491,7 @@ def test_wrong_usage_is_one_line_and_2(arguments: str, capsys: Captured) -> None
         "--base-ul=https://me:secret@example.com",
     ],
 )
-def test_a_password_that_was_given_is_not_shown(arguments: str, capsys: Captured) -> None:
+def test_an_error_hides_the_password_of_a_proxy(arguments: str, capsys: Captured) -> None:
     assert main(["get", "BTCUSDT", *arguments.split()]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -515,7 +514,7 @@ def test_help_names_every_command_and_exit_code(flag: str, capsys: Captured) -> 
         assert word in out
 
 
-def test_the_version_is_told(capsys: Captured) -> None:
+def test_version_prints_the_version(capsys: Captured) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"binance-oi {__version__}\n"
 
@@ -529,7 +528,7 @@ def test_an_unexpected_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         main(["budget"])
 
 
-def test_another_missing_module_is_not_taken_for_the_extra(
+def test_only_a_missing_extra_is_reported_as_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "binance_oi.cli", None)
@@ -555,13 +554,13 @@ def test_a_pipe_gets_json_lines_of_the_whole_market() -> None:
 
 
 @pytest.mark.thorough
-def test_symbols_in_any_script_come_through_in_any_locale() -> None:
+def test_symbols_in_any_script_are_printed_in_any_locale() -> None:
     done = run("get", "币安人生USDT", "--simulated", *PATIENT, env={"PYTHONIOENCODING": "ascii"})
     assert json.loads(done.stdout)["symbol"] == "币安人生USDT"
     assert done.returncode == 0
 
 
-def test_a_reader_who_leaves_early_is_no_error() -> None:
+def test_a_pipe_reader_that_leaves_early_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [*PROGRAM, "snapshot", "--simulated", *PATIENT]
@@ -574,7 +573,7 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("arguments", [["get", "--help"], *thorough(["--help"], ["--version"])])
-def test_help_whose_reader_leaves_early_is_no_error(arguments: list[str]) -> None:
+def test_a_pipe_reader_that_leaves_the_help_page_early_is_no_error(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -586,7 +585,7 @@ def test_help_whose_reader_leaves_early_is_no_error(arguments: list[str]) -> Non
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
 @pytest.mark.parametrize("closed", [">&- 2>&- <&-", *thorough(">&-", "2>&-", "2>/dev/full")])
-def test_streams_that_were_closed_by_whoever_started_us_are_no_error(closed: str) -> None:
+def test_streams_closed_by_the_parent_are_no_error(closed: str) -> None:
     script = f'"$@" {closed}'
     command = ["sh", "-c", script, "sh", *PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
@@ -616,7 +615,7 @@ def test_a_full_stderr_does_not_change_the_exit_code(arguments: list[str], unbuf
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_a_full_disk_is_told_in_one_line_also_for_help(flag: str) -> None:
+def test_a_full_disk_is_one_line_also_for_help(flag: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*PROGRAM, flag], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE
@@ -626,7 +625,7 @@ def test_a_full_disk_is_told_in_one_line_also_for_help(flag: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_told_in_one_line() -> None:
+def test_a_full_disk_is_one_line() -> None:
     with open("/dev/full", "w") as full:
         command = [*PROGRAM, "get", "BTCUSDT", "--simulated", *PATIENT]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
@@ -636,7 +635,7 @@ def test_a_full_disk_is_told_in_one_line() -> None:
 
 def test_an_interrupted_snapshot_prints_nothing() -> None:
     with (
-        LocalExchange(limit=50).in_thread() as exchange,  # so that it has to wait
+        LocalExchange(limit=50).in_thread() as exchange,  # so that the command must wait
         started("snapshot", "--base-url", exchange.url, *PATIENT) as process,
     ):
         until(lambda: exchange.answers[200] > 20)
@@ -648,12 +647,12 @@ def test_an_interrupted_snapshot_prints_nothing() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("ignored", [False, *thorough(True)])
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), *thorough((signal.SIGHUP, 129))])
-def test_a_terminated_snapshot_ends_like_an_interrupted_one(
+def test_sigterm_ends_a_snapshot_as_ctrl_c_does(
     number: signal.Signals, code: int, ignored: bool
 ) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
         command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
-        if ignored:  # what a shell does for what it runs in the background
+        if ignored:  # as a shell does for background processes
             command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
@@ -665,7 +664,7 @@ def test_a_terminated_snapshot_ends_like_an_interrupted_one(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.thorough
-def test_a_hangup_that_is_ignored_as_with_nohup_ends_nothing() -> None:
+def test_an_ignored_sighup_ends_nothing() -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
         command = [*PROGRAM, "snapshot", "--base-url", exchange.url, *PATIENT]
         command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
@@ -673,7 +672,7 @@ def test_a_hangup_that_is_ignored_as_with_nohup_ends_nothing() -> None:
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
             until(lambda: exchange.answers[200] > 20)
             process.send_signal(signal.SIGHUP)
-            process.send_signal(signal.SIGTERM)  # pending at the same time, and SIGHUP comes first
+            process.send_signal(signal.SIGTERM)  # both are pending, and SIGHUP is delivered first
             out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, without_waits(err)) == (143, "", [])
 
@@ -694,7 +693,7 @@ def test_the_local_exchange_serves_until_it_is_interrupted(
     assert (process.returncode, out, err) == (code, "", "")
 
 
-def test_a_port_that_is_taken_is_wrong_usage_and_one_line_names_it() -> None:
+def test_an_occupied_port_is_wrong_usage_and_one_line_names_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         done = run("simulate", "--port", str(port))
@@ -703,8 +702,8 @@ def test_a_port_that_is_taken_is_wrong_usage_and_one_line_names_it() -> None:
 
 
 @pytest.mark.thorough
-def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:
-    # Its clock stands still, so that the minute is full whenever the process comes to ask.
+def test_a_full_minute_ends_with_exit_code_3_and_says_until_when() -> None:
+    # The exchange's clock stands still, so its minute is full whenever the process asks.
     standing = LocalExchange(used=2400, clock=lambda: NOON.timestamp() + 10.0)
     with standing.in_thread() as exchange:
         done = run("get", "BTCUSDT", "--max-wait", "0", "--base-url", exchange.url, *PATIENT)
@@ -714,17 +713,17 @@ def test_whoever_is_limited_ends_with_3_and_is_told_until_when() -> None:
     assert done.stdout == ""
 
 
-def test_a_ban_ends_with_3_and_is_told_until_when() -> None:
+def test_a_ban_ends_with_exit_code_3_and_says_until_when() -> None:
     with LocalExchange().in_thread() as exchange:
         pool = MachineBudget().pool(pool_key(exchange.url))
-        pool.hold(300.0, ban=True)  # what another process of this user was told
+        pool.hold(300.0, ban=True)  # as after a ban of another process of this user
         done = run("snapshot", "--base-url", exchange.url)
         assert not exchange.answers
     assert done.returncode == 3
     assert re.fullmatch(r"binance-oi: 418 .*\[until 20.*\]\n", done.stderr)
 
 
-def test_a_network_failure_ends_with_5() -> None:
+def test_a_network_failure_ends_with_exit_code_5() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     done = run("snapshot", "--base-url", f"http://127.0.0.1:{port}")
@@ -739,7 +738,7 @@ def test_the_exit_code_of_the_process_is_that_of_main(exchange: LocalExchange) -
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", *thorough("rich")])
-def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
+def test_without_the_extra_one_line_names_what_to_install(missing: str) -> None:
     source = (
         f"import runpy, sys; sys.modules['{missing}'] = None;"
         "runpy.run_module('binance_oi', run_name='__main__', alter_sys=True)"
@@ -750,21 +749,21 @@ def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
     assert done.stderr == "binance-oi: needs its extra: pip install 'binance-oi[cli]'\n"
 
 
-def test_a_terminal_gets_a_bar_then_a_table_then_the_summary() -> None:
+def test_a_terminal_shows_a_bar_then_a_table_then_the_summary() -> None:
     code, seen = on_a_terminal("snapshot", "--simulated", *PATIENT)
     assert code == 0
     plain = COLOUR.sub("", seen)
-    bar, head, row, told = (
+    bar, head, row, summary = (
         plain.find(text) for text in ("789/789", "open interest", "0GUSDT ", "789 symbols read")
     )
-    assert 0 < bar < head < row < told
-    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is back
+    assert 0 < bar < head < row < summary
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")  # the cursor is visible again
     assert COLOUR.search(seen)
     assert "{" not in plain
 
 
 @pytest.mark.thorough
-def test_no_color_means_none() -> None:
+def test_no_color_turns_colours_off() -> None:
     code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, NO_COLOR="1")
     assert code == 0
     assert "BTCUSDT" in seen
@@ -772,7 +771,7 @@ def test_no_color_means_none() -> None:
 
 
 @pytest.mark.thorough
-def test_json_on_a_terminal_when_told() -> None:
+def test_json_is_printed_on_a_terminal_on_request() -> None:
     code, seen = on_a_terminal("get", "BTCUSDT", "--simulated", *PATIENT, "--json")
     assert code == 0
     assert '{"symbol": "BTCUSDT", "open_interest": ' in seen

@@ -1,4 +1,4 @@
-"""The commands that record and read recordings: one line for what is wrong, and a clean end."""
+"""The commands that record and read recordings: one line for each error, and a clean end."""
 
 import asyncio
 import fcntl
@@ -35,8 +35,8 @@ from support.recorded import sweep, write_recording
 Captured = pytest.CaptureFixture[str]
 VIEW = View(order="symbol", top=5)
 ENTERS_SCREEN, LEAVES_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
-QUICK = "JDUSDT"  # its open interest changes every second, and nothing is shown until it does
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+QUICK = "JDUSDT"  # its open interest changes every second; `watch` shows only changes
+HANGS = 600.0  # s after which a process hangs and is not only slow
 ENDS_WITHIN = 2.0  # s after SIGINT or SIGTERM
 
 
@@ -57,7 +57,7 @@ def started(*arguments: str) -> "Generator[subprocess.Popen[str]]":
 
 
 def sweeps_in(path: Path) -> int:
-    """How many sweeps a file has; 0 while there is none."""
+    """How many sweeps a file has; 0 while it does not exist."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             (count,) = connection.execute("SELECT count(*) FROM sweeps").fetchone()
@@ -67,7 +67,7 @@ def sweeps_in(path: Path) -> int:
 
 
 def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    """Wait until that process has recorded so many, however long it takes."""
+    """Wait until the process has recorded so many sweeps."""
     while sweeps_in(path) < count:
         assert process.poll() is None
         time.sleep(0.01)
@@ -78,7 +78,7 @@ def until_sweeps(path: Path, count: int, process: "subprocess.Popen[str]") -> No
     [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
+def test_a_signal_stops_a_recorder_cleanly_with_whole_sweeps(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     path = tmp_path / "oi.db"
@@ -91,14 +91,16 @@ def test_a_recorder_that_is_told_to_stop_ends_cleanly_with_whole_sweeps(
     assert process.returncode == code
     assert stderr.splitlines()[-1].startswith("binance-oi: stopped: ")
     assert "Traceback" not in stderr
-    assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]  # the log is empty, and gone
+    assert [file.name for file in tmp_path.glob("oi*")] == [
+        "oi.db"
+    ]  # SQLite has emptied and removed the log
     with Recording(path) as recording:
         assert {(sweep.asked, sweep.read) for sweep in recording.sweeps()} == {(2, 2)}
 
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_recorder_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+def test_a_recorder_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     arguments = ("record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
     command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "binance_oi"]
@@ -135,9 +137,9 @@ def test_record_and_watch_end_within_two_seconds_of_a_signal(
             assert time.monotonic() - began < ENDS_WITHIN
 
 
-@pytest.mark.thorough  # it tries for ten seconds, and `nox -s recorder` runs it
+@pytest.mark.thorough  # the recorder retries for ten seconds; `nox -s recorder` runs it
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Path) -> None:
+def test_lost_sweeps_end_a_recorder_with_exit_code_7_and_their_number(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     with LocalExchange().in_thread() as exchange:
         arguments = ("--to", str(path), "--every", "0.2s", "--base-url", exchange.url)
@@ -145,7 +147,7 @@ def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Pat
             while not sweeps_in(path):
                 assert process.poll() is None
             with closing(sqlite3.connect(path, isolation_level=None, timeout=60.0)) as other:
-                other.execute("BEGIN IMMEDIATE")  # and the program that has the lock keeps it
+                other.execute("BEGIN IMMEDIATE")  # the other program keeps the lock
                 answers = exchange.answers[200]
                 while exchange.answers[200] < answers + 3:
                     assert process.poll() is None
@@ -156,7 +158,7 @@ def test_a_recorder_that_lost_sweeps_ends_with_7_and_says_how_many(tmp_path: Pat
     assert "unwritten" not in stderr
 
 
-def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> None:
+def test_a_second_recorder_is_refused_with_the_process_id_of_the_first(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     with LocalExchange().in_thread() as exchange:
         arguments = ("record", "BTCUSDT", "--to", str(path), "--base-url", exchange.url)
@@ -184,7 +186,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
             ("export {new} --to {out}.csv", "is not there"),
             ("export {text} --to {out}.csv", "is not a recording"),
             ("export {db} --to {out}.csv --symbol NOSUCHUSDT", "has no NOSUCHUSDT"),
-            ("export {db} --to {out}.csv --until 2020-01-01", "nothing in that range"),
+            ("export {db} --to {out}.csv --until 2020-01-01", "no rows in that range"),
             (
                 "export {db} --to {out}.csv --since never",
                 "a moment is ISO 8601, such as 2026-11-23",
@@ -221,7 +223,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
             ("export {db} --to=-", "a name is needed"),
             ("export {db} --to {pipe}.csv", "no place for a file"),
             ("export {db} --to {dir}.csv", "is a directory"),
-            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "nothing in that range"),
+            ("export {db} --to {bad}.csv --replace --until 2020-01-01", "no rows in that range"),
             ("export {db} --to {bad}.csv", "cannot be added to: line 1: it does not begin as"),
             ("export {db} --to {bad}.jsonl", "cannot be added to: line 1: it is not as an export"),
             ("export {db} --to {bad}.parquet", "cannot be added to: "),
@@ -231,7 +233,7 @@ def test_a_second_recorder_is_refused_with_the_process_id(tmp_path: Path) -> Non
         always=12,
     ),
 )
-def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
+def test_impossible_arguments_are_one_line_and_exit_code_2_and_touch_nothing(
     arguments: str, said: str, path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     names = {"new": "new", "text": "text", "out": "o", "bad": "bad", "pipe": "pipe", "dir": "dir"}
@@ -254,7 +256,7 @@ def test_what_cannot_be_is_one_line_and_2_and_touches_nothing(
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
-    """What is in a directory, without the books of the budget and what SQLite makes to read."""
+    """The files in a directory, without those of the budget and SQLite's files for readers."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in directory.rglob("*")
@@ -281,7 +283,7 @@ def test_a_report_never_replaces_the_log_of_a_recorder_at_work(
             assert [found.read for found in recording.sweeps()] == [3, 2]
 
 
-def test_a_second_export_keeps_what_is_there_and_says_what_it_added(
+def test_a_second_export_keeps_rows_and_says_how_many_it_added(
     path: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -304,7 +306,7 @@ def test_a_second_export_keeps_what_is_there_and_says_what_it_added(
 
 @pytest.mark.parametrize("name", ["oi.csv", "oi.svg", "oi.html"])
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_recording_is_never_written_over_by_what_is_made_of_it(
+def test_no_output_overwrites_the_recording_it_is_made_of(
     name: str, linked: bool, tmp_path: Path, capsys: Captured
 ) -> None:
     recording = write_recording(tmp_path / ("oi.db" if linked else name))
@@ -323,18 +325,18 @@ def test_a_recording_is_never_written_over_by_what_is_made_of_it(
     "arguments",
     ["record --to= --simulated", "export {db} --to=", "report {db} --to=", "plot {db} X --to="],
 )
-def test_a_name_that_is_empty_is_not_taken_for_the_directory_we_are_in(
+def test_an_empty_name_is_not_the_current_directory(
     arguments: str, path: Path, capsys: Captured
 ) -> None:
     assert main([word.format(db=path) for word in arguments.split()]) == 2
     assert "a name is needed" in capsys.readouterr().err
 
 
-def test_another_source_is_refused_with_2_before_anything_is_sent_and_the_report_names_it(
+def test_another_source_is_refused_with_exit_code_2_before_any_request(
     tmp_path: Path, capsys: Captured
 ) -> None:
     path, page = tmp_path / "oi.db", tmp_path / "oi.html"
-    for _ in range(2):  # another local exchange, on another port, is the same source
+    for _ in range(2):  # a local exchange on another port is the same source
         before = sweeps_in(path)
         arguments = ("BTCUSDT", "--to", str(path), "--every", "0.2s", "--simulated")
         with started("record", *arguments) as process:
@@ -377,13 +379,13 @@ def test_a_pipe_gets_the_changes_as_json_lines() -> None:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=HANGS)
     assert process.returncode == 130
-    assert "Traceback" not in stderr  # a busy machine may be late, and is told so
+    assert "Traceback" not in stderr  # a busy machine may miss slots, with a warning
     first, second = (Decimal(row["open_interest"]) for row in rows)
     assert (rows[0]["change"], Decimal(rows[1]["change"])) == ("0.00", second - first)
 
 
 @pytest.mark.thorough
-def test_it_ends_when_nobody_reads_any_more() -> None:
+def test_watch_ends_when_the_pipe_reader_leaves() -> None:
     with started("watch", QUICK, "--every", "0.2s", "--simulated") as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -396,13 +398,13 @@ def _take_terminal() -> None:
 
 
 class Terminal:
-    """`binance-oi` on a terminal of that size, read by us."""
+    """`binance-oi` on a terminal of a given size, whose output the test reads."""
 
     def __init__(self, *arguments: str, columns: int = 100, controlling: bool = False) -> None:
         self._ours, theirs = pty.openpty()
         self.resize(columns)
         command = [sys.executable, "-m", "binance_oi", *arguments]
-        # readline sets COLUMNS and LINES for children, behind Python's back; rich believes them.
+        # readline sets COLUMNS and LINES for child processes, and rich trusts them.
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             command,
@@ -420,7 +422,7 @@ class Terminal:
         termios.tcsetwinsize(self._ours, (30, columns))
 
     def close(self) -> None:
-        """As a window that is closed: the system sends SIGHUP, and nothing can be written."""
+        """Close the window: the system sends SIGHUP, and writes to the terminal fail."""
         os.close(self._ours)
 
     def read_until(self, wanted: Callable[[bytes], bool]) -> None:
@@ -445,7 +447,7 @@ def test_a_recorder_whose_terminal_is_closed_stops_cleanly_with_129(
     terminal = Terminal("record", *arguments, controlling=True)
     terminal.read_until(lambda shown: re.search(rb"sweeps ([2-9]|\d\d)", shown) is not None)
     terminal.close()
-    for _ in range(more_signals):  # a shell sends one as well
+    for _ in range(more_signals):  # the shell sends a second one
         terminal.process.send_signal(signal.SIGHUP)
     assert terminal.process.wait(timeout=HANGS) == 129
     assert [file.name for file in tmp_path.glob("oi*")] == ["oi.db"]
@@ -477,7 +479,7 @@ def test_a_command_whose_terminal_is_closed_ends_with_129(arguments: str, shown:
     "number, code",
     [(signal.SIGINT, 130), *thorough((signal.SIGTERM, 143), (signal.SIGHUP, 129))],
 )
-def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, code: int) -> None:
+def test_watch_shows_a_table_and_restores_the_cursor(number: signal.Signals, code: int) -> None:
     terminal = Terminal("watch", "BTCUSDT", "--every", "0.2s", "--simulated")
     terminal.read_until(lambda shown: b"since start" in shown)
     terminal.process.send_signal(number)
@@ -492,19 +494,19 @@ def test_a_terminal_gets_a_table_and_its_cursor_back(number: signal.Signals, cod
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
-def test_a_terminal_that_becomes_narrow_is_drawn_anew_at_once() -> None:
+def test_a_terminal_that_becomes_narrow_is_redrawn_at_once() -> None:
     terminal = Terminal("watch", "BTCUSDT", "--every", "1h", "--simulated")
     terminal.read_until(lambda shown: b"waiting for the first sweep" in shown)
     terminal.resize(20)
     terminal.shown = b""
-    terminal.process.send_signal(signal.SIGWINCH)  # it has no controlling terminal
+    terminal.process.send_signal(signal.SIGWINCH)  # the process has no controlling terminal
     terminal.read_until(lambda shown: "waiting for the fir…".encode() in shown)
     terminal.process.send_signal(signal.SIGINT)
     terminal.read_to_the_end()
     assert terminal.process.returncode == 130
 
 
-def test_the_status_line_says_what_was_lost_and_why() -> None:
+def test_the_status_line_counts_losses_and_names_the_reason() -> None:
     status = Status(
         sweeps=3,
         rows=7,
@@ -522,22 +524,22 @@ def test_the_status_line_says_what_was_lost_and_why() -> None:
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
 
 
-async def test_without_a_terminal_it_is_a_line_now_and_then(
+async def test_without_a_terminal_the_status_is_a_line_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(recording, "LOG_EVERY", 0.01)
+    monkeypatch.setattr(recording, "LINE_S", 0.01)
     async with LocalExchange() as exchange, OpenInterestClient(base_url=exchange.url) as client:
-        telling = asyncio.create_task(
-            recording._tell(Recorder(client, tmp_path / "oi.db", every=1.0), client)
+        showing = asyncio.create_task(
+            recording._show_status(Recorder(client, tmp_path / "oi.db", every=1.0), client)
         )
         said = ""
         while said.count("\n") < 2:
             await asyncio.sleep(0.01)
             said += capsys.readouterr().err
-        telling.cancel()
+        showing.cancel()
     line = "sweeps 0, rows 0, slots missed 0; used 0 of 2400"
-    for told in said.splitlines()[:2]:
-        assert re.fullmatch(rf"binance-oi: 20..-..-..T..:..:..Z {line}", told)
+    for text in said.splitlines()[:2]:
+        assert re.fullmatch(rf"binance-oi: 20..-..-..T..:..:..Z {line}", text)
 
 
 def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapshot:
@@ -555,19 +557,19 @@ def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapsh
     )
 
 
-def test_the_board_knows_what_changed_since_when() -> None:
+def test_the_board_has_changes_since_the_last_sweep_and_the_start() -> None:
     board = Board()
-    assert [v.symbol for v in board.take(seen("100", "10", "1"))] == ["A", "B", "C"]
-    changed = board.take(seen("110", "10", "0.5", unchanged=("B",)))
+    assert [v.symbol for v in board.add(seen("100", "10", "1"))] == ["A", "B", "C"]
+    changed = board.add(seen("110", "10", "0.5", unchanged=("B",)))
     assert [v.symbol for v in changed] == ["A", "C"]
     assert [name for name, _ in board.top("change", 2)] == ["C", "A"]
-    board.take(seen("110", "12", "0.5"))
+    board.add(seen("110", "12", "0.5"))
     assert [name for name, _ in board.top("change", 3)] == ["B", "A", "C"]
     assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
     assert [name for name, _ in board.top("symbol", 1)] == ["A"]
     line = board.lines["B"]
     assert json.loads(change_line(line.latest, line))["change"] == "2"
-    board.take(seen("110", "12"))
+    board.add(seen("110", "12"))
     assert list(board.lines) == ["A", "B"]
 
 
@@ -581,7 +583,7 @@ def drawn(board: Board, width: int, height: int = 20) -> str:
 
 def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
     board = Board()
-    board.take(seen("96012.544", "0.00000010"))
+    board.add(seen("96012.544", "0.00000010"))
     text = drawn(board, 100)
     for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
         assert expected in text
@@ -599,7 +601,7 @@ def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
 )
 def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: str) -> None:
     board = Board()
-    board.take(seen("51857726234713.12345678"))
+    board.add(seen("51857726234713.12345678"))
     text = drawn(board, width)
     assert " ".join(text.splitlines()[2].split()) == shown
     assert "51,857,726,234,713.12345678" in text
@@ -607,7 +609,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: 
 
 def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() -> None:
     board = Board()
-    board.take(seen("1", "2", "3"))
+    board.add(seen("1", "2", "3"))
     board.warnings.append("banned")
     lines = drawn(board, 80, height=10).splitlines()
     assert len(lines) <= 10
@@ -616,7 +618,7 @@ def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() 
     assert lines[-1] == "banned"
 
 
-def test_the_heading_says_what_is_shown_and_when_the_next_is_due() -> None:
+def test_the_heading_describes_the_sweep_and_when_the_next_is_due() -> None:
     slot = datetime(2026, 11, 23, 12, tzinfo=UTC)
     snapshot = replace(seen("1", "2"), slot=slot, finished=slot + timedelta(seconds=0.5))
     snapshot = replace(snapshot, started=slot, next_slot=slot + timedelta(seconds=20))
@@ -631,13 +633,13 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest() -> None:
     assert sparkline([Decimal(5)] * 3) == "▁▁▁"
 
 
-def test_the_gauge_says_when_nothing_is_sent() -> None:
+def test_the_gauge_shows_a_cooldown() -> None:
     pool = ProcessBudget().pool("")
     pool.hold(60.0)
     assert "nothing is sent before" in gauge(pool.usage)
 
 
-def test_the_gauge_says_how_many_calls_wait_and_what_for() -> None:
+def test_the_gauge_counts_waiting_calls_by_reason() -> None:
     usage = ProcessBudget().pool("test").usage
     assert "waiting" not in gauge(usage)
     one = replace(usage, waiting_for={Reason.MINUTE_FULL: 1})

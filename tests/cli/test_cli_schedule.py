@@ -1,6 +1,6 @@
-"""The schedule of a command: one that fits, one that does not, and an exchange that is not there.
+"""Schedules of commands: one that fits, one that does not, and an exchange that does not answer.
 
-Rule of this file: a command that records is a process of its own, and is stopped by a signal.
+Rule of this file: a command that records runs in a process of its own; a signal stops it.
 """
 
 import shlex
@@ -15,26 +15,26 @@ import pytest
 
 from binance_oi.cli import main
 from binance_oi.cli.endings import EXCHANGE, LIMITED, NETWORK, UNEXPECTED, USAGE
-from binance_oi.cli.program import fitting
+from binance_oi.cli.program import fitting_command
 from binance_oi.cli.recording import status_line, trouble_code
 from binance_oi.recorder import Status
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
 Captured = pytest.CaptureFixture[str]
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+HANGS = 600.0  # s after which a process hangs and is not only slow
 
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """The URL of an exchange that is not there."""
+    """A URL at which no exchange listens."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unheard.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("symbols, every", [(["BTCUSDT"], "0.2s"), *thorough(([], "1s"))])
-def test_a_recorder_that_never_reached_the_exchange_says_why_and_fails(
+def test_a_recorder_that_never_reaches_the_exchange_fails_with_the_reason(
     symbols: list[str], every: str, nowhere: str, tmp_path: Path
 ) -> None:
     arguments = ["record", *symbols, "--to", str(tmp_path / "oi.db"), "--every", every]
@@ -55,7 +55,9 @@ def test_a_recorder_that_never_reached_the_exchange_says_why_and_fails(
     assert process.returncode == NETWORK
 
 
-def test_a_recorder_says_at_once_that_no_list_could_be_read(nowhere: str, tmp_path: Path) -> None:
+def test_a_recorder_warns_at_once_that_the_list_could_not_be_read(
+    nowhere: str, tmp_path: Path
+) -> None:
     arguments = ["record", "--to", str(tmp_path / "oi.db"), "--base-url", nowhere]
     command = [sys.executable, "-m", "binance_oi", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -63,7 +65,7 @@ def test_a_recorder_says_at_once_that_no_list_could_be_read(nowhere: str, tmp_pa
         said = process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=HANGS)
-    assert said.startswith("binance-oi: the list of symbols was not read yet: no answer")
+    assert said.startswith("binance-oi: the list of symbols could not be read yet: no answer")
     assert process.returncode == NETWORK
 
 
@@ -80,13 +82,13 @@ def test_a_recorder_says_at_once_that_no_list_could_be_read(nowhere: str, tmp_pa
         ("late", UNEXPECTED),
     ],
 )
-def test_a_recorder_without_a_sweep_ends_with_the_code_of_the_reason(
+def test_a_recorder_without_a_sweep_ends_with_the_exit_code_of_the_reason(
     trouble: str, code: int
 ) -> None:
     assert trouble_code(trouble) == code
 
 
-def test_the_status_says_how_late_a_sweep_was_only_when_there_was_one() -> None:
+def test_the_status_has_the_lateness_of_a_sweep_only_after_one() -> None:
     assert status_line(Status()) == "sweeps 0, rows 0, slots missed 0"
     assert status_line(Status(sweeps=1, late=0.04)).endswith(", last 0.0 s late")
     line = status_line(Status(missed=2, trouble="outage: no\nroute"))
@@ -118,12 +120,12 @@ def test_a_schedule_that_does_not_fit_is_refused_with_the_command_that_would_wor
         ["watch", "--every", "1s", "--every=5s", "--top", "3"],
     ],
 )
-def test_the_command_that_would_work_has_one_period(arguments: list[str]) -> None:
-    assert fitting(arguments, 22) == "binance-oi watch --top 3 --every 22s"
+def test_the_advised_command_has_one_period(arguments: list[str]) -> None:
+    assert fitting_command(arguments, 22) == "binance-oi watch --top 3 --every 22s"
 
 
-def test_without_a_schedule_that_fits_fewer_symbols_are_advised() -> None:
-    assert fitting(["watch"], None) == "read fewer symbols"
+def test_without_a_schedule_that_fits_the_advice_is_fewer_symbols() -> None:
+    assert fitting_command(["watch"], None) == "read fewer symbols"
 
 
 @pytest.mark.parametrize("command", ["record", "watch"])
@@ -133,4 +135,4 @@ def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Ca
     assert "--every DURATION" in shown
     assert "or auto" in shown
     assert "[default: auto]" in shown
-    assert "FLOAT From" not in shown
+    assert "FLOAT The" not in shown

@@ -24,7 +24,7 @@ def test_each_shell_gets_every_command_and_the_shared_options(shell: str, capsys
     assert [name for name in COMMANDS if name not in text] == []
     for option in ("reserve", "max-wait", "log-level", "symbol", "since"):
         assert option in text
-    assert "__complete" not in text  # nothing is asked of the program at each key
+    assert "__complete" not in text  # the script does not start the program at each key
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this system")
@@ -40,7 +40,9 @@ def test_each_shell_gets_every_command_and_the_shared_options(shell: str, capsys
         ("completion ", {"bash", "zsh", "fish"}),
     ],
 )
-def test_bash_completes(words: str, expected: set[str], capsys: Captured, tmp_path: Path) -> None:
+def test_bash_completes_commands_and_options(
+    words: str, expected: set[str], capsys: Captured, tmp_path: Path
+) -> None:
     path = tmp_path / "completion.bash"
     path.write_text(script("bash", capsys))
     given = ["binance-oi", *words.split(" ")]

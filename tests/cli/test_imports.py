@@ -1,6 +1,6 @@
-"""A command imports what it needs, and nothing else.
+"""A command imports only the modules that it needs.
 
-Held by the modules that a process has in the end, not by the time that it takes.
+The tests check the modules of the process at its end, not the time that it takes.
 """
 
 import json
@@ -43,7 +43,7 @@ COMMANDS = [name for name in app if not name.startswith("-")]
 
 
 def imported(*arguments: str) -> set[str]:
-    """Heavy modules that a command has imported when it ends well."""
+    """The heavy modules that a command has imported when it succeeds."""
     command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     code, modules = json.loads(done.stdout)
@@ -51,21 +51,21 @@ def imported(*arguments: str) -> set[str]:
     return {name for name in modules if name in HEAVY}
 
 
-def test_the_version_needs_the_standard_library_alone() -> None:
+def test_version_imports_only_the_standard_library() -> None:
     assert imported("--version") == set()
 
 
 @pytest.mark.parametrize("name", ["", "record", "get", *thorough(*COMMANDS)])
-def test_help_needs_what_draws_it_alone(name: str) -> None:
+def test_help_imports_only_what_draws_it(name: str) -> None:
     assert imported(*name.split(), "--help") == {"cyclopts", "rich"}
 
 
-def test_the_budgets_need_neither_a_client_nor_a_loop() -> None:
+def test_the_budget_command_imports_neither_the_client_nor_asyncio() -> None:
     assert imported("budget") == {"cyclopts", "rich", "msgspec"}
 
 
 @pytest.mark.parametrize("name", ["backup", *thorough("export", "report")])
-def test_what_reads_a_recording_needs_neither_a_client_nor_a_loop(
+def test_commands_that_read_a_recording_import_neither_the_client_nor_asyncio(
     name: str, tmp_path: Path
 ) -> None:
     path = write_recording(tmp_path / "oi.db")
@@ -74,5 +74,5 @@ def test_what_reads_a_recording_needs_neither_a_client_nor_a_loop(
     assert found == {"cyclopts", "rich", "msgspec", "sqlite3"}
 
 
-def test_what_reads_the_exchange_needs_no_recording_and_no_drawing() -> None:
+def test_commands_that_read_the_exchange_import_neither_recordings_nor_charts() -> None:
     assert not imported("get", "BTCUSDT", "--simulated") & {"sqlite3", "pyarrow", "matplotlib"}

@@ -1,4 +1,4 @@
-"""Options mean the same in every command, also when the environment names them."""
+"""Options mean the same in every command, on the command line and in the environment."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def quiet_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
-    """What a command that sends was given; it sends nothing."""
+    """Record the options of a command that would send; it sends nothing."""
     found: list[Source] = []
 
     @contextmanager
@@ -55,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 
 
 def arguments_of(command: str, tmp_path: Path) -> list[str]:
-    """The least that a command needs."""
+    """The arguments that a command needs at least."""
     words = {"get": ["BTCUSDT"], "record": ["--to", str(tmp_path / "oi.db")]}
     return [command, *words.get(command, [])]
 
@@ -80,7 +80,7 @@ def test_every_command_that_sends_takes_the_same_limits(
 
 
 @pytest.mark.parametrize("command", SENDING)
-def test_the_environment_has_the_defaults_and_the_command_line_counts_more(
+def test_the_command_line_overrides_the_environment(
     command: str, tmp_path: Path, made: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
@@ -108,7 +108,7 @@ def test_the_environment_has_the_defaults_and_the_command_line_counts_more(
     assert (made[1].timeout, made[1].testnet, made[1].reserve) == (2.0, True, 0.25)
 
 
-def test_an_empty_variable_counts_as_none(
+def test_an_empty_variable_counts_as_not_set(
     made: list[Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in VARIABLES:
@@ -117,7 +117,7 @@ def test_an_empty_variable_counts_as_none(
     assert made == [Source()]
 
 
-def test_a_wrong_variable_is_named_and_wrong_usage(
+def test_an_invalid_variable_is_wrong_usage_and_the_error_names_it(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BINANCE_OI_TIMEOUT", "soon")
@@ -172,7 +172,7 @@ def test_symbols_are_named_the_same_way_in_every_command(
     path = write_recording(tmp_path / "oi.db")
     ending = {"export": "csv", "report": "html", "plot": "svg"}[command]
     assert main([command, str(path), *words, "--to", str(tmp_path / f"oi.{ending}")]) == 2
-    assert "ETHUSDT" in capsys.readouterr().err  # which is not in it
+    assert "ETHUSDT" in capsys.readouterr().err  # a symbol that is not in the recording
 
 
 PRINTING = {
@@ -199,13 +199,13 @@ def test_every_command_that_prints_data_prints_json_lines_on_a_terminal_too(comm
     assert all(isinstance(row, dict) for row in rows)
 
 
-def test_symbols_in_both_ways_at_once_are_wrong_usage_that_says_so(capsys: Captured) -> None:
+def test_mixing_both_forms_of_symbols_is_wrong_usage_with_a_hint(capsys: Captured) -> None:
     assert main(["get", "BTCUSDT", "--symbol", "ETHUSDT", "--simulated"]) == 2
-    assert "stand after the command, or each after --symbol" in capsys.readouterr().err
+    assert "put symbols after the command, or each after --symbol" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["", ",", "BTCUSDT,", *thorough(" ")])
-def test_a_symbol_without_a_name_is_wrong_usage(name: str, capsys: Captured) -> None:
+def test_an_empty_symbol_is_wrong_usage(name: str, capsys: Captured) -> None:
     for words in (["get", name], ["snapshot", "--symbol", name]):
         assert main([*words, "--simulated"]) == 2
         assert "a symbol is needed" in capsys.readouterr().err
@@ -223,14 +223,16 @@ def test_a_symbol_without_a_name_is_wrong_usage(name: str, capsys: Captured) -> 
         ("--proxy=nonsense", "a proxy must be http://"),
     ],
 )
-def test_a_limit_that_cannot_be_is_one_line_and_2(option: str, said: str, capsys: Captured) -> None:
+def test_an_impossible_limit_is_one_line_and_exit_code_2(
+    option: str, said: str, capsys: Captured
+) -> None:
     assert main(["get", "BTCUSDT", option]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert said in err
 
 
-def test_the_reserve_is_kept_free_and_the_share_is_kept(exchange: LocalExchange) -> None:
+def test_the_client_keeps_the_reserve_and_the_share(exchange: LocalExchange) -> None:
     source = Source(base_url=exchange.url, reserve=600, share=0.25)
     with source.client() as client:
         assert (client.usage.reserve, client.usage.share) == (600, 600)
@@ -244,8 +246,8 @@ def test_the_log_level_shows_more_or_less_of_the_library(
     levels: list[tuple[Level, bool]] = [("info", True), ("warning", False), ("debug", True)]
     for level, shown in levels:
         with Source(base_url=exchange.url, log_level=level).client():
-            logging.getLogger("binance_oi").info("symbols that joined: X")
-        assert ("symbols that joined: X" in capsys.readouterr().err) is shown
+            logging.getLogger("binance_oi").info("symbols joined: X")
+        assert ("symbols joined: X" in capsys.readouterr().err) is shown
     with Source(base_url=exchange.url, log_level="error").client():
         logging.getLogger("binance_oi").warning("the minute is full")
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""What a command shows fits where it is shown, and nobody waits without knowing what for."""
+"""Output fits the terminal, and a command says what it waits for."""
 
 import asyncio
 import io
@@ -23,7 +23,7 @@ from binance_oi.budget.usage import Usage
 from binance_oi.cli import main, recording
 from binance_oi.cli.options import End
 from binance_oi.cli.progress import Notices
-from binance_oi.cli.render import Sheet, by_name, by_worth, fitting, grouped, table
+from binance_oi.cli.render import Sheet, by_name, by_notional, fitting_table, grouped, table
 from binance_oi.errors import Reason
 from binance_oi.recorder import Recorder, Recording
 from binance_oi.simulator import LocalExchange
@@ -46,21 +46,19 @@ def a_sheet(rows: int, number: str = "1.5") -> Sheet:
 
 
 def drawn(sheet: Sheet, width: int, lines: int = 1000) -> tuple[list[str], int]:
-    """The lines of a table that fits, and how many rows are left."""
+    """The lines of a table that fits, and the number of rows left."""
     text = io.StringIO()
     screen = Console(file=text, width=width, height=lines)
-    made, left = fitting(sheet, screen, lines)
+    made, left = fitting_table(sheet, screen, lines)
     screen.print(made)
     return text.getvalue().rstrip("\n").split("\n"), left
 
 
 @pytest.mark.parametrize("lines", [1, 5, 10, 20, 400])
 @pytest.mark.parametrize("width", [9, 30, 80])
-def test_a_table_has_no_more_lines_than_there_are_and_counts_what_is_left(
-    width: int, lines: int
-) -> None:
+def test_a_table_fits_the_lines_and_counts_the_rows_left(width: int, lines: int) -> None:
     shown, left = drawn(a_sheet(300, "123456.789"), width, lines)
-    # A table of one row is the smallest, however few lines there are.
+    # A table has at least one row, even if the screen has fewer lines.
     smallest, _ = drawn(a_sheet(1, "123456.789"), width)
     assert len(shown) <= max(lines, len(smallest) + 1)
     if width == 80:
@@ -77,14 +75,14 @@ def test_a_wide_table_lacks_spare_columns_before_it_folds_a_number() -> None:
     assert all(len(line) <= 80 for line in wide)
 
 
-def test_rows_are_sorted_by_name_or_by_worth_and_the_unknown_come_last() -> None:
+def test_rows_are_sorted_by_name_or_notional_with_unknown_notional_last() -> None:
     rows = [("B", "10"), ("C", None), ("A", "9"), ("D", "1e3"), ("E", "10")]
     sheet = Sheet(("symbol", "notional"), [*rows])
     assert [row[0] for row in by_name(sheet).rows] == ["A", "B", "C", "D", "E"]
-    assert [row[0] for row in by_worth(sheet).rows] == ["D", "B", "E", "A", "C"]
+    assert [row[0] for row in by_notional(sheet).rows] == ["D", "B", "E", "A", "C"]
 
 
-def test_a_sheet_without_spare_columns_keeps_them_all() -> None:
+def test_a_sheet_without_spare_columns_keeps_all_columns() -> None:
     screen = Console(file=io.StringIO(), width=20)
     sheet = a_sheet(1)._replace(spare=())
     assert len(table(sheet, screen).columns) == len(COLUMNS)
@@ -100,7 +98,7 @@ def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
     code, seen = seen_on_a_terminal("snapshot", "--simulated", *options, *PATIENT)
     assert code == 0
     lines = left_on_screen(seen)
-    assert len(lines) <= 24  # the last one is where the next command is typed
+    assert len(lines) <= 24  # the last one is the shell's prompt
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines[3:] if re.match(r"  \w*USD\w* +[\d,.]+", line)]
     assert rows[0][0] == first
@@ -110,7 +108,7 @@ def test_a_snapshot_fits_the_terminal_and_says_how_many_more_there_are(
 
 
 @pytest.mark.thorough
-def test_all_of_a_snapshot_is_shown_on_request() -> None:
+def test_all_shows_the_whole_snapshot() -> None:
     code, seen = seen_on_a_terminal("snapshot", "--simulated", "--all", *PATIENT)
     lines = left_on_screen(seen)
     assert code == 0
@@ -128,7 +126,7 @@ def test_symbols_fit_the_terminal_as_well() -> None:
 
 
 @pytest.mark.thorough
-def test_a_pipe_gets_every_row_in_the_order_of_its_worth() -> None:
+def test_a_pipe_gets_every_row_sorted_by_notional() -> None:
     command = [sys.executable, "-m", "binance_oi", "snapshot", "--simulated", "--sort", "usd"]
     done = subprocess.run([*command, *PATIENT], capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
@@ -137,7 +135,7 @@ def test_a_pipe_gets_every_row_in_the_order_of_its_worth() -> None:
     assert worth == sorted(worth, reverse=True)
 
 
-def test_symbols_that_fail_for_one_reason_share_a_line_and_there_are_few_lines() -> None:
+def test_symbols_with_the_same_error_share_one_of_a_few_lines() -> None:
     assert grouped({}) == []
     assert grouped({"A": "late", "B": "odd", "C": "late"}) == ["A, C: late", "B: odd"]
     assert grouped(dict.fromkeys("ABCDE", "late")) == ["A, B, C and 2 more: late"]
@@ -167,7 +165,7 @@ def a_usage(turn: datetime = NOON, *, held: datetime | None = None, **waiting: i
     return replace(usage, resets_at=turn, held_until=held, waiting_for=for_)
 
 
-def test_a_wait_is_said_once_for_each_minute_and_only_when_it_lasts() -> None:
+def test_a_lasting_wait_is_reported_once_for_each_minute() -> None:
     notices, later = Notices(), NOON + timedelta(minutes=1)
     looks = [
         (a_usage(), ""),
@@ -180,24 +178,24 @@ def test_a_wait_is_said_once_for_each_minute_and_only_when_it_lasts() -> None:
         (a_usage(later, others=1), "waiting until 12:01:00 UTC: others"),
         (a_usage(later, others=1), ""),
     ]
-    assert [notices.look(usage) for usage, _ in looks] == [line for _, line in looks]
+    assert [notices.next_line(usage) for usage, _ in looks] == [line for _, line in looks]
 
 
 @pytest.mark.parametrize("reason", ["pace", "connections", "store_busy"])
-def test_a_brief_wait_is_not_said(reason: str) -> None:
+def test_a_brief_wait_is_not_reported(reason: str) -> None:
     notices = Notices()
     usage = replace(a_usage(), waiting_for={Reason(reason): 1})
-    assert [notices.look(usage) for _ in range(3)] == ["", "", ""]
+    assert [notices.next_line(usage) for _ in range(3)] == ["", "", ""]
 
 
-def test_a_hold_is_said_with_its_end() -> None:
+def test_a_cooldown_is_reported_with_its_end() -> None:
     notices, end = Notices(), NOON + timedelta(minutes=7)
-    looks = [notices.look(a_usage(held=end, cooldown=1)) for _ in range(3)]
+    looks = [notices.next_line(a_usage(held=end, cooldown=1)) for _ in range(3)]
     assert looks == ["", "waiting until 12:07:00 UTC: cooldown", ""]
 
 
-def test_a_wait_for_the_rollover_is_said_on_a_pipe() -> None:
-    # Its clock stands still, so the minute stays full however long the process takes.
+def test_a_wait_for_the_rollover_is_reported_on_a_pipe() -> None:
+    # The exchange's clock stands still, so its minute stays full.
     standing = LocalExchange(limit=50, clock=lambda: NOON.timestamp() + 10.0)
     with standing.in_thread() as exchange:
         command = [sys.executable, "-m", "binance_oi", "snapshot", "--base-url", exchange.url]
@@ -221,7 +219,7 @@ def test_a_wait_for_the_rollover_is_said_on_a_pipe() -> None:
         *thorough(("record JDUSDT --to {path} --every 1s --base-url {url}", "recording, sweeps 0")),
     ],
 )
-def test_a_dumb_terminal_shows_something_before_anything_is_read(
+def test_a_dumb_terminal_shows_a_line_before_the_first_answer(
     words: str, shown: str, tmp_path: Path
 ) -> None:
     with LocalExchange(limit=50).in_thread() as exchange:
@@ -232,7 +230,7 @@ def test_a_dumb_terminal_shows_something_before_anything_is_read(
     assert "\x1b" not in seen
 
 
-def test_a_pipe_for_which_somebody_forces_colours_gets_no_bar() -> None:
+def test_a_pipe_with_forced_colours_gets_no_bar() -> None:
     command = [sys.executable, "-m", "binance_oi", "get", "BTCUSDT", "--simulated", *PATIENT]
     environment = os.environ | {"FORCE_COLOR": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -253,19 +251,19 @@ def test_a_dumb_terminal_gets_the_board_after_each_sweep() -> None:
 # -- the end of a recording ------------------------------------------------------------------
 
 
-def test_a_recorder_ends_by_itself_with_0(tmp_path: Path) -> None:
+def test_a_recorder_ends_by_itself_with_exit_code_0(tmp_path: Path) -> None:
     path = tmp_path / "oi.db"
     words = ["record", "BTCUSDT", "--to", str(path), "--every", "0.2s", "--for", "3s"]
     command = [sys.executable, "-m", "binance_oi", *words, "--simulated"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr.startswith("binance-oi: stopped: sweeps ")
-    with Recording(path) as recording:  # on a slow machine there is none
+    with Recording(path) as recording:  # a slow machine may have none
         assert all((sweep.asked, sweep.read) == (1, 1) for sweep in recording.sweeps())
 
 
 class Stopped:
-    """A recorder that only knows when it was stopped."""
+    """A recorder that only notes when `stop` is called."""
 
     def __init__(self) -> None:
         self.at: float | None = None
@@ -275,7 +273,7 @@ class Stopped:
 
 
 async def stopped_after(end: End, limit: float) -> float | None:
-    """When a recorder was stopped, in seconds from now; None when it was not within `limit`."""
+    """Seconds after which a recorder was stopped; None if it was not within `limit`."""
     recorder, begun = Stopped(), asyncio.get_running_loop().time()
     with suppress(TimeoutError):
         async with asyncio.timeout(limit):
@@ -284,13 +282,13 @@ async def stopped_after(end: End, limit: float) -> float | None:
 
 
 @pytest.mark.virtual_time
-async def test_a_recorder_stops_when_its_time_is_over_and_without_one_never() -> None:
+async def test_a_recorder_stops_after_its_time_and_never_without_one() -> None:
     assert await stopped_after(End(seconds=7200.0), 1e6) == pytest.approx(7200.0, abs=0.01)
     assert await stopped_after(End(), 1e5) is None
 
 
 @pytest.mark.virtual_time
-async def test_the_moment_at_which_a_recorder_stops_is_of_the_clock_as_it_is_set(
+async def test_a_recorder_stops_at_a_moment_of_the_clock_as_it_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -315,7 +313,7 @@ async def test_the_moment_at_which_a_recorder_stops_is_of_the_clock_as_it_is_set
         ("--for 0s", "Must be > 0"),
     ],
 )
-def test_an_end_that_cannot_be_is_wrong_usage_and_touches_nothing(
+def test_an_impossible_end_is_wrong_usage_and_touches_nothing(
     options: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["record", "BTCUSDT", "--to", str(tmp_path / "new.db"), "--simulated"]

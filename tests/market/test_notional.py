@@ -1,4 +1,4 @@
-"""Open interest in units of the quote asset: exact, for one request more, and never instead."""
+"""Open interest in units of the quote asset: exact, for one more request, and never required."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -37,19 +37,19 @@ async def test_mark_prices_come_with_one_request_of_weight_10() -> None:
     assert market.notional_error is None
 
 
-async def test_nothing_is_asked_for_that_nobody_wants() -> None:
+async def test_a_snapshot_without_notional_does_not_read_mark_prices() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT"])
         assert exchange.used == 1
     assert (market.notional, market.mark_prices, market.notional_error) == ({}, {}, None)
 
 
-async def test_values_are_there_also_when_mark_prices_are_not() -> None:
+async def test_a_snapshot_keeps_its_values_when_mark_prices_fail() -> None:
     async with (
         LocalExchange(clock=wall_time, limit=8) as exchange,
         local_client(exchange) as client,
     ):
-        await client.symbols()  # tells that weight 10 never fits
+        await client.symbols()  # teaches the budget that weight 10 never fits
         market = await client.snapshot(["BTCUSDT"], notional=True)
     assert list(market) == ["BTCUSDT"]
     assert isinstance(market.notional_error, BudgetExhaustedError)
@@ -71,7 +71,9 @@ def test_a_product_is_never_rounded() -> None:
     assert f"{snapshot.notional['A']:f}".replace(".", "") == str(digits)
 
 
-def test_the_command_shows_both(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_snapshot_command_shows_mark_prices_and_notional(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["snapshot", "BTCUSDT", "--notional", "--simulated", "--csv"]) == 0
     head, line = capsys.readouterr().out.splitlines()
     assert head == "symbol,open_interest,time,mark_price,notional"

@@ -1,6 +1,6 @@
-"""One odd row of an answer costs itself, and neither the market nor a program.
+"""An odd row of an answer is left out, and disturbs neither other rows nor a program.
 
-Rule of this file: a real server sends the odd row, and the public calls meet it.
+Rule of this file: a real server sends the odd row, and public calls read it.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ Row = dict[str, object]
 GOOD: Row = {"symbol": "BTCUSDT", "status": "TRADING", "pair": "BTCUSDT", "pricePrecision": 2}
 ODD: Row = GOOD | {"symbol": "ODDUSDT"}
 LEFT_OUT = "(no such field)"
-LONGEST = 120.0  # virtual seconds: a poll that gives nothing ends then
+LONGEST = 120.0  # virtual seconds after which a poll without a snapshot ends
 
 
 def without(field: str) -> Row:
@@ -47,7 +47,7 @@ def without(field: str) -> Row:
 
 
 class Exchange(RawExchange):
-    """Lists what the test says, and gives a value of all but the `unknown`."""
+    """Lists the symbols of the test, and has a value of every symbol but the `unknown`."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: self._answer())
@@ -100,7 +100,7 @@ async def polled(
 async def recorded(
     client: OpenInterestClient, path: Path, symbols: list[str] | None = None, **options: bool
 ) -> list[str]:
-    """Two sweeps into a recording; its symbols afterwards."""
+    """Record two sweeps; return the symbols of the recording."""
     swept: list[Snapshot] = []
 
     def on_sweep(snapshot: Snapshot) -> None:
@@ -127,7 +127,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# The row, and whether its symbol can be read all the same.
+# The row, and whether its symbol can still be read.
 ODD_ROWS: dict[str, tuple[object, bool]] = {
     "a name of 60 letters": (ODD | {"symbol": "A" * 60}, False),
     "an empty name": (ODD | {"symbol": ""}, False),
@@ -158,7 +158,7 @@ ODD_ROWS: dict[str, tuple[object, bool]] = {
 
 
 @pytest.mark.parametrize("row, is_read", ODD_ROWS.values(), ids=ODD_ROWS.keys())
-async def test_an_odd_row_of_the_listing_costs_itself_with_one_warning(
+async def test_an_odd_row_of_the_listing_is_left_out_with_one_warning(
     row: object, is_read: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -210,7 +210,7 @@ async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
         exchange.symbols = [GOOD, GOOD | {"symbol": name}]
         assert list(await client.snapshot()) == ["BTCUSDT", name]
         assert list(await client.snapshot([name])) == [name]
-        exchange.listing_status = 500  # the list that the client knows grows old
+        exchange.listing_status = 500  # no new list: the client's list becomes old
         client._listing._known = None
         assert list(await client.snapshot([name])) == [name]
         exchange.listing_status = 200
@@ -222,7 +222,7 @@ async def test_a_new_kind_of_name_is_read_polled_recorded_and_recorded_again(
     assert warnings(caplog) == []
 
 
-async def test_a_row_that_turns_odd_costs_a_poll_itself_and_is_named_once(
+async def test_a_poll_leaves_out_a_row_that_turns_odd_and_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polling, "LISTING_AGE", 2.0)
@@ -235,7 +235,7 @@ async def test_a_row_that_turns_odd_costs_a_poll_itself_and_is_named_once(
                 if len(names) == 2:
                     exchange.symbols = [GOOD, ODD | {"status": None}]
                 if len(names) == 8:
-                    exchange.symbols = None  # now none can be read: what was known is used
+                    exchange.symbols = None  # the list cannot be read: the old one is used
                 if len(names) == 16:
                     break
     assert names[:2] == [["BTCUSDT", "ODDUSDT"]] * 2
@@ -245,7 +245,7 @@ async def test_a_row_that_turns_odd_costs_a_poll_itself_and_is_named_once(
     ]
 
 
-async def test_other_odd_rows_are_told_when_they_come(caplog: pytest.LogCaptureFixture) -> None:
+async def test_new_odd_rows_cause_a_new_warning(caplog: pytest.LogCaptureFixture) -> None:
     async with odd_market() as (exchange, client):
         for names in (["A"], ["A"], [], ["A"], ["A", "B"], ["B"], ["C"]):
             exchange.symbols = [GOOD, *(ODD | {"symbol": name, "status": 1} for name in names)]
@@ -271,7 +271,7 @@ def price(symbol: object, **fields: object) -> Row:
     ],
     ids=str,
 )
-async def test_an_odd_mark_price_costs_itself_with_one_warning(
+async def test_an_odd_mark_price_is_left_out_with_one_warning(
     odd: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -288,7 +288,7 @@ async def test_an_odd_mark_price_costs_itself_with_one_warning(
     assert warning.startswith("odd rows in the exchange's mark prices: ")
 
 
-async def test_a_recorder_without_mark_prices_says_so_once_for_each_time_they_fail(
+async def test_a_recorder_warns_once_each_time_mark_prices_begin_to_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -301,7 +301,7 @@ async def test_a_recorder_without_mark_prices_says_so_once_for_each_time_they_fa
     assert market.notional_error is None
     assert isinstance(broken.notional_error, DecodeError)
     (warning,) = warnings(caplog)
-    assert warning.startswith("there are no mark prices: not the documented answer")
+    assert warning.startswith("the mark prices could not be read: not the documented answer")
 
 
 # -- symbols that the caller names ---------------------------------------------------------------
@@ -317,7 +317,7 @@ async def test_named_symbols_need_no_listing(status: int, symbols: object, tmp_p
     assert [found.missed for found in snapshots] == [()] * 3
 
 
-async def test_a_named_symbol_whose_row_is_odd_is_read_all_the_same() -> None:
+async def test_a_named_symbol_with_an_odd_row_is_still_read() -> None:
     async with odd_market() as (exchange, client):
         exchange.symbols = [GOOD, ODD | {"status": None}]
         snapshots = await polled(client, 2, ["ODDUSDT"])
@@ -328,7 +328,7 @@ async def test_a_named_symbol_whose_row_is_odd_is_read_all_the_same() -> None:
     "row, kind",
     [(None, UnknownSymbolError), (ODD | {"status": "SETTLING"}, SymbolNotTradingError)],
 )
-async def test_a_delisted_symbol_of_several_is_an_error_of_each_snapshot_with_one_warning(
+async def test_a_delisted_named_symbol_is_an_error_of_each_snapshot_with_one_warning(
     row: Row | None,
     kind: type[BinanceOIError],
     tmp_path: Path,
@@ -343,7 +343,9 @@ async def test_a_delisted_symbol_of_several_is_an_error_of_each_snapshot_with_on
         await client.exchange_info()
         exchange.asked.clear()
         snapshots = await polled(client, 3, symbols)
-        assert exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3  # not what would be refused
+        assert (
+            exchange.asked == ["BTCUSDT", "ETHUSDT"] * 3
+        )  # no symbol that the exchange would refuse
         caplog.clear()
         await recorded(client, path, symbols)
     assert [list(found) for found in snapshots] == [["BTCUSDT", "ETHUSDT"]] * 3
@@ -384,7 +386,7 @@ async def test_a_symbol_that_is_listed_again_is_read_again(
 
 
 @pytest.mark.parametrize("symbols", [["ODDUSDT"], ["ODDUSDT", "OTHERUSDT"]])
-async def test_only_when_none_of_them_is_listed_a_program_ends(
+async def test_a_poll_raises_only_when_no_named_symbol_is_listed(
     symbols: list[str], tmp_path: Path
 ) -> None:
     async with odd_market() as (exchange, client):
@@ -394,12 +396,12 @@ async def test_only_when_none_of_them_is_listed_a_program_ends(
             await recorded(client, tmp_path / "oi.db", symbols)
         assert not exchange.asked
         assert not (tmp_path / "oi.db").exists()
-        exchange.symbols = [GOOD, 7]  # one that cannot be read: it may be that
+        exchange.symbols = [GOOD, 7]  # the row that cannot be read may be the named symbol
         await client.exchange_info()
         assert len(await polled(client, 1, symbols)) == 1
 
 
-async def test_when_none_of_them_trades_the_slots_are_gaps_that_say_so() -> None:
+async def test_slots_are_gaps_while_no_named_symbol_trades() -> None:
     async with odd_market() as (exchange, client):
         exchange.symbols = [GOOD, ODD | {"status": "PENDING_TRADING"}]
         running = polling.sweeps(client, ["ODDUSDT"], every=1.0, clock=wall_time)
@@ -413,7 +415,7 @@ async def test_when_none_of_them_trades_the_slots_are_gaps_that_say_so() -> None
     )
 
 
-async def test_a_schedule_of_named_symbols_that_cannot_fit_is_refused_without_a_listing() -> None:
+async def test_a_schedule_that_cannot_fit_is_refused_without_a_listing() -> None:
     async with odd_market() as (exchange, client):
         exchange.listing_status = 500
         with pytest.raises(ValueError, match="100 symbols every 1 s take 6000 weight a minute"):

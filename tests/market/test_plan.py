@@ -1,4 +1,4 @@
-"""What fits into a budget, and what becomes of the slots of a schedule that is kept more slowly.
+"""Which schedule fits into a budget, and how requested slots are accounted for in a slower one.
 
 Rule of this file: numbers in, numbers out.
 """
@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from binance_oi import Gap, Snapshot, Usage
-from binance_oi.market.asked import Asked
 from binance_oi.market.plan import AUTOMATIC, Load, MisfitError, Room
+from binance_oi.market.requested import RequestedSlots
 from binance_oi.times import instant
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -85,13 +85,13 @@ def test_a_refusal_is_a_value_error_that_can_be_pickled() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_a_longer_schedule_of_those_to_choose_from_is_longer_than_another() -> None:
+def test_the_next_schedule_is_longer_than_the_given_one() -> None:
     room, load = Room(USAGE, 0.0), Load(840, False)
     assert [room.shortest(load, above=every) for every in (7.0, 30.0, 600.0)] == [30.0, 60.0, None]
     assert sorted(AUTOMATIC) == list(AUTOMATIC)
 
 
-# -- slots that were asked for -----------------------------------------------------------------
+# -- requested slots ---------------------------------------------------------------------------
 
 
 def swept(second: int) -> Snapshot:
@@ -109,8 +109,8 @@ def missed(first: int, last: int, reason: str = "outage") -> Gap:
     return Gap(first * 1000, last * 1000, reason)
 
 
-def shown(asked: Asked, step: int, *outcomes: Snapshot | Gap) -> list[str]:
-    """Seconds of each sweep, and of the ends of each gap with its reason."""
+def shown(asked: RequestedSlots, step: int, *outcomes: Snapshot | Gap) -> list[str]:
+    """The second of each sweep, and the first and last second of each gap with its reason."""
     found = [o for each in outcomes for o in asked.account(each, step * 1000, ("budget", "why"))]
     return [
         f"{o.first // 1000}-{o.last // 1000} {o.reason}"
@@ -138,7 +138,7 @@ def shown(asked: Asked, step: int, *outcomes: Snapshot | Gap) -> list[str]:
         (15, [swept(60), swept(75), swept(90)], "60 75 80-80 budget 90"),
     ],
 )
-def test_each_slot_that_was_asked_for_is_swept_or_in_a_gap(
+def test_each_requested_slot_has_a_snapshot_or_is_in_a_gap(
     step: int, outcomes: list[Snapshot | Gap], expected: str
 ) -> None:
-    assert " ".join(shown(Asked(20_000, 60_000), step, *outcomes)) == expected
+    assert " ".join(shown(RequestedSlots(20_000, 60_000), step, *outcomes)) == expected

@@ -1,6 +1,6 @@
-"""Polls of one client share requests and a schedule, and everybody's polls fit into one budget.
+"""Polls of one client share requests and a schedule, and all polls fit into one budget.
 
-Rule of this file: the exchange is the local one, on virtual time, and counts what it was asked.
+Rule of this file: the local exchange, on virtual time, counts the requests.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from binance_oi import (
     TransportTimeoutError,
 )
 from binance_oi.budget import Budget
-from binance_oi.market.polling import planned, poll, sweeps
+from binance_oi.market.polling import begin_plan, poll, sweeps
 from binance_oi.recorder import Recorder, Recording
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
@@ -55,9 +55,9 @@ async def market(
     limit: int = 2400,
     max_wait: float | None = None,
 ) -> AsyncIterator[tuple[LocalExchange, list[OpenInterestClient]]]:
-    """So many symbols trade; there is one client for each budget.
+    """A market in which so many symbols trade, with one client for each budget.
 
-    With a tenth of the limit, a tenth of the symbols says the same in less time.
+    A tenth of the limit and of the symbols shows the same in less time.
     """
     async with AsyncExitStack() as stack:
         exchange = LocalExchange(clock=wall_time, latency=latency, limit=limit)
@@ -104,7 +104,7 @@ async def until(ready: Callable[[], object], recording: asyncio.Future[None]) ->
 
 
 def seconds(snapshots: Iterable[Snapshot]) -> list[float]:
-    """Of the minute, of each slot."""
+    """The second of the minute of each slot."""
     return [s.slot.timestamp() % 60 for s in snapshots if s.slot is not None]
 
 
@@ -126,7 +126,7 @@ async def test_300_polls_of_one_symbol_cost_one_request_a_slot() -> None:
     assert sum(exchange.answers.values()) == 6  # with the list of symbols
 
 
-async def test_polls_of_different_symbols_share_those_that_both_have() -> None:
+async def test_polls_of_different_symbols_share_the_requests_for_common_symbols() -> None:
     async with market(10, latency=0.05) as (exchange, [client]):
         a, b, c = exchange.universe.trading[:3]
         both = await asyncio.gather(
@@ -164,7 +164,7 @@ async def test_each_poll_has_its_own_view_of_a_shared_snapshot() -> None:
     assert (other.unchanged, other.missed) == (frozenset(), ())
 
 
-async def test_a_poll_that_leaves_takes_nothing_from_the_others() -> None:
+async def test_a_poll_that_ends_does_not_disturb_the_others() -> None:
     async with market(10, latency=0.2) as (_, [client]):
         leaving = [
             asyncio.ensure_future(taken(9, polled(client, ["BTCUSDT"], every=1.0)))
@@ -178,7 +178,7 @@ async def test_a_poll_that_leaves_takes_nothing_from_the_others() -> None:
         await asyncio.gather(*leaving, return_exceptions=True)
 
 
-async def test_snapshots_that_take_a_known_value_share_their_requests() -> None:
+async def test_snapshots_with_a_max_age_share_their_requests() -> None:
     async with market(50) as (exchange, [client]):
         many = await asyncio.gather(*(client.snapshot(max_age=1.0) for _ in range(300)))
         assert {len(snapshot) for snapshot in many} == {50}
@@ -190,7 +190,7 @@ async def test_snapshots_that_take_a_known_value_share_their_requests() -> None:
         assert (await client.snapshot()).weight == 50
 
 
-async def test_who_takes_no_old_value_shares_no_sweep_with_one_who_does() -> None:
+async def test_a_snapshot_without_a_max_age_shares_no_sweep() -> None:
     async with market(2) as (exchange, [client]):
         old = await client.snapshot()
         await asyncio.sleep(30.0)
@@ -216,7 +216,7 @@ async def test_a_shared_value_says_when_its_answer_came() -> None:
 
 
 @pytest.mark.parametrize("max_age", [-1.0, float("nan"), float("inf")])
-async def test_an_age_that_is_none_is_refused(max_age: float) -> None:
+async def test_an_invalid_age_is_refused(max_age: float) -> None:
     async with market(10) as (exchange, [client]):
         with pytest.raises(ValueError, match="max_age must be finite"):
             await client.snapshot(max_age=max_age)
@@ -225,7 +225,7 @@ async def test_an_age_that_is_none_is_refused(max_age: float) -> None:
 
 @pytest.mark.parametrize("deadline", [60.0, None])
 @pytest.mark.parametrize("max_wait", [None, *thorough(5.0)])
-async def test_who_has_more_time_goes_on_where_another_ran_out_of_it(
+async def test_a_caller_with_more_time_continues_a_shared_request_after_a_timeout(
     deadline: float | None, max_wait: float | None
 ) -> None:
     async with market(10, latency=2.0, max_wait=max_wait) as (exchange, [client]):
@@ -258,7 +258,7 @@ async def test_a_poll_without_a_period_takes_the_shortest_that_fits(
     assert due[0] == slots[1]
 
 
-async def test_a_poll_that_nobody_awaits_costs_nothing() -> None:
+async def test_a_poll_that_is_never_awaited_costs_nothing() -> None:
     async with market(10) as (exchange, [client]):
         running = client.poll()
         await running.aclose()
@@ -273,7 +273,7 @@ async def test_polls_without_a_period_share_one() -> None:
     assert sum(exchange.answers.values()) == 1 + 2 * 400
 
 
-async def test_the_whole_market_is_planned_for_when_no_list_can_be_read() -> None:
+async def test_a_poll_without_a_list_plans_for_the_whole_market() -> None:
     async with market(10) as (exchange, [client]):
         await exchange.close()
         async with aclosing(sweeps(client, clock=wall_time)) as outcomes:
@@ -285,7 +285,7 @@ async def test_the_whole_market_is_planned_for_when_no_list_can_be_read() -> Non
 @pytest.mark.parametrize(
     "every, slots", [(20.0, [20, 40, 0, 30, 0, 30]), *thorough((None, [30, 0, 30, 0, 0]))]
 )
-async def test_a_schedule_that_stops_fitting_goes_on_at_the_next_one_that_fits(
+async def test_a_schedule_that_no_longer_fits_slows_to_the_next_one_that_fits(
     every: float | None, slots: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     grown = 6 if every else 70
@@ -306,16 +306,16 @@ async def test_a_schedule_that_stops_fitting_goes_on_at_the_next_one_that_fits(
     assert set(reasons(snapshots[3:])) == {"budget"}
     assert len(snapshots[-1]) == 78 + grown
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        f"the schedule goes on every {30 if every else 60} s"
+        f"the schedule continues every {30 if every else 60} s"
     ]
     assert set(exchange.answers) == {200}
 
 
-async def test_a_schedule_comes_back_when_there_is_room_again(
+async def test_the_requested_schedule_returns_when_there_is_room_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with market(82, limit=240) as (exchange, [client]):
-        plan = await planned(client, every=20.0)
+        plan = await begin_plan(client, every=20.0)
         plan.yield_room()
         outcomes: list[Snapshot | Gap] = []
         async with aclosing(sweeps(client, clock=wall_time, plan=plan)) as running:
@@ -337,10 +337,10 @@ async def test_a_schedule_comes_back_when_there_is_room_again(
     assert all(o.detail for o in outcomes if isinstance(o, Gap))
     said = [record.message for record in caplog.records if "schedule" in record.message]
     assert len(said) == 2
-    assert said[1] == "the schedule goes on every 20 s: there is room for it"
+    assert said[1] == "the schedule continues every 20 s: there is room for it"
 
 
-# -- everybody's polls -------------------------------------------------------------------------
+# -- polls of several clients ------------------------------------------------------------------
 
 
 async def test_a_second_poller_on_one_budget_is_refused_with_the_numbers(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ async def test_two_polls_of_one_client_count_together() -> None:
             assert len(await anext(running)) == 30
 
 
-async def test_of_two_pollers_that_grow_the_one_that_came_first_keeps_its_schedule(
+async def test_of_two_growing_pollers_the_first_one_keeps_its_schedule(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shared = budget()
@@ -400,7 +400,7 @@ async def test_of_two_pollers_that_grow_the_one_that_came_first_keeps_its_schedu
     assert set(exchange.answers) == {200}
 
 
-async def test_a_recorder_goes_on_in_a_recording_where_its_schedule_fits_no_more(
+async def test_a_recorder_continues_a_recording_whose_schedule_no_longer_fits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "oi.db"
@@ -430,10 +430,12 @@ async def test_a_recorder_goes_on_in_a_recording_where_its_schedule_fits_no_more
         assert slots[:2] == [20, 40]
         assert {later - before for before, later in pairwise(slots[2:])} <= {30, -30}
         assert {gap.reason for gap in recording.gaps()} == {"budget"}
-    assert [r.message.split(":")[0] for r in caplog.records] == ["the schedule goes on every 30 s"]
+    assert [r.message.split(":")[0] for r in caplog.records] == [
+        "the schedule continues every 30 s"
+    ]
 
 
-async def test_a_recorder_without_a_period_says_which_one_it_took(tmp_path: Path) -> None:
+async def test_a_recorder_without_a_period_logs_the_schedule_it_chose(tmp_path: Path) -> None:
     async with market(100) as (_, [client]):
         recorder = Recorder(client, tmp_path / "oi.db", clock=wall_time)
         assert recorder.status.every is None
@@ -470,7 +472,7 @@ async def test_a_recorder_that_waits_for_its_slot_ends_with_its_client(tmp_path:
             await recording
 
 
-async def test_polls_that_end_need_nothing_of_the_budget_any_more() -> None:
+async def test_a_poll_that_ends_withdraws_its_demand() -> None:
     shared = budget()
     async with market(10, shared) as (_, [client]):
         pool = client._governor.pool

@@ -1,7 +1,7 @@
-"""Every slot of a schedule gives a snapshot or a gap with its reason, and the clock is followed.
+"""Every slot of a schedule has a snapshot or a gap with a reason, and follows the clock.
 
-Rule of this file: the schedule is tested with a reader that does as it is told; the local exchange
-then shows that the real client keeps it through bans, outages, listings and delistings.
+Rule of this file: a scripted reader tests the schedule. The local exchange then shows that the real
+client keeps it through bans, outages, listings and delistings.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from binance_oi import (
     Usage,
 )
 from binance_oi.market import schedule
-from binance_oi.market.gap import reason
+from binance_oi.market.gap import gap_reason
 from binance_oi.market.polling import poll, sweeps
 from binance_oi.market.schedule import Schedule
 from binance_oi.simulator import Bans, LocalExchange
@@ -65,7 +65,7 @@ def usage(**changes: object) -> Usage:
 
 
 class Scripted:
-    """A reader whose sweeps take and give what the test says."""
+    """A reader whose sweeps have the durations and results that the test sets."""
 
     def __init__(self, *names: str) -> None:
         self.names = list(names or ("BTCUSDT", "ETHUSDT"))
@@ -124,7 +124,7 @@ async def first(count: int, reader: Scripted, every: float = EVERY) -> list[Snap
 
 
 def shown(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, str]]:
-    """Seconds from the start of the schedule, and the reason of a gap."""
+    """For each outcome, the seconds from the start of the schedule, and the reason of a gap."""
     return [
         ((o.first - START_MS) / 1000, o.reason)
         if isinstance(o, Gap)
@@ -141,7 +141,7 @@ async def test_sweeps_begin_on_the_clock_and_never_drift() -> None:
     assert reader.begun == pytest.approx([EVERY * k for k in range(1, 201)], abs=1e-3)
 
 
-async def test_a_sweep_that_overruns_skips_to_the_next_slot_and_says_so(
+async def test_slots_that_pass_during_a_long_sweep_are_gaps_overrun(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reader = Scripted()
@@ -154,7 +154,7 @@ async def test_a_sweep_that_overruns_skips_to_the_next_slot_and_says_so(
     assert len(caplog.records) == 1
 
 
-async def test_what_a_hold_makes_late_is_said_to_be_the_hold() -> None:
+async def test_slots_that_pass_during_a_cooldown_are_gaps_limited() -> None:
     reader = Scripted()
     reader.seconds[0] = 30.0
     reader.usage = usage(held_until=NOW)
@@ -186,7 +186,7 @@ async def test_a_sweep_without_any_value_is_a_gap() -> None:
     assert [why for _, why in shown(outcomes)] == ["banned", "outage", "outage", ""]
 
 
-async def test_who_comes_back_late_misses_the_slots_in_between() -> None:
+async def test_a_late_caller_misses_the_slots_in_between() -> None:
     reader = Scripted()
     outcomes: list[Snapshot | Gap] = []
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
@@ -202,7 +202,7 @@ async def test_who_comes_back_late_misses_the_slots_in_between() -> None:
     assert (gap.last - START_MS) / 1000 == 80
 
 
-async def test_a_little_late_is_not_missed() -> None:
+async def test_a_slot_is_not_missed_by_a_small_delay() -> None:
     reader = Scripted()
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
         await anext(running)
@@ -211,7 +211,7 @@ async def test_a_little_late_is_not_missed() -> None:
     assert reader.begun == pytest.approx([20.0, 45.0], abs=0.01)
 
 
-async def test_poll_gives_snapshots_and_joins_what_was_missed() -> None:
+async def test_poll_yields_snapshots_with_joined_gaps() -> None:
     reader = Scripted()
     reader.seconds[1] = 65.0
     reader.failures = {n: TransportError("no route") for n in (3, 4)}
@@ -263,25 +263,25 @@ async def test_a_schedule_is_measured_by_what_the_budget_leaves_it(
         await first(1, reader, every=20.0)
 
 
-async def test_the_share_of_a_budget_is_told_by_its_usage() -> None:
+async def test_usage_has_the_share_of_a_budget() -> None:
     pool = ProcessBudget(limit=100, reserve=20, share=0.5).pool("")
     assert (pool.usage.share, pool.usage.remaining) == (50, 50)
     pool.charge(1)
     assert (pool.usage.share, pool.usage.remaining) == (50, 49)
 
 
-async def test_one_name_is_not_taken_for_a_list_of_letters() -> None:
+async def test_one_string_is_not_accepted_as_a_list_of_symbols() -> None:
     with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
         await anext(sweeps(Scripted(), "BTCUSDT", every=EVERY, clock=wall_time))
 
 
 @pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf"), 0.0001, 86_400 * 367])
-async def test_a_period_that_is_none_is_refused(every: float) -> None:
+async def test_an_invalid_period_is_refused(every: float) -> None:
     with pytest.raises(ValueError, match="every must be"):
         await first(1, Scripted(), every=every)
 
 
-async def test_a_symbol_that_is_not_listed_is_refused_and_one_that_rests_is_left_out() -> None:
+async def test_unlisted_symbols_are_refused_and_symbols_that_do_not_trade_are_left_out() -> None:
     reader = Scripted()
     with pytest.raises(InvalidSymbolError, match="NOSUCHUSDT"):
         await anext(sweeps(reader, ["NOSUCHUSDT"], every=EVERY, clock=wall_time))
@@ -304,7 +304,7 @@ async def test_listings_join_and_delistings_leave() -> None:
     assert names == [["BTCUSDT", "ETHUSDT"], ["ETHUSDT", "NEWUSDT"]]
 
 
-async def test_an_exchange_that_is_down_at_the_start_is_waited_for() -> None:
+async def test_a_poll_waits_for_an_exchange_that_is_down_at_the_start() -> None:
     reader = Scripted()
     reader.listing_error = TransportError("refused")
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
@@ -313,7 +313,7 @@ async def test_an_exchange_that_is_down_at_the_start_is_waited_for() -> None:
         assert [why for _, why in shown([await anext(running)])] == [""]
 
 
-async def test_a_list_that_cannot_be_read_again_is_used_as_it_is() -> None:
+async def test_the_old_list_is_used_when_a_new_one_cannot_be_read() -> None:
     reader = Scripted()
     async with aclosing(sweeps(reader, every=EVERY, clock=wall_time)) as running:
         await anext(running)
@@ -321,14 +321,14 @@ async def test_a_list_that_cannot_be_read_again_is_used_as_it_is() -> None:
         assert [why for _, why in shown([await anext(running)])] == [""]
 
 
-async def test_a_closed_client_ends_it() -> None:
+async def test_closing_the_client_ends_a_poll() -> None:
     reader = Scripted()
     reader.listing_error = ClientClosedError()
     with pytest.raises(ClientClosedError):
         await first(1, reader)
 
 
-async def test_leaving_cancels_the_sweep_under_way() -> None:
+async def test_ending_a_poll_cancels_its_sweep() -> None:
     reader = Scripted()
     reader.seconds[0] = 100.0
     waiting = asyncio.create_task(first(1, reader))
@@ -340,7 +340,7 @@ async def test_leaving_cancels_the_sweep_under_way() -> None:
 
 
 class SetClock:
-    """The wall clock of a machine on which somebody sets it; counts its readings."""
+    """A wall clock that the test sets; it counts its readings."""
 
     def __init__(self) -> None:
         self.shift = 0.0
@@ -352,7 +352,7 @@ class SetClock:
 
 
 def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
-    """As `shown`, with the last slot of each gap."""
+    """As `shown`, with the last slot of each gap as well."""
     ends = [(o.last - START_MS) / 1000 if isinstance(o, Gap) else None for o in outcomes]
     return [
         (slot, slot if end is None else end, why)
@@ -360,7 +360,7 @@ def spans(outcomes: Iterable[Snapshot | Gap]) -> list[tuple[float, float, str]]:
     ]
 
 
-async def test_a_clock_that_is_set_forward_makes_a_gap_and_keeps_the_alignment() -> None:
+async def test_setting_the_clock_forward_makes_a_gap_and_keeps_slots_aligned() -> None:
     reader, clock = Scripted(), SetClock()
     running = sweeps(reader, every=EVERY, clock=clock)
     async with aclosing(running):
@@ -373,7 +373,7 @@ async def test_a_clock_that_is_set_forward_makes_a_gap_and_keeps_the_alignment()
 
 
 @pytest.mark.parametrize("every, ahead", [(20.0, 3600.0), (20.0, 31.0), (0.5, 8.0), (1.0, 1.2)])
-async def test_slots_that_were_never_due_are_clock_also_while_nobody_is_awake(
+async def test_slots_that_were_never_due_are_gaps_clock_also_while_the_caller_is_away(
     every: float, ahead: float
 ) -> None:
     reader, clock = Scripted(), SetClock()
@@ -390,7 +390,7 @@ async def test_slots_that_were_never_due_are_clock_also_while_nobody_is_awake(
     assert steps == [every, every]
 
 
-async def test_slots_that_passed_in_real_time_are_late_and_only_the_others_are_clock() -> None:
+async def test_slots_that_passed_in_real_time_are_late_and_skipped_ones_are_clock() -> None:
     clock = SetClock()
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
         await anext(running)
@@ -400,10 +400,10 @@ async def test_slots_that_passed_in_real_time_are_late_and_only_the_others_are_c
     assert spans(outcomes) == [(40, 80, "late"), (100, 3680, "clock"), (3700, 3700, "")]
 
 
-async def test_a_clock_set_forward_by_years_during_a_sweep_costs_a_few_readings() -> None:
+async def test_setting_the_clock_forward_by_years_costs_a_few_readings() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 30.0
-    years = 56 * 365 * 86_400.0  # a machine without a battery, and NTP
+    years = 56 * 365 * 86_400.0  # NTP corrects the clock of a machine without a battery
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
         waiting = asyncio.ensure_future(anext(running))
         await asyncio.sleep(24.0)
@@ -414,7 +414,7 @@ async def test_a_clock_set_forward_by_years_during_a_sweep_costs_a_few_readings(
     assert clock.readings < 100
 
 
-async def test_a_sweep_that_overruns_is_that_until_the_clock_is_set_forward() -> None:
+async def test_slots_are_overrun_until_the_clock_is_set_forward() -> None:
     reader, clock = Scripted(), SetClock()
     reader.seconds[0] = 50.0  # from 20 to 70
     async with aclosing(sweeps(reader, every=EVERY, clock=clock)) as running:
@@ -427,7 +427,7 @@ async def test_a_sweep_that_overruns_is_that_until_the_clock_is_set_forward() ->
 
 @pytest.mark.parametrize("when", ["held", "asleep", "sweeping"])
 @pytest.mark.parametrize("back", [45.0, 3600.0, 86_400.0 * 365 * 20])
-async def test_a_clock_that_is_set_back_restarts_the_schedule_there_at_once(
+async def test_setting_the_clock_back_restarts_the_schedule_at_once(
     back: float, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     reader, clock = Scripted(), SetClock()
@@ -451,7 +451,7 @@ async def test_a_clock_that_is_set_back_restarts_the_schedule_there_at_once(
     assert slots == list(range(slots[0], slots[0] + 60_000, 20_000))
     assert [s.missed for s in snapshots[1:]] == [(), ()]
     assert max(b - a for a, b in pairwise(reader.begun)) <= 2 * EVERY
-    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule goes on"]
+    assert [r.message.split(" at ")[0] for r in caplog.records] == ["the schedule continues"]
 
 
 async def test_a_clock_set_back_during_a_long_period_is_noticed_within_a_minute() -> None:
@@ -468,7 +468,7 @@ async def test_a_clock_set_back_during_a_long_period_is_noticed_within_a_minute(
 
 
 @pytest.mark.parametrize("step", [-1.0, -0.128, 0.128, 1.0, 5.0, -15.0])
-async def test_a_clock_that_moves_a_little_is_not_set_and_no_slot_comes_twice(
+async def test_small_clock_corrections_repeat_no_slot(
     step: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = SetClock()
@@ -507,7 +507,7 @@ async def test_slots_of_a_machine_that_was_suspended_are_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, asleep = SetClock(), [0.0]
-    monkeypatch.setattr(schedule, "suspended", lambda: asleep[0])
+    monkeypatch.setattr(schedule, "suspended_seconds", lambda: asleep[0])
     async with aclosing(sweeps(Scripted(), every=EVERY, clock=clock)) as running:
         await anext(running)
         clock.shift = asleep[0] = 3600.0
@@ -515,17 +515,17 @@ async def test_slots_of_a_machine_that_was_suspended_are_late(
     assert spans(outcomes) == [(40, 3620, "late"), (3640, 3640, "")]
 
 
-def test_a_suspend_is_what_the_steady_clock_has_and_the_loop_has_not(
+def test_suspended_time_is_the_steady_clock_less_the_monotonic_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(schedule, "steady_clock", lambda: 130.0)
         patch.setattr(time, "monotonic", lambda: 100.0)
-        asleep = schedule.suspended()
+        asleep = schedule.suspended_seconds()
     assert asleep == 30.0
 
 
-async def test_a_pause_between_two_readings_is_no_set_clock() -> None:
+async def test_a_pause_between_two_clock_readings_is_no_set_clock() -> None:
     loop, pauses = asyncio.get_running_loop(), [7.0]
 
     def clock() -> float:
@@ -541,9 +541,9 @@ async def test_a_pause_between_two_readings_is_no_set_clock() -> None:
     assert [gap.reason for gap in plan.skipped(slot)] == ["late"]
 
 
-async def test_each_error_has_its_word() -> None:
-    assert reason(ServerError(503, None, "")) == "outage"
-    assert reason(BannedError(418, -1003, "", NOW)) == "banned"
+async def test_gap_reason_names_each_error() -> None:
+    assert gap_reason(ServerError(503, None, "")) == "outage"
+    assert gap_reason(BannedError(418, -1003, "", NOW)) == "banned"
 
 
 @asynccontextmanager
@@ -584,7 +584,7 @@ async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() ->
                 names.append(list(snapshot))
                 if len(names) == 1:
                     exchange.set_status("ETHUSDT", "SETTLING")
-                if len(names) == 2:  # -4108 made it ask for the list again
+                if len(names) == 2:  # error -4108 made the poll read the list again
                     assert [type(e).__name__ for e in snapshot.errors.values()] == [
                         "SymbolNotTradingError"
                     ]
@@ -596,7 +596,7 @@ async def test_a_delisted_symbol_leaves_and_a_new_one_joins_on_the_exchange() ->
     assert names[-1] == ["BTCUSDT", "NEWUSDT"]
 
 
-async def test_a_ban_is_waited_out_and_reported_and_nothing_is_sent_meanwhile() -> None:
+async def test_a_poll_waits_for_the_end_of_a_ban_and_reports_the_gap() -> None:
     async with (
         market("BTCUSDT", "ETHUSDT") as (exchange, client),
         aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
@@ -611,20 +611,20 @@ async def test_a_ban_is_waited_out_and_reported_and_nothing_is_sent_meanwhile() 
     assert 1 <= exchange.answers[418] <= 2
 
 
-async def test_a_429_is_waited_out() -> None:
+async def test_a_poll_waits_for_the_end_of_a_429() -> None:
     async with (
         market("BTCUSDT", "ETHUSDT", limit=600) as (exchange, client),
         aclosing(poll(client, every=EVERY, clock=wall_time)) as running,
     ):
         await anext(running)
-        exchange.counter.count(600, wall_time())  # somebody else
+        exchange.counter.count(600, wall_time())  # another client
         snapshots = [await anext(running) for _ in range(3)]
     assert {gap.reason for s in snapshots for gap in s.missed} == {"limited"}
     assert all(len(s) == 2 for s in snapshots)
-    assert 1 <= exchange.answers[429] <= 2  # a sweep's two requests may meet it together
+    assert 1 <= exchange.answers[429] <= 2  # both requests of a sweep may meet it
 
 
-async def test_an_outage_is_a_gap_and_polling_goes_on_after_it() -> None:
+async def test_polling_continues_after_an_outage_with_a_gap() -> None:
     async with market("BTCUSDT") as (exchange, client):
         port = exchange.port
         async with aclosing(poll(client, every=EVERY, clock=wall_time)) as running:
@@ -638,7 +638,7 @@ async def test_an_outage_is_a_gap_and_polling_goes_on_after_it() -> None:
     assert snapshot.missed[0].last - snapshot.missed[0].first == 4 * 20_000
 
 
-async def test_poll_is_a_method_of_the_client() -> None:
+async def test_the_client_has_poll_as_a_method() -> None:
     async with (
         market("BTCUSDT") as (_, client),
         aclosing(client.poll(every=0.5)) as running,

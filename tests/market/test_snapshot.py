@@ -1,4 +1,4 @@
-"""A snapshot loses no value, invents none, and keeps the order asked for."""
+"""A snapshot loses no value, invents none, and keeps the order of the request."""
 
 import asyncio
 import copy
@@ -60,10 +60,10 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-# -- the thing itself ----------------------------------------------------------------------------
+# -- the class -----------------------------------------------------------------------------------
 
 
-def test_it_is_a_mapping_of_what_was_read() -> None:
+def test_a_snapshot_is_a_mapping_of_its_values() -> None:
     market = snapshot(ETH, BTC, errors={"XUSDT": UnknownSymbolError(400, -1121, "Invalid symbol.")})
     assert dict(market) == {"ETHUSDT": ETH, "BTCUSDT": BTC}
     assert list(market) == ["ETHUSDT", "BTCUSDT"]
@@ -95,7 +95,7 @@ def test_rows_and_columns_are_exact_and_in_order() -> None:
     assert snapshot().to_columns() == {"symbol": [], "open_interest": [], "time": []}
 
 
-def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
+def test_notional_is_exact_for_each_symbol_with_a_price() -> None:
     long = OpenInterest("LONGUSDT", Decimal("9" * 30 + "." + "9" * 30), NOON_MS)
     prices = {
         "ETHUSDT": MarkPrice("ETHUSDT", Decimal("2900.12345678"), NOON_MS),
@@ -108,7 +108,7 @@ def test_the_notional_is_exact_and_of_those_that_have_a_price() -> None:
     assert snapshot(BTC).notional == {}
 
 
-def test_it_can_be_copied_and_its_repr_is_short() -> None:
+def test_a_snapshot_can_be_copied_and_has_a_short_repr() -> None:
     market = snapshot(BTC, ETH)
     assert dict(copy.copy(market)) == dict(market)
     assert repr(market).startswith(f"Snapshot(errors={{}}, started={NOON!r}, ")
@@ -117,7 +117,7 @@ def test_it_can_be_copied_and_its_repr_is_short() -> None:
     assert repr(many) == repr(market)  # no value is in it
 
 
-def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
+def test_without_pyarrow_the_arrow_interface_names_the_missing_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -125,7 +125,7 @@ def test_without_pyarrow_the_arrow_interface_says_what_is_missing(
         snapshot(BTC).__arrow_c_stream__()
 
 
-def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
+def test_arrow_columns_are_made_of_text_and_integer_milliseconds() -> None:
     small = OpenInterest("SMALLUSDT", Decimal("0.00000001"), NOON_MS)
     market = snapshot(
         BTC,
@@ -137,7 +137,10 @@ def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
     assert batch.symbol == ["BTCUSDT", "SMALLUSDT"]
     assert batch.time == [NOON_MS - 2000, NOON_MS]
     assert batch.open_interest == ["96012.544", "0.00000001"]
-    assert batch.received == [NOON_MS + 7, NOON_MS]  # of the whole, where one is not known
+    assert batch.received == [
+        NOON_MS + 7,
+        NOON_MS,
+    ]  # the end of the sweep, if the time of an answer is unknown
     assert batch.mark_price == [None, "0.0000001"]
 
 
@@ -151,15 +154,15 @@ def test_what_arrow_gets_is_text_and_whole_milliseconds() -> None:
         ),
     ],
 )
-def test_a_gap_reads_well(gap: Gap, text: str) -> None:
+def test_the_text_of_a_gap_names_its_slots_and_its_reason(gap: Gap, text: str) -> None:
     assert str(gap) == text
 
 
-# -- reading one ---------------------------------------------------------------------------------
+# -- reading a snapshot --------------------------------------------------------------------------
 
 
 @pytest.mark.virtual_time
-async def test_the_whole_market_is_read_without_an_error_and_costs_one_for_the_list() -> None:
+async def test_the_whole_market_costs_one_for_each_symbol_and_one_for_the_list() -> None:
     progress: list[tuple[int, int]] = []
     async with LocalExchange(clock=wall_time, latency=0.02) as exchange:
         trading = [s.name for s in exchange.universe.symbols.values() if s.status == "TRADING"]
@@ -183,7 +186,7 @@ async def test_the_whole_market_is_read_without_an_error_and_costs_one_for_the_l
 
 
 @pytest.mark.virtual_time
-async def test_the_list_is_kept_for_five_minutes_unless_it_was_seen_to_be_wrong() -> None:
+async def test_the_list_is_used_for_five_minutes_unless_it_proves_wrong() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         for name in exchange.universe.symbols:
             exchange.set_status(name, "SETTLING")
@@ -202,7 +205,7 @@ async def test_the_list_is_kept_for_five_minutes_unless_it_was_seen_to_be_wrong(
 
 
 @pytest.mark.virtual_time
-async def test_what_does_not_trade_or_does_not_exist_is_an_error_and_stops_nothing() -> None:
+async def test_symbols_that_cannot_be_read_are_errors_and_stop_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         exchange.set_status("XRPUSDT", "SETTLING")
         asked = ["NOPEUSDT", "BTCUSDT", "XRPUSDT", "ethusdt", "ALSONOT"]
@@ -218,7 +221,7 @@ async def test_what_does_not_trade_or_does_not_exist_is_an_error_and_stops_nothi
 
 
 @pytest.mark.virtual_time
-async def test_the_order_is_the_one_asked_for_and_nothing_is_asked_twice() -> None:
+async def test_symbols_keep_the_order_of_the_request_without_duplicates() -> None:
     asked = [*NAMES_OF_ALL_KINDS, "BTCUSDT", "btcusdc", "BTCUSDT"]
     async with LocalExchange(clock=wall_time, latency=0.05, jitter=0.5) as exchange:
         async with local_client(exchange) as client:
@@ -230,7 +233,7 @@ async def test_the_order_is_the_one_asked_for_and_nothing_is_asked_twice() -> No
 
 
 @pytest.mark.virtual_time
-async def test_nothing_asked_for_is_nothing_read() -> None:
+async def test_an_empty_request_sends_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot([])
         assert (dict(market), market.errors, market.weight) == ({}, {}, 0)
@@ -240,7 +243,7 @@ async def test_nothing_asked_for_is_nothing_read() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
+async def test_an_invalid_name_is_refused_before_any_request() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         with pytest.raises(InvalidSymbolError):
             await client.snapshot(["BTCUSDT", "BTC/USDT"])
@@ -249,14 +252,14 @@ async def test_one_bad_name_is_refused_before_anything_is_sent() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.usefixtures("known_address")
-async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
+async def test_symbols_without_an_answer_by_the_deadline_are_errors() -> None:
     async with LocalExchange(clock=wall_time, limit=200) as exchange:
         async with local_client(exchange) as client:
-            await asyncio.sleep(10.0)  # far from the turn of a minute everything is certain
+            await asyncio.sleep(10.0)  # far from a rollover, every minute is certain
             await client.symbols()
             began = now()
             market = await client.snapshot(deadline=20.0)
-            assert now() - began < 3.0  # by then it is certain: the minute has 45 s to go
+            assert now() - began < 3.0  # the refusal is certain: the minute still has 45 s
         assert set(exchange.answers) == {200}
     assert len(market) == 198 - 1
     assert {type(error) for error in market.errors.values()} == {BudgetExhaustedError}
@@ -264,7 +267,7 @@ async def test_what_is_not_read_by_the_deadline_is_an_error() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_deadline_that_is_over_sends_nothing() -> None:
+async def test_a_past_deadline_sends_nothing() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "ETHUSDT"], deadline=0.0)
         assert exchange.used == 0
@@ -275,7 +278,7 @@ async def test_a_deadline_that_is_over_sends_nothing() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_an_answer_that_does_not_come_by_the_deadline_is_a_timeout() -> None:
+async def test_an_answer_after_the_deadline_is_a_timeout() -> None:
     async with RawExchange(lambda n: b"") as exchange, local_client(exchange) as client:
         began = now()
         market = await client.snapshot(["BTCUSDT"], deadline=2.0)
@@ -284,7 +287,7 @@ async def test_an_answer_that_does_not_come_by_the_deadline_is_a_timeout() -> No
 
 
 @pytest.mark.virtual_time
-async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
+async def test_a_ban_ends_the_rest_of_a_snapshot_at_once() -> None:
     async with LocalExchange(clock=wall_time, latency=0.05) as exchange:
         async with local_client(exchange, max_connections=10) as client:
 
@@ -295,13 +298,13 @@ async def test_a_ban_in_the_middle_ends_the_rest_at_once() -> None:
             began = now()
             market = await client.snapshot(on_progress=ban_at_100)
             assert now() - began < 3.0
-        assert 1 <= exchange.answers[418] <= 10  # those that were under way
+        assert 1 <= exchange.answers[418] <= 10  # the requests under way
     assert {type(error) for error in market.errors.values()} == {BannedError}
     assert len(market) + len(market.errors) == 789
 
 
 @pytest.mark.virtual_time
-async def test_a_list_that_cannot_be_read_is_raised() -> None:
+async def test_a_snapshot_raises_the_error_of_the_list() -> None:
     async with (
         RawExchange(lambda n: answer(403, "<html>")) as exchange,
         local_client(exchange) as client,
@@ -312,7 +315,7 @@ async def test_a_list_that_cannot_be_read_is_raised() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_closing_ends_a_snapshot() -> None:
+async def test_closing_the_client_ends_a_snapshot() -> None:
     async with RawExchange(lambda n: b"") as exchange:
         client = local_client(exchange)
         reading = asyncio.create_task(client.snapshot(["BTCUSDT", "ETHUSDT"], notional=True))
@@ -323,7 +326,7 @@ async def test_closing_ends_a_snapshot() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_callback_that_fails_ends_the_snapshot_and_everything_it_began() -> None:
+async def test_a_failing_callback_ends_the_snapshot_and_its_tasks() -> None:
     def fails(done: int, _: int) -> None:
         if done == 5:
             raise ZeroDivisionError
@@ -340,7 +343,7 @@ async def test_a_callback_that_fails_ends_the_snapshot_and_everything_it_began()
 
 
 @pytest.mark.virtual_time
-async def test_cancelling_ends_everything_it_began() -> None:
+async def test_cancelling_a_snapshot_ends_its_tasks() -> None:
     async with (
         LocalExchange(clock=wall_time, latency=0.05) as exchange,
         local_client(exchange, max_connections=10) as client,
@@ -353,12 +356,12 @@ async def test_cancelling_ends_everything_it_began() -> None:
         assert client._governor.in_flight == client._governor.waiting == 0
         used = exchange.used
         await asyncio.sleep(10)
-        assert 10 < exchange.used <= used + 10  # those on the way when it was cancelled
+        assert 10 < exchange.used <= used + 10  # the requests under way at the cancellation
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("names", [[f"S{number}USDT" for number in range(20)], None])
-async def test_the_connections_are_opened_while_the_first_request_is_alone(
+async def test_connections_open_while_the_first_request_is_under_way(
     names: list[str] | None,
 ) -> None:
     async with (
@@ -377,7 +380,7 @@ async def test_the_connections_are_opened_while_the_first_request_is_alone(
 
 
 @pytest.mark.virtual_time
-async def test_with_mark_prices_the_notional_of_every_value_is_known() -> None:
+async def test_with_mark_prices_every_value_has_a_notional() -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         market = await client.snapshot(["BTCUSDT", "币安人生USDT", "NOPEUSDT"], notional=True)
         assert exchange.used == 13
@@ -388,7 +391,7 @@ async def test_with_mark_prices_the_notional_of_every_value_is_known() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
+async def test_a_snapshot_keeps_its_values_without_mark_prices() -> None:
     def script(n: int) -> bytes:
         last = exchange.requests[-1]
         return answer(400, "{}") if b"premiumIndex" in last else open_interest()
@@ -402,7 +405,7 @@ async def test_mark_prices_that_cannot_be_read_cost_no_value() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("name", ["BTCUSDT", b"BTCUSDT"])
-async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
+async def test_one_string_is_not_accepted_as_a_list_of_symbols(name: str) -> None:
     async with LocalExchange(clock=wall_time) as exchange, local_client(exchange) as client:
         with pytest.raises(InvalidSymbolError, match=r"such as \['BTCUSDT'\]"):
             await client.snapshot(name)
@@ -410,7 +413,7 @@ async def test_one_name_is_not_taken_for_a_list_of_letters(name: str) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_was_never_sent_is_not_in_the_weight() -> None:
+async def test_the_weight_excludes_requests_that_were_never_sent() -> None:
     async with LocalExchange(clock=wall_time) as exchange:
         client = local_client(exchange)
     async with client:

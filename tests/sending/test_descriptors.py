@@ -1,6 +1,6 @@
-"""With too few file descriptors for its connections, a client waits for those that it has.
+"""With too few file descriptors, a client waits for its open connections.
 
-Rule of this file: the shortage is real, so it is made in a process of its own.
+Rule of this file: the shortage is real, so each test causes it in a process of its own.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 from support.lanes import thorough
 
-PATIENCE = 300.0  # s until a child that hangs is given up
+PATIENCE = 300.0  # s after which the test gives up a child that hangs
 
 READ_ALL = """
 import asyncio, logging, resource, sys
@@ -57,7 +57,7 @@ def exchange_url() -> Iterator[str]:
     "descriptors, whose",
     [(40, "ours"), *thorough(*((n, w) for n in (12, 40, 80) for w in ("ours", "theirs")))],
 )
-def test_too_few_descriptors_cost_no_value(exchange_url: str, descriptors: int, whose: str) -> None:
+def test_too_few_descriptors_lose_no_value(exchange_url: str, descriptors: int, whose: str) -> None:
     command = [sys.executable, "-c", READ_ALL, exchange_url, str(descriptors), whose]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "789 0 0\n", done.stderr
@@ -65,7 +65,7 @@ def test_too_few_descriptors_cost_no_value(exchange_url: str, descriptors: int, 
 
 
 def allow(connections: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the system have descriptors for so many connections; counts those it refused."""
+    """Limit the system to so many connections; return a count of those that it refused."""
     opened, refused = [0], [0]
     create = aiohttp.TCPConnector._create_connection
 
@@ -98,7 +98,7 @@ async def test_a_request_without_a_descriptor_waits_for_a_connection_and_costs_n
     assert exchange.answers == {200: 40}
 
 
-async def test_without_any_connection_to_wait_for_a_request_fails(
+async def test_a_request_fails_without_a_connection_to_wait_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     allow(0, monkeypatch)
@@ -116,10 +116,10 @@ def governor(connections: int) -> Governor:
     return Governor(ProcessBudget(limit=100_000).pool(""), max_in_flight=connections)
 
 
-async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way() -> None:
+async def test_a_shortage_lowers_the_limit_to_the_other_requests_under_way() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(4)]
-    assert short.connections.make_do(short.in_flight)
+    assert short.connections.lower(short.in_flight)
     permits.pop().give_back()
     assert (short.connections.now, short.in_flight) == (3, 3)
     waiting = asyncio.ensure_future(short.admit(max_wait=600.0))
@@ -131,17 +131,17 @@ async def test_a_shortage_leaves_as_many_requests_as_there_are_others_under_way(
         permit.give_back()
 
 
-async def test_a_request_that_is_alone_has_nothing_to_wait_for() -> None:
+async def test_the_only_request_has_no_connection_to_wait_for() -> None:
     short = governor(10)
     async with short.reserve():
-        assert not short.connections.make_do(short.in_flight)
+        assert not short.connections.lower(short.in_flight)
         assert short.connections.now == 10
 
 
-async def test_after_a_shortage_the_connections_come_back_with_the_answers() -> None:
+async def test_after_a_shortage_answers_raise_the_limit_again() -> None:
     short = governor(10)
     permits = [await short.admit() for _ in range(2)]
-    assert short.connections.make_do(short.in_flight)
+    assert short.connections.lower(short.in_flight)
     for permit in permits:
         permit.give_back()
     counts = []
@@ -149,7 +149,7 @@ async def test_after_a_shortage_the_connections_come_back_with_the_answers() -> 
         async with short.reserve() as permit:
             permit.settle(200, {})
         counts.append(short.connections.now)
-    assert counts.count(1) == 9  # as many answers as there may be connections bring one more
+    assert counts.count(1) == 9  # every `most` answers raise the limit by one
     assert len(counts) == 90
 
 
@@ -172,7 +172,7 @@ def test_a_shortage_is_distinguished_from_other_errors(error: Exception, is_shor
     assert is_out_of_descriptors(error) == is_short
 
 
-def test_the_system_is_asked_where_the_error_does_not_say_it(
+def test_the_system_limit_decides_when_the_error_is_ambiguous(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse() -> None:

@@ -67,7 +67,7 @@ def test_an_address_of_the_other_version_than_the_exchanges_is_refused() -> None
 
 async def test_a_session_of_the_caller_binds_its_own_connections() -> None:
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(ValueError, match="local_address is for our own connections"):
+        with pytest.raises(ValueError, match="it takes no local_address"):
             OpenInterestClient(local_address="127.0.0.2", session=session, budget=ProcessBudget())
 
 

@@ -1,6 +1,6 @@
-"""The usual answer is read without a parser, and never otherwise than aiohttp's parser reads it.
+"""The usual answer is read without a parser, exactly as aiohttp's parser reads it.
 
-Rule of this file: what both ways make of the same bytes is compared; an answer that only one of
+Rule of this file: compare both readings of the same bytes. An answer that only one of
 them takes is a fault, unless that one is the parser.
 """
 
@@ -18,8 +18,8 @@ from aiohttp.http_parser import HttpResponseParser
 
 from binance_oi.exchange import headers as read
 from binance_oi.sending import connections
-from binance_oi.sending.parked_connections import PARKED
-from binance_oi.sending.plain_answers import MOST_HEAD, PlainAnswer, plain_answer
+from binance_oi.sending.parked_connections import PARKED_S
+from binance_oi.sending.plain_answers import MAX_HEAD_BYTES, PlainAnswer, plain_answer
 from support.lanes import some
 from support.raw_exchange import RawExchange, answer, open_interest
 from support.sender import Sender
@@ -41,7 +41,7 @@ ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connec
 
 
 class Outcome(NamedTuple):
-    """All that somebody learns from an answer, and what becomes of its connection."""
+    """What an answer contains, and whether its connection stays open."""
 
     status: int
     used: int | None
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def ours(data: bytes) -> Outcome | None:
-    """Without a parser; None when it leaves the answer to one."""
+    """Read without a parser; None if that leaves the answer to the parser."""
     found = plain_answer(data)
     if found is None:
         return None
@@ -87,7 +87,7 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
 
 
 def changed() -> list[bytes]:
-    """The usual answer with one byte changed, cut off, doubled or replaced by something odd."""
+    """The usual answer with one byte changed, removed, doubled or replaced by an odd part."""
     texts = [USUAL[:at] for at in range(len(USUAL))]
     texts += [USUAL[:at] + USUAL[at + 1 :] for at in range(len(USUAL))]
     texts += [USUAL[:at] + USUAL[at - 1 :] for at in range(1, len(USUAL))]
@@ -99,17 +99,17 @@ def changed() -> list[bytes]:
 
 
 @pytest.mark.parametrize("part", some(range(16), 4))
-async def test_no_changed_byte_makes_an_answer_that_the_parser_reads_otherwise(part: int) -> None:
+async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(part: int) -> None:
     loop, taken = asyncio.get_running_loop(), 0
     for text in changed()[part::16]:
         found = ours(text)
         if found is not None:
             taken += 1
             assert found == theirs(text, loop), text
-    assert taken > 50  # in values of headers that mean nothing here, and in the body
+    assert taken > 50  # changes in the body and in headers that we do not read
 
 
-async def test_the_usual_answer_is_taken_as_it_is() -> None:
+async def test_the_usual_answer_is_read_without_a_parser() -> None:
     found = ours(USUAL)
     assert found == Outcome(200, 1234, 1795720170.0, BODY, True)
     assert found == theirs(USUAL, asyncio.get_running_loop())
@@ -141,7 +141,7 @@ async def test_the_usual_answer_is_taken_as_it_is() -> None:
         (b"vary: ", b" vary: "),
         (b"Accept-Encoding", b"Accept-Encoding\r\n folded"),
         (b"Accept-Encoding", "Zürich".encode()),
-        (b"Accept-Encoding", b"x" * MOST_HEAD),
+        (b"Accept-Encoding", b"x" * MAX_HEAD_BYTES),
         (b"vary: Accept-Encoding\r\n", b"a: b\r\n" * 64),
         (BODY, BODY + b"\n"),
         (BODY, b""),
@@ -156,7 +156,7 @@ def test_an_unusual_answer_is_left_to_the_parser(old: bytes, new: bytes) -> None
 
 
 @pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
-def test_a_header_that_is_missing_is_missing(name: str) -> None:
+def test_an_answer_without_a_header_has_no_such_header(name: str) -> None:
     text = b"".join(
         line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
     )
@@ -167,7 +167,7 @@ def test_a_header_that_is_missing_is_missing(name: str) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_only_an_unusual_answer_costs_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_an_unusual_answer_creates_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = Mock(wraps=ResponseHandler.set_response_params)
     monkeypatch.setattr(
         ResponseHandler, "set_response_params", lambda self, **more: parsed(self, **more)
@@ -182,7 +182,7 @@ async def test_only_an_unusual_answer_costs_a_parser(monkeypatch: pytest.MonkeyP
             await sender.get(exchange.url)
             counts.append(parsed.call_count)
         assert exchange.connections == 1
-    assert counts == [1, 1, 2, 2, 3, 3]  # the first one finds the way, through the session
+    assert counts == [1, 1, 2, 2, 3, 3]  # the first request goes through the session
 
 
 @pytest.mark.virtual_time
@@ -211,14 +211,14 @@ async def test_an_answer_in_two_pieces_is_read_by_the_parser(
 
 
 @pytest.mark.virtual_time
-async def test_a_connection_goes_back_to_the_pool_when_nobody_needs_it() -> None:
+async def test_an_unused_parked_connection_returns_to_the_pool() -> None:
     async with RawExchange(lambda n: open_interest()) as exchange, Sender() as sender:
         for _ in range(2):
             await sender.get(exchange.url)
         connector = sender.transport._connector
         assert connector is not None
         assert (len(connector._parked), len(connector._conns)) == (1, 0)
-        await asyncio.sleep(2 * PARKED)
+        await asyncio.sleep(2 * PARKED_S)
         assert (len(connector._parked), len(connector._conns)) == (0, 1)
         await sender.get(exchange.url)
         assert exchange.connections == 1

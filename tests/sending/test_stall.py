@@ -1,7 +1,7 @@
-"""What has arrived counts, however long the caller's own code has held up the loop meanwhile.
+"""An answer that has arrived counts, however long the caller's code blocked the loop.
 
 Rule of this file: the exchange writes its answer and the clock jumps within one callback, so the
-answer lies in the socket while every timer is due. That is what a stall looks like to a loop.
+answer is in the socket while every timer is due, as after a real stall.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ BANNED = json.dumps({"code": -1003, "msg": f"IP banned until {BAN_END}. Please"}
 
 
 def stall() -> None:
-    """What the caller's own code does to the loop: nothing else runs, and time goes on."""
+    """Block the loop as the caller's code does: nothing else runs, and time passes."""
     cast(VirtualLoop, asyncio.get_running_loop()).stall(STALL)
 
 
@@ -53,7 +53,7 @@ async def client_of(
 
 
 def at(number: int, text: bytes) -> Callable[[int], bytes]:
-    """The same answer to each request; the loop stalls while that to this one is on its way."""
+    """Answer each request alike; stall the loop while the answer to this one is under way."""
 
     def script(request: int) -> bytes:
         if request == number:
@@ -77,7 +77,7 @@ async def test_an_answer_that_has_arrived_survives_a_stall_longer_than_the_timeo
             assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
 
 
-async def test_the_same_with_an_aiohttp_that_we_do_not_know(
+async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connections, "LEAN", False)
@@ -87,7 +87,7 @@ async def test_the_same_with_an_aiohttp_that_we_do_not_know(
 
 
 @WHOSE
-async def test_so_does_an_answer_of_many_pieces(whose: str) -> None:
+async def test_an_answer_of_many_pieces_survives_a_stall(whose: str) -> None:
     names = [f"S{number}USDT" for number in range(2000)]
     body = json.dumps({"symbols": [{"symbol": name, "status": "TRADING"} for name in names]})
     assert len(body) > 5 * connections.BYTES_PER_READ
@@ -95,7 +95,7 @@ async def test_so_does_an_answer_of_many_pieces(whose: str) -> None:
         assert list(await client.symbols()) == names
 
 
-async def test_so_does_each_value_of_a_snapshot_with_a_deadline() -> None:
+async def test_each_value_of_a_snapshot_with_a_deadline_survives_a_stall() -> None:
     def script(number: int) -> bytes:
         if number == 3:
             stall()
@@ -107,12 +107,12 @@ async def test_so_does_each_value_of_a_snapshot_with_a_deadline() -> None:
 
 
 @WHOSE
-async def test_so_does_the_text_of_a_refusal_which_says_until_when(whose: str) -> None:
+async def test_the_text_of_a_refusal_survives_a_stall(whose: str) -> None:
     head, text = answer(418, BANNED)[: -len(BANNED)], BANNED.encode()
     async with client_of(lambda n: head, whose=whose, timeout=1000.0) as (client, exchange):
         call = asyncio.create_task(client.get_open_interest("BTCUSDT"))
         await exchange.received(1)
-        await asyncio.sleep(0.1)  # the headers are read, and the text is awaited
+        await asyncio.sleep(0.1)  # the client has read the headers, and waits for the text
         exchange.write(text)
         stall()
         with pytest.raises(BannedError) as caught:
@@ -120,7 +120,7 @@ async def test_so_does_the_text_of_a_refusal_which_says_until_when(whose: str) -
     assert str(BAN_END) in str(caught.value)
 
 
-async def test_what_has_not_arrived_after_the_stall_is_not_waited_for() -> None:
+async def test_an_answer_that_has_not_arrived_after_a_stall_is_a_timeout() -> None:
     def script(number: int) -> bytes:
         stall()
         return answer(200, b"{", length=70)
@@ -134,7 +134,7 @@ async def test_what_has_not_arrived_after_the_stall_is_not_waited_for() -> None:
 
 
 async def test_an_exchange_that_never_stops_sending_gets_no_more_time() -> None:
-    """One byte in each pass of a loop that has other things to do."""
+    """Send one byte in each pass of a loop that also does other work."""
 
     async def trickle(exchange: RawExchange) -> None:
         while True:

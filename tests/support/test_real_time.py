@@ -46,17 +46,17 @@ ALLOWED = {
     ): "every test that enters it is marked `virtual_time`",
     (
         "tests/testing/test_simulated_client.py",
-        "test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute",
+        "test_virtual_time_follows_its_loop_and_starts_at_a_full_minute",
         "sleep",
     ): "virtual time is installed by hand",
     (
         "tests/testing/test_simulated_client.py",
-        "test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute",
+        "test_virtual_time_follows_its_loop_and_starts_at_a_full_minute",
         "duration",
     ): "virtual time is installed by hand",
     (
         "tests/testing/test_simulated_client.py",
-        "test_an_exchange_is_served_in_a_loop_that_is_there_already.scenario",
+        "test_an_exchange_is_served_in_an_existing_loop.scenario",
         "sleep",
     ): "virtual time is installed by hand",
 }

@@ -1,6 +1,6 @@
-"""The plugin for pytest, as a user's suite has it: from the wheel, found by its entry point.
+"""The pytest plugin as in a user's test suite: from the wheel, found by its entry point.
 
-Each test runs a pytest of its own in a directory of its own, on what the wheel holds.
+Each test runs pytest in a directory of its own, with the files of the wheel.
 """
 
 import os
@@ -17,7 +17,7 @@ from support.lanes import thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Tests of a user; MARK is what their plugin for asyncio wants, and FIXTURE how it makes fixtures.
+# A user's tests; MARK and FIXTURE are the mark and the fixture decorator of their asyncio plugin.
 SUITE = """
 import asyncio
 import pytest
@@ -98,7 +98,7 @@ ANYIO = """
 def anyio_backend():
     return "asyncio"
 """
-# What each plugin for asyncio takes for a mark, a fixture and a preamble.
+# The mark, the fixture decorator and the preamble of each asyncio plugin.
 AUTO = ("", "@pytest.fixture", "")
 STRICT = ("@pytest.mark.asyncio", "@pytest_asyncio.fixture", "import pytest_asyncio")
 WITH_ANYIO = ("@pytest.mark.anyio", "@pytest.fixture", ANYIO)
@@ -107,7 +107,7 @@ FUNCTION = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an installed wheel puts on the path: the package, and where pytest finds the plugin."""
+    """A directory like that of an installed wheel: the package and its entry points."""
     directory = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -190,23 +190,21 @@ def test_nothing_heavy_is_there():
 
 
 def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_path: Path) -> None:
-    # The plugins of others import asyncio, and more; without a cache `pytest` alone imports none.
+    # Other plugins import asyncio and more; `pytest` alone imports none without its cache.
     without = ("asyncio", "anyio", "xdist", "xdist.looponfail", "pytest_cov", "hypothesispytest")
     options = [part for name in without for part in ("-p", f"no:{name}")]
     done = run_pytest(site, tmp_path, LISTING, *options)
     assert done.stdout.splitlines()[-1].startswith("1 passed"), done.stdout + done.stderr
 
 
-def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
-    site: Path, tmp_path: Path
-) -> None:
+def test_a_late_request_for_virtual_time_fails_with_the_reason(site: Path, tmp_path: Path) -> None:
     source = """
     def test_late(request):
         request.getfixturevalue("virtual_time")
     """
     done = run_pytest(site, tmp_path, source, "-p", "no:asyncio")
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "virtual_time must be there before the test begins" in done.stdout
+    assert "virtual_time must be requested before the test begins" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -214,7 +212,7 @@ def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
     [
         (
             ("-o", "asyncio_default_test_loop_scope=session"),
-            "the event loop of this test was not closed. virtual_time needs a loop for this test",
+            "the event loop of this test was not closed. virtual_time needs an event loop for",
         ),
         *thorough(
             (
@@ -224,7 +222,7 @@ def test_virtual_time_that_is_asked_for_too_late_fails_and_says_why(
         ),
     ],
 )
-def test_virtual_time_that_would_not_be_one_fails_and_says_why(
+def test_a_loop_that_is_not_the_tests_own_fails_with_the_reason(
     options: tuple[str, ...], said: str, site: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "loops_of_a_user.py").write_text(

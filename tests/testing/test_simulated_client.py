@@ -1,4 +1,4 @@
-"""A client on a local exchange of its own: nothing of it is shared, and nothing is left behind."""
+"""A client with a local exchange of its own shares nothing, and leaves nothing behind."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from binance_oi.testing import SimulatedClient, VirtualLoop, VirtualTime, simula
 from support.virtual_clock import EPOCH_S, START_S, wall_time
 
 
-async def test_it_reads_the_exchange_that_it_knows() -> None:
+async def test_a_simulated_client_reads_its_own_exchange() -> None:
     async with simulated_client(timeout=600.0) as client:
         assert isinstance(client, SimulatedClient)
         client.exchange.set_open_interest("BTCUSDT", "7.50")
@@ -23,7 +23,7 @@ async def test_it_reads_the_exchange_that_it_knows() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_two_of_them_share_neither_a_budget_nor_a_ban() -> None:
+async def test_two_simulated_clients_share_neither_a_budget_nor_a_ban() -> None:
     async with simulated_client() as first, simulated_client() as second:
         first.exchange.ban(600.0)
         with pytest.raises(BannedError):
@@ -32,14 +32,14 @@ async def test_two_of_them_share_neither_a_budget_nor_a_ban() -> None:
         assert (first.usage.banned_until is None, second.usage.used) == (False, 1)
 
 
-async def test_it_leaves_no_budget_on_the_machine(tmp_path: Path) -> None:
+async def test_a_simulated_client_leaves_no_budget_on_the_machine(tmp_path: Path) -> None:
     async with simulated_client(timeout=600.0) as client:
         await client.get_open_interest("BTCUSDT")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.virtual_time
-async def test_it_takes_an_exchange_with_other_options_and_arguments_of_a_client() -> None:
+async def test_a_simulated_client_accepts_an_exchange_and_client_arguments() -> None:
     exchange = LocalExchange(limit=5, used=5, clock=wall_time)
     async with simulated_client(exchange, max_wait=0.0, retry=RetryPolicy(attempts=1)) as client:
         assert client.exchange is exchange
@@ -49,7 +49,7 @@ async def test_it_takes_an_exchange_with_other_options_and_arguments_of_a_client
 
 
 @pytest.mark.virtual_time
-async def test_it_leaves_an_exchange_that_runs_already_running() -> None:
+async def test_an_exchange_that_already_runs_keeps_running() -> None:
     async with LocalExchange(clock=wall_time) as exchange:
         async with simulated_client(exchange) as client:
             await client.get_open_interest("BTCUSDT")
@@ -58,7 +58,7 @@ async def test_it_leaves_an_exchange_that_runs_already_running() -> None:
         assert exchange.answers == {200: 2}
 
 
-async def test_it_takes_the_budget_that_it_is_given(tmp_path: Path) -> None:
+async def test_a_simulated_client_uses_the_given_budget(tmp_path: Path) -> None:
     budget = MachineBudget(directory=tmp_path / "budgets")
     async with simulated_client(budget=budget, timeout=600.0) as client:
         await client.get_open_interest("BTCUSDT")
@@ -66,7 +66,7 @@ async def test_it_takes_the_budget_that_it_is_given(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "budgets")
 
 
-def test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute() -> None:
+def test_virtual_time_follows_its_loop_and_starts_at_a_full_minute() -> None:
     time = VirtualTime()
     assert (time.is_used, time.is_over, time.monotonic()) == (False, True, START_S)
     assert time.time() == EPOCH_S + START_S
@@ -78,14 +78,14 @@ def test_virtual_time_is_that_of_its_loop_and_begins_at_a_minute() -> None:
             assert time.monotonic() - START_S == pytest.approx(90.0, abs=1e-3)
             assert (time.is_used, time.is_over) == (True, False)
         assert time.is_over
-        # A loop of another thread is real: nobody sees what it does.
+        # A loop of another thread is real.
         with LocalExchange().in_thread() as exchange:
             assert exchange.port
     with asyncio.Runner() as runner:
         assert not isinstance(runner.get_loop(), VirtualLoop)
 
 
-def test_an_exchange_is_served_in_a_loop_that_is_there_already() -> None:
+def test_an_exchange_is_served_in_an_existing_loop() -> None:
     time = VirtualTime()
 
     async def scenario() -> int:

@@ -1,7 +1,7 @@
-"""What can be typed: the name, the options and the help of each command.
+"""The name, the options and the help of each command.
 
-The rule of this folder: no command imports what it does before it runs, so that help costs nothing
-and each command pays for itself alone.
+The rule of this folder: a command imports its implementation when it runs. So the help page imports
+none, and a command imports only its own.
 
 market.py      the exchange: get, snapshot, symbols, watch, history
 recordings.py  recordings: record, export, backup, plot, report

@@ -8,19 +8,19 @@ from cyclopts.validators import Number
 from binance_oi.cli.app import app, command
 from binance_oi.cli.endings import OK
 from binance_oi.cli.options import Flag, Output
-from binance_oi.cli.streams import PROGRAM, put
+from binance_oi.cli.streams import PROGRAM, write_out
 
 
 @command
 def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Output()) -> int:
-    """The budget of every exchange that this machine reads from. Sends nothing.
+    """Show the budget of every exchange that this machine reads. Sends nothing.
 
-    The last line names the file that all processes of this user share. Local ports on which nothing
-    listens any more are left out.
+    The last line names the file that all processes of this user share. The list leaves out local
+    ports on which no program listens.
 
     Args:
-        forget: Forget this one, after it was shown and you were asked.
-        yes: Ask nothing.
+        forget: Show this budget, ask, and forget it.
+        yes: Forget it without asking.
     """
     from binance_oi.cli import budgets
 
@@ -44,12 +44,12 @@ def simulate(
 
     Args:
         port: Port on 127.0.0.1; 0 takes a free one.
-        limit: Weight allowed in a minute.
+        limit: The weight that the exchange allows in a minute.
         used: Weight already used in the first minute.
-        others: Weight that others use each second.
+        others: Weight that other clients use each second.
         latency: Seconds from request to answer.
-        seed: Seed of everything that varies.
-        json: The first line is a JSON object with the URL.
+        seed: Seed of all random numbers.
+        json: Print the URL as a JSON object.
     """
     import asyncio
 
@@ -74,7 +74,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     fish: binance-oi completion fish > ~/.config/fish/completions/binance-oi.fish
 
     Args:
-        shell: Which one.
+        shell: The shell that runs the script.
     """
-    put(app.generate_completion(prog_name=PROGRAM, shell=shell))
+    write_out(app.generate_completion(prog_name=PROGRAM, shell=shell))
     return OK

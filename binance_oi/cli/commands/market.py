@@ -10,11 +10,11 @@ from binance_oi.cli.app import command
 from binance_oi.cli.options import (
     Bound,
     Flag,
-    Given,
     Movement,
     Order,
     Output,
     Place,
+    RequiredSymbols,
     RowPeriod,
     Schedule,
     Source,
@@ -25,11 +25,11 @@ MONTH = timedelta(days=30)  # what the exchange keeps
 
 
 @command
-def get(symbols: Given, *, source: Source = Source(), output: Output = Output()) -> int:
-    """Open interest of some symbols.
+def get(symbols: RequiredSymbols, *, source: Source = Source(), output: Output = Output()) -> int:
+    """Read open interest of some symbols.
 
     Args:
-        symbols: Such as BTCUSDT; lower case will do. Also BTCUSDT,ETHUSDT.
+        symbols: Such as BTCUSDT, or BTCUSDT,ETHUSDT. Lower case is allowed.
     """
     from binance_oi.cli.reading import read
 
@@ -46,13 +46,13 @@ def snapshot(
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:
-    """Open interest of the whole market, or of some symbols.
+    """Read open interest of the whole market, or of some symbols.
 
     Args:
-        symbols: Without any: every symbol that is trading.
-        notional: Also the mark price, and open interest in units of the quote asset.
-        sort: By name, or by what it is worth (usd), the largest first; that reads mark prices.
-        all: Every row, also where the terminal shows fewer.
+        symbols: Only these symbols; by default, every symbol that is trading.
+        notional: Show also the mark price, and open interest in units of the quote asset.
+        sort: Sort by name, or by notional value (usd), the largest first; usd reads mark prices.
+        all: Show every row, even if the terminal has room for fewer.
     """
     from binance_oi.cli import reading
 
@@ -61,10 +61,10 @@ def snapshot(
 
 @command
 def symbols(*, all: Flag = False, source: Source = Source(), output: Output = Output()) -> int:
-    """Every symbol that is trading.
+    """List every symbol that is trading.
 
     Args:
-        all: Every row, also where the terminal shows fewer.
+        all: Show every row, even if the terminal has room for fewer.
     """
     from binance_oi.cli import reading
 
@@ -81,15 +81,15 @@ def watch(
     json: Flag = False,
     source: Source = Source(),
 ) -> int:
-    """Follow the market in a table; on a pipe, every change as a JSON line.
+    """Follow the market in a table; on a pipe, print every change as a JSON line.
 
     Args:
-        symbols: Without any: every symbol that is trading.
-        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
-            the budget.
-        sort: By the change since the last sweep, or since the start (total), or by symbol.
+        symbols: Only these symbols; by default, every symbol that is trading.
+        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
+            that fits into the budget.
+        sort: Sort by the change since the last sweep, or since the start (total), or by symbol.
         top: How many lines to show.
-        json: JSON Lines, also on a terminal.
+        json: Print JSON Lines, also on a terminal.
     """
     from binance_oi.cli import watching
 

@@ -1,7 +1,16 @@
-"""Commands that record, and that read what was recorded."""
+"""Commands that make recordings, and that read them."""
 
 from binance_oi.cli.app import command
-from binance_oi.cli.options import End, Flag, Given, Place, Schedule, Source, Span, Symbols
+from binance_oi.cli.options import (
+    End,
+    Flag,
+    Place,
+    RequiredSymbols,
+    Schedule,
+    Source,
+    Span,
+    Symbols,
+)
 
 
 @command
@@ -14,17 +23,17 @@ def record(
     end: End = End(),
     source: Source = Source(),
 ) -> int:
-    """Record the whole market, or some symbols, until it is stopped.
+    """Record the whole market, or some symbols, until a signal stops the command.
 
-    Ctrl-C, SIGTERM and SIGHUP (its terminal is closed) stop it; with nohup, SIGHUP does not. The
-    exit code is 7 when sweeps were read and could not be written; the last line says how many. When
-    there was no sweep at all, it is that of the reason: 3 limited, 4 exchange, 5 network.
+    Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) stop it; with nohup, SIGHUP does not. If
+    sweeps were read but could not be written, the exit code is 7, and the last line says how many.
+    Without any sweep, the exit code names the reason: 3 limited, 4 exchange, 5 network.
 
     Args:
-        symbols: Without any: every symbol that is trading, also when that changes.
-        to: The recording (SQLite); made when missing, continued when it is there.
-        every: From sweep to sweep: 20s, 5m, 1h; or auto, the shortest of 5s to 10m that fits into
-            the budget. Slots are multiples of it since 1970.
+        symbols: Only these symbols; by default, every symbol that is trading, including new ones.
+        to: The recording (SQLite). If it exists, the command continues it.
+        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
+            that fits into the budget. Slots are multiples of this time since 1970.
         notional: Record mark prices as well.
     """
     from binance_oi.cli import recording
@@ -44,14 +53,14 @@ def export(
     new: Flag = False,
     csv_safe: Flag = False,
 ) -> int:
-    """Add a recording to Parquet, CSV or JSON Lines; rows that are there stay.
+    """Add a recording to Parquet, CSV or JSON Lines; existing rows stay.
 
     Args:
-        recording: Made by `record`.
-        symbols: Only these.
+        recording: A file made by `record`.
+        symbols: Only these symbols.
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for Parquet by day.
-        replace: Write these rows alone; a file that is written loses its others.
-        new: Only days that are missing or have grown. No such day is no error.
+        replace: Replace all rows of each file that is written.
+        new: Export only days that are missing or have grown. It is no error if there are none.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
     """
     from binance_oi.cli import outputs
@@ -61,12 +70,12 @@ def export(
 
 @command
 def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
-    """Copy a recording, also while it is recorded into.
+    """Copy a recording, also while a recorder writes to it.
 
     Args:
-        recording: Made by `record`.
-        to: The copy; one file that is whole as soon as it is there.
-        replace: Put the copy in the place of what has that name.
+        recording: A file made by `record`.
+        to: The copy: one file, which is complete as soon as it exists.
+        replace: Replace an existing file.
     """
     from binance_oi.cli import outputs
 
@@ -74,12 +83,12 @@ def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
 
 
 @command
-def plot(recording: Place, /, symbols: Given, *, to: Place, span: Span = Span()) -> int:
+def plot(recording: Place, /, symbols: RequiredSymbols, *, to: Place, span: Span = Span()) -> int:
     """Draw a chart of open interest over time.
 
     Args:
-        recording: Made by `record`.
-        symbols: One chart for each.
+        recording: A file made by `record`.
+        symbols: The symbols; each has a chart of its own.
         to: A name that ends in .svg or .png.
     """
     from binance_oi.cli import outputs
@@ -92,9 +101,9 @@ def report(recording: Place, /, symbols: Symbols = None, *, to: Place, span: Spa
     """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
 
     Args:
-        recording: Made by `record`.
-        symbols: Only these.
-        to: A name that ends in .html; the page needs nothing else and opens offline.
+        recording: A file made by `record`.
+        symbols: Only these symbols.
+        to: A name that ends in .html. The page loads no other file and opens offline.
     """
     from binance_oi.cli import outputs
 

@@ -1,7 +1,7 @@
-"""The slots of the schedule that was asked for, while a slower one is kept.
+"""The slots of the requested schedule, while a slower one runs.
 
-The rule of this file: pure. Each slot that was asked for is swept or in a gap, also while sweeps
-come at other instants.
+The rule of this file: pure. Each requested slot has a snapshot or is in a gap, also while sweeps
+are at other instants.
 """
 
 from collections.abc import Iterator
@@ -11,27 +11,28 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import unix_ms
 
 
-class Asked:
-    """What has become of the slots that were asked for.
+class RequestedSlots:
+    """Accounts for each slot of the requested schedule.
 
     Args:
-        period: From one to the next, ms.
-        begin: The first one, Unix ms.
+        period: From slot to slot, ms.
+        begin: The first slot, Unix ms.
     """
 
     def __init__(self, period: int, begin: int) -> None:
         self._period = period
-        self._next = begin  # the first one of which nothing is known
+        self._next = begin  # the first slot that is not accounted for
 
     def account(
         self, outcome: Snapshot | Gap, step: int, why: tuple[str, str]
     ) -> list[Snapshot | Gap]:
-        """`outcome` of the schedule that is kept, and what is missing of the other before it.
+        """Return gaps for the requested slots before `outcome`, and `outcome` itself.
 
         Args:
-            outcome: A gap is given for the slots that were asked for instead of its own.
-            step: From slot to slot of the schedule that is kept, ms.
-            why: Reason and detail of slots that it leaves out.
+            outcome: The outcome of a slot of the schedule that runs. A gap is rewritten in slots
+                of the requested schedule.
+            step: From slot to slot of the schedule that runs, ms.
+            why: The reason and the detail for requested slots that this schedule leaves out.
         """
         if isinstance(outcome, Snapshot):
             assert outcome.slot is not None
@@ -46,7 +47,7 @@ class Asked:
         return [*left_out, *self._until(outcome.last + step, outcome.reason, outcome.detail)]
 
     def _until(self, end: int, reason: str, detail: str) -> Iterator[Gap]:
-        """What is missing before `end`."""
+        """The gap of the slots before `end` that are not accounted for, if there are any."""
         first, end = self._next, self._at_or_after(end)
         if first < end:
             self._next = end
