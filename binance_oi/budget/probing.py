@@ -14,10 +14,10 @@ from binance_oi.budget.tuning import (
     CLOSING,
     FLIGHT,
     FROM_RESERVE,
+    HIDING,
     OF_THE_REST,
     PROBE_PAUSE,
     PROBES,
-    SLACK,
     SPARING,
 )
 
@@ -43,7 +43,7 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
     is_possible = is_expected and ask.first == ask.last and minute.used + ask.weight <= known.limit
-    is_seen = minute.others + SLACK * known.limit >= before.reported > known.limit / 2
+    is_seen = minute.others + HIDING * known.limit >= before.reported > known.limit / 2
     return is_possible and is_seen and ask.now - known.counted_at > FLIGHT
 
 
