@@ -135,7 +135,7 @@ def _command(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:  # needs no other import
         write_out(f"{PROGRAM} {__version__}\n")
         return OK
-    from cyclopts import CycloptsError, UnusedCliTokensError
+    from cyclopts import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
     from binance_oi.cli.commands import app
     from binance_oi.cli.options import forget_empty_variables
@@ -151,6 +151,8 @@ def _command(arguments: Sequence[str]) -> int:
         text = str(error)
         if isinstance(error, UnusedCliTokensError):
             text = f"no place for {' '.join(error.unused_tokens or ())}{_hint(arguments)}"
+        elif isinstance(error, MissingArgumentError) and "--symbol" in text:
+            text = f"{arguments[0]} needs a symbol, such as BTCUSDT"
         raise UsageError(f"{without_secrets(text)} (see {PROGRAM} --help)") from None
     return code or OK
 

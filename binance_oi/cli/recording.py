@@ -75,7 +75,7 @@ def record(
                 finally:
                     for task in beside:
                         task.cancel()
-        write_note(f"stopped: {status_line(recorder.status)}")
+        write_note(f"stopped: {status_line(recorder.status)}{_schedule(recorder.status)}")
         if recorder.status.lost:
             return LOST
         if not recorder.status.sweeps and recorder.status.trouble is not None:
@@ -151,12 +151,17 @@ def status_line(status: Status) -> str:
     return ", ".join(parts)
 
 
+def _schedule(status: Status) -> str:
+    return "" if status.every is None else f"; every {status.every:g} s"
+
+
 async def _show_status(recorder: Recorder, client: OpenInterestClient) -> None:
     """Show the status: on a terminal in one line that changes, elsewhere in a line a minute."""
 
     def line() -> str:
         usage = client.usage
-        return f"{status_line(recorder.status)}; used {usage.used} of {usage.limit}"
+        done = f"{status_line(recorder.status)}{_schedule(recorder.status)}"
+        return f"{done}; used {usage.used} of {usage.limit}"
 
     if not redraws(sys.stderr):
         if sys.stderr.isatty():  # a person waits for a first line

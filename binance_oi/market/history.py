@@ -42,7 +42,7 @@ from binance_oi.times import instant, unix_ms
 TOO_OLD, NO_ROW = "too_old", "no_row"
 INVALID = -1130  # the code for a startTime that is earlier than what is kept [O 2026-07 to 09]
 # ms that a request may take from its making to the exchange, or a clock may be off; then longer
-# ones, for whoever was in the queue for longer.
+# ones, for calls that waited longer in the queue.
 MARGINS_MS = (30_000, 120_000, 600_000)
 SETTLED_MS = 60_000  # after which a row is there, if it ever is; 6 s were seen [O 2026-09-12]
 WORKERS = 8  # symbols at a time: enough for the limit while an answer takes 2 s, and little memory

@@ -19,7 +19,7 @@ from binance_oi.simulator import LocalExchange
 from binance_oi.times import unix_ms
 
 Captured = pytest.CaptureFixture[str]
-HANGS = 600.0  # s after which a process hangs, and is no slow one
+HANGS = 600.0  # s after which a process hangs
 
 
 def test_rows_are_shown_in_the_order_asked_for(capsys: Captured) -> None:

@@ -136,3 +136,16 @@ def test_the_help_page_names_a_duration_and_the_default(command: str, capsys: Ca
     assert "or auto" in shown
     assert "[default: auto]" in shown
     assert "FLOAT The" not in shown
+
+
+def test_a_recorder_says_which_schedule_it_has(tmp_path: Path, capsys: Captured) -> None:
+    file = tmp_path / "oi.db"
+    arguments = ["record", "BTCUSDT", "--to", str(file), "--simulated", "--for", "1s"]
+    assert main(arguments) == 0
+    assert "; every 5 s\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["get"], ["plot", "oi.db", "--to", "oi.svg"]])
+def test_a_command_that_lacks_a_symbol_says_so(arguments: list[str], capsys: Captured) -> None:
+    assert main(arguments) == USAGE
+    assert f"{arguments[0]} needs a symbol, such as BTCUSDT" in capsys.readouterr().err
