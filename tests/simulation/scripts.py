@@ -7,9 +7,10 @@ asserted here: `traces` records each decision, and compares it with that of anot
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import wraps
 from typing import Any
 
-from binance_oi.budget import Pool, ProcessBudget
+from binance_oi.budget import Pool, ProcessBudget, knowledge
 from binance_oi.budget.usage import Receipt
 
 NOON = 1_795_435_200.0  # Unix s; the beginning of a minute
@@ -180,6 +181,21 @@ def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
 
 SCRIPTS: Scripts = {}
 script = adding_to(SCRIPTS)
+
+
+def of_a_known_address(play: Script) -> Script:
+    """The script of a client that may use a whole minute at once, as after its first minute."""
+
+    @wraps(play)
+    def known(note: Note) -> None:
+        before: float = getattr(knowledge, "AT_ONCE", 1.0)
+        setattr(knowledge, "AT_ONCE", 1.0)  # noqa: B010 - to a type checker it is a constant
+        try:
+            play(note)
+        finally:
+            setattr(knowledge, "AT_ONCE", before)  # noqa: B010
+
+    return known
 
 
 def steady(rate: float) -> Callable[[int, float], int]:
@@ -405,6 +421,7 @@ def a_wait_of_less_than_a_millisecond(note: Note) -> None:
 
 
 @script
+@of_a_known_address
 def heavy_probes_of_a_full_minute(note: Note) -> None:
     """FROM_RESERVE: how much of the reserve they may use before the last one."""
     for weight in (99, 100, 101, 102):

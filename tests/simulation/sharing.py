@@ -19,7 +19,18 @@ from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.stored import Store
 from binance_oi.budget.usage import Receipt
 
-from .scripts import NOON, START, Note, Script, Scripts, WatchedPool, adding_to, every, room
+from .scripts import (
+    NOON,
+    START,
+    Note,
+    Script,
+    Scripts,
+    WatchedPool,
+    adding_to,
+    every,
+    of_a_known_address,
+    room,
+)
 from .world import Situation, run
 
 SCRIPTS: Scripts = {}
@@ -109,7 +120,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
                 each.close()
 
     with_files.__name__, with_files.__doc__ = play.__name__, play.__doc__
-    return script(with_files)
+    return script(of_a_known_address(with_files))
 
 
 @_shared

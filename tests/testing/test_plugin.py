@@ -217,7 +217,7 @@ def test_a_late_request_for_virtual_time_fails_with_the_reason(site: Path, tmp_p
         *thorough(
             (
                 ("-p", "loops_of_a_user"),
-                "the event loop of this test was not made for it. virtual_time needs a loop",
+                "the event loop of this test was not made for it. virtual_time needs an event loop",
             )
         ),
     ],
