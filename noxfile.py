@@ -203,7 +203,8 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
-    session.install("-e", ".[cli]", "pytest>=9")  # one of them is a test
+    # One of them is a test. In this checkout pytest reads our options, which are of pytest-asyncio.
+    session.install("-e", ".[cli]", "pytest>=9", "pytest-asyncio>=1.5")
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
         session.error("no examples")
