@@ -3,13 +3,12 @@
 Ends with 1 when a row misses what is demanded of it.
 """
 
-import argparse
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from random import Random
 
+from .command import chosen
 from .situations import ROWS, Row
 from .world import Outcome, run
 
@@ -33,19 +32,12 @@ def failures(row: Row, outcome: Outcome) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--rows", default="", help="rows whose name contains one of these: a,b")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    rows = [row for row in ROWS if any(part in row.name for part in options.rows.split(","))]
-    seeds = range(options.first, options.first + options.seeds)
+    rows, seeds, jobs = chosen("tests.simulation", ROWS, seeds=20)
     heads = "over the limit", "unavoidably", "used, worst", "used, mean", "demanded", "missed"
     print(f"| situation | runs | {' | '.join(heads)} |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     missed: list[str] = []
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for row in rows:
             outcomes = list(pool.map(partial(outcome, row), seeds))
             missed += report(row, dict(zip(seeds, outcomes, strict=True)))

@@ -4,8 +4,6 @@ Rule of this file: data, and figures of whole runs. The bounds are those that `n
 holds; a row names the minute from which they count.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +15,7 @@ from statistics import quantiles
 
 from binance_oi.simulator.counter import Bursts, Others, Steady
 
+from .command import chosen
 from .networks import Moments, Together, Uneven
 from .world import EPOCH_S, Outcome, Situation, run
 
@@ -223,19 +222,12 @@ def _report(case: Case, found: Sequence[Figures]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.fairness")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--rows", default="", help="rows whose name contains one of these: a|b")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    cases = [case for case in CASES if any(p in case.name for p in options.rows.split("|"))]
-    seeds = range(options.first, options.first + options.seeds)
+    cases, seeds, jobs = chosen("tests.simulation.fairness", CASES, seeds=4, between="|")
     heads = "used", "poorest", "waits: half, 99 %, all, s", "429", "over the limit", "of theirs"
     print(f"| the worst of | runs | {' | '.join(heads)} | missed |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     texts: list[str] = []
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for case in cases:
             texts += _report(case, list(pool.map(partial(figures, case), seeds)))
     sys.exit("\n".join(texts) if texts else None)

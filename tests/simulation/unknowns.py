@@ -5,9 +5,7 @@ with 1 when a row misses its bound. The rule of this file: a row says how its si
 from a seed, what is measured, and which bound that must keep.
 """
 
-import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +21,7 @@ from binance_oi.simulator.counter import Bursts, Steady
 from support import virtual_clock
 from support.virtual_clock import wall_time
 
+from .command import chosen
 from .networks import Between, Even, Uneven
 from .world import EPOCH_S, Outcome, Situation, run
 
@@ -297,18 +296,11 @@ def outcome(row: Row, seed: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.unknowns")
-    parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--rows", default="", help="rows whose name contains one of these: a,b")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    rows = [row for row in ROWS if any(part in row.name for part in options.rows.split(","))]
-    seeds = range(options.first, options.first + options.seeds)
+    rows, seeds, jobs = chosen("tests.simulation.unknowns", ROWS, seeds=6)
     print("| situation | runs | measured | best | worst | bound | missed |")
     print("|---|---|---|---|---|---|---|", flush=True)
     missed = 0
-    with ProcessPoolExecutor(options.jobs) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for row in rows:
             values = sorted(pool.map(partial(outcome, row), seeds))
             if row.least > float("-inf"):
