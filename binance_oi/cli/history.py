@@ -7,7 +7,7 @@ each symbol at once, and the same command goes on where it was interrupted.
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from binance_oi.client import OpenInterestClient
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.history import OnProgress
 from binance_oi.market.past import History, HistoryProgress
-from binance_oi.output.past import PastFile, past_file
+from binance_oi.output.past import PastFile
 
 
 class Wanted(NamedTuple):
@@ -76,7 +76,7 @@ def history(
         if to is None:
             return asyncio.run(_show(client, wanted, output))
         safe = output.csv_safe
-        with past_file(to, wanted.words, replace=replace, csv_safe=safe) as file:
+        with closing(PastFile(to, wanted.words, replace=replace, csv_safe=safe)) as file:
             return asyncio.run(_keep(client, wanted, file))
 
 

@@ -7,8 +7,8 @@ run cuts off.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
@@ -211,15 +211,3 @@ def _json(rows: Iterable[PastRow]) -> bytes:
         for symbol, time, value, notional, supply in rows
     )
     return "".join(lines).encode()
-
-
-@contextmanager
-def past_file(
-    target: Path, asked: Mapping[str, object], *, replace: bool = False, csv_safe: bool = False
-) -> Generator[PastFile]:
-    """A `PastFile` that is closed in the end; see there."""
-    file = PastFile(target, asked, replace=replace, csv_safe=csv_safe)
-    try:
-        yield file
-    finally:
-        file.close()

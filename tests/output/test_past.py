@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from binance_oi import History, HistoryRow, RecordingError
-from binance_oi.output.past import PART, PastFile, past_file
+from binance_oi.output.past import PART, PastFile
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 NOON_MS = 1_795_435_200_000
@@ -39,7 +40,7 @@ EMPTY = history("CUSDT")
 
 
 def written(path: Path, *found: History) -> int:
-    with past_file(path, ASKED) as file:
+    with closing(PastFile(path, ASKED)) as file:
         for each in found:
             file.add(each)
         return file.finish()
@@ -91,12 +92,12 @@ ENDS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("end", ENDS)
 def test_a_run_goes_on_after_the_symbols_that_are_whole(end: str, tmp_path: Path) -> None:
     path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"
-    with past_file(path, ASKED) as file:
+    with closing(PastFile(path, ASKED)) as file:
         assert file.since is None
         file.add(B)
         file.add(A)
     part.write_bytes(ENDS[end](part.read_bytes()))
-    with past_file(path, ASKED) as file:
+    with closing(PastFile(path, ASKED)) as file:
         have = file.symbols
         assert (file.since, file.until) == ((NOON, NOON) if have else (file.since, file.until))
         for each in (A, B):
@@ -114,19 +115,19 @@ def test_a_symbol_that_came_twice_is_there_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_got_nothing_leaves_nothing(tmp_path: Path) -> None:
-    with past_file(tmp_path / "x.csv", ASKED):
+    with closing(PastFile(tmp_path / "x.csv", ASKED)):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_question_does_not_go_on_and_replace_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    with past_file(path, ASKED) as file:
+    with closing(PastFile(path, ASKED)) as file:
         file.add(B)
     other = ASKED | {"period": "1h"}
     with pytest.raises(RecordingError, match="asked for something else"):
         PastFile(path, other)
-    with past_file(path, other, replace=True) as file:
+    with closing(PastFile(path, other, replace=True)) as file:
         assert file.symbols == frozenset()
         file.add(A)
         file.finish()
@@ -135,7 +136,7 @@ def test_another_question_does_not_go_on_and_replace_begins_anew(tmp_path: Path)
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
-    with past_file(tmp_path / "x.csv", ASKED) as file:
+    with closing(PastFile(tmp_path / "x.csv", ASKED)) as file:
         file.add(A)
         with pytest.raises(RecordingError, match="written by another process"):
             PastFile(tmp_path / "x.csv", ASKED)
@@ -151,7 +152,7 @@ def test_csv_for_a_spreadsheet_has_no_cell_that_is_a_formula(tmp_path: Path) -> 
     odd = history("-1+1USDT", row("-1+1USDT", NOON_MS))
     for csv_safe, cell in ((False, "-1+1USDT"), (True, "'-1+1USDT")):
         path = tmp_path / f"{csv_safe}.csv"
-        with past_file(path, ASKED, csv_safe=csv_safe) as file:
+        with closing(PastFile(path, ASKED, csv_safe=csv_safe)) as file:
             file.add(odd)
             file.add(A)
             file.finish()
