@@ -21,6 +21,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from binance_oi.market.gap import Gap
+from binance_oi.recorder.schema import EVERY_SYMBOL
 
 # The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots without a sweep or a gap. A long
 # recording has millions of sweeps, so SQL computes the holes, and only they leave the database.
@@ -64,6 +65,41 @@ UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 A
     AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
     AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
 """
+_LAST = (
+    "SELECT max(slot) FROM sweeps WHERE slot < ?1",
+    # A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
+    "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
+    " AND (reason != 'clock' OR last < ?1)",
+)
+_ALWAYS = 1 << 62  # Unix ms
+
+
+def last_slot(connection: sqlite3.Connection, before: int = _ALWAYS) -> int | None:
+    """The last slot before `before` that has a sweep or a gap, Unix ms."""
+    found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
+    return max((slot for slot in found if slot is not None), default=None)
+
+
+def write_missed(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
+    """Write a gap for those of its slots that have no sweep.
+
+    An empty gap says that the clock was set back. The slots from there to the last known one
+    are a gap until their sweeps come, so that the recorder may end at any time.
+    """
+    written = False
+    empty = gap.last < gap.first
+    if gap.reason != "clock":
+        uncover(connection, gap.first, gap.last, "clock")
+    whole = gap._replace(last=last_slot(connection) or gap.last) if empty else gap
+    refine(connection, whole, period)
+    for part in unknown(connection, whole, period):
+        cover(connection, EVERY_SYMBOL, part, period)
+        written = True
+    if empty and not written:
+        connection.execute(
+            "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
+            (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
+        )
 
 
 def unknown(connection: sqlite3.Connection, gap: Gap, period: int) -> Iterator[Gap]:

@@ -22,7 +22,6 @@ from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import ALL_TIME_MS
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
-    EVERY_SYMBOL,
     MIGRATION,
     PAGE_SIZE,
     SCHEMA,
@@ -31,7 +30,7 @@ from binance_oi.recorder.schema import (
     read_source,
 )
 from binance_oi.recorder.sides import beside, check_sides
-from binance_oi.recorder.slots import cover, refine, swept, uncover, unknown
+from binance_oi.recorder.slots import cover, last_slot, swept, uncover, unknown, write_missed
 from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -56,12 +55,6 @@ _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
 """
-_LAST = (
-    "SELECT max(slot) FROM sweeps WHERE slot < ?1",
-    # A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
-    "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
-    " AND (reason != 'clock' OR last < ?1)",
-)
 
 
 class ChangedError(FileNotFoundError):
@@ -343,8 +336,7 @@ class Store:
 
     def last_slot(self, before: int = ALL_TIME_MS[1]) -> int | None:
         """The last slot before `before` that has a sweep or a gap, Unix ms."""
-        found = [self._connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
-        return max((slot for slot in found if slot is not None), default=None)
+        return last_slot(self._connection, before)
 
     def save(self, snapshot: Snapshot | None, gaps: Sequence[Gap], period: int) -> int:
         """Write a sweep and gaps, all or nothing.
@@ -369,7 +361,7 @@ class Store:
             raise ChangedError(f"{self.path} {change}")
         with self._transaction():
             for gap in gaps:
-                self._write_missed(gap, period)
+                write_missed(self._connection, gap, period)
             new = 0 if snapshot is None else self._write_sweep(snapshot, period)
         self._keep(Kept(snapshot, tuple(gaps), period))
         return new
@@ -411,27 +403,6 @@ class Store:
     def swept(self, gaps: Sequence[Gap], period: int) -> int:
         """The number of slots of `gaps` that have a sweep."""
         return sum(swept(self._connection, gap, period) for gap in gaps)
-
-    def _write_missed(self, gap: Gap, period: int) -> None:
-        """Write a gap for those of its slots that have no sweep.
-
-        An empty gap says that the clock was set back. The slots from there to the last known one
-        are a gap until their sweeps come, so that the recorder may end at any time.
-        """
-        written = False
-        empty = gap.last < gap.first
-        if gap.reason != "clock":
-            uncover(self._connection, gap.first, gap.last, "clock")
-        whole = gap._replace(last=self.last_slot() or gap.last) if empty else gap
-        refine(self._connection, whole, period)
-        for part in unknown(self._connection, whole, period):
-            cover(self._connection, EVERY_SYMBOL, part, period)
-            written = True
-        if empty and not written:
-            self._connection.execute(
-                "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
-                (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
-            )
 
     def is_due(self) -> bool:
         """Whether `tidy` must checkpoint now, to keep the file less than a minute behind."""
