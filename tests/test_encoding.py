@@ -37,7 +37,7 @@ from binance_oi import (
 from binance_oi.budget import Receipt, Wait
 from binance_oi.encoding import Encodable, EncodableByKey, plain
 from binance_oi.exchange import Limit, MarkPrice
-from binance_oi.recorder import Sample, Saved, Status, Sweep
+from binance_oi.recorder import Instant, Sample, Saved, Status, Sweep
 from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -90,6 +90,7 @@ VALUES: tuple[Encodable, ...] = (
     RetryPolicy(),
     Status(storage_error="disk full"),
     Sample("BTCUSDT", NOON_MS, Decimal("1.50"), NOON_MS, None),
+    Instant("BTCUSDT", NOON_MS, "archive", Decimal("1.50"), Decimal("3.10"), None),
     Sweep(NOON_MS, 1000, NOON_MS, NOON_MS, 1, 1, 1, 1),
     CountedGap(Gap(NOON_MS, NOON_MS, "late"), 1000, 1),
     PAST,

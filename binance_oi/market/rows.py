@@ -5,8 +5,9 @@ exchange wrote, and is never a float.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Context, Decimal
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from binance_oi.errors import printable
@@ -54,6 +55,21 @@ def past_row(row: HistoryRow) -> PastRow:
     supply = row.circulating_supply
     amounts = digits(row.open_interest), digits(row.notional)
     return row.symbol, row.time, *amounts, None if supply is None else digits(supply)
+
+
+InstantRow = tuple[str, int, int, str, str | None, str | None]
+"""Symbol, instant in Unix ms, source (see `SOURCES`), open interest, notional, circulating supply:
+a row of the past as a recording keeps it. The last two are None where they are unknown."""
+
+HISTORY, ARCHIVE = 1, 2
+SOURCES: Mapping[int, str] = MappingProxyType({HISTORY: "history", ARCHIVE: "archive"})
+"""Where a row of the past comes from, by its number in a recording."""
+
+
+def instant_row(row: HistoryRow) -> InstantRow:
+    """A row of the exchange's history as a recording keeps it."""
+    symbol, time, value, notional, supply = past_row(row)
+    return symbol, time, HISTORY, value, notional, supply
 
 
 class Batch(NamedTuple):

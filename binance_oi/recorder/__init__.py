@@ -4,6 +4,7 @@ schema.py      the tables, their versions, and the migration
 sides.py       the files beside a recording
 opening.py     opening a recording to read it
 recording.py   reading it: samples, sweeps, gaps
+past.py        rows of the past in it: written once, read in order
 lock.py        one recorder for each recording
 slots.py       what a recording knows of a slot, also when a slot occurs again
 store.py       writing it: one transaction for each sweep
@@ -23,16 +24,29 @@ from typing import TYPE_CHECKING
 from binance_oi.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from binance_oi.recorder.past import Instant, Past
     from binance_oi.recorder.recorder import Recorder, Status
     from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
     from binance_oi.recorder.sink import Saved, Sink
 
-__all__ = ["Recorder", "Recording", "Sample", "Samples", "Saved", "Sink", "Status", "Sweep"]
+__all__ = [
+    "Instant",
+    "Past",
+    "Recorder",
+    "Recording",
+    "Sample",
+    "Samples",
+    "Saved",
+    "Sink",
+    "Status",
+    "Sweep",
+]
 
 if not TYPE_CHECKING:  # who only reads a recording imports no client
     __getattr__ = on_first_use(
         __name__,
         {
+            "past": ("Instant", "Past"),
             "recorder": ("Recorder", "Status"),
             "recording": ("Recording", "Sample", "Samples", "Sweep"),
             "sink": ("Saved", "Sink"),

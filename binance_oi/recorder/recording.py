@@ -7,7 +7,6 @@ checks what SQLite does not: the type of a value, the text of a number.
 """
 
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -28,10 +27,14 @@ from binance_oi.market.rows import Batch, Row
 from binance_oi.recorder.atomic import check_place
 from binance_oi.recorder.backup import copy
 from binance_oi.recorder.opening import open_to_read
+from binance_oi.recorder.past import Past, source_number
 from binance_oi.recorder.schema import (
     COLUMNS,
+    EARLIEST,
     EVERY_SYMBOL,
+    LATEST,
     NOT_SETTLED,
+    NUMBER,
     read_source,
     translate_read_errors,
 )
@@ -120,12 +123,8 @@ _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n)
 SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
 ALL_TIME_MS = 0, 1 << 62  # Unix ms
 ALWAYS = -(1 << 62), 1 << 62  # Unix ms, of slots: damage may put one before 1970
-# Unix ms: the years 1 to 9999, the range of a `datetime`.
-EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
 ROWS_PER_CHECK = 1024
 
-# The exchange's answers contain no other numbers, and an export accepts no others.
-NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 _BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
 
 
@@ -374,6 +373,18 @@ def _sample(row: Row) -> Sample:
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
 
 
+def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
+    """These bounds in Unix ms.
+
+    Raises:
+        ValueError: A time has no time zone, or `since` is later than `until`.
+    """
+    if since is not None and until is not None and unix_ms(since) > unix_ms(until):
+        raise ValueError(f"since ({since.isoformat()}) is later than until ({until.isoformat()})")
+    first = ALL_TIME_MS[0] if since is None else unix_ms(since)
+    return first, ALL_TIME_MS[1] if until is None else unix_ms(until)
+
+
 class Recording:
     """Reads a recording, also while a recorder writes it.
 
@@ -492,16 +503,37 @@ class Recording:
             RecordingError: One of `symbols` was never recorded.
             ValueError: A time has no time zone, or `since` is later than `until`.
         """
-        if since is not None and until is not None and unix_ms(since) > unix_ms(until):
-            raise ValueError(
-                f"since ({since.isoformat()}) is later than until ({until.isoformat()})"
-            )
+        span = _span(since, until)
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        first = ALL_TIME_MS[0] if since is None else unix_ms(since)
-        last = ALL_TIME_MS[1] if until is None else unix_ms(until)
-        return Samples(self.path, tuple(wanted), first, last)
+        return Samples(self.path, tuple(wanted), *span)
+
+    def past(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        source: str | None = None,
+    ) -> Past:
+        """Instants of the past that were stored beside the samples, by symbol, time and source.
+
+        A symbol without such rows has none here; that is no error.
+
+        Args:
+            symbols: None takes all.
+            since: The earliest instant (aware).
+            until: The end of the span, excluded (aware).
+            source: ``history`` or ``archive``; None takes both.
+
+        Raises:
+            InvalidSymbolError: One of `symbols` cannot be a symbol.
+            ValueError: A time has no time zone, `since` is later than `until`, or there is no such
+                source.
+        """
+        wanted = None if symbols is None else sorted(check_symbols(symbols))
+        return Past(self.path, wanted, *_span(since, until), source_number(source))
 
     def _has(self, symbol: str) -> bool:
         query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"

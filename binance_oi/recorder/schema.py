@@ -3,16 +3,22 @@
 The rule of this file: it says what is in the file, and nothing about readers or writers.
 """
 
+import re
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from binance_oi.errors import RecordingError
 
 APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to `file`
-VERSION = 3
-READABLE = (2, 3)  # versions; a recorder migrates an older one to the newest
+VERSION = 4
+READABLE = (2, 3, 4)  # versions; a recorder migrates an older one to the newest
+SOURCE_SINCE, PAST_SINCE = 3, 4  # versions: the tables `about` and `past`
+# Unix ms: the years 1 to 9999, the range of a `datetime`.
+EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
+# The exchange's answers contain no other numbers, and an export accepts no others.
+NUMBER = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?")
 EVERY_SYMBOL = ""  # in `gaps`: the gap is of the whole sweep
 
 # The samples of one symbol lie together, so that a day of them can be read at once. But to write
@@ -43,12 +49,27 @@ CREATE TABLE about (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
+# What the exchange says about an instant of the past, beside the samples and never among them. Each
+# of its two sources has a row of its own, so that a reader can compare them. Symbol and time lead
+# the key, because a reader wants one symbol in order; rows of a backfill come in that order, too.
+_PAST = """
+CREATE TABLE past (
+    symbol TEXT NOT NULL,
+    time INTEGER NOT NULL,        -- the instant, Unix ms
+    source INTEGER NOT NULL,      -- 1: the exchange's history; 2: its archive
+    open_interest TEXT NOT NULL,  -- in units of the base asset, as the exchange wrote it
+    notional TEXT,                -- in units of the quote asset; NULL where it is unknown
+    circulating_supply TEXT,      -- of the base asset; NULL where it is unknown
+    PRIMARY KEY (symbol, time, source)
+) STRICT, WITHOUT ROWID
+"""
 
 SCHEMA = (
     f"CREATE TABLE settled ({COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
     f"CREATE TABLE recent ({COLUMNS}    PRIMARY KEY (time, symbol)\n) STRICT, WITHOUT ROWID",
     _VIEW,
     _ABOUT,
+    _PAST,
     """
 CREATE TABLE sweeps (
     slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
@@ -73,8 +94,14 @@ CREATE TABLE gaps (
 ) STRICT, WITHOUT ROWID
 """,
 )
-# Makes this version of the previous one, without changing any row.
-MIGRATION = ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT)
+# From a version to the next one, without changing any row.
+_STEPS = {2: ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT), 3: (_PAST,)}
+
+
+def migration(version: int) -> Iterator[str]:
+    """The statements that make the newest version of an older one."""
+    for step in range(version, VERSION):
+        yield from _STEPS[step]
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -101,7 +128,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     if application != APPLICATION_ID:
         raise RecordingError(f"{path} is a database, but not a recording")
     if version not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        known = f"{READABLE[0]} to {READABLE[-1]}"
         raise RecordingError(f"{path} has version {version}; this program reads {known}")
     return int(version)
 
@@ -115,10 +142,15 @@ def translate_read_errors(path: Path) -> Generator[None]:
         raise RecordingError(f"{path} cannot be read: {error}") from error
 
 
+def read_version(connection: sqlite3.Connection) -> int:
+    """The version as it is now: a recorder may migrate a file that is open for reading."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
 def read_source(connection: sqlite3.Connection) -> str | None:
     """The exchange that the recording is of; None when it does not say (before version 3)."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < VERSION:
+    if read_version(connection) < SOURCE_SINCE:
         return None
     row = connection.execute("SELECT value FROM about WHERE name = 'source'").fetchone()
     return None if row is None else str(row[0])

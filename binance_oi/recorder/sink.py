@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from binance_oi.encoding import Encodable
 from binance_oi.market.gap import Gap
+from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 
 
@@ -65,6 +66,21 @@ class Sink(Protocol):
             sweep: A sweep with its slot; None when there are only gaps.
             gaps: Slots without a sweep.
             period: From slot to slot, ms.
+        """
+        ...
+
+    def save_past(self, rows: Sequence[InstantRow]) -> int:
+        """Store instants of the past beside the sweeps, all or nothing.
+
+        A row is there once for each symbol, instant and source. Stored again, it gets the numbers
+        of the last call: the exchange corrects its archive. No sweep, sample or gap changes.
+
+        Args:
+            rows: In the order of their symbols and times, which is the cheapest; any order is
+                allowed, also rows that repeat.
+
+        Returns:
+            The number of rows that are new or have new numbers.
         """
         ...
 

@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.market.gap import Gap
+from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.opening import check_source
@@ -21,6 +23,8 @@ from binance_oi.recorder.sink import Saved
 from binance_oi.recorder.store import ChangedError, Kept, Store, is_busy
 
 WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
+
+_T = TypeVar("_T")
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -69,8 +73,20 @@ class SqliteSink:
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         """See `Sink.save`."""
+
+        def write(store: Store) -> Saved:
+            swept = store.swept(gaps, period)
+            return Saved(store.save(sweep, gaps, period), swept)
+
         try:
-            return self._save(sweep, gaps, period)
+            return self._written(write)
+        except WRITE_ERRORS as error:
+            raise StorageError(str(error)) from error
+
+    def save_past(self, rows: Sequence[InstantRow]) -> int:
+        """See `Sink.save_past`."""
+        try:
+            return self._written(lambda store: store.save_past(rows))
         except WRITE_ERRORS as error:
             raise StorageError(str(error)) from error
 
@@ -112,12 +128,12 @@ class SqliteSink:
         self._lock.renew(self._path)
         return Store(self._path, self._source, clock=self._clock)
 
-    def _save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+    def _written(self, write: Callable[[Store], _T]) -> _T:
         """Write; when that fails, open the file again: it may be gone, or be intact again."""
         change = ""
         if self._store is not None:
             try:
-                return self._save_to(self._store, sweep, gaps, period)
+                return self._write_to(self._store, write)
             except (sqlite3.Error, OSError) as error:
                 if is_busy(error):
                     raise
@@ -127,18 +143,15 @@ class SqliteSink:
         self._store = self._opened()
         if change:
             logger.warning("%s", change)
-        return self._save_to(self._store, sweep, gaps, period)
+        return self._write_to(self._store, write)
 
-    def _save_to(
-        self, store: Store, sweep: Snapshot | None, gaps: Sequence[Gap], period: int
-    ) -> Saved:
+    def _write_to(self, store: Store, write: Callable[[Store], _T]) -> _T:
         assert self._lock is not None
         if not self._lock.protects(self._path):
             change = store.change() or "has lost its lock; it is opened again"
             raise ChangedError(f"{self._path} {change}")
         self._store_again(store)
-        swept = store.swept(gaps, period)
-        return Saved(store.save(sweep, gaps, period), swept)
+        return write(store)
 
     def _store_again(self, store: Store) -> None:
         """Write what the log of a removed file held and no file has now."""

@@ -15,18 +15,20 @@ from typing import NamedTuple
 
 from binance_oi.errors import RecordingError
 from binance_oi.market.gap import Gap, gap_reason
+from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
+from binance_oi.recorder.past import write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import ALL_TIME_MS
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
-    MIGRATION,
     PAGE_SIZE,
     SCHEMA,
     VERSION,
     check_version,
+    migration,
     read_source,
 )
 from binance_oi.recorder.sides import beside, check_sides
@@ -40,6 +42,7 @@ CACHE_KIB = 16 * 1024  # far more than one page of each symbol with its parent p
 # samples at once. It stays few enough for a reader of one symbol to scan.
 SETTLE_AFTER_CHANGES = 49_152
 LOG_BYTES = 64 * 1024 * 1024  # kept for the log; longer only while somebody reads for a long time
+PAST_ROWS_IN_LOG = 131_072  # a third of `LOG_BYTES`, roughly
 
 # The file itself is at most a minute behind: after 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0  # s
@@ -87,7 +90,7 @@ class Store:
     every `tidy` tries again.
 
     Args:
-        path: The recording; made when missing. A recording of version 2 is migrated in one
+        path: The recording; made when missing. An older recording is migrated in one
             transaction: as a whole or, when this process is killed, not at all. No row changes.
         source: The exchange's name; see `binance_oi.exchange.hosts.source_name`. The first one is
             written into the file and stays. None is neither written nor compared.
@@ -127,6 +130,7 @@ class Store:
                 remove_all(path)
             raise
         self._behind_since: float | None = clock()
+        self._past_in_log = 0  # rows
         self._kept: list[Kept] = []
         self._in_file = 0  # how many of `_kept` an earlier checkpoint has moved
         self._closed = False
@@ -366,6 +370,31 @@ class Store:
         self._keep(Kept(snapshot, tuple(gaps), period))
         return new
 
+    def save_past(self, rows: Sequence[InstantRow]) -> int:
+        """Write rows of the past, all or nothing; see `Sink.save_past`.
+
+        They are not kept in memory: when somebody removes the file before a checkpoint, they are
+        lost with its log, and can be read from the exchange again.
+
+        Returns:
+            The number of rows that are new or have new numbers.
+
+        Raises:
+            sqlite3.Error: Nothing was written.
+            ChangedError: As in `save`; nothing was written.
+        """
+        if change := self.change():
+            raise ChangedError(f"{self.path} {change}")
+        with self._transaction():
+            changed = write_past(self._connection, rows)
+        self._tidied += changed  # none of them is in `recent`
+        self._past_in_log += changed
+        if self._past_in_log > PAST_ROWS_IN_LOG:
+            self._behind_since = -math.inf  # checkpoint soon, because the log is long now
+        elif self._behind_since is None:
+            self._behind_since = self._clock()
+        return changed
+
     def _keep(self, kept: Kept) -> None:
         """Keep a write in memory until the file itself has held it for a while.
 
@@ -455,7 +484,7 @@ class Store:
             self._log_generation = None
         # -1: another connection is checkpointing. And a removed file keeps nothing.
         if logged == moved != -1 and not self._place.is_removed():
-            self._behind_since = None
+            self._behind_since, self._past_in_log = None, 0
             if len(self._kept) > self._in_file:
                 del self._kept[: self._in_file]
                 self._in_file = len(self._kept)
@@ -472,6 +501,6 @@ def _changes(version: int) -> Iterator[str]:
     """The statements that bring a file from `version` (0: empty) to the current version."""
     if version == VERSION:
         return
-    yield from MIGRATION if version else SCHEMA
+    yield from migration(version) if version else SCHEMA
     yield f"PRAGMA application_id = {APPLICATION_ID}"
     yield f"PRAGMA user_version = {VERSION}"

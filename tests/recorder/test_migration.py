@@ -1,4 +1,4 @@
-"""Migration from version 2 to 3 is all or nothing, and changes no row.
+"""Migration from version 2 or 3 to 4 is all or nothing, and changes no row.
 
 Rule of this file: the older file has the schema of its time, as the earlier program made it.
 """
@@ -20,17 +20,22 @@ from binance_oi.recorder.store import Store
 from support import TESTS
 from support.recorded import sweep, write_recording
 from support.version_2 import VERSION_2
+from support.version_3 import VERSION_3
 
 PERIOD = 60_000
 TABLES = ("settled", "recent", "sweeps", "gaps")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(params=[2, 3])
+def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A recording with samples in both tables, sweeps, and gaps of one symbol and of all."""
+    return older_recording(tmp_path, {2: VERSION_2, 3: VERSION_3}[request.param])
+
+
+def older_recording(tmp_path: Path, schema: str) -> Path:
     newest, path = write_recording(tmp_path / "newest.db"), tmp_path / "oi.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(VERSION_2)
+        connection.executescript(schema)
         connection.execute("ATTACH ? AS newest", (str(newest),))
         for table in TABLES:
             connection.execute(f"INSERT INTO {table} SELECT * FROM newest.{table}")
@@ -71,15 +76,17 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
     assert {table: len(found) for table, found in before.items()} == {
         "settled": 3, "recent": 5, "sweeps": 3, "gaps": 2, "samples": 8
     }  # fmt: skip
+    was = version(path)
     with Recording(path) as recording:
-        assert recording.source is None
+        assert recording.source == (None if was == 2 else "local")
         assert recording.missed() == 2
-    assert version(path) == 2
-    Store(path, "testnet").close()
-    assert (version(path), rows(path), exported(path)) == (3, before, text)
+        assert list(recording.past()) == []
+    assert version(path) == was < 4
+    Store(path, "local").close()
+    assert (version(path), rows(path), exported(path)) == (4, before, text)
     with Recording(path) as recording:
-        assert recording.source == "testnet"  # from the first recorder that continued it
-    with closing(Store(path, "testnet")) as opened:
+        assert recording.source == "local"  # from the first recorder that continued it
+    with closing(Store(path, "local")) as opened:
         opened.save(sweep(5), [], PERIOD)
     assert exported(path) != text
 
@@ -87,12 +94,15 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
 def test_an_open_reader_continues_during_the_migration(path: Path) -> None:
     with Recording(path) as recording:
         before = list(recording.samples())
-        Store(path, "local").close()
+        with closing(Store(path, "local")) as store:
+            store.save_past([("BTCUSDT", 300_000, 1, "5", None, None)])
         assert list(recording.samples()) == before
+        assert [each.time for each in recording.past()] == [300_000]
         assert recording.source == "local"
 
 
-def test_a_migrated_file_without_a_source_takes_that_of_the_next_recorder(path: Path) -> None:
+def test_a_migrated_file_without_a_source_takes_that_of_the_next_recorder(tmp_path: Path) -> None:
+    path = older_recording(tmp_path, VERSION_2)
     Store(path).close()
     with Recording(path) as recording:
         assert recording.source is None
@@ -130,7 +140,7 @@ for number in range(1000):
         (check,) = connection.execute("PRAGMA integrity_check").fetchone()
         order = "ORDER BY 1, 2"
         tables = [connection.execute(f"SELECT * FROM {t} {order}").fetchall() for t in sys.argv[3:]]
-        source = connection.execute("SELECT value FROM about").fetchall() if version == 3 else []
+        source = connection.execute("SELECT value FROM about").fetchall() if version > 2 else []
     connection.close()
     print(os.WIFSIGNALED(status), version, source, check, hash(repr(tables)), flush=True)
     if not os.WIFSIGNALED(status):
@@ -142,6 +152,7 @@ for number in range(1000):
 def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     path: Path,
 ) -> None:
+    was = str(version(path))
     original = shutil.copy(path, path.with_name("original.db"))
     command = [sys.executable, "-c", KILLED, str(original), str(path), *TABLES[2:], "samples"]
     env = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -153,7 +164,7 @@ def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     killed = [line for line in lines if line[0] == "True"]
     assert len(lines) == len(killed) + 1 > 20
     states = {(number, rest) for _, number, rest in lines}
-    assert {number for number, _ in states} == {"2", "3"}
+    assert {number for number, _ in states} == {was, "4"}
     assert len(states) == 2  # each version with one state of the rows ...
     assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # ... and both with the same
-    assert all(rest.startswith("[('local',)]") for number, rest in states if number == "3")
+    assert all(rest.startswith("[('local',)]") for number, rest in states if number == "4")

@@ -1,0 +1,175 @@
+"""Rows of the past in a recording: writing them, and reading them in order.
+
+The rule of this file: a row is there once for each symbol, instant and source, whatever is written
+again. Reading takes constant memory, and a number leaves as the exchange wrote it.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+from binance_oi.encoding import Encodable
+from binance_oi.errors import RecordingError
+from binance_oi.exchange.symbols import is_name
+from binance_oi.market.rows import SOURCES, InstantRow
+from binance_oi.recorder.opening import open_to_read
+from binance_oi.recorder.schema import (
+    LATEST,
+    NUMBER,
+    PAST_SINCE,
+    read_version,
+    translate_read_errors,
+)
+
+ROWS_PER_READ = 1024
+
+# The exchange publishes an archive again with other numbers, so the newest ones count. A row that
+# is written again unchanged changes no page.
+_INSERT = """
+INSERT INTO past VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    open_interest = excluded.open_interest,
+    notional = excluded.notional,
+    circulating_supply = excluded.circulating_supply
+WHERE (open_interest, notional, circulating_supply)
+    IS NOT (excluded.open_interest, excluded.notional, excluded.circulating_supply)
+"""
+_ROWS = """
+SELECT symbol, time, source, open_interest, notional, circulating_supply FROM past
+WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND (?4 IS NULL OR source = ?4)
+ORDER BY time, source
+"""
+# SELECT DISTINCT would read every row. This reads one row for each symbol.
+_NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?"
+
+
+class _Instant(NamedTuple):
+    symbol: str
+    time: int
+    """The instant, Unix ms."""
+    source: str
+    """``history`` or ``archive``."""
+    open_interest: Decimal
+    """In units of the base asset."""
+    notional: Decimal | None
+    """In units of the quote asset; None where it is unknown."""
+    circulating_supply: Decimal | None
+    """Of the base asset; None where it is unknown."""
+
+
+class Instant(_Instant, Encodable):
+    """What the exchange says about one instant of the past."""
+
+    __slots__ = ()
+
+
+def source_number(source: str | None) -> int | None:
+    """The number of a source in a recording; None for both sources.
+
+    Raises:
+        ValueError: There is no such source.
+    """
+    if source is None:
+        return None
+    for number, name in SOURCES.items():
+        if name == source:
+            return number
+    raise ValueError(f"source must be one of {', '.join(SOURCES.values())}: {source!r}")
+
+
+def write_past(connection: sqlite3.Connection, rows: Iterable[InstantRow]) -> int:
+    """Write rows within the caller's transaction; return how many are new or have new numbers."""
+    before = connection.total_changes
+    connection.executemany(_INSERT, rows)
+    return connection.total_changes - before
+
+
+class Past:
+    """Rows of the past of some symbols in a span of time.
+
+    They come in the order of symbol, time and source. Every iteration reads the file anew and keeps
+    nothing, so the rows may exceed the memory. A recording that is older than the table has none.
+
+    Args:
+        path: The recording.
+        symbols: None takes all.
+        since: Unix ms, included.
+        until: Unix ms, not included.
+        source: Its number; None takes both.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        symbols: Sequence[str] | None,
+        since: int,
+        until: int,
+        source: int | None,
+    ) -> None:
+        self._path, self._symbols = path, symbols
+        self._span, self._source = (since, until), source
+
+    def __iter__(self) -> Iterator[Instant]:
+        return map(_instant, self.rows())
+
+    def rows(self) -> Iterator[InstantRow]:
+        """The rows, with numbers as the exchange wrote them.
+
+        Raises:
+            RecordingError: The file cannot be read, or is damaged.
+        """
+        with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
+            if read_version(connection) < PAST_SINCE:
+                return
+            for symbol in _symbols(connection) if self._symbols is None else self._symbols:
+                found = connection.execute(_ROWS, (symbol, *self._span, self._source))
+                while rows := found.fetchmany(ROWS_PER_READ):
+                    self._check(rows)
+                    yield from rows
+
+    def _check(self, rows: Sequence[InstantRow]) -> None:
+        """Check that the values are what a backfill writes.
+
+        Raises:
+            RecordingError: A value is not.
+        """
+        for row in rows:
+            if not _is_right(*row):
+                what = f"a row of the past is none that a backfill writes: {row!r:.80}"
+                raise RecordingError(f"{self._path} is damaged: {what}")
+
+
+def _symbols(connection: sqlite3.Connection) -> Iterator[str]:
+    """Every symbol that has rows, sorted."""
+    symbol = ""
+    while True:
+        ((found,),) = connection.execute(_NEXT, (symbol,)).fetchall()
+        # Damage may put an earlier symbol behind a later one; without this, the loop has no end.
+        if not isinstance(found, str) or found <= symbol:
+            return
+        yield found
+        symbol = found
+
+
+def _is_right(symbol: object, time: object, source: object, value: object, *others: object) -> bool:
+    return (
+        isinstance(symbol, str)
+        and is_name(symbol)
+        and isinstance(time, int)
+        and 0 <= time <= LATEST
+        and source in SOURCES
+        and _is_number(value)
+        and all(other is None or _is_number(other) for other in others)
+    )
+
+
+def _is_number(text: object) -> bool:
+    return isinstance(text, str) and NUMBER.fullmatch(text) is not None
+
+
+def _instant(row: InstantRow) -> Instant:
+    symbol, time, source, value, *others = row
+    amounts = (None if other is None else Decimal(other) for other in others)
+    return Instant(symbol, time, SOURCES[source], Decimal(value), *amounts)
