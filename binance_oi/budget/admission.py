@@ -1,6 +1,6 @@
-"""May a request be sent now? A list of rules, and the first one that answers decides.
+"""May a request be sent now? A list of rules decides; the first rule that answers wins.
 
-Pure. The rule of this file: a question never changes anything.
+Pure. The rule of this file: asking changes nothing.
 """
 
 import math
@@ -35,7 +35,7 @@ class Send(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Send it alone; everyone waits for its count."""
+    """Send it alone. All other requests wait for its count."""
 
 
 Verdict = Send | Probe | Wait
@@ -43,7 +43,7 @@ Rule = Callable[[Ask, Known], Verdict | None]
 
 
 def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
-    """Send nothing before a cooldown is over for certain."""
+    """Send nothing until a cooldown is certainly over."""
     if known.is_held(ask.now):
         wait = known.cooldown_until - ask.now - known.clock.lo
         end = known.clock.when_over(known.cooldown_until) - ask.now
@@ -52,7 +52,7 @@ def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
 
 
 def probe_pending(ask: Ask, known: Known) -> Verdict | None:
-    """Wait for the answer to a probe, but not for long."""
+    """Wait for the answer to a probe, at most `POLL` seconds at a time."""
     if known.probe_ends_at > ask.now:
         end = known.probe_ends_at - ask.now
         return Wait(min(end, POLL), Reason.PROBE_PENDING, end)
@@ -60,7 +60,7 @@ def probe_pending(ask: Ask, known: Known) -> Verdict | None:
 
 
 def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
-    """Wait while a limit of another span than a minute has no room: per 10 s, per day."""
+    """Wait while a limit of another span than a minute has no room, such as one per 10 s."""
     longest = 0.0
     for window in known.windows:
         cap = window.cap(ask.reserve, ask.share, known.limit)
@@ -79,12 +79,12 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
 
 
 def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
-    """Probe whether a count falls in the middle of its minute, and so is none of a minute."""
+    """Probe whether the count falls within its minute; then it is not the count of a minute."""
     return Probe() if probing.expects_a_fall(ask, known) else None
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
-    """Wait while any minute in which the request may land is full; probe whether it is over."""
+    """Wait while a minute that may count the request is full, and probe whether it is over."""
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
         if minute.used + ask.weight > ask.budget:
@@ -99,7 +99,7 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
 def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
     wait = MINUTE * (k + 1) - ask.now - known.clock.lo
     end = known.clock.when_over(MINUTE * (k + 1)) - ask.now
-    # A probe may be counted in a later minute, and must be affordable there as well.
+    # The exchange may count the probe in a later minute, so it must be affordable there as well.
     if all(probing.is_affordable(ask, known, j) for j in range(k, ask.last + 1)):
         wait = probing.until_full_minute(ask, known, k)
         if wait <= 0.0:
@@ -109,10 +109,10 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
 
 
 def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
-    """Seconds until a count may give room in full minute `k`; `end` when none is to come before.
+    """Seconds until a count may make room in full minute `k`; at most `end`.
 
-    The answer to a request under way may come at any time. Undecided weight has no answer to
-    come. The count of a later request decides it, if even one of weight 1 may still be sent.
+    The answer to a request under way may come at any time. Undecided weight gets no answer of its
+    own. The count of a later request decides it, as long as a request of weight 1 may be sent.
     """
     minute = known.ledger.minute(k)
     if minute.under_way > 0:
@@ -123,10 +123,11 @@ def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
-    """Seconds until full minute `k` may have room: until its end, or until answers make room.
+    """Seconds until full minute `k` may have room: its end, or earlier when answers make room.
 
-    An answer makes room when its weight proves to be in another minute, or to be in the count
-    already. Neither helps where what is booked to this minute alone leaves no room.
+    An answer makes room if it shows that another minute counted its weight, or that the reported
+    count contains the weight already. Neither helps while the weight that is booked to this minute
+    alone leaves no room.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
@@ -140,12 +141,12 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
-    """Look at the count before using a minute about which something may be unknown."""
+    """Probe the count before using a minute about which something may be unknown."""
     return Probe() if probing.begins_with_a_probe(ask, known) else None
 
 
 def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
-    """Bulk work leaves single calls their part of the minute, and less and less as it ends."""
+    """Make bulk work leave single calls their part of the minute; the part shrinks at the end."""
     part = _part_of_single_calls(ask, known, ask.likeliest)
     room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
     if not part or room >= part:
@@ -155,7 +156,7 @@ def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
-    """What bulk work leaves single calls of minute `k`, by their use of the last minutes."""
+    """Weight of minute `k` that bulk work leaves single calls, from their use of recent minutes."""
     if not ask.bulk:
         return 0
     minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
@@ -168,7 +169,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 
 
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
-    """Send slowly beside copies of us, so that one that starts the minute later finds room."""
+    """Send slowly beside copies of us: one that notices the rollover later still finds room."""
     k = ask.likeliest
     if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
         return None
@@ -178,9 +179,10 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
 
 
 def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
-    """Send few before a minute's first count, if together with the one before it is too much.
+    """Send little before a minute's first count, if this minute and the last exceed the budget.
 
-    That count shows whether the exchange has begun a new one, as far as it counts minutes at all.
+    The first count shows whether the exchange has begun a new minute. If the exchange counts the
+    last 60 s instead, both minutes draw on one limit.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:
@@ -190,10 +192,10 @@ def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
 
 
 def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
-    """Send evenly while nothing is known of this address: after a start, or a ban."""
+    """Send evenly while we know nothing about this address: after a start, or after a ban."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
-        return None  # its answer begins the time
+        return None  # the answer to this request starts the 60 s
     most, rate = known.evenly(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
@@ -203,7 +205,7 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
 
 
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
-    """Keep free what others are expected to use of the minute, but for a part that is ours."""
+    """Keep free what others are expected to use of the minute, except a part that is ours."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if not _keeps_room(known, k):
         return None
@@ -216,24 +218,24 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
     if fits or (not crowded and _is_our_part(ask, known, k)):
-        # Above the count of an earlier refusal, one goes at a time.
+        # Above the count at which the exchange refused us before, requests go one at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
     return _look_again(ask, known, k, need - room)
 
 
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
-    """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
+    """Others are expected to need `lack` more than there is: wait, or probe whether that holds."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
 
 def _keeps_room(known: Known, k: int) -> bool:
-    """Whether others are expected; blind, a probe shows nothing and no forecast is possible."""
+    """Whether to keep room for others. Without counts a forecast is impossible."""
     return k <= known.others.expected_until and not known.is_blind
 
 
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
-    """Whether so much of ours is under way that it hides what others use meanwhile."""
+    """Whether so much of our weight is under way that it hides what others use meanwhile."""
     minute = known.ledger.minute(k)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
     most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
@@ -242,20 +244,20 @@ def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
 
 
 def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
-    """Weight kept for others, and a margin for chance and for our probes."""
+    """Weight to keep for others, and a margin for chance and for our probes."""
     minute = known.ledger.minute(k)
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
-    # Some of the probes that may still come will not, so room is kept for half of them.
+    # Rarely are all probes sent that may still come, so half of their weight is kept free.
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 
 
 def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
-    """Whether it is of the part that others leave us, as they did in the minute before.
+    """Whether the request is within the part that others left us in the minute before.
 
-    Without such a part, a client with a small share would be squeezed out. It grows by our probes,
-    slowly enough for others.
+    Without such a part, others would squeeze out a client with a small share. The part grows only
+    by our probes, slowly enough for others to adapt.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
     ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
@@ -284,7 +286,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
-    """Have no more under way in a window that rolls than others may use meanwhile."""
+    """Limit our weight under way in a rolling window, so that we see others in time."""
     flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
     for window in (window for window in known.windows if window.is_minute):
         room = window.cap(ask.reserve, ask.share, known.limit) - window.used(ask.now)
@@ -297,11 +299,11 @@ ROLLING: tuple[Rule, ...] = (
     *(in_cooldown, probe_pending, every_limit_has_room, too_heavy, probe_first),
     see_others_in_time,
 )
-"""The rules while the exchange counts the last 60 s: no minute, but a window of that length."""
+"""The rules while the exchange counts the last 60 s: a rolling window replaces the minutes."""
 
 
 def decide(ask: Ask, known: Known) -> Verdict:
-    """The answer of the first rule that has one; `Send` when none has."""
+    """Return the answer of the first rule that has one, or `Send` if none has."""
     for rule in ROLLING if known.is_rolling(ask.likeliest) else RULES:
         verdict = rule(ask, known)
         if verdict is not None:
@@ -310,10 +312,10 @@ def decide(ask: Ask, known: Known) -> Verdict:
 
 
 def until_room(ask: Ask, known: Known) -> float | None:
-    """Seconds until a request that was refused now may find room; None: it never does.
+    """Seconds until a request may find room; None if it never does.
 
-    `decide` says when the queue asks again, which answers to others can make sooner. This is for a
-    caller who comes back only once.
+    For a caller who comes back only once. `decide` says when the queue asks again, which may be
+    earlier, because an answer to another request may make room.
     """
     verdict = too_heavy(ask, known) or decide(ask, known)
     if not isinstance(verdict, Wait):
