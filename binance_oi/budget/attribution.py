@@ -1,8 +1,8 @@
 """Which minute of the exchange counted a request?
 
-Pure. The rule of this file: say what an answer proves, and change nothing. The receipt says in
-which minutes the request may land, our clock of the exchange which minutes it can be, and the
-`Date` header which second it was. Near a rollover only the count tells.
+Pure. The rule of this file: it says what an answer proves, and changes nothing. The receipt says
+in which minutes the exchange may count the request. Our estimate of the exchange's clock and the
+`Date` header narrow them down. Near a rollover only the count decides.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Attribution(NamedTuple):
     """What an answer proves."""
 
     minute: int | None
-    """The one that counted the request; None when nothing tells."""
+    """The minute that counted the request; None if the answer does not show it."""
     interval: tuple[float, float] | None = None
-    """What the count proves of the exchange's clock; see `ServerClock`."""
+    """What the count proves about the exchange's clock; see `ServerClock`."""
 
 
 def attribute(
@@ -34,13 +34,13 @@ def attribute(
     """Say which minute counted a request.
 
     Args:
-        receipt: Of the request.
+        receipt: The receipt of the request.
         now: When the answer came, monotonic s.
-        used: Its count; None: it has none.
-        date: Its `Date`, Unix s; None: it has none, or one that contradicts all that is known.
-        clock: Of the exchange.
-        ledger: What is known of the minutes.
-        slack: Weight by which two counts may differ, and mean the same.
+        used: The answer's count; None if it has none.
+        date: The answer's `Date`, Unix s; None if it has none, or one that we do not trust.
+        clock: Our estimate of the exchange's clock.
+        ledger: What we know about each minute.
+        slack: Weight by which two counts of one minute may differ.
     """
     first = max(receipt.first, clock.earliest(receipt.sent))
     last = clock.latest(now)
@@ -58,12 +58,12 @@ def attribute(
 
 
 def is_clear_of_rollovers(date: float, k: int) -> bool:
-    """Whether a `Date` that is believed proves minute `k`, whatever edge server wrote it."""
+    """Whether a trusted `Date` proves minute `k`, whichever edge server wrote it."""
     return EDGE <= date - MINUTE * k < MINUTE - 1 - EDGE
 
 
 def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -> int | None:
-    """Minute `k` or the next? A count far below what it was before is the next one's."""
+    """Minute `k` or the next one? A count far below an earlier one belongs to the next minute."""
     before = receipt.reported if receipt.first == k else 0
     if used < before - slack:
         return k + 1
