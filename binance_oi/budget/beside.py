@@ -1,8 +1,8 @@
-"""A pool of another limit, beside the minute's pool of the same IP address.
+"""A pool of another limit, beside the minute pool of the same IP address.
 
-The rule of this file: the two count apart, and a ban stops both. Every hold of the minute's pool
-holds this one as well: after a refusal each request makes it worse, and the past can wait. A 429 of
-this limit holds this one alone.
+The rule of this file: the two pools count separately, and a ban stops both. Every cooldown of the
+minute pool stops this pool too: after a refusal each request makes matters worse, and requests for
+the past can wait. A 429 of this limit stops only this pool.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from binance_oi.exchange.limits import Limit
 
 
 class PoolBeside:
-    """A `Pool` of a limit that counts by itself.
+    """A `Pool` of a limit that the exchange counts separately from the minute.
 
     Args:
         own: The pool of that limit.
-        minute: The minute's pool, which knows every ban and every hold of the firewall.
+        minute: The minute pool, which knows every ban and every refusal of the firewall.
     """
 
     def __init__(self, own: Pool, minute: Pool) -> None:
@@ -68,12 +68,12 @@ class PoolBeside:
         self._own.refund(receipt)
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.hold`: of a firewall, or a ban, and so of the whole address."""
+        """See `Pool.hold`. A firewall or a ban concerns the whole address, so both pools stop."""
         self._minute.hold(seconds, ban=ban)
         self._own.hold(seconds, ban=ban)
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """See `Pool.hold_until`: of a ban, and so of the whole address."""
+        """See `Pool.hold_until`. A ban concerns the whole address, so both pools stop."""
         self._minute.hold_until(until, ban=ban)
         self._own.hold_until(until, ban=ban)
 
@@ -92,13 +92,13 @@ class PoolBeside:
         self._own.settle_refused(receipt, used, date, seconds, ban=ban)
 
     def set_limit(self, limit: int) -> None:
-        """The exchange named a limit of weight in a minute, which this one is not."""
+        """Ignore the limit of weight in a minute: this pool has another limit."""
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
-        """The exchange announced its limits; this one is not among them."""
+        """Ignore the limits that the exchange announces: this pool's limit is not among them."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`; the minute's pool has its own pollers."""
+        """See `Pool.declare`; the minute pool has its own pollers."""
         self._own.declare(key, weight, anew=anew)
 
     def demand(self, key: object) -> float:
@@ -110,7 +110,7 @@ class PoolBeside:
         self._own.flush()
 
     def close(self) -> None:
-        """See `Pool.close`; the minute's pool stays open."""
+        """See `Pool.close`; the minute pool stays open."""
         self._own.close()
 
     def held_for(self, *, ban: bool = False) -> float:
@@ -124,7 +124,7 @@ class PoolBeside:
 
     @property
     def usage(self) -> Usage:
-        """See `Pool.usage`; holds are those of either pool."""
+        """See `Pool.usage`; a cooldown of either pool counts."""
         own, minute = self._own.usage, self._minute.usage
         return replace(
             own,
@@ -138,5 +138,5 @@ def _later(one: datetime | None, other: datetime | None) -> datetime | None:
 
 
 def pool_of(budget: Budget, name: str, limit: Limit) -> PoolBeside:
-    """The pool of `limit` beside the minute's, for everyone who shares `budget`."""
+    """The pool of `limit` beside the minute pool, for everyone who shares `budget`."""
     return PoolBeside(budget.pool(name, limit), budget.pool(name))
