@@ -1,14 +1,14 @@
-"""Which run of the machine this is: what is kept may be of another one.
+"""Identifies the current boot of the machine; a stored record may come from an earlier one.
 
-The rule of this file: a name to compare. A monotonic clock begins anew with each run of the
-machine, so its times mean nothing without the name of that run.
+The rule of this file: it makes names to compare, and nothing else. A monotonic clock restarts at
+each boot, so its times mean nothing without the name of that boot.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SAME_MOMENT = 2.0  # s: two processes read the moment of the boot that much apart, by slewed clocks
+SAME_MOMENT = 2.0  # s by which two readings of one boot's moment may differ: clocks are slewed
 _SINCE = "since "
 
 
@@ -22,7 +22,7 @@ def _sysctl(name: str) -> bytes:
     Raises:
         OSError: There is none.
     """
-    import ctypes  # only where it is needed: 10 ms
+    import ctypes  # takes 10 ms, so only systems that need it import it
 
     try:
         ask = ctypes.CDLL(None).sysctlbyname
@@ -39,16 +39,16 @@ def boot_identity(
     read: Callable[[str], str] = _read,
     sysctl: Callable[[str], bytes] = _sysctl,
 ) -> str:
-    """The name of this run of the machine; monotonic times are comparable within one.
+    """The name of this boot of the machine. Monotonic times of one boot are comparable.
 
-    Linux: the kernel's boot id, with the offset of a time namespace. macOS: its boot session.
-    Elsewhere the moment of the boot, which moves when the wall clock is set: what was written
-    before is then not believed.
+    Linux: the kernel's boot id, with the offset of a time namespace. macOS: the id of its boot
+    session. Elsewhere: the moment of the boot. It moves when somebody sets the wall clock; then we
+    do not trust what was written before.
 
     Args:
-        moment: Of the boot by our clocks, Unix s; used where the system tells nothing better.
-        read: The text of a file; OSError when there is none.
-        sysctl: A value of the kernel; OSError when there is none.
+        moment: The moment of the boot by our clocks, Unix s; used if the system has no better name.
+        read: Returns the text of a file; raises OSError if there is none.
+        sysctl: Returns a value of the kernel; raises OSError if there is none.
     """
     try:
         return read("/proc/sys/kernel/random/boot_id") + _namespace(read)
@@ -70,7 +70,7 @@ def boot_identity(
 
 
 def _namespace(read: Callable[[str], str]) -> str:
-    """What a time namespace adds to the clock; empty outside of one."""
+    """What a time namespace adds to the clock; empty outside such a namespace."""
     try:
         offsets = read("/proc/self/timens_offsets")
     except OSError:
@@ -83,7 +83,7 @@ def _namespace(read: Callable[[str], str]) -> str:
 
 
 def is_same_boot(one: str, other: str) -> bool:
-    """Whether two names are of one run of the machine; an empty one is of none."""
+    """Whether two names denote one boot of the machine; an empty name denotes none."""
     if one == other:
         return bool(one)
     if not (one.startswith(_SINCE) and other.startswith(_SINCE)):
