@@ -1,7 +1,7 @@
 """The token bucket of one IP address: its tokens come back when the exchange's minute rolls over.
 
-Pure: no I/O, no clock of its own (`now` is always an argument, in monotonic seconds). What it
-decides, `governor` waits for and `transport` sends.
+Pure. The rule of this file: no I/O, and no clock of its own; `now` is always an argument, in
+monotonic seconds. The bucket decides, `governor` waits, and `transport` sends.
 """
 
 import math
@@ -29,21 +29,21 @@ from binance_oi.exchange.limits import Limit
 
 
 class Bucket:
-    """Decides whether a request may be sent now. One per IP address.
+    """Decides whether a request may be sent now. There is one bucket per IP address.
 
-    Every receipt goes back exactly once: to `settle` when an answer came, `lose` when it may have
-    been counted, `refund` when it was never sent.
+    Give every receipt back exactly once: to `settle` when an answer came, to `lose` when the
+    exchange may have counted the request, and to `refund` when the request was never sent.
 
     Args:
-        known: What is known so far; shared knowledge is put in place before every call.
-        reserve: Left unused: weight when `int`, share of the limit when `float`.
+        known: What we know so far. A pool that shares replaces it before each call.
+        reserve: What we leave unused: weight if `int`, a share of the limit if `float`.
         share: The most of the limit that we use ourselves, 0 to 1.
-        interactive: The most of it that bulk work leaves for single calls, 0 to 1.
+        interactive: The most of the limit that bulk work leaves for single calls, 0 to 1.
     """
 
     __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
     leases: bool = True
-    """Whether a pool that shares may charge for requests in advance."""
+    """Whether a pool may charge for requests in advance."""
 
     def __init__(
         self,
@@ -60,16 +60,16 @@ class Bucket:
         self._resize()
 
     def _resize(self) -> None:
-        """Go by the limit that the exchange announced, to us or to another process."""
+        """Adopt the limit that the exchange announced to us or to another process."""
         self._limit = self.known.limit
         self._reserve, self._share, self._interactive = self._parts.of(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say for how long not, and why.
+        """Book `weight` if it may be sent now; otherwise say how long to wait, and why.
 
-        `bulk` work leaves single calls their part of the minute.
+        A `bulk` request leaves single calls their part of the minute.
         """
         known = self.known
         clock = known.clock
@@ -89,9 +89,9 @@ class Bucket:
             and not (bulk and any(each.single for each in known.ledger.minutes.values()))
             and known.cautious_until <= now
         ):
-            # The ordinary case, short because it is nearly every case: one minute, its count is
-            # known, we are alone in it, and no refusal came below the limit. A property test
-            # holds it to the rules.
+            # The fast path, for nearly every charge: only one minute is possible, we know its
+            # count, we are alone in it, and the exchange refused nothing below the limit. A
+            # property test compares this path with the rules.
             minute = known.ledger.minutes.get(last)
             if (
                 minute is not None
@@ -109,7 +109,7 @@ class Bucket:
         return self._book(ask, isinstance(verdict, admission.Probe))
 
     def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
-        """What the rules are asked for a request of `weight`."""
+        """The question that the rules answer for a request of `weight`."""
         reserve, share, interactive = self._parts.of(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
         first, likeliest, last = self.known.span(now)
@@ -117,12 +117,12 @@ class Bucket:
         return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
-        """May its request be written now? Ask with nothing between the answer and the write.
+        """Ask whether the request may be written now. Write it right after the answer.
 
         Returns:
-            The receipt to go on with. None when a cooldown has begun since, or when the exchange
-            might count the request in a minute to which it is not booked: `refund` it, and charge
-            again.
+            The receipt to use from now on. None if a cooldown has begun since the charge, or if the
+            exchange might count the request in a minute to which it is not booked; then `refund`
+            the receipt and charge again.
         """
         known, clock = self.known, self.known.clock
         if known.is_held(now):
@@ -142,7 +142,7 @@ class Bucket:
         return admission.until_room(self.question(now, weight, bulk), self.known)
 
     def _kept(self, reserve: int) -> int:
-        """Weight left unused; more while no count comes."""
+        """Weight left unused. It is more while answers have no counts."""
         if not self.known.is_blind:
             return reserve
         limit = self.known.limit
@@ -166,10 +166,16 @@ class Bucket:
     def settle(
         self, receipt: Receipt, now: float, used: int | None, date: float | None
     ) -> int | None:
-        """Learn from an answer: `used` is its count, `date` its `Date` in Unix s (None: none).
+        """Learn from an answer.
+
+        Args:
+            receipt: The receipt of the request.
+            now: When the answer came, monotonic s.
+            used: The answer's count; None if it has none.
+            date: The answer's `Date`, Unix s; None if it has none.
 
         Returns:
-            The minute that counted the request; None when that cannot be told.
+            The minute that counted the request; None if the answer does not show it.
         """
         known = self.known
         if now - known.clock.at > DRIFT_EVERY:
@@ -201,7 +207,7 @@ class Bucket:
         return k
 
     def lose(self, receipt: Receipt, now: float) -> None:
-        """No answer: it may have been counted, in any minute it may have landed in."""
+        """No answer came. Any minute to which the request is booked may have counted it."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
         sent, certain = receipt.sent, max(now, receipt.sent + FLIGHT)
@@ -209,7 +215,7 @@ class Bucket:
         self.known.ledger.leave_undecided(receipt, None, certain)
 
     def refund(self, receipt: Receipt) -> None:
-        """It was never sent: as if it had not been charged."""
+        """Undo the charge: the request was never sent."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
         for window in self.known.windows:
@@ -219,9 +225,15 @@ class Bucket:
     # -- limits ------------------------------------------------------------------------------
 
     def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
-        """The exchange announced its limits: of the minute (None: not), and of other spans.
+        """Adopt the limits that the exchange announced.
 
-        A limit that is new begins with what the minutes hold, which is more than it may hold.
+        A new limit starts with all weight of the minutes that overlap its window. That is never
+        too little.
+
+        Args:
+            now: Monotonic s.
+            limit: The limit of the minute; None if the exchange did not announce it.
+            others: The limits of other spans.
         """
         known = self.known
         known.announce(limit or known.announced or known.limit)
@@ -243,14 +255,14 @@ class Bucket:
         """Send nothing before `until`, Unix s of the exchange. Cooldowns only ever extend."""
         known = self.known
         known.cooldown_until = max(known.cooldown_until, until)
-        known.silent = 0  # a refusal has no count to show, and the next request goes alone
+        known.silent = 0  # a refusal says nothing about missing counts; a probe follows it
         if ban:
             known.banned_until = max(known.banned_until, until)
             known.cautious_until, known.after_ban = math.inf, True
         known.counted_at = UNKNOWN
 
     def held_for(self, now: float, *, ban: bool = False) -> float:
-        """Seconds until the cooldown, or the ban, is over for certain; 0.0 when there is none."""
+        """Seconds until the cooldown, or the ban, is certainly over; 0.0 if there is none."""
         known, clock = self.known, self.known.clock
         until = known.banned_until if ban else known.cooldown_until
         return 0.0 if clock.is_over(until, now) else clock.when_over(until) - now
@@ -264,10 +276,15 @@ class Bucket:
         minute: int | None = None,
         used: int | None = None,
     ) -> None:
-        """429 or 418: cool down to the next minute, or for `seconds` if longer, and keep more room.
+        """The exchange answered 429 or 418: begin a cooldown, and keep more room for others.
 
-        `minute` is the one that counted the request; None: any that is not over for certain.
-        `used` is the count at which it was refused: what is above it is not ours to use.
+        Args:
+            now: Monotonic s.
+            seconds: The wait that the exchange asked for. The cooldown lasts until the next minute
+                at least.
+            ban: Whether the exchange called it a ban.
+            minute: The minute that counted the request; None if it is unknown.
+            used: The count at which the exchange refused the request; None if it is unknown.
         """
         until = learning.learn_refusal(self.known, now, seconds, ban, minute, used)
         self.hold_until(until, ban=ban)
@@ -280,7 +297,6 @@ class Bucket:
         minute = known.ledger.minute(ask.likeliest)
         caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
         left = [cap - window.used(now) for window, cap in caps]
-        # A reserve of weight may be more than a limit that the exchange has lowered.
         sustained = [cap * MINUTE / window.seconds for window, cap in caps]
         sustained += [float(ask.budget), float(ask.share)]
         left += [ask.budget - minute.used, ask.share - minute.booked]
@@ -296,6 +312,7 @@ class Bucket:
             resets_at=datetime.fromtimestamp(MINUTE * (ask.likeliest + 1), UTC),
             held_until=self._instant(now, known.cooldown_until),
             banned_until=self._instant(now, known.banned_until),
+            # A reserve given as weight may exceed a limit that the exchange has lowered.
             sustained=max(0.0, min(sustained)),
         )
 
