@@ -1,12 +1,11 @@
-"""What pollers are going to need, as they say it themselves: for plans, never for a request.
+"""The weight that pollers plan to use, as they declare it themselves.
 
-The rule of this file: a demand admits nothing and refuses nothing. `charge` does not know of it, so
-a demand that is missing, too high or left behind changes which schedule somebody plans, and no
-weight. Each process writes one demand into the shared record, and renews it; one that is not
-renewed ends after `LIFE`.
+The rule of this file: a demand admits nothing and refuses nothing. `charge` ignores it. So a demand
+that is missing, too high or outdated may change a schedule, and never what is sent. Each process
+writes one demand into the shared record and renews it. A demand ends `LIFE` after its last renewal.
 
-Whoever came first keeps its plan. A poller counts the demands of those who came before it, so of
-two that do not fit together one goes on as it is.
+The first poller keeps its schedule. Each poller counts the demands of those that began before it,
+so of two that do not fit together, the older one goes on unchanged.
 """
 
 import math
@@ -16,41 +15,41 @@ from typing import NamedTuple
 
 from binance_oi import fork
 
-LIFE = 180.0  # s from a renewal to the end; a machine that is busy may skip two of them
-RENEWAL = 60.0  # s from one to the next at the least
+LIFE = 180.0  # s from a renewal to the end of a demand; a busy machine may skip two renewals
+RENEWAL = 60.0  # s between two renewals, at least
 AHEAD = 1.0  # s by which two readings of one monotonic clock may differ
-MOST_DEMANDS = 32  # in one record: 2 KB of its 4; more of them make plans too hopeful
+MOST_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore any more of them
 MOST_NEED = 1e12  # weight a minute
 
 
 class Process(NamedTuple):
-    """Names a process of this machine; see `process.this_process`."""
+    """Identifies a process of this machine; see `process.this_process`."""
 
     namespace: int
-    """Of process ids; 0 where the system has none, and below 0 where it does not tell."""
+    """The namespace of process ids; 0 if the system has none, negative if it is unknown."""
     pid: int
     start: int
-    """When it started, in ticks since the boot; 0 where the system does not tell."""
+    """When the process started, in ticks since the boot; 0 if that is unknown."""
 
 
 class Demand(NamedTuple):
     """What the pollers of one pool object need."""
 
     owner: int
-    """Names the pool object."""
+    """Identifies the pool object."""
     process: Process
     weight: float
-    """In each minute."""
+    """Weight per minute."""
     since: float
-    """When the latest of its pollers began, monotonic s."""
+    """When the newest of the pollers began, monotonic s."""
     until: float
-    """When it ends unless it is renewed, monotonic s."""
+    """When the demand ends unless it is renewed, monotonic s."""
 
 
 class Declared:
     """What the pollers of this process need, by poller, in the order in which they began.
 
-    A child that was forked has no pollers: those of its parent run in the parent.
+    A forked child has no pollers: those of its parent keep running in the parent.
     """
 
     def __init__(self) -> None:
@@ -60,13 +59,13 @@ class Declared:
         self._process = fork.current
         self._needs: dict[object, tuple[float, float]] = {}  # since when, and weight a minute
         self.owner: int = int.from_bytes(os.urandom(6), "little")
-        """Names these pollers in a shared record."""
+        """Identifies these pollers in a shared record."""
         self.renewed_at: float = -math.inf
-        """When it was written last, monotonic s."""
+        """When this process last wrote its demand, monotonic s."""
         self.is_written: bool = False
 
     def notice_fork(self) -> None:
-        """Begin as a process of our own."""
+        """Start empty in a forked child."""
         if self._process is not fork.current:
             self._begin()
 
@@ -74,17 +73,17 @@ class Declared:
         return key in self._needs
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Forget all pollers."""
         self._needs.clear()
 
     def put(self, key: object, weight: float, now: float, *, anew: bool) -> bool:
-        """Keep the need of one poller; whether that changes what all of them need.
+        """Store the need of one poller; True if that changes what all of them need together.
 
         Args:
             key: The poller.
-            weight: In each minute; 0 forgets it.
+            weight: Weight per minute; 0 forgets the poller.
             now: Monotonic s.
-            anew: Whether it begins now, also when it is known.
+            anew: Whether the poller begins now, even if it is known already.
         """
         before = self._needs.get(key)
         if before is None and weight <= 0.0:
@@ -100,16 +99,16 @@ class Declared:
 
     @property
     def total(self) -> float:
-        """Weight a minute of all of them."""
+        """Weight per minute of all pollers."""
         return sum(weight for _, weight in self._needs.values())
 
     @property
     def since(self) -> float:
-        """When the latest of them began."""
+        """When the newest poller began, monotonic s; `-inf` if there is none."""
         return max((since for since, _ in self._needs.values()), default=-math.inf)
 
     def before(self, key: object) -> float:
-        """Weight a minute of those who began before `key`; of all of them if it is not known."""
+        """Weight per minute of the pollers that began before `key`; of all if `key` is unknown."""
         total = 0.0
         for other, (_, weight) in self._needs.items():
             if other is key:
@@ -119,7 +118,7 @@ class Declared:
 
 
 def believed(demands: Iterable[Demand], now: float) -> list[Demand]:
-    """Those that are possible and have not ended; as many as a record may have, the newest."""
+    """The demands that are possible and have not ended; the newest `MOST_DEMANDS` of them."""
     possible = [each for each in demands if _is_possible(each, now)]
     possible.sort(key=lambda each: each.since)
     return possible[-MOST_DEMANDS:]
@@ -134,13 +133,13 @@ def _is_possible(demand: Demand, now: float) -> bool:
 
 
 def with_own(demands: Iterable[Demand], own: Demand, now: float) -> list[Demand]:
-    """`demands` with `own` in the place of the one before it; without it if it needs nothing."""
+    """`demands` with `own` instead of its previous version; a demand of 0 is left out."""
     others = [each for each in demands if each.owner != own.owner]
     return believed([*others, own], now)
 
 
 def merged(shared: Iterable[Demand], ours: Iterable[Demand]) -> list[Demand]:
-    """Those of two records; of two of one owner the one that was renewed later."""
+    """The demands of two records; of one owner, the demand that was renewed later."""
     latest: dict[int, Demand] = {}
     for each in (*shared, *ours):
         known = latest.get(each.owner)
