@@ -1,4 +1,8 @@
-"""All that is known of one IP address: plain numbers, so that processes can share them."""
+"""Everything we know about one IP address, as plain numbers that processes can share.
+
+Pure. The rule of this file: a field is a number or a container of numbers, and `now` is always an
+argument.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -30,91 +34,96 @@ UNKNOWN = -math.inf
 
 @dataclass(slots=True)
 class Known:
-    """Times with `_at` are monotonic seconds, those with `_until` are Unix s of the exchange."""
+    """What we know about one IP address.
+
+    Names that end with `_at` are monotonic seconds. Names that end with `_until` are Unix seconds
+    by the exchange's clock, or minutes of it if they are `int`.
+    """
 
     limit: int
+    """Weight that the exchange allows in a minute, or a lower limit that a refusal showed."""
     clock: ServerClock
     ledger: Ledger = field(default_factory=Ledger)
     others: Others = field(default_factory=Others)
     cooldown_until: float = 0.0
-    """Nothing is sent before; 0.0: there is none."""
+    """The end of the cooldown, before which we send nothing; 0.0 if there is none."""
     banned_until: float = 0.0
-    """The same, when the exchange calls it a ban."""
+    """The same for a cooldown that the exchange calls a ban."""
     counted_at: float = UNKNOWN
-    """When the latest request was sent whose count we know; `UNKNOWN`: we have seen none since the
-    start or the last cooldown."""
+    """When we sent the newest request whose count we know; `UNKNOWN` if no count came since the
+    start or since the last cooldown."""
     probe_ends_at: float = UNKNOWN
-    """Until then everyone waits for a probe: for its answer, or, when no count could tell which
-    minute it is of, for the moment from which the next one can."""
+    """Until then all requests wait for a probe. They wait for its answer. If the answer does not
+    show which minute its count belongs to, they wait until the next probe can show it."""
     silent: int = 0
     """Answers in a row without a usable count."""
     windows: list[Window] = field(default_factory=list[Window])
-    """Of the limits of other spans than a minute."""
+    """Our use of each limit of another span than a minute."""
     demands: list[Demand] = field(default_factory=list[Demand])
-    """What pollers are going to need; no rule reads it."""
+    """The weight that pollers plan to use; no rule reads it."""
     cautious_until: float = math.inf
-    """Until then we send evenly: for 60 s from the first answer on, after a start, a ban, or `IDLE`
-    minutes without one. Infinite until that answer comes."""
+    """Monotonic s until which we send evenly: 60 s after the first answer that follows a start, a
+    ban, or `IDLE` minutes without an answer. Infinite until that answer comes."""
     after_ban: bool = False
-    """Whether a ban is the reason for it."""
+    """Whether a ban is the reason to send evenly."""
     announced: int = 0
-    """The limit that the exchange names, while we go by a lower one; 0: we do not."""
+    """The limit that the exchange announces, while we obey a lower one; otherwise 0."""
     lowered_until: int = 0
-    """The last minute in which we go by it."""
+    """The last minute in which we obey the lower limit."""
     rolling_until: int = 0
-    """The last minute in which the exchange's count is taken for that of the last 60 s."""
+    """The last minute in which we take the exchange's count for that of the last 60 s."""
 
     @property
     def is_blind(self) -> bool:
-        """Whether no count comes any more, so that only our books are left."""
+        """Whether answers no longer have counts, so that we have only our own books."""
         return self.silent >= BLIND_AFTER
 
     @property
     def few(self) -> int:
-        """Weight of others that means nothing: a listing, a ping."""
+        """Weight of others that is too small to matter, such as a ping."""
         return max(FEW, int(FEW_SHARE * self.limit))
 
     def is_rolling(self, k: int) -> bool:
-        """Whether the exchange's count in minute `k` is taken for that of the last 60 s."""
+        """Whether we take the exchange's count in minute `k` for that of the last 60 s."""
         return k <= self.rolling_until
 
     def is_held(self, now: float) -> bool:
-        """Whether a cooldown is not over for certain."""
+        """Whether there is a cooldown that is not certainly over."""
         return not self.clock.is_over(self.cooldown_until, now)
 
     def announce(self, limit: int) -> None:
-        """The exchange names its limit; a lower one that a refusal showed stands until its end."""
+        """Adopt the limit that the exchange announced, unless a refusal showed a lower one."""
         if self.announced:
             self.announced, limit = limit, min(limit, self.limit)
         self.limit = limit
 
     def miss_count(self, now: float) -> None:
-        """An answer without a count came. Counts that are rare are waited for all the same."""
+        """Note an answer without a count. Rare counts do not make us blind: we wait for them."""
         is_rare = now <= self.counted_at + BLIND_FOR
         self.silent = min(self.silent + 1, BLIND_AFTER - is_rare)
 
     def lower(self, limit: int, k: int) -> None:
-        """Go by a lower limit than the announced one for `DISTRUST` minutes from `k` on."""
+        """Obey a lower limit than the announced one for `DISTRUST` minutes, from minute `k` on."""
         self.announced = self.announced or self.limit
         self.limit, self.lowered_until = limit, k + DISTRUST
 
     def open_window(self, now: float, used: int) -> None:
-        """Keep the last 60 s as a window, if it is new; it holds what the exchange counts now."""
+        """Open a window for the last 60 s if there is none; it starts with the count, `used`."""
         if not any(window.is_minute for window in self.windows):
             limit = Limit(int(MINUTE), self.limit, False)
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
     def end_caution(self, sent: float, now: float) -> None:
-        """The first answer after a start or a ban came: 60 s after its request the pace is over."""
+        """The first answer after a start or a ban came: even sending ends 60 s after `sent`."""
         if not self.is_held(now):
             self.cautious_until = sent + MINUTE
 
     def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
         """Weight that we may have booked to minute `k` by now, and weight/s by which it grows.
 
-        Where nothing is known, a part goes at once and the rest evenly until the minute ends, or
-        until we have seen a whole one. After a ban nothing goes at once, and the pace is
-        that of the whole budget in a minute.
+        After a start we may send a part at once. The rest follows evenly until the minute ends, or
+        until we have seen 60 s. After a ban we send nothing at once, and the pace uses up the
+        budget in exactly a minute.
         """
         if now >= self.cautious_until:
             return math.inf, 0.0
@@ -127,11 +136,11 @@ class Known:
         return first + rate * max(0.0, now - since), rate
 
     def start_again(self, after: ServerClock, now: float) -> None:
-        """Go on by a clock that contradicts the one so far; no weight and no hold is lost.
+        """Switch to a clock that contradicts the current one; no weight and no cooldown is lost.
 
-        Nobody knows which minute of the new clock holds what is live by the old one, so each
-        minute that may be on holds all of it. A hold keeps the time that it has left: as an instant
-        it would end at once, or hours late.
+        We do not know which minute of the new clock counted the weight of the old clock's minutes.
+        So each minute that may be the current one gets all of it. A cooldown keeps the seconds that
+        are left: as an instant of the old clock it would end at once, or hours late.
         """
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
@@ -142,7 +151,7 @@ class Known:
         shift = after.latest(now) - self.clock.latest(now)
         self.lowered_until += shift
         self.rolling_until += shift
-        others.curves.clear()  # of minutes that do not come again
+        others.curves.clear()  # their minutes do not exist by the new clock
         self.clock.start_again(after.lo, after.hi)
         self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
         ledger.keep(ledger.newest, after.latest(now))
@@ -150,7 +159,7 @@ class Known:
             minute.booked = max(minute.booked, live)
 
     def span(self, now: float) -> tuple[int, int, int]:
-        """The minutes in which a request sent now may be counted: earliest, likeliest, latest."""
+        """The minutes that may count a request sent now: the earliest, likeliest and latest."""
         clock = self.clock
         first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
         if self.ledger.newest > first:
@@ -160,10 +169,10 @@ class Known:
         return first, min(max(first, clock.likeliest(now)), last), last
 
     def of_copies(self, k: int) -> float:
-        """What others used early in minute `k`, if they may be copies of us; 0 if not.
+        """Weight that others used early in minute `k`, if they may be copies of us; otherwise 0.
 
-        Copies use up a minute early, with us, or more than the part of one of them; and never more
-        than the limit.
+        Copies use up a minute early together with us, or use more than a single copy's part. They
+        never exceed the limit.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
@@ -173,7 +182,7 @@ class Known:
         return early if most <= self.limit else 0.0
 
     def is_in_a_crowd(self, k: int) -> bool:
-        """Whether copies of us used more of minute `k` than the part of a single one."""
+        """Whether copies of us used more of minute `k` than a single copy's part."""
         return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
@@ -183,21 +192,21 @@ class Known:
 
 
 class Parts(NamedTuple):
-    """What a budget was asked for: shares of the limit when `float`, weight when `int`."""
+    """What the user asked of a budget: shares of the limit if `float`, weight if `int`."""
 
     reserve: float
     share: float
     interactive: float
 
     def of(self, limit: int) -> tuple[int, int, int]:
-        """Their weight. Shares of a small limit leave 1."""
+        """Their weight at this limit. Shares of a small limit leave at least 1 to use."""
         given = self.reserve
         reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
         return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
 
 
 class Ask(NamedTuple):
-    """One request that wants to be sent, and the bounds that it must keep. Weight, and minutes."""
+    """A request that asks to be sent, and the bounds that it must keep, in weight and minutes."""
 
     now: float
     """Monotonic s."""
@@ -205,17 +214,18 @@ class Ask(NamedTuple):
     first: int
     """The earliest minute in which the exchange may count it."""
     likeliest: int
+    """The minute that it is now by the middle of our estimate of the exchange's clock."""
     last: int
-    """The latest one."""
+    """The latest minute in which the exchange may count it."""
     reserve: int
     """Weight that we leave unused."""
     budget: int
     """The most that a minute may reach, for the whole IP address."""
     share: int
-    """The most of the limit that is our own weight."""
+    """The most that our own weight may reach in a minute."""
     forecast: Forecast
-    """The latest one, which stands for a while: see `FORECAST_AGE`."""
+    """The latest forecast of others. It stays valid for `FORECAST_AGE`."""
     bulk: bool = False
-    """Whether it leaves single calls their part of the minute."""
+    """Whether the request leaves single calls their part of the minute."""
     interactive: int = 0
-    """The most that we leave them."""
+    """The most that bulk work leaves single calls."""
