@@ -1,8 +1,8 @@
-"""What an answer and a refusal teach.
+"""What the budget learns from answers and refusals.
 
-Pure. The rule of this file: within its minute, a count never lowers what is reported. Which minute
-it is of has been found out before (`attribution`). Where that cannot be told, the count is taken in
-the way that lets us send less.
+Pure. The rule of this file: within a minute, a count never lowers `reported`. `attribution` finds
+the minute of a count. If two minutes are possible, we take the count in the way that lets us send
+less.
 """
 
 from binance_oi.budget.attribution import attribute
@@ -31,13 +31,13 @@ from binance_oi.exchange.headers import is_plausible
 
 
 def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
-    """`used` is what minute `k` had counted when this request came.
+    """Learn from a count: `used` is what minute `k` had counted when this request arrived.
 
     Args:
-        known: What is learned is added here.
-        receipt: Of the request.
-        k: The minute that counted it.
-        used: Its count.
+        known: What we know; this call adds to it.
+        receipt: The receipt of the request.
+        k: The minute that counted the request.
+        used: The count in the answer.
     """
     ledger, others = known.ledger, known.others
     known.silent = 0
@@ -63,9 +63,10 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
 
 
 def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) -> bool:
-    """Whether a count is lower than an earlier one of its minute: no minute is counted then.
+    """Whether a count fell within its minute, which means that the exchange counts no minutes.
 
-    It is later for certain, nodes differ by less, and a count far above the limit was never true.
+    The count must certainly be later than the earlier one. It must be lower by more than nodes of
+    the exchange differ. An earlier count far above the limit does not qualify: it was never true.
     """
     clock, sent, limit = known.clock, receipt.sent, known.limit
     if not used + SLACK * limit < minute.reported <= (1 + HIDING) * limit:
@@ -75,14 +76,14 @@ def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) ->
 
 
 def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
-    """Whether a count that is refused when minute `k` has just begun is that of the one before."""
+    """Whether a refusal early in minute `k` came at the count of the minute before it."""
     before, ours = known.ledger.minute(k - 1).reported, known.ledger.minute(k).booked
     is_early = known.clock.into(now, k) < SLOT
     return is_early and known.limit / 2 < before and known.limit <= used <= before + ours
 
 
 def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
-    """Of the last 60 s, leave others what they used, and some more."""
+    """Leave others what they used of the last 60 s, and a little more."""
     known.open_window(receipt.sent, used)
     ours = sum(window.used(receipt.sent) for window in known.windows if window.is_minute)
     flying = max((minute.under_way for minute in known.ledger.minutes.values()), default=0)
@@ -94,7 +95,7 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
-    """Minute `k` begins. A whole minute that went well makes a refusal matter less."""
+    """Begin minute `k`. A whole minute without a refusal makes an earlier refusal matter less."""
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
@@ -112,7 +113,7 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
 
 
 def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
-    """How much others have used, and by when."""
+    """Learn how much others have used of minute `k`, and by when."""
     others, limit, minute = known.others, known.limit, known.ledger.open_minute(k)
     minute.others = max(minute.others, used - minute.booked)
     if minute.others > known.few:
@@ -121,21 +122,22 @@ def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
         return
     into, curve = known.clock.into(sent, k), others.curve(k, limit)
     if not curve.heights and known.counted_at != UNKNOWN:
-        # Until our last count there was nobody.
+        # Up to our last count there were no others.
         others.draw(k, limit, known.clock.into(known.counted_at, k), 0)
         curve = others.curve(k, limit)
-    # Ours under way, and those that a header lags behind, may hide as many of theirs. Drawn too low
-    # they are a use that is still to come; but where there is no past, a rate too low.
+    # Our weight under way, and weight that a lagging header omits, may hide as much of theirs. A
+    # curve with a past may be drawn too low: the forecast then expects the missing use later. A
+    # curve without a past may not: it would give too low a rate.
     is_exact = sent >= known.counted_at + LAG and not minute.under_way
     if is_exact or others.past(k) or minute.others >= curve.rate * into:
         others.draw(k, limit, into, minute.others)
 
 
 def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -> None:
-    """Learn from a count that may be of either minute.
+    """Learn from a count that either of two minutes may have.
 
-    It is safely taken for the old minute's, which it fills more than the new one's would. In the
-    new one the request stays unconfirmed.
+    It is safe to take it for the count of the old minute, which is the fuller one. In the new
+    minute the request stays unconfirmed.
     """
     ledger, theirs = known.ledger, used - receipt.weight
     if known.counted_at == UNKNOWN and theirs > known.few:
@@ -151,9 +153,9 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
 
 
 def _expect_who_was_there(known: Known, receipt: Receipt, used: int) -> None:
-    """Others were here before us, in one minute or the other.
+    """Expect the others that used one of two minutes before we started.
 
-    Ask again when it is clear which one it is, if there is room to ask.
+    All requests wait until a probe can show which minute it was, if there is room for a probe.
     """
     ledger, others, theirs = known.ledger, known.others, used - receipt.weight
     old, shown = ledger.open_minute(receipt.first), receipt.first
@@ -168,12 +170,12 @@ def _expect_who_was_there(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> bool:
-    """Learn an interval that holds the exchange's clock; False when it is not believed.
+    """Learn an interval that contains the exchange's clock; False if we do not trust it.
 
-    One that contradicts what is known is believed at once only while the clock was a guess.
-    Afterwards several in a row are needed, also after a cooldown: a single wrong `Date` must not
-    move the end of a ban. And none that is wider than a minute: an answer that came a day late
-    would make every minute of that day possible.
+    We trust an interval that contradicts the clock at once only while the clock is a guess. Later
+    we need several in a row, even after a cooldown, because a single wrong `Date` must not move the
+    end of a ban. We never trust a contradicting interval wider than a minute: an answer that came a
+    day late would make every minute of that day possible.
     """
     clock = known.clock
     if hi - lo > MINUTE and not clock.agrees(lo, hi):
@@ -187,12 +189,12 @@ def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> b
 
 
 def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
-    """Learn the `Date` of an answer; False when it is not believed."""
+    """Learn the `Date` of an answer; False if we do not trust it."""
     clock = known.clock
     if not is_plausible(date):
         return False
     lo, hi = dated(date, sent, now)
-    if clock.dated and lo <= clock.hi and hi >= clock.lo:  # nearly always
+    if clock.dated and lo <= clock.hi and hi >= clock.lo:  # the fast path, nearly always taken
         return clock.narrow(lo, hi)
     was_guess = not clock.dated
     clock.replace_guess(lo, hi)
@@ -207,15 +209,15 @@ def find_minute(
     used: int | None,
     date: float | None,
 ) -> tuple[Receipt, int | None]:
-    """Which minute counted a request, where that is not plain; it stays booked to that one alone.
+    """Find the minute that counted a request, and take its weight out of all other minutes.
 
     Returns:
-        The receipt as it is booked, and the minute; None when nothing tells.
+        The receipt as it is booked now, and the minute; None if the answer does not show it.
     """
     receipt, clock, ledger = rebook(known, receipt, sent, now), known.clock, known.ledger
     slack = int(SLACK * known.limit)
     if known.is_rolling(receipt.last):
-        used = None  # a count tells no minute then
+        used = None  # the count of the last 60 s shows no minute
     k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
     if proved is not None:
         narrow(known, *proved, now, not clock.dated)
@@ -225,10 +227,10 @@ def find_minute(
 
 
 def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt:
-    """Book a receipt by the clock as it is now: counted after `sent` and before `until`, if at all.
+    """Book a receipt to the minutes from `sent` to `until` by the clock as it is now.
 
-    Nearly always it is booked so. A clock that was given up since the charge has left it in minutes
-    that are hours or years away: whoever waited for one of them would wait as long.
+    Nearly always it is booked like that already. But if we replaced the clock since the charge, the
+    receipt is booked to minutes that may be hours or years away, and callers would wait for them.
     """
     clock, ledger = known.clock, known.ledger
     first, last = clock.earliest(sent), clock.latest(until)
@@ -240,12 +242,12 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
 
 
 def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """Book a request whose answer is late to each minute up to now that may have counted it."""
+    """Book a request with a late answer to every minute up to now that may have counted it."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)
     known.ledger.book(receipt.weight, first, last, receipt.single)
-    if first > receipt.last + 1:  # the minutes in between are over, and those it is booked to
+    if first > receipt.last + 1:  # the minutes to which it was booked before are over
         return receipt._replace(first=first, last=last, reported=0)
     return receipt._replace(last=max(receipt.last, last))
 
@@ -253,12 +255,13 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
 def learn_refusal(
     known: Known, now: float, seconds: float, ban: bool, minute: int | None, used: int | None
 ) -> float:
-    """Expect more of others after a 429; see `Bucket.refused`.
+    """Learn from a 429 that others use more than we expected; see `Bucket.refused`.
 
-    After a ban, which may be somebody else's doing, `Known.evenly` shows them instead.
+    A ban teaches nothing about them, because another client may have caused it. After a ban we
+    send evenly (`Known.evenly`), and the counts show others in time.
 
     Returns:
-        The end of the cooldown, Unix s of the exchange.
+        The end of the cooldown, Unix s by the exchange's clock.
     """
     clock, others = known.clock, known.others
     if minute is None:
