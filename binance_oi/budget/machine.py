@@ -1,6 +1,6 @@
 """One file for all processes of a user on this machine: `MachineBudget`, the default.
 
-The rule of this file: all processes of a user find the same file, whatever their environment is.
+The rule of this file: all processes of a user find the same file, whatever their environment.
 """
 
 import time
@@ -20,35 +20,37 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-LOCK_TRIES, LOCK_PAUSE = 1000, 0.01  # and s between them; after 200 a lock that is stuck is left
+LOCK_TRIES, LOCK_PAUSE = 1000, 0.01  # s between tries; after 200 a stuck lock is left behind
 
 
 class MachineBudget(ProcessBudget):
     """A budget for every process of this user on this machine. The default.
 
-    All of them obey one bucket and one ban, also after a restart. A process that is killed blocks
-    nobody, and costs at most what it had in flight, until the minute ends. Other users, containers
-    and other machines behind the same address are *others*: seen in the header, and given room.
+    All these processes obey one bucket and one ban, even after a restart. A killed process blocks
+    no other process. It costs the others at most the weight that it had in flight, until the minute
+    ends. Other users, containers and machines behind the same address are *others*: the budget sees
+    them in the header and leaves them room.
 
-    The file is in one place for each user id, whatever the environment of the process is: in
-    `/dev/shm/binance-oi-UID`, or in the same directory of `/var/tmp` or `/tmp` where that place
-    cannot be used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
+    The file is in one place for each user id, whatever the environment of the process:
+    `/dev/shm/binance-oi-UID`, or the same directory in `/var/tmp` or `/tmp` if `/dev/shm` cannot be
+    used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
 
-    While the file cannot be used, the process says so once, goes on like `ProcessBudget`, and tries
-    again at each charge, every second at first and every 30 s at last. When it can, it adds what it
-    has charged meanwhile, and obeys the holds of others before it charges anything more.
+    If the file cannot be used, the process logs one warning and goes on like `ProcessBudget`. When
+    it charges, it tries the file again, at first after a second and later every 30 s. Once the file
+    can be used, the process adds what it charged meanwhile, and obeys the cooldowns of others
+    before it charges anything more.
 
     Args:
-        directory: Where the file is, instead of the place of this user id. A relative path
-            starts at the directory that is current now, wherever the process goes later.
-        options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
-            `reserve`, on the common count; `share` is that of all processes together; of
-            `interactive` the largest counts among those that sent something in the last five
-            minutes; `clock` is the same in every process.
+        directory: The directory of the file, instead of the default one. A relative path starts at
+            the current directory of this moment, even if the process changes it later.
+        options: The arguments of `ProcessBudget`, with the same defaults. Each process keeps its
+            own `reserve` free in the common count. `share` limits all processes together. The
+            largest `interactive` counts among processes that sent something in the last five
+            minutes. `clock` must be the same in every process.
 
     Raises:
-        TypeError: `directory` is no path.
-        ValueError: `directory` is empty, or no system has such a path.
+        TypeError: `directory` is not a path.
+        ValueError: `directory` is empty, or cannot be a path on any system.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class MachineBudget(ProcessBudget):
         return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store, ADVICE)
 
     def _open(self, name: str, current: Store | None) -> PoolFile:
-        """The file of that pool: `current`, if it is still where it has to be, or another one."""
+        """The file of that pool: `current` if its directory is still right, or a new one."""
         directory = self._directory or budget_directory()
         if isinstance(current, PoolFile) and current.path.parent == directory:
             return current
@@ -79,10 +81,10 @@ class MachineBudget(ProcessBudget):
 
 
 def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
-    """What is known of every pool on this machine; sends nothing and changes nothing.
+    """What we know about every pool on this machine; sends nothing and changes nothing.
 
-    Of a record that is not believed, such as one from before a restart of the machine, the holds
-    count all the same; without one it is left out.
+    Some records cannot be trusted, such as one from before a reboot. Of these only the cooldowns
+    count. Without a cooldown the pool is left out.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):
@@ -101,7 +103,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
 
 def _fresh_like(known: Known) -> Known:
-    """What is known of the same limit at first."""
+    """What a new pool of the same limit knows."""
     fresh = fresh_state(WEIGHT.most, steady_clock, time.time)
     if not rolling.is_rolling(known):
         return fresh
@@ -113,27 +115,27 @@ def _directory(named: StrPath | None) -> Path | None:
     if named is None:
         return None
     directory = check_path("directory", named).absolute()
-    if "\0" in str(directory):  # opening it would raise no OSError, with the first request
+    if "\0" in str(directory):  # `open` would raise a ValueError later, with the first request
         raise ValueError(f"directory must be a path: {str(directory)!r}")
     return directory
 
 
 def forget_pool(name: str, directory: StrPath | None = None) -> bool:
-    """Forget all that is known of one pool on this machine: weight, holds, and a ban.
+    """Forget everything about one pool on this machine: its weight, its cooldowns and its ban.
 
-    The exchange forgets nothing: who sends during a ban makes it longer. A process that runs and
-    has used this pool still knows it, and writes it again.
+    The exchange forgets nothing: requests during a ban make the ban longer. A running process that
+    has used this pool still knows everything, and writes it again.
 
     Args:
-        name: Of the pool, as `machine_pools` names it.
-        directory: Where the file is, instead of the place of this user id.
+        name: The name of the pool, as in the result of `machine_pools`.
+        directory: The directory of the file, instead of the default one.
 
     Returns:
         Whether there was something to forget.
 
     Raises:
-        TypeError: `directory` is no path.
-        ValueError: `directory` is empty, or no system has such a path.
+        TypeError: `directory` is not a path.
+        ValueError: `directory` is empty, or cannot be a path on any system.
         OSError: The file cannot be changed now; nothing is forgotten.
     """
     place = _directory(directory) or budget_directory()
