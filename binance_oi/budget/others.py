@@ -1,10 +1,11 @@
 """Other clients on this IP address: what they used of each minute, and what they may still use.
 
-Pure. The rule of this file: no model of who they are. A bot that polls every 20 s, one that wakes
-at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each minute
-keeps the `Curve` of what others had used by when. The forecast is what is still to come in the most
-demanding of the last minutes, less what has come already. Until we saw a whole minute, and where
-others are beyond all that we saw, the forecast also expects them to go on at the mean rate so far.
+Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, one
+that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each
+minute keeps a `Curve`: what others had used by when. The forecast takes the most demanding of the
+last minutes. It expects what others used in that minute from the same second on, and what is late.
+Before we have seen a whole minute, and when others exceed everything that we saw, the forecast also
+expects them to go on at their mean rate so far.
 """
 
 import math
@@ -32,11 +33,11 @@ MINUTE = float(WEIGHT.seconds)
 class Curve:
     """What others had used by when, in one minute: weight at the end of each `SLOT`."""
 
-    fastest: float  # weight/s that nobody could go on with for long
+    fastest: float  # weight/s that uses up the limit in a minute; no client goes on faster
     heights: list[int] = field(default_factory=list[int])
-    base: int = 0  # what they had used at our first count: nobody knows by when
-    since: float = MINUTE  # s into the minute of our first count
-    until: float = 0.0  # and of our last one
+    base: int = 0  # what they had used at our first count; when they used it is unknown
+    since: float = MINUTE  # seconds into the minute at our first count
+    until: float = 0.0  # seconds into the minute at our last count
 
     @property
     def top(self) -> int:
@@ -45,12 +46,12 @@ class Curve:
 
     @property
     def rate(self) -> float:
-        """Weight/s, on average since the minute began."""
+        """Their mean rate from the beginning of the minute to our last count, weight/s."""
         return min(self.top / self.until, self.fastest) if self.until > 0.0 else 0.0
 
     @property
     def calm(self) -> float:
-        """Weight/s when nothing special happens: of the `SLOT` in the middle, of those seen."""
+        """Their usual rate, weight/s: the median of the slots that we have seen."""
         rises = [b - a for a, b in pairwise([0, *self.heights])]
         rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
         if not rates:
@@ -59,21 +60,21 @@ class Curve:
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
     def seen(self) -> "Curve":
-        """The same without what came before our first count."""
+        """The same curve without what they used before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
         return Curve(self.fastest, heights, 0, self.since, self.until)
 
     @property
     def whole(self) -> bool:
-        """Whether we counted from near its beginning until near its end."""
+        """Whether our counts cover the minute from near its beginning to near its end."""
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
-        """They had used `height` after `into` s; since our last count, evenly, and before our
-        first one, as late as may be.
+        """Note that others had used `height` after `into` s.
 
-        A curve never falls: others cannot give back what they have used. A rise below 0 would be
-        a negative rate, which has no square root.
+        The curve rises evenly from our last count on. Weight from before our first count is put as
+        late as possible. A curve never falls: others cannot return what they have used, and
+        `to_come` takes the square root of its values.
         """
         into, height = min(max(into, self.until, SOONEST), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
@@ -85,7 +86,7 @@ class Curve:
         self.since, self.until = min(self.since, into), into
 
     def at(self, into: float, rate: float | None = None) -> float:
-        """What they had used after `into` s; at `rate` since our last count, or calmly."""
+        """What they had used after `into` s; after our last count at `rate`, or the usual rate."""
         if into >= self.until:
             more = (self.calm if rate is None else rate) * (into - self.until)
             return min(self.top + more, max(self.top, self.fastest * MINUTE))
@@ -100,24 +101,28 @@ class Curve:
 
 
 def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
-    """What others, having used `others` after `into` s, would still use if they did as then.
+    """What others would still use of a minute if they did as in the minute of `curve`.
 
-    `rate` is weight/s from our last count to the end of that minute.
+    Args:
+        curve: Of an earlier minute.
+        into: Seconds since the minute began.
+        others: What they have used so far.
+        rate: Weight/s to assume from our last count to the end of the earlier minute.
     """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
     if into > curve.since + UNSEEN * (MINUTE - curve.since):
-        before = max(before, curve.base)  # not all of a minute is kept for what came unseen
+        before = max(before, curve.base)  # stop expecting what they used before our first count
     due = whole - now
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = due + late
-    if others < before and curve.since < into - LATE:  # they do not go on as they did
+    if others < before and curve.since < into - LATE:  # they use less than in that minute
         rest -= min(rest, curve.calm * (MINUTE - into + LATE)) * (1.0 - others / before)
     return rest
 
 
 def going_on(current: Curve, into: float, others: int) -> float:
-    """What they would use if they went on at the mean rate so far, or as at our last count."""
+    """What others would still use at their mean rate so far, or at that of our last count."""
     rate = min(others / max(into, 1.0), current.fastest)
     held = current.rate * (MINUTE - current.until) - (others - current.top)
     return max(rate * (MINUTE - into), held)
@@ -127,8 +132,8 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     """The most that others are expected to use in the rest of a minute.
 
     Args:
-        past: Of the minutes before it, the last one last.
-        current: Of the minute itself.
+        past: The curves of the minutes before it, oldest first.
+        current: The curve of the minute itself.
         into: Seconds since the minute began.
         others: What they have used so far.
     """
@@ -136,7 +141,7 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        if whole and not curve.whole:  # it adds what we saw happen, and that they go on calmly
+        if whole and not curve.whole:  # use only what we saw, and their usual rate after it
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
         most = max(most, to_come(curve, into, others, rate))
@@ -148,55 +153,56 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
 
 @dataclass(slots=True)
 class Forecast:
-    """The latest forecast of one bucket. It stands until its question changes."""
+    """The latest forecast of one bucket. It stays valid until its question changes."""
 
     question: tuple[int, float, int] | None = None
-    """Minute, time in steps of `FORECAST_AGE`, and what others have used."""
+    """The minute, the time in steps of `FORECAST_AGE`, and what others have used."""
     need: float = 0.0
+    """Weight that others are expected to use until the minute ends."""
 
 
 @dataclass(slots=True)
 class Others:
-    """What we know of other clients."""
+    """What we know about other clients."""
 
     curves: dict[int, Curve] = field(default_factory=dict[int, Curve])
-    """Of each minute in which we saw them."""
+    """Their curve of each minute in which we saw them."""
     expected_until: int = -1
     """The last minute in which we keep room for them."""
     expected_surge: int = 0
-    """Weight that a refusal makes us expect at once; it fades."""
+    """Weight that we expect at any moment after a refusal; it halves with each good minute."""
     refused_count: int = 0
-    """The count at which the exchange refused us below the limit; 0: never."""
+    """The count below the limit at which the exchange refused us; 0 if it never did."""
 
     def expect_until(self, k: int) -> None:
-        """Keep room for them until the end of minute `k`, at the least."""
+        """Keep room for them until the end of minute `k`, or longer."""
         self.expected_until = max(self.expected_until, k)
 
     def past(self, k: int) -> list[Curve]:
-        """Their curves of the minutes before `k`."""
+        """Their curves of the last `MEMORY` minutes before `k`."""
         return [curve for j, curve in self.curves.items() if k - MEMORY <= j < k and curve.heights]
 
     def curve(self, k: int, limit: int) -> Curve:
-        """Their curve of minute `k`; an empty one when we saw nothing."""
+        """Their curve of minute `k`; an empty curve if we saw nothing."""
         return self.curves.get(k) or Curve(limit / MINUTE)
 
     def draw(self, k: int, limit: int, into: float, used: int) -> None:
-        """They had used `used` of minute `k` after `into` s."""
+        """Note that they had used `used` of minute `k` after `into` s."""
         if k not in self.curves:
             self.curves = {j: curve for j, curve in self.curves.items() if j >= k - MEMORY - 1}
             self.curves[k] = Curve(limit / MINUTE)
         self.curves[k].draw(into, used)
 
     def unseen(self, k: int, limit: int, gap: float) -> float:
-        """Weight they may have used in `gap` s without a count, if nothing special happened."""
+        """Weight that they use in `gap` s at their highest usual rate."""
         return gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
 
     def forecast(
         self, k: int, minute: Minute, limit: int, into: float, latest: Forecast
     ) -> tuple[float, float]:
-        """Weight they are expected to use of minute `k` after `into` s, and a margin for chance."""
+        """Weight that they are expected to use of minute `k` after `into` s, and a margin."""
         past, curve = self.past(k), self.curve(k, limit)
-        # Ours under way may hide as much of theirs, which matters while theirs is only a rate.
+        # Our weight under way may hide as much of theirs. Without a past that lowers the rate.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
