@@ -1,10 +1,10 @@
 """Where the shared file is: one directory for all processes of a user.
 
-The rule of this file: nothing of a session counts. A login shell, cron, a service and `su` have
-another `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and working directory, and the same user id. So the
-places are fixed, their order is fixed, and a place is left out only for a reason that every process
-of this user finds. An error that passes is no such reason: it goes to the caller, who tries again.
-The one variable that counts is ours, and the user sets it on purpose.
+The rule of this file: the place does not depend on the session. A login shell, cron, a service and
+`su` differ in `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and working directory, and have the same user id.
+So the places and their order are fixed. A place is skipped only for a reason that every process of
+this user finds. A temporary error is no such reason: the caller gets it and tries again. Only one
+environment variable counts. It is ours, and the user sets it on purpose.
 """
 
 import errno
@@ -17,14 +17,14 @@ from pathlib import Path
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 VARIABLE = "BINANCE_OI_BUDGET_DIR"
-# In this order. /dev/shm: in memory, so that no write waits for a disk, and a service with
-# `PrivateTmp=` sees it like everybody else; it has another /tmp and another /var/tmp.
-# /run/user/UID is none of them: it comes with a login and goes with a logout. logind may empty
-# /dev/shm of a user's files at the last logout (`RemoveIPC=`): processes that run write the file
-# again with all that they know, and what only ended processes knew is gone.
+# In this order. /dev/shm comes first because it is in memory, so no write waits for a disk. A
+# service with `PrivateTmp=` shares it with all other processes, but has its own /tmp and /var/tmp.
+# /run/user/UID does not qualify: it appears at login and disappears at logout. logind may remove a
+# user's files from /dev/shm at the last logout (`RemoveIPC=`). Running processes then write the
+# file again with all that they know; what only ended processes knew is lost.
 PLACES = ("/dev/shm", "/var/tmp", "/tmp")
 ADVICE = f"{VARIABLE} can name a private directory on a local disk"
-# A lock there holds for one machine only, or not at all, and a write may wait for minutes.
+# A lock on these excludes only processes of one machine, or none, and a write may take minutes.
 NETWORK = frozenset(
     (
         *("9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse", "fuseblk"),
@@ -37,13 +37,13 @@ ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))  # no such path, 
 
 
 def budget_directory() -> Path:
-    """The directory of this user's budgets; makes nothing.
+    """The directory of this user's budgets; does not create it.
 
-    Every process of a user gets the same answer, whatever its environment is. A place that
-    somebody else has taken is left out with a warning.
+    Every process of a user gets the same answer, whatever its environment. A place that another
+    user has taken is skipped with a warning.
 
     Raises:
-        OSError: There is no place for it, or nobody can say now whether a place is fit.
+        OSError: No place is fit, or a temporary error prevents the check of a place.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -67,19 +67,19 @@ def budget_directory() -> Path:
 
 
 class _UnfitError(Exception):
-    """Why a place is left out."""
+    """A place is skipped; the text says why."""
 
 
 class NotPrivateError(PermissionError):
-    """A directory in which others can do something; found by us, not by the system."""
+    """Other users can change what is in a directory. We found that, not the system."""
 
 
 def _check_place(place: str, directory: str) -> None:
-    """That the directory is in a fit place, or can be made there.
+    """Check that `place` is fit, and that `directory` is usable or can be made in it.
 
     Raises:
-        _UnfitError: It is not, for every process of this user.
-        OSError: That cannot be said now.
+        _UnfitError: It is unfit for every process of this user.
+        OSError: A temporary error prevents the check.
     """
     try:
         found = os.stat(place)
@@ -93,7 +93,7 @@ def _check_place(place: str, directory: str) -> None:
         raise _UnfitError(f"{place}: anybody can replace what is in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
-    _check_access(place, os.X_OK)  # before its entries are read: EACCES is then one that passes
+    _check_access(place, os.X_OK)  # first, so that an EACCES of an entry is a temporary error
     try:
         check_private(directory)
     except FileNotFoundError:
@@ -105,21 +105,21 @@ def _check_place(place: str, directory: str) -> None:
 
 
 def _check_access(directory: str, mode: int) -> None:
-    if not os.access(directory, mode):  # it says so after any error, so a second call has to raise
+    if not os.access(directory, mode):  # False after any error, so `statvfs` raises temporary ones
         os.statvfs(directory)
         raise _UnfitError(f"{directory} cannot be written to")
 
 
 def check_private(directory: str | os.PathLike[str]) -> None:
-    """That a directory is a real one, of this user, and that nobody else can write to it.
+    """Check that a path is a directory of this user, and that no other user can write to it.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such directory.
         NotPrivateError: It is not private.
-        OSError: That cannot be said now.
+        OSError: A temporary error prevents the check.
     """
     found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode):  # a link is none
+    if not stat.S_ISDIR(found.st_mode):  # a symbolic link does not qualify
         raise NotPrivateError(f"{directory} is not a directory")
     if found.st_uid != os.getuid():
         raise NotPrivateError(f"{directory} belongs to somebody else (user id {found.st_uid})")
@@ -130,7 +130,7 @@ def check_private(directory: str | os.PathLike[str]) -> None:
 
 
 def is_on_network(path: str) -> bool:
-    """Whether a path is on a file system that other machines share, as far as the system tells.
+    """Whether a path is on a network file system, as far as the system shows.
 
     Raises:
         OSError: The table of mounts cannot be read now.
@@ -156,7 +156,7 @@ def _is_place_on_network(place: str, device: int) -> bool:
 
 
 def _unescaped(name: str) -> str:
-    """A mount point as it is; the table writes blanks and backslashes as three octal digits."""
+    """Decode a mount point: the table writes blanks and backslashes as three octal digits."""
     for code in ("040", "011", "012", "134"):
         name = name.replace("\\" + code, chr(int(code, 8)))
     return name
