@@ -1,7 +1,7 @@
-"""Who shares a bucket: `ProcessBudget`, everyone in this process who is given the same object.
+"""Pools share a bucket between clients; with `ProcessBudget`, between those of one process.
 
-The rule of this file: a bucket is never read or changed but through a `Pool`, and a pool keeps the
-time.
+The rule of this file: other code reads and changes a bucket only through a `Pool`, and the pool
+passes the time to the bucket.
 """
 
 import logging
@@ -29,33 +29,33 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 Clock = Callable[[], float]
 Change = Callable[[Bucket], object]
 
-WALL_ERROR = 2.5  # s: how far this machine's wall clock may be off, until an answer tells
-VIEWS = 1000  # tries to see the books between two changes; each takes some 20 us
-QUICK_VIEWS = 100  # of them that follow each other at once; most changes take microseconds
-VIEW_PAUSE = 2e-4  # s before each of the others: a change may wait for the disk, or for a core
+WALL_ERROR = 2.5  # s by which this machine's wall clock may be wrong, until the first answer
+VIEWS = 1000  # tries to read the books between two changes; each takes some 20 us
+QUICK_VIEWS = 100  # tries without a pause; most changes take microseconds
+VIEW_PAUSE = 2e-4  # s before each further try: a change may wait for the disk, or for a core
 
 steady_clock: Clock = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")
     else time.monotonic
 )
-"""Monotonic seconds, the same for every process, that go on while the machine sleeps."""
+"""Monotonic seconds, equal in every process, that advance while the machine sleeps."""
 
 
 class Budget(Protocol):
     """What a client needs of a budget."""
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> "Pool":
-        """The pool of that name and limit; the same for everyone who shares this budget.
+        """The pool of that name and limit, shared by everyone who has this budget.
 
         Args:
-            name: Of the IP address and the exchange.
-            limit: Of which limit; each has a pool of its own.
+            name: Names the IP address and the exchange.
+            limit: The limit; each limit has its own pool.
         """
         ...
 
     def close(self) -> None:
-        """Let go of files. What was charged stays charged."""
+        """Close open files. What was charged stays charged."""
         ...
 
 
@@ -63,7 +63,7 @@ class Pool(Protocol):
     """The budget of one IP address.
 
     One thread charges, and no call waits for anything. `usage`, `held_for` and `repr` change
-    nothing: any thread may read them, and what it sees is the books between two changes.
+    nothing, so any thread may read them. They show the books between two changes.
     """
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
@@ -71,47 +71,47 @@ class Pool(Protocol):
 
         Args:
             weight: What the request costs.
-            waiting: Calls behind this one that may be sent as soon as they are charged. A pool
-                that shares may charge for them in advance, as a lease; it promises them nothing.
+            waiting: The number of calls behind this one that need only a charge to be sent. A pool
+                that shares may charge for them in advance, as a lease. It need not.
             bulk: Whether it is bulk work, which leaves single calls their part of the minute.
         """
         ...
 
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call `callback` when `charge` may answer otherwise, and not only because time passes.
+        """Call `callback` when an event may change the answer of `charge`.
 
-        It may after another client of this process settled, lost or refunded, was held or learned
-        a limit, and after another process wrote the shared record. The pool does not know who
-        makes a change, so a client hears of its own as well. A call promises no room: ask again.
+        Such an event is a settlement, a loss, a refund, a cooldown or a new limit of any client of
+        this process, or a shared record that another process wrote. A client also gets a call for
+        its own changes. Passing time causes no call. A call does not promise room: charge again.
 
-        The call comes in the thread that listened, or not at all: whoever waits keeps to
-        `Wait.seconds` as well. It comes after the change is complete, and must not change the pool.
-        What it raises is logged, and reaches neither the other listeners nor the client whose
-        change it was.
+        The pool calls in the thread that listened, after the change is complete. Changes in other
+        threads cause no call, so whoever waits must also return after `Wait.seconds`. The callback
+        must not change the pool. If it raises, the pool logs the exception; neither the other
+        listeners nor the client that made the change notice it.
 
         Returns:
-            Ends the listening. Until then the pool keeps `callback` alive.
+            A function that ends the listening. Until then the pool keeps `callback` alive.
         """
         ...
 
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """Ask with nothing between the answer and the write; see `Bucket.sending`."""
+        """Ask whether the request may be written now; see `Bucket.sending`."""
         ...
 
     def room_in(self, weight: int, bulk: bool = False) -> float | None:
-        """Seconds after which there may be room, None for never; see `Bucket.room_in`."""
+        """Seconds after which there may be room; None for never. See `Bucket.room_in`."""
         ...
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """The answer came, with these headers; see `Bucket.settle`."""
+        """An answer came, with these headers; see `Bucket.settle`."""
         ...
 
     def lose(self, receipt: Receipt) -> None:
-        """No answer came: it may have been counted."""
+        """No answer came: the exchange may have counted the request."""
         ...
 
     def refund(self, receipt: Receipt) -> None:
-        """It was never sent."""
+        """The request was never sent."""
         ...
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
@@ -119,7 +119,7 @@ class Pool(Protocol):
         ...
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Send nothing before `until`, Unix s of the exchange's clock."""
+        """Send nothing before `until`, Unix s by the exchange's clock."""
         ...
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
@@ -129,11 +129,11 @@ class Pool(Protocol):
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
-        """`settle` and `refused` for one answer: it tells which minute was full."""
+        """`settle` and `refused` for one answer, which shows which minute was full."""
         ...
 
     def set_limit(self, limit: int) -> None:
-        """The exchange named its limit of a minute; limits of other spans stay as they are."""
+        """The exchange announced its limit of a minute; limits of other spans do not change."""
         ...
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
@@ -141,50 +141,51 @@ class Pool(Protocol):
         ...
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """Say what a poller is going to need, so that others plan with it.
+        """Declare what a poller plans to use, so that other pollers can plan around it.
 
-        It admits nothing and refuses nothing: `charge` does not know of it. It ends with this
-        process, with the pool, or when it was not said again for three minutes. To say it again
-        costs nothing; a shared record is written once a minute at the most, and at a change.
+        A demand admits nothing and refuses nothing: `charge` ignores it. It ends with this process,
+        with the pool, or three minutes after the last declaration. Repeating a declaration is
+        cheap: the pool writes a shared record once a minute at most, and at a change.
 
         Args:
             key: The poller.
-            weight: In each minute; 0 when it needs nothing any more.
-            anew: Whether it begins now, also when it is known: it comes after all others.
+            weight: Weight per minute; 0 if the poller needs nothing from now on.
+            anew: Whether the poller begins now, even if it is known. Then it is the newest.
         """
         ...
 
     def demand(self, key: object) -> float:
-        """Weight a minute that pollers need who came before `key`, of all who share this pool.
+        """Weight per minute that pollers need that began before `key`.
 
-        Of all pollers, when `key` has declared nothing.
+        The pollers of everyone who shares this pool count. If `key` has declared nothing, all of
+        them count.
         """
         ...
 
     def flush(self) -> None:
-        """Nothing is under way: publish what other processes may need."""
+        """Publish what other processes may need. Call it when nothing is under way."""
         ...
 
     def close(self) -> None:
-        """Let go of files. What was charged stays charged."""
+        """Close open files. What was charged stays charged."""
         ...
 
     def held_for(self, *, ban: bool = False) -> float:
-        """Seconds until the cooldown, or the ban, is over for certain; 0.0 when there is none.
+        """Seconds until the cooldown, or the ban, is certainly over; 0.0 if there is none.
 
-        From any thread. `Usage.held_until` and `Usage.banned_until` are instants of the exchange's
-        clock, which ours may be hours away from.
+        Any thread may call it. `Usage.held_until` and `Usage.banned_until` are instants of the
+        exchange's clock, which may differ from ours by hours.
         """
         ...
 
     @property
     def exchange_time(self) -> float:
-        """The exchange's clock, Unix s, as far as it is known; by ours until the first answer."""
+        """The exchange's clock as we estimate it, Unix s; our own clock until the first answer."""
         ...
 
     @property
     def usage(self) -> Usage:
-        """What is known at this moment; from any thread."""
+        """The budget at this moment. Any thread may read it."""
         ...
 
 
@@ -196,9 +197,10 @@ _S = TypeVar("_S", bound="ProcessPool")
 def changing(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """Count the changes that have begun and ended: between them, no other thread sees the pool.
+    """Decorate a method that changes the pool: other threads read the books only between changes.
 
-    After the outermost change, listeners learn of news.
+    It counts the changes that have begun and ended. After the outermost change it calls the
+    listeners, if there is news.
     """
 
     @wraps(method)
@@ -220,7 +222,7 @@ def changing(
 def telling(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """`changing`, for a change after which `charge` may answer otherwise."""
+    """`changing`, for a change that may change the answer of `charge`."""
 
     @wraps(method)
     def told(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -233,20 +235,20 @@ def telling(
 class ProcessPool:
     """The pool of one process.
 
-    A reader never holds up the thread that charges: it reads without a lock, counts the changes,
-    and reads again when there was one meanwhile.
+    A reader never blocks the thread that charges. It reads without a lock, counts the changes, and
+    reads again if there was a change meanwhile.
     """
 
     def __init__(self, make_bucket: Callable[[Known], Bucket], state: Known, clock: Clock) -> None:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
-        self._doubts: tuple[int, bool] = (0, False)  # that were logged
-        self.begun: int = 0  # changes, see `changing`
+        self._doubts: tuple[int, bool] = (0, False)  # logged so far: a lower limit, rolling counts
+        self.begun: int = 0  # number of changes that have begun, see `changing`
         self.ended: int = 0
-        self.changer: int = 0  # the thread that made the last one
-        self.has_news: bool = False  # since listeners were called
-        self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # and their threads
+        self.changer: int = 0  # the thread that made the last change
+        self.has_news: bool = False  # whether listeners still have to be called
+        self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # with their threads
         self.declared: Declared = Declared()
 
     def __repr__(self) -> str:
@@ -258,7 +260,7 @@ class ProcessPool:
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
-        # As `changing` does it, which would cost a fifth of a charge.
+        # The same as `changing` does; the decorator would take a fifth of a charge's time.
         self.changer = get_ident()
         self.begun += 1
         try:
@@ -277,7 +279,7 @@ class ProcessPool:
         return stop
 
     def tell(self) -> None:
-        """Call those who listen in this thread; not in the middle of a change."""
+        """Call the listeners of this thread. Never call this during a change."""
         here = get_ident()
         for thread, callback in tuple(self.listeners.values()):
             if thread == here:
@@ -312,7 +314,7 @@ class ProcessPool:
             self.tell()
 
     def _tell_doubts(self) -> None:
-        """Warn once that the exchange does not count as it says, and of what was seen."""
+        """Warn once if the exchange does not count as it says, and name what shows it."""
         known = self._bucket.known
         if not known.announced and not known.rolling_until:
             return
@@ -387,7 +389,7 @@ class ProcessPool:
         """See `Pool.flush`."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no files."""
 
     def held_for(self, *, ban: bool = False) -> float:
         """See `Pool.held_for`."""
@@ -395,7 +397,7 @@ class ProcessPool:
 
     @property
     def _obeyed(self) -> Bucket:
-        """What this pool knows, with each hold that it must obey."""
+        """What this pool knows, with every cooldown that it must obey."""
         return self._bucket
 
     @property
@@ -414,11 +416,11 @@ class ProcessPool:
         return record.copied(self._bucket.known), []
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """A copy of what is known, and the changes that are not in it yet."""
+        """A copy of what we know, and the changes that are not in it yet."""
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
-        """The books that `read` finds while nobody changes them, with the changes it finds."""
+        """The books that `read` finds between two changes, with the pending changes applied."""
         (state, changes), is_still = self._when_still(read)
         bucket = self._make_bucket(state)
         for change in changes if is_still else ():
@@ -426,14 +428,15 @@ class ProcessPool:
         return bucket
 
     def _when_still(self, read: Callable[[], _R]) -> tuple[_R, bool]:
-        """What `read` finds while nobody changes the books, and whether nobody did.
+        """What `read` finds between two changes of the books, and whether that was possible.
 
-        Two readers may see half of a change: one inside it, such as the handler of a signal, which
-        cannot wait for its own thread; and one that waits longer than for a slow disk.
+        Two kinds of readers may see half of a change. One runs inside the change, such as a signal
+        handler, which cannot wait for its own thread. The other has waited longer than a slow disk
+        takes.
         """
         for tries in range(VIEWS):
             ended = self.ended
-            if self.begun != ended:  # in the middle of a change: let its thread finish it
+            if self.begun != ended:  # during a change: let its thread finish it
                 if self.changer == get_ident():
                     break
                 time.sleep(0 if tries < QUICK_VIEWS else VIEW_PAUSE)
@@ -462,7 +465,7 @@ def apply_limit(limit: int, bucket: Bucket) -> None:
 
 
 class Options(TypedDict, total=False):
-    """The arguments of `ProcessBudget`, for a budget that shares them."""
+    """The arguments of `ProcessBudget`, for a budget that takes the same ones."""
 
     reserve: float
     share: float
@@ -473,26 +476,27 @@ class Options(TypedDict, total=False):
 
 
 class ProcessBudget:
-    """A budget for everyone in this process who is given this object.
+    """A budget for all clients of this process that get this object.
 
-    Other processes on this machine are *others* to it: seen in the header, and given room.
+    Other processes on this machine are *others* to it: it sees them in the header and leaves them
+    room.
 
     Args:
-        reserve: What we leave unused of each minute's limit, for orders and other tools: weight
-            when `int`, a share of the limit when `float`. The default of 1 % is also what lets us
-            look at the count when everything else is used; do not go far below it.
-        share: The most of the limit that we use ourselves, 0 < share <= 1.
+        reserve: What we leave unused of each minute's limit, for orders and other tools: weight if
+            `int`, a share of the limit if `float`. When the rest is used up, probes of the count
+            use the reserve, so do not go far below the default of 1 %.
+        share: The most of the limit that we use ourselves, above 0 and at most 1.
         interactive: The most of the limit that bulk work (`snapshot`, `poll`, a recorder) leaves
-            for single calls, 0 to 1. They get twice what they used in the busiest of the last five
-            minutes, 1 % at the least, and nothing when there was none of them; what they have not
-            used goes to bulk work in the last five seconds of the minute.
-        limit: Weight per minute, 1 to 1,000,000,000, until the exchange has told its own.
-        clock: Monotonic seconds.
-        wall: Unix seconds; read once, and only believed to within 2.5 s of the truth until the
-            first answer.
+            for single calls, 0 to 1. Single calls get twice what they used in the busiest of the
+            last five minutes, and at least 1 %. They get nothing if there were none in these
+            minutes. In the last five seconds of the minute, bulk work may use what they left.
+        limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
+        clock: Returns monotonic seconds.
+        wall: Returns Unix seconds. The budget reads it once, and allows for an error of 2.5 s until
+            the first answer.
 
     Raises:
-        TypeError: `reserve`, `share`, `interactive` or `limit` is no number.
+        TypeError: `reserve`, `share`, `interactive` or `limit` is not a number.
         ValueError: One of them is out of range.
     """
 
@@ -520,23 +524,23 @@ class ProcessBudget:
             raise ValueError(f"interactive must be 0 to 1: {interactive!r}")
         self._clock, self._wall = clock, wall
         self._pools: dict[str, ProcessPool] = {}
-        self._rolling: Limit | None = None  # what its pools are of, if that is not the minute
+        self._rolling: Limit | None = None  # the limit of its pools, if it is not the minute's
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{name}: {pool!r}" for name, pool in list(self._pools.items()))
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
-        """The pool of that name and limit, made on first use."""
+        """The pool of that name and limit; makes it on first use."""
         key = name if limit == WEIGHT else f"{name}{LIMIT_MARK}{limit.most} in {limit.seconds} s"
         pool = self._pools.get(key)
-        if pool is None:  # of two threads that make one, the first wins
+        if pool is None:  # if two threads make one, the first wins
             made = self._of_limit(limit)._make_pool(key)
             pool = self._pools.setdefault(key, made)
         return pool
 
     def _of_limit(self, limit: Limit) -> Self:
-        """This budget, as one whose pools are of that limit; it has the same pools."""
+        """This budget for pools of another limit; it shares the dictionary of pools."""
         if limit == WEIGHT:
             return self
         budget = copy(self)
@@ -544,7 +548,7 @@ class ProcessBudget:
         return budget
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no files."""
 
     def _make_pool(self, name: str) -> ProcessPool:
         return ProcessPool(self._make_bucket, self._fresh_state(), self._clock)
@@ -553,7 +557,7 @@ class ProcessBudget:
         parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
             return Bucket(state, reserve=self._reserve, **parts)
-        is_weight = isinstance(self._reserve, int)  # of the minute; of this limit it is as much
+        is_weight = isinstance(self._reserve, int)  # then the same share of this limit is left
         reserve = self._reserve / self._limit if is_weight else self._reserve
         return rolling.RollingBucket(state, reserve=reserve, **parts)
 
@@ -563,7 +567,7 @@ class ProcessBudget:
 
 
 def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:
-    """Nothing is known but the time, roughly."""
+    """The knowledge of a new pool: only the time, roughly."""
     now = clock()
     offset = wall() - now
     return Known(limit, ServerClock(offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False))
