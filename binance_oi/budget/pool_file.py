@@ -1,10 +1,10 @@
 """One small locked file for all processes of a user, with one record for each IP pool.
 
-The rule of this file: what it hands out is whole and ours, or it is nothing. A record is one page,
-written by one call under an exclusive lock and with a checksum, so a process that is killed at any
-moment leaves the old record or the new one, and the kernel drops its lock. Nobody waits for the
-lock: it is held for microseconds, and who does not get it asks again later, so that even a process
-suspended while holding it cannot block an event loop.
+The rule of this file: it returns a complete record of ours, or nothing. A record is one page with a
+checksum. One call writes it, under an exclusive lock. So a process that is killed at any moment
+leaves the old record or the new one, and the kernel releases its lock. No process waits for the
+lock: holders need it for microseconds, and the others try again later. So even a process that is
+suspended with the lock cannot block an event loop.
 """
 
 import errno
@@ -35,55 +35,56 @@ if sys.platform != "win32":
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT = 8  # changes with what is in a record: versions never read each other
+FORMAT = 8  # changes with the content of a record, so that no version reads another one's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
-PAGE = 4096  # bytes; a write inside one page is never seen half
+PAGE = 4096  # bytes; readers see a write within one page completely or not at all
 RECORDS = 64
-# No link is followed, no child process gets it, and a pipe in its place blocks nobody.
+# Follow no link, give the file to no child process, and do not block on a pipe in its place.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED = 86_400.0 + MAX_SPAN  # s after which a record that nobody used is cleared away
-# s of the same for a local exchange, also while it bans: tests start many, and each has a record of
-# its own. When no place is left, the record that may go first is overwritten: never a real one.
+UNUSED = 86_400.0 + MAX_SPAN  # s after which an unused record is cleared away
+# s of the same for a local exchange, even while it bans: tests start many of them, and each has a
+# record of its own. If the file is full, the record that expires first is overwritten. That is a
+# local one if there is any.
 UNUSED_LOCAL = 3600.0
-TRIES = 4  # times to ask for the lock, letting others run in between
-STUCK = 1.0  # s, and tries, in which the lock was never free: whoever holds it does not run
+TRIES = 4  # attempts to take the lock; other processes run in between
+STUCK = 1.0  # s without the lock, after as many tries at least, that show a suspended holder
 STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
 ROOM = PAGE - _HEADER.size  # bytes for a record
-_HELD = slice(24, 32)  # where `held until` is
+_HELD = slice(24, 32)  # the position of `held until`
 _NAME = slice(_HEADER.size - 16, _HEADER.size)
 _OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
-_WRITES = 32  # bits of a sequence that count writes; those above name where it began
-_LAST = 2**64 - 1  # sequence that a header holds; nobody counts so far, so only damage leads there
+_WRITES = 32  # bits of a sequence that count writes; the bits above identify its lineage
+_LAST = 2**64 - 1  # the largest sequence that fits a header; only damage can lead there
 
 
 class PoolFile:
     """The record of one pool in the shared file: a `stored.Store`.
 
     Args:
-        directory: Where the file is; made when missing, for this user only.
-        pool: Name of the pool.
+        directory: The directory of the file; created for this user alone if it is missing.
+        pool: The name of the pool.
 
     Raises:
-        OSError: No such file can be made here.
+        OSError: The file cannot be opened or created here.
     """
 
     room = ROOM
 
     def __init__(self, directory: Path, pool: str) -> None:
         self.path: Path = directory / FILE_NAME
-        self._place = str(self.path)  # `lstat` takes a `Path` for 1 us more
+        self._place = str(self.path)  # with a `Path`, `lstat` takes 1 us longer
         self.pool = pool
         self._is_local = is_local_exchange(pool)
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
         self._seen = b""  # the record and its header, as we last read or wrote them
-        self._held = b""  # the hold that we know of, as it is in the file
-        self._stuck_since = math.inf  # monotonic s of the first try that failed, of all that did
+        self._held = b""  # the end of the cooldown that we know, as the bytes of the file
+        self._stuck_since = math.inf  # monotonic s of the first of the failed tries in a row
         self._failures = 0
-        self._left: list[Left] = []  # oldest first, and none that a later one goes on from
+        self._left: list[Left] = []  # oldest first, without those that a later one continues
         self._open()
 
     def _open(self) -> None:
@@ -95,13 +96,13 @@ class PoolFile:
         self._offset = 0  # not found yet
 
     def close(self) -> None:
-        """Close the file, if the system can. The record stays, for others."""
+        """Close the file, if the system can. The record stays for others."""
         with suppress(OSError):
             self._close()
 
     def lock(self) -> bool:
-        """Take the lock, or say that somebody else has it."""
-        if self._process is not fork.current:  # after a fork both would hold one lock
+        """Take the lock; False if another process has it."""
+        if self._process is not fork.current:  # with an inherited file, both would own one lock
             self._leave()
             self._open()
         for _ in range(TRIES):
@@ -125,13 +126,13 @@ class PoolFile:
             self._replace()
 
     def unlock(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def is_left(self) -> bool:
-        """Whether the file was deleted, moved or replaced: others use another one, or will.
+        """Whether the file was deleted, moved or replaced, so that others use another one.
 
-        Asked without the lock, for 1 us. No other file gets its number while we have it open.
+        Needs no lock and takes 1 us. No other file gets this inode number while we have it open.
         """
         try:
             found = os.lstat(self._place)
@@ -140,31 +141,31 @@ class PoolFile:
         return (found.st_dev, found.st_ino) != self._identity
 
     def take_left(self) -> Left | None:
-        """What a file before this one held, if no later one goes on from it; each once.
+        """Remove and return the oldest record of an earlier file that no later record continues.
 
-        The oldest comes first: a file may be replaced again before anybody has its lock.
+        There may be several: a file may be replaced again before any process has its lock.
         """
         return self._left.pop(0) if self._left else None
 
     def leave(self) -> Sequence[Left]:
-        """Close this file; what it and those before it held, as far as it can be read."""
+        """Close this file; return what it and earlier files held, as far as we can read it."""
         self._leave()
         self.close()
         return self._left
 
     def come_from(self, left: Sequence[Left]) -> None:
-        """Know what the files held that were left for this one."""
+        """Take over what `leave` of an earlier file returned."""
         self._left = list(left)
 
     def go_on_from(self, left: Left) -> None:
-        """Write on where a file ended that was left; whoever was part of it still is."""
+        """Continue the record of an earlier file, in its lineage."""
         self._sequence, self._seen = left.sequence, b""
 
     def _follow(self) -> bool:
-        """Whether the file was deleted or replaced, and this is the new one now.
+        """Switch to the new file if this one was deleted or replaced; True if it was.
 
-        Asked at every lock: a single charge in a file that others have left would be unknown to
-        them. What others wrote into the old file nobody else may know, so it is read once more.
+        Called at every lock: others would never see a charge in a file that they have left. We read
+        the old file once more, because nobody else may know what others wrote into it.
         """
         if not self.is_left():
             return False
@@ -174,7 +175,7 @@ class PoolFile:
         return True
 
     def _leave(self) -> None:
-        """Keep what the file holds that is about to be left, as far as it can be read."""
+        """Remember what the current file holds, as far as we can read it."""
         with suppress(OSError):
             pages = (os.pread(self._fd, PAGE, offset) for offset in (self._offset, *_OFFSETS))
             page = next((page for page in pages if page[_NAME] == self._name), b"")
@@ -185,8 +186,8 @@ class PoolFile:
                 self._left.append(found)
 
     def _replace(self) -> None:
-        """Somebody was suspended with the lock: leave the file to them, and go on in a copy."""
-        logger.warning("%s is held by a process that does not run; going on in a copy", self.path)
+        """A process was suspended with the lock: leave it this file, and go on in a copy."""
+        logger.warning("a suspended process has locked %s; going on in a copy", self.path)
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
         try:
             with open(fd, "wb") as file:
@@ -198,9 +199,9 @@ class PoolFile:
         self._follow()
 
     def read(self) -> bytes | None:
-        """The record; None when it is still as we wrote it; empty when there is none.
+        """Return the record; None if it is still as we wrote it, and empty if there is none.
 
-        All of it is compared, so a file that was cut off or overwritten is noticed here.
+        The whole record is compared, so this notices a file that was truncated or overwritten.
         """
         if not self._offset:
             self._offset = self._find()
@@ -211,19 +212,20 @@ class PoolFile:
         ):
             return None
         page = os.pread(self._fd, PAGE, self._offset)
-        if page[_NAME] != self._name:  # another process cleared it away, or it was never there
+        if page[_NAME] != self._name:  # another process cleared the record away
             self._offset = self._find()
             page = os.pread(self._fd, PAGE, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
         self._held = page[_HELD]
         record = _record(page)
         if header[5] == self._name and record is None:
-            logger.warning("the budget record of %s is damaged and starts anew", self.pool)
+            logger.warning("the budget record of %s is damaged; starting a new one", self.pool)
         if header[5] != self._name or record is None:
             self.begin_anew()
             return b""
         found = _left(header[2], record)
-        # In a copy our record is ours. But two may have gone on from one record in two files.
+        # A copy of the file has our own record. But two processes may have continued it in two
+        # files, so the content is compared too.
         is_ours = found.sequence == self._sequence and found in self._left
         self._go_on(found)
         self._seen = page[: _HEADER.size + len(record)]
@@ -231,9 +233,10 @@ class PoolFile:
         return None if is_ours else record
 
     def _go_on(self, found: Left) -> None:
-        """Write on after `found`; in another lineage when an older copy came back into the file.
+        """Continue after `found`; in a new lineage if `found` is older than what we know.
 
-        Whoever was part of the record then adds all that it knows.
+        Then somebody has restored an old copy of the file. Every process that used the record sees
+        the new lineage and adds what it knows.
         """
         is_older = found.lineage == self.lineage and found.sequence <= self._sequence
         if is_older and self._seen and not self._left:
@@ -242,27 +245,28 @@ class PoolFile:
             self._sequence = found.sequence
 
     def begin_anew(self) -> None:
-        """Write on from nothing: whoever was part of the record before sees another lineage."""
+        """Start a new lineage, so that every process that used the record adds what it knows."""
         self._sequence = int.from_bytes(os.urandom(4), "little") << _WRITES
         self._seen = b""
 
     @property
     def lineage(self) -> int:
-        """Names the beginning that the record, as we last read or wrote it, goes on from.
+        """Identifies the line of writes to which the record belongs, as we last read or wrote it.
 
-        A record that was damaged, deleted or not believed is begun anew from what one process
-        knows. Copies go on in the lineage.
+        After a record was damaged, deleted or not trusted, one process starts a new lineage from
+        what it knows. Copies of the file stay in the lineage.
         """
         return self._sequence >> _WRITES
 
     def is_hold_new(self) -> bool:
-        """Whether somebody else has written a hold since; asked without the lock, for 1 us."""
+        """Whether another process has written a cooldown since; needs no lock, takes 1 us."""
         return os.pread(self._fd, 8, self._offset + _HELD.start) != self._held
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
-        """Replace the record, which is kept longer than any window, and so long after a hold.
+        """Replace the record.
 
-        That of a local exchange is kept for an hour.
+        The file keeps it for longer than any window, counted from now or from the end of its
+        cooldown. It keeps the record of a local exchange for an hour.
         """
         if self._sequence >= _LAST:
             self.begin_anew()
@@ -276,16 +280,16 @@ class PoolFile:
         self._held, self._seen = page[_HELD], page
 
     def erase(self) -> None:
-        """Clear the record away, under the lock; whoever is part of it writes it again."""
+        """Delete the record. Needs the lock. Running processes that used it write it again."""
         for offset in _OFFSETS:
             if os.pread(self._fd, PAGE, offset)[_NAME] == self._name:
                 os.pwrite(self._fd, bytes(PAGE), offset)
         self._offset, self._seen = 0, b""
 
     def peek(self) -> bytes:
-        """The record as a process that starts now would find it; empty when there is none.
+        """The record as a process that starts now would find it; empty if there is none.
 
-        Changes nothing and needs no lock, so it may be called from any thread.
+        It changes nothing and needs no lock, so any thread may call it.
         """
         offset = self._offset
         try:
@@ -300,12 +304,12 @@ class PoolFile:
         return _record(found) or b""
 
     def _find(self) -> int:
-        """Where the record of this pool is, or a place for it; clears away what nobody uses.
+        """Find the offset of this pool's record, or a free one; clears unused records away.
 
-        Our record may be gone because the file was cut off, so the first line is checked, too.
+        Our record may be missing because the file was truncated, so this checks the first line too.
         """
         if os.pread(self._fd, len(MAGIC), 0) != MAGIC:
-            logger.warning("%s was cut off or overwritten; what we know is written anew", self.path)
+            logger.warning("%s was truncated or overwritten; writing again what we know", self.path)
             os.pwrite(self._fd, MAGIC, 0)
         now, free, oldest = time.time(), 0, (math.inf, PAGE)
         for offset in _OFFSETS:
@@ -326,7 +330,7 @@ def _left(sequence: int, record: bytes) -> Left:
 
 
 def read_records(directory: Path) -> Iterator[bytes]:
-    """Every whole record in the file; reads only, and without the lock."""
+    """Every complete record in the file; only reads, without the lock."""
     try:
         file = _reading(directory / FILE_NAME)
     except FileNotFoundError:
@@ -343,7 +347,7 @@ def _reading(path: Path) -> BinaryIO:
 
 
 def _whole_page(fd: int, offset: int) -> bytes:
-    """A page that nobody is just writing, if it is whole at all."""
+    """Read a page, again if another process is writing it; it may be damaged all the same."""
     page = b""
     for _ in range(TRIES):
         page = os.pread(fd, PAGE, offset)
@@ -353,14 +357,14 @@ def _whole_page(fd: int, offset: int) -> bytes:
 
 
 def _page(page: bytes) -> bytes:
-    """With its checksum."""
+    """A page with its checksum."""
     if len(page) > PAGE:
-        raise ValueError(f"a record of {len(page) - _HEADER.size} bytes does not fit into a page")
+        raise ValueError(f"a record of {len(page) - _HEADER.size} bytes does not fit in a page")
     return zlib.crc32(page[4:]).to_bytes(4, "little") + page[4:]
 
 
 def _record(page: bytes) -> bytes | None:
-    """What a page holds, if it is whole."""
+    """The record in a page; None if it is incomplete or there is none."""
     if len(page) < _HEADER.size:
         return None
     checksum, length = _HEADER.unpack_from(page)[:2]
@@ -371,7 +375,7 @@ def _record(page: bytes) -> bytes | None:
 
 
 def _open_file(path: Path) -> int:
-    """Open or make the file: ours, private, and in our format."""
+    """Open or create the file: it belongs to this user alone and has our format."""
     if sys.platform == "win32":
         raise OSError("file locks are not available on this system")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -386,23 +390,24 @@ def _open_file(path: Path) -> int:
 
 
 def _check_format(fd: int, path: Path) -> None:
-    """A file in another format becomes ours, in place: others may have it open.
+    """Check the owner and the format; convert a file in another format in place.
 
-    Whole records stay. Where only the first line is missing, somebody has cut off or overwritten
-    the file while others use it, and a record may hold their ban. `_find` clears all else away.
+    In place because others may have it open. Complete records stay: if only the first line is
+    wrong, somebody truncated or overwrote a file in use, and a record may hold a ban. `_find`
+    clears everything else away.
     """
     found = os.fstat(fd)
     if found.st_uid != os.getuid():
-        raise PermissionError(f"{path} belongs to somebody else")
+        raise PermissionError(f"{path} belongs to another user")
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        raise PermissionError(f"{path} is not a file of its own")
+        raise PermissionError(f"{path} is not a regular file with a single link")
     os.fchmod(fd, 0o600)
     if os.pread(fd, len(MAGIC), 0) == MAGIC:
         return
     if any(_record(_whole_page(fd, offset)) is not None for offset in _OFFSETS):
-        logger.warning("%s was cut off or overwritten; its whole records stay", path)
+        logger.warning("%s was truncated or overwritten; its complete records stay", path)
     elif found.st_size:
-        logger.warning("%s was not a budget file and is replaced", path)
+        logger.warning("%s is not a budget file; replacing its content", path)
     if found.st_size > _OFFSETS.stop:
         os.ftruncate(fd, _OFFSETS.stop)
     os.pwrite(fd, MAGIC, 0)
