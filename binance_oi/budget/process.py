@@ -1,8 +1,8 @@
-"""Which process a demand is of, and whether that process has ended.
+"""Identifies the process that declared a demand, and sees whether it has ended.
 
-The rule of this file: a process is said to be gone only where the system says so for certain. A
-process id is given out again, so it is compared with the moment at which the process started; and
-it means nothing in another namespace, such as that of another container.
+The rule of this file: a process counts as ended only if the system says so with certainty. The
+system reuses process ids, so the start of the process is compared too. A process id means nothing
+in another namespace, such as that of another container.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from binance_oi.budget.demand import Process
 
-UNTOLD = -1  # the namespace, where the system has several and does not tell which one it is
-ENDED = ("Z", "X")  # states of a process that runs no more, and that nobody has waited for
+UNTOLD = -1  # the namespace on a system that has several and does not say which one is ours
+ENDED = ("Z", "X")  # states of a process that has ended, but that its parent has not waited for
 
 
 def _namespace() -> int:
@@ -26,18 +26,22 @@ def _namespace() -> int:
 
 
 def _stat(pid: int) -> str:
-    """What Linux says of a process; OSError when there is none."""
+    """The `stat` file of a process on Linux.
+
+    Raises:
+        OSError: There is no such process.
+    """
     return Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
 
 
 def _fields(stat: str) -> tuple[str, int]:
-    """State and start. Its name comes before them, and may hold anything."""
+    """The state and the start of a process. Its name precedes them and may contain anything."""
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[19])
 
 
 def this_process(stat: Callable[[int], str] = _stat) -> Process:
-    """The process that asks."""
+    """The current process."""
     pid, namespace = os.getpid(), _namespace()
     if namespace <= 0:
         return Process(namespace, pid, 0)
@@ -48,7 +52,7 @@ def this_process(stat: Callable[[int], str] = _stat) -> Process:
 
 
 def is_gone(process: Process, stat: Callable[[int], str] = _stat) -> bool:
-    """Whether it has ended for certain."""
+    """Whether a process has certainly ended."""
     if process.namespace != _namespace() or process.namespace < 0 or process.pid <= 0:
         return False
     if process.namespace == 0:
@@ -64,7 +68,7 @@ def is_gone(process: Process, stat: Callable[[int], str] = _stat) -> bool:
 
 def _is_unknown(pid: int) -> bool:
     """Whether no process has this id."""
-    if sys.platform == "win32":  # where a signal of 0 ends the process
+    if sys.platform == "win32":  # there `os.kill` with a signal of 0 would end the process
         return False
     try:
         os.kill(pid, 0)
