@@ -1,9 +1,9 @@
-"""A record of the shared file: what all processes of a user know of one pool.
+"""A record of the shared file: what all processes of a user know about one pool.
 
-Pure. The rule of this file: a checksum says that a record is whole, and nothing of
-what it means. So every number is held against a bound before it decides anything: loops run over
-the minutes of a clock, waits end at its instants. A record that breaks one is not believed; a hold
-in it that an exchange can have asked for still is.
+Pure. The rule of this file: a checksum proves that a record is complete, not that it makes sense.
+Loops run over the minutes of a record's clock, and waits end at its instants. So every number is
+compared with a bound before it decides anything. We do not trust a record that breaks a bound. We
+still obey its cooldown, if an exchange can have asked for it.
 """
 
 import math
@@ -23,19 +23,19 @@ from binance_oi.budget.window import SHORTEST, Window
 
 MOST = 10**12  # weight; a header has nine digits
 MOST_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
-COUNT = 2**53  # of anything that is only counted
+COUNT = 2**53  # bound of numbers that only count something
 MOST_UNDECIDED = 4 * UNDECIDED
 MOST_WINDOWS = 8
 LONGEST = 400 * 86_400  # s; no limit of the exchange has a longer window
 MOST_PARTS = 200  # of a window
 MOST_SLOTS = 3 + math.ceil(FLIGHT / SHORTEST)  # for each part of a window
-HOLD = 3 * 86_400.0 + 3600.0  # s: no ban is longer than three days; our clocks may be an hour off
-TURN = 3.0 * MINUTE  # s: nobody is waited for longer than until the next minute has begun
+HOLD = 3 * 86_400.0 + 3600.0  # s: no ban exceeds three days; our clock may be wrong by an hour
+TURN = 3.0 * MINUTE  # s: no wait but a cooldown lasts beyond the beginning of the next minute
 SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
-TRIES = 8  # to encode the same state twice
-FEW_SLOTS = 4  # of a window, in a record that would be too long
-FEW_MINUTES = 8
-OLD = 86_400.0  # s after which a record tells nothing of the minute; its holds and windows go on
+TRIES = 8  # attempts to encode the same state twice
+FEW_SLOTS = 4  # slots of a window in a record that is too long
+FEW_MINUTES = 8  # minutes in a record that is too long
+OLD = 86_400.0  # s after which only the cooldowns and the windows of a record still matter
 
 _NAMES = (
     *("booked", "unconfirmed", "doubtful", "reported", "others"),
@@ -45,10 +45,10 @@ _COUNTS = attrgetter(*_NAMES)
 
 
 class Record(msgspec.Struct, array_like=True):
-    """What is written."""
+    """The content of a record."""
 
     pool: str
-    boot: str  # names the run of the machine, and so the monotonic clock
+    boot: str  # identifies the boot of the machine, and with it the monotonic clock
     state: Known
 
 
@@ -58,7 +58,7 @@ _decode_state = msgspec.msgpack.Decoder(Known).decode
 
 
 def decode(data: bytes) -> Record | None:
-    """The record in `data`; None when it is none, or one of another version."""
+    """The record in `data`; None if it is empty, damaged or of another version."""
     try:
         return _decode(data) if data else None
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -66,10 +66,10 @@ def decode(data: bytes) -> Record | None:
 
 
 def copied(state: Known) -> Known:
-    """A copy of `state` as it is at one moment, even while another thread changes it.
+    """A consistent copy of `state`, even while another thread changes it.
 
-    Encoding is one call, in which no other thread runs, unless the garbage collector runs a
-    finalizer there. Two encodings that are alike were made of one state.
+    Encoding is one call, in which no other thread runs unless the garbage collector calls a
+    finalizer. So two equal encodings come from one state.
     """
     data = encode(state)
     for _ in range(TRIES):
@@ -81,13 +81,13 @@ def copied(state: Known) -> Known:
 
 
 def fitted(made: Record, most: int) -> bytes:
-    """Encode `made` in at most `most` bytes: what does not fit loses detail, and no weight.
+    """Encode a record in at most `most` bytes; a record that is too long loses detail, not weight.
 
-    Nearly always it fits as it is. `made` stays as it is.
+    Nearly every record fits unchanged.
 
     Args:
-        made: With a name of at most 400 characters; the names of runs of the machine are shorter.
-        most: At least 4,000 bytes.
+        made: The record, whose names have at most 400 characters; stays unchanged.
+        most: The largest length in bytes, at least 4,000.
     """
     data = encode(made)
     if len(data) <= most:
@@ -101,17 +101,17 @@ def fitted(made: Record, most: int) -> bytes:
 
 
 def _drop_demands(state: Known) -> None:
-    """They are for plans; whoever needs something says so again within a minute."""
+    """Demands only serve plans, and each process declares its demand again within a minute."""
     state.demands.clear()
 
 
 def _drop_far_minutes(state: Known) -> None:
-    """No reader believes them, see `_are_minutes_possible`."""
+    """Readers drop them as well, see `_are_minutes_possible`."""
     _keep_minutes(state, *_live_minutes(state, state.clock.at))
 
 
 def _coarsen_windows(state: Known) -> None:
-    """A few slots for each window: what was used leaves it later, and none sooner."""
+    """Merge the slots of each window into a few: weight leaves the window later, never sooner."""
     for window in state.windows:
         slots = sorted(window.slots)
         size = math.ceil(len(slots) / FEW_SLOTS)
@@ -120,7 +120,7 @@ def _coarsen_windows(state: Known) -> None:
 
 
 def _join_undecided(state: Known) -> None:
-    """One moment for each minute, at which all of it can be decided."""
+    """Let all undecided weight of a minute wait for the latest of its moments."""
     for minute in state.ledger.minutes.values():
         if minute.undecided:
             weight = sum(weight for _, weight in minute.undecided)
@@ -128,9 +128,10 @@ def _join_undecided(state: Known) -> None:
 
 
 def _drop_past(state: Known) -> None:
-    """The minutes that may be on, and the one before; no curves of others.
+    """Keep only minutes that may be the current one and the one before, and no curves of others.
 
-    More than a few are possible only by a clock so wide that no reader believes the record.
+    If more than a few minutes are possible, the clock is so uncertain that no reader trusts the
+    record.
     """
     state.others.curves.clear()
     clock = state.clock
@@ -140,7 +141,7 @@ def _drop_past(state: Known) -> None:
 
 
 def _live_minutes(state: Known, now: float) -> tuple[int, int]:
-    """The first and the last one that may matter at `now`."""
+    """The first and the last minute that may matter at `now`."""
     return state.clock.earliest(now) - MEMORY - 1, state.clock.latest(now + FLIGHT + TURN)
 
 
@@ -154,15 +155,15 @@ def _keep_minutes(state: Known, first: int, last: int) -> None:
 
 
 def flaw(state: Known, now: float) -> str:
-    """What in `state` cannot be so; empty when it can be believed.
+    """Name what in `state` is impossible; empty if we can trust it.
 
-    Corrects what our own arithmetic leaves behind: minutes that are far from now are dropped, and
-    counts that were corrected below 0 are 0. What others did is within the limit. Demands that are
-    over or impossible are dropped: they decide nothing.
+    It also corrects leftovers of our own arithmetic. It drops minutes far from now, raises counts
+    below 0 to 0, bounds what others did by the limit, and drops demands that are over or
+    impossible.
 
     Args:
-        state: As it was read.
-        now: Monotonic s, read after `state` was.
+        state: The state as it was read; corrected in place.
+        now: Monotonic s, read after `state`.
     """
     if not state.clock.is_possible(now):
         return "its clock"
@@ -178,7 +179,7 @@ def flaw(state: Known, now: float) -> str:
 
 
 def is_old(state: Known, now: float) -> bool:
-    """Whether nobody has used it for so long that only holds and windows in it still matter."""
+    """Whether only the cooldowns and windows of a record matter, so long was it unused."""
     return now - state.clock.at > OLD
 
 
@@ -208,7 +209,7 @@ def _are_scalars_possible(state: Known, now: float) -> bool:
 
 
 def _bound_others(state: Known) -> None:
-    """What others did below a limit that was lowered since says nothing above the new one."""
+    """Bound what others did by the limit, which may have been lowered since."""
     others = state.others
     others.expected_surge = min(others.expected_surge, state.limit)
     others.refused_count = min(others.refused_count, state.limit)
@@ -233,7 +234,7 @@ def _are_windows_possible(windows: list[Window], now: float) -> bool:
 
 
 def _are_minutes_possible(state: Known, now: float) -> bool:
-    """Drops those that are far from now: a clock that was a guess leaves them behind."""
+    """Whether every minute is possible; drops minutes that a wrong guess of the clock left."""
     minutes, curves = state.ledger.minutes, state.others.curves
     _keep_minutes(state, *_live_minutes(state, now))
     for minute in minutes.values():
@@ -246,7 +247,7 @@ def _are_minutes_possible(state: Known, now: float) -> bool:
 
 
 def _corrected(minute: Minute, counts: tuple[int, ...]) -> bool:
-    """Whether what is below 0 is small enough to be of our own making; makes it 0."""
+    """Whether counts below 0 are small enough to come from our own arithmetic; makes them 0."""
     for name, count in zip(_NAMES, counts, strict=True):
         setattr(minute, name, max(0, count))
     return min(counts) >= -MOST
@@ -262,7 +263,7 @@ def _are_undecided_possible(undecided: list[tuple[int, int]], now: float) -> boo
 def _is_curve_possible(curve: Curve) -> bool:
     heights, until = curve.heights, curve.until
     if heights and sorted(heights) != heights:
-        # A count that falls is drawn as a fall; others cannot give back what they have used.
+        # Other versions of us drew a falling count. Others cannot return what they have used.
         heights[:] = accumulate(heights, max)
     return (
         (until == 0.0 or SOON <= until <= MINUTE)
@@ -275,7 +276,7 @@ def _is_curve_possible(curve: Curve) -> bool:
 
 
 def keep_holds(ours: Known, found: Known, now: float) -> None:
-    """Obey what a record says that is not believed otherwise: its holds, which are in Unix s."""
+    """Obey the cooldowns of a record that we do not trust otherwise; they are in Unix s."""
     first, last = now + ours.clock.lo, now + ours.clock.hi + HOLD
     if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:
         ours.cooldown_until = max(ours.cooldown_until, found.cooldown_until)
@@ -288,13 +289,13 @@ def keep_holds(ours: Known, found: Known, now: float) -> None:
 
 
 def keep_windows(ours: Known, found: Known, now: float) -> None:
-    """Keep the windows of an old record that are not over: the limit, and what was used of it."""
+    """Take over the windows of an old record that are not over, with what was used of them."""
     if not _are_windows_possible(found.windows, now):
         return
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}
     for window in found.windows:
         mine = known.get((window.seconds, window.counts_requests))
-        if mine is not None:  # from an earlier record, so what it holds is in this one as well
+        if mine is not None:  # from an earlier version of this record, so do not add, but compare
             for slot, used in window.slots.items():
                 mine.slots[slot] = max(used, mine.slots.get(slot, 0))
         elif window.used(now) > 0:
@@ -302,21 +303,21 @@ def keep_windows(ours: Known, found: Known, now: float) -> None:
     _bound_windows(ours)
 
 
-# -- together again --------------------------------------------------------------------------
+# -- merge -----------------------------------------------------------------------------------
 
 
 def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     """Add to `shared` what `ours` has learned since both were `base`.
 
-    No weight is lost: what either side has charged stays charged in each minute that may still be
-    on. Where the clocks contradict each other, each minute that may be on holds all that was live
-    by the other clock. Without a `base`, or by another clock, all of `ours` is added, and what both
-    knew counts twice until the minute is over.
+    No weight is lost: what either side charged stays charged in every minute that may be the
+    current one. If the clocks contradict each other, each such minute gets all weight that is live
+    by the other clock. Without a `base`, or with another clock, all of `ours` is added. Then weight
+    that both sides knew counts twice until the minute is over.
 
     Args:
-        shared: What the others know; changed in place.
+        shared: What the other processes know; changed in place.
         ours: What we know.
-        base: What all knew when we parted; None when that is unknown.
+        base: What all processes knew when we last shared; None if that is unknown.
         now: Monotonic s.
     """
     is_one_time = _share_clock(shared, ours, now)
@@ -324,7 +325,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
     shared.demands = demand.merged(shared.demands, ours.demands)
-    if base is None:  # nobody knows which of them the exchange announced last
+    if base is None:  # we do not know which limit the exchange announced last
         shared.limit = min(shared.limit, ours.limit)
     elif ours.limit != base.limit:
         shared.limit, shared.announced = ours.limit, ours.announced
@@ -336,17 +337,18 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
     shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
-    shared.after_ban |= ours.after_ban  # what either side knows is known, but not of a ban
+    # Sending evenly after a start ends when either side may end it; after a ban, when both may.
+    shared.after_ban |= ours.after_ban
     longest = max if shared.after_ban else min
     shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)
 
 
 def _share_clock(shared: Known, ours: Known, now: float) -> bool:
-    """Go on by one clock: that of `shared`, unless only `ours` was read from answers.
+    """Use one clock for both sides: that of `shared`, unless only `ours` comes from answers.
 
     Returns:
-        Whether both clocks agreed. Otherwise one side's minutes are those of the other clock now,
-        and what they held before says nothing.
+        Whether both clocks agreed. If not, the minutes of one side were replaced by minutes of the
+        other clock, so a comparison with `base` means nothing.
     """
     shared.clock.drift(now)
     ours.clock.drift(now)
@@ -363,7 +365,7 @@ def _share_clock(shared: Known, ours: Known, now: float) -> bool:
 
 
 def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -> None:
-    """Each minute that may still be on holds what both sides booked."""
+    """Book to each minute that may be the current one what both sides booked."""
     minutes = shared.ledger.minutes
     for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
         if k in minutes:
@@ -376,13 +378,13 @@ def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -
 
 
 def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
-    """What was under way, undecided or booked on either side since `before` is so for both."""
+    """Add what came under way, undecided or booked on our side since `before`."""
     by_us, by_them = ours.booked - before.booked, shared.booked - before.booked
     under_way = max(0, shared.under_way + ours.under_way - before.under_way)
     lost = [each for each in ours.undecided if each not in before.undecided]
     shared.undecided = _gathered([*shared.undecided, *lost])
     shared.unconfirmed = under_way + sum(weight for _, weight in shared.undecided)
-    # Each side has taken the other's weight for that of others.
+    # Each side took the other side's weight for weight of others.
     theirs = shared.others - max(0, by_us), ours.others - max(0, by_them)
     shared.others = max(0, *theirs)
     shared.booked = max(0, shared.booked + by_us)
@@ -393,7 +395,7 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:
-    """What either side expects; and of a live minute, the curve of the side that saw more of it."""
+    """Expect what either side expects. Of each live minute, keep the curve that goes further."""
     theirs, seen = shared.others, ours.others
     theirs.expected_surge = max(theirs.expected_surge, seen.expected_surge)
     refused = [count for count in (theirs.refused_count, seen.refused_count) if count]
@@ -407,7 +409,7 @@ def _merge_others(shared: Known, ours: Known, now: float) -> None:
 
 
 def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
-    """Add what we used of other limits; what moved to another slot meanwhile counts in both."""
+    """Add what we used of other limits. Weight that moved to another slot since counts in both."""
     theirs = {(window.seconds, window.counts_requests): window for window in shared.windows}
     before = {(w.seconds, w.counts_requests): w.slots for w in (base.windows if base else ())}
     for window in ours.windows:
@@ -425,14 +427,14 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
 
 
 def _bound_windows(state: Known) -> None:
-    """Of two announcements that differ in all that they name, the tightest limits stay."""
+    """Keep the tightest limits if two announcements together have too many."""
     if len(state.windows) > MOST_WINDOWS:
         state.windows.sort(key=lambda window: window.most / window.seconds)
         del state.windows[MOST_WINDOWS:]
 
 
 def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """In order, and as many as a minute keeps apart."""
+    """Sort undecided weight by time, and merge the latest entries down to `UNDECIDED`."""
     undecided.sort()
     while len(undecided) > UNDECIDED:
         (_, weight), (second, more) = undecided[-2:]
