@@ -1,13 +1,13 @@
-"""The bucket of a limit that has no header and no known beginning: requests of `/futures/data`.
+"""The bucket of a limit without a header, whose window begins at an unknown time: `/futures/data`.
 
-Pure, like `Bucket`, and a `Pool` holds it in the same way. The rule of this file: only our own
-books count, so a request is in the window from its charge until a whole window after the latest
-moment at which the exchange may have counted it. Wherever the exchange's window begins, and whether
-it rolls, it then holds no more than the budget.
+Pure, like `Bucket`, and used by a `Pool` in the same way. The rule of this file: only our own books
+count. A request is in the window from its charge until a whole window after the latest moment at
+which the exchange may have counted it. So the exchange's window never holds more than the budget,
+wherever it begins and whether or not it rolls.
 
-Many requests are spread evenly: one leaves the window about as often as one enters it, so there is
-never a long wait for room. A single request is not spread. It takes the room that is there, and
-from then on a part of the limit is kept free for single requests, for as long as the window.
+Bulk requests go at an even pace: one leaves the window about as often as one enters it, so there is
+never a long wait for room. A single request takes any room that there is. For the length of a
+window after it, a part of the limit stays free for further single requests.
 """
 
 import math
@@ -21,31 +21,31 @@ from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.budget.window import SOON, Window
 from binance_oi.exchange.limits import Limit
 
-PARTS = 200  # slots of the window: what was used leaves it at most 1.5 s late
-KEPT = 0.1  # share of the budget for single requests, after one came
-SPARE = 3.0  # s longer than its window is the time over which a full budget is spread
-CREDIT = 1.0  # s of this time that many requests may make up for, after they came late
+PARTS = 200  # slots of the window: a request leaves it at most 1.5 s late
+KEPT = 0.1  # share of the budget kept for single requests after one of them came
+SPARE = 3.0  # s by which the time over which we spread a full budget exceeds the window
+CREDIT = 1.0  # s that late bulk requests may catch up with
 
 
 class RollingBucket(Bucket):
-    """Decides whether a request may be sent now, by a window of our own requests.
+    """Decides by a window of our own requests whether a request may be sent now.
 
-    It knows nothing of others on the address. A refusal says that there are some: then nothing is
-    sent for a whole window.
+    It cannot see others on the address. Only a refusal shows them; after one, the bucket sends
+    nothing for a whole window.
 
     Args:
-        known: What is known so far, with the limit as its only window; see `fresh`.
-        reserve: Share of the limit that is left unused.
+        known: What we know so far, with the limit as its only window; see `fresh`.
+        reserve: The share of the limit that we leave unused.
         share: The most of the limit that we use ourselves, 0 to 1.
     """
 
     __slots__ = ()
-    leases = False  # an even spread has no use for requests that are charged in advance
+    leases = False  # requests at an even pace are never charged in advance
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say for how long not, and why."""
+        """Book `weight` if it may be sent now; otherwise say how long to wait, and why."""
         self._drift(now)
         wait = self._wait(now, weight, bulk)
         if wait is not None:
@@ -60,19 +60,19 @@ class RollingBucket(Bucket):
         return Receipt(weight, now, 0, 0, 0, False)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
-        """See `Bucket.sending`: it is booked for `FLIGHT` seconds from its charge."""
+        """See `Bucket.sending`; a request is booked for `FLIGHT` seconds from its charge."""
         is_late = now - receipt.sent > PATIENCE
         return None if is_late or self.known.is_held(now) else receipt
 
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
-        """Seconds after which there may be room; None: there never is."""
+        """Seconds after which there may be room; None for never."""
         wait = self._wait(now, weight, bulk)
         if wait is None:
             return 0.0
         return wait.seconds if wait.end is None else wait.end
 
     def _wait(self, now: float, weight: int, bulk: bool) -> Wait | None:
-        """Why not now; None: it may go."""
+        """How long to wait, and why; None if the request may be sent now."""
         known, window = self.known, self._window
         if known.is_held(now):
             end = known.clock.when_over(known.cooldown_until) - now
@@ -80,7 +80,7 @@ class RollingBucket(Bucket):
         if window.until_room(now, weight, self._cap(now, bulk=False)) is None:
             return Wait(None, Reason.TOO_HEAVY)
         seconds = window.until_room(now, weight, self._cap(now, bulk=bulk))
-        if seconds is None:  # more than is left beside what is kept for single requests
+        if seconds is None:  # it fits only once no room is kept for single requests
             seconds = max(window.kept_until - now, SOON)
         if bulk:
             seconds = max(seconds, window.bulk_at - now)
@@ -107,7 +107,7 @@ class RollingBucket(Bucket):
     def settle(
         self, receipt: Receipt, now: float, used: int | None, date: float | None
     ) -> int | None:
-        """An answer came, so its request was counted by now; no count comes with it."""
+        """An answer came, so the exchange has counted the request by now. It has no count."""
         self._drift(now)
         if date is not None:
             learn_date(self.known, date, receipt.sent, now)
@@ -115,13 +115,13 @@ class RollingBucket(Bucket):
         return None
 
     def lose(self, receipt: Receipt, now: float) -> None:
-        """No answer: it may have been counted, by the end of its flight or by now."""
+        """No answer came. The exchange may have counted it until now, or until its flight ends."""
         booked = receipt.sent + FLIGHT
         if now > booked:
             self._window.settle(booked, now, receipt.weight)
 
     def refund(self, receipt: Receipt) -> None:
-        """It was never sent: as if it had not been charged."""
+        """Undo the charge: the request was never sent."""
         self._window.refund(receipt.sent + FLIGHT, receipt.weight)
 
     def refused(
@@ -133,13 +133,13 @@ class RollingBucket(Bucket):
         minute: int | None = None,
         used: int | None = None,
     ) -> None:
-        """429 or 418: somebody else uses the limit, too. Send nothing for a whole window."""
+        """The exchange answered 429 or 418, so others use the limit too: wait a whole window."""
         self.hold(now, max(seconds, float(self._window.seconds)), ban=ban)
 
     # -- tell --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
-        """The budget at this moment, in requests of the last window."""
+        """The budget at this moment, in requests of the current window."""
         known, window = self.known, self._window
         used, cap = window.used(now), self._cap(now, bulk=False)
         over = max((window.leaves(slot) for slot, n in window.slots.items() if n), default=now)
@@ -161,12 +161,12 @@ class RollingBucket(Bucket):
 
 
 def fresh(known: Known, limit: Limit) -> Known:
-    """`known`, which holds nothing but the time, as what is known of this limit."""
+    """Turn `known`, which holds only the time, into the knowledge of a new pool of this limit."""
     known.limit = limit.most
     known.windows = [Window(*limit, since=0.0, parts=PARTS)]
     return known
 
 
 def is_rolling(known: Known) -> bool:
-    """Whether a record is of a limit without a header, and no minute is counted in it."""
+    """Whether a record belongs to a limit without a header, for which no minute is counted."""
     return len(known.windows) == 1 and known.windows[0].parts == PARTS
