@@ -1,8 +1,9 @@
 """Leases and late settlements: the pool that processes share.
 
-`SharedPool` keeps one record with other processes in a `Store`: a file, or whatever else can keep a
-few bytes and lock them. The rule of this file: what a process charges ahead, and what it tells the
-others late, never lets any of them send more than all together may; `stored` does the rest.
+`SharedPool` shares one record with other processes in a `Store`: a file, or anything else that
+keeps a few bytes and can lock them. The rule of this file: a process may charge in advance and
+write its settlements late, but all processes together never send more than the budget allows.
+`stored` locks, reads and writes the record.
 """
 
 import math
@@ -22,10 +23,10 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 LOT = 8  # weight charged in advance
-LEASE = 0.02  # s for which it may be sent; FLIGHT allows for far more
+LEASE = 0.02  # s for which a lease may be sent; FLIGHT would allow for far more
 BRISK = 0.005  # s between two charges, below which the next ones are charged in advance
-MANY = 64  # answers that wait to be told to others
-BUSY = 0.001  # s after which to ask again for a bucket that another process has in its hands
+MANY = 64  # settlements that may wait to be written into the record
+BUSY = 0.001  # s until the next try, while another process has locked the bucket
 
 
 class SharedPool(StoredPool):
@@ -36,7 +37,7 @@ class SharedPool(StoredPool):
 
     @changing
     def close(self) -> None:
-        """Book what is late, as far as others let us, and close the store."""
+        """Write what is late, if no other process has the lock, and close the store."""
         self._notice_fork()
         self._withdraw()
         if self._is_untold:
@@ -51,14 +52,14 @@ class SharedPool(StoredPool):
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
-        Leases no more than is known to wait, unless calls come in quick succession: then `LOT`.
-        Calls behind one of another weight are not taken for calls of weight 1. A lease is for
-        single calls or for bulk work, as the call it follows.
+        It leases weight for the waiting calls, or `LOT` if calls come in quick succession. A lease
+        is for calls of weight 1, so a call of another weight takes none. A lease serves single
+        calls or bulk work, like the call with which it was charged.
         """
         if self._process is not fork.current:
             self._notice_fork()
         now = self._clock()
-        if now <= self._inherited_until:  # a clock that stands still: ours come after all of those
+        if now <= self._inherited_until:  # the clock did not advance; order ours after the parent's
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
@@ -79,19 +80,19 @@ class SharedPool(StoredPool):
         return answer
 
     def _is_hold_new(self) -> bool:
-        """What was charged in advance may not be sent once another process was refused.
+        """Whether another process has written a cooldown, which forbids us to use a lease.
 
-        A lease lasts 20 ms, so whether the store was replaced is not asked here: `sending` and
-        `_enter` ask it.
+        A lease lasts only 20 ms, so this does not check whether the store was replaced. `sending`
+        and `_enter` check that.
         """
         store = self._store
         try:
             return store is not None and store.is_hold_new()
         except OSError:
-            return True  # whoever takes the lock next says what is wrong
+            return True  # the next `_enter` reports the error
 
     def _is_hold_possible(self) -> bool:
-        """Whether another process may have written a hold, here or in a store after ours."""
+        """Whether another process may have written a cooldown, here or in a newer store."""
         store = self._store
         try:
             return store is not None and (store.is_hold_new() or store.is_left())
@@ -99,7 +100,7 @@ class SharedPool(StoredPool):
             return True
 
     def _take_lease(self, now: float, wanted: int, bulk: bool) -> None:
-        """Charge for the next few calls, so that the store is locked once for all of them."""
+        """Charge for the next few calls, so that one lock of the store serves all of them."""
         while self._bucket.leases and len(self._leased) < wanted:
             more = self._bucket.charge(now, 1, bulk)
             if not isinstance(more, Receipt):
@@ -108,7 +109,7 @@ class SharedPool(StoredPool):
 
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Pool.sending`; a hold that another process has written counts, too."""
+        """See `Pool.sending`; a cooldown that another process has written counts too."""
         if self._is_of_parent(receipt):
             return None
         if self._clock() - receipt.sent >= LEASE and self._is_hold_possible():
@@ -121,12 +122,12 @@ class SharedPool(StoredPool):
 
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """See `Pool.settle`. Told to others with the next charge, or with `flush`."""
+        """See `Pool.settle`. The next charge or `flush` writes the settlement into the record."""
         if self._is_of_parent(receipt):
             return
         self.has_news = True
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
-        if receipt.probe or len(self._late) >= MANY:  # others may be waiting for it
+        if receipt.probe or len(self._late) >= MANY:  # other processes wait for a probe
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
@@ -170,7 +171,7 @@ class SharedPool(StoredPool):
         self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`; all pollers of this pool are one demand of the record."""
+        """See `Pool.declare`; all pollers of this pool share one demand in the record."""
         self.declared.notice_fork()
         now = self._clock()
         is_new = self.declared.put(key, weight, now, anew=anew)
@@ -185,7 +186,7 @@ class SharedPool(StoredPool):
         self._change(partial(apply_demand, own, now))
 
     def _withdraw(self) -> None:
-        """Need nothing any more."""
+        """Withdraw the demand."""
         self.declared.notice_fork()
         if self.declared.is_written:
             self.declared.clear()
@@ -194,7 +195,7 @@ class SharedPool(StoredPool):
     def demand(self, key: object) -> float:
         """See `Pool.demand`.
 
-        Reads the record without its lock. The demand of a process that has ended does not count.
+        It reads the record without the lock. The demand of an ended process does not count.
         """
         self.declared.notice_fork()
         declared, needed = self.declared, self.declared.before(key)
@@ -212,9 +213,9 @@ class SharedPool(StoredPool):
         return super().held_for(ban=ban)
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """What others have written, and the changes that we have not told them yet.
+        """What other processes have written, and our changes that are not written yet.
 
-        Reads the store without the lock, and changes neither the store nor the pool.
+        It reads the store without the lock, and changes neither the store nor the pool.
         """
         state = self._written()
         if self._process is not fork.current:
@@ -229,12 +230,12 @@ class SharedPool(StoredPool):
 
     @changing
     def _hold(self, change: Change) -> None:
-        """Others have to know at once: try to share, also when we just tried."""
+        """Begin a cooldown. Other processes must know at once, so retry a failed store now."""
         self._notice_fork()
         if self._store is None and self._check_at < math.inf:
             self._check_at = -math.inf
         self._change(change)
-        if self._late:  # another process has the bucket in its hands; we obey the hold already
+        if self._late:  # another process has the lock; we obey the cooldown already
             held = self._make_bucket(record.copied(self._bucket.known))
             for late in self._late:
                 late(held)
@@ -242,9 +243,9 @@ class SharedPool(StoredPool):
 
     @changing
     def _change(self, change: Change) -> None:
-        """Do it now, or with the next change when another process has the bucket in its hands."""
+        """Apply a change now, or with the next one if another process has the lock."""
         self._notice_fork()
-        # What was charged in advance was charged before this: it may not be sent after a hold.
+        # Refund the leases: they are older than this change, which may be a cooldown.
         leased, self._leased = self._leased, []
         self._late += [methodcaller("refund", receipt) for receipt in leased]
         self._late.append(change)
@@ -258,17 +259,17 @@ class SharedPool(StoredPool):
         if (self._late or self._leased or self._is_untold) and self._enter():
             self._leave(changed=True)
             self._tell_doubts()
-        self._charged_at = -math.inf  # nothing is under way: the next charge is not one of many
+        self._charged_at = -math.inf  # nothing is under way, so no quick succession of charges
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent charged it before a fork: the call is under way there, not here."""
+        """Whether our parent process charged it before a fork; it settles the receipt itself."""
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until
 
 
 def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:
-    """Write `own` beside the demands of processes that are still there."""
+    """Write `own` beside the demands of processes that have not ended."""
     known = bucket.known
     others = (each for each in known.demands if not is_gone(each.process))
     known.demands = with_own(others, own, now)
