@@ -1,7 +1,7 @@
-"""Entering the shared record, leaving it, going on alone and joining again.
+"""How a pool enters and leaves the shared record, goes on alone, and joins again.
 
-The rule of this file: the record is read and changed only between `_enter` and `_leave`, no error
-of the store reaches a caller, and nothing here knows where the store is.
+The rule of this file: the pool changes the record only between `_enter` and `_leave`. No error of
+the store reaches a caller. Nothing here knows where the store is.
 """
 
 import logging
@@ -21,31 +21,31 @@ from binance_oi.budget.usage import Receipt
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
-RETRY_MOST = 30.0
-CHECK = 60.0  # s between two looks at where the store has to be
-NO_LINEAGE = -1  # of a record that is in no store any more
+RETRY_MOST = 30.0  # s; the wait grows no further
+CHECK = 60.0  # s between two checks of where the store has to be
+NO_LINEAGE = -1  # the lineage of a record that is in no store now
 
 BOOT = boot_identity(time.time() - steady_clock())
 
 
 def reason_to_doubt(found: record.Record, now: float) -> str:
-    """Why a record is not believed; empty when it is."""
+    """Why we do not trust a record; empty if we do."""
     if not is_same_boot(found.boot, BOOT):
-        return "it is of another run of the machine"
+        return "it was written before a reboot"
     if record.is_old(found.state, now):
         return "it is old"
     return record.flaw(found.state, now)
 
 
 def keep_of_doubtful(ours: Known, found: record.Record, now: float) -> None:
-    """Keep what goes on of a record that is not believed: holds, and of an old one its windows."""
+    """Keep what still counts of a record that we do not trust: cooldowns, and windows if old."""
     record.keep_holds(ours, found.state, now)
     if is_same_boot(found.boot, BOOT) and record.is_old(found.state, now):
         record.keep_windows(ours, found.state, now)
 
 
 class Left(NamedTuple):
-    """What a store held that was deleted or replaced, as its last reader found it."""
+    """The record of a store that was deleted or replaced, as its last reader found it."""
 
     lineage: int
     """See `Store.lineage`."""
@@ -54,7 +54,7 @@ class Left(NamedTuple):
     record: bytes
 
     def goes_on_from(self, other: "Left") -> bool:
-        """Whether this record descends from `other`: a later write of its lineage, or the same."""
+        """Whether this record continues `other`: a later write of its lineage, or the same."""
         if self.lineage != other.lineage:
             return False
         return other.sequence < self.sequence or other == self
@@ -63,20 +63,20 @@ class Left(NamedTuple):
 class Store(Protocol):
     """One record that processes share, and a lock.
 
-    `lock`, then `read`, then `write`, then `unlock`; nothing else keeps processes apart. What it
-    hands out is whole and was written by `write`, or it is nothing. A process that ends or stops at
-    any moment leaves the old record or the new one, and keeps nobody away for long.
+    Call `lock`, then `read`, then `write`, then `unlock`; nothing else excludes other processes.
+    The store returns a complete record from `write`, or nothing. A process that ends or stops at
+    any moment leaves the old record or the new one, and does not block others for long.
 
-    A store may be deleted or replaced while it is in use, also several times. `lock` then goes on
-    in the new one, and `take_left` says what the old ones held.
+    A store may be deleted or replaced while it is in use, even several times. `lock` then switches
+    to the new store, and `take_left` returns what the old ones held.
 
-    Every call but `peek` and `close` may raise `OSError`: the pool goes on alone, and asks for
-    another store later.
+    Every method except `peek` and `close` may raise `OSError`. Then the pool goes on alone, and
+    asks for another store later.
     """
 
     @property
     def pool(self) -> str:
-        """Name of the pool."""
+        """The name of the pool."""
         ...
 
     @property
@@ -86,84 +86,84 @@ class Store(Protocol):
 
     @property
     def lineage(self) -> int:
-        """Names the beginning that the record, as we last read or wrote it, goes on from.
+        """Identifies the line of writes to which the record belongs, as we last read or wrote it.
 
-        A record that was lost, or that a reader did not believe, begins anew in another lineage.
+        After a record was lost, or a reader did not trust it, a process starts a new lineage.
         """
         ...
 
     def lock(self) -> bool:
-        """Take the lock, or say that somebody else has it; never wait for it."""
+        """Take the lock; False if another process has it. Never waits for it."""
         ...
 
     def unlock(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         ...
 
     def read(self) -> bytes | None:
-        """The record; None when it is still as we wrote it; empty when there is none."""
+        """Return the record; None if it is still as we wrote it, and empty if there is none."""
         ...
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
-        """Replace the record; `held_until`, Unix s, is the end of a hold in it.
+        """Replace the record; `held_until`, Unix s, is the end of its cooldown.
 
         Raises:
-            ValueError: It has more bytes than there is room for.
+            ValueError: The record is longer than `room`.
         """
         ...
 
     def peek(self) -> bytes:
-        """The record, read without the lock and from any thread; empty when it cannot be read."""
+        """Read the record without the lock, from any thread; empty if it cannot be read."""
         ...
 
     def is_hold_new(self) -> bool:
-        """Whether somebody else has written another end of a hold; asked without the lock."""
+        """Whether another process has written another end of a cooldown; needs no lock."""
         ...
 
     def begin_anew(self) -> None:
-        """Write on from nothing: whoever was part of the record before sees another lineage."""
+        """Start a new lineage, so that every process that used the record adds what it knows."""
         ...
 
     def is_left(self) -> bool:
-        """Whether it was deleted or replaced: others use another one; asked without the lock."""
+        """Whether the store was deleted or replaced, so that others use another; needs no lock."""
         ...
 
     def take_left(self) -> Left | None:
-        """What a store before this one held, if no later one goes on from it; each once.
+        """Remove and return the oldest record of an earlier store that no later record continues.
 
-        The oldest comes first: a store may be replaced again before anybody has its lock.
+        There may be several: a store may be replaced again before any process has its lock.
         """
         ...
 
     def go_on_from(self, left: Left) -> None:
-        """Write on where a store ended that was left; whoever was part of it still is."""
+        """Continue the record of an earlier store, in its lineage."""
         ...
 
     def leave(self) -> Sequence[Left]:
-        """Close it; what it and those before it held, as far as it can be read."""
+        """Close the store; return what it and earlier ones held, as far as we can read it."""
         ...
 
     def come_from(self, left: Sequence[Left]) -> None:
-        """Know what the stores held that were left for this one."""
+        """Take over what `leave` of an earlier store returned."""
         ...
 
     def close(self) -> None:
-        """Let go of it. The record stays, for others."""
+        """Close the store. The record stays for others."""
         ...
 
 
 class StoredPool(ProcessPool):
     """A pool whose books are in a store that other processes change as well.
 
-    It knows how to enter the store and to leave it; `SharedPool` decides when.
+    It knows how to enter and leave the store; `SharedPool` decides when.
 
     Args:
-        make_bucket: A bucket with our reserve and our share.
-        state: What is known without the store.
-        clock: Monotonic seconds, the same in every process.
-        open_store: The store that a process which starts now would use, given the one we have.
-            It raises `OSError` when there is none.
-        advice: What a user can do when there is none.
+        make_bucket: Makes a bucket with our reserve and our share.
+        state: What we know without the store.
+        clock: Returns monotonic seconds, the same in every process.
+        open_store: Returns the store that a process which starts now would use. Its argument is the
+            store that we have. It raises `OSError` if there is none.
+        advice: What a user can do if there is no store.
     """
 
     has_news: bool  # see `ProcessPool`
@@ -174,33 +174,36 @@ class StoredPool(ProcessPool):
         state: Known,
         clock: Clock,
         open_store: Callable[[Store | None], Store],
-        advice: str = "it is tried again",
+        advice: str = "we try again",
     ) -> None:
         super().__init__(make_bucket, state, clock)
         self._advice = advice
         self._open_store = open_store
         self._store: Store | None = None
-        self._late: list[Change] = []  # what others do not know yet, oldest first
-        # A copy of the books with `_late` applied, while another process has the lock and one of
-        # the changes is a hold: this process obeys its own hold before it can write it.
+        self._late: list[Change] = []  # changes that are not in the record yet, oldest first
+        # The books with `_late` applied, while another process has the lock and one of the changes
+        # is a cooldown: this process obeys its own cooldown before it can write it.
         self._held: Bucket | None = None
-        self._leased: list[Receipt] = []  # charged for the next few milliseconds
+        self._leased: list[Receipt] = []  # charged in advance, for a few milliseconds
         self._process = fork.current
-        self._inherited_until = -math.inf  # monotonic s; by then our parent charged, and not we
-        self._changed = False  # whether entering has changed the bucket already
-        # Sharing. What we charge alone is the difference between our books and `_base`.
-        self._base = record.encode(record.Record("", BOOT, state))  # what all knew when we parted
-        self._lineage: int | None = None  # of the record that we are part of
-        self._is_untold = False  # our books hold what the store does not
-        self._is_alone = False  # we have said that nothing is shared
-        self._check_at = -math.inf  # monotonic s at which to look where the store has to be
+        self._inherited_until = -math.inf  # monotonic s; earlier receipts are our parent's
+        self._changed = False  # whether `_enter` has changed the bucket
+        # What we charge alone is the difference between our books and `_base`.
+        self._base = record.encode(record.Record("", BOOT, state))  # when we last shared
+        self._lineage: int | None = None  # of the record that we share
+        self._is_untold = False  # whether our books contain more than the store
+        self._is_alone = False  # whether we have logged that nothing is shared
+        self._check_at = -math.inf  # monotonic s of the next check of where the store has to be
         self._joined_at = -math.inf
         self._pause = RETRY
         self._has_doubted = False
         self._find_store(clock())
 
     def _enter(self, now: float | None = None) -> bool:
-        """Take the lock and put the shared state in place; without a store, just go on."""
+        """Take the lock and load the shared state; False if another process has the lock.
+
+        Without a store, the pool works on its own books.
+        """
         now = self._clock() if now is None else now
         if now >= self._check_at:
             self._find_store(now)
@@ -229,9 +232,9 @@ class StoredPool(ProcessPool):
         return True
 
     def _take_all_left(self, store: Store, data: bytes | None, left: Left) -> bytes | None:
-        """Learn what `left` and all later stores held that are gone; the record to go on from."""
+        """Learn what the earlier stores held, from `left` on; return the record to continue."""
         all_left = [left, *iter(store.take_left, None)]
-        if data == b"":  # nobody has gone on from the last one yet
+        if data == b"":  # no process has continued the last record yet
             last = all_left.pop()
             store.go_on_from(last)
             data = last.record
@@ -240,14 +243,14 @@ class StoredPool(ProcessPool):
         return data
 
     def _take_left(self, left: Left) -> None:
-        """Learn what others wrote into a store that is gone, before all of it is written anew."""
+        """Learn what others wrote into an earlier store, so that we can write it again."""
         found, now = record.decode(left.record), self._clock()
         if found is None:
             return
         if reason_to_doubt(found, now):
             keep_of_doubtful(self._bucket.known, found, now)
             return
-        if self._lineage not in (None, left.lineage):  # begun without us, see `_take`
+        if self._lineage not in (None, left.lineage):  # it does not contain ours, see `_take`
             self._is_untold, self._base = True, b""
         if self._is_untold:
             self._merge_into(found.state, now)
@@ -262,7 +265,7 @@ class StoredPool(ProcessPool):
         record.merge(shared, ours, base.state if base is not None else None, now)
 
     def _take(self, store: Store, data: bytes) -> None:
-        """Go on from what is in the store; without a record, from what we know ourselves."""
+        """Adopt the record of the store; if there is none, keep what we know ourselves."""
         found, now = record.decode(data), self._clock()
         doubt = (
             reason_to_doubt(found, now)
@@ -277,7 +280,7 @@ class StoredPool(ProcessPool):
                 keep_of_doubtful(self._bucket.known, found, now)
             self._is_untold, self._base = True, b""
             return
-        if self._lineage not in (None, store.lineage):  # begun without us: tell all that we know
+        if self._lineage not in (None, store.lineage):  # without our weight: add all that we know
             self._is_untold, self._base = True, b""
         if self._is_untold:
             self._merge_into(found.state, now)
@@ -287,7 +290,7 @@ class StoredPool(ProcessPool):
     def _say_doubt(self, doubt: str) -> None:
         if not self._has_doubted:
             self._has_doubted = True
-            logger.warning("the shared budget is not believed and starts anew: %s", doubt)
+            logger.warning("starting a new shared budget; the old one is not trusted: %s", doubt)
 
     def _leave(self, *, changed: bool) -> None:
         store = self._store
@@ -298,18 +301,18 @@ class StoredPool(ProcessPool):
                 state = self._bucket.known
                 data = record.fitted(record.Record(store.pool, BOOT, state), store.room)
                 store.write(data, state.cooldown_until)
-                if store.is_left():  # while we had the lock: whoever followed may not have seen it
+                if store.is_left():  # while we had the lock, so others may have missed our write
                     self._is_untold = True
                 else:
                     self._base, self._lineage = data, store.lineage
                     if self._is_untold:
                         self._come_back()
             store.unlock()
-        except (OSError, ValueError) as error:  # ValueError: more than fits into a page
+        except (OSError, ValueError) as error:  # ValueError: the record is too long
             self._go_on_alone(error)
 
     def _written(self) -> Known:
-        """A copy of what all processes know; of what we know, where nothing can be read."""
+        """A copy of what all processes know; if we cannot read it, of what we know."""
         store = self._store
         if store is not None and not self._is_untold:
             found, now = record.decode(store.peek()), self._clock()
@@ -324,9 +327,10 @@ class StoredPool(ProcessPool):
     # -- after a fork ----------------------------------------------------------------------------
 
     def _notice_fork(self) -> None:
-        """Begin as a process of our own; what our parent has not told yet it tells itself.
+        """Start as a process of our own after a fork.
 
-        Its holds are obeyed here as well: to tell them twice changes nothing.
+        Our parent writes its own pending changes. We keep its cooldowns too, because writing a
+        cooldown twice changes nothing.
         """
         if self._process is fork.current:
             return
@@ -343,10 +347,10 @@ class StoredPool(ProcessPool):
             store.close()
             self._check_at = -math.inf
 
-    # -- alone, and together again ---------------------------------------------------------------
+    # -- going on alone, and joining again -------------------------------------------------------
 
     def _find_store(self, now: float) -> None:
-        """Use the store that a process which starts now would use; try again if there is none."""
+        """Use the store that a process which starts now would use; retry later if there is none."""
         store = self._store
         try:
             found = self._open_store(store)
@@ -360,11 +364,11 @@ class StoredPool(ProcessPool):
         self._check_at = now + CHECK
 
     def _go_on_alone(self, error: Exception) -> None:
-        """Say it once, and when to try again: later each time, unless it went well for long."""
+        """Log one warning and plan the next try: later each time, unless sharing worked long."""
         store, self._store = self._store, None
         if store is not None:
             store.close()
-            for left in iter(store.take_left, None):  # there is no other store to go on in
+            for left in iter(store.take_left, None):  # no other store will take over
                 self._take_left(left)
         now = self._clock()
         if store is not None and now - self._joined_at > CHECK:
@@ -375,7 +379,7 @@ class StoredPool(ProcessPool):
         if not self._is_alone:
             self._is_alone = True
             logger.warning(
-                "the budget is not shared with other processes, until this ends: %s (%s)",
+                "the budget is not shared with other processes until this error ends: %s (%s)",
                 error,
                 self._advice,
             )

@@ -251,7 +251,7 @@ def test_an_absurd_record_is_not_believed_and_says_so_once(
         pool.charge(1)
     assert pool.usage.used >= 1
     assert len(caplog.records) == 1
-    assert "not believed" in caplog.text
+    assert "not trusted" in caplog.text
 
 
 def test_a_second_absurd_record_is_not_worth_another_warning(
