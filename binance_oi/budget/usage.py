@@ -1,4 +1,7 @@
-"""The values that a budget hands out. They decide nothing."""
+"""The values that a budget returns.
+
+The rule of this file: values decide nothing.
+"""
 
 import math
 from collections.abc import Mapping
@@ -14,15 +17,15 @@ __all__ = ["Reason", "Receipt", "Usage", "Wait"]
 
 class _Wait(NamedTuple):
     seconds: float | None
-    """After which the answer may differ; None: waiting does not help."""
+    """Seconds after which the answer may differ; None if waiting does not help."""
     reason: Reason
     end: float | None = None
-    """Seconds after which nothing is in the way any more, as far as is known, where the queue asks
-    earlier: for a caller who comes back only once."""
+    """Seconds after which there should be room, for a caller who comes back only once. None if that
+    equals `seconds`."""
 
 
 class Wait(_Wait, Encodable):
-    """Not now."""
+    """The request may not be sent now."""
 
     __slots__ = ()
 
@@ -30,57 +33,57 @@ class Wait(_Wait, Encodable):
 class _Receipt(NamedTuple):
     weight: int
     sent: float
-    """Monotonic s: when it was charged; when it was sent if that is `PATIENCE` later."""
+    """Monotonic s of the charge, or of the sending if that is more than `PATIENCE` later."""
     first: int
-    """The earliest minute in which the request may be counted."""
+    """The earliest minute in which the exchange may count the request."""
     last: int
-    """The latest one."""
+    """The latest minute in which the exchange may count the request."""
     reported: int
-    """The largest count of `first` when the request was sent: it is counted above that."""
+    """The largest count of `first` before the request. The request's own count exceeds it."""
     probe: bool
-    """Everyone waits for its answer."""
+    """Whether all other requests wait for its answer."""
     single: int = 0
     """`weight` for a single call, 0 for bulk work."""
 
 
 class Receipt(_Receipt, Encodable):
-    """What `charge` booked. It goes back exactly once, with the answer."""
+    """What `charge` booked. Give it back exactly once: `settle`, `lose` or `refund` it."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Encodable):
-    """The budget at one moment, as far as we know it; weight unless said otherwise."""
+    """The budget at one moment, as far as we know it. Numbers are weight unless noted."""
 
     limit: int
-    """Weight the exchange allows in a minute."""
+    """Weight that the exchange allows in a minute."""
     used: int
-    """The most it may have counted in this minute, for the whole IP address."""
+    """The most that the exchange may have counted in this minute, for the whole IP address."""
     remaining: int
-    """What we may still send in this minute: limit less reserve less used, never negative; not
-    more than is left of `share`, and not more than any other limit of the exchange leaves now."""
+    """Weight that we may still send in this minute: limit less reserve less `used`, at least 0. It
+    is less if our `share` or another limit of the exchange leaves less."""
     charged: int
-    """The part of `used` that is ours (of everyone who shares this budget)."""
+    """The part of `used` that is ours: of everyone who shares this budget."""
     others: int
     """The part of `used` that is not ours."""
     in_flight: int
-    """Ours that no answer has confirmed yet."""
+    """Our weight that no answer has confirmed yet."""
     reserve: int
-    """What we leave unused."""
+    """Weight that we leave unused."""
     share: int
-    """The most of the limit that we use ourselves; the reserve is not taken off."""
+    """The most of the limit that we use ourselves, before the reserve is subtracted."""
     resets_at: datetime
-    """When the exchange's minute turns (aware UTC, by the exchange's clock)."""
+    """The next rollover of the exchange's minute: aware UTC, by the exchange's clock."""
     held_until: datetime | None
-    """Nothing is sent before this instant; None when nothing is held."""
+    """The end of the cooldown, before which we send nothing; None if there is none."""
     banned_until: datetime | None
-    """The end of a ban of this IP address; None when there is none."""
+    """The end of the ban of this IP address; None if there is none."""
     sustained: float = math.inf
-    """What we may use in a minute, minute after minute, less reserve: by the limit of a minute, and
-    by the exchange's limits for other spans of time (per 10 s, per day); never negative. A budget
-    always knows it, so it is finite, as JSON needs it."""
+    """Weight per minute that we may use minute after minute, less the reserve, at least 0. The
+    limit of the minute bounds it, and so do limits of other spans, such as per 10 s or per day. A
+    budget always sets it, so it is finite, as JSON requires."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
-    """Calls of this client that wait to be sent, by what they wait for; empty when none waits.
-    They stand in one queue, so all of them wait for what the first one waits for. The usage of a
-    budget that no client was asked for has none."""
+    """Calls of this client that wait to be sent, by reason; empty if none waits. The calls wait in
+    one queue, so all of them have the reason of the first one. It is also empty in the usage of a
+    budget, which knows no client."""
