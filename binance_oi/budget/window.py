@@ -1,13 +1,13 @@
-"""Limits beside that of the minute: so much weight, or so many requests, in so many seconds.
+"""Limits of other spans than a minute: so much weight, or so many requests, in so many seconds.
 
-Pure, like the decision core in `budget`. The rule of this file: only our own books count. No
-header that we read shows what the exchange has counted for such a limit, nor where its window
-begins. So a `Window` rolls: whatever was counted in the last `seconds` is in it. That is enough for
-windows that are aligned to a clock. What others use of such a limit is not seen.
+Pure. The rule of this file: only our own books count. No header shows what the exchange has counted
+for such a limit, or when its window begins. So a `Window` rolls: it contains everything counted in
+the last `seconds`. That also keeps limits whose windows are aligned to a clock. We cannot see what
+others use of such a limit.
 
 A request is in its window from its charge until `seconds` after the latest moment at which the
-exchange may have counted it. That is the moment of its answer, and before there is one, the latest
-moment for which the ledger has booked it.
+exchange may have counted it. That moment is the end of its flight, or earlier, when its answer
+comes.
 """
 
 import math
@@ -16,40 +16,40 @@ from dataclasses import dataclass, field
 
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-SLOTS = 20  # parts of a window, in each of which what was used is one sum
-SHORTEST = 10.0  # s: a shorter window has slots as if it were so long, or there would be too many
-SOON = 0.02  # s until the answer may have changed, at the least
+SLOTS = 20  # parts of a window; each keeps one sum of what was used in it
+SHORTEST = 10.0  # s: a shorter window gets slots of this one's length, to bound their number
+SOON = 0.02  # s: the shortest wait for room
 
 
 @dataclass(slots=True)
 class Window:
-    """What we used of one limit: plain numbers, so that processes can share it."""
+    """What we used of one limit, as plain numbers that processes can share."""
 
     seconds: int
     most: int
     counts_requests: bool
-    since: float  # monotonic s: what is counted by then at the latest is in `slots` as two sums
+    since: float  # monotonic s; `slots` holds all charges up to here as two sums
     slots: dict[int, int] = field(default_factory=dict[int, int])
-    """What was used, by the slot of time in which it was counted at the latest."""
+    """What was used, by the slot in which the exchange counted it at the latest."""
     parts: int = SLOTS
-    """Slots in the window."""
+    """The number of slots in the window."""
     bulk_at: float = 0.0
-    """Monotonic s from which the next request of many may go; see `rolling`."""
+    """Monotonic s from which the next bulk request may be sent; see `rolling`."""
     kept_until: float = 0.0
-    """Monotonic s until which room is kept for single requests; see `rolling`."""
+    """Monotonic s until which we keep room for single requests; see `rolling`."""
 
     @classmethod
     def begin(
         cls, limit: Limit, now: float, latest: float, *, counted: int, flying: int
     ) -> "Window":
-        """A window whose charges are known from `now` on.
+        """Make a window that knows each charge from `now` on.
 
         Args:
-            limit: What the exchange announced.
+            limit: The limit that the exchange announced.
             now: Monotonic s.
-            latest: By when the exchange counts what is charged now.
-            counted: What was used before and has its answers, at the most.
-            flying: What was used before and has no answer yet, at the most.
+            latest: The latest moment at which the exchange counts a charge of now, monotonic s.
+            counted: Upper bound of what was used before `now` and has its answers.
+            flying: Upper bound of what was used before `now` and has no answer yet.
         """
         window = cls(*limit, since=latest)
         window._add(now, counted)
@@ -58,7 +58,7 @@ class Window:
 
     @property
     def is_minute(self) -> bool:
-        """Whether it is the window of the minute's limit, should the exchange's count roll."""
+        """Whether this is the minute limit as a rolling window."""
         return self.seconds == WEIGHT.seconds and not self.counts_requests
 
     def cost(self, weight: int) -> int:
@@ -66,24 +66,25 @@ class Window:
         return 1 if self.counts_requests else weight
 
     def used(self, now: float) -> int:
-        """The most that the exchange may hold in any window that ends now or later."""
+        """The most that the exchange may have counted in a window that ends now or later."""
         return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
 
     def under_way(self, now: float) -> int:
-        """The part of `used` that may still be counted later than now."""
+        """The part of `used` that the exchange may count after now."""
         return sum(used for slot, used in self.slots.items() if slot > self._slot(now))
 
     def cap(self, reserve: int, share: int, limit: int) -> int:
-        """Our cap on it: `most` less the fraction that `reserve` is of the minute's `limit`.
+        """The most that we put into the window.
 
-        It is 1 at least, or nothing would ever be sent; unless the reserve is all of the minute.
+        It is `most` less the same fraction that `reserve` is of the minute's `limit`. It is at
+        least 1, or we would never send anything, unless the reserve is the whole minute.
         """
         kept = math.ceil(self.most * reserve / limit)
         cap = min(self.most - kept, self.most * share // limit)
         return max(1, cap) if reserve < limit else cap
 
     def until_room(self, now: float, weight: int, cap: int) -> float | None:
-        """Seconds until `weight` may fit under `cap`: 0 if it does, None if it never will."""
+        """Seconds until `weight` may fit under `cap`: 0 if it fits now, None if it never will."""
         cost = self.cost(weight)
         if cost > cap:
             return None
@@ -94,24 +95,24 @@ class Window:
         for slot in sorted(self.slots):
             if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
-                # What is under way may be answered at once, and no sooner.
+                # Weight under way may be answered now; then it leaves `seconds` from now.
                 leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, SOON)
 
     def charge(self, now: float, latest: float, weight: int) -> None:
-        """A request is booked, which the exchange counts by `latest` if at all."""
+        """Book a request that the exchange counts by `latest`, if at all."""
         for slot in [slot for slot in self.slots if self.leaves(slot) <= now]:
             del self.slots[slot]
         self._add(latest, self.cost(weight))
 
     def settle(self, latest: float, now: float, weight: int) -> None:
-        """What was booked with `latest` is answered: the exchange has counted it by `now`."""
+        """Note the answer to a request booked with `latest`: the exchange counted it by `now`."""
         if latest >= self.since:
             self.refund(latest, weight)
             self._add(now, self.cost(weight))
 
     def refund(self, latest: float, weight: int) -> None:
-        """What was booked with `latest` was never sent."""
+        """Take out a request booked with `latest`: it was never sent."""
         slot = self._slot(latest)
         if latest >= self.since and slot in self.slots:
             self.slots[slot] = max(0, self.slots[slot] - self.cost(weight))
@@ -128,14 +129,14 @@ class Window:
         return int(moment // self._width)
 
     def leaves(self, slot: int) -> float:
-        """Monotonic s from which what is in that slot is not in the window."""
+        """Monotonic s from which the content of a slot is outside the window."""
         return (slot + 1) * self._width + self.seconds
 
 
 def renewed(
     windows: Sequence[Window], limits: Sequence[Limit], begin: Callable[[Limit], Window]
 ) -> list[Window]:
-    """A window for each of `limits`: of the same span as before, or one that begins now."""
+    """A window for each of `limits`: the one of the same span so far, or one that begins now."""
     before = {(window.seconds, window.counts_requests): window for window in windows}
     made = [before.get((each.seconds, each.counts_requests)) or begin(each) for each in limits]
     for window, limit in zip(made, limits, strict=True):
