@@ -1,29 +1,29 @@
-"""May a request be sent now, and who shares the answer.
+"""Decides whether a request may be sent now, and shares that decision between clients.
 
-`README.md` in this folder is the theory of operation: the guarantee, what it rests on, the rules.
+`README.md` in this folder explains the guarantee, the facts it rests on, and every rule.
 
-boot.py          which run of the machine this is
+boot.py          identifies the current boot of the machine
 window.py        limits of other spans than a minute
-demand.py        what pollers are going to need: for plans, never for a request
-process.py       which process a demand is of, and whether that has ended
-usage.py         the values that a budget hands out
+demand.py        the weight that pollers plan to use; no request is admitted or refused by it
+process.py       identifies the process that declared a demand, and sees whether it has ended
+usage.py         the values that a budget returns
 tuning.py        every number of the decision
 server_clock.py  the exchange's clock: an interval around ours
 ledger.py        the most that the exchange may have counted, by minute
 attribution.py   which minute counted a request
-others.py        what other clients used, and may still use
+others.py        what other clients used, and what they may still use
 knowledge.py     all of that, as numbers that processes can share
-probing.py       when to look at the exchange's count, and who pays
+probing.py       when to probe the exchange's count, and which weight a probe may use
 admission.py     the rules that decide
-learning.py      what an answer and a refusal teach
+learning.py      what the budget learns from answers and refusals
 bucket.py        the token bucket: asks the rules, books, and settles
 rolling.py       the bucket of a limit without a header
-record.py        what is known, as a record that another process may believe
+record.py        the shared knowledge as a record: encoding, checks and merging
 place.py         where the shared file is, for one user id
-pool_file.py     the shared file: records, locks
+pool_file.py     the shared file: its records and its lock
 pool.py          who shares a bucket: `ProcessBudget`, for one process
-beside.py        a pool of another limit, beside the minute's
-stored.py        entering the shared record, going on alone and joining again
+beside.py        a pool of another limit, which also obeys the cooldowns of the minute limit
+stored.py        how a pool uses the shared record, goes on without it, and joins it again
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
 """
