@@ -37,7 +37,8 @@ from binance_oi import (
 from binance_oi.budget import Receipt, Wait
 from binance_oi.encoding import Encodable, EncodableByKey, plain
 from binance_oi.exchange import Limit, MarkPrice
-from binance_oi.recorder import Instant, Sample, Saved, Status, Sweep
+from binance_oi.market import Instant
+from binance_oi.recorder import Sample, Saved, Status, Sweep
 from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

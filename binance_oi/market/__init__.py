@@ -17,7 +17,7 @@ history.py    the past, page by page
 """
 
 from binance_oi.market.gap import Gap
-from binance_oi.market.past import History, HistoryProgress
+from binance_oi.market.past import History, HistoryProgress, Instant
 from binance_oi.market.snapshot import Snapshot
 
-__all__ = ["Gap", "History", "HistoryProgress", "Snapshot"]
+__all__ = ["Gap", "History", "HistoryProgress", "Instant", "Snapshot"]

@@ -6,12 +6,14 @@ The rule of this file: values that others make; they send nothing.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple, overload
 
 from binance_oi.encoding import Encodable
 from binance_oi.errors import BinanceOIError
 from binance_oi.exchange.models import HistoryRow
 from binance_oi.market.gap import Gap
+from binance_oi.market.rows import SOURCES, InstantRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +49,39 @@ class History(Sequence[HistoryRow], Encodable):
     def __getitem__(self, index: slice) -> tuple[HistoryRow, ...]: ...
     def __getitem__(self, index: int | slice) -> HistoryRow | tuple[HistoryRow, ...]:
         return self.rows[index]
+
+
+class _Instant(NamedTuple):
+    symbol: str
+    time: int
+    """The instant, Unix ms."""
+    source: str
+    """``history`` or ``archive``."""
+    open_interest: Decimal
+    """In units of the base asset."""
+    notional: Decimal | None
+    """In units of the quote asset; None where it is unknown."""
+    circulating_supply: Decimal | None
+    """Of the base asset; None where it is unknown."""
+
+
+class Instant(_Instant, Encodable):
+    """What the exchange says about one instant of the past."""
+
+    __slots__ = ()
+
+
+def instant_of(row: InstantRow) -> Instant:
+    """A row of a recording as a value."""
+    symbol, time, source, value, notional, supply = row
+    return Instant(
+        symbol,
+        time,
+        SOURCES[source],
+        Decimal(value),
+        None if notional is None else Decimal(notional),
+        None if supply is None else Decimal(supply),
+    )
 
 
 class _HistoryProgress(NamedTuple):

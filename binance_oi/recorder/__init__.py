@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING
 from binance_oi.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from binance_oi.recorder.past import Instant, Past
+    from binance_oi.recorder.past import Past
     from binance_oi.recorder.recorder import Recorder, Status
     from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
     from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = [
-    "Instant",
     "Past",
     "Recorder",
     "Recording",
@@ -46,7 +45,7 @@ if not TYPE_CHECKING:  # who only reads a recording imports no client
     __getattr__ = on_first_use(
         __name__,
         {
-            "past": ("Instant", "Past"),
+            "past": ("Past",),
             "recorder": ("Recorder", "Status"),
             "recording": ("Recording", "Sample", "Samples", "Sweep"),
             "sink": ("Saved", "Sink"),

@@ -7,13 +7,11 @@ again. Reading takes constant memory, and a number leaves as the exchange wrote 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
 
-from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import is_name
+from binance_oi.market.past import Instant, instant_of
 from binance_oi.market.rows import SOURCES, InstantRow
 from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.schema import (
@@ -41,28 +39,11 @@ SELECT symbol, time, source, open_interest, notional, circulating_supply FROM pa
 WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND (?4 IS NULL OR source = ?4)
 ORDER BY time, source
 """
+_TIMES = """
+SELECT time FROM past WHERE symbol = ? AND source = ? AND time >= ? AND time <= ? ORDER BY time
+"""
 # SELECT DISTINCT would read every row. This reads one row for each symbol.
 _NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?"
-
-
-class _Instant(NamedTuple):
-    symbol: str
-    time: int
-    """The instant, Unix ms."""
-    source: str
-    """``history`` or ``archive``."""
-    open_interest: Decimal
-    """In units of the base asset."""
-    notional: Decimal | None
-    """In units of the quote asset; None where it is unknown."""
-    circulating_supply: Decimal | None
-    """Of the base asset; None where it is unknown."""
-
-
-class Instant(_Instant, Encodable):
-    """What the exchange says about one instant of the past."""
-
-    __slots__ = ()
 
 
 def source_number(source: str | None) -> int | None:
@@ -84,6 +65,14 @@ def write_past(connection: sqlite3.Connection, rows: Iterable[InstantRow]) -> in
     before = connection.total_changes
     connection.executemany(_INSERT, rows)
     return connection.total_changes - before
+
+
+def past_times(
+    connection: sqlite3.Connection, symbol: str, source: int, first: int, last: int
+) -> list[int]:
+    """See `binance_oi.recorder.sink.Sink.past_times`."""
+    found = connection.execute(_TIMES, (symbol, source, first, last))
+    return [time for (time,) in found.fetchall()]
 
 
 class Past:
@@ -112,7 +101,7 @@ class Past:
         self._span, self._source = (since, until), source
 
     def __iter__(self) -> Iterator[Instant]:
-        return map(_instant, self.rows())
+        return map(instant_of, self.rows())
 
     def rows(self) -> Iterator[InstantRow]:
         """The rows, with numbers as the exchange wrote them.
@@ -167,9 +156,3 @@ def _is_right(symbol: object, time: object, source: object, value: object, *othe
 
 def _is_number(text: object) -> bool:
     return isinstance(text, str) and NUMBER.fullmatch(text) is not None
-
-
-def _instant(row: InstantRow) -> Instant:
-    symbol, time, source, value, *others = row
-    amounts = (None if other is None else Decimal(other) for other in others)
-    return Instant(symbol, time, SOURCES[source], Decimal(value), *amounts)

@@ -84,6 +84,25 @@ class Sink(Protocol):
         """
         ...
 
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        """The instants of one symbol and source that are stored, sorted.
+
+        Args:
+            symbol: A name.
+            source: Its number; see `binance_oi.market.rows.SOURCES`.
+            first: Unix ms, included.
+            last: Unix ms, included. Thirty days have 8640 instants.
+        """
+        ...
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        """Stored gaps that end at `since` (Unix ms) or later, the oldest first.
+
+        Returns:
+            The symbol, empty for a gap of the whole sweep; the gap; its period in ms.
+        """
+        ...
+
     def is_due(self) -> bool:
         """Whether `tidy` must run now, and not only after the next sweep. Called in any thread."""
         ...

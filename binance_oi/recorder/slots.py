@@ -71,6 +71,10 @@ _LAST = (
     "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
     " AND (reason != 'clock' OR last < ?1)",
 )
+_SINCE = """
+SELECT symbol, first, last, reason, detail, period FROM gaps WHERE last >= ? AND last >= first
+ORDER BY first, symbol
+"""
 _ALWAYS = 1 << 62  # Unix ms
 
 
@@ -78,6 +82,12 @@ def last_slot(connection: sqlite3.Connection, before: int = _ALWAYS) -> int | No
     """The last slot before `before` that has a sweep or a gap, Unix ms."""
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
+
+
+def gaps_since(connection: sqlite3.Connection, since: int) -> list[tuple[str, Gap, int]]:
+    """See `binance_oi.recorder.sink.Sink.gaps_since`."""
+    found = connection.execute(_SINCE, (since,)).fetchall()
+    return [(symbol, Gap(*gap), period) for symbol, *gap, period in found]
 
 
 def write_missed(connection: sqlite3.Connection, gap: Gap, period: int) -> None:

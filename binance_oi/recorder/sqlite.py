@@ -65,11 +65,9 @@ class SqliteSink:
 
     def last_slot(self, before: int | None = None) -> int | None:
         """See `Sink.last_slot`."""
-        assert self._store is not None
-        try:
-            return self._store.last_slot() if before is None else self._store.last_slot(before)
-        except sqlite3.Error as error:
-            raise StorageError(str(error)) from error
+        if before is None:
+            return self._read(lambda store: store.last_slot())
+        return self._read(lambda store: store.last_slot(before))
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         """See `Sink.save`."""
@@ -89,6 +87,14 @@ class SqliteSink:
             return self._written(lambda store: store.save_past(rows))
         except WRITE_ERRORS as error:
             raise StorageError(str(error)) from error
+
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        """See `Sink.past_times`."""
+        return self._read(lambda store: store.past_times(symbol, source, first, last))
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        """See `Sink.gaps_since`."""
+        return self._read(lambda store: store.gaps_since(since))
 
     def is_due(self) -> bool:
         """See `Sink.is_due`: the file alone must not lag behind its log."""
@@ -127,6 +133,13 @@ class SqliteSink:
         assert self._clock is not None
         self._lock.renew(self._path)
         return Store(self._path, self._source, clock=self._clock)
+
+    def _read(self, read: Callable[[Store], _T]) -> _T:
+        assert self._store is not None
+        try:
+            return read(self._store)
+        except sqlite3.Error as error:
+            raise StorageError(str(error)) from error
 
     def _written(self, write: Callable[[Store], _T]) -> _T:
         """Write; when that fails, open the file again: it may be gone, or be intact again."""

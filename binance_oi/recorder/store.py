@@ -19,7 +19,7 @@ from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
-from binance_oi.recorder.past import write_past
+from binance_oi.recorder.past import past_times, write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
 from binance_oi.recorder.recording import ALL_TIME_MS
 from binance_oi.recorder.schema import (
@@ -32,7 +32,15 @@ from binance_oi.recorder.schema import (
     read_source,
 )
 from binance_oi.recorder.sides import beside, check_sides
-from binance_oi.recorder.slots import cover, last_slot, swept, uncover, unknown, write_missed
+from binance_oi.recorder.slots import (
+    cover,
+    gaps_since,
+    last_slot,
+    swept,
+    uncover,
+    unknown,
+    write_missed,
+)
 from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -394,6 +402,14 @@ class Store:
         elif self._behind_since is None:
             self._behind_since = self._clock()
         return changed
+
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        """See `Sink.past_times`."""
+        return past_times(self._connection, symbol, source, first, last)
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        """See `Sink.gaps_since`."""
+        return gaps_since(self._connection, since)
 
     def _keep(self, kept: Kept) -> None:
         """Keep a write in memory until the file itself has held it for a while.

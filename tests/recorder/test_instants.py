@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from binance_oi import InvalidSymbolError, RecordingError
+from binance_oi.market import Instant
 from binance_oi.market.rows import InstantRow
-from binance_oi.recorder import Instant, Recording
+from binance_oi.recorder import Recording
+from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.recorder.store import PAST_ROWS_IN_LOG, Store
 from support import TESTS
-from support.recorded import write_recording
+from support.recorded import BEGIN, write_recording
 
 STEP = 300_000
 ROWS: list[InstantRow] = [
@@ -146,6 +148,27 @@ def test_a_damaged_row_is_an_error_that_names_the_file(
         kept(path)
 
 
+def test_a_sink_knows_which_instants_and_which_gaps_are_stored(path: Path) -> None:
+    write_recording(path)
+    sink = SqliteSink(path, None)
+    sink.claim(lambda: 0.0)
+    sink.open()
+    with closing(sink):
+        sink.save_past(ROWS)
+        assert sink.past_times("BTCUSDT", 2, 0, 3 * STEP) == [STEP, 2 * STEP]
+        assert sink.past_times("BTCUSDT", 2, STEP + 1, 2 * STEP) == [2 * STEP]
+        assert sink.past_times("BTCUSDT", 1, 0, STEP) == [STEP]
+        assert sink.past_times("ETHUSDT", 1, 0, STEP) == []
+        begin = round(BEGIN.timestamp() * 1000)
+        both = sink.gaps_since(0)
+        assert [(symbol, gap.reason, period) for symbol, gap, period in both] == [
+            ("BTCUSDT", "outage", 60_000),
+            ("", "banned", 60_000),
+        ]
+        assert sink.gaps_since(begin + 3 * 60_000) == both[1:]
+        assert sink.gaps_since(begin + 3 * 60_000 + 1) == []
+
+
 def test_a_copy_of_a_recording_holds_the_instants(store: Store, path: Path) -> None:
     store.save_past(ROWS)
     with Recording(path) as recording:
@@ -184,6 +207,7 @@ def test_reading_many_rows_takes_the_memory_of_few(store: Store, path: Path) -> 
 KILLED = """
 import os, sys
 from pathlib import Path
+from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.recorder.store import Store
 from support.killing import kill_at_statement
 

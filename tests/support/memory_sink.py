@@ -18,6 +18,7 @@ class MemorySink:
     def __init__(self) -> None:
         self.sweeps: dict[int, Snapshot] = {}
         self.gaps: list[Gap] = []
+        self.period = 0
         self.past: dict[tuple[str, int, int], InstantRow] = {}
         self.calls: list[str] = []
         self.failing: dict[str, str] = {}  # name of a method -> the text of its error
@@ -46,7 +47,7 @@ class MemorySink:
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         self._called("save")
-        self.gaps += gaps
+        self.gaps, self.period = [*self.gaps, *gaps], period
         if sweep is None:
             return Saved(0, 0)
         assert sweep.slot is not None
@@ -59,6 +60,16 @@ class MemorySink:
         changed = sum(self.past.get(key) != row for key, row in found.items())
         self.past |= found
         return changed
+
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        self._called("past_times")
+        found = (time for name, time, kind in self.past if (name, kind) == (symbol, source))
+        return sorted(time for time in found if first <= time <= last)
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        self._called("gaps_since")
+        found = sorted(gap for gap in self.gaps if gap.last >= max(since, gap.first))
+        return [("", gap, self.period) for gap in found]
 
     def is_due(self) -> bool:
         return True
