@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RateLimit,
         SymbolInfo,
     )
+    from binance_oi.market.changes import Change, ChangeTracker, changes_of
     from binance_oi.market.gap import Gap
     from binance_oi.market.past import History, HistoryProgress
     from binance_oi.market.snapshot import Snapshot
@@ -47,6 +48,8 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "BannedError",
     "BinanceOIError",
     "BudgetExhaustedError",
+    "Change",
+    "ChangeTracker",
     "ClientClosedError",
     "DecodeError",
     "ExchangeInfo",
@@ -78,6 +81,7 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "UnknownSymbolError",
     "Usage",
     "WrongSymbolError",
+    "changes_of",
 ]
 __version__ = VERSION
 
@@ -118,6 +122,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each 
                 "RateLimit",
                 "SymbolInfo",
             ),
+            "market.changes": ("Change", "ChangeTracker", "changes_of"),
             "market.gap": ("Gap",),
             "market.past": ("History", "HistoryProgress"),
             "market.snapshot": ("Snapshot",),

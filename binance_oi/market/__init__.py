@@ -14,10 +14,23 @@ pollers.py    the polls of one client: shared requests, one schedule, one demand
 polling.py    snapshots on a schedule
 past.py       what was read of the past
 history.py    the past, page by page
+windows.py    lengths of time over which open interest is compared
+spread.py     how unusual one number is among those of the last days
+changes.py    how open interest changes, in rows that are there and during a poll
 """
 
+from binance_oi.market.changes import Change, ChangeTracker, changes_of
 from binance_oi.market.gap import Gap
 from binance_oi.market.past import History, HistoryProgress, Instant
 from binance_oi.market.snapshot import Snapshot
 
-__all__ = ["Gap", "History", "HistoryProgress", "Instant", "Snapshot"]
+__all__ = [
+    "Change",
+    "ChangeTracker",
+    "Gap",
+    "History",
+    "HistoryProgress",
+    "Instant",
+    "Snapshot",
+    "changes_of",
+]

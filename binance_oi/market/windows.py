@@ -1,0 +1,93 @@
+"""Lengths of time over which open interest is compared: the step of a series, and windows.
+
+The rule of this file: a length is a whole number of steps, and a step a whole number of the five
+minutes from row to row of the past. So no length falls between two rows.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+
+from binance_oi.arguments import check_count
+
+ROW_MS = 300_000  # from row to row of the past
+LONGEST_MS = 366 * 86_400_000  # of a window: each symbol keeps a row in memory for each step of it
+WINDOWS = ("5m", "15m", "1h", "4h", "24h")
+"""The windows over which changes are computed by default."""
+
+Length = str | timedelta | int
+"""A length of time: text such as ``5m``, ``4h`` or ``7d``; a `timedelta`; or milliseconds."""
+
+_UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TEXT = re.compile(r"([0-9]{1,9})([mhd])", re.ASCII)
+
+
+def length_ms(name: str, length: object) -> int:
+    """A length in milliseconds.
+
+    Args:
+        name: Name of the argument.
+        length: The caller's value.
+
+    Raises:
+        TypeError: It is of another type.
+        ValueError: It is no length above 0, or longer than 366 days.
+    """
+    match length:
+        case str():
+            found = _TEXT.fullmatch(length)
+            if found is None:
+                raise ValueError(f"{name} must be a number with m, h or d, such as 1h: {length!r}")
+            ms = int(found[1]) * _UNITS_MS[found[2]]
+        case timedelta():
+            ms = length // timedelta(milliseconds=1)
+            if timedelta(milliseconds=ms) != length:
+                raise ValueError(f"{name} must be whole milliseconds: {length!r}")
+        case _:
+            ms = check_count(name, length)
+    if not 0 < ms <= LONGEST_MS:
+        raise ValueError(f"{name} must be above 0, and at most 366 days: {length!r}")
+    return ms
+
+
+def step_ms(step: Length) -> int:
+    """A step in milliseconds.
+
+    Raises:
+        TypeError: It is of another type.
+        ValueError: It is no whole number of 5 minutes above 0, or longer than 366 days.
+    """
+    ms = length_ms("step", step)
+    if ms % ROW_MS:
+        raise ValueError(f"step must be 5m or a multiple of it: {step!r}")
+    return ms
+
+
+def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
+    """Windows in milliseconds, each once, in the given order.
+
+    Args:
+        windows: The caller's values.
+        step: In milliseconds.
+
+    Raises:
+        TypeError: One of them is of another type, or `windows` is a single text.
+        ValueError: There is none, or one is no whole number of steps above 0.
+    """
+    if isinstance(windows, str):
+        raise TypeError(f"windows must be a list of lengths, such as ['1h'], not {windows!r}")
+    found = tuple(dict.fromkeys(length_ms("window", window) for window in windows))
+    if not found:
+        raise ValueError("windows must name at least one window")
+    for window in found:
+        if window % step:
+            raise ValueError(f"window {label(window)} is no multiple of the step {label(step)}")
+    return found
+
+
+def label(ms: int) -> str:
+    """A length as text: in whole hours if it has them, otherwise in minutes, seconds or ms."""
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"
