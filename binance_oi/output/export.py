@@ -36,7 +36,7 @@ from binance_oi.recorder.atomic import (
     translate_write_errors,
     version,
 )
-from binance_oi.recorder.recording import ROWS_PER_BATCH
+from binance_oi.recorder.samples import ROWS_PER_BATCH
 from binance_oi.recorder.schema import NUMBER
 from binance_oi.times import instant, iso_ms, unix_ms
 

@@ -20,7 +20,8 @@ from binance_oi.output.drawing import Span, chart, strip, trend
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording, Sample, Samples
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.recording import ALL_TIME_MS, ALWAYS, CountedGap
+from binance_oi.recorder.recording import ALWAYS, CountedGap
+from binance_oi.recorder.samples import ALL_TIME_MS
 from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")

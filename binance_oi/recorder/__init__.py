@@ -3,7 +3,8 @@
 schema.py      the tables, their versions, and the migration
 sides.py       the files beside a recording
 opening.py     opening a recording to read it
-recording.py   reading it: samples, sweeps, gaps
+samples.py     its samples, in order
+recording.py   reading it: samples, sweeps, gaps, the past
 past.py        rows of the past in it: written once, read in order
 lock.py        one recorder for each recording
 slots.py       what a recording knows of a slot, also when a slot occurs again
@@ -26,7 +27,8 @@ from binance_oi.lazy import on_first_use
 if TYPE_CHECKING:
     from binance_oi.recorder.past import Past
     from binance_oi.recorder.recorder import Recorder, Status
-    from binance_oi.recorder.recording import Recording, Sample, Samples, Sweep
+    from binance_oi.recorder.recording import Recording, Sweep
+    from binance_oi.recorder.samples import Sample, Samples
     from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = [
@@ -47,7 +49,8 @@ if not TYPE_CHECKING:  # who only reads a recording imports no client
         {
             "past": ("Past",),
             "recorder": ("Recorder", "Status"),
-            "recording": ("Recording", "Sample", "Samples", "Sweep"),
+            "recording": ("Recording", "Sweep"),
+            "samples": ("Sample", "Samples"),
             "sink": ("Saved", "Sink"),
         },
     )

@@ -7,42 +7,42 @@ checks what SQLite does not: the type of a value, the text of a number.
 """
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
-from decimal import Decimal
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self
 
 from binance_oi.arguments import StrPath, check_path
 from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
-from binance_oi.exchange.symbols import check_symbols, is_name
-from binance_oi.market import arrow
+from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
-from binance_oi.market.rows import Batch, Row
 from binance_oi.recorder.atomic import check_place
 from binance_oi.recorder.backup import copy
 from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.past import Past, source_number
+from binance_oi.recorder.samples import (
+    ALL_TIME_MS,
+    FIRST,
+    LAST,
+    SAMPLES,
+    Sample,
+    Samples,
+    check_samples,
+    damaged,
+    open_for,
+    sample,
+    typed,
+)
 from binance_oi.recorder.schema import (
-    COLUMNS,
-    EARLIEST,
     EVERY_SYMBOL,
-    LATEST,
-    NOT_SETTLED,
-    NUMBER,
     read_source,
     translate_read_errors,
 )
 from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
-
-ROWS_PER_BATCH = 65_536
-
 
 # SELECT DISTINCT would read every row. This reads one row for each symbol, and all of `recent`.
 _SYMBOLS = """
@@ -55,19 +55,6 @@ WITH RECURSIVE found(symbol) AS (
 SELECT symbol FROM found WHERE symbol IS NOT NULL
 UNION SELECT symbol FROM recent ORDER BY symbol
 """
-# Not from the view: its `recent` is always the file's, never the temporary one of `_sort_recent`.
-_SAMPLES = " UNION ALL ".join(
-    f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
-    f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
-    for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
-)
-_BY_TIME, _FIRST, _LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
-# Four queries: one query with both min and max, or over both tables, reads all rows in between.
-_FIRST_AND_LAST_TIMES = " UNION ALL ".join(
-    f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
-    for end in ("min", "max")
-    for table in ("settled", "recent")
-)
 # Each gap with its period and the number of its slots that have no sweep, from ?1 on and before ?2.
 # Where gaps overlap, a slot counts once: a gap counts only after the end of all gaps that begin
 # before it. The period is the gap's own, for a recording may change its period. A gap with an
@@ -104,56 +91,7 @@ SELECT symbol, reason, sum((ends - begins) / period + 1) AS sweeps FROM part
 WHERE begins <= ends GROUP BY symbol, reason ORDER BY sweeps DESC, symbol
 """
 
-# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. For
-# most numbers the length alone is enough to say no.
-_LONG = (
-    f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
-    " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
-    f" OR length({{0}}) - instr({{0}}, '.') > {arrow.PLAIN_SCALE} END)"
-)
-_NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as long
-    "SELECT max(mark_price IS NOT NULL),"
-    f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
-    f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
-    f" FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
-    for table in ("settled", "recent")
-)
-
-_SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
-SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
-ALL_TIME_MS = 0, 1 << 62  # Unix ms
 ALWAYS = -(1 << 62), 1 << 62  # Unix ms, of slots: damage may put one before 1970
-ROWS_PER_CHECK = 1024
-
-_BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
-
-
-class _Sample(NamedTuple):
-    symbol: str
-    time: int
-    """The exchange's transaction time, Unix ms."""
-    open_interest: Decimal
-    """In units of the base asset."""
-    received: int
-    """When the answer came, Unix ms."""
-    mark_price: Decimal | None
-    """In units of the quote asset; None when it was not recorded."""
-
-
-class Sample(_Sample, Encodable):
-    """One observation."""
-
-    __slots__ = ()
-
-
-class SampleColumns(TypedDict):
-    """Samples by column."""
-
-    symbol: list[str]
-    time: list[int]
-    open_interest: list[Decimal]
-    received: list[int]
-    mark_price: list[Decimal | None]
 
 
 class _Sweep(NamedTuple):
@@ -185,192 +123,6 @@ class CountedGap(_CountedGap, Encodable):
     """Slots without any sweep, and their number."""
 
     __slots__ = ()
-
-
-def _damaged(path: Path, what: str) -> RecordingError:
-    return RecordingError(f"{path} is damaged: {what}")
-
-
-def _typed(rows: Iterable[tuple[Any, ...]], path: Path, *kinds: type) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows after a check of their types; integers must be possible times.
-
-    Raises:
-        RecordingError: The rows cannot be read, or a value has a wrong type or is out of range.
-    """
-    with translate_read_errors(path):
-        for row in rows:
-            numbers = [value for value in row if type(value) is int]
-            within = all(EARLIEST <= n <= LATEST for n in numbers)
-            if tuple(map(type, row)) != kinds or not within:
-                raise _damaged(path, f"it contains an invalid row: {row!r:.80}")
-            yield row
-
-
-def _check_samples(rows: Sequence[Row], path: Path) -> None:
-    """Check that the values are what a recorder writes; by column, for there may be millions.
-
-    Raises:
-        RecordingError: A value is not.
-    """
-    symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
-    without = marks.count(None) == len(marks)
-    texts = values if without else (*values, *(mark for mark in marks if mark is not None))
-    try:
-        right = (
-            {*map(type, symbols)} == {str}
-            and all(map(is_name, {*symbols}))
-            and all(map(NUMBER.fullmatch, texts))
-            and all({*map(type, times)} == {int} for times in instants)
-            and all(min(times) >= 0 and max(times) <= LATEST for times in instants)
-        )
-    except TypeError:
-        right = False
-    if not right:
-        raise _damaged(path, f"a sample of {symbols[0]!r:.40} is none that a recorder writes")
-
-
-class Samples:
-    """Recorded samples of some symbols in a span of time, sorted by symbol and time.
-
-    Every iteration reads the file anew and keeps nothing, so the samples may exceed the memory. The
-    Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB) needs the extra
-    `parquet`.
-    """
-
-    def __init__(self, path: StrPath, symbols: tuple[str, ...], since: int, until: int) -> None:
-        self._path = check_path("path", path)
-        self.symbols = symbols
-        self.since = since
-        """Unix ms, included."""
-        self.until = until
-        """Unix ms, not included."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        return map(_sample, self.rows())
-
-    def rows(self) -> Iterator[Row]:
-        """The samples, with numbers as the exchange wrote them.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        for rows in self._chunks(ROWS_PER_CHECK):
-            yield from rows
-
-    def _chunks(self, size: int) -> Iterator[list[Row]]:
-        """Yield checked rows, `size` at a time; the last chunk may be shorter."""
-        with (
-            translate_read_errors(self._path),
-            closing(_open_for(self._path, self.symbols)) as connection,
-        ):
-            rows: list[Row] = []
-            for symbol in self.symbols:
-                found = connection.execute(
-                    f"{_SAMPLES} {_BY_TIME}", (symbol, self.since, self.until)
-                )
-                while more := found.fetchmany(size - len(rows)):
-                    _check_samples(more, self._path)
-                    rows += more
-                    if len(rows) == size:
-                        yield rows
-                        rows = []
-            if rows:
-                yield rows
-
-    def batches(self) -> Iterator[Batch]:
-        """The samples by column, some ten thousand rows at a time.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        return map(Batch.of, self._chunks(ROWS_PER_BATCH))
-
-    def between(self, since: int, until: int) -> Self:
-        """The samples from `since` until before `until` (Unix ms)."""
-        since, until = max(since, self.since), min(until, self.until)
-        return type(self)(self._path, self.symbols, since, until)
-
-    def span(self) -> tuple[int, int] | None:
-        """The first and the last transaction time (Unix ms); None when there is no sample.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        ends: list[int] = []
-        with (
-            translate_read_errors(self._path),
-            closing(_open_for(self._path, self.symbols)) as connection,
-        ):
-            for symbol in self.symbols:
-                found = connection.execute(_FIRST_AND_LAST_TIMES, (symbol, self.since, self.until))
-                known = ((time,) for (time,) in found if time is not None)
-                ends += [time for (time,) in _typed(known, self._path, int)]
-        return (min(ends), max(ends)) if ends else None
-
-    def count(self) -> int:
-        """How many there are.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        count = 0
-        with (
-            translate_read_errors(self._path),
-            closing(_open_for(self._path, self.symbols)) as connection,
-        ):
-            for symbol in self.symbols:
-                query = f"SELECT count(*) FROM ({_SAMPLES})"
-                ((found,),) = connection.execute(query, (symbol, self.since, self.until))
-                count += found
-        return count
-
-    def to_columns(self) -> SampleColumns:
-        """One list for each field, ready for a data frame.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        columns = SampleColumns(symbol=[], time=[], open_interest=[], received=[], mark_price=[])
-        for batch in self.batches():
-            columns["symbol"] += batch.symbol
-            columns["time"] += batch.time
-            columns["open_interest"] += map(Decimal, batch.open_interest)
-            columns["received"] += batch.received
-            columns["mark_price"] += (None if m is None else Decimal(m) for m in batch.mark_price)
-        return columns
-
-    def columns(self) -> arrow.Columns:
-        """How the numbers of the samples are typed in Arrow.
-
-        It reads all numbers only when some are longer than the exchange's usual ones.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        has_prices = has_long = False
-        with (
-            translate_read_errors(self._path),
-            closing(_open_for(self._path, self.symbols)) as connection,
-        ):
-            for symbol in self.symbols:
-                for prices, long in connection.execute(_NUMBERS, (symbol, self.since, self.until)):
-                    has_prices, has_long = has_prices or bool(prices), has_long or bool(long)
-        columns = arrow.Columns.of(self.batches()) if has_long else arrow.Columns()
-        return columns._replace(has_notional=has_prices)
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """Export the samples to any library that reads Arrow; decimals are exact, times are UTC.
-
-        With recorded mark prices there is a column `notional`. The stream leaves out a row with
-        more than 20 digits before the point or 18 after it, and warns.
-        """
-        columns = self.columns()
-        return arrow.stream(self.batches(), columns, self._path, requested_schema)
-
-
-def _sample(row: Row) -> Sample:
-    symbol, time, value, received, mark = row
-    return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
 
 
 def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
@@ -478,7 +230,7 @@ class Recording:
         """The rows of a query on the current state, read while they are iterated over."""
         with translate_read_errors(self.path):
             found = self._connection.execute(query, values)
-        return _typed(found, self.path, *kinds)
+        return typed(found, self.path, *kinds)
 
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has samples, sorted."""
@@ -550,20 +302,20 @@ class Recording:
         symbols = self.symbols()
         with (
             translate_read_errors(self.path),
-            closing(_open_for(self.path, symbols)) as connection,
+            closing(open_for(self.path, symbols)) as connection,
         ):
             for symbol in symbols:
                 both = [
                     row
-                    for end in (_FIRST, _LAST)
-                    for row in connection.execute(f"{_SAMPLES} {end}", (symbol, *span)).fetchall()
+                    for end in (FIRST, LAST)
+                    for row in connection.execute(f"{SAMPLES} {end}", (symbol, *span)).fetchall()
                 ]
                 if not both and span != ALL_TIME_MS:
                     continue
                 if not both:  # the table lists the symbol, but a search for it finds nothing
-                    raise _damaged(self.path, f"the samples of {symbol!r:.40} are not found")
-                _check_samples(both, self.path)
-                yield _sample(both[0]), _sample(both[-1])
+                    raise damaged(self.path, f"the samples of {symbol!r:.40} are not found")
+                check_samples(both, self.path)
+                yield sample(both[0]), sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last slot of the schedule, gaps included; None when there is none."""
@@ -608,30 +360,3 @@ class Recording:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
         query = "SELECT first, last, reason, detail FROM gaps WHERE symbol = ? ORDER BY first"
         return map(Gap._make, self._rows(query, (symbol,), int, int, str, str))
-
-
-def _open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
-    """Open a connection for reading the symbols one by one; many symbols see one moment.
-
-    Raises:
-        RecordingError: The file cannot be read.
-    """
-    connection = open_to_read(path)
-    try:
-        with translate_read_errors(path):
-            if len(symbols) > SORT_RECENT_ABOVE:
-                _sort_recent(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _sort_recent(connection: sqlite3.Connection) -> None:
-    """Replace `recent` for this connection by a copy in memory, sorted by symbol."""
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA query_only = OFF")  # it forbids temporary tables as well
-    connection.execute("BEGIN")  # or a recorder could move rows to `settled`: they would be twice
-    connection.execute(_SORTED)
-    connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
-    connection.execute("PRAGMA query_only = ON")

@@ -21,7 +21,7 @@ from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.past import past_times, write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
-from binance_oi.recorder.recording import ALL_TIME_MS
+from binance_oi.recorder.samples import ALL_TIME_MS
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
     PAGE_SIZE,

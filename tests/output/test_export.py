@@ -23,7 +23,7 @@ from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Recordin
 from binance_oi.market.rows import Row
 from binance_oi.output.export import CSV_HEADER, Merged, export
 from binance_oi.recorder import Recorder, Recording
-from binance_oi.recorder.recording import ROWS_PER_BATCH, Samples
+from binance_oi.recorder.samples import ROWS_PER_BATCH, Samples
 from binance_oi.recorder.store import Store
 from binance_oi.times import iso_ms
 from support.lanes import some, thorough

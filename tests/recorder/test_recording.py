@@ -14,7 +14,7 @@ import pytest
 
 from binance_oi import InvalidSymbolError, RecordingError
 from binance_oi.recorder import Recording
-from binance_oi.recorder.recording import ROWS_PER_BATCH
+from binance_oi.recorder.samples import ROWS_PER_BATCH
 from binance_oi.recorder.sides import beside
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, write_recording
