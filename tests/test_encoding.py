@@ -37,7 +37,7 @@ from binance_oi import (
 from binance_oi.budget import Receipt, Wait
 from binance_oi.encoding import Encodable, EncodableByKey, plain
 from binance_oi.exchange import Limit, MarkPrice
-from binance_oi.market import Instant
+from binance_oi.market import Change, Instant, Point
 from binance_oi.recorder import Sample, Saved, Status, Sweep
 from binance_oi.recorder.recording import CountedGap
 
@@ -92,6 +92,11 @@ VALUES: tuple[Encodable, ...] = (
     Status(storage_error="disk full"),
     Sample("BTCUSDT", NOON_MS, Decimal("1.50"), NOON_MS, None),
     Instant("BTCUSDT", NOON_MS, "archive", Decimal("1.50"), Decimal("3.10"), None),
+    Point("BTCUSDT", NOON_MS, Decimal("1.50"), Decimal("3.10"), None, "sample"),
+    Change(
+        *("BTCUSDT", "1h", NOON_MS, Decimal("1.60"), Decimal("0.10"), 6.25, Decimal("0.40")),
+        *(None, 1.5, 93.25, 2016),
+    ),
     Sweep(NOON_MS, 1000, NOON_MS, NOON_MS, 1, 1, 1, 1),
     CountedGap(Gap(NOON_MS, NOON_MS, "late"), 1000, 1),
     PAST,

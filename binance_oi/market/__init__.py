@@ -21,7 +21,7 @@ changes.py    how open interest changes, in rows that are there and during a pol
 
 from binance_oi.market.changes import Change, ChangeTracker, changes_of
 from binance_oi.market.gap import Gap
-from binance_oi.market.past import History, HistoryProgress, Instant
+from binance_oi.market.past import History, HistoryProgress, Instant, Point
 from binance_oi.market.snapshot import Snapshot
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "History",
     "HistoryProgress",
     "Instant",
+    "Point",
     "Snapshot",
     "changes_of",
 ]

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from binance_oi.errors import RecordingError, printable
 from binance_oi.extras import library
-from binance_oi.market.rows import Batch, OddRows, PastRow, Row, digits, notional
+from binance_oi.market.rows import Batch, OddRows, PastRow, PointRow, Row, digits, notional
 
 PRECISION = 38  # digits: the widest decimal of polars and DuckDB
 SCALE = 18  # the most digits after the point
@@ -115,15 +115,20 @@ class PastColumns(NamedTuple):
     notional: Kind = Kind.plain(PLAIN_VALUE)
     circulating_supply: Kind = Kind.plain(PLAIN_SUPPLY)
 
-    def widened(self, rows: Sequence[PastRow]) -> Self:
-        """The columns that hold these rows as well, but for those that none can hold."""
-        numbers = zip(self, list(zip(*rows, strict=True))[2:], strict=True)
+    def widened(self, rows: Sequence[PastRow] | Sequence[PointRow]) -> Self:
+        """The columns that hold these rows as well, except rows that no column can hold."""
+        numbers = zip(self, list(zip(*rows, strict=True))[2:5], strict=True)
         return type(self)(*(kind.widened(column) for kind, column in numbers))
 
-    def hold(self, row: PastRow) -> bool:
+    def hold(self, row: PastRow | PointRow) -> bool:
         """Whether the numbers of a row fit."""
-        pairs = zip(self, row[2:], strict=True)
+        pairs = zip(self, row[2:5], strict=True)
         return all(number is None or kind.holds(number) for kind, number in pairs)
+
+
+# A sample's notional is a product, with the digits after the point of both of its factors.
+POINTS = PastColumns(notional=Kind(PRECISION, 2 * PLAIN_SCALE))
+"""The columns of a series, unless its numbers are longer than the exchange's usual ones."""
 
 
 class TooNarrowError(Exception):
@@ -210,41 +215,85 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
             writer.write_batch(made, ROW_GROUP)
 
 
+def point_stream(
+    blocks: Iterable[Sequence[PointRow]],
+    columns: PastColumns,
+    where: object,
+    requested_schema: object | None,
+) -> object:
+    """Make an Arrow C stream of a series; see `stream`."""
+    pyarrow, schema = _library("pyarrow"), _past_schema(columns, is_series=True)
+    reader = pyarrow.RecordBatchReader.from_batches(schema, _points(blocks, columns, schema, where))
+    capsule: object = reader.__arrow_c_stream__(requested_schema)
+    return capsule
+
+
+def _points(
+    blocks: Iterable[Sequence[PointRow]], columns: PastColumns, schema: Any, where: object
+) -> Iterator[object]:
+    odd = OddRows()
+    yield from _past_batches(blocks, columns, schema, odd)
+    odd.warn(where)
+
+
 def write_past(
-    blocks: Iterable[Sequence[PastRow]], file: BinaryIO, columns: PastColumns, odd: OddRows
+    blocks: Iterable[Sequence[PastRow]] | Iterable[Sequence[PointRow]],
+    file: BinaryIO,
+    columns: PastColumns,
+    odd: OddRows,
+    *,
+    is_series: bool = False,
 ) -> None:
-    """Write one file of the past, compressed with zstd.
+    """Write one file of the past or of a series, compressed with zstd.
 
     Args:
         blocks: What to write, sorted by symbol and time.
         file: Where to; it stays open.
         columns: What the columns are.
         odd: Gets the rows that no columns can hold; they are left out.
+        is_series: Whether the rows are those of a series, which have a source.
     """
-    pyarrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
-    schema = pyarrow.schema(
-        [
-            pyarrow.field("symbol", pyarrow.string(), nullable=False),
-            pyarrow.field("time", pyarrow.timestamp("ms", tz="UTC"), nullable=False),
-            pyarrow.field("open_interest", pyarrow.decimal128(*columns[0]), nullable=False),
-            pyarrow.field("notional", pyarrow.decimal128(*columns[1]), nullable=False),
-            pyarrow.field("circulating_supply", pyarrow.decimal128(*columns[2])),
-        ]
-    )
+    parquet, schema = _library("pyarrow.parquet"), _past_schema(columns, is_series=is_series)
     order = [("symbol", "ascending"), ("time", "ascending")]
     sorting = parquet.SortingColumn.from_ordering(schema, order)
     with parquet.ParquetWriter(file, schema, compression="zstd", sorting_columns=sorting) as writer:
-        for rows in blocks:
-            kept = [row for row in rows if columns.hold(row)]
-            for row in rows if len(kept) < len(rows) else ():
-                if not columns.hold(row):
-                    odd.add(row, TOO_WIDE)
-            if kept:
-                symbols, times, *numbers = zip(*kept, strict=True)
-                arrays = [pyarrow.array(symbols), pyarrow.array(times, schema.field("time").type)]
-                kinds = [schema.field(n).type for n in range(2, 5)]
-                arrays += map(_numbers, numbers, kinds)
-                writer.write_batch(pyarrow.record_batch(arrays, schema=schema), ROW_GROUP)
+        for batch in _past_batches(blocks, columns, schema, odd):
+            writer.write_batch(batch, ROW_GROUP)
+
+
+def _past_schema(columns: PastColumns, *, is_series: bool) -> Any:
+    pyarrow = _library("pyarrow")
+    fields = [
+        pyarrow.field("symbol", pyarrow.string(), nullable=False),
+        pyarrow.field("time", pyarrow.timestamp("ms", tz="UTC"), nullable=False),
+        pyarrow.field("open_interest", pyarrow.decimal128(*columns[0]), nullable=False),
+        pyarrow.field("notional", pyarrow.decimal128(*columns[1]), nullable=is_series),
+        pyarrow.field("circulating_supply", pyarrow.decimal128(*columns[2])),
+    ]
+    if is_series:
+        fields.append(pyarrow.field("source", pyarrow.string(), nullable=False))
+    return pyarrow.schema(fields)
+
+
+def _past_batches(
+    blocks: Iterable[Sequence[PastRow]] | Iterable[Sequence[PointRow]],
+    columns: PastColumns,
+    schema: Any,
+    odd: OddRows,
+) -> Iterator[object]:
+    """The rows that the columns hold, as record batches."""
+    pyarrow = _library("pyarrow")
+    for rows in blocks:
+        kept = [row for row in rows if columns.hold(row)]
+        for row in rows if len(kept) < len(rows) else ():
+            if not columns.hold(row):
+                odd.add(row, TOO_WIDE)
+        if kept:
+            symbols, times, *others = zip(*kept, strict=True)
+            arrays = [pyarrow.array(symbols), pyarrow.array(times, schema.field("time").type)]
+            arrays += map(_numbers, others[:3], [schema.field(n).type for n in range(2, 5)])
+            arrays += map(pyarrow.array, others[3:])
+            yield pyarrow.record_batch(arrays, schema=schema)
 
 
 def read_parquet(path: Path) -> Iterator[Row]:

@@ -179,6 +179,11 @@ class ChangeTracker:
         return tuple(label(window * self._plan.step) for window in self._plan.windows)
 
     @property
+    def step(self) -> int:
+        """Ms from row to row."""
+        return self._plan.step
+
+    @property
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has a row or a sample."""
         return tuple(self._tracks)

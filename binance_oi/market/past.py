@@ -71,6 +71,26 @@ class Instant(_Instant, Encodable):
     __slots__ = ()
 
 
+class _Point(NamedTuple):
+    symbol: str
+    time: int
+    """The instant, Unix ms: a multiple of the step of the series."""
+    open_interest: Decimal
+    """In units of the base asset."""
+    notional: Decimal | None
+    """In units of the quote asset; None where it is unknown."""
+    circulating_supply: Decimal | None
+    """Of the base asset; None where it is unknown, as in every sample."""
+    source: str
+    """``sample``, ``history`` or ``archive``."""
+
+
+class Point(_Point, Encodable):
+    """Open interest of one symbol at one instant, from the best source that has it."""
+
+    __slots__ = ()
+
+
 def instant_of(row: InstantRow) -> Instant:
     """A row of a recording as a value."""
     symbol, time, source, value, notional, supply = row

@@ -66,6 +66,11 @@ SOURCES: Mapping[int, str] = MappingProxyType({HISTORY: "history", ARCHIVE: "arc
 """Where a row of the past comes from, by its number in a recording."""
 
 
+PointRow = tuple[str, int, str, str | None, str | None, str]
+"""Symbol, instant in Unix ms, open interest, notional, circulating supply, source: a row of a
+series as it is shown and exported. Notional and supply are None where they are unknown."""
+
+
 def instant_row(row: HistoryRow) -> InstantRow:
     """A row of the exchange's history as a recording keeps it."""
     symbol, time, value, notional, supply = past_row(row)
@@ -105,7 +110,7 @@ class OddRows:
         self.count: int = 0
         self._named: list[str] = []
 
-    def add(self, row: Row | PastRow, why: str) -> None:
+    def add(self, row: Row | PastRow | PointRow, why: str) -> None:
         """Count a row.
 
         Args:

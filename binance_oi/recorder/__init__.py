@@ -4,7 +4,8 @@ schema.py      the tables, their versions, and the migration
 sides.py       the files beside a recording
 opening.py     opening a recording to read it
 samples.py     its samples, in order
-recording.py   reading it: samples, sweeps, gaps, the past
+series.py      samples and the past as one series
+recording.py   reading it: samples, series, sweeps, gaps, the past
 past.py        rows of the past in it: written once, read in order
 lock.py        one recorder for each recording
 slots.py       what a recording knows of a slot, also when a slot occurs again
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from binance_oi.recorder.recorder import Recorder, Status
     from binance_oi.recorder.recording import Recording, Sweep
     from binance_oi.recorder.samples import Sample, Samples
+    from binance_oi.recorder.series import Series
     from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Sample",
     "Samples",
     "Saved",
+    "Series",
     "Sink",
     "Status",
     "Sweep",
@@ -51,6 +54,7 @@ if not TYPE_CHECKING:  # who only reads a recording imports no client
             "recorder": ("Recorder", "Status"),
             "recording": ("Recording", "Sweep"),
             "samples": ("Sample", "Samples"),
+            "series": ("Series",),
             "sink": ("Saved", "Sink"),
         },
     )

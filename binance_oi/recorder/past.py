@@ -112,26 +112,27 @@ class Past:
         with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
             if read_version(connection) < PAST_SINCE:
                 return
-            for symbol in _symbols(connection) if self._symbols is None else self._symbols:
+            for symbol in past_symbols(connection) if self._symbols is None else self._symbols:
                 found = connection.execute(_ROWS, (symbol, *self._span, self._source))
                 while rows := found.fetchmany(ROWS_PER_READ):
-                    self._check(rows)
+                    check_past(rows, self._path)
                     yield from rows
 
-    def _check(self, rows: Sequence[InstantRow]) -> None:
-        """Check that the values are what a backfill writes.
 
-        Raises:
-            RecordingError: A value is not.
-        """
-        for row in rows:
-            if not _is_right(*row):
-                what = f"a row of the past is none that a backfill writes: {row!r:.80}"
-                raise RecordingError(f"{self._path} is damaged: {what}")
+def check_past(rows: Sequence[InstantRow], path: Path) -> None:
+    """Check that the values are what a backfill writes.
+
+    Raises:
+        RecordingError: A value is not.
+    """
+    for row in rows:
+        if not _is_right(*row):
+            what = f"a row of the past is none that a backfill writes: {row!r:.80}"
+            raise RecordingError(f"{path} is damaged: {what}")
 
 
-def _symbols(connection: sqlite3.Connection) -> Iterator[str]:
-    """Every symbol that has rows, sorted."""
+def past_symbols(connection: sqlite3.Connection) -> Iterator[str]:
+    """Every symbol that has rows, sorted; the recording must have the table."""
     symbol = ""
     while True:
         ((found,),) = connection.execute(_NEXT, (symbol,)).fetchall()

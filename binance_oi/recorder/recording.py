@@ -19,10 +19,11 @@ from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
+from binance_oi.market.windows import Length, step_ms
 from binance_oi.recorder.atomic import check_place
 from binance_oi.recorder.backup import copy
 from binance_oi.recorder.opening import open_to_read
-from binance_oi.recorder.past import Past, source_number
+from binance_oi.recorder.past import Past, past_symbols, source_number
 from binance_oi.recorder.samples import (
     ALL_TIME_MS,
     FIRST,
@@ -38,9 +39,12 @@ from binance_oi.recorder.samples import (
 )
 from binance_oi.recorder.schema import (
     EVERY_SYMBOL,
+    PAST_SINCE,
     read_source,
+    read_version,
     translate_read_errors,
 )
+from binance_oi.recorder.series import Series
 from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
 from binance_oi.times import instant, unix_ms
 
@@ -286,6 +290,47 @@ class Recording:
         """
         wanted = None if symbols is None else sorted(check_symbols(symbols))
         return Past(self.path, wanted, *_span(since, until), source_number(source))
+
+    def series(
+        self,
+        symbols: Iterable[str] | None = None,
+        *,
+        step: Length = "5m",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Series:
+        """Samples and the past as one series: at most one row for each symbol and instant.
+
+        Instants are the multiples of `step` since 1970. The row of an instant is the last sample at
+        or before it that is at most one step old; else the row of the exchange's history for it;
+        else that of the archive. `Point.source` says which. Where none of them is, there is no row.
+        The last instant may lie up to one step after the last sample; while the recorder runs, its
+        row may still change.
+
+        Args:
+            symbols: None takes all.
+            step: 5 minutes or a multiple: ``5m``, ``1h``, a `timedelta` or milliseconds.
+            since: The earliest instant (aware).
+            until: The end of the span, excluded (aware).
+
+        Raises:
+            InvalidSymbolError: One of `symbols` cannot be a symbol.
+            RecordingError: The recording has nothing of one of `symbols`.
+            TypeError: `step` is of another type.
+            ValueError: A time has no time zone, `since` is later than `until`, or there is no such
+                step.
+        """
+        ms, span = step_ms(step), _span(since, until)
+        known = {*self.symbols(), *self._past_symbols()}
+        wanted = sorted(known if symbols is None else check_symbols(symbols))
+        if unknown := [symbol for symbol in wanted if symbol not in known]:
+            raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
+        return Series(self.path, tuple(wanted), ms, *span)
+
+    def _past_symbols(self) -> list[str]:
+        with translate_read_errors(self.path):
+            has_past = read_version(self._connection) >= PAST_SINCE
+            return list(past_symbols(self._connection)) if has_past else []
 
     def _has(self, symbol: str) -> bool:
         query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
