@@ -71,19 +71,23 @@ def backup(recording: Path, to: Path, *, replace: bool) -> int:
     return OK
 
 
-def plot(recording: Path, to: Path, symbols: Sequence[str], span: Span) -> int:
+def plot(
+    recording: Path, to: Path, symbols: Sequence[str], span: Span, *, usd: bool, dark: bool
+) -> int:
     """Draw charts of a recording."""
     from binance_oi.output import plot as draw
 
     with as_usage_errors(), Recording(recording) as opened:
-        draw(opened, to, symbols, since=span.since, until=span.until)
+        draw(opened, to, symbols, since=span.since, until=span.until, usd=usd, dark=dark)
     return OK
 
 
-def report(recording: Path, to: Path, symbols: Sequence[str] | None, span: Span) -> int:
+def report(
+    recording: Path, to: Path, symbols: Sequence[str] | None, span: Span, *, top: int
+) -> int:
     """Write a page about a recording, or about a part of it."""
     from binance_oi.output import write_report
 
     with as_usage_errors(), Recording(recording) as opened:
-        write_report(opened, to, symbols=symbols, since=span.since, until=span.until)
+        write_report(opened, to, symbols=symbols, since=span.since, until=span.until, top=top)
     return OK

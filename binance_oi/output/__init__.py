@@ -6,6 +6,10 @@ export.py     Parquet, CSV and JSON Lines
 curve.py      samples as a line, broken where nothing was recorded
 chart.py      charts with matplotlib
 drawing.py    charts as SVG text
+markup.py     pieces of HTML
+completeness.py  slots, gaps by reason, failed reads
+movers.py     what the market did
+page/         the page of the service and of a report: template, style, script
 report.py     one HTML page
 past.py       the past of many symbols as one file, over several runs
 """

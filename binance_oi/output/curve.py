@@ -1,38 +1,68 @@
-"""Recorded samples as a line: for charts, pages and tables.
+"""Recorded samples as a line: for charts and pages.
 
 The rule of this file: it computes numbers and draws nothing. A line is broken where nothing was
 recorded, or a gap would look like a calm market.
 """
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
 from binance_oi.recorder import Samples
 
 BREAK = 3  # times the median distance: samples farther apart are not joined
+NAN = float("nan")
 
 
-def curve(samples: Samples) -> tuple[list[float], list[float]]:
-    """Unix seconds and values of one symbol, with a NaN at every break."""
-    found = [(time / 1000, float(value)) for _, time, value, _, _ in samples.rows()]
+class Curve(NamedTuple):
+    """One symbol over time, with a NaN value at every break."""
+
+    times: list[float]
+    """Unix seconds."""
+    values: list[float]
+    """In units of the base asset."""
+    prices: list[float]
+    """Mark prices; NaN where none was recorded."""
+
+    def in_usd(self) -> "Curve":
+        """The same line in units of the quote asset; NaN where there is no price."""
+        values = [value * price for value, price in zip(self.values, self.prices, strict=True)]
+        return self._replace(values=values)
+
+
+def curve(samples: Samples) -> Curve:
+    """The line of one symbol."""
+    return joined(
+        (time / 1000, float(value), NAN if price is None else float(price))
+        for _, time, value, _, price in samples.rows()
+    )
+
+
+def joined(points: Iterable[tuple[float, float, float]]) -> Curve:
+    """Times, values and prices as a line that is broken where points are far apart."""
+    found = list(points)
     steps = sorted(after[0] - before[0] for before, after in pairwise(found))
     longest = BREAK * steps[len(steps) // 2] if steps else 0.0
-    times, values = list[float](), list[float]()
-    for time, value in found:
-        if times and time - times[-1] > longest:
-            times.append((times[-1] + time) / 2)
-            values.append(float("nan"))
-        times.append(time)
-        values.append(value)
-    return times, values
+    made = Curve([], [], [])
+    for time, value, price in found:
+        if made.times and time - made.times[-1] > longest:
+            _add(made, (made.times[-1] + time) / 2, NAN, NAN)
+        _add(made, time, value, price)
+    return made
 
 
-def thinned(
-    times: list[float], values: list[float], columns: int
-) -> tuple[list[float], list[float]]:
+def _add(made: Curve, time: float, value: float, price: float) -> None:
+    made.times.append(time)
+    made.values.append(value)
+    made.prices.append(price)
+
+
+def thinned(line: Curve, columns: int) -> Curve:
     """Keep at most two points for each column of a chart, the lowest and highest, and all NaN."""
+    times, values, prices = line
     if len(times) <= 2 * columns:
-        return times, values
+        return line
     kept: list[int] = []
     size = math.ceil(len(times) / columns)
     for begin in range(0, len(times), size):
@@ -41,4 +71,4 @@ def thinned(
         known = [i for i in part if i not in holes]
         ends = {min(known, key=values.__getitem__), max(known, key=values.__getitem__)}
         kept += sorted(ends | holes)
-    return [times[i] for i in kept], [values[i] for i in kept]
+    return Curve(*([column[i] for i in kept] for column in (times, values, prices)))

@@ -1,88 +1,50 @@
 """A recording as one HTML page that opens offline.
 
-The rule of this file: the page contains everything it shows, without scripts or addresses of other
-sites, and all text is escaped. Charts are thinned to what a screen can show, and keep the lowest
-and highest values.
+The rule of this file: first what the market did, then how complete the recording is. The page has
+a bounded size, whatever the recording: curves and gaps are thinned to what a screen can show, and
+keep the lowest, the highest and the longest. It says something without its script as well.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from html import escape
-from typing import NamedTuple
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath, check_count, check_path
 from binance_oi.errors import RecordingError, printable
 from binance_oi.market.gap import Gap
-from binance_oi.output.curve import curve, thinned
-from binance_oi.output.drawing import Span, chart, strip, trend
+from binance_oi.output.completeness import (
+    Completeness,
+    Part,
+    as_state,
+    completeness_of,
+    sections,
+)
+from binance_oi.output.curve import NAN, Curve, curve, joined, thinned
+from binance_oi.output.drawing import chart
+from binance_oi.output.markup import cells, facts, table
+from binance_oi.output.movers import REFERENCES, WINDOWS, Line, Market, market_of, with_z_scores
+from binance_oi.output.page import still
 from binance_oi.output.selection import DATES, dated
-from binance_oi.recorder import Recording, Sample, Samples
+from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.recording import ALWAYS, CountedGap
+from binance_oi.recorder.lookup import values_at
+from binance_oi.recorder.recording import ALWAYS
 from binance_oi.recorder.samples import ALL_TIME_MS
-from binance_oi.times import instant, plain
+from binance_oi.times import plain
 
 SUFFIXES = (".html", ".htm")
-MOVERS = 15  # rows of the table
-CHARTS = 6  # of the largest movers
-GAPS = 200  # rows of the table; the strip shows all
-FAILURES = 20  # rows of the table
-POINTS, TREND_POINTS = 480, 60  # columns of a chart; each keeps its lowest and highest value
-
-STYLE = """
-:root { --text: #1b1f24; --quiet: #57606a; --page: #fff; --rule: #d8dee4; --line: #0969da;
-  --up: #1a7f37; --down: #cf222e }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --quiet: #8b949e; --page: #0d1117;
-  --rule: #30363d; --line: #58a6ff; --up: #3fb950; --down: #ff7b72 } }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
-  color: var(--text); background: var(--page) }
-h1, h2, h3 { line-height: 1.2; margin-bottom: .5rem } h2 { margin-top: 2.5rem }
-h3 { margin-top: 1.75rem } svg { display: block; width: 100%; height: auto } .quiet, th
-{ color: var(--quiet) } dl { display: grid; gap: 1rem; margin: 1.5rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)) } dt { color: var(--quiet) }
-dd { font-size: 1.4rem; font-variant-numeric: tabular-nums; margin: 0 }
-table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .6rem; text-align: left;
-  border-bottom: 1px solid var(--rule) } th { font-weight: 600 } td { overflow-wrap: anywhere }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.up { color: var(--up) } .down { color: var(--down) } .trend { width: 7.5rem }
-.line { fill: none; stroke: var(--line); stroke-width: 1.5; stroke-linejoin: round }
-.axis { fill: var(--quiet); font-size: 12px } .grid { stroke: var(--rule) } .behind { opacity: .2 }
-.had { fill: #2da44e; background: #2da44e } .gap { fill: #cf222e; background: #cf222e }
-.stopped { fill: #8c959f; background: #8c959f } .storage { fill: #8250df; background: #8250df }
-.overrun, .late, .limited, .budget, .clock { fill: #d4a72c; background: #d4a72c }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
-.key:first-child { margin-left: 0 }
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Mover:
-    """A symbol and its change over the recording."""
-
-    symbol: str
-    first: Sample
-    last: Sample
-
-    @property
-    def percent(self) -> float:
-        """The change from the first sample to the last, in percent."""
-        before, after = self.first.open_interest, self.last.open_interest
-        return float((after - before) / before) * 100 if before else 0.0
-
-
-class Part(NamedTuple):
-    """The part of a recording that a page covers."""
-
-    symbols: frozenset[str] | None
-    """None: all."""
-    span: tuple[int, int]
-    """Unix ms, from the first on and before the second: of slots, and of transaction times."""
-
-    def has(self, symbol: str) -> bool:
-        """Whether a symbol is part of it."""
-        return self.symbols is None or symbol in self.symbols
+MOVERS = 10  # rows of a table, and symbols with a curve
+CHOSEN = 20  # symbols with a curve that the caller named
+CANDIDATES = 40  # movers of each kind, of which the z-score is computed
+FIRST_ROWS = 100  # of the market without the script
+MOST_ROWS = 2_000  # symbols on the page
+POINTS = 700  # columns of a curve; each keeps its lowest and highest value
+MOST_MOVERS = 50
+MOST_READ = 300_000  # sweeps: of a longer recording, a curve looks up some instants only
+DIGITS = 7  # of a value of a curve
 
 
 def write_report(
@@ -92,8 +54,9 @@ def write_report(
     symbols: Iterable[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    top: int = MOVERS,
 ) -> None:
-    """Write the page: coverage and gaps, largest movers, charts.
+    """Write the page: what the market did, and how complete the recording is.
 
     An existing page is replaced at once, as a whole. The target must have a page's suffix, because
     a file of another name may be a recording or its log.
@@ -104,18 +67,20 @@ def write_report(
         symbols: Only these; None takes all.
         since: From this moment on (aware): slots of the schedule, and transaction times.
         until: Before this one (aware).
+        top: The number of movers in each table, and of symbols with a curve.
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
         RecordingError: Nothing was recorded there, one of `symbols` never was, or the target cannot
             be written, is the recording or a side file of it, or has another suffix.
-        ValueError: A time has no time zone, or `since` is later than `until`.
+        ValueError: A time has no time zone, `since` is later than `until`, or `top` is out of
+            range.
     """
     path = check_path("target", target)
     recording.check_target(path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a page's name ends in {' or '.join(SUFFIXES)}")
-    page = report(recording, symbols=symbols, since=since, until=until)
+    page = report(recording, symbols=symbols, since=since, until=until, top=top)
     with translate_write_errors(path), replace_atomically(path) as file:
         file.write(page.encode())
 
@@ -126,43 +91,33 @@ def report(
     symbols: Iterable[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    top: int = MOVERS,
+    made: datetime | None = None,
 ) -> str:
     """The page as text; see `write_report`.
+
+    Args:
+        recording: The subject of the page.
+        symbols: Only these; None takes all.
+        since: From this moment on (aware).
+        until: Before this one (aware).
+        top: The number of movers.
+        made: The time of making that the page names (aware); None is now.
 
     Raises:
         RecordingError: Nothing was recorded.
     """
+    if not 1 <= check_count("top", top) <= MOST_MOVERS:
+        raise ValueError(f"top must be from 1 to {MOST_MOVERS}, not {top}")
     part = _part(recording, symbols, since, until)
     times = max(DATES[0], part.span[0]), min(DATES[1], part.span[1])
-    movers = sorted(
-        (
-            Mover(first.symbol, first, last)
-            for first, last in recording.first_and_last(times)
-            if part.has(first.symbol)
-        ),
-        key=lambda mover: (-abs(mover.percent), mover.symbol),
-    )
-    coverage = Coverage.of(recording, part)
-    if coverage is None or not movers:
+    market = market_of(recording, part.symbols, times)
+    found = completeness_of(recording, part)
+    if found is None or market is None:
         raise RecordingError(f"{recording.path} has nothing to report")
-    title = f"Open interest: {printable(recording.path.name)}"
-    sections = (
-        f"<h1>{escape(title)}</h1>",
-        _summary(coverage, len(movers), recording.source),
-        _coverage(coverage),
-        _failures(recording, part),
-        _movers(recording, movers, times),
-        "<h2>Charts of the largest movers</h2>",
-        *(_chart(recording, mover.symbol, times, coverage) for mover in movers[:CHARTS]),
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
+    candidates = _candidates(market, part, CANDIDATES)
+    market = with_z_scores(recording, market, candidates)
+    return _Report(recording, part, times, market, found, top, made or datetime.now(UTC)).page()
 
 
 def _part(
@@ -184,149 +139,201 @@ def _part(
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
-    """What was recorded, and what is missing."""
+class _Report:
+    """Everything that one page is made of."""
 
-    first: datetime
-    last: datetime
-    sweeps: int
-    samples: int
-    missed: int
-    gaps: Sequence[CountedGap]
-    period_s: float
-    """Period of the last sweep; a gap has its own."""
-    end: float
-    """The end of the last slot, Unix seconds."""
+    recording: Recording
+    part: Part
+    times: tuple[int, int]
+    market: Market
+    found: Completeness
+    top: int
+    made: datetime
 
-    @classmethod
-    def of(cls, recording: Recording, part: Part) -> "Coverage | None":
-        """The coverage of a part of a recording; None when it has no slot."""
-        slots: list[int] = []
-        ends: list[int] = []
-        sweeps, samples, period = 0, 0, 1000
-        for sweep in recording.sweeps(part.span):
-            sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
-            slots, ends = [*slots[:1], sweep.slot], [sweep.slot + period]
-        gaps = tuple(recording.counted_gaps(part.span))
-        slots += [slot for it in gaps for slot in (it.gap.first, max(it.gap[:2]))]
-        if not slots:
-            return None
-        ends += [it.gap.last + it.period for it in gaps]
-        if part.symbols is not None:
-            samples = Samples(recording.path, tuple(sorted(part.symbols)), *part.span).count()
-        first, last = min(slots), max(slots)
-        missed = sum(it.slots for it in gaps)
-        return cls(
-            *(instant(first), instant(last), sweeps, samples, missed, gaps, period / 1000),
-            max(first, *ends) / 1000,
+    def page(self) -> str:
+        title = f"Open interest: {printable(self.recording.path.name)}"
+        curves = {symbol: self._curve(symbol) for symbol in self._with_curve()}
+        chosen = next(iter(curves))
+        line = curves[chosen]
+        marks = self.found.marks()
+        gaps = [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
+        picture = chart(chosen, line[:2], self.found.span, gaps, 0.0)
+        rows = self.market.lines[:MOST_ROWS]
+        state = {
+            "made": self.market.end,
+            "facts": dict(self._facts()),
+            "rows": [_row(line) for line in rows],
+            "gaps": as_state(marks),
+            "series": {symbol: _coded(curve) for symbol, curve in curves.items()},
+            "symbol": chosen,
+        }
+        parts = {
+            "summary": self._summary(),
+            "facts": facts(self._facts()),
+            "movers": self._movers(),
+            "rows": "".join(map(_plain_row, rows[:FIRST_ROWS])),
+            "picture": f'<div id="plain">{picture}</div>',
+            "completeness": sections(self.recording, self.part, self.found),
+        }
+        return still(title, state, parts)
+
+    def _with_curve(self) -> list[str]:
+        """The symbols that the page can draw."""
+        unusual = [line.symbol for line in self.market.movers_by_z_score()[: self.top]]
+        return list(dict.fromkeys([*_candidates(self.market, self.part, self.top), *unusual]))
+
+    def _curve(self, symbol: str) -> Curve:
+        if self.found.sweeps > MOST_READ:
+            return self._sparse(symbol)
+        # Not `Recording.samples`: it checks names as if a caller had passed them.
+        return thinned(curve(Samples(self.recording.path, (symbol,), *self.times)), POINTS)
+
+    def _sparse(self, symbol: str) -> Curve:
+        """The values at instants with equal distances: reading all would take too long."""
+        first, end = round(self.found.span.first * 1000), round(self.found.span.last * 1000)
+        step = max(1, (end - first) // (2 * POINTS))
+        instants = range(first + step, end + 1, step)
+        ((_, found),) = values_at(self.recording.path, (symbol,), instants, step - 1)
+        return joined(
+            (
+                each.time / 1000,
+                float(each.open_interest),
+                NAN if each.mark_price is None else float(each.mark_price),
+            )
+            for each in found
+            if each is not None
         )
 
-    @property
-    def span(self) -> Span:
-        """The time from the first slot to the end of the last one."""
-        return Span(self.first.timestamp(), self.end)
+    def _summary(self) -> str:
+        found = self.found
+        span = f"{plain(found.first)} to {plain(found.last)} UTC, every {found.period_s:g} s"
+        source = self.recording.source or "unknown"
+        made = f"{plain(self.made)} UTC"
+        return f'<p class="quiet">{span}. Source: {escape(source)}. Made {made}.</p>'
 
-    @property
-    def marks(self) -> tuple[list[Gap], list[float]]:
-        """The gaps, and the period of each in seconds."""
-        return [it.gap for it in self.gaps], [it.period / 1000 for it in self.gaps]
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        totals = self.market.totals
+        if totals is not None:
+            before, after = totals
+            change = f" ({100 * (after - before) / before:+.2f} %)" if before else ""
+            yield "Total, USD", f"{amount(after)}{change}"
+            for symbol in REFERENCES:
+                line = self.market.line(symbol)
+                price = None if line is None else line.last.mark_price
+                if price:
+                    yield f"Total, {symbol.removesuffix('USDT')}", amount(after / price)
+        yield "Symbols", f"{len(self.market.lines):,}"
+        yield "Slots with a sweep", self.found.share
+        yield "Sweeps", f"{self.found.sweeps:,}"
+        yield "Samples", f"{self.found.samples:,}"
 
-
-def _summary(coverage: Coverage, symbols: int, source: str | None) -> str:
-    slots = coverage.sweeps + coverage.missed
-    figures = {
-        "slots with a sweep": f"{100 * coverage.sweeps / slots:.3f} %" if slots else "none was due",
-        "sweeps": f"{coverage.sweeps:,}",
-        "slots without": f"{coverage.missed:,}",
-        "samples": f"{coverage.samples:,}",
-        "symbols": f"{symbols:,}",
-    }
-    tiles = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()
-    )
-    span = f"{plain(coverage.first)} to {plain(coverage.last)} UTC"
-    where = f"source: {escape(source or 'unknown')}"
-    return f'<p class="quiet">{span}, every {coverage.period_s:g} s, {where}</p><dl>{tiles}</dl>'
-
-
-def _coverage(coverage: Coverage) -> str:
-    reasons = Counter[str]()
-    for gap, _, slots in coverage.gaps:
-        reasons[gap.reason] += slots
-    keys = "".join(
-        f'<span class="key gap {escape(reason)}"></span>{escape(reason)} ({slots:,})'
-        for reason, slots in reasons.items()
-    )
-    rows = [
-        (_at(gap.first), _at(max(gap.first, gap.last)), f"{slots:,}", gap.reason, gap.detail)
-        for gap, _, slots in coverage.gaps[-GAPS:]
-    ]
-    title = "Gaps" if len(rows) == len(coverage.gaps) else f"The latest {GAPS} gaps"
-    return (
-        f"<h2>Coverage</h2>{strip(coverage.span, *coverage.marks)}"
-        f'<p class="quiet"><span class="key had"></span>recorded{keys}</p>'
-        f"<h2>{title}</h2>"
-        + _table(("from", "to", "slots", "reason", "detail"), map(_cells, rows), numbers=(2,))
-    )
+    def _movers(self) -> str:
+        """The tables before the market."""
+        by_usd = self.market.movers_by_usd()[: self.top]
+        by_percent = self.market.movers_by_percent()[: self.top]
+        unusual = self.market.movers_by_z_score()[: self.top]
+        named = [*sorted(self.part.symbols or ())[:CHOSEN], *REFERENCES]
+        chosen = [line for name in dict.fromkeys(named) if (line := self.market.line(name))]
+        tables = [
+            ("Largest changes in USD, at the last price", by_usd),
+            ("Largest changes in percent", by_percent),
+            (f"Most unusual last hour, of {CANDIDATES} movers of each kind", unusual),
+            ("Chosen symbols", chosen),
+        ]
+        shown = "".join(
+            f"<div><h2>{title}</h2>{_lines(title, lines)}</div>\n"
+            for title, lines in tables
+            if lines
+        )
+        return f'<div class="movers">{shown}</div>'
 
 
-def _failures(recording: Recording, part: Part) -> str:
-    """A table of the symbols that single sweeps lack."""
-    failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
-    if not failures:
-        return ""
-    rows = [(symbol, f"{slots:,}", reason) for symbol, reason, slots in failures[:FAILURES]]
-    head = ("symbol", "sweeps without it", "reason")
-    most = f", the most frequent of {len(failures)}" if len(failures) > FAILURES else ""
-    return f"<h2>Single reads that failed{most}</h2>" + _table(
-        head, map(_cells, rows), numbers=(1,)
-    )
+def _candidates(market: Market, part: Part, top: int) -> list[str]:
+    """Symbols to look at: the named ones, the references, the largest movers of each kind."""
+    named = [*sorted(part.symbols or ())[:CHOSEN], *REFERENCES]
+    movers = [*market.movers_by_usd()[:top], *market.movers_by_percent()[:top]]
+    wanted = dict.fromkeys([*named, *(line.symbol for line in movers)])
+    return [symbol for symbol in wanted if market.line(symbol)]
 
 
-def _movers(recording: Recording, movers: Sequence[Mover], times: tuple[int, int]) -> str:
+def _lines(title: str, lines: Sequence[Line]) -> str:
+    head = ("Symbol", "Open interest", "USD", "Change, coins", "Change, USD", "Change", "z 1h")
     rows = [
         (
-            escape(mover.symbol),
-            f"{mover.first.open_interest:,f}",
-            f"{mover.last.open_interest:,f}",
-            f'<span class="{"down" if mover.percent < 0 else "up"}">{mover.percent:+.2f} %</span>',
-            trend(mover.symbol, _curve(recording, mover.symbol, times, TREND_POINTS)),
+            *cells((line.symbol, f"{line.last.open_interest:,f}")),
+            _amount_or_dash(line.usd),
+            *cells((f"{line.last.open_interest - line.first.open_interest:+,f}",)),
+            _amount_or_dash(line.usd_change, sign="+"),
+            _percent(line.percent),
+            "–" if line.z_score is None else f"{line.z_score:+.2f}",
         )
-        for mover in movers[:MOVERS]
+        for line in lines
     ]
-    title = f"<h2>Largest movers of {len(movers)} symbols</h2>"
-    head = ("symbol", "first", "last", "change", "trend")
-    return title + _table(head, rows, numbers=(1, 2, 3))
+    return table(title, head, rows, (1, 2, 3, 4, 5, 6))
 
 
-def _at(unix_ms: int) -> str:
-    return plain(instant(unix_ms))
+def _plain_row(line: Line) -> str:
+    """A row of the market for a reader without the script."""
+    changes = [line.changes.get(window) for window in WINDOWS]
+    numbers = [_amount_or_dash(line.usd), *map(_percent, changes)]
+    columns = "".join(f'<td class="n">{number}</td>' for number in numbers)
+    return f'<tr><th scope="row">{escape(line.symbol)}</th>{columns}</tr>'
 
 
-def _cells(texts: Sequence[str]) -> Sequence[str]:
-    return [escape(text) for text in texts]
+def _row(line: Line) -> Mapping[str, object]:
+    """A row of the market as the page reads it."""
+    return {
+        "symbol": line.symbol,
+        "coins": float(line.last.open_interest),
+        "usd": None if line.usd is None else float(line.usd),
+        "time": line.last.time,
+        "changes": {
+            window: change for window, change in line.changes.items() if change is not None
+        },
+        "z": line.z_score,
+        "trend": [float(f"{value:.6g}") for value in line.trend],
+    }
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table; the cells must be markup already."""
-    kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        inner = zip(cells, kinds, strict=True)
-        return "<tr>" + "".join(f"<{tag}{k}>{c}</{tag}>" for c, k in inner) + "</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return f"<table>{row(head, 'th')}{body}</table>" if body else "<p>None.</p>"
+def _coded(line: Curve) -> Mapping[str, object]:
+    """A curve as differences of integers, which are a third as long as the numbers."""
+    prices = None if all(map(math.isnan, line.prices)) else _steps(line.prices)
+    times = _steps([time * 1000 for time in line.times], scale=1.0)
+    return {"times": times, "values": _steps(line.values), "prices": prices}
 
 
-def _chart(recording: Recording, symbol: str, times: tuple[int, int], coverage: Coverage) -> str:
-    line = _curve(recording, symbol, times, POINTS)
-    picture = chart(symbol, line, coverage.span, *coverage.marks)
-    return f"<h3>{escape(symbol)}</h3>{picture}"
+def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, object]:
+    """Each value as its difference to the one before, in units of one in ten million."""
+    known = [abs(value) for value in values if not math.isnan(value)]
+    if scale is None:
+        largest = max(known, default=0.0) or 1.0
+        scale = 10.0 ** (DIGITS - math.ceil(math.log10(largest)))
+    steps: list[int | None] = []
+    before = 0
+    for value in values:
+        if math.isnan(value):
+            steps.append(None)
+            continue
+        now = round(value * scale)
+        steps.append(now - before)
+        before = now
+    return {"scale": scale, "steps": steps}
 
 
-def _curve(
-    recording: Recording, symbol: str, times: tuple[int, int], points: int
-) -> tuple[list[float], list[float]]:
-    # Not `Recording.samples`: it checks names as if a caller had passed them.
-    return thinned(*curve(Samples(recording.path, (symbol,), *times)), points)
+def amount(value: Decimal, sign: str = "") -> str:
+    """A large number in words that fit into a cell, such as ``5.78 B``."""
+    for power, name in ((12, " T"), (9, " B"), (6, " M"), (3, " k")):
+        if abs(value) >= Decimal(10) ** power:
+            return f"{value.scaleb(-power):{sign}.2f}{name}"
+    return f"{value:{sign}.2f}"
+
+
+def _amount_or_dash(value: Decimal | None, sign: str = "") -> str:
+    return "–" if value is None else amount(value, sign)
+
+
+def _percent(value: float | None) -> str:
+    if value is None:
+        return "–"
+    tone = "down" if value < 0 else "up"
+    return f'<span class="{tone}">{value:+.2f} %</span>'

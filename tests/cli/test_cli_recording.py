@@ -355,7 +355,7 @@ def test_another_source_is_refused_with_exit_code_2_before_any_request(
         assert capsys.readouterr().err == said
     assert path.read_bytes() == written
     assert main(["report", str(path), "--to", str(page)]) == 0
-    assert "source: local" in page.read_text("utf-8")
+    assert "Source: local" in page.read_text("utf-8")
 
 
 def test_a_recording_is_exported_plotted_and_reported(

@@ -1,5 +1,10 @@
 """Commands that make recordings, and that read them."""
 
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
 from binance_oi.cli.app import command
 from binance_oi.cli.options import (
     End,
@@ -83,28 +88,48 @@ def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
 
 
 @command
-def plot(recording: Place, /, symbols: RequiredSymbols, *, to: Place, span: Span = Span()) -> int:
-    """Draw a chart of open interest over time.
+def plot(
+    recording: Place,
+    /,
+    symbols: RequiredSymbols,
+    *,
+    to: Place,
+    span: Span = Span(),
+    usd: Flag = False,
+    dark: Flag = False,
+) -> int:
+    """Draw a chart of open interest over time, with the gaps shaded.
 
     Args:
         recording: A file made by `record`.
         symbols: The symbols; each has a chart of its own.
         to: A name that ends in .svg or .png.
+        usd: Draw open interest times mark price.
+        dark: Light lines on a dark ground.
     """
     from binance_oi.cli import outputs
 
-    return outputs.plot(recording, to, symbols, span)
+    return outputs.plot(recording, to, symbols, span, usd=usd, dark=dark)
 
 
 @command
-def report(recording: Place, /, symbols: Symbols = None, *, to: Place, span: Span = Span()) -> int:
-    """Write one HTML page about a recording: coverage and gaps, largest movers, charts.
+def report(
+    recording: Place,
+    /,
+    symbols: Symbols = None,
+    *,
+    to: Place,
+    span: Span = Span(),
+    top: Annotated[int, Parameter(validator=Number(gt=0, lte=50))] = 10,
+) -> int:
+    """Write one HTML page about a recording: what the market did, and how complete it is.
 
     Args:
         recording: A file made by `record`.
         symbols: Only these symbols.
         to: A name that ends in .html. The page loads no other file and opens offline.
+        top: The number of movers in each table.
     """
     from binance_oi.cli import outputs
 
-    return outputs.report(recording, to, symbols, span)
+    return outputs.report(recording, to, symbols, span, top=top)

@@ -1,0 +1,218 @@
+"""How complete a recording is: slots, gaps by reason, and single reads that failed.
+
+The rule of this file: all gaps are counted, and the longest ones are named. A picture joins gaps
+that touch, so that a hundred thousand of them still fit on a page.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from html import escape
+from typing import NamedTuple
+
+from binance_oi.market.gap import Gap
+from binance_oi.output.drawing import Span, strip
+from binance_oi.output.markup import cells, table
+from binance_oi.recorder import Recording, Samples
+from binance_oi.recorder.recording import CountedGap
+from binance_oi.times import instant, plain
+
+LONGEST = 20  # gaps that are named
+FAILURES = 20  # rows of the table
+MOST_MARKS = 960  # of a picture: one for each unit of its width
+
+
+class Part(NamedTuple):
+    """The part of a recording that a page covers."""
+
+    symbols: frozenset[str] | None
+    """None: all."""
+    span: tuple[int, int]
+    """Unix ms, from the first on and before the second: of slots, and of transaction times."""
+
+    def has(self, symbol: str) -> bool:
+        """Whether a symbol is part of it."""
+        return self.symbols is None or symbol in self.symbols
+
+
+class Mark(NamedTuple):
+    """Slots without a sweep in a picture."""
+
+    first: int
+    """Unix ms."""
+    last: int
+    """The end of the last slot, Unix ms."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """What was recorded, and what is missing."""
+
+    first: datetime
+    last: datetime
+    sweeps: int
+    samples: int
+    missed: int
+    gaps: Sequence[CountedGap]
+    period_s: float
+    """Period of the last sweep; a gap has its own."""
+    end: float
+    """The end of the last slot, Unix seconds."""
+
+    @property
+    def span(self) -> Span:
+        """The time from the first slot to the end of the last one."""
+        return Span(self.first.timestamp(), self.end)
+
+    @property
+    def share(self) -> str:
+        """The part of the slots that have a sweep."""
+        slots = self.sweeps + self.missed
+        return f"{100 * self.sweeps / slots:.3f} %" if slots else "none was due"
+
+    def marks(self) -> list[Mark]:
+        """The gaps in order; those closer than a unit of a picture are joined."""
+        least = (self.end - self.first.timestamp()) * 1000 / MOST_MARKS
+        found: list[Mark] = []
+        for gap, period, _ in self.gaps:
+            mark = Mark(gap.first, max(gap.first, gap.last) + period, gap.reason)
+            if (
+                found
+                and mark.first - found[-1].last < least
+                and mark.last - found[-1].first < least
+            ):
+                before = found[-1]
+                longer = mark if mark.last - mark.first > before.last - before.first else before
+                found[-1] = Mark(before.first, max(before.last, mark.last), longer.reason)
+            else:
+                found.append(mark)
+        return found
+
+
+def completeness_of(recording: Recording, part: Part) -> Completeness | None:
+    """The completeness of a part of a recording; None when it has no slot.
+
+    Raises:
+        RecordingError: The recording cannot be read.
+    """
+    slots: list[int] = []
+    ends: list[int] = []
+    sweeps, samples, period = 0, 0, 1000
+    for sweep in recording.sweeps(part.span):
+        sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
+        slots, ends = [*slots[:1], sweep.slot], [sweep.slot + period]
+    gaps = tuple(recording.counted_gaps(part.span))
+    slots += [slot for it in gaps for slot in (it.gap.first, max(it.gap[:2]))]
+    if not slots:
+        return None
+    ends += [it.gap.last + it.period for it in gaps]
+    if part.symbols is not None:
+        samples = Samples(recording.path, tuple(sorted(part.symbols)), *part.span).count()
+    first, last = min(slots), max(slots)
+    missed = sum(it.slots for it in gaps)
+    return Completeness(
+        *(instant(first), instant(last), sweeps, samples, missed, gaps, period / 1000),
+        max(first, *ends) / 1000,
+    )
+
+
+def sections(recording: Recording, part: Part, found: Completeness) -> str:
+    """Markup about the completeness.
+
+    Raises:
+        RecordingError: The recording cannot be read.
+    """
+    marks = found.marks()
+    picture = strip(found.span, [Gap(m.first, m.last, m.reason, "") for m in marks], 0.0)
+    return (
+        '<section aria-labelledby="complete"><h2 id="complete">How complete it is</h2>'
+        f"<p>{_in_words(found)}</p>"
+        f'{picture}<p class="quiet">{_legend(found.gaps)}</p>'
+        f"{_by_reason(found.gaps)}{_longest(found.gaps)}{_failures(recording, part)}</section>"
+    )
+
+
+def _in_words(found: Completeness) -> str:
+    if not found.sweeps + found.missed:
+        return "No slot was due."
+    return (
+        f"{found.share} of the slots have a sweep: {found.sweeps:,} have one, and "
+        f"{found.missed:,} have none."
+    )
+
+
+def _legend(gaps: Iterable[CountedGap]) -> str:
+    reasons = dict.fromkeys(it.gap.reason for it in gaps)
+    keys = "".join(
+        f'<span class="key gap {escape(reason)}"></span>{escape(reason)}' for reason in reasons
+    )
+    return f'<span class="key had"></span>recorded{keys}'
+
+
+class _Group(NamedTuple):
+    gaps: int
+    slots: int
+    longest: CountedGap
+
+
+def _by_reason(gaps: Iterable[CountedGap]) -> str:
+    groups: dict[str, _Group] = {}
+    for gap in gaps:
+        reason = gap.gap.reason
+        before = groups.get(reason, _Group(0, 0, gap))
+        longest = max(before.longest, gap, key=_duration)
+        groups[reason] = _Group(before.gaps + 1, before.slots + gap.slots, longest)
+    ordered = sorted(groups.items(), key=lambda pair: -_duration(pair[1].longest))
+    rows = [
+        cells((reason, f"{group.gaps:,}", f"{group.slots:,}", _length(group.longest)))
+        for reason, group in ordered
+    ]
+    head = ("Reason", "Gaps", "Slots", "Longest")
+    return "<h3>Gaps by reason</h3>" + table("Gaps by reason", head, rows, (1, 2, 3))
+
+
+def _longest(gaps: Sequence[CountedGap]) -> str:
+    longest = sorted(gaps, key=lambda gap: (-_duration(gap), gap.gap.first))[:LONGEST]
+    rows = [
+        cells(
+            (
+                plain(instant(it.gap.first)),
+                plain(instant(max(it.gap.first, it.gap.last))),
+                f"{it.slots:,}",
+                it.gap.reason,
+                it.gap.detail,
+            )
+        )
+        for it in longest
+    ]
+    if not rows:
+        return ""
+    title = "Gaps" if len(rows) == len(gaps) else f"The longest {LONGEST} of {len(gaps):,} gaps"
+    return f"<h3>{title}</h3>" + table(
+        title, ("From", "To", "Slots", "Reason", "Detail"), rows, (2,)
+    )
+
+
+def _duration(gap: CountedGap) -> int:
+    return max(gap.gap.first, gap.gap.last) + gap.period - gap.gap.first
+
+
+def _length(gap: CountedGap) -> str:
+    return str(timedelta(milliseconds=_duration(gap)))
+
+
+def _failures(recording: Recording, part: Part) -> str:
+    """A table of the symbols that single sweeps lack."""
+    failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
+    if not failures:
+        return ""
+    rows = [cells((symbol, f"{n:,}", reason)) for symbol, reason, n in failures[:FAILURES]]
+    head = ("Symbol", "Sweeps without it", "Reason")
+    most = f", the most frequent of {len(failures)}" if len(failures) > FAILURES else ""
+    return f"<h3>Single reads that failed{most}</h3>" + table("Failed reads", head, rows, (1,))
+
+
+def as_state(marks: Iterable[Mark]) -> list[Mapping[str, object]]:
+    """Marks as the page reads them."""
+    return [mark._asdict() for mark in marks]

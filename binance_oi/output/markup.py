@@ -1,0 +1,45 @@
+"""Pieces of HTML that several parts of a page share.
+
+The rule of this file: text becomes markup in `cells` alone; everything else takes markup.
+"""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def cells(texts: Iterable[str]) -> list[str]:
+    """Texts as markup."""
+    return [escape(text) for text in texts]
+
+
+def table(
+    title: str, head: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()
+) -> str:
+    """A table; the cells must be markup already.
+
+    Args:
+        title: What a screen reader calls it.
+        head: The titles of the columns.
+        rows: The cells of each row.
+        numbers: Which columns hold numbers.
+    """
+    kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
+    titles = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(head, kinds, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{k}>{c}</td>" for c, k in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    )
+    if not body:
+        return "<p>None.</p>"
+    # A table that is wider than the screen scrolls by itself, also with the keyboard.
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+        f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def facts(values: Iterable[tuple[str, str]]) -> str:
+    """Names and values, as markup of a description list."""
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values
+    )

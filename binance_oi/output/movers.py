@@ -1,0 +1,190 @@
+"""What the market did in a recording: totals, and how each symbol changed.
+
+The rule of this file: it looks up a few instants of each symbol, so the cost does not grow with the
+length of the recording. A symbol without a value near an instant has no change there; nothing is
+interpolated. Amounts in USD are open interest times mark price, for symbols that are quoted in a
+dollar.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
+from decimal import Decimal
+from itertools import groupby
+
+from binance_oi.market.changes import USUAL_MS, Change, changes_of
+from binance_oi.market.rows import notional
+from binance_oi.recorder import Recording, Sample
+from binance_oi.recorder.lookup import values_at
+from binance_oi.recorder.series import Series
+
+WINDOWS: Mapping[str, int] = {
+    "5m": 300_000,
+    "1h": 3_600_000,
+    "4h": 14_400_000,
+    "24h": 86_400_000,
+}
+TREND_POINTS = 60
+NEAR_MS = 300_000  # how old a value may be at the beginning of a window
+STEP_MS = 300_000  # of the changes with which the last one is compared
+UNUSUAL_MS = WINDOWS["1h"]  # the window of a z-score
+DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
+REFERENCES = ("BTCUSDT", "ETHUSDT")  # their prices convert the total
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A symbol, and how it changed."""
+
+    symbol: str
+    first: Sample
+    last: Sample
+    changes: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    """In percent, by window; None where a value is missing."""
+    trend: Sequence[float] = ()
+    """Open interest at instants with equal distances; instants without a value are left out."""
+    z_score: float | None = None
+    """How unusual the change of the last hour is for this symbol; None where it is not known."""
+
+    @property
+    def percent(self) -> float:
+        """The change from the first sample to the last, in percent."""
+        return percent(self.first, self.last) or 0.0
+
+    @property
+    def usd(self) -> Decimal | None:
+        """Open interest in USD; None without a mark price, or when it is not quoted in a dollar."""
+        return usd_of(self.last)
+
+    @property
+    def usd_change(self) -> Decimal | None:
+        """The change in units of the base asset, at the last price."""
+        price = self.last.mark_price
+        if price is None or not is_in_dollars(self.symbol):
+            return None
+        return notional(self.last.open_interest - self.first.open_interest, price)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Every symbol of a recording."""
+
+    lines: Sequence[Line]
+    """By open interest in USD, the largest first; then by symbol."""
+    end: int
+    """The latest transaction time, Unix ms."""
+
+    @property
+    def totals(self) -> tuple[Decimal, Decimal] | None:
+        """USD at the first and at the last samples; None when no mark price was recorded."""
+        pairs = [(usd_of(line.first), usd_of(line.last)) for line in self.lines]
+        known = [(b, a) for b, a in pairs if b is not None and a is not None]
+        if not known:
+            return None
+        before, after = zip(*known, strict=True)
+        return sum(before, Decimal()), sum(after, Decimal())
+
+    def line(self, symbol: str) -> Line | None:
+        """The line of a symbol."""
+        return next((line for line in self.lines if line.symbol == symbol), None)
+
+    def movers_by_usd(self) -> list[Line]:
+        """Lines with a change in USD, the largest first."""
+        known = [(abs(change), line) for line in self.lines if (change := line.usd_change)]
+        return [line for _, line in sorted(known, key=lambda pair: (-pair[0], pair[1].symbol))]
+
+    def movers_by_z_score(self) -> list[Line]:
+        """Lines with a z-score, the most unusual first."""
+        known = [(abs(z), line) for line in self.lines if (z := line.z_score) is not None]
+        return [line for _, line in sorted(known, key=lambda pair: (-pair[0], pair[1].symbol))]
+
+    def movers_by_percent(self) -> list[Line]:
+        """All lines, the largest change in percent first."""
+        return sorted(self.lines, key=lambda line: (-abs(line.percent), line.symbol))
+
+
+def is_in_dollars(symbol: str) -> bool:
+    """Whether the quote asset of a symbol is a dollar."""
+    return symbol.partition("_")[0].endswith(DOLLARS)
+
+
+def usd_of(sample: Sample) -> Decimal | None:
+    """The open interest of a sample in USD, if it is known."""
+    if sample.mark_price is None or not is_in_dollars(sample.symbol):
+        return None
+    return notional(sample.open_interest, sample.mark_price)
+
+
+def percent(before: Sample | None, after: Sample | None) -> float | None:
+    """The change between two samples, in percent; None where one is missing or is zero."""
+    if before is None or after is None or not before.open_interest:
+        return None
+    change = (after.open_interest - before.open_interest) / before.open_interest
+    return float(change) * 100
+
+
+def market_of(
+    recording: Recording, symbols: frozenset[str] | None, span: tuple[int, int]
+) -> Market | None:
+    """Look up the market of a recording.
+
+    Args:
+        recording: Where to look.
+        symbols: Only these; None takes all.
+        span: Transaction times, Unix ms, from the first on and before the second.
+
+    Returns:
+        None when there is no sample.
+
+    Raises:
+        RecordingError: The recording cannot be read.
+    """
+    ends = {
+        first.symbol: (first, last)
+        for first, last in recording.first_and_last(span)
+        if symbols is None or first.symbol in symbols
+    }
+    if not ends:
+        return None
+    begin = min(first.time for first, _ in ends.values())
+    end = max(last.time for _, last in ends.values())
+    step = max(1, (end - begin) // TREND_POINTS)
+    points = range(end - step * (TREND_POINTS - 1), end + 1, step)
+    trends = values_at(recording.path, ends, points, max(step, NEAR_MS) - 1)
+    starts = [end - window for window in WINDOWS.values()]
+    befores = dict(values_at(recording.path, ends, starts, NEAR_MS))
+    lines = [
+        Line(
+            symbol,
+            *ends[symbol],
+            _changes(befores[symbol], ends[symbol][1], end),
+            [float(value.open_interest) for value in trend if value is not None],
+        )
+        for symbol, trend in trends
+    ]
+    return Market(sorted(lines, key=lambda line: (-(line.usd or 0), line.symbol)), end)
+
+
+def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) -> Market:
+    """The same market with the z-scores of some symbols; each one reads a week of its samples.
+
+    Raises:
+        RecordingError: The recording cannot be read.
+    """
+    # Not `Recording.series`: the file may have names that no caller can give.
+    last = market.end // STEP_MS * STEP_MS
+    since = last - USUAL_MS - UNUSUAL_MS
+    series = Series(recording.path, tuple(sorted(symbols)), STEP_MS, since, last + 1)
+    found: dict[str, float | None] = {}
+    for symbol, changes in groupby(changes_of(series, [UNUSUAL_MS]), lambda change: change.symbol):
+        change: Change = max(changes, key=lambda change: change.time)
+        found[symbol] = change.z_score if change.time == last else None
+    lines = [with_fields(line, z_score=found.get(line.symbol)) for line in market.lines]
+    return Market(lines, market.end)
+
+
+def _changes(befores: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:
+    """The changes of a symbol up to the end; None for one that was not read any more."""
+    after = last if end - last.time <= NEAR_MS else None
+    pairs = zip(WINDOWS, befores, strict=True)
+    return {window: percent(before, after) for window, before in pairs}

@@ -1,0 +1,66 @@
+"""The page of the service and of a report: one template, one style sheet, one script in two files.
+
+The rule of this file: a report is the live page with its style, its script and its data inside. The
+page allows this one style and this one script by their hashes, and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+SCRIPTS = ("chart.js", "page.js")
+# What a report has in place of these parts of the live page.
+_PLACES = re.compile(r"<!--still:(\w+)-->")
+_LINKED = re.compile(r'<link rel="stylesheet"[^>]*>\n|<script src=[^>]*></script>\n')
+
+
+@cache
+def part(name: str) -> str:
+    """The text of a file of the page."""
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def still(title: str, data: object, parts: Mapping[str, str]) -> str:
+    """One file that shows the page as it was at one moment.
+
+    Args:
+        title: Plain text.
+        data: The state of the page, as page.js reads it.
+        parts: Markup for the places of the template, by name; a place without any stays empty.
+    """
+    style = part("page.css")
+    script = "\n".join(part(name) for name in SCRIPTS)
+    policy = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    page = _LINKED.sub("", part("index.html"))
+    page = _PLACES.sub(lambda place: parts.get(place[1], ""), page)
+    head = (
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n"
+    )
+    page = page.replace("<title>Open interest</title>\n", head)
+    page = page.replace("<h1>Open interest</h1>", f"<h1>{escape(title)}</h1>")
+    block = f'<script type="application/json" id="still">{_in_script(data)}</script>\n'
+    return page.replace("</body>", f"{block}<script>{script}</script>\n</body>")
+
+
+def _in_script(data: object) -> str:
+    """JSON in which nothing can end the element around it."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _hash(text: str) -> str:
+    """The source expression that allows exactly this text.
+
+    Source: CSP Level 3, 2.3.1.
+    """
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
