@@ -1,0 +1,79 @@
+"""A headless Chromium for each test, which records everything that went wrong in it.
+
+Rule of this file: it needs `chromium` (Debian's package) and Playwright, so these tests run by name
+only: `nox -s browser`. The policy of a page is never bypassed. Conditions are polled with
+`evaluate`, because Playwright's `wait_for_function` needs `eval`, which the policy forbids.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+PATIENCE_S = 120.0  # of a condition; ends a test that would hang
+
+VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI}`);
+});
+"""
+
+
+class Browser:
+    """Opens pages, and keeps what their consoles said and what they asked for."""
+
+    def __init__(self, chromium: Any) -> None:
+        self._chromium = chromium
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+
+    def open(self, url: str, *, width: int = 1280, dark: bool = False, script: bool = True) -> Any:
+        context = self._chromium.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=script,
+            accept_downloads=True,
+        )
+        context.add_init_script(VIOLATIONS)
+        page = context.new_page()
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(url)
+        return page
+
+
+def wait(page: Any, condition: str) -> Any:
+    """Wait until an expression is true in the page, and return it."""
+    end = time.monotonic() + PATIENCE_S
+    while not (found := page.evaluate(condition)):
+        if time.monotonic() > end:
+            raise AssertionError(f"never true: {condition}")
+        page.wait_for_timeout(50)
+    return found
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    assert path, "there is no chromium; apt-get install chromium"
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield Browser(chromium)
+        chromium.close()
+
+
+@pytest.fixture
+def faults_of() -> Callable[[Any], list[str]]:
+    """The violations of the accessibility rules on a page, as axe finds them."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def faults(page: Any) -> list[str]:
+        found = axe.run(page).response["violations"]
+        return [f"{it['id']}: {[n['target'] for n in it['nodes'][:3]]}" for it in found]
+
+    return faults
