@@ -50,7 +50,7 @@ class Encodable:
                 Most readers convert such a number to a double, so a decimal that a double would
                 round stays text.
         """
-        return _written(self.to_dict(decimals=decimals))
+        return json_text(self, decimals=decimals)
 
     def _field_names(self) -> Collection[str]:
         kind = type(self)
@@ -95,6 +95,12 @@ class EncodableByKey(Encodable):
         if name not in self.keys():
             raise KeyError(name)
         return plain(getattr(self, name), "text")
+
+
+def json_text(value: object, *, decimals: Decimals = "text") -> str:
+    """A value, or a container of values, as one line of JSON; see `Encodable.to_json`."""
+    check_decimals(decimals)
+    return _written(plain(value, decimals))
 
 
 def check_decimals(decimals: object) -> None:
