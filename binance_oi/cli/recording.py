@@ -6,11 +6,9 @@ everything that it can before it touches a file, and reports an error in one lin
 
 import asyncio
 import math
-import signal
 import sys
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from binance_oi.cli.endings import (
 )
 from binance_oi.cli.options import End, Source
 from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.signals import stopped_by_signals
 from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
@@ -65,7 +64,7 @@ def record(
     async def run(client: OpenInterestClient) -> int:
         async with client:
             recorder = Recorder(client, to, every=every, symbols=symbols, notional=notional)
-            with _stopped_by_signals(recorder) as received:
+            with stopped_by_signals(recorder.stop) as stopped:
                 beside = [
                     asyncio.create_task(_show_status(recorder, client)),
                     asyncio.create_task(_stop_at(recorder, end)),
@@ -80,7 +79,7 @@ def record(
             return LOST
         if not recorder.status.sweeps and recorder.status.trouble is not None:
             return trouble_code(recorder.status.trouble)
-        return HUNG_UP if SIGHUP in received else OK
+        return HUNG_UP if SIGHUP in stopped.received else OK
 
     with source.client() as client, as_usage_errors():
         return asyncio.run(run(client))
@@ -97,31 +96,6 @@ async def _stop_at(recorder: Recorder, end: End) -> None:
             break
         await asyncio.sleep(min(left, CHECK_S))
     recorder.stop()
-
-
-@contextmanager
-def _stopped_by_signals(recorder: Recorder) -> Generator[set[int]]:
-    """Let signals stop the recorder, and none interrupt its clean end; yield those that came."""
-    loop, received = asyncio.get_running_loop(), set[int]()
-
-    def stop(number: int) -> None:
-        received.add(number)
-        recorder.stop()
-
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # as with nohup
-        numbers.append(SIGHUP)
-    for number in numbers:
-        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file stays valid
-            loop.add_signal_handler(number, stop, number)
-    try:
-        yield received
-    finally:
-        for number in numbers:
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
-        if SIGHUP is not None and SIGHUP in received:  # the shell of the terminal sends a second
-            signal.signal(SIGHUP, signal.SIG_IGN)
 
 
 def trouble_code(trouble: str) -> int:
