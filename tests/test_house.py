@@ -34,6 +34,7 @@ ORDER = (
         "output",
         "simulator",
         "testing",
+        "web",
         "cli",
         "__main__",
     ),
@@ -42,12 +43,13 @@ ORDER = (
 ONLY = {"simulator": set[str]()}  # otherwise a wrong number could pass on both sides
 # Which modules may import which third-party package.
 THIRD_PARTY = {
+    "aiohttp.web_protocol": {"web/server"},  # the type of a connection
     "aiohttp": {
         *("sending/connections", "sending/parked_connections", "sending/transport"),
         "sending/caller_session",
         "sending/wire",
     },
-    "aiohttp.web": {"simulator"},
+    "aiohttp.web": {"simulator", "web/aiohttp_app", "web/server"},
     "aiolimiter": {"sending/pacer"},
     "cyclopts": {"cli"},
     "msgspec": {"budget", "cli", "exchange", "simulator"},
@@ -346,7 +348,10 @@ def test_the_library_prints_nothing_without_a_log_handler() -> None:
 
 @pytest.mark.parametrize(
     "folder",
-    ["budget", "exchange", "market", "output", "recorder", "sending", "simulator", "testing"],
+    [
+        *("budget", "exchange", "market", "output", "recorder", "sending", "simulator", "testing"),
+        "web",
+    ],
 )
 def test_every_name_in_all_of_a_folder_exists(folder: str) -> None:
     package = import_module(f"binance_oi.{folder}")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HELD = (
     *(
         f"binance_oi/{name}"
-        for name in ("exchange", "sending", "market", "recorder", "output", "cli", "testing")
+        for name in ("exchange", "sending", "market", "recorder", "output", "web", "cli", "testing")
     ),
     *(
         f"binance_oi/{name}.py"
@@ -28,7 +28,7 @@ HELD = (
         f"tests/{name}"
         for name in (
             *("benchmarks", "browser", "cli", "exchange", "faults", "fuzz", "market", "output"),
-            *("recorder", "rollover", "sending", "support", "testing"),
+            *("recorder", "rollover", "sending", "support", "testing", "web"),
         )
     ),
     *(

@@ -1,0 +1,83 @@
+"""The service as an aiohttp application, alone or as a part of another one.
+
+The rule of this file: it translates. What is answered is decided by `Router`.
+"""
+
+from functools import partial
+from typing import Unpack
+
+from aiohttp import web
+
+from binance_oi.client import OpenInterestClient
+from binance_oi.web.events import OPENING
+from binance_oi.web.messages import Answer, Request
+from binance_oi.web.router import Router, Stream
+from binance_oi.web.service import Options, Service
+
+SERVICE: web.AppKey[Service] = web.AppKey("binance_oi", Service)
+
+
+def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options]) -> web.Application:
+    """Make an application that serves open interest.
+
+        app.add_subapp("/oi", oi_app(client))
+
+    The first request that needs the market starts to poll it. The end of the application ends all
+    streams; the client stays open, and its owner closes it after that.
+
+    Args:
+        client: Reads the exchange. None sends nothing, and serves the option `recording`.
+        options: See `Options`.
+
+    Raises:
+        TypeError: There is neither a client nor a recording.
+        ValueError: An option is out of range.
+        InvalidSymbolError: One of `symbols` cannot be a symbol.
+    """
+    service = Service(client, options)
+    app = web.Application()
+    app[SERVICE] = service
+    app.router.add_route("*", "/{path:.*}", partial(_handle, Router(service)))
+    app.on_startup.append(_open)
+    app.on_shutdown.append(_drain)
+    app.on_cleanup.append(_close)
+    return app
+
+
+async def _open(app: web.Application) -> None:
+    app[SERVICE].open()
+
+
+async def _drain(app: web.Application) -> None:
+    app[SERVICE].drain()
+
+
+async def _close(app: web.Application) -> None:
+    await app[SERVICE].aclose()
+
+
+async def _handle(router: Router, request: web.Request) -> web.StreamResponse:
+    path, query = f"/{request.match_info['path']}", request.raw_path.partition("?")[2]
+    result = await router.answer(
+        Request(request.method, path, query, request.headers, request.remote or "")
+    )
+    if isinstance(result, Answer):
+        return web.Response(status=result.status, headers=result.headers, body=result.body or None)
+    return await _stream(request, result)
+
+
+async def _stream(request: web.Request, stream: Stream) -> web.StreamResponse:
+    transport, response = request.transport, web.StreamResponse(headers=stream.headers)
+    if transport is None:  # the visitor has left already
+        return response
+    listener = stream.listen(cut=transport.abort, is_gone=transport.is_closing)
+    try:
+        await response.prepare(request)
+        await response.write(OPENING)
+        while (data := await listener.next()) is not None:
+            await response.write(data)
+    except ConnectionError:  # the visitor has left
+        pass
+    finally:
+        listener.leave()
+    return response

@@ -1,0 +1,184 @@
+"""The service as an ASGI application, alone or mounted in another one.
+
+The rule of this file: it translates, as in `aiohttp_app`. It needs no framework and no extra.
+
+Source: https://asgi.readthedocs.io/en/latest/specs/ (HTTP 2.5, lifespan 2.0).
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import Any, Final, Unpack
+
+from binance_oi.client import OpenInterestClient
+from binance_oi.web.events import OPENING
+from binance_oi.web.hub import Listener
+from binance_oi.web.messages import Answer, Headers, Request
+from binance_oi.web.router import Router, Stream
+from binance_oi.web.service import Options, Service
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class OIAsgi:
+    """What `oi_asgi` makes: an ASGI application."""
+
+    def __init__(self, service: Service) -> None:
+        self.service: Service = service
+        self._router = Router(service)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one connection, as ASGI says."""
+        match scope["type"]:
+            case "lifespan":
+                await self._lifespan(receive, send)
+            case "http":
+                await self._http(scope, receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+            case kind:
+                raise RuntimeError(f"this application does not serve {kind}")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()  # lifespan.startup
+        async with oi_lifespan(self):
+            await send({"type": "lifespan.startup.complete"})
+            await receive()  # lifespan.shutdown
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        result = await self._router.answer(_request(scope))
+        with suppress(OSError):  # the visitor has left
+            if isinstance(result, Answer):
+                body = result.body
+                length = (
+                    () if result.status in (204, 304) else (("Content-Length", str(len(body))),)
+                )
+                await send(_start(result.status, (*result.headers, *length)))
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await _stream(result, receive, send)
+
+
+def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]) -> OIAsgi:
+    """Make an ASGI application that serves open interest.
+
+        app.mount("/oi", oi_asgi(client))
+
+    The first request that needs the market starts to poll it. A server that runs it alone ends it
+    properly. Frameworks do not pass the end to a mounted application, so wrap the life of yours
+    into `oi_lifespan`.
+
+    Args:
+        client: Reads the exchange. None sends nothing, and serves the option `recording`.
+        options: See `Options`.
+
+    Raises:
+        TypeError: There is neither a client nor a recording.
+        ValueError: An option is out of range.
+        InvalidSymbolError: One of `symbols` cannot be a symbol.
+    """
+    return OIAsgi(Service(client, options))
+
+
+@asynccontextmanager
+async def oi_lifespan(app: OIAsgi) -> AsyncGenerator[None, None]:
+    """The life of a mounted application: its streams and its poll end with the block.
+
+    A server waits for open streams before it ends an application. So SIGINT and SIGTERM end the
+    streams first, and then do what they did before.
+    """
+    service = app.service
+    service.open()
+    with _drained_by_signals(service):
+        try:
+            yield
+        finally:
+            await service.aclose()
+
+
+@contextmanager
+def _drained_by_signals(service: Service) -> Generator[None]:
+    """End the streams at a signal for which the server has a handler, and call that handler."""
+    loop, before = (
+        asyncio.get_running_loop(),
+        dict[int, Callable[[int, FrameType | None], object]](),
+    )
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(service.drain)
+        before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        number: int
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, drain)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is drain:
+                signal.signal(number, handler)
+
+
+def _request(scope: Message) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    path, root = scope["path"], scope.get("root_path", "").rstrip("/")
+    # Servers and frameworks differ in whether the path has the place of a mounted application.
+    if root and (path == root or path.startswith(f"{root}/")):
+        path = path[len(root) :] or "/"
+    peer = scope.get("client") or ("",)
+    query = scope.get("query_string", b"").decode("latin-1")
+    return Request(scope["method"], path, query, headers, peer[0])
+
+
+def _start(status: int, headers: Headers) -> Message:
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
+    """Send the events until the visitor leaves, the hub closes or nobody reads."""
+    await send(_start(200, stream.headers))
+    listener = stream.listen(cut=lambda: writing.cancel())
+    writing = asyncio.create_task(_write(listener, send))
+    leaving = asyncio.create_task(_until_gone(receive))
+    try:
+        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        listener.leave()
+        leaving.cancel()
+        if leaving.done():
+            writing.cancel()  # it may wait for a visitor who has left
+        await asyncio.wait({writing, leaving})
+    if not writing.cancelled():
+        writing.result()
+
+
+async def _write(listener: Listener, send: Send) -> None:
+    await send(_chunk(OPENING))
+    while (data := await listener.next()) is not None:
+        await send(_chunk(data))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _chunk(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

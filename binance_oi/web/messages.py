@@ -1,0 +1,111 @@
+"""Requests and answers as values, whatever server receives and sends them.
+
+The rule of this file: no framework. An adapter makes a `Request` of its own, and sends an `Answer`.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from binance_oi.encoding import json_text
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+PACKS_FROM: Final = 1400  # bytes: a smaller body fits into one packet anyway
+PACKED_LEVEL: Final = 6
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class Request(NamedTuple):
+    """What a visitor asks."""
+
+    method: str
+    path: str
+    """Below the place where the service is mounted, percent-decoded; begins with ``/``."""
+    query: str
+    """As it was sent, percent-encoded."""
+    headers: Mapping[str, str]
+    """By lower-case name, or case-insensitive."""
+    address: str
+    """Of the peer of the connection; empty if the server does not know it."""
+
+
+class Body:
+    """The bytes of an answer, its tag, and its compressed form, which is made at most once."""
+
+    __slots__ = ("_packed", "_tag", "data", "kind")
+
+    def __init__(self, data: bytes, kind: str = JSON) -> None:
+        self.data: bytes = data
+        self.kind: str = kind
+        self._tag: str | None = None
+        self._packed: bytes | None = None
+
+    @classmethod
+    def of(cls, value: object) -> "Body":
+        """The body of a value whose decimals are text already."""
+        return cls(json_text(value).encode())
+
+    @property
+    def tag(self) -> str:
+        """Its entity tag. A weak one: the compressed form has the same."""
+        if self._tag is None:
+            digest = hashlib.blake2b(self.data, digest_size=12).hexdigest()
+            self._tag = f'W/"{digest}"'
+        return self._tag
+
+    @property
+    def pays_to_pack(self) -> bool:
+        """Whether the compressed form saves a packet."""
+        return len(self.data) >= PACKS_FROM
+
+    @property
+    def packed(self) -> bytes:
+        """The body, compressed with gzip."""
+        if self._packed is None:
+            self._packed = gzip.compress(self.data, PACKED_LEVEL, mtime=0)
+        return self._packed
+
+
+class Answer(NamedTuple):
+    """What a visitor gets, except for the events of a stream."""
+
+    status: int
+    headers: Headers
+    body: bytes = b""
+
+
+def accepts_gzip(accepted: str) -> bool:
+    """Whether a visitor with this ``Accept-Encoding`` takes gzip.
+
+    Source: RFC 9110, 12.5.3.
+    """
+    if accepted in ("", "gzip, deflate", "gzip, deflate, br", "gzip, deflate, br, zstd"):
+        return bool(accepted)
+    weights = dict(map(_coding, accepted.lower().split(",")))
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0.0
+
+
+def _coding(text: str) -> tuple[str, float]:
+    name, _, parameter = text.partition(";")
+    key, _, value = parameter.partition("=")
+    weight = 1.0
+    if key.strip() == "q":
+        try:
+            weight = float(value) if value.strip().isascii() else 0.0
+        except ValueError:
+            weight = 0.0
+    return name.strip(), weight
+
+
+def matches(tags: str, tag: str) -> bool:
+    """Whether an ``If-None-Match`` names `tag`; the comparison is the weak one.
+
+    Source: RFC 9110, 13.1.2.
+    """
+    if tags.strip() == "*":
+        return True
+    strong = tag.removeprefix("W/")
+    return any(each.strip().removeprefix("W/") == strong for each in tags.split(","))

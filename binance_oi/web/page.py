@@ -1,0 +1,73 @@
+"""The page of the service: static files, held in memory.
+
+The rule of this file: only files that were there at the start are sent, so no path leads anywhere
+else. A page runs its own script and nothing of another host.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from binance_oi.arguments import StrPath, check_path
+from binance_oi.web.messages import Body
+
+HOME: Final = Path(__file__).parents[1] / "output" / "page"
+LARGEST: Final = 2 << 20  # bytes of one file
+MOST: Final = 64  # files
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+# The type of a file is its ending's; other files are not sent.
+KINDS: Mapping[str, str] = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+}
+
+
+class Page:
+    """Static files by their path.
+
+    Args:
+        files: The files; ``/`` is the page itself.
+    """
+
+    def __init__(self, files: Mapping[str, Body]) -> None:
+        self._files = files
+
+    @classmethod
+    def of(cls, directory: StrPath | None) -> Self:
+        """The files of a directory; ``index.html`` is the page itself.
+
+        Args:
+            directory: None is the page of this package; without any file, there is no page.
+        """
+        home = HOME if directory is None else check_path("page", directory)
+        files: dict[str, Body] = {}
+        for file in sorted(home.iterdir() if home.is_dir() else ())[:MOST]:
+            kind = KINDS.get(file.suffix)
+            if kind is not None and file.is_file() and os.path.getsize(file) <= LARGEST:
+                path = "/" if file.name == "index.html" else f"/{file.name}"
+                files[path] = Body(file.read_bytes(), kind)
+        return cls(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def file(self, path: str) -> Body | None:
+        """The file at this path; None if there is none."""
+        return self._files.get(path)

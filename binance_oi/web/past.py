@@ -1,0 +1,227 @@
+"""The past of a symbol, from a recording or from the exchange.
+
+The rule of this file: a question costs the exchange at most a few requests, and the same question
+costs them once. What all visitors together may ask the exchange is bounded, and so is the memory.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from binance_oi.client import OpenInterestClient
+from binance_oi.encoding import Decimals, json_text
+from binance_oi.errors import BudgetExhaustedError, RecordingError
+from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import notional
+from binance_oi.recorder.recording import Recording, Sample
+from binance_oi.sending.shared_calls import SharedCalls
+from binance_oi.web.allowances import Allowance
+from binance_oi.web.limits import Limits
+from binance_oi.web.messages import Body
+from binance_oi.web.problems import KINDS, Kind, ProblemError
+from binance_oi.web.queries import MALFORMED, Query, symbol_of
+
+HISTORY_SPAN: Final = 300.0  # s in which the exchange counts requests of history
+DEFAULT_ROWS: Final = MAX_ROWS  # of an answer; one page
+FRESH_S: Final = 15.0  # s for which an answer that ends now is kept
+PARAMETERS: Final = ("period", "since", "until", "decimal")
+NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol.")
+
+_BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
+
+
+class Asked(NamedTuple):
+    """A question about the past."""
+
+    symbol: str
+    period: str
+    first: int
+    """The first instant, Unix ms."""
+    last: int
+    """The last one."""
+    decimals: Decimals
+
+    @property
+    def step(self) -> int:
+        """Ms from row to row."""
+        return PERIODS[self.period]
+
+    @property
+    def rows(self) -> int:
+        """How many instants there are."""
+        return (self.last - self.first) // self.step + 1
+
+
+def asked(symbol: str, query: Query, limits: Limits, now: int) -> Asked:
+    """Read the question of a visitor.
+
+    Raises:
+        ProblemError: It makes no sense, or asks for too much.
+    """
+    name = symbol_of(symbol)
+    period = query.one_of("period", tuple(PERIODS), "5m")
+    step, until = PERIODS[period], query.instant("until")
+    last = min(now if until is None else until, now) // step * step
+    since = query.instant("since")
+    first = last - (DEFAULT_ROWS - 1) * step if since is None else -(-since // step) * step
+    wanted = Asked(name, period, max(0, first), last, query.decimals())
+    if wanted.rows < 1:
+        raise ProblemError(MALFORMED, "The range holds no instant of this period.")
+    if wanted.rows > limits.rows:
+        raise ProblemError(MALFORMED, f"The range has more than {limits.rows} rows.")
+    return wanted
+
+
+class _Row(NamedTuple):
+    time: int
+    open_interest: Decimal
+    notional: Decimal | None
+
+
+@dataclass(slots=True)
+class _Kept:
+    body: Body
+    until: float
+    """Loop time."""
+
+
+class Past:
+    """Answers questions about the past.
+
+    Args:
+        client: Reads the exchange; None does not.
+        recording: What is read first; None has none.
+        limits: What visitors may cost.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        client: OpenInterestClient | None,
+        recording: Path | None,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._recording, self._limits = client, recording, limits
+        self._clock = clock
+        self._kept: OrderedDict[Asked, _Kept] = OrderedDict()
+        self._bytes = 0
+        self._running: SharedCalls[Body] = SharedCalls()
+        self._requests = Allowance(limits.history_requests, HISTORY_SPAN)
+        self._reading = asyncio.Semaphore(1)  # of the file: a disk does one thing at a time
+
+    async def read(self, wanted: Asked) -> Body:
+        """Answer a question; the same ones at the same time are answered once.
+
+        Raises:
+            ProblemError: There is no such past, or visitors have asked for too much.
+            BinanceOIError: It cannot be read.
+        """
+        now = asyncio.get_running_loop().time()
+        kept = self._kept.get(wanted)
+        if kept is not None and now < kept.until:
+            self._kept.move_to_end(wanted)
+            return kept.body
+        return await self._running.join(wanted, partial(self._read, wanted))
+
+    async def _read(self, wanted: Asked) -> Body:
+        body = await self._recorded(wanted) if self._recording is not None else None
+        if body is None and self._client is not None:
+            body = await self._asked(self._client, wanted)
+        if body is None:
+            raise ProblemError(NO_PAST)
+        self._keep(wanted, body)
+        return body
+
+    async def _recorded(self, wanted: Asked) -> Body | None:
+        """From the recording; None if the exchange has more."""
+        async with self._reading:
+            try:
+                return await asyncio.to_thread(self._read_file, wanted)
+            except RecordingError:  # such as one that a recorder has not made yet
+                if self._client is None:
+                    raise
+                return None
+
+    def _read_file(self, wanted: Asked) -> Body | None:
+        assert self._recording is not None
+        with Recording(self._recording) as recording:
+            try:
+                samples = recording.samples([wanted.symbol])
+            except RecordingError:  # it was never recorded
+                return None
+            span = (wanted.first - wanted.step + 1, wanted.last + 1)
+            if self._client is not None and not self._covers(samples.span(), wanted):
+                return None
+            rows = [
+                _recorded_row(each, wanted.step)
+                for each in samples.between(*span).last_of_each(wanted.step)
+            ]
+            holes = [each.gap for each in recording.counted_gaps((wanted.first, wanted.last + 1))]
+        return _body(wanted, "recording", rows, holes)
+
+    async def _asked(self, client: OpenInterestClient, wanted: Asked) -> Body:
+        """From the exchange, if visitors may still ask it."""
+        now = asyncio.get_running_loop().time()
+        if wait := self._requests.take(-(-wanted.rows // MAX_ROWS), now):
+            raise ProblemError(_BUDGET, "Visitors have used what they may ask.", after=wait)
+        found = await client.history(
+            wanted.symbol,
+            period=wanted.period,
+            since=wanted.first,
+            until=wanted.last,
+            max_wait=self._limits.max_wait,
+        )
+        rows = [_Row(row.time, row.open_interest, row.notional) for row in found]
+        return _body(wanted, "exchange", rows, found.holes)
+
+    def _covers(self, span: tuple[int, int] | None, wanted: Asked) -> bool:
+        """Whether a recording of this span has at least what the exchange keeps of the range."""
+        if span is None:
+            return False
+        kept = self._clock() * 1000 - KEPT_MS
+        return span[0] <= max(wanted.first + wanted.step, kept)
+
+    def _keep(self, wanted: Asked, body: Body) -> None:
+        loop, wall = asyncio.get_running_loop(), self._clock()
+        # The last row may still appear; what ends before it does not change any more.
+        is_done = wanted.last + 2 * wanted.step < wall * 1000
+        self._drop(wanted)
+        self._kept[wanted] = _Kept(body, loop.time() + (20 * FRESH_S if is_done else FRESH_S))
+        self._bytes += len(body.data)
+        while self._bytes > self._limits.cached_bytes:
+            self._drop(next(iter(self._kept)))
+
+    def now(self) -> int:
+        """Unix ms."""
+        return round(self._clock() * 1000)
+
+    def _drop(self, wanted: Asked) -> None:
+        kept = self._kept.pop(wanted, None)
+        if kept is not None:
+            self._bytes -= len(kept.body.data)
+
+
+def _recorded_row(sample: Sample, step: int) -> _Row:
+    price = sample.mark_price
+    usd = None if price is None else notional(sample.open_interest, price)
+    return _Row(-(-sample.time // step) * step, sample.open_interest, usd)
+
+
+def _body(
+    wanted: Asked, source: str, rows: list[_Row], holes: "list[Gap] | tuple[Gap, ...]"
+) -> Body:
+    shown = [
+        {name: value for name, value in row._asdict().items() if value is not None} for row in rows
+    ]
+    missing = [{"first": h.first, "last": h.last, "reason": h.reason} for h in holes[:MAX_ROWS]]
+    found = {"symbol": wanted.symbol, "period": wanted.period, "from": source}
+    answer = {**found, "rows": shown, "holes": missing}
+    return Body(json_text(answer, decimals=wanted.decimals).encode())

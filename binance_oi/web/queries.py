@@ -1,0 +1,118 @@
+"""The parameters of a query, read strictly.
+
+The rule of this file: pure. A parameter that is unknown, repeated or out of range is a problem 400,
+so a misspelt name never means the default.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import unquote_plus
+
+from binance_oi.encoding import Decimals
+from binance_oi.errors import InvalidSymbolError
+from binance_oi.exchange.symbols import check_symbol
+from binance_oi.web.problems import KINDS, Kind, ProblemError
+
+MALFORMED: Final = Kind(400, "query", "The query is malformed.")
+TOO_LONG: Final = Kind(414, "query", "The query is too long.")
+LONGEST_AGE: Final = 366 * 86_400.0  # s
+
+_INVALID_SYMBOL = next(kind for type_, kind in KINDS if type_ is InvalidSymbolError)
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", re.ASCII)
+_INSTANT = re.compile(r"[0-9]{1,15}", re.ASCII)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Query:
+    """The parameters of one request, each at most once.
+
+    Args:
+        text: The query, percent-encoded.
+        names: The parameters that the route knows.
+        most: The longest query.
+
+    Raises:
+        ProblemError: It has others, or one twice, or is too long.
+    """
+
+    def __init__(self, text: str, names: Collection[str], most: int) -> None:
+        if len(text) > most:
+            raise ProblemError(TOO_LONG)
+        self._values: dict[str, str] = {}
+        for part in filter(None, text.split("&")):
+            name, equals, value = part.partition("=")
+            if name not in names or not equals:
+                raise ProblemError(MALFORMED, f"This route knows: {', '.join(names) or 'none'}.")
+            if name in self._values:
+                raise ProblemError(MALFORMED, f"{name} is given twice.")
+            self._values[name] = _decoded(name, value)
+
+    def text(self, name: str) -> str | None:
+        """A parameter as it is; None when it is not given."""
+        return self._values.get(name)
+
+    def one_of(self, name: str, choices: Collection[str], default: str) -> str:
+        """A parameter with a few possible values."""
+        value = self._values.get(name, default)
+        if value not in choices:
+            raise ProblemError(MALFORMED, f"{name} is one of {', '.join(choices)}.")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Whether a parameter is ``true``."""
+        return self.one_of(name, ("true", "false"), "false") == "true"
+
+    def decimals(self) -> Decimals:
+        """How the visitor wants decimals."""
+        return (
+            "number" if self.one_of("decimal", ("text", "number"), "text") == "number" else "text"
+        )
+
+    def seconds(self, name: str) -> float | None:
+        """A parameter in seconds."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not _SECONDS.fullmatch(value) or float(value) > LONGEST_AGE:
+            raise ProblemError(MALFORMED, f"{name} is a number of seconds, such as 2 or 0.5.")
+        return float(value)
+
+    def instant(self, name: str) -> int | None:
+        """A parameter in Unix ms."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not _INSTANT.fullmatch(value):
+            raise ProblemError(MALFORMED, f"{name} is an instant in Unix ms.")
+        return int(value)
+
+    def symbols(self, most: int) -> tuple[str, ...] | None:
+        """The parameter `symbols`: names with commas between them; None when it is not given."""
+        value = self._values.get("symbols")
+        if value is None:
+            return None
+        if value.count(",") >= most:
+            raise ProblemError(MALFORMED, f"symbols are at most {most}.")
+        return tuple(dict.fromkeys(map(symbol_of, value.split(","))))
+
+
+def symbol_of(text: str) -> str:
+    """The name of a symbol that a visitor gives.
+
+    Raises:
+        ProblemError: It cannot be one.
+    """
+    try:
+        return check_symbol(text)
+    except InvalidSymbolError:
+        raise ProblemError(_INVALID_SYMBOL) from None
+
+
+def _decoded(name: str, value: str) -> str:
+    try:
+        if _BAD_ESCAPE.search(value):
+            raise ProblemError(MALFORMED, f"{name} has a % that begins no escape.")
+        return unquote_plus(value, errors="strict")
+    except UnicodeDecodeError:
+        raise ProblemError(MALFORMED, f"{name} is not UTF-8.") from None

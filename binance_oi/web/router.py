@@ -1,0 +1,254 @@
+"""Routes: from a request to an answer or a stream, without a framework.
+
+    /                       the page
+    /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
+    /snapshot               ?symbols=A,B&max_age=30&decimal=   many values, as of the latest sweep
+    /history/BTCUSDT        ?period=5m&since=&until=&decimal=  the past; instants in Unix ms
+    /events                 ?symbols=A,B&decimal=&head=true    a stream of server-sent events
+    /healthz                                                   whether the values are live
+
+The rule of this file: both adapters answer by it alone. Whatever a visitor sends, the answer is one
+of the documented ones; an unexpected error is logged, and says nothing to the visitor.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, NamedTuple, Protocol
+
+from binance_oi import __version__
+from binance_oi.encoding import json_text
+from binance_oi.errors import BinanceOIError
+from binance_oi.web.events import Event, View
+from binance_oi.web.hub import Hub, Listener
+from binance_oi.web.messages import EVENTS, Answer, Body, Headers, Request, accepts_gzip, matches
+from binance_oi.web.page import POLICY
+from binance_oi.web.past import PARAMETERS, asked
+from binance_oi.web.problems import AGAIN_AFTER, UNKNOWN, Kind, ProblemError, problem
+from binance_oi.web.queries import Query, symbol_of
+from binance_oi.web.service import Service
+from binance_oi.web.values import NO_DATA
+from binance_oi.web.visitors import address_of, check_host, cross_origin, is_allowed
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+METHODS: Final = ("GET", "HEAD", "OPTIONS")
+NOT_FOUND: Final = Kind(404, "not-found", "There is no such route.")
+METHOD: Final = Kind(405, "method", "This service only reads: GET and HEAD.")
+TOO_MANY: Final = Kind(429, "visitor", "This address asks for the past too often.")
+FULL: Final = Kind(503, "full", "The service has as many listeners as it allows.")
+TIMEOUT: Final = Kind(504, "timeout", "There was no answer in time.")
+NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+REVALIDATE: Final = ("Cache-Control", "no-cache")
+VARIES: Final = ("Vary", "Accept-Encoding")
+MOST_BODIES: Final = 256  # encoded snapshots that are kept until the next event
+
+
+class Listen(Protocol):
+    """Makes the listener of a stream."""
+
+    def __call__(
+        self,
+        *,
+        cut: Callable[[], object] | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> Listener:
+        """See `Hub.listen`."""
+        ...
+
+
+class Stream(NamedTuple):
+    """An answer that does not end: the adapter sends the headers, and then what `listen` gives."""
+
+    headers: Headers
+    listen: Listen
+
+
+Result = Answer | Stream
+Handler = Callable[[Request, str], Awaitable[Result]]
+
+
+class Router:
+    """Answers requests with what a service has.
+
+    Args:
+        service: The service.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service: Service = service
+        self._routes: dict[str, Handler] = {
+            "open-interest": self._open_interest,
+            "snapshot": self._snapshot,
+            "history": self._history,
+            "events": self._events,
+            "healthz": self._healthz,
+        }
+        self._bodies: dict[View, Body] = {}
+        self._bodies_of: Event | None = None  # of what they are
+
+    async def answer(self, request: Request) -> Result:
+        """Answer a request; never raises for what a visitor sends."""
+        service = self.service
+        try:
+            check_host(request.headers.get("host", ""), service.hosts)
+            result = await self._route(request)
+        except ProblemError as error:
+            result = error.answer()
+        except BinanceOIError as error:
+            usage = service.hub.source.usage
+            result = problem(error, None if usage is None else usage.held_until).answer()
+        except TimeoutError:
+            result = ProblemError(TIMEOUT, after=AGAIN_AFTER).answer()
+        except Exception:
+            logger.exception("the request %.200r cannot be answered", request.path)
+            result = ProblemError(UNKNOWN).answer()
+        headers = (*result.headers, NOSNIFF)
+        if service.origins:
+            headers += cross_origin(request.headers.get("origin", ""), service.origins)
+        return result._replace(headers=headers)
+
+    async def _route(self, request: Request) -> Result:
+        if request.method not in METHODS:
+            raise ProblemError(METHOD, headers=(("Allow", ", ".join(METHODS)),))
+        name, slash, rest = request.path.removeprefix("/").partition("/")
+        handler = self._routes.get(name)
+        takes_symbol = handler in (self._open_interest, self._history)
+        if handler is None or takes_symbol != bool(slash):
+            return self._file(request)
+        if request.method == "OPTIONS":
+            return Answer(204, (("Allow", ", ".join(METHODS)), *self._preflight(request)))
+        return await handler(request, rest)
+
+    def _file(self, request: Request) -> Answer:
+        body = self.service.page.file(request.path)
+        if body is None and request.path == "/":
+            body = Body.of({"binance-oi": __version__, "routes": sorted(self._routes)})
+        if body is None:
+            raise ProblemError(NOT_FOUND)
+        policy = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "no-referrer"))
+        return _answer(request, body, policy)
+
+    def _preflight(self, request: Request) -> Headers:
+        if not is_allowed(request.headers.get("origin", ""), self.service.origins):
+            return ()
+        return (("Access-Control-Allow-Methods", "GET, HEAD"), ("Access-Control-Max-Age", "600"))
+
+    # -- values --------------------------------------------------------------------------------
+
+    async def _open_interest(self, request: Request, symbol: str) -> Answer:
+        service = self.service
+        query = self._query(request, ("max_age", "decimal"))
+        name, max_age, decimals = symbol_of(symbol), query.seconds("max_age"), query.decimals()
+        cell = await service.values.one(service.hub, name, max_age)
+        age = service.hub.age_of(cell.at)
+        return _answer(request, Body(cell.encoded(decimals)), (("Age", str(age)),))
+
+    async def _snapshot(self, request: Request, _: str) -> Answer:
+        query = self._query(request, ("symbols", "max_age", "decimal"))
+        names, max_age = query.symbols(self.service.limits.symbols), query.seconds("max_age")
+        view = View(names, query.decimals())
+        await self.service.ready()
+        hub = self.service.hub
+        state = hub.state
+        if state is None or hub.latest is None:
+            raise ProblemError(NO_DATA, after=hub.seconds_to_next())
+        body = None
+        if max_age is not None:
+            body = await self._renewed(hub, state, view, max_age)
+        age = (("Age", str(hub.age_of(hub.read_at or hub.now))),)
+        return _answer(request, body or self._body(state, view), age)
+
+    async def _renewed(self, hub: Hub, state: Event, view: View, max_age: float) -> Body | None:
+        """The body after values that are too old were read again; None if none was."""
+        values = self.service.values
+        wanted = tuple(hub.cells) if view.names is None else view.names
+        stale = values.stale(hub, [name for name in wanted if name in hub.cells], max_age)
+        if not stale:
+            return None
+        await values.renew(hub, stale, max_age)
+        latest = {name: cell for name in wanted if (cell := values.latest(hub, name)) is not None}
+        return Body(state.with_cells(latest).data(view))
+
+    def _body(self, state: Event, view: View) -> Body:
+        """The state as a body; the same one until the next event."""
+        if self._bodies_of is not state:
+            self._bodies_of, self._bodies = state, {}
+        body = self._bodies.get(view)
+        if body is None:
+            if len(self._bodies) >= MOST_BODIES:
+                self._bodies.clear()
+            body = self._bodies[view] = Body(state.data(view))
+        return body
+
+    async def _history(self, request: Request, symbol: str) -> Answer:
+        service = self.service
+        query = self._query(request, PARAMETERS)
+        wanted = asked(symbol, query, service.limits, service.past.now())
+        address = address_of(request.address, request.headers, service.proxies)
+        if wait := service.visitors.take(address, service.hub.now):
+            raise ProblemError(TOO_MANY, after=wait)
+        return _answer(request, await service.past.read(wanted))
+
+    # -- the stream ----------------------------------------------------------------------------
+
+    async def _events(self, request: Request, _: str) -> Result:
+        service = self.service
+        names = ("symbols", "decimal", "head", "last_event_id")
+        query = self._query(request, names)
+        symbols = query.symbols(service.limits.symbols)
+        view = View(symbols, query.decimals(), query.flag("head"))
+        last = request.headers.get("last-event-id") or query.text("last_event_id") or ""
+        headers = (
+            ("Content-Type", EVENTS),
+            ("Cache-Control", "no-store"),
+            ("X-Accel-Buffering", "no"),
+        )
+        if request.method == "HEAD":
+            return Answer(200, headers)
+        service.begin()
+        hub = service.hub
+        if hub.listeners >= service.limits.listeners:
+            raise ProblemError(FULL, after=AGAIN_AFTER)
+        return Stream(headers, partial(hub.listen, view, last_event_id=last))
+
+    async def _healthz(self, request: Request, _: str) -> Answer:
+        self._query(request, ())
+        service, hub = self.service, self.service.hub
+        if not service.has_begun:
+            status = "idle"
+        elif service.failure is not None or hub.is_closed:
+            status = "failed"
+        elif hub.latest is None:
+            status = "starting"
+        else:
+            status = "stale" if hub.is_stale else "live"
+        gap, latest = hub.gaps[-1] if hub.gaps else None, hub.latest
+        is_missing = gap is not None and (latest is None or gap.last > latest.slot)
+        found: dict[str, object] = {
+            "status": status,
+            "slot": None if latest is None else latest.slot,
+            "age": None if hub.read_at is None else hub.age_of(hub.read_at),
+            "symbols": len(hub.cells),
+            "listeners": hub.listeners,
+            "missing": gap.reason if gap is not None and is_missing else None,
+            "version": __version__,
+        }
+        headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+        code = 200 if status in ("idle", "live") else 503
+        return Answer(code, headers, json_text(found).encode())
+
+    def _query(self, request: Request, names: tuple[str, ...]) -> Query:
+        return Query(request.query, names, self.service.limits.query)
+
+
+def _answer(request: Request, body: Body, more: Headers = ()) -> Answer:
+    """A body, or that the visitor has it already."""
+    headers = (("ETag", body.tag), REVALIDATE, VARIES, *more)
+    tags = request.headers.get("if-none-match")
+    if tags is not None and matches(tags, body.tag):
+        return Answer(304, headers)
+    headers = (("Content-Type", body.kind), *headers)
+    if body.pays_to_pack and accepts_gzip(request.headers.get("accept-encoding", "")):
+        return Answer(200, (*headers, ("Content-Encoding", "gzip")), body.packed)
+    return Answer(200, headers, body.data)

@@ -1,0 +1,171 @@
+"""A service: its hub, its values, its past, and when they begin and end.
+
+The rule of this file: the hub begins with the first request that needs it, or earlier if the owner
+says so. Frameworks do not pass their lifespan to mounted applications, so nothing depends on it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Final, TypedDict
+
+from binance_oi.arguments import StrPath, check_path
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import BinanceOIError
+from binance_oi.web.allowances import Allowances
+from binance_oi.web.hub import Hub, Source
+from binance_oi.web.limits import Limits
+from binance_oi.web.page import Page
+from binance_oi.web.past import Past
+from binance_oi.web.problems import AGAIN_AFTER, Kind, ProblemError
+from binance_oi.web.sources import ClientSource, RecordingSource
+from binance_oi.web.values import Values
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+AGAIN_S: Final = 30.0  # s after a failure until the hub may begin again
+MINUTE: Final = 60.0
+CLOSED: Final = Kind(503, "closed", "The service is about to end.")
+FAILED: Final = Kind(503, "failed", "The market cannot be read now.")
+
+
+class Options(TypedDict, total=False):
+    """The options of `oi_app` and `oi_asgi`."""
+
+    recording: StrPath | None
+    """A recording: answers questions about the past. Without a client, it is also the source of
+    the present: a recorder of another process writes it."""
+    symbols: Iterable[str] | None
+    """What the hub polls; None follows the exchange's list."""
+    every: float | None
+    """Seconds from sweep to sweep; None takes the shortest schedule that fits."""
+    notional: bool
+    """Read mark prices as well."""
+    hosts: Collection[str] | None
+    """The names and addresses for which the service answers, without ports; None allows any."""
+    origins: Collection[str]
+    """Origins whose pages may read the answers, such as ``https://example.org``."""
+    proxies: Collection[str]
+    """Addresses of proxies whose `X-Forwarded-For` is believed."""
+    limits: Limits
+    """What visitors may cost."""
+    page: StrPath | None
+    """A directory of static files, for ``/``; None is the page of this package."""
+
+
+class Service:
+    """Everything that the routes use. It belongs to one event loop.
+
+    Args:
+        client: Reads the exchange; the service never closes it. None sends nothing, and reads the
+            recording.
+        options: See `Options`.
+
+    Raises:
+        TypeError: There is neither a client nor a recording.
+        ValueError: `every` cannot be a period.
+        InvalidSymbolError: One of `symbols` cannot be a symbol.
+    """
+
+    def __init__(self, client: OpenInterestClient | None, options: Options) -> None:
+        recording = options.get("recording")
+        path = None if recording is None else check_path("recording", recording)
+        self.limits: Limits = options.get("limits", Limits())
+        self.hosts: Collection[str] | None = _lower(options.get("hosts"))
+        self.origins: Collection[str] = frozenset(options.get("origins", ()))
+        self.proxies: Collection[str] = frozenset(options.get("proxies", ()))
+        self.page: Page = Page.of(options.get("page"))
+        self._source = _source(client, path, options)
+        self.hub: Hub = Hub(self._source, limits=self.limits)
+        self.values: Values = Values(client, self.limits)
+        self.past: Past = Past(client, path, self.limits)
+        limits = self.limits
+        self.visitors: Allowances = Allowances(limits.past_requests, MINUTE, limits.addresses)
+        self._running: asyncio.Task[None] | None = None
+        self._failed_at = 0.0
+        self.is_closed: bool = False
+        self.failure: BaseException | None = None
+        """What ended the hub; None while it runs."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the hub runs, or has run."""
+        return self._running is not None
+
+    def begin(self) -> None:
+        """Start the hub, unless it runs.
+
+        Raises:
+            ProblemError: The service is closed, or the hub failed a moment ago.
+        """
+        if self.is_closed:
+            raise ProblemError(CLOSED, after=AGAIN_AFTER)
+        if self._running is not None and not self._running.done():
+            return
+        left = self._failed_at + AGAIN_S - asyncio.get_running_loop().time()
+        if self.failure is not None and left > 0.0:
+            raise ProblemError(FAILED, after=left)
+        if self.hub.is_closed:
+            self.hub = Hub(self._source, limits=self.limits)
+        self.failure = None
+        self._running = asyncio.create_task(self._run(self.hub), name="binance-oi hub")
+
+    async def ended(self) -> None:
+        """Wait until the hub ends; raise what ended it."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        if self.failure is not None:
+            raise self.failure
+
+    async def ready(self) -> None:
+        """Start the hub, and wait until it has read something.
+
+        Raises:
+            ProblemError: It has not in `Limits.max_wait`.
+        """
+        self.begin()
+        if not self.hub.number:
+            try:
+                async with asyncio.timeout(self.limits.max_wait):
+                    await self.hub.ready()
+            except TimeoutError:
+                raise ProblemError(FAILED, "Nothing was read yet.", after=AGAIN_AFTER) from None
+
+    def open(self) -> None:
+        """Take requests, also after an end."""
+        self.is_closed = False
+
+    def drain(self) -> None:
+        """End every stream after what it was about to send; new ones are refused."""
+        self.is_closed = True
+        self.hub.close()
+
+    async def aclose(self) -> None:
+        """End the streams and the hub. May be repeated."""
+        self.drain()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    async def _run(self, hub: Hub) -> None:
+        try:
+            await hub.run()
+        except (BinanceOIError, ValueError) as error:
+            self.failure, self._failed_at = error, asyncio.get_running_loop().time()
+            if not self.is_closed:
+                logger.warning("the service cannot read the market: %s", error)
+
+
+def _source(client: OpenInterestClient | None, path: Path | None, options: Options) -> Source:
+    if client is not None:
+        every, symbols = options.get("every"), options.get("symbols")
+        notional = options.get("notional", False)
+        return ClientSource(client, symbols, every=every, notional=notional)
+    if path is None:
+        raise TypeError("a service needs a client or a recording")
+    return RecordingSource(path)
+
+
+def _lower(hosts: Collection[str] | None) -> Collection[str] | None:
+    return None if hosts is None else frozenset(host.lower() for host in hosts)

@@ -1,0 +1,159 @@
+"""The latest values, and what visitors may cost to make them newer.
+
+The rule of this file: the poll pays for nearly everything. A value that is too old for a visitor is
+read once for all who ask meanwhile, and at most once in `Limits.min_age`.
+"""
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import (
+    BinanceOIError,
+    BudgetExhaustedError,
+    SymbolNotTradingError,
+    UnknownSymbolError,
+)
+from binance_oi.exchange.models import OpenInterest
+from binance_oi.market.listing import LISTING_AGE
+from binance_oi.sending.shared_calls import SharedCalls
+from binance_oi.web.allowances import Allowance
+from binance_oi.web.events import Cell, Observation
+from binance_oi.web.hub import Hub
+from binance_oi.web.limits import Limits
+from binance_oi.web.problems import KINDS, Kind, ProblemError
+
+KEPT: Final = 2000  # values of symbols that the poll does not read
+MINUTE: Final = 60.0
+NO_DATA: Final = Kind(503, "no-data", "Nothing was read yet.")
+TOO_OLD: Final = Kind(503, "too-old", "The latest value is older than max_age.")
+
+_BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
+
+
+class Values:
+    """The latest value of each symbol.
+
+    Args:
+        client: Reads the exchange; None does not.
+        limits: What visitors may cost.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        client: OpenInterestClient | None,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client, self._limits, self._clock = client, limits, clock
+        self._read: OrderedDict[str, Cell] = OrderedDict()  # by visitors
+        self._running: SharedCalls[Cell] = SharedCalls()
+        self._weight = Allowance(limits.weight, MINUTE)
+
+    async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
+        """The value of a symbol, not older than `max_age` seconds.
+
+        Raises:
+            ProblemError: There is none so new, or visitors have asked for too much.
+            BinanceOIError: It cannot be read.
+        """
+        cell = self._known(hub, symbol, max_age)
+        if cell is not None:
+            return cell
+        if self._client is None:
+            raise _absent(hub, symbol)
+        return await self._running.join(symbol, partial(self._ask, self._client, symbol))
+
+    def stale(self, hub: Hub, names: Sequence[str], max_age: float) -> list[str]:
+        """The names whose latest value is older than `max_age` seconds."""
+        return [name for name in names if self._known(hub, name, max_age) is None]
+
+    async def renew(self, hub: Hub, names: Sequence[str], max_age: float) -> None:
+        """Read values again that are too old; several requests for one symbol share it.
+
+        Raises:
+            ProblemError: A value is still too old, or visitors have asked for too much.
+            BinanceOIError: The values cannot be read.
+        """
+        client = self._client
+        wait = math.inf if client is None else self._weight.take(len(names), _now())
+        if client is None or wait:
+            raise ProblemError(TOO_OLD, after=min(wait, max(1.0, hub.seconds_to_next())))
+        market = await client.snapshot(
+            names, max_age=max(max_age, self._limits.min_age), deadline=self._limits.max_wait
+        )
+        for name, value in market.items():
+            known = hub.cells.get(name)
+            self._keep(value, None if known is None else known.mark_price)
+        if (error := next(iter(market.errors.values()), None)) is not None:
+            raise error
+
+    def latest(self, hub: Hub, symbol: str) -> Cell | None:
+        """The latest value of a symbol, however old; None if none is known."""
+        known = (hub.cells.get(symbol), self._read.get(symbol))
+        return max((cell for cell in known if cell is not None), key=_newest, default=None)
+
+    def _known(self, hub: Hub, symbol: str, max_age: float | None) -> Cell | None:
+        cell = self.latest(hub, symbol)
+        age = self._limits.min_age if max_age is None else max(max_age, self._limits.min_age)
+        if cell is None or _now() - cell.at > age:
+            return None
+        return cell
+
+    async def _ask(self, client: OpenInterestClient, symbol: str) -> Cell:
+        """Ask the exchange, if it lists the symbol and visitors may still ask it."""
+        if symbol not in self._read:
+            await self._check_listed(client, symbol)
+        if wait := self._weight.take(1, _now()):
+            raise ProblemError(_BUDGET, "Visitors have used what they may ask.", after=wait)
+        value = await client.get_open_interest(symbol, max_wait=self._limits.max_wait)
+        return self._keep(value)
+
+    def _keep(self, value: OpenInterest, price: Decimal | None = None) -> Cell:
+        cell = Cell(Observation(value, price, round(self._clock() * 1000)), _now())
+        self._read[value.symbol] = cell
+        self._read.move_to_end(value.symbol)
+        if len(self._read) > KEPT:
+            self._read.popitem(last=False)
+        return cell
+
+    async def _check_listed(self, client: OpenInterestClient, symbol: str) -> None:
+        """Refuse a name that the exchange does not list: it costs no request to say so."""
+        try:
+            async with asyncio.timeout(self._limits.max_wait):
+                info = await client.exchange_info(max_age=LISTING_AGE)
+        except TimeoutError:
+            usage = client.usage
+            if usage.remaining and usage.held_until is None:
+                raise
+            until = usage.held_until or usage.resets_at
+            raise ProblemError(_BUDGET, after=until.timestamp() - self._clock()) from None
+        statuses = {listed.symbol: listed.status for listed in info.symbols}
+        if symbol not in statuses and not info.left_out:
+            raise UnknownSymbolError(200, None, "the exchange does not list it")
+        if symbol in statuses and symbol not in info.trading:
+            raise SymbolNotTradingError(200, None, "the exchange does not trade it now")
+
+
+def _absent(hub: Hub, symbol: str) -> ProblemError | BinanceOIError:
+    """Why a service without a client has no value that is new enough."""
+    if symbol in hub.cells:
+        return ProblemError(TOO_OLD, after=hub.seconds_to_next())
+    if hub.latest is None:
+        return ProblemError(NO_DATA, after=hub.seconds_to_next())
+    return UnknownSymbolError(200, None, "the recording does not have it")
+
+
+def _newest(cell: Cell) -> tuple[int, float]:
+    return cell.value.time, cell.at
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
