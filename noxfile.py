@@ -49,6 +49,7 @@ QUICK = (
     *("budget/test_pool_file", "sending/test_governor", "sending/test_retry"),
     *("sending/test_deadline", "sending/test_shared_calls", "exchange", "test_errors"),
 )
+SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # of an example
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 UNREACHABLE = re.compile(
     r"could not be audited|ConnectionError|Max retries|timed out|ServiceError", re.IGNORECASE
@@ -213,7 +214,7 @@ def browser(session: nox.Session) -> None:
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
     # One of them is a test. In this checkout pytest reads our options, which are of pytest-asyncio.
-    session.install("-e", ".[cli]", "pytest>=9", "pytest-asyncio>=1.5")
+    session.install("-e", ".[cli]", "pytest>=9", "pytest-asyncio>=1.5", *SERVERS)
     scripts = sorted((HERE / "examples").glob("*.py"))
     if not scripts:
         session.error("no examples")

@@ -43,7 +43,7 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 LONGEST_README, LONGEST_PARAGRAPH, LONGEST_LINE = 150, 5, 100  # lines, lines, characters
 LONGEST_EXAMPLE = 40  # lines
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
-ENDLESS = ("record", "watch", "simulate")  # commands that run until they are stopped
+ENDLESS = ("record", "watch", "simulate", "serve")  # commands that run until they are stopped
 
 PYTHON = re.compile(
     r"^```python\n(?P<source>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```$)?",
@@ -143,7 +143,7 @@ def test_a_python_block_runs_as_a_script_and_prints_what_the_page_says(
 async def test_the_aiohttp_application_of_the_page_about_web_services_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (block,) = (block for block in BLOCKS if "web.Application()" in block.source)
+    (block,) = (block for block in BLOCKS if "client_for_life" in block.source)
     names: dict[str, Any] = {"__name__": "pasted"}
     exec(block.source, names)
     async with LocalExchange() as exchange:

@@ -17,6 +17,8 @@ recording.py  `record`
 outputs.py    `export`, `backup`, `plot`, `report`
 budgets.py    `budget`
 simulating.py `simulate`
+serving.py    `serve`
+signals.py    a clean end at a signal
 
 It needs the extra ``cli`` (cyclopts and rich). A command imports its implementation when it runs.
 """

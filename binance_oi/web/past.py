@@ -20,7 +20,8 @@ from binance_oi.errors import BudgetExhaustedError, RecordingError
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import notional
-from binance_oi.recorder.recording import Recording, Sample
+from binance_oi.recorder.recording import Recording
+from binance_oi.recorder.samples import Sample
 from binance_oi.sending.shared_calls import SharedCalls
 from binance_oi.web.allowances import Allowance
 from binance_oi.web.limits import Limits

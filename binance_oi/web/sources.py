@@ -25,7 +25,8 @@ from binance_oi.market.listing import LISTING_AGE
 from binance_oi.market.polling import begin_plan, sweeps
 from binance_oi.market.schedule import next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
-from binance_oi.recorder.recording import Recording, Sample, Sweep
+from binance_oi.recorder.recording import Recording, Sweep
+from binance_oi.recorder.samples import Sample
 from binance_oi.times import instant, unix_ms
 from binance_oi.web.events import Observation, Reading
 

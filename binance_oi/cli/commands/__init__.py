@@ -9,6 +9,6 @@ machine.py     this machine: budget, simulate, completion
 """
 
 from binance_oi.cli.app import app
-from binance_oi.cli.commands import machine, market, recordings
+from binance_oi.cli.commands import machine, market, recordings, service
 
-__all__ = ["app", "machine", "market", "recordings"]
+__all__ = ["app", "machine", "market", "recordings", "service"]

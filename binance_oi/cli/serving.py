@@ -1,0 +1,160 @@
+"""The command `serve`.
+
+The rule of this file: as soon as the service answers, the first line is its URL. A stop signal ends
+it, and is no error: open streams end, answers under way are sent, and a recording is closed.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from binance_oi.cli.endings import HUNG_UP, LOST, OK, SIGHUP, USAGE, UsageError, as_usage_errors
+from binance_oi.cli.options import Source
+from binance_oi.cli.render import json_line
+from binance_oi.cli.signals import stopped_by_signals
+from binance_oi.cli.streams import write_note, write_out
+from binance_oi.client import OpenInterestClient
+from binance_oi.recorder import Recorder, Recording
+from binance_oi.web import oi_app
+from binance_oi.web.aiohttp_app import SERVICE
+from binance_oi.web.limits import Limits
+from binance_oi.web.server import Server
+from binance_oi.web.systemd import keep_watchdog_quiet, notify, unit
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SPARE_FILES = 200  # for everything but streams: the exchange, recordings, visitors who ask once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to serve, and where."""
+
+    symbols: Sequence[str] | None
+    every: float | None
+    notional: bool
+    record_to: Path | None
+    recording: Path | None
+    host: str
+    port: int
+    hosts: Sequence[str]
+    origins: Sequence[str]
+    proxies: Sequence[str]
+    as_json: bool = False
+
+
+def print_unit(arguments: Sequence[str]) -> int:
+    """Print the unit of systemd for these arguments."""
+    words = [word for word in arguments if word != "--print-unit"]
+    write_out(unit(words, os.getcwd()))
+    return OK
+
+
+def serve(wanted: Wanted, source: Source) -> int:
+    """Serve until a signal stops the service."""
+    if wanted.recording is not None and wanted.record_to is not None:
+        raise UsageError("--recording and --record-to exclude each other")
+    limits = limits_for(raise_open_files())
+    with as_usage_errors():
+        if wanted.recording is not None:
+            with Recording(wanted.recording):  # or say now that it is none
+                pass
+            return asyncio.run(_serve(wanted, None, limits))
+        with source.client() as client:
+            return asyncio.run(_serve(wanted, client, limits))
+
+
+def raise_open_files() -> int:
+    """Raise the number of files that this process may open as far as allowed; return it."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 512
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1 << 20
+    if soft < hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def limits_for(files: int) -> Limits:
+    """Limits of a process that may open so many files."""
+    return Limits(listeners=max(1, min(Limits().listeners, files - SPARE_FILES)))
+
+
+async def _serve(wanted: Wanted, client: OpenInterestClient | None, limits: Limits) -> int:
+    async with AsyncExitStack() as stack:
+        if client is not None:
+            await stack.enter_async_context(client)
+        app = oi_app(
+            client,
+            recording=wanted.recording or wanted.record_to,
+            symbols=wanted.symbols,
+            every=wanted.every,
+            notional=wanted.notional,
+            hosts=(*LOOPBACK, _as_host(wanted.host), *wanted.hosts),
+            origins=wanted.origins,
+            proxies=wanted.proxies,
+            limits=limits,
+        )
+        server, recorder = Server(app, wanted.host, wanted.port), _recorder(wanted, client)
+        with stopped_by_signals() as stop:
+            try:
+                await server.start()
+            except OSError as error:
+                why = os.strerror(error.errno) if error.errno else str(error)
+                write_note(f"--host {wanted.host} --port {wanted.port} cannot be used: {why}")
+                return USAGE
+            app[SERVICE].begin()
+            write_out(json_line({"url": server.url}) if wanted.as_json else f"{server.url}\n")
+            notify(f"READY=1\nSTATUS={server.url}")
+            ends = (stop.event.wait(), app[SERVICE].ended())
+            await _until_one_ends(server, recorder, ends)
+    if recorder is not None and recorder.status.lost:
+        return LOST
+    return HUNG_UP if SIGHUP in stop.received else OK
+
+
+def _recorder(wanted: Wanted, client: OpenInterestClient | None) -> Recorder | None:
+    if wanted.record_to is None or client is None:
+        return None
+    symbols, notional = wanted.symbols, wanted.notional
+    return Recorder(
+        client, wanted.record_to, every=wanted.every, symbols=symbols, notional=notional
+    )
+
+
+async def _until_one_ends(
+    server: Server, recorder: Recorder | None, ends: Iterable[Coroutine[Any, Any, object]]
+) -> None:
+    """Serve, and record, until one of `ends` or the recorder does; then end the others.
+
+    Raises what ended one of them.
+    """
+    beside = asyncio.create_task(keep_watchdog_quiet())
+    jobs = [asyncio.create_task(each) for each in ends]
+    if recorder is not None:
+        jobs.append(asyncio.create_task(recorder.run()))
+    try:
+        await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        notify("STOPPING=1")
+        ending = asyncio.create_task(server.stop())
+        if recorder is not None:
+            recorder.stop()
+            await asyncio.wait([jobs[-1]])
+        for task in (beside, *jobs):
+            task.cancel()
+        await asyncio.wait([ending, beside, *jobs])
+    for task in (ending, *jobs):
+        if not task.cancelled():
+            task.result()
+
+
+def _as_host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,180 @@
+"""The command `serve`, as a process: its first line, its answers, its end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binance_oi.cli import main, serving
+from binance_oi.recorder import Recording
+from support.lanes import thorough
+from support.recorded import VALUES, write_recording
+
+Captured = pytest.CaptureFixture[str]
+HANGS = 600.0  # s after which a process hangs and is not only slow
+FEW = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+
+
+@contextmanager
+def serve(
+    *arguments: str, env: dict[str, str] | None = None
+) -> "Generator[tuple[str, subprocess.Popen[str]]]":
+    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "binance_oi", "serve", *arguments]
+    pipe, variables = subprocess.PIPE, {**os.environ, "PYTHONASYNCIODEBUG": "0", **(env or {})}
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.kill()
+
+
+def get(url: str, host: str | None = None) -> tuple[int, Any]:
+    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=HANGS) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def until_live(url: str) -> dict[str, Any]:
+    """A snapshot, as soon as there is one."""
+    while True:
+        status, found = get(f"{url}snapshot")
+        if status == 200:
+            return dict(found)
+
+
+def read_stream(url: str) -> "tuple[threading.Thread, list[bytes]]":
+    """Read a stream in a thread; the list grows with what came, and an empty piece is its end."""
+    pieces = list[bytes]()
+
+    def read() -> None:
+        with urllib.request.urlopen(url, timeout=HANGS) as answer:
+            while pieces[-1:] != [b""]:
+                pieces.append(answer.read1())
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread, pieces
+
+
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGTERM, 0), *thorough((signal.SIGINT, 0), (signal.SIGHUP, 129))],
+)
+def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    path = tmp_path / "oi.db"
+    with serve(*FEW, "--record-to", str(path)) as (url, process):
+        market = until_live(url)
+        thread, pieces = read_stream(f"{url}events")
+        while not pieces:
+            pass
+        status, _ = get(f"{url}healthz", "evil.example")
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=HANGS)
+        thread.join(HANGS)
+    # On a busy machine, asyncio's debug mode names steps that took longer than usual.
+    noise = [line for line in stderr.splitlines() if not line.startswith("Executing <")]
+    assert (process.returncode, noise) == (code, [])
+    assert [value["symbol"] for value in market["values"]] == ["BTCUSDT", "ETHUSDT"]
+    assert pieces[0].startswith(b"retry: ")
+    assert pieces[-1] == b""
+    assert status == 421
+    with Recording(path) as recording:
+        assert set(recording.symbols()) <= {"BTCUSDT", "ETHUSDT"}
+
+
+def test_a_recording_of_another_process_is_served_without_an_exchange(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "oi.db")
+    with serve("--recording", str(path), "--port", "0", "--json") as (line, process):
+        url = json.loads(line)["url"]
+        market = until_live(url)
+        until = max(value["time"] for value in market["values"]) + 60_000
+        status, past = get(f"{url}history/BTCUSDT?period=5m&since=0&until={until}")
+        assert status == 400
+        since = until - 600_000
+        status, past = get(f"{url}history/BTCUSDT?period=5m&since={since}&until={until}")
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=HANGS)
+    assert process.returncode == 0
+    assert "Traceback" not in stderr
+    assert {value["symbol"] for value in market["values"]} == set(VALUES)
+    assert (status, past["from"]) == (200, "recording")
+    assert past["rows"]
+
+
+def test_systemd_hears_that_the_service_is_ready_and_that_it_ends(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(path)
+        heard.settimeout(HANGS)
+        with serve(*FEW, env={"NOTIFY_SOCKET": path}) as (url, process):
+            assert heard.recv(4096).decode() == f"READY=1\nSTATUS={url}"
+            process.send_signal(signal.SIGTERM)
+            assert heard.recv(4096) == b"STOPPING=1"
+            process.communicate(timeout=HANGS)
+    assert process.returncode == 0
+
+
+def test_a_port_that_is_in_use_is_an_error_in_one_line(capsys: Captured) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "BTCUSDT", "--simulated", "--port", str(port)]) == 2
+    text = capsys.readouterr()
+    assert text.out == ""
+    assert text.err.startswith(f"binance-oi: --host 127.0.0.1 --port {port} cannot be used: ")
+
+
+def test_options_that_exclude_each_other_or_a_missing_recording_are_errors(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    both = ["--recording", str(tmp_path / "a"), "--record-to", str(tmp_path / "b")]
+    assert main(["serve", *both]) == 2
+    assert "exclude each other" in capsys.readouterr().err
+    assert main(["serve", *both[:2]]) == 2
+    assert "is not there" in capsys.readouterr().err
+    assert list(tmp_path.glob("*.db*")) == []
+
+
+def test_a_symbol_that_is_not_listed_ends_the_service_with_its_error(capsys: Captured) -> None:
+    assert main(["serve", "NOSUCHUSDT", "--simulated", "--port", "0"]) == 2
+    assert "NOSUCHUSDT" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_unit_is_printed_without_serving() -> None:
+    command = [sys.executable, "-m", "binance_oi", "serve", "--port", "80", "--print-unit"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "binance_oi serve --port 80\n" in done.stdout
+    assert "--print-unit" not in done.stdout
+
+
+def test_the_process_may_open_as_many_files_as_it_is_allowed() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, before[1]), before[1]))
+        assert serving.raise_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert serving.limits_for(1200).listeners == 1000
+    assert serving.limits_for(10).listeners == 1
