@@ -70,8 +70,9 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a test away from the budgets of the person who runs it, and from their environment."""
+    """Keep a test away from the budgets, caches and environment of the person who runs it."""
     monkeypatch.setenv(place.VARIABLE, str(tmp_path / "binance-oi"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     # Reading the certificates of the system takes each process 40 ms, and nobody asks for them.

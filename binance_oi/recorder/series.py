@@ -49,6 +49,7 @@ _NEWEST = tuple(
     f"SELECT max(time) FROM {table} WHERE symbol = ?1 AND time < ?2"
     for table in ("recent", "settled")
 )
+_NEWEST_PAST = "SELECT max(time) FROM past WHERE symbol = ?1 AND time < ?2"
 _NEXT_PAST = "SELECT min(time) FROM past WHERE symbol = ?1 AND time >= ?2 AND time % ?3 = 0"
 
 
@@ -124,6 +125,16 @@ class Series:
             RecordingError: The file cannot be read, or is damaged.
         """
         return sum(map(len, self._chunks()))
+
+    def newest(self) -> int | None:
+        """The latest time of a sample or of an instant of the past (Unix ms); None without any.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        with self._opened() as reader:
+            times = [reader.newest(symbol, self.until) for symbol in self.symbols]
+        return max((time for time in times if time is not None), default=None)
 
     def to_columns(self) -> SeriesColumns:
         """One list for each field, ready for a data frame.
@@ -287,6 +298,13 @@ class _Reader:
     def newest_sample(self, symbol: str, until: int) -> int | None:
         """The time of the last sample before `until`; None when there is none."""
         times = (self._time(query, symbol, until) for query in _NEWEST)
+        return max((time for time in times if time is not None), default=None)
+
+    def newest(self, symbol: str, until: int) -> int | None:
+        """The time of the last sample or instant before `until`; None when there is none."""
+        times = [self.newest_sample(symbol, until)]
+        if self._has_past:
+            times.append(self._time(_NEWEST_PAST, symbol, until))
         return max((time for time in times if time is not None), default=None)
 
     def samples_since(self, symbol: str, since: int, until: int) -> list[Row]:

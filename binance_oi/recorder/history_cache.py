@@ -1,0 +1,280 @@
+"""Recent history of each symbol in the user's cache directory, for every command that needs it.
+
+The rule of this file: the cache saves requests and is never needed. A file that is missing, damaged
+or not ours counts as empty; a place that cannot be written is reported once and not used. A file
+appears as a whole, so several processes may read and write at the same time. What one of them has
+read, another one adds to.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+import zlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import BinanceOIError
+from binance_oi.exchange.models import HistoryRow
+from binance_oi.exchange.routes import PERIODS
+from binance_oi.market.changes import USUAL_MS
+from binance_oi.market.history import OnProgress
+from binance_oi.market.past import History
+from binance_oi.market.rows import digits
+from binance_oi.recorder.atomic import replace_atomically
+from binance_oi.recorder.schema import LATEST, NUMBER
+from binance_oi.times import unix_ms
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+FORMAT: Final = 1
+FOLDER: Final = f"history-{FORMAT}"
+SUFFIX: Final = ".json.z"
+PERIOD: Final = "5m"
+STEP: Final = PERIODS[PERIOD]
+KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # what changes over 24h and 7 days need, and an hour
+UNUSED_S: Final = 30 * 86_400.0  # after which the files of an exchange are removed
+LARGEST: Final = 1 << 24  # bytes of a file, with its contents unpacked; 30 days are 1 MB
+APPEARS_MS: Final = 7_000  # after its instant a row is there; 6.2 s were seen [O 2026-09-12]
+
+
+class Kept(NamedTuple):
+    """History of one symbol without a hole that the exchange could still fill."""
+
+    rows: tuple[HistoryRow, ...]
+    first: int
+    """Unix ms: from here on every row is there that the exchange has."""
+    until: int
+    """Unix ms: up to here."""
+
+    @classmethod
+    def of(cls, history: History) -> "Kept":
+        """What a call of `client.histories` has read."""
+        newest = history.rows[-1].time if history.rows else 0
+        return cls(history.rows, unix_ms(history.since), max(history.complete_until, newest))
+
+    def joined(self, other: "Kept") -> "Kept":
+        """Both together; if a stretch between them is unknown, the newer one alone."""
+        older, newer = sorted((self, other), key=lambda kept: kept.until)
+        if older.until + 1 < newer.first:
+            return newer
+        rows = {row.time: row for row in (*older.rows, *newer.rows)}
+        ordered = tuple(rows[time] for time in sorted(rows))
+        return Kept(ordered, min(older.first, newer.first), newer.until)
+
+    def since(self, first: int) -> "Kept":
+        """The same without what is before `first`."""
+        if first <= self.first:
+            return self
+        return Kept(tuple(row for row in self.rows if row.time >= first), first, self.until)
+
+    def lacks(self, now: int) -> bool:
+        """Whether the exchange has an instant that is not known here, by its clock (Unix ms)."""
+        return (self.until // STEP + 1) * STEP + APPEARS_MS <= now
+
+
+def cache_directory() -> Path | None:
+    """Where this user's programs keep what they can make again; None when nothing says where."""
+    try:
+        if sys.platform == "win32":
+            place = os.environ.get("LOCALAPPDATA", "")
+        elif sys.platform == "darwin":
+            place = str(Path.home() / "Library" / "Caches")
+        else:
+            place = os.environ.get("XDG_CACHE_HOME", "")
+            if not os.path.isabs(place):  # the specification ignores a relative one
+                place = str(Path.home() / ".cache")
+    except RuntimeError:  # this user has no home
+        return None
+    return Path(place) / "binance-oi" if os.path.isabs(place) else None
+
+
+class HistoryCache:
+    """Recent 5-minute rows of the symbols of one exchange.
+
+    Args:
+        directory: Where the files are; None keeps nothing.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self._is_cleaned = False
+
+    @classmethod
+    def of(cls, base_url: str) -> "HistoryCache":
+        """The cache of the exchange at this URL."""
+        place = cache_directory()
+        name = quote(urlsplit(base_url).netloc.rpartition("@")[2], safe="")
+        return cls(None if place is None or not name else place / FOLDER / name)
+
+    def load(self, symbol: str) -> Kept | None:
+        """What is kept of a symbol; None when nothing is, or it cannot be used."""
+        if self.directory is None:
+            return None
+        try:
+            with self._path(symbol).open("rb") as file:
+                packed = file.read(LARGEST + 1)
+            return _decoded(packed, symbol)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+            logger.debug("the cache of %s is not used: %s", symbol, error)
+            return None
+
+    def save(self, symbol: str, kept: Kept, since: int) -> None:
+        """Keep a symbol, together with what another process has kept meanwhile.
+
+        Args:
+            symbol: The symbol.
+            kept: What is known of it.
+            since: Unix ms; what is before it is dropped.
+        """
+        if self.directory is None:
+            return
+        before = self.load(symbol)
+        if before is not None:
+            kept = before.joined(kept)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._clean()
+            with replace_atomically(self._path(symbol)) as file:
+                file.write(_encoded(symbol, kept.since(since)))
+        except OSError as error:
+            why = error.strerror or error
+            logger.warning("history is not cached in %s: %s", self.directory, why)
+            self.directory = None
+
+    def _path(self, symbol: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{quote(symbol, safe='')}{SUFFIX}"
+
+    def _clean(self) -> None:
+        """Remove the files of exchanges that nobody has read for long, such as local ones."""
+        if self._is_cleaned or self.directory is None:
+            return
+        self._is_cleaned, before = True, time.time() - UNUSED_S
+        with suppress(OSError):
+            for other in self.directory.parent.iterdir():
+                if other != self.directory and other.stat().st_mtime < before:
+                    for file in other.glob(f"*{SUFFIX}"):
+                        file.unlink()
+                    other.rmdir()
+
+
+def _encoded(symbol: str, kept: Kept) -> bytes:
+    content = {
+        "format": FORMAT,
+        "symbol": symbol,
+        "first": kept.first,
+        "until": kept.until,
+        "rows": [
+            (
+                row.time,
+                digits(row.open_interest),
+                digits(row.notional),
+                None if row.circulating_supply is None else digits(row.circulating_supply),
+            )
+            for row in kept.rows
+        ],
+    }
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1)
+
+
+def _decoded(packed: bytes, symbol: str) -> Kept:
+    """The contents of a file.
+
+    Raises:
+        ValueError: It is not what `_encoded` writes of this symbol; so are the other errors of
+            unpacking and of wrong types.
+    """
+    unpacking = zlib.decompressobj()
+    text = unpacking.decompress(packed, LARGEST)
+    if not unpacking.eof:
+        raise ValueError("it is cut off, or too long")
+    content: Any = json.loads(text)
+    if (content["format"], content["symbol"]) != (FORMAT, symbol):
+        raise ValueError("it is of another format or symbol")
+    first, until, found = content["first"], content["until"], content["rows"]
+    numbers = [text for row in found for text in row[1:] if text is not None]
+    times = [row[0] for row in found]
+    if not (
+        all(type(each) is int and 0 <= each <= LATEST for each in (first, until, *times))
+        and all(earlier < later for earlier, later in pairwise(times))
+        and all(map(NUMBER.fullmatch, numbers))
+    ):
+        raise ValueError("a value is not possible")
+    rows = (
+        HistoryRow(symbol, at, Decimal(value), Decimal(amount), supply and Decimal(supply))
+        for at, value, amount, supply in found
+    )
+    return Kept(tuple(rows), first, until)
+
+
+class Recent(NamedTuple):
+    """Recent history of one symbol."""
+
+    symbol: str
+    rows: tuple[HistoryRow, ...]
+    error: BinanceOIError | None = None
+    """Why what is new could not be read; `rows` are those that were kept."""
+
+
+def load_recent(cache: HistoryCache, symbols: Sequence[str]) -> dict[str, Kept]:
+    """What is kept of these symbols; it reads a file for each."""
+    found = {symbol: cache.load(symbol) for symbol in symbols}
+    return {symbol: kept for symbol, kept in found.items() if kept is not None}
+
+
+async def read_recent(
+    client: OpenInterestClient,
+    cache: HistoryCache,
+    symbols: Sequence[str],
+    span: timedelta,
+    on_progress: OnProgress | None = None,
+) -> AsyncGenerator[Recent]:
+    """History of the last `span` of each symbol, in any order: what is kept first.
+
+    It asks the exchange for what is not kept, and keeps that as soon as it is there.
+
+    Args:
+        client: It asks.
+        cache: It keeps.
+        symbols: Whose history.
+        span: How far back.
+        on_progress: See `client.histories`.
+
+    Raises:
+        ClientClosedError: The client was closed meanwhile.
+    """
+    now = round(time.time() * 1000)
+    since = now - round(span.total_seconds() * 1000)
+    known = await asyncio.to_thread(load_recent, cache, symbols)
+    # The exchange's clock may differ from ours by some seconds.
+    known = {symbol: kept for symbol, kept in known.items() if kept.first <= since + STEP}
+    for symbol, kept in known.items():
+        if not kept.lacks(now):
+            yield Recent(symbol, kept.rows)
+    wanted = [each for each in symbols if each not in known or known[each].lacks(now)]
+    received = {symbol: known[symbol].until for symbol in wanted if symbol in known}
+    if not wanted:
+        return
+    found = client.histories(
+        wanted, period=PERIOD, since=span, received=received, on_progress=on_progress
+    )
+    async for history in found:
+        symbol, before = history.symbol, known.get(history.symbol)
+        if history.error is not None:
+            yield Recent(symbol, () if before is None else before.rows, history.error)
+            continue
+        kept = Kept.of(history) if before is None else before.joined(Kept.of(history))
+        await asyncio.to_thread(cache.save, symbol, kept, min(since, now - KEPT_MS))
+        yield Recent(symbol, kept.rows)
