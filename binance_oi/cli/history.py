@@ -82,7 +82,7 @@ def history(
 
 async def _show(client: OpenInterestClient, wanted: Wanted, output: Output) -> int:
     """Read all, then show the rows in the order asked for."""
-    async with client, _progress() as on_progress:
+    async with client, history_progress() as on_progress:
         found = {each.symbol: each async for each in wanted.read(client, on_progress)}
     good = [found[name] for name in wanted.symbols or () if found[name].error is None]
     if good:
@@ -96,7 +96,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
         wanted = wanted._replace(since=file.since, until=file.until)
         write_note(f"going on after {len(file.symbols):,} symbols")
     failed, holes = list[History](), 0
-    async with client, _progress() as on_progress:
+    async with client, history_progress() as on_progress:
         try:
             names = wanted.symbols or await client.symbols()
             wanted = wanted._replace(symbols=[name for name in names if name not in file.symbols])
@@ -126,7 +126,7 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 
 @asynccontextmanager
-async def _progress() -> AsyncGenerator[OnProgress | None]:
+async def history_progress() -> AsyncGenerator[OnProgress | None]:
     """A bar on stderr, if that is a terminal; yields what to call after each symbol."""
     if not redraws(sys.stderr):
         yield None

@@ -6,6 +6,7 @@ line overrides the environment.
 
 import os
 import re
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from binance_oi.budget import Budget
     from binance_oi.cli.render import Sheet
     from binance_oi.client import OpenInterestClient
+    from binance_oi.recorder.history_cache import HistoryCache
 
 VARIABLE_PREFIX = "BINANCE_OI_"  # how the names of our environment variables begin
 Level = Literal["debug", "info", "warning", "error"]
@@ -101,6 +103,16 @@ def _weight_or_share(kind: object, tokens: Sequence[Token]) -> int | float:
         raise ValueError("a reserve is a weight, such as 600, or a share, such as 25%") from None
 
 
+def _window(_: object, tokens: Sequence[Token]) -> str:
+    from binance_oi.market.windows import step_ms
+
+    try:
+        step_ms(tokens[0].value)
+    except ValueError as error:
+        raise ValueError("a window is 5m or a multiple of it, such as 1h or 24h") from error
+    return tokens[0].value
+
+
 def _level(_: object, tokens: Sequence[Token]) -> str:
     level = tokens[0].value.lower()
     if level not in get_args(Level):
@@ -136,8 +148,12 @@ def _one_format(arguments: ArgumentCollection) -> None:
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Order = Literal["name", "usd"]
 """The order of the rows of a table."""
-Movement = Literal["change", "total", "symbol"]
+Movement = Literal["change", "total", "window", "z", "symbol"]
 """The order of the lines of `watch`."""
+Ranking = Literal["percent", "usd", "z", "symbol"]
+"""The order of changes."""
+Window = Annotated[str, Parameter(converter=_window, metavar="DURATION")]
+"""The length of time over which a change is computed."""
 Place = Annotated[Path, Parameter(converter=_place)]
 Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
@@ -237,6 +253,12 @@ class Source:
         else:
             yield self._client(self._base_url)
 
+    def cache(self) -> "HistoryCache":
+        """Where recent history of that exchange is kept; a local one for this command has none."""
+        from binance_oi.recorder.history_cache import HistoryCache
+
+        return HistoryCache(None) if self.simulated else HistoryCache.of(self._base_url)
+
     @property
     def _base_url(self) -> str:
         from binance_oi.exchange.hosts import PRODUCTION, TESTNET
@@ -309,6 +331,11 @@ class Output:
     """Print CSV with a header."""
     csv_safe: Annotated[Flag, Parameter(group=_format)] = False
     """Print CSV in which a spreadsheet runs no cell as a formula."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether a person gets a table."""
+        return sys.stdout.isatty() and not (self.json or self.csv or self.csv_safe)
 
     def show(self, sheet: "Sheet", *, is_cut: bool = False, below: int = 0) -> None:
         """Print a sheet to stdout; see `terminal.show`."""

@@ -20,11 +20,12 @@ from rich.text import Text
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import printable
 from binance_oi.exchange.models import HistoryRow, OpenInterest, SymbolInfo
+from binance_oi.market.changes import Change
 from binance_oi.market.rows import digits, past_row
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import iso, iso_ms
 
-Cell = str | int | None
+Cell = str | int | float | None
 
 MAX_REASONS, SYMBOLS_SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
 MAX_COLUMNS = 6  # of a table that fits a terminal of 80 columns
@@ -71,6 +72,40 @@ def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
         (symbol, iso_ms(time), *amounts) for symbol, time, *amounts in map(past_row, rows)
     ]
     return Sheet(columns, cells, frozenset(columns[2:]))
+
+
+def changes_sheet(changes: Iterable[Change]) -> Sheet:
+    """Changes, with every field."""
+    rows: list[tuple[Cell, ...]] = [
+        (c.symbol, c.window, iso_ms(c.time), *map(_exact, c[3:])) for c in changes
+    ]
+    return Sheet(Change._fields, rows)
+
+
+def _exact(value: Decimal | str | float | None) -> Cell:
+    return digits(value) if isinstance(value, Decimal) else value
+
+
+def changes_table(changes: Iterable[Change]) -> Sheet:
+    """Changes for a terminal; ratios and scores are rounded."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            c.symbol,
+            f"{c.absolute:+f}",
+            rounded(c.percent, 3),
+            "" if c.usd is None else f"{c.usd:+.0f}",
+            rounded(c.z_score, 2),
+            "" if c.percentile is None else f"{c.percentile:.1f}",
+        )
+        for c in changes
+    ]
+    columns = ("symbol", "change", "percent", "usd", "z_score", "percentile")
+    return Sheet(columns, rows, frozenset(columns[1:]), ("percentile", "usd"))
+
+
+def rounded(number: float | None, places: int) -> str:
+    """A number with its sign; empty without one."""
+    return "" if number is None else f"{number:+.{places}f}"
 
 
 def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:
@@ -225,9 +260,15 @@ def _text(cell: Cell) -> str:
 
 def align(numbers: Sequence[str]) -> list[str]:
     """Separate thousands, and pad the numbers so that their decimal points are aligned."""
-    parts = [(f"{int(n):,}", dot + rest) for n, dot, rest in (s.partition(".") for s in numbers)]
+    parts = [(_grouped(n), dot + rest) for n, dot, rest in (s.partition(".") for s in numbers)]
     width = max((len(fraction) for _, fraction in parts), default=0)
     return [whole + fraction.ljust(width) for whole, fraction in parts]
+
+
+def _grouped(digits: str) -> str:
+    """Separate thousands; a sign stays, also that of -0. A cell without a value stays empty."""
+    sign = digits[:1] if digits[:1] in ("+", "-") else ""
+    return f"{sign}{int(digits.removeprefix(sign)):,}" if digits else ""
 
 
 def grouped(reasons: Mapping[str, str]) -> list[str]:

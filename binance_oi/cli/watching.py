@@ -23,16 +23,19 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
+from binance_oi.cli.comparing import history_span
 from binance_oi.cli.endings import OK, as_usage_errors
 from binance_oi.cli.options import Movement, Source
-from binance_oi.cli.render import align, json_line, waiting
+from binance_oi.cli.render import align, json_line, rounded, waiting
 from binance_oi.cli.screen import console, redraws
 from binance_oi.cli.streams import warnings_to, write_note, write_out
 from binance_oi.client import OpenInterestClient
-from binance_oi.errors import printable
-from binance_oi.exchange.models import OpenInterest
+from binance_oi.errors import BinanceOIError, printable
+from binance_oi.exchange.models import HistoryRow, OpenInterest
+from binance_oi.market.changes import Change, ChangeTracker
 from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.history_cache import HistoryCache, load_recent, read_recent
 from binance_oi.times import iso_ms
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -40,11 +43,13 @@ SPARKLINE_VALUES = 20  # values in a sparkline
 GAUGE_WIDTH = 20  # characters
 MAX_WARNINGS = 3  # lines below the table
 FRAME_LINES = 7  # lines of the screen beside the rows of the table and the warnings
+WINDOW = "window"
 REDRAW_S = 1.0  # s between two pictures; ages, minutes and the size of the window change
 
-COLUMNS = ("symbol", "open interest", "change", "since start", "age", "trend")
+# The titles of the columns; that of the window is its length.
+COLUMNS = ("symbol", "open interest", "change", "since start", WINDOW, "z", "age", "trend")
 # A narrow screen loses these columns in this order.
-OPTIONAL_COLUMNS = ("trend", "age", "since start", "change")
+OPTIONAL_COLUMNS = ("trend", "age", "since start", "z", "change", WINDOW)
 
 
 @dataclass(slots=True)
@@ -71,11 +76,13 @@ class Line:
 
 
 class Board:
-    """The values of every symbol, and the latest warnings."""
+    """The values of every symbol, their changes over a window, and the latest warnings."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: str) -> None:
         self.lines: dict[str, Line] = {}
+        self.changes: dict[str, Change] = {}
         self.latest: Snapshot | None = None
+        self._window, self._tracker = window, ChangeTracker([window])
         self.warnings: deque[str] = deque(maxlen=MAX_WARNINGS)
 
     def add(self, snapshot: Snapshot) -> list[OpenInterest]:
@@ -83,7 +90,11 @@ class Board:
         self.latest = snapshot
         for name in self.lines.keys() - snapshot.keys() - snapshot.errors.keys():
             del self.lines[name]
+            self.changes.pop(name, None)
+            self._tracker.forget(name)
         for name, value in snapshot.items():
+            self._tracker.observe(name, value.time, value.open_interest)
+            self._compare(name)
             line = self.lines.get(name)
             if line is None:
                 line = self.lines[name] = Line(value.open_interest, value, value.open_interest)
@@ -93,13 +104,32 @@ class Board:
             line.history.append(line.latest.open_interest)
         return [value for name, value in snapshot.items() if name not in snapshot.unchanged]
 
+    def fill(self, symbol: str, rows: Sequence[HistoryRow]) -> None:
+        """Add the past of a symbol."""
+        self._tracker.fill(symbol, rows)
+        self._compare(symbol)
+
+    def _compare(self, symbol: str) -> None:
+        change = self._tracker.latest(symbol, self._window)
+        if change is None:
+            self.changes.pop(symbol, None)
+        else:
+            self.changes[symbol] = change
+
     def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
         """The first lines in this order; in an order by change, the largest in percent first."""
         lines = self.lines.items()
         if order == "symbol":
             return sorted(lines)[:count]
-        share = Line.percent if order == "change" else Line.total_percent
-        return sorted(lines, key=lambda pair: (-abs(share(pair[1])), pair[0]))[:count]
+        return sorted(lines, key=lambda pair: (-self._size(order, *pair), pair[0]))[:count]
+
+    def _size(self, order: Movement, name: str, line: Line) -> float:
+        """How large the change is by which the lines are sorted; -1 when it is unknown."""
+        if order in ("change", "total"):
+            return abs(line.percent() if order == "change" else line.total_percent())
+        change = self.changes.get(name)
+        number = change and (change.percent if order == "window" else change.z_score)
+        return -1.0 if number is None else abs(number)
 
 
 def _percent(before: Decimal, after: Decimal) -> float:
@@ -138,6 +168,7 @@ class View(NamedTuple):
 
     order: Movement
     top: int
+    window: str = "1h"
 
 
 def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console) -> Group:
@@ -146,7 +177,7 @@ def draw(board: Board, usage: Usage, now: datetime, view: View, screen: Console)
     lines = board.top(view.order, max(1, min(view.top, room)))
     return Group(
         _text(heading(board.latest, now)),
-        _table(lines, now, screen) if lines else Text(),
+        _table(board, lines, now, view, screen) if lines else Text(),
         _text(gauge(usage), "bold red" if usage.held_until else ""),
         *(_text(warning, "yellow") for warning in board.warnings),
     )
@@ -156,17 +187,23 @@ def _text(line: str, style: str = "") -> Text:
     return Text(line, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _table(lines: Sequence[tuple[str, Line]], now: datetime, screen: Console) -> Table:
+def _table(
+    board: Board, lines: Sequence[tuple[str, Line]], now: datetime, view: View, screen: Console
+) -> Table:
     """Draw as many columns as fit; a column disappears before a digit does."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
-    rows = [_cells(*line, text, now) for line, text in zip(lines, numbers, strict=True)]
+    rows = [
+        _cells(*line, text, now) | _compared(board.changes.get(line[0]))
+        for line, text in zip(lines, numbers, strict=True)
+    ]
     unbounded = screen.options.update_width(1_000_000)
     columns, narrow = list(COLUMNS), list(OPTIONAL_COLUMNS)
     while True:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold")
         for title in columns:
             left = title in ("symbol", "trend")
-            table.add_column(title, justify="left" if left else "right", no_wrap=True)
+            shown = view.window if title == WINDOW else title
+            table.add_column(shown, justify="left" if left else "right", no_wrap=True)
         for cells in rows:
             table.add_row(*(cells[title] for title in columns))
         if not narrow or screen.measure(table, options=unbounded).maximum <= screen.width:
@@ -186,19 +223,31 @@ def _cells(name: str, line: Line, number: str, now: datetime) -> dict[str, Text]
     }
 
 
+def _compared(change: Change | None) -> dict[str, Text]:
+    """The cells about the window; empty while what they need is not known."""
+    percent = None if change is None else change.percent
+    z_score = None if change is None else change.z_score
+    return {
+        WINDOW: Text() if percent is None else _change(percent),
+        "z": Text(rounded(z_score, 1)),
+    }
+
+
 def _change(share: float) -> Text:
     return Text(f"{share:+.3f} %", style="green" if share > 0 else "red" if share < 0 else "")
 
 
-def change_line(value: OpenInterest, line: Line) -> str:
-    """A change as a JSON line, for a pipe."""
-    change = digits(line.change)
+def change_line(value: OpenInterest, line: Line, over: Change | None, window: str) -> str:
+    """A change as a JSON line, for a pipe; what is not known yet is null."""
     return json_line(
         {
             "symbol": value.symbol,
             "open_interest": digits(value.open_interest),
-            "change": change,
+            "change": digits(line.change),
             "time": iso_ms(value.time),
+            "window": window,
+            "percent": None if over is None else over.percent,
+            "z_score": None if over is None else over.z_score,
         }
     )
 
@@ -213,7 +262,9 @@ def watch(
 ) -> int:
     """Follow the market until a signal ends the command."""
     with source.client() as client, as_usage_errors():
-        return asyncio.run(_watch(client, symbols, every, view, as_json))
+        history_span(1, view.window)
+        past = Past(client, source.cache(), view.window)
+        return asyncio.run(_watch(client, symbols, every, view, past, as_json))
 
 
 async def _watch(
@@ -221,20 +272,67 @@ async def _watch(
     symbols: Sequence[str] | None,
     every: float | None,
     view: View,
+    past: "Past",
     as_json: bool,
 ) -> int:
-    board = Board()
-    async with client, aclosing(client.poll(symbols, every=every)) as running:
+    board = Board(view.window)
+    async with (
+        client,
+        aclosing(client.poll(symbols, every=every)) as polled,
+        aclosing(past.beside(polled, board)) as running,
+    ):
         if sys.stdout.isatty() and not as_json:
             show = _on_screen if redraws(sys.stdout) else _on_paper
             await show(board, client, running, view)
             return OK
         async for snapshot in running:
             changed = board.add(snapshot)
-            lines = (change_line(value, board.lines[value.symbol]) for value in changed)
+            lines = (
+                change_line(value, board.lines[name], board.changes.get(name), view.window)
+                for value in changed
+                for name in (value.symbol,)
+            )
             if not write_out("".join(lines)):
                 break
     return OK
+
+
+class Past:
+    """Reads the history of what is watched while the poll goes on."""
+
+    def __init__(self, client: OpenInterestClient, cache: HistoryCache, window: str) -> None:
+        self._client, self._cache, self._window = client, cache, window
+
+    async def beside(
+        self, polled: AsyncGenerator[Snapshot], board: Board
+    ) -> AsyncGenerator[Snapshot]:
+        """The snapshots of a poll; after the first one, the board gets the past of its symbols."""
+        reading: asyncio.Task[None] | None = None
+        try:
+            async for snapshot in polled:
+                if reading is None:
+                    reading = asyncio.create_task(self._read([*snapshot], board))
+                yield snapshot
+        finally:
+            if reading is not None:
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
+
+    async def _read(self, symbols: Sequence[str], board: Board) -> None:
+        """Fill in what is kept, and then what the exchange has beside that.
+
+        The poll goes on without what cannot be read.
+        """
+        kept = await asyncio.to_thread(load_recent, self._cache, symbols)
+        for symbol, known in kept.items():
+            board.fill(symbol, known.rows)
+            await asyncio.sleep(0)  # a fill takes some ms
+        span = history_span(len(symbols), self._window)
+        with suppress(BinanceOIError):
+            async for recent in read_recent(self._client, self._cache, symbols, span):
+                if recent.error is None:
+                    board.fill(recent.symbol, recent.rows)
 
 
 async def _on_paper(

@@ -26,6 +26,7 @@ from binance_oi import OpenInterest, OpenInterestClient, ProcessBudget, Reason, 
 from binance_oi.cli import main, recording
 from binance_oi.cli.recording import status_line
 from binance_oi.cli.watching import Board, View, change_line, draw, gauge, heading, sparkline
+from binance_oi.exchange.models import HistoryRow
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
@@ -558,7 +559,7 @@ def seen(*values: str, time: int = 0, unchanged: tuple[str, ...] = ()) -> Snapsh
 
 
 def test_the_board_has_changes_since_the_last_sweep_and_the_start() -> None:
-    board = Board()
+    board = Board("1h")
     assert [v.symbol for v in board.add(seen("100", "10", "1"))] == ["A", "B", "C"]
     changed = board.add(seen("110", "10", "0.5", unchanged=("B",)))
     assert [v.symbol for v in changed] == ["A", "C"]
@@ -568,9 +569,32 @@ def test_the_board_has_changes_since_the_last_sweep_and_the_start() -> None:
     assert [name for name, _ in board.top("total", 3)] == ["C", "B", "A"]
     assert [name for name, _ in board.top("symbol", 1)] == ["A"]
     line = board.lines["B"]
-    assert json.loads(change_line(line.latest, line))["change"] == "2"
+    assert json.loads(change_line(line.latest, line, None, "1h"))["change"] == "2"
     board.add(seen("110", "12"))
     assert list(board.lines) == ["A", "B"]
+
+
+def test_the_board_compares_with_the_past_of_each_symbol() -> None:
+    board = Board("10m")
+    board.add(seen("110", "10", "1", time=3 * 300_000 + 5))
+    assert board.changes == {}
+    for name, before in (("A", "100"), ("B", "5"), ("C", "0")):
+        rows = [HistoryRow(name, n * 300_000, Decimal(before), Decimal(1)) for n in range(1, 4)]
+        board.fill(name, rows)
+    assert {name: change.percent for name, change in board.changes.items()} == {
+        "A": 10.0,
+        "B": 100.0,
+        "C": None,
+    }
+    assert [name for name, _ in board.top("window", 3)] == ["B", "A", "C"]
+    assert [name for name, _ in board.top("z", 2)] == ["A", "B"]
+    text = drawn(board, 100)
+    assert "+100.000 %" in text
+    of_a = board.lines["A"]
+    line = json.loads(change_line(of_a.latest, of_a, board.changes["A"], "10m"))
+    assert (line["window"], line["percent"], line["z_score"]) == ("10m", 10.0, None)
+    board.add(seen("110"))
+    assert list(board.changes) == ["A"]
 
 
 def drawn(board: Board, width: int, height: int = 20) -> str:
@@ -582,7 +606,7 @@ def drawn(board: Board, width: int, height: int = 20) -> str:
 
 
 def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
-    board = Board()
+    board = Board("1h")
     board.add(seen("96012.544", "0.00000010"))
     text = drawn(board, 100)
     for expected in ("96,012.544", "0.00000010", "+0.000 %", "4 s", "used 0 of 2400"):
@@ -592,15 +616,17 @@ def test_the_table_shows_every_digit_the_gauge_and_the_age() -> None:
 @pytest.mark.parametrize(
     "width, shown",
     [
-        (79, "symbol open interest change since start age trend"),
-        (71, "symbol open interest change since start age"),
-        (65, "symbol open interest change since start"),
-        (51, "symbol open interest change"),
+        (90, "symbol open interest change since start 1h z age trend"),
+        (85, "symbol open interest change since start 1h z age"),
+        (78, "symbol open interest change since start 1h z"),
+        (66, "symbol open interest change 1h z"),
+        (59, "symbol open interest change 1h"),
+        (47, "symbol open interest 1h"),
         (41, "symbol open interest"),
     ],
 )
 def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: str) -> None:
-    board = Board()
+    board = Board("1h")
     board.add(seen("51857726234713.12345678"))
     text = drawn(board, width)
     assert " ".join(text.splitlines()[2].split()) == shown
@@ -608,7 +634,7 @@ def test_a_narrow_terminal_has_fewer_columns_and_every_digit(width: int, shown: 
 
 
 def test_a_low_terminal_has_fewer_lines_and_keeps_the_budget_and_the_warnings() -> None:
-    board = Board()
+    board = Board("1h")
     board.add(seen("1", "2", "3"))
     board.warnings.append("banned")
     lines = drawn(board, 80, height=10).splitlines()

@@ -3,7 +3,7 @@
 The rule of this folder: a command imports its implementation when it runs. So the help page imports
 none, and a command imports only its own.
 
-market.py      the exchange: get, snapshot, symbols, watch, history
+market.py      the exchange: get, snapshot, symbols, watch, changes, history
 recordings.py  recordings: record, export, backup, plot, report
 machine.py     this machine: budget, simulate, completion
 """

@@ -14,11 +14,13 @@ from binance_oi.cli.options import (
     Order,
     Output,
     Place,
+    Ranking,
     RequiredSymbols,
     RowPeriod,
     Schedule,
     Source,
     Symbols,
+    Window,
 )
 
 MONTH = timedelta(days=30)  # what the exchange keeps
@@ -77,6 +79,7 @@ def watch(
     *,
     every: Schedule = None,
     sort: Movement = "change",
+    window: Window = "1h",
     top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
     json: Flag = False,
     source: Source = Source(),
@@ -87,13 +90,53 @@ def watch(
         symbols: Only these symbols; by default, every symbol that is trading.
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
             that fits into the budget.
-        sort: Sort by the change since the last sweep, or since the start (total), or by symbol.
+        sort: Sort by the change since the last sweep, since the start (total), or over the window;
+            by its z-score (z); or by symbol.
+        window: 5m or a multiple of it. What was before the start is read from the exchange's
+            history, one request for each symbol, and kept for the next time.
         top: How many lines to show.
         json: Print JSON Lines, also on a terminal.
     """
     from binance_oi.cli import watching
 
-    return watching.watch(symbols, every, watching.View(sort, top), source, as_json=json)
+    view = watching.View(sort, top, window)
+    return watching.watch(symbols, every, view, source, as_json=json)
+
+
+@command
+def changes(
+    symbols: Symbols = None,
+    *,
+    window: Window = "1h",
+    top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
+    sort: Ranking = "percent",
+    recording: Place | None = None,
+    source: Source = Source(),
+    output: Output = Output(),
+) -> int:
+    """Show how open interest has changed over a window, the largest changes first.
+
+    Each change is compared with the symbol's own changes over such windows in the 7 days before:
+    the z-score is its distance from their mean in standard deviations, the percentile the share of
+    them that is smaller. It needs at least 200 of them.
+
+    The rows come from the exchange's history, and are kept for the next time: only what is new is
+    asked for. The first time, up to 50 symbols are read 7 days back. More symbols are read 41 hours
+    back, one request for each: the whole market takes 4 minutes.
+
+    Args:
+        symbols: Only these symbols; by default, every symbol that is trading.
+        window: 5m or a multiple of it, such as 1h, 4h or 24h.
+        top: How many changes to show.
+        sort: By percent, usd or z-score, the largest in either direction first; or by symbol.
+        recording: Read this recording instead, and send nothing.
+    """
+    from binance_oi.cli import comparing
+
+    wanted = comparing.Wanted(symbols, window, top, sort)
+    if recording is not None:
+        return comparing.changes_recorded(wanted, recording, output)
+    return comparing.changes_now(wanted, source, output)
 
 
 @command

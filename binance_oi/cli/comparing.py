@@ -1,0 +1,144 @@
+"""The command `changes`: which symbols have changed most over a window.
+
+The rule of this file: a change is shown when it is recent; one of yesterday is no change of now.
+What history has given is kept at once, so an interrupted command is not in need of it again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from binance_oi.cli.endings import OK, SOME_FAILED, as_usage_errors, exit_code, explain
+from binance_oi.cli.history import history_progress
+from binance_oi.cli.options import Output, Ranking, Source
+from binance_oi.cli.render import changes_sheet, changes_table
+from binance_oi.cli.streams import write_note
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import BinanceOIError
+from binance_oi.exchange.routes import KEPT_MS
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.changes import USUAL_MS, Change, ChangeTracker
+from binance_oi.market.spread import LEAST
+from binance_oi.market.windows import ROW_MS, length_ms
+from binance_oi.recorder.history_cache import HistoryCache, read_recent
+from binance_oi.recorder.recording import Recording
+from binance_oi.times import instant, plain
+
+DAY_MS = 86_400_000
+FEW = 50  # symbols whose history is read 7 days back: 5 requests for each
+PAGE_ROWS = 499  # that one request gives, wherever between two instants it is sent
+FRESH_ROWS = 2  # by which the end of a change may be behind the newest one
+
+
+class Wanted(NamedTuple):
+    """What was asked for."""
+
+    symbols: Sequence[str] | None
+    window: str
+    top: int
+    sort: Ranking
+
+
+def history_span(symbols: int, window: str) -> timedelta:
+    """How far back the history of so many symbols is read.
+
+    For few, it is as far as the statistics of this window and of 24 hours reach, so that the next
+    command finds what it needs whatever its window is. For many, it is what the statistics need at
+    least.
+
+    Raises:
+        ValueError: The exchange does not keep as much.
+    """
+    ms = length_ms("window", window)
+    if ms + 2 * ROW_MS > KEPT_MS:
+        raise ValueError(f"the exchange keeps 30 days, so there is no change over {window}")
+    if symbols <= FEW:
+        rows = (USUAL_MS + max(ms, DAY_MS)) // ROW_MS + 2
+    else:
+        rows = max(PAGE_ROWS, ms // ROW_MS + LEAST + 8)
+    return timedelta(milliseconds=min(rows * ROW_MS, KEPT_MS - ROW_MS))
+
+
+def changes_now(wanted: Wanted, source: Source, output: Output) -> int:
+    """Show the changes up to now, from the exchange's history."""
+    if wanted.symbols is not None:
+        wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
+    with as_usage_errors(), source.client() as client:
+        history_span(1, wanted.window)
+        tracker, errors = asyncio.run(_read(client, wanted, source.cache()))
+    shown = _show(tracker, wanted, output) if tracker.symbols or not errors else 0
+    for symbol, error in errors.items():
+        write_note(f"{symbol}: {explain(error)}")
+    codes = {exit_code(error) for error in errors.values()}
+    if not codes:
+        return OK
+    return SOME_FAILED if shown or len(codes) > 1 else codes.pop()
+
+
+async def _read(
+    client: OpenInterestClient, wanted: Wanted, cache: HistoryCache
+) -> tuple[ChangeTracker, Mapping[str, BinanceOIError]]:
+    tracker, errors = ChangeTracker([wanted.window]), dict[str, BinanceOIError]()
+    async with client, history_progress() as on_progress:
+        names = wanted.symbols or await client.symbols()
+        span = history_span(len(names), wanted.window)
+        async for recent in read_recent(client, cache, names, span, on_progress):
+            if recent.rows:
+                tracker.fill(recent.symbol, recent.rows)
+            if recent.error is not None:
+                errors[recent.symbol] = recent.error
+    return tracker, errors
+
+
+def changes_recorded(wanted: Wanted, path: Path, output: Output) -> int:
+    """Show the changes up to the end of a recording."""
+    tracker = ChangeTracker([wanted.window])
+    with as_usage_errors(), Recording(path) as recording:
+        series = recording.series(wanted.symbols)
+        newest = series.newest()
+        if newest is not None:
+            ms = USUAL_MS + length_ms("window", wanted.window) + 2 * ROW_MS
+            recording.series(wanted.symbols, since=instant(max(0, newest - ms))).fill(tracker)
+    _show(tracker, wanted, output)
+    return OK
+
+
+def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
+    """Show the changes that are recent; return how many there are."""
+    found = [tracker.latest(symbol, wanted.window) for symbol in tracker.symbols]
+    newest = max((change.time for change in found if change is not None), default=0)
+    recent = [
+        change
+        for change in found
+        if change is not None and change.time >= newest - FRESH_ROWS * tracker.step
+    ]
+    top = ranked(recent, wanted.sort)[: wanted.top]
+    output.show(changes_table(top) if output.is_table else changes_sheet(top))
+    without = len(found) - len(recent)
+    if recent:
+        until = plain(instant(newest))
+        write_note(f"{len(top)} of {len(recent)} changes over {wanted.window} until {until} UTC")
+    if without:
+        write_note(f"{without} symbols have no recent change over {wanted.window}")
+    return len(recent)
+
+
+def ranked(changes: Sequence[Change], order: Ranking) -> list[Change]:
+    """The largest first, in either direction; those without a value last, by symbol."""
+    by_name = sorted(changes, key=lambda change: change.symbol)
+    if order == "symbol":
+        return by_name
+    size: Mapping[str, Callable[[Change], float | None]] = {
+        "percent": lambda change: change.percent,
+        "usd": lambda change: None if change.usd is None else float(change.usd),
+        "z": lambda change: change.z_score,
+    }
+    value = size[order]
+
+    def rank(change: Change) -> float:
+        number = value(change)
+        return 1.0 if number is None else -abs(number)
+
+    return sorted(by_name, key=rank)

@@ -1,0 +1,225 @@
+"""The command `changes`, and what it and `watch` keep for the next time.
+
+Rule of this file: the exchange is a local one, and its own history is the truth.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binance_oi import Change, HistoryRow, changes_of
+from binance_oi.cli import main
+from binance_oi.cli.comparing import FEW, history_span, ranked
+from binance_oi.cli.options import Ranking
+from binance_oi.cli.render import align
+from binance_oi.recorder import Recording
+from binance_oi.recorder.history_cache import APPEARS_MS, STEP
+from binance_oi.simulator import LocalExchange
+from support.recorded import write_recording
+from support.terminals import left_on_screen, seen_on_a_terminal
+
+Captured = pytest.CaptureFixture[str]
+SYMBOLS = ("BTCUSDT", "JDUSDT")
+
+
+@pytest.fixture
+def exchange() -> Iterator[LocalExchange]:
+    with LocalExchange().in_thread() as exchange:
+        yield exchange
+
+
+def printed(capsys: Captured) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def instants_since(began: float) -> int:
+    """How many rows of a symbol may have appeared since then."""
+    step, late = STEP / 1000, APPEARS_MS / 1000
+    return int((time.time() - late) // step) - int((began - late) // step)
+
+
+def truth(exchange: LocalExchange, symbol: str, end: int, window: str) -> Change:
+    """The last change up to `end`, computed from the exchange's own rows of 8 days and an hour."""
+    rows = exchange.history(symbol, "5m", end - 193 * 3_600_000, end)
+    values = [
+        HistoryRow(symbol, row.time, Decimal(row.open_interest), Decimal(row.value)) for row in rows
+    ]
+    return list(changes_of(values, [window]))[-1]
+
+
+def ms_of(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+@pytest.mark.parametrize("window", ["1h", "24h"])
+def test_changes_are_those_of_the_history_of_the_exchange(
+    window: str, exchange: LocalExchange, capsys: Captured
+) -> None:
+    command = ["changes", *SYMBOLS, "--window", window, "--base-url", exchange.url]
+    assert main(command) == 0
+    rows = printed(capsys)
+    assert {row["symbol"] for row in rows} == set(SYMBOLS)
+    for row in rows:
+        wanted = truth(exchange, row["symbol"], ms_of(row["time"]), window)
+        assert Decimal(row["absolute"]) == wanted.absolute
+        assert Decimal(row["usd"]) == wanted.usd
+        assert (row["percent"], row["window"]) == (wanted.percent, window)
+        assert wanted.z_score is not None
+        assert row["z_score"] == pytest.approx(wanted.z_score, rel=1e-9)
+        assert (row["percentile"], row["compared"]) == (wanted.percentile, wanted.compared)
+        assert row["per_supply"] is not None
+
+
+def test_a_second_command_asks_only_for_what_is_new(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
+    command = ["changes", *SYMBOLS, "--base-url", exchange.url]
+    began = time.time()
+    assert main(command) == 0
+    first, asked = printed(capsys), exchange.history_counter.total
+    assert asked >= 5 * len(SYMBOLS)
+    assert main([*command, "--window", "4h"]) == 0
+    again = printed(capsys)
+    new = exchange.history_counter.total - asked
+    assert new <= len(SYMBOLS) * instants_since(began)
+    assert {row["symbol"] for row in again} == set(SYMBOLS)
+    assert main(command) == 0
+    third = printed(capsys)
+    assert [row["symbol"] for row in third] == [row["symbol"] for row in first]
+    assert instants_since(began) or third == first
+
+
+def watched(url: str) -> dict[str, Any]:
+    """The first line of `watch` that knows a change over the window."""
+    command = [sys.executable, "-m", "binance_oi", "watch", "JDUSDT", "--every", "0.2s"]
+    with subprocess.Popen(
+        [*command, "--base-url", url], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            return next(
+                line for line in map(json.loads, process.stdout) if line["percent"] is not None
+            )
+        finally:
+            process.terminate()
+
+
+def test_watch_has_changes_over_the_window_and_starts_warm_the_second_time(
+    exchange: LocalExchange,
+) -> None:
+    began = time.time()
+    first = watched(exchange.url)
+    asked = exchange.history_counter.total
+    assert asked >= 5
+    second = watched(exchange.url)
+    assert exchange.history_counter.total - asked <= instants_since(began)
+    for line in (first, second):
+        assert line["window"] == "1h"
+        assert line["z_score"] is not None
+        now = Decimal(line["open_interest"])
+        start = (ms_of(line["time"]) - 3_600_000) // STEP * STEP
+        (row,) = exchange.history("JDUSDT", "5m", start, start)
+        before = Decimal(row.open_interest)
+        assert line["percent"] == pytest.approx(float((now - before) / before * 100), rel=1e-9)
+
+
+def test_a_recording_has_changes_and_nothing_is_sent(tmp_path: Path, capsys: Captured) -> None:
+    path = write_recording(tmp_path / "oi.db")
+    command = ["changes", "--recording", str(path), "--window", "5m", "--base-url"]
+    assert main([*command, "http://127.0.0.1:9", "--sort", "symbol"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""  # two days with one gap of minutes: no window of 5 minutes has both ends
+    assert "no recent change over 5m" in err
+    with Recording(path) as recording:
+        assert len(list(recording.series())) > 3
+    assert main(["changes", "--recording", str(tmp_path / "no.db")]) == 2
+    assert "no.db is not there" in capsys.readouterr().err
+    assert main(["changes", "NOUSDT", "--recording", str(path)]) == 2
+    assert "has no NOUSDT" in capsys.readouterr().err
+
+
+def test_a_symbol_that_fails_is_named_and_the_others_are_shown(
+    exchange: LocalExchange, capsys: Captured
+) -> None:
+    url = ["--base-url", exchange.url]
+    assert main(["changes", "NOUSDT", "JDUSDT", *url]) == 6
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["symbol"] for line in out.splitlines()] == ["JDUSDT"]
+    assert "NOUSDT: 400 (code -1121)" in err
+    assert main(["changes", "NOUSDT", *url]) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--window", "7m"], "a window is 5m or a multiple of it"),
+        (["--window", "0h"], "a window is 5m or a multiple of it"),
+        (["--window", "1w"], "a window is 5m or a multiple of it"),
+        (["--window", "30d", "--simulated"], "the exchange keeps 30 days"),
+        (["--top", "0"], "Must be > 0"),
+        (["--sort", "size"], "--sort. Choose from"),
+        (["BTC USDT", "--simulated"], "is not a symbol"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(
+    arguments: list[str], said: str, capsys: Captured
+) -> None:
+    assert main(["changes", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+def a_change(symbol: str, percent: float | None, usd: str | None, z: float | None) -> Change:
+    dollars = None if usd is None else Decimal(usd)
+    return Change(symbol, "1h", 0, Decimal(1), Decimal(1), percent, dollars, None, z, None, 0)
+
+
+@pytest.mark.parametrize(
+    "order, wanted",
+    [("percent", "BADC"), ("usd", "ACBD"), ("z", "DBAC"), ("symbol", "ABCD")],
+)
+def test_changes_are_sorted_by_size_in_either_direction_and_unknown_ones_last(
+    order: Ranking, wanted: str
+) -> None:
+    changes = [
+        a_change("D", 0.5, None, 3.0),
+        a_change("C", None, "7", None),
+        a_change("B", -9.0, "-1", -2.0),
+        a_change("A", 2.0, "-8", 0.0),
+    ]
+    assert "".join(change.symbol for change in ranked(changes, order)) == wanted
+
+
+def test_a_market_is_read_as_far_back_as_one_request_goes_and_few_symbols_for_7_days() -> None:
+    assert history_span(FEW, "1h") == timedelta(days=8, minutes=10)
+    for window in ("5m", "1h", "24h"):
+        assert history_span(FEW + 1, window) == timedelta(minutes=5 * 499)
+    assert history_span(789, "48h") > timedelta(hours=48 + 200 / 12)
+    assert history_span(1, "29d") < timedelta(days=30)
+    with pytest.raises(ValueError, match="no change over 30d"):
+        history_span(1, "30d")
+
+
+def test_a_terminal_gets_a_table_with_signs(exchange: LocalExchange) -> None:
+    code, seen = seen_on_a_terminal("changes", *SYMBOLS, "--base-url", exchange.url)
+    assert code == 0
+    lines = left_on_screen(seen)
+    assert any(line.split()[:3] == ["symbol", "change", "percent"] for line in lines)
+    rows = [line.split() for line in lines if line.split()[:1] in (["BTCUSDT"], ["JDUSDT"])]
+    assert len(rows) == 2
+    assert all(row[1][0] in "+-" and row[2][0] in "+-" for row in rows)
+    assert max(map(len, lines)) <= 80
+
+
+def test_numbers_keep_their_sign_when_they_are_aligned() -> None:
+    numbers = ["-0.5", "+1234.25", "-1234567", "", "7"]
+    assert align(numbers) == ["-0.5 ", "+1,234.25", "-1,234,567   ", "   ", "7   "]
