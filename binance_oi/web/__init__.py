@@ -11,6 +11,7 @@ hub.py          one poller, any number of listeners
 sources.py      where a hub reads: a client, or a recording
 values.py       the latest values
 past.py         the past of a symbol
+changing.py     how values change
 page.py         static files
 service.py      all of these together, and when they begin and end
 router.py       from a request to an answer, without a framework

@@ -66,6 +66,7 @@ class Hub:
     Args:
         source: What to read.
         limits: How many events are kept, and how many listeners there may be.
+        on_values: Called with the new values of each sweep.
         wall: Unix seconds.
     """
 
@@ -74,6 +75,7 @@ class Hub:
         source: Source,
         *,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        on_values: Callable[[Mapping[str, Cell]], object] = lambda _: None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.source: Source = source
@@ -88,7 +90,7 @@ class Hub:
         """Loop time of the latest sweep; None while there was none."""
         self.period: int | None = None
         """From slot to slot, ms, as far as it is known."""
-        self._limits, self._wall = limits, wall
+        self._limits, self._wall, self._on_values = limits, wall, on_values
         self._epoch = secrets.token_hex(4)
         self._kept: deque[Event] = deque(maxlen=limits.kept_events)
         self._latest: Reading | None = None
@@ -150,6 +152,7 @@ class Hub:
         for name in gone:
             del self.cells[name]
         self._latest = reading
+        self._on_values(new)
         return self._event("sweep", self._fields(reading), new, reading.errors, gone)
 
     def _news_of(self, seen: Observation, now: float) -> Cell | None:

@@ -7,10 +7,11 @@ costs them once. What all visitors together may ask the exchange is bounded, and
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,10 +20,9 @@ from binance_oi.encoding import Decimals, json_text
 from binance_oi.errors import BudgetExhaustedError, RecordingError
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
 from binance_oi.market.gap import Gap
-from binance_oi.market.rows import notional
 from binance_oi.recorder.recording import Recording
-from binance_oi.recorder.samples import Sample
 from binance_oi.sending.shared_calls import SharedCalls
+from binance_oi.times import instant
 from binance_oi.web.allowances import Allowance
 from binance_oi.web.limits import Limits
 from binance_oi.web.messages import Body
@@ -153,19 +153,19 @@ class Past:
 
     def _read_file(self, wanted: Asked) -> Body | None:
         assert self._recording is not None
+        since, until = instant(wanted.first), instant(wanted.last + 1)
         with Recording(self._recording) as recording:
             try:
-                samples = recording.samples([wanted.symbol])
-            except RecordingError:  # it was never recorded
+                series = recording.series(
+                    [wanted.symbol], step=wanted.step, since=since, until=until
+                )
+            except RecordingError:  # it has nothing of this symbol
                 return None
-            span = (wanted.first - wanted.step + 1, wanted.last + 1)
-            if self._client is not None and not self._covers(samples.span(), wanted):
+            rows = [_Row(point.time, point.open_interest, point.notional) for point in series]
+            if self._client is not None and not self._covers(rows, wanted):
                 return None
-            rows = [
-                _recorded_row(each, wanted.step)
-                for each in samples.between(*span).last_of_each(wanted.step)
-            ]
-            holes = [each.gap for each in recording.counted_gaps((wanted.first, wanted.last + 1))]
+            gaps = recording.counted_gaps((wanted.first, wanted.last + 1))
+            holes = [each.gap for each in islice(gaps, MAX_ROWS)]
         return _body(wanted, "recording", rows, holes)
 
     async def _asked(self, client: OpenInterestClient, wanted: Asked) -> Body:
@@ -183,12 +183,10 @@ class Past:
         rows = [_Row(row.time, row.open_interest, row.notional) for row in found]
         return _body(wanted, "exchange", rows, found.holes)
 
-    def _covers(self, span: tuple[int, int] | None, wanted: Asked) -> bool:
-        """Whether a recording of this span has at least what the exchange keeps of the range."""
-        if span is None:
-            return False
+    def _covers(self, rows: Sequence[_Row], wanted: Asked) -> bool:
+        """Whether the recording begins no later than what the exchange keeps of the range."""
         kept = self._clock() * 1000 - KEPT_MS
-        return span[0] <= max(wanted.first + wanted.step, kept)
+        return bool(rows) and rows[0].time <= max(wanted.first, kept) + wanted.step
 
     def _keep(self, wanted: Asked, body: Body) -> None:
         loop, wall = asyncio.get_running_loop(), self._clock()
@@ -210,15 +208,7 @@ class Past:
             self._bytes -= len(kept.body.data)
 
 
-def _recorded_row(sample: Sample, step: int) -> _Row:
-    price = sample.mark_price
-    usd = None if price is None else notional(sample.open_interest, price)
-    return _Row(-(-sample.time // step) * step, sample.open_interest, usd)
-
-
-def _body(
-    wanted: Asked, source: str, rows: list[_Row], holes: "list[Gap] | tuple[Gap, ...]"
-) -> Body:
+def _body(wanted: Asked, source: str, rows: Sequence[_Row], holes: Sequence[Gap]) -> Body:
     shown = [
         {name: value for name, value in row._asdict().items() if value is not None} for row in rows
     ]

@@ -78,6 +78,15 @@ class Query:
             raise ProblemError(MALFORMED, f"{name} is a number of seconds, such as 2 or 0.5.")
         return float(value)
 
+    def count(self, name: str, most: int) -> int | None:
+        """A parameter that is a number from 1 to `most`."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not _INSTANT.fullmatch(value) or not 1 <= int(value) <= most:
+            raise ProblemError(MALFORMED, f"{name} is a number from 1 to {most}.")
+        return int(value)
+
     def instant(self, name: str) -> int | None:
         """A parameter in Unix ms."""
         value = self._values.get(name)

@@ -4,6 +4,7 @@
     /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
     /snapshot               ?symbols=A,B&max_age=30&decimal=   many values, as of the latest sweep
     /history/BTCUSDT        ?period=5m&since=&until=&decimal=  the past; instants in Unix ms
+    /changes                ?window=1h&symbols=&sort=&top=     how the values change
     /events                 ?symbols=A,B&decimal=&head=true    a stream of server-sent events
     /healthz                                                   whether the values are live
 
@@ -19,6 +20,8 @@ from typing import Final, NamedTuple, Protocol
 from binance_oi import __version__
 from binance_oi.encoding import json_text
 from binance_oi.errors import BinanceOIError
+from binance_oi.web.changing import PARAMETERS as OF_CHANGES
+from binance_oi.web.changing import wanted as wanted_changes
 from binance_oi.web.events import Event, View
 from binance_oi.web.hub import Hub, Listener
 from binance_oi.web.messages import EVENTS, Answer, Body, Headers, Request, accepts_gzip, matches
@@ -81,6 +84,7 @@ class Router:
             "open-interest": self._open_interest,
             "snapshot": self._snapshot,
             "history": self._history,
+            "changes": self._changes,
             "events": self._events,
             "healthz": self._healthz,
         }
@@ -185,10 +189,26 @@ class Router:
         service = self.service
         query = self._query(request, PARAMETERS)
         wanted = asked(symbol, query, service.limits, service.past.now())
+        self._count(request)
+        return _answer(request, await service.past.read(wanted))
+
+    async def _changes(self, request: Request, _: str) -> Answer:
+        service = self.service
+        question = wanted_changes(self._query(request, OF_CHANGES), service.limits)
+        self._count(request)
+        await service.ready()
+        return _answer(request, await service.changes.read(service.hub, question))
+
+    def _count(self, request: Request) -> None:
+        """Count a question about the past for the address that asks.
+
+        Raises:
+            ProblemError: It has asked too often.
+        """
+        service = self.service
         address = address_of(request.address, request.headers, service.proxies)
         if wait := service.visitors.take(address, service.hub.now):
             raise ProblemError(TOO_MANY, after=wait)
-        return _answer(request, await service.past.read(wanted))
 
     # -- the stream ----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from binance_oi.arguments import StrPath, check_path
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError
 from binance_oi.web.allowances import Allowances
+from binance_oi.web.changing import Changes
 from binance_oi.web.hub import Hub, Source
 from binance_oi.web.limits import Limits
 from binance_oi.web.page import Page
@@ -77,7 +78,8 @@ class Service:
         self.proxies: Collection[str] = frozenset(options.get("proxies", ()))
         self.page: Page = Page.of(options.get("page"))
         self._source = _source(client, path, options)
-        self.hub: Hub = Hub(self._source, limits=self.limits)
+        self.changes: Changes = Changes(path)
+        self.hub: Hub = self._new_hub()
         self.values: Values = Values(client, self.limits)
         self.past: Past = Past(client, path, self.limits)
         limits = self.limits
@@ -107,7 +109,7 @@ class Service:
         if self.failure is not None and left > 0.0:
             raise ProblemError(FAILED, after=left)
         if self.hub.is_closed:
-            self.hub = Hub(self._source, limits=self.limits)
+            self.hub = self._new_hub()
         self.failure = None
         self._running = asyncio.create_task(self._run(self.hub), name="binance-oi hub")
 
@@ -144,9 +146,13 @@ class Service:
     async def aclose(self) -> None:
         """End the streams and the hub. May be repeated."""
         self.drain()
+        await self.changes.aclose()
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])
+
+    def _new_hub(self) -> Hub:
+        return Hub(self._source, limits=self.limits, on_values=self.changes.observe)
 
     async def _run(self, hub: Hub) -> None:
         try:

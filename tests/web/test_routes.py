@@ -247,6 +247,31 @@ async def test_one_address_cannot_ask_for_the_past_without_end(server: str) -> N
 
 
 @everywhere
+async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
+    async with visiting(server) as (visitor, reads):
+        reads.exchange.set_open_interest("BTCUSDT", "100")
+        reads.exchange.set_open_interest("ETHUSDT", "100")
+        await visitor.get("/changes")  # the first question begins to follow the poll
+        await asyncio.sleep(1200.0)
+        reads.exchange.set_open_interest("BTCUSDT", "150")
+        reads.exchange.set_open_interest("ETHUSDT", "25")
+        await asyncio.sleep(70.0)
+        weight, slots = sum(reads.exchange.weights.values()), visitor.service.hub.number
+        found = await visitor.get("/changes?window=15m&sort=percent&top=2")
+        one = await visitor.get("/changes?window=15m&symbols=BTCUSDT&decimal=number")
+        long = await visitor.get("/changes?window=24h")
+        wrong = [await visitor.get(f"/changes?{q}") for q in ("window=2h", "top=0", "sort=name")]
+        slots = visitor.service.hub.number - slots  # uvicorn moves virtual time by itself
+        # A sweep costs 3, the list of symbols 1, and one of either may be under way.
+        assert sum(reads.exchange.weights.values()) <= weight + 4 * slots + 3
+    assert [each["symbol"] for each in found.json["changes"]] == ["ETHUSDT", "BTCUSDT"]
+    assert [each["percent"] for each in found.json["changes"]] == [-75.0, 50.0]
+    assert one.json["changes"][0]["open_interest"] == 150
+    assert (long.json["changes"], long.json["filling"]) == ([], False)
+    assert {each.status for each in wrong} == {400}
+
+
+@everywhere
 async def test_health_follows_the_hub(server: str) -> None:
     async with visiting(server) as (visitor, _):
         idle = await visitor.get("/healthz")

@@ -27,10 +27,11 @@ def test_every_curl_command_of_the_page_gets_an_answer() -> None:
         finally:
             process.terminate()
             process.wait(HANGS)
-    value, market, past, stream, health = answers
+    value, market, past, changes, stream, health = answers
     assert json.loads(value)["symbol"] == "BTCUSDT"
     assert [each["symbol"] for each in json.loads(market)["values"]] == ["BTCUSDT", "ETHUSDT"]
     assert json.loads(past)["rows"]
+    assert json.loads(changes)["window"] == "1h"
     assert stream.startswith("retry: ")
     assert "event: state" in stream
     assert json.loads(health)["status"] == "live"

@@ -1,0 +1,180 @@
+"""How open interest changes, for visitors: from the poll, and from a recording for what was before.
+
+The rule of this file: it asks the exchange nothing. What is kept of the past is large (some 200 kB
+for each symbol), so it begins with the first question.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from binance_oi.encoding import Decimals
+from binance_oi.errors import RecordingError
+from binance_oi.market.changes import USUAL_MS, Change, ChangeTracker
+from binance_oi.market.rows import notional
+from binance_oi.market.windows import WINDOWS, length_ms
+from binance_oi.recorder.recording import Recording
+from binance_oi.sending.shared_calls import SharedCalls
+from binance_oi.web.events import Cell
+from binance_oi.web.hub import Hub
+from binance_oi.web.limits import Limits
+from binance_oi.web.messages import Body
+from binance_oi.web.queries import Query
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+PARAMETERS: Final = ("symbols", "window", "sort", "top", "decimal")
+ORDERS: Final = ("symbol", "percent", "usd", "z_score")
+SLICE: Final = 50  # symbols whose changes are computed before other work runs
+KEPT_BODIES: Final = 64  # until the next event
+USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
+
+
+class Wanted(NamedTuple):
+    """A question about changes."""
+
+    names: tuple[str, ...] | None
+    window: str
+    order: str
+    top: int | None
+    decimals: Decimals
+
+
+def wanted(query: Query, limits: Limits) -> Wanted:
+    """Read the question of a visitor.
+
+    Raises:
+        ProblemError: It makes no sense.
+    """
+    return Wanted(
+        query.symbols(limits.symbols),
+        query.one_of("window", WINDOWS, "1h"),
+        query.one_of("sort", ORDERS, "symbol"),
+        query.count("top", limits.symbols),
+        query.decimals(),
+    )
+
+
+class Changes:
+    """Follows a hub, and answers how the values change.
+
+    Args:
+        recording: Has what was before; None has nothing.
+    """
+
+    def __init__(self, recording: Path | None) -> None:
+        self._recording = recording
+        self._tracker: ChangeTracker | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._meanwhile: list[Mapping[str, Cell]] | None = None  # what came during the filling
+        self._bodies: dict[Wanted, Body] = {}
+        self._bodies_of: object = None
+        self._running: SharedCalls[Body] = SharedCalls()
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether the past is being read."""
+        return self._meanwhile is not None
+
+    def observe(self, cells: Mapping[str, Cell]) -> None:
+        """Take the new values of a sweep."""
+        if self._tracker is None:
+            return
+        if self._meanwhile is not None:
+            self._meanwhile.append(cells)
+        _feed(self._tracker, cells)
+
+    async def read(self, hub: Hub, question: Wanted) -> Body:
+        """Answer a question; the same one is answered once for each event of the hub."""
+        self._begin(hub)
+        key = hub.number, self._tracker
+        if self._bodies_of != key:
+            self._bodies_of, self._bodies = key, {}
+        body = self._bodies.get(question)
+        if body is None:
+            answer = partial(self._answer, hub, question)
+            body = await self._running.join((question, key), answer)
+            if self._bodies_of == key and len(self._bodies) < KEPT_BODIES:
+                self._bodies[question] = body
+        return body
+
+    async def aclose(self) -> None:
+        """Stop reading the past. May be repeated."""
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait([self._filling])
+
+    def _begin(self, hub: Hub) -> None:
+        if self._tracker is None:
+            self._tracker = ChangeTracker()
+            _feed(self._tracker, hub.cells)
+            if self._recording is not None:
+                self._meanwhile = [dict(hub.cells)]
+                self._filling = asyncio.create_task(self._fill(self._recording))
+
+    async def _fill(self, path: Path) -> None:
+        """Replace the tracker by one with the past of the recording."""
+        try:
+            tracker = await asyncio.to_thread(_filled, path)
+        except RecordingError as error:
+            logger.warning("changes do not have the past of the recording: %s", error)
+        else:
+            for cells in self._meanwhile or ():
+                _feed(tracker, cells)
+                await asyncio.sleep(0)
+            self._tracker = tracker
+        finally:
+            self._meanwhile = None
+
+    async def _answer(self, hub: Hub, question: Wanted) -> Body:
+        tracker, found = self._tracker, list[Change]()
+        assert tracker is not None
+        names = tuple(hub.cells) if question.names is None else question.names
+        for count, name in enumerate(names, 1):
+            change = tracker.latest(name, question.window)
+            if change is not None:
+                found.append(change)
+            if not count % SLICE:
+                await asyncio.sleep(0)
+        if question.order != "symbol":
+            found.sort(key=_largest_first(question.order))
+        encoded = list[str]()
+        for count, change in enumerate(found[: question.top], 1):
+            encoded.append(change.to_json(decimals=question.decimals))
+            if not count % SLICE:
+                await asyncio.sleep(0)
+        head = f'{{"window":"{question.window}","filling":{str(self.is_filling).lower()}'
+        return Body(f'{head},"changes":[{",".join(encoded)}]}}'.encode())
+
+
+def _largest_first(order: str) -> Callable[[Change], tuple[bool, object]]:
+    """A key that puts the largest change first, and those without one last."""
+    read = attrgetter(order)
+
+    def key(change: Change) -> tuple[bool, object]:
+        value = read(change)
+        return value is None, 0 if value is None else -abs(value)
+
+    return key
+
+
+def _feed(tracker: ChangeTracker, cells: Mapping[str, Cell]) -> None:
+    for name, cell in cells.items():
+        value, price = cell.value, cell.mark_price
+        usd = None if price is None else notional(value.open_interest, price)
+        tracker.observe(name, value.time, value.open_interest, notional=usd)
+
+
+def _filled(path: Path) -> ChangeTracker:
+    """A tracker with the past of a recording, as far as changes need it."""
+    tracker = ChangeTracker()
+    with Recording(path) as recording:
+        span = recording.span()
+        if span is not None:
+            recording.series(since=span[1] - USUAL).fill(tracker)
+    return tracker
