@@ -31,7 +31,7 @@ from binance_oi.output.report import report, write_report
 from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import CountedGap
 from binance_oi.recorder.store import Store
-from binance_oi.times import iso_ms
+from binance_oi.times import instant, iso_ms
 from support.lanes import thorough
 from support.recorded import BEGIN, EVERY, PRICE, VALUES, sweep, write_recording
 
@@ -337,8 +337,10 @@ def test_the_z_score_of_the_last_hour_is_that_of_the_series(tmp_path: Path) -> N
         market = market_of(recording, None, (0, 1 << 62))
         assert market is not None
         (line,) = with_z_scores(recording, market, ["AUSDT"]).lines
-        *_, last = changes_of(recording.series(["AUSDT"]), ["1h"])
-    assert line.z_score == last.z_score is not None
+        series = recording.series(["AUSDT"], until=instant(market.end + 1))
+        *_, last = changes_of(series, ["1h"])
+    assert line.z_score == last.z_score
+    assert last.z_score is not None
     assert market.lines[0].z_score is None
 
 
