@@ -72,13 +72,18 @@ function writeLink() {
 
 // -- the market ------------------------------------------------------------------------------------
 
-function sizeOf(row) {
-  return state.link.unit === "usd" ? row.usd ?? null : row.coins;
+/** Coins where no price is known, or else the column would be empty. */
+function isInUsd() {
+  return state.link.unit === "usd" && [...state.rows.values()].some((row) => row.usd);
 }
 
-function keyOf(row, key) {
+function sizeOf(row, inUsd) {
+  return inUsd ? row.usd ?? null : row.coins;
+}
+
+function keyOf(row, key, inUsd) {
   if (key === "symbol") return row.symbol;
-  if (key === "size") return sizeOf(row);
+  if (key === "size") return sizeOf(row, inUsd);
   if (key === "age") return -row.time;
   if (key === "z") return row.z ?? null;
   if (key === "trend") return row.trend.length > 1 ? row.trend.at(-1) / row.trend[0] : null;
@@ -92,9 +97,10 @@ function chosenRows() {
   const pinned = new Set(pins);
   const rows = [...state.rows.values()].filter((row) => row.symbol.toUpperCase().includes(wanted));
   const sign = down ? -1 : 1;
+  const inUsd = isInUsd();
   return rows.sort((a, b) => {
     const byPin = pinned.has(b.symbol) - pinned.has(a.symbol);
-    const [left, right] = [keyOf(a, sort), keyOf(b, sort)];
+    const [left, right] = [keyOf(a, sort, inUsd), keyOf(b, sort, inUsd)];
     if (byPin) return byPin;
     if (left === null || right === null) return (left === null) - (right === null);
     const order = left < right ? -1 : Number(left > right);
@@ -107,10 +113,13 @@ let isHovered = false; // then rows keep their places
 let order = []; // symbols, as the table shows them
 const shownRows = new Map(); // symbol to the row of the table and what it shows
 
+let shownInUsd = false;
+
 function drawHead() {
+  shownInUsd = isInUsd();
   const { sort, down } = state.link;
   const cells = COLUMNS.map(([key, name]) => {
-    const title = key === "size" ? `${name}, ${state.link.unit === "usd" ? "USD" : "coins"}` : name;
+    const title = key === "size" ? `${name}, ${shownInUsd ? "USD" : "coins"}` : name;
     const button = make("button", { type: "button" }, title);
     button.addEventListener("click", () => {
       state.link.down = sort === key ? !down : key !== "symbol";
@@ -132,13 +141,15 @@ function classOf(key) {
 
 function drawMarket(moves = false) {
   writeLink();
+  if (isInUsd() !== shownInUsd) drawHead();
   const rows = chosenRows();
   const limit = showsAll ? Infinity : FIRST_ROWS;
   if (moves || !isHovered) order = rows.slice(0, limit).map((row) => row.symbol);
   const body = $("rows").tBodies[0];
-  const wanted = order.filter((symbol) => state.rows.has(symbol)).map((symbol) => drawRow(symbol));
+  const wanted = order.filter((symbol) => state.rows.has(symbol)).map(drawRow);
+  const kept = new Set(wanted);
   for (const [symbol, shown] of shownRows) {
-    if (!wanted.includes(shown.element)) {
+    if (!kept.has(shown.element)) {
       shown.element.remove();
       shownRows.delete(symbol);
     }
@@ -159,7 +170,7 @@ function drawRow(symbol) {
     shown = newRow(symbol);
     shownRows.set(symbol, shown);
   }
-  const size = sizeOf(row);
+  const size = sizeOf(row, shownInUsd);
   write(shown, "size", size === null || size === undefined ? "–" : compact.format(size));
   for (const name of WINDOWS) write(shown, name, percent(row.changes[name]), toneOf(row.changes[name]));
   write(shown, "z", row.z === null || row.z === undefined ? "–" : signed.format(row.z), toneOf(row.z));
@@ -310,7 +321,7 @@ function drawSymbol(isNew) {
   const series = state.series.get(symbol) || { times: [], values: [], usd: [] };
   const lines = [{ name: "open interest", colour: "line", times: series.times, values: series.values, digits: 3 }];
   if (series.usd.some((value) => value)) {
-    const price = series.values.map((value, index) => (value ? series.usd[index] / value : NaN));
+    const price = series.values.map((value, index) => (value && series.usd[index] ? series.usd[index] / value : NaN));
     lines.push({ name: "mark price", colour: "price", times: series.times, values: price, digits: 6 });
   }
   const last = series.times.at(-1) || now();
@@ -472,19 +483,25 @@ function takeGap(gap) {
   drawSymbol(false);
 }
 
-/** Read how every symbol has changed; a service without that route leaves the columns empty. */
+/** Read how every symbol has changed. A service that cannot say it leaves the columns empty. */
 async function readChanges() {
-  try {
-    const response = await fetch("changes?decimal=number");
-    if (!response.ok) return;
-    for (const found of (await response.json()).rows) {
+  for (const window of WINDOWS) {
+    let answer;
+    try {
+      const response = await fetch(`changes?window=${window}&decimal=number`);
+      if (!response.ok) return;
+      answer = await response.json();
+    } catch {
+      return; // the next time
+    }
+    for (const found of answer.changes) {
       const row = state.rows.get(found.symbol);
       if (!row) continue;
-      row.changes[found.window] = found.percent;
-      if (found.window === "1h") row.z = found.zscore;
+      row.changes[window] = found.percent;
+      if (window === "1h") row.z = found.z_score;
     }
-    drawMarket();
-  } catch { /* the next time */ }
+  }
+  drawMarket();
 }
 
 // -- the start -------------------------------------------------------------------------------------
