@@ -1,7 +1,7 @@
-"""The rules: which one answers, and that a question changes nothing.
+"""The rules: which one answers, and that asking changes nothing.
 
-Rule of this file: the state is made by hand, so a test says all that a rule may look at. The clock
-of the exchange is known exactly, and minute 1,000 began at 0 s.
+Rule of this file: each test makes the whole state that a rule may read. The exchange's clock is
+known exactly, and minute 1,000 began at 0 s.
 """
 
 import copy
@@ -29,7 +29,7 @@ LIMIT, RESERVE = 1_000, 10
 
 
 def known(minute: Minute | None = None, **fields: object) -> Known:
-    """Alone, and the count of minute `K` was read at 19 s."""
+    """We are alone, and read the count of minute `K` at 19 s."""
     minutes = {K - 1: Minute(reported=1), K: minute or Minute(booked=1, reported=1)}
     made = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), Ledger(minutes, K))
     made.counted_at, made.cautious_until = 19.0, UNKNOWN
@@ -39,7 +39,7 @@ def known(minute: Minute | None = None, **fields: object) -> Known:
 
 
 def beside_others(minute: Minute, *, curve: Curve | None = None) -> Known:
-    """Others are expected, and used what `curve` says."""
+    """Others are expected, and `curve` is what they used."""
     others = Others({K: curve or Curve(LIMIT / 60)}, expected_until=K + 5)
     return known(minute, others=others)
 
@@ -49,7 +49,7 @@ def ask(weight: int = 1, *, now: float = 20.0, first: int = K, last: int = K) ->
 
 
 class Case(NamedTuple):
-    """What is known, what is asked, and which rule says what."""
+    """A state, a question, the rule that answers it, and the answer."""
 
     known: Callable[[], Known]
     ask: Ask
@@ -157,19 +157,19 @@ def test_a_wait_says_after_how_many_seconds_the_answer_may_differ() -> None:
 
 
 @pytest.mark.parametrize("silent, kind", [(0, Probe), (BLIND_AFTER, Send)])
-def test_no_probe_is_sent_while_no_count_comes(silent: int, kind: type) -> None:
+def test_a_blind_client_sends_no_probe(silent: int, kind: type) -> None:
     state = Known(LIMIT, ServerClock(60.0 * K, 60.0 * K, 20.0), silent=silent)
     assert isinstance(decide(ask(), state), kind)
 
 
-def test_only_a_share_of_ones_own_is_named_as_what_is_used_up() -> None:
+def test_a_full_minute_is_not_reported_as_a_used_up_share() -> None:
     full = known(Minute(booked=LIMIT - 5, reported=LIMIT - 5))
     verdict = decide(ask(10), full)
     assert isinstance(verdict, Wait)
     assert verdict.reason is Reason.MINUTE_FULL
 
 
-def test_after_a_count_others_are_given_a_pause_before_the_next_probe() -> None:
+def test_probes_beside_others_are_at_least_a_pause_apart() -> None:
     state = beside_others(Minute(booked=600, others=200, reported=800), curve=STEADY)
     state.counted_at = 20.0
     verdict = decide(ask(50), state)
@@ -179,7 +179,7 @@ def test_after_a_count_others_are_given_a_pause_before_the_next_probe() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_question_changes_nothing(name: str) -> None:
+def test_asking_changes_nothing(name: str) -> None:
     case = CASES[name]
     state, before = case.known(), case.known()
     for rule in RULES:
@@ -200,11 +200,11 @@ def test_a_question_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_short_way_answers_as_the_rules_do(name: str) -> None:
+def test_the_fast_path_answers_as_the_rules_do(name: str) -> None:
     case = CASES[name]
     bucket = Bucket(case.known(), reserve=RESERVE)
     if case.ask.now - bucket.known.clock.at > 1.0:
-        bucket.known.clock.drift(case.ask.now)  # as the short way does first
+        bucket.known.clock.drift(case.ask.now)  # as the fast path does first
     asked = bucket.question(case.ask.now, case.ask.weight)
     verdict = decide(asked, copy.deepcopy(bucket.known))
     answer = bucket.charge(case.ask.now, case.ask.weight)
@@ -217,7 +217,7 @@ def test_the_short_way_answers_as_the_rules_do(name: str) -> None:
 
 @st.composite
 def minutes(draw: st.DrawFn) -> Minute:
-    """Books that agree with themselves, and that are full as often as not."""
+    """A minute with consistent books, often a full one."""
     weights = st.one_of(st.integers(0, 5), st.integers(0, LIMIT))
     undecided = [(second, draw(st.integers(1, 9))) for second in draw(st.sets(st.integers(0, 40)))]
     lost = sum(weight for _, weight in undecided)
@@ -241,7 +241,7 @@ WINDOWS = [[], [], [Window(10, 100, False, 0.0, {30: 95})]]
 
 @st.composite
 def states(draw: st.DrawFn) -> Known:
-    """Anything that may be known at 0 to 60 s of minute `K`; the usual is frequent."""
+    """Any state that is possible in minute `K`; usual ones are frequent."""
     off = draw(st.sampled_from([0.0, 0.0, 0.5, 2.0]))
     clock = ServerClock(60.0 * K - off, 60.0 * K + off, draw(st.sampled_from([0.0, 18.0, 20.0])))
     seen = draw(st.sets(st.sampled_from([K - 1, K, K + 1])))
@@ -278,7 +278,7 @@ def states(draw: st.DrawFn) -> Known:
     share=st.sampled_from([1.0, 0.5]),
     bulk=st.booleans(),
 )
-def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
+def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
     state: Known, now: float, weight: int, reserve: float, share: float, bulk: bool
 ) -> None:
     charged = Bucket(copy.deepcopy(state), reserve=reserve, share=share)
@@ -300,7 +300,7 @@ def test_whatever_is_known_a_charge_answers_and_books_as_the_rules_do(
     weight=st.one_of(st.just(1), st.integers(1, LIMIT)),
     reserve=st.sampled_from([0, 0.01, RESERVE, 0.3]),
 )
-def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
+def test_a_probe_and_all_weight_known_to_be_counted_stay_within_the_limit(
     state: Known, now: float, weight: int, reserve: float
 ) -> None:
     asked = Bucket(state, reserve=reserve).question(now, weight)
@@ -311,7 +311,7 @@ def test_with_all_that_is_known_to_be_counted_a_probe_stays_within_the_limit(
             assert counted + weight <= LIMIT
 
 
-def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
+def test_requests_above_the_count_of_a_refusal_are_probes() -> None:
     others = Others(refused_count=60, expected_until=K + 5)
     made = Bucket(known(Minute(50, 0, reported=50), others=others), reserve=0)
     answer = made.charge(20.0, 20)
@@ -326,7 +326,7 @@ def test_beyond_the_count_of_a_refusal_a_newcomer_sends_probes() -> None:
         ("into a minute that others may have filled, before the likeliest", PROBE_PAUSE),
     ],
 )
-def test_who_comes_back_only_once_waits_for_what_is_in_the_way(
+def test_the_end_of_a_wait_is_when_a_caller_finds_room_with_one_more_try(
     name: str, end: float | None
 ) -> None:
     verdict = decide(CASES[name].ask, CASES[name].known())
@@ -334,8 +334,8 @@ def test_who_comes_back_only_once_waits_for_what_is_in_the_way(
     assert verdict.end == end
 
 
-def asked_again(state: Known, now: float, until: float, most: int) -> int:
-    """How often a request that obeys each wait is refused before it is sent."""
+def refusals_before_sending(state: Known, now: float, until: float, most: int) -> int:
+    """How often a caller that obeys each wait is refused before its request is sent."""
     bucket = Bucket(state, reserve=RESERVE)
     for refused in range(most + 1):
         answer = bucket.charge(now, 1)
@@ -344,31 +344,31 @@ def asked_again(state: Known, now: float, until: float, most: int) -> int:
             return refused
         assert answer.seconds is not None
         now += answer.seconds
-    pytest.fail(f"it asked {most} times by {now} s")
+    pytest.fail(f"the caller asked more than {most} times until {now} s")
 
 
 @pytest.mark.parametrize("silent", [0, BLIND_AFTER])
 @pytest.mark.parametrize("booked", [FULL, LIMIT])
-def test_a_full_minute_whose_weight_has_no_answer_to_come_is_asked_a_few_times(
+def test_a_caller_asks_only_a_few_times_for_a_full_minute_of_undecided_weight(
     silent: int, booked: int
 ) -> None:
     full = Minute(booked, booked, [(30, booked)])
-    assert asked_again(known(full, silent=silent), 20.0, 60.1, most=5) >= 1
+    assert refusals_before_sending(known(full, silent=silent), 20.0, 60.1, most=5) >= 1
 
 
-def test_a_full_minute_whose_weight_is_under_way_is_asked_again_soon() -> None:
+def test_a_caller_asks_again_soon_for_a_full_minute_of_weight_under_way() -> None:
     full = Minute(FULL, FULL, [(30, FULL - 1)])
     verdict = decide(ask(), known(full, silent=BLIND_AFTER))
     assert verdict[:2] == (POLL, Reason.MINUTE_FULL)
 
 
-# -- single calls own a part of every minute ------------------------------------------------------
+# -- the part of single calls ---------------------------------------------------------------------
 
 
 def with_singles(
     used: int, singles: dict[int, int], now: float = 20.0, asked_for: int = 0
 ) -> tuple[Ask, Known]:
-    """Bulk work asks in minute `K`; `singles` has the weight of single calls of the minutes."""
+    """Bulk work asks in minute `K`; `singles` is the weight of single calls by minute."""
     minutes = {k: Minute(reported=1, single=single) for k, single in singles.items()}
     current = Minute(used, 0, reported=used, single=singles.get(K, 0), interactive=asked_for)
     books = Ledger(minutes | {K - 1: minutes.get(K - 1, Minute(reported=1)), K: current}, K)
@@ -382,13 +382,13 @@ def with_singles(
         ({K - 1: 1}, 10),  # 1 % of the limit at least
         ({K - 1: 20}, 40),  # twice their use
         ({K - 1: 20, K - 3: 8}, 40),  # of the busiest minute
-        ({K - 1: 20, K: 15}, 25),  # less what they have used
+        ({K - 1: 20, K: 15}, 25),  # less what they have used already
         ({K: 3}, 7),
-        ({K: 20}, 20),  # they go on as they did
-        ({K - 1: 400}, 50),  # `interactive` at the most
+        ({K: 20}, 20),  # as much again
+        ({K - 1: 400}, 50),  # at most `interactive`
         ({K - 1: 400, K: 80}, 0),
         ({K - 5: 20}, 40),
-        ({K - 6: 20}, 0),  # that is more than five minutes ago
+        ({K - 6: 20}, 0),  # more than five minutes ago
     ],
 )
 def test_bulk_work_leaves_single_calls_a_part_of_the_minute(
@@ -402,12 +402,12 @@ def test_bulk_work_leaves_single_calls_a_part_of_the_minute(
     assert verdict.reason is reason
 
 
-def test_single_calls_take_all_that_is_left() -> None:
+def test_single_calls_may_use_all_that_is_left() -> None:
     asked, state = with_singles(FULL - 1, {K - 1: 20})
     assert decide(asked._replace(bulk=False), state) == Send()
 
 
-def test_the_largest_part_that_a_process_asks_for_counts() -> None:
+def test_the_largest_interactive_part_of_all_processes_counts() -> None:
     singles = {K - 1: 400}
     assert decide(*with_singles(FULL - 71, singles, asked_for=70)) == Send()
     verdict = decide(*with_singles(FULL - 70, singles, asked_for=70))
@@ -416,7 +416,7 @@ def test_the_largest_part_that_a_process_asks_for_counts() -> None:
 
 
 @pytest.mark.parametrize("left, kept", [(5.0, 40), (4.0, 32), (2.5, 20), (0.5, 4)])
-def test_bulk_work_gets_what_single_calls_do_not_use_as_the_minute_ends(
+def test_at_the_end_of_a_minute_bulk_work_gets_what_single_calls_did_not_use(
     left: float, kept: int
 ) -> None:
     fits, too_much = (
@@ -429,7 +429,7 @@ def test_bulk_work_gets_what_single_calls_do_not_use_as_the_minute_ends(
     assert verdict.seconds == pytest.approx(0.125)  # an eighth of a second for each weight
 
 
-def test_the_wait_for_the_part_of_single_calls_ends_when_it_is_released() -> None:
+def test_a_wait_for_the_part_of_single_calls_ends_when_bulk_work_may_use_it() -> None:
     asked, state = with_singles(FULL - 1, {K - 1: 20})
     verdict = decide(asked, state)
     assert isinstance(verdict, Wait)
@@ -437,7 +437,7 @@ def test_the_wait_for_the_part_of_single_calls_ends_when_it_is_released() -> Non
     assert decide(asked._replace(now=60.0), state) == Send()
 
 
-def test_beside_others_the_part_of_single_calls_is_kept_as_well() -> None:
+def test_bulk_work_leaves_single_calls_their_part_beside_others_too() -> None:
     state = beside_others(Minute(booked=50, reported=250, others=200), curve=STEADY)
     state.ledger.minutes[K - 1].single = 20
     asked = ask()._replace(interactive=50)
@@ -449,7 +449,7 @@ def test_beside_others_the_part_of_single_calls_is_kept_as_well() -> None:
     assert verdict.reason is Reason.OTHERS
 
 
-def test_what_single_calls_use_is_booked_and_goes_back_with_its_receipt() -> None:
+def test_a_refund_takes_back_the_use_of_a_single_call() -> None:
     bucket = Bucket(known())
     receipts = [bucket.charge(20.0, 3), bucket.charge(20.0, 5, bulk=True), bucket.charge(20.0, 2)]
     minute = bucket.known.ledger.minutes[K]
@@ -465,12 +465,12 @@ def test_what_single_calls_use_is_booked_and_goes_back_with_its_receipt() -> Non
 def among_copies(
     theirs: list[int], ours: int, *, now: float = 20.0, booked: int = 1, reported: int = 0
 ) -> Known:
-    """Minute `K` has begun, and in the one before others had used `theirs`, by each 5 s.
+    """Minute `K` has begun. In the minute before, others had used `theirs` after each 5 s.
 
     Args:
-        theirs: Their use of the minute before, and in the one before that.
+        theirs: Their use of the minute before, after each 5 s.
         ours: Our use of the minute before.
-        now: Of the latest count.
+        now: The second of the latest count.
         booked: Our use of minute `K`.
         reported: The largest count of the minute before.
     """
@@ -489,16 +489,16 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
 @pytest.mark.parametrize(
     "theirs, ours, reported, part",
     [
-        (EARLY_ON, 400, 0, 450),  # they used up the minute early, with us: we grow by 5 %
-        (EARLY_ON, 480, 0, 500),  # up to the half of it
+        (EARLY_ON, 400, 0, 450),  # together we used up the minute early: our part grows by 5 %
+        (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
-        (EARLY_ON, 300, 0, 50),  # 700 of 1,000 are not all
-        ([501] * 12, 100, 0, 150),  # more than a single copy may have
+        (EARLY_ON, 300, 0, 50),  # 700 of 1,000 do not use up a minute
+        ([501] * 12, 100, 0, 150),  # more than a single copy's part
         (ALL_ALONG, 540, 0, 50),  # by second 30 they had used 200
-        (EARLY_ON, 400, 1_001, 50),  # copies never use more than the limit
+        (EARLY_ON, 400, 1_001, 50),  # copies never exceed the limit
     ],
 )
-def test_beside_a_copy_our_part_grows_to_the_half(
+def test_beside_a_copy_our_part_grows_up_to_half_of_the_limit(
     theirs: list[int], ours: int, reported: int, part: int
 ) -> None:
     state = among_copies(theirs, ours, reported=reported)
@@ -508,7 +508,7 @@ def test_beside_a_copy_our_part_grows_to_the_half(
     assert max(parts) == part
 
 
-def test_our_part_beside_a_copy_is_that_of_the_best_of_the_last_minutes() -> None:
+def test_our_part_beside_a_copy_grows_from_our_best_of_the_last_five_minutes() -> None:
     state = among_copies(EARLY_ON, 350)
     state.ledger.minutes[K - 4] = Minute(410)
     state.ledger.minutes[K - 6] = Minute(500)  # more than five minutes ago
@@ -516,7 +516,7 @@ def test_our_part_beside_a_copy_is_that_of_the_best_of_the_last_minutes() -> Non
     assert not admission._is_our_part(ask(460), state, K)
 
 
-def test_a_refusal_takes_nothing_of_our_part_beside_a_copy() -> None:
+def test_a_refusal_does_not_reduce_our_part_beside_a_copy() -> None:
     state = among_copies(EARLY_ON, 400)
     state.others.expected_surge = 250
     assert admission._is_our_part(ask(449), state, K)
@@ -527,7 +527,7 @@ def test_a_refusal_takes_nothing_of_our_part_beside_a_copy() -> None:
     [
         ([501] * 12, 4.0, 150),  # a fortieth of the limit in each second, after 5 % at once
         ([501] * 12, 0.4, 60),
-        ([500] * 12, 4.0, None),  # a single copy, which has its part and no more
+        ([500] * 12, 4.0, None),  # a single copy that uses just its part
         ([501 * n // 12 for n in range(1, 13)], 4.0, None),  # not early
     ],
 )
@@ -547,7 +547,7 @@ def test_beside_more_than_one_copy_we_send_slowly(
     assert verdict.seconds == pytest.approx(0.04)
 
 
-def test_beside_more_than_one_copy_less_is_under_way_at_a_time() -> None:
+def test_beside_more_than_one_copy_we_keep_less_under_way() -> None:
     for theirs, most in ((500, 61), (501, 15)):
         state = among_copies([theirs] * 12, 499, now=19.0)
         minute = state.ledger.minutes[K]
@@ -558,7 +558,7 @@ def test_beside_more_than_one_copy_less_is_under_way_at_a_time() -> None:
         assert admission._is_crowded(ask(), state, K)
 
 
-def test_a_full_minute_is_probed_where_only_copies_have_used_it() -> None:
+def test_a_minute_that_copies_filled_is_probed_within_the_reserve() -> None:
     full = [980] * 4
     state = among_copies(EARLY_ON, 400, now=20.0, booked=10)
     state.others.curves[K] = Curve(LIMIT / 60, full, since=1.7, until=1.7)
@@ -573,7 +573,7 @@ CALM = Curve(LIMIT / 60, heights=[5 * n for n in range(11)], since=5.0, until=55
 
 
 def near_the_end(used: int) -> Known:
-    """Others go on with 1/s, and their latest count is of second 55."""
+    """Others use 1/s, and our latest count is of second 55."""
     state = beside_others(Minute(used - 45, reported=used, others=45), curve=CALM)
     state.counted_at = 55.0
     return state
@@ -582,12 +582,12 @@ def near_the_end(used: int) -> Known:
 @pytest.mark.parametrize(
     "weight, used, is_probe",
     [
-        (40, 955, True),  # 3 came unseen, 2 are to come, and 40
+        (40, 955, True),  # others used 3 unseen and will use 2 more; the probe uses 40
         (40, 956, False),
         (1, 990, True),
     ],
 )
-def test_a_heavy_probe_of_a_full_minute_leaves_others_what_they_use_until_its_end(
+def test_a_heavy_probe_leaves_others_what_they_use_until_the_minute_ends(
     weight: int, used: int, is_probe: bool
 ) -> None:
     verdict = decide(ask(weight, now=58.0), near_the_end(used))
@@ -595,15 +595,15 @@ def test_a_heavy_probe_of_a_full_minute_leaves_others_what_they_use_until_its_en
     assert is_probe or (isinstance(verdict, Wait) and verdict.reason is Reason.MINUTE_FULL)
 
 
-def test_after_a_start_bulk_work_leaves_single_calls_their_part_of_the_pace() -> None:
+def test_after_a_start_bulk_work_leaves_single_calls_their_part() -> None:
     state = known(Minute(booked=480, reported=480, single=20, interactive=50))
-    state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, and more from then on
+    state.cautious_until = 70.0  # the first answer came at 10 s: 500 at once, the rest evenly
     bulk = ask(now=10.0)._replace(bulk=True, interactive=50)
     assert decide(bulk, state) == Wait((480 + 1 + 20 - 500) / (490 / 50), Reason.CAUTION)
     assert decide(bulk._replace(bulk=False), state) == Send()
 
 
-def test_at_the_end_of_the_first_minute_bulk_work_has_what_single_calls_did_not_use() -> None:
+def test_at_the_end_of_the_first_minute_bulk_work_gets_what_single_calls_left() -> None:
     state = known(Minute(booked=980, reported=980, single=20, interactive=50))
     state.cautious_until = 70.0
     bulk = ask(now=59.999)._replace(bulk=True, interactive=50)

@@ -1,4 +1,4 @@
-"""Each run of a machine has a name, on every system."""
+"""Each boot of a machine has a name, on every system."""
 
 import ctypes
 import sys
@@ -14,7 +14,7 @@ ID = "5fca2a85-97f4-4f53-9a93-2a1ba5b3d8cd"
 
 
 def reader(**files: str) -> Callable[[str], str]:
-    """The files of a system, by the last part of their names."""
+    """A `read` for a system with these files, by the last part of their names."""
 
     def read(path: str) -> str:
         name = path.rpartition("/")[2]
@@ -26,7 +26,7 @@ def reader(**files: str) -> Callable[[str], str]:
 
 
 def kernel(**values: bytes) -> Callable[[str], bytes]:
-    """What a kernel answers."""
+    """A `sysctl` for a kernel with these values."""
 
     def sysctl(name: str) -> bytes:
         short = name.rpartition(".")[2]
@@ -58,7 +58,9 @@ def test_linux_names_its_boot() -> None:
         ("", True),
     ],
 )
-def test_a_time_namespace_with_another_clock_is_another_run(offsets: str, is_same: bool) -> None:
+def test_a_time_namespace_with_another_clock_counts_as_another_boot(
+    offsets: str, is_same: bool
+) -> None:
     outside = boot_identity(MOMENT, reader(boot_id=ID))
     inside = boot_identity(MOMENT, reader(boot_id=ID, timens_offsets=offsets))
     assert is_same_boot(outside, inside) is is_same
@@ -80,7 +82,7 @@ def test_macos_names_its_boot_session() -> None:
     ],
     ids=["FreeBSD", "an empty name", "no moment", "nothing", "OpenBSD"],
 )
-def test_elsewhere_a_run_is_named_by_the_moment_of_its_boot(
+def test_other_systems_name_a_boot_by_its_moment(
     values: Callable[[str], bytes],
 ) -> None:
     named = boot_identity(MOMENT, reader(), values)
@@ -90,14 +92,12 @@ def test_elsewhere_a_run_is_named_by_the_moment_of_its_boot(
     assert not is_same_boot(named, after)
 
 
-def test_this_kernel_is_asked_in_the_way_of_the_bsds() -> None:
+def test_a_kernel_without_the_sysctl_call_names_the_boot_by_its_moment() -> None:
     assert is_same_boot(boot_identity(MOMENT, reader()), f"since {MOMENT:.0f}")
 
 
 @pytest.mark.parametrize("answer", [0, -1])
-def test_a_kernel_that_has_no_such_value_is_an_error(
-    answer: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_value_of_the_kernel_raises(answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def sysctlbyname(_name: bytes, value: ctypes.Array[ctypes.c_char], *_: object) -> int:
         value.value = b"here"
         return answer
@@ -125,6 +125,6 @@ def test_a_kernel_that_has_no_such_value_is_an_error(
         ("since 1000", "since then", False),
     ],
 )
-def test_names_of_one_run_are_the_same(one: str, other: str, same: bool) -> None:
+def test_names_of_one_boot_are_the_same(one: str, other: str, same: bool) -> None:
     assert is_same_boot(one, other) is same
     assert is_same_boot(other, one) is same

@@ -1,7 +1,7 @@
-"""The bucket: step tables for what it decides, and a machine that tries to break its guarantee.
+"""The bucket: step tables for its decisions, and a state machine that tries to break its guarantee.
 
-Rule of this file: time is a number. In the tables the exchange's clock is known exactly unless a
-test says otherwise, and minutes begin at multiples of 60 s.
+Rule of this file: time is a number. Minutes begin at multiples of 60 s, and the exchange's clock is
+known exactly unless a test says otherwise.
 """
 
 import copy
@@ -46,7 +46,7 @@ from binance_oi.exchange.limits import Limit
 from support.lanes import some
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
-HALFWAY = 28.5  # s from :02 to the middle between a look at :01 and the end
+HALFWAY = 28.5  # s from :02 to the middle between a probe at :01 and the end of the minute
 
 
 def bucket(
@@ -57,7 +57,7 @@ def bucket(
     off: float = 0.0,
     known: bool = True,
 ) -> Bucket:
-    """The exchange's clock is `NOON` + now, give or take `off`; `known`: an answer came before."""
+    """A bucket; the exchange's clock is `NOON` + now ± `off`. `known`: an answer came before."""
     state = Known(limit, ServerClock(NOON - off, NOON + off, 0.0))
     if known:
         state.counted_at = -60.0
@@ -82,22 +82,22 @@ def refuse(bucket: Bucket, now: float, weight: int = 1) -> float:
 
 
 def fill(bucket: Bucket, now: float, weight: int, used: int | None = None) -> None:
-    """Use `weight` at once, and be told."""
+    """Send a request of `weight` and get its answer."""
     receipt = take(bucket, now, weight)
     seen = bucket.usage(now).used if used is None else used
     bucket.settle(receipt, now + 0.05, seen, NOON + int(now))
 
 
 class Step(NamedTuple):
-    """At `at`, ask for `weight`: it goes, or it has to wait for about `wait` s."""
+    """At `at`, charge `weight`: it is sent, or it waits for about `wait` s."""
 
     at: float
     weight: int
     wait: float | None = None
-    used: int | None = None  # the answer's header, when it goes; None: it comes much later
+    used: int | None = None  # the header of its answer; None: the answer comes much later
 
 
-# Each row makes its bucket in the test: one that was used once answers otherwise.
+# Each row makes its bucket in the test, because using a bucket changes its answers.
 TABLES: dict[str, tuple[Callable[[], Bucket], list[Step]]] = {
     "the limit is used to the last": (
         lambda: bucket(10),
@@ -156,12 +156,12 @@ def test_step_table(name: str) -> None:
             made.settle(answer, step.at + 0.05, step.used, NOON + int(step.at))
 
 
-def test_a_bucket_that_is_known_has_one_minute_under_one_key() -> None:
+def test_a_bucket_with_a_past_knows_one_minute() -> None:
     assert list(bucket().known.ledger.minutes) == [int(NOON // 60) - 1]
     assert bucket(known=False).known.ledger.minutes == {}
 
 
-def test_a_refund_is_as_if_it_had_not_been_charged() -> None:
+def test_a_refund_undoes_the_charge() -> None:
     made = bucket(10)
     receipt = take(made, 55, 10)
     assert (receipt.first + 1, made.usage(55).remaining) == (receipt.last, 0)
@@ -170,22 +170,22 @@ def test_a_refund_is_as_if_it_had_not_been_charged() -> None:
     assert isinstance(take(made, 55, 10), Receipt)
 
 
-def test_what_was_lost_stays_charged_in_every_minute_it_may_be_in() -> None:
+def test_lost_weight_stays_charged_in_every_possible_minute() -> None:
     made = bucket(10)
     made.lose(take(made, 55, 6), 56)
     assert (made.usage(56).used, made.usage(61).used) == (6, 6)
 
 
-def test_a_count_that_does_not_contain_the_lost_weight_gives_it_back() -> None:
+def test_a_count_without_the_lost_weight_gives_it_back() -> None:
     made = bucket(100, reserve=10)
     fill(made, 1, 10)
     made.lose(take(made, 2, 40), 3)
     assert made.usage(4).used == 50
-    fill(made, 20, 1, used=11)  # sent long after the lost one must have been counted
+    fill(made, 20, 1, used=11)  # sent after the exchange must have counted the lost weight
     assert made.usage(21).used == 11
 
 
-def test_a_count_that_contains_the_lost_weight_keeps_it() -> None:
+def test_a_count_with_the_lost_weight_keeps_it_charged() -> None:
     made = bucket(100, reserve=10)
     fill(made, 1, 10)
     made.lose(take(made, 2, 40), 3)
@@ -193,7 +193,7 @@ def test_a_count_that_contains_the_lost_weight_keeps_it() -> None:
     assert (made.usage(21).used, made.usage(21).in_flight) == (51, 0)
 
 
-def test_lost_weight_of_one_second_is_decided_together() -> None:
+def test_one_count_decides_all_lost_weight_of_a_second() -> None:
     made = bucket(100)
     fill(made, 1, 1)
     for _ in range(3):
@@ -202,32 +202,32 @@ def test_lost_weight_of_one_second_is_decided_together() -> None:
     assert [weight for _, weight in minute.undecided] == [15]
 
 
-def test_a_full_minute_of_lost_weight_is_looked_at_as_soon_as_it_is_decided() -> None:
+def test_a_probe_of_a_full_minute_goes_when_it_can_decide_lost_weight() -> None:
     made = bucket(10, reserve=1)
     fill(made, 1, 1)
     made.lose(take(made, 2, 8), 2.5)
     wait = refuse(made, 3, 2)
     assert wait <= 2 + FLIGHT + 1 - 3
-    look = take(made, 2 + FLIGHT + 1, 1)
-    assert look.probe
-    made.settle(look, 14, 2, NOON + 14)
+    probe = take(made, 2 + FLIGHT + 1, 1)
+    assert probe.probe
+    made.settle(probe, 14, 2, NOON + 14)
     assert made.usage(14).used == 2
 
 
-def test_a_header_never_lowers_a_count() -> None:
+def test_a_lower_header_never_lowers_the_count() -> None:
     made = bucket(6000)
     fill(made, 1, 1, used=50)
     fill(made, 2, 1, used=20)
     assert made.usage(3).used >= 51
 
 
-def test_a_header_that_lags_hides_nothing_of_ours() -> None:
+def test_a_lagging_header_hides_none_of_our_weight() -> None:
     made = bucket()
     fill(made, 1, 30, used=1)
     assert made.usage(2).used == 30
 
 
-def test_others_are_what_the_header_has_more_than_we_sent() -> None:
+def test_others_are_the_excess_of_the_header_over_our_weight() -> None:
     made = bucket()
     fill(made, 1, 5, used=25)
     usage = made.usage(2)
@@ -235,7 +235,9 @@ def test_others_are_what_the_header_has_more_than_we_sent() -> None:
 
 
 @pytest.mark.parametrize("used", [None, 5])
-def test_an_answer_without_date_and_far_from_a_turn_is_of_this_minute(used: int | None) -> None:
+def test_an_answer_without_date_far_from_a_rollover_belongs_to_this_minute(
+    used: int | None,
+) -> None:
     made = bucket(off=1.0)
     receipt = take(made, 10, 5)
     made.settle(receipt, 10.1, used, None)
@@ -246,7 +248,7 @@ def test_an_answer_without_date_and_far_from_a_turn_is_of_this_minute(used: int 
 # -- the first request alone -------------------------------------------------------------------
 
 
-def test_the_first_request_goes_alone() -> None:
+def test_the_first_request_is_a_probe() -> None:
     made = bucket(known=False)
     first = take(made, 1)
     assert first.probe
@@ -256,7 +258,7 @@ def test_the_first_request_goes_alone() -> None:
 
 
 @pytest.mark.parametrize("ending", ["lose", "refund", "time"])
-def test_the_others_do_not_wait_for_ever_for_the_first(ending: str) -> None:
+def test_the_other_requests_wait_at_most_a_second_for_the_probe(ending: str) -> None:
     made = bucket(known=False)
     first = take(made, 1)
     if ending == "lose":
@@ -266,27 +268,27 @@ def test_the_others_do_not_wait_for_ever_for_the_first(ending: str) -> None:
     assert take(made, 1 + PROBE_PATIENCE).probe
 
 
-def test_after_a_long_rest_the_first_request_goes_alone() -> None:
+def test_the_first_request_after_idling_is_a_probe() -> None:
     made = bucket()
     fill(made, 1, 1)
     assert not take(made, 61).probe
     assert take(made, 600).probe
 
 
-def test_beside_others_the_first_request_of_each_minute_goes_alone() -> None:
+def test_beside_others_the_first_request_of_each_minute_is_a_probe() -> None:
     made = bucket()
     fill(made, 1, 1, used=30)
     assert take(made, 61).probe
 
 
-def test_a_full_minute_is_looked_at_just_before_its_end() -> None:
+def test_a_full_minute_is_probed_just_before_its_end() -> None:
     made = bucket(100, reserve=1)
     fill(made, 1, 99)
     assert refuse(made, 30) == pytest.approx(30 - CLOSING, abs=0.01)
     assert take(made, 60 - CLOSING).probe
 
 
-def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
+def test_without_a_reserve_a_request_waits_until_the_full_minute_ends() -> None:
     made = bucket(100, off=0.5)
     fill(made, 1, 100)
     assert refuse(made, 59.9) == pytest.approx(0.1 + CLOSING, abs=0.3)
@@ -294,7 +296,7 @@ def test_without_a_reserve_a_full_minute_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("reserve, theirs", [(0, 1), (0, 2), (0.001, 2), (1, 2), (2, 2)])
-def test_a_probe_beside_the_few_of_others_stays_within_the_limit(
+def test_a_probe_beside_a_little_weight_of_others_stays_within_the_limit(
     reserve: float, theirs: int
 ) -> None:
     made = bucket(1000, reserve=reserve)
@@ -313,7 +315,7 @@ def test_a_probe_beside_the_few_of_others_stays_within_the_limit(
     assert count >= 1000 - 2 - made.usage(now).reserve
 
 
-def test_close_to_the_end_the_moment_of_the_last_look_changes_from_minute_to_minute() -> None:
+def test_the_moment_of_the_last_probe_changes_from_minute_to_minute() -> None:
     made = bucket(100, reserve=1, off=1.0)
     leads = list[float]()
     for k in range(3):
@@ -322,69 +324,69 @@ def test_close_to_the_end_the_moment_of_the_last_look_changes_from_minute_to_min
     assert sorted(leads) == pytest.approx([CLOSING, CLOSING + 0.5, CLOSING + 1.0], abs=0.05)
 
 
-# -- when we have just come ----------------------------------------------------------------------
+# -- after a start -------------------------------------------------------------------------------
 
 
-def greedily(made: Bucket, now: float, weight: int = 1) -> int:
-    """How much may be sent at once."""
+def sent_at_once(made: Bucket, now: float, weight: int = 1) -> int:
+    """The weight that may be sent at once."""
     sent = 0
     while isinstance(made.charge(now, weight), Receipt):
         sent += weight
     return sent
 
 
-def test_a_client_that_just_started_uses_half_of_the_minute_and_then_goes_evenly() -> None:
+def test_a_client_that_just_started_uses_half_of_the_limit_and_then_sends_evenly() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 2.0, 1, used=1)
-    assert greedily(made, 2.0) == 1199
+    assert sent_at_once(made, 2.0) == 1199
     assert refuse(made, 2.0) == pytest.approx(58 / 1176, abs=0.01)
-    assert greedily(made, 31.0) == 588  # half of what is left, after half of the time
-    assert greedily(made, 59.999) == 587  # and the rest, but for one
+    assert sent_at_once(made, 31.0) == 588  # half of what is left, after half of the time
+    assert sent_at_once(made, 59.999) == 587  # and the rest, except 1
     made.known.ledger.minutes.clear()
     fill(made, 62.5, 1, used=1)
-    assert greedily(made, 62.6) == 2375
+    assert sent_at_once(made, 62.6) == 2375
 
 
-def test_two_that_start_together_fit_into_a_minute_and_each_reads_the_market() -> None:
+def test_two_clients_that_start_together_fit_into_a_minute_and_can_read_the_market() -> None:
     made = bucket(2400, reserve=0.01, off=1.0, known=False)
     fill(made, 0.5, 1, used=2)
-    assert 840 <= 1 + greedily(made, 0.6) <= 2400 / 2
+    assert 840 <= 1 + sent_at_once(made, 0.6) <= 2400 / 2
 
 
-def test_the_second_minute_is_begun_carefully_until_60_s_were_seen() -> None:
+def test_a_client_sends_evenly_until_it_has_seen_60_s() -> None:
     made = bucket(2400, reserve=24, known=False)
     fill(made, 45.0, 1, used=1)
     fill(made, 61.0, 1, used=1)
-    sent = [1 + greedily(made, 61.0), greedily(made, 82.5), greedily(made, 105.5)]
+    sent = [1 + sent_at_once(made, 61.0), sent_at_once(made, 82.5), sent_at_once(made, 105.5)]
     assert sent[0] == pytest.approx(1200 + 1176 / 45, abs=2)
     assert sum(sent[:2]) == pytest.approx(1788, abs=2)
-    assert 2376 <= sum(sent) <= 2377  # and a probe
+    assert 2376 <= sum(sent) <= 2377  # one of them is a probe
 
 
-def test_ten_minutes_without_an_answer_are_a_new_start() -> None:
+def test_ten_minutes_without_an_answer_count_as_a_start() -> None:
     for minutes, at_once in ((10, 2376), (12, 1200)):
         made = bucket(2400, reserve=24)
         fill(made, 2.0, 1, used=1)
         fill(made, 60.0 * minutes + 5, 1, used=1)
-        assert 1 + greedily(made, 60.0 * minutes + 5) == at_once
+        assert 1 + sent_at_once(made, 60.0 * minutes + 5) == at_once
 
 
-def test_without_headers_a_client_that_just_started_goes_evenly_as_well() -> None:
+def test_a_client_that_just_started_sends_evenly_without_headers_too() -> None:
     made = bucket(100, known=False)
     go_blind(made)
-    assert greedily(made, 2) == 40
-    assert greedily(made, 40) == 27
-    assert greedily(made, 61) == 91
+    assert sent_at_once(made, 2) == 40
+    assert sent_at_once(made, 40) == 27
+    assert sent_at_once(made, 61) == 91
 
 
-def test_a_full_minute_is_not_asked_twice_though_it_may_be_over() -> None:
+def test_a_full_minute_that_may_be_over_is_probed_only_once() -> None:
     made = bucket(2400, off=1.0, known=False)
     made.settle(take(made, 59.5), 59.6, 2400, None)
-    assert not any(greedily(made, now) for now in (61.5, 90.0, 118.9))
+    assert not any(sent_at_once(made, now) for now in (61.5, 90.0, 118.9))
     assert take(made, 121.1).probe
 
 
-def test_what_was_counted_near_the_turn_is_known_to_be_the_new_minutes_when_it_goes_on() -> None:
+def test_a_later_count_shows_that_a_count_near_the_rollover_was_the_new_minutes() -> None:
     made = bucket(2400, off=1.0, known=False)
     made.settle(take(made, 59.5), 59.6, 1500, None)
     fill(made, 61.1, 1, used=1502)
@@ -392,21 +394,24 @@ def test_what_was_counted_near_the_turn_is_known_to_be_the_new_minutes_when_it_g
     assert made.known.ledger.minutes[int(NOON // 60) + 1].others == 1500
 
 
-def test_while_ours_are_under_way_they_may_hide_as_many_of_others() -> None:
+def test_our_weight_under_way_may_hide_as_much_of_others() -> None:
     alone, busy = bucket(2400), bucket(2400)
     for made, size in ((alone, 0), (busy, 200)):
         fill(made, 10, 1, used=101)
         if size:
             take(made, 10.5, size)
-    assert greedily(busy, 10.6) + 200 <= greedily(alone, 10.6)
+    assert sent_at_once(busy, 10.6) + 200 <= sent_at_once(alone, 10.6)
 
 
 # -- others ------------------------------------------------------------------------------------
 
 
 def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
-    """Ask four times a second beside others that use `rate` weight/s. How often the limit was
-    passed, but for the first minute, in which they are not known yet."""
+    """Charge four times a second beside others that use `rate` weight/s.
+
+    Returns:
+        How often the limit was exceeded after the first minute, in which we do not know the others.
+    """
     ours: Counter[int] = Counter()
     over = 0
     for tick in range(minutes * 240):
@@ -421,18 +426,18 @@ def steadily(made: Bucket, rate: int, minutes: int, size: int = 1) -> int:
     return over + sum(1 for k in range(1, minutes) if ours[k] + rate * 60 > made.known.limit)
 
 
-def test_room_is_kept_for_steady_others() -> None:
+def test_steady_others_find_room() -> None:
     assert steadily(bucket(1000, reserve=10), rate=10, minutes=6, size=2) == 0
 
 
-def test_beside_steady_others_the_rest_is_used() -> None:
+def test_beside_steady_others_we_use_the_rest() -> None:
     made = bucket(1000, reserve=10)
     steadily(made, rate=10, minutes=6, size=2)
     minute = made.known.ledger.minutes[int(NOON // 60) + 5]
     assert minute.booked >= 300
 
 
-def test_a_surge_is_expected_again() -> None:
+def test_a_surge_of_others_is_expected_again() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=402)  # 400 at once
@@ -442,37 +447,37 @@ def test_a_surge_is_expected_again() -> None:
     assert made.usage(62).remaining >= 400
 
 
-def test_while_only_the_forecast_is_in_the_way_we_look_now_and_then() -> None:
+def test_while_only_the_forecast_prevents_requests_probes_check_it() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=602)
     fill(made, 61, int(OURS * 1000))
-    pause = 60 / (PROBES * 1000)  # a look costs what is kept for others
+    pause = 60 / (PROBES * 1000)  # a probe uses weight that we keep for others
     assert refuse(made, 61.2) == pytest.approx(pause - 0.2)
     assert refuse(made, 61.2, 2) == pytest.approx(2 * pause - 0.2)
     assert take(made, 61.001 + pause).probe
 
 
 @pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), int(OURS * 1000))])
-def test_of_what_we_had_in_the_minute_before_a_part_is_always_ours(had: int, part: int) -> None:
+def test_a_part_of_what_we_used_in_the_minute_before_is_always_ours(had: int, part: int) -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, had)
-    fill(made, 30, 1, used=1000)  # they need all of it
+    fill(made, 30, 1, used=1000)  # others need the whole limit
     for k in range(1, MEMORY + 1):
         fill(made, 60 * k + 1, 1)
-        assert 1 + greedily(made, 60 * k + 1.2) == part
+        assert 1 + sent_at_once(made, 60 * k + 1.2) == part
 
 
-def test_no_part_is_ours_after_a_refusal() -> None:
+def test_after_a_refusal_no_part_is_ours() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1)
     fill(made, 30, 1, used=1000)
     made.known.others.expected_surge = 10
     fill(made, 61, 1)
-    assert greedily(made, 61.2) == 0
+    assert sent_at_once(made, 61.2) == 0
 
 
-def test_beside_others_little_is_in_flight() -> None:
+def test_beside_others_we_keep_little_under_way() -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, 1, used=100)
     made.known.others.curves[int(NOON // 60)] = Curve(fastest=0.0)
@@ -483,14 +488,14 @@ def test_beside_others_little_is_in_flight() -> None:
     assert refuse(made, 1.5, 10) == POLL
 
 
-def test_others_that_may_have_used_the_rest_are_given_time() -> None:
+def test_a_request_waits_while_others_may_have_used_the_rest_unseen() -> None:
     made = bucket(100, reserve=0)
     fill(made, 1, 1, used=20)
     made.known.others.curves[int(NOON // 60)] = Curve(fastest=200.0, heights=[200], until=1.0)
     assert refuse(made, 1.5) == PROBE_PAUSE
 
 
-def test_others_are_forgotten_after_some_minutes() -> None:
+def test_others_are_forgotten_after_five_minutes() -> None:
     made = bucket()
     fill(made, 1, 1, used=50)
     for k in range(1, MEMORY + 1):
@@ -503,7 +508,7 @@ def test_others_are_forgotten_after_some_minutes() -> None:
 
 
 @pytest.mark.parametrize("days", [1, 24, 30, 400])
-def test_a_client_that_rested_for_weeks_may_send_again(days: int) -> None:
+def test_a_client_may_send_again_after_weeks_of_idling(days: int) -> None:
     made = bucket(off=1.0)
     fill(made, 10, 1)
     now = 86_400.0 * days + 30  # our clock and that of the exchange part by minutes
@@ -514,7 +519,7 @@ def test_a_client_that_rested_for_weeks_may_send_again(days: int) -> None:
     assert len(made.known.ledger.minutes) <= MEMORY + 3 + first.last - first.first
 
 
-def test_only_so_many_minutes_are_kept() -> None:
+def test_the_number_of_kept_minutes_is_bounded() -> None:
     made = bucket()
     for k in range(50):
         made.lose(take(made, 60 * k + 50.5), 60 * k + 51)
@@ -531,7 +536,7 @@ def go_blind(made: Bucket, now: float = 1.0) -> None:
         made.settle(take(made, now), now, None, NOON + int(now))
 
 
-def test_without_headers_our_books_are_relied_on_with_a_larger_reserve() -> None:
+def test_without_headers_we_rely_on_our_books_with_a_larger_reserve() -> None:
     made = bucket(100, known=False)
     go_blind(made)
     made.known.cautious_until = UNKNOWN
@@ -541,13 +546,13 @@ def test_without_headers_our_books_are_relied_on_with_a_larger_reserve() -> None
     assert refuse(made, 3) == POLL
 
 
-def test_a_large_reserve_is_large_enough_without_headers() -> None:
+def test_a_large_reserve_does_not_grow_without_headers() -> None:
     made = bucket(100, reserve=40, known=False)
     go_blind(made)
     assert made.usage(2).reserve == 40
 
 
-def test_the_first_header_ends_it() -> None:
+def test_the_first_header_ends_blindness() -> None:
     made = bucket(100, known=False)
     go_blind(made)
     fill(made, 2, 1)
@@ -574,7 +579,7 @@ def test_the_clocks_drift_apart() -> None:
     assert made.known.clock.doubt == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_single_date_that_lies_is_not_believed() -> None:
+def test_a_single_wrong_date_is_not_trusted() -> None:
     made = bucket()
     fill(made, 1, 1)
     receipt = take(made, 2, 50)
@@ -582,7 +587,7 @@ def test_a_single_date_that_lies_is_not_believed() -> None:
     assert (made.usage(3).used, made.known.ledger.newest) == (51, int(NOON // 60))
 
 
-def test_dates_that_all_say_so_are_believed_and_loosen_nothing() -> None:
+def test_several_equal_wrong_dates_are_trusted_and_loosen_nothing() -> None:
     made = bucket()
     fill(made, 1, 60)
     for n in range(CONTRADICTIONS):
@@ -592,51 +597,51 @@ def test_dates_that_all_say_so_are_believed_and_loosen_nothing() -> None:
     assert made.usage(6).used >= 60
 
 
-def test_the_first_date_is_believed_at_once() -> None:
+def test_the_first_date_is_trusted_at_once() -> None:
     made = bucket(known=False)
     made.known.clock.dated = False
     made.settle(take(made, 1), 1.1, 1, NOON + 3601)
     assert made.usage(2).resets_at.timestamp() == NOON + 3660
 
 
-def test_a_clock_that_is_off_costs_one_look_and_no_refusal() -> None:
+def test_a_wrong_clock_costs_one_probe_and_no_refusal() -> None:
     made = bucket(100, reserve=2, off=2.0)
     receipt = take(made, 30, 98)
     made.settle(receipt, 30.1, 98, None)
     assert refuse(made, 40) > 1.0
-    look = take(made, 60 - CLOSING)  # the exchange's minute is over, or it is not
-    assert look.probe
-    made.settle(look, 60.0, 1, None)  # the count fell: it is
+    probe = take(made, 60 - CLOSING)  # the exchange's minute may be over
+    assert probe.probe
+    made.settle(probe, 60.0, 1, None)  # the count fell, so it is over
     assert made.known.ledger.newest == int(NOON // 60) + 1
     assert isinstance(take(made, 60.1, 90), Receipt)
 
 
-def test_a_minute_that_was_proved_to_be_over_never_comes_back() -> None:
+def test_a_minute_that_is_over_never_comes_back() -> None:
     made = bucket()
     made.known.ledger.newest = int(NOON // 60) + 1
     assert take(made, 49).first == made.known.ledger.newest
 
 
-def test_a_look_that_finds_the_old_minute_keeps_it() -> None:
+def test_a_probe_that_finds_the_old_minute_keeps_it() -> None:
     made = bucket(100, reserve=2, off=2.0)
     made.settle(take(made, 30, 98), 30.1, 98, None)
-    look = take(made, 60 - CLOSING)
-    made.settle(look, 60.0, 99, None)
+    probe = take(made, 60 - CLOSING)
+    made.settle(probe, 60.0, 99, None)
     assert made.known.ledger.newest == int(NOON // 60)
     assert refuse(made, 60.1) > 0
 
 
-def test_near_the_turn_an_answer_that_tells_nothing_counts_in_both() -> None:
+def test_near_a_rollover_an_ambiguous_answer_counts_in_both_minutes() -> None:
     made = bucket(100, off=2.0)
     receipt = take(made, 59.5, 5)
-    made.settle(receipt, 60.0, 5, None)  # 5 may be the old minute's count, or the new one's
+    made.settle(receipt, 60.0, 5, None)  # the count of either minute
     assert (made.usage(63).used, made.usage(63).in_flight) == (5, 5)
 
 
-def test_an_answer_from_further_away_than_expected_is_booked_where_it_was_counted() -> None:
+def test_a_late_answer_is_booked_to_the_minute_that_counted_it() -> None:
     made = bucket()
     receipt = take(made, 10, 5)
-    made.settle(receipt, 75, 5, NOON + 63)  # a server that slept
+    made.settle(receipt, 75, 5, NOON + 63)  # the server answered late
     assert made.usage(75).used == 5
 
 
@@ -647,13 +652,13 @@ WRONG = [-30 * 365 * 24 * HOUR, -24 * HOUR, -HOUR, -60.0, 60.0, HOUR, 24 * HOUR,
 
 
 def guessed(off: float = 0.0, limit: int = 100) -> Bucket:
-    """No answer has come, and the wall clock is ahead by `off`."""
+    """A bucket without an answer so far, whose wall clock is ahead by `off`."""
     offset = NOON + off
     return Bucket(Known(limit, ServerClock(offset - 2.5, offset + 2.5, 0.0, dated=False)))
 
 
 def banned_for(made: Bucket, now: float) -> float:
-    """Seconds after which the first request is sent, by asking at each wait's end."""
+    """Seconds until the first request is sent, if a caller asks at the end of each wait."""
     begun = now
     for _ in range(1000):
         answer = made.charge(now, 1)
@@ -678,7 +683,7 @@ def test_no_date_moves_the_end_of_a_ban(off: float, dates: int, is_guess: bool) 
 
 
 @pytest.mark.parametrize("off", WRONG)
-def test_no_date_that_is_believed_later_revives_a_ban_that_is_over(off: float) -> None:
+def test_no_later_date_revives_a_ban_that_is_over(off: float) -> None:
     made = bucket(off=1.0)
     made.refused(3.0, 120.0, ban=True)
     for n in range(CONTRADICTIONS):
@@ -688,7 +693,7 @@ def test_no_date_that_is_believed_later_revives_a_ban_that_is_over(off: float) -
 
 
 @pytest.mark.parametrize("off", WRONG)
-def test_the_first_date_moves_no_ban_that_a_wrong_wall_clock_began(off: float) -> None:
+def test_the_first_date_moves_no_ban_that_began_by_a_wrong_wall_clock(off: float) -> None:
     made = guessed(off)
     flying = take(made, 1)
     made.hold(1.5, 600.0, ban=True)
@@ -697,7 +702,7 @@ def test_the_first_date_moves_no_ban_that_a_wrong_wall_clock_began(off: float) -
     assert made.usage(2).banned_until == made.usage(2).held_until is not None
 
 
-def test_a_single_date_that_lies_is_not_believed_after_a_cooldown() -> None:
+def test_a_single_wrong_date_is_not_trusted_after_a_cooldown() -> None:
     made = bucket(off=1.0)
     made.refused(3, 0.0)
     receipt = take(made, 62)
@@ -706,7 +711,7 @@ def test_a_single_date_that_lies_is_not_believed_after_a_cooldown() -> None:
 
 
 @pytest.mark.parametrize("off", WRONG)
-def test_after_dates_that_were_believed_and_wrong_requests_go_on(off: float) -> None:
+def test_requests_go_on_after_trusted_dates_that_were_wrong(off: float) -> None:
     made = guessed(limit=1000)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(20)]
     for n, receipt in enumerate(flying):  # the first is wrong, all others are right
@@ -719,7 +724,7 @@ def test_after_dates_that_were_believed_and_wrong_requests_go_on(off: float) -> 
 
 @pytest.mark.parametrize("ending", ["lose", "refund"])
 @pytest.mark.parametrize("off", WRONG)
-def test_what_a_wrong_clock_charged_leaves_no_minute_behind(ending: str, off: float) -> None:
+def test_a_charge_by_a_wrong_clock_leaves_no_minute_behind(ending: str, off: float) -> None:
     made = guessed(off)
     flying = [made._book(made.question(1.0, 1), False) for _ in range(9)]
     made.settle(flying.pop(), 1.5, 9, NOON + 1)
@@ -733,13 +738,13 @@ def test_what_a_wrong_clock_charged_leaves_no_minute_behind(ending: str, off: fl
     assert made.usage(2).used >= 8 * (ending == "lose")
 
 
-# Year 1, 1970, 2019, 2100 and 9999, and what is no number.
+# The years 1, 1970, 2019, 2100 and 9999, and values that are not finite.
 NO_DATES = [-62_135_596_800.0, 0.0, 1_577_836_799.0, 4_102_444_800.0, 253_402_300_799.0]
 
 
 @pytest.mark.parametrize("date", [*NO_DATES, -math.inf, math.inf, math.nan, 1e300])
 @pytest.mark.parametrize("is_guess", [False, True])
-def test_a_date_at_which_no_exchange_can_have_answered_is_none(date: float, is_guess: bool) -> None:
+def test_an_impossible_date_is_ignored(date: float, is_guess: bool) -> None:
     made, same = (guessed() if is_guess else bucket(off=1.0) for _ in range(2))
     for n in range(2 * CONTRADICTIONS):
         made.settle(take(made, 1 + n), 1.1 + n, 1 + n, date)
@@ -749,7 +754,7 @@ def test_a_date_at_which_no_exchange_can_have_answered_is_none(date: float, is_g
 
 
 @pytest.mark.parametrize("wall", [-62_135_596_000.0, -1e6, 0.0, 1.0, 1e6, NOON])
-def test_no_cooldown_is_no_cooldown_by_any_clock(wall: float) -> None:
+def test_without_a_cooldown_no_clock_shows_one(wall: float) -> None:
     made = Bucket(Known(100, ServerClock(wall - 2.5, wall + 2.5, 0.0, dated=False)))
     usage = made.usage(0.0)
     assert usage.held_until is usage.banned_until is None
@@ -777,11 +782,11 @@ def test_late_answers_never_make_the_clock_wider_than_a_minute(
 # -- the moment of sending -----------------------------------------------------------------------
 
 
-def test_a_request_is_not_sent_after_the_time_for_which_it_is_booked() -> None:
+def test_a_request_is_not_sent_once_an_unbooked_minute_may_count_it() -> None:
     made = bucket(100)
     early = [take(made, 40, 10) for _ in range(9)]
     assert early[0].first == early[0].last
-    now = 65.0  # the loop stood still, or the connection took so long
+    now = 65.0  # the loop was blocked, or the connection took long
     fill(made, 61, 95)  # the new minute is nearly full
     for receipt in early:
         assert made.sending(receipt, now) is None
@@ -790,7 +795,7 @@ def test_a_request_is_not_sent_after_the_time_for_which_it_is_booked() -> None:
 
 
 @pytest.mark.parametrize("charged, sent", [(40, 40 + PATIENCE), (49, 49 + PATIENCE), (1, 51.9)])
-def test_a_request_is_sent_while_what_it_may_be_counted_in_is_booked(
+def test_a_request_is_sent_while_every_possible_minute_is_booked(
     charged: float, sent: float
 ) -> None:
     made = bucket(100)
@@ -800,57 +805,57 @@ def test_a_request_is_sent_while_what_it_may_be_counted_in_is_booked(
     assert (going.first, going.last) == (receipt.first, receipt.last)
 
 
-def test_a_request_is_not_sent_when_it_may_be_counted_in_a_minute_that_is_not_booked() -> None:
+def test_a_request_near_a_rollover_is_not_sent_if_the_next_minute_is_not_booked() -> None:
     made = bucket(100)
     receipt = take(made, 1)
     assert made.sending(receipt, 60 - TRAVEL) is None
     off = bucket(100, off=2.0)
-    assert off.sending(take(off, 3), 60 - TRAVEL - 1.9) is None  # it may be :60 there
+    assert off.sending(take(off, 3), 60 - TRAVEL - 1.9) is None  # the next minute may have begun
 
 
-def test_a_request_that_is_sent_late_counts_from_then_on() -> None:
+def test_a_request_sent_late_may_be_counted_from_then_on() -> None:
     made = bucket(100, reserve=1)
     receipt = made.sending(take(made, 1, 40), 30.0)
     assert receipt is not None
     made.lose(receipt, 31.0)
     (minute,) = [m for m in made.known.ledger.minutes.values() if m.undecided]
     assert minute.undecided[0][0] >= 30.0 + TRAVEL
-    fill(made, 32, 1, used=1)  # it may still be on its way
+    fill(made, 32, 1, used=1)  # the late request may still be under way
     assert made.usage(33).used >= 41
 
 
-def test_a_request_is_not_sent_into_a_hold_that_began_after_its_charge() -> None:
+def test_a_request_is_not_sent_into_a_cooldown_that_began_after_its_charge() -> None:
     made = bucket(100)
     receipt = take(made, 10)
     made.refused(10.1, 0.0)
     assert made.sending(receipt, 10.2) is None
-    assert made.sending(receipt, 60.1) is None  # nor when it is over: too much time has passed
+    assert made.sending(receipt, 60.1) is None  # the cooldown is over, but so is its patience
 
 
-def test_a_request_whose_minute_is_forgotten_is_not_sent() -> None:
+def test_a_request_with_a_forgotten_minute_is_not_sent() -> None:
     made = bucket(100)
     receipt = take(made, 1)
-    made.known.ledger.minutes.clear()  # the shared state began anew
+    made.known.ledger.minutes.clear()  # another process replaced the shared state
     assert made.sending(receipt, 10) is None
     made.refund(receipt)
     assert not made.known.ledger.minutes
 
 
-def test_an_answer_that_comes_late_and_tells_no_minute_counts_in_each_up_to_now() -> None:
+def test_a_late_ambiguous_answer_counts_in_each_minute_up_to_now() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 75, None, None)
     assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (7, 7)
 
 
-def test_an_answer_that_comes_late_is_moved_to_the_minute_that_it_tells() -> None:
+def test_a_late_answer_is_moved_to_the_minute_that_it_shows() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
-    made.settle(receipt, 75, 7, NOON + 31)  # counted at once, and held back
+    made.settle(receipt, 75, 7, NOON + 31)  # counted at once, answered late
     assert (made.usage(75).used, made.known.ledger.minutes[int(NOON // 60)].used) == (0, 7)
 
 
-def test_an_answer_that_comes_hours_late_takes_no_minute_below_nothing() -> None:
+def test_an_answer_hours_late_takes_no_minute_below_zero() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     made.settle(receipt, 7261, 9, None)
@@ -859,7 +864,7 @@ def test_an_answer_that_comes_hours_late_takes_no_minute_below_nothing() -> None
     assert made.usage(7262).used >= 9
 
 
-def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
+def test_a_refund_hours_late_takes_no_minute_below_zero() -> None:
     made = bucket(100)
     receipt = take(made, 30, 7)
     take(made, 7230)
@@ -868,7 +873,7 @@ def test_a_refund_of_hours_ago_takes_no_minute_below_nothing() -> None:
 
 
 @pytest.mark.parametrize("lost_at", [41.0, 49.0, 51.0, 75.0, 300.0])
-def test_what_is_lost_late_is_booked_to_no_minute_in_which_it_cannot_be_counted(
+def test_a_late_loss_is_booked_only_to_possible_minutes(
     lost_at: float,
 ) -> None:
     made = bucket(100)
@@ -897,7 +902,7 @@ def test_what_is_lost_late_is_booked_to_no_minute_in_which_it_cannot_be_counted(
         ("window", 10.0),
     ],
 )
-def test_room_is_expected_when_what_is_in_the_way_ends(name: str, wait: float) -> None:
+def test_room_is_expected_when_its_obstacle_ends(name: str, wait: float) -> None:
     made = bucket(100, reserve=0 if name in ("in flight", "lost, and no reserve") else 1)
     if name == "hold":
         made.hold(2, 30)
@@ -922,10 +927,10 @@ def test_room_is_expected_when_what_is_in_the_way_ends(name: str, wait: float) -
         made.lose(take(made, 1, made.usage(1).remaining), 1.5)
     before = repr(made.known)
     assert made.room_in(2, 1) == pytest.approx(wait, abs=0.01)
-    assert repr(made.known) == before  # a question changes nothing
+    assert repr(made.known) == before  # asking changes nothing
 
 
-def test_room_is_expected_when_every_minute_has_it_in_which_it_may_be_counted() -> None:
+def test_room_is_expected_when_every_possible_minute_has_it() -> None:
     made = bucket(100)
     fill(made, 1, 1)
     made.known.ledger.open_minute(int(NOON // 60) + 1).booked = 100
@@ -933,7 +938,7 @@ def test_room_is_expected_when_every_minute_has_it_in_which_it_may_be_counted() 
 
 
 @pytest.mark.parametrize("name", ["full", "held"])
-def test_who_comes_back_when_room_is_expected_is_not_refused_for_the_drift(name: str) -> None:
+def test_a_caller_who_comes_back_when_room_is_expected_finds_it_despite_drift(name: str) -> None:
     made = bucket(100)
     fill(made, 1, 99)
     if name == "held":
@@ -943,22 +948,22 @@ def test_who_comes_back_when_room_is_expected_is_not_refused_for_the_drift(name:
     assert isinstance(made.charge(2 + room + 1e-6, 1), Receipt)
 
 
-def test_lost_weight_that_is_decided_makes_room_no_later_than_the_minute_ends() -> None:
+def test_decided_lost_weight_makes_room_before_the_minute_ends() -> None:
     made = bucket(100, reserve=1)
     made.lose(take(made, 49, 99), 59)
-    assert made.room_in(59.5, 1) == 0.0  # a probe may go, which decides it
-    assert made.room_in(59.5, 100) is None  # which never fits
+    assert made.room_in(59.5, 1) == 0.0  # a probe may go, which decides the lost weight
+    assert made.room_in(59.5, 100) is None  # it never fits
 
 
 # -- other limits of the exchange ----------------------------------------------------------------
 
 
-def test_the_tightest_limit_is_kept_whatever_its_span() -> None:
+def test_the_tightest_limit_of_any_span_is_kept() -> None:
     made = bucket(1000)
     made.set_limits(0.0, 500, [Limit(10, 100, False), Limit(86_400, 150, False)])
     fill(made, 1, 90)
     assert made.usage(1.1).remaining == 10
-    assert refuse(made, 1.2, 11) == pytest.approx(10, abs=1.0)  # 90 leave
+    assert refuse(made, 1.2, 11) == pytest.approx(10, abs=1.0)  # then 90 leave the window
     fill(made, 1.3, 10)
     assert refuse(made, 1.4) > 9
     fill(made, 13, 50)
@@ -966,7 +971,7 @@ def test_the_tightest_limit_is_kept_whatever_its_span() -> None:
     assert made.usage(14).limit == 500
 
 
-def test_a_limit_of_requests_counts_them_and_not_their_weight() -> None:
+def test_a_limit_of_requests_counts_requests_and_not_weight() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(60, 5, True)])
     for n in range(5):
@@ -986,7 +991,7 @@ def test_reserve_and_share_hold_for_every_limit() -> None:
     assert kept.usage(1).remaining == 90
 
 
-def test_a_reserve_that_is_more_than_a_lowered_limit_leaves_nothing_and_never_less() -> None:
+def test_a_reserve_above_a_lowered_limit_leaves_zero_and_not_less() -> None:
     made = bucket(1000, reserve=100)
     made.set_limits(0.0, 50, [Limit(10, 100, False), Limit(20, 3, True)])
     usage = made.usage(1)
@@ -996,7 +1001,7 @@ def test_a_reserve_that_is_more_than_a_lowered_limit_leaves_nothing_and_never_le
 
 @pytest.mark.parametrize("most", [1, 3])
 @pytest.mark.parametrize("requests", [False, True])
-def test_so_few_in_a_second_go_in_each_second_and_no_more(most: int, requests: bool) -> None:
+def test_a_limit_per_second_is_used_in_each_second(most: int, requests: bool) -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(1, most, requests)])
     sent: list[float] = []
@@ -1012,7 +1017,7 @@ def test_so_few_in_a_second_go_in_each_second_and_no_more(most: int, requests: b
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4])
 @pytest.mark.parametrize("share", [1.0, 0.1])
-def test_a_minute_with_a_limit_as_small_as_can_be_is_used(limit: int, share: float) -> None:
+def test_the_smallest_limit_is_used(limit: int, share: float) -> None:
     made = bucket(2400, share=share)
     made.set_limits(0.0, limit, [])
     fill(made, 1, 1)
@@ -1022,20 +1027,20 @@ def test_a_minute_with_a_limit_as_small_as_can_be_is_used(limit: int, share: flo
     assert isinstance(made.charge(62, 1), Receipt)
 
 
-def test_a_small_limit_is_used_while_no_count_comes() -> None:
+def test_a_small_limit_is_used_without_counts() -> None:
     made = bucket(1)
     made.known.silent = BLIND_AFTER
     assert isinstance(made.charge(1, 1), Receipt)
 
 
-def test_a_refund_gives_every_limit_back() -> None:
+def test_a_refund_gives_weight_back_to_every_limit() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 10, False)])
     made.refund(take(made, 1, 10))
     assert isinstance(take(made, 1, 10), Receipt)
 
 
-def test_what_has_no_answer_stays_in_a_window_as_long_as_it_may_be_counted() -> None:
+def test_a_request_without_an_answer_stays_in_a_window_as_long_as_it_may_be_counted() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 10, False)])
     made.lose(take(made, 1, 10), 2)
@@ -1043,18 +1048,18 @@ def test_what_has_no_answer_stays_in_a_window_as_long_as_it_may_be_counted() -> 
     fill(made, 1 + FLIGHT + 11, 10)
 
 
-def test_a_limit_that_is_announced_later_begins_with_what_was_used_before() -> None:
+def test_a_limit_announced_later_begins_with_what_was_used_before() -> None:
     made = bucket(1000)
     fill(made, 1, 30)
     flying = take(made, 2, 40)
     made.set_limits(3.0, None, [Limit(10, 100, False)])
     assert made.usage(3).remaining == 30
     made.settle(flying, 3.1, 70, NOON + 3)
-    assert made.usage(3.2).remaining == 30  # it may have been counted just now
+    assert made.usage(3.2).remaining == 30  # the exchange may have counted it just now
     assert made.usage(25).remaining == 100
 
 
-def test_a_limit_that_is_announced_again_goes_on_and_one_that_is_not_ends() -> None:
+def test_a_limit_announced_again_goes_on_and_one_that_is_not_ends() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(10, 100, False)])
     fill(made, 1, 30)
@@ -1064,7 +1069,7 @@ def test_a_limit_that_is_announced_again_goes_on_and_one_that_is_not_ends() -> N
     assert made.usage(2).remaining == 770
 
 
-def test_with_another_limit_no_request_is_sent_later_than_it_was_booked_for() -> None:
+def test_with_a_limit_of_another_span_no_request_is_sent_after_its_patience() -> None:
     made = bucket(1000)
     made.set_limits(0.0, None, [Limit(1, 10, False)])
     receipt = take(made, 1)
@@ -1072,17 +1077,17 @@ def test_with_another_limit_no_request_is_sent_later_than_it_was_booked_for() ->
     assert made.sending(receipt, 1.1 + PATIENCE) is None
 
 
-# -- hold --------------------------------------------------------------------------------------
+# -- cooldown ----------------------------------------------------------------------------------
 
 
-def test_a_hold_ends_when_the_exchanges_clock_says_so_for_certain() -> None:
+def test_a_cooldown_ends_when_it_is_certainly_over_by_the_exchanges_clock() -> None:
     made = bucket(off=1.0)
     made.hold(5, 30)
     assert refuse(made, 6) == pytest.approx(31, abs=0.01)
     assert take(made, 37.1).probe
 
 
-def test_holds_only_ever_extend() -> None:
+def test_cooldowns_only_ever_extend() -> None:
     made = bucket()
     made.hold(5, 30, ban=True)
     made.hold(6, 1)
@@ -1092,7 +1097,7 @@ def test_holds_only_ever_extend() -> None:
 
 
 @pytest.mark.parametrize("after, until", [(0.0, 60.0), (10.0, 60.0), (100.0, 105.0)])
-def test_a_refusal_holds_to_the_next_minute_or_for_longer(after: float, until: float) -> None:
+def test_a_refusal_cools_down_until_the_next_minute_or_longer(after: float, until: float) -> None:
     made = bucket()
     made.refused(5, after)
     assert refuse(made, 6) == pytest.approx(until - 6, abs=0.01)
@@ -1103,7 +1108,7 @@ def test_a_refusal_holds_to_the_next_minute_or_for_longer(after: float, until: f
 def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
-    made.refused(5.1, 0.0)  # of the same hold: counted once
+    made.refused(5.1, 0.0)  # in the same cooldown: counted once
     assert made.known.others.expected_surge == 250
     for k in range(1, 12):
         made.known.probe_ends_at = -math.inf
@@ -1111,14 +1116,14 @@ def test_a_refusal_makes_us_expect_a_surge_and_that_fades() -> None:
     assert made.known.others.expected_surge < 30
 
 
-def test_a_ban_says_no_more_of_what_others_need() -> None:
+def test_a_ban_teaches_nothing_about_others() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.refused(65, 120.0, ban=True)
     assert made.known.others.expected_surge == 250
 
 
-def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
+def test_a_minute_with_a_cooldown_does_not_fade_a_surge() -> None:
     made = bucket(1000)
     made.refused(5, 0.0)
     made.hold(6, 85)
@@ -1129,15 +1134,15 @@ def test_a_minute_that_was_held_in_part_forgives_nothing() -> None:
     assert made.known.others.expected_surge == 125
 
 
-def test_a_refusal_after_a_ban_does_not_shorten_what_others_are_expected_for() -> None:
+def test_a_refusal_after_a_ban_does_not_shorten_how_long_others_are_expected() -> None:
     made = bucket(1000)
     made.known.others.expect_until(until := int(NOON // 60) + 125)
     made.refused(5, 7200.0, ban=True)
-    made.refused(5.1, 0.0)  # the answer to a request that was under way
+    made.refused(5.1, 0.0)  # the answer to a request that was under way before the ban
     assert made.known.others.expected_until == until
 
 
-def test_after_a_refusal_without_any_header_requests_do_not_queue_up_behind_probes() -> None:
+def test_without_headers_a_refusal_does_not_make_every_request_a_probe() -> None:
     made = bucket(100)
     made.refused(5, 0.0)
     sent = 0
@@ -1146,10 +1151,10 @@ def test_after_a_refusal_without_any_header_requests_do_not_queue_up_behind_prob
         if isinstance(receipt, Receipt):
             sent += not receipt.probe
             made.settle(receipt, 61 + n / 100, None, NOON + 61)
-    assert sent >= 75  # blind after some: a probe would show nothing
+    assert sent >= 75  # after some it is blind and sends no probes
 
 
-def test_a_second_refusal_doubles_what_is_expected_up_to_half_the_limit() -> None:
+def test_a_second_refusal_doubles_the_expected_surge_up_to_half_the_limit() -> None:
     made = bucket(1000)
     for k in range(4):
         made.refused(60 * k + 5, 0.0)
@@ -1160,7 +1165,7 @@ def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     assert made.usage(2).limit == 500
-    made.set_limits(3, 1000, [])  # the exchange goes on announcing it
+    made.set_limits(3, 1000, [])  # the exchange still announces the old limit
     for k in range(1, DISTRUST + 1):
         fill(made, 60 * k + 1, 1, used=1)
         assert made.usage(60 * k + 1).limit == 500
@@ -1168,7 +1173,7 @@ def test_a_refusal_below_the_limit_lowers_it_for_an_hour() -> None:
     assert made.usage(60 * DISTRUST + 61).limit == 1000
 
 
-def test_after_that_hour_the_count_that_was_refused_is_passed_one_at_a_time() -> None:
+def test_after_that_hour_requests_above_the_refused_count_go_one_at_a_time() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     late = 60 * DISTRUST + 60
@@ -1179,43 +1184,43 @@ def test_after_that_hour_the_count_that_was_refused_is_passed_one_at_a_time() ->
     assert take(made, late + 7, 100).probe
     made.known.probe_ends_at = -math.inf
     fill(made, late + 61, 1, used=1)
-    assert made.known.others.refused_count == 501  # nothing above it was served
+    assert made.known.others.refused_count == 501  # no request above it was served
     fill(made, late + 62, 503)
     fill(made, late + 121, 1, used=1)
     assert made.known.others.refused_count == 0
 
 
 @pytest.mark.parametrize("used", [99, 1000, 1001])
-def test_a_refusal_far_below_the_limit_or_at_it_lowers_nothing(used: int) -> None:
+def test_a_refusal_at_the_limit_or_far_below_it_does_not_lower_the_limit(used: int) -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=used)
     assert made.usage(2).limit == 1000
     assert made.known.others.expected_surge == 250
 
 
-def test_a_count_that_a_ban_shows_lowers_nothing() -> None:
+def test_the_count_of_a_ban_does_not_lower_the_limit() -> None:
     made = bucket(1000)
     made.refused(2, 120.0, ban=True, minute=int(NOON // 60), used=501)
     assert made.usage(2).limit == 1000
 
 
-def test_a_limit_that_is_announced_below_the_lowered_one_is_obeyed_at_once() -> None:
+def test_an_announced_limit_below_the_lowered_one_counts_at_once() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=501)
     made.set_limits(3, 300, [])
     assert made.usage(3).limit == 300
 
 
-def test_a_refusal_at_the_limit_says_nothing_of_the_limit() -> None:
+def test_a_refusal_above_the_limit_does_not_lower_the_limit() -> None:
     made = bucket(1000)
     made.refused(2, 0.0, minute=int(NOON // 60), used=1001)
     assert made.known.others.refused_count == 0
 
 
-def test_a_start_near_a_turn_beside_others_asks_again_when_it_is_clear() -> None:
+def test_after_a_start_near_a_rollover_beside_others_a_second_probe_follows() -> None:
     made = bucket(2400, off=1.0, known=False)
-    look = take(made, 59.5)
-    made.settle(look, 59.6, 2300, None)
+    probe = take(made, 59.5)
+    made.settle(probe, 59.6, 2300, None)
     assert refuse(made, 59.7) == POLL
     assert refuse(made, 60.99) < POLL
     assert take(made, 61.01).probe
@@ -1223,25 +1228,25 @@ def test_a_start_near_a_turn_beside_others_asks_again_when_it_is_clear() -> None
     assert made.usage(61.01).used <= 2
 
 
-def test_near_a_turn_nothing_goes_into_a_minute_that_others_may_have_filled() -> None:
+def test_near_a_rollover_no_request_goes_into_a_minute_that_others_may_have_filled() -> None:
     made = bucket(1000, off=1.0)
     fill(made, 10, 1, used=200)
     fill(made, 50, 1, used=960)
-    assert refuse(made, 60.5, 30) == POLL  # it may be :59.5 there
+    assert refuse(made, 60.5, 30) == POLL  # the old minute may not be over
     assert isinstance(take(made, 61.1, 30), Receipt)
 
 
-def test_others_that_were_steady_before_a_hold_are_steady_after_it() -> None:
+def test_others_that_were_steady_before_a_cooldown_are_expected_to_stay_steady() -> None:
     made = bucket(1000)
     fill(made, 1, 1, used=20)
     fill(made, 30, 1, used=300)
     made.hold(31, 20)
     fill(made, 61, 1, used=2)
     assert isinstance(made.charge(62, 100), Receipt)
-    assert refuse(made, 62, 300) > 1  # they are expected to use about 600
+    assert refuse(made, 62, 300) > 1  # others are expected to use about 600
 
 
-def test_the_limit_can_change() -> None:
+def test_a_changed_limit_counts_at_once() -> None:
     made = bucket(100, reserve=0.5)
     made.known.limit = 1000
     assert isinstance(take(made, 1, 500), Receipt)
@@ -1252,13 +1257,13 @@ def test_the_limit_can_change() -> None:
 
 
 class Guarantee(RuleBasedStateMachine):
-    """Whatever the network does, the exchange's own count never passes a limit."""
+    """Whatever the network does, the exchange's own count never exceeds a limit."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.counted: Counter[int] = Counter()  # by minute of the exchange, and nothing of ours
-        self.log: list[tuple[float, int]] = []  # when it was counted, and its weight
+        self.counted: Counter[int] = Counter()  # by minute, as the exchange counts
+        self.log: list[tuple[float, int]] = []  # when a request was counted, and its weight
         self.limits: tuple[Limit, ...] = ()
         self.events: list[tuple[float, int, Receipt, float, float, str]] = []
         self.order = count()
@@ -1353,18 +1358,18 @@ class Guarantee(RuleBasedStateMachine):
         self.bucket.settle(receipt, self.now, used_weight, float(date) if date else None)
 
     @invariant()
-    def the_limit_is_kept(self) -> None:
+    def the_limit_is_obeyed(self) -> None:
         assert not self.counted or max(self.counted.values()) <= self.limit
 
     @invariant()
-    def every_other_limit_is_kept_wherever_its_window_begins(self) -> None:
+    def every_other_limit_is_obeyed_wherever_its_window_begins(self) -> None:
         for limit in self.limits:
-            for end, _ in self.log[-1:]:  # earlier ones were the last ones once
+            for end, _ in self.log[-1:]:  # earlier ones were checked when they were the last
                 inside = [weight for at, weight in self.log if end - limit.seconds < at <= end]
                 assert (len(inside) if limit.counts_requests else sum(inside)) <= limit.most
 
     @invariant()
-    def a_question_changes_nothing_and_charge_answers_as_the_rules_do(self) -> None:
+    def asking_changes_nothing_and_charge_answers_as_the_rules_do(self) -> None:
         if not hasattr(self, "bucket"):
             return
         known = self.bucket.known
@@ -1382,7 +1387,7 @@ class Guarantee(RuleBasedStateMachine):
             assert answer == verdict
 
     @invariant()
-    def nothing_is_given_back_twice(self) -> None:
+    def no_weight_is_given_back_twice(self) -> None:
         if hasattr(self, "bucket"):
             for minute in self.bucket.known.ledger.minutes.values():
                 assert minute.unconfirmed >= 0

@@ -1,4 +1,4 @@
-"""Budgets: who shares a bucket, and what becomes of it when the file does not do as it should.
+"""Budgets: who shares a bucket, and what happens when the shared file fails.
 
 Rule of this file: two `MachineBudget` objects on one directory stand for two processes.
 """
@@ -36,7 +36,7 @@ from support.memory_store import Memory, Options, shared_pool
 pytestmark = pytest.mark.usefixtures("known_address")
 
 Make = Callable[..., SharedPool]
-HUNG = 300.0  # s, after which a thread will never go on
+HUNG = 300.0  # s after which a thread counts as hung
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path, memory: Memory, clock: Time) -> Make:
-    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    """A process of its own with the pool of one exchange; in a file by default."""
     kind = getattr(request, "param", "file")
 
     def make(**more: float) -> SharedPool:
@@ -72,7 +72,7 @@ def take(pool: Pool, weight: int = 1) -> Receipt:
 
 
 def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> None:
-    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    """Send a request and get its answer, slowly enough that no lease is taken."""
     clock.now += 2 * BRISK
     receipt = take(pool, weight)
     count = pool.usage.used if used is None else used
@@ -82,7 +82,7 @@ def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> No
 
 
 class Interrupted(Time):
-    """A clock that holds up each other thread that reads it the first time."""
+    """A clock that blocks every other thread at its first reading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Interrupted(Time):
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["one process", "all processes"])
-def test_a_thread_sees_a_ban_while_the_clock_is_given_up(shared: bool, tmp_path: Path) -> None:
+def test_a_thread_sees_a_ban_while_the_clock_is_replaced(shared: bool, tmp_path: Path) -> None:
     clock = Interrupted()
     budget = (
         MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
@@ -111,7 +111,7 @@ def test_a_thread_sees_a_ban_while_the_clock_is_given_up(shared: bool, tmp_path:
     with ThreadPoolExecutor(1) as other:
         seen = other.submit(lambda: pool.held_for(ban=True))
         assert clock.held.wait(HUNG)
-        for receipt in receipts:  # each `Date` says that it is two hours later
+        for receipt in receipts:  # each `Date` is two hours ahead
             pool.settle(receipt, 2, NOON + 7200)
         pool.flush()
         clock.go_on.set()
@@ -122,7 +122,7 @@ def test_a_thread_sees_a_ban_while_the_clock_is_given_up(shared: bool, tmp_path:
 # -- one process -------------------------------------------------------------------------------
 
 
-def test_everyone_who_is_given_the_object_shares_it(clock: Time) -> None:
+def test_all_users_of_one_budget_share_its_pools(clock: Time) -> None:
     budget = ProcessBudget(limit=100, reserve=0, clock=clock, wall=clock.wall)
     use(budget.pool("a"), clock, 60)
     assert (budget.pool("a").usage.used, budget.pool("b").usage.used) == (60, 0)
@@ -147,18 +147,18 @@ def test_a_process_pool_does_what_the_bucket_does(clock: Time) -> None:
 
 
 @pytest.mark.parametrize("reserve", [-1, -0.1, 1.0, 2400, float("nan")])
-def test_a_reserve_that_makes_no_sense_is_refused(reserve: float) -> None:
+def test_an_invalid_reserve_is_refused(reserve: float) -> None:
     with pytest.raises(ValueError, match="reserve"):
         ProcessBudget(reserve=reserve)
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.01, float("nan")])
-def test_a_share_that_makes_no_sense_is_refused(share: float) -> None:
+def test_an_invalid_share_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="share"):
         ProcessBudget(share=share)
 
 
-def test_what_bulk_work_leaves_single_calls_is_a_share_of_the_limit() -> None:
+def test_interactive_is_a_share_of_the_limit() -> None:
     for sound in (0.0, 1):
         ProcessBudget(interactive=sound)
     with pytest.raises(ValueError, match="interactive must be 0 to 1"):
@@ -166,7 +166,7 @@ def test_what_bulk_work_leaves_single_calls_is_a_share_of_the_limit() -> None:
 
 
 @pytest.mark.parametrize("interactive, left", [(0.0, 0), (0.1, 9), (0.5, 49)])
-def test_bulk_work_leaves_room_where_single_calls_were_made(
+def test_bulk_work_leaves_room_after_single_calls(
     interactive: float, left: int, clock: Time
 ) -> None:
     budget = ProcessBudget(
@@ -195,7 +195,7 @@ def test_reserve_and_share_keep_room(clock: Time) -> None:
     assert pool.usage.reserve == 20
 
 
-def test_its_repr_names_its_pools() -> None:
+def test_the_repr_of_a_budget_names_its_pools() -> None:
     budget = ProcessBudget()
     assert repr(budget) == "<ProcessBudget unused>"
     take(budget.pool("a"), 7)
@@ -235,14 +235,14 @@ NO_NUMBERS = (Decimal(1), "1", timedelta(seconds=1), True, None, float("inf"), f
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 @pytest.mark.parametrize("name", ["reserve", "share", "interactive", "limit"])
 @pytest.mark.parametrize("kind", [ProcessBudget, MachineBudget])
-def test_what_is_no_number_is_refused_by_its_name(
+def test_an_argument_that_is_no_number_is_refused_by_its_name(
     kind: type[ProcessBudget], name: str, value: object
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"^{name} must be "):
         kind(**{name: value})  # type: ignore[arg-type]
 
 
-def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
+def test_every_type_of_real_number_is_a_valid_reserve_and_share(clock: Time) -> None:
     options = {"reserve": Fraction(1, 4), "share": Fraction(1, 2), "limit": 200}
     pool = ProcessBudget(**options, clock=clock, wall=clock.wall).pool("a")  # type: ignore[arg-type]
     assert (pool.usage.reserve, pool.usage.share) == (50, 100)
@@ -252,7 +252,7 @@ def test_every_real_number_is_a_reserve_and_a_share(clock: Time) -> None:
 
 
 @BOTH
-def test_processes_obey_one_count(make: Make, clock: Time) -> None:
+def test_two_processes_draw_on_one_count(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     take(one, 60)
@@ -263,7 +263,7 @@ def test_processes_obey_one_count(make: Make, clock: Time) -> None:
 
 
 @BOTH
-def test_a_process_that_is_killed_costs_what_it_had_in_flight(make: Make, clock: Time) -> None:
+def test_a_killed_process_costs_only_what_it_had_in_flight(make: Make, clock: Time) -> None:
     killed, other = make(), make()
     use(killed, clock, 10)
     take(killed, 30)
@@ -274,20 +274,20 @@ def test_a_process_that_is_killed_costs_what_it_had_in_flight(make: Make, clock:
 
 
 @BOTH
-def test_one_clock_and_one_ban_hold_for_all(make: Make, clock: Time) -> None:
+def test_all_processes_share_one_clock_and_one_ban(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     one.refused(300, ban=True)
     assert other.usage.banned_until is not None
     assert not isinstance(other.charge(1), Receipt)
-    assert not isinstance(make().charge(1), Receipt)  # also for one that starts now
+    assert not isinstance(make().charge(1), Receipt)  # even in a process that starts now
     clock.now += 310
     assert take(make(), 1).probe
     assert not isinstance(other.charge(1), Receipt)
 
 
 @BOTH
-def test_the_first_request_goes_alone_for_all(make: Make, clock: Time) -> None:
+def test_one_probe_of_all_processes_goes_first(make: Make, clock: Time) -> None:
     one, other = make(), make()
     first = take(one)
     assert first.probe
@@ -298,7 +298,7 @@ def test_the_first_request_goes_alone_for_all(make: Make, clock: Time) -> None:
 
 @BOTH
 @pytest.mark.parametrize("what", ["hold", "hold_until", "refused", "set_limit", "lose", "refund"])
-def test_whatever_one_learns_the_others_know(what: str, make: Make, clock: Time) -> None:
+def test_what_one_process_learns_the_others_know(what: str, make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one, 5)
@@ -310,12 +310,12 @@ def test_whatever_one_learns_the_others_know(what: str, make: Make, clock: Time)
 
 
 @BOTH
-def test_processes_obey_every_limit_that_one_of_them_has_read(make: Make, clock: Time) -> None:
+def test_all_processes_obey_a_limit_that_one_of_them_has_read(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     one.set_limits(None, [Limit(10, 20, False)])
     use(one, clock, 12)
-    assert other.usage.remaining == 7  # 1 was used before, too
+    assert other.usage.remaining == 7  # 1 more was used before
     use(other, clock, 7)
     assert not isinstance(one.charge(1), Receipt)
     assert one.room_in(1) == pytest.approx(10.0, abs=1.0)
@@ -340,7 +340,7 @@ def test_the_fullest_record_fits_into_its_page(make: Make, clock: Time) -> None:
 
 
 @BOTH
-def test_what_was_charged_before_another_process_was_refused_is_not_sent(
+def test_a_request_charged_before_another_process_was_refused_is_not_sent(
     make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -348,14 +348,14 @@ def test_what_was_charged_before_another_process_was_refused_is_not_sent(
     receipt = take(one)
     assert one.sending(receipt) is receipt
     other.hold(500, ban=True)
-    clock.now += 2 * LEASE  # until then, whoever charged has asked
+    clock.now += 2 * LEASE  # older receipts check for cooldowns of others
     assert one.sending(receipt) is None
     one.refund(receipt)
     assert other.usage.charged == 1
 
 
 @BOTH
-def test_a_hold_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -> None:
+def test_a_cooldown_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     receipt = take(one)
@@ -377,7 +377,7 @@ def test_a_restart_during_a_ban_sends_nothing(
     pool.hold(1000, ban=True)
     monkeypatch.setattr(stored, "BOOT", "another run of the machine")
     clock.wall = lambda: NOON + 20  # type: ignore[method-assign]
-    clock.now = 3.0  # the monotonic clock began anew
+    clock.now = 3.0  # the monotonic clock restarted
     pool = make()
     assert pool.usage.banned_until is not None
     assert pool.usage.used == 0
@@ -385,7 +385,7 @@ def test_a_restart_during_a_ban_sends_nothing(
 
 
 @BOTH
-def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Make, clock: Time) -> None:
+def test_a_clock_wrong_by_an_hour_loosens_nothing(make: Make, clock: Time) -> None:
     use(make(), clock, 90)
     for wrong in (-3600, 3600):
         clock.wall = lambda wrong=wrong: NOON + clock.now + wrong  # type: ignore[misc, method-assign]
@@ -393,7 +393,7 @@ def test_a_clock_that_is_an_hour_off_loosens_nothing(make: Make, clock: Time) ->
 
 
 @BOTH
-def test_a_machine_that_slept_expects_another_minute(make: Make, clock: Time) -> None:
+def test_after_the_machine_slept_another_minute_is_expected(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 90)
     clock.now += 8 * 3600
@@ -421,10 +421,10 @@ def test_bulk_work_of_one_process_leaves_room_for_single_calls_of_another(
 
 
 @BOTH
-def test_a_lease_of_bulk_work_is_for_no_single_call(make: Make, clock: Time) -> None:
+def test_a_single_call_takes_no_lease_of_bulk_work(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
-    for _ in range(2):  # at the same instant, so that the next ones are charged in advance
+    for _ in range(2):  # at one instant, so that a lease is taken
         assert isinstance(pool.charge(1, 0, True), Receipt)
     assert other.usage.used > 3
     receipt = pool.charge(1)
@@ -437,11 +437,11 @@ def test_a_lease_of_bulk_work_is_for_no_single_call(make: Make, clock: Time) -> 
 def warm(pool: Pool, clock: Time) -> None:
     use(pool, clock)
     take(pool)
-    take(pool)  # at the same instant: calls come thick and fast
+    take(pool)  # at one instant: calls come in quick succession
 
 
 @BOTH
-def test_calls_that_come_thick_and_fast_lock_the_file_once(make: Make, clock: Time) -> None:
+def test_calls_in_quick_succession_lock_the_file_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     assert other.usage.used == 3 + LOT
@@ -451,7 +451,7 @@ def test_calls_that_come_thick_and_fast_lock_the_file_once(make: Make, clock: Ti
 
 
 @BOTH
-def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(make: Make, clock: Time) -> None:
+def test_a_lease_that_is_not_sent_is_refunded(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     pool.flush()
@@ -464,7 +464,7 @@ def test_what_was_charged_in_advance_goes_back_when_it_is_not_sent(make: Make, c
 
 @BOTH
 @pytest.mark.parametrize("waiting", [0, 1, LOT - 1, LOT, LOT + 1, 10**6])
-def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
+def test_a_lease_covers_the_waiting_calls_up_to_its_largest_weight(
     waiting: int, make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
@@ -476,13 +476,11 @@ def test_as_many_calls_as_wait_are_charged_in_advance_up_to_a_lot(
         assert isinstance(pool.charge(1, behind), Receipt)
     assert other.usage.charged == charged
     pool.flush()
-    assert other.usage.charged == pool.usage.charged == charged  # all of it was used
+    assert other.usage.charged == pool.usage.charged == charged  # the whole lease was used
 
 
 @BOTH
-def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
-    make: Make, clock: Time
-) -> None:
+def test_calls_in_quick_succession_get_a_lease_even_if_none_waits(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     for _ in range(2):
@@ -491,9 +489,7 @@ def test_calls_in_quick_succession_are_charged_in_advance_whoever_waits(
 
 
 @BOTH
-def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
-    make: Make, clock: Time
-) -> None:
+def test_a_heavy_call_takes_no_lease_for_the_calls_behind_it(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     assert isinstance(pool.charge(5, 3), Receipt)
@@ -501,9 +497,7 @@ def test_for_calls_behind_a_heavy_one_nothing_is_charged_in_advance(
 
 
 @BOTH
-def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
-    make: Make, clock: Time
-) -> None:
+def test_no_lease_is_taken_while_others_are_expected(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 1, used=4)  # others
     before = other.usage.charged
@@ -512,7 +506,7 @@ def test_what_is_charged_for_calls_that_wait_leaves_room_for_expected_others(
 
 
 @BOTH
-def test_calls_that_wait_get_no_more_in_advance_than_there_is(make: Make, clock: Time) -> None:
+def test_a_lease_for_waiting_calls_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 96)
     assert isinstance(pool.charge(1, LOT), Receipt)
@@ -523,7 +517,7 @@ def test_calls_that_wait_get_no_more_in_advance_than_there_is(make: Make, clock:
 
 
 @BOTH
-def test_no_more_is_charged_in_advance_than_there_is(make: Make, clock: Time) -> None:
+def test_a_lease_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
     pool = make()
     use(pool, clock, 95)
     for _ in range(5):
@@ -531,33 +525,31 @@ def test_no_more_is_charged_in_advance_than_there_is(make: Make, clock: Time) ->
     assert not isinstance(pool.charge(1), Receipt)
 
 
-def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold(
-    make: Make, clock: Time, tmp_path: Path
-) -> None:
+def test_no_lease_is_sent_after_a_cooldown_began(make: Make, clock: Time, tmp_path: Path) -> None:
     pool = make()
     warm(pool, clock)
     with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # so the hold cannot even be booked
+        fcntl.flock(file, fcntl.LOCK_EX)  # so the cooldown cannot be written
         pool.hold(100)
         assert not isinstance(pool.charge(1), Receipt)
     answer = pool.charge(1)
     assert isinstance(answer, Wait)
-    assert answer.seconds == pytest.approx(103, abs=2)  # the clock is known to within some seconds
+    assert answer.seconds == pytest.approx(103, abs=2)  # our clock is uncertain by some seconds
 
 
 @BOTH
-def test_nothing_that_was_charged_in_advance_is_sent_after_a_hold_of_another_process(
+def test_no_lease_is_sent_after_a_cooldown_of_another_process_began(
     make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     warm(pool, clock)
     other.refused(0.0)
     assert not isinstance(pool.charge(1), Receipt)
-    assert other.usage.charged == 3  # what it did not send was given back
+    assert other.usage.charged == 3  # the unused lease was refunded
 
 
 @BOTH
-def test_answers_are_told_when_there_are_many(make: Make, clock: Time) -> None:
+def test_many_settlements_are_written_at_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
     receipts = [take(pool) for _ in range(MANY + 2)]
@@ -569,7 +561,7 @@ def test_answers_are_told_when_there_are_many(make: Make, clock: Time) -> None:
 # -- when another has the lock -----------------------------------------------------------------
 
 
-def test_nobody_waits_for_the_lock_and_nothing_is_lost(
+def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool, other = make(), make()
@@ -580,9 +572,9 @@ def test_nobody_waits_for_the_lock_and_nothing_is_lost(
         assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
         pool.settle(receipt, 30, NOON + 10)
         pool.hold(100)
-        assert pool.usage.held_until is not None  # what we know; the others do not yet
+        assert pool.usage.held_until is not None  # the others do not know it yet
         assert other.usage.held_until is None
-    # Booked by the next who gets in, also when they may not send.
+    # The next process that gets the lock writes it, even if it may not send.
     assert pool.charge(1) != Wait(BUSY, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
@@ -598,7 +590,7 @@ HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
 
 
 @pytest.mark.parametrize("name", HOLDS)
-def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
+def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
     name: str, make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool = make()
@@ -614,7 +606,7 @@ def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
         assert (pool.room_in(1) or 0.0) > 400
         assert (pool.held_for(ban=True) > 0.0) == (pool.usage.banned_until is not None)
         assert (pool.held_for(ban=True) > 0.0) == (name != "429")
-    # The lock is free, and nothing has entered the pool since.
+    # The lock is free now, but no call has used it since.
     assert pool.sending(second) is None
     assert (pool.held_for(ban=True) > 0.0) == (pool.usage.banned_until is not None)
     answer = pool.charge(1)
@@ -624,7 +616,7 @@ def test_a_hold_of_ours_is_obeyed_before_it_can_be_told(
     assert pool.sending(second) is None
 
 
-def test_a_hold_of_ours_that_could_not_be_told_at_once_ends_when_it_is_over(
+def test_a_cooldown_that_could_not_be_written_at_once_ends_on_time(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:
     pool = make()
@@ -641,7 +633,7 @@ def test_a_hold_of_ours_that_could_not_be_told_at_once_ends_when_it_is_over(
 # -- when the file does not do as it should ----------------------------------------------------
 
 
-def test_where_no_file_can_be_made_it_says_so_once(
+def test_one_warning_is_logged_when_no_file_can_be_made(
     tmp_path: Path, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "budgets").write_text("not a directory")
@@ -653,7 +645,7 @@ def test_where_no_file_can_be_made_it_says_so_once(
 
 
 @pytest.mark.parametrize("when", ["lock", "read", "write", "unlock"])
-def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
+def test_when_the_file_fails_a_process_goes_on_alone_with_what_it_knows(
     when: str,
     make: Make,
     clock: Time,
@@ -674,7 +666,7 @@ def test_when_the_file_fails_it_goes_on_alone_with_what_it_knows(
 
 
 @BOTH
-def test_a_record_of_another_version_is_not_believed(
+def test_a_record_of_another_version_is_not_trusted(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
@@ -689,7 +681,7 @@ def test_a_record_of_another_version_is_not_believed(
     assert "another version" in caplog.text
 
 
-def test_a_damaged_record_starts_anew_from_what_we_know(
+def test_after_damage_a_new_record_contains_what_we_know(
     make: Make, clock: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
@@ -731,12 +723,12 @@ def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
         """How often this file is open; the collector may close files of other tests meanwhile."""
         links = list[str]()
         for link in Path("/proc/self/fd").iterdir():
-            with suppress(FileNotFoundError):  # of the directory itself
+            with suppress(FileNotFoundError):  # the descriptor of the directory itself is gone
                 links.append(os.readlink(link))
         return links.count(str(tmp_path / "budgets" / FILE_NAME))
 
     budget = MachineBudget(directory=tmp_path / "budgets", clock=clock, wall=clock.wall)
-    pool = budget.pool("a")  # kept, so that nothing but closing closes its file
+    pool = budget.pool("a")  # a reference, so that only `close` closes its file
     use(pool, clock)
     assert opened() == 1
     budget.close()
@@ -746,15 +738,13 @@ def test_closing_a_budget_closes_its_files(tmp_path: Path, clock: Time) -> None:
 # -- a look at all pools -----------------------------------------------------------------------
 
 
-def test_all_pools_of_the_machine_can_be_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_machine_pools_shows_every_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = MachineBudget(directory=tmp_path / "budgets")
     for name, weight in (("a", 5), ("b", 7)):
         take(budget.pool(name), weight)
     usage = machine_pools(tmp_path / "budgets")
     assert {name: each.charged for name, each in usage.items()} == {"a": 5, "b": 7}
-    assert machine_pools() == {}  # of this user's place, where nobody has charged
+    assert machine_pools() == {}  # the default place, where no process has charged
     with monkeypatch.context() as changed:
         changed.setattr(stored, "BOOT", "another run of the machine")
         assert machine_pools(tmp_path / "budgets") == {}
@@ -765,7 +755,7 @@ def test_all_pools_of_the_machine_can_be_looked_at(
     assert list(machine_pools()) == ["c"]
 
 
-def test_a_ban_of_before_a_restart_of_the_machine_is_shown_as_it_is_obeyed(
+def test_machine_pools_shows_a_ban_from_before_a_reboot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
@@ -774,7 +764,7 @@ def test_a_ban_of_before_a_restart_of_the_machine_is_shown_as_it_is_obeyed(
     assert machine_pools(tmp_path)["a"].banned_until is not None
 
 
-def test_one_pool_is_forgotten_and_the_others_stay(tmp_path: Path) -> None:
+def test_forgetting_one_pool_keeps_the_others(tmp_path: Path) -> None:
     budget = MachineBudget(directory=tmp_path)
     for name in ("a", "b"):
         budget.pool(name).hold(3600.0, ban=True)
@@ -786,7 +776,7 @@ def test_one_pool_is_forgotten_and_the_others_stay(tmp_path: Path) -> None:
     assert (later.pool("a").held_for(ban=True), later.pool("b").held_for(ban=True) > 0) == (0, True)
 
 
-def test_a_process_that_runs_writes_again_what_was_forgotten(tmp_path: Path) -> None:
+def test_a_running_process_writes_a_forgotten_pool_again(tmp_path: Path) -> None:
     pool = MachineBudget(directory=tmp_path).pool("a")
     pool.hold(3600.0, ban=True)
     assert forget_pool("a", tmp_path)
@@ -796,12 +786,12 @@ def test_a_process_that_runs_writes_again_what_was_forgotten(tmp_path: Path) -> 
     assert machine_pools(tmp_path)["a"].banned_until is not None
 
 
-def test_forgetting_where_there_is_no_file_makes_none(tmp_path: Path) -> None:
+def test_forgetting_without_a_file_creates_none(tmp_path: Path) -> None:
     assert not forget_pool("a", tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_file_that_stays_locked_is_an_error_and_nothing_is_forgotten(
+def test_forgetting_a_pool_of_a_locked_file_raises_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     MachineBudget(directory=tmp_path).pool("a").hold(3600.0, ban=True)
@@ -814,7 +804,7 @@ def test_a_file_that_stays_locked_is_an_error_and_nothing_is_forgotten(
     assert list(machine_pools(tmp_path)) == ["a"]
 
 
-def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
+def test_a_system_without_a_boot_time_clock_uses_the_monotonic_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
@@ -827,10 +817,10 @@ def test_a_system_without_a_clock_that_runs_while_it_sleeps_uses_the_other(
 
 
 @pytest.mark.parametrize("wrong_s", [-3600.0, -3.7, -3.2, 3.1, 3.9])
-def test_a_wall_clock_that_is_wrong_by_seconds_is_forgotten_with_the_first_date(
+def test_the_first_date_replaces_a_wrong_wall_clock(
     wrong_s: float,
 ) -> None:
-    true = 1_795_434_230.0  # half a minute from any turn
+    true = 1_795_434_230.0  # half a minute from any rollover
     pool = ProcessBudget(clock=lambda: 0.0, wall=lambda: true + wrong_s).pool("a")
     receipt = pool.charge(1)
     assert isinstance(receipt, Receipt)

@@ -1,6 +1,6 @@
-"""Pollers say what they need, all processes see it, and it ends with the process that said it.
+"""Pollers declare what they need, all processes see it, and it ends with the declaring process.
 
-Rule of this file: what is certain to end is a real process, that is killed; time is a number.
+Rule of this file: time is a number; a process that has to end is a real one, which the test kills.
 """
 
 import math
@@ -54,14 +54,14 @@ def need(
 # -- of one process ----------------------------------------------------------------------------
 
 
-def test_a_poller_counts_those_who_came_before_it_and_a_stranger_counts_all() -> None:
+def test_a_poller_counts_the_pollers_before_it_and_a_stranger_counts_all() -> None:
     pool = ProcessBudget().pool("")
     pool.declare("first", 100.0)
     pool.declare("second", 20.0)
     assert [pool.demand(key) for key in ("first", "second", "third")] == [0.0, 100.0, 120.0]
 
 
-def test_a_poller_that_begins_anew_comes_after_all_others() -> None:
+def test_a_poller_that_begins_again_is_the_newest() -> None:
     pool = ProcessBudget().pool("")
     pool.declare("first", 100.0)
     pool.declare("second", 20.0)
@@ -102,7 +102,7 @@ def test_processes_that_share_a_budget_see_what_the_others_need(tmp_path: Path) 
     assert [pool.demand("poller") for pool in pools[1:]] == [0.0, 200.0]
 
 
-def test_of_two_who_begin_at_one_moment_one_comes_first(tmp_path: Path) -> None:
+def test_two_pollers_that_begin_at_one_moment_have_an_order(tmp_path: Path) -> None:
     clock = Time()
     pools = [MachineBudget(directory=tmp_path, clock=clock).pool("x") for _ in range(2)]
     for pool in pools:
@@ -110,7 +110,7 @@ def test_of_two_who_begin_at_one_moment_one_comes_first(tmp_path: Path) -> None:
     assert sorted(pool.demand("poller") for pool in pools) == [0.0, 100.0]
 
 
-def test_a_budget_that_is_closed_needs_nothing(tmp_path: Path) -> None:
+def test_a_closed_budget_needs_nothing(tmp_path: Path) -> None:
     clock = Time()
     budget, other = (MachineBudget(directory=tmp_path, clock=clock) for _ in range(2))
     budget.pool("x").declare("poller", 100.0)
@@ -133,7 +133,7 @@ def test_a_demand_ends_unless_it_is_renewed(tmp_path: Path) -> None:
     assert other.demand("other") == 100.0
 
 
-def test_what_is_said_again_is_written_once_a_minute() -> None:
+def test_a_repeated_declaration_is_written_once_a_minute() -> None:
     memory, clock = Memory(), Time()
     pool = memory_budget(memory, clock).pool("x")
     pool.declare("poller", 100.0)
@@ -144,7 +144,7 @@ def test_what_is_said_again_is_written_once_a_minute() -> None:
     assert memory.locks - locks == 2
 
 
-def test_a_demand_is_declared_also_while_another_process_has_the_record() -> None:
+def test_a_demand_can_be_declared_while_another_process_has_the_lock() -> None:
     memory, clock = Memory(), Time()
     pool, other = (memory_budget(memory, clock).pool("x") for _ in range(2))
     memory.is_locked = True
@@ -155,7 +155,7 @@ def test_a_demand_is_declared_also_while_another_process_has_the_record() -> Non
     assert other.demand("other") == 100.0
 
 
-def test_a_demand_of_a_process_that_was_alone_is_shared_when_it_joins_again() -> None:
+def test_a_process_that_joins_again_shares_its_demand() -> None:
     memory, clock = Memory(), Time()
     pool, other = (memory_budget(memory, clock).pool("x") for _ in range(2))
     other.declare("other", 30.0)
@@ -176,7 +176,7 @@ sys.stdin.read()
 """
 
 
-def test_the_demand_of_a_process_that_was_killed_is_gone_at_once(tmp_path: Path) -> None:
+def test_the_demand_of_a_killed_process_ends_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     pool = MachineBudget(directory=tmp_path).pool("x")
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
@@ -184,16 +184,16 @@ def test_the_demand_of_a_process_that_was_killed_is_gone_at_once(tmp_path: Path)
         assert process.stdout.readline() == "declared\n"
         assert pool.demand("other") == 100.0
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # ended, and still a zombie
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended and is a zombie
         assert pool.demand("other") == 0.0
         process.wait()
         assert pool.demand("other") == 0.0
-    pool.declare("other", 1.0)  # whoever writes next clears it away
+    pool.declare("other", 1.0)  # the next write clears it away
     assert isinstance(pool, SharedPool)
     assert len(pool._written().demands) == 1
 
 
-def test_a_child_of_a_fork_needs_nothing_and_its_end_is_not_its_parents(tmp_path: Path) -> None:
+def test_a_forked_child_needs_nothing_and_its_end_keeps_the_parents_demand(tmp_path: Path) -> None:
     budgets = MachineBudget(directory=tmp_path), ProcessBudget()
     pools = [budget.pool("x") for budget in budgets]
     for pool in pools:
@@ -225,19 +225,19 @@ def test_a_child_of_a_fork_needs_nothing_and_its_end_is_not_its_parents(tmp_path
         need(until=49.0),
     ],
 )
-def test_a_demand_that_is_over_or_impossible_is_not_believed(wrong: Demand) -> None:
+def test_a_demand_that_is_over_or_impossible_is_dropped(wrong: Demand) -> None:
     sound = need(2)
     assert believed([wrong, sound], 50.0) == [sound]
 
 
-def test_a_record_keeps_a_bounded_number_of_demands_and_the_newest() -> None:
+def test_a_record_keeps_only_the_newest_demands() -> None:
     many = [need(n, since=float(n % 50)) for n in range(1000)]
     kept = believed(many, 50.0)
     assert len(kept) == MOST_DEMANDS
     assert min(each.since for each in kept) == 48.0
 
 
-def test_an_impossible_demand_costs_itself_and_not_its_record() -> None:
+def test_an_impossible_demand_does_not_invalidate_its_record() -> None:
     pool = ProcessBudget(clock=Time(50.0)).pool("")
     known = pool._bucket.known
     known.demands = [need(until=1e9), need(2)]
@@ -245,7 +245,7 @@ def test_an_impossible_demand_costs_itself_and_not_its_record() -> None:
     assert known.demands == [need(2)]
 
 
-def test_a_record_without_room_for_them_loses_demands_before_anything_else() -> None:
+def test_a_record_that_is_too_long_loses_demands_first() -> None:
     known = ProcessBudget(clock=Time(50.0)).pool("")._bucket.known
     known.demands = [need(n) for n in range(MOST_DEMANDS)]
     made = record.Record("x", boot_identity(0.0), known)
@@ -258,17 +258,17 @@ def test_a_record_without_room_for_them_loses_demands_before_anything_else() -> 
     assert fitted.state == known
 
 
-def test_of_two_records_each_owner_has_the_demand_that_was_renewed_later() -> None:
+def test_a_merge_keeps_each_owners_demand_that_was_renewed_later() -> None:
     older, newer, other = need(until=60.0), need(until=70.0), need(2)
     assert merged([older, other], [newer]) == [newer, other]
     assert merged([newer], [older, other]) == [newer, other]
 
 
-def test_a_demand_replaces_the_one_before_it() -> None:
+def test_a_demand_replaces_the_previous_one_of_its_owner() -> None:
     assert with_own([need(weight=1.0), need(2)], need(), 50.0) == [need(2), need()]
 
 
-def test_the_pollers_of_a_process_are_as_old_as_the_latest() -> None:
+def test_the_demand_of_a_process_is_as_old_as_its_newest_poller() -> None:
     declared = Declared()
     assert (declared.total, declared.since) == (0.0, -math.inf)
     assert declared.put("a", 5.0, 1.0, anew=False)
@@ -280,7 +280,7 @@ def test_the_pollers_of_a_process_are_as_old_as_the_latest() -> None:
 # -- which process ----------------------------------------------------------------------------
 
 
-def test_this_process_is_not_gone_and_a_later_one_of_its_id_is_another() -> None:
+def test_a_later_process_with_the_same_id_is_another_process() -> None:
     assert not is_gone(HERE)
     assert is_gone(HERE._replace(start=HERE.start + 1))
 
@@ -299,7 +299,7 @@ def test_this_process_is_not_gone_and_a_later_one_of_its_id_is_another() -> None
         (PermissionError(), False),
     ],
 )
-def test_a_process_is_gone_where_the_system_says_so(stat: str | OSError, gone: bool) -> None:
+def test_a_process_has_ended_if_the_system_says_so(stat: str | OSError, gone: bool) -> None:
     def read(pid: int) -> str:
         if isinstance(stat, OSError):
             raise stat
@@ -308,20 +308,20 @@ def test_a_process_is_gone_where_the_system_says_so(stat: str | OSError, gone: b
     assert is_gone(Process(HERE.namespace, 7, 55), read) == gone
 
 
-def test_of_a_process_in_another_namespace_nothing_is_known() -> None:
+def test_a_process_in_another_namespace_never_counts_as_ended() -> None:
     assert not is_gone(Process(HERE.namespace + 1, 2**22 - 3, 1))
     assert not is_gone(Process(UNTOLD, 2**22 - 3, 1))
     assert not is_gone(Process(HERE.namespace, -1, 1))
 
 
-def test_a_process_of_which_the_system_tells_nothing_is_named_without_its_start() -> None:
+def test_a_process_without_a_readable_stat_is_identified_without_its_start() -> None:
     def refuse(pid: int) -> str:
         raise PermissionError
 
     assert this_process(refuse) == Process(UNTOLD, os.getpid(), 0)
 
 
-def test_where_ids_have_no_namespace_the_system_is_asked_for_the_id(
+def test_without_namespaces_the_process_id_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("binance_oi.budget.process._namespace", lambda: 0)
@@ -333,7 +333,7 @@ def test_where_ids_have_no_namespace_the_system_is_asked_for_the_id(
     assert not is_gone(Process(0, 2**80, 0))
 
 
-def test_a_process_that_is_stopped_is_there(tmp_path: Path) -> None:
+def test_a_stopped_process_has_not_ended(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     pool = MachineBudget(directory=tmp_path).pool("x")
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:

@@ -1,6 +1,6 @@
-"""Where little is known: after a refusal or a ban, with rare counts, and where counts do not fit.
+"""What we do with little knowledge: after refusals and bans, and with rare or surprising counts.
 
-Rule of this file: the exchange is a bucket's answers, made by hand; its clock is known exactly.
+Rule of this file: each test writes the answers of the exchange; its clock is known exactly.
 """
 
 import logging
@@ -24,7 +24,7 @@ LIMIT = 2400
 
 
 def bucket() -> Bucket:
-    """It has had an answer in the minute before, and knows its address."""
+    """A bucket that has had an answer in the minute before, so it knows its address."""
     state = Known(LIMIT, ServerClock(NOON, NOON, 0.0), counted_at=-60.0, cautious_until=UNKNOWN)
     state.ledger.newest = K - 1
     state.ledger.open_minute(K - 1).reported = 1
@@ -43,7 +43,7 @@ def use(made: Bucket, now: float, weight: int, count: int) -> None:
 
 
 def at_once(made: Bucket, now: float) -> int:
-    """How many requests may be under way together."""
+    """How many requests may be under way at once."""
     sent = 0
     while isinstance(made.charge(now, 1), Receipt):
         sent += 1
@@ -55,7 +55,7 @@ def at_once(made: Bucket, now: float) -> int:
 
 @pytest.mark.parametrize("ban", [False, True])
 @pytest.mark.parametrize("number", [1, BLIND_AFTER, 4 * BLIND_AFTER])
-def test_after_refusals_without_a_count_one_request_goes_alone(number: int, ban: bool) -> None:
+def test_after_refusals_without_a_count_the_next_request_is_a_probe(number: int, ban: bool) -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     under_way = [take(made, 1.2) for _ in range(number)]
@@ -66,7 +66,7 @@ def test_after_refusals_without_a_count_one_request_goes_alone(number: int, ban:
     assert at_once(made, 121.5 + 60.0) == 1
 
 
-def test_a_firewall_that_refuses_without_a_count_leaves_one_request_to_go_alone() -> None:
+def test_after_a_firewalls_refusals_the_next_request_is_a_probe() -> None:
     made = bucket()
     for receipt in [take(made, 1.2), *(made.charge(2.3 + n, 1) for n in range(20))]:
         assert isinstance(receipt, Receipt)
@@ -90,14 +90,14 @@ def test_after_a_ban_requests_are_sent_evenly_for_a_minute() -> None:
     assert at_once(made, 190.5) == 2376
 
 
-def test_a_ban_keeps_no_room_for_others_that_nothing_shows() -> None:
+def test_a_ban_alone_keeps_no_room_for_others() -> None:
     made = bucket()
     made.refused(1.0, 120.0, ban=True)
     assert made.known.others.expected_until < K
     assert made.known.others.expected_surge == 0
 
 
-def test_answers_that_come_during_a_ban_do_not_end_the_caution_after_it() -> None:
+def test_answers_during_a_ban_do_not_end_the_caution_after_it() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
     receipt = take(made, 1.1)
@@ -109,27 +109,27 @@ def test_answers_that_come_during_a_ban_do_not_end_the_caution_after_it() -> Non
 # -- counts that are rare ------------------------------------------------------------------------
 
 
-def silent(made: Bucket, now: float, number: int) -> None:
+def answer_without_count(made: Bucket, now: float, number: int) -> None:
     for receipt in [take(made, now) for _ in range(number)]:
         made.settle(receipt, now + 0.05, None, NOON + int(now))
 
 
-def test_a_count_that_came_lately_is_waited_for_however_many_answers_have_none() -> None:
+def test_after_a_recent_count_answers_without_one_do_not_make_us_blind() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
-    silent(made, 2.0, 200)
+    answer_without_count(made, 2.0, 200)
     assert not made.known.is_blind
-    silent(made, 2.0 + BLIND_FOR, BLIND_AFTER)
+    answer_without_count(made, 2.0 + BLIND_FOR, BLIND_AFTER)
     assert made.known.is_blind
 
 
 def test_a_full_minute_of_answers_without_a_count_is_probed_until_one_comes() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
-    silent(made, 1.1, 1200)
-    use(made, 1.5, 1, 1202)  # it may not contain the others: nodes differ
+    answer_without_count(made, 1.1, 1200)
+    use(made, 1.5, 1, 1202)  # a count that may omit the other requests: nodes differ
     assert made.usage(2.5).remaining == 0
-    for n in range(20):  # each alone, and without a count again
+    for n in range(20):  # each is a probe, and gets no count
         receipt = take(made, 4.0 + n / 10)
         assert receipt.probe
         made.settle(receipt, 4.05 + n / 10, None, NOON + 4)
@@ -137,10 +137,10 @@ def test_a_full_minute_of_answers_without_a_count_is_probed_until_one_comes() ->
     assert made.usage(7.1).remaining > 1100
 
 
-def test_answers_without_a_count_leave_half_of_the_reserve_for_the_end() -> None:
+def test_probes_without_a_count_leave_half_of_the_reserve_for_the_last_probe() -> None:
     made = bucket()
     use(made, 1.0, 1, 1)
-    silent(made, 1.1, 2375)
+    answer_without_count(made, 1.1, 2375)
     for n in range(60):
         answer = made.charge(5.0 + n / 2, 1)
         if isinstance(answer, Receipt):
@@ -152,20 +152,20 @@ def test_answers_without_a_count_leave_half_of_the_reserve_for_the_end() -> None
 
 
 def rolling() -> Bucket:
-    """2,000 were used at 5 s, and the minute began with a count of 2,001."""
+    """A bucket that used 2,000 at 5 s of the minute before; this minute began at 2,001."""
     made = bucket()
     use(made, 5.0, 2000, 2000)
     use(made, 61.0, 1, 2001)
     return made
 
 
-def test_a_count_that_did_not_fall_at_the_rollover_is_looked_at_again() -> None:
+def test_a_count_that_did_not_fall_at_the_rollover_is_probed_again() -> None:
     made = rolling()
     assert not isinstance(decide(made.question(61.0 + FLIGHT, 1), made.known), Probe)
     assert isinstance(decide(made.question(61.2 + FLIGHT, 1), made.known), Probe)
 
 
-def test_a_count_that_falls_in_the_middle_of_a_minute_is_that_of_the_last_60_s() -> None:
+def test_a_count_that_falls_within_a_minute_shows_a_rolling_window() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
     assert made.known.is_rolling(K + DISTRUST)
@@ -175,12 +175,12 @@ def test_a_count_that_falls_in_the_middle_of_a_minute_is_that_of_the_last_60_s()
 @pytest.mark.parametrize(
     "later, count",
     [
-        (75.0, 1990),  # nodes differ by so much
+        (75.0, 1990),  # nodes differ by as much
         (61.0 + FLIGHT - 0.1, 2),  # it may have been counted before the other one
-        (115.0, 2),  # it may be of the next minute
+        (115.0, 2),  # the next minute may have begun
     ],
 )
-def test_a_lower_count_that_has_another_reason_makes_nobody_doubt_the_minute(
+def test_a_lower_count_with_another_reason_shows_no_rolling_window(
     later: float, count: int
 ) -> None:
     made = rolling()
@@ -203,7 +203,7 @@ def test_while_the_window_rolls_no_60_s_hold_more_than_the_limit() -> None:
     assert 40 * len(sent) > 0.75 * LIMIT * (400 - 76) / 60
 
 
-def test_near_a_rollover_a_count_of_the_last_60_s_tells_no_minute() -> None:
+def test_a_rolling_count_near_a_rollover_shows_no_minute() -> None:
     made = rolling()
     made.set_limits(62.0, None, [Limit(10, 1000, False)])
     use(made, 75.0, 1, 2)
@@ -213,7 +213,7 @@ def test_near_a_rollover_a_count_of_the_last_60_s_tells_no_minute() -> None:
     assert made.known.ledger.newest == K + 1
 
 
-def test_a_minute_that_is_refused_as_it_begins_for_what_came_before_is_none() -> None:
+def test_a_refusal_early_in_a_minute_at_the_count_before_it_shows_a_rolling_window() -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     made.charge(62.0, 24)
@@ -222,7 +222,7 @@ def test_a_minute_that_is_refused_as_it_begins_for_what_came_before_is_none() ->
 
 
 @pytest.mark.parametrize("now, used", [(62.1, 2401), (90.0, 2400)])
-def test_a_refusal_that_what_came_before_does_not_explain_is_of_others(
+def test_a_refusal_that_the_minute_before_does_not_explain_shows_others(
     now: float, used: int
 ) -> None:
     made = bucket()
@@ -233,7 +233,7 @@ def test_a_refusal_that_what_came_before_does_not_explain_is_of_others(
     assert made.known.others.expected_surge > 0
 
 
-def test_after_an_hour_the_minutes_are_believed_again() -> None:
+def test_after_75_minutes_the_minutes_count_again() -> None:
     made = rolling()
     use(made, 75.0, 1, 2)
     later = 60.0 * (DISTRUST + 3) + 5
@@ -243,19 +243,21 @@ def test_after_an_hour_the_minutes_are_believed_again() -> None:
     assert made.known.windows == []
 
 
-def test_before_the_first_count_of_a_minute_few_go_if_both_would_be_too_much() -> None:
+def test_before_a_minutes_first_count_little_is_under_way_after_a_full_minute() -> None:
     made = bucket()
     use(made, 5.0, 2376, 2376)
     assert at_once(made, 61.0) == UNSEEN_AT_ONCE
     made = bucket()
     use(made, 5.0, 840, 840)
-    assert at_once(made, 61.0) == 1536  # as many as both may hold, and these show a count
+    assert at_once(made, 61.0) == 1536  # both minutes together fit, and answers show a count
 
 
 # -- what a user learns --------------------------------------------------------------------------
 
 
-def test_a_lower_limit_is_logged_once_with_what_was_seen(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lower_limit_is_logged_once_with_the_refused_count(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pool = ProcessBudget(clock=lambda: 10.0, wall=lambda: NOON + 10.0).pool("exchange")
     for _ in range(3):
         receipt = pool.charge(1)
@@ -268,7 +270,7 @@ def test_a_lower_limit_is_logged_once_with_what_was_seen(caplog: pytest.LogCaptu
     assert pool.usage.limit == 1200
 
 
-def test_processes_that_share_a_budget_log_it_as_well(
+def test_each_process_that_shares_a_budget_logs_a_lower_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     budgets = [
@@ -282,12 +284,12 @@ def test_processes_that_share_a_budget_log_it_as_well(
     assert not isinstance(second.charge(1), Receipt)
     assert second.usage.limit == 1200
     texts = [entry.getMessage() for entry in caplog.records]
-    assert [text.split()[-1] for text in texts] == ["1200", "1200"]  # one of each process
+    assert [text.split()[-1] for text in texts] == ["1200", "1200"]  # one warning per process
     for budget in budgets:
         budget.close()
 
 
-def test_a_window_that_rolls_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rolling_window_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     now = [10.0]
     pool = ProcessBudget(clock=lambda: now[0], wall=lambda: NOON + now[0]).pool("exchange")
     for moment, weight, count in ((10.0, 1000, 1000), (25.0, 1, 1), (40.0, 1, 2)):

@@ -1,7 +1,7 @@
-"""Whoever waits for a pool hears when it may answer otherwise.
+"""A pool calls its listeners when `charge` may give another answer.
 
-Rule of this file: what is counted is calls of a listener. A pool over a store in memory stands for
-a process of its own.
+Rule of this file: tests count the calls of a listener. A pool over a store in memory stands for a
+process of its own.
 """
 
 import logging
@@ -33,7 +33,7 @@ def memory() -> Memory:
 
 @pytest.fixture(params=["process", "memory"])
 def pool(request: pytest.FixtureRequest, memory: Memory) -> Pool:
-    """A pool of each kind; 1 is used."""
+    """A pool of each kind, with a weight of 1 used."""
     budget = ProcessBudget(**OPTIONS)
     if request.param == "memory":
         budget = MemoryBudget(memory, **OPTIONS)
@@ -72,7 +72,7 @@ def test_each_listener_hears_of_a_change_once_and_sees_all_of_it(
     assert pool.usage != before or change is CHANGES["lose"]
 
 
-def test_a_question_and_a_charge_are_no_news(pool: Pool) -> None:
+def test_questions_and_charges_call_no_listener(pool: Pool) -> None:
     calls: list[None] = []
     pool.listen(lambda: calls.append(None))
     receipt = take(pool)
@@ -86,7 +86,7 @@ def test_a_question_and_a_charge_are_no_news(pool: Pool) -> None:
     assert calls == []
 
 
-def test_who_ended_the_listening_hears_nothing_and_is_kept_by_nobody(pool: Pool) -> None:
+def test_an_ended_listener_is_never_called_and_is_freed(pool: Pool) -> None:
     calls: list[str] = []
     first = pool.listen(lambda: calls.append("first"))
     pool.listen(lambda: calls.append("second"))
@@ -111,7 +111,7 @@ def test_listening_may_end_and_begin_within_a_call(pool: Pool) -> None:
     assert calls == ["first", "later"]
 
 
-def test_a_listener_that_fails_hurts_neither_the_others_nor_the_change(
+def test_a_failing_listener_affects_neither_the_others_nor_the_change(
     pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[None] = []
@@ -125,7 +125,7 @@ def test_a_listener_that_fails_hurts_neither_the_others_nor_the_change(
     assert (pool.usage.limit, len(calls)) == (50, 2)
 
 
-def test_a_listener_is_called_in_its_own_thread_and_in_no_other(pool: Pool) -> None:
+def test_a_listener_is_called_only_in_its_own_thread(pool: Pool) -> None:
     here: list[int] = []
     there: list[int] = []
     pool.listen(lambda: here.append(threading.get_ident()))
@@ -147,25 +147,27 @@ def processes(memory: Memory) -> Iterator[tuple[Pool, Pool]]:
     one.settle(take(one), 1, NOON + NOW)
     one.flush()
     take(other)
-    one.charge(100)  # takes over what the other one wrote
+    one.charge(100)  # reads what the other process wrote
     yield one, other
     one.close()
     other.close()
 
 
-def test_a_record_that_another_process_wrote_is_news_once(processes: tuple[Pool, Pool]) -> None:
+def test_listeners_hear_once_of_a_record_that_another_process_wrote(
+    processes: tuple[Pool, Pool],
+) -> None:
     one, other = processes
     calls: list[None] = []
     one.listen(lambda: calls.append(None))
     other.hold(300.0, ban=True)
-    assert calls == []  # nobody in this process has read it
+    assert calls == []  # this process has not read it yet
     assert isinstance(one.charge(1), Wait)
     assert len(calls) == 1
     one.charge(1)
     assert len(calls) == 1
 
 
-def test_what_is_found_before_a_request_is_written_is_news(memory: Memory) -> None:
+def test_listeners_hear_of_a_record_found_before_a_write(memory: Memory) -> None:
     now = NOW
     options = Options(limit=100, reserve=0, clock=lambda: now, wall=lambda: NOON + NOW)
     one, other = (MemoryBudget(memory, **options).pool("exchange") for _ in range(2))
@@ -179,7 +181,7 @@ def test_what_is_found_before_a_request_is_written_is_news(memory: Memory) -> No
     assert len(calls) == 1
 
 
-def test_a_settlement_that_waits_for_the_store_is_news_for_this_process(
+def test_listeners_hear_of_a_settlement_that_waits_for_the_store(
     processes: tuple[Pool, Pool], memory: Memory
 ) -> None:
     one, _ = processes

@@ -1,8 +1,8 @@
 """One budget for several real processes, on a real clock and a real socket.
 
-Rule of this file: the verdict is the exchange's. These are short versions; `nox -s machine` runs
-the drills at full length. Nothing depends on how fast the machine is but what is marked
-`wallclock`.
+Rule of this file: the exchange's counter decides whether a test passes. These are short versions;
+`nox -s machine` runs the drills at full length. Only tests marked `wallclock` depend on the speed
+of the machine.
 """
 
 import time
@@ -25,7 +25,7 @@ LIMIT = 300
 
 
 def test_processes_stay_within_one_limit_and_use_it(tmp_path: Path) -> None:
-    young = 5.0 - time.time() % 60.0  # quick if they start within this minute, right if not
+    young = 5.0 - time.time() % 60.0  # faster if they start early in a minute, right anyway
     exchange = LocalExchange(limit=LIMIT, latency=0.01, clock_offset=young)
     with exchange.in_thread(), running(exchange.url, 3, tmp_path) as processes:
         until(lambda: exchange.used >= 0.97 * LIMIT)  # in the first minute, or in a later one
@@ -35,7 +35,7 @@ def test_processes_stay_within_one_limit_and_use_it(tmp_path: Path) -> None:
     assert 0 < sum(answers) <= sum(exchange.weights.values())
 
 
-def test_a_directory_may_be_named_by_its_path_or_by_its_text(tmp_path: Path) -> None:
+def test_a_directory_may_be_a_path_or_a_string(tmp_path: Path) -> None:
     named = [MachineBudget(directory=each) for each in (tmp_path / "b", str(tmp_path / "b"))]
     first, second = (budget.pool("a pool") for budget in named)
     first.hold(60.0)
@@ -45,18 +45,18 @@ def test_a_directory_may_be_named_by_its_path_or_by_its_text(tmp_path: Path) -> 
         budget.close()
 
 
-def test_while_a_killed_process_is_away_the_others_are_answered() -> None:
+def test_processes_go_on_after_another_one_was_killed() -> None:
     kills(1)
 
 
 @pytest.mark.wallclock
-def test_a_process_that_is_killed_stops_nobody_for_longer_than_a_second_and_a_half() -> None:
-    assert kills(2) <= 1.5  # 1 s, and what a busy machine adds
+def test_a_killed_process_stops_no_other_for_more_than_a_second_and_a_half() -> None:
+    assert kills(2) <= 1.5  # 1 s, and a margin for a busy machine
 
 
 @pytest.mark.thorough
-def test_a_ban_that_one_learned_of_reaches_all_and_those_who_start_later(tmp_path: Path) -> None:
-    far_away = 9_999_999  # so that only the ban is in the way
+def test_a_ban_of_one_process_reaches_running_and_later_processes(tmp_path: Path) -> None:
+    far_away = 9_999_999  # a limit that nobody reaches, so that only the ban stops requests
     exchange = LocalExchange(limit=far_away, latency=0.01, bans=Bans(first_s=86_400.0))
     with exchange.in_thread(), running(exchange.url, 2, tmp_path) as processes:
         exchange.counter.ban(exchange.now())
@@ -65,7 +65,7 @@ def test_a_ban_that_one_learned_of_reaches_all_and_those_who_start_later(tmp_pat
         assert exchange.answers[418] > 0
         sent = exchange.answers.total()
         later = Process(exchange.url, tmp_path)
-        later.started()  # it learned of the ban from the file, and has sent nothing
+        later.started()  # it read the ban from the file, and has sent nothing
         assert exchange.answers.total() == sent
         assert later.stop()["answers"] == 0
         assert all(process.stop()["errors"] > 0 for process in processes)
@@ -75,7 +75,7 @@ CALLS = 30 * LOT
 
 
 class Slowly:
-    """A clock that goes on by 0.1 ms with every look: calls in quick succession, on any machine."""
+    """A clock that advances by 0.1 ms per reading: quick succession on any machine."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -86,13 +86,13 @@ class Slowly:
 
     @staticmethod
     def wall() -> float:
-        """In the middle of a minute, which does not turn while calls are counted."""
+        """The middle of a minute, so that no rollover comes while the test counts calls."""
         return 1_795_435_230.0
 
 
 def cost(pool: Pool) -> tuple[float, float]:
-    """Function calls, and locks of the file, for one request's charge and its answer."""
-    first = pool.charge(1)  # the first minute, in which a client is careful, takes a few more
+    """Function calls and locks of the file for the charge and the settlement of one request."""
+    first = pool.charge(1)  # not counted: a start takes a few more calls
     assert isinstance(first, Receipt)
     pool.settle(first, 1, None)
     pool.flush()
@@ -111,5 +111,5 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     alone, _ = cost(ProcessBudget(limit=limit, clock=Slowly(), wall=Slowly.wall).pool("a"))
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly(), wall=Slowly.wall)
     shared, locks = cost(budget.pool("a"))
-    assert 0 < locks <= 2 / LOT  # locked and unlocked once for a whole lot
+    assert 0 < locks <= 2 / LOT  # locked and unlocked once for a whole lease
     assert alone < shared <= alone + 20

@@ -1,4 +1,4 @@
-"""What others may still use of a minute: curves of the minutes before it, drawn by hand."""
+"""What others may still use of a minute, forecast from hand-drawn curves of earlier minutes."""
 
 import math
 
@@ -11,7 +11,7 @@ FASTEST = 40.0  # weight/s
 
 
 def curve(*looks: tuple[float, int]) -> Curve:
-    """What others had used by when."""
+    """A curve through these points: what others had used by when."""
     drawn = Curve(FASTEST)
     for into, height in looks:
         drawn.draw(into, height)
@@ -30,19 +30,19 @@ def burst(at: float, size: int = 500, until: float = MINUTE) -> Curve:
 NOTHING = Curve(FASTEST)
 
 
-def test_a_curve_tells_what_was_used_by_when() -> None:
+def test_a_curve_shows_what_was_used_by_when() -> None:
     drawn = steadily(10.0)
     assert [drawn.at(into) for into in (0.0, 12.5, 30.0, 59.0, 60.0)] == [0, 125, 300, 590, 600]
     assert drawn.whole
 
 
-def test_between_two_looks_it_rises_evenly() -> None:
+def test_a_curve_rises_evenly_between_two_counts() -> None:
     drawn = curve((10.0, 100), (30.0, 500))
     assert drawn.at(20.0) == 300
     assert len(drawn.heights) == 30 / SLOT
 
 
-def test_a_late_look_lowers_nothing() -> None:
+def test_a_late_count_lowers_no_curve() -> None:
     drawn = curve((30.0, 300), (29.0, 250))
     assert (drawn.top, drawn.until) == (300, 30.0)
 
@@ -60,25 +60,25 @@ def test_a_count_that_falls_lowers_no_curve(into: float, height: int) -> None:
 
 
 @pytest.mark.parametrize("into", [0.0, 0.1, 4.999, 5.0, 5.001, 59.99, 60.0, 61.0])
-def test_it_can_be_drawn_to_any_moment(into: float) -> None:
+def test_a_curve_can_be_drawn_to_any_moment(into: float) -> None:
     drawn = curve((into, 7))
     assert drawn.top == drawn.at(MINUTE + 1, rate=0.0) == 7
     assert 0.0 <= drawn.at(into / 2) <= 7
     assert len(drawn.heights) == max(1, math.ceil(min(into, MINUTE) / SLOT))
 
 
-def test_beyond_our_last_look_they_go_on_as_on_a_calm_moment() -> None:
+def test_beyond_our_last_count_others_go_on_at_their_usual_rate() -> None:
     assert steadily(10.0, until=50).at(60.0) == pytest.approx(600)
     assert burst(at=30.0, until=50).at(60.0) == 500
     assert NOTHING.at(60.0) == 0
 
 
-def test_nobody_is_expected_to_go_on_faster_than_the_limit_allows() -> None:
+def test_others_are_expected_to_go_on_no_faster_than_the_limit_allows() -> None:
     assert curve((2.0, 2300)).rate == FASTEST
     assert curve((2.0, 2300)).calm == FASTEST
 
 
-def test_who_was_steady_needs_what_is_left_of_the_minute() -> None:
+def test_steady_others_need_their_rate_for_the_rest_of_the_minute() -> None:
     for into in (0.0, 17.0, 30.0, 55.0):
         need = expected([steadily(10.0)], NOTHING, into, int(10 * into))
         assert need == pytest.approx(10 * (MINUTE - into), abs=1)
@@ -88,53 +88,53 @@ def test_a_burst_is_expected_until_it_has_come() -> None:
     past = [burst(at=30.0)]
     assert expected(past, NOTHING, 10.0, 0) == 500
     assert expected(past, NOTHING, 35.0, 500) <= 0.1 * 500
-    assert expected(past, NOTHING, 25.0, 500) == 500  # it came early, or it was another one
+    assert expected(past, NOTHING, 25.0, 500) == 500  # it may have been another burst
 
 
-def test_a_burst_that_is_late_is_waited_for_but_not_for_ever() -> None:
+def test_a_late_burst_is_expected_for_a_while() -> None:
     past = [burst(at=30.0)]
     overdue = 500 - CHANCE * math.sqrt(500)
     assert expected(past, NOTHING, 31.0 + LATE / 2, 0) == pytest.approx(overdue)
     assert expected(past, NOTHING, 31.0 + LATE, 0) == 0
 
 
-def test_two_bursts_in_a_minute_are_two() -> None:
+def test_two_bursts_in_a_minute_are_both_expected() -> None:
     past = [curve((9.0, 0), (10.0, 300), (39.0, 300), (40.0, 600), (60.0, 600))]
     assert expected(past, NOTHING, 20.0, 300) == 300
 
 
-def test_the_most_demanding_of_the_minutes_counts() -> None:
+def test_the_most_demanding_minute_counts() -> None:
     past = [steadily(5.0), burst(at=40.0), steadily(1.0)]
     assert expected(past, NOTHING, 35.0, 0) == 500
 
 
-def test_who_does_not_do_as_before_is_expected_to_need_less() -> None:
+def test_others_that_use_less_than_before_are_expected_to_need_less() -> None:
     past = [steadily(20.0)]
-    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(0)  # gone
+    assert expected(past, NOTHING, 30.0, 0) == pytest.approx(0)  # they have gone
     assert 0 < expected(past, NOTHING, 30.0, 100) < 600
 
 
-def test_a_burst_is_expected_though_the_steady_ones_have_gone() -> None:
+def test_a_burst_is_expected_although_steady_others_have_gone() -> None:
     past = [curve(*((float(into), 5 * into + 400 * (into >= 40)) for into in range(1, 61)))]
     assert expected(past, NOTHING, 30.0, 0) == pytest.approx(400, abs=10)
 
 
-def test_without_a_past_they_are_expected_to_go_on_at_the_mean_rate() -> None:
+def test_without_a_past_others_are_expected_to_go_on_at_their_mean_rate() -> None:
     assert expected([], curve((10.0, 200)), 10.0, 200) == 50 * 20
 
 
-def test_who_is_beyond_all_that_was_seen_is_expected_to_go_on() -> None:
+def test_others_that_exceed_every_past_minute_are_expected_to_go_on() -> None:
     assert expected([steadily(5.0)], steadily(20.0, until=30), 30.0, 600) == 30 * 20
 
 
-def test_a_minute_that_was_seen_in_part_is_no_pattern_beside_a_whole_one() -> None:
+def test_a_partly_seen_minute_is_no_pattern_beside_a_whole_one() -> None:
     part = curve((10.0, 100))
     assert expected([part], NOTHING, 0.0, 0) == pytest.approx(600)
     assert expected([part, burst(at=5.0, size=100)], NOTHING, 0.0, 0) == pytest.approx(100)
     assert expected([part], steadily(1.0, until=55), 55.0, 55) < 50
 
 
-def test_nobody_knows_when_that_came_which_was_there_before_us() -> None:
+def test_use_before_our_first_count_may_come_at_any_time() -> None:
     past = [curve((40.0, 500), (50.0, 500), (60.0, 500))]
     for into in (0.0, 20.0, 39.9):  # it may have been a burst at :40
         assert expected(past, NOTHING, into, 0) == 500
@@ -142,24 +142,24 @@ def test_nobody_knows_when_that_came_which_was_there_before_us() -> None:
     assert expected(past, NOTHING, 40.0 + (MINUTE - 40.0) / 4 + 0.1, 0) == 0
 
 
-def test_beside_a_whole_minute_only_what_was_seen_is_taken_from_a_part() -> None:
+def test_beside_a_whole_minute_only_the_seen_part_of_another_counts() -> None:
     part = curve((40.0, 500), (50.0, 500), (51.0, 700), (60.0, 700))
     past = [part, steadily(0.1)]
     assert expected(past, NOTHING, 5.0, 0) == 200
     assert expected(past, NOTHING, 56.0, 200) < 50
 
 
-def test_who_joined_goes_on_though_that_minute_was_seen_in_part() -> None:
+def test_others_that_joined_in_a_partly_seen_minute_are_expected_to_go_on() -> None:
     before, joined = steadily(3.0), steadily(28.0, until=12)
     assert expected([before], NOTHING, 1.0, 0) == pytest.approx(3 * 59, abs=3)
     assert expected([before, joined], NOTHING, 1.0, 0) == pytest.approx(28 * 59, abs=28)
 
 
-def test_a_rate_is_not_doubted_while_ours_may_hide_them() -> None:
+def test_a_rate_stays_while_our_weight_may_hide_others() -> None:
     drawn = curve((10.0, 200))
-    assert expected([], drawn, 12.0, 200) == 20 * 50  # they must be at 240 by now
+    assert expected([], drawn, 12.0, 200) == 20 * 50  # at this rate they have used 240 by now
 
 
-def test_nobody_is_expected_to_use_more_than_there_is() -> None:
+def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
     assert curve((0.5, 2399)).at(MINUTE, FASTEST) == FASTEST * MINUTE
     assert curve((0.5, 2500)).at(MINUTE, FASTEST) == 2500

@@ -1,7 +1,6 @@
-"""Where the shared file is: one place for a user id, and none that somebody else can touch.
+"""Where the shared file is: one place per user id, which no other user can change.
 
-Rule of this file: the places are directories of the test, but for the processes that are asked for
-theirs in real environments.
+Rule of this file: the places are directories of the test, except in tests that ask real processes.
 """
 
 import errno
@@ -25,7 +24,7 @@ NAME = f"binance-oi-{os.getuid()}"
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three places, as the system has them: everybody may write, nobody may replace."""
+    """Three places like the system's: users may write, and not replace files of other users."""
     made = [tmp_path / name for name in ("memory", "disk", "temporary")]
     for each in made:
         each.mkdir()
@@ -50,7 +49,7 @@ def mount(tmp_path: Path, where: Path, kind: str) -> None:
 
 
 def shown(environment: dict[str, str], cwd: Path) -> str:
-    """The file that `binance-oi budget` names in that environment."""
+    """The file that `binance-oi budget` names in an environment."""
     done = subprocess.run(
         [sys.executable, "-m", "binance_oi", "budget"],
         env=environment | {"PYTHONPATH": str(ROOT)},
@@ -91,14 +90,14 @@ def test_a_ban_reaches_a_process_with_another_environment(
     assert (places[0] / NAME / FILE_NAME).exists()
 
 
-def test_a_process_without_a_passwd_entry_has_a_place_of_its_own(
+def test_a_user_without_a_passwd_entry_has_a_place(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 54_321)
     assert budget_directory() == places[0] / "binance-oi-54321"
 
 
-def test_asking_for_the_place_makes_nothing(places: list[Path]) -> None:
+def test_asking_for_the_place_creates_nothing(places: list[Path]) -> None:
     assert budget_directory() == places[0] / NAME
     assert os.listdir(places[0]) == []
 
@@ -129,7 +128,7 @@ def unusable(where: Path, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     "how",
     ["missing", "a file", "replaceable", "read only", "nfs4", "cifs", "fuse.sshfs", "9p", "ceph"],
 )
-def test_a_place_that_cannot_be_used_is_left_out_by_every_process_in_silence(
+def test_every_process_skips_an_unusable_place_without_a_warning(
     how: str,
     places: list[Path],
     tmp_path: Path,
@@ -142,7 +141,7 @@ def test_a_place_that_cannot_be_used_is_left_out_by_every_process_in_silence(
 
 
 @pytest.mark.parametrize("how", ["link", "file", "loose", "foreign"])
-def test_a_directory_that_is_not_ours_alone_is_left_out_with_a_warning(
+def test_a_directory_of_another_user_is_skipped_with_a_warning(
     how: str,
     places: list[Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +172,7 @@ def test_a_directory_that_is_not_ours_alone_is_left_out_with_a_warning(
     assert str(taken) in warning.getMessage()
 
 
-def test_without_any_place_the_budget_is_not_shared_and_says_what_helps(
+def test_without_any_place_the_budget_is_not_shared_and_names_the_remedy(
     places: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for each in places:
@@ -197,7 +196,7 @@ def test_a_system_without_user_ids_has_no_place(
 
 
 @pytest.mark.parametrize("wrong", ["relative/path", "network"])
-def test_the_variable_names_an_absolute_and_local_directory_or_nothing(
+def test_the_variable_must_name_an_absolute_local_directory(
     wrong: str, places: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = tmp_path / "shared"
@@ -210,11 +209,11 @@ def test_the_variable_names_an_absolute_and_local_directory_or_nothing(
         monkeypatch.setenv(VARIABLE, wrong)
     with pytest.raises(OSError, match=VARIABLE):
         budget_directory()
-    monkeypatch.setenv(VARIABLE, "")  # as if it were not there
+    monkeypatch.setenv(VARIABLE, "")  # the same as unset
     assert budget_directory() == places[0] / NAME
 
 
-def test_a_given_directory_counts_more_than_the_variable(places: list[Path]) -> None:
+def test_the_directory_argument_takes_precedence_over_the_variable(places: list[Path]) -> None:
     pool = MachineBudget(directory=places[1] / "given").pool("exchange")
     pool.charge(1)
     assert (places[1] / "given" / FILE_NAME).exists()
@@ -227,7 +226,7 @@ PASSING = ("EIO", "ESTALE", "ENOMEM", "EACCES", "EMFILE", "EINTR", "ETIMEDOUT")
 
 
 def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the system answers for `where` and everything in it."""
+    """Make calls of the system fail for `where` and everything in it."""
     real, number = getattr(os, call), getattr(errno, name)
 
     def failed(path: str, *rest: object, **more: object) -> object:
@@ -240,7 +239,7 @@ def failing(call: str, name: str, where: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", PASSING)
 @pytest.mark.parametrize("call", ["stat", "lstat"])
-def test_an_error_that_passes_leads_to_no_other_place(
+def test_a_temporary_error_leads_to_no_other_place(
     call: str, name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(call, name, places[0], monkeypatch)
@@ -249,7 +248,7 @@ def test_an_error_that_passes_leads_to_no_other_place(
 
 
 @pytest.mark.parametrize("name", ["ENOENT", "ENOTDIR", "ELOOP"])
-def test_a_place_that_is_not_there_leads_to_the_next_one(
+def test_a_missing_place_leads_to_the_next_one(
     name: str, places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing("stat", name, places[0], monkeypatch)
@@ -257,7 +256,7 @@ def test_a_place_that_is_not_there_leads_to_the_next_one(
 
 
 @pytest.mark.parametrize("call", ["stat", "lstat", "statvfs"])
-def test_a_process_that_cannot_look_is_alone_says_so_once_and_joins_when_it_can(
+def test_a_process_without_access_is_alone_warns_once_and_joins_later(
     call: str, places: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1000.0]
@@ -266,7 +265,7 @@ def test_a_process_that_cannot_look_is_alone_says_so_once_and_joins_when_it_can(
     other.hold(600, ban=True)
     with monkeypatch.context() as broken:
         failing(call, "EIO", places[0], broken)
-        if call == "statvfs":  # `access` says nothing of the reason
+        if call == "statvfs":  # `access` does not give the reason
             broken.setattr(os, "access", lambda path, mode: False)
         pool = budgets[1].pool("exchange")
         assert os.listdir(places[1]) == os.listdir(places[2]) == []
@@ -282,19 +281,19 @@ def test_a_process_that_cannot_look_is_alone_says_so_once_and_joins_when_it_can(
 # -- the table of mounts ---------------------------------------------------------------------------
 
 
-def test_the_nearest_and_latest_mount_decides(places: list[Path], tmp_path: Path) -> None:
+def test_the_innermost_and_latest_mount_decides(places: list[Path], tmp_path: Path) -> None:
     inside = tmp_path / "a b" / "inside"
     mount(tmp_path, tmp_path / "a b", "nfs")
     assert is_on_network(str(inside))
     assert not is_on_network(str(tmp_path / "a bc"))
-    mount(tmp_path, tmp_path / "a b", "tmpfs")  # over it
+    mount(tmp_path, tmp_path / "a b", "tmpfs")  # over the first one
     assert not is_on_network(str(inside))
     mount(tmp_path, tmp_path, "nfs")
     assert not is_on_network(str(inside))
     assert is_on_network(str(places[0]))
 
 
-def test_the_real_table_is_read_and_without_one_a_place_is_local(
+def test_the_real_table_of_mounts_is_read_and_without_one_a_place_is_local(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert not is_on_network("/proc")
@@ -302,6 +301,6 @@ def test_the_real_table_is_read_and_without_one_a_place_is_local(
     assert not is_on_network("/proc")
 
 
-def test_a_missing_directory_is_not_taken_for_a_foreign_one(tmp_path: Path) -> None:
+def test_a_missing_directory_does_not_count_as_foreign(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_private(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""The shared file: what it hands out is whole and ours, or it is nothing.
+"""The shared file returns a complete record of ours, or nothing.
 
 Rule of this file: two `PoolFile` objects stand for two processes, because a lock belongs to an
 open file and not to a process.
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Move both clocks, which stand still otherwise, however busy this machine is."""
+    """Stop both clocks; the returned function advances them."""
     moved = [0.0]
 
     def move(seconds: float) -> None:
@@ -54,7 +54,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def exchange(file: PoolFile, record: bytes | None = None, until: float = 0.0) -> bytes | None:
-    """Read under the lock, and write when there is something to write."""
+    """Read under the lock, and write `record` if there is one."""
     assert file.lock()
     found = file.read()
     if record is not None:
@@ -63,7 +63,7 @@ def exchange(file: PoolFile, record: bytes | None = None, until: float = 0.0) ->
     return found
 
 
-def test_what_one_process_writes_another_reads(place: Path) -> None:
+def test_one_process_reads_what_another_writes(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     assert exchange(one, b"first") == b""
     assert exchange(other, b"second") == b"first"
@@ -72,7 +72,7 @@ def test_what_one_process_writes_another_reads(place: Path) -> None:
 
 
 def count_to(file: PoolFile, sequence: int) -> None:
-    """A whole record, of a process that has counted so far."""
+    """A complete record of a process whose sequence is this one."""
     assert file.lock()
     file.read()
     file._sequence = sequence - 1
@@ -81,7 +81,9 @@ def count_to(file: PoolFile, sequence: int) -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_sequence_at_its_end_begins_anew_and_keeps_the_record(place: Path, before: int) -> None:
+def test_a_sequence_at_its_largest_value_starts_a_new_lineage_with_the_same_record(
+    place: Path, before: int
+) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(other, b"first")
     count_to(one, 2**64 - 1 - before)
@@ -91,7 +93,7 @@ def test_a_sequence_at_its_end_begins_anew_and_keeps_the_record(place: Path, bef
     assert exchange(PoolFile(place, "a"), b"new") == b"ours 3"
 
 
-def test_pools_keep_apart(place: Path) -> None:
+def test_each_pool_has_its_own_record(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "b")
     exchange(one, b"of a")
     assert exchange(other, b"of b") == b""
@@ -99,7 +101,7 @@ def test_pools_keep_apart(place: Path) -> None:
     assert exchange(PoolFile(place, "a")) == b"of a"
 
 
-def test_only_one_has_the_lock_and_nobody_waits_for_it(place: Path) -> None:
+def test_only_one_process_has_the_lock_and_none_waits_for_it(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     assert one.lock()
     assert not other.lock()
@@ -114,7 +116,7 @@ def test_a_closed_file_holds_no_lock(place: Path) -> None:
     assert other.lock()
 
 
-def test_it_is_private(place: Path) -> None:
+def test_the_file_is_private(place: Path) -> None:
     PoolFile(place, "a")
     assert stat.S_IMODE((place / FILE_NAME).stat().st_mode) == 0o600
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -134,7 +136,7 @@ def test_a_directory_that_others_can_write_to_is_refused(place: Path) -> None:
         PoolFile(place, "a")
 
 
-def test_a_file_of_somebody_else_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     PoolFile(place, "a")
     owner = os.lstat(place)
     monkeypatch.setattr(os, "getuid", lambda: owner.st_uid + 1)
@@ -151,7 +153,7 @@ def test_a_link_is_refused(place: Path) -> None:
         PoolFile(place, "a")
 
 
-def test_without_file_locks_there_is_no_such_file(
+def test_without_file_locks_the_file_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
@@ -177,7 +179,7 @@ def test_a_foreign_or_older_file_is_replaced_with_a_warning(
 
 
 def damage(place: Path, offset: int, content: bytes) -> None:
-    """Something else at `offset` of the first record, whatever stood there."""
+    """Write other bytes at `offset` of the first record."""
     with open(place / FILE_NAME, "r+b") as file:
         file.seek(PAGE + offset)
         before = file.read(len(content))
@@ -186,7 +188,7 @@ def damage(place: Path, offset: int, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 4, 49], ids=["checksum", "length", "record"])
-def test_a_damaged_record_is_not_believed(
+def test_a_damaged_record_is_not_trusted(
     place: Path, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     exchange(PoolFile(place, "a"), b"a record")
@@ -197,16 +199,16 @@ def test_a_damaged_record_is_not_believed(
     assert "damaged" in caplog.text
 
 
-def test_damage_that_comes_later_is_noticed_by_whoever_reads_next(place: Path) -> None:
+def test_the_next_reader_notices_later_damage(place: Path) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a record")
-    damage(place, 8, bytes(8))  # another sequence
+    damage(place, 8, bytes(8))  # the sequence
     assert exchange(file, b"new") == b""
     assert exchange(PoolFile(place, "a")) == b"new"
 
 
 @pytest.mark.parametrize("size", [len(MAGIC), PAGE + 20, PAGE + 60])
-def test_a_file_that_was_cut_off_starts_anew(place: Path, size: int) -> None:
+def test_a_truncated_file_starts_empty(place: Path, size: int) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a longer record than twenty bytes")
     os.truncate(place / FILE_NAME, size)
@@ -215,13 +217,11 @@ def test_a_file_that_was_cut_off_starts_anew(place: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, len(MAGIC) - 1, len(MAGIC), PAGE, PAGE + 20, PAGE + 60])
-def test_a_record_that_is_written_after_a_cut_is_there_for_whoever_starts_later(
-    place: Path, size: int
-) -> None:
+def test_later_processes_find_a_record_written_after_a_truncation(place: Path, size: int) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
     os.truncate(place / FILE_NAME, size)
-    assert exchange(one) == b""  # not None: the writer has to write again
+    assert exchange(one) == b""  # not None, so the writer writes again
     exchange(one, b"again")
     assert (place / FILE_NAME).read_bytes().startswith(MAGIC)
     assert exchange(PoolFile(place, "a")) == b"again"
@@ -229,7 +229,7 @@ def test_a_record_that_is_written_after_a_cut_is_there_for_whoever_starts_later(
 
 
 @pytest.mark.parametrize("first", [b"", b"x", b"{}" * (PAGE // 2), bytes(PAGE)])
-def test_a_first_page_that_was_overwritten_costs_no_record(
+def test_an_overwritten_first_page_loses_no_record(
     place: Path, first: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "b")
@@ -245,7 +245,7 @@ def test_a_first_page_that_was_overwritten_costs_no_record(
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE + 20])
-def test_a_record_that_is_written_while_the_file_is_cut_off_stays(place: Path, size: int) -> None:
+def test_a_record_written_during_a_truncation_stays(place: Path, size: int) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
     assert one.lock()
@@ -256,7 +256,7 @@ def test_a_record_that_is_written_while_the_file_is_cut_off_stays(place: Path, s
     assert exchange(PoolFile(place, "a")) == b"again"
 
 
-def test_a_foreign_file_that_is_larger_than_ours_becomes_as_large_as_ours(place: Path) -> None:
+def test_a_larger_foreign_file_shrinks_to_our_size(place: Path) -> None:
     place.mkdir(mode=0o700)
     (place / FILE_NAME).write_bytes(b"{}" * PAGE * RECORDS)
     assert exchange(PoolFile(place, "a"), b"new") == b""
@@ -265,9 +265,7 @@ def test_a_foreign_file_that_is_larger_than_ours_becomes_as_large_as_ours(place:
 
 
 @pytest.mark.parametrize("more", [0, 1], ids=["as it was", "and written on"])
-def test_an_older_copy_that_comes_back_into_the_file_is_another_lineage(
-    place: Path, more: int
-) -> None:
+def test_a_restored_older_copy_starts_a_new_lineage(place: Path, more: int) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"early")
     early = (place / FILE_NAME).read_bytes()
@@ -280,14 +278,14 @@ def test_an_older_copy_that_comes_back_into_the_file_is_another_lineage(
     assert one.lineage != begun
 
 
-def test_what_each_of_two_files_held_is_kept_until_somebody_takes_it(place: Path) -> None:
+def test_the_records_of_two_earlier_files_are_kept_until_taken(place: Path) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"first")
     (place / FILE_NAME).unlink()
     second = PoolFile(place, "a")
     exchange(second, b"second")
     assert second.lock()
-    assert not one.lock()  # it is in the second file by now
+    assert not one.lock()  # it has switched to the second file
     second.unlock()
     (place / FILE_NAME).unlink()
     assert exchange(PoolFile(place, "a"), b"third") == b""
@@ -297,7 +295,7 @@ def test_what_each_of_two_files_held_is_kept_until_somebody_takes_it(place: Path
     assert one.take_left() is None
 
 
-def test_what_a_later_file_goes_on_from_is_not_kept(place: Path) -> None:
+def test_a_record_that_a_later_file_continues_is_not_kept(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"first")
     exchange(other)
@@ -319,7 +317,7 @@ def test_what_a_later_file_goes_on_from_is_not_kept(place: Path) -> None:
     assert one.take_left() is None
 
 
-def test_a_file_that_was_deleted_is_made_anew_and_all_follow_at_once(place: Path) -> None:
+def test_a_deleted_file_is_created_again_and_all_processes_follow(place: Path) -> None:
     one, other = PoolFile(place, "a"), PoolFile(place, "a")
     exchange(one, b"old")
     exchange(other)
@@ -328,7 +326,7 @@ def test_a_file_that_was_deleted_is_made_anew_and_all_follow_at_once(place: Path
     assert exchange(other) == b"new"
 
 
-def test_a_child_does_not_share_its_parents_lock(
+def test_a_forked_child_does_not_share_its_parents_lock(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = PoolFile(place, "a")
@@ -342,7 +340,7 @@ def test_a_child_does_not_share_its_parents_lock(
     assert not file.lock()
 
 
-def test_a_record_that_is_too_long_is_an_error(place: Path) -> None:
+def test_a_record_that_is_too_long_raises(place: Path) -> None:
     file = PoolFile(place, "a")
     with pytest.raises(ValueError, match="does not fit"):
         file.write(bytes(PAGE))
@@ -351,7 +349,7 @@ def test_a_record_that_is_too_long_is_an_error(place: Path) -> None:
 # -- a process that does not run ---------------------------------------------------------------
 
 
-def test_a_suspended_process_with_the_lock_blocks_nobody_for_long(
+def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
     place: Path, later: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     suspended, one, other = (PoolFile(place, "a") for _ in range(3))
@@ -361,9 +359,9 @@ def test_a_suspended_process_with_the_lock_blocks_nobody_for_long(
     for _ in range(STUCK_TRIES):
         assert not one.lock()
     later(STUCK + 0.1)
-    assert not one.lock()  # this try makes the copy
-    assert exchange(one, b"newer") is None  # nothing new in it
-    assert not other.lock()  # this one finds it
+    assert not one.lock()  # this attempt makes the copy
+    assert exchange(one, b"newer") is None  # the copy has nothing new
+    assert not other.lock()  # this attempt finds the copy
     assert exchange(other) == b"newer"
     suspended.write(b"stale")  # it wakes up
     suspended.unlock()
@@ -372,7 +370,7 @@ def test_a_suspended_process_with_the_lock_blocks_nobody_for_long(
     assert os.listdir(place) == [FILE_NAME]
 
 
-def test_a_lock_that_is_free_now_and_then_is_not_taken_over(
+def test_a_file_whose_lock_is_sometimes_free_is_not_left(
     place: Path, later: Callable[[float], None]
 ) -> None:
     busy, unlucky = PoolFile(place, "a"), PoolFile(place, "a")
@@ -414,7 +412,7 @@ def test_a_record_with_a_ban_is_kept_until_after_the_ban(
     assert exchange(PoolFile(place, "banned")) == b"banned"
 
 
-def test_a_clock_that_was_set_back_clears_nothing(
+def test_setting_the_clock_back_clears_no_record(
     place: Path, later: Callable[[float], None]
 ) -> None:
     exchange(PoolFile(place, "a"), b"of a")
@@ -423,7 +421,7 @@ def test_a_clock_that_was_set_back_clears_nothing(
     assert exchange(PoolFile(place, "a")) == b"of a"
 
 
-def test_a_process_whose_record_was_cleared_away_writes_it_again(
+def test_a_process_writes_its_record_again_after_it_was_cleared(
     place: Path, later: Callable[[float], None]
 ) -> None:
     sleeper = PoolFile(place, "sleeper")
@@ -434,7 +432,7 @@ def test_a_process_whose_record_was_cleared_away_writes_it_again(
     assert sorted(read_records(place)) == [b"awake", b"new"]
 
 
-def test_records_of_local_exchanges_go_first_and_never_push_a_real_one_out(
+def test_records_of_local_exchanges_are_overwritten_before_real_ones(
     place: Path, later: Callable[[float], None]
 ) -> None:
     exchange(PoolFile(place, "binance-futures"), b"real")
@@ -449,7 +447,7 @@ def test_records_of_local_exchanges_go_first_and_never_push_a_real_one_out(
     assert sorted(read_records(place)) == [b"a gateway", b"real"]
 
 
-def test_when_all_places_are_taken_the_oldest_goes(
+def test_a_full_file_overwrites_the_record_that_expires_first(
     place: Path, later: Callable[[float], None]
 ) -> None:
     for number in range(RECORDS + 1):
@@ -460,11 +458,11 @@ def test_when_all_places_are_taken_the_oldest_goes(
     assert b"0" not in records
 
 
-def test_nothing_is_read_where_there_is_no_file(place: Path) -> None:
+def test_without_a_file_there_are_no_records(place: Path) -> None:
     assert list(read_records(place)) == []
 
 
-def test_records_that_are_damaged_are_not_read(place: Path) -> None:
+def test_damaged_records_are_not_read(place: Path) -> None:
     exchange(PoolFile(place, "a"), b"of a")
     exchange(PoolFile(place, "b"), b"of b")
     damage(place, 41, b"\xff")
@@ -474,7 +472,7 @@ def test_records_that_are_damaged_are_not_read(place: Path) -> None:
 # -- looking without the lock ------------------------------------------------------------------
 
 
-def test_a_look_finds_what_was_written_last_and_changes_nothing(place: Path) -> None:
+def test_a_peek_finds_the_last_write_and_changes_nothing(place: Path) -> None:
     writer, reader = PoolFile(place, "a"), PoolFile(place, "a")
     assert reader.peek() == b""
     exchange(PoolFile(place, "other"), b"of another")
@@ -482,7 +480,7 @@ def test_a_look_finds_what_was_written_last_and_changes_nothing(place: Path) -> 
     writer.read()
     writer.write(b"first")
     before = dict(vars(reader))
-    assert reader.peek() == b"first"  # also while somebody has the lock
+    assert reader.peek() == b"first"  # even while another process has the lock
     assert dict(vars(reader)) == before
     writer.write(b"second")
     assert reader.peek() == b"second"
@@ -491,7 +489,7 @@ def test_a_look_finds_what_was_written_last_and_changes_nothing(place: Path) -> 
     assert reader.peek() == b"second"
 
 
-def test_a_look_at_a_damaged_or_missing_record_finds_nothing(place: Path) -> None:
+def test_a_peek_at_a_damaged_or_missing_record_finds_nothing(place: Path) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a record")
     damage(place, 49, b"\xff")
@@ -500,18 +498,18 @@ def test_a_look_at_a_damaged_or_missing_record_finds_nothing(place: Path) -> Non
     assert file.peek() == b""
 
 
-def test_a_look_finds_a_record_that_was_moved_to_another_page(
+def test_a_peek_finds_a_record_that_moved_to_another_page(
     place: Path, later: Callable[[float], None]
 ) -> None:
     sleeper = PoolFile(place, "sleeper")
     exchange(sleeper, b"asleep")
     later(2 * UNUSED)
-    exchange(PoolFile(place, "new"), b"new")  # takes its place
+    exchange(PoolFile(place, "new"), b"new")  # it takes the old record's page
     exchange(PoolFile(place, "sleeper"), b"awake")
     assert sleeper.peek() == b"awake"
 
 
-def test_a_page_that_is_just_being_written_is_read_again(
+def test_a_page_that_is_being_written_is_read_again(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = PoolFile(place, "a")
@@ -528,7 +526,7 @@ def test_a_page_that_is_just_being_written_is_read_again(
 
 
 @pytest.mark.parametrize("size", [PAGE, PAGE + 100], ids=["nothing", "a part"])
-def test_a_write_that_is_cut_off_is_an_error(place: Path, size: int) -> None:
+def test_an_incomplete_write_raises(place: Path, size: int) -> None:
     file = PoolFile(place, "a")
     assert file.lock()
     file.read()
@@ -544,7 +542,7 @@ def test_a_write_that_is_cut_off_is_an_error(place: Path, size: int) -> None:
     assert exchange(PoolFile(place, "a")) == b"a record"
 
 
-def test_a_copy_that_cannot_be_made_leaves_nothing_behind(
+def test_a_failed_copy_leaves_no_file_behind(
     place: Path, later: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suspended, file = PoolFile(place, "a"), PoolFile(place, "a")
@@ -563,7 +561,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(
     assert os.listdir(place) == [FILE_NAME]
 
 
-def test_a_record_that_is_begun_anew_has_another_lineage_and_a_copy_has_not(
+def test_a_new_record_has_a_new_lineage_and_a_copy_keeps_it(
     place: Path, later: Callable[[float], None]
 ) -> None:
     suspended, one, other = (PoolFile(place, "a") for _ in range(3))
@@ -590,7 +588,7 @@ def test_a_record_that_is_begun_anew_has_another_lineage_and_a_copy_has_not(
 
 
 @pytest.mark.parametrize("kind", ["hard link", "pipe", "directory"])
-def test_what_is_no_file_of_its_own_is_refused_and_left_alone(place: Path, kind: str) -> None:
+def test_a_link_or_special_file_is_refused_and_left_alone(place: Path, kind: str) -> None:
     place.mkdir(mode=0o700)
     precious = place / "precious"
     precious.write_text("of the user")
@@ -605,9 +603,7 @@ def test_what_is_no_file_of_its_own_is_refused_and_left_alone(place: Path, kind:
     assert precious.read_text() == "of the user"
 
 
-def test_a_lock_that_cannot_be_had_is_an_error(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_lock_is_raised(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = PoolFile(place, "a")
 
     def fail(_fd: int, _operation: int) -> None:

@@ -1,6 +1,6 @@
-"""A record with a valid checksum may hold anything: it decides nothing that no exchange could.
+"""A record with a valid checksum may contain anything; impossible values decide nothing.
 
-Rule of this file: what is counted is steps, not seconds; a step is a call, of Python or of C.
+Rule of this file: tests count steps, not seconds. A step is a call of a Python or a C function.
 """
 
 import math
@@ -44,10 +44,7 @@ def clock(lo: float = -2.0, hi: float = 2.0, at: float = NOW) -> ServerClock:
 
 
 def state(**fields: object) -> Known:
-    """What a process has learned that is in the middle of its work.
-
-    A field with the name of one of the ledger's or the others' is set there.
-    """
+    """What a busy process knows. `fields` replace those of the state, its ledger or its others."""
     minutes = {K - 1: Minute(booked=70, reported=70), K: Minute(30, 10, [], 0, 25, 5)}
     others = Others({K: Curve(40.0, [3, 5], 3, 2.0, 9.0)}, expected_until=K + 5)
     made = Known(100, clock(), Ledger(minutes, K), others, counted_at=NOW - 1.0)
@@ -74,7 +71,7 @@ def windows(*made: Window) -> Known:
 
 @contextmanager
 def few_steps(most: int = STEPS) -> Iterator[None]:
-    """Fail instead of going on for ever."""
+    """Fail after too many steps, so that no loop runs for ever."""
     left = most
 
     def count(_frame: FrameType, event: str, _arg: object) -> None:
@@ -94,7 +91,7 @@ def few_steps(most: int = STEPS) -> Iterator[None]:
 
 @pytest.fixture
 def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
-    """A process that starts and finds this record."""
+    """Make a pool of a process that starts and finds this record."""
     names = iter(range(10**6))
 
     def make(found: Known, boot: str = "") -> SharedPool:
@@ -122,7 +119,7 @@ def pool_with(tmp_path: Path) -> Callable[[Known, str], SharedPool]:
 Pools = Callable[..., SharedPool]
 
 
-def test_a_record_from_the_middle_of_the_work_is_believed(
+def test_a_record_of_a_busy_process_is_trusted(
     pool_with: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_with(state())
@@ -133,7 +130,7 @@ def test_a_record_from_the_middle_of_the_work_is_believed(
     assert caplog.records == []
 
 
-def test_others_are_believed_within_the_limit_alone() -> None:
+def test_what_others_did_is_bounded_by_the_limit() -> None:
     found = state(limit=10, expected_surge=MOST, refused_count=MOST)
     assert flaw(found, NOW) == ""
     assert (found.others.expected_surge, found.others.refused_count) == (10, 10)
@@ -143,17 +140,17 @@ def test_others_are_believed_within_the_limit_alone() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, MAX_LIMIT, record.MOST_LIMIT])
-def test_a_limit_that_the_exchange_announces_or_a_user_gives_is_believed(limit: int) -> None:
+def test_a_limit_of_the_exchange_or_of_a_user_is_trusted(limit: int) -> None:
     assert ProcessBudget(limit=limit).pool("a").usage.limit == limit
     assert flaw(state(limit=limit), NOW) == ""
 
 
-def test_a_user_gives_no_limit_that_a_record_may_not_hold() -> None:
+def test_a_budget_refuses_a_limit_that_no_record_may_have() -> None:
     with pytest.raises(ValueError, match="limit must be"):
         ProcessBudget(limit=record.MOST_LIMIT + 1)
 
 
-def test_a_record_with_the_least_limit_locks_nobody_out(tmp_path: Path) -> None:
+def test_a_record_with_the_smallest_limit_lets_requests_through(tmp_path: Path) -> None:
     now = [NOW]
     pool = MachineBudget(directory=tmp_path, clock=lambda: now[0], wall=lambda: NOON + now[0])
     made = pool.pool("a")
@@ -168,23 +165,23 @@ def test_a_record_with_the_least_limit_locks_nobody_out(tmp_path: Path) -> None:
     assert sent >= 3
 
 
-ABSURD = {
-    "a clock without an end": state(clock=clock(hi=1e15)),
-    "a clock of nothing": state(clock=clock(NAN, NAN)),
+IMPOSSIBLE = {
+    "a clock whose interval is endless on one side": state(clock=clock(hi=1e15)),
+    "a clock of nan": state(clock=clock(NAN, NAN)),
     "an endless clock": state(clock=clock(-math.inf, math.inf)),
     "a clock as wide as days": state(clock=clock(hi=WIDEST + 1)),
-    "a clock the wrong way round": state(clock=clock(2.0, -2.0)),
+    "a clock whose ends are swapped": state(clock=clock(2.0, -2.0)),
     "a clock of the year 10000": state(clock=clock(1e12, 1e12)),
-    "a clock of the future": state(clock=clock(at=NOW + 1e6)),
-    "a hold for years": state(cooldown_until=NOON + NOW + HOLD + 10),
-    "a hold without an end": state(cooldown_until=math.inf),
-    "a hold of nothing": state(cooldown_until=NAN),
+    "a clock from the future": state(clock=clock(at=NOW + 1e6)),
+    "a cooldown for years": state(cooldown_until=NOON + NOW + HOLD + 10),
+    "an endless cooldown": state(cooldown_until=math.inf),
+    "a cooldown of nan": state(cooldown_until=NAN),
     "a ban for years": state(banned_until=1e300),
-    "a hold before all time": state(cooldown_until=-1.0),
-    "a request that is waited for for ever": state(probe_ends_at=1e300),
-    "a request that is waited for without an end": state(probe_ends_at=math.inf),
-    "an answer of the future": state(counted_at=NOW + 1e9),
-    "an answer of nothing": state(counted_at=NAN),
+    "a cooldown before 1970": state(cooldown_until=-1.0),
+    "a probe that ends in 1e300 s": state(probe_ends_at=1e300),
+    "a probe that never ends": state(probe_ends_at=math.inf),
+    "a count from the future": state(counted_at=NOW + 1e9),
+    "a count at nan": state(counted_at=NAN),
     "no limit": state(limit=0),
     "a negative limit": state(limit=-5),
     "a limit of 2**60": state(limit=2**60),
@@ -193,50 +190,50 @@ ABSURD = {
     "a surge of 2**60": state(expected_surge=2**60),
     "a negative surge": state(expected_surge=-1),
     "a refusal at 2**60": state(refused_count=2**60),
-    "a minute that turned in a million years": state(newest=10**15),
-    "a minute that turned before all time": state(newest=-1),
+    "a newest minute in a million years": state(newest=10**15),
+    "a negative newest minute": state(newest=-1),
     "others for a million years": state(expected_until=10**15),
-    "others before all time": state(expected_until=-10),
+    "others before 1970": state(expected_until=-10),
     "2**63 answers without a header": state(silent=2**63),
     "-1 answers without a header": state(silent=-1),
     "a weight of 2**60": minute(booked=2**60),
     "a negative weight of 2**60": minute(unconfirmed=-(2**60)),
     "a count of 2**60": minute(reported=2**60),
-    "a hundred doubts": minute(undecided=[(1, 1)] * 100),
-    "a negative doubt": minute(undecided=[(1, -1)]),
-    "a doubt of 2**60": minute(undecided=[(1, 2**60)]),
-    "a doubt of the future": minute(undecided=[(10**12, 1)]),
+    "a hundred undecided entries": minute(undecided=[(1, 1)] * 100),
+    "a negative undecided weight": minute(undecided=[(1, -1)]),
+    "an undecided weight of 2**60": minute(undecided=[(1, 2**60)]),
+    "an undecided weight from the future": minute(undecided=[(10**12, 1)]),
     "a curve that is too short": curve(40.0, [], 0, 0.0, 60.0),
     "a curve that is too long": curve(40.0, [1] * 300, 0, 0.0, 60.0),
     "a curve of an hour": curve(40.0, [1] * 720, 0, 0.0, 3600.0),
-    "a curve of nothing": curve(40.0, [1], 0, 0.0, NAN),
+    "a curve until nan": curve(40.0, [1], 0, 0.0, NAN),
     "a curve of no time": curve(40.0, [1], 0, 0.0, 1e-300),
-    "a curve that begins nowhere": curve(40.0, [1], 0, NAN, 5.0),
+    "a curve from nan": curve(40.0, [1], 0, NAN, 5.0),
     "a curve of 2**60": curve(40.0, [2**60], 0, 0.0, 5.0),
     "a negative curve": curve(40.0, [-5], 0, 0.0, 5.0),
-    "a curve from 2**60": curve(40.0, [5], 2**60, 0.0, 5.0),
+    "a curve with a base of 2**60": curve(40.0, [5], 2**60, 0.0, 5.0),
     "a curve of any speed": curve(math.inf, [5], 0, 0.0, 5.0),
     "a window of 2**60 s": windows(Window(2**60, 100, False, NOW)),
     "a window of no time": windows(Window(0, 100, False, NOW)),
     "a window without room": windows(Window(10, 0, False, NOW)),
     "a window that begins in a million years": windows(Window(10, 100, False, 1e14)),
-    "a window that begins nowhere": windows(Window(10, 100, False, NAN)),
+    "a window that begins at nan": windows(Window(10, 100, False, NAN)),
     "a window of 200 slots": windows(Window(10, 100, False, NOW, dict.fromkeys(range(200), 1))),
-    "a window with a slot of the future": windows(Window(10, 100, False, NOW, {10**15: 1})),
-    "a window with 2**60": windows(Window(10, 100, False, NOW, {2_000: 2**60})),
-    "a window in no parts": windows(Window(10, 100, False, NOW, parts=0)),
-    "a window in a million parts": windows(Window(10, 100, False, NOW, parts=10**6)),
-    "many requests that wait for a year": windows(Window(10, 100, False, NOW, bulk_at=NOW + 3e7)),
-    "many requests that wait for ever": windows(Window(10, 100, False, NOW, bulk_at=NAN)),
+    "a window with a slot from the future": windows(Window(10, 100, False, NOW, {10**15: 1})),
+    "a window with a weight of 2**60": windows(Window(10, 100, False, NOW, {2_000: 2**60})),
+    "a window without parts": windows(Window(10, 100, False, NOW, parts=0)),
+    "a window of a million parts": windows(Window(10, 100, False, NOW, parts=10**6)),
+    "bulk requests that wait for a year": windows(Window(10, 100, False, NOW, bulk_at=NOW + 3e7)),
+    "bulk requests that wait until nan": windows(Window(10, 100, False, NOW, bulk_at=NAN)),
     "room kept for a year": windows(Window(10, 100, False, NOW, kept_until=NOW + 3e7)),
-    "room kept for ever": windows(Window(10, 100, False, NOW, kept_until=NAN)),
-    "a window with less than nothing": windows(Window(10, 100, False, NOW, {2_000: -1})),
+    "room kept until nan": windows(Window(10, 100, False, NOW, kept_until=NAN)),
+    "a window with a negative weight": windows(Window(10, 100, False, NOW, {2_000: -1})),
     "twenty windows": windows(*(Window(n, 100, False, NOW) for n in range(1, 21))),
 }
 
 
-@pytest.mark.parametrize("found", ABSURD.values(), ids=ABSURD)
-def test_an_absurd_record_is_not_believed_and_says_so_once(
+@pytest.mark.parametrize("found", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_an_impossible_record_is_not_trusted_and_logged_once(
     found: Known, pool_with: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_with(found)
@@ -254,7 +251,7 @@ def test_an_absurd_record_is_not_believed_and_says_so_once(
     assert "not trusted" in caplog.text
 
 
-def test_a_second_absurd_record_is_not_worth_another_warning(
+def test_a_second_impossible_record_logs_no_other_warning(
     pool_with: Pools, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = pool_with(state(limit=0))
@@ -268,9 +265,11 @@ def test_a_second_absurd_record_is_not_worth_another_warning(
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("name", ["a clock without an end", "a weight of 2**60", "no limit"])
-def test_a_ban_in_an_absurd_record_is_obeyed(name: str, pool_with: Pools) -> None:
-    absurd = ABSURD[name]
+@pytest.mark.parametrize(
+    "name", ["a clock whose interval is endless on one side", "a weight of 2**60", "no limit"]
+)
+def test_a_ban_in_an_impossible_record_is_obeyed(name: str, pool_with: Pools) -> None:
+    absurd = IMPOSSIBLE[name]
     found = Known(
         absurd.limit,
         absurd.clock,
@@ -286,21 +285,19 @@ def test_a_ban_in_an_absurd_record_is_obeyed(name: str, pool_with: Pools) -> Non
     assert pool._bucket.known.cooldown_until == NOON + NOW + 500
 
 
-def test_a_ban_without_a_hold_holds(pool_with: Pools) -> None:
+def test_a_ban_without_a_cooldown_is_obeyed(pool_with: Pools) -> None:
     pool = pool_with(Known(100, clock(hi=1e15), banned_until=NOON + NOW + 400))
     assert not isinstance(pool.charge(1), Receipt)
 
 
 @pytest.mark.parametrize("until", [NOON, NOON + NOW + 1e9, math.inf, NAN, -1.0])
-def test_a_ban_that_no_exchange_asks_for_is_not_obeyed(until: float, pool_with: Pools) -> None:
+def test_an_impossibly_long_ban_is_not_obeyed(until: float, pool_with: Pools) -> None:
     found = Known(100, clock(hi=1e15), cooldown_until=until, banned_until=until)
     assert isinstance(pool_with(found).charge(1), Receipt)
 
 
 @pytest.mark.parametrize("boot", ["another run", " "])
-def test_of_another_run_of_the_machine_only_the_holds_are_believed(
-    boot: str, pool_with: Pools
-) -> None:
+def test_after_a_reboot_only_the_cooldowns_of_a_record_count(boot: str, pool_with: Pools) -> None:
     pool = pool_with(state(), boot)
     assert pool.usage.used == 0
     assert isinstance(pool.charge(1), Receipt)
@@ -308,7 +305,7 @@ def test_of_another_run_of_the_machine_only_the_holds_are_believed(
     assert not isinstance(pool_with(held, boot).charge(1), Receipt)
 
 
-def test_where_no_run_has_a_name_no_monotonic_time_is_believed(
+def test_without_a_name_of_the_boot_no_monotonic_time_is_trusted(
     pool_with: Pools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_with(state(probe_ends_at=NOW + 1))
@@ -317,7 +314,7 @@ def test_where_no_run_has_a_name_no_monotonic_time_is_believed(
     assert isinstance(pool.charge(1), Receipt)
 
 
-def test_an_old_record_tells_only_its_hold(pool_with: Pools) -> None:
+def test_of_an_old_record_only_the_cooldown_counts(pool_with: Pools) -> None:
     found = state(clock=clock(at=NOW - OLD - 1), cooldown_until=NOON + NOW + 500)
     pool = pool_with(found)
     assert pool.usage.used == 0
@@ -332,7 +329,7 @@ WEEK = 7 * 86_400
 USED_YESTERDAY = int((NOW - OLD - 60) // (WEEK / SLOTS))
 
 
-def test_a_window_of_an_old_record_goes_on_until_it_is_over(pool_with: Pools) -> None:
+def test_a_window_of_an_old_record_counts_until_it_is_over(pool_with: Pools) -> None:
     week = Window(WEEK, 90, False, NOW - OLD - 60, {USED_YESTERDAY: 80})
     hour = Window(3600, 90, False, NOW - OLD - 60, {int((NOW - OLD - 60) // 180): 80})
     pool = pool_with(old(week, hour))
@@ -346,9 +343,7 @@ def test_a_window_of_an_old_record_goes_on_until_it_is_over(pool_with: Pools) ->
 
 
 @pytest.mark.parametrize("boot", ["another run", ""])
-def test_only_a_possible_window_of_this_run_of_the_machine_goes_on(
-    boot: str, pool_with: Pools
-) -> None:
+def test_only_a_possible_window_of_this_boot_counts(boot: str, pool_with: Pools) -> None:
     used = {USED_YESTERDAY: 80 if boot else 2**60}
     pool = pool_with(old(Window(WEEK, 90, False, NOW - OLD - 60, used)), boot)
     assert pool.usage.remaining == 100
@@ -356,7 +351,7 @@ def test_only_a_possible_window_of_this_run_of_the_machine_goes_on(
     assert pool._bucket.known.windows == []
 
 
-def test_a_window_that_is_known_already_holds_what_either_side_knows_once() -> None:
+def test_a_window_that_both_sides_know_is_not_added_twice() -> None:
     ours, found = (
         old(Window(WEEK, 90, False, NOW - OLD - 60, slots))
         for slots in ({USED_YESTERDAY: 30, USED_YESTERDAY - 1: 5}, {USED_YESTERDAY: 40})
@@ -368,15 +363,15 @@ def test_a_window_that_is_known_already_holds_what_either_side_knows_once() -> N
 
 
 @pytest.mark.parametrize("data", [b"\x91" * 4000, b"\xff", b"\xa1\xff", b"\x93\xa0\xa0\xa1\xff"])
-def test_a_record_that_cannot_be_decoded_is_none(data: bytes) -> None:
+def test_a_record_that_cannot_be_decoded_gives_none(data: bytes) -> None:
     assert record.decode(data) is None
 
 
-def test_an_empty_record_is_none() -> None:
+def test_an_empty_record_gives_none() -> None:
     assert record.decode(b"") is None
 
 
-def test_a_look_at_all_pools_leaves_absurd_ones_out(
+def test_machine_pools_leaves_impossible_records_out(
     pool_with: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "steady_clock", lambda: NOW)
@@ -390,20 +385,20 @@ def test_a_look_at_all_pools_leaves_absurd_ones_out(
 # -- what our own arithmetic leaves behind -----------------------------------------------------
 
 
-def test_minutes_that_a_wrong_clock_left_behind_are_dropped() -> None:
+def test_minutes_of_a_wrong_clock_are_dropped() -> None:
     found = state()
     found.ledger.minutes |= {k: Minute(99) for k in (K + 10**6, K - 60, -1, 2**60)}
     assert flaw(found, NOW) == ""
     assert sorted(found.ledger.minutes) == [K - 1, K]
 
 
-def test_a_count_that_was_corrected_below_0_is_0() -> None:
+def test_a_count_below_0_becomes_0() -> None:
     found = minute(unconfirmed=-3, booked=-1)
     assert flaw(found, NOW) == ""
     assert (found.ledger.minutes[K].unconfirmed, found.ledger.minutes[K].booked) == (0, 0)
 
 
-def test_a_curve_that_falls_is_drawn_flat() -> None:
+def test_a_falling_curve_becomes_flat() -> None:
     found = curve(40.0, [7, 3], 0, 0.0, 10.0)
     assert flaw(found, NOW) == ""
     assert found.others.curves[K].heights == [7, 7]
@@ -488,7 +483,7 @@ def test_any_record_leads_to_a_decision_in_few_steps(
 
 
 @given(found=states)
-def test_what_is_believed_can_be_written_again(found: Known) -> None:
+def test_a_trusted_record_can_be_written_again(found: Known) -> None:
     if flaw(found, NOW) == "":
         again = record.decode(record.encode(record.Record("a", "boot", found)))
         assert again is not None
@@ -501,7 +496,7 @@ weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of them are b
 
 @st.composite
 def believed(draw: st.DrawFn) -> Known:
-    """As much as a record may hold."""
+    """The largest trusted states."""
     width = draw(st.sampled_from([0.0, 4.0, 60.0, WIDEST]))
     found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
     first, last = record._live_minutes(found, NOW)
@@ -520,7 +515,7 @@ def believed(draw: st.DrawFn) -> Known:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(found=believed(), length=st.sampled_from([1, 40, 400]))
-def test_a_record_never_exceeds_its_page_and_says_nothing_less(found: Known, length: int) -> None:
+def test_the_longest_record_fits_its_page_and_loses_no_weight(found: Known, length: int) -> None:
     assert flaw(record.copied(found), NOW) == ""
     before = record.copied(found)
     made = record.decode(record.fitted(record.Record("x" * length, "b" * 60, found), ROOM))
@@ -535,7 +530,7 @@ def test_a_record_never_exceeds_its_page_and_says_nothing_less(found: Known, len
         assert all(slim.used(NOW + s) >= window.used(NOW + s) for s in range(-90, 60, 2))
 
 
-def test_a_record_by_a_clock_that_nobody_believes_fits_into_its_page() -> None:
+def test_a_record_with_an_impossible_clock_fits_its_page() -> None:
     found = Known(100, clock(-4000.0, 4000.0))
     found.ledger.book(1, *(edge(NOW) for edge in (found.clock.earliest, found.clock.latest)))
     assert len(found.ledger.minutes) > 100
@@ -545,7 +540,7 @@ def test_a_record_by_a_clock_that_nobody_believes_fits_into_its_page() -> None:
     assert flaw(made.state, NOW) == "its clock"
 
 
-def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(
+def test_a_copy_shows_one_moment_even_if_a_finalizer_lets_another_thread_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, mixed, encode = state(), iter([True]), record.encode
@@ -553,7 +548,7 @@ def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(
     def interrupted(known: Known) -> bytes:
         data = encode(known)
         if next(mixed, False):
-            known.ledger.minutes[K].reported += 5  # while it was encoded, half of it before
+            known.ledger.minutes[K].reported += 5  # during the encoding
             torn = record.copied(known)
             torn.ledger.minutes[K].booked -= 5
             return encode(torn)
@@ -564,7 +559,7 @@ def test_a_copy_is_of_one_moment_even_when_a_finalizer_lets_another_thread_run(
     assert made == found
 
 
-def test_a_copy_of_books_that_never_rest_is_made_after_some_tries(
+def test_a_copy_of_ever_changing_books_is_made_after_some_tries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, encode, made = state(), record.encode, list[bytes]()
@@ -583,11 +578,11 @@ def test_a_copy_of_books_that_never_rest_is_made_after_some_tries(
 
 
 def parted() -> tuple[Known, Known, Known]:
-    """What three processes know at the moment at which one of them parts from the others."""
+    """What three processes know when one of them stops sharing."""
     return record.copied(state()), record.copied(state()), record.copied(state())
 
 
-def test_what_both_sides_charged_apart_adds_up() -> None:
+def test_a_merge_adds_what_both_sides_charged() -> None:
     shared, ours, base = parted()
     for side, weight in ((shared, 7), (ours, 4)):
         Bucket(side, reserve=0).charge(NOW, 1)
@@ -597,7 +592,7 @@ def test_what_both_sides_charged_apart_adds_up() -> None:
     assert (shared.ledger.minutes[K].booked, shared.ledger.minutes[K].unconfirmed) == (41, 21)
 
 
-def test_what_one_side_took_for_others_is_ours_again() -> None:
+def test_a_merge_turns_each_sides_others_into_ours() -> None:
     shared, ours, base = parted()
     shared.ledger.minutes[K].others, shared.ledger.minutes[K].reported = 5 + 20, 75
     ours.ledger.minutes[K].booked += 20
@@ -608,7 +603,7 @@ def test_what_one_side_took_for_others_is_ours_again() -> None:
     assert there.used >= 75
 
 
-def test_minutes_limits_and_refusals_that_only_we_know_are_added() -> None:
+def test_a_merge_adds_minutes_limits_and_refusals_that_only_we_know() -> None:
     shared, ours, base = parted()
     ours.ledger.minutes[K + 1] = Minute(8, 8)
     ours.limit, ours.others.expected_surge = 50, 9
@@ -624,20 +619,20 @@ def test_minutes_limits_and_refusals_that_only_we_know_are_added() -> None:
 
 
 @pytest.mark.parametrize("limits", [(2400, 1200), (1200, 2400)])
-def test_without_a_base_the_lower_limit_is_kept(limits: tuple[int, int]) -> None:
+def test_a_merge_without_a_base_keeps_the_lower_limit(limits: tuple[int, int]) -> None:
     shared, ours = (state(limit=limit) for limit in limits)
     merge(shared, ours, None, NOW)
     assert shared.limit == 1200
 
 
-def test_who_joins_those_who_know_the_address_is_careful_no_longer() -> None:
+def test_a_process_that_joins_a_known_address_ends_its_caution() -> None:
     shared, ours = state(), state()
     shared.cautious_until, ours.cautious_until = NOW - 60.0, NOW + 30.0
     merge(shared, ours, None, NOW)
     assert shared.cautious_until == NOW - 60.0
 
 
-def test_the_minute_after_a_ban_is_careful_for_both() -> None:
+def test_after_a_ban_both_sides_stay_cautious() -> None:
     for banned, free in ((0, 1), (1, 0)):
         both = state(), state()
         both[banned].after_ban, both[banned].cautious_until = True, NOW + 30.0
@@ -647,14 +642,14 @@ def test_the_minute_after_a_ban_is_careful_for_both() -> None:
         assert both[0].cautious_until == NOW + 30.0
 
 
-def test_a_limit_that_a_refusal_lowered_stays_lowered_for_both() -> None:
+def test_after_a_merge_a_lowered_limit_stays_lowered() -> None:
     shared, ours, base = state(limit=100), state(limit=100), state(limit=100)
     ours.lower(40, K)
     merge(shared, ours, base, NOW)
     assert (shared.limit, shared.announced, shared.lowered_until) == (40, 100, K + DISTRUST)
 
 
-def test_minutes_that_are_over_are_left_alone() -> None:
+def test_a_merge_ignores_minutes_that_are_over() -> None:
     shared, ours, base = parted()
     ours.ledger.minutes[K - 1].booked += 50
     merge(shared, ours, base, NOW)
@@ -662,7 +657,7 @@ def test_minutes_that_are_over_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("who", ["ours", "shared"])
-def test_the_longer_hold_counts(who: str) -> None:
+def test_a_merge_keeps_the_longer_cooldown(who: str) -> None:
     shared, ours, base = parted()
     holder = ours if who == "ours" else shared
     holder.cooldown_until = holder.banned_until = NOON + NOW + 300
@@ -671,17 +666,17 @@ def test_the_longer_hold_counts(who: str) -> None:
     assert (shared.counted_at == UNKNOWN) is (who == "ours")
 
 
-def test_without_a_base_all_of_ours_is_added() -> None:
+def test_a_merge_without_a_base_adds_all_of_ours() -> None:
     shared, ours, _ = parted()
     ours.limit = 50
     merge(shared, ours, None, NOW)
     assert shared.ledger.minutes[K].booked == 60
     assert shared.ledger.minutes[K].others == 0
     assert shared.ledger.minutes[K].used >= 60
-    assert shared.limit == 50  # the lower one
+    assert shared.limit == 50  # the lower of the two
 
 
-def test_a_clock_that_is_a_guess_gives_way_to_one_that_was_read() -> None:
+def test_a_merge_prefers_a_clock_from_answers_to_a_guess() -> None:
     shared, ours, base = parted()
     shared.clock = ServerClock(NOON - 3600, NOON - 3590, NOW, dated=False)
     merge(shared, ours, base, NOW)
@@ -690,7 +685,7 @@ def test_a_clock_that_is_a_guess_gives_way_to_one_that_was_read() -> None:
 
 @pytest.mark.parametrize("who", ["ours", "shared"])
 @pytest.mark.parametrize("off", [-3600.0, 3600.0])
-def test_a_hold_by_a_clock_that_was_wrong_keeps_its_time_left(who: str, off: float) -> None:
+def test_a_cooldown_by_a_wrong_clock_keeps_its_remaining_time(who: str, off: float) -> None:
     shared, ours, base = parted()
     holder = ours if who == "ours" else shared
     holder.clock = ServerClock(NOON + off - 2.5, NOON + off + 2.5, NOW, dated=False)
@@ -705,7 +700,7 @@ def test_a_hold_by_a_clock_that_was_wrong_keeps_its_time_left(who: str, off: flo
 @pytest.mark.parametrize("dated", [(True, False), (False, True), (False, False), (True, True)])
 @pytest.mark.parametrize("wrong", ["ours", "shared"])
 @pytest.mark.parametrize("off", [-60.0, 3600.0, *thorough(-3600.0, 60.0)])
-def test_no_weight_is_lost_when_the_clocks_contradict_each_other(
+def test_a_merge_of_contradicting_clocks_loses_no_weight(
     off: float, wrong: str, dated: tuple[bool, bool], is_base_known: bool
 ) -> None:
     sides = {}
@@ -739,10 +734,10 @@ def test_no_weight_is_lost_when_the_clocks_contradict_each_other(
     assert flaw(shared, NOW) == ""
 
 
-def test_a_rollover_that_a_wrong_clock_expects_costs_no_weight() -> None:
+def test_a_rollover_that_only_a_wrong_clock_expects_loses_no_weight() -> None:
     shared, ours, _ = parted()
     shared.clock = ServerClock(NOON - 3600 - 2.5, NOON - 3600 + 2.5, NOW, dated=False)
-    ours.clock = ServerClock(NOON + 18.0, NOON + 22.0, NOW)  # two minutes may be on
+    ours.clock = ServerClock(NOON + 18.0, NOON + 22.0, NOW)  # either of two minutes is current
     ours.ledger.minutes, ours.ledger.newest = {}, 0
     shared.ledger.minutes, shared.ledger.newest = {K - 60: Minute(40, 40)}, 0
     merge(shared, ours, None, NOW)
@@ -751,7 +746,7 @@ def test_a_rollover_that_a_wrong_clock_expects_costs_no_weight() -> None:
     assert [shared.ledger.minutes[k].booked for k in (first, last)] == [40, 40]
 
 
-def test_a_hold_that_is_over_by_a_wrong_clock_is_over_by_a_right_one() -> None:
+def test_a_cooldown_that_is_over_by_a_wrong_clock_stays_over() -> None:
     shared, ours, base = parted()
     shared.clock = ServerClock(NOON + 3600, NOON + 3605, NOW, dated=False)
     shared.cooldown_until = shared.banned_until = NOON + NOW + 3500
@@ -759,7 +754,7 @@ def test_a_hold_that_is_over_by_a_wrong_clock_is_over_by_a_right_one() -> None:
     assert shared.cooldown_until == shared.banned_until == 0.0
 
 
-def test_what_was_lost_on_both_sides_is_in_doubt_once_each() -> None:
+def test_a_merge_keeps_the_lost_weight_of_each_side_once() -> None:
     shared, ours, base = parted()
     both = (1003, 2)
     for side in (shared, ours, base):
@@ -778,7 +773,7 @@ def test_what_was_lost_on_both_sides_is_in_doubt_once_each() -> None:
     assert there.undecided == sorted(there.undecided)
 
 
-def test_what_both_sides_used_of_another_limit_counts_after_they_share_again() -> None:
+def test_a_merge_adds_what_both_sides_used_of_another_limit() -> None:
     def with_slots(*made: dict[int, int]) -> Known:
         seconds = (10, 86_400)
         return windows(
@@ -794,7 +789,7 @@ def test_what_both_sides_used_of_another_limit_counts_after_they_share_again() -
     assert again.windows[0].slots == {2_000: 9, 2_001: 4}
 
 
-def test_no_more_windows_are_merged_than_a_reader_believes_and_the_tightest_stay() -> None:
+def test_a_merge_of_too_many_windows_keeps_the_tightest() -> None:
     ours, shared = (
         windows(*(Window(first + n, 100, False, 0.0) for n in range(record.MOST_WINDOWS)))
         for first in (10, 50)

@@ -1,7 +1,7 @@
 """The bucket of a limit that has no header: requests for the past.
 
-Rule of this file: time is a number, and the exchange counts a request at whatever moment is worst
-for us. One test stands at the threshold of each number of `rolling`.
+Rule of this file: time is a number, and the exchange counts each request at the worst moment for
+us. Each number of `rolling` has a test at its threshold.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ from binance_oi.exchange.limits import HISTORY, Limit
 from support.memory_store import Memory, MemoryBudget, Options
 
 NOON = 1_795_435_200.0  # a full minute, Unix s
-EVERY = 303.0 / 990.0  # s between two of many requests
+EVERY = 303.0 / 990.0  # s between two bulk requests
 SLOT = 1.5  # s
 
 
@@ -47,7 +47,7 @@ def wait(made: RollingBucket, now: float, *, bulk: bool = False, weight: int = 1
 
 
 def fill(made: RollingBucket, now: float) -> int:
-    """Single requests, all of them answered at once."""
+    """Send single requests that are answered at once."""
     count = 0
     while isinstance(receipt := made.charge(now, 1), Receipt):
         made.settle(receipt, now, None, None)
@@ -61,11 +61,11 @@ def fill(made: RollingBucket, now: float) -> int:
 class Sent(NamedTuple):
     receipt: Receipt
     answered: float | None
-    """When the answer came; None: never."""
+    """When the answer came; None if it never came."""
 
 
 @given(st.data())
-def test_no_window_ever_holds_more_than_the_budget_whenever_a_request_is_counted(
+def test_no_window_exceeds_the_budget_whenever_a_request_is_counted(
     data: st.DataObject,
 ) -> None:
     made = bucket(Limit(300, 40, counts_requests=True), reserve=0.1)
@@ -100,7 +100,7 @@ def test_no_window_ever_holds_more_than_the_budget_whenever_a_request_is_counted
             assert len(inside) <= 36
 
 
-def test_a_request_counts_until_a_window_after_the_latest_moment_at_which_it_was_counted() -> None:
+def test_a_request_counts_for_a_window_after_the_latest_moment_of_its_counting() -> None:
     made = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
     made.settle(take(made, 0.0), 3.0, None, None)
     assert isinstance(made.charge(302.9, 1), Wait)
@@ -110,12 +110,12 @@ def test_a_request_counts_until_a_window_after_the_latest_moment_at_which_it_was
     assert isinstance(lost.charge(309.9, 1), Wait)
     assert take(lost, 310.0 + SLOT)
     late = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
-    late.lose(take(late, 0.0), 50.0)  # its connection brought nothing until then
+    late.lose(take(late, 0.0), 50.0)  # its connection brought no answer until then
     assert isinstance(late.charge(349.9, 1), Wait)
     assert take(late, 350.0 + SLOT)
 
 
-def test_what_was_never_sent_counts_no_more() -> None:
+def test_a_refunded_request_no_longer_counts() -> None:
     made = bucket(Limit(300, 1, counts_requests=True), reserve=0.0)
     made.refund(take(made, 0.0))
     assert take(made, 0.0)
@@ -147,7 +147,7 @@ def test_reserve_and_share_bound_what_a_window_holds(
     assert usage.resets_at.timestamp() == pytest.approx(NOON + 300.0 + SLOT, abs=3.0)
 
 
-def test_what_was_used_leaves_the_window_at_most_a_slot_late() -> None:
+def test_a_request_leaves_the_window_at_most_a_slot_late() -> None:
     made = bucket()
     fill(made, 0.1)
     assert made.room_in(100.0, 1) == pytest.approx(200.0 + SLOT)
@@ -157,13 +157,13 @@ def test_what_was_used_leaves_the_window_at_most_a_slot_late() -> None:
 
 def test_more_than_the_budget_never_fits() -> None:
     made = bucket()
-    assert take(made, 0.0, weight=991)  # it counts as one request
+    assert take(made, 0.0, weight=991)  # whatever its weight, it counts as one request
     weights = bucket(Limit(300, 1000, counts_requests=False))
     assert wait(weights, 0.0, weight=991) == Wait(None, Reason.TOO_HEAVY)
     assert weights.room_in(0.0, 991) is None
 
 
-def test_many_requests_are_spread_over_the_window_and_a_little_more() -> None:
+def test_bulk_requests_are_spread_over_the_window_and_a_little_more() -> None:
     made = bucket()
     made.known.windows[0].bulk_at = 10.0
     take(made, 10.0, bulk=True)
@@ -176,20 +176,20 @@ def test_many_requests_are_spread_over_the_window_and_a_little_more() -> None:
             sent += 1
         else:
             now += answer.seconds or 0.0
-            assert made.room_in(now, 1) == 0.0  # a single request never waits beside them
+            assert made.room_in(now, 1) == 0.0  # a single request never waits for bulk requests
     assert sent >= 0.97 * 1000 / 300 * 990
 
 
-def test_many_requests_that_came_late_make_up_for_a_second_and_no_more() -> None:
+def test_late_bulk_requests_catch_up_with_a_second_and_no_more() -> None:
     made = bucket()
     take(made, 0.0, bulk=True)
     sent = 0
     while isinstance(made.charge(100.0, 1, bulk=True), Receipt):
         sent += 1
-    assert sent == 4  # of 1 s, and the one that is due
+    assert sent == 4  # the credit of 1 s, and the one that is due
 
 
-def test_a_single_request_keeps_a_tenth_free_for_a_window() -> None:
+def test_after_a_single_request_a_tenth_stays_free_for_a_window() -> None:
     made = bucket()
     made.settle(take(made, 0.0), 0.0, None, None)
     window = made.known.windows[0]
@@ -204,7 +204,7 @@ def test_a_single_request_keeps_a_tenth_free_for_a_window() -> None:
     assert take(made, 1.0, bulk=True)
 
 
-def test_many_that_need_what_is_kept_wait_until_it_is_not() -> None:
+def test_bulk_requests_wait_while_room_is_kept_for_single_ones() -> None:
     made = bucket(Limit(300, 1000, counts_requests=False))
     take(made, 0.0)
     assert wait(made, 100.0, bulk=True, weight=950).seconds == pytest.approx(200.0)
@@ -213,7 +213,7 @@ def test_many_that_need_what_is_kept_wait_until_it_is_not() -> None:
 # -- refusals ------------------------------------------------------------------------------------
 
 
-def test_after_a_refusal_nothing_is_sent_for_a_window_or_for_longer_if_it_says_so() -> None:
+def test_after_a_refusal_nothing_is_sent_for_a_window_or_longer() -> None:
     made = bucket()
     made.refused(0.0, 5.0)
     answer = wait(made, 10.0)
@@ -226,12 +226,12 @@ def test_after_a_refusal_nothing_is_sent_for_a_window_or_for_longer_if_it_says_s
     assert made.usage(10.0).banned_until is not None
 
 
-def test_an_answer_tells_the_clock() -> None:
+def test_an_answer_narrows_the_clock() -> None:
     made = bucket()
     made.settle(take(made, 10.0), 10.1, None, NOON + 500.0)
     assert made.known.clock.dated
     receipt = take(made, 20.0)
-    made.settle(receipt, 20.1, None, 0.0)  # no date of an exchange
+    made.settle(receipt, 20.1, None, 0.0)  # an impossible date
     assert made.known.clock.likeliest(20.0) == (NOON + 510.0) // 60
 
 
@@ -263,12 +263,12 @@ def test_processes_share_the_window_and_its_spread() -> None:
     pools[0].flush()
     assert [pool.usage.used for pool in pools] == [5, 5]
     while isinstance(pools[1].charge(1), Receipt):
-        hand.now += 0.001  # one after the other: no lease is taken
+        hand.now += 0.001  # one after the other, so no lease is taken
     assert pools[0].usage.used == 990
     assert isinstance(pools[0].charge(1), Wait)
 
 
-def test_the_file_of_the_machine_has_a_record_of_it_which_says_what_is_used(
+def test_the_machines_file_has_a_record_of_the_rolling_limit(
     tmp_path: Path,
 ) -> None:
     budget = MachineBudget(directory=tmp_path)
@@ -301,7 +301,7 @@ def test_a_full_window_fits_into_its_record_with_every_slot() -> None:
     assert rolling.is_rolling(read.state)
 
 
-def test_what_either_side_spread_and_kept_holds_after_they_share_again() -> None:
+def test_a_merge_keeps_the_pace_and_the_room_for_single_requests() -> None:
     ours, shared = bucket(), bucket()
     take(ours, 5.0, bulk=True)
     take(shared, 7.0)
@@ -312,7 +312,7 @@ def test_what_either_side_spread_and_kept_holds_after_they_share_again() -> None
     assert window.kept_until == 307.0
 
 
-def test_a_reserve_of_weight_is_the_same_part_of_this_limit() -> None:
+def test_a_reserve_of_weight_becomes_the_same_share_of_this_limit() -> None:
     budget = ProcessBudget(limit=2400, reserve=600)
     assert budget.pool("x", HISTORY).usage.reserve == 250
     assert ProcessBudget(reserve=0.1).pool("x", HISTORY).usage.reserve == 100
@@ -326,7 +326,7 @@ def beside() -> tuple[PoolBeside, ProcessBudget]:
     return pool_of(budget, "x", HISTORY), budget
 
 
-def test_the_two_budgets_count_apart() -> None:
+def test_the_two_budgets_count_separately() -> None:
     past, budget = beside()
     minute = budget.pool("x")
     receipt = past.charge(1)
@@ -389,13 +389,13 @@ def test_a_ban_stops_both(how: str) -> None:
     assert past.room_in(1) == pytest.approx(past.held_for(), abs=0.1)
 
 
-def test_what_never_fits_never_has_room() -> None:
+def test_a_request_that_never_fits_never_has_room() -> None:
     _, budget = beside()
     weights = pool_of(budget, "x", Limit(300, 10, counts_requests=False))
     assert weights.room_in(11) is None
 
 
-def test_news_of_either_pool_reaches_who_listens_until_they_stop() -> None:
+def test_listeners_hear_of_both_pools_until_they_stop() -> None:
     past, budget = beside()
     heard: list[None] = []
     stop = past.listen(lambda: heard.append(None))
@@ -407,7 +407,7 @@ def test_news_of_either_pool_reaches_who_listens_until_they_stop() -> None:
     assert len(heard) == 2
 
 
-def test_many_requests_have_room_later_than_a_single_one() -> None:
+def test_bulk_requests_have_room_later_than_a_single_one() -> None:
     pool = beside_of(ProcessBudget())
     while isinstance(pool.charge(1, bulk=True), Receipt):
         pass
@@ -417,7 +417,7 @@ def test_many_requests_have_room_later_than_a_single_one() -> None:
     assert 0.0 < later <= EVERY
 
 
-def test_pollers_of_the_minute_are_not_those_of_the_past() -> None:
+def test_the_minute_and_the_past_have_separate_pollers() -> None:
     budget = ProcessBudget()
     pool = beside_of(budget)
     budget.pool("exchange").declare("poller", 100.0)
@@ -427,8 +427,8 @@ def test_pollers_of_the_minute_are_not_those_of_the_past() -> None:
     assert budget.pool("exchange").demand("another") == 100.0
 
 
-def test_a_hold_in_a_record_that_is_not_believed_is_one_of_the_same_limit(tmp_path: Path) -> None:
-    # A clock that is ahead of this machine's: the record is one from before a restart.
+def test_a_cooldown_in_an_untrusted_record_is_shown_for_the_same_limit(tmp_path: Path) -> None:
+    # The record's clock is ahead of this machine's, as after a reboot.
     budget = MachineBudget(directory=tmp_path, clock=lambda: 1e9)
     beside = pool_of(budget, "exchange", HISTORY)
     beside.charge(1)
@@ -439,7 +439,7 @@ def test_a_hold_in_a_record_that_is_not_believed_is_one_of_the_same_limit(tmp_pa
     assert usage.held_until is not None
 
 
-def test_the_record_of_a_local_exchange_is_one_whatever_its_limit() -> None:
+def test_each_record_of_a_local_exchange_counts_as_local() -> None:
     local = "http://127.0.0.1:8000/local-0123456789ab"
     assert is_local_exchange(f"{local}, 1000 in 300 s")
     assert local_place(f"{local}, 1000 in 300 s") == ("127.0.0.1", 8000)

@@ -1,4 +1,4 @@
-"""The exchange's clock: intervals, by hand. Here it is some 1,000,000 s ahead of ours."""
+"""The estimate of the exchange's clock: hand-made intervals, some 1,000,000 s ahead of ours."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from binance_oi.budget.server_clock import (
 )
 from binance_oi.budget.tuning import DRIFT, EDGE
 
-AHEAD = 1_000_020.0  # a full minute there, when it is 0 here
+AHEAD = 1_000_020.0  # the exchange's clock, at a full minute, when ours is 0
 K = int(AHEAD // MINUTE)
 
 
@@ -25,7 +25,7 @@ def ends(made: ServerClock) -> tuple[float, float]:
     return made.lo - AHEAD, made.hi - AHEAD
 
 
-def test_near_a_turn_it_may_be_either_minute() -> None:
+def test_near_a_rollover_two_minutes_are_possible() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
@@ -37,14 +37,14 @@ def test_a_minute_is_as_old_as_the_middle_says(now: float, into: float, left: fl
     assert (clock().into(now, K), clock().left(now, K)) == (into, left)
 
 
-def test_it_drifts_from_ours_both_ways() -> None:
+def test_the_interval_widens_in_both_directions() -> None:
     made = clock()
     made.drift(1000.0)
     made.drift(1000.0)
     assert ends(made) == pytest.approx((-2 - 1000 * DRIFT, 2 + 1000 * DRIFT))
 
 
-def test_a_date_may_be_written_at_any_moment_of_the_request_and_by_a_clock_that_is_off() -> None:
+def test_the_interval_of_a_date_allows_for_the_round_trip_and_a_wrong_edge_server() -> None:
     lo, hi = dated(AHEAD + 10, 10.2, 10.3)
     assert (lo - AHEAD, hi - AHEAD) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
 
@@ -55,7 +55,7 @@ def test_a_clock_that_has_had_a_date_keeps_what_it_knows() -> None:
     assert ends(made) == (-2.0, 2.0)
 
 
-def test_what_agrees_narrows_and_what_does_not_is_counted() -> None:
+def test_an_agreeing_interval_narrows_and_a_contradicting_one_is_counted() -> None:
     made = clock()
     assert made.narrow(AHEAD - 1, AHEAD + 3)
     assert ends(made) == (-1, 2)
@@ -66,7 +66,7 @@ def test_what_agrees_narrows_and_what_does_not_is_counted() -> None:
     assert (ends(made), made.contradictions) == ((-1, 2), 0)
 
 
-def test_it_can_start_again() -> None:
+def test_a_clock_can_start_again() -> None:
     made = clock()
     made.narrow(AHEAD + 100, AHEAD + 101)
     made.start_again(AHEAD + 100, AHEAD + 101)
@@ -80,19 +80,19 @@ def test_the_first_date_replaces_a_guess_that_it_agrees_with() -> None:
     assert (made.lo, made.hi, made.dated) == (lo, hi, True)
 
 
-def test_a_guess_that_the_first_date_contradicts_is_left_to_the_caller() -> None:
+def test_a_contradicted_guess_is_left_to_the_caller() -> None:
     made = clock(dated=False)
     made.replace_guess(*dated(AHEAD + 3600, 0.0, 0.0))
     assert (ends(made), made.dated) == ((-2, 2), True)
 
 
-def test_a_date_that_took_most_of_a_minute_replaces_nothing() -> None:
+def test_a_date_of_a_very_slow_answer_replaces_no_guess() -> None:
     made = clock(dated=False)
     made.replace_guess(*dated(AHEAD + 10, 0.0, 40.0))
     assert (ends(made), made.dated) == ((-2, 2), False)
 
 
-def test_a_clock_as_it_is_made_and_used_is_possible() -> None:
+def test_a_clock_that_we_make_and_use_is_possible() -> None:
     made = clock()
     assert made.is_possible(0.0)
     made.drift(86_400.0)
@@ -104,13 +104,13 @@ def test_a_clock_as_it_is_made_and_used_is_possible() -> None:
 @pytest.mark.parametrize(
     "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-AHEAD, -2e6, True)]
 )
-def test_an_instant_is_over_for_certain_by_the_early_end(
+def test_the_early_end_of_the_interval_decides_what_is_certainly_over(
     until: float, now: float, over: bool
 ) -> None:
     assert clock().is_over(AHEAD + until, now) is over
 
 
-def test_the_moment_at_which_it_is_over_for_certain_allows_for_the_drift_until_then() -> None:
+def test_when_over_allows_for_the_drift_until_then() -> None:
     made = clock()
     moment = made.when_over(AHEAD + 3600)
     assert 3602 < moment < 3602 + 2 * DRIFT * 3602
@@ -119,7 +119,7 @@ def test_the_moment_at_which_it_is_over_for_certain_allows_for_the_drift_until_t
     assert made.is_over(AHEAD + 3600, moment + 1e-6)
 
 
-def test_by_another_clock_an_instant_is_as_far_away_and_no_nearer() -> None:
+def test_a_converted_instant_is_at_least_as_far_away() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
     assert made.carried(AHEAD + 600, 10.0, after) - AHEAD == 600 + 2 - 3598
     assert made.carried(AHEAD + 600, 603.0, after) == 0.0
@@ -146,5 +146,5 @@ def test_by_another_clock_an_instant_is_as_far_away_and_no_nearer() -> None:
     ],
     ids=str,
 )
-def test_a_clock_that_no_answers_can_have_made_is_not_possible(made: ServerClock) -> None:
+def test_a_clock_that_no_answer_can_produce_is_impossible(made: ServerClock) -> None:
     assert not made.is_possible(0.0)

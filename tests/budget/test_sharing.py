@@ -1,7 +1,7 @@
-"""Sharing ends with an error and begins again; and any thread may look at the books.
+"""Sharing ends with an error and begins again, and any thread may read the books.
 
-Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and a clock
-that stands still until it is moved stands for time.
+Rule of this file: two `MachineBudget` objects on one directory stand for two processes, and only
+the test advances the clock.
 """
 
 import errno
@@ -67,7 +67,7 @@ def memory() -> Memory:
 def make(
     request: pytest.FixtureRequest, budgets: Path, memory: Memory, clock: Time
 ) -> Callable[[], SharedPool]:
-    """A process of its own, with the pool of one exchange; in a file, if a test says nothing."""
+    """A process of its own with the pool of one exchange; in a file by default."""
     kind = getattr(request, "param", "file")
 
     options = Options(limit=LIMIT, reserve=0, clock=clock, wall=clock.wall)
@@ -85,7 +85,7 @@ def take(pool: Pool, weight: int = 1) -> Receipt:
 
 
 def use(pool: Pool, clock: Time, weight: int = 1) -> None:
-    """Send, and be answered; not so soon that the next calls are charged in advance."""
+    """Send a request and get its answer, slowly enough that no lease is taken."""
     clock.now += 2 * BRISK
     receipt = take(pool, weight)
     pool.settle(receipt, pool.usage.used, NOON + int(clock.now))
@@ -94,7 +94,7 @@ def use(pool: Pool, clock: Time, weight: int = 1) -> None:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was warned of, shortened."""
+    """The warnings, shortened."""
     assert {record.levelno for record in caplog.records} <= {logging.WARNING}
     messages = [record.getMessage() for record in caplog.records]
     return ["alone" if "is not shared" in message else "again" for message in messages]
@@ -102,7 +102,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @contextmanager
 def failing(call: str, number: int) -> Iterator[None]:
-    """The system refuses every such call on our files, or of our stores in memory."""
+    """Make this call fail on all our files, or on all our stores in memory."""
     with pytest.MonkeyPatch.context() as patch:
         where: object = fcntl if call == "flock" else os
         if hasattr(MemoryStore, call):
@@ -121,7 +121,7 @@ def failing(call: str, number: int) -> Iterator[None]:
 
 
 def no_writes() -> ExitStack:
-    """Neither store can be written to."""
+    """Make writing fail in both kinds of stores."""
     stack = ExitStack()
     stack.enter_context(failing("pwrite", errno.ENOSPC))
     stack.enter_context(failing("write", errno.ENOSPC))
@@ -142,12 +142,12 @@ AT_THE_START = [
 ]
 
 
-# Of what a store does, each call fails.
+# In turn, each call of a store fails.
 OPERATIONS = [(name, errno.EIO) for name in ("lock", "read", "write", "unlock")]
 
 
 def on_both(faults: list[tuple[str, int]], operations: list[tuple[str, int]]) -> MarkDecorator:
-    """Faults of the file, and those of a store in memory."""
+    """Faults of the file, and the same of a store in memory."""
     rows = [("file", *fault) for fault in faults] + [("memory", *each) for each in operations]
     return pytest.mark.parametrize("make, call, number", rows, indirect=["make"], ids=name_of)
 
@@ -157,7 +157,7 @@ def name_of(value: object) -> str | None:
 
 
 @on_both(FAULTS, OPERATIONS)
-def test_one_error_costs_a_moment_of_sharing_and_no_weight(
+def test_one_error_interrupts_sharing_briefly_and_loses_no_weight(
     call: str, number: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = make(), make()
@@ -176,7 +176,7 @@ def test_one_error_costs_a_moment_of_sharing_and_no_weight(
 
 
 @on_both(FAULTS, OPERATIONS)
-def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error(
+def test_the_first_charge_after_an_error_obeys_a_ban_of_others(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -191,7 +191,7 @@ def test_a_ban_learned_by_others_is_obeyed_with_the_first_charge_after_the_error
 
 
 @on_both(FAULTS, OPERATIONS)
-def test_a_ban_that_was_learned_alone_reaches_the_others(
+def test_a_ban_learned_while_alone_reaches_the_others(
     call: str, number: int, make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -207,12 +207,12 @@ def test_a_ban_that_was_learned_alone_reaches_the_others(
 
 
 @BOTH
-def test_a_ban_is_told_at_once_when_sharing_is_possible_again(make: Make, clock: Time) -> None:
+def test_a_ban_is_written_at_once_when_the_store_works_again(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     with no_writes():
         use(one, clock)
-    one.refused(300, ban=True)  # no time has passed since the last try
+    one.refused(300, ban=True)  # no time has passed since the last attempt
     assert other.held_for(ban=True)
 
 
@@ -244,7 +244,7 @@ def test_a_reserve_is_kept_by_a_process_that_is_alone(budgets: Path, clock: Time
         assert pool.usage.remaining == 0
 
 
-def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
+def test_a_process_that_stays_alone_retries_every_minute_and_warns_once(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries: list[float] = []
@@ -266,7 +266,7 @@ def test_a_process_that_is_alone_for_long_tries_every_minute_and_is_silent(
 
 
 @BOTH
-def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
+def test_repeated_failures_are_retried_more_and_more_rarely(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
@@ -280,7 +280,7 @@ def test_sharing_that_ends_again_and_again_is_tried_ever_more_rarely(
 
 
 @BOTH
-def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: Time) -> None:
+def test_an_idle_process_retries_when_nothing_is_under_way(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     with no_writes():
@@ -291,7 +291,7 @@ def test_what_is_idle_tries_again_when_nothing_is_under_way(make: Make, clock: T
 
 
 @BOTH
-def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
+def test_closing_writes_what_was_charged_alone(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     with no_writes():
@@ -299,7 +299,7 @@ def test_closing_tells_what_was_charged_alone(make: Make, clock: Time) -> None:
     one.close()
     assert other.usage.charged == 6
     clock.now += 10 * CHECK
-    one.charge(1)  # alone, and for itself
+    one.charge(1)  # while alone
     assert one._store is None
 
 
@@ -322,12 +322,12 @@ def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock:
     assert (usage.used, usage.charged, usage.in_flight, usage.others) == (17, 17, 0, 0)
 
 
-def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
+def test_an_error_while_checking_for_cooldowns_ends_sharing_like_any_other(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
     use(pool, clock)
-    for _ in range(2):  # at one instant: the next ones are charged in advance
+    for _ in range(2):  # at one instant, so that a lease is taken
         take(pool)
     with failing("pread", errno.EIO):
         take(pool)
@@ -335,7 +335,7 @@ def test_an_error_while_looking_for_holds_ends_sharing_like_any_other(
 
 
 @BOTH
-def test_a_new_error_after_long_sharing_is_tried_again_soon(
+def test_an_error_after_long_sharing_is_retried_soon(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = make()
@@ -353,7 +353,7 @@ def test_a_new_error_after_long_sharing_is_tried_again_soon(
 
 
 @BOTH
-def test_a_refusal_that_is_answered_alone_is_known_to_all_later(make: Make, clock: Time) -> None:
+def test_a_refusal_learned_while_alone_reaches_the_others_later(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     with no_writes():
@@ -381,7 +381,7 @@ def limited(what: int, most: int) -> Iterator[None]:
 
 
 def free_descriptor() -> int:
-    """The lowest one; garbage of other tests might free a lower one later."""
+    """The lowest free descriptor, after collecting garbage that might free a lower one."""
     gc.collect()
     number = os.dup(0)
     os.close(number)
@@ -402,7 +402,7 @@ def test_without_a_free_descriptor_a_process_starts_alone_and_joins_later(
     assert said(caplog) == ["alone", "again"]
 
 
-def test_a_file_that_may_not_grow_ends_sharing_until_it_may(
+def test_a_file_that_cannot_grow_ends_sharing_until_it_can(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
@@ -415,14 +415,14 @@ def test_a_file_that_may_not_grow_ends_sharing_until_it_may(
     assert said(caplog) == ["alone", "again"]
 
 
-def test_a_logout_that_removes_the_directory_loses_nothing_of_those_that_run(
+def test_running_processes_lose_nothing_when_a_logout_removes_the_directory(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
     use(one, clock, 10)
     use(other, clock, 20)
     shutil.rmtree(budgets.parent)
-    assert one.usage.charged == 10  # what it knew last
+    assert one.usage.charged == 10  # from what it knows itself
     use(one, clock, 1)
     use(other, clock, 1)
     assert one.usage == other.usage
@@ -436,7 +436,7 @@ def test_a_logout_that_removes_the_directory_loses_nothing_of_those_that_run(
     assert not isinstance(one.charge(1), Receipt)
 
 
-def test_a_directory_that_cannot_be_made_again_ends_sharing_until_it_can(
+def test_a_directory_that_cannot_be_created_again_ends_sharing_until_it_can(
     make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
@@ -455,7 +455,7 @@ def test_a_directory_that_cannot_be_made_again_ends_sharing_until_it_can(
     assert one.usage.in_flight == 0
 
 
-def test_a_directory_that_others_can_write_to_by_now_is_left_and_joined_again(
+def test_a_directory_that_becomes_writable_for_others_is_left_until_it_is_private(
     make: Make, clock: Time, budgets: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
@@ -470,7 +470,7 @@ def test_a_directory_that_others_can_write_to_by_now_is_left_and_joined_again(
     assert make().usage.charged == 7
 
 
-def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
+def test_a_record_that_does_not_fit_ends_sharing_and_the_call_goes_on(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = make(), make()
@@ -479,7 +479,7 @@ def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
         patch.setattr("binance_oi.budget.pool_file.PAGE", 100)
         use(one, clock, 2)
     assert said(caplog) == ["alone"]
-    use(other, clock)  # the lock was let go
+    use(other, clock)  # the lock is free
     clock.now += RETRY
     one.flush()
     assert other.usage.charged == 4
@@ -489,7 +489,7 @@ def test_a_record_that_does_not_fit_ends_sharing_and_not_the_call(
 
 
 def another(where: Path, clock: Time) -> Path:
-    """A file of a budget in which somebody has used the same pool, and of another pool."""
+    """The file of another budget, with a record of the same pool and one of another pool."""
     for name in ("exchange", "another"):
         pool = MachineBudget(directory=where, limit=LIMIT, clock=clock, wall=clock.wall).pool(name)
         take(pool, 3)
@@ -522,7 +522,7 @@ REPLACED = [
 
 
 @pytest.mark.parametrize("how", REPLACED)
-def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
+def test_the_last_write_of_another_process_survives_a_replaced_file(
     how: str, make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -531,12 +531,12 @@ def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
     use(other, clock, 20)
     other.hold(300, ban=True)
     replace_file(how, budgets, clock, early)
-    answer = one.charge(1)  # the other one has not written again
+    answer = one.charge(1)  # the other process has not written again
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
     assert one.held_for(ban=True)
     assert one.usage.charged >= 30
-    late = make()  # and whoever starts now knows it
+    late = make()  # a process that starts now knows it too
     assert not isinstance(late.charge(1), Receipt)
     assert late.usage.banned_until is not None
     clock.now += 310.0
@@ -549,7 +549,7 @@ def test_what_another_process_wrote_last_is_known_after_the_file_was_replaced(
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved away", "an empty file", "no budget"])
-def test_what_is_carried_into_a_new_file_counts_once(
+def test_weight_carried_into_a_new_file_counts_once(
     how: str, make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other, third = make(), make(), make()
@@ -562,7 +562,7 @@ def test_what_is_carried_into_a_new_file_counts_once(
     assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (36, 0, 0)
 
 
-def test_what_was_written_into_a_file_while_others_left_it_is_told_again(
+def test_a_write_into_a_file_that_others_left_is_repeated_in_the_new_one(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -570,13 +570,13 @@ def test_what_was_written_into_a_file_while_others_left_it_is_told_again(
     use(other, clock, 20)
     clock.now += 1.0
     assert one._enter()
-    (budgets / FILE_NAME).unlink()  # while it has the lock
+    (budgets / FILE_NAME).unlink()  # while `one` has the lock
     assert other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
     use(other, clock, 1)
     answer = one._bucket.charge(clock(), 4)
     assert isinstance(answer, Receipt)
     one._bucket.hold(clock(), 300.0, ban=True)
-    one._leave(changed=True)  # into the old file
+    one._leave(changed=True)  # it writes into the old file
     assert one.charge(1) == other.charge(1)
     assert one.usage == other.usage
     assert one.usage.charged == 35
@@ -604,7 +604,7 @@ CUT_OFF = [
 @pytest.mark.parametrize("ends", [False, True], ids=["lives", "ends"])
 @pytest.mark.parametrize("when", ["before the ban", "after the ban"])
 @pytest.mark.parametrize("how", some(CUT_OFF, always=2))
-def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcomers(
+def test_new_processes_obey_a_ban_that_a_process_wrote_after_damage(
     how: str, when: str, ends: bool, make: Make, clock: Time, budgets: Path
 ) -> None:
     banned = make()
@@ -630,7 +630,7 @@ def test_a_ban_of_a_process_that_charges_after_the_file_was_cut_off_binds_newcom
 
 
 @pytest.mark.parametrize("how", CUT_OFF[:-1])
-def test_a_ban_that_is_written_while_the_file_is_cut_off_binds_newcomers(
+def test_new_processes_obey_a_ban_written_during_damage(
     how: str, make: Make, clock: Time, budgets: Path
 ) -> None:
     banned = make()
@@ -645,7 +645,7 @@ def test_a_ban_that_is_written_while_the_file_is_cut_off_binds_newcomers(
 
 
 def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
-    """A pool whose file is gone, and the next one as well; the first one holds a ban of others."""
+    """A pool whose file and its successor were deleted; the first one has a ban of others."""
     one, banned = make(), make()
     use(one, clock, 10)
     use(banned, clock, 20)
@@ -654,14 +654,14 @@ def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
     (budgets / FILE_NAME).unlink()
     second = make()
     use(second, clock, 3)
-    assert second._enter()  # and has the lock
+    assert second._enter()  # it has the lock
     assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
     second._leave(changed=False)
     (budgets / FILE_NAME).unlink()
     return one
 
 
-def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
+def test_a_ban_survives_two_files_deleted_before_the_lock_is_free(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one = behind_by_two_files(make, clock, budgets)
@@ -673,7 +673,7 @@ def test_a_ban_outlives_two_files_that_are_gone_before_the_lock_is_free(
     assert make().charge(1) == answer
 
 
-def test_a_ban_outlives_two_files_that_are_gone_where_there_is_no_other_file(
+def test_a_ban_survives_two_deleted_files_without_a_new_one(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one = behind_by_two_files(make, clock, budgets)
@@ -683,14 +683,14 @@ def test_a_ban_outlives_two_files_that_are_gone_where_there_is_no_other_file(
     assert answer.reason is Reason.COOLDOWN
 
 
-def test_a_file_that_others_began_without_us_costs_no_ban_when_it_is_gone(
+def test_a_ban_survives_a_deleted_file_that_others_began_without_us(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     banned = make()
     use(banned, clock, 10)
     banned.hold(600.0, ban=True)
     os.truncate(budgets / FILE_NAME, 0)
-    use(make(), clock, 3)  # knows nothing of the ban
+    use(make(), clock, 3)  # this process does not know the ban
     (budgets / FILE_NAME).unlink()
     last = make()
     use(last, clock, 4)
@@ -715,7 +715,7 @@ def test_a_request_that_waits_for_its_connection_is_not_sent_into_a_ban_in_anoth
 
 
 @pytest.mark.parametrize("how", ["with its directory", "deleted"])
-def test_a_ban_in_a_file_that_is_gone_holds_where_there_is_no_other_file(
+def test_a_ban_survives_a_deleted_file_without_a_new_one(
     how: str, make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -756,7 +756,7 @@ for line in sys.stdin:
 @pytest.mark.parametrize(
     "how", ["deleted", *thorough("replaced by another budget", "an empty file")]
 )
-def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, clock: Time) -> None:
+def test_a_ban_of_a_real_process_survives_its_file(how: str, budgets: Path, clock: Time) -> None:
     command = [sys.executable, "-c", PROCESS, str(budgets)]
     with (
         subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as one,
@@ -782,7 +782,7 @@ def test_a_ban_of_a_real_process_outlives_the_file(how: str, budgets: Path, cloc
 
 @BOTH
 @pytest.mark.parametrize("days", [2, 30, 400])
-def test_a_process_that_slept_for_long_shares_what_it_does(
+def test_a_process_goes_on_sharing_after_a_long_sleep(
     days: int, make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = make(), make()
@@ -828,7 +828,7 @@ IN_MEMORY = pytest.mark.parametrize("make", ["memory"], indirect=True)
 
 
 @IN_MEMORY
-def test_a_store_that_refuses_its_lock_keeps_nobody_waiting(
+def test_a_store_that_refuses_its_lock_delays_no_call(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -846,7 +846,7 @@ def test_a_store_that_refuses_its_lock_keeps_nobody_waiting(
 
 
 @IN_MEMORY
-def test_a_store_that_loses_its_record_gets_back_what_each_knows(
+def test_a_store_that_loses_its_record_gets_back_what_each_process_knows(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -862,7 +862,7 @@ def test_a_store_that_loses_its_record_gets_back_what_each_knows(
 
 @IN_MEMORY
 @pytest.mark.parametrize("is_copy", [False, True])
-def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
+def test_the_last_write_of_another_process_survives_a_replaced_store(
     make: Make, memory: Memory, clock: Time, is_copy: bool
 ) -> None:
     one, other = make(), make()
@@ -871,7 +871,7 @@ def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
     use(other, clock, 20)
     other.hold(300, ban=True)
     memory.replace(early if is_copy else None)
-    answer = one.charge(1)  # the other one has not written again
+    answer = one.charge(1)  # the other process has not written again
     assert isinstance(answer, Wait)
     assert answer.reason is Reason.COOLDOWN
     assert one.usage.charged >= 30
@@ -879,7 +879,7 @@ def test_what_another_process_wrote_last_is_known_after_the_store_was_replaced(
 
 
 @IN_MEMORY
-def test_a_ban_in_a_store_that_was_replaced_holds_whatever_else_is_in_its_record(
+def test_a_ban_survives_a_replaced_store_whatever_else_its_record_contains(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -890,14 +890,14 @@ def test_a_ban_in_a_store_that_was_replaced_holds_whatever_else_is_in_its_record
     other._bucket.known.clock.hi = 1e15
     other._leave(changed=True)
     memory.replace()
-    use(make(), clock, 2)  # somebody has begun anew there
+    use(make(), clock, 2)  # a process has started a new record there
     assert isinstance(one.charge(1), Wait)
     assert one.usage.banned_until is not None
     assert one.usage.charged == 12
 
 
 @IN_MEMORY
-def test_a_record_that_cannot_be_read_in_a_store_that_was_replaced_changes_nothing(
+def test_an_unreadable_record_of_a_replaced_store_changes_nothing(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one = make()
@@ -911,7 +911,7 @@ def test_a_record_that_cannot_be_read_in_a_store_that_was_replaced_changes_nothi
 
 
 @IN_MEMORY
-def test_a_store_that_is_replaced_before_a_process_gets_in_again_loses_neither_side(
+def test_a_store_replaced_before_a_process_returns_loses_neither_side(
     make: Make, memory: Memory, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -928,11 +928,11 @@ def test_a_store_that_is_replaced_before_a_process_gets_in_again_loses_neither_s
     one.flush()
     use(other, clock, 1)
     assert one.usage == other.usage == make().usage
-    assert one.usage.charged >= 21  # what both knew may count twice
+    assert one.usage.charged >= 21  # weight that both sides knew may count twice
 
 
 @IN_MEMORY
-def test_a_store_that_cannot_be_asked_for_holds_tells_what_it_held_last(
+def test_a_store_that_fails_the_check_for_cooldowns_shows_its_last_record(
     make: Make, clock: Time
 ) -> None:
     one, other = make(), make()
@@ -942,7 +942,7 @@ def test_a_store_that_cannot_be_asked_for_holds_tells_what_it_held_last(
 
 
 @IN_MEMORY
-def test_an_empty_store_that_is_left_for_another_place_held_nothing(
+def test_leaving_an_empty_store_for_another_place_changes_nothing(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make()
@@ -954,7 +954,7 @@ def test_an_empty_store_that_is_left_for_another_place_held_nothing(
 
 
 @IN_MEMORY
-def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
+def test_a_store_in_another_place_takes_over_the_earlier_record(
     make: Make, memory: Memory, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = make()
@@ -970,11 +970,11 @@ def test_a_store_in_another_place_is_found_and_knows_what_the_one_before_held(
 
 
 @IN_MEMORY
-def test_a_lot_in_memory_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
+def test_a_lease_is_charged_under_one_lock(make: Make, memory: Memory, clock: Time) -> None:
     pool = make()
     use(pool, clock)
     take(pool)
-    take(pool)  # at one instant: the next ones are charged in advance
+    take(pool)  # at one instant, so that a lease is taken
     before = memory.locks
     for _ in range(LOT):
         take(pool)
@@ -984,7 +984,7 @@ def test_a_lot_in_memory_is_charged_under_one_lock(make: Make, memory: Memory, c
 # -- another place, another record ---------------------------------------------------------------
 
 
-def test_when_the_place_changes_all_processes_meet_within_a_minute(
+def test_after_the_place_changes_all_processes_share_again_within_a_minute(
     tmp_path: Path, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(place.VARIABLE)
@@ -1000,7 +1000,7 @@ def test_when_the_place_changes_all_processes_meet_within_a_minute(
     use(early, clock, 5)
     clock.now = 61.0
     use(early, clock, 6)
-    places[0].mkdir()  # a file system that was mounted late
+    places[0].mkdir()  # as if a file system was mounted late
     late = make()
     use(late, clock, 3)
     clock.now = 61.0 + CHECK - 3.0
@@ -1013,7 +1013,7 @@ def test_when_the_place_changes_all_processes_meet_within_a_minute(
     assert early.usage.charged == 9
 
 
-def test_a_record_that_somebody_begins_anew_gets_back_what_we_know(
+def test_a_record_that_another_process_restarts_gets_back_what_we_know(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
@@ -1021,7 +1021,7 @@ def test_a_record_that_somebody_begins_anew_gets_back_what_we_know(
     flying = take(one, 5)
     assert other.usage.charged == 15
     page = bytearray((budgets / FILE_NAME).read_bytes())
-    page[PAGE + 60] ^= 1  # the checksum is wrong
+    page[PAGE + 60] ^= 1  # so that the checksum is wrong
     (budgets / FILE_NAME).write_bytes(page)
     newcomer = make()
     use(newcomer, clock, 1)
@@ -1030,7 +1030,7 @@ def test_a_record_that_somebody_begins_anew_gets_back_what_we_know(
     assert make().usage.charged >= 16
 
 
-def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
+def test_a_record_deleted_while_we_were_alone_gets_back_what_we_know(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one = make()
@@ -1047,7 +1047,7 @@ def test_what_was_deleted_while_we_were_alone_gets_all_that_we_know(
 
 
 @BOTH
-def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
+def test_an_impossible_record_that_another_process_replaces_loses_no_knowledge(
     make: Make, clock: Time
 ) -> None:
     one, broken = make(), make()
@@ -1063,9 +1063,7 @@ def test_an_absurd_record_that_somebody_does_not_believe_costs_no_knowledge(
     assert newcomer.usage.charged == 12
 
 
-def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
-    make: Make, clock: Time
-) -> None:
+def test_an_answer_to_a_forgotten_minute_still_raises_the_count(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     flying = take(one, 5)
@@ -1085,7 +1083,7 @@ def test_an_answer_that_comes_after_its_minute_was_forgotten_is_only_an_answer(
 
 @contextmanager
 def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[BaseException]]:
-    """Threads that look at the books without a pause, and switch as often as they can."""
+    """Run threads that read the books without a pause and switch as often as possible."""
     errors: list[BaseException] = []
     stop = threading.Event()
     began = threading.Barrier(threads + 1)
@@ -1115,7 +1113,7 @@ def looking(*looks: Callable[[], object], threads: int = 4) -> Iterator[list[Bas
 
 
 def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
-    """A pool of one process, one that is shared, or one that cannot be shared now."""
+    """A pool of one process, a shared one, or one that cannot be shared now."""
     options = {"limit": 10**6, "reserve": 0, "clock": clock, "wall": clock.wall}
     if kind == "process":
         return ProcessBudget(**options).pool("exchange")  # type: ignore[arg-type]
@@ -1127,7 +1125,7 @@ def make_kind(kind: str, budgets: Path, clock: Time) -> Pool:
 
 
 @pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
-def test_any_thread_may_look_at_the_books_and_they_stay_exact(
+def test_any_thread_may_read_the_books_and_they_stay_exact(
     kind: str, budgets: Path, clock: Time
 ) -> None:
     count = 1500
@@ -1152,7 +1150,7 @@ def test_any_thread_may_look_at_the_books_and_they_stay_exact(
                 for k, receipt in enumerate(flying):
                     pool.settle(receipt, number - 9 + k, NOON + 10)
                 flying.clear()
-        for k, receipt in enumerate(flying):  # in order: a count that jumps shows others
+        for k, receipt in enumerate(flying):  # in order, because a jumping count shows others
             pool.settle(receipt, count - len(flying) + 1 + k, NOON + 10)
         pool.flush()
     assert errors == []
@@ -1165,7 +1163,7 @@ def test_any_thread_may_look_at_the_books_and_they_stay_exact(
 
 
 def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
-    """Every way to change the books, in states in which it changes much of them."""
+    """Every kind of change of the books, each in a state in which it changes much."""
     date, flying = NOON + 10, list[Receipt]()
 
     def charge(weight: int = 1) -> None:
@@ -1181,7 +1179,7 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
 
     yield charge
     yield lambda: settle(1)
-    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last ones are charged in advance
+    for weight in (3, 1, 1, 1, 1, 1, 1):  # the last ones are leases
         yield partial(charge, weight)
     yield lambda: clock.move(3.0)
     yield ask_again
@@ -1194,13 +1192,13 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
     yield partial(charge, 2)
     yield lambda: pool.settle(flying.pop(), None, None)
     yield lambda: clock.move(41.0)
-    yield partial(charge, 5)  # it may be counted in either minute
+    yield partial(charge, 5)  # either of two minutes may count it
     yield lambda: pool.settle(flying.pop(), 5, NOON + 54)
     yield partial(charge, 5)
     yield lambda: pool.refund(flying.pop())
     yield lambda: clock.move(30.0)
     yield partial(charge, 5)
-    yield lambda: pool.settle(flying.pop(), 5, NOON + 84)  # in the new minute: the old is free
+    yield lambda: pool.settle(flying.pop(), 5, NOON + 84)  # the new minute counted it
     yield partial(charge, 5)
     yield lambda: pool.settle_refused(flying.pop(), 20, NOON + 84, 0.0, ban=False)
     yield lambda: pool.refused(2.0)
@@ -1212,7 +1210,7 @@ def changes_of(pool: Pool, clock: Time) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
-    """Call `before` ahead of every bytecode that this thread runs in our own modules."""
+    """Call `before` before every bytecode that this thread runs in our own modules."""
 
     def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.endswith(files):
@@ -1231,12 +1229,12 @@ def stopping(before: Callable[[], object], *files: str) -> Iterator[None]:
 
 
 class NotNowError(Exception):
-    """A reader would wait."""
+    """A reader would have to wait."""
 
 
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
-    """Another thread. Instead of waiting for a change to end, it raises `NotNowError`."""
+    """Run another thread that raises `NotNowError` instead of waiting for the end of a change."""
 
     def sleep(_seconds: float) -> None:
         raise NotNowError
@@ -1279,7 +1277,7 @@ def test_another_thread_never_sees_half_of_a_change(
 
 
 @pytest.mark.parametrize("kind", ["machine", *thorough("process", "alone")])
-def test_a_change_in_the_middle_of_a_view_is_seen_whole_or_not_at_all(
+def test_a_change_during_a_view_is_seen_completely_or_not_at_all(
     kind: str, budgets: Path, clock: Time
 ) -> None:
     pool, moment, steps = make_kind(kind, budgets, clock), 0, 0
@@ -1303,9 +1301,7 @@ def test_a_change_in_the_middle_of_a_view_is_seen_whole_or_not_at_all(
     assert moment > 100
 
 
-def test_a_view_waits_for_a_change_that_takes_long(
-    clock: Time, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_waits_for_a_slow_change(clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
     began, go_on, waited = threading.Event(), threading.Event(), 0.0
     apply_limit = pool_module.apply_limit
@@ -1319,7 +1315,7 @@ def test_a_view_waits_for_a_change_that_takes_long(
     def count(seconds: float) -> None:
         nonlocal waited
         waited += seconds
-        if waited > 0.1:  # as long as no core was free, say
+        if waited > 0.1:  # as long as a thread may wait for a core
             go_on.set()
             changer.join(120)
 
@@ -1332,12 +1328,12 @@ def test_a_view_waits_for_a_change_that_takes_long(
     changer.join(120)
 
 
-def test_a_view_of_a_change_that_never_ends_shows_what_there_is(
+def test_a_view_during_an_endless_change_shows_the_current_books(
     clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = ProcessBudget(limit=LIMIT, clock=clock, wall=clock.wall).pool("exchange")
     take(pool, 5)
-    pool.begun += 1  # by another thread
+    pool.begun += 1  # as if by another thread
     pool.changer = 0
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
@@ -1364,13 +1360,13 @@ def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
     assert [usage.limit for usage in seen] == [500]
 
 
-def test_a_look_changes_neither_the_file_nor_the_pool(
+def test_a_view_changes_neither_the_file_nor_the_pool(
     make: Make, clock: Time, budgets: Path
 ) -> None:
     one, other = make(), make()
     use(one, clock)
-    one.settle(take(one, 3), 4, NOON + 10)  # not told yet
-    for _ in range(3):  # some are charged in advance
+    one.settle(take(one, 3), 4, NOON + 10)  # not written yet
+    for _ in range(3):  # some of them are leases
         take(one)
     other.refused(10.0)
     content = (budgets / FILE_NAME).read_bytes()
@@ -1386,7 +1382,9 @@ def test_a_look_changes_neither_the_file_nor_the_pool(
     assert inside == [list(one._late), list(one._leased), repr(one._bucket.known)]
 
 
-def test_a_look_needs_no_lock_and_no_descriptor(make: Make, clock: Time, budgets: Path) -> None:
+def test_a_view_needs_no_lock_and_keeps_no_descriptor(
+    make: Make, clock: Time, budgets: Path
+) -> None:
     one, other = make(), make()
     use(one, clock, 5)
     with open(budgets / FILE_NAME, "rb") as file:
@@ -1396,7 +1394,7 @@ def test_a_look_needs_no_lock_and_no_descriptor(make: Make, clock: Time, budgets
         assert one.usage.charged == 5
 
 
-def test_when_the_books_never_rest_a_look_shows_what_was_written_last(
+def test_a_view_of_ever_changing_books_shows_the_last_record(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make()
@@ -1404,14 +1402,14 @@ def test_when_the_books_never_rest_a_look_shows_what_was_written_last(
     peek = PoolFile.peek
 
     def busy(file: PoolFile) -> bytes:
-        pool.flush()  # as if the loop had just been in there
+        pool.flush()  # as if the loop changed the books now
         return peek(file)
 
     monkeypatch.setattr(PoolFile, "peek", busy)
     assert pool.usage.charged == 5
 
 
-def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
+def test_two_threads_get_the_same_pool(budgets: Path) -> None:
     budget = MachineBudget(directory=budgets)
     pools: list[Pool] = []
     with looking(lambda: pools.append(budget.pool("exchange"))):
@@ -1419,7 +1417,7 @@ def test_two_threads_that_ask_for_one_pool_get_the_same(budgets: Path) -> None:
     assert len(set(map(id, pools))) == 1
 
 
-def test_processes_share_on_after_a_record_with_the_last_sequence(make: Make, clock: Time) -> None:
+def test_processes_go_on_sharing_after_the_largest_sequence(make: Make, clock: Time) -> None:
     one, other = make(), make()
     use(one, clock)
     use(other, clock)
@@ -1440,7 +1438,7 @@ def test_processes_share_on_after_a_record_with_the_last_sequence(make: Make, cl
 
 
 def busy(make: Make, clock: Time) -> tuple[SharedPool, list[Receipt]]:
-    """3 calls are under way, 2 answers are not told yet, and some weight is leased."""
+    """A pool with 3 calls under way, 2 settlements not written yet, and a lease."""
     pool = make()
     use(pool, clock)
     flying = [take(pool) for _ in range(5)]
@@ -1452,7 +1450,7 @@ def busy(make: Make, clock: Time) -> tuple[SharedPool, list[Receipt]]:
 
 
 def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
-    """What becomes of the calls of the parent that the child has copies of."""
+    """Let a child give back the receipts that it inherited from its parent."""
     for receipt in receipts:
         if how == "settle":
             pool.settle(receipt, 7, NOON + 10)
@@ -1466,19 +1464,19 @@ def give_back(pool: SharedPool, receipts: list[Receipt], how: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("how", ["settle", "lose", "refund"])
 @pytest.mark.parametrize("first", ["child", "parent"])
-def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
+def test_a_forked_child_does_not_repeat_the_changes_of_its_parent(
     how: str, first: str, make: Make, clock: Time
 ) -> None:
     pool, flying = busy(make, clock)
     if first == "parent":
-        make().set_limit(LIMIT)  # another process writes, so the child cannot go on from its copy
-    turn, told = os.pipe()
+        make().set_limit(LIMIT)  # another process writes, so the child's copy is outdated
+    wait_for_parent, parent_done = os.pipe()
     child = os.fork()
     if not child:
         code = 1
         try:
             if first == "parent":
-                os.read(turn, 1)
+                os.read(wait_for_parent, 1)
             give_back(pool, flying, how)
             use(pool, clock)
             code = 0
@@ -1486,13 +1484,13 @@ def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
             os._exit(code)
     if first == "parent":
         pool.flush()
-        os.write(told, b"!")
+        os.write(parent_done, b"!")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    os.close(turn)
-    os.close(told)
+    os.close(wait_for_parent)
+    os.close(parent_done)
     pool.flush()
     usage = make().usage
-    assert (usage.charged, usage.in_flight) == (7, 3)  # 6 of ours, 3 of them under way, and 1
+    assert (usage.charged, usage.in_flight) == (7, 3)  # 6 of the parent, 1 of the child
     give_back(pool, flying, "settle")
     pool.flush()
     assert (make().usage.charged, make().usage.in_flight) == (7, 0)
@@ -1500,12 +1498,12 @@ def test_a_child_that_goes_on_with_a_budget_changes_the_books_once(
 
 @BOTH
 @pytest.mark.parametrize("how", ["settle", "lose", "refund", "settle_refused"])
-def test_calls_of_the_parent_are_not_settled_in_a_child(
+def test_a_child_does_not_settle_calls_of_its_parent(
     how: str, make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, flying = busy(make, clock)
     monkeypatch.setattr(fork, "current", object())  # as if we were the child
-    assert pool.usage.in_flight > 3  # the parent still has to tell of its answers
+    assert pool.usage.in_flight > 3  # the parent has not written its settlements yet
     assert all(pool.sending(receipt) is None for receipt in flying)
     before = make().usage
     give_back(pool, flying, how)
@@ -1516,7 +1514,7 @@ def test_calls_of_the_parent_are_not_settled_in_a_child(
 
 
 @BOTH
-def test_a_child_settles_its_own_calls_though_the_clock_stands_still(
+def test_a_child_settles_its_own_calls_even_if_the_clock_stands_still(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, _ = busy(make, clock)
@@ -1532,7 +1530,7 @@ def test_a_child_settles_its_own_calls_though_the_clock_stands_still(
     assert (pool.usage.charged, pool.usage.in_flight) == (charged + 1, in_flight)
 
 
-def test_a_child_does_not_tell_what_its_parent_charged_alone(
+def test_a_child_does_not_write_what_its_parent_charged_alone(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, other = make(), make()
@@ -1546,7 +1544,7 @@ def test_a_child_does_not_tell_what_its_parent_charged_alone(
     assert other.usage.charged == 3
 
 
-def test_a_child_obeys_a_hold_that_its_parent_could_not_write(
+def test_a_child_obeys_a_cooldown_that_its_parent_could_not_write(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool, other = make(), make()
@@ -1560,7 +1558,7 @@ def test_a_child_obeys_a_hold_that_its_parent_could_not_write(
     assert other.usage.banned_until is not None
 
 
-def test_a_budget_that_was_closed_before_a_fork_stays_closed(
+def test_a_budget_closed_before_a_fork_stays_closed(
     make: Make, clock: Time, monkeypatch: pytest.MonkeyPatch, budgets: Path
 ) -> None:
     pool = make()

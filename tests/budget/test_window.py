@@ -1,6 +1,6 @@
-"""A limit beside that of the minute, by our own books.
+"""A limit of another span than a minute, by our own books.
 
-Rule of this file: time is a number, and what the exchange counts is written down in the test.
+Rule of this file: time is a number, and each test states what the exchange counts.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def use(made: Window, now: float, weight: int, answered: float | None = None) ->
         made.settle(now + FLIGHT, answered, weight)
 
 
-def test_what_was_used_leaves_after_the_span_of_the_limit_and_not_before() -> None:
+def test_weight_leaves_the_window_after_the_span_of_the_limit_and_not_before() -> None:
     made = window()
     use(made, 1.0, 100, answered=1.2)
     assert made.used(11.2) == 100
@@ -30,14 +30,14 @@ def test_what_was_used_leaves_after_the_span_of_the_limit_and_not_before() -> No
 
 
 @pytest.mark.parametrize("seconds", [1, 10, 60, 86_400])
-def test_only_so_many_slots_are_kept(seconds: int) -> None:
+def test_the_number_of_slots_is_bounded(seconds: int) -> None:
     made = window(seconds, 10_000_000)
     for n in range(1000):
         use(made, n * seconds / 50, 1, answered=n * seconds / 50 + 0.1 if n % 2 else None)
     assert len(made.slots) <= 3 * SLOTS
 
 
-def test_room_comes_when_enough_has_left() -> None:
+def test_room_comes_when_enough_weight_has_left() -> None:
     made = window()
     use(made, 1.0, 60, answered=1.1)
     use(made, 5.0, 40, answered=5.1)
@@ -47,13 +47,13 @@ def test_room_comes_when_enough_has_left() -> None:
     assert made.until_room(20.0, 100, 100) == 0.0
 
 
-def test_what_is_under_way_may_be_answered_at_once() -> None:
+def test_weight_under_way_may_be_answered_at_once() -> None:
     made = window()
     use(made, 11.0, 100)
     assert made.until_room(12.0, 1, 100) == 10.0
 
 
-def test_a_refused_request_comes_back_later_and_never_at_once() -> None:
+def test_the_shortest_wait_for_room_is_not_zero() -> None:
     made = window(most=5)
     use(made, 11.0, 5, answered=11.1)
     left = made.until_room(12.0, 1, 5)
@@ -69,17 +69,17 @@ def test_requests_count_as_one_each() -> None:
     assert made.used(12.0) == 1
 
 
-def test_an_answer_that_comes_when_its_slot_has_left_is_counted_again() -> None:
+def test_an_answer_after_its_slot_has_left_counts_again() -> None:
     made = window(1)
     use(made, 11.0, 5)
     use(made, 40.0, 1)
     made.settle(11.0 + FLIGHT, 41.0, 5)
     assert made.used(41.5) == 6
-    made.refund(11.0 + FLIGHT, 5)  # nothing to give back any more
+    made.refund(11.0 + FLIGHT, 5)  # it has left the window already
     assert made.used(41.5) == 6
 
 
-def test_what_was_charged_before_the_window_began_is_in_it_once() -> None:
+def test_a_charge_from_before_the_window_counts_once() -> None:
     made = Window.begin(Limit(10, 100, False), 50.0, 60.0, counted=30, flying=20)
     made.settle(59.0, 51.0, 20)
     made.refund(59.0, 20)
@@ -95,11 +95,11 @@ def test_what_was_charged_before_the_window_began_is_in_it_once() -> None:
         (0, 240, 2400, 1),  # a share of 10 %
         (2399, 1, 2400, 1),
         (1, 2, 3, 1),
-        (2400, 2400, 2400, 0),  # the reserve is all of it
+        (2400, 2400, 2400, 0),  # the reserve is the whole minute
         (100, 50, 50, -1),
     ],
 )
-def test_a_limit_of_one_lets_one_through_unless_the_reserve_is_all_of_the_minute(
+def test_a_limit_of_one_admits_one_unless_the_reserve_is_the_whole_minute(
     reserve: int, share: int, limit: int, cap: int
 ) -> None:
     assert window(1, 1).cap(reserve, share, limit) == cap
@@ -112,14 +112,14 @@ def test_a_limit_of_one_lets_one_through_unless_the_reserve_is_all_of_the_minute
         (Limit(1, 10, False), Limit(10, 99, False), False),
         (Limit(10, 100, False), Limit(1, 100, False), True),
         (Limit(10, 100, False), Limit(1, 99, False), False),
-        (Limit(7, 10, False), Limit(10, 19, False), False),  # 10 s touch two windows of 7 s
+        (Limit(7, 10, False), Limit(10, 19, False), False),  # 10 s overlap two windows of 7 s
         (Limit(7, 10, False), Limit(10, 20, False), True),
-        (Limit(1, 10, False), Limit(1, 10, True), True),  # a request weighs 1 or more
+        (Limit(1, 10, False), Limit(1, 10, True), True),  # a request weighs at least 1
         (Limit(1, 10, True), Limit(1, 10, False), False),
         (Limit(1, 10, True), Limit(1, 11, True), True),
     ],
 )
-def test_a_limit_implies_another_one_that_nobody_can_exceed_within_it(
+def test_a_limit_implies_another_one_that_cannot_be_exceeded_within_it(
     one: Limit, other: Limit, is_implied: bool
 ) -> None:
     assert one.implies(other) is is_implied

@@ -118,7 +118,7 @@ async def test_a_permit_is_given_back_only_once() -> None:
     assert (governor.pool.usage.used, governor.in_flight) == (1, 0)
 
 
-async def test_the_first_request_goes_alone() -> None:
+async def test_the_first_request_is_a_probe() -> None:
     await asyncio.sleep(10)
     governor = Governor(make_pool())
     first = await governor.admit()
