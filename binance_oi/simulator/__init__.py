@@ -1,7 +1,7 @@
 """A local exchange: answers and counts weight as Binance USDⓈ-M Futures does.
 
-For tests, ours and yours. It shares no code with the client, and imports nothing of
-`binance_oi`: a wrong number must not pass because both sides have it.
+It serves our tests and yours. It shares no code with the client and imports nothing of
+`binance_oi`: otherwise an error that both sides share would pass every test.
 """
 
 from binance_oi.simulator.app import Change

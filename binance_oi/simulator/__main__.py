@@ -1,7 +1,7 @@
 """`python -m binance_oi.simulator`: the local exchange in a process of its own.
 
-The first line on stdout is its URL. SIGINT, SIGTERM and SIGHUP end it quietly; a SIGHUP that
-is ignored, as with nohup, does not.
+The rule of this file: the first line on stdout is the URL of the exchange. SIGINT, SIGTERM and
+SIGHUP end the process without a traceback. Under `nohup`, which ignores SIGHUP, it goes on.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
         asyncio.run(_serve(exchange))
     except KeyboardInterrupt:
         pass
-    except OSError as error:  # the port is taken, or not ours to take
+    except OSError as error:  # the port is in use, or we may not use it
         sys.exit(f"the local exchange did not start: {error}")
 
 
@@ -33,13 +33,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
+    add("--port", type=int, default=0, help="port on 127.0.0.1; 0 chooses a free one")
     add("--limit", type=int, default=2400, help="weight allowed in a minute")
     add("--used", type=int, default=0, help="weight already used in the first minute")
-    add("--others", type=float, default=0.0, help="weight others use each second")
-    add("--seed", type=int, default=0, help="seed of everything that varies")
+    add("--others", type=float, default=0.0, help="weight that others use each second")
+    add("--seed", type=int, default=0, help="seed of everything random")
     add("--latency", type=float, default=0.0, help="seconds from request to answer")
-    add("--jitter", type=float, default=0.0, help="up to so many seconds more")
+    add("--jitter", type=float, default=0.0, help="largest additional delay of each leg, s")
     add("--clock-offset", type=float, default=0.0, help="seconds its clock is ahead of ours")
     add("--ban-after", type=int, default=40, help="429 answers before a ban; -1 for never")
     add("--retry-after", choices=("absent", "0", "seconds"), default="absent")
@@ -69,7 +69,7 @@ async def _serve(exchange: LocalExchange) -> None:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     for number in numbers:
-        with contextlib.suppress(NotImplementedError):  # Windows: main() takes the interrupt
+        with contextlib.suppress(NotImplementedError):  # on Windows, main() handles the interrupt
             loop.add_signal_handler(number, stop.set)
     async with exchange:
         print(exchange.url, flush=True)

@@ -1,8 +1,8 @@
 """What the exchange answers: routes, weights, headers and error texts, over aiohttp.web.
 
-One request has one path: up leg, count, answer, down leg. It is counted when it arrives, also
-if the sender has gone by then, and the answer says what was true at that moment. Whatever
-reaches the exchange costs its weight, refused or not.
+The rule of this file: every request takes the same path: up leg, count, answer, down leg. The
+exchange counts it when it arrives, even if the sender has gone by then. The answer shows the state
+at that moment. Every request that arrives costs its weight, even if the exchange refuses it.
 """
 
 import asyncio
@@ -48,30 +48,30 @@ PREMIUM_INDEX = "/fapi/v1/premiumIndex"
 EXCHANGE_INFO = "/fapi/v1/exchangeInfo"
 SERVER_TIME = "/fapi/v1/time"
 PING = "/fapi/v1/ping"
-ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all else here costs 1
+ALL_SYMBOLS_WEIGHT = 10  # premiumIndex without a symbol (documented); all others here cost 1
 
 FUNDING_S = 8 * 3600
-HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests, and seconds; documented 2026-11
+HISTORY_LIMIT, HISTORY_S = 1000, 300  # requests in so many seconds; documented 2026-11
 
-# Where an exchange is below its port: its own, for the next one there is another exchange, and a
-# client must not take the ban of the one for a ban of the other.
+# Each exchange has a path of its own below its port. The next exchange on the same port is another
+# one, and a client must not take a ban of the first for a ban of the second.
 _PLACE = "/local-"
 DELISTED = "SETTLING"
-# What it says when it fails, by the least status that says so [D] 2026-11.
+# Code and text of a failure, by the lowest status that has them (documented 2026-11).
 _FAILURES = (
     (500, -1001, "Internal error; unable to process your request. Please try again."),
     (408, -1007, "Timeout waiting for response from backend server."),
     (400, -1000, "An unknown error occurred while processing the request."),
 )
 
-# Java writes "no lower case" as &&[^a-z]. \w without re.ASCII: listed names are Chinese, too.
+# Java writes "no lower case" as &&[^a-z]. \w without re.ASCII, because some names are Chinese.
 _LEGAL_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")
 _NAMES_A_SYMBOL = re.compile(r"[?&]symbol=[^&]")
 _LEGAL_RANGE = r"^[\w\-._&&[^a-z]]{1,50}$"  # as quoted by the spot API, seen 2025-12
 
 
 class Change(NamedTuple):
-    """A status that changes at a time: a listing, a delisting, a pause."""
+    """A status that changes at a given time: a listing, a delisting or a pause."""
 
     at: float
     """Unix s of the exchange's clock."""
@@ -80,13 +80,13 @@ class Change(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What the script has for one answer."""
+    """What the script does to one answer."""
 
     delay_s: float = 0.0
     is_dropped: bool = False
     hides_weight: bool = False
     status: int = OK
-    """Of the failure, if it is one."""
+    """The status of the failure, if it is one."""
 
 
 _USUAL = Fate()
@@ -109,18 +109,18 @@ def _json(value: object) -> bytes:
 
 
 class Exchange:
-    """Answers requests; knows nothing of sockets, threads and processes.
+    """Answers requests. Sockets, threads and processes are outside of it.
 
     Args:
-        counter: the weight of the one IP address this exchange sees.
+        counter: counts the weight of the only IP address that this exchange sees.
         now: the exchange's own clock, Unix s.
-        seed: of open interest, prices, jitter and missing headers.
-        latency: seconds from request to answer, half of it before the request is counted.
-        jitter: up to so many seconds more, drawn for each leg anew.
-        headers: how far the headers can be relied on.
-        changes: statuses that change by themselves.
-        history_limit: requests of `/futures/data` allowed in any 5 minutes.
-        pages: how far a page of history can be relied on.
+        seed: the seed of open interest, prices, jitter and missing headers.
+        latency: seconds from request to answer; the request is counted after half of them.
+        jitter: the largest additional delay of each leg, s.
+        headers: how reliable the headers are.
+        changes: statuses that change at given times.
+        history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
+        pages: how reliable a page of history is.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class Exchange:
         self._random = Random(seed)
         self._responses = Responses(headers or Headers(), self._random)
         self.lock: AbstractContextManager[object] = threading.RLock()
-        """Held while anything is read that a command changes, and while it is changed."""
+        """Locks everything that a command may change, for readers and for the command."""
         self.place: str = _PLACE + secrets.token_hex(6)
-        """Where it is below its port, for its URL alone: any other place is answered as well, be it
-        none, or that of an exchange that was here before."""
+        """The path of the exchange's URL. Requests with another path prefix, or without one, are
+        answered as well."""
         self._script = Script()
         self._info: bytes | None = None
         self._pages = pages or Pages()
@@ -200,7 +200,7 @@ class Exchange:
 
         Raises:
             ValueError: there is no such command, or its symbol is not listed.
-            TypeError: it takes other arguments.
+            TypeError: the command takes other arguments.
         """
         with self.lock:
             if command not in self._commands:
@@ -240,7 +240,7 @@ class Exchange:
         self.set_status(symbol, DELISTED)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Take a request through both legs."""
+        """Answer a request, with the delays of both legs."""
         target = _below_its_place(request.raw_path)
         if target == ADMIN and request.method == "POST":
             status, outcome = obey(self.do, await request.read())
@@ -281,7 +281,7 @@ class Exchange:
                 answer = self._answer(request.method, target, now)
             if not fate.is_dropped:
                 self.answers[answer.status] += 1
-            # No header tells what is used of the limit of history (seen 2026-09-12).
+            # No header shows the use of the limit of history (seen 2026-09-12).
             has_weight = not (is_history or fate.hides_weight)
             response = self._responses.make(request, answer, verdict, now, has_weight=has_weight)
         return response, fate
@@ -289,7 +289,7 @@ class Exchange:
     def _fate(self, target: str, verdict: Verdict) -> Fate:
         symbol = _named_in(target)
         delay, hidden = self._script.take("delay", symbol), self._script.take("hide", symbol)
-        # What the exchange refuses anyway uses no failure up.
+        # A request that the exchange refuses anyway uses up no scripted failure.
         served = verdict.status == OK
         dropped = self._script.take("drop", symbol) if served else None
         failed = self._script.take("fail", symbol) if served and dropped is None else None
@@ -308,7 +308,7 @@ class Exchange:
             path, _, query = target.partition("?")
             route = self._routes.get(path)
             if route is None or method != "GET":
-                # Code and text as observed; under which status they come is not known.
+                # Code and text as observed; their HTTP status is unknown.
                 raise _Refused(404, -5000, f"Path {path}, Method {method} is invalid")
             return Answer(OK, route(query, now))
         except _Refused as refused:
@@ -317,7 +317,7 @@ class Exchange:
     def _refusal(self, verdict: Verdict, ip: str | None, target: str) -> Answer:
         if verdict.status == LIMITED:
             limit = f"{self.counter.limit} requests per minute"
-            if target.startswith(PREFIX):  # nobody has seen this text
+            if target.startswith(PREFIX):  # a guess: we have never seen this text
                 limit = f"{self.history_counter.limit} requests per 5 minutes"
             return _error(
                 LIMITED,
@@ -357,7 +357,7 @@ class Exchange:
         """The past of a listed symbol.
 
         Raises:
-            KeyError: it is not listed.
+            KeyError: the symbol is not listed.
         """
         history = self._histories.get(name)
         if history is None:
@@ -371,13 +371,13 @@ class Exchange:
             asked = Question.of(query, int(now * 1000))
         except BadParameterError as bad:
             raise _Refused(400, bad.code, bad.message) from None
-        self._market(asked.symbol)  # refuses what is not listed
+        self._market(asked.symbol)  # refuses symbols that are not listed
         if self.universe.symbols[asked.symbol].status != TRADING:
             return b"[]"
         return self.history(asked.symbol).page(asked, int(now * 1000))
 
     def _market(self, name: str) -> Market:
-        """The market of a listed symbol, made when somebody first asks for it."""
+        """The market of a listed symbol, made at the first request for it."""
         market = self._markets.get(name)
         if market is None:
             symbol = self.universe.symbols.get(name)
@@ -409,7 +409,7 @@ class Exchange:
         }
 
     def _exchange_info(self, _query: str, now: float) -> bytes:
-        # The real one ignores ?symbol= as well, and is built rarely: its serverTime is old.
+        # Like the real one, it ignores ?symbol=. The real one is rarely rebuilt: its time is old.
         if self._info is None:
             self._info = exchange_info(
                 self.universe.symbols.values(), limit=self.counter.limit, now=now
@@ -423,12 +423,12 @@ def _below_its_place(path: str) -> str:
 
 
 def _text_of(answer: Answer) -> web.Response:
-    """An answer that is not the exchange's: it costs nothing, and no header says so."""
+    """An answer of the simulator itself: it costs no weight and has no weight header."""
     return web.Response(body=answer.body, status=answer.status, content_type="application/json")
 
 
 def _weight(target: str) -> int:
-    # A premiumIndex that names a symbol, whatever it is, is not a request for all of them.
+    # A premiumIndex with any symbol, even an invalid one, is not a request for all of them.
     if not target.startswith(PREMIUM_INDEX):
         return 1
     return 1 if _NAMES_A_SYMBOL.search(target) else ALL_SYMBOLS_WEIGHT
@@ -453,7 +453,7 @@ def _symbol_in(query: str) -> str | None:
 
 
 def _named_in(target: str) -> str | None:
-    """The symbol that a request names, if it names one that can be."""
+    """The symbol that a request names; None if it names none or an invalid one."""
     try:
         return _symbol_in(target.partition("?")[2])
     except _Refused:

@@ -1,7 +1,7 @@
-"""What a test makes a local exchange do: values, failures, delays, bans, listings.
+"""Commands of a test to a local exchange: values, failures, delays, bans, listings.
 
-The rule of this file: every command is here once, with its types. A `LocalExchange` carries it out
-at once, and `Admin` sends it to an exchange of another process.
+The rule of this file: it defines every command once, with its types. A `LocalExchange` runs it at
+once, and `Admin` sends it to an exchange of another process.
 """
 
 import json
@@ -13,29 +13,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ADMIN = "/admin"  # below the URL of an exchange
-PATIENCE_S = 60.0  # that a command of `Admin` may take
+PATIENCE_S = 60.0  # the time-out of a command of `Admin`
 _ERRORS: dict[str, type[Exception]] = {"TypeError": TypeError, "ValueError": ValueError}
 
 Number = Decimal | str | int
 
 
 class Commands:
-    """What a test may have an exchange do, from any thread.
+    """What a test may command an exchange to do, from any thread.
 
-    A command counts from the next request on. Of several for the same answers, such as two calls
-    of `fail`, the first one is used up before the second one begins.
+    A command affects requests from the next one on. If several commands affect the same answers,
+    such as two calls of `fail`, the second one begins when the first one is used up.
 
     Raises:
-        ValueError: From every command: an argument makes no sense, or the symbol is not listed.
-        TypeError: From every command: an argument has another type.
+        ValueError: From every command: an argument is out of range, or the symbol is not listed.
+        TypeError: From every command: an argument has a wrong type.
     """
 
     def set_open_interest(self, symbol: str, value: Number) -> None:
         """Fix the open interest of a symbol. Each call is a new observation with a later time.
 
         Args:
-            symbol: A listed one.
-            value: In the base asset; answers have exactly these digits. A `float` is refused.
+            symbol: A listed symbol.
+            value: Open interest in the base asset, with the digits of the answers; not a `float`.
         """
         self._do("set_open_interest", symbol=symbol, value=_digits("value", value))
 
@@ -44,22 +44,22 @@ class Commands:
         self._do("set_mark_price", symbol=symbol, price=_digits("price", price))
 
     def jump(self, symbol: str, share: float) -> None:
-        """Change open interest by a share of itself, as one observation; it moves on from there.
+        """Change open interest by a share of itself, as one observation; later it moves from there.
 
         Args:
-            symbol: A listed one.
-            share: 0.05 is 5 % more, -0.5 is half of it.
+            symbol: A listed symbol.
+            share: 0.05 adds 5 %, -0.5 halves it.
         """
         self._do("jump", symbol=symbol, share=_number("share", share, above=-1.0))
 
     def fail(self, times: int = 1, *, status: int = 503, symbol: str | None = None) -> None:
         """Answer the next requests with an error. They cost their weight.
 
-        A client asks again after a 5xx: three failures in a row reach its caller.
+        The client retries after a 5xx. It takes three failures in a row to reach its caller.
 
         Args:
-            times: How many.
-            status: An HTTP status from 400 on. For 418 see `ban`.
+            times: The number of requests.
+            status: An HTTP status from 400 to 599. For 418 see `ban`.
             symbol: Only requests for this symbol; None means all of them.
         """
         if not 400 <= _count("status", status) <= 599 or status == 418:
@@ -67,11 +67,11 @@ class Commands:
         self._do("fail", times=_count("times", times), status=status, symbol=symbol)
 
     def drop(self, times: int = 1, *, symbol: str | None = None) -> None:
-        """Close the connection instead of an answer. The requests cost their weight."""
+        """Close the connection instead of answering the next requests. They cost their weight."""
         self._do("drop", times=_count("times", times), symbol=symbol)
 
     def delay(self, seconds: float, times: int = 1, *, symbol: str | None = None) -> None:
-        """Send the next answers so much later than they would be sent. They are counted at once."""
+        """Delay the next answers by so many seconds. Their requests are counted without a delay."""
         seconds = _number("seconds", seconds, above=0.0)
         self._do("delay", seconds=seconds, times=_count("times", times), symbol=symbol)
 
@@ -79,18 +79,18 @@ class Commands:
         """Ban this IP address now (418).
 
         Args:
-            seconds: How long; None for as long as the next ban lasts by `Bans`.
+            seconds: How long; None for the length of the next ban by `Bans`.
         """
         if seconds is not None:
             seconds = _number("seconds", seconds, above=0.0)
         self._do("ban", seconds=seconds)
 
     def end_ban(self) -> None:
-        """End the ban. A client keeps to the end that it was given."""
+        """End the ban. A client that saw the ban waits until the end that it read."""
         self._do("end_ban")
 
     def hide_headers(self, times: int | None = None) -> None:
-        """Leave the used weight out of the next answers; None: of all, until `show_headers`."""
+        """Omit the used weight from the next answers; None: from all until `show_headers`."""
         self._do("hide_headers", times=None if times is None else _count("times", times))
 
     def show_headers(self) -> None:
@@ -98,11 +98,11 @@ class Commands:
         self._do("show_headers")
 
     def list_symbol(self, symbol: str) -> None:
-        """List a symbol and let it trade; its name ends in a quote asset, such as ``NEWUSDT``."""
+        """List a symbol as trading; its name ends in a quote asset, such as ``NEWUSDT``."""
         self.set_status(symbol, "TRADING")
 
     def delist(self, symbol: str) -> None:
-        """End the trading of a symbol. It stays listed as ``SETTLING``, as it does there."""
+        """End the trading of a symbol. It stays listed as ``SETTLING``, as on the real exchange."""
         self._do("delist", symbol=symbol)
 
     def set_status(self, name: str, status: str) -> None:
@@ -114,7 +114,7 @@ class Commands:
         self._do("set_status", name=name, status=status)
 
     def reset(self) -> None:
-        """Forget the failures, drops, delays and hidden headers that are still to come."""
+        """Cancel all pending failures, drops, delays and hidden headers."""
         self._do("reset")
 
     def _do(self, command: str, **arguments: Any) -> None:
@@ -124,14 +124,14 @@ class Commands:
 class Admin(Commands):
     """The same commands for an exchange of another process or thread, over its own socket.
 
-    They cost no weight. A call blocks until the exchange has carried it out, so the loop in which
-    the exchange runs must not make it.
+    Commands cost no weight. A call blocks until the exchange has run it, so never call it in the
+    event loop of the exchange.
 
         with spawn() as url:
             Admin(url).fail(2)
 
     Args:
-        url: Of the exchange, as `LocalExchange.url` and `spawn` give it.
+        url: The URL of the exchange, from `LocalExchange.url` or `spawn`.
     """
 
     def __init__(self, url: str) -> None:
@@ -156,7 +156,7 @@ class Admin(Commands):
 
 
 def obey(do: Callable[..., None], body: bytes) -> tuple[int, dict[str, str]]:
-    """Carry out a command that `Admin` has sent: the status and the body of the answer."""
+    """Run a command that `Admin` has sent; return the status and the body of the answer."""
     try:
         sent = json.loads(body)
         do(sent["command"], **sent["arguments"])

@@ -1,8 +1,8 @@
 """The weight an exchange has counted for one IP address, and what it refuses.
 
-Pure arithmetic: no I/O and no clock. Time is an argument, in Unix seconds of the exchange's
-own clock. Everything is counted in the UTC minute in which it arrives, and the count starts
-again when the minute turns (Source: measured 2026-10-07; the window is fixed, not rolling).
+The rule of this file: arithmetic only, no I/O and no clock. Time is an argument, in Unix seconds by
+the exchange's own clock. A request counts in the UTC minute in which it arrives, and the count
+starts again at the rollover (Source: measured 2026-10-07; the window is fixed, not rolling).
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from math import floor
 from typing import NamedTuple, Protocol
 
 MINUTE_S = 60
-KEPT_MINUTES = 1500  # a day and an hour, so that a test of a day can read all of it
+KEPT_MINUTES = 1500  # a day and an hour, so that a test can read a whole day
 
 OK = 200
 LIMITED = 429
@@ -19,10 +19,10 @@ BANNED = 418
 
 
 class Others(Protocol):
-    """Weight used by whoever else sends from this IP address."""
+    """Weight that other clients on this IP address use."""
 
     def weight(self, since: float, until: float) -> int:
-        """Weight used from `since` to `until` (Unix s); the parts of a span sum to the whole."""
+        """Weight used from `since` to `until` (Unix s). Parts of a span must sum to the whole."""
         ...
 
 
@@ -33,7 +33,7 @@ class Steady:
     rate: float
 
     def weight(self, since: float, until: float) -> int:
-        # The difference of two floors, not the floor of the difference: spans must add up.
+        # The difference of two floors, not the floor of the difference: parts must sum up.
         return floor(self.rate * until) - floor(self.rate * since)
 
 
@@ -56,11 +56,12 @@ class Bursts:
 class Bans:
     """When an IP address is banned, and for how long.
 
-    The first `after` refusals are answered 429, the next one bans (`None`: never). A whole
-    minute without a refusal is forgiven. Each ban is twice as long as the one before.
+    The first `after` refusals are answered 429, and the next one bans (`None`: never). After a
+    whole minute without a refusal the number starts again from 0. Each ban is twice as long as the
+    one before.
 
-    Source: 2 minutes to 3 days, scaling for repeat offenders, documented; requests during a
-    ban lengthen it, observed. How many 429s are forgiven is not known.
+    Source: bans last 2 minutes to 3 days and grow for repeat offenders (documented). Requests
+    during a ban lengthen it (observed). How many 429s the exchange tolerates is unknown.
     """
 
     after: int | None = 40
@@ -70,27 +71,27 @@ class Bans:
 
 
 class Verdict(NamedTuple):
-    """What becomes of one request."""
+    """The exchange's decision about one request."""
 
     status: int
     """200, 429 or 418."""
     used: int
-    """Weight counted in this minute, this request included."""
+    """Weight counted in this minute, including this request."""
     until: float
-    """Unix s at which the refusal ends; 0 when there is none."""
+    """Unix s at which the refusal ends; 0 if there is none."""
 
 
 class WeightCounter:
-    """Counts the weight of one IP address and refuses what is over the limit.
+    """Counts the weight of one IP address and refuses requests over the limit.
 
     Args:
         limit: weight allowed in a minute.
         start: Unix s at which counting begins; others are not counted before it.
-        used: weight already counted in that minute.
-        others: who else sends from this IP address. They are counted, never banned.
-        bans: when refusals become a ban.
-        count_refused: whether a refused request counts. The real exchange's answer is not
-            known; counting is the harder one to live with.
+        used: weight already counted in the minute of `start`.
+        others: other clients on this IP address; counted, never banned.
+        bans: when refusals lead to a ban.
+        count_refused: whether a refused request counts. It is unknown whether it does at the real
+            exchange; counting is the worse case for a client.
     """
 
     def __init__(
@@ -123,14 +124,14 @@ class WeightCounter:
         return self._own.get(minute, 0) + self._others_in(minute, now)
 
     def weights(self, now: float) -> dict[int, int]:
-        """Minute (Unix s // 60) to the weight counted in it up to `now`.
+        """The weight counted up to `now`, by minute (Unix s // 60).
 
-        Has the minutes in which a request of ours arrived, the last 1500 of them.
+        It has the last 1500 minutes in which a request of ours arrived.
         """
         return {minute: own + self._others_in(minute, now) for minute, own in self._own.items()}
 
     def count(self, weight: int, now: float) -> Verdict:
-        """Count a request that arrives at `now`, and say whether it is served."""
+        """Count a request that arrives at `now`, and decide whether it is served."""
         used = self.used(now) + weight
         refused = used > self.limit or now < self.banned_until
         if refused and not self._count_refused:
@@ -139,9 +140,9 @@ class WeightCounter:
         return self._refuse(used, now) if refused else Verdict(OK, used, 0.0)
 
     def refuse(self, used: int, now: float, room_at: float) -> Verdict:
-        """Refuse a request that is over another limit of this address, which has room then.
+        """Refuse a request over another limit of this address, which has room again at `room_at`.
 
-        Each refusal counts towards a ban, whatever limit it is for, and a ban is for all of them.
+        Refusals of every limit count towards a ban, and a ban applies to all limits.
         """
         verdict = self._refuse(used, now)
         return verdict._replace(until=room_at) if verdict.status == LIMITED else verdict
@@ -223,10 +224,10 @@ class RollingCounter:
         return len(times)
 
     def count(self, now: float) -> Verdict:
-        """Count a request that arrives at `now`, and say whether it is served.
+        """Count a request that arrives at `now`, and decide whether it is served.
 
-        A refused one counts as well; whether it does there is not known, and this is the harder
-        one to live with.
+        A refused request counts as well. It is unknown whether it does at the real exchange;
+        counting is the worse case for a client.
         """
         used = self.used(now) + 1
         self._times.append(now)

@@ -1,7 +1,8 @@
-"""Open interest of the past: which rows there are, and what a page of them holds.
+"""Open interest of the past: which rows exist, and which of them a page contains.
 
-Pure functions of seed, symbol and time, like the live values, which they agree with: a row says
-what a caller would have read at its instant. Time is an argument, in Unix ms of the exchange.
+The rule of this file: rows are functions of seed, symbol and time only, and agree with the live
+values: a row has what a caller would have read at its instant. Time is an argument, in Unix ms by
+the exchange's clock.
 """
 
 import re
@@ -16,7 +17,7 @@ from binance_oi.simulator.market import Market
 from binance_oi.simulator.universe import DAY_MS, Symbol
 
 OPEN_INTEREST_HISTORY = "/futures/data/openInterestHist"
-PREFIX = "/futures/data/"  # of all that draws on the limit of history
+PREFIX = "/futures/data/"  # of all paths that draw on the limit of history
 PERIODS_MS = {  # documented 2026-11
     "5m": 300_000,
     "15m": 900_000,
@@ -29,16 +30,16 @@ PERIODS_MS = {  # documented 2026-11
     "1d": DAY_MS,
 }
 MOST, DEFAULT = 500, 30  # rows of a page, documented 2026-11
-KEPT_MS = 30 * DAY_MS  # 30 days back works, 35 do not (seen 2026-07 to 09)
-LATE_MS = 6_200  # after which a row is there (seen 2026-09-12)
+KEPT_MS = 30 * DAY_MS  # 30 days back are served, 35 are not (seen 2026-07 to 09)
+LATE_MS = 6_200  # from a row's instant to its appearance (seen 2026-09-12)
 WEEK_MS, MONDAY_MS = 7 * DAY_MS, 4 * DAY_MS  # the first Monday after 1970
-QUIET_ONE_IN = 400  # stretches of half an hour; one in so many has no trade, and so no row
+QUIET_ONE_IN = 400  # of so many half hours, one has no trade, and so no row
 STRETCH_MS = 1_800_000
 _DIGITS = re.compile("[0-9]{1,15}", re.ASCII)
 
 
 class BadParameterError(Exception):
-    """A parameter that the exchange does not take; the code and the text of its answer."""
+    """The exchange refuses a parameter; `code` and `text` are those of its answer."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -47,35 +48,35 @@ class BadParameterError(Exception):
 
 
 class Row(NamedTuple):
-    """One row, as it is written."""
+    """One row, as the exchange writes it."""
 
     time: int
     """Unix ms."""
     open_interest: str
     value: str
-    """In the quote asset."""
+    """The value in the quote asset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """How far a page can be relied on.
+    """How reliable a page is.
 
-    Source: a page may carry rows outside what was asked (observed); numbers are texts and times
-    are numbers (observed), or texts (documented).
+    Source: a page may have rows outside the requested span (observed). Numbers are texts, and times
+    are numbers (observed) or texts (documented).
     """
 
     stray_share: float = 0.05
-    """Share of pages with a row from before or after what was asked."""
+    """Share of pages with a row from outside the requested span."""
     repeated_share: float = 0.0
-    """Share of pages in which a row comes twice."""
+    """Share of pages in which a row occurs twice."""
     newest_first: bool = False
-    """Whether the rows come in falling order."""
+    """Whether the rows are in descending order."""
     times_as_text: bool = False
     """Whether a time is written as a text."""
 
 
 class Question(NamedTuple):
-    """What is asked for; times in Unix ms, None where a bound was not sent."""
+    """What a request asks for; times in Unix ms, None if a bound was not sent."""
 
     symbol: str
     period: str
@@ -85,11 +86,11 @@ class Question(NamedTuple):
 
     @classmethod
     def of(cls, query: str, now: int) -> "Question":
-        """The question in a query string.
+        """Read the question from a query string.
 
         Raises:
             BadParameterError: a parameter is missing or not valid, or `startTime` is earlier than
-                what is kept.
+                what the exchange keeps.
         """
         try:
             sent = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
@@ -131,10 +132,10 @@ class History:
     """The past of one contract.
 
     Args:
-        seed: of what varies.
+        seed: the seed of everything random.
         symbol: the contract.
         market: its live values.
-        pages: how far a page can be relied on.
+        pages: how reliable a page is.
     """
 
     def __init__(self, seed: int, symbol: Symbol, market: Market, pages: Pages) -> None:
@@ -151,7 +152,7 @@ class History:
         return f"<History {self._name}>"
 
     def rows(self, period: str, first: int, last: int, now: int) -> list[Row]:
-        """Every row from `first` to `last`, both included, that is there at `now`."""
+        """Every row from `first` to `last`, both included, that has appeared by `now`."""
         step = PERIODS_MS[period]
         first = max(first, now - KEPT_MS)
         last = min(last, now - LATE_MS)
@@ -162,7 +163,7 @@ class History:
         ]
 
     def page(self, asked: Question, now: int) -> bytes:
-        """What is answered: the newest rows up to the end, or the first ones without an end."""
+        """The rows of an answer: the newest up to the end, or the first if there is no end."""
         start = 0 if asked.start is None else asked.start
         end = now if asked.end is None else asked.end
         rows = self.rows(asked.period, start, end, now)
@@ -171,7 +172,7 @@ class History:
         return b"[" + b",".join(map(self._written, self._disturbed(rows, asked, now))) + b"]"
 
     def _disturbed(self, rows: list[Row], asked: Question, now: int) -> list[Row]:
-        """The rows as a real page has them: in some order, with some that nobody asked for."""
+        """The rows as an unreliable page has them: in another order, or with additional ones."""
         pages = self._pages
         draw = Random(f"{self._seed}/{asked.start}/{asked.end}")
         if rows and draw.random() < pages.stray_share:
@@ -197,7 +198,7 @@ class History:
         return Row(time, f"{value:.8f}", f"{notional:.8f}")
 
     def _has_row(self, time: int) -> bool:
-        """Whether there was a trade: after the listing, in a session, in no quiet stretch."""
+        """Whether there was a trade: after the listing, in a session, in no quiet half hour."""
         if time < self._onboard_ms:
             return False
         if self._has_sessions and (time - MONDAY_MS) % WEEK_MS >= 5 * DAY_MS:

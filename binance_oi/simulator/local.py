@@ -1,6 +1,6 @@
-"""The local exchange as a thing to start: in the caller's loop, in a thread, in a process.
+"""Starts the local exchange: in the caller's event loop, in a thread, or in a process.
 
-It listens on 127.0.0.1 only, and sees one IP address whoever asks.
+The rule of this file: it listens on 127.0.0.1 only, and takes all clients for one IP address.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from binance_oi.simulator.responses import Headers
 from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
-BACKLOG = 2048  # connections a load test opens at once
-CLOSE_S = 0.1  # what a request in flight still gets when the exchange closes
+BACKLOG = 2048  # connections that a load test may open at once
+CLOSE_S = 0.1  # for requests in flight when the exchange closes
 
 
 class LocalExchange(Commands):
@@ -36,31 +36,31 @@ class LocalExchange(Commands):
         async with LocalExchange(limit=100) as exchange:
             ...  # requests to exchange.url
         with LocalExchange().in_thread() as exchange:
-            ...  # the same from code that has no loop
+            ...  # the same for code without an event loop
 
-    It works on every event loop, also on one whose time is virtual: give `clock` the loop's
-    time, and latency costs no real time.
+    It runs on every event loop, even on one with virtual time. If `clock` returns the time of such
+    a loop, latency takes no real time.
 
-    `url` has a path of its own for each exchange, and so a budget of its own: a ban that a client
-    has seen is not that of the next exchange on the same port. The commands of `Commands`, such as
-    `jump` and `ban`, may come from any thread.
+    The `url` of each exchange has a path of its own, and so a budget of its own. A client that has
+    seen a ban does not apply it to the next exchange on the same port. Any thread may call the
+    commands of `Commands`, such as `jump` and `ban`.
 
     Args:
-        limit: weight allowed in a minute; also what `exchangeInfo` says.
-        seed: of everything that varies.
-        latency: seconds from request to answer; counted after half of them.
-        jitter: up to so many seconds more.
+        limit: weight allowed in a minute; `exchangeInfo` announces it.
+        seed: the seed of everything random.
+        latency: seconds from request to answer; the request is counted after half of them.
+        jitter: the largest additional delay of each leg, s.
         clock_offset: seconds by which the exchange's clock is ahead of the caller's.
         used: weight already used in the minute in which the exchange is made.
         others: weight used by others on this IP address, `Steady` or `Bursts`.
         clock: the caller's clock, Unix s.
-        port: 0 takes a free one.
+        port: the port; 0 chooses a free one.
         bans: when 429 becomes 418, and for how long.
-        count_refused: whether a refused request counts (not known of the real exchange).
-        headers: how far the headers can be relied on, and what `Retry-After` says.
-        changes: `(unix_s, symbol, status)` of listings and delistings to come.
-        history_limit: requests of `/futures/data` allowed in any 5 minutes.
-        pages: how far a page of history can be relied on.
+        count_refused: whether a refused request counts (unknown of the real exchange).
+        headers: how reliable the headers are, and what `Retry-After` says.
+        changes: `(unix_s, symbol, status)` of coming listings and delistings.
+        history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
+        pages: how reliable a page of history is.
     """
 
     def __init__(
@@ -120,17 +120,17 @@ class LocalExchange(Commands):
 
     @property
     def weights(self) -> dict[int, int]:
-        """Minute (Unix s // 60) to the weight counted in it, others included."""
+        """The counted weight by minute (Unix s // 60), including others."""
         with self._exchange.lock:
             return self.counter.weights(self.now())
 
     @property
     def history_counter(self) -> RollingCounter:
-        """What was counted of the limit of `/futures/data`."""
+        """The counter of the limit of `/futures/data`."""
         return self._exchange.history_counter
 
     def history(self, symbol: str, period: str, first: int, last: int) -> list[Row]:
-        """Every row of the past from `first` to `last` (Unix ms) that is there now.
+        """Every row of the past from `first` to `last` (Unix ms) that has appeared by now.
 
         Raises:
             KeyError: the symbol is not listed, or there is no such period.
@@ -141,12 +141,12 @@ class LocalExchange(Commands):
 
     @property
     def answers(self) -> Counter[int]:
-        """How many answers of each status were given."""
+        """The number of answers of each status."""
         return self._exchange.answers
 
     @property
     def universe(self) -> Universe:
-        """What is listed."""
+        """The listed symbols."""
         return self._exchange.universe
 
     def now(self) -> float:
@@ -155,7 +155,7 @@ class LocalExchange(Commands):
 
     @property
     def port(self) -> int:
-        """Where it listens; 0 while it does not."""
+        """The port on which it listens; 0 while it does not."""
         port: int = self._socket.getsockname()[1] if self._socket else 0
         return port
 
@@ -163,20 +163,20 @@ class LocalExchange(Commands):
         self._exchange.do(command, **arguments)
 
     def bind(self) -> None:
-        """Take the port, and have a `url`, before there is a loop: connections wait for `start`."""
+        """Bind the port and set `url` without an event loop; connections wait for `start`."""
         if self._socket is None:
             self._socket = socket.create_server((HOST, self._port), backlog=BACKLOG)
-            self._port = self.port  # also when it is closed and started again
+            self._port = self.port  # the same port if it is closed and started again
             self.url = f"http://{HOST}:{self._port}{self._exchange.place}"
 
     def release(self) -> None:
-        """Give the port back. `close` does it."""
+        """Release the port. `close` calls it."""
         if self._socket is not None:
             self._socket.close()
         self._socket, self.url = None, ""
 
     async def start(self) -> None:
-        """Listen. `async with` does it."""
+        """Listen. `async with` calls it."""
         self.bind()
         assert self._socket is not None
         server = web.Server(self._exchange.handle, access_log=None)
@@ -185,7 +185,7 @@ class LocalExchange(Commands):
         await web.SockSite(self._runner, self._socket, backlog=BACKLOG).start()
 
     async def close(self) -> None:
-        """Stop listening and drop every connection. `async with` does it."""
+        """Stop listening and drop every connection. `async with` calls it."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -205,10 +205,10 @@ class LocalExchange(Commands):
 
     @contextmanager
     def in_thread(self) -> Generator[Self, None, None]:
-        """Run in a thread and a loop of its own."""
+        """Run in a thread with an event loop of its own."""
         made: Future[asyncio.AbstractEventLoop] = Future()
 
-        def run() -> None:  # the loop is made in its thread: a test may have others here
+        def run() -> None:  # make the loop in this thread: the test may have another loop
             made.set_result(asyncio.new_event_loop())
             made.result().run_forever()
 
@@ -229,13 +229,13 @@ class LocalExchange(Commands):
 
 @contextmanager
 def spawn(*arguments: str) -> Generator[str, None, None]:
-    """Run an exchange in a process of its own, and give its URL.
+    """Run an exchange in a process of its own; yields its URL.
 
     Args:
-        arguments: of `python -m binance_oi.simulator`, such as `"--limit", "100"`.
+        arguments: arguments of `python -m binance_oi.simulator`, such as `"--limit", "100"`.
 
     Raises:
-        RuntimeError: the process ended without one; it has said why on stderr.
+        RuntimeError: the process ended without a URL; its stderr says why.
     """
     command = [sys.executable, "-m", "binance_oi.simulator", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,8 +1,8 @@
-"""Open interest and mark prices that move, as pure functions of seed, symbol and time.
+"""Moving open interest and mark prices, as functions of seed, symbol and time.
 
-Nothing is drawn at random later on: the same seed, symbol and moment always give the same answer,
-so that a run can be repeated and two processes agree. Only a test that fixes a value or makes it
-jump changes that, from the moment at which it does.
+The rule of this file: the same seed, symbol and moment always give the same answer, so runs can be
+repeated and two processes agree. Only a test that fixes a value or makes it jump changes later
+answers.
 """
 
 from decimal import Decimal
@@ -14,16 +14,16 @@ from binance_oi.simulator.universe import Symbol
 
 # What the exchange reported: BTCUSDT 94,792-106,312 and ETHUSDT 2,273,930 (seen 2026-09/10).
 _KNOWN = {"BTCUSDT": 97_000.0, "ETHUSDT": 2_270_000.0}
-_SWINGS = ((0.0007, 660.0), (0.012, 18_000.0), (0.05, 260_000.0))  # share of the whole, period s
-_GRAIN = 0.0004  # share of the whole by which one observation may differ from the next
+_SWINGS = ((0.0007, 660.0), (0.012, 18_000.0), (0.05, 260_000.0))  # share of the mean, period s
+_GRAIN = 0.0004  # share of the mean by which one observation may differ from the next
 
 
 class _Step(NamedTuple):
-    """What tests have made of open interest from an instant on."""
+    """How a test has changed open interest, from an instant on."""
 
     since_ms: int
     factor: float = 1.0
-    """Of all jumps so far."""
+    """The product of all jumps so far."""
     fixed: str | None = None
 
 
@@ -44,7 +44,7 @@ class Market:
     )
 
     def __init__(self, seed: int, symbol: Symbol) -> None:
-        # Seeded with text: hash() differs from process to process.
+        # The seed is a text, because hash() differs between processes.
         draw = Random(f"{seed}/{symbol.name}")
         notional = 10 ** draw.uniform(5.7, 8.2)
         self._name = symbol.name
@@ -55,7 +55,7 @@ class Market:
         self._age_s = draw.uniform(2.0, 5.9 - self._every_s)
         self._salt = draw.getrandbits(32)
         self._steps = [_Step(0)]
-        self._prices: list[tuple[float, str]] = []  # fixed ones, and since when
+        self._prices: list[tuple[float, str]] = []  # fixed prices, each with its first instant
         self._swings = tuple(
             (share, 2 * pi / (period * draw.uniform(0.8, 1.25)), draw.uniform(0, 2 * pi))
             for share, period in _SWINGS
@@ -65,15 +65,15 @@ class Market:
         return f"<Market {self._name}>"
 
     def open_interest(self, now: float) -> tuple[str, int]:
-        """Open interest in the base asset, and the Unix ms at which it was so.
+        """Open interest in the base asset, and the Unix ms of its observation.
 
-        The time is 2 to 6 s before `now` (Unix s), differs from symbol to symbol, and stands
-        still for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
+        The time is 2 to 6 s before `now` (Unix s) and differs between symbols. It stays the same
+        for 1 to 3 s (Source: observed 2026-09). The same time means the same value.
         """
         return self._value(int((now - self._age_s) / self._every_s), self._steps[-1])
 
     def open_interest_at(self, moment: float) -> str:
-        """Open interest as it was at `moment` (Unix s): the latest value that is not later."""
+        """Open interest at `moment` (Unix s): the latest value that is not later."""
         ms = moment * 1000
         step = next(step for step in reversed(self._steps) if step.since_ms <= ms)
         return self._value(int(moment / self._every_s), step)[0]
@@ -86,14 +86,14 @@ class Market:
         if time < step.since_ms:
             time, moment = step.since_ms, step.since_ms / 1000
             turn = int(moment / self._every_s)
-        # The upper half of a product: the lower bits of a multiple hardly vary.
+        # The upper half of the product, because the lower bits hardly vary.
         grain = ((turn * 2_654_435_761 + self._salt) & 0xFFFF_FFFF) >> 16
         value = self._open_interest * (self._swing(moment) + _GRAIN * (grain / 65_536 - 0.5))
         value *= step.factor
         return f"{value:.{self._decimals}f}", time
 
     def fix(self, value: str, now: float) -> None:
-        """Let open interest stand still at `value`, as an observation of `now` (Unix s)."""
+        """Fix open interest at `value`, as an observation of `now` (Unix s)."""
         self._steps.append(_Step(self._later_than_before(now), self._steps[-1].factor, value))
 
     def jump(self, share: float, now: float) -> None:
@@ -106,11 +106,11 @@ class Market:
         self._steps.append(_Step(time, before.factor * (1.0 + share), fixed))
 
     def fix_price(self, price: str, now: float) -> None:
-        """Let the mark price stand still at `price` from `now` (Unix s) on."""
+        """Fix the mark price at `price` from `now` (Unix s) on."""
         self._prices.append((now, price))
 
     def _later_than_before(self, now: float) -> int:
-        """Unix ms of `now`, or later: one time has one value."""
+        """Unix ms of `now`, or 1 ms after the current observation: one time has one value."""
         return max(int(now * 1000), self.open_interest(now)[1] + 1)
 
     def mark_price_text(self, moment: float) -> str:

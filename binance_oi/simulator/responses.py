@@ -1,6 +1,6 @@
-"""An answer as a response of HTTP: its headers, and how far they can be relied on.
+"""Makes HTTP responses from answers: their headers, and how reliable these are.
 
-The rule of this file: what an answer says is decided elsewhere.
+The rule of this file: it does not decide the content of an answer.
 """
 
 import gzip
@@ -18,7 +18,7 @@ from binance_oi.simulator.counter import OK, Verdict
 GZIP_FROM_BYTES = 8192  # a small answer came plain in 2026-09, a large one gzip in 2021
 WEIGHT_HEADER = "X-MBX-USED-WEIGHT-1M"
 
-# Names and case of an HTTP/1.1 answer of 2021, and what CloudFront adds since (2026-07).
+# Names and case as in an HTTP/1.1 answer of 2021, and the headers that CloudFront adds (2026-07).
 _HEADERS = {
     "Content-Type": "application/json",
     "Connection": "keep-alive",
@@ -51,18 +51,18 @@ _STATIC_HEADERS = CIMultiDict(_HEADERS)
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """How far the headers can be relied on.
+    """How reliable the headers are.
 
-    Source: no header, `-1` and counts that go down were observed; whether refusals carry the
-    weight or a `Retry-After` is not known, so every way can be chosen.
+    Source: missing headers, `-1` and falling counts were observed. It is unknown whether refusals
+    have the weight or a `Retry-After`, so both can be chosen.
     """
 
     missing_share: float = 0.0
     """Share of answers without the used weight."""
     behind: int = 0
-    """By how much weight, at most, the header may fall short of the count."""
+    """The most by which the header may be below the count."""
     on_refusal: bool = True
-    """Whether 429 and 418 carry the used weight."""
+    """Whether 429 and 418 have the used weight."""
     retry_after: Literal["absent", "0", "seconds"] = "absent"
     """What 429 and 418 say in `Retry-After`."""
 
@@ -76,8 +76,8 @@ class Responses:
     """Makes responses.
 
     Args:
-        headers: how far the headers can be relied on.
-        random: draws what varies.
+        headers: how reliable the headers are.
+        random: the source of everything random.
     """
 
     def __init__(self, headers: Headers, random: Random) -> None:
@@ -94,7 +94,7 @@ class Responses:
         *,
         has_weight: bool,
     ) -> web.Response:
-        """The response to a request; without `has_weight`, no header says what is used."""
+        """Make the response to a request; without `has_weight` it has no weight header."""
         status, body = answer
         response = web.Response(body=body, status=status, headers=_STATIC_HEADERS)
         headers = response.headers

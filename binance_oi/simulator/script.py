@@ -1,6 +1,6 @@
-"""What is still to happen to answers, in the order of the commands that asked for it.
+"""The pending effects on answers, in the order of the commands that caused them.
 
-The rule of this file: no I/O and no clock; an effect that is used up is forgotten.
+The rule of this file: no I/O and no clock. An effect that is used up is removed.
 """
 
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ Kind = Literal["fail", "drop", "delay", "hide"]
 
 @dataclass(eq=False)
 class Effect:
-    """Something that happens to the next answers."""
+    """An effect on the next answers."""
 
     kind: Kind
     left: int | None
-    """To how many; None: to all."""
+    """The number of answers that it still affects; None for all."""
     symbol: str | None = None
     status: int = 0
     seconds: float = 0.0
 
 
 class Script:
-    """Effects that are still to come, in the order of their commands."""
+    """The pending effects, in the order of their commands."""
 
     def __init__(self) -> None:
         self._effects: list[Effect] = []
@@ -35,7 +35,7 @@ class Script:
         self._effects.append(effect)
 
     def take(self, kind: Kind, symbol: str | None) -> Effect | None:
-        """The first effect of that kind for a request; it is used up by one."""
+        """Return the first effect of that kind for a request, and use it once."""
         for effect in self._effects:
             if effect.kind == kind and effect.symbol in (None, symbol):
                 if effect.left is not None:
@@ -46,5 +46,5 @@ class Script:
         return None
 
     def clear(self, kind: Kind | None = None) -> None:
-        """Forget effects: those of one kind, or all."""
+        """Remove the effects of one kind, or all."""
         self._effects = [] if kind is None else [e for e in self._effects if e.kind != kind]

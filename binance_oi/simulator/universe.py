@@ -1,7 +1,7 @@
 """What the exchange lists: the table of symbols, their statuses, and `exchangeInfo`.
 
-The facts are in `universe.txt`, which is ours; what the exchange says about every symbol in
-the same words (filters, order types, margins) is written once, here.
+The rule of this file: facts about single symbols are in `universe.txt`, which we wrote. What the
+exchange says about every symbol alike (filters, order types, margins) is here, once.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 TRADING = "TRADING"
-NEVER_MS = 4_133_404_800_000  # 2100-12-25, the delivery date of what has none (seen 2026-07)
+NEVER_MS = 4_133_404_800_000  # 2100-12-25: the delivery date of perpetuals (seen 2026-07)
 DAY_MS = 86_400_000
 DELIVERY_MS = 8 * 3_600_000  # contracts are delivered at 08:00 UTC
 STALE_S = 13 * 3600  # age of exchangeInfo.serverTime (seen 2026-07-03: 13 h)
@@ -35,7 +35,7 @@ class Symbol:
     base: str
     quote: str
     price: float
-    """About the mark price, in the quote asset."""
+    """Roughly the mark price, in the quote asset."""
     price_precision: int
     quantity_precision: int
     onboard_ms: int
@@ -46,7 +46,7 @@ class Symbol:
 
     @property
     def is_delivery(self) -> bool:
-        """Whether the contract ends on a date, which its name then carries."""
+        """Whether the contract ends on a date; then its name contains the date."""
         return "_" in self.name
 
     @property
@@ -59,14 +59,14 @@ class Symbol:
 
     @property
     def delivery_ms(self) -> int:
-        """Unix ms of delivery; of a settled symbol a made-up one, a year after its listing."""
+        """Unix ms of delivery; for a settled symbol we assume a year after its listing."""
         if self.is_delivery:
             return _unix_ms(self.name.rpartition("_")[2], "%y%m%d") + DELIVERY_MS
         return self.onboard_ms + 365 * DAY_MS if self.status == "SETTLING" else NEVER_MS
 
 
 class Universe:
-    """Every listed symbol by name, in listed order, with statuses that may change."""
+    """Every listed symbol by name, in the order of listing, with statuses that may change."""
 
     def __init__(self, symbols: Iterable[Symbol] | None = None) -> None:
         listed = read_table() if symbols is None else symbols
@@ -81,7 +81,7 @@ class Universe:
 
     @property
     def trading(self) -> tuple[str, ...]:
-        """Names of what is trading, in listed order."""
+        """Names of the trading symbols, in the order of listing."""
         return tuple(name for name, s in self._symbols.items() if s.status == TRADING)
 
     def set_status(self, name: str, status: str, now: float) -> Symbol:
@@ -94,7 +94,7 @@ class Universe:
 
 @cache
 def read_table() -> tuple[Symbol, ...]:
-    """The symbols of `universe.txt`, read once in a process."""
+    """The symbols of `universe.txt`, which a process reads once."""
     return tuple(_entries())
 
 
@@ -118,7 +118,7 @@ def _entries() -> Iterator[Symbol]:
                 price=float(price),
                 price_precision=int(price_precision),
                 quantity_precision=int(quantity_precision),
-                # The table knows the month only: eight listings a day until it is used up.
+                # The table has only the month, so we assume eight listings a day.
                 onboard_ms=_unix_ms(month, "%Y-%m") + order * DAY_MS // 8,
             )
             order += 1
@@ -128,9 +128,9 @@ def exchange_info(symbols: Iterable[Symbol], *, limit: int, now: float) -> bytes
     """The body of `exchangeInfo`, about 1 MB, with the fields and the age of the real one.
 
     Args:
-        symbols: what is listed.
+        symbols: the listed symbols.
         limit: weight allowed in a minute.
-        now: Unix s; `serverTime` is hours older, as it is there.
+        now: Unix s; `serverTime` is hours older, as on the real exchange.
     """
     body = {
         "timezone": "UTC",
