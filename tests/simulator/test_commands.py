@@ -1,4 +1,4 @@
-"""What a test can make a local exchange do, from its own loop, from a thread, and over a socket."""
+"""Commands of a test to a local exchange: from its own loop, from a thread, and over a socket."""
 
 import asyncio
 import json
@@ -30,14 +30,14 @@ WEIGHT = "X-MBX-USED-WEIGHT-1M"
 
 
 def client_of(exchange: LocalExchange) -> OpenInterestClient:
-    """A client in virtual time that asks once."""
+    """A client in virtual time without retries."""
     budget = ProcessBudget(clock=asyncio.get_running_loop().time, wall=wall_time)
     once = RetryPolicy(attempts=1)
     return OpenInterestClient(base_url=exchange.url, budget=budget, retry=once)
 
 
 @pytest.mark.virtual_time
-async def test_a_value_is_the_one_that_a_test_sets_and_each_is_a_new_observation() -> None:
+async def test_each_value_that_a_test_sets_is_a_new_observation() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         read = client.get_open_interest
         before = await read("BTCUSDT")
@@ -52,7 +52,7 @@ async def test_a_value_is_the_one_that_a_test_sets_and_each_is_a_new_observation
 
 
 @pytest.mark.virtual_time
-async def test_a_jump_is_one_observation_and_the_value_moves_on_from_there() -> None:
+async def test_a_jump_is_one_observation_from_which_the_value_moves_on() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         read = client.get_open_interest
         seen = [await read("BTCUSDT")]
@@ -77,7 +77,7 @@ async def test_a_jump_is_one_observation_and_the_value_moves_on_from_there() -> 
 
 
 @pytest.mark.virtual_time
-async def test_a_mark_price_is_the_one_that_a_test_sets() -> None:
+async def test_a_test_can_set_a_mark_price() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.set_open_interest("BTCUSDT", 2)
         exchange.set_mark_price("BTCUSDT", "66193.50")
@@ -87,18 +87,18 @@ async def test_a_mark_price_is_the_one_that_a_test_sets() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_as_many_answers_fail_as_a_test_says_and_no_more() -> None:
+async def test_as_many_answers_fail_as_commanded_and_no_more() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.fail(2, status=500)
         exchange.drop()
         kinds = [await outcome(client, "BTCUSDT") for _ in range(4)]
         assert exchange.answers == {500: 2, 200: 1}
-        assert exchange.used == 4  # whatever reaches the exchange costs its weight
+        assert exchange.used == 4  # failed requests cost their weight too
     assert kinds == [TransportError, ServerError, ServerError, None]
 
 
 @pytest.mark.virtual_time
-async def test_a_failure_of_one_symbol_leaves_the_others_alone() -> None:
+async def test_a_failure_of_one_symbol_affects_no_other() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.fail(100, symbol="ETHUSDT")
         exchange.fail(1, symbol="龙虾USDT")
@@ -118,7 +118,7 @@ async def outcome(client: OpenInterestClient, symbol: str) -> type[BaseException
 
 
 @pytest.mark.virtual_time
-async def test_a_429_that_a_test_asks_for_is_one_like_any_other() -> None:
+async def test_a_commanded_429_is_like_any_other() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         await client.get_open_interest("BTCUSDT")
         exchange.fail(status=429)
@@ -130,7 +130,7 @@ async def test_a_429_that_a_test_asks_for_is_one_like_any_other() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_as_many_answers_come_late_as_a_test_says() -> None:
+async def test_as_many_answers_are_late_as_commanded() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.delay(3.0, 2)
         took: list[int] = []
@@ -142,20 +142,20 @@ async def test_as_many_answers_come_late_as_a_test_says() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_ban_begins_at_once_and_ends_as_a_test_says() -> None:
+async def test_a_commanded_ban_begins_at_once_and_ends_on_time() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         exchange.ban(600.0)
         with pytest.raises(BannedError) as caught:
             await client.get_open_interest("BTCUSDT")
         assert caught.value.retry_at.timestamp() - wall_time() == pytest.approx(600.0, abs=5.0)
         exchange.end_ban()
-        async with client_of(exchange) as another:  # which saw no ban
+        async with client_of(exchange) as another:  # this client saw no ban
             await another.get_open_interest("BTCUSDT")
         exchange.ban()
         assert exchange.counter.banned_until > wall_time() + 600.0  # longer than the last one
 
 
-async def test_the_used_weight_is_hidden_from_as_many_answers_as_a_test_says() -> None:
+async def test_as_many_answers_omit_the_used_weight_as_commanded() -> None:
     async with LocalExchange() as exchange, aiohttp.ClientSession() as session:
 
         async def shows_weight() -> bool:
@@ -171,7 +171,7 @@ async def test_the_used_weight_is_hidden_from_as_many_answers_as_a_test_says() -
 
 
 @pytest.mark.virtual_time
-async def test_a_symbol_is_listed_and_delisted() -> None:
+async def test_a_test_can_list_and_delist_a_symbol() -> None:
     async with LocalExchange(clock=wall_time) as exchange, client_of(exchange) as client:
         with pytest.raises(UnknownSymbolError):
             await client.get_open_interest("NEWUSDT")
@@ -249,13 +249,13 @@ def test_every_command_works_from_another_thread_and_from_another_process(
         exchange.ban()
         exchange.end_ban()
         with urlopen(f"{url}/fapi/v1/ping") as response:
-            assert response.headers[WEIGHT] == "2"  # commands cost nothing
+            assert response.headers[WEIGHT] == "2"  # commands cost no weight
         for command, kind, text in WRONG:
             with pytest.raises(kind, match=text):
                 command(exchange)
 
 
-def test_threads_may_command_while_the_exchange_answers() -> None:
+def test_threads_may_send_commands_while_the_exchange_answers() -> None:
     def command(number: int) -> None:
         for step in range(50):
             exchange.list_symbol(f"N{number}X{step}USDT")
@@ -280,7 +280,7 @@ def test_threads_may_command_while_the_exchange_answers() -> None:
 # -- two exchanges are two budgets -----------------------------------------------------------------
 
 
-async def test_the_ban_of_one_exchange_is_not_that_of_the_next_one_on_its_port() -> None:
+async def test_a_ban_does_not_carry_over_to_the_next_exchange_on_the_port() -> None:
     async with LocalExchange() as first, OpenInterestClient(base_url=first.url) as client:
         port = first.port
         first.ban(86_400.0)
@@ -295,7 +295,7 @@ async def test_the_ban_of_one_exchange_is_not_that_of_the_next_one_on_its_port()
         assert client.usage.used == 1
 
 
-async def test_an_exchange_that_was_closed_for_a_while_keeps_its_budget_and_its_name() -> None:
+async def test_an_exchange_that_reopens_keeps_its_budget_and_its_url() -> None:
     exchange = LocalExchange()
     async with exchange:
         before = exchange.url
@@ -307,7 +307,7 @@ async def test_an_exchange_that_was_closed_for_a_while_keeps_its_budget_and_its_
 @pytest.mark.parametrize(
     "place", ["", pytest.param("/local-00ff00ff00ff", id="of one that was here before")]
 )
-async def test_an_exchange_answers_under_its_port_with_and_without_a_place(place: str) -> None:
+async def test_an_exchange_answers_with_and_without_its_path(place: str) -> None:
     async with LocalExchange() as exchange, aiohttp.ClientSession() as session:
         base = f"http://127.0.0.1:{exchange.port}{place}"
         async with session.get(f"{base}/fapi/v1/openInterest?symbol=BTCUSDT") as response:
@@ -316,7 +316,7 @@ async def test_an_exchange_answers_under_its_port_with_and_without_a_place(place
             assert "Path /fapi/v2/nothing, Method GET is invalid" in await response.text()
 
 
-def test_only_the_path_of_a_local_exchange_makes_a_budget_of_its_own() -> None:
+def test_only_the_path_of_a_local_exchange_names_a_budget_of_its_own() -> None:
     local = "http://127.0.0.1:8080/local-0123456789ab"
     assert pool_key(local) == pool_key(f"{local}/") == local
     assert pool_key("http://127.0.0.1:8080/local-exchange") == "http://127.0.0.1:8080"

@@ -1,6 +1,6 @@
 """The past that the local exchange serves: its rows, its pages, and its limit.
 
-Rule of this file: time is driven by hand; what crosses the wire crosses a real socket.
+Rule of this file: the test advances the time; answers cross a real socket.
 """
 
 import json
@@ -40,7 +40,7 @@ async def asking(made: LocalExchange) -> AsyncIterator[Any]:
         yield ask
 
 
-async def test_a_page_holds_the_newest_rows_up_to_the_end_and_shows_no_weight() -> None:
+async def test_a_page_has_the_newest_rows_up_to_its_end_and_no_weight_header() -> None:
     made = exchange(pages=Pages(stray_share=0.0))
     async with asking(made) as ask:
         status, rows, headers = await ask(
@@ -60,7 +60,7 @@ async def test_a_page_holds_the_newest_rows_up_to_the_end_and_shows_no_weight() 
     assert [(row["timestamp"], row["sumOpenInterest"]) for row in rows] == [
         (row.time, row.open_interest) for row in truth
     ]
-    assert made.used == 0  # of the minute's weight
+    assert made.used == 0  # no weight of the minute
     assert made.history_counter.used(NOW) == 1
 
 
@@ -78,13 +78,13 @@ async def test_a_page_holds_the_newest_rows_up_to_the_end_and_shows_no_weight() 
         ({"symbol": "NOUSDT", "period": "5m"}, -1121),
     ],
 )
-async def test_a_wrong_question_is_refused(params: dict[str, object], code: int) -> None:
+async def test_an_invalid_parameter_is_refused(params: dict[str, object], code: int) -> None:
     async with asking(exchange()) as ask:
         status, error, _ = await ask(**params)
     assert (status, error["code"]) == (400, code)
 
 
-async def test_bounds_that_are_not_sent_mean_the_newest_rows_or_the_first_ones() -> None:
+async def test_without_bounds_a_page_has_the_newest_or_the_first_rows() -> None:
     async with asking(exchange(pages=Pages(stray_share=0.0))) as ask:
         _, newest, _ = await ask(symbol="ETHUSDT", period="1h")
         _, first, _ = await ask(symbol="ETHUSDT", period="1h", startTime=NOW_MS - KEPT_MS, limit=3)
@@ -93,19 +93,19 @@ async def test_bounds_that_are_not_sent_mean_the_newest_rows_or_the_first_ones()
     assert first[0]["timestamp"] - (NOW_MS - KEPT_MS) < 2 * 3_600_000
 
 
-async def test_a_symbol_that_does_not_trade_has_no_rows() -> None:
+async def test_a_symbol_that_is_not_trading_has_no_rows() -> None:
     made = exchange()
     made.set_status("BTCUSDT", "SETTLING")
     async with asking(made) as ask:
         assert (await ask(symbol="BTCUSDT", period="5m"))[:2] == (200, [])
 
 
-def test_a_row_says_what_a_caller_would_have_read_then() -> None:
+def test_a_row_equals_what_a_caller_would_have_read_then() -> None:
     made = exchange()
     (row,) = made.history("BTCUSDT", "5m", NEWEST, NEWEST)
     live = made._exchange._market("BTCUSDT")
     assert float(row.open_interest) == float(live.open_interest_at(NEWEST / 1000))
-    now = NEWEST / 1000 + 4.0  # a live value of then is 2 to 6 s older than its answer
+    now = NEWEST / 1000 + 4.0  # a live value is 2 to 6 s older than its answer
     value, time = live.open_interest(now)
     assert live.open_interest_at(time / 1000 + 0.01) == value
     assert float(row.value) == pytest.approx(
@@ -121,7 +121,7 @@ def test_a_row_appears_6_seconds_late() -> None:
     assert len(made.history("BTCUSDT", "5m", NEWEST, NEWEST)) == 1
 
 
-def test_some_rows_are_missing_and_stay_missing() -> None:
+def test_missing_rows_stay_missing() -> None:
     made = exchange()
     all_rows = made.history("BTCUSDT", "5m", 0, NOW_MS)
     missing = KEPT_MS // STEP - len(all_rows)
@@ -139,7 +139,7 @@ def test_some_rows_are_missing_and_stay_missing() -> None:
     assert days == {0, 1, 2, 3, 4}
 
 
-async def test_a_page_can_have_rows_that_nobody_asked_for_twice_and_in_falling_order() -> None:
+async def test_a_page_can_have_stray_and_repeated_rows_in_descending_order() -> None:
     pages = Pages(stray_share=1.0, repeated_share=1.0, newest_first=True, times_as_text=True)
     first, last = NEWEST - 20 * STEP, NEWEST - 10 * STEP
     async with asking(exchange(pages=pages)) as ask:
@@ -151,12 +151,12 @@ async def test_a_page_can_have_rows_that_nobody_asked_for_twice_and_in_falling_o
     assert not first <= min(times) or not max(times) <= last
 
 
-def test_a_question_of_odd_bytes_is_refused() -> None:
+def test_a_query_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(BadParameterError):
         Question.of("symbol=%ff&period=5m", NOW_MS)
 
 
-def test_the_limit_rolls_and_counts_what_it_refuses() -> None:
+def test_the_limit_of_history_rolls_and_counts_refused_requests() -> None:
     address = WeightCounter(2400, start=NOW, bans=Bans(after=2))
     counter = RollingCounter(3, 300, address)
     assert [counter.count(NOW + n).status for n in (0, 1, 2)] == [200] * 3
@@ -167,7 +167,7 @@ def test_the_limit_rolls_and_counts_what_it_refuses() -> None:
     assert counter.most == 5
 
 
-def test_a_ban_for_history_is_a_ban_for_all() -> None:
+def test_a_ban_for_history_applies_to_every_request() -> None:
     address = WeightCounter(2400, start=NOW, bans=Bans(after=1))
     counter = RollingCounter(1, 300, address)
     assert [counter.count(NOW).status for _ in range(3)] == [200, 429, 418]
@@ -186,14 +186,14 @@ async def test_a_refusal_names_the_limit_of_history() -> None:
     assert repr(made.history_counter) == "<RollingCounter 2 of 1 in 300 s>"
 
 
-async def test_commands_act_on_history_as_on_all_else_also_below_any_place() -> None:
+async def test_commands_affect_history_under_any_path() -> None:
     made = exchange(pages=Pages(stray_share=0.0))
     ask_for = {"symbol": "BTCUSDT", "period": "5m", "limit": 1}
     async with asking(made) as ask:
         assert "/local-" in made.url
         made.fail(1, status=503)
         made.fail(1, status=429, symbol="BTCUSDT")
-        made.drop(2)  # aiohttp sends a request once more
+        made.drop(2)  # aiohttp repeats a request once
         with pytest.raises(aiohttp.ClientError):
             await ask(**ask_for)
         assert [(await ask(**ask_for))[0] for _ in range(3)] == [503, 429, 200]
@@ -211,7 +211,7 @@ async def test_commands_act_on_history_as_on_all_else_also_below_any_place() -> 
         assert (await ask(**ask_for))[1] == []
 
 
-async def test_a_scripted_refusal_of_history_holds_for_its_window() -> None:
+async def test_a_scripted_refusal_of_history_lasts_for_its_window() -> None:
     made = exchange(headers=Headers(retry_after="seconds"))
     async with asking(made) as ask:
         made.fail(1, status=429)
@@ -220,7 +220,7 @@ async def test_a_scripted_refusal_of_history_holds_for_its_window() -> None:
     assert "1000 requests per 5 minutes" in body["msg"]
 
 
-def test_values_that_a_test_sets_are_history_from_then_on() -> None:
+def test_history_contains_values_that_a_test_sets_from_then_on() -> None:
     now = [NOW]
     made = LocalExchange(clock=lambda: now[0])
     before = made.history("BTCUSDT", "5m", NEWEST - 10 * STEP, NEWEST)

@@ -1,7 +1,7 @@
 """The local exchange: its arithmetic by step tables, its answers over real sockets.
 
-Time is driven by hand, and nothing sleeps. Where recorded answers of the real exchange are at
-hand they are compared with ours.
+Rule of this file: the test advances the time, and nothing sleeps. If recorded answers of the real
+exchange are available, tests compare them with ours.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ MINUTE = int(START) // 60
 
 @dataclass
 class Clock:
-    """A clock that goes when told to, and with its loop if it has one."""
+    """A clock that the test advances, and that also follows its loop if it has one."""
 
     now: float = START
     loop: asyncio.AbstractEventLoop | None = None
@@ -61,7 +61,7 @@ class Clock:
 
 @dataclass
 class Reply:
-    """An answer, read to its end."""
+    """A completely read answer."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -79,7 +79,7 @@ class Reply:
 
 @dataclass
 class Wire:
-    """An exchange, the clock it goes by, and a plain session to ask it."""
+    """An exchange, its clock, and a plain session for requests to it."""
 
     exchange: LocalExchange
     clock: Clock
@@ -127,13 +127,13 @@ def counter(limit: int = 3, **options: Any) -> WeightCounter:
     return WeightCounter(limit, start=START, **options)
 
 
-# Each row makes its counter in the test: one that counted once goes on from there.
+# Each row makes its counter in the test, because counting changes it.
 COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
-    "the count starts again when the minute turns, not sixty seconds later": (
+    "the count starts again at the rollover, not sixty seconds later": (
         counter,
         [(50, 1, (200, 1, 0)), (59.999, 1, (200, 2, 0)), (60, 1, (200, 1, 0))],
     ),
-    "the last weight of the limit is served and the next is refused until the minute turns": (
+    "the last weight of the limit is served and the next one is refused until the rollover": (
         counter,
         [
             (0, 2, (200, 2, 0)),
@@ -143,7 +143,7 @@ COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
             (60, 1, (200, 1, 0)),
         ],
     ),
-    "a heavy request over the limit is refused while a light one would fit": (
+    "a heavy request over the limit is refused although a light one would fit": (
         lambda: counter(count_refused=False),
         [(0, 2, (200, 2, 0)), (1, 10, (429, 2, 60)), (2, 1, (200, 3, 0)), (3, 1, (429, 3, 60))],
     ),
@@ -166,7 +166,7 @@ COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
             (310, 1, (418, 4, 550)),
         ],
     ),
-    "a ban can end when it was said to": (
+    "a ban can end at its announced time": (
         lambda: counter(1, bans=Bans(after=0, first_s=30, lengthen=False)),
         [
             (0, 2, (418, 2, 30)),
@@ -175,11 +175,11 @@ COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
             (60, 1, (418, 2, 120)),
         ],
     ),
-    "no ban is longer than the longest": (
+    "no ban exceeds the longest one": (
         lambda: counter(1, bans=Bans(after=0, longest_s=200)),
         [(0, 2, (418, 2, 120)), (120, 2, (418, 2, 320)), (360, 2, (418, 2, 560))],
     ),
-    "a whole minute without a refusal is forgiven": (
+    "after a whole minute without a refusal the number of refusals starts again": (
         lambda: counter(1, bans=Bans(after=1)),
         [(0, 2, (429, 2, 60)), (120, 2, (429, 2, 180)), (180, 2, (418, 2, 300))],
     ),
@@ -187,7 +187,7 @@ COUNTING: dict[str, tuple[Callable[[], WeightCounter], list[Step]]] = {
         lambda: counter(1, bans=Bans(after=None)),
         [(0, 2, (429, 2, 60)), (1, 1, (429, 3, 60)), (2, 1, (429, 4, 60))],
     ),
-    "others use the limit up": (
+    "others can use up the limit": (
         lambda: counter(10, others=Steady(1.0)),
         [(0, 1, (200, 1, 0)), (9, 1, (429, 11, 60)), (60, 1, (200, 1, 0))],
     ),
@@ -221,7 +221,7 @@ def test_others_use_weight_as_time_goes_by(
 
 
 @pytest.mark.parametrize("others", [Steady(1.7), Bursts(5, at_second=1.3, every=7)])
-def test_what_others_use_does_not_depend_on_how_often_one_looks(others: Others) -> None:
+def test_the_use_of_others_does_not_depend_on_how_often_it_is_read(others: Others) -> None:
     looks = [START + step * 0.37 for step in range(1000)]
     parts = sum(others.weight(a, b) for a, b in pairwise(looks))
     assert parts == others.weight(looks[0], looks[-1]) > 0
@@ -237,7 +237,7 @@ def test_a_clock_behind_the_start_sees_no_others() -> None:
     assert counter(others=Steady(10.0)).used(START - 1) == 0
 
 
-def test_only_the_last_1500_minutes_are_kept() -> None:
+def test_the_counter_keeps_only_the_last_1500_minutes() -> None:
     counted = counter()
     for minute in range(2000):
         counted.count(1, START + minute * 60)
@@ -251,7 +251,7 @@ def test_the_counter_shows_its_limit() -> None:
 # --- the universe ---------------------------------------------------------------------------
 
 
-def test_as_many_symbols_are_listed_and_trading_as_on_2026_10_07() -> None:
+def test_the_universe_has_as_many_symbols_as_the_exchange_on_2026_10_07() -> None:
     universe = Universe()
     assert len(universe.symbols) == 924
     assert len(universe.trading) == 789
@@ -277,7 +277,7 @@ def test_the_universe_has_every_kind_of_symbol() -> None:
     assert all(symbol.price > 0 for symbol in symbols.values())
 
 
-def test_a_new_symbol_must_name_its_quote_asset() -> None:
+def test_a_new_symbol_must_end_in_a_quote_asset() -> None:
     with pytest.raises(ValueError, match="NONSENSE"):
         Universe().set_status("NONSENSE", "TRADING", START)
 
@@ -295,8 +295,8 @@ in_july = pytest.mark.parametrize(
 
 
 @in_july
-def test_recorded_symbols_are_in_the_universe_as_they_were(path: Path) -> None:
-    changed = {"BTCUSDT_261225", "ETHUSDT_261225", "ETHUSD1"}  # since then, seen or by date
+def test_the_universe_has_the_recorded_symbols_unchanged(path: Path) -> None:
+    changed = {"BTCUSDT_261225", "ETHUSDT_261225", "ETHUSD1"}  # changed since the recording
     delivered = {"BTCUSDT_260925", "ETHUSDT_260925"}
     ours = _by_name(json.loads(exchange_info(Universe().symbols.values(), limit=1, now=START)))
     listed = _by_name(_json_of(path))
@@ -312,7 +312,7 @@ def test_recorded_symbols_are_in_the_universe_as_they_were(path: Path) -> None:
     "path",
     [made("exchange_info_october.json"), recorded("fapi-exchangeInfo-trimmed-20261007.json")],
 )
-def test_recorded_symbols_of_october_are_in_the_universe_as_they_were(path: Path) -> None:
+def test_the_universe_has_the_recorded_symbols_of_october_unchanged(path: Path) -> None:
     ours = _by_name(json.loads(exchange_info(Universe().symbols.values(), limit=1, now=START)))
     listed = _by_name(_json_of(path))
     assert "BTCUSDT_261225" in listed
@@ -360,12 +360,12 @@ def test_the_seed_decides_open_interest() -> None:
     symbol = Universe().symbols["SOLUSDT"]
     assert Market(7, symbol).open_interest(START) == MARKETS["SOLUSDT"].open_interest(START)
     assert Market(8, symbol).open_interest(START) != MARKETS["SOLUSDT"].open_interest(START)
-    # A literal: another process, another Python and another day give the same answer.
+    # A literal, because every process, every Python and every day give the same answer.
     assert Market(7, symbol).open_interest(START) == ("6440.83", 1_791_331_195_480)
 
 
 @pytest.mark.parametrize("name", ["BTCUSDT", "1000SHIBUSDT", "BTCUSDT_261225", "龙虾USDT"])
-def test_open_interest_is_two_to_six_seconds_old_and_stands_still_for_a_while(name: str) -> None:
+def test_open_interest_is_two_to_six_seconds_old_and_stays_the_same_for_a_while(name: str) -> None:
     moments = [START + step * 0.1 for step in range(3000)]
     readings = [(moment, *MARKETS[name].open_interest(moment)) for moment in moments]
     assert all(1.999 <= moment - time / 1000 <= 6.001 for moment, _, time in readings)
@@ -374,7 +374,7 @@ def test_open_interest_is_two_to_six_seconds_old_and_stands_still_for_a_while(na
     assert len({(value, time) for _, value, time in readings}) == distinct
 
 
-def test_symbols_do_not_share_the_times_of_their_open_interest() -> None:
+def test_symbols_have_different_times_of_open_interest() -> None:
     assert len({market.open_interest(START)[1] for market in MARKETS.values()}) > 700
 
 
@@ -385,7 +385,7 @@ def test_open_interest_has_the_decimals_of_the_quantity_and_is_never_zero() -> N
         assert float(value) > 0
 
 
-def test_open_interest_moves_but_does_not_jump() -> None:
+def test_open_interest_moves_without_jumps() -> None:
     btc = MARKETS["BTCUSDT"]
     hours = [float(btc.open_interest(START + hour * 3600)[0]) for hour in range(200)]
     assert 80_000 < min(hours) < 0.97 * max(hours) < 120_000
@@ -400,7 +400,7 @@ def test_a_market_shows_its_name() -> None:
 # --- on the wire ----------------------------------------------------------------------------
 
 
-async def test_an_answer_is_compact_and_in_the_order_of_the_real_one(wire: Wire) -> None:
+async def test_an_answer_is_compact_with_fields_in_the_order_of_the_real_one(wire: Wire) -> None:
     reply = await wire.open_interest()
     assert reply.status == 200
     shape = rb'\{"symbol":"BTCUSDT","openInterest":"\d+\.\d{3}","time":\d{13}\}'
@@ -408,7 +408,7 @@ async def test_an_answer_is_compact_and_in_the_order_of_the_real_one(wire: Wire)
     assert int(reply.headers["Content-Length"]) == len(reply.body)
 
 
-async def test_every_trading_symbol_answers_and_no_other(wire: Wire) -> None:
+async def test_every_trading_symbol_and_no_other_has_an_answer(wire: Wire) -> None:
     for name, symbol in wire.exchange.universe.symbols.items():
         reply = await wire.open_interest(name)
         assert reply.status == (200 if symbol.status == "TRADING" else 400)
@@ -433,7 +433,7 @@ WEIGHTS = [
 
 
 @pytest.mark.parametrize("target, status, weight", WEIGHTS)
-async def test_whatever_reaches_the_exchange_costs_its_weight(
+async def test_every_request_that_arrives_costs_its_weight(
     wire: Wire, target: str, status: int, weight: int
 ) -> None:
     reply = await wire.get(target)
@@ -456,13 +456,15 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("target, code", REFUSED)
-async def test_a_request_that_cannot_be_served_says_why(wire: Wire, target: str, code: int) -> None:
+async def test_the_answer_to_an_invalid_request_names_the_reason(
+    wire: Wire, target: str, code: int
+) -> None:
     reply = await wire.get(target)
     assert (reply.status, reply.json["code"]) == (400, code)
 
 
 @pytest.mark.parametrize("query", ["symbol=BTCUSDT&x=1", "x=1&symbol=BTCUSDT", "symbol=%42TCUSDT"])
-async def test_the_symbol_is_found_however_the_query_is_written(wire: Wire, query: str) -> None:
+async def test_the_symbol_is_found_in_every_form_of_the_query(wire: Wire, query: str) -> None:
     assert (await wire.get(f"openInterest?{query}")).json["symbol"] == "BTCUSDT"
 
 
@@ -482,7 +484,7 @@ async def test_the_clock_of_the_exchange_is_ahead_by_its_offset() -> None:
         assert (await wire.get("ping")).json == {}
 
 
-async def test_the_count_and_the_date_turn_with_the_minute(wire: Wire) -> None:
+async def test_the_count_and_the_date_change_at_the_rollover(wire: Wire) -> None:
     wire.clock.now = START + 59.9
     before = [await wire.open_interest(), await wire.open_interest()]
     wire.clock.now = START + 60
@@ -496,7 +498,7 @@ async def test_the_count_and_the_date_turn_with_the_minute(wire: Wire) -> None:
     assert wire.exchange.weights == {MINUTE: 2, MINUTE + 1: 1}
 
 
-async def test_over_the_limit_comes_429_and_then_418_with_the_real_texts() -> None:
+async def test_requests_over_the_limit_get_429_and_then_418_with_the_real_texts() -> None:
     async with wired(limit=2, used=1, bans=Bans(after=1)) as wire:
         assert (await wire.open_interest()).used == 2
         limited, banned = await wire.open_interest(), await wire.open_interest()
@@ -520,7 +522,7 @@ RETRY_AFTER = [("0", "0", "0"), ("seconds", "50", "120")]
 
 
 @pytest.mark.parametrize("rule, limited, banned", RETRY_AFTER)
-async def test_refusals_can_say_when_to_come_back(rule: Any, limited: str, banned: str) -> None:
+async def test_refusals_can_have_a_retry_after(rule: Any, limited: str, banned: str) -> None:
     options = {"limit": 1, "bans": Bans(after=1), "headers": Headers(retry_after=rule)}
     async with wired(**options) as wire:
         wire.clock.now += 10
@@ -529,34 +531,34 @@ async def test_refusals_can_say_when_to_come_back(rule: Any, limited: str, banne
         assert (await wire.open_interest()).headers["Retry-After"] == banned
 
 
-async def test_a_ban_can_be_made_to_happen(wire: Wire) -> None:
+async def test_a_test_can_ban_the_address(wire: Wire) -> None:
     wire.exchange.counter.ban(START)
     assert await wire.statuses(1) == [418]
     wire.clock.now += 120
     assert await wire.statuses(1) == [200]
 
 
-async def test_refusals_can_come_without_the_used_weight() -> None:
+async def test_refusals_can_omit_the_used_weight() -> None:
     async with wired(limit=1, headers=Headers(on_refusal=False)) as wire:
         assert WEIGHT in (await wire.open_interest()).headers
         assert WEIGHT not in (await wire.open_interest()).headers
 
 
-async def test_a_share_of_the_answers_can_come_without_the_used_weight() -> None:
+async def test_a_share_of_the_answers_can_omit_the_used_weight() -> None:
     async with wired(headers=Headers(missing_share=0.5)) as wire:
         replies = [await wire.open_interest() for _ in range(100)]
     missing = sum(WEIGHT not in reply.headers for reply in replies)
     assert 30 < missing < 70
 
 
-async def test_the_header_can_fall_short_of_the_count_but_never_exceeds_it() -> None:
+async def test_the_header_can_be_below_the_count_and_never_above_it() -> None:
     async with wired(headers=Headers(behind=5)) as wire:
         shown = [(await wire.open_interest()).used for _ in range(100)]
     assert all(max(1, count - 5) <= used <= count for count, used in enumerate(shown, 1))
     assert shown != sorted(shown)
 
 
-async def test_others_show_in_the_header() -> None:
+async def test_the_header_contains_the_weight_of_others() -> None:
     async with wired(others=Bursts(500, at_second=30)) as wire:
         assert (await wire.open_interest()).used == 1
         wire.clock.now += 30
@@ -566,7 +568,7 @@ async def test_others_show_in_the_header() -> None:
 
 
 def loop_clock(second: float = 0.0) -> Clock:
-    """A clock that goes with the running loop, and is at START + `second` now."""
+    """A clock that follows the running loop and is now at START + `second`."""
     return Clock(START + second, asyncio.get_running_loop())
 
 
@@ -580,7 +582,7 @@ async def test_a_request_is_counted_half_the_latency_after_it_was_sent() -> None
 
 
 @pytest.mark.virtual_time
-async def test_a_request_counts_though_its_sender_gave_up() -> None:
+async def test_a_request_counts_even_if_its_sender_gave_up() -> None:
     async with wired(latency=0.2, clock=loop_clock()) as wire:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(wire.open_interest(), 0.05)
@@ -590,7 +592,7 @@ async def test_a_request_counts_though_its_sender_gave_up() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_jitter_makes_round_trips_longer_and_repeats_by_seed() -> None:
+async def test_jitter_lengthens_round_trips_and_repeats_with_the_seed() -> None:
     runs = [await _round_trips(seed) for seed in (1, 1, 2)]
     assert runs[0] == pytest.approx(runs[1], abs=0.001)
     assert runs[0] != pytest.approx(runs[2], abs=0.001)
@@ -608,7 +610,7 @@ async def _round_trips(seed: int) -> list[float]:
 
 
 @pytest.mark.virtual_time
-async def test_closing_drops_a_request_in_flight() -> None:
+async def test_closing_drops_requests_in_flight() -> None:
     async with wired(latency=1000, clock=loop_clock()) as wire:
         asking = asyncio.create_task(wire.open_interest())
         await asyncio.sleep(1)
@@ -618,7 +620,7 @@ async def test_closing_drops_a_request_in_flight() -> None:
         assert wire.clock() < START + 10
 
 
-async def test_one_seed_makes_one_market() -> None:
+async def test_the_same_seed_makes_the_same_market() -> None:
     bodies: list[bytes] = []
     for seed in (3, 3, 4):
         async with wired(seed=seed) as wire:
@@ -646,7 +648,7 @@ async def test_a_change_of_status_shows_in_exchange_info(wire: Wire) -> None:
     assert after.keys() - before.keys() == {"NEWUSDT"}
 
 
-async def test_statuses_change_by_themselves_when_their_time_comes() -> None:
+async def test_planned_statuses_change_on_time() -> None:
     changes = [(START + 20, "BTCUSDT", "SETTLING"), (START + 10, "NEWUSDT", "TRADING")]
     seen: list[tuple[int, int]] = []
     async with wired(changes=changes) as wire:
@@ -657,7 +659,7 @@ async def test_statuses_change_by_themselves_when_their_time_comes() -> None:
     assert seen == [(400, 200), (200, 200), (200, 400)]
 
 
-async def test_exchange_info_is_whole_stale_and_deaf_to_a_symbol() -> None:
+async def test_exchange_info_is_complete_stale_and_ignores_a_symbol() -> None:
     async with wired(limit=6000) as wire:
         reply = await wire.get("exchangeInfo?symbol=BTCUSDT")
         wire.clock.now += 30
@@ -669,7 +671,7 @@ async def test_exchange_info_is_whole_stale_and_deaf_to_a_symbol() -> None:
     assert 900_000 < len(reply.body) < 1_300_000
 
 
-async def test_mark_prices_of_all_are_those_of_each(wire: Wire) -> None:
+async def test_the_mark_prices_of_all_symbols_equal_the_single_ones(wire: Wire) -> None:
     marks = {mark["symbol"]: mark for mark in (await wire.get("premiumIndex")).json}
     assert len(marks) == 924
     for name in ("BTCUSDT", "OMGUSDT", "ETHUSDT_261225"):
@@ -688,13 +690,15 @@ async def test_mark_prices_have_the_fields_of_the_recorded_ones(wire: Wire, path
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip;q=0", "br"])
-async def test_a_large_body_is_plain_where_gzip_is_not_taken(wire: Wire, encoding: str) -> None:
+async def test_a_large_body_is_plain_if_the_client_does_not_accept_gzip(
+    wire: Wire, encoding: str
+) -> None:
     reply = await wire.get("exchangeInfo", encoding=encoding)
     assert "Content-Encoding" not in reply.headers
     assert int(reply.headers["Content-Length"]) == len(reply.body)
 
 
-async def test_a_large_body_is_gzip_and_chunked_where_it_is_taken(wire: Wire) -> None:
+async def test_a_large_body_is_gzip_and_chunked_if_the_client_accepts_it(wire: Wire) -> None:
     reply = await wire.get("exchangeInfo", encoding="gzip, deflate")
     assert (reply.headers["Content-Encoding"], reply.headers["Transfer-Encoding"]) == (
         "gzip",
@@ -704,7 +708,7 @@ async def test_a_large_body_is_gzip_and_chunked_where_it_is_taken(wire: Wire) ->
     assert "Content-Encoding" not in (await wire.open_interest()).headers
 
 
-async def test_a_connection_is_closed_where_that_is_asked_for(wire: Wire) -> None:
+async def test_a_connection_is_closed_if_the_client_asks_for_it(wire: Wire) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", wire.exchange.port)
     writer.write(b"GET /fapi/v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
@@ -745,7 +749,7 @@ async def test_header_names_are_those_of_the_recorded_http_1_1_answer(
         recorded("headers/fapi-v1-premiumIndex-20260704T044945Z.headers.txt"),
     ],
 )
-async def test_no_header_of_the_recorded_answers_is_missing(wire: Wire, path: Path) -> None:
+async def test_every_header_of_the_recorded_answers_is_present(wire: Wire, path: Path) -> None:
     reply = await wire.open_interest()
     assert _names_of_headers(path) <= {name.lower() for name in reply.header_names}
 
@@ -779,7 +783,7 @@ async def test_error_texts_are_the_recorded_ones(path: Path) -> None:
 # --- where it runs --------------------------------------------------------------------------
 
 
-def test_it_runs_in_a_thread_of_its_own() -> None:
+def test_an_exchange_runs_in_a_thread_of_its_own() -> None:
     with LocalExchange(clock=Clock()).in_thread() as exchange:
         with urlopen(f"{exchange.url}/fapi/v1/openInterest?symbol=BTCUSDT") as response:
             assert json.load(response)["symbol"] == "BTCUSDT"
@@ -789,26 +793,26 @@ def test_it_runs_in_a_thread_of_its_own() -> None:
     assert repr(exchange) == "<LocalExchange closed used=1 of 2400>"
 
 
-async def test_it_closes_once_however_often_it_is_told() -> None:
+async def test_an_exchange_can_be_closed_several_times() -> None:
     async with wired() as wire:
         await wire.exchange.close()
     assert wire.exchange.url == ""
 
 
-def test_it_runs_in_a_process_of_its_own() -> None:
+def test_an_exchange_runs_in_a_process_of_its_own() -> None:
     with spawn("--limit", "1", "--retry-after", "seconds", "--ban-after", "-1") as url:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/local-[0-9a-f]{12}", url)
         with urlopen(f"{url}/fapi/v1/ping") as response:
             assert response.headers[WEIGHT] == "1"
 
 
-def test_a_process_that_does_not_start_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_does_not_start_raises(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="did not start"), spawn("--port", "none"):
         pass
     assert "invalid int value" in capfd.readouterr().err
 
 
-def test_a_port_in_use_is_told_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported_without_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with LocalExchange().in_thread() as exchange:
         port = str(exchange.port)
         with pytest.raises(RuntimeError, match="did not start"), spawn("--port", port):
@@ -829,7 +833,7 @@ def process() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, *thorough(signal.SIGTERM, signal.SIGHUP)])
-def test_a_signal_ends_the_process_without_a_word(
+def test_a_signal_ends_the_process_without_output(
     process: subprocess.Popen[str], number: signal.Signals
 ) -> None:
     assert process.stdout is not None
