@@ -1,6 +1,6 @@
 """`python -m tests.simulation`: the situations over many seeds, as a table.
 
-Ends with 1 when a row misses what is demanded of it.
+Rule of this file: it ends with 1 if a row misses a bound.
 """
 
 import sys
@@ -14,15 +14,15 @@ from .world import Outcome, run
 
 
 def outcome(row: Row, seed: int) -> Outcome:
-    """One run. The situation and what happens in it have a seed each."""
+    """One run. The situation and the events in it each have a seed."""
     return run(row.draw(Random(f"{row.name} {seed}")), seed)
 
 
 def failures(row: Row, outcome: Outcome) -> list[str]:
-    """What this run missed."""
+    """The bounds that this run missed."""
     missed = {
         f"{outcome.over()} over the limit": outcome.over() > 0,
-        f"{outcome.sent_in_hold} sent during a hold": outcome.sent_in_hold > 0,
+        f"{outcome.sent_in_hold} sent during a cooldown": outcome.sent_in_hold > 0,
         f"somebody waited {outcome.longest_wait:.0f} s": outcome.longest_wait > row.longest_wait,
         f"{outcome.used(row.first):.1%} used": outcome.used(row.first) < row.used,
         f"the poorest had {outcome.fairness():.0%}": outcome.fairness() < row.fair,
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def report(row: Row, outcomes: dict[int, Outcome]) -> list[str]:
-    """Print a row of the table; what was missed, by seed."""
+    """Print a row of the table; return what was missed, by seed."""
     used = [outcome.used(row.first) for outcome in outcomes.values()]
     over = sum(outcome.over() for outcome in outcomes.values())
     unavoidable = sum(outcome.over(avoidable=False) for outcome in outcomes.values())

@@ -1,10 +1,11 @@
-"""`python -m tests.simulation.ablation`: what does each number and mechanism of the core earn?
+"""`python -m tests.simulation.ablation`: what is each number and mechanism of the core worth?
 
 Each switch replaces a few characters of the source in a copy of the tree, so that the mechanism
-does nothing. The same situations with the same seeds then run with and without it: six rows, and
-situations with refusals and bans. A mechanism earns its lines if, without it, a request is refused
-that could have been avoided, or many that could not, 0.3 points less of the limit are used, or
-somebody waits longer than the row allows. What changes nothing is a candidate for removal.
+does nothing. Then the same situations with the same seeds run with and without it: six rows, and
+situations with refusals and bans. A mechanism is worth its lines if one of these happens without
+it: the exchange refuses a request that we could have avoided, or many that we could not avoid; we
+use 0.3 percentage points less of the limit; or a call waits longer than the row allows. A mechanism
+whose switch changes nothing is a candidate for removal.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SIX = (
 )
 MEASURED = (*SIX, *EVENTS)
 WORSE = 0.003  # of the limit
-NOTHING = 50  # weight in all runs by which even the same tree may differ where nobody could know
+NOTHING = 50  # weight in all runs by which even equal trees may differ in unavoidable refusals
 
 
 def _drawing(situation: Situation) -> Callable[[Random], Situation]:
@@ -51,14 +52,14 @@ ALL = {row.name: row for row in ROWS} | {
 
 
 class Figure(NamedTuple):
-    """What one run came to."""
+    """The result of one run."""
 
     over: int
-    """Weight over the limit that could have been avoided."""
+    """Avoidable weight over the limit."""
     more: int
-    """Other weight over the limit: others joined, and nobody could know."""
+    """Unavoidable weight over the limit, such as when others join."""
     used: float
-    """Share of the limit."""
+    """The used share of the limit."""
     longest_wait: float
     """Seconds."""
 
@@ -84,7 +85,7 @@ def measure(rows: list[Row], seeds: range, jobs: int | None) -> dict[str, Figure
 
 @contextmanager
 def without(switches: list[Switch]) -> Iterator[Path]:
-    """A copy of the tree in which these mechanisms do nothing."""
+    """Make a copy of the tree in which these mechanisms do nothing."""
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory)
         for name in ("binance_oi", "tests"):
@@ -111,12 +112,12 @@ def _measured_in(tree: Path, options: argparse.Namespace) -> dict[str, Figure]:
 
 
 def _report(name: str, before: dict[str, Figure], after: dict[str, Figure]) -> None:
-    """One line: what the runs without it have more, and by row what they use less."""
+    """Print one line: what the runs without it have more, and what they use less by row."""
     by_row: dict[str, list[float]] = {}
     for key, figure in before.items():
         by_row.setdefault(key.split("|")[0], []).append(after[key].used - figure.used)
     means = {row: sum(found) / len(found) for row, found in by_row.items()}
-    # By run: one that is refused more is not made good by another one that is refused less.
+    # Per run: fewer refusals of one run do not compensate for more of another.
     over = sum(max(0, after[key].over - before[key].over) for key in before)
     waits = max(after[key].longest_wait - before[key].longest_wait for key in before)
     too_long = any(

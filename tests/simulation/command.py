@@ -1,6 +1,6 @@
-"""The command line that the tables of the simulation share.
+"""The command line of all tables of the simulation.
 
-Rule of this file: it says which rows are run, with which seeds, and by how many processes.
+Rule of this file: it chooses the rows, the seeds and the number of processes, and runs nothing.
 """
 
 import argparse
@@ -20,12 +20,12 @@ T = TypeVar("T", bound=Named)
 
 
 class Chosen(NamedTuple, Generic[T]):
-    """What the user asks for."""
+    """What the user chose."""
 
     rows: list[T]
     seeds: range
     jobs: int | None
-    """Processes; None is one for each core."""
+    """The number of processes; None means one per core."""
 
 
 def chosen(program: str, rows: Sequence[T], *, seeds: int, between: str = ",") -> Chosen[T]:
@@ -34,8 +34,8 @@ def chosen(program: str, rows: Sequence[T], *, seeds: int, between: str = ",") -
     Args:
         program: The name of the module that runs.
         rows: All rows of its table.
-        seeds: How many there are by default.
-        between: Separates names in ``--rows``; it is in no name.
+        seeds: The default number of seeds.
+        between: The separator of names in ``--rows``; no name contains it.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {program}")
     parser.add_argument("--seeds", type=int, default=seeds)

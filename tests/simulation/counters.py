@@ -1,6 +1,6 @@
-"""Counters that the exchange does not have, as far as we know.
+"""Counters that the real exchange does not use, as far as we know.
 
-Rule of this file: a client sees which counter it is by the counts alone.
+Rule of this file: a client can identify the counter only by its counts.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ class RollingCounter(WeightCounter):
         return self._sum + (self._theirs.weight(since, now) if self._theirs else 0)
 
     def count(self, weight: int, now: float) -> Verdict:
-        """Count a request that arrives at `now`, and say whether it is served."""
+        """Count a request that arrives at `now`, and decide whether it is served."""
         verdict = super().count(weight, now)
         self._ours.append((now, weight))
         self._sum += weight

@@ -1,7 +1,7 @@
-"""`python -m tests.simulation.fairness`: who gets what of the limit, beside others and beside us.
+"""`python -m tests.simulation.fairness`: who gets which part of the limit, beside others or copies.
 
-Rule of this file: data, and figures of whole runs. The bounds are those that `nox -s fairness`
-holds; a row names the minute from which they count.
+Rule of this file: data, and figures of whole runs. `nox -s fairness` checks the bounds; a row names
+the minute from which they count.
 """
 
 import sys
@@ -24,28 +24,28 @@ Draw = Callable[[Random], Situation]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A situation, and what is demanded in it."""
+    """A situation and its bounds."""
 
     name: str
     draw: Draw
-    first: int = 1  # the minute from which all but refusals count
-    used: float = 0.0  # share of the limit that is used, at least
-    poorest: float = 0.0  # part of the poorest copy, as a share of an even one, at least
-    waits: tuple[float, float, float] = (inf, inf, inf)  # s: half, 99 % and all of the single calls
-    calm: int = 0  # the minute from which nothing is over the limit; None of ours is refused
-    refused: float = 0.0  # share of what others use that is over the limit from then on, at most
+    first: int = 1  # the minute from which everything except refusals counts
+    used: float = 0.0  # the least used share of the limit
+    poorest: float = 0.0  # the least part of any copy, as a share of an even part
+    waits: tuple[float, float, float] = (inf, inf, inf)  # s: median, 99 %, maximum of single calls
+    calm: int = 0  # the minute from which no request may be over the limit
+    refused: float = 0.0  # the most over the limit from then on, as a share of others' weight
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run came to."""
+    """The figures of one run."""
 
     used: float
     poorest: float
     waits: tuple[float, float, float]
     refused: int  # requests of ours, from minute `calm` on
-    over: int  # weight over the limit from then on, whoever is refused
-    theirs: float  # the same as a share of what others use
+    over: int  # weight over the limit from then on, of ours and of others
+    theirs: float  # the same as a share of others' weight
 
 
 def copies(random: Random, count: int, apart: float) -> Situation:
@@ -99,7 +99,7 @@ def rhythm(random: Random, every: float, size: int) -> Others:
 
 
 def poisson(random: Random, every: float, size: int) -> Others:
-    """Bursts without any rhythm, so often on average."""
+    """Bursts without a rhythm, with this mean interval."""
     moments, now = list[tuple[float, int]](), EPOCH_S
     while now < EPOCH_S + 1800.0:
         now += random.expovariate(1.0 / every)
@@ -169,7 +169,7 @@ CASES = (
 
 
 def figures(case: Case, seed: int) -> Figures:
-    """One run. The situation and what happens in it have a seed each."""
+    """One run. The situation and the events in it each have a seed."""
     situation = case.draw(Random(f"{case.name} {seed}"))
     outcome = run(situation, seed)
     late = {k: weight for k, weight in outcome.weights.items() if k >= case.calm}
@@ -186,7 +186,7 @@ def figures(case: Case, seed: int) -> Figures:
 
 
 def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
-    last = outcome.minutes - 1  # a call of that minute may still wait
+    last = outcome.minutes - 1  # calls of the last minute may still wait
     waits = [wait for k, wait in outcome.waits if first <= k < last or (k == last and wait < inf)]
     waits = waits or [0.0, 0.0]
     parts = quantiles(waits, n=100, method="inclusive")
@@ -194,7 +194,7 @@ def _spread(outcome: Outcome, first: int) -> tuple[float, float, float]:
 
 
 def missed(case: Case, found: Figures) -> list[str]:
-    """What is demanded, and was not so in this run."""
+    """The bounds that this run missed."""
     bounds = {
         f"{found.used:.1%} used": found.used >= case.used,
         f"the poorest had {found.poorest:.0%}": found.poorest >= case.poorest,
@@ -207,7 +207,7 @@ def missed(case: Case, found: Figures) -> list[str]:
 
 
 def _report(case: Case, found: Sequence[Figures]) -> list[str]:
-    """Print a row of the table; what was missed, by run."""
+    """Print a row of the table; return what was missed, by run."""
     waits = [max(each.waits[n] for each in found) for n in range(3)]
     waited = ", ".join(f"{wait:.2f}" for wait in waits) if any(waits) else ""
     worst = f"{min(f.used for f in found):.1%} | {min(f.poorest for f in found):.0%} | {waited}"

@@ -1,7 +1,7 @@
 """Real processes, a real clock, a real socket: `python -m tests.simulation.machine`.
 
-Rule of this file: the verdict is the exchange's. What the processes say of themselves is only how
-long they had to wait, and it is one line each, so that one that was killed has said it too.
+Rule of this file: the exchange's counts decide whether a drill passes. A process reports only how
+long its calls waited. Each report is one line, so that even a killed process has reported.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from binance_oi.simulator.local import LocalExchange
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 20  # calls at a time in each process
-LATELY = 180.0  # s before its end in which a process counts what it had
-MOMENTS = 20_000  # answers whose moments it keeps: more than three minutes have
+LATELY = 180.0  # s before its end in which a process counts its answers
+MOMENTS = 20_000  # answers whose moments a process keeps: more than come in three minutes
 
 
 class Process:
-    """A process of its own that asks as often as it may, until it is told to stop."""
+    """A process of its own that sends as often as it may until the test stops it."""
 
     def __init__(self, url: str, directory: Path, kind: str = "calls") -> None:
         command = [sys.executable, "-m", "tests.simulation.machine", "--use", url, "--kind", kind]
@@ -63,14 +63,14 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self) -> dict[str, float]:
-        """Let it end, and hear what it has to say."""
+        """Let the process end, and read its report."""
         out, _ = self._popen.communicate("stop\n")
         found: dict[str, float] = json.loads(out.splitlines()[-1])
         return found
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what other processes do, however long; pytest ends a test that hangs."""
+    """Wait for other processes without a time-out; pytest ends a test that hangs."""
     while not condition():
         time.sleep(0.01)
 
@@ -88,9 +88,9 @@ def running(url: str, count: int, directory: Path, kind: str = "calls") -> Itera
 
 
 async def use(url: str, kind: str) -> None:
-    """Be such a process: it makes single calls, or `bulk` work, or one call a second (`bot`)."""
+    """Run as such a process: make single calls, `bulk` work, or one call a second (`bot`)."""
     loop = asyncio.get_running_loop()
-    told = loop.run_in_executor(None, sys.stdin.readline)
+    stop_requested = loop.run_in_executor(None, sys.stdin.readline)
     last, gap, answers, errors = loop.time(), 0.0, 0, 0
     banned = set[int]()
     moments, waits = deque[float](maxlen=MOMENTS), list[float]()
@@ -108,7 +108,7 @@ async def use(url: str, kind: str) -> None:
 
     async def ask(client: OpenInterestClient, worker: int) -> None:
         nonlocal last, gap, answers, errors
-        while not told.done():
+        while not stop_requested.done():
             began = loop.time()
             try:
                 if kind == "bulk":
@@ -133,7 +133,7 @@ async def use(url: str, kind: str) -> None:
 
     async with OpenInterestClient(base_url=url, max_connections=WORKERS) as client:
         with suppress(BinanceOIError):
-            await client.exchange_info()  # tells the budget the limit
+            await client.exchange_info()  # so that the budget knows the limit
         await asyncio.gather(*(ask(client, worker) for worker in range(workers)))
     lately = sum(moment > loop.time() - LATELY for moment in moments)
     found = {"answers": answers, "errors": errors, "gap": gap, "lately": lately}
@@ -142,7 +142,7 @@ async def use(url: str, kind: str) -> None:
 
 
 def share(count: int, minutes: int) -> None:
-    """Some processes, and how much of the limit they use together."""
+    """Measure how much of the limit some processes use together."""
     with tempfile.TemporaryDirectory() as directory:
         offset = 55.0 - time.time() % 60.0  # a minute begins soon
         exchange = LocalExchange(latency=0.03, jitter=0.02, clock_offset=offset)
@@ -159,7 +159,7 @@ def share(count: int, minutes: int) -> None:
 
 
 def strangers(count: int, minutes: int) -> None:
-    """Some processes that share nothing, and what the poorest had of the last three minutes."""
+    """Measure the poorest of some processes that share nothing, over the last three minutes."""
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         stack.enter_context(exchange.in_thread())
@@ -177,11 +177,11 @@ def strangers(count: int, minutes: int) -> None:
 
 
 def bot(minutes: int) -> None:
-    """One call a second, beside bulk work of another process on the same budget."""
+    """Make one call a second beside bulk work of another process on the same budget."""
     with tempfile.TemporaryDirectory() as place:
         exchange = LocalExchange(latency=0.03, jitter=0.02)
         with exchange.in_thread(), running(exchange.url, 1, Path(place), "bulk"):
-            first = Process(exchange.url, Path(place), "bot")  # from now on single calls are made
+            first = Process(exchange.url, Path(place), "bot")  # the first single calls
             time.sleep(70.0)
             first.kill()
             with running(exchange.url, 1, Path(place), "bot") as (second,):
@@ -193,9 +193,9 @@ def bot(minutes: int) -> None:
 
 
 def kills(count: int) -> float:
-    """Of three processes one is killed, again and again. The longest that another one stood still.
+    """Kill one of three processes again and again; return the longest stall of another one, s.
 
-    The limit is far away, so that nothing but the dead can be in the way.
+    The processes never reach the limit, so only a killed process can stop the others.
     """
     random = Random(count)
     with tempfile.TemporaryDirectory() as directory:
@@ -205,7 +205,7 @@ def kills(count: int) -> float:
                 time.sleep(random.uniform(0.05, 0.3))
                 processes[0].kill()
                 sent = exchange.answers.total()
-                # More than the others can have had under way when it died.
+                # More answers than the others had requests under way when it died.
                 until(lambda sent=sent: exchange.answers.total() >= sent + 3 * WORKERS)  # type: ignore[misc]
                 processes[0] = Process(exchange.url, Path(directory))
                 processes[0].started()
@@ -217,7 +217,7 @@ def kills(count: int) -> float:
 
 
 def ban(seconds: float) -> None:
-    """After one 418 nobody sends, also who starts later; then one request goes alone."""
+    """After one 418 no process sends, even one that starts later; after the ban comes a probe."""
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(latency=0.05, bans=Bans(first_s=seconds))
         with exchange.in_thread(), running(exchange.url, 2, Path(directory)) as processes:
@@ -228,7 +228,7 @@ def ban(seconds: float) -> None:
             later = Process(exchange.url, Path(directory))
             later.started()
             time.sleep(max(1.0, min(5.0, seconds)))
-            assert exchange.answers.total() == sent, "somebody sent during the ban"
+            assert exchange.answers.total() == sent, "a process sent during the ban"
             while (ends - exchange.now()) > 0:
                 time.sleep(min(1.0, ends - exchange.now() + 0.01))
                 assert exchange.answers.total() == sent or exchange.now() > ends
@@ -241,7 +241,7 @@ def ban(seconds: float) -> None:
 
 
 def suspended() -> float:
-    """A process is stopped (SIGSTOP) wherever it happens to be; how long another stood still."""
+    """Stop a process (SIGSTOP) at random moments; return the longest stall of another one, s."""
     random = Random(0)
     with tempfile.TemporaryDirectory() as directory:
         exchange = LocalExchange(limit=9_999_999)

@@ -1,7 +1,7 @@
-"""What lies between us and the exchange, and who else uses it.
+"""The network between us and the exchange, and other clients of the exchange.
 
-Rule of this file: no state. A leg is drawn from the random numbers it is given; others are a
-function of time alone, so that the counter can ask for any span of it.
+Rule of this file: no state. A leg draws from the random numbers that it gets. Others are a function
+of time alone, so that the counter can ask for any span of time.
 """
 
 from bisect import bisect_right
@@ -12,11 +12,11 @@ from typing import Protocol
 
 from binance_oi.simulator.counter import Others
 
-LONGEST_S = 9.5  # a message that takes longer is a lost one: our timeout is 10 s
+LONGEST_S = 9.5  # a slower message would count as lost, because our time-out is 10 s
 
 
 class Leg(Protocol):
-    """How long a message is under way."""
+    """How long a message takes."""
 
     def __call__(self, now: float, random: Random) -> float:
         """Seconds for a message that leaves at `now`."""
@@ -25,7 +25,7 @@ class Leg(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Even:
-    """Always nearly the same."""
+    """All messages take nearly the same time."""
 
     seconds: float = 0.025
     jitter: float = 0.0
@@ -36,7 +36,7 @@ class Even:
 
 @dataclass(frozen=True, slots=True)
 class Uneven:
-    """Messages overtake each other; a share of them is very slow."""
+    """Messages overtake each other, and a share of them is very slow."""
 
     median: float = 0.03
     sigma: float = 0.5
@@ -51,7 +51,7 @@ class Uneven:
 
 @dataclass(frozen=True, slots=True)
 class Stalling:
-    """For `seconds` in every `every` nothing gets through, and then all of it at once."""
+    """For `seconds` of every `every`, no message arrives; then all arrive at once."""
 
     seconds: float = 2.0
     every: float = 13.7
@@ -65,7 +65,7 @@ class Stalling:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Others that use weight at given moments: (Unix s, weight), in order."""
+    """Others that use weight at given moments: pairs of Unix s and weight, in order."""
 
     uses: tuple[tuple[float, int], ...]
     moments: list[float] = field(init=False, repr=False)
@@ -94,7 +94,7 @@ class Together:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Others that are there from `begin` to `end` only, Unix s."""
+    """Others that are present only from `begin` to `end`, Unix s."""
 
     others: Others
     begin: float

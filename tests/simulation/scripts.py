@@ -1,8 +1,8 @@
-"""Hand-made scripts for one pool: what is asked, when, and what the exchange answers.
+"""Hand-made scripts for one pool: what it charges, when, and what the exchange answers.
 
-Rule of this file: a script plays what the situations of the table leave out, or reach only by
-chance. It runs without an event loop, and a reader can follow it with a pencil. Nothing is
-asserted here: `traces` records each decision, and compares it with that of another tree.
+Rule of this file: a script plays what the situations of the table omit, or reach only by chance. It
+runs without an event loop, and a reader can follow it with a pencil. It asserts nothing: `traces`
+records each decision and compares it with the decision of another tree.
 """
 
 from collections import deque
@@ -19,11 +19,11 @@ LIMIT = 2_400
 EVERY = range(1_000)  # minutes
 
 Note = Callable[[float, int, object], None]
-"""Takes seconds, the weight, and the answer of `charge` or of `sending`."""
+"""Gets the time in seconds, the weight, and the answer of `charge` or of `sending`."""
 
 
 class WatchedPool:
-    """A pool that notes its answers."""
+    """A pool whose answers are noted."""
 
     def __init__(self, pool: Pool, note: Note) -> None:
         self._pool, self._note = pool, note
@@ -39,7 +39,7 @@ class WatchedPool:
 
 
 def room(pool: Pool, ask: Callable[[int], Receipt | None]) -> int:
-    """The largest weight that may go now, found by halves; what `ask` gets goes back."""
+    """Find the largest weight that may go now, by bisection; receipts of `ask` are refunded."""
     fits, too_much = 0, pool.usage.limit + 1
     while too_much - fits > 1:
         weight = (fits + too_much) // 2
@@ -53,7 +53,7 @@ def room(pool: Pool, ask: Callable[[int], Receipt | None]) -> int:
 
 
 class Desk:
-    """One pool, a clock that the script moves, and an exchange that answers after `latency` s.
+    """One pool, a clock that the script advances, and an exchange that answers after `latency` s.
 
     Args:
         note: Takes each decision.
@@ -63,8 +63,8 @@ class Desk:
         at: Seconds after `NOON` at which the script begins.
         wall_error: Our wall clock less the exchange's, s.
         latency: Seconds from sending to the answer.
-        others: Weight that others have used of a minute after so many seconds, by minute.
-        headers: Whether an answer carries the count, and `Date`.
+        others: Weight that others have used of a minute (the first argument) after some seconds.
+        headers: Whether an answer has the count, and a `Date`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Desk:
         self.now = START + at
         self.latency = latency
         self.headers = headers
-        self.date_error = 0.0  # s, of the next answers
+        self.date_error = 0.0  # s by which the next answers' `Date` is wrong
         self._note, self._others = note, others
         self._ours: dict[int, int] = {}
         self._under_way: deque[tuple[float, Receipt, int, float]] = deque()
@@ -97,13 +97,13 @@ class Desk:
         self.pool: Pool = budget.pool("the exchange")
 
     def ask(self, weight: int = 1, *, bulk: bool = False) -> Receipt | None:
-        """Ask once, and note the answer; send nothing."""
+        """Charge once, note the answer, and send nothing."""
         answer = self.pool.charge(weight, 0, bulk)
         self._note(self.now - START, weight, answer)
         return answer if isinstance(answer, Receipt) else None
 
     def room(self, *, bulk: bool = False) -> int:
-        """The largest weight that may go now, which is not sent."""
+        """Find the largest weight that may go now, and send none of it."""
         return room(self.pool, lambda weight: self.ask(weight, bulk=bulk))
 
     def write(self, receipt: Receipt) -> None:
@@ -111,7 +111,7 @@ class Desk:
         self._note(self.now - START, receipt.weight, self.pool.sending(receipt))
 
     def send(self, weight: int = 1, most: int = 1) -> int:
-        """Ask up to `most` times, and send what may go; how many went."""
+        """Charge up to `most` times and send what may go; return how many went."""
         for sent in range(most):
             receipt = self.ask(weight)
             if receipt is None:
@@ -122,12 +122,12 @@ class Desk:
         return most
 
     def used(self) -> int:
-        """What the exchange has counted in its minute: everyone's weight."""
+        """The weight of everyone that the exchange has counted in its minute."""
         minute = self._minute()
         return self._ours.get(minute, 0) + self._others(minute, (self.now - START) % 60.0)
 
     def to(self, second: float) -> None:
-        """Move the clock to `second` after `NOON`; answers that are due come on the way."""
+        """Advance the clock to `second` after `NOON`; due answers come on the way."""
         until = START + second
         while self._under_way and self._under_way[0][0] <= until:
             due, receipt, used, counted = self._under_way.popleft()
@@ -138,7 +138,7 @@ class Desk:
         self.now = max(self.now, until)
 
     def go_on(self, until: float, *, every: float = 0.25, weight: int = 1, most: int = 50) -> None:
-        """Send as much as may go, up to `most` at once, each `every` s until `until`."""
+        """Send what may go, up to `most` at once, every `every` s until `until`."""
         second = self.now - START
         while second < until:
             self.send(weight, most)
@@ -146,11 +146,11 @@ class Desk:
             self.to(second)
 
     def lose(self) -> None:
-        """The oldest request under way gets no answer."""
+        """Let the oldest request under way get no answer."""
         self.pool.lose(self._under_way.popleft()[1])
 
     def refuse(self, after: float = 0.0, *, ban: bool = False, shown: int | None = None) -> None:
-        """The oldest request under way is refused; `shown` is the count in its header."""
+        """Refuse the oldest request under way, with the count `shown` in the header."""
         _, receipt, _, counted = self._under_way.popleft()
         date = float(int(NOON + counted - START))
         self.pool.settle_refused(receipt, shown, date, after, ban=ban)
@@ -160,17 +160,17 @@ class Desk:
 
 
 def every(step: float, first: float, last: float) -> list[float]:
-    """Moments from `first` to `last`, in s."""
+    """The moments from `first` to `last`, in s."""
     return [first + step * n for n in range(round((last - first) / step) + 1)]
 
 
 Script = Callable[[Note], None]
 Scripts = dict[str, Script]
-"""By what happens in them."""
+"""All scripts, by the names of what happens in them."""
 
 
 def adding_to(scripts: Scripts) -> Callable[[Script], Script]:
-    """A decorator that keeps a script under its name."""
+    """Make a decorator that stores a script under its name."""
 
     def script(play: Script) -> Script:
         scripts[play.__name__.replace("_", " ")] = play
@@ -184,7 +184,7 @@ script = adding_to(SCRIPTS)
 
 
 def of_a_known_address(play: Script) -> Script:
-    """The script of a client that may use a whole minute at once, as after its first minute."""
+    """Decorate a script whose client may use a whole minute at once: it has seen 60 s."""
 
     @wraps(play)
     def known(note: Note) -> None:
@@ -199,18 +199,18 @@ def of_a_known_address(play: Script) -> Script:
 
 
 def steady(rate: float) -> Callable[[int, float], int]:
-    """`rate` weight a second."""
+    """Others that use `rate` weight a second."""
     return lambda _minute, into: int(rate * into)
 
 
 def bursts(weight: int, *seconds: float, minutes: Iterable[int] = EVERY) -> Callable[..., int]:
-    """`weight` at each of these seconds of these minutes."""
+    """Others that use `weight` at each of these seconds of these minutes."""
     chosen = frozenset(minutes)
     return lambda minute, into: weight * sum(into >= at for at in seconds) * (minute in chosen)
 
 
 def at_once(first: int, later: int) -> Callable[[int, float], int]:
-    """So much weight from the beginning of the first minute, and of each later one."""
+    """Others that use these weights at the beginning of the first minute and of each later one."""
     return lambda minute, _into: later if minute else first
 
 
@@ -222,7 +222,7 @@ def a_minute_is_filled_and_the_next_one_is_probed(note: Note) -> None:
 
 @script
 def a_small_limit(note: Note) -> None:
-    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when each minute is over, and how that is found."""
+    """POLL, CLOSING, EDGE, DRIFT, MINUTE: when we notice that a minute is over."""
     desk = Desk(note, limit=50, at=20.0)
     desk.go_on(190.0, every=0.5, most=3)
 
@@ -304,7 +304,7 @@ def a_share_and_a_reserve_of_weight(note: Note) -> None:
 
 @script
 def lost_requests_stay_charged(note: Note) -> None:
-    """UNDECIDED: how many moments a minute keeps apart."""
+    """UNDECIDED: how many entries of undecided weight a minute keeps."""
     desk = Desk(note, at=2.0, limit=100, latency=0.1)
     desk.go_on(4.0, most=2)
     for second in range(4, 125):
@@ -345,7 +345,7 @@ def answers_without_anything(note: Note) -> None:
 
 @script
 def dates_that_contradict(note: Note) -> None:
-    """CONTRADICTIONS: how many it takes to be believed."""
+    """CONTRADICTIONS: how many `Date`s in a row we trust."""
     desk = Desk(note, at=5.0, limit=300)
     desk.go_on(20.0, every=0.5, most=3)
     for error in (300.0, 0.0, -40.0, -40.0, -40.0, -40.0, 0.0):
@@ -361,13 +361,13 @@ def a_refusal_and_a_second_one(note: Note) -> None:
     desk.refuse(shown=2_400)
     desk.go_on(125.0, every=0.5)
     desk.send()
-    desk.refuse(17.0, shown=1_800)  # below the limit: the exchange counts what we do not see
+    desk.refuse(17.0, shown=1_800)  # below the limit
     desk.go_on(500.0, every=1.0)
 
 
 @script
 def refused_twice_in_a_row(note: Note) -> None:
-    """SURGE_GROWS, SURGE_LEAST, SURGE_MOST, SURGE_FADES: what is kept free after that."""
+    """SURGE_GROWS, SURGE_LEAST, SURGE_MOST, SURGE_FADES: what we keep free after refusals."""
     for refusals in (1, 2, 3):
         desk = Desk(note, at=12.0)
         desk.go_on(15.0)
@@ -380,7 +380,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 @script
 def others_of_hardly_any_weight(note: Note) -> None:
-    """FEW, FEW_SHARE: from how much on they are others."""
+    """FEW, FEW_SHARE: from how much weight on we expect others."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
         desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
         for second in (30.0, 65.0, 75.0):
@@ -390,7 +390,7 @@ def others_of_hardly_any_weight(note: Note) -> None:
 
 @script
 def a_count_that_is_nearly_as_high_in_the_next_minute(note: Note) -> None:
-    """SLACK: by how much a count must have fallen to be another minute's."""
+    """SLACK: by how much a count must fall to belong to another minute."""
     for theirs in range(100, 110):
         desk = Desk(
             note,
@@ -409,7 +409,7 @@ def a_count_that_is_nearly_as_high_in_the_next_minute(note: Note) -> None:
 
 @script
 def a_wait_of_less_than_a_millisecond(note: Note) -> None:
-    """LEAST_WAIT: just before the last probe of a full minute is due."""
+    """LEAST_WAIT: the wait just before the last probe of a full minute is due."""
     desk = Desk(note, limit=50, at=5.0)
     desk.go_on(59.0, every=0.5, most=3)
     for second in every(0.0007, 59.2, 61.0):
@@ -423,7 +423,7 @@ def a_wait_of_less_than_a_millisecond(note: Note) -> None:
 @script
 @of_a_known_address
 def heavy_probes_of_a_full_minute(note: Note) -> None:
-    """FROM_RESERVE: how much of the reserve they may use before the last one."""
+    """FROM_RESERVE: how much of the reserve probes may use before the last one."""
     for weight in (99, 100, 101, 102):
         desk = Desk(note, reserve=201, at=5.0)
         desk.go_on(20.0, weight=73, every=0.5, most=10)
@@ -434,7 +434,7 @@ def heavy_probes_of_a_full_minute(note: Note) -> None:
 
 @script
 def others_at_the_very_beginning_of_a_minute(note: Note) -> None:
-    """SOONEST: from when on a curve rises that begins with the minute."""
+    """SOONEST: when a curve that begins with the minute starts to rise."""
     for weight in (1_100, 1_200, 1_400):
         desk = Desk(note, at=20.0, others=bursts(weight, 3.0))
         desk.go_on(119.0, every=0.5, most=5)
@@ -447,7 +447,7 @@ def others_at_the_very_beginning_of_a_minute(note: Note) -> None:
 
 @script
 def what_came_before_the_first_count_of_the_last_minute(note: Note) -> None:
-    """UNSEEN: for how long room is kept for as much in the next minute."""
+    """UNSEEN: for how long we keep as much room in the next minute."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))
         desk.go_on(59.0, every=1.0, most=5)

@@ -1,8 +1,8 @@
 """Scripts for two processes that share a file, and for a governor with its queue.
 
-Rule of this file: a pool stands for a process, and the script moves the clock of both. The file is
-real, in a directory of its own. How long one process keeps weight for itself shows in what the
-other one may send.
+Rule of this file: a pool stands for a process, and the script advances the clock of both. The file
+is real, in a directory of its own. What the other process may send shows how long the first one
+keeps its weight.
 """
 
 import tempfile
@@ -42,13 +42,13 @@ Desks = Callable[..., "_Desks"]
 
 
 class _Desks:
-    """Two processes, `one` and `other`, 20 s into a minute.
+    """Two processes, `one` and `other`, at 20 s of a minute.
 
     Args:
         note: Takes each decision of both.
         place: The directory of their file.
         limit: Weight a minute.
-        together: Whether `one` finds the file at its start.
+        together: Whether `one` can use the file from the start.
     """
 
     def __init__(self, note: Note, place: Path, *, limit: int = 100, together: bool = True) -> None:
@@ -60,7 +60,7 @@ class _Desks:
         self.one = self.process(self._file)
 
     def process(self, open_store: Callable[[Store | None], Store]) -> SharedPool:
-        """One more process."""
+        """Start one more process."""
 
         def clock() -> float:
             return START + self.now
@@ -78,7 +78,7 @@ class _Desks:
         return PoolFile(self.place, NAME)
 
     def ask(self, pool: Pool, weight: int = 1) -> Receipt | None:
-        """Ask once, and note the answer."""
+        """Charge once, and note the answer."""
         answer = pool.charge(weight)
         self._note(self.now, weight, answer)
         return answer if isinstance(answer, Receipt) else None
@@ -91,11 +91,11 @@ class _Desks:
         pool.flush()
 
     def room(self, pool: Pool) -> int:
-        """The largest weight that may go now, which is not sent."""
+        """Find the largest weight that may go now, and send none of it."""
         return room(pool, lambda weight: self.ask(pool, weight))
 
     def fill(self, pool: Pool) -> None:
-        """Charge all that may go, and send none of it."""
+        """Charge all weight that may go, and send none of it."""
         while weight := self.room(pool):
             self.ask(pool, weight)
 
@@ -125,7 +125,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 
 @_shared
 def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -> None:
-    """BRISK, LOT: which calls are, and how many."""
+    """BRISK, LOT: which calls get a lease, and how many."""
     for pause in every(0.00002, 0.0049, 0.0051):
         desks = make()
         desks.begin(desks.one)
@@ -137,7 +137,7 @@ def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -
 
 @_shared
 def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
-    """LEASE: when the others may have it."""
+    """LEASE: when others may use it."""
     for pause in every(0.0001, 0.0195, 0.0205):
         desks = make()
         desks.begin(desks.one)
@@ -151,7 +151,7 @@ def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
 
 @_shared
 def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
-    """MANY: with which answer."""
+    """MANY: with which settlement."""
     desks = make(limit=1_000)
     desks.begin(desks.one)
     receipts = list[Receipt]()
@@ -169,7 +169,7 @@ def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
 
 @_shared
 def another_process_has_the_file_in_its_hands(_note: Note, make: Desks) -> None:
-    """BUSY: when to ask again."""
+    """BUSY: when a caller asks again."""
     desks = make()
     desks.begin(desks.one)
     assert desks.place is not None
@@ -182,7 +182,7 @@ def another_process_has_the_file_in_its_hands(_note: Note, make: Desks) -> None:
 
 
 def _come_back(desks: _Desks, moments: list[float]) -> None:
-    """`one` asks, and is alone until it finds that the other one has used everything."""
+    """`one` charges, and is alone until it finds that `other` has used everything."""
     for desks.now in moments:
         receipt = desks.ask(desks.one)
         if receipt is not None:
@@ -191,7 +191,7 @@ def _come_back(desks: _Desks, moments: list[float]) -> None:
 
 @_shared
 def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
-    """RETRY: after how long."""
+    """RETRY: after how many seconds."""
     desks = make(together=False)
     desks.begin(desks.other)
     desks.fill(desks.other)
@@ -201,7 +201,7 @@ def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
 
 @_shared
 def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> None:
-    """RETRY_MOST: how rarely at the most."""
+    """RETRY_MOST: the longest interval."""
     desks = make(together=False)
     _come_back(desks, every(0.5, 21.0, 100.0))
     desks.begin(desks.other)
@@ -212,7 +212,7 @@ def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> No
 
 @_shared
 def the_place_of_the_file_changes(_note: Note, make: Desks) -> None:
-    """CHECK: when a process that runs finds the new one."""
+    """CHECK: when a running process finds the new file."""
     desks, others = make(), make()
     desks.begin(desks.one)
     others.now = desks.now = 65.0
@@ -228,12 +228,12 @@ def _simulate(note: Note, situation: Situation) -> None:
 
 @script
 def calls_wait_in_a_queue(note: Note) -> None:
-    """LONGEST_SLEEP_S of `governor`: how often the dispatcher asks for them."""
+    """LONGEST_SLEEP_S of `governor`: how often the dispatcher charges for them."""
     _simulate(note, Situation(minutes=1, limit=60, start=20.0, in_flight=5))
 
 
 @script
 def calls_wait_for_the_pacer(note: Note) -> None:
-    """LOTS_PER_SECOND of `pacer`: how many it lets pass at once."""
+    """LOTS_PER_SECOND of `pacer`: how many calls it admits at once."""
     for pace in (198.0, 200.0):
         _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))

@@ -1,6 +1,6 @@
-"""The situations that are simulated, each with what is demanded of it.
+"""The simulated situations, each with its bound.
 
-Rule of this file: data. A situation is drawn from a seed, so that no two runs of it are alike.
+Rule of this file: data. A situation is drawn from a seed, so that no two runs of it are equal.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Draw = Callable[[Random], Situation]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A situation, and the least of the limit that must be used in it."""
+    """A situation, and the least used share of the limit."""
 
     name: str
     draw: Draw
@@ -84,7 +84,7 @@ def lying_dates(random: Random) -> Situation:
 
 
 def cold(random: Random, *, used: int) -> Situation:
-    start = random.uniform(0.0, 50.0)  # the rest of a later start is up to the network
+    start = random.uniform(0.0, 50.0)  # after a later start the network decides how much is used
     return Situation(leg=_leg(random), used=used, start=start)
 
 
@@ -97,7 +97,7 @@ def steady(random: Random, *, stalls: bool = False) -> Situation:
 
 
 def bursts(random: Random) -> Situation:
-    at = random.uniform(1.0, 60.0)  # after our start, or the first one would not be seen as one
+    at = random.uniform(1.0, 60.0)  # after our start, so that we see the first burst as one
     start = random.uniform(0.0, min(at, 40.0))
     return Situation(others=Bursts(500, at_second=at), start=start)
 
@@ -113,7 +113,7 @@ def sweeping_others(random: Random) -> Situation:
     every = random.choice((10.0, 15.0, 20.0, 30.0))
     size = int(random.uniform(2.0, 25.0) * every)
     others = Bursts(size, at_second=random.uniform(0.0, every), every=every)
-    start = every + random.uniform(0.0, 25.0)  # they were there before us
+    start = every + random.uniform(0.0, 25.0)  # the others begin before us
     return Situation(others=others, start=start, leg=Uneven(random.uniform(0.01, 0.1)))
 
 
@@ -188,7 +188,7 @@ ROWS = (
     Row("2,300 already used", partial(cold, used=2300), 0.98, first=0),
     Row("2,399 already used", partial(cold, used=2399), 0.98, first=0),
     Row("steady others, 5 to 30 a second", steady, 0.97),
-    # What others use while nothing gets through cannot be seen, and the end of a minute is lost.
+    # During a stall we cannot see what others use, and cannot use the end of a minute.
     Row("the same, over a link that stalls", partial(steady, stalls=True), 0.95),
     Row("bursts of 500, once a minute", bursts, 0.93, first=1),
     Row("the same, 4 s early or late", jittered_bursts, 0.93, first=1),

@@ -1,7 +1,7 @@
-"""What can be switched off in the core, one by one: see `ablation`.
+"""The mechanisms of the core that `ablation` can switch off, one by one.
 
-Rule of this file: data. `old` stands exactly once in its module, and with `new` in its place the
-mechanism does nothing.
+Rule of this file: data. `old` occurs exactly once in its module. With `new` instead, the mechanism
+does nothing.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
-"""The switches of `nox -s ablation` fit the source that they switch off.
+"""The switches of `nox -s ablation` match the source that they switch off.
 
-Rule of this file: it runs no simulation; a switch that no longer fits would measure nothing.
+Rule of this file: it runs no simulation. A switch that no longer matches would measure nothing.
 """
 
 import ast
@@ -22,12 +22,12 @@ def shape(source: str) -> str:
 
 
 @pytest.mark.parametrize("switch", some(SWITCHES, always=9), ids=lambda switch: switch.name)
-def test_a_switch_changes_one_place_and_leaves_python(switch: Switch) -> None:
+def test_a_switch_changes_one_place_and_leaves_valid_python(switch: Switch) -> None:
     source = (PACKAGE / switch.module).read_text("utf-8")
     assert source.count(switch.old) == 1
     changed = source.replace(switch.old, switch.new)
     assert shape(changed) != shape(source)
 
 
-def test_every_switch_has_a_name_of_its_own() -> None:
+def test_every_switch_has_its_own_name() -> None:
     assert len({switch.name for switch in SWITCHES}) == len(SWITCHES)

@@ -1,6 +1,6 @@
-"""One short run of each kind of `fairness`; `nox -s fairness` has all of them at full length.
+"""One short run of each kind of `fairness`; `nox -s fairness` runs all of them at full length.
 
-Rule of this file: a small limit, so that a run takes a second. The bounds are those of the table.
+Rule of this file: a small limit, so that a run takes a second, and the bounds of the table.
 """
 
 from math import inf
@@ -14,13 +14,13 @@ from simulation.world import Situation, run
 from support.lanes import thorough
 
 
-def test_copies_that_cannot_see_each_other_come_to_even_parts() -> None:
+def test_copies_without_a_shared_budget_get_even_parts() -> None:
     situation = Situation(
         minutes=16, limit=600, budgets=2, apart=11.0, start=20.0, in_flight=20, leg=Even(0.04)
     )
     outcome = run(situation, seed=1)
     assert outcome.fairness_since(12) >= 0.8
-    assert outcome.used(12) >= 0.94  # the margin for chance is a larger part of a small limit
+    assert outcome.used(12) >= 0.94  # of a small limit, the margin for chance is a larger share
     assert outcome.statuses.keys() == {200}
 
 
@@ -57,11 +57,11 @@ def test_single_calls_on_the_budget_of_bulk_work_are_served_at_once(sweep: int) 
         "600 within 5 s, once a minute",
     ],
 )
-def test_a_row_of_the_table_holds(name: str) -> None:
+def test_a_row_of_the_table_keeps_its_bounds(name: str) -> None:
     (case,) = (case for case in CASES if case.name == name)
     assert missed(case, figures(case, seed=1_000)) == []
 
 
-def test_each_case_has_a_name_of_its_own_and_a_situation() -> None:
+def test_each_case_has_its_own_name_and_a_situation() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert all(case.draw(Random(1)).minutes >= 12 for case in CASES)

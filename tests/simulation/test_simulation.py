@@ -1,6 +1,6 @@
-"""The situations of `tests/simulation`, a few minutes of each; `nox -s simulate` runs hours.
+"""A few minutes of each situation of `tests/simulation`; `nox -s simulate` runs hours.
 
-Rule of this file: nothing is demanded here that the table at its full length does not demand.
+Rule of this file: its bounds are no stricter than those of the table at full length.
 """
 
 from dataclasses import replace
@@ -20,19 +20,19 @@ def _marked(row: Row) -> object:
     return pytest.param(row, id=row.name, marks=() if row.name in ALWAYS else THOROUGH)
 
 
-def test_the_rows_that_always_run_are_there() -> None:
+def test_the_rows_that_always_run_exist() -> None:
     assert {row.name for row in ROWS} >= set(ALWAYS)
 
 
 @pytest.mark.parametrize("row", [_marked(row) for row in ROWS])
-def test_nothing_is_over_the_limit(row: Row) -> None:
+def test_no_request_is_over_the_limit(row: Row) -> None:
     drawn = row.draw(Random(f"{row.name} 1"))
-    situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # to get to know them
+    situation = replace(drawn, minutes=2 if drawn.others is None else 3)  # one more to learn them
     outcome = run(situation, seed=1)
     assert outcome.over() == 0
     assert outcome.sent_in_hold == 0
     last = outcome.used(situation.minutes - 1)
-    assert last >= row.used - 0.05  # what others had is not forgotten yet
+    assert last >= row.used - 0.05  # we still remember the others of earlier minutes
     assert bool(outcome.sweeps) == bool(situation.sweep)
     assert all(seconds <= situation.every for seconds in outcome.sweeps)
 
@@ -43,9 +43,9 @@ def test_the_same_seed_gives_the_same_trace() -> None:
     assert traces[0] == traces[1] != traces[2]
 
 
-def test_a_refusal_is_waited_out_and_what_it_makes_us_reserve_fades() -> None:
+def test_after_a_refusal_we_wait_and_the_expected_surge_fades() -> None:
     situation = Situation(minutes=5, limit=600, used=600, processes=2, start=10.0)
     outcome = run(situation, seed=1)
-    assert outcome.statuses[429] + outcome.statuses[418] == 1  # the first request, alone
+    assert outcome.statuses[429] + outcome.statuses[418] == 1  # only the first request
     assert outcome.sent_in_hold == 0
     assert outcome.used(1) < outcome.used(4) > 0.9

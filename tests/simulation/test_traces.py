@@ -1,7 +1,7 @@
 """The guard for changes of shape: it must notice a changed decision, and nothing else.
 
-`nox -s traces` plays every run; here each part of it is tried on a few, and each number of the
-decision is changed by a hundredth, which a script must notice.
+Rule of this file: `nox -s traces` plays every run; these tests play a few. They change each number
+of the decision by a hundredth, which a script must notice.
 """
 
 import ast
@@ -30,7 +30,7 @@ def test_an_answer_has_one_normal_form() -> None:
         receipt._replace(probe=True),
         Wait(0.25, Reason.OTHERS),
         Wait(None, Reason.TOO_HEAVY),
-        None,  # it was charged, and may not be written any more
+        None,  # charged, but too late to be written
     )
     forms = [traces.normal_form(answer) for answer in answers]
     assert forms == ["send", "probe", "wait 0.250000", "never", "refund"]
@@ -61,13 +61,13 @@ DECIDING = (
     *("sending.governor", "sending.pacer", "exchange.refusals"),
     *(f"budget.{file.stem}" for file in PACKAGE.glob("budget/*.py")),
 )
-BOUND = "a bound of what a record of another process may hold; a sound record is within it"
-LAYOUT = "where a record is in the file, how much of one fits, or for how long it stays"
-REAL = "it counts tries on the real clock, or between threads, which no script can repeat"
-PAST = "of the past, which no script reads; tests/budget/test_rolling.py stands at its threshold"
-PLANS = "it is of what pollers plan; no request is admitted or refused by it"
-# Why no script can notice it.
-TO_BE_WRITTEN = "its script shows no change since a start is even, and one is to be written"
+BOUND = "a bound for records of other processes; a valid record is within it"
+LAYOUT = "where a record is in the file, how long it may be, or for how long the file keeps it"
+REAL = "it counts attempts on the real clock, or between threads, which no script can repeat"
+PAST = "no script reads the past; tests/budget/test_rolling.py tests its threshold"
+PLANS = "it concerns plans of pollers; no request is admitted or refused by it"
+# For each number that no script notices, the reason.
+TO_BE_WRITTEN = "its script is outdated since clients start evenly; write a new one"
 UNNOTICED = {
     "budget.tuning.SURGE_GROWS": TO_BE_WRITTEN,
     "budget.tuning.SOONEST": TO_BE_WRITTEN,
@@ -97,7 +97,7 @@ UNNOTICED = {
     "budget.record.FEW_SLOTS": LAYOUT,
     "budget.pool_file.ROOM": LAYOUT,
     "budget.record.TRIES": REAL,
-    "budget.boot.SAME_MOMENT": "how far two readings of one boot may be apart",
+    "budget.boot.SAME_MOMENT": "by how much two readings of one boot may differ",
     "budget.demand.LIFE": PLANS,
     "budget.demand.RENEWAL": PLANS,
     "budget.demand.AHEAD": PLANS,
@@ -119,18 +119,18 @@ UNNOTICED = {
     "budget.pool_file._SAFE": LAYOUT,
     "budget.pool_file._WRITES": LAYOUT,
     "budget.pool_file._LAST": LAYOUT,
-    "exchange.refusals.MAX_TEXT_READ": "how much of a text is read: no script has texts",
-    "exchange.refusals.MIN_STATED": "which limit of a text is believed: no script has texts",
+    "exchange.refusals.MAX_TEXT_READ": "how much of a text we read; no script has texts",
+    "exchange.refusals.MIN_STATED": "which limit of a text we trust; no script has texts",
     "exchange.refusals.FIREWALL": "a status",
-    "sending.pacer.LONGEST_S": "no wait is so long",
-    "sending.governor.MAX_FINISHED": "when finished calls are cleared away: it decides nothing",
-    "sending.governor.ENDED_PER_STEP": "how many calls end in one step of the loop: none is sent",
-    "sending.governor.LEAST_RETRY_S": "the `retry_at` of a refused call: it decides nothing",
+    "sending.pacer.LONGEST_S": "no wait is as long",
+    "sending.governor.MAX_FINISHED": "when finished calls are removed; it decides nothing",
+    "sending.governor.ENDED_PER_STEP": "how many calls end in one step of the loop; none is sent",
+    "sending.governor.LEAST_RETRY_S": "the `retry_at` of a refused call; it decides nothing",
 }
 
 
 def numbers(module: str) -> list[str]:
-    """The constants that a module of ours defines and whose values are numbers."""
+    """The numeric constants that a module of ours defines."""
     found = import_module(f"binance_oi.{module}")
     assert found.__file__ is not None
     names: list[str] = []
@@ -162,7 +162,7 @@ def played(script: str) -> str:
 
 
 def likeliest_first(number: str) -> list[str]:
-    """Scripts; first those that name a number, for speed."""
+    """All scripts, those that name a number first, for speed."""
     name = re.compile(rf"\b{number.rpartition('.')[2]}\b")
     return sorted(SCRIPTS, key=lambda script: not name.search(SCRIPTS[script].__doc__ or ""))
 
@@ -183,7 +183,7 @@ def test_a_number_of_the_decision_that_changes_by_a_hundredth_is_noticed(
     assert played(noticing) == unchanged(noticing)
 
 
-def test_every_number_that_is_never_noticed_is_there_and_has_a_reason() -> None:
+def test_every_unnoticed_number_exists_and_has_a_reason() -> None:
     assert set(UNNOTICED) <= set(NUMBERS)
     assert all(UNNOTICED.values())
 

@@ -1,6 +1,6 @@
-"""The situations of `unknowns`, a few minutes of each; its command has several seeds of all.
+"""A few minutes of each situation of `unknowns`; its command runs several seeds of all of them.
 
-Rule of this file: nothing is demanded here that the table does not demand.
+Rule of this file: its bounds are no stricter than those of the table.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ ALWAYS = (
 
 
 def small(drawn: Situation) -> Situation:
-    """The same with a fourth of the limit, and a few minutes of it."""
+    """The same with a quarter of the limit, for a few minutes."""
     if drawn.others is not None or drawn.sweep or drawn.used or drawn.limit < 1000:
         return replace(drawn, minutes=min(drawn.minutes, 3))
     announced = None if drawn.announced is None else drawn.announced // 4
@@ -38,18 +38,18 @@ def marked(row: Row) -> object:
     return pytest.param(row, id=name, marks=() if row.name in ALWAYS else THOROUGH)
 
 
-def test_the_rows_that_always_run_are_there() -> None:
+def test_the_rows_that_always_run_exist() -> None:
     assert {row.name for row in ROWS} >= set(ALWAYS)
 
 
 @pytest.mark.parametrize("row", [marked(row) for row in ROWS])
-def test_what_is_not_known_costs_no_more_than_the_table_allows(row: Row) -> None:
+def test_a_situation_with_little_knowledge_keeps_the_bound_of_its_row(row: Row) -> None:
     situation = small(row.draw(Random(1)))
     value = row.measure(situation, run(situation, seed=1))
     assert row.is_met(value), row.figure(value)
 
 
-def test_a_rolling_counter_forgets_what_is_60_s_old_and_nothing_sooner() -> None:
+def test_a_rolling_counter_forgets_weight_after_60_s_and_not_earlier() -> None:
     outcome = run(Situation(minutes=2, limit=100, announced=10, rolling=True, start=30.0), seed=1)
     assert outcome.statuses.keys() == {200}
 

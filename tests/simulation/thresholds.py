@@ -1,8 +1,8 @@
-"""Scripts that stand at the threshold of a number: a hundredth more or less, and they differ.
+"""Scripts at the threshold of a number: a change of the number by 1 % changes their decisions.
 
-Rule of this file: a script names its numbers in its docstring. The other scripts play what happens
-to a client, and a number may move unseen between two of its questions. These ask at
-moments that are close together, or for the largest weight that may go.
+Rule of this file: the docstring of a script names its numbers. The other scripts play what happens
+to a client, and may not notice a changed number between two of their charges. These charge at
+moments that are close together, or find the largest weight that may go.
 """
 
 from binance_oi.budget.usage import Receipt
@@ -22,7 +22,7 @@ def _receipt(desk: Desk, weight: int = 1) -> Receipt:
 
 
 def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
-    """A pool that has had its first answer, and is alone."""
+    """A desk whose pool has had its first answer, and is alone on the address."""
     desk = Desk(note, at=at, limit=limit)
     desk.send()
     desk.to(at + 0.5)
@@ -30,7 +30,7 @@ def _acquainted(note: Note, at: float, limit: int = 100) -> Desk:
 
 
 def _room_beside_others(desk: Desk, second: float) -> None:
-    """What may go at `second` of what is not kept for others, by a count of that moment."""
+    """Note the largest weight that others leave at `second`, by a count of that moment."""
     desk.to(second)
     desk.send()
     desk.to(second + desk.latency)
@@ -39,7 +39,7 @@ def _room_beside_others(desk: Desk, second: float) -> None:
 
 @script
 def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
-    """FLIGHT: from which second on a request is booked to the next minute, too."""
+    """FLIGHT: from which second on a request is booked to the next minute too."""
     for second in every(0.02, 47.5, 48.1):
         desk = _acquainted(note, 5.3)
         desk.to(second)
@@ -50,7 +50,7 @@ def a_request_may_be_counted_in_the_minute_after_its_own(note: Note) -> None:
 
 @script
 def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
-    """PATIENCE: what is written later is charged again."""
+    """PATIENCE: a request that is written later is charged again."""
     for late in every(0.005, 1.95, 2.05):
         desk = _acquainted(note, 20.0)
         desk.pool.set_limits(None, [Limit(10, 1_000, False)])
@@ -61,7 +61,7 @@ def a_request_is_written_late_beside_a_limit_of_ten_seconds(note: Note) -> None:
 
 @script
 def a_request_is_written_late_in_its_minute(note: Note) -> None:
-    """TRAVEL: until when it is certain to be counted in the minute to which it is booked."""
+    """TRAVEL: until when only booked minutes may count a request that is written late."""
     for second in every(0.02, 49.5, 50.1):
         desk = _acquainted(note, 5.3)
         desk.to(46.0)
@@ -72,7 +72,7 @@ def a_request_is_written_late_in_its_minute(note: Note) -> None:
 
 @script
 def the_others_wait_for_a_probe_without_an_answer(note: Note) -> None:
-    """PROBE_PATIENCE: when they stop to wait."""
+    """PROBE_PATIENCE: when they stop waiting."""
     desk = Desk(note, at=20.0, latency=9.0)
     desk.send()
     for second in every(0.002, 20.9, 21.1):
@@ -96,7 +96,7 @@ def a_count_without_a_request_gives_its_weight_back(note: Note) -> None:
 
 @script
 def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
-    """LAG: the header may be as old as that."""
+    """LAG: how old the count in a header may be."""
     for second in every(0.002, 7.88, 7.92):
         desk = _acquainted(note, 5.0)
         receipt = _receipt(desk, 40)
@@ -112,7 +112,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA, PROBES: what is kept, from moment to moment."""
+    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -127,7 +127,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def others_came_in_one_minute_and_never_again(note: Note) -> None:
-    """MEMORY, MINUTE: how many minutes room is kept for them."""
+    """MEMORY, MINUTE: for how many minutes we keep room for them."""
     desk = Desk(note, at=4.0, others=bursts(900, 30.0, minutes=(0,)))
     for second in (4, 29, 32, *range(65, 600, 60)):
         _room_beside_others(desk, second)
@@ -135,7 +135,7 @@ def others_came_in_one_minute_and_never_again(note: Note) -> None:
 
 @script
 def a_client_starts_just_before_the_rollover(note: Note) -> None:
-    """AT_ONCE, PROBE_PAUSE: what it may use before it knows which minute its count is of."""
+    """AT_ONCE, PROBE_PAUSE: what it may use before it knows the minute of its count."""
     desk = Desk(note, at=58.0)
     desk.send()
     desk.to(58.2)
@@ -144,7 +144,7 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 @script
 def a_client_comes_back_after_minutes_of_rest(note: Note) -> None:
-    """IDLE: when it knows nothing any more."""
+    """IDLE: when its knowledge expires."""
     for minute in (9, 10, 11, 12):
         desk = _acquainted(note, 5.3)
         desk.to(60.0 * minute + 10.0)
@@ -155,7 +155,7 @@ def a_client_comes_back_after_minutes_of_rest(note: Note) -> None:
 
 @script
 def counts_that_are_rare(note: Note) -> None:
-    """BLIND_FOR, BLIND_AFTER: how long one is waited for."""
+    """BLIND_FOR, BLIND_AFTER: how long we wait for a count."""
     for second in every(0.02, 25.2, 25.8):
         desk = _acquainted(note, 5.3, limit=1_000)
         desk.to(second)
@@ -168,7 +168,7 @@ def counts_that_are_rare(note: Note) -> None:
 
 @script
 def refusals_far_below_the_limit(note: Note) -> None:
-    """LOWEST: from which count on one shows a lower limit."""
+    """LOWEST: from which count on a refusal shows a lower limit."""
     for count in range(95, 106):
         desk = _acquainted(note, 5.3, limit=1_000)
         desk.send()
@@ -179,7 +179,7 @@ def refusals_far_below_the_limit(note: Note) -> None:
 
 @script
 def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
-    """DISTRUST: for how many minutes we go by the lower limit."""
+    """DISTRUST: for how many minutes we obey the lower limit."""
     desk = _acquainted(note, 5.3, limit=1_000)
     desk.send()
     desk.refuse(shown=500)
@@ -192,7 +192,7 @@ def an_hour_after_a_refusal_below_the_limit(note: Note) -> None:
 
 @script
 def a_minute_begins_after_one_that_was_full(note: Note) -> None:
-    """UNSEEN_AT_ONCE: how many go before its first count."""
+    """UNSEEN_AT_ONCE: how much is under way before the minute's first count."""
     desk = _acquainted(note, 5.3, limit=2_400)
     desk.to(70.0)
     desk.send()
@@ -205,7 +205,7 @@ def a_minute_begins_after_one_that_was_full(note: Note) -> None:
 
 @script
 def others_leave_us_what_we_had_before(note: Note) -> None:
-    """OURS: the part that is not kept for them, although they used everything but ours."""
+    """OURS: the part that we do not leave to others, although they used all the rest."""
     desk = Desk(note, at=5.0, others=bursts(2_200, 40.0, minutes=(0,)))
     for second, weight in ((5.0, 1), (6.0, 150), (45.0, 1), (50.0, 1), (64.0, 1)):
         desk.to(second)
@@ -216,7 +216,7 @@ def others_leave_us_what_we_had_before(note: Note) -> None:
 
 @script
 def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
-    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much, and until when."""
+    """SINGLE_LEAST, SINGLE_GROWS, RELEASE: how much room, and until when."""
     for weight in (1, 300):
         desk = _acquainted(note, 5.0, limit=24_000)
         desk.send(weight)
@@ -227,7 +227,10 @@ def bulk_work_leaves_room_for_single_calls(note: Note) -> None:
 
 
 def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> Desk:
-    """Others use `theirs` from second 2 to `until` of each minute but the first, and we `ours`."""
+    """Use `ours` in minute 1, beside others that use `theirs` in seconds 2 to `until` of a minute.
+
+    The others are absent in minute 0.
+    """
 
     def used(minute: int, into: float) -> int:
         return int(theirs * min(1.0, max(0.0, into - 2.0) / (until - 2.0))) if minute else 0
@@ -244,7 +247,7 @@ def _among_copies(note: Note, theirs: float, ours: int, until: float = 3.0) -> D
 
 @script
 def copies_of_us_share_the_address(note: Note) -> None:
-    """GROWS, FAIR, PACE: what is ours beside them, and when."""
+    """GROWS, FAIR, PACE: our part beside copies, and when we may use it."""
     for theirs, ours in ((17_000, 5_400), (12_080, 7_000), (11_920, 7_000)):
         desk = _among_copies(note, theirs, ours, until=14.0)
         for second in (124.0, 131.0):
@@ -256,7 +259,7 @@ def copies_of_us_share_the_address(note: Note) -> None:
 
 @script
 def others_may_be_copies_of_us(note: Note) -> None:
-    """EARLY, WHOLE: what they use up by when, with us."""
+    """EARLY, WHOLE: by when others use up a minute together with us."""
     for ours in range(6_300, 7_300, 40):
         desk = _among_copies(note, 16_200, ours, until=19.7)
         for second in (122.0, 131.0):
@@ -268,7 +271,7 @@ def others_may_be_copies_of_us(note: Note) -> None:
 
 @script
 def copies_of_us_send_at_the_same_time(note: Note) -> None:
-    """CROWD: how many of ours are under way meanwhile."""
+    """CROWD: how much of our weight is under way at once."""
     desk = _among_copies(note, 17_000, 5_000)
     for second in (122.0, 131.0):
         desk.to(second)
@@ -279,7 +282,7 @@ def copies_of_us_send_at_the_same_time(note: Note) -> None:
 
 @script
 def nobody_shows_a_count_any_more(note: Note) -> None:
-    """BLIND_RESERVE, BLIND_AFTER: what is kept when only our books are left."""
+    """BLIND_RESERVE, BLIND_AFTER: what we keep free when we have only our books."""
     desk = Desk(note, at=20.0, headers=(False, True))
     for second in range(20, 32):
         desk.to(second)
@@ -289,7 +292,7 @@ def nobody_shows_a_count_any_more(note: Note) -> None:
 
 @script
 def others_came_once_and_may_come_again(note: Note) -> None:
-    """MINUTE: a first burst, and a minute that follows it."""
+    """MINUTE: a first burst, and the minute after it."""
     for last in every(0.1, 49.4, 50.8):
         desk = Desk(note, at=3.0, others=bursts(500, 22.0))
         for second in (3.0, 5.97, 8.02, 17.0, 23.0, 34.0):
@@ -300,7 +303,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
-    """WALL_ERROR: how much longer a hold lasts before the first `Date`."""
+    """WALL_ERROR: how much longer a cooldown lasts before the first `Date`."""
     desk = Desk(note, at=20.0)
     desk.pool.hold(7.0)
     desk.ask()
@@ -310,11 +313,11 @@ def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
 
 @script
 def limits_of_other_spans(note: Note) -> None:
-    """SLOTS, SHORTEST, SOON of `window`: when what was used leaves a window."""
+    """SLOTS, SHORTEST, SOON of `window`: when weight leaves a window."""
     for limit in (Limit(5, 60, False), Limit(10, 60, False), Limit(300, 60, True)):
         desk = _acquainted(note, 5.0, limit=1_000)
         desk.pool.set_limits(None, [limit])
-        for second in every(0.25, 6.24, 36.0):  # a slot ends a hundredth later, or a quarter
+        for second in every(0.25, 6.24, 36.0):  # slots end 0.01 s after some of these moments
             desk.to(second)
             desk.send(3, 2)
 

@@ -1,18 +1,18 @@
 """`python -m tests.simulation.traces`: do two trees make the same send decisions?
 
-Each run plays one situation or one script, and records every answer of `charge`: when, the weight,
-and whether the request is sent, is sent as a probe, or waits, and for how long. A change of shape
-leaves every trace as it is. A change of behaviour does not, and needs figures of its own.
+Each run plays one situation or one script, and records every answer of `charge`: the time, the
+weight, and whether the request is sent, is sent as a probe, or waits, and how long. A change of
+shape changes no trace. A change of behaviour does, and needs figures of its own.
 
     python -m tests.simulation.traces                        against the last commit
     python -m tests.simulation.traces --against main~3       against any revision
     python -m tests.simulation.traces --against ../before    against another checkout
     python -m tests.simulation.traces --save traces.json     keep the digests ...
     python -m tests.simulation.traces --against traces.json  ... and compare with them later
-    python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    is the change noticed?
+    python -m tests.simulation.traces --scale budget.tuning.LATE=1.01    would a script notice it?
 
-It ends with 1 when a trace differs, and shows the first decision that does. A stored digest is
-for the machine that made it: another C library may round a logarithm differently.
+It ends with 1 if a trace differs, and shows the first decision that differs. Compare a stored
+digest only on the machine that made it: another C library may round a logarithm differently.
 """
 
 import argparse
@@ -47,7 +47,7 @@ SCRIPTS = scripts.SCRIPTS | thresholds.SCRIPTS | sharing.SCRIPTS
 SEEDS = 1, 2, 3
 BEFORE = 3  # decisions shown before the first one that differs
 HERE = Path(__file__).parents[2]
-# What no row draws: refusals, bans, and a limit other than the announced one.
+# Situations that no row draws: refusals, bans, and a limit other than the announced one.
 HALF_PAST_3 = EPOCH_S + 3.5 * 60.0
 EVENTS = {
     "a start into a full minute": Situation(minutes=6, used=2400, processes=2, start=10.0),
@@ -72,7 +72,7 @@ Traces = dict[str, str]
 
 
 def normal_form(answer: object) -> str:
-    """An answer of `charge` or `sending` in a form that outlives the types it has had."""
+    """An answer of `charge` or `sending` in a form that does not depend on our types."""
     if answer is None:
         return "refund"
     if isinstance(answer, Receipt):
@@ -82,7 +82,7 @@ def normal_form(answer: object) -> str:
 
 
 class Notes:
-    """The decisions of one run, as a digest; the first `lines` of them also as text."""
+    """The decisions of one run as a digest, and the first `lines` of them as text."""
 
     def __init__(self, lines: int = 0) -> None:
         self.lines: list[str] = []
@@ -110,7 +110,7 @@ def _play(script: Script, notes: Notes) -> None:
 
 
 def runs() -> dict[str, Callable[[Notes], None]]:
-    """Everything that is traced, by name."""
+    """All runs, by name."""
     found: dict[str, Callable[[Notes], None]] = {}
     for name, play in SCRIPTS.items():
         found[name] = partial(_play, play)
@@ -132,15 +132,15 @@ def _digest(name: str) -> tuple[str, str]:
 
 
 def trace(jobs: int | None) -> Traces:
-    """Play everything, in several processes, which see the constants as they are here."""
+    """Play all runs in several processes, which inherit changed constants."""
     with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
         return dict(pool.map(_digest, runs()))
 
 
 def _scale(change: str, assign: Callable[[object, str, float], None] = setattr) -> None:
-    """Multiply a constant in every module of ours that has it: `budget.tuning.LATE=1.01`.
+    """Multiply a constant in every module of ours that imports it: `budget.tuning.LATE=1.01`.
 
-    A whole number changes by 1 at the least.
+    An integer changes by at least 1.
     """
     place, _, factor = change.partition("=")
     module, _, name = place.rpartition(".")
@@ -156,7 +156,7 @@ def _scale(change: str, assign: Callable[[object, str, float], None] = setattr) 
 
 @contextmanager
 def _checkout(revision: str) -> Iterator[Path]:
-    """A checkout of `revision`, for as long as it is compared with."""
+    """A checkout of `revision`, removed after the comparison."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory) / "tree"
         git = "git", "-C", str(HERE), "worktree"
@@ -168,7 +168,7 @@ def _checkout(revision: str) -> Iterator[Path]:
 
 
 def _ask(tree: Path, *arguments: str) -> None:
-    """Let another tree trace itself, with its own form of this program."""
+    """Let another tree trace itself, with its own version of this program."""
     environment = {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'tests'}"}
     command = [sys.executable, "-m", "tests.simulation.traces", *arguments]
     subprocess.run(command, cwd=tree, env=environment, check=True)
@@ -201,7 +201,7 @@ def _first_difference(name: str, tree: Path) -> str:
 
 
 def _compare(theirs: Traces, ours: Traces, tree: Path | None) -> int:
-    """Say what differs; how many do."""
+    """Print what differs; return the number of differences."""
     different = [name for name in ours if ours[name] != theirs.get(name, ours[name])]
     new, gone = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
     decisions = sum(int(text.split()[0]) for text in ours.values())

@@ -1,8 +1,8 @@
-"""`python -m tests.simulation.unknowns`: what the budget does where little is known, as a table.
+"""`python -m tests.simulation.unknowns`: what the budget does with little knowledge, as a table.
 
-A start, a ban, headers that do not come, and a window or a limit that is not what we think. Ends
-with 1 when a row misses its bound. The rule of this file: a row says how its situation is drawn
-from a seed, what is measured, and which bound that must keep.
+The rows are about a start, a ban, missing headers, and a window or a limit that is not what we
+think. It ends with 1 if a row misses its bound. The rule of this file: a row says how to draw its
+situation from a seed, what to measure, and the bound.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ QUICK = Even(0.025)  # 50 ms there and back
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A situation, what is measured of it, and the bound: a least or a most."""
+    """A situation, its measure, and the bound: a least or a most."""
 
     name: str
     draw: Callable[[Random], Situation]
@@ -57,24 +57,24 @@ class Row:
 
 
 def over_from(minute: int, _: Situation, outcome: Outcome) -> float:
-    """Everybody's weight over the limit, from a minute on."""
+    """The weight of everyone over the limit, from a minute on."""
     weights = outcome.weights.items()
     return sum(max(0, weight - outcome.limit) for k, weight in weights if k >= minute)
 
 
 def refused_of_first_burst(situation: Situation, outcome: Outcome) -> float:
-    """Share of a burst in minute 0 that is refused: of all over the limit, at the most."""
+    """The refused share of a burst in minute 0, as if it met all refusals of that minute."""
     assert isinstance(situation.others, Bursts)
     return max(0, outcome.weights[0] - outcome.limit) / situation.others.size
 
 
 def used(_: Situation, outcome: Outcome) -> float:
-    """Share of the limit that is used from minute 1 on."""
+    """The used share of the limit from minute 1 on."""
     return outcome.used(1)
 
 
 def served(situation: Situation, outcome: Outcome) -> float:
-    """Share of what a rolling window allows, as if each minute held a whole limit."""
+    """The used share of a rolling window, which allows one limit in each minute."""
     others = situation.others
     end = EPOCH_S + 60.0 * situation.minutes
     theirs = others.weight(EPOCH_S, end) if others is not None else 0
@@ -99,7 +99,7 @@ def seconds(_: Situation, outcome: Outcome) -> float:
 
 
 def most_at_once(_: Situation, outcome: Outcome) -> float:
-    """The most requests that came at once when a cooldown was over."""
+    """The most requests that arrived at once after a cooldown."""
     return max(outcome.tries, default=0)
 
 
@@ -171,26 +171,25 @@ def small(random: Random, *, limit: int) -> Situation:
 
 
 def bare(random: Random) -> Situation:
-    """Somebody else used all of it, so we are refused; and later there is a ban."""
+    """Others have used the whole limit, so we are refused; later there is a ban."""
     return Situation(
         minutes=9, used=2400, start=20.0, bare=True, bans=True, banned_at=41.5, leg=QUICK
     )
 
 
 class Polled(NamedTuple):
-    """What polling gives after a ban."""
+    """The results of polling after a ban."""
 
     whole: float
     """Seconds from the end of the ban to the end of the first sweep without an error."""
     missed: int
-    """Slots between the end of the ban plus two periods, and five minutes later, without a
-    snapshot in time."""
+    """Slots without a snapshot in time, in five minutes that begin two periods after the ban."""
     details: list[str]
-    """Of the gaps, what they say."""
+    """The reasons of the gaps."""
 
 
 def polled(count: int, every: float, seed: int) -> Polled:
-    """`count` symbols every `every` s on a local exchange, and a ban of two minutes."""
+    """Poll `count` symbols every `every` s on a local exchange that bans for two minutes."""
     return virtual_clock.run(_polled(count, every, Random(seed)))
 
 
@@ -290,7 +289,7 @@ ROWS = (
 
 
 def outcome(row: Row, seed: int) -> float:
-    """What one run measures."""
+    """The measure of one run."""
     situation = row.draw(Random(seed))
     return row.measure(situation, run(situation, seed))
 

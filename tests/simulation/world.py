@@ -1,7 +1,7 @@
 """One run: an exchange, a network, others, and processes of ours.
 
-Rule of this file: whoever sends is the shipped governor on a shipped budget. Everything around it
-comes from the seed and from nothing else, so a trace can be had again.
+Rule of this file: the shipped governor sends, on a shipped budget. Everything around it depends
+only on the seed, so a run can be repeated.
 """
 
 import asyncio
@@ -28,81 +28,81 @@ from .counters import RollingCounter
 from .networks import Leg, Uneven
 
 EPOCH_S = 1_795_434_000.0  # the beginning of a minute
-STEP_S = 1e-6  # the smallest move of time; without one, a timer set for now would spin
+STEP_S = 1e-6  # the smallest step of time; without it, a timer for now would spin
 TIMEOUT_S = 10.0  # the client's default
-LOOK_S = 2.0  # who has not looked at the count for so long knows all that happened until then
-AT_ONCE_S = 0.02  # requests that arrive within it are sent at once: no answer takes so short
+COULD_KNOW_S = 2.0  # a client could have probed by then, so it can know everything older
+AT_ONCE_S = 0.02  # requests that arrive within it were sent at once: answers take longer
 POOL = "the exchange"
 
 _Ts = TypeVarTuple("_Ts")
 Use = Callable[[], Coroutine[Any, Any, None]]
 Watch = Callable[[Pool], Pool]
-"""Puts a pool of its own between a governor and its pool, for example one that takes notes."""
+"""Puts another pool between a governor and its pool, such as one that takes notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What a run is like. Seconds, weight, and shares from 0 to 1."""
+    """The conditions of a run, in seconds, weight, and shares from 0 to 1."""
 
     minutes: int = 10
     limit: int = 2400
-    announced: int | None = None  # the limit that our budgets go by; None: `limit`
-    start: float | None = None  # s into the first minute; None: drawn, 0 to 40
-    budgets: int = 1  # that know nothing of each other
+    announced: int | None = None  # the limit that our budgets start with; None: `limit`
+    start: float | None = None  # our start, s into the first minute; None: drawn, 0 to 40
+    budgets: int = 1  # number of budgets without a shared store
     apart: float = 0.0  # s from the start of one budget to the start of the next one
-    bots: int = 0  # of the budgets, the last ones: all that they ask for is one call a second
-    processes: int = 1  # on each budget; when more than one, it is a `MachineBudget`
+    bots: int = 0  # number of budgets, the last ones, that only make one call a second
+    processes: int = 1  # on each budget; with more than one, it is a `MachineBudget`
     leg: Leg = field(default_factory=Uneven)
     wall_error: float = 0.0  # our wall clock less the exchange's
     date_error: tuple[float, float] = (0.0, 0.0)  # edge clocks less the clock that counts
-    date_lies: float = 0.0  # share of answers whose `Date` is off by minutes or hours
+    date_lies: float = 0.0  # share of answers whose `Date` is wrong by minutes or hours
     lost: float = 0.0  # share of requests, and of answers, that never arrive
     no_header: float = 0.0
     no_date: float = 0.0
-    lag: float = 0.0  # how old the count in a header is
+    lag: float = 0.0  # the age of the count in a header
     used: int = 0  # weight used before we start
     others: Others | None = None
     bans: bool = False
-    banned_at: float | None = None  # s after the start: somebody else is the reason
+    banned_at: float | None = None  # s after the start; another client causes the ban
     bare: bool = False  # refusals have no header and no text
-    rolling: bool = False  # the exchange counts the last 60 s, and no minute
-    kills: int = 0  # per minute: a process is killed, and another one started
-    sweep: int = 0  # symbols in a sweep; 0 is saturating demand
-    every: float = 20.0  # between two sweeps
+    rolling: bool = False  # the exchange counts the last 60 s instead of minutes
+    kills: int = 0  # per minute: kill a process and start another one
+    sweep: int = 0  # symbols in a sweep; 0 means saturating demand
+    every: float = 20.0  # from one sweep to the next
     bulk: bool = False  # saturating demand is bulk work
     singles: bool = False  # one more process on each budget makes one call a second
     in_flight: int = 100
     pace: float = 1000.0
-    weights: tuple[int, ...] = (1,)  # of the requests; each weight is asked for by as many callers
+    weights: tuple[int, ...] = (1,)  # of the requests; each weight has as many callers
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. Minutes count from 0, in which the run began."""
+    """The result of a run. The run began in minute 0."""
 
     limit: int
     minutes: int
-    weights: dict[int, int] = field(default_factory=dict)  # everyone's
+    weights: dict[int, int] = field(default_factory=dict)  # of everyone
     ours: Counter[int] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
-    served: int = 0  # weight of ours that was not refused
+    served: int = 0  # our weight that was not refused
     refusals: list[float] = field(default_factory=list)  # of ours, s since minute 0
-    tries: list[int] = field(default_factory=list)  # at once after each cooldown
+    tries: list[int] = field(default_factory=list)  # requests at once after each cooldown
     bans: int = 0
     shares: list[int] = field(default_factory=list)  # weight of each process, from minute 1 on
-    rash: Counter[int] = field(default_factory=Counter)  # ours that left too little room
+    rash: Counter[int] = field(default_factory=Counter)  # our weight that left too little room
     sent_in_hold: int = 0
     longest_wait: float = 0.0
-    sweeps: list[float] = field(default_factory=list)  # s that each took
-    parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # by minute and process
-    refused: Counter[int] = field(default_factory=Counter)  # ours, by minute
+    sweeps: list[float] = field(default_factory=list)  # duration of each, s
+    parts: Counter[tuple[int, int]] = field(default_factory=Counter)  # weight by minute and process
+    refused: Counter[int] = field(default_factory=Counter)  # our requests by minute
     waits: list[tuple[int, float]] = field(default_factory=list)
-    """Of the calls that come once a second: the minute in which each came, and s to admission;
+    """For each call that comes once a second: its minute, and the s until its admission, which are
     infinite while it waits."""
     trace: str = ""
 
     def over(self, *, avoidable: bool = True) -> int:
-        """Weight over the limit: everyone's refusals, not only ours."""
+        """Weight over the limit, of everyone's refused requests."""
         return sum(
             max(0, weight - self.limit)
             for k, weight in self.weights.items()
@@ -110,21 +110,21 @@ class Outcome:
         )
 
     def is_avoidable(self, k: int) -> bool:
-        """Could somebody who knows what can be known have kept minute `k` within the limit?
+        """Whether a perfect client could have kept minute `k` within the limit.
 
-        Not if it is over the limit even without those of ours that left too little room for what
-        others could be expected to use (`_Exchange._is_rash`): then others came late into a full
-        minute, with more than they were known for.
+        It could not if the minute is over the limit even without our rash requests, which left too
+        little room for others (`_Exchange._is_rash`). Then others came late into a full minute and
+        used more than anyone could expect.
         """
         return self.weights.get(k, 0) - self.rash[k] <= self.limit
 
     def used(self, first: int = 1) -> float:
-        """Share of the limit that was used from minute `first` on, by everybody."""
+        """The share of the limit that everyone together used from minute `first` on."""
         whole = [min(self.weights.get(k, 0), self.limit) for k in range(first, self.minutes)]
         return sum(whole) / (len(whole) * self.limit)
 
     def fairness(self) -> float:
-        """What the poorest process got, as a share of an even part."""
+        """The part of the poorest process, as a share of an even part."""
         return poorest(self.shares)
 
     def fairness_since(self, first: int) -> float:
@@ -136,12 +136,12 @@ class Outcome:
 
 
 def poorest(parts: Sequence[float]) -> float:
-    """The smallest part, as a share of an even one."""
+    """The smallest part, as a share of an even part."""
     return min(parts) * len(parts) / max(1, sum(parts))
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never waits: time moves to the next timer."""
+    """Never waits; it advances the time to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Virtual time without sockets: a third of the work of `virtual_clock`, for days of it."""
+    """Virtual time without sockets, at a third of the cost of `virtual_clock`, for days of it."""
 
     def __init__(self) -> None:
         self._time = _Selector()
@@ -174,12 +174,12 @@ class _Loop(asyncio.SelectorEventLoop):
 class _Answer(NamedTuple):
     status: int
     headers: dict[str, str]
-    counted: float  # when, Unix s
-    until: float  # Unix s up to which nothing may be sent; 0 when it may
+    counted: float  # Unix s at which the request was counted
+    until: float  # Unix s before which we may send nothing; 0 if we may
 
 
 class _Exchange:
-    """Counts, and answers as honestly as the situation allows."""
+    """Counts requests, and answers with the errors that the situation has."""
 
     def __init__(self, situation: Situation, random: Random, outcome: Outcome, into: float) -> None:
         self._situation, self._random, self._outcome = situation, random, outcome
@@ -195,8 +195,8 @@ class _Exchange:
         )
         self._trace = blake2b(digest_size=8)
         self._refused, self._latest, self._tried = False, 0.0, 0.0
-        self._past: list[float] = []  # when ours were counted, for `lag`
-        self._largest = 0.0  # weight that others used in a minute, of those before `_whole`
+        self._past: list[float] = []  # when our requests were counted, for `lag`
+        self._largest = 0.0  # the most weight of others in a minute before `_whole`
         self._whole = EPOCH_S + into
 
     def now(self) -> float:
@@ -204,7 +204,7 @@ class _Exchange:
         return self._loop.time() + self._offset
 
     def arrive(self, process: int, known: float, weight: int) -> _Answer:
-        """A request is counted; who sent it could know what had happened until `known`."""
+        """Count a request whose sender could know everything that had happened until `known`."""
         now, outcome = self.now(), self._outcome
         was_banned = now < self._counter.banned_until
         verdict = self._counter.count(weight, now)
@@ -227,8 +227,8 @@ class _Exchange:
         return _Answer(verdict.status, headers, now, verdict.until)
 
     def _note_try(self, now: float, status: int) -> None:
-        """Count the requests that come at once when a cooldown is over."""
-        if self._refused and now > self._latest + LOOK_S:
+        """Count the requests that arrive at once after a cooldown."""
+        if self._refused and now > self._latest + COULD_KNOW_S:
             self._outcome.tries.append(0)
             self._tried = now
         if now <= self._tried + AT_ONCE_S:
@@ -236,15 +236,15 @@ class _Exchange:
         self._refused, self._latest = status != 200, now
 
     def ban(self) -> None:
-        """Ban the address for two minutes, whoever is the reason."""
+        """Ban the address for two minutes, as if another client had caused it."""
         self._counter.ban(self.now())
 
     def _is_rash(self, now: float, known: float, used: int) -> bool:
-        """Did it leave less room than others are known to need?
+        """Whether a request left less room than others can be expected to need.
 
-        They need as much as in the largest minute so far and a tenth more; in the first minute,
-        what they will use if they go on as they did until it could be known. What they used before
-        our start is a number without a pattern, so the first minute counts with what came after it.
+        Others are expected to need a tenth more than in their largest minute so far. In the first
+        minute they are expected to go on at the rate that we could have seen. What they used before
+        our start shows no rate, so only later use counts in the first minute.
         """
         others = self._situation.others
         if others is None:
@@ -280,7 +280,7 @@ class _Exchange:
         return headers
 
     def _lagging(self, used: int, now: float, weight: int) -> int:
-        """Without what came in the last moments, but for this request."""
+        """The count without the weight of the last moments, except this request."""
         lag, others = self._situation.lag, self._situation.others
         if not lag:
             return used
@@ -302,14 +302,14 @@ def _minute(moment: float) -> int:
 
 @dataclass(slots=True)
 class _Common:
-    """What every process of one budget must obey, and may know."""
+    """What every process of one budget must obey, and can know."""
 
     held_until: float = 0.0  # Unix s
-    known: float = 0.0  # when the latest was counted whose answer came, Unix s
+    known: float = 0.0  # Unix s at which the newest answered request was counted
 
 
 class _Process:
-    """A governor, and the calls that wait for it."""
+    """A governor and its waiting calls."""
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class _Process:
         self._tasks = [self._loop.create_task(use()) for use in uses]
 
     def kill(self) -> None:
-        """As `kill -9` does: nothing goes back."""
+        """Like `kill -9`: no receipt is given back."""
         self._governor.pool = ProcessBudget().pool("a place that nobody looks at")
         for task in self._tasks:
             task.cancel()
@@ -357,7 +357,7 @@ class _Process:
             await self._call(weight, bulk=self._situation.bulk)
 
     async def _call_every_second(self) -> None:
-        """One call each second, however long those before it wait."""
+        """Make one call each second, even while earlier ones wait."""
         due, calls = self._loop.time(), set[asyncio.Task[None]]()
         while True:
             await asyncio.sleep(due - self._loop.time())
@@ -396,17 +396,17 @@ class _Process:
             await asyncio.sleep(max(0.1, self._governor.pool.held_for(ban=True)))
 
     async def _send(self, permit: Permit, weight: int) -> None:
-        """Both legs, either of which may lose the message."""
+        """Send a request; both legs may lose their message."""
         loop, random, lost = self._loop, self._random, self._situation.lost
         answered: asyncio.Future[_Answer | None] = loop.create_future()
         up = self._situation.leg(loop.time(), random)
         down = self._situation.leg(loop.time() + up, random)
         fails = lost > random.random(), lost > random.random() or up + down > TIMEOUT_S
         if not fails[0]:
-            known = max(self._common.known, self._exchange.now() - LOOK_S)
+            known = max(self._common.known, self._exchange.now() - COULD_KNOW_S)
             arrive = partial(self._exchange.arrive, self._number, known, weight)
             loop.call_later(up, self._arrive, arrive, answered, None if fails[1] else down)
-        if any(fails):  # a reset comes sooner than a timeout
+        if any(fails):  # a reset comes sooner than a time-out
             later = TIMEOUT_S if random.random() < 0.5 else random.uniform(up, TIMEOUT_S)
             loop.call_later(later, _set, answered, None)
         answer = await answered
@@ -430,12 +430,12 @@ class _Process:
 
 
 def _set(answered: asyncio.Future[_Answer | None], answer: _Answer | None) -> None:
-    if not answered.done():  # it is, when its process was killed
+    if not answered.done():  # it is done if its process was killed
         answered.set_result(answer)
 
 
 def run(situation: Situation, seed: int, watch: Watch = lambda pool: pool) -> Outcome:
-    """Run a situation to its end; `watch` sees each pool before its governor does."""
+    """Run a situation to its end; `watch` may wrap each pool before its governor gets it."""
     with asyncio.Runner(loop_factory=_Loop) as runner, tempfile.TemporaryDirectory() as directory:
         return runner.run(_run(situation, Random(seed), Path(directory), watch))
 
