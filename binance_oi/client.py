@@ -21,7 +21,7 @@ from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.answers import ALWAYS_ASK
-from binance_oi.market.history import Moment, OnProgress, Reader, asked, histories
+from binance_oi.market.history import Moment, OnProgress, Reader, histories, make_ask
 from binance_oi.market.listing import Listing
 from binance_oi.market.past import History
 from binance_oi.market.pollers import Pollers
@@ -392,7 +392,7 @@ class OpenInterestClient:
 
         Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
         """
-        name, ask = check_symbol(symbol), asked(period, since, until)
+        name, ask = check_symbol(symbol), make_ask(period, since, until)
         wait = self._max_wait if max_wait is DEFAULT else _check_max_wait(max_wait)
         self._sender.check_usable()
         return await Reader(self._sender, self._listing, ask, Terms(self._timeout, wait)).read(name)
@@ -433,7 +433,7 @@ class OpenInterestClient:
 
         Cost: as `history`, for each symbol, and weight 1 for the list of symbols.
         """
-        ask = asked(period, since, until)
+        ask = make_ask(period, since, until)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
         return histories(
             self._sender, self._listing, names, ask, self._timeout, received or {}, on_progress

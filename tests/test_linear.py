@@ -20,7 +20,7 @@ from support.sender import Sender as RawSender
 
 TIMES = 4  # the second size, as a multiple of the first
 ROWS = 500
-HUNG = 300.0  # s; ends a process that would take hours, but none that is only slow
+HUNG_S = 300.0  # s; ends a process that would take hours, but none that is only slow
 
 
 def name(number: int) -> str:
@@ -32,7 +32,7 @@ def listing(symbols: list[object], limits: list[object] | None = None) -> bytes:
     return json.dumps({"symbols": symbols, "rateLimits": limits or []}).encode()
 
 
-def whole(count: int) -> list[object]:
+def plain_rows(count: int) -> list[object]:
     return [{"symbol": name(n), "status": "TRADING"} for n in range(count)]
 
 
@@ -59,10 +59,12 @@ def prices(count: int) -> bytes:
 
 
 BODIES: dict[str, Callable[[int], object]] = {
-    "rows": lambda count: decode_exchange_info(listing(whole(count))).trading,
+    "rows": lambda count: decode_exchange_info(listing(plain_rows(count))).trading,
     "odd rows": lambda count: decode_exchange_info(listing(odd(count))),
     "rows without a status": lambda count: decode_exchange_info(listing(without_status(count))),
-    "limits": lambda count: decode_exchange_info(listing(whole(1), limits(count))).other_limits,
+    "limits": lambda count: (
+        decode_exchange_info(listing(plain_rows(1), limits(count))).other_limits
+    ),
     "prices": lambda count: decode_mark_prices(prices(count)),
 }
 
@@ -111,7 +113,7 @@ async def test_a_body_of_12_mb_is_copied_once(
 @pytest.mark.virtual_time
 async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
     def script(number: int) -> bytes:
-        return answer(200, listing(whole(ROWS)))
+        return answer(200, listing(plain_rows(ROWS)))
 
     async with (
         RawExchange(script) as exchange,
@@ -133,6 +135,6 @@ async def test_an_unlisted_symbol_does_not_scan_the_listing() -> None:
 def test_the_search_for_secrets_is_linear_in_the_text(text: str) -> None:
     program = f"from binance_oi.cli.program import without_secrets as w; print(len(w({text})))"
     found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=HUNG_S, check=True
     )
     assert int(found.stdout) in (4_000_000, 4_000_005)

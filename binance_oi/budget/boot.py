@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SAME_MOMENT = 2.0  # s by which two readings of one boot's moment may differ: clocks are slewed
+SAME_BOOT_S = 2.0  # s by which two readings of one boot's moment may differ: clocks are slewed
 _SINCE = "since "
 
 
@@ -92,4 +92,4 @@ def is_same_boot(one: str, other: str) -> bool:
         gap = float(one.removeprefix(_SINCE)) - float(other.removeprefix(_SINCE))
     except ValueError:
         return False
-    return abs(gap) <= SAME_MOMENT
+    return abs(gap) <= SAME_BOOT_S

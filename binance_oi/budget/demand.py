@@ -2,7 +2,8 @@
 
 The rule of this file: a demand admits nothing and refuses nothing. `charge` ignores it. So a demand
 that is missing, too high or outdated may change a schedule, and never what is sent. Each process
-writes one demand into the shared record and renews it. A demand ends `LIFE` after its last renewal.
+writes one demand into the shared record and renews it. A demand ends `DEMAND_LIFE_S` after its last
+renewal.
 
 The first poller keeps its schedule. Each poller counts the demands of those that began before it,
 so of two that do not fit together, the older one goes on unchanged.
@@ -15,11 +16,11 @@ from typing import NamedTuple
 
 from binance_oi import fork
 
-LIFE = 180.0  # s from a renewal to the end of a demand; a busy machine may skip two renewals
-RENEWAL = 60.0  # s between two renewals, at least
-AHEAD = 1.0  # s by which two readings of one monotonic clock may differ
-MOST_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore any more of them
-MOST_NEED = 1e12  # weight a minute
+DEMAND_LIFE_S = 180.0  # from a renewal to the end; a busy machine may skip two renewals
+RENEWAL_S = 60.0  # between two renewals, at least
+CLOCK_TOLERANCE_S = 1.0  # by which two readings of one monotonic clock may differ
+MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore any more of them
+MAX_NEED = 1e12  # weight a minute
 
 
 class Process(NamedTuple):
@@ -118,17 +119,17 @@ class Declared:
 
 
 def believed(demands: Iterable[Demand], now: float) -> list[Demand]:
-    """The demands that are possible and have not ended; the newest `MOST_DEMANDS` of them."""
+    """The demands that are possible and have not ended; the newest `MAX_DEMANDS` of them."""
     possible = [each for each in demands if _is_possible(each, now)]
     possible.sort(key=lambda each: each.since)
-    return possible[-MOST_DEMANDS:]
+    return possible[-MAX_DEMANDS:]
 
 
 def _is_possible(demand: Demand, now: float) -> bool:
     return (
-        0.0 < demand.weight <= MOST_NEED
-        and demand.since <= now + AHEAD
-        and now < demand.until <= now + LIFE + AHEAD
+        0.0 < demand.weight <= MAX_NEED
+        and demand.since <= now + CLOCK_TOLERANCE_S
+        and now < demand.until <= now + DEMAND_LIFE_S + CLOCK_TOLERANCE_S
     )
 
 

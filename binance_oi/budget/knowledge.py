@@ -19,10 +19,10 @@ from binance_oi.budget.tuning import (
     DISTRUST,
     EARLY,
     FAIR,
-    FEW,
-    FEW_SHARE,
     FLIGHT,
     MEMORY,
+    NEGLIGIBLE_SHARE,
+    NEGLIGIBLE_WEIGHT,
     SOONEST,
     WHOLE,
 )
@@ -79,9 +79,9 @@ class Known:
         return self.silent >= BLIND_AFTER
 
     @property
-    def few(self) -> int:
+    def negligible(self) -> int:
         """Weight of others that is too small to matter, such as a ping."""
-        return max(FEW, int(FEW_SHARE * self.limit))
+        return max(NEGLIGIBLE_WEIGHT, int(NEGLIGIBLE_SHARE * self.limit))
 
     def is_rolling(self, k: int) -> bool:
         """Whether we take the exchange's count in minute `k` for that of the last 60 s."""

@@ -100,7 +100,7 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
         others.expected_surge = int(SURGE_FADES * others.expected_surge)
-        if before.reported > others.refused_count + known.few:
+        if before.reported > others.refused_count + known.negligible:
             others.refused_count = 0
     if known.announced and k > known.lowered_until:
         known.limit, known.announced = known.announced, 0
@@ -116,7 +116,7 @@ def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
     """Learn how much others have used of minute `k`, and by when."""
     others, limit, minute = known.others, known.limit, known.ledger.open_minute(k)
     minute.others = max(minute.others, used - minute.booked)
-    if minute.others > known.few:
+    if minute.others > known.negligible:
         others.expect_until(k + MEMORY)
     if k > others.expected_until:
         return
@@ -140,7 +140,7 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
     minute the request stays unconfirmed.
     """
     ledger, theirs = known.ledger, used - receipt.weight
-    if known.counted_at == UNKNOWN and theirs > known.few:
+    if known.counted_at == UNKNOWN and theirs > known.negligible:
         _expect_who_was_there(known, receipt, used)
         ledger.leave_undecided(receipt, None, now + LAG)
         return

@@ -29,10 +29,10 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 Clock = Callable[[], float]
 Change = Callable[[Bucket], object]
 
-WALL_ERROR = 2.5  # s by which this machine's wall clock may be wrong, until the first answer
-VIEWS = 1000  # tries to read the books between two changes; each takes some 20 us
+WALL_ERROR_S = 2.5  # s by which this machine's wall clock may be wrong, until the first answer
+MAX_VIEWS = 1000  # tries to read the books between two changes; each takes some 20 us
 QUICK_VIEWS = 100  # tries without a pause; most changes take microseconds
-VIEW_PAUSE = 2e-4  # s before each further try: a change may wait for the disk, or for a core
+VIEW_PAUSE_S = 2e-4  # s before each further try: a change may wait for the disk, or for a core
 
 steady_clock: Clock = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
@@ -214,22 +214,22 @@ def changing(
             if pool.has_news and pool.begun == pool.ended:
                 pool.has_news = False
                 if pool.listeners:
-                    pool.tell()
+                    pool.call_listeners()
 
     return counted
 
 
-def telling(
+def notifying(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
     """`changing`, for a change that may change the answer of `charge`."""
 
     @wraps(method)
-    def told(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def notified(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         pool.has_news = True
         return method(pool, *args, **kwargs)
 
-    return changing(told)
+    return changing(notified)
 
 
 class ProcessPool:
@@ -278,7 +278,7 @@ class ProcessPool:
 
         return stop
 
-    def tell(self) -> None:
+    def call_listeners(self) -> None:
         """Call the listeners of this thread. Never call this during a change."""
         here = get_ident()
         for thread, callback in tuple(self.listeners.values()):
@@ -309,68 +309,68 @@ class ProcessPool:
             self._bucket.settle(receipt, self._clock(), used, date)
         finally:
             self.ended += 1
-        self._tell_doubts()
+        self._warn_of_doubts()
         if self.listeners:
-            self.tell()
+            self.call_listeners()
 
-    def _tell_doubts(self) -> None:
+    def _warn_of_doubts(self) -> None:
         """Warn once if the exchange does not count as it says, and name what shows it."""
         known = self._bucket.known
         if not known.announced and not known.rolling_until:
             return
         lower = known.limit if known.announced else 0
-        told, self._doubts = self._doubts, (lower, known.rolling_until > 0)
-        if self._doubts[0] and self._doubts[0] != told[0]:
+        logged, self._doubts = self._doubts, (lower, known.rolling_until > 0)
+        if self._doubts[0] and self._doubts[0] != logged[0]:
             logger.warning(
                 "the exchange refused a request at a count of %d, below the limit of %d that it"
                 " announces; for more than an hour the budget goes by %d",
                 *(known.others.refused_count, known.announced, known.limit),
             )
-        if self._doubts[1] and not told[1]:
+        if self._doubts[1] and not logged[1]:
             logger.warning(
                 "the exchange's count did not start again with its minute; for more than an hour"
                 " the budget takes it for the weight of the last 60 s"
             )
 
-    @telling
+    @notifying
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
         self._bucket.lose(receipt, self._clock())
 
-    @telling
+    @notifying
     def refund(self, receipt: Receipt) -> None:
         """See `Pool.refund`."""
         self._bucket.refund(receipt)
 
-    @telling
+    @notifying
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""
         self._bucket.hold(self._clock(), seconds, ban=ban)
 
-    @telling
+    @notifying
     def hold_until(self, until: float, *, ban: bool = False) -> None:
         """See `Pool.hold_until`."""
         self._bucket.hold_until(until, ban=ban)
 
-    @telling
+    @notifying
     def refused(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.refused`."""
         self._bucket.refused(self._clock(), seconds, ban=ban)
 
-    @telling
+    @notifying
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
         """See `Pool.settle_refused`."""
         apply_refusal(receipt, self._clock(), used, date, seconds, ban, self._bucket)
-        self._tell_doubts()
+        self._warn_of_doubts()
 
-    @telling
+    @notifying
     def set_limit(self, limit: int) -> None:
         """See `Pool.set_limit`."""
         apply_limit(limit, self._bucket)
 
-    @telling
+    @notifying
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
         """See `Pool.set_limits`."""
         self._bucket.set_limits(self._clock(), limit, others)
@@ -434,12 +434,12 @@ class ProcessPool:
         handler, which cannot wait for its own thread. The other has waited longer than a slow disk
         takes.
         """
-        for tries in range(VIEWS):
+        for tries in range(MAX_VIEWS):
             ended = self.ended
             if self.begun != ended:  # during a change: let its thread finish it
                 if self.changer == get_ident():
                     break
-                time.sleep(0 if tries < QUICK_VIEWS else VIEW_PAUSE)
+                time.sleep(0 if tries < QUICK_VIEWS else VIEW_PAUSE_S)
                 continue
             found = read()
             if self.begun == ended:
@@ -510,7 +510,7 @@ class ProcessBudget:
         clock: Clock = steady_clock,
         wall: Clock = time.time,
     ) -> None:
-        self._limit = limit = check_count("limit", limit, most=record.MOST_LIMIT)
+        self._limit = limit = check_count("limit", limit, most=record.MAX_LIMIT)
         kept = check_number("reserve", reserve, least=0.0)
         is_weight = isinstance(reserve, Integral)
         if kept >= (limit if is_weight else 1.0):
@@ -570,4 +570,4 @@ def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:
     """The knowledge of a new pool: only the time, roughly."""
     now = clock()
     offset = wall() - now
-    return Known(limit, ServerClock(offset - WALL_ERROR, offset + WALL_ERROR, now, dated=False))
+    return Known(limit, ServerClock(offset - WALL_ERROR_S, offset + WALL_ERROR_S, now, dated=False))

@@ -38,26 +38,26 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 FORMAT = 8  # changes with the content of a record, so that no version reads another one's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
-PAGE = 4096  # bytes; readers see a write within one page completely or not at all
-RECORDS = 64
+PAGE_BYTES = 4096  # bytes; readers see a write within one page completely or not at all
+MAX_RECORDS = 64
 # Follow no link, give the file to no child process, and do not block on a pipe in its place.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED = 86_400.0 + MAX_SPAN  # s after which an unused record is cleared away
+UNUSED_S = 86_400.0 + MAX_SPAN  # s after which an unused record is cleared away
 # s of the same for a local exchange, even while it bans: tests start many of them, and each has a
 # record of its own. If the file is full, the record that expires first is overwritten. That is a
 # local one if there is any.
-UNUSED_LOCAL = 3600.0
-TRIES = 4  # attempts to take the lock; other processes run in between
-STUCK = 1.0  # s without the lock, after as many tries at least, that show a suspended holder
+UNUSED_LOCAL_S = 3600.0
+LOCK_TRIES = 4  # attempts to take the lock; other processes run in between
+STUCK_S = 1.0  # s without the lock, after as many tries at least, that show a suspended holder
 STUCK_TRIES = 200
 # Checksum of the rest, length, sequence, kept until, held until, pool.
 _HEADER = struct.Struct("<IIQdd16s")
-ROOM = PAGE - _HEADER.size  # bytes for a record
+MAX_RECORD_BYTES = PAGE_BYTES - _HEADER.size  # bytes for a record
 _HELD = slice(24, 32)  # the position of `held until`
 _NAME = slice(_HEADER.size - 16, _HEADER.size)
-_OFFSETS = range(PAGE, PAGE * (RECORDS + 1), PAGE)
+_OFFSETS = range(PAGE_BYTES, PAGE_BYTES * (MAX_RECORDS + 1), PAGE_BYTES)
 _WRITES = 32  # bits of a sequence that count writes; the bits above identify its lineage
-_LAST = 2**64 - 1  # the largest sequence that fits a header; only damage can lead there
+_MAX_SEQUENCE = 2**64 - 1  # the largest sequence that fits a header; only damage can lead there
 
 
 class PoolFile:
@@ -71,7 +71,7 @@ class PoolFile:
         OSError: The file cannot be opened or created here.
     """
 
-    room = ROOM
+    room = MAX_RECORD_BYTES
 
     def __init__(self, directory: Path, pool: str) -> None:
         self.path: Path = directory / FILE_NAME
@@ -105,7 +105,7 @@ class PoolFile:
         if self._process is not fork.current:  # with an inherited file, both would own one lock
             self._leave()
             self._open()
-        for _ in range(TRIES):
+        for _ in range(LOCK_TRIES):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -121,7 +121,7 @@ class PoolFile:
         if self._follow() or self._stuck_since == math.inf:
             self._stuck_since, self._failures = now, 0
         self._failures += 1
-        if self._failures >= STUCK_TRIES and now - self._stuck_since > STUCK:
+        if self._failures >= STUCK_TRIES and now - self._stuck_since > STUCK_S:
             self._stuck_since = math.inf
             self._replace()
 
@@ -177,7 +177,7 @@ class PoolFile:
     def _leave(self) -> None:
         """Remember what the current file holds, as far as we can read it."""
         with suppress(OSError):
-            pages = (os.pread(self._fd, PAGE, offset) for offset in (self._offset, *_OFFSETS))
+            pages = (os.pread(self._fd, PAGE_BYTES, offset) for offset in (self._offset, *_OFFSETS))
             page = next((page for page in pages if page[_NAME] == self._name), b"")
             record = _record(page)
             if record is not None:
@@ -191,7 +191,7 @@ class PoolFile:
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
         try:
             with open(fd, "wb") as file:
-                file.write(os.pread(self._fd, PAGE * (RECORDS + 1), 0))
+                file.write(os.pread(self._fd, PAGE_BYTES * (MAX_RECORDS + 1), 0))
             os.replace(copy, self.path)
         except BaseException:
             os.unlink(copy)
@@ -211,10 +211,10 @@ class PoolFile:
             and os.pread(self._fd, len(self._seen), self._offset) == self._seen
         ):
             return None
-        page = os.pread(self._fd, PAGE, self._offset)
+        page = os.pread(self._fd, PAGE_BYTES, self._offset)
         if page[_NAME] != self._name:  # another process cleared the record away
             self._offset = self._find()
-            page = os.pread(self._fd, PAGE, self._offset)
+            page = os.pread(self._fd, PAGE_BYTES, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
         self._held = page[_HELD]
         record = _record(page)
@@ -268,11 +268,11 @@ class PoolFile:
         The file keeps it for longer than any window, counted from now or from the end of its
         cooldown. It keeps the record of a local exchange for an hour.
         """
-        if self._sequence >= _LAST:
+        if self._sequence >= _MAX_SEQUENCE:
             self.begin_anew()
         self._sequence += 1
         now = time.time()
-        keep = now + UNUSED_LOCAL if self._is_local else max(now, held_until) + UNUSED
+        keep = now + UNUSED_LOCAL_S if self._is_local else max(now, held_until) + UNUSED_S
         header = _HEADER.pack(0, len(record), self._sequence, keep, held_until, self._name)
         page = _page(header + record)
         if os.pwrite(self._fd, page, self._offset) != len(page):
@@ -282,8 +282,8 @@ class PoolFile:
     def erase(self) -> None:
         """Delete the record. Needs the lock. Running processes that used it write it again."""
         for offset in _OFFSETS:
-            if os.pread(self._fd, PAGE, offset)[_NAME] == self._name:
-                os.pwrite(self._fd, bytes(PAGE), offset)
+            if os.pread(self._fd, PAGE_BYTES, offset)[_NAME] == self._name:
+                os.pwrite(self._fd, bytes(PAGE_BYTES), offset)
         self._offset, self._seen = 0, b""
 
     def peek(self) -> bytes:
@@ -311,15 +311,15 @@ class PoolFile:
         if os.pread(self._fd, len(MAGIC), 0) != MAGIC:
             logger.warning("%s was truncated or overwritten; writing again what we know", self.path)
             os.pwrite(self._fd, MAGIC, 0)
-        now, free, oldest = time.time(), 0, (math.inf, PAGE)
+        now, free, oldest = time.time(), 0, (math.inf, PAGE_BYTES)
         for offset in _OFFSETS:
-            page = os.pread(self._fd, PAGE, offset)
+            page = os.pread(self._fd, PAGE_BYTES, offset)
             if page[_NAME] == self._name:
                 return offset
             until = _HEADER.unpack_from(page)[3] if _record(page) is not None else 0.0
             if until < now:
                 if any(page):
-                    os.pwrite(self._fd, bytes(PAGE), offset)
+                    os.pwrite(self._fd, bytes(PAGE_BYTES), offset)
                 free = free or offset
             oldest = min(oldest, (until, offset))
         return free or oldest[1]
@@ -349,8 +349,8 @@ def _reading(path: Path) -> BinaryIO:
 def _whole_page(fd: int, offset: int) -> bytes:
     """Read a page, again if another process is writing it; it may be damaged all the same."""
     page = b""
-    for _ in range(TRIES):
-        page = os.pread(fd, PAGE, offset)
+    for _ in range(LOCK_TRIES):
+        page = os.pread(fd, PAGE_BYTES, offset)
         if not any(page[: _HEADER.size]) or _record(page) is not None:
             break
     return page
@@ -358,7 +358,7 @@ def _whole_page(fd: int, offset: int) -> bytes:
 
 def _page(page: bytes) -> bytes:
     """A page with its checksum."""
-    if len(page) > PAGE:
+    if len(page) > PAGE_BYTES:
         raise ValueError(f"a record of {len(page) - _HEADER.size} bytes does not fit in a page")
     return zlib.crc32(page[4:]).to_bytes(4, "little") + page[4:]
 

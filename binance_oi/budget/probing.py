@@ -62,7 +62,7 @@ def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
     A light probe matters no more than a ping. A heavy probe could take what others are about to
     use.
     """
-    if ask.weight <= known.few:
+    if ask.weight <= known.negligible:
         return True
     rest = known.others.unseen(k, known.limit, known.clock.left(ask.now, k))
     return is_bearable(ask._replace(weight=ask.weight + math.ceil(rest)), known, k)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from binance_oi.budget.demand import Process
 
-UNTOLD = -1  # the namespace on a system that has several and does not say which one is ours
+UNKNOWN_NAMESPACE = -1  # the system has several and does not say which one is ours
 ENDED = ("Z", "X")  # states of a process that has ended, but that its parent has not waited for
 
 
@@ -22,7 +22,7 @@ def _namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        return UNTOLD
+        return UNKNOWN_NAMESPACE
 
 
 def _stat(pid: int) -> str:
@@ -48,7 +48,7 @@ def this_process(stat: Callable[[int], str] = _stat) -> Process:
     try:
         return Process(namespace, pid, _fields(stat(pid))[1])
     except (OSError, IndexError, ValueError):
-        return Process(UNTOLD, pid, 0)
+        return Process(UNKNOWN_NAMESPACE, pid, 0)
 
 
 def is_gone(process: Process, stat: Callable[[int], str] = _stat) -> bool:

@@ -17,25 +17,26 @@ from binance_oi.budget import demand
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.others import Curve
-from binance_oi.budget.server_clock import AHEAD, MINUTE
+from binance_oi.budget.server_clock import CORES_APART_S, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
-from binance_oi.budget.window import SHORTEST, Window
+from binance_oi.budget.window import MIN_SLOTTED_S, Window
 
-MOST = 10**12  # weight; a header has nine digits
-MOST_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
-COUNT = 2**53  # bound of numbers that only count something
-MOST_UNDECIDED = 4 * UNDECIDED
-MOST_WINDOWS = 8
-LONGEST = 400 * 86_400  # s; no limit of the exchange has a longer window
-MOST_PARTS = 200  # of a window
-MOST_SLOTS = 3 + math.ceil(FLIGHT / SHORTEST)  # for each part of a window
-HOLD = 3 * 86_400.0 + 3600.0  # s: no ban exceeds three days; our clock may be wrong by an hour
-TURN = 3.0 * MINUTE  # s: no wait but a cooldown lasts beyond the beginning of the next minute
-SOON = 0.25  # s; no curve ends sooner, see `Curve.draw`
-TRIES = 8  # attempts to encode the same state twice
-FEW_SLOTS = 4  # slots of a window in a record that is too long
-FEW_MINUTES = 8  # minutes in a record that is too long
-OLD = 86_400.0  # s after which only the cooldowns and the windows of a record still matter
+MAX_WEIGHT = 10**12  # weight; a header has nine digits
+MAX_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
+MAX_COUNT = 2**53  # bound of numbers that only count something
+MAX_UNDECIDED = 4 * UNDECIDED
+MAX_WINDOWS = 8
+MAX_WINDOW_S = 400 * 86_400  # no limit of the exchange has a longer window
+MAX_PARTS = 200  # of a window
+MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # for each part of a window
+# No ban exceeds three days; our clock may be wrong by an hour.
+MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0
+MAX_WAIT_S = 3.0 * MINUTE  # other waits end at the beginning of the next minute
+MIN_CURVE_S = 0.25  # no curve ends sooner, see `Curve.draw`
+COPY_TRIES = 8  # attempts to encode the same state twice
+SLOTS_IF_LONG = 4  # slots of a window in a record that is too long
+MINUTES_IF_LONG = 8  # minutes in a record that is too long
+OLD_S = 86_400.0  # after which only the cooldowns and the windows of a record still matter
 
 _NAMES = (
     *("booked", "unconfirmed", "doubtful", "reported", "others"),
@@ -72,7 +73,7 @@ def copied(state: Known) -> Known:
     finalizer. So two equal encodings come from one state.
     """
     data = encode(state)
-    for _ in range(TRIES):
+    for _ in range(COPY_TRIES):
         again = encode(state)
         if again == data:
             break
@@ -114,7 +115,7 @@ def _coarsen_windows(state: Known) -> None:
     """Merge the slots of each window into a few: weight leaves the window later, never sooner."""
     for window in state.windows:
         slots = sorted(window.slots)
-        size = math.ceil(len(slots) / FEW_SLOTS)
+        size = math.ceil(len(slots) / SLOTS_IF_LONG)
         groups = [slots[i : i + size] for i in range(0, len(slots), size or 1)]
         window.slots = {group[-1]: sum(window.slots[slot] for slot in group) for group in groups}
 
@@ -135,14 +136,16 @@ def _drop_past(state: Known) -> None:
     """
     state.others.curves.clear()
     clock = state.clock
-    first, last = clock.earliest(clock.at) - 1, clock.latest(clock.at + FLIGHT + TURN)
-    last = min(last, max(first, clock.likeliest(clock.at) - FEW_MINUTES // 2) + FEW_MINUTES - 1)
-    _keep_minutes(state, max(first, last - FEW_MINUTES + 1), last)
+    first, last = clock.earliest(clock.at) - 1, clock.latest(clock.at + FLIGHT + MAX_WAIT_S)
+    last = min(
+        last, max(first, clock.likeliest(clock.at) - MINUTES_IF_LONG // 2) + MINUTES_IF_LONG - 1
+    )
+    _keep_minutes(state, max(first, last - MINUTES_IF_LONG + 1), last)
 
 
 def _live_minutes(state: Known, now: float) -> tuple[int, int]:
     """The first and the last minute that may matter at `now`."""
-    return state.clock.earliest(now) - MEMORY - 1, state.clock.latest(now + FLIGHT + TURN)
+    return state.clock.earliest(now) - MEMORY - 1, state.clock.latest(now + FLIGHT + MAX_WAIT_S)
 
 
 def _keep_minutes(state: Known, first: int, last: int) -> None:
@@ -180,31 +183,33 @@ def flaw(state: Known, now: float) -> str:
 
 def is_old(state: Known, now: float) -> bool:
     """Whether only the cooldowns and windows of a record matter, so long was it unused."""
-    return now - state.clock.at > OLD
+    return now - state.clock.at > OLD_S
 
 
 def _are_instants_possible(state: Known, now: float) -> bool:
-    latest = now + state.clock.hi + HOLD
+    latest = now + state.clock.hi + MAX_COOLDOWN_S
     return (
         0.0 <= state.cooldown_until <= latest
         and 0.0 <= state.banned_until <= latest
-        and UNKNOWN <= state.probe_ends_at <= now + TURN
-        and UNKNOWN <= state.counted_at <= now + AHEAD
-        and (state.cautious_until == math.inf or UNKNOWN <= state.cautious_until <= now + TURN)
+        and UNKNOWN <= state.probe_ends_at <= now + MAX_WAIT_S
+        and UNKNOWN <= state.counted_at <= now + CORES_APART_S
+        and (
+            state.cautious_until == math.inf or UNKNOWN <= state.cautious_until <= now + MAX_WAIT_S
+        )
     )
 
 
 def _are_scalars_possible(state: Known, now: float) -> bool:
     minute = state.clock.latest(now)
     return (
-        1 <= state.limit <= MOST_LIMIT
-        and 0 <= state.announced <= MOST_LIMIT
-        and max(state.lowered_until, state.rolling_until) <= minute + HOLD // MINUTE
-        and 0 <= state.others.expected_surge <= MOST
-        and 0 <= state.others.refused_count <= MOST
-        and 0 <= state.silent <= COUNT
+        1 <= state.limit <= MAX_LIMIT
+        and 0 <= state.announced <= MAX_LIMIT
+        and max(state.lowered_until, state.rolling_until) <= minute + MAX_COOLDOWN_S // MINUTE
+        and 0 <= state.others.expected_surge <= MAX_WEIGHT
+        and 0 <= state.others.refused_count <= MAX_WEIGHT
+        and 0 <= state.silent <= MAX_COUNT
         and 0 <= state.ledger.newest <= minute + 2
-        and -1 <= state.others.expected_until <= minute + HOLD // MINUTE + 2 * MEMORY
+        and -1 <= state.others.expected_until <= minute + MAX_COOLDOWN_S // MINUTE + 2 * MEMORY
     )
 
 
@@ -216,17 +221,17 @@ def _bound_others(state: Known) -> None:
 
 
 def _are_windows_possible(windows: list[Window], now: float) -> bool:
-    latest = now + FLIGHT + TURN
-    return len(windows) <= MOST_WINDOWS and all(
-        1 <= window.seconds <= LONGEST
-        and 1 <= window.most <= COUNT
+    latest = now + FLIGHT + MAX_WAIT_S
+    return len(windows) <= MAX_WINDOWS and all(
+        1 <= window.seconds <= MAX_WINDOW_S
+        and 1 <= window.most <= MAX_COUNT
         and window.since <= latest
-        and 1 <= window.parts <= MOST_PARTS
+        and 1 <= window.parts <= MAX_PARTS
         and 0.0 <= window.bulk_at <= latest
         and 0.0 <= window.kept_until <= latest + window.seconds
-        and len(window.slots) <= MOST_SLOTS * window.parts
+        and len(window.slots) <= MAX_SLOTS_PER_PART * window.parts
         and all(
-            -COUNT <= slot <= latest * window.parts and 0 <= used <= MOST
+            -MAX_COUNT <= slot <= latest * window.parts and 0 <= used <= MAX_WEIGHT
             for slot, used in window.slots.items()
         )
         for window in windows
@@ -239,7 +244,7 @@ def _are_minutes_possible(state: Known, now: float) -> bool:
     _keep_minutes(state, *_live_minutes(state, now))
     for minute in minutes.values():
         counts = _COUNTS(minute)
-        if max(counts) > MOST or (min(counts) < 0 and not _corrected(minute, counts)):
+        if max(counts) > MAX_WEIGHT or (min(counts) < 0 and not _corrected(minute, counts)):
             return False
         if minute.undecided and not _are_undecided_possible(minute.undecided, now):
             return False
@@ -250,13 +255,13 @@ def _corrected(minute: Minute, counts: tuple[int, ...]) -> bool:
     """Whether counts below 0 are small enough to come from our own arithmetic; makes them 0."""
     for name, count in zip(_NAMES, counts, strict=True):
         setattr(minute, name, max(0, count))
-    return min(counts) >= -MOST
+    return min(counts) >= -MAX_WEIGHT
 
 
 def _are_undecided_possible(undecided: list[tuple[int, int]], now: float) -> bool:
-    latest = now + FLIGHT + TURN
-    return len(undecided) <= MOST_UNDECIDED and all(
-        -COUNT <= second <= latest and 0 <= weight <= MOST for second, weight in undecided
+    latest = now + FLIGHT + MAX_WAIT_S
+    return len(undecided) <= MAX_UNDECIDED and all(
+        -MAX_COUNT <= second <= latest and 0 <= weight <= MAX_WEIGHT for second, weight in undecided
     )
 
 
@@ -266,18 +271,18 @@ def _is_curve_possible(curve: Curve) -> bool:
         # Other versions of us drew a falling count. Others cannot return what they have used.
         heights[:] = accumulate(heights, max)
     return (
-        (until == 0.0 or SOON <= until <= MINUTE)
+        (until == 0.0 or MIN_CURVE_S <= until <= MINUTE)
         and len(heights) == math.ceil(until / SLOT)
-        and (not heights or 0 <= heights[0] <= heights[-1] <= MOST)
+        and (not heights or 0 <= heights[0] <= heights[-1] <= MAX_WEIGHT)
         and 0.0 <= curve.since <= MINUTE
-        and 0.0 <= curve.fastest <= MOST
-        and 0 <= curve.base <= MOST
+        and 0.0 <= curve.fastest <= MAX_WEIGHT
+        and 0 <= curve.base <= MAX_WEIGHT
     )
 
 
 def keep_holds(ours: Known, found: Known, now: float) -> None:
     """Obey the cooldowns of a record that we do not trust otherwise; they are in Unix s."""
-    first, last = now + ours.clock.lo, now + ours.clock.hi + HOLD
+    first, last = now + ours.clock.lo, now + ours.clock.hi + MAX_COOLDOWN_S
     if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:
         ours.cooldown_until = max(ours.cooldown_until, found.cooldown_until)
         ours.counted_at = UNKNOWN
@@ -428,9 +433,9 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
 
 def _bound_windows(state: Known) -> None:
     """Keep the tightest limits if two announcements together have too many."""
-    if len(state.windows) > MOST_WINDOWS:
+    if len(state.windows) > MAX_WINDOWS:
         state.windows.sort(key=lambda window: window.most / window.seconds)
-        del state.windows[MOST_WINDOWS:]
+        del state.windows[MAX_WINDOWS:]
 
 
 def _gathered(undecided: list[tuple[int, int]]) -> list[tuple[int, int]]:

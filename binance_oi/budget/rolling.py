@@ -18,13 +18,13 @@ from binance_oi.budget.knowledge import Known
 from binance_oi.budget.learning import learn_date
 from binance_oi.budget.tuning import DRIFT_EVERY, FLIGHT, PATIENCE
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
-from binance_oi.budget.window import SOON, Window
+from binance_oi.budget.window import MIN_WAIT_S, Window
 from binance_oi.exchange.limits import Limit
 
-PARTS = 200  # slots of the window: a request leaves it at most 1.5 s late
-KEPT = 0.1  # share of the budget kept for single requests after one of them came
-SPARE = 3.0  # s by which the time over which we spread a full budget exceeds the window
-CREDIT = 1.0  # s that late bulk requests may catch up with
+WINDOW_PARTS = 200  # slots of the window: a request leaves it at most 1.5 s late
+SINGLE_SHARE = 0.1  # share of the budget kept for single requests after one of them came
+SPARE_S = 3.0  # s by which the time over which we spread a full budget exceeds the window
+CREDIT_S = 1.0  # s that late bulk requests may catch up with
 
 
 class RollingBucket(Bucket):
@@ -53,8 +53,8 @@ class RollingBucket(Bucket):
         window = self._window
         window.charge(now, now + FLIGHT, weight)
         if bulk:
-            every = (window.seconds + SPARE) / self._cap(now, bulk=False) * window.cost(weight)
-            window.bulk_at = max(window.bulk_at, now - CREDIT) + every
+            every = (window.seconds + SPARE_S) / self._cap(now, bulk=False) * window.cost(weight)
+            window.bulk_at = max(window.bulk_at, now - CREDIT_S) + every
         else:
             window.kept_until = now + window.seconds
         return Receipt(weight, now, 0, 0, 0, False)
@@ -81,7 +81,7 @@ class RollingBucket(Bucket):
             return Wait(None, Reason.TOO_HEAVY)
         seconds = window.until_room(now, weight, self._cap(now, bulk=bulk))
         if seconds is None:  # it fits only once no room is kept for single requests
-            seconds = max(window.kept_until - now, SOON)
+            seconds = max(window.kept_until - now, MIN_WAIT_S)
         if bulk:
             seconds = max(seconds, window.bulk_at - now)
         return Wait(seconds, Reason.OTHER_LIMIT) if seconds > 0.0 else None
@@ -91,7 +91,7 @@ class RollingBucket(Bucket):
         window = self._window
         cap = window.cap(self._reserve, self._share, self._limit)
         if bulk and now < window.kept_until:
-            cap -= math.ceil(KEPT * cap)
+            cap -= math.ceil(SINGLE_SHARE * cap)
         return max(1, cap)
 
     @property
@@ -163,10 +163,10 @@ class RollingBucket(Bucket):
 def fresh(known: Known, limit: Limit) -> Known:
     """Turn `known`, which holds only the time, into the knowledge of a new pool of this limit."""
     known.limit = limit.most
-    known.windows = [Window(*limit, since=0.0, parts=PARTS)]
+    known.windows = [Window(*limit, since=0.0, parts=WINDOW_PARTS)]
     return known
 
 
 def is_rolling(known: Known) -> bool:
     """Whether a record belongs to a limit without a header, for which no minute is counted."""
-    return len(known.windows) == 1 and known.windows[0].parts == PARTS
+    return len(known.windows) == 1 and known.windows[0].parts == WINDOW_PARTS

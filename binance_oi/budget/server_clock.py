@@ -13,10 +13,10 @@ from binance_oi.budget.tuning import DRIFT, EDGE
 from binance_oi.exchange.limits import WEIGHT
 
 MINUTE = WEIGHT.seconds
-WIDEST = 120.0  # s: even a request that took two minutes makes no wider interval
-AHEAD = 1.0  # s by which another core's reading of our clock may be ahead of this core's
-MOST_CONTRADICTIONS = 10**9
-LATEST = 1e11  # Unix s; the calendar of `datetime` ends with the year 9999
+MAX_WIDTH_S = 120.0  # s: even a request that took two minutes makes no wider interval
+CORES_APART_S = 1.0  # s by which another core's reading of our clock may be ahead of this core's
+MAX_CONTRADICTIONS = 10**9
+MAX_UNIX_S = 1e11  # Unix s; the calendar of `datetime` ends with the year 9999
 
 
 @dataclass(slots=True)
@@ -113,10 +113,10 @@ class ServerClock:
     def is_possible(self, now: float) -> bool:
         """Whether the values are possible at `now`: ordered, finite, and not too wide."""
         return (
-            0.0 <= self.hi - self.lo <= WIDEST
-            and 0.0 <= now + self.lo <= LATEST
-            and self.at <= now + AHEAD
-            and 0 <= self.contradictions <= MOST_CONTRADICTIONS
+            0.0 <= self.hi - self.lo <= MAX_WIDTH_S
+            and 0.0 <= now + self.lo <= MAX_UNIX_S
+            and self.at <= now + CORES_APART_S
+            and 0 <= self.contradictions <= MAX_CONTRADICTIONS
         )
 
     def agrees(self, lo: float, hi: float) -> bool:

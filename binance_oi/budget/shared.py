@@ -14,7 +14,7 @@ from operator import methodcaller
 from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.bucket import Bucket
-from binance_oi.budget.demand import LIFE, RENEWAL, Demand, believed, with_own
+from binance_oi.budget.demand import DEMAND_LIFE_S, RENEWAL_S, Demand, believed, with_own
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
 from binance_oi.budget.process import is_gone, this_process
@@ -22,11 +22,11 @@ from binance_oi.budget.stored import StoredPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-LOT = 8  # weight charged in advance
-LEASE = 0.02  # s for which a lease may be sent; FLIGHT would allow for far more
-BRISK = 0.005  # s between two charges, below which the next ones are charged in advance
-MANY = 64  # settlements that may wait to be written into the record
-BUSY = 0.001  # s until the next try, while another process has locked the bucket
+MAX_LEASED_CALLS = 8  # weight charged in advance
+LEASE_S = 0.02  # s for which a lease may be sent; FLIGHT would allow for far more
+QUICK_SUCCESSION_S = 0.005  # between two charges; faster ones take a lease
+MAX_LATE_SETTLEMENTS = 64  # settlements that may wait to be written into the record
+LOCKED_RETRY_S = 0.001  # s until the next try, while another process has locked the bucket
 
 
 class SharedPool(StoredPool):
@@ -40,7 +40,7 @@ class SharedPool(StoredPool):
         """Write what is late, if no other process has the lock, and close the store."""
         self._notice_fork()
         self._withdraw()
-        if self._is_untold:
+        if self._has_unwritten:
             self._check_at = -math.inf
         self.flush()
         self._check_at = math.inf
@@ -52,9 +52,9 @@ class SharedPool(StoredPool):
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`.
 
-        It leases weight for the waiting calls, or `LOT` if calls come in quick succession. A lease
-        is for calls of weight 1, so a call of another weight takes none. A lease serves single
-        calls or bulk work, like the call with which it was charged.
+        It leases weight for the waiting calls, or `MAX_LEASED_CALLS` if calls come in quick
+        succession. A lease is for calls of weight 1, so a call of another weight takes none. A
+        lease serves single calls or bulk work, like the call with which it was charged.
         """
         if self._process is not fork.current:
             self._notice_fork()
@@ -63,18 +63,18 @@ class SharedPool(StoredPool):
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
-        if is_fit and now - leased[-1].sent < LEASE and not self._is_hold_new():
+        if is_fit and now - leased[-1].sent < LEASE_S and not self._is_hold_new():
             return leased.pop()
         if not self._enter(now):
-            return Wait(BUSY, Reason.STORE_BUSY)
-        self._tell_doubts()
+            return Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
+        self._warn_of_doubts()
         answer = self._bucket.charge(now, weight, bulk)
         if isinstance(answer, Receipt):
             wanted = waiting if weight == 1 else 0
-            if now - self._charged_at < BRISK:
-                wanted = LOT
+            if now - self._charged_at < QUICK_SUCCESSION_S:
+                wanted = MAX_LEASED_CALLS
             if wanted and answer.first > self._bucket.known.others.expected_until:
-                self._take_lease(now, min(wanted, LOT), bulk)
+                self._take_lease(now, min(wanted, MAX_LEASED_CALLS), bulk)
             self._charged_at = now
         self._leave(changed=self._changed or isinstance(answer, Receipt))
         return answer
@@ -112,7 +112,7 @@ class SharedPool(StoredPool):
         """See `Pool.sending`; a cooldown that another process has written counts too."""
         if self._is_of_parent(receipt):
             return None
-        if self._clock() - receipt.sent >= LEASE and self._is_hold_possible():
+        if self._clock() - receipt.sent >= LEASE_S and self._is_hold_possible():
             if not self._enter():
                 return None
             self._leave(changed=self._changed)
@@ -127,7 +127,9 @@ class SharedPool(StoredPool):
             return
         self.has_news = True
         self._late.append(methodcaller("settle", receipt, self._clock(), used, date))
-        if receipt.probe or len(self._late) >= MANY:  # other processes wait for a probe
+        if (
+            receipt.probe or len(self._late) >= MAX_LATE_SETTLEMENTS
+        ):  # other processes wait for a probe
             self.flush()
 
     def lose(self, receipt: Receipt) -> None:
@@ -175,13 +177,13 @@ class SharedPool(StoredPool):
         self.declared.notice_fork()
         now = self._clock()
         is_new = self.declared.put(key, weight, now, anew=anew)
-        if is_new or (self.declared.is_written and now - self.declared.renewed_at >= RENEWAL):
+        if is_new or (self.declared.is_written and now - self.declared.renewed_at >= RENEWAL_S):
             self._write_demand(now)
 
     def _write_demand(self, now: float) -> None:
         declared = self.declared
         total = declared.total
-        own = Demand(declared.owner, this_process(), total, declared.since, now + LIFE)
+        own = Demand(declared.owner, this_process(), total, declared.since, now + DEMAND_LIFE_S)
         declared.renewed_at, declared.is_written = now, total > 0.0
         self._change(partial(apply_demand, own, now))
 
@@ -256,9 +258,9 @@ class SharedPool(StoredPool):
     def flush(self) -> None:
         """See `Pool.flush`."""
         self._notice_fork()
-        if (self._late or self._leased or self._is_untold) and self._enter():
+        if (self._late or self._leased or self._has_unwritten) and self._enter():
             self._leave(changed=True)
-            self._tell_doubts()
+            self._warn_of_doubts()
         self._charged_at = -math.inf  # nothing is under way, so no quick succession of charges
 
     def _is_of_parent(self, receipt: Receipt) -> bool:

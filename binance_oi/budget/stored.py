@@ -20,9 +20,9 @@ from binance_oi.budget.usage import Receipt
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-RETRY = 1.0  # s after which a process that is alone tries to share again; doubled each time
-RETRY_MOST = 30.0  # s; the wait grows no further
-CHECK = 60.0  # s between two checks of where the store has to be
+RETRY_S = 1.0  # s after which a process that is alone tries to share again; doubled each time
+MAX_RETRY_S = 30.0  # s; the wait grows no further
+CHECK_S = 60.0  # s between two checks of where the store has to be
 NO_LINEAGE = -1  # the lineage of a record that is in no store now
 
 BOOT = boot_identity(time.time() - steady_clock())
@@ -191,11 +191,11 @@ class StoredPool(ProcessPool):
         # What we charge alone is the difference between our books and `_base`.
         self._base = record.encode(record.Record("", BOOT, state))  # when we last shared
         self._lineage: int | None = None  # of the record that we share
-        self._is_untold = False  # whether our books contain more than the store
+        self._has_unwritten = False  # whether our books contain more than the store
         self._is_alone = False  # whether we have logged that nothing is shared
         self._check_at = -math.inf  # monotonic s of the next check of where the store has to be
         self._joined_at = -math.inf
-        self._pause = RETRY
+        self._pause = RETRY_S
         self._has_doubted = False
         self._find_store(clock())
 
@@ -219,7 +219,7 @@ class StoredPool(ProcessPool):
                     self.has_news = True  # another process wrote it
                     self._take(store, data)
                 if left is not None:
-                    self._is_untold = True
+                    self._has_unwritten = True
             except OSError as error:
                 self._go_on_alone(error)
         late, self._late, self._held = self._late, [], None
@@ -251,11 +251,11 @@ class StoredPool(ProcessPool):
             keep_of_doubtful(self._bucket.known, found, now)
             return
         if self._lineage not in (None, left.lineage):  # it does not contain ours, see `_take`
-            self._is_untold, self._base = True, b""
-        if self._is_untold:
+            self._has_unwritten, self._base = True, b""
+        if self._has_unwritten:
             self._merge_into(found.state, now)
         self._bucket.known = found.state
-        self._is_untold, self._base = True, left.record
+        self._has_unwritten, self._base = True, left.record
         self._lineage = NO_LINEAGE
 
     def _merge_into(self, shared: Known, now: float) -> None:
@@ -278,11 +278,11 @@ class StoredPool(ProcessPool):
                 store.begin_anew()
             if found is not None:
                 keep_of_doubtful(self._bucket.known, found, now)
-            self._is_untold, self._base = True, b""
+            self._has_unwritten, self._base = True, b""
             return
         if self._lineage not in (None, store.lineage):  # without our weight: add all that we know
-            self._is_untold, self._base = True, b""
-        if self._is_untold:
+            self._has_unwritten, self._base = True, b""
+        if self._has_unwritten:
             self._merge_into(found.state, now)
         self._base, self._lineage = data, store.lineage
         self._bucket.known = found.state
@@ -297,15 +297,15 @@ class StoredPool(ProcessPool):
         if store is None:
             return
         try:
-            if changed or self._is_untold:
+            if changed or self._has_unwritten:
                 state = self._bucket.known
                 data = record.fitted(record.Record(store.pool, BOOT, state), store.room)
                 store.write(data, state.cooldown_until)
                 if store.is_left():  # while we had the lock, so others may have missed our write
-                    self._is_untold = True
+                    self._has_unwritten = True
                 else:
                     self._base, self._lineage = data, store.lineage
-                    if self._is_untold:
+                    if self._has_unwritten:
                         self._come_back()
             store.unlock()
         except (OSError, ValueError) as error:  # ValueError: the record is too long
@@ -314,7 +314,7 @@ class StoredPool(ProcessPool):
     def _written(self) -> Known:
         """A copy of what all processes know; if we cannot read it, of what we know."""
         store = self._store
-        if store is not None and not self._is_untold:
+        if store is not None and not self._has_unwritten:
             found, now = record.decode(store.peek()), self._clock()
             if found is not None:
                 if not reason_to_doubt(found, now):
@@ -338,7 +338,7 @@ class StoredPool(ProcessPool):
         self._inherited_until = now
         if self._held is not None:
             record.keep_holds(self._bucket.known, self._held.known, now)
-            self._is_untold = True
+            self._has_unwritten = True
         self._late, self._leased, self._held = [], [], None
         self._base = record.encode(record.Record("", BOOT, self._bucket.known))
         self._lineage = None
@@ -361,7 +361,7 @@ class StoredPool(ProcessPool):
             if store is not None:
                 found.come_from(store.leave())
             self._store, self._joined_at = found, now
-        self._check_at = now + CHECK
+        self._check_at = now + CHECK_S
 
     def _go_on_alone(self, error: Exception) -> None:
         """Log one warning and plan the next try: later each time, unless sharing worked long."""
@@ -371,11 +371,11 @@ class StoredPool(ProcessPool):
             for left in iter(store.take_left, None):  # no other store will take over
                 self._take_left(left)
         now = self._clock()
-        if store is not None and now - self._joined_at > CHECK:
-            self._pause = RETRY
-        self._is_untold = True
+        if store is not None and now - self._joined_at > CHECK_S:
+            self._pause = RETRY_S
+        self._has_unwritten = True
         self._check_at = now + self._pause
-        self._pause = min(2 * self._pause, RETRY_MOST)
+        self._pause = min(2 * self._pause, MAX_RETRY_S)
         if not self._is_alone:
             self._is_alone = True
             logger.warning(
@@ -385,7 +385,7 @@ class StoredPool(ProcessPool):
             )
 
     def _come_back(self) -> None:
-        self._is_untold = False
+        self._has_unwritten = False
         if self._is_alone:
             self._is_alone = False
             logger.warning("the budget is shared with other processes again")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from binance_oi.exchange.limits import WEIGHT, Limit
 
 SLOTS = 20  # parts of a window; each keeps one sum of what was used in it
-SHORTEST = 10.0  # s: a shorter window gets slots of this one's length, to bound their number
-SOON = 0.02  # s: the shortest wait for room
+MIN_SLOTTED_S = 10.0  # s: a shorter window gets slots of this one's length, to bound their number
+MIN_WAIT_S = 0.02  # s: the shortest wait for room
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Window:
                 excess -= self.slots[slot]
                 # Weight under way may be answered now; then it leaves `seconds` from now.
                 leaves = min(self.leaves(slot), now + self.seconds)
-        return max(leaves - now, SOON)
+        return max(leaves - now, MIN_WAIT_S)
 
     def charge(self, now: float, latest: float, weight: int) -> None:
         """Book a request that the exchange counts by `latest`, if at all."""
@@ -123,7 +123,7 @@ class Window:
 
     @property
     def _width(self) -> float:
-        return max(self.seconds, SHORTEST) / self.parts
+        return max(self.seconds, MIN_SLOTTED_S) / self.parts
 
     def _slot(self, moment: float) -> int:
         return int(moment // self._width)

@@ -110,7 +110,7 @@ Ask = Callable[[int], Stretch]
 """What to read, given the exchange's clock in Unix ms."""
 
 
-def asked(period: str, since: Moment, until: Moment) -> Ask:
+def make_ask(period: str, since: Moment, until: Moment) -> Ask:
     """What these arguments ask for; see `stretch`.
 
     Raises:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from binance_oi.budget import Usage
-from binance_oi.budget.demand import RENEWAL
+from binance_oi.budget.demand import RENEWAL_S
 from binance_oi.market.plan import AUTOMATIC, USUAL_SYMBOLS, Load, MisfitError, Room
 from binance_oi.market.snapshot import Snapshot
 
@@ -227,7 +227,7 @@ class Group:
     def renew(self) -> None:
         """Declare the demand again, and run the schedule that fits now."""
         now = asyncio.get_running_loop().time()
-        if now - self._checked_at >= RENEWAL:
+        if now - self._checked_at >= RENEWAL_S:
             self._checked_at = now
             self.adapt()
         self._pollers.demands.declare(self, self.declared)

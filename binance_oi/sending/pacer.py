@@ -1,4 +1,4 @@
-"""How fast requests leave: a number per second, in lots.
+"""How fast requests leave: a number per second, in batches.
 
 The rule of this file: aiolimiter is only the pacer. It smooths bursts, so that no firewall reacts
 and headers have time to steer. It is never the accountant: `AsyncLimiter(2400, 60)` lets 4799
@@ -12,12 +12,12 @@ from contextvars import Context
 
 from aiolimiter import AsyncLimiter
 
-LOTS_PER_SECOND = 100  # a lot is this fraction of a second's requests, taken at once
+BATCHES_PER_SECOND = 100  # a batch is what the pace allows in 1/100 s; it is taken at once
 LONGEST_S = 1e9  # longer than any wait; beyond it, `datetime` and timers may overflow
 
 
 class Pacer:
-    """Lets requests pass, one lot at a time.
+    """Lets requests pass, one batch at a time.
 
     Args:
         pace: Requests per second, above 0; a second's worth may go at once.
@@ -28,21 +28,21 @@ class Pacer:
         self.passed: int = 0
         """Requests that may pass now and were not sent yet."""
         self._limiter = AsyncLimiter(max(1.0, pace), min(max(1.0, 1.0 / pace), LONGEST_S))
-        self._lot = max(1, int(pace / LOTS_PER_SECOND))
-        self.every: float = min(self._lot / pace, LONGEST_S)
-        """Seconds from one lot to the next."""
-        self._pacing: asyncio.Task[None] | None = None  # waits for a lot
+        self._batch = max(1, int(pace / BATCHES_PER_SECOND))
+        self.every: float = min(self._batch / pace, LONGEST_S)
+        """Seconds from one batch to the next."""
+        self._pacing: asyncio.Task[None] | None = None  # waits for a batch
 
     async def take_at_once(self) -> bool:
-        """Take a lot if it is available now; return whether it was."""
-        if not self._limiter.has_capacity(self._lot):
+        """Take a batch if it is available now; return whether it was."""
+        if not self._limiter.has_capacity(self._batch):
             return False
-        await self._limiter.acquire(self._lot)  # there is room, so this does not wait
-        self.passed = self._lot
+        await self._limiter.acquire(self._batch)  # there is room, so this does not wait
+        self.passed = self._batch
         return True
 
     async def take(self, wake: Callable[[], object]) -> bool:
-        """Take a lot if it is available; otherwise a task waits for it, and then calls `wake`.
+        """Take a batch if it is available; otherwise a task waits for it, and then calls `wake`.
 
         The caller itself must not wait for the limiter, because it keeps deadlines in the meantime.
         At most one request to the limiter is pending.
@@ -50,7 +50,7 @@ class Pacer:
         if self._pacing is None:
             if await self.take_at_once():
                 return True
-            acquire = self._limiter.acquire(self._lot)
+            acquire = self._limiter.acquire(self._batch)
             self._pacing = asyncio.get_running_loop().create_task(acquire, context=Context())
             self._pacing.add_done_callback(lambda _: wake())
             return False
@@ -60,11 +60,11 @@ class Pacer:
         if pacing.cancelled():  # by code that cancels every task of the loop
             return False
         pacing.result()
-        self.passed = self._lot
+        self.passed = self._batch
         return True
 
     def stop(self) -> None:
-        """Stop waiting for a lot."""
+        """Stop waiting for a batch."""
         if self._pacing is not None:
             self._pacing.cancel()
             self._pacing = None

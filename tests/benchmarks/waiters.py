@@ -22,7 +22,7 @@ from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BinanceOIError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
 
-MANY = 10_000
+WAITER_COUNT = 10_000
 STEP = 100  # waiters that come in one step
 LIMIT = 100
 WAIT_S = 3.0
@@ -96,7 +96,7 @@ async def queue(call: Call) -> list[asyncio.Task[None]]:
         await call()
 
     tasks: list[asyncio.Task[None]] = []
-    while len(tasks) < MANY:
+    while len(tasks) < WAITER_COUNT:
         tasks += [asyncio.create_task(wait()) for _ in range(STEP)]
         await asyncio.sleep(0)
     return tasks
@@ -123,7 +123,7 @@ def cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
 
 
-async def ends(figures: Figures) -> None:
+async def measure_endings(figures: Figures) -> None:
     """Every way in which waiting can end but the good one."""
 
     def answer(permit: Permit, status: int) -> Callable[[object], None]:
@@ -158,7 +158,7 @@ async def memory() -> float:
         tracemalloc.stop()
         cancel(plain + tasks)
         await asyncio.wait(plain + tasks)
-    return (after - before) / MANY
+    return (after - before) / WAITER_COUNT
 
 
 async def waiting() -> float:
@@ -178,8 +178,8 @@ def main(rounds: int) -> None:
     """Queueing, waiting, and every end."""
     figures: Figures = {}
     for _ in range(rounds):
-        asyncio.run(ends(figures))
-    print(f"{MANY} waiters; CPU in all (median), and ms of the longest of all steps\n")
+        asyncio.run(measure_endings(figures))
+    print(f"{WAITER_COUNT} waiters; CPU in all (median), and ms of the longest of all steps\n")
     print("| | CPU s | step | garbage collector in one step |\n|---|---|---|---|")
     for name, samples in figures.items():
         cpu = statistics.median(steps.cpu_s for steps in samples)

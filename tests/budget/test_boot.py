@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from binance_oi.budget import boot
-from binance_oi.budget.boot import SAME_MOMENT, boot_identity, is_same_boot
+from binance_oi.budget.boot import SAME_BOOT_S, boot_identity, is_same_boot
 
 MOMENT = 1_795_400_000.4  # of a boot, Unix s
 ID = "5fca2a85-97f4-4f53-9a93-2a1ba5b3d8cd"
@@ -118,8 +118,8 @@ def test_a_missing_value_of_the_kernel_raises(answer: int, monkeypatch: pytest.M
         (ID, "another", False),
         ("", "", False),
         ("", ID, False),
-        ("since 1000", f"since {1000 + SAME_MOMENT}", True),
-        ("since 1000", f"since {1001 + SAME_MOMENT}", False),
+        ("since 1000", f"since {1000 + SAME_BOOT_S}", True),
+        ("since 1000", f"since {1001 + SAME_BOOT_S}", False),
         ("since 1000", ID, False),
         ("since 1000", "since nan", False),
         ("since 1000", "since then", False),

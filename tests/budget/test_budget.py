@@ -25,8 +25,15 @@ from binance_oi.budget import machine, record, stored
 from binance_oi.budget import pool as pool_module
 from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Pool, ProcessBudget
-from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.shared import BRISK, BUSY, LEASE, LOT, MANY, SharedPool
+from binance_oi.budget.pool_file import FILE_NAME, PAGE_BYTES, PoolFile
+from binance_oi.budget.shared import (
+    LEASE_S,
+    LOCKED_RETRY_S,
+    MAX_LATE_SETTLEMENTS,
+    MAX_LEASED_CALLS,
+    QUICK_SUCCESSION_S,
+    SharedPool,
+)
 from binance_oi.budget.tuning import CONTRADICTIONS
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
@@ -36,7 +43,7 @@ from support.memory_store import Memory, Options, shared_pool
 pytestmark = pytest.mark.usefixtures("known_address")
 
 Make = Callable[..., SharedPool]
-HUNG = 300.0  # s after which a thread counts as hung
+HUNG_S = 300.0  # s after which a thread counts as hung
 
 
 @pytest.fixture
@@ -73,12 +80,12 @@ def take(pool: Pool, weight: int = 1) -> Receipt:
 
 def use(pool: Pool, clock: Time, weight: int = 1, used: int | None = None) -> None:
     """Send a request and get its answer, slowly enough that no lease is taken."""
-    clock.now += 2 * BRISK
+    clock.now += 2 * QUICK_SUCCESSION_S
     receipt = take(pool, weight)
     count = pool.usage.used if used is None else used
     pool.settle(receipt, count, NOON + int(clock.now))
     pool.flush()
-    clock.now += 2 * BRISK
+    clock.now += 2 * QUICK_SUCCESSION_S
 
 
 class Interrupted(Time):
@@ -92,7 +99,7 @@ class Interrupted(Time):
     def __call__(self) -> float:
         if threading.get_ident() != self.thread and not self.held.is_set():
             self.held.set()
-            assert self.go_on.wait(HUNG)
+            assert self.go_on.wait(HUNG_S)
         return super().__call__()
 
 
@@ -110,12 +117,12 @@ def test_a_thread_sees_a_ban_while_the_clock_is_replaced(shared: bool, tmp_path:
     pool.hold(600, ban=True)
     with ThreadPoolExecutor(1) as other:
         seen = other.submit(lambda: pool.held_for(ban=True))
-        assert clock.held.wait(HUNG)
+        assert clock.held.wait(HUNG_S)
         for receipt in receipts:  # each `Date` is two hours ahead
             pool.settle(receipt, 2, NOON + 7200)
         pool.flush()
         clock.go_on.set()
-        assert seen.result(HUNG) == pool.held_for(ban=True) > 0.0
+        assert seen.result(HUNG_S) == pool.held_for(ban=True) > 0.0
     budget.close()
 
 
@@ -348,7 +355,7 @@ def test_a_request_charged_before_another_process_was_refused_is_not_sent(
     receipt = take(one)
     assert one.sending(receipt) is receipt
     other.hold(500, ban=True)
-    clock.now += 2 * LEASE  # older receipts check for cooldowns of others
+    clock.now += 2 * LEASE_S  # older receipts check for cooldowns of others
     assert one.sending(receipt) is None
     one.refund(receipt)
     assert other.usage.charged == 1
@@ -363,7 +370,7 @@ def test_a_cooldown_that_cannot_be_read_now_is_obeyed(make: Make, clock: Time) -
     assert isinstance(other, SharedPool)
     assert other._store is not None
     assert other._store.lock()
-    clock.now += 2 * LEASE
+    clock.now += 2 * LEASE_S
     assert one.sending(receipt) is None
     other._store.unlock()
 
@@ -444,10 +451,10 @@ def warm(pool: Pool, clock: Time) -> None:
 def test_calls_in_quick_succession_lock_the_file_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     warm(pool, clock)
-    assert other.usage.used == 3 + LOT
-    for _ in range(LOT):
+    assert other.usage.used == 3 + MAX_LEASED_CALLS
+    for _ in range(MAX_LEASED_CALLS):
         take(pool)
-    assert other.usage.used == 3 + LOT
+    assert other.usage.used == 3 + MAX_LEASED_CALLS
 
 
 @BOTH
@@ -457,22 +464,24 @@ def test_a_lease_that_is_not_sent_is_refunded(make: Make, clock: Time) -> None:
     pool.flush()
     assert other.usage.used == 3
     warm(pool, clock)
-    clock.now += LEASE + 0.001
+    clock.now += LEASE_S + 0.001
     assert take(pool).sent == clock.now
     assert other.usage.charged == 7
 
 
 @BOTH
-@pytest.mark.parametrize("waiting", [0, 1, LOT - 1, LOT, LOT + 1, 10**6])
+@pytest.mark.parametrize(
+    "waiting", [0, 1, MAX_LEASED_CALLS - 1, MAX_LEASED_CALLS, MAX_LEASED_CALLS + 1, 10**6]
+)
 def test_a_lease_covers_the_waiting_calls_up_to_its_largest_weight(
     waiting: int, make: Make, clock: Time
 ) -> None:
     pool, other = make(), make()
     use(pool, clock)
     assert isinstance(pool.charge(1, waiting), Receipt)
-    charged = 2 + min(waiting, LOT)
+    charged = 2 + min(waiting, MAX_LEASED_CALLS)
     assert other.usage.charged == charged
-    for behind in reversed(range(min(waiting, LOT))):
+    for behind in reversed(range(min(waiting, MAX_LEASED_CALLS))):
         assert isinstance(pool.charge(1, behind), Receipt)
     assert other.usage.charged == charged
     pool.flush()
@@ -485,7 +494,7 @@ def test_calls_in_quick_succession_get_a_lease_even_if_none_waits(make: Make, cl
     use(pool, clock)
     for _ in range(2):
         assert isinstance(pool.charge(1, 0), Receipt)
-    assert other.usage.charged == 3 + LOT
+    assert other.usage.charged == 3 + MAX_LEASED_CALLS
 
 
 @BOTH
@@ -509,11 +518,11 @@ def test_no_lease_is_taken_while_others_are_expected(make: Make, clock: Time) ->
 def test_a_lease_for_waiting_calls_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock, 96)
-    assert isinstance(pool.charge(1, LOT), Receipt)
+    assert isinstance(pool.charge(1, MAX_LEASED_CALLS), Receipt)
     assert other.usage.charged == 100
     for _ in range(3):
         take(pool)
-    assert not isinstance(pool.charge(1, LOT), Receipt)
+    assert not isinstance(pool.charge(1, MAX_LEASED_CALLS), Receipt)
 
 
 @BOTH
@@ -552,7 +561,7 @@ def test_no_lease_is_sent_after_a_cooldown_of_another_process_began(
 def test_many_settlements_are_written_at_once(make: Make, clock: Time) -> None:
     pool, other = make(), make()
     use(pool, clock)
-    receipts = [take(pool) for _ in range(MANY + 2)]
+    receipts = [take(pool) for _ in range(MAX_LATE_SETTLEMENTS + 2)]
     for n, receipt in enumerate(receipts[:-1]):
         pool.settle(receipt, n + 2, NOON + 10)
     assert other.usage.in_flight <= 2
@@ -569,13 +578,13 @@ def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
     receipt = take(pool, 20)
     with open(tmp_path / "budgets" / FILE_NAME, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+        assert pool.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
         pool.settle(receipt, 30, NOON + 10)
         pool.hold(100)
         assert pool.usage.held_until is not None  # the others do not know it yet
         assert other.usage.held_until is None
     # The next process that gets the lock writes it, even if it may not send.
-    assert pool.charge(1) != Wait(BUSY, Reason.STORE_BUSY)
+    assert pool.charge(1) != Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     assert other.usage.held_until is not None
     assert other.usage.in_flight == 0
 
@@ -600,9 +609,9 @@ def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
         fcntl.flock(file, fcntl.LOCK_EX)
         HOLDS[name](pool, first)
         assert pool.sending(second) is None
-        clock.now += 2 * LEASE
+        clock.now += 2 * LEASE_S
         assert pool.sending(second) is None
-        assert pool.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+        assert pool.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
         assert (pool.room_in(1) or 0.0) > 400
         assert (pool.held_for(ban=True) > 0.0) == (pool.usage.banned_until is not None)
         assert (pool.held_for(ban=True) > 0.0) == (name != "429")
@@ -688,7 +697,7 @@ def test_after_damage_a_new_record_contains_what_we_know(
     use(pool, clock, 60)
     path = tmp_path / "budgets" / FILE_NAME
     content = bytearray(path.read_bytes())
-    content[PAGE + 8] ^= 1
+    content[PAGE_BYTES + 8] ^= 1
     path.write_bytes(content)
     assert pool.usage.used == 60
     take(pool, 30)

@@ -16,9 +16,9 @@ import pytest
 from binance_oi.budget import MachineBudget, ProcessBudget, Receipt, record
 from binance_oi.budget.boot import boot_identity
 from binance_oi.budget.demand import (
-    LIFE,
-    MOST_DEMANDS,
-    RENEWAL,
+    DEMAND_LIFE_S,
+    MAX_DEMANDS,
+    RENEWAL_S,
     Declared,
     Demand,
     Process,
@@ -26,7 +26,7 @@ from binance_oi.budget.demand import (
     merged,
     with_own,
 )
-from binance_oi.budget.process import UNTOLD, is_gone, this_process
+from binance_oi.budget.process import UNKNOWN_NAMESPACE, is_gone, this_process
 from binance_oi.budget.shared import SharedPool
 from support.memory_store import Memory, MemoryBudget
 
@@ -124,10 +124,10 @@ def test_a_demand_ends_unless_it_is_renewed(tmp_path: Path) -> None:
     ours, other = (MachineBudget(directory=tmp_path, clock=clock).pool("x") for _ in range(2))
     ours.declare("poller", 100.0)
     for _ in range(10):
-        clock.now += RENEWAL
+        clock.now += RENEWAL_S
         ours.declare("poller", 100.0)
         assert other.demand("other") == 100.0
-    clock.now += LIFE
+    clock.now += DEMAND_LIFE_S
     assert other.demand("other") == 0.0
     ours.declare("poller", 100.0)
     assert other.demand("other") == 100.0
@@ -161,7 +161,7 @@ def test_a_process_that_joins_again_shares_its_demand() -> None:
     other.declare("other", 30.0)
     memory.lose()
     pool.declare("poller", 100.0)
-    clock.now += RENEWAL
+    clock.now += RENEWAL_S
     other.declare("other", 30.0)
     assert other.demand("a stranger") == pool.demand("a stranger") == 130.0
 
@@ -233,7 +233,7 @@ def test_a_demand_that_is_over_or_impossible_is_dropped(wrong: Demand) -> None:
 def test_a_record_keeps_only_the_newest_demands() -> None:
     many = [need(n, since=float(n % 50)) for n in range(1000)]
     kept = believed(many, 50.0)
-    assert len(kept) == MOST_DEMANDS
+    assert len(kept) == MAX_DEMANDS
     assert min(each.since for each in kept) == 48.0
 
 
@@ -247,13 +247,13 @@ def test_an_impossible_demand_does_not_invalidate_its_record() -> None:
 
 def test_a_record_that_is_too_long_loses_demands_first() -> None:
     known = ProcessBudget(clock=Time(50.0)).pool("")._bucket.known
-    known.demands = [need(n) for n in range(MOST_DEMANDS)]
+    known.demands = [need(n) for n in range(MAX_DEMANDS)]
     made = record.Record("x", boot_identity(0.0), known)
     full = record.encode(made)
     fitted = record.decode(record.fitted(made, len(full) - 1))
     assert fitted is not None
     assert fitted.state.demands == []
-    assert len(known.demands) == MOST_DEMANDS
+    assert len(known.demands) == MAX_DEMANDS
     known.demands = []
     assert fitted.state == known
 
@@ -310,7 +310,7 @@ def test_a_process_has_ended_if_the_system_says_so(stat: str | OSError, gone: bo
 
 def test_a_process_in_another_namespace_never_counts_as_ended() -> None:
     assert not is_gone(Process(HERE.namespace + 1, 2**22 - 3, 1))
-    assert not is_gone(Process(UNTOLD, 2**22 - 3, 1))
+    assert not is_gone(Process(UNKNOWN_NAMESPACE, 2**22 - 3, 1))
     assert not is_gone(Process(HERE.namespace, -1, 1))
 
 
@@ -318,7 +318,7 @@ def test_a_process_without_a_readable_stat_is_identified_without_its_start() -> 
     def refuse(pid: int) -> str:
         raise PermissionError
 
-    assert this_process(refuse) == Process(UNTOLD, os.getpid(), 0)
+    assert this_process(refuse) == Process(UNKNOWN_NAMESPACE, os.getpid(), 0)
 
 
 def test_without_namespaces_the_process_id_decides(

@@ -14,7 +14,7 @@ import pytest
 from binance_oi.budget.knowledge import UNKNOWN
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Pool, ProcessBudget, ProcessPool
-from binance_oi.budget.shared import LOT
+from binance_oi.budget.shared import MAX_LEASED_CALLS
 from binance_oi.budget.usage import Receipt
 from binance_oi.simulator import Bans
 from binance_oi.simulator.local import LocalExchange
@@ -71,7 +71,7 @@ def test_a_ban_of_one_process_reaches_running_and_later_processes(tmp_path: Path
         assert all(process.stop()["errors"] > 0 for process in processes)
 
 
-CALLS = 30 * LOT
+CALLS = 30 * MAX_LEASED_CALLS
 
 
 class Slowly:
@@ -111,5 +111,5 @@ def test_sharing_with_other_processes_costs_little(tmp_path: Path) -> None:
     alone, _ = cost(ProcessBudget(limit=limit, clock=Slowly(), wall=Slowly.wall).pool("a"))
     budget = MachineBudget(limit=limit, directory=directory, clock=Slowly(), wall=Slowly.wall)
     shared, locks = cost(budget.pool("a"))
-    assert 0 < locks <= 2 / LOT  # locked and unlocked once for a whole lease
+    assert 0 < locks <= 2 / MAX_LEASED_CALLS  # locked and unlocked once for a whole lease
     assert alone < shared <= alone + 20

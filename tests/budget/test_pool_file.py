@@ -23,12 +23,12 @@ from binance_oi.budget import pool_file
 from binance_oi.budget.pool_file import (
     FILE_NAME,
     MAGIC,
-    PAGE,
-    RECORDS,
-    STUCK,
+    MAX_RECORDS,
+    PAGE_BYTES,
+    STUCK_S,
     STUCK_TRIES,
-    UNUSED,
-    UNUSED_LOCAL,
+    UNUSED_LOCAL_S,
+    UNUSED_S,
     PoolFile,
     read_records,
 )
@@ -181,9 +181,9 @@ def test_a_foreign_or_older_file_is_replaced_with_a_warning(
 def damage(place: Path, offset: int, content: bytes) -> None:
     """Write other bytes at `offset` of the first record."""
     with open(place / FILE_NAME, "r+b") as file:
-        file.seek(PAGE + offset)
+        file.seek(PAGE_BYTES + offset)
         before = file.read(len(content))
-        file.seek(PAGE + offset)
+        file.seek(PAGE_BYTES + offset)
         file.write(content if content != before else bytes(len(content)))
 
 
@@ -207,7 +207,7 @@ def test_the_next_reader_notices_later_damage(place: Path) -> None:
     assert exchange(PoolFile(place, "a")) == b"new"
 
 
-@pytest.mark.parametrize("size", [len(MAGIC), PAGE + 20, PAGE + 60])
+@pytest.mark.parametrize("size", [len(MAGIC), PAGE_BYTES + 20, PAGE_BYTES + 60])
 def test_a_truncated_file_starts_empty(place: Path, size: int) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a longer record than twenty bytes")
@@ -216,7 +216,9 @@ def test_a_truncated_file_starts_empty(place: Path, size: int) -> None:
     assert exchange(PoolFile(place, "a")) == b"again"
 
 
-@pytest.mark.parametrize("size", [0, 1, len(MAGIC) - 1, len(MAGIC), PAGE, PAGE + 20, PAGE + 60])
+@pytest.mark.parametrize(
+    "size", [0, 1, len(MAGIC) - 1, len(MAGIC), PAGE_BYTES, PAGE_BYTES + 20, PAGE_BYTES + 60]
+)
 def test_later_processes_find_a_record_written_after_a_truncation(place: Path, size: int) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
@@ -228,7 +230,7 @@ def test_later_processes_find_a_record_written_after_a_truncation(place: Path, s
     assert exchange(one) is None
 
 
-@pytest.mark.parametrize("first", [b"", b"x", b"{}" * (PAGE // 2), bytes(PAGE)])
+@pytest.mark.parametrize("first", [b"", b"x", b"{}" * (PAGE_BYTES // 2), bytes(PAGE_BYTES)])
 def test_an_overwritten_first_page_loses_no_record(
     place: Path, first: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,7 +246,7 @@ def test_an_overwritten_first_page_loses_no_record(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-@pytest.mark.parametrize("size", [0, 1, PAGE + 20])
+@pytest.mark.parametrize("size", [0, 1, PAGE_BYTES + 20])
 def test_a_record_written_during_a_truncation_stays(place: Path, size: int) -> None:
     one = PoolFile(place, "a")
     exchange(one, b"a longer record than twenty bytes")
@@ -258,10 +260,10 @@ def test_a_record_written_during_a_truncation_stays(place: Path, size: int) -> N
 
 def test_a_larger_foreign_file_shrinks_to_our_size(place: Path) -> None:
     place.mkdir(mode=0o700)
-    (place / FILE_NAME).write_bytes(b"{}" * PAGE * RECORDS)
+    (place / FILE_NAME).write_bytes(b"{}" * PAGE_BYTES * MAX_RECORDS)
     assert exchange(PoolFile(place, "a"), b"new") == b""
     assert list(read_records(place)) == [b"new"]
-    assert (place / FILE_NAME).stat().st_size == PAGE * (RECORDS + 1)
+    assert (place / FILE_NAME).stat().st_size == PAGE_BYTES * (MAX_RECORDS + 1)
 
 
 @pytest.mark.parametrize("more", [0, 1], ids=["as it was", "and written on"])
@@ -343,7 +345,7 @@ def test_a_forked_child_does_not_share_its_parents_lock(
 def test_a_record_that_is_too_long_raises(place: Path) -> None:
     file = PoolFile(place, "a")
     with pytest.raises(ValueError, match="does not fit"):
-        file.write(bytes(PAGE))
+        file.write(bytes(PAGE_BYTES))
 
 
 # -- a process that does not run ---------------------------------------------------------------
@@ -358,7 +360,7 @@ def test_a_process_suspended_with_the_lock_does_not_block_others_for_long(
     assert suspended.lock()
     for _ in range(STUCK_TRIES):
         assert not one.lock()
-    later(STUCK + 0.1)
+    later(STUCK_S + 0.1)
     assert not one.lock()  # this attempt makes the copy
     assert exchange(one, b"newer") is None  # the copy has nothing new
     assert not other.lock()  # this attempt finds the copy
@@ -380,7 +382,7 @@ def test_a_file_whose_lock_is_sometimes_free_is_not_left(
         assert not unlucky.lock()
         busy.unlock()
     exchange(unlucky)
-    later(STUCK + 0.1)
+    later(STUCK_S + 0.1)
     assert busy.lock()
     assert not unlucky.lock()
     busy.unlock()
@@ -395,7 +397,7 @@ def test_a_record_unused_for_a_day_is_cleared_away(
     place: Path, later: Callable[[float], None]
 ) -> None:
     exchange(PoolFile(place, "old"), b"old")
-    later(UNUSED - 60)
+    later(UNUSED_S - 60)
     exchange(PoolFile(place, "young"), b"young")
     assert sorted(read_records(place)) == [b"old", b"young"]
     later(120)
@@ -406,8 +408,8 @@ def test_a_record_unused_for_a_day_is_cleared_away(
 def test_a_record_with_a_ban_is_kept_until_after_the_ban(
     place: Path, later: Callable[[float], None]
 ) -> None:
-    exchange(PoolFile(place, "banned"), b"banned", until=time.time() + 3 * UNUSED)
-    later(2.9 * UNUSED)
+    exchange(PoolFile(place, "banned"), b"banned", until=time.time() + 3 * UNUSED_S)
+    later(2.9 * UNUSED_S)
     exchange(PoolFile(place, "new"), b"new")
     assert exchange(PoolFile(place, "banned")) == b"banned"
 
@@ -426,7 +428,7 @@ def test_a_process_writes_its_record_again_after_it_was_cleared(
 ) -> None:
     sleeper = PoolFile(place, "sleeper")
     exchange(sleeper, b"asleep")
-    later(2 * UNUSED)
+    later(2 * UNUSED_S)
     exchange(PoolFile(place, "new"), b"new")
     assert exchange(sleeper, b"awake") == b""
     assert sorted(read_records(place)) == [b"awake", b"new"]
@@ -436,13 +438,13 @@ def test_records_of_local_exchanges_are_overwritten_before_real_ones(
     place: Path, later: Callable[[float], None]
 ) -> None:
     exchange(PoolFile(place, "binance-futures"), b"real")
-    for number in range(RECORDS + 10):
+    for number in range(MAX_RECORDS + 10):
         later(1.0)
         local = PoolFile(place, f"http://127.0.0.1:{8000 + number}/local-{number:012x}")
-        exchange(local, b"%d" % number, until=time.time() + 3 * UNUSED)
+        exchange(local, b"%d" % number, until=time.time() + 3 * UNUSED_S)
     found = list(read_records(place))
     assert (len(found), b"real" in found, b"73" in found, b"0" in found) == (64, True, True, False)
-    later(UNUSED_LOCAL + 1.0)
+    later(UNUSED_LOCAL_S + 1.0)
     exchange(PoolFile(place, "http://127.0.0.1:8080"), b"a gateway")
     assert sorted(read_records(place)) == [b"a gateway", b"real"]
 
@@ -450,11 +452,11 @@ def test_records_of_local_exchanges_are_overwritten_before_real_ones(
 def test_a_full_file_overwrites_the_record_that_expires_first(
     place: Path, later: Callable[[float], None]
 ) -> None:
-    for number in range(RECORDS + 1):
+    for number in range(MAX_RECORDS + 1):
         exchange(PoolFile(place, str(number)), b"%d" % number)
         later(1)
     records = set(read_records(place))
-    assert len(records) == RECORDS
+    assert len(records) == MAX_RECORDS
     assert b"0" not in records
 
 
@@ -503,7 +505,7 @@ def test_a_peek_finds_a_record_that_moved_to_another_page(
 ) -> None:
     sleeper = PoolFile(place, "sleeper")
     exchange(sleeper, b"asleep")
-    later(2 * UNUSED)
+    later(2 * UNUSED_S)
     exchange(PoolFile(place, "new"), b"new")  # it takes the old record's page
     exchange(PoolFile(place, "sleeper"), b"awake")
     assert sleeper.peek() == b"awake"
@@ -514,18 +516,18 @@ def test_a_page_that_is_being_written_is_read_again(
 ) -> None:
     file = PoolFile(place, "a")
     exchange(file, b"a record")
-    pages = iter([b"half" + bytes(PAGE - 4)])
+    pages = iter([b"half" + bytes(PAGE_BYTES - 4)])
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *where: next(pages, b"") or pread(*where))
     assert file.peek() == b"a record"
-    pages = iter([b"half" + bytes(PAGE - 4)])
+    pages = iter([b"half" + bytes(PAGE_BYTES - 4)])
     assert list(read_records(place)) == [b"a record"]
 
 
 # -- what the system refuses -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [PAGE, PAGE + 100], ids=["nothing", "a part"])
+@pytest.mark.parametrize("size", [PAGE_BYTES, PAGE_BYTES + 100], ids=["nothing", "a part"])
 def test_an_incomplete_write_raises(place: Path, size: int) -> None:
     file = PoolFile(place, "a")
     assert file.lock()
@@ -550,7 +552,7 @@ def test_a_failed_copy_leaves_no_file_behind(
     assert suspended.lock()
     for _ in range(STUCK_TRIES):
         assert not file.lock()
-    later(STUCK + 0.1)
+    later(STUCK_S + 0.1)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space")
@@ -570,7 +572,7 @@ def test_a_new_record_has_a_new_lineage_and_a_copy_keeps_it(
     assert suspended.lock()
     for _ in range(STUCK_TRIES):
         assert not one.lock()
-    later(STUCK + 0.1)
+    later(STUCK_S + 0.1)
     assert not one.lock()
     assert not other.lock()
     exchange(one, b"newer")

@@ -22,9 +22,9 @@ from binance_oi.budget.ledger import Ledger, Minute
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.others import Curve, Others
 from binance_oi.budget.pool import ProcessBudget
-from binance_oi.budget.pool_file import ROOM, PoolFile
-from binance_oi.budget.record import HOLD, MOST, OLD, flaw, merge
-from binance_oi.budget.server_clock import MINUTE, WIDEST, ServerClock
+from binance_oi.budget.pool_file import MAX_RECORD_BYTES, PoolFile
+from binance_oi.budget.record import MAX_COOLDOWN_S, MAX_WEIGHT, OLD_S, flaw, merge
+from binance_oi.budget.server_clock import MAX_WIDTH_S, MINUTE, ServerClock
 from binance_oi.budget.shared import SharedPool
 from binance_oi.budget.tuning import DISTRUST, UNDECIDED
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -131,7 +131,7 @@ def test_a_record_of_a_busy_process_is_trusted(
 
 
 def test_what_others_did_is_bounded_by_the_limit() -> None:
-    found = state(limit=10, expected_surge=MOST, refused_count=MOST)
+    found = state(limit=10, expected_surge=MAX_WEIGHT, refused_count=MAX_WEIGHT)
     assert flaw(found, NOW) == ""
     assert (found.others.expected_surge, found.others.refused_count) == (10, 10)
     within = state(limit=100, expected_surge=30, refused_count=70)
@@ -139,7 +139,7 @@ def test_what_others_did_is_bounded_by_the_limit() -> None:
     assert (within.others.expected_surge, within.others.refused_count) == (30, 70)
 
 
-@pytest.mark.parametrize("limit", [1, MAX_LIMIT, record.MOST_LIMIT])
+@pytest.mark.parametrize("limit", [1, MAX_LIMIT, record.MAX_LIMIT])
 def test_a_limit_of_the_exchange_or_of_a_user_is_trusted(limit: int) -> None:
     assert ProcessBudget(limit=limit).pool("a").usage.limit == limit
     assert flaw(state(limit=limit), NOW) == ""
@@ -147,7 +147,7 @@ def test_a_limit_of_the_exchange_or_of_a_user_is_trusted(limit: int) -> None:
 
 def test_a_budget_refuses_a_limit_that_no_record_may_have() -> None:
     with pytest.raises(ValueError, match="limit must be"):
-        ProcessBudget(limit=record.MOST_LIMIT + 1)
+        ProcessBudget(limit=record.MAX_LIMIT + 1)
 
 
 def test_a_record_with_the_smallest_limit_lets_requests_through(tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ IMPOSSIBLE = {
     "a clock whose interval is endless on one side": state(clock=clock(hi=1e15)),
     "a clock of nan": state(clock=clock(NAN, NAN)),
     "an endless clock": state(clock=clock(-math.inf, math.inf)),
-    "a clock as wide as days": state(clock=clock(hi=WIDEST + 1)),
+    "a clock as wide as days": state(clock=clock(hi=MAX_WIDTH_S + 1)),
     "a clock whose ends are swapped": state(clock=clock(2.0, -2.0)),
     "a clock of the year 10000": state(clock=clock(1e12, 1e12)),
     "a clock from the future": state(clock=clock(at=NOW + 1e6)),
-    "a cooldown for years": state(cooldown_until=NOON + NOW + HOLD + 10),
+    "a cooldown for years": state(cooldown_until=NOON + NOW + MAX_COOLDOWN_S + 10),
     "an endless cooldown": state(cooldown_until=math.inf),
     "a cooldown of nan": state(cooldown_until=NAN),
     "a ban for years": state(banned_until=1e300),
@@ -186,7 +186,7 @@ IMPOSSIBLE = {
     "a negative limit": state(limit=-5),
     "a limit of 2**60": state(limit=2**60),
     "a limit of 10**12": state(limit=10**12),
-    "a limit that no user may give": state(limit=record.MOST_LIMIT + 1),
+    "a limit that no user may give": state(limit=record.MAX_LIMIT + 1),
     "a surge of 2**60": state(expected_surge=2**60),
     "a negative surge": state(expected_surge=-1),
     "a refusal at 2**60": state(refused_count=2**60),
@@ -315,23 +315,23 @@ def test_without_a_name_of_the_boot_no_monotonic_time_is_trusted(
 
 
 def test_of_an_old_record_only_the_cooldown_counts(pool_with: Pools) -> None:
-    found = state(clock=clock(at=NOW - OLD - 1), cooldown_until=NOON + NOW + 500)
+    found = state(clock=clock(at=NOW - OLD_S - 1), cooldown_until=NOON + NOW + 500)
     pool = pool_with(found)
     assert pool.usage.used == 0
     assert not isinstance(pool.charge(1), Receipt)
 
 
 def old(*made: Window) -> Known:
-    return state(clock=clock(at=NOW - OLD - 1), windows=list(made))
+    return state(clock=clock(at=NOW - OLD_S - 1), windows=list(made))
 
 
 WEEK = 7 * 86_400
-USED_YESTERDAY = int((NOW - OLD - 60) // (WEEK / SLOTS))
+USED_YESTERDAY = int((NOW - OLD_S - 60) // (WEEK / SLOTS))
 
 
 def test_a_window_of_an_old_record_counts_until_it_is_over(pool_with: Pools) -> None:
-    week = Window(WEEK, 90, False, NOW - OLD - 60, {USED_YESTERDAY: 80})
-    hour = Window(3600, 90, False, NOW - OLD - 60, {int((NOW - OLD - 60) // 180): 80})
+    week = Window(WEEK, 90, False, NOW - OLD_S - 60, {USED_YESTERDAY: 80})
+    hour = Window(3600, 90, False, NOW - OLD_S - 60, {int((NOW - OLD_S - 60) // 180): 80})
     pool = pool_with(old(week, hour))
     assert pool.usage.remaining == 10
     assert pool.usage.used == 0
@@ -345,7 +345,7 @@ def test_a_window_of_an_old_record_counts_until_it_is_over(pool_with: Pools) -> 
 @pytest.mark.parametrize("boot", ["another run", ""])
 def test_only_a_possible_window_of_this_boot_counts(boot: str, pool_with: Pools) -> None:
     used = {USED_YESTERDAY: 80 if boot else 2**60}
-    pool = pool_with(old(Window(WEEK, 90, False, NOW - OLD - 60, used)), boot)
+    pool = pool_with(old(Window(WEEK, 90, False, NOW - OLD_S - 60, used)), boot)
     assert pool.usage.remaining == 100
     assert isinstance(pool.charge(1), Receipt)
     assert pool._bucket.known.windows == []
@@ -353,7 +353,7 @@ def test_only_a_possible_window_of_this_boot_counts(boot: str, pool_with: Pools)
 
 def test_a_window_that_both_sides_know_is_not_added_twice() -> None:
     ours, found = (
-        old(Window(WEEK, 90, False, NOW - OLD - 60, slots))
+        old(Window(WEEK, 90, False, NOW - OLD_S - 60, slots))
         for slots in ({USED_YESTERDAY: 30, USED_YESTERDAY - 1: 5}, {USED_YESTERDAY: 40})
     )
     record.keep_windows(ours, found, NOW)
@@ -413,7 +413,9 @@ def near(*values: float) -> st.SearchStrategy[float]:
 
 
 counts = st.one_of(
-    st.integers(0, 120), st.integers(-(2**63), 2**64 - 1), st.sampled_from([0, -1, MOST, 2**53])
+    st.integers(0, 120),
+    st.integers(-(2**63), 2**64 - 1),
+    st.sampled_from([0, -1, MAX_WEIGHT, 2**53]),
 )
 minutes_near = st.one_of(st.integers(K - 8, K + 3), counts)
 curves = st.builds(
@@ -479,7 +481,7 @@ def test_any_record_leads_to_a_decision_in_few_steps(
     assert usage.used >= usage.charged >= 0
     assert after.limit >= 1
     for until in (usage.held_until, usage.banned_until):
-        assert until is None or until.timestamp() <= NOON + NOW + HOLD + 3 * WIDEST
+        assert until is None or until.timestamp() <= NOON + NOW + MAX_COOLDOWN_S + 3 * MAX_WIDTH_S
 
 
 @given(found=states)
@@ -491,13 +493,13 @@ def test_a_trusted_record_can_be_written_again(found: Known) -> None:
         assert msgspec.msgpack.encode(again.state) == msgspec.msgpack.encode(found)
 
 
-weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of them are below MOST
+weights = st.sampled_from([0, 7, 300, 70_000, 2**33])  # a hundred of them are below MAX_WEIGHT
 
 
 @st.composite
 def believed(draw: st.DrawFn) -> Known:
     """The largest trusted states."""
-    width = draw(st.sampled_from([0.0, 4.0, 60.0, WIDEST]))
+    width = draw(st.sampled_from([0.0, 4.0, 60.0, MAX_WIDTH_S]))
     found = Known(2400, clock(0.0, width), cooldown_until=NOON + NOW + 300, counted_at=NOW)
     first, last = record._live_minutes(found, NOW)
     for k in range(first, last + 1):
@@ -506,8 +508,8 @@ def believed(draw: st.DrawFn) -> Known:
         found.ledger.minutes[k] = Minute(booked, unconfirmed, lost, doubtful, reported, others)
         top = draw(weights)
         found.others.curves[k] = Curve(40.0, [top] * 12, top, 0.5, 60.0)
-    slots = draw(st.sampled_from([0, 1, 3, 20, record.MOST_SLOTS * SLOTS]))
-    for n in range(draw(st.sampled_from([0, 1, record.MOST_WINDOWS]))):
+    slots = draw(st.sampled_from([0, 1, 3, 20, record.MAX_SLOTS_PER_PART * SLOTS]))
+    for n in range(draw(st.sampled_from([0, 1, record.MAX_WINDOWS]))):
         used = {2_000 - slot: draw(weights) for slot in range(slots)}
         found.windows.append(Window(10 + n, 100, False, NOW, used))
     return found
@@ -518,8 +520,13 @@ def believed(draw: st.DrawFn) -> Known:
 def test_the_longest_record_fits_its_page_and_loses_no_weight(found: Known, length: int) -> None:
     assert flaw(record.copied(found), NOW) == ""
     before = record.copied(found)
-    made = record.decode(record.fitted(record.Record("x" * length, "b" * 60, found), ROOM))
-    assert len(record.fitted(record.Record("x" * length, "b" * 60, found), ROOM)) <= ROOM
+    made = record.decode(
+        record.fitted(record.Record("x" * length, "b" * 60, found), MAX_RECORD_BYTES)
+    )
+    assert (
+        len(record.fitted(record.Record("x" * length, "b" * 60, found), MAX_RECORD_BYTES))
+        <= MAX_RECORD_BYTES
+    )
     assert found == before
     assert made is not None
     assert flaw(made.state, NOW) == ""
@@ -534,7 +541,7 @@ def test_a_record_with_an_impossible_clock_fits_its_page() -> None:
     found = Known(100, clock(-4000.0, 4000.0))
     found.ledger.book(1, *(edge(NOW) for edge in (found.clock.earliest, found.clock.latest)))
     assert len(found.ledger.minutes) > 100
-    made = record.decode(record.fitted(record.Record("a", "b", found), ROOM))
+    made = record.decode(record.fitted(record.Record("a", "b", found), MAX_RECORD_BYTES))
     assert made is not None
     assert K in made.state.ledger.minutes
     assert flaw(made.state, NOW) == "its clock"
@@ -791,7 +798,7 @@ def test_a_merge_adds_what_both_sides_used_of_another_limit() -> None:
 
 def test_a_merge_of_too_many_windows_keeps_the_tightest() -> None:
     ours, shared = (
-        windows(*(Window(first + n, 100, False, 0.0) for n in range(record.MOST_WINDOWS)))
+        windows(*(Window(first + n, 100, False, 0.0) for n in range(record.MAX_WINDOWS)))
         for first in (10, 50)
     )
     merge(shared, ours, None, NOW)

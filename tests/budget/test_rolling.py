@@ -16,7 +16,7 @@ from binance_oi.budget import record, rolling
 from binance_oi.budget.beside import PoolBeside, pool_of
 from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.pool import ProcessBudget, fresh_state
-from binance_oi.budget.pool_file import ROOM
+from binance_oi.budget.pool_file import MAX_RECORD_BYTES
 from binance_oi.budget.rolling import RollingBucket
 from binance_oi.budget.tuning import FLIGHT, PATIENCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
@@ -294,7 +294,7 @@ def test_a_full_window_fits_into_its_record_with_every_slot() -> None:
         now += 0.5
     made.known.clock.drift(now)
     found = record.Record("x" * 400, "b" * 60, made.known)
-    read = record.decode(record.fitted(found, ROOM))
+    read = record.decode(record.fitted(found, MAX_RECORD_BYTES))
     assert read is not None
     assert read.state.windows == made.known.windows
     assert record.flaw(read.state, now) == ""
@@ -308,7 +308,7 @@ def test_a_merge_keeps_the_pace_and_the_room_for_single_requests() -> None:
     record.merge(shared.known, ours.known, None, 8.0)
     (window,) = shared.known.windows
     assert window.used(8.0) == 2
-    assert window.bulk_at == pytest.approx(5.0 - rolling.CREDIT + EVERY)
+    assert window.bulk_at == pytest.approx(5.0 - rolling.CREDIT_S + EVERY)
     assert window.kept_until == 307.0
 
 

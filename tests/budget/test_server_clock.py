@@ -2,34 +2,34 @@
 
 import pytest
 
-from binance_oi.budget.server_clock import AHEAD as EARLY
+from binance_oi.budget.server_clock import CORES_APART_S as EARLY
 from binance_oi.budget.server_clock import (
-    LATEST,
+    MAX_CONTRADICTIONS,
+    MAX_UNIX_S,
+    MAX_WIDTH_S,
     MINUTE,
-    MOST_CONTRADICTIONS,
-    WIDEST,
     ServerClock,
     dated,
 )
 from binance_oi.budget.tuning import DRIFT, EDGE
 
-AHEAD = 1_000_020.0  # the exchange's clock, at a full minute, when ours is 0
-K = int(AHEAD // MINUTE)
+CORES_APART_S = 1_000_020.0  # the exchange's clock, at a full minute, when ours is 0
+K = int(CORES_APART_S // MINUTE)
 
 
 def clock(lo: float = -2.0, hi: float = 2.0, *, dated: bool = True) -> ServerClock:
-    return ServerClock(AHEAD + lo, AHEAD + hi, 0.0, dated)
+    return ServerClock(CORES_APART_S + lo, CORES_APART_S + hi, 0.0, dated)
 
 
-def ends(made: ServerClock) -> tuple[float, float]:
-    return made.lo - AHEAD, made.hi - AHEAD
+def interval_of(made: ServerClock) -> tuple[float, float]:
+    return made.lo - CORES_APART_S, made.hi - CORES_APART_S
 
 
 def test_near_a_rollover_two_minutes_are_possible() -> None:
     made = clock(-1.0, 2.0)
     moments = [(made.earliest(now), made.likeliest(now), made.latest(now)) for now in (57, 59, 60)]
     assert moments == [(K, K, K), (K, K, K + 1), (K, K + 1, K + 1)]
-    assert (made.middle - AHEAD, made.doubt) == (0.5, 1.5)
+    assert (made.middle - CORES_APART_S, made.doubt) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("now, into, left", [(-9, 0, 69), (0, 0, 60), (20, 20, 40), (70, 60, 0)])
@@ -41,55 +41,55 @@ def test_the_interval_widens_in_both_directions() -> None:
     made = clock()
     made.drift(1000.0)
     made.drift(1000.0)
-    assert ends(made) == pytest.approx((-2 - 1000 * DRIFT, 2 + 1000 * DRIFT))
+    assert interval_of(made) == pytest.approx((-2 - 1000 * DRIFT, 2 + 1000 * DRIFT))
 
 
 def test_the_interval_of_a_date_allows_for_the_round_trip_and_a_wrong_edge_server() -> None:
-    lo, hi = dated(AHEAD + 10, 10.2, 10.3)
-    assert (lo - AHEAD, hi - AHEAD) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
+    lo, hi = dated(CORES_APART_S + 10, 10.2, 10.3)
+    assert (lo - CORES_APART_S, hi - CORES_APART_S) == pytest.approx((-0.3 - EDGE, 0.8 + EDGE))
 
 
 def test_a_clock_that_has_had_a_date_keeps_what_it_knows() -> None:
     made = clock()
-    made.replace_guess(*dated(AHEAD + 10, 10.2, 10.3))
-    assert ends(made) == (-2.0, 2.0)
+    made.replace_guess(*dated(CORES_APART_S + 10, 10.2, 10.3))
+    assert interval_of(made) == (-2.0, 2.0)
 
 
 def test_an_agreeing_interval_narrows_and_a_contradicting_one_is_counted() -> None:
     made = clock()
-    assert made.narrow(AHEAD - 1, AHEAD + 3)
-    assert ends(made) == (-1, 2)
-    assert not made.narrow(AHEAD + 2.1, AHEAD + 3)
-    assert not made.narrow(AHEAD - 9, AHEAD - 1.1)
-    assert (ends(made), made.contradictions) == ((-1, 2), 2)
-    assert made.narrow(AHEAD - 9, AHEAD + 9)
-    assert (ends(made), made.contradictions) == ((-1, 2), 0)
+    assert made.narrow(CORES_APART_S - 1, CORES_APART_S + 3)
+    assert interval_of(made) == (-1, 2)
+    assert not made.narrow(CORES_APART_S + 2.1, CORES_APART_S + 3)
+    assert not made.narrow(CORES_APART_S - 9, CORES_APART_S - 1.1)
+    assert (interval_of(made), made.contradictions) == ((-1, 2), 2)
+    assert made.narrow(CORES_APART_S - 9, CORES_APART_S + 9)
+    assert (interval_of(made), made.contradictions) == ((-1, 2), 0)
 
 
 def test_a_clock_can_start_again() -> None:
     made = clock()
-    made.narrow(AHEAD + 100, AHEAD + 101)
-    made.start_again(AHEAD + 100, AHEAD + 101)
-    assert (ends(made), made.contradictions) == ((100, 101), 0)
+    made.narrow(CORES_APART_S + 100, CORES_APART_S + 101)
+    made.start_again(CORES_APART_S + 100, CORES_APART_S + 101)
+    assert (interval_of(made), made.contradictions) == ((100, 101), 0)
 
 
 def test_the_first_date_replaces_a_guess_that_it_agrees_with() -> None:
     made = clock(0.0, 5.0, dated=False)
-    lo, hi = dated(AHEAD + 10, 10.0, 10.0)
+    lo, hi = dated(CORES_APART_S + 10, 10.0, 10.0)
     made.replace_guess(lo, hi)
     assert (made.lo, made.hi, made.dated) == (lo, hi, True)
 
 
 def test_a_contradicted_guess_is_left_to_the_caller() -> None:
     made = clock(dated=False)
-    made.replace_guess(*dated(AHEAD + 3600, 0.0, 0.0))
-    assert (ends(made), made.dated) == ((-2, 2), True)
+    made.replace_guess(*dated(CORES_APART_S + 3600, 0.0, 0.0))
+    assert (interval_of(made), made.dated) == ((-2, 2), True)
 
 
 def test_a_date_of_a_very_slow_answer_replaces_no_guess() -> None:
     made = clock(dated=False)
-    made.replace_guess(*dated(AHEAD + 10, 0.0, 40.0))
-    assert (ends(made), made.dated) == ((-2, 2), False)
+    made.replace_guess(*dated(CORES_APART_S + 10, 0.0, 40.0))
+    assert (interval_of(made), made.dated) == ((-2, 2), False)
 
 
 def test_a_clock_that_we_make_and_use_is_possible() -> None:
@@ -98,31 +98,31 @@ def test_a_clock_that_we_make_and_use_is_possible() -> None:
     made.drift(86_400.0)
     assert made.is_possible(86_400.0)
     assert clock(0.0, 0.0).is_possible(0.0)
-    assert clock(0.0, WIDEST).is_possible(0.0)
+    assert clock(0.0, MAX_WIDTH_S).is_possible(0.0)
 
 
 @pytest.mark.parametrize(
-    "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-AHEAD, -2e6, True)]
+    "until, now, over", [(30.0, 31.9, False), (30.0, 32.1, True), (-CORES_APART_S, -2e6, True)]
 )
 def test_the_early_end_of_the_interval_decides_what_is_certainly_over(
     until: float, now: float, over: bool
 ) -> None:
-    assert clock().is_over(AHEAD + until, now) is over
+    assert clock().is_over(CORES_APART_S + until, now) is over
 
 
 def test_when_over_allows_for_the_drift_until_then() -> None:
     made = clock()
-    moment = made.when_over(AHEAD + 3600)
+    moment = made.when_over(CORES_APART_S + 3600)
     assert 3602 < moment < 3602 + 2 * DRIFT * 3602
     made.drift(moment)
-    assert not made.is_over(AHEAD + 3600, moment - 0.01)
-    assert made.is_over(AHEAD + 3600, moment + 1e-6)
+    assert not made.is_over(CORES_APART_S + 3600, moment - 0.01)
+    assert made.is_over(CORES_APART_S + 3600, moment + 1e-6)
 
 
 def test_a_converted_instant_is_at_least_as_far_away() -> None:
     made, after = clock(), clock(-3602.0, -3598.0)
-    assert made.carried(AHEAD + 600, 10.0, after) - AHEAD == 600 + 2 - 3598
-    assert made.carried(AHEAD + 600, 603.0, after) == 0.0
+    assert made.carried(CORES_APART_S + 600, 10.0, after) - CORES_APART_S == 600 + 2 - 3598
+    assert made.carried(CORES_APART_S + 600, 603.0, after) == 0.0
     assert made.carried(0.0, -1e9, after) == 0.0
 
 
@@ -130,19 +130,19 @@ def test_a_converted_instant_is_at_least_as_far_away() -> None:
     "made",
     [
         clock(0.0, -0.1),
-        clock(0.0, WIDEST + 0.1),
+        clock(0.0, MAX_WIDTH_S + 0.1),
         clock(0.0, 1e15),
         clock(-1e308, 1e308),
         clock(float("nan"), 0.0),
         clock(0.0, float("nan")),
         clock(float("-inf"), 0.0),
         clock(float("inf"), float("inf")),
-        clock(-AHEAD - 1, -AHEAD),
-        clock(LATEST, LATEST),
-        ServerClock(AHEAD, AHEAD, EARLY + 0.1),
-        ServerClock(AHEAD, AHEAD, float("nan")),
-        ServerClock(AHEAD, AHEAD, 0.0, contradictions=-1),
-        ServerClock(AHEAD, AHEAD, 0.0, contradictions=MOST_CONTRADICTIONS + 1),
+        clock(-CORES_APART_S - 1, -CORES_APART_S),
+        clock(MAX_UNIX_S, MAX_UNIX_S),
+        ServerClock(CORES_APART_S, CORES_APART_S, EARLY + 0.1),
+        ServerClock(CORES_APART_S, CORES_APART_S, float("nan")),
+        ServerClock(CORES_APART_S, CORES_APART_S, 0.0, contradictions=-1),
+        ServerClock(CORES_APART_S, CORES_APART_S, 0.0, contradictions=MAX_CONTRADICTIONS + 1),
     ],
     ids=str,
 )

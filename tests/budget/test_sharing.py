@@ -34,9 +34,14 @@ from binance_oi.budget import pool as pool_module
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.machine import MachineBudget
 from binance_oi.budget.pool import Pool, ProcessBudget
-from binance_oi.budget.pool_file import FILE_NAME, PAGE, PoolFile
-from binance_oi.budget.shared import BRISK, BUSY, LOT, SharedPool
-from binance_oi.budget.stored import CHECK, RETRY, RETRY_MOST
+from binance_oi.budget.pool_file import FILE_NAME, PAGE_BYTES, PoolFile
+from binance_oi.budget.shared import (
+    LOCKED_RETRY_S,
+    MAX_LEASED_CALLS,
+    QUICK_SUCCESSION_S,
+    SharedPool,
+)
+from binance_oi.budget.stored import CHECK_S, MAX_RETRY_S, RETRY_S
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
@@ -86,14 +91,14 @@ def take(pool: Pool, weight: int = 1) -> Receipt:
 
 def use(pool: Pool, clock: Time, weight: int = 1) -> None:
     """Send a request and get its answer, slowly enough that no lease is taken."""
-    clock.now += 2 * BRISK
+    clock.now += 2 * QUICK_SUCCESSION_S
     receipt = take(pool, weight)
     pool.settle(receipt, pool.usage.used, NOON + int(clock.now))
     pool.flush()
-    clock.now += 2 * BRISK
+    clock.now += 2 * QUICK_SUCCESSION_S
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def short_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The warnings, shortened."""
     assert {record.levelno for record in caplog.records} <= {logging.WARNING}
     messages = [record.getMessage() for record in caplog.records]
@@ -166,11 +171,11 @@ def test_one_error_interrupts_sharing_briefly_and_loses_no_weight(
     with failing(call, number):
         use(one, clock, 3)
         assert one.usage.charged >= 13
-        assert said(caplog) == ["alone"]
+        assert short_warnings(caplog) == ["alone"]
     use(other, clock, 5)
-    clock.now += RETRY
+    clock.now += RETRY_S
     use(one, clock, 1)
-    assert said(caplog) == ["alone", "again"]
+    assert short_warnings(caplog) == ["alone", "again"]
     assert one.usage == other.usage
     assert (one.usage.charged, one.usage.in_flight, one.usage.others) == (39, 0, 0)
 
@@ -184,7 +189,7 @@ def test_the_first_charge_after_an_error_obeys_a_ban_of_others(
     with failing(call, number):
         use(one, clock)
     other.refused(300, ban=True)
-    clock.now += RETRY
+    clock.now += RETRY_S
     assert not isinstance(one.charge(1), Receipt)
     assert one.held_for(ban=True)
     assert one.usage.banned_until == other.usage.banned_until is not None
@@ -200,7 +205,7 @@ def test_a_ban_learned_while_alone_reaches_the_others(
         use(one, clock)
         one.refused(300, ban=True)
         assert not isinstance(one.charge(1), Receipt)
-    clock.now += 2 * RETRY
+    clock.now += 2 * RETRY_S
     one.charge(1)
     assert other.held_for(ban=True)
     assert not isinstance(other.charge(1), Receipt)
@@ -223,12 +228,12 @@ def test_a_process_that_starts_alone_joins_the_others_later(
     with failing(call, number):
         one = make()
         use(one, clock, 7)
-        assert said(caplog) == ["alone"]
+        assert short_warnings(caplog) == ["alone"]
     other = make()
     use(other, clock, 20)
-    clock.now += 4 * RETRY
+    clock.now += 4 * RETRY_S
     one.charge(1)
-    assert said(caplog) == ["alone", "again"]
+    assert short_warnings(caplog) == ["alone", "again"]
     assert (one.usage.charged, other.usage.charged) == (28, 28)
     other.refused(300, ban=True)
     assert not isinstance(one.charge(1), Receipt)
@@ -259,10 +264,10 @@ def test_a_process_that_stays_alone_retries_every_minute_and_warns_once(
         clock.now += 1.0
         pool.charge(1)
     pauses = [later - sooner for sooner, later in pairwise(tries)]
-    assert max(pauses) <= min(CHECK, RETRY_MOST + 1)
-    assert pauses[0] <= RETRY + 1
+    assert max(pauses) <= min(CHECK_S, MAX_RETRY_S + 1)
+    assert pauses[0] <= RETRY_S + 1
     assert len(tries) < 200
-    assert said(caplog) == ["alone"]
+    assert short_warnings(caplog) == ["alone"]
 
 
 @BOTH
@@ -276,7 +281,7 @@ def test_repeated_failures_are_retried_more_and_more_rarely(
             pool.charge(1)
         clock.now += 1.0
         pool.charge(1)
-    assert 4 <= len(said(caplog)) <= 2 * 600 / RETRY_MOST + 12
+    assert 4 <= len(short_warnings(caplog)) <= 2 * 600 / MAX_RETRY_S + 12
 
 
 @BOTH
@@ -285,7 +290,7 @@ def test_an_idle_process_retries_when_nothing_is_under_way(make: Make, clock: Ti
     use(one, clock)
     with no_writes():
         use(one, clock, 5)
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert other.usage.charged == 6
 
@@ -298,7 +303,7 @@ def test_closing_writes_what_was_charged_alone(make: Make, clock: Time) -> None:
         use(one, clock, 5)
     one.close()
     assert other.usage.charged == 6
-    clock.now += 10 * CHECK
+    clock.now += 10 * CHECK_S
     one.charge(1)  # while alone
     assert one._store is None
 
@@ -313,7 +318,7 @@ def test_answers_to_requests_from_before_the_error_count_once(make: Make, clock:
         one.settle(before, 15, NOON + 10)
         one.flush()
     use(other, clock, 2)
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert other.usage.in_flight == 4
     one.settle(during, 17, NOON + 11)
@@ -331,7 +336,7 @@ def test_an_error_while_checking_for_cooldowns_ends_sharing_like_any_other(
         take(pool)
     with failing("pread", errno.EIO):
         take(pool)
-    assert said(caplog) == ["alone"]
+    assert short_warnings(caplog) == ["alone"]
 
 
 @BOTH
@@ -342,14 +347,14 @@ def test_an_error_after_long_sharing_is_retried_soon(
     with no_writes():
         for _ in range(20):
             use(pool, clock)
-            clock.now += RETRY_MOST
+            clock.now += MAX_RETRY_S
     use(pool, clock)
-    clock.now += 2 * CHECK
+    clock.now += 2 * CHECK_S
     with no_writes():
         use(pool, clock)
-    clock.now += RETRY
+    clock.now += RETRY_S
     use(pool, clock)
-    assert said(caplog) == ["alone", "again"] * 2
+    assert short_warnings(caplog) == ["alone", "again"] * 2
 
 
 @BOTH
@@ -360,7 +365,7 @@ def test_a_refusal_learned_while_alone_reaches_the_others_later(make: Make, cloc
         receipt = take(one, 4)
         one.settle_refused(receipt, 5, NOON + 10, 100.0, ban=False)
         one.set_limit(500)
-    clock.now += 4 * RETRY
+    clock.now += 4 * RETRY_S
     one.flush()
     assert other.usage == one.usage
     assert other.usage.held_until is not None
@@ -396,23 +401,23 @@ def test_without_a_free_descriptor_a_process_starts_alone_and_joins_later(
         one = make()
         use(one, clock, 3)
     other.refused(300, ban=True)
-    clock.now += 4 * RETRY
+    clock.now += 4 * RETRY_S
     assert not isinstance(one.charge(1), Receipt)
     assert other.usage.charged == 3
-    assert said(caplog) == ["alone", "again"]
+    assert short_warnings(caplog) == ["alone", "again"]
 
 
 def test_a_file_that_cannot_grow_ends_sharing_until_it_can(
     make: Make, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = make()
-    with limited(resource.RLIMIT_FSIZE, PAGE):
+    with limited(resource.RLIMIT_FSIZE, PAGE_BYTES):
         use(one, clock, 3)
     assert make().usage.charged == 0
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert make().usage.charged == 3
-    assert said(caplog) == ["alone", "again"]
+    assert short_warnings(caplog) == ["alone", "again"]
 
 
 def test_running_processes_lose_nothing_when_a_logout_removes_the_directory(
@@ -444,13 +449,13 @@ def test_a_directory_that_cannot_be_created_again_ends_sharing_until_it_can(
     shutil.rmtree(budgets.parent)
     budgets.parent.write_text("in the way")
     use(one, clock, 4)
-    assert said(caplog) == ["alone"]
+    assert short_warnings(caplog) == ["alone"]
     budgets.parent.unlink()
     other = make()
     use(other, clock, 5)
-    clock.now += RETRY
+    clock.now += RETRY_S
     use(one, clock, 1)
-    assert said(caplog) == ["alone", "again"]
+    assert short_warnings(caplog) == ["alone", "again"]
     assert one.usage.charged == other.usage.charged == 13
     assert one.usage.in_flight == 0
 
@@ -463,9 +468,9 @@ def test_a_directory_that_becomes_writable_for_others_is_left_until_it_is_privat
     (budgets / FILE_NAME).unlink()
     budgets.chmod(0o777)
     use(one, clock, 4)
-    assert said(caplog) == ["alone"]
+    assert short_warnings(caplog) == ["alone"]
     budgets.chmod(0o700)
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert make().usage.charged == 7
 
@@ -476,11 +481,11 @@ def test_a_record_that_does_not_fit_ends_sharing_and_the_call_goes_on(
     one, other = make(), make()
     use(one, clock)
     with monkeypatch.context() as patch:
-        patch.setattr("binance_oi.budget.pool_file.PAGE", 100)
+        patch.setattr("binance_oi.budget.pool_file.PAGE_BYTES", 100)
         use(one, clock, 2)
-    assert said(caplog) == ["alone"]
+    assert short_warnings(caplog) == ["alone"]
     use(other, clock)  # the lock is free
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert other.usage.charged == 4
 
@@ -571,7 +576,7 @@ def test_a_write_into_a_file_that_others_left_is_repeated_in_the_new_one(
     clock.now += 1.0
     assert one._enter()
     (budgets / FILE_NAME).unlink()  # while `one` has the lock
-    assert other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    assert other.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     use(other, clock, 1)
     answer = one._bucket.charge(clock(), 4)
     assert isinstance(answer, Receipt)
@@ -587,11 +592,16 @@ def cut_off(how: str, file: Path, early: bytes) -> None:
     """Damage the file in place, while processes have it open."""
     if how == "first page overwritten":
         with open(file, "r+b") as opened:
-            opened.write(b"x" * PAGE)
+            opened.write(b"x" * PAGE_BYTES)
     elif how == "an older copy":
         file.write_bytes(early)
     else:
-        size = {"emptied": 0, "one byte": 1, "no records": PAGE, "half a record": PAGE + 60}[how]
+        size = {
+            "emptied": 0,
+            "one byte": 1,
+            "no records": PAGE_BYTES,
+            "half a record": PAGE_BYTES + 60,
+        }[how]
         os.truncate(file, size)
 
 
@@ -655,7 +665,7 @@ def behind_by_two_files(make: Make, clock: Time, budgets: Path) -> SharedPool:
     second = make()
     use(second, clock, 3)
     assert second._enter()  # it has the lock
-    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    assert one.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     second._leave(changed=False)
     (budgets / FILE_NAME).unlink()
     return one
@@ -818,7 +828,7 @@ def test_many_limits_and_much_lost_weight_do_not_end_sharing(
     other.flush()
     assert sent > 200
     assert one.usage == other.usage
-    assert said(caplog) == []
+    assert short_warnings(caplog) == []
 
 
 # -- a store in memory ---------------------------------------------------------------------------
@@ -835,7 +845,7 @@ def test_a_store_that_refuses_its_lock_delays_no_call(
     use(one, clock, 10)
     flying = take(one, 5)
     memory.is_locked = True
-    assert one.charge(1) == other.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    assert one.charge(1) == other.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     one.settle(flying, 15, NOON + 10)
     one.hold(300.0, ban=True)
     assert other.usage.banned_until is None
@@ -919,9 +929,9 @@ def test_a_store_replaced_before_a_process_returns_loses_neither_side(
     use(other, clock, 5)
     with no_writes():
         use(one, clock, 3)
-    clock.now += RETRY
+    clock.now += RETRY_S
     memory.is_locked = True
-    assert one.charge(1) == Wait(BUSY, Reason.STORE_BUSY)
+    assert one.charge(1) == Wait(LOCKED_RETRY_S, Reason.STORE_BUSY)
     memory.replace()
     memory.is_locked = False
     use(make(), clock, 2)
@@ -948,7 +958,7 @@ def test_leaving_an_empty_store_for_another_place_changes_nothing(
     one = make()
     elsewhere = Memory()
     monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
-    clock.now += CHECK
+    clock.now += CHECK_S
     use(one, clock, 3)
     assert (make().usage.charged, memory.cell.record) == (3, b"")
 
@@ -961,7 +971,7 @@ def test_a_store_in_another_place_takes_over_the_earlier_record(
     use(one, clock, 10)
     elsewhere = Memory()
     monkeypatch.setattr(Memory, "store", lambda *_: MemoryStore(elsewhere))
-    clock.now += CHECK
+    clock.now += CHECK_S
     newcomer = make()
     assert newcomer.usage.charged == 0
     one.refused(300, ban=True)
@@ -976,7 +986,7 @@ def test_a_lease_is_charged_under_one_lock(make: Make, memory: Memory, clock: Ti
     take(pool)
     take(pool)  # at one instant, so that a lease is taken
     before = memory.locks
-    for _ in range(LOT):
+    for _ in range(MAX_LEASED_CALLS):
         take(pool)
     assert memory.locks == before
 
@@ -1003,9 +1013,9 @@ def test_after_the_place_changes_all_processes_share_again_within_a_minute(
     places[0].mkdir()  # as if a file system was mounted late
     late = make()
     use(late, clock, 3)
-    clock.now = 61.0 + CHECK - 3.0
+    clock.now = 61.0 + CHECK_S - 3.0
     late.refused(300, ban=True)
-    clock.now = 10.0 + CHECK + 1.0
+    clock.now = 10.0 + CHECK_S + 1.0
     assert not isinstance(early.charge(1), Receipt)
     assert early.held_for(ban=True) == pytest.approx(late.held_for(ban=True))
     assert early.held_for(ban=True) > 300.0
@@ -1021,7 +1031,7 @@ def test_a_record_that_another_process_restarts_gets_back_what_we_know(
     flying = take(one, 5)
     assert other.usage.charged == 15
     page = bytearray((budgets / FILE_NAME).read_bytes())
-    page[PAGE + 60] ^= 1  # so that the checksum is wrong
+    page[PAGE_BYTES + 60] ^= 1  # so that the checksum is wrong
     (budgets / FILE_NAME).write_bytes(page)
     newcomer = make()
     use(newcomer, clock, 1)
@@ -1040,7 +1050,7 @@ def test_a_record_deleted_while_we_were_alone_gets_back_what_we_know(
     shutil.rmtree(budgets)
     other = make()
     use(other, clock, 2)
-    clock.now += RETRY
+    clock.now += RETRY_S
     one.flush()
     assert one.usage == other.usage
     assert one.usage.charged == 17
@@ -1338,7 +1348,7 @@ def test_a_view_during_an_endless_change_shows_the_current_books(
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     assert pool.usage.charged == 5
-    assert len(pauses) == pool_module.VIEWS
+    assert len(pauses) == pool_module.MAX_VIEWS
 
 
 def test_a_view_inside_a_change_of_its_own_thread_does_not_wait(
@@ -1539,7 +1549,7 @@ def test_a_child_does_not_write_what_its_parent_charged_alone(
         use(pool, clock, 5)
     assert pool.usage.charged >= 5
     monkeypatch.setattr(fork, "current", object())
-    clock.now += RETRY_MOST
+    clock.now += MAX_RETRY_S
     use(pool, clock, 2)
     assert other.usage.charged == 3
 

@@ -5,7 +5,7 @@ Rule of this file: time is a number, and each test states what the exchange coun
 
 import pytest
 
-from binance_oi.budget.window import SHORTEST, SLOTS, SOON, Window
+from binance_oi.budget.window import MIN_SLOTTED_S, MIN_WAIT_S, SLOTS, Window
 from binance_oi.exchange.limits import Limit
 
 FLIGHT = 10.0
@@ -26,7 +26,7 @@ def test_weight_leaves_the_window_after_the_span_of_the_limit_and_not_before() -
     made = window()
     use(made, 1.0, 100, answered=1.2)
     assert made.used(11.2) == 100
-    assert made.used(11.2 + SHORTEST / SLOTS) == 0
+    assert made.used(11.2 + MIN_SLOTTED_S / SLOTS) == 0
 
 
 @pytest.mark.parametrize("seconds", [1, 10, 60, 86_400])
@@ -60,7 +60,7 @@ def test_the_shortest_wait_for_room_is_not_zero() -> None:
     assert left is not None
     again = made.until_room(12.0 + left - 1e-9, 1, 5)
     assert again is not None
-    assert again >= SOON
+    assert again >= MIN_WAIT_S
 
 
 def test_requests_count_as_one_each() -> None:

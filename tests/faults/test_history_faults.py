@@ -192,7 +192,7 @@ async def outcome_of(client: OpenInterestClient, symbol: str) -> Any:
     return tuple(row.open_interest for row in found)
 
 
-async def check(fault: Fault) -> None:
+async def check_fault(fault: Fault) -> None:
     clock = Clock()
     budget = ProcessBudget(clock=clock.steady, wall=clock.wall)
     exchange = FaultExchange(lambda _: fault.steps, now=clock.wall)
@@ -236,4 +236,4 @@ def _judge(fault: Fault, result: Any) -> None:
 @pytest.mark.parametrize("fault", some(FAULTS, always=30), ids=lambda fault: fault.name)
 def test_every_fault_of_a_page_is_its_rows_or_one_exception_of_ours(fault: Fault) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(check(fault))
+        runner.run(check_fault(fault))

@@ -547,7 +547,7 @@ from support import recording_process as child
 from support import virtual_clock
 import asyncio
 from binance_oi.recorder import Recorder
-def check():
+def free_disk_in_time():
     status = recorder.status
     if status.unwritten >= 3 and status.storage_error and not room:
         room.append(status.sweeps)
@@ -555,9 +555,9 @@ def check():
     if room and status.sweeps >= room[0] + 6:
         recorder.stop()
     else:
-        asyncio.get_running_loop().call_later(0.05, check)
+        asyncio.get_running_loop().call_later(0.05, free_disk_in_time)
 async def main():
-    asyncio.get_running_loop().call_soon(check)
+    asyncio.get_running_loop().call_soon(free_disk_in_time)
     await recorder.run()
     print(recorder.status.lost)
 room = []

@@ -380,7 +380,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 @script
 def others_of_hardly_any_weight(note: Note) -> None:
-    """FEW, FEW_SHARE: from how much weight on we expect others."""
+    """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: from how much weight on we expect others."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
         desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
         for second in (30.0, 65.0, 75.0):

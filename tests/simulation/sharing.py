@@ -125,7 +125,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 
 @_shared
 def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -> None:
-    """BRISK, LOT: which calls get a lease, and how many."""
+    """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many."""
     for pause in every(0.00002, 0.0049, 0.0051):
         desks = make()
         desks.begin(desks.one)
@@ -137,7 +137,7 @@ def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -
 
 @_shared
 def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
-    """LEASE: when others may use it."""
+    """LEASE_S: when others may use it."""
     for pause in every(0.0001, 0.0195, 0.0205):
         desks = make()
         desks.begin(desks.one)
@@ -151,7 +151,7 @@ def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
 
 @_shared
 def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
-    """MANY: with which settlement."""
+    """MAX_LATE_SETTLEMENTS: with which settlement."""
     desks = make(limit=1_000)
     desks.begin(desks.one)
     receipts = list[Receipt]()
@@ -169,7 +169,7 @@ def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
 
 @_shared
 def another_process_has_the_file_in_its_hands(_note: Note, make: Desks) -> None:
-    """BUSY: when a caller asks again."""
+    """LOCKED_RETRY_S: when a caller asks again."""
     desks = make()
     desks.begin(desks.one)
     assert desks.place is not None
@@ -191,7 +191,7 @@ def _come_back(desks: _Desks, moments: list[float]) -> None:
 
 @_shared
 def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
-    """RETRY: after how many seconds."""
+    """RETRY_S: after how many seconds."""
     desks = make(together=False)
     desks.begin(desks.other)
     desks.fill(desks.other)
@@ -201,7 +201,7 @@ def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
 
 @_shared
 def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> None:
-    """RETRY_MOST: the longest interval."""
+    """MAX_RETRY_S: the longest interval."""
     desks = make(together=False)
     _come_back(desks, every(0.5, 21.0, 100.0))
     desks.begin(desks.other)
@@ -212,7 +212,7 @@ def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> No
 
 @_shared
 def the_place_of_the_file_changes(_note: Note, make: Desks) -> None:
-    """CHECK: when a running process finds the new file."""
+    """CHECK_S: when a running process finds the new file."""
     desks, others = make(), make()
     desks.begin(desks.one)
     others.now = desks.now = 65.0
@@ -234,6 +234,6 @@ def calls_wait_in_a_queue(note: Note) -> None:
 
 @script
 def calls_wait_for_the_pacer(note: Note) -> None:
-    """LOTS_PER_SECOND of `pacer`: how many calls it admits at once."""
+    """BATCHES_PER_SECOND of `pacer`: how many calls it admits at once."""
     for pace in (198.0, 200.0):
         _simulate(note, Situation(minutes=1, start=57.0, in_flight=20, pace=pace))

@@ -154,7 +154,10 @@ SWITCHES = (
         "is_newcomer(ask, known)",
     ),
     Switch(
-        "a heavy probe leaves the rest", PROBING, "    if ask.weight <= known.few:", "    if True:"
+        "a heavy probe leaves the rest",
+        PROBING,
+        "    if ask.weight <= known.negligible:",
+        "    if True:",
     ),
     Switch(
         "a start leaves single calls their part",
@@ -201,7 +204,7 @@ SWITCHES = (
     Switch(
         "near the rollover others are asked for again",
         LEARNING,
-        "if known.counted_at == UNKNOWN and theirs > known.few:",
+        "if known.counted_at == UNKNOWN and theirs > known.negligible:",
         "if False:",
     ),
     Switch(

@@ -303,7 +303,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 @script
 def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
-    """WALL_ERROR: how much longer a cooldown lasts before the first `Date`."""
+    """WALL_ERROR_S: how much longer a cooldown lasts before the first `Date`."""
     desk = Desk(note, at=20.0)
     desk.pool.hold(7.0)
     desk.ask()
@@ -313,7 +313,7 @@ def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
 
 @script
 def limits_of_other_spans(note: Note) -> None:
-    """SLOTS, SHORTEST, SOON of `window`: when weight leaves a window."""
+    """SLOTS, MIN_SLOTTED_S, MIN_WAIT_S of `window`: when weight leaves a window."""
     for limit in (Limit(5, 60, False), Limit(10, 60, False), Limit(300, 60, True)):
         desk = _acquainted(note, 5.0, limit=1_000)
         desk.pool.set_limits(None, [limit])
