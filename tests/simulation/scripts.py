@@ -279,7 +279,7 @@ def others_used_most_of_the_minute_before_we_start(note: Note) -> None:
 
 
 @script
-def a_copy_of_us_spends_the_rest(note: Note) -> None:
+def a_copy_of_us_uses_the_rest(note: Note) -> None:
     desk = Desk(note, at=4.0, others=bursts(1_100, 0.5, 1.0))
     desk.go_on(310.0, every=0.5)
 
@@ -379,7 +379,7 @@ def refused_twice_in_a_row(note: Note) -> None:
 
 
 @script
-def others_of_hardly_any_weight(note: Note) -> None:
+def others_of_negligible_weight(note: Note) -> None:
     """NEGLIGIBLE_WEIGHT, NEGLIGIBLE_SHARE: from how much weight on we expect others."""
     for limit, weight in ((1_000, 2), (2_400, 2), (2_400, 3), (3_990, 4), (4_000, 4)):
         desk = Desk(note, limit=limit, at=5.0, others=bursts(weight, 20.0))
@@ -446,7 +446,7 @@ def others_at_the_very_beginning_of_a_minute(note: Note) -> None:
 
 
 @script
-def what_came_before_the_first_count_of_the_last_minute(note: Note) -> None:
+def use_before_the_first_count_of_the_last_minute(note: Note) -> None:
     """UNSEEN: for how long we keep as much room in the next minute."""
     for at in every(0.03, 33.0, 33.4):
         desk = Desk(note, at=at, others=bursts(800, 10.0, minutes=(0,)))

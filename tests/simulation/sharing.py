@@ -124,7 +124,7 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 
 
 @_shared
-def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -> None:
+def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
     """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many."""
     for pause in every(0.00002, 0.0049, 0.0051):
         desks = make()
@@ -136,7 +136,7 @@ def calls_in_quick_succession_are_charged_in_advance(_note: Note, make: Desks) -
 
 
 @_shared
-def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
+def a_lease_is_refunded(_note: Note, make: Desks) -> None:
     """LEASE_S: when others may use it."""
     for pause in every(0.0001, 0.0195, 0.0205):
         desks = make()
@@ -150,7 +150,7 @@ def what_was_charged_in_advance_goes_back(_note: Note, make: Desks) -> None:
 
 
 @_shared
-def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
+def many_settlements_are_written_at_once(_note: Note, make: Desks) -> None:
     """MAX_LATE_SETTLEMENTS: with which settlement."""
     desks = make(limit=1_000)
     desks.begin(desks.one)
@@ -168,7 +168,7 @@ def many_answers_are_told_to_others_at_once(_note: Note, make: Desks) -> None:
 
 
 @_shared
-def another_process_has_the_file_in_its_hands(_note: Note, make: Desks) -> None:
+def another_process_has_locked_the_file(_note: Note, make: Desks) -> None:
     """LOCKED_RETRY_S: when a caller asks again."""
     desks = make()
     desks.begin(desks.one)
@@ -190,7 +190,7 @@ def _come_back(desks: _Desks, moments: list[float]) -> None:
 
 
 @_shared
-def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
+def a_process_that_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
     """RETRY_S: after how many seconds."""
     desks = make(together=False)
     desks.begin(desks.other)
@@ -200,7 +200,7 @@ def who_is_alone_tries_to_share_again(_note: Note, make: Desks) -> None:
 
 
 @_shared
-def who_is_alone_for_long_tries_ever_more_rarely(_note: Note, make: Desks) -> None:
+def a_process_that_stays_alone_tries_more_and_more_rarely(_note: Note, make: Desks) -> None:
     """MAX_RETRY_S: the longest interval."""
     desks = make(together=False)
     _come_back(desks, every(0.5, 21.0, 100.0))

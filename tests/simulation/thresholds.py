@@ -143,7 +143,7 @@ def a_client_starts_just_before_the_rollover(note: Note) -> None:
 
 
 @script
-def a_client_comes_back_after_minutes_of_rest(note: Note) -> None:
+def a_client_comes_back_after_minutes_without_a_request(note: Note) -> None:
     """IDLE: when its knowledge expires."""
     for minute in (9, 10, 11, 12):
         desk = _acquainted(note, 5.3)
@@ -204,7 +204,7 @@ def a_minute_begins_after_one_that_was_full(note: Note) -> None:
 
 
 @script
-def others_leave_us_what_we_had_before(note: Note) -> None:
+def others_leave_us_the_part_that_we_used_before(note: Note) -> None:
     """OURS: the part that we do not leave to others, although they used all the rest."""
     desk = Desk(note, at=5.0, others=bursts(2_200, 40.0, minutes=(0,)))
     for second, weight in ((5.0, 1), (6.0, 150), (45.0, 1), (50.0, 1), (64.0, 1)):
@@ -281,7 +281,7 @@ def copies_of_us_send_at_the_same_time(note: Note) -> None:
 
 
 @script
-def nobody_shows_a_count_any_more(note: Note) -> None:
+def answers_no_longer_have_a_count(note: Note) -> None:
     """BLIND_RESERVE, BLIND_AFTER: what we keep free when we have only our books."""
     desk = Desk(note, at=20.0, headers=(False, True))
     for second in range(20, 32):
@@ -302,7 +302,7 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 
 @script
-def nothing_is_known_of_the_clock_but_our_own(note: Note) -> None:
+def only_our_own_clock_is_known(note: Note) -> None:
     """WALL_ERROR_S: how much longer a cooldown lasts before the first `Date`."""
     desk = Desk(note, at=20.0)
     desk.pool.hold(7.0)
@@ -323,7 +323,7 @@ def limits_of_other_spans(note: Note) -> None:
 
 
 @script
-def what_a_refusal_asks_for_is_bounded(note: Note) -> None:
+def the_wait_of_a_refusal_is_bounded(note: Note) -> None:
     """MIN_BAN, MAX_BAN, MAX_RETRY_AFTER, FIREWALL_COOLDOWN: the bounds of a cooldown."""
     refusals = [(418, 1), (418, 119), (418, 121), (418, 900_000)]
     refusals += [(429, after) for after in (3_570, 3_599, 3_601, 3_630)] + [(403, 0)]
