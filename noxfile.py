@@ -383,7 +383,7 @@ def release(session: nox.Session) -> None:
 
 @nox.session
 def live(session: nox.Session) -> None:
-    """Ask the REAL exchange, with 20 weight at the most, which of our facts hold; never in CI.
+    """Ask the REAL exchange, with at most 20 weight, which of our facts hold; never in CI.
 
     It runs only with BINANCE_OI_LIVE=1, and writes what it saw to the file named after `--`.
     """

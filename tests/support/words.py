@@ -1,9 +1,10 @@
 """Finds words and phrases that no text of the project uses: `python tests/support/words.py`.
 
-Rule of this file: it searches every `.py` and `.md` file under `HELD`, with names, comments and
-strings. A phrase may continue on the next line, or have underscores between its words.
+Rule of this file: it searches every `.py` and `.md` file under `HELD`: names, comments and strings.
+A phrase may continue on the next line, or have underscores between its words.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,35 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Everything but the budget, the simulator and their tests, which are edited last.
-HELD = (
-    *(
-        f"binance_oi/{name}"
-        for name in ("exchange", "sending", "market", "recorder", "output", "web", "cli", "testing")
-    ),
-    *(
-        f"binance_oi/{name}.py"
-        for name in (
-            *("__init__", "__main__", "arguments", "client", "encoding", "errors", "extras"),
-            *("fork", "lazy", "times", "version"),
-        )
-    ),
-    *(
-        f"tests/{name}"
-        for name in (
-            *("benchmarks", "browser", "cli", "exchange", "faults", "fuzz", "market", "output"),
-            *("recorder", "rollover", "sending", "support", "testing", "web"),
-        )
-    ),
-    *(
-        f"tests/{file.name}"
-        for file in sorted((ROOT / "tests").glob("*.py"))
-        if file.name != "test_words.py"
-    ),
-    "examples",
-    *("README.md", ".docs"),
-)
-SHOWN = (".docs", ".github")  # folders whose names begin with a dot, and that have texts
+HELD = (".",)
+SHOWN = (".docs", ".github")  # hidden folders that have texts
+GENERATED = ("build", "dist", "site", "htmlcov", "__pycache__")  # folders without texts of ours
 EXCEPT = ("tests/support/words.py", "tests/test_words.py")  # they contain the phrases
 
 FORBIDDEN = {
@@ -84,15 +59,18 @@ def found(text: str) -> Iterator[tuple[int, str]]:
 
 
 def texts() -> Iterator[Path]:
-    """Every file under `HELD`."""
+    """Every text under `HELD`, without hidden and generated folders."""
     for held in HELD:
-        place = ROOT / held
-        files = place.rglob("*") if place.is_dir() else [place]
-        for file in files:
-            inside = file.relative_to(ROOT)
-            hidden = any(part.startswith(".") and part not in SHOWN for part in inside.parts)
-            if file.suffix in (".py", ".md") and not hidden and inside.as_posix() not in EXCEPT:
-                yield file
+        for place, folders, names in os.walk(ROOT / held):
+            folders[:] = [
+                name
+                for name in folders
+                if name in SHOWN or not (name.startswith(".") or name in GENERATED)
+            ]
+            for file in (Path(place, name) for name in names):
+                inside = file.relative_to(ROOT).as_posix()
+                if file.suffix in (".py", ".md") and inside not in EXCEPT:
+                    yield file
 
 
 def main() -> int:
