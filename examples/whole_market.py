@@ -1,4 +1,4 @@
-"""The whole market at once: the largest first, how far apart the samples are, and what failed."""
+"""Read the whole market, and print the largest values, the time they span, and what failed."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ async def main() -> None:
         LocalExchange() as exchange,
         OpenInterestClient(base_url=exchange.url) as client,
     ):
-        # `client.snapshot()` alone reads all that is trading; this asks for one more.
+        # `client.snapshot()` reads every trading symbol; this adds one that does not exist.
         market = await client.snapshot([*await client.symbols(), "NOSUCHUSDT"])
 
     largest = sorted(market.values(), key=lambda value: value.open_interest, reverse=True)

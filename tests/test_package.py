@@ -1,7 +1,7 @@
 """The wheel and the sdist contain what they should, and nothing else.
 
-Both are built here with the build backend itself: no network, no isolated environment. That the
-wheel installs and imports alone is checked by `nox -s build`.
+Rule of this file: it builds both with the build backend itself, without a network or an isolated
+environment. `nox -s build` checks that the wheel alone can be installed and imported.
 """
 
 import email

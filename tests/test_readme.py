@@ -1,9 +1,8 @@
-"""README.md and the pages in `.docs` are true: their programs and commands run, their links lead.
+"""README.md and the pages in `.docs` are true: programs and commands run, and links have targets.
 
-Rule of this file: a ```python block is a script. It runs alone, exactly as it is pasted into a
-file, and reads no exchange but a local one. A ```text block right after it is what it prints, with
-any numbers. Scripts run in virtual time, where no slot is missed however busy the machine is; some
-run in a Python of their own as well.
+Rule of this file: a ```python block is a script. It runs alone, exactly as pasted into a file, and
+reads only a local exchange. A ```text block right after it is its output, with any numbers. Scripts
+run in virtual time, so that a busy machine misses no slot. Some also run in a process of their own.
 """
 
 import ast
@@ -76,7 +75,7 @@ def python_blocks(page: str, text: str) -> list[Block]:
 
 
 def shape(output: str) -> str:
-    """Output without its numbers and its column widths."""
+    """Output without its numbers and column widths."""
     lines = (GAP.sub(" ", NUMBER.sub("#", line)).rstrip() for line in output.strip().splitlines())
     return "\n".join(lines)
 
@@ -124,7 +123,7 @@ def name_of(block: Block) -> str:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a block is pasted to; it may write files beside it."""
+    """The file into which a block is pasted; the block may write files beside it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path / "pasted.py"
 
@@ -232,7 +231,7 @@ def test_a_command_of_the_pages_succeeds(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("BINANCE_OI_TIMEOUT", "600")  # s: a busy machine takes its time
+    monkeypatch.setenv("BINANCE_OI_TIMEOUT", "600")  # s, for a busy machine
     monkeypatch.setenv("BINANCE_OI_BASE_URL", NOWHERE)  # and not the real exchange
     with pytest.MonkeyPatch.context() as patch, VirtualTime().installed(patch):
         asyncio.run(record_once("oi.db"))

@@ -1,4 +1,4 @@
-"""The workflows run what a contributor can run, and nothing else; releases and the site are whole.
+"""The workflows run only what a contributor can run, and releases and the site are complete.
 
 Rule of this file: it reads the workflows as YAML, and starts none of them.
 """
@@ -21,7 +21,7 @@ WORKFLOWS = {file.name: file for file in sorted((GITHUB / "workflows").glob("*.y
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 SESSIONS = set(re.findall(r"^@nox\.session\ndef (\w+)", NOXFILE, re.MULTILINE))
 PINNED = re.compile(r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$")
-# What a step may run besides sessions of nox: to have nox, and the script of contributors.
+# What a step may run besides nox sessions: the installation of nox, and the contributors' script.
 OTHER_COMMANDS = {"python -m pip install nox", "bash .ci/run", "nox -s $SESSIONS"}
 
 
@@ -40,12 +40,12 @@ def steps(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def sessions_asked(text: str) -> list[str]:
-    """The names of sessions in what follows `nox -s`."""
+    """The names of sessions in the arguments of `nox -s`."""
     return shlex.split(text.partition(" -- ")[0])
 
 
 def asked_by(job: dict[str, Any]) -> list[str]:
-    """What a job gives to `nox -s`, for every case of its matrix."""
+    """The arguments that a job passes to `nox -s`, for every case of its matrix."""
     asked = job.get("with", {}).get("sessions")
     if asked is None:
         return []

@@ -79,7 +79,7 @@ def too_heavy(ask: Ask, known: Known) -> Verdict | None:
 
 
 def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
-    """Probe whether the count falls within its minute; then it is not the count of a minute."""
+    """Probe whether the count falls within a minute: then the exchange does not count minutes."""
     return Probe() if probing.expects_a_fall(ask, known) else None
 
 
@@ -146,7 +146,7 @@ def probe_first(ask: Ask, known: Known) -> Verdict | None:
 
 
 def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
-    """Make bulk work leave single calls their part of the minute; the part shrinks at the end."""
+    """Let bulk work wait so that single calls have their part; it shrinks as the minute ends."""
     part = _part_of_single_calls(ask, known, ask.likeliest)
     room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
     if not part or room >= part:
@@ -224,7 +224,7 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
-    """Others are expected to need `lack` more than there is: wait, or probe whether that holds."""
+    """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
@@ -248,7 +248,7 @@ def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
     minute = known.ledger.minute(k)
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
-    # Rarely are all probes sent that may still come, so half of their weight is kept free.
+    # Usually only some of the possible probes are sent, so we keep half of their weight free.
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 

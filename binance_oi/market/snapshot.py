@@ -68,7 +68,7 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
     missed: tuple[Gap, ...] = ()
     """Slots without a snapshot since the previous one, with the reasons.
 
-    An empty gap `clock` among them means that the clock was set back, and slots come again.
+    An empty gap `clock` among them means that the clock was set back, so slots repeat.
     """
 
     def __getitem__(self, symbol: str) -> OpenInterest:

@@ -1,7 +1,7 @@
 """Recorded samples as a line: for charts and pages.
 
-The rule of this file: it computes numbers and draws nothing. A line is broken where nothing was
-recorded, or a gap would look like a calm market.
+The rule of this file: it computes numbers and draws nothing. A line breaks where nothing was
+recorded. Otherwise a gap would look like a calm market.
 """
 
 import math

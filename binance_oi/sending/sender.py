@@ -1,4 +1,4 @@
-"""The send loop that every request goes through, and the loop and process that it belongs to.
+"""The send loop of every request. A `Sender` belongs to one event loop and one process.
 
 The rule of this file: there is one way to the exchange. Queue, pacer, bucket, send, settle before
 anything else, classify by status, decode, check the symbol: in this order, for every request.
@@ -85,7 +85,7 @@ class Sender:
     # -- owner and end ---------------------------------------------------------------------------
 
     def check_usable(self) -> asyncio.AbstractEventLoop:
-        """Check before any I/O that it is open and used in its own loop, which is returned.
+        """Check before any I/O that the sender is open and in its own loop; return that loop.
 
         Raises:
             ClientClosedError: It is not.
@@ -165,7 +165,7 @@ class Sender:
                         weight, bulk=terms.bulk, max_wait=self._longest_wait(terms)
                     )
                 except BudgetExhaustedError:
-                    if refused is not None:  # a call that came back with a 429 raises that one
+                    if refused is not None:  # a call whose last answer was a 429 raises that error
                         raise refused from None
                     raise
                 finally:

@@ -19,7 +19,7 @@ from binance_oi import OpenInterestClient, ProcessBudget
 from .loopback import SYMBOLS, loopback
 
 STEP, ROWS, PAGES = 300_000, 500, 17  # ms, rows of a page, pages of 29.5 days
-CALLS = 20  # of one measurement; a budget of the past that begins anew has room for 58
+CALLS = 20  # of one measurement; a new budget of the past has room for 58
 
 Read = Callable[[str, int], Awaitable[object]]
 Reader = Callable[[str], AbstractAsyncContextManager[Read]]
@@ -68,7 +68,7 @@ async def ours(url: str) -> AsyncIterator[Read]:
 
 
 def samples(rounds: int) -> dict[str, list[float]]:
-    """Seconds of CPU for one page, by whose they are."""
+    """Seconds of CPU for one page, by contender."""
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, reader in {"tuned aiohttp with msgspec": tuned, "ours": ours}.items():

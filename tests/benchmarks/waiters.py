@@ -1,10 +1,10 @@
 """What 10,000 waiters cost: `python -m tests.benchmarks waiters`.
 
 Rule of this file: all times are CPU time of the loop's thread, so that other work on the machine
-does not count. A step is what the loop does between two turns of a task that does nothing else;
-the garbage collector, which walks all objects of the process in one go, is measured separately.
-Waiters come 100 in a step, as making 10,000 tasks in one step is slow whatever they do; they are
-cancelled in one step, and so are as many plain futures, to see what asyncio itself takes.
+does not count. A step is what the loop does between two turns of an idle task. The garbage
+collector walks all objects of the process at once, so it is measured separately. Each step adds 100
+waiters, because making 10,000 tasks in one step would be slow in any case. One step cancels all
+waiters. The same with plain futures shows the share of asyncio itself.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ async def queue(call: Call) -> list[asyncio.Task[None]]:
 async def measure(
     figures: Figures, name: str, call: Call, end: Callable[[list[asyncio.Task[None]]], None]
 ) -> None:
-    """Queue 10,000 calls, and let them end in this way."""
+    """Queue 10,000 calls, and end them in one way."""
     async with Steps() as steps:
         tasks = await queue(call)
     figures.setdefault(f"{name}: queued", []).append(steps)
@@ -124,7 +124,7 @@ def cancel(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def measure_endings(figures: Figures) -> None:
-    """Every way in which waiting can end but the good one."""
+    """Measure every way in which a wait can end without admission."""
 
     def answer(permit: Permit, status: int) -> Callable[[object], None]:
         return lambda _: permit.settle(status, {"Retry-After": "600"})
@@ -138,7 +138,8 @@ async def measure_endings(figures: Figures) -> None:
     async with full_minute() as (governor, _):
         await measure(figures, "with `max_wait`: cancelled", limited(governor), cancel)
     async with full_minute() as (governor, permit):
-        await measure(figures, "with `max_wait`: a hold", limited(governor), answer(permit, 429))
+        call = limited(governor)
+        await measure(figures, "with `max_wait`: a cooldown", call, answer(permit, 429))
     async with full_minute() as (governor, permit):
         await measure(figures, "a ban", governor.admit, answer(permit, 418))
     async with full_minute() as (governor, _):

@@ -248,7 +248,7 @@ def test_a_page_about_a_part_counts_the_slots_and_samples_of_that_part(
 
 
 @pytest.mark.parametrize("from_slot, to_slot", [(0, 5), (1, 3), (2, 3), (3, 4), (4, 5), (0, 1)])
-def test_parts_of_a_page_agree_with_the_slots_that_are_there(
+def test_the_parts_of_a_recording_have_all_its_slots_together(
     recording: Recording, from_slot: int, to_slot: int
 ) -> None:
     begin, minute = round(BEGIN.timestamp() * 1000), 60_000
@@ -269,7 +269,7 @@ def test_failures_are_counted_within_their_part(recording: Recording) -> None:
     assert list(recording.failures((begin + 60_000, begin + 60_001))) == [("BTCUSDT", "outage", 1)]
 
 
-def test_a_part_that_cannot_be_is_refused_before_anything_is_written(
+def test_an_impossible_part_is_refused_before_anything_is_written(
     recording: Recording, tmp_path: Path
 ) -> None:
     page = tmp_path / "oi.html"

@@ -1,7 +1,7 @@
 """Every way to read reports a damaged file as a `RecordingError` that names it.
 
-Rule of this file: each test makes a valid file and damages some bytes. A way to read may find
-nothing wrong, for SQLite reads only the pages it needs, but it raises nothing else.
+Rule of this file: each test makes a valid file and damages some bytes. A reader may notice nothing,
+because SQLite reads only the pages that it needs. But no reader raises another error.
 """
 
 import os
@@ -39,7 +39,7 @@ def _fill(path: Path) -> None:
         for table, symbols in (("settled", ("BTCUSDT", "ETHUSDT")), ("recent", ("SOLUSDT",))):
             rows = [(s, at, f"{n}.25", at, None) for s in symbols for n, at in enumerate(times)]
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?, ?)", rows)
-        # The last row of a symbol, so that reading meets it only in the middle.
+        # The last row of one symbol, so that a reader meets it in the middle of the iteration.
         number = (NUMBER.decode(), BEGIN_MS + 10**8)
         connection.execute("INSERT INTO settled VALUES ('BTCUSDT', ?2, ?1, ?2, NULL)", number)
         connection.executemany(

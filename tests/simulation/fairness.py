@@ -1,7 +1,7 @@
-"""`python -m tests.simulation.fairness`: who gets which part of the limit, beside others or copies.
+"""`python -m tests.simulation.fairness`: how clients share the limit with others and with copies.
 
-Rule of this file: data, and figures of whole runs. `nox -s fairness` checks the bounds; a row names
-the minute from which they count.
+Rule of this file: it has data, and figures of whole runs. `nox -s fairness` checks the bounds of
+each case from a given minute on.
 """
 
 import sys
@@ -33,7 +33,7 @@ class Case:
     poorest: float = 0.0  # the least part of any copy, as a share of an even part
     waits: tuple[float, float, float] = (inf, inf, inf)  # s: median, 99 %, maximum of single calls
     calm: int = 0  # the minute from which no request may be over the limit
-    refused: float = 0.0  # the most over the limit from then on, as a share of others' weight
+    refused: float = 0.0  # the largest refused share of others' weight from minute `calm` on
 
 
 @dataclass(frozen=True, slots=True)
