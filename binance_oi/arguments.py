@@ -78,14 +78,14 @@ def as_float(name: str, value: object) -> float:
 
 
 def check_path(name: str, value: object) -> Path:
-    """`value` as a path; nothing is opened.
+    """Return `value` as a path, without opening anything.
 
     Args:
-        name: Of the argument.
-        value: What the caller passes: a `str` or an `os.PathLike` of one.
+        name: The name of the argument.
+        value: The caller's value: a `str`, or an `os.PathLike` of a `str`.
 
     Raises:
-        TypeError: It is no path, or one of bytes.
+        TypeError: It is not a path, or a path of bytes.
         ValueError: It is empty, which would mean the current directory.
     """
     kind, path = type(value).__name__, value

@@ -175,9 +175,9 @@ class OpenInterestClient:
     def history_usage(self) -> Usage:
         """The budget of the past at this moment: requests of `history` in the last 5 minutes.
 
-        The exchange shows nothing of it, so `used` is our own part alone, of everyone who shares
-        this budget. `resets_at` is when all of it has left the 5 minutes. `usage` is independent of
-        it, but for a ban, which stops both. Sends nothing.
+        The exchange does not report its count, so `used` is only the part of everyone who shares
+        this budget. At `resets_at`, all of these requests have left the 5 minutes. This budget is
+        independent of `usage`; only a ban stops both. Sends nothing.
         """
         governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)
@@ -363,32 +363,32 @@ class OpenInterestClient:
         until: Moment = None,
         max_wait: float | None = DEFAULT,
     ) -> History:
-        """Open interest of one symbol as it was.
+        """Read past open interest of one symbol.
 
-        The exchange keeps 30 days. What is older, or has no row, is in `History.holes`, with its
-        reason; nothing is interpolated.
+        The exchange keeps 30 days. `History.holes` names each stretch that is too old or has no
+        row, with the reason. Nothing is interpolated.
 
         Args:
             symbol: For example ``BTCUSDT``.
-            period: From row to row: 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d.
+            period: The time between rows: 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d.
             since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
-                None is the oldest one that is kept.
-            until: The last instant, given in the same way; None is now. A row appears some 6 s
-                after its instant.
-            max_wait: Seconds that all its requests together may wait for budget; None waits as long
-                as it takes. The default is the client's.
+                None means the oldest instant that the exchange keeps.
+            until: The last instant, in the same forms; None means now. A row appears some 6 s after
+                its instant.
+            max_wait: The longest wait for budget of all requests together, in seconds. None waits
+                as long as it takes. The default is the client's.
 
         Returns:
-            The rows in the order of time, each instant once, and nothing outside the range.
+            The rows in the order of time, each instant once, and none outside the range.
 
         Raises:
-            TypeError: `since`, `until` or `max_wait` is of another type; nothing was sent.
-            ValueError: There is no such period, or the range ends before it begins; nothing was
-                sent.
+            TypeError: `since`, `until` or `max_wait` has a wrong type; the client sent nothing.
+            ValueError: There is no such period, or the range ends before it begins; the client sent
+                nothing.
             BinanceOIError: A page could not be read; see `get_open_interest`.
 
-        Cost: 1 of 1000 requests in 5 minutes for each 500 periods: 18 for 30 days of 5m. They go
-        before those of `histories`, and draw nothing from the minute's weight.
+        Cost: one request per 500 rows, such as 18 for 30 days of 5m, of the limit of 1000 requests
+        in 5 minutes. The requests go before those of `histories` and cost no weight.
 
         Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
         """
@@ -407,31 +407,31 @@ class OpenInterestClient:
         received: Mapping[str, int] | None = None,
         on_progress: OnProgress | None = None,
     ) -> AsyncGenerator[History, None]:
-        """Open interest of many symbols as it was: each as soon as it is read, in any order.
+        """Yield past open interest of many symbols, each as soon as it is read, in any order.
 
-        Requests are spread evenly over the 5 minutes of the limit: 789 symbols of 30 days of 5m
-        take 72 minutes, and the newest 500 rows of each take 4. A ban, a refusal and an outage of
-        90 s are waited out, without regard to `max_wait`. A symbol that fails has `History.error`
-        and no rows, and stops nothing. It holds no more than a few symbols in memory.
+        Requests go at an even pace over the 5 minutes of the limit: 30 days of 5m of 789 symbols
+        take 72 minutes, and the newest 500 rows of each take 4. The call waits until a ban, a
+        refusal or an outage of up to 90 s is over, whatever `max_wait` is. A symbol that fails has
+        `History.error` and no rows, and the others go on. Only a few symbols are in memory at once.
 
         Args:
             symbols: None reads every symbol that is trading.
             period: See `history`.
             since: See `history`.
-            until: See `history`. To go on after an interruption, name the same instant again.
-            received: To go on: `History.complete_until` of each symbol that was received. What
-                comes after that instant is read, and a symbol that is complete is left out.
+            until: See `history`. To continue after an interruption, pass the same instant again.
+            received: To continue: `History.complete_until` of each symbol that was received. The
+                call reads only later rows, and leaves out symbols that are complete.
             on_progress: Called after each symbol with a `HistoryProgress`.
 
         Raises:
-            TypeError: At once: `since` or `until` is of another type.
+            TypeError: At once: `since` or `until` has a wrong type.
             ValueError: At once: there is no such period. With the first symbol: the range ends
                 before it begins.
             InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
             BinanceOIError: The list of symbols could not be read.
             ClientClosedError: The client was closed meanwhile.
 
-        Cost: as `history`, for each symbol, and weight 1 for the list of symbols.
+        Cost: for each symbol as in `history`, and weight 1 for the list of symbols.
         """
         ask = make_ask(period, since, until)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)

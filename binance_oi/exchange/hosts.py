@@ -70,12 +70,12 @@ def check_base_url(url: object) -> str:
 
 
 def check_proxy(proxy: object) -> str | None:
-    """`proxy` as it is; None stays None.
+    """Return `proxy` unchanged if it is valid; None stays None.
 
     Raises:
-        TypeError: It is nothing like a URL.
-        ValueError: Not ``http://[user:password@]host[:port]`` or the same with ``https``, as a
-            `str`. The text names what to do for other kinds of proxies, and repeats nothing.
+        TypeError: It is neither a `str` nor a URL of another type.
+        ValueError: It is not a `str` like ``http://[user:password@]host[:port]``, or the same with
+            ``https``. The text says what to do for other proxies, and does not repeat the URL.
     """
     if proxy is None:
         return None
@@ -90,7 +90,7 @@ def check_proxy(proxy: object) -> str | None:
 
 
 def _is_host(text: str) -> bool:
-    """Whether it is a name, or an IP address that exists; with dots alone it is neither."""
+    """Whether it is a name or a valid IP address; a text of dots alone is neither."""
     if not text.startswith("["):
         return bool(text.strip("."))
     try:
@@ -103,12 +103,12 @@ def check_local_address(address: str, url: str) -> str:
     """`address` in one spelling.
 
     Args:
-        address: That connections come from.
-        url: That they go to: of the exchange, or of a proxy.
+        address: The address that connections come from.
+        url: The URL that they go to: the exchange, or a proxy.
 
     Raises:
-        ValueError: It is no IP address that a machine can have, or of another version than the IP
-            address in `url`.
+        ValueError: It is not an IP address that a machine can have, or its version differs from
+            that of an IP address in `url`.
     """
     try:
         found = ip_address(address)
@@ -135,11 +135,11 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
     """Name of the IP pool that requests to `base_url` draw from.
 
     Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket API
-    share one ([D] since 2026-06-30), and so do the testnet's. To take one pool for two would break
-    the limit; to take two for one is only slow. A proxy has another IP address and so another pool,
-    for every login and every origin. So has each further address of this machine that requests are
-    sent from. Two local exchanges are two pools, also one after the other on one port, because
-    their paths differ. Credentials are never part of the name.
+    share one ([D] since 2026-06-30), and so do the testnet's. Two names for one pool would exceed
+    the limit, while one name for two pools is only slow. A proxy has another IP address, so it has
+    another pool for each exchange. Each further address of this machine has its own pool too. Two
+    local exchanges are two pools, even one after the other on one port, because their paths differ.
+    Credentials are never part of the name.
 
     Raises:
         ValueError: See `check_proxy`.

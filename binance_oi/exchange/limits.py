@@ -1,6 +1,6 @@
 """What the exchange allows: an amount in a span of seconds.
 
-The rule of this file: plain values. `budget` keeps what is used of a limit.
+The rule of this file: plain values. `budget` tracks the use of a limit.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Limit(_Limit, Encodable):
 
     @property
     def header(self) -> str:
-        """The header that reports how much is used; empty when there is none."""
+        """The header that reports the use of the limit; empty if there is none."""
         return _HEADERS.get((self.seconds, self.counts_requests), "")
 
     @property

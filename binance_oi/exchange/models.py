@@ -62,14 +62,14 @@ class HistoryRow(
 
     symbol: str
     time: Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
-    """The instant that the row is labelled with, Unix ms. It is no bucket: the row says what was
-    so then. It appears some 6 s later and does not change [O 2026-09-12]."""
+    """The instant of the row, Unix ms: the row has the value at this instant, not an average. It
+    appears some 6 s later and does not change [O 2026-09-12]."""
     open_interest: Decimal
     """In units of the base asset, exactly as the exchange wrote it."""
     notional: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     circulating_supply: Decimal | None = None
-    """Of the base asset, as the exchange has it from elsewhere; None where it says nothing."""
+    """Of the base asset, from a source of the exchange; None if the exchange omits it."""
 
     @property
     def datetime(self) -> datetime:
@@ -132,15 +132,18 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
     rate_limits: tuple[RateLimit, ...] = ()
     """All limits that can be decoded, of requests and of orders."""
     ignored_limits: tuple[str, ...] = ()
-    """Limits of our requests that we do not keep, as the exchange wrote them.
+    """Limits of our requests that the budget ignores, as the exchange wrote them.
 
-    They cannot be decoded, are not sane, or are the loosest of more than eight other spans.
+    They cannot be decoded, are impossible, or are the loosest of more than eight other spans.
     """
     odd_rows: tuple[str, ...] = ()
-    """Symbols that are left out because their name or status cannot be decoded, and symbols with
-    another such field, each with its fields; the first eight, and the number of the others."""
+    """The symbols with a field that cannot be decoded, each with the names of these fields.
+
+    Symbols with an odd name or status are left out of `symbols`. The first eight are named, and the
+    others counted.
+    """
     left_out: int = 0
-    """Number of rows left out: a symbol that is not in `symbols` may be one of them."""
+    """The number of rows left out; a symbol that is missing in `symbols` may be one of them."""
 
     @property
     def trading(self) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """Open interest of the past: of one symbol, and of many.
 
-The rule of this file: a row is what the exchange keeps, or it is not there. Nothing is
-interpolated, and each stretch without rows is a hole with its reason:
+The rule of this file: each row is one that the exchange keeps, and nothing is interpolated. Each
+stretch without rows is a hole with its reason:
 
-    too_old   the exchange does not keep it any more: only the last 30 days
-    no_row    the exchange has no row: nobody traded, or the symbol was not listed; it stays so
+    too_old   the exchange no longer keeps it: it keeps only the last 30 days
+    no_row    the exchange has no row and will not have one: there was no trade, or no listing
 
-Pages are read backwards from the end. Each one asks for a stretch of time into which no more rows
-fit than a page holds, so neither a hole nor an odd row moves the pages after it.
+We read pages backwards from the end. Each page asks for a stretch of time that has at most as many
+rows as fit into a page. So neither a hole nor an odd row shifts the pages after it.
 """
 
 import asyncio
@@ -41,21 +41,21 @@ from binance_oi.times import instant, unix_ms
 
 TOO_OLD, NO_ROW = "too_old", "no_row"
 INVALID = -1130  # the code for a startTime that is earlier than what is kept [O 2026-07 to 09]
-# ms that a request may take from its making to the exchange, or a clock may be off; then longer
-# ones, for calls that waited longer in the queue.
+# ms between making a request and its arrival, or by which a clock may be wrong. The later, longer
+# ones are for calls that waited longer in the queue.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # after which a row is there, if it ever is; 6 s were seen [O 2026-09-12]
-WORKERS = 8  # symbols at a time: enough for the limit while an answer takes 2 s, and little memory
-OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait, one after the other, before a symbol is given up
-MOVED = 60.0  # s by which the exchange's clock differs from what we took it for
-HELD = 1.0  # s to wait at the least after a refusal
+SETTLED_MS = 60_000  # after which a row has appeared, if ever; after 6 s [O 2026-09-12]
+WORKERS = 8  # symbols at once: enough to use the limit if an answer takes 2 s
+OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s: the waits in an outage, before a symbol fails
+MOVED = 60.0  # s by which the exchange's clock must differ from our estimate to count as wrong
+HELD = 1.0  # s: the shortest wait after a refusal
 
 Moment = datetime | timedelta | int | None
-"""A bound: aware, or so long before now, or Unix ms; None is the default."""
+"""A bound: an aware `datetime`, a time before now, or Unix ms; None is the default."""
 
 
 class Stretch(NamedTuple):
-    """What is asked for: a period, and the first and the last instant, Unix ms."""
+    """The stretch to read: a period, and the first and the last instant, Unix ms."""
 
     period: str
     first: int
@@ -63,12 +63,12 @@ class Stretch(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Ms from row to row."""
+        """The time between rows, ms."""
         return PERIODS[self.period]
 
     @property
     def pages(self) -> int:
-        """How many pages hold it."""
+        """The number of pages of this stretch."""
         return max(0, -(-(self.last - self.first + 1) // (MAX_ROWS * self.step)))
 
 
@@ -79,7 +79,7 @@ def check_period(period: object) -> str:
     """`period`, if the exchange has it.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It has no such period.
     """
     if not isinstance(period, str) or period not in PERIODS:
         raise ValueError(f"period must be one of {', '.join(PERIODS)}: {period!r}")
@@ -87,11 +87,11 @@ def check_period(period: object) -> str:
 
 
 def _check_moment(name: str, moment: object) -> None:
-    """See that `moment` is a bound.
+    """Check that `moment` is a bound.
 
     Raises:
-        TypeError: It is of another type.
-        ValueError: It does not say its time zone, or is before 1970.
+        TypeError: It has a wrong type.
+        ValueError: It has no time zone, or is before 1970.
     """
     match moment:
         case None:
@@ -107,11 +107,11 @@ def _check_moment(name: str, moment: object) -> None:
 
 
 Ask = Callable[[int], Stretch]
-"""What to read, given the exchange's clock in Unix ms."""
+"""Returns the stretch to read, given the exchange's clock in Unix ms."""
 
 
 def make_ask(period: str, since: Moment, until: Moment) -> Ask:
-    """What these arguments ask for; see `stretch`.
+    """Check these arguments and make the function that turns them into a stretch.
 
     Raises:
         TypeError: A bound is of another type.
@@ -123,10 +123,10 @@ def make_ask(period: str, since: Moment, until: Moment) -> Ask:
 
 
 def stretch(period: str, since: Moment, until: Moment, now: int) -> Stretch:
-    """What these arguments ask for.
+    """The stretch that these arguments ask for.
 
     Args:
-        period: From row to row.
+        period: The time between rows.
         since: The first instant; None is the oldest row that is kept.
         until: The last instant; None is now.
         now: The exchange's clock, Unix ms.
@@ -136,7 +136,7 @@ def stretch(period: str, since: Moment, until: Moment, now: int) -> Stretch:
     """
     step = PERIODS[period]
     last = now if until is None else _ms(until, now)
-    # The first row that is certain to be kept while its page is under way.
+    # The first row that the exchange certainly still keeps when the page's request arrives.
     oldest = -(-(now - KEPT_MS + MARGINS_MS[0]) // step) * step
     first = oldest if since is None else _ms(since, now)
     if first > last:
@@ -157,11 +157,11 @@ class Reader:
 
     Args:
         sender: Sends the requests.
-        listing: Says what is odd, once.
-        ask: The stretch, given the exchange's clock in Unix ms.
+        listing: Logs odd rows once.
+        ask: Returns the stretch to read, given the exchange's clock in Unix ms.
         received: Unix ms up to which all rows of a symbol are known.
-        terms: Of each request. `max_wait` is for all pages of a symbol together; in bulk, bans,
-            refusals and outages are waited out.
+        terms: The terms of each request. `max_wait` is for all pages of a symbol together. In bulk,
+            the reader waits until a ban, a refusal or an outage is over.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class Reader:
         self._pool = sender.governors.of(HISTORY).pool
         self._offset = self._pool.exchange_time - sender.now()
         self._asked = ask(self.now)
-        self._clocks = 1  # that the stretch was made by
+        self._clocks = 1  # number of estimates of the exchange's clock so far
         self.pages: int = 0
         """Pages received."""
         self.requests: int = 0
-        """Requests charged for symbols that are done."""
+        """Requests charged for finished symbols."""
         self.rows: int = 0
-        """Rows of symbols that are done."""
+        """Rows of finished symbols."""
 
     @property
     def now(self) -> int:
@@ -192,27 +192,27 @@ class Reader:
 
     @property
     def loop_time(self) -> float:
-        """Seconds of the loop."""
+        """The time of the loop, s."""
         return self._sender.now()
 
     @property
     def seconds_each(self) -> float:
-        """From request to request, at the speed of the limit."""
+        """Seconds between two requests at the pace of the limit."""
         return 60.0 / max(1.0, self._pool.usage.sustained)
 
     def pages_of(self, symbol: str) -> int:
-        """How many pages a symbol has, as far as its rows are kept."""
+        """The number of pages of a symbol whose rows the exchange keeps."""
         first, now = self.asked_of(symbol).first, self.now
         last = min(self._asked.last, now)
         return self._asked._replace(first=max(first, now - KEPT_MS), last=last).pages
 
     def asked_of(self, symbol: str) -> Stretch:
-        """What is to be read of a symbol: nothing when its end comes before its beginning."""
+        """The stretch to read of a symbol; empty if its end is before its beginning."""
         first = max(self._asked.first, self._received.get(symbol, -1) + 1)
         return self._asked._replace(first=first)
 
     async def read(self, symbol: str) -> History:
-        """All rows of one symbol.
+        """Read all rows of one symbol.
 
         Raises:
             BinanceOIError: A page could not be read; see `OpenInterestClient.history`.
@@ -235,7 +235,7 @@ class Reader:
     async def _read_back(
         self, symbol: str, asked: Stretch, last: int, terms: Terms, pages: list[list[HistoryRow]]
     ) -> int:
-        """Read from `last` backwards, as long as the clock stays what it was; where it ends."""
+        """Read from `last` backwards until the clock proves wrong; return where that ends."""
         clocks = self._clocks
         while last >= asked.first and clocks == self._clocks:
             first, rows = await self._page(symbol, asked, last, terms)
@@ -247,7 +247,7 @@ class Reader:
         return last + 1
 
     def _notice_clock(self) -> None:
-        """Make the stretch anew when an answer shows that the clock it was made by was wrong."""
+        """Make a new stretch if an answer shows that our estimate of the clock was wrong."""
         offset = self._pool.exchange_time - self._sender.now()
         before, self._offset = self._offset, offset
         if abs(offset - before) > MOVED:
@@ -257,10 +257,11 @@ class Reader:
     async def _page(
         self, symbol: str, asked: Stretch, last: int, terms: Terms
     ) -> tuple[int, list[HistoryRow]]:
-        """The page that ends at `last`: where it begins, and its rows.
+        """Read the page that ends at `last`: where it begins, and its rows.
 
-        What is kept moves on while the request waits, so after a refusal for that a bit less is
-        asked for. A page that would begin after `last` is too old, and is not asked for.
+        While the request waits, the oldest kept instant moves on. If the exchange refuses the page
+        for that reason, we ask again from a slightly later instant. If that is after `last`, the
+        page is too old, and we do not ask.
         """
         for margin in MARGINS_MS:
             kept = self.now - KEPT_MS
@@ -270,7 +271,7 @@ class Reader:
             try:
                 return first, await self._rows(symbol, asked.period, first, last, terms)
             except ResponseError as error:
-                # By the clock as it is after the answer, which may be another one.
+                # The answer may have changed the clock, so use the new one.
                 is_near = first < self.now - KEPT_MS + MARGINS_MS[-1]
                 if error.code != INVALID or not is_near or margin == MARGINS_MS[-1]:
                     raise
@@ -279,10 +280,10 @@ class Reader:
     async def _rows(
         self, symbol: str, period: str, first: int, last: int, terms: Terms
     ) -> list[HistoryRow]:
-        """The rows between these instants.
+        """Read the rows between these instants.
 
-        A page may have rows outside of them [O]. One that has no other rows may be the answer to an
-        earlier question, so it is asked for once more.
+        A page may have rows outside of them [O]. If all of them are outside, the page may be the
+        answer to an earlier request, so we ask once more.
         """
         request = history_page(symbol, period, first, last)
         page = await self._send(request, terms)
@@ -314,7 +315,7 @@ class Reader:
 
 
 def _within(rows: Sequence[HistoryRow], first: int, last: int) -> list[HistoryRow]:
-    """Those of a page that were asked for; nearly always all of them."""
+    """The rows of a page that are within the request, which nearly all rows are."""
     times = [row.time for row in rows]
     if times and first <= min(times) and max(times) <= last:
         return list(rows)
@@ -322,7 +323,7 @@ def _within(rows: Sequence[HistoryRow], first: int, last: int) -> list[HistoryRo
 
 
 def _in_order(pages: list[list[HistoryRow]]) -> tuple[HistoryRow, ...]:
-    """The rows of all pages, of which the newest come first; each instant once."""
+    """The rows of all pages by time, each instant once; `pages` has the newest page first."""
     rows = tuple(chain.from_iterable(reversed(pages)))
     times = [row.time for row in rows]
     if sorted(set(times)) == times:  # nearly always
@@ -340,7 +341,7 @@ def _history(
     requests: int,
     error: BinanceOIError | None = None,
 ) -> History:
-    """Rows that were read back to `first`, beginning at `began`; both in Unix ms."""
+    """Make a history of rows read back to `first`; `began` is when that started; Unix ms."""
     complete_until = min(asked.last, began - SETTLED_MS)
     return History(
         symbol=symbol,
@@ -361,10 +362,10 @@ def _holes(
     """The stretches without rows, in steps of the period.
 
     Args:
-        rows: The oldest first.
-        asked: What was asked for.
-        first: Before it nothing is kept any more.
-        complete_until: After it rows may still appear.
+        rows: The rows, oldest first.
+        asked: The requested stretch.
+        first: The exchange no longer keeps rows before this instant.
+        complete_until: Rows after this instant may still appear.
     """
     step = asked.step
     due = -(-asked.first // step) * step  # the next instant that may have a row
@@ -394,13 +395,13 @@ async def histories(
     received: Mapping[str, int],
     on_progress: OnProgress | None,
 ) -> AsyncGenerator[History]:
-    """Each symbol as soon as it is read, a few at a time; those that are complete are left out.
+    """Yield each symbol as soon as it is read, a few at once, without those that are complete.
 
     Args:
         sender: Sends the requests.
-        listing: What to read when `symbols` is None.
+        listing: The symbols to read if `symbols` is None.
         symbols: None reads every symbol that is trading.
-        ask: What to read of each.
+        ask: Returns the stretch to read of each.
         timeout: Seconds for one page.
         received: Unix ms up to which all rows of a symbol are known.
         on_progress: Called after each symbol.
@@ -423,7 +424,7 @@ async def histories(
         try:
             for symbol in left:
                 await results.put(await _read_or_error(reader, symbol))
-        except Exception as error:  # the client was closed, or something nobody foresaw
+        except Exception as error:  # the client was closed, or an unexpected error
             await results.put(error)
 
     tasks = [asyncio.create_task(worker()) for _ in range(min(WORKERS, len(names)))]
@@ -452,7 +453,7 @@ async def _read_or_error(reader: Reader, symbol: str) -> History:
 
 
 class _Progress:
-    """Counts, and says how much is left."""
+    """Counts finished symbols, and estimates the time that is left."""
 
     def __init__(
         self, reader: Reader, names: Sequence[str], on_progress: OnProgress | None
@@ -463,7 +464,7 @@ class _Progress:
         self._began = reader.loop_time
 
     def tell(self, result: History) -> None:
-        """One more symbol is done."""
+        """Report that one more symbol is done."""
         self._done += 1
         del self._pages[result.symbol]
         if self._on_progress is None:

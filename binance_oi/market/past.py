@@ -1,6 +1,6 @@
-"""What was read of the past.
+"""Values of the past: rows of one symbol, and how far a run is.
 
-The rule of this file: values that others make; they send nothing.
+The rule of this file: it has values only; other modules make them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from binance_oi.market.rows import SOURCES, InstantRow
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class History(Sequence[HistoryRow], Encodable):
-    """Rows of one symbol, the oldest first, each instant once; what has no row is in `holes`."""
+    """Rows of one symbol, oldest first, each instant once; `holes` has what is missing."""
 
     symbol: str
     period: str
@@ -28,14 +28,14 @@ class History(Sequence[HistoryRow], Encodable):
     """The last instant asked for (aware UTC)."""
     rows: tuple[HistoryRow, ...] = field(default=(), repr=False)
     holes: tuple[Gap, ...] = ()
-    """Stretches without rows, the oldest first, each from its first to its last missing row. The
+    """Stretches without rows, oldest first, each from its first to its last missing row. The
     reason is ``too_old`` or ``no_row``."""
     complete_until: int
-    """Unix ms: up to here no row can appear any more."""
+    """Unix ms up to which no further row can appear."""
     requests: int = 0
-    """Requests charged for it, retries included; not what was never sent."""
+    """Requests that were charged for it and sent, including retries."""
     error: BinanceOIError | None = None
-    """Why there are no rows; only `histories` gives such a one."""
+    """Why there are no rows; only `histories` yields a history with an error."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -106,18 +106,18 @@ def instant_of(row: InstantRow) -> Instant:
 
 class _HistoryProgress(NamedTuple):
     done: int
-    """Symbols done, the failed ones included."""
+    """Finished symbols, including failed ones."""
     symbols: int
-    """Symbols to do in all."""
+    """All symbols of the run."""
     rows: int
     """Rows received."""
     requests: int
     """Requests charged."""
     seconds_left: float
-    """What the rest takes at the speed so far, or at that of the limit, whichever is slower."""
+    """The time that is left, at the pace so far or at that of the limit, whichever is slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):
-    """How far `histories` is."""
+    """How far a run of `histories` is."""
 
     __slots__ = ()

@@ -1,9 +1,9 @@
-"""The history of many symbols as one file, also when it takes several runs to get it.
+"""The history of many symbols as one file, which may take several runs.
 
-The rule of this file: a symbol is kept as soon as it is whole, and the file appears under its name
-when everything is. Until then the symbols are beside it, in a file that ends in ``.part``, one line
-for each. A process that is killed leaves whole lines, and at most one that is not, which the next
-run cuts off.
+The rule of this file: it stores each symbol as soon as it is complete, and the file gets its name
+when all of them are. Until then the symbols are beside it, in a file that ends in ``.part``, with
+one line for each. A killed process leaves complete lines and at most one incomplete line, which the
+next run removes.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 try:
     import fcntl
-except ImportError:  # not POSIX: nobody is kept from writing into one file from two processes
+except ImportError:  # not POSIX: two processes may write into one file
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import RecordingError
@@ -39,14 +39,13 @@ class PastFile:
 
     Args:
         target: Its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
-        asked: What was asked for, in words; a run goes on only where another one asked for the
-            same.
-        replace: Put the file in the place of what has its name, and begin anew.
+        asked: The request in words; a run continues only a run of the same request.
+        replace: Replace an existing file of that name, and start a new run.
         csv_safe: In CSV, put an apostrophe before a symbol that begins like a formula.
 
     Raises:
-        RecordingError: It cannot be written, is there already, or another run writes it or has
-            asked for something else.
+        RecordingError: The file cannot be written or exists already, or another run writes it or
+            had another request.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class PastFile:
         """The first instant of the run that this one continues; None when it begins."""
         self.until: datetime | None = None
         """Its last instant."""
-        self._places: list[tuple[str, int]] = []  # of each symbol's line
+        self._places: list[tuple[str, int]] = []  # the offset of each symbol's line
         with translate_write_errors(self._path):
             self._file: BinaryIO = self._path.open("a+b")
         try:
@@ -83,11 +82,11 @@ class PastFile:
 
     @property
     def symbols(self) -> frozenset[str]:
-        """Those that are whole."""
+        """The complete symbols."""
         return frozenset(symbol for symbol, _ in self._places)
 
     def add(self, found: History) -> None:
-        """Keep one symbol.
+        """Store one complete symbol.
 
         Raises:
             RecordingError: It cannot be written.
@@ -103,7 +102,7 @@ class PastFile:
         self._places.append((found.symbol, place))
 
     def finish(self) -> int:
-        """Write the file, sorted by symbol and time; gives the number of its rows.
+        """Write the file, sorted by symbol and time; return the number of its rows.
 
         Raises:
             RecordingError: It cannot be written.
@@ -128,14 +127,14 @@ class PastFile:
         return count - odd.count
 
     def close(self) -> None:
-        """Let others have it; what is whole stays for the next run."""
+        """Release the file; complete symbols stay for the next run."""
         with suppress(OSError):
             self._file.close()
             if not self._places and self._path.stat().st_size == 0:
                 self._path.unlink()
 
     def _blocks(self) -> Iterator[list[PastRow]]:
-        """The rows of each symbol that has some, by name."""
+        """The rows of each symbol that has any, sorted by name."""
         for symbol, places in groupby(sorted(self._places), itemgetter(0)):
             rows: dict[int, PastRow] = {}
             for _, place in places:
@@ -159,7 +158,7 @@ class PastFile:
             raise RecordingError(f"{self._target} is written by another process") from None
 
     def _read(self) -> None:
-        """Learn what another run has got, and cut off what it did not finish."""
+        """Read what an earlier run stored, and remove an incomplete line."""
         self._file.seek(0)
         end = 0
         for line in iter(self._file.readline, b""):
@@ -175,7 +174,7 @@ class PastFile:
         self._file.seek(end)
 
     def _begin(self, found: dict[str, Any]) -> None:
-        """Go on where the run stopped that this first line is of."""
+        """Continue the run that wrote this first line."""
         if found.get("format") != FORMAT or found.get("asked") != self._asked:
             raise RecordingError(
                 f"{self._path} is of a run that asked for something else; remove it, or replace it"
@@ -184,7 +183,7 @@ class PastFile:
 
 
 def _line(line: bytes) -> dict[str, Any] | None:
-    """A whole line of ours."""
+    """A complete line."""
     if not line.endswith(b"\n"):
         return None
     try:
