@@ -42,7 +42,7 @@ def boot_identity(
     """The name of this boot of the machine. Monotonic times of one boot are comparable.
 
     Linux: the kernel's boot id, with the offset of a time namespace. macOS: the id of its boot
-    session. Elsewhere: the moment of the boot. It moves when somebody sets the wall clock; then we
+    session. Elsewhere: the moment of the boot. It moves when a user sets the wall clock; then we
     do not trust what was written before.
 
     Args:

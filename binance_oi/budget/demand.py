@@ -19,7 +19,7 @@ from binance_oi import fork
 DEMAND_LIFE_S = 180.0  # from a renewal to the end; a busy machine may skip two renewals
 RENEWAL_S = 60.0  # between two renewals, at least
 CLOCK_TOLERANCE_S = 1.0  # by which two readings of one monotonic clock may differ
-MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore any more of them
+MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore older ones
 MAX_NEED = 1e12  # weight a minute
 
 

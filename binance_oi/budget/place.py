@@ -122,7 +122,7 @@ def check_private(directory: str | os.PathLike[str]) -> None:
     if not stat.S_ISDIR(found.st_mode):  # a symbolic link does not qualify
         raise NotPrivateError(f"{directory} is not a directory")
     if found.st_uid != os.getuid():
-        raise NotPrivateError(f"{directory} belongs to somebody else (user id {found.st_uid})")
+        raise NotPrivateError(f"{directory} belongs to another user (id {found.st_uid})")
     if found.st_mode & 0o022:
         raise NotPrivateError(
             f"{directory}: others can write to it (mode {found.st_mode & 0o777:o})"

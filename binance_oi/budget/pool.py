@@ -85,7 +85,7 @@ class Pool(Protocol):
         its own changes. Passing time causes no call. A call does not promise room: charge again.
 
         The pool calls in the thread that listened, after the change is complete. Changes in other
-        threads cause no call, so whoever waits must also return after `Wait.seconds`. The callback
+        threads cause no call, so a waiting call must also end after `Wait.seconds`. The callback
         must not change the pool. If it raises, the pool logs the exception; neither the other
         listeners nor the client that made the change notice it.
 
@@ -323,7 +323,7 @@ class ProcessPool:
         if self._doubts[0] and self._doubts[0] != logged[0]:
             logger.warning(
                 "the exchange refused a request at a count of %d, below the limit of %d that it"
-                " announces; for more than an hour the budget goes by %d",
+                " announces; for more than an hour the budget obeys a limit of %d",
                 *(known.others.refused_count, known.announced, known.limit),
             )
         if self._doubts[1] and not logged[1]:

@@ -165,7 +165,7 @@ class PoolFile:
         """Switch to the new file if this one was deleted or replaced; True if it was.
 
         Called at every lock: others would never see a charge in a file that they have left. We read
-        the old file once more, because nobody else may know what others wrote into it.
+        the old file once more, because it may have writes that no other process has seen.
         """
         if not self.is_left():
             return False
@@ -235,7 +235,7 @@ class PoolFile:
     def _go_on(self, found: Left) -> None:
         """Continue after `found`; in a new lineage if `found` is older than what we know.
 
-        Then somebody has restored an old copy of the file. Every process that used the record sees
+        Then a user has restored an old copy of the file. Every process that used the record sees
         the new lineage and adds what it knows.
         """
         is_older = found.lineage == self.lineage and found.sequence <= self._sequence
@@ -393,7 +393,7 @@ def _check_format(fd: int, path: Path) -> None:
     """Check the owner and the format; convert a file in another format in place.
 
     In place because others may have it open. Complete records stay: if only the first line is
-    wrong, somebody truncated or overwrote a file in use, and a record may hold a ban. `_find`
+    wrong, another program overwrote a file in use, and a record may hold a ban. `_find`
     clears everything else away.
     """
     found = os.fstat(fd)

@@ -42,7 +42,7 @@ SLACK = 0.02  # share by which two nodes' counts of one moment may differ
 HIDING = 0.125  # of the room: our weight under way may hide as much of what others use
 CROWD = 1 / 32  # the same beside several copies of us, each of which may hide as much
 LOWEST = 0.1  # share of the announced limit: a refusal at a lower count has another reason
-DISTRUST = 75  # minutes for which we go by a lower limit or a rolling window: a ban and an hour
+DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window: a ban and an hour
 
 SURGE_LEAST = 0.25  # share that others are expected to need after a refusal
 SURGE_MOST = 0.5  # the same after several refusals

@@ -1,7 +1,7 @@
-"""What `history` does.
+"""The command `history`.
 
-The rule of this file: without a file it shows what it has read when it is whole; with one it keeps
-each symbol at once, and the same command goes on where it was interrupted.
+The rule of this file: without a file, it shows the rows when all of them are read. With a file, it
+stores each symbol at once, and the same command continues after an interruption.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from binance_oi.output.past import PastFile
 
 
 class Wanted(NamedTuple):
-    """What was asked for."""
+    """The arguments of the command."""
 
     symbols: Sequence[str] | None
     since: datetime | timedelta | None
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 
     @property
     def words(self) -> dict[str, object]:
-        """The same as another run can compare it."""
+        """The request as text, which another run compares with its own."""
         return {
             "symbols": None if self.symbols is None else sorted(self.symbols),
             "period": self.period,
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
     def read(
         self, client: OpenInterestClient, on_progress: OnProgress | None
     ) -> AsyncGenerator[History]:
-        """Each symbol as soon as it is read."""
+        """Yield each symbol as soon as it is read."""
         return client.histories(
             self.symbols,
             period=self.period,
@@ -67,7 +67,7 @@ class Wanted(NamedTuple):
 def history(
     wanted: Wanted, to: Path | None, *, replace: bool, source: Source, output: Output
 ) -> int:
-    """Read what is wanted, and show it or keep it in a file."""
+    """Read the requested history, and show it or store it in a file."""
     if wanted.symbols is not None:
         wanted = wanted._replace(symbols=check_symbols(wanted.symbols))
     elif to is None:
@@ -81,7 +81,7 @@ def history(
 
 
 async def _show(client: OpenInterestClient, wanted: Wanted, output: Output) -> int:
-    """Read all, then show the rows in the order asked for."""
+    """Read everything, then show the rows in the order of the request."""
     async with client, history_progress() as on_progress:
         found = {each.symbol: each async for each in wanted.read(client, on_progress)}
     good = [found[name] for name in wanted.symbols or () if found[name].error is None]
@@ -127,7 +127,7 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 @asynccontextmanager
 async def history_progress() -> AsyncGenerator[OnProgress | None]:
-    """A bar on stderr, if that is a terminal; yields what to call after each symbol."""
+    """Show a bar on stderr if it is a terminal; yields a function to call after each symbol."""
     if not redraws(sys.stderr):
         yield None
         return

@@ -152,12 +152,12 @@ def market_of(
     points = range(end - step * (TREND_POINTS - 1), end + 1, step)
     trends = values_at(recording.path, ends, points, max(step, NEAR_MS) - 1)
     starts = [end - window for window in WINDOWS.values()]
-    befores = dict(values_at(recording.path, ends, starts, NEAR_MS))
+    earlier = dict(values_at(recording.path, ends, starts, NEAR_MS))
     lines = [
         Line(
             symbol,
             *ends[symbol],
-            _changes(befores[symbol], ends[symbol][1], end),
+            _changes(earlier[symbol], ends[symbol][1], end),
             [float(value.open_interest) for value in trend if value is not None],
         )
         for symbol, trend in trends
@@ -183,8 +183,8 @@ def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) 
     return Market(lines, market.end)
 
 
-def _changes(befores: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:
-    """The changes of a symbol up to the end; None for one that was not read any more."""
+def _changes(earlier: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:
+    """The changes of a symbol up to the end; None for one whose sample is too old."""
     after = last if end - last.time <= NEAR_MS else None
-    pairs = zip(WINDOWS, befores, strict=True)
+    pairs = zip(WINDOWS, earlier, strict=True)
     return {window: percent(before, after) for window, before in pairs}

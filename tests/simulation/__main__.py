@@ -23,7 +23,7 @@ def failures(row: Row, outcome: Outcome) -> list[str]:
     missed = {
         f"{outcome.over()} over the limit": outcome.over() > 0,
         f"{outcome.sent_in_hold} sent during a cooldown": outcome.sent_in_hold > 0,
-        f"somebody waited {outcome.longest_wait:.0f} s": outcome.longest_wait > row.longest_wait,
+        f"a call waited {outcome.longest_wait:.0f} s": outcome.longest_wait > row.longest_wait,
         f"{outcome.used(row.first):.1%} used": outcome.used(row.first) < row.used,
         f"the poorest had {outcome.fairness():.0%}": outcome.fairness() < row.fair,
         f"a sweep took {max(outcome.sweeps, default=0):.1f} s": max(outcome.sweeps, default=0) > 20,

@@ -232,7 +232,7 @@ async def _poll_through_a_ban(
             missed += max(0, round((gap.last / 1000 - first) // every) + 1)
         if finished > end + 300.0:
             return Polled(whole, missed, details)
-    raise AssertionError("polling goes on for ever")
+    raise AssertionError("polling never ends")
 
 
 def headers(name: str, missing: float, least: float) -> Row:

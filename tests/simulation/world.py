@@ -347,7 +347,7 @@ class _Process:
 
     def kill(self) -> None:
         """Like `kill -9`: no receipt is given back."""
-        self._governor.pool = ProcessBudget().pool("a place that nobody looks at")
+        self._governor.pool = ProcessBudget().pool("unused")
         for task in self._tasks:
             task.cancel()
         self._governor.close(ClientClosedError())

@@ -151,20 +151,19 @@ def history(
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:
-    """Open interest of the last 30 days, as the exchange keeps it.
+    """Read open interest of the last 30 days, as the exchange keeps it.
 
-    The exchange allows 1000 requests in 5 minutes for it. 30 days of 5m are 18 requests for each
-    symbol; of the whole market they take 72 minutes. With --to, the same command goes on where it
-    was interrupted. Rows that the exchange does not have are not made up; the last line says how
-    many stretches lack them.
+    The exchange allows 1000 requests in 5 minutes. 30 days of 5m take 18 requests for each symbol,
+    and 72 minutes for the whole market. With --to, the same command continues after an
+    interruption. The exchange lacks some rows; the last line says how many stretches have none.
 
     Args:
-        symbols: Such as BTCUSDT. Without any: every symbol that is trading, with --to only.
+        symbols: Such as BTCUSDT; by default, every symbol that is trading, which needs --to.
         since: The first instant: an age (30d, 12h, 90m), or ISO 8601, UTC unless it says otherwise.
-        until: The last instant, given in the same way; without it, now.
-        period: From row to row.
+        until: The last instant, in the same forms; by default, now.
+        period: The time between rows.
         to: A name that ends in .parquet, .csv or .jsonl.
-        replace: Put the file in the place of what has that name, and begin anew.
+        replace: Replace an existing file of that name, and start again.
     """
     from binance_oi.cli import history as past
 
