@@ -38,11 +38,6 @@ SAMPLES = " UNION ALL ".join(
     for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
 )
 BY_TIME, FIRST, LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
-# Of each stretch that ends with a multiple of ?4; SQLite takes the other columns from that row.
-_LAST_OF_EACH = (
-    f"SELECT symbol, max(time), open_interest, received, mark_price FROM ({SAMPLES}) "
-    "GROUP BY (time + ?4 - 1) / ?4 ORDER BY 2"
-)
 # Four queries: one query with both min and max, or over both tables, reads all rows in between.
 _FIRST_AND_LAST_TIMES = " UNION ALL ".join(
     f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
@@ -187,25 +182,6 @@ class Samples:
                         rows = []
             if rows:
                 yield rows
-
-    def last_of_each(self, step: int) -> Iterator[Sample]:
-        """The last sample up to each multiple of `step`, where the stretch before it has one.
-
-        Args:
-            step: Ms since 1970.
-
-        Raises:
-            RecordingError: The file cannot be read.
-        """
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
-            for symbol in self.symbols:
-                found = connection.execute(_LAST_OF_EACH, (symbol, self.since, self.until, step))
-                while rows := found.fetchmany(ROWS_PER_CHECK):
-                    check_samples(rows, self._path)
-                    yield from map(sample, rows)
 
     def batches(self) -> Iterator[Batch]:
         """The samples by column, some ten thousand rows at a time.

@@ -41,21 +41,6 @@ def test_samples_come_by_symbol_and_time_with_exact_numbers(path: Path) -> None:
     assert samples[-1].mark_price is None
 
 
-def test_the_last_sample_of_each_stretch_is_the_one_before_its_end(path: Path) -> None:
-    minute = 60_000
-    with Recording(path) as recording:
-        samples = recording.samples(["BTCUSDT", "1000SHIBUSDT"])
-        every = {step: list(samples.last_of_each(step)) for step in (1, minute, 5 * minute)}
-        times = [sample.time for sample in every[1]]
-        within = samples.between(times[0], times[0] + 1).last_of_each(minute)
-        assert {sample.time for sample in within} == {times[0]}
-    assert every[1] == every[minute] == list(samples)
-    # Minutes 0, 1 and 4 were read 2.5 s before they began, at 23:58, 23:59 and 00:02.
-    shown = [(s.symbol, -(-s.time // (5 * minute)) * 5) for s in every[5 * minute]]
-    midnight = round(BEGIN.timestamp()) // 60 + 2
-    assert shown == [(n, midnight + m) for n in ("1000SHIBUSDT", "BTCUSDT") for m in (0, 5)]
-
-
 def test_columns_hold_the_same_as_rows(path: Path) -> None:
     with Recording(path) as recording:
         samples = recording.samples()
