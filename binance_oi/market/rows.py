@@ -5,7 +5,7 @@ exchange wrote, and is never a float.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal
 from types import MappingProxyType
 from typing import NamedTuple, Self
@@ -32,6 +32,11 @@ def digits(number: Decimal) -> str:
 def notional(open_interest: Decimal, mark_price: Decimal) -> Decimal:
     """Open interest times mark price, exact: in units of the quote asset."""
     return _EXACTLY.multiply(open_interest, mark_price)
+
+
+def notionals(open_interest: Iterable[Decimal], mark_price: Iterable[Decimal]) -> Iterator[Decimal]:
+    """The notional of each pair; half the time of as many calls."""
+    return map(_EXACTLY.multiply, open_interest, mark_price)
 
 
 def row(value: OpenInterest, received: int, mark: MarkPrice | None) -> Row:

@@ -12,42 +12,55 @@ written, and reading takes constant memory.
 """
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple, Self, TypedDict, cast
 
 from binance_oi.market import arrow
 from binance_oi.market.changes import LATE_MS, ChangeTracker
 from binance_oi.market.past import Point
-from binance_oi.market.rows import SOURCES, PointRow, Row, digits, notional
-from binance_oi.recorder.past import check_past
-from binance_oi.recorder.samples import BY_TIME, SAMPLES, check_samples, open_for
+from binance_oi.market.rows import SOURCES, PointRow, Row, digits, notional, notionals
+from binance_oi.recorder.samples import (
+    BY_TIME,
+    SAMPLES,
+    are_right,
+    check_samples,
+    damaged,
+    odd_sample,
+    open_for,
+)
 from binance_oi.recorder.schema import LATEST, PAST_SINCE, read_version, translate_read_errors
 
 SAMPLE: Final = "sample"
 CHUNK_MS = 7 * 86_400_000  # of one query; memory is for the instants of this time
 
-# The last sample of each step, by SQLite: the other columns are those of the row with the maximum.
 # `recent` comes first, because a recorder moves samples from there to `settled` at any time.
-# Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
-_LAST = tuple(
-    f"SELECT symbol, max(time), open_interest, received, mark_price FROM {table}"
-    " WHERE symbol = ?1 AND time >= ?2 AND time <= ?3 GROUP BY (time + ?4 - 1) / ?4"
-    for table in ("recent", "settled")
+_TABLES = ("recent", "settled")
+_SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
+_COUNT = tuple(f"SELECT count(*) FROM {table} {_SPAN}" for table in _TABLES)
+_SAMPLES = tuple(
+    f"SELECT time, open_interest, mark_price FROM {table} {_SPAN} ORDER BY time"
+    for table in _TABLES
 )
-_PAST = """
-SELECT symbol, time, source, open_interest, notional, circulating_supply FROM past
-WHERE symbol = ?1 AND time >= ?2 AND time <= ?3 AND time % ?4 = 0 ORDER BY time, source
+# The last sample of each step, chosen by SQLite: the other columns are those of the row with the
+# maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
+_LAST = tuple(
+    f"SELECT max(time), open_interest, mark_price FROM {table} {_SPAN}"
+    " GROUP BY (time + ?4 - 1) / ?4 ORDER BY 1"
+    for table in _TABLES
+)
+DENSE = 3  # samples of a step; from there on SQLite chooses faster than Python
+_PAST = f"""
+SELECT time, open_interest, notional, circulating_supply, source FROM past
+{_SPAN} AND time % ?4 = 0 ORDER BY time, source
 """
 _NEXT_SAMPLE = tuple(
-    f"SELECT min(time) FROM {table} WHERE symbol = ?1 AND time >= ?2"
-    for table in ("recent", "settled")
+    f"SELECT min(time) FROM {table} WHERE symbol = ?1 AND time >= ?2" for table in _TABLES
 )
 _NEWEST = tuple(
-    f"SELECT max(time) FROM {table} WHERE symbol = ?1 AND time < ?2"
-    for table in ("recent", "settled")
+    f"SELECT max(time) FROM {table} WHERE symbol = ?1 AND time < ?2" for table in _TABLES
 )
 _NEWEST_PAST = "SELECT max(time) FROM past WHERE symbol = ?1 AND time < ?2"
 _NEXT_PAST = "SELECT min(time) FROM past WHERE symbol = ?1 AND time >= ?2 AND time % ?3 = 0"
@@ -64,16 +77,58 @@ class SeriesColumns(TypedDict):
     source: list[str]
 
 
-class _Found(NamedTuple):
-    """A row with its numbers as text; a sample has a mark price in place of a notional."""
+_Cells = tuple[int, str, str | None, str | None, str, str | None]
+"""A row with its numbers as text: time, open interest, notional, circulating supply, source, mark
+price. A sample has a mark price in place of a notional."""
+_Sampled = tuple[int, str, str | None]
+"""Time, open interest, mark price."""
+
+
+class _Chunk(NamedTuple):
+    """Rows of one symbol by column; see `_Cells`."""
 
     symbol: str
-    time: int
-    open_interest: str
-    notional: str | None
-    circulating_supply: str | None
-    source: str
-    mark_price: str | None = None
+    time: Sequence[int]
+    open_interest: Sequence[str]
+    notional: Sequence[str | None]
+    circulating_supply: Sequence[str | None]
+    source: Sequence[str]
+    mark_price: Sequence[str | None]
+
+    def points(self) -> Iterator[Point]:
+        """The rows as values."""
+        values = list(map(Decimal, self.open_interest))
+        numbers = values, self.notionals(values), _numbers(self.circulating_supply)
+        rows = zip(self.time, *numbers, self.source, strict=True)
+        return (Point(self.symbol, *row) for row in rows)
+
+    def rows(self) -> list[PointRow]:
+        """The rows as text."""
+        texts = self.notional
+        if self.mark_price.count(None) < len(self.mark_price):
+            products = self.notionals(list(map(Decimal, self.open_interest)))
+            texts = [None if each is None else digits(each) for each in products]
+        symbols = [self.symbol] * len(self.time)
+        columns = self.time, self.open_interest, texts, self.circulating_supply, self.source
+        return list(zip(symbols, *columns, strict=True))
+
+    def notionals(self, values: Sequence[Decimal]) -> Iterable[Decimal | None]:
+        """The exact notional of each row, if it is known.
+
+        Args:
+            values: `open_interest` as numbers.
+        """
+        without = self.mark_price.count(None)
+        if without == len(values):
+            return _numbers(self.notional)
+        prices = _numbers(self.mark_price)
+        if not without:  # nearly always, when prices are recorded
+            return notionals(values, cast("Iterable[Decimal]", prices))
+        columns = values, _numbers(self.notional), prices
+        return (
+            known if price is None else notional(value, price)
+            for value, known, price in zip(*columns, strict=True)
+        )
 
 
 class Series:
@@ -97,8 +152,8 @@ class Series:
         """Unix ms, not included."""
 
     def __iter__(self) -> Iterator[Point]:
-        for found in self._chunks():
-            yield from map(_point, found)
+        for chunk in self._chunks():
+            yield from chunk.points()
 
     def rows(self) -> Iterator[PointRow]:
         """The rows, with numbers as the exchange wrote them.
@@ -115,8 +170,13 @@ class Series:
         Raises:
             RecordingError: The file cannot be read, or is damaged.
         """
-        for found in self._chunks():
-            yield [(*row[:3], _notional_text(row), *row[4:6]) for row in found]
+        for chunk in self._chunks():
+            yield chunk.rows()
+
+    def between(self, since: int, until: int) -> Self:
+        """The rows from `since` until before `until` (Unix ms)."""
+        since, until = max(since, self.since), min(until, self.until)
+        return type(self)(self._path, self.symbols, self.step, since, until)
 
     def count(self) -> int:
         """How many rows there are.
@@ -124,7 +184,7 @@ class Series:
         Raises:
             RecordingError: The file cannot be read, or is damaged.
         """
-        return sum(map(len, self._chunks()))
+        return sum(len(chunk.time) for chunk in self._chunks())
 
     def newest(self) -> int | None:
         """The latest time of a sample or of an instant of the past (Unix ms); None without any.
@@ -145,14 +205,14 @@ class Series:
         columns = SeriesColumns(
             symbol=[], time=[], open_interest=[], notional=[], circulating_supply=[], source=[]
         )
-        for found in self._chunks():
-            symbols, times, values, _, supplies, sources, _ = zip(*found, strict=True)
-            columns["symbol"] += symbols
-            columns["time"] += times
-            columns["open_interest"] += map(Decimal, values)
-            columns["notional"] += map(_notional, found)
-            columns["circulating_supply"] += map(_number, supplies)
-            columns["source"] += sources
+        for chunk in self._chunks():
+            columns["symbol"] += [chunk.symbol] * len(chunk.time)
+            columns["time"] += chunk.time
+            values = list(map(Decimal, chunk.open_interest))
+            columns["open_interest"] += values
+            columns["notional"] += chunk.notionals(values)
+            columns["circulating_supply"] += _numbers(chunk.circulating_supply)
+            columns["source"] += chunk.source
         return columns
 
     def columns(self) -> arrow.PastColumns:
@@ -192,7 +252,7 @@ class Series:
             raise ValueError(f"the tracker has a step of {tracker.step} ms, the series {self.step}")
         with self._opened() as reader:
             for symbol in self.symbols:
-                points = [_point(row) for rows in self._of(reader, symbol) for row in rows]
+                points = [point for chunk in self._of(reader, symbol) for point in chunk.points()]
                 newest = reader.newest_sample(symbol, self.until)
                 if newest is None:
                     tracker.fill(symbol, points)
@@ -226,20 +286,21 @@ class Series:
         ):
             yield _Reader(connection, self._path, self.step)
 
-    def _chunks(self) -> Iterator[list[_Found]]:
+    def _chunks(self) -> Iterator[_Chunk]:
         """Yield the rows of one symbol after the other, as many at a time as `CHUNK_MS` has."""
         with self._opened() as reader:
             for symbol in self.symbols:
                 yield from self._of(reader, symbol)
 
-    def _of(self, reader: "_Reader", symbol: str) -> Iterator[list[_Found]]:
+    def _of(self, reader: "_Reader", symbol: str) -> Iterator[_Chunk]:
         step, end = self.step, min(self.until, LATEST + 1)
         size = max(1, CHUNK_MS // step) * step
         first = reader.next_instant(symbol, self.since)
         while first is not None and first < end:
             after = min(first + size, -(-end // step) * step)
-            if rows := reader.rows(symbol, first, after - step):
-                yield rows
+            chunk = reader.chunk(symbol, first, after - step)
+            if chunk.time:
+                yield chunk
             first = reader.next_instant(symbol, after)
 
 
@@ -265,36 +326,6 @@ class _Reader:
         ((time,),) = self._connection.execute(query, values).fetchall()
         return time if isinstance(time, int) else None
 
-    def rows(self, symbol: str, first: int, last: int) -> list[_Found]:
-        """The rows from instant `first` to instant `last`; both are multiples of the step."""
-        found = self._past(symbol, first, last)
-        for time, row in self._samples(symbol, first, last):
-            _, _, value, _, price = row
-            found[time] = _Found(symbol, time, value, None, None, SAMPLE, price)
-        return [found[time] for time in sorted(found)]
-
-    def _past(self, symbol: str, first: int, last: int) -> dict[int, _Found]:
-        found = dict[int, _Found]()
-        if not self._has_past:
-            return found
-        rows = self._connection.execute(_PAST, (symbol, first, last, self._step)).fetchall()
-        check_past(rows, self._path)
-        for _, time, source, value, amount, supply in rows:
-            if time not in found:  # history comes before the archive
-                found[time] = _Found(symbol, time, value, amount, supply, SOURCES[source])
-        return found
-
-    def _samples(self, symbol: str, first: int, last: int) -> Iterator[tuple[int, Row]]:
-        """The instants that have a sample, each with the last sample before it."""
-        step = self._step
-        latest = self._last_of_each_step(symbol, first - step, last)
-        for slot, row in latest.items():
-            if slot * step >= first:
-                yield slot * step, row
-            # A sample at an instant is one step old at the next one.
-            if row[1] == slot * step and slot + 1 not in latest and first <= row[1] + step <= last:
-                yield row[1] + step, row
-
     def newest_sample(self, symbol: str, until: int) -> int | None:
         """The time of the last sample before `until`; None when there is none."""
         times = (self._time(query, symbol, until) for query in _NEWEST)
@@ -316,38 +347,87 @@ class _Reader:
             check_samples(rows, self._path)
         return rows
 
-    def _last_of_each_step(self, symbol: str, first: int, last: int) -> dict[int, Row]:
-        """The last sample of each step, by the number of the instant at its end."""
-        step, latest = self._step, dict[int, Row]()
-        for query in _LAST:
-            rows: Sequence[Row] = self._connection.execute(
-                query, (symbol, first, last, step)
-            ).fetchall()
-            if rows:
-                check_samples(rows, self._path)
-            for row in rows:
-                slot = -(-row[1] // step)
-                if slot not in latest or latest[slot][1] <= row[1]:  # in both: `settled` counts
-                    latest[slot] = row
-        return latest
+    def chunk(self, symbol: str, first: int, last: int) -> _Chunk:
+        """The rows from instant `first` to instant `last`; both are multiples of the step."""
+        past, sampled = self._past(symbol, first, last), self._sampled(symbol, first, last)
+        times = [time for time, _ in sampled]
+        if not past:
+            values = [row[1] for _, row in sampled]
+            prices = [row[2] for _, row in sampled]
+            none = [None] * len(times)
+            return _Chunk(symbol, times, values, none, none, [SAMPLE] * len(times), prices)
+        if sampled:
+            found = {row[0]: row for row in past}
+            found |= {time: (time, row[1], None, None, SAMPLE, row[2]) for time, row in sampled}
+            past = [found[time] for time in sorted(found)]
+        return _Chunk(symbol, *zip(*past, strict=True))
+
+    def _past(self, symbol: str, first: int, last: int) -> list[_Cells]:
+        """The rows of the past, in order; history comes before the archive.
+
+        Raises:
+            RecordingError: A value is not what a backfill writes.
+        """
+        if not self._has_past:
+            return []
+        span = symbol, first, last, self._step
+        rows = self._connection.execute(_PAST, span).fetchall()
+        if not rows:
+            return []
+        times, values, amounts, supplies, sources = zip(*rows, strict=True)
+        if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
+            raise damaged(self._path, f"a row of the past of {symbol!r:.40} is none of a backfill")
+        if len({*times}) < len(times):  # history and archive have the same instants
+            rows = [*{row[0]: row for row in reversed(rows)}.values()][::-1]
+        return [(*row[:4], SOURCES[row[4]], None) for row in rows]
+
+    def _sampled(self, symbol: str, first: int, last: int) -> list[tuple[int, _Sampled]]:
+        """The instants that have a sample, in order, each with the last sample before it."""
+        step = self._step
+        latest = self._last_of_each_step(symbol, first - step, last)
+        found = [(slot * step, row) for slot, row in latest.items() if slot * step >= first]
+        # A sample at an instant is one step old at the next one.
+        late = [
+            (row[0] + step, row)
+            for slot, row in latest.items()
+            if row[0] == slot * step and slot + 1 not in latest and row[0] < last
+        ]
+        return sorted(found + late) if late else found
+
+    def _last_of_each_step(self, symbol: str, first: int, last: int) -> dict[int, _Sampled]:
+        """The last sample of each step, by the number of the instant at its end, in order."""
+        step, latest, is_mixed = self._step, dict[int, _Sampled](), False
+        span = symbol, first, last
+        for count, samples, last_of_step in zip(_COUNT, _SAMPLES, _LAST, strict=True):
+            ((number,),) = self._connection.execute(count, span).fetchall()
+            if number > DENSE * ((last - first) // step + 1):
+                rows = self._connection.execute(last_of_step, (*span, step)).fetchall()
+            else:
+                rows = self._connection.execute(samples, span).fetchall()
+            self._check(symbol, rows)
+            before, latest = latest, {-(-row[0] // step): row for row in rows}
+            for slot, row in before.items():  # a sample in both tables: that of `settled` counts
+                if slot not in latest or latest[slot][0] < row[0]:
+                    latest[slot], is_mixed = row, True
+        return dict(sorted(latest.items())) if is_mixed else latest
+
+    def _check(self, symbol: str, rows: Sequence[_Sampled]) -> None:
+        """Check that the values are what a recorder writes.
+
+        Raises:
+            RecordingError: A value is not.
+        """
+        if rows:
+            times, values, prices = zip(*rows, strict=True)
+            if not are_right([times], values, prices):
+                raise odd_sample(self._path, symbol)
 
 
-def _number(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
-
-
-def _notional(row: _Found) -> Decimal | None:
-    """The exact notional, if it is known."""
-    if row.mark_price is None:
-        return _number(row.notional)
-    return notional(Decimal(row.open_interest), Decimal(row.mark_price))
-
-
-def _notional_text(row: _Found) -> str | None:
-    known = row.notional if row.mark_price is None else _notional(row)
-    return digits(known) if isinstance(known, Decimal) else known
-
-
-def _point(row: _Found) -> Point:
-    symbol, time, value, _, supply, source, _ = row
-    return Point(symbol, time, Decimal(value), _notional(row), _number(supply), source)
+def _numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
+    """Numbers, where there is one; columns with or without gaps take no loop of Python."""
+    without = texts.count(None)
+    if without == len(texts):
+        return cast("Sequence[None]", texts)
+    if not without:
+        return map(Decimal, cast("Sequence[str]", texts))
+    return (None if text is None else Decimal(text) for text in texts)

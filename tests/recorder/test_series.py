@@ -274,13 +274,13 @@ def test_years_without_rows_are_skipped_and_not_stepped_through(
 ) -> None:
     queries = list[int]()
     reader = series_module._Reader
-    rows = reader.rows
+    chunk = reader.chunk
 
     def counted(self: Any, symbol: str, first: int, last: int) -> Any:
         queries.append(first)
-        return rows(self, symbol, first, last)
+        return chunk(self, symbol, first, last)
 
-    monkeypatch.setattr(reader, "rows", counted)
+    monkeypatch.setattr(reader, "chunk", counted)
     path = write_one(tmp_path / "oi.db", [5, BEGIN + 7], [(BEGIN * 100 // ROW * ROW, 2)])
     with Recording(path) as recording:
         found = [point.source for point in recording.series()]
@@ -387,16 +387,16 @@ def test_a_sample_that_a_recorder_moves_meanwhile_is_neither_lost_nor_twice(
     recent = {BEGIN + n * ROW + 1: (BEGIN + n * ROW + 1, "7", None) for n in range(9)}
     path = tmp_path / "oi.db"
     write_cases(path, [Case("X", {}, recent, {}, ROW, None, None)])
-    check = samples.check_samples
+    check = samples.are_right
 
-    def moved(rows: Any, where: Path) -> None:
-        check(rows, where)
+    def moved(*columns: Any) -> bool:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("INSERT INTO settled SELECT * FROM recent")
             connection.execute("DELETE FROM recent")
-        monkeypatch.setattr(series_module, "check_samples", check)
+        monkeypatch.setattr(series_module, "are_right", check)
+        return check(*columns)
 
-    monkeypatch.setattr(series_module, "check_samples", moved)
+    monkeypatch.setattr(series_module, "are_right", moved)
     with Recording(path) as recording:
         assert times(recording.series()) == [(n, "sample") for n in range(1, 10)]
 
