@@ -28,7 +28,7 @@ from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 
-from . import chart, contenders, past, recording, waiters
+from . import chart, contenders, past, recording, series, waiters
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
@@ -361,6 +361,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "imports": imports,
     "memory": memory,
     "recorder": recording.measure,
+    "series": series.measure,
 }
 
 if __name__ == "__main__":
