@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -50,6 +51,38 @@ def export(
     if not found and not new:
         raise UsageError(f"{recording} has no rows in that range; nothing was written")
     write_note(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
+    return OK
+
+
+class SeriesWanted(NamedTuple):
+    """What of a recording becomes a series."""
+
+    step: str
+    symbols: Sequence[str] | None
+    span: Span
+
+
+def export_series(
+    recording: Path, to: Path, wanted: SeriesWanted, *, replace: bool, csv_safe: bool
+) -> int:
+    """Write a series to a file, and print how many rows it has."""
+    from binance_oi.output import export_series as write
+
+    with as_usage_errors(), Recording(recording) as opened, _bar(None) as on_rows:
+        rows = write(
+            opened,
+            to,
+            step=wanted.step,
+            symbols=wanted.symbols,
+            since=wanted.span.since,
+            until=wanted.span.until,
+            replace=replace,
+            csv_safe=csv_safe,
+            on_rows=on_rows,
+        )
+    if not rows:
+        raise UsageError(f"{recording} has no rows in that range; nothing was written")
+    write_note(f"{rows:,} rows written to {to}")
     return OK
 
 

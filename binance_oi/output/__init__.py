@@ -3,6 +3,7 @@
 selection.py  which samples leave a recording
 cells.py      cells of CSV that a spreadsheet takes for text
 export.py     Parquet, CSV and JSON Lines
+series.py     a series as one of them
 curve.py      samples as a line, broken where nothing was recorded
 chart.py      charts with matplotlib
 drawing.py    charts as SVG text
@@ -17,5 +18,6 @@ past.py       the past of many symbols as one file, over several runs
 from binance_oi.output.chart import plot
 from binance_oi.output.export import export
 from binance_oi.output.report import write_report
+from binance_oi.output.series import export_series
 
-__all__ = ["export", "plot", "write_report"]
+__all__ = ["export", "export_series", "plot", "write_report"]

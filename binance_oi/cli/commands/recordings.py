@@ -6,6 +6,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import command
+from binance_oi.cli.endings import UsageError
 from binance_oi.cli.options import (
     End,
     Flag,
@@ -15,6 +16,7 @@ from binance_oi.cli.options import (
     Source,
     Span,
     Symbols,
+    Window,
 )
 
 
@@ -57,8 +59,12 @@ def export(
     replace: Flag = False,
     new: Flag = False,
     csv_safe: Flag = False,
+    series: Window | None = None,
 ) -> int:
     """Add a recording to Parquet, CSV or JSON Lines; existing rows stay.
+
+    With --series the file gets one row for each symbol and instant: the last sample, or what
+    history or the archive has. Such a file is not added to, only replaced.
 
     Args:
         recording: A file made by `record`.
@@ -67,9 +73,15 @@ def export(
         replace: Replace all rows of each file that is written.
         new: Export only days that are missing or have grown. It is no error if there are none.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
+        series: Write the series with this step, 5m or a multiple of it, in place of the samples.
     """
     from binance_oi.cli import outputs
 
+    if series is not None:
+        if new:
+            raise UsageError("--new and --series exclude each other")
+        wanted = outputs.SeriesWanted(series, symbols, span)
+        return outputs.export_series(recording, to, wanted, replace=replace, csv_safe=csv_safe)
     return outputs.export(recording, to, symbols, span, replace=replace, new=new, csv_safe=csv_safe)
 
 

@@ -1,0 +1,117 @@
+"""A series as Parquet, CSV or JSON Lines.
+
+The rule of this file: a series follows from a recording, so a file of it is written as a whole, and
+never added to. Numbers leave as the exchange wrote them, and a file gets its name when it is
+complete.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+
+from binance_oi.arguments import StrPath, check_path
+from binance_oi.errors import RecordingError
+from binance_oi.market.arrow import write_past
+from binance_oi.market.rows import OddRows, PointRow
+from binance_oi.market.windows import Length
+from binance_oi.output.cells import quoted
+from binance_oi.output.selection import DATES
+from binance_oi.recorder import Recording, Series
+from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
+from binance_oi.times import iso_ms
+
+CSV_HEADER = "symbol,time,open_interest,notional,circulating_supply,source\n"
+ENDINGS = (".parquet", ".csv", ".jsonl")
+
+
+def export_series(
+    recording: Recording,
+    target: StrPath,
+    *,
+    step: Length = "5m",
+    symbols: Iterable[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    replace: bool = False,
+    csv_safe: bool = False,
+    on_rows: Callable[[int], object] | None = None,
+) -> int:
+    """Write a series to a file, sorted by symbol and time; see `Recording.series`.
+
+    Instants before 2020 and after 2099 are left out. From Parquet, so are rows with a number of
+    more than 20 digits before the point or 18 after it; a warning names the first of them.
+
+    Args:
+        recording: Where the rows come from.
+        target: Its name ends in ``.parquet``, ``.csv`` or ``.jsonl``.
+        step: 5 minutes or a multiple.
+        symbols: None takes all.
+        since: The earliest instant (aware).
+        until: The end of the span, excluded (aware).
+        replace: Replace an existing file; otherwise it is an error.
+        csv_safe: In CSV, put an apostrophe before a cell that a spreadsheet would run as a formula.
+        on_rows: Called with the number of rows written since the last call.
+
+    Returns:
+        The number of rows. 0 means that nothing was written.
+
+    Raises:
+        RecordingError: The recording has nothing of one of the symbols; or the target exists,
+            cannot be written, or belongs to the recording.
+        ModuleNotFoundError: Parquet without pyarrow; it comes with the extra `parquet`.
+        TypeError: `step` is of another type.
+        ValueError: A time has no time zone, `since` is later than `until`, or there is no such
+            step; nothing was written.
+    """
+    path = check_path("target", target)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise RecordingError(f"{path}: a file's name ends in {', '.join(ENDINGS)}")
+    recording.check_target(path)
+    if path.exists() and not replace:
+        raise RecordingError(f"{path} exists already; a series is not added to, only replaced")
+    series = recording.series(symbols, step=step, since=since, until=until).between(*DATES)
+    written, odd = _Written(series, on_rows), OddRows()
+    if next(iter(series.rows()), None) is None:
+        return 0
+    with translate_write_errors(path), replace_atomically(path) as file:
+        if ending == ".parquet":
+            write_past(written.blocks(), file, series.columns(), odd, is_series=True)
+        elif ending == ".csv":
+            file.write(CSV_HEADER.encode())
+            file.writelines(_csv(rows, csv_safe) for rows in written.blocks())
+        else:
+            file.writelines(map(_json, written.blocks()))
+    odd.warn(path)
+    return written.count - odd.count
+
+
+class _Written:
+    """Counts the rows that are written."""
+
+    def __init__(self, series: Series, on_rows: Callable[[int], object] | None) -> None:
+        self._series, self._on_rows = series, on_rows
+        self.count: int = 0
+
+    def blocks(self) -> Iterator[list[PointRow]]:
+        for rows in self._series.blocks():
+            yield rows
+            self.count += len(rows)
+            if self._on_rows is not None:
+                self._on_rows(len(rows))
+
+
+def _csv(rows: Sequence[PointRow], is_safe: bool) -> bytes:
+    shown: Callable[[str], str] = quoted if is_safe else str
+    lines = (
+        f"{shown(symbol)},{iso_ms(time)},{shown(value)},{shown(notional or '')},"
+        f"{shown(supply or '')},{source}\n"
+        for symbol, time, value, notional, supply, source in rows
+    )
+    return "".join(lines).encode()
+
+
+def _json(rows: Sequence[PointRow]) -> bytes:
+    names = CSV_HEADER.strip().split(",")
+    found = (zip(names, (row[0], iso_ms(row[1]), *row[2:]), strict=True) for row in rows)
+    return "".join(f"{json.dumps(dict(each), ensure_ascii=False)}\n" for each in found).encode()
