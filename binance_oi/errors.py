@@ -87,6 +87,8 @@ class Reason(StrEnum):
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"
     """Another process is changing the shared budget."""
+    LEASE = "lease"
+    """The server of the shared budget has not answered yet, or does not answer."""
     OTHER_LIMIT = "other_limit"
     """A limit on another span than a minute is used up: per 10 s, per day."""
     CONNECTIONS = "connections"

@@ -117,6 +117,21 @@ class Window:
         if latest >= self.since and slot in self.slots:
             self.slots[slot] = max(0, self.slots[slot] - self.cost(weight))
 
+    def move(self, seconds: float) -> int:
+        """Move by `seconds` of our clock: what was used leaves it then, or up to a slot later.
+
+        Returns:
+            By how many slots.
+        """
+        by = math.ceil(seconds / self._width)
+        self.slots = {slot + by: used for slot, used in self.slots.items()}
+        self.since += seconds
+        if self.bulk_at:
+            self.bulk_at += seconds
+        if self.kept_until:
+            self.kept_until += seconds
+        return by
+
     def _add(self, latest: float, used: int) -> None:
         slot = self._slot(latest)
         self.slots[slot] = self.slots.get(slot, 0) + used

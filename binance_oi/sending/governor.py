@@ -48,6 +48,7 @@ WHY = {
     Reason.CAUTION: f"{NO_ROOM}after a start or a ban, requests are sent evenly for a minute",
     Reason.SHARE: f"{NO_ROOM}our share of the minute is used until {{rollover}}",
     Reason.STORE_BUSY: f"{NOT_ADMITTED}another process is changing the shared budget",
+    Reason.LEASE: f"{NOT_ADMITTED}the server of the shared budget has not answered",
     Reason.OTHER_LIMIT: f"{NO_ROOM}a limit on another span than a minute is used up",
     Reason.CONNECTIONS: f"{NOT_ADMITTED}all {{connections}} connections are busy",
     Reason.PACE: f"{NOT_ADMITTED}the pace of {{pace:g}} requests a second is used up",
