@@ -1,0 +1,131 @@
+"""Without the server: going on with a part of the limit, and taking part again.
+
+The rule of this file: a member that does not hear the server has only its own part. All that do not
+hear it have no more than the limit together, whether they know of each other or not.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from binance_oi.budget import member_record, record_time
+from binance_oi.budget.journal import ALONE, Booked
+from binance_oi.budget.knowledge import UNKNOWN, Known
+from binance_oi.budget.pool import Change, Clock
+from binance_oi.budget.record_pool import BEAT, MakeBucket, logger
+from binance_oi.budget.server_clock import MINUTE
+from binance_oi.budget.tuning import MEMORY
+from binance_oi.budget.turns import SOON, TurnPool
+from binance_oi.budget.usage import Reason, Receipt, Wait
+
+WithoutServer = Literal["share", "wait"]
+LEAST_MEMBERS = 2  # whom nobody has seen may be there all the same
+
+
+class Early(Receipt):
+    """What was charged before the server told the time: it is of our own clock."""
+
+    __slots__ = ()
+
+
+class ApartPool(TurnPool):
+    """A pool that goes on when the server is lost; see `MemberPool` for its arguments."""
+
+    has_news: bool  # see `ProcessPool`
+
+    def __init__(
+        self,
+        make_bucket: MakeBucket,
+        make_state: Callable[[Clock], Known],
+        steady: Clock,
+        wall: Clock,
+        without_server: WithoutServer = "share",
+    ) -> None:
+        self._without_server = without_server
+        self._moved = 0.0  # s by which the time has moved since we started
+        self._is_lost, self._alone_from = False, 0.0
+        super().__init__(make_bucket, make_state, steady, wall)
+
+    def _lose_server(self, why: str) -> None:
+        """Say it once, and take our part from the next minute on: others used this one as well."""
+        if self._is_lost:
+            return
+        now = self._now()
+        if not self._is_apart:
+            self._return_leases()
+            self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
+        self._is_lost = self._is_apart = True
+        self._is_joining = False
+        self._want = self._refusal = None
+        known = self._bucket.known
+        k = known.clock.latest(now)
+        self._alone_from = known.clock.when_over(MINUTE * (k + 1))
+        known.counted_at = UNKNOWN
+        known.others.expect_until(k + 1 + MEMORY)
+        members = self._members(k)
+        self._bucket = self._make(known, members)
+        self.has_news = True
+        part = "nothing is sent" if self._without_server == "wait" else f"1/{members} of the limit"
+        logger.warning(
+            "the budget is not shared with other machines, and this process may use %s from the"
+            " next minute on, until this ends: %s",
+            *(part, why),
+        )
+
+    def _members(self, minute: int) -> int:
+        last = member_record.decode(self._last)
+        return max(LEAST_MEMBERS, 0 if last is None else last.seen(minute))
+
+    def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
+        """Charge our own part; what it changes is booked when we take part again."""
+        if not self._is_lost or self._is_joining:
+            return Wait(SOON, Reason.LEASE)
+        if self._without_server == "wait":
+            return Wait(BEAT, Reason.LEASE)
+        if now < self._alone_from:
+            return Wait(self._alone_from - now, Reason.LEASE)
+        before = Booked.of(self._bucket.known)
+        answer = self._bucket.charge(now, weight, bulk)
+        if isinstance(answer, Wait):
+            return answer
+        self._keep(before)
+        self._out += 1
+        return answer if self._time.is_known else Early(*answer)
+
+    def _keep(self, before: Booked) -> None:
+        """Keep what was changed since `before`."""
+        self._journal.add(ALONE, self._now(), Booked.of(self._bucket.known).since(before))
+        self._is_changed = True
+
+    def _note(self, change: Change) -> None:
+        """Make a change; others hear of it with the next write, or when we take part again."""
+        if not self._is_apart or self._is_joining:
+            super()._note(change)
+            return
+        before = Booked.of(self._bucket.known)
+        change(self._bucket)
+        self._keep(before)
+
+    def _join(self) -> None:
+        if not self._is_apart:
+            return
+        self._is_apart = self._is_joining = self._is_changed = False
+        self.has_news = True
+        if self._is_lost:
+            self._is_lost = False
+            logger.warning("the budget is shared with other machines again")
+
+    def _move(self, moved: float) -> None:
+        """The time of the record is another one than we took it for."""
+        slots = record_time.move(self._bucket.known, moved)
+        self._journal.move(moved, slots)
+        self._moved += moved
+        self._alone_from += moved
+        self._read_at += moved
+        self._late_since += moved
+        self._refusal = None
+
+    def _timely(self, receipt: Receipt) -> Receipt:
+        """A receipt by the time of the record."""
+        if not isinstance(receipt, Early):
+            return receipt
+        return Receipt(*receipt)._replace(sent=receipt.sent + self._moved)

@@ -1,0 +1,201 @@
+"""Carries the turns of a pool to its server, in one task of the event loop.
+
+The rule of this file: it sleeps, and decides nothing. Whatever a call raises, the pool hears of it,
+and goes on without the server.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+
+from binance_oi import fork
+from binance_oi.budget.member import MemberPool
+from binance_oi.budget.record_pool import logger
+from binance_oi.budget.record_server import RecordServer
+from binance_oi.budget.turns import PATIENCE, RETRY, SOON
+from binance_oi.errors import ClientClosedError
+
+ANOTHER_LOOP = "the budget belongs to another event loop, which is running"
+LAST_TURNS = 4  # calls in which a pool that ends tells what others do not know
+
+
+class Courier:
+    """Talks to the server for one pool.
+
+    It belongs to the event loop that first used it; when that loop is closed, to the next one. A
+    child that was forked starts anew.
+
+    Args:
+        pool: Says what to ask.
+        name: Of the pool.
+        connect: Makes the server for the event loop that runs.
+        steady: The clock of the pool.
+    """
+
+    def __init__(
+        self,
+        pool: MemberPool,
+        name: str,
+        connect: Callable[[], RecordServer],
+        steady: Callable[[], float],
+    ) -> None:
+        self._pool, self._name, self._connect, self._steady = pool, name, connect, steady
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._process = fork.current
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+        self._is_woken = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def wake(self) -> None:
+        """There may be something to ask.
+
+        Raises:
+            ClientClosedError: Another event loop uses this budget, and runs.
+        """
+        self._is_woken = True
+        if self._wakeup is not None and not self._wakeup.done() and self._is_at_home():
+            self._wakeup.set_result(None)
+        elif not self._tasks or not self._is_at_home():
+            self._start()
+
+    def _is_at_home(self) -> bool:
+        return self._process is fork.current and self._loop is _running_loop()
+
+    def _start(self) -> None:
+        loop = _running_loop()
+        if loop is None:
+            return  # what is late is told as soon as a loop runs
+        if self._process is not fork.current:
+            self._begin_anew()
+        if self._loop is not loop and self._loop is not None and self._loop.is_running():
+            raise ClientClosedError(ANOTHER_LOOP)
+        if self._loop is not loop:
+            self._begin_anew()
+        self._loop = loop
+        server = self._connect()
+        coroutines = self._carry(server), self._listen(server)
+        # In an empty context: it serves all calls, not only the first.
+        self._tasks = [loop.create_task(each, context=Context()) for each in coroutines]
+        self._pool.reset()
+
+    async def _carry(self, server: RecordServer) -> None:
+        """Ask the server, for as long as the loop runs."""
+        try:
+            while True:
+                try:
+                    await self._step(server)
+                except Exception:
+                    logger.exception("a turn at the shared budget failed")
+                    await asyncio.sleep(RETRY)
+        finally:
+            if self._process is fork.current:
+                await self._finish(server)
+
+    async def _step(self, server: RecordServer) -> None:
+        """Wait until there is something to ask, and ask it."""
+        self._is_woken = False
+        seconds = self._pool.due_in()
+        if seconds is None or seconds > 0.0:
+            await self._sleep(seconds)
+            return
+        await self._tell(server)
+        if not await self._take_turn(server) and self._pool.due_in() == 0.0:
+            await self._sleep(SOON)  # it is due, and is nothing: do not spin
+
+    async def _sleep(self, seconds: float | None) -> None:
+        if self._is_woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._wakeup = loop.create_future()
+        timer = None if seconds is None else loop.call_later(seconds, self._ring)
+        try:
+            await self._wakeup
+        finally:
+            self._wakeup = None
+            if timer is not None:
+                timer.cancel()
+
+    def _ring(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    async def _tell(self, server: RecordServer) -> None:
+        """Tell a hold to all others, before the record is written: that may take several tries."""
+        news = self._pool.take_news()
+        if news:
+            with suppress(Exception):  # the record holds it as well
+                async with asyncio.timeout(PATIENCE):
+                    await server.tell(self._name, news)
+
+    async def _take_turn(self, server: RecordServer) -> bool:
+        """One call of the server; False when there was nothing to ask."""
+        turn = self._pool.begin()
+        if turn is None:
+            return False
+        sent = self._steady()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await server.swap(self._name, turn.swap)
+        except TimeoutError:
+            self._pool.failed(turn, f"no answer within {PATIENCE:g} s", sent)
+        except asyncio.CancelledError:
+            self._pool.failed(turn, "the event loop ends", sent)
+            raise
+        except Exception as error:  # also what no library should raise: nobody may wait for ever
+            self._pool.failed(turn, str(error), sent)
+        else:
+            self._pool.answered(turn, answer, sent)
+        return True
+
+    async def _listen(self, server: RecordServer) -> None:
+        """Hear what others tell; without it they are heard of with the next turn."""
+        while True:
+            with suppress(Exception):
+                await server.listen(self._name, self._pool.hear, self._pool.reset)
+            await asyncio.sleep(RETRY)
+
+    async def _finish(self, server: RecordServer) -> None:
+        """Return the leases, and tell what is late, as far as the server answers."""
+        self._pool.give_back()
+        for _ in range(LAST_TURNS):
+            if self._pool.is_told() or not await self._take_turn(server):
+                break
+        await server.aclose()
+
+    async def aclose(self) -> None:
+        """Return the leases, tell what is late, and close the connections. A charge joins again.
+
+        Raises:
+            ClientClosedError: The budget belongs to another event loop, which is running.
+        """
+        if self._process is not fork.current or self._loop is None:
+            return
+        if self._loop is not asyncio.get_running_loop():
+            if self._loop.is_running():
+                raise ClientClosedError(ANOTHER_LOOP)
+            self._begin_anew()
+            return
+        pending = set(self._tasks)
+        while pending:  # a library may take one for its own time-out
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=LAST_TURNS * PATIENCE + RETRY)
+        self._begin_anew()
+
+    def close(self) -> None:
+        """Drop everything; what was charged stays charged until its minute ends."""
+        if self._is_at_home():
+            for task in self._tasks:
+                task.cancel()
+        self._begin_anew()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

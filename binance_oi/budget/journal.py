@@ -1,0 +1,133 @@
+"""What one member has booked in a record that it shares, so that it can book again what was lost.
+
+Pure. The rule of this file: an entry says what one write of ours changed, and in which write. A
+server that restarts empty, or from an older copy, has lost some of our writes. Their entries say
+what to book again: no more than was lost, and no less.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from binance_oi.budget.knowledge import Known
+
+KEPT = 600.0  # s for which an entry is kept: longer than a minute, or the window of the past, lasts
+TOGETHER = 5.0  # s of entries of one write that are kept as one
+ALONE = 2**62  # the number of what is in no write yet: it was used without the server
+
+Slot = tuple[int, bool, int]
+"""Seconds of a window, whether it counts requests, and the slot."""
+
+
+@dataclass(slots=True)
+class Booked:
+    """Weight by minute, and uses by slot of a window: in total, or as a change."""
+
+    booked: Counter[int] = field(default_factory=Counter[int])
+    under_way: Counter[int] = field(default_factory=Counter[int])
+    single: Counter[int] = field(default_factory=Counter[int])
+    slots: Counter[Slot] = field(default_factory=Counter[Slot])
+
+    @classmethod
+    def of(cls, known: Known) -> "Booked":
+        """What a record holds."""
+        total = cls()
+        for k, minute in known.ledger.minutes.items():
+            total.booked[k] = minute.booked
+            total.under_way[k] = minute.under_way
+            total.single[k] = minute.single
+        for window in known.windows:
+            for slot, used in window.slots.items():
+                total.slots[window.seconds, window.counts_requests, slot] = used
+        return total
+
+    def __iter__(self) -> Iterator[Counter[int] | Counter[Slot]]:
+        yield from (self.booked, self.under_way, self.single, self.slots)
+
+    def __bool__(self) -> bool:
+        return any(any(part.values()) for part in self)
+
+    def add(self, other: "Booked") -> None:
+        """Count `other` as well."""
+        for part, more in zip(self, other, strict=True):
+            part.update(more)  # type: ignore[arg-type] # of one kind
+
+    def since(self, before: "Booked") -> "Booked":
+        """The change from `before` to this."""
+        change = Booked()
+        for part, now, then in zip(change, self, before, strict=True):
+            part.update(now)  # type: ignore[arg-type]
+            part.subtract(then)  # type: ignore[arg-type]
+            for key in [key for key, amount in part.items() if not amount]:
+                del part[key]
+        return change
+
+
+@dataclass(slots=True)
+class _Entry:
+    serial: int
+    at: float
+    change: Booked
+
+
+class Journal:
+    """Our latest writes, oldest first."""
+
+    def __init__(self) -> None:
+        self._entries: deque[_Entry] = deque()
+        self._dropped = 0
+        self._is_sealed = False
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, serial: int, now: float, change: Booked) -> None:
+        """Write number `serial` made this change."""
+        self._forget(now)
+        if not change:
+            return
+        last = self._entries[-1] if self._entries and not self._is_sealed else None
+        if last is not None and last.serial == serial and last.at // TOGETHER == now // TOGETHER:
+            last.change.add(change)
+        else:
+            self._entries.append(_Entry(serial, now, change))
+            self._is_sealed = False
+
+    def since(self, serial: int, now: float) -> Booked:
+        """What our writes after number `serial` changed."""
+        self._forget(now)
+        total = Booked()
+        for entry in self._entries:
+            if entry.serial > serial:
+                total.add(entry.change)
+        return total
+
+    def booked(self, minute: int) -> int:
+        """What we have booked to a minute."""
+        return sum(entry.change.booked[minute] for entry in self._entries)
+
+    def seal(self) -> int:
+        """The end of the journal as it is now; see `renumber`."""
+        self._is_sealed = True
+        return self._dropped + len(self._entries)
+
+    def renumber(self, after: int, end: int, serial: int) -> None:
+        """What was in later writes than `after`, up to `end`, is now in write `serial`."""
+        for place, entry in enumerate(self._entries, self._dropped):
+            if place < end and entry.serial > after:
+                entry.serial = serial
+
+    def move(self, seconds: float, slots: Mapping[tuple[int, bool], int]) -> None:
+        """Our clock has moved by `seconds`, and each window by so many slots."""
+        for entry in self._entries:
+            entry.at += seconds
+            moved = {
+                (w, n, slot + slots.get((w, n), 0)): x
+                for (w, n, slot), x in entry.change.slots.items()
+            }
+            entry.change.slots = Counter(moved)
+
+    def _forget(self, now: float) -> None:
+        while self._entries and self._entries[0].at < now - KEPT:
+            self._entries.popleft()
+            self._dropped += 1

@@ -1,0 +1,292 @@
+"""The pool of one member: what a client calls, beside a record on a server.
+
+The rule of this file: no call waits. A charge is served from a lease, or says what it waits for and
+wakes whoever talks to the server. `turns` decides what to ask it, and `apart` what is done without.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import methodcaller
+
+from binance_oi import fork
+from binance_oi.budget import record
+from binance_oi.budget.apart import ApartPool
+from binance_oi.budget.demand import LIFE, RENEWAL, Demand, Process, believed
+from binance_oi.budget.knowledge import Known
+from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
+from binance_oi.budget.process import UNTOLD
+from binance_oi.budget.record_pool import Want
+from binance_oi.budget.shared import apply_demand
+from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.exchange.limits import Limit
+
+MANY = 256  # answers that wait to be told to others
+_HOLD = struct.Struct("<dd")  # ends of a cooldown and of a ban, Unix s
+ELSEWHERE = Process(UNTOLD, 0, 0)  # nobody on another machine can say whether a process has ended
+
+
+def _nobody() -> None:
+    """Nobody talks to the server yet."""
+
+
+class MemberPool(ApartPool):
+    """A pool that processes on several machines share through a server.
+
+    Args:
+        make_bucket: A bucket with our reserve and our share.
+        make_state: What is known at first, by a clock.
+        steady: Monotonic seconds of this machine.
+        wall: Unix seconds.
+        without_server: What to do while the server is lost: `share` the limit, or `wait`.
+    """
+
+    wake: Callable[[], object] = staticmethod(_nobody)
+    """Called when there may be something to ask the server."""
+    has_news: bool  # see `ProcessPool`
+    _inherited_until = -math.inf  # by then our parent charged, and not we
+
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
+        """See `Pool.charge`. Served from a lease, nearly always."""
+        if self._process is not fork.current:
+            self._notice_fork()
+        now = self._now()
+        leased = self._leased.get((weight, bulk))
+        if leased and now - leased[0].sent < LEASE:
+            self._out += 1
+            return leased.popleft()
+        if self._is_apart:
+            self.wake()
+            return self._charge_alone(now, weight, bulk)
+        want = self._want
+        if want is None or (want.weight, want.bulk) != (weight, bulk):
+            self._want, self._refusal = Want(weight, waiting, bulk, now), None
+        else:
+            want.waiting, want.at = waiting, now
+        if self._refusal is not None and now < self._refusal[0]:
+            _, since, wait = self._refusal
+            if wait.seconds is None:
+                return wait
+            seconds = max(wait.seconds - (now - since), self._refusal[0] - now)
+            end = None if wait.end is None else max(seconds, wait.end - (now - since))
+            return Wait(seconds, wait.reason, end)
+        self.wake()
+        return Wait(SOON, Reason.LEASE)
+
+    @changing
+    def _charge_alone(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
+        return self._charge_apart(now, weight, bulk)
+
+    @changing
+    def sending(self, receipt: Receipt) -> Receipt | None:
+        """See `Pool.sending`."""
+        return None if self._is_of_parent(receipt) else super().sending(self._timely(receipt))
+
+    @changing
+    def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
+        """See `Pool.settle`. Others hear of it with the next write."""
+        if self._is_of_parent(receipt):
+            return
+        newest = self._bucket.known.ledger.newest
+        self._come_back(methodcaller("settle", self._timely(receipt), self._now(), used, date))
+        self._is_probe_late |= receipt.probe
+        if receipt.probe or len(self._late) >= MANY or self._bucket.known.ledger.newest > newest:
+            self._hurry()
+        self._tell_doubts()
+
+    def lose(self, receipt: Receipt) -> None:
+        """See `Pool.lose`."""
+        if not self._is_of_parent(receipt):
+            self._come_back(methodcaller("lose", self._timely(receipt), self._now()))
+
+    def refund(self, receipt: Receipt) -> None:
+        """See `Pool.refund`."""
+        if not self._is_of_parent(receipt):
+            self._come_back(methodcaller("refund", self._timely(receipt)))
+
+    @changing
+    def _come_back(self, change: Change) -> None:
+        """A receipt comes back."""
+        self._out -= 1
+        self.has_news = True
+        self._note(change)
+        self.wake()
+
+    def hold(self, seconds: float, *, ban: bool = False) -> None:
+        """See `Pool.hold`."""
+        self._hold(methodcaller("hold", self._now(), seconds, ban=ban))
+
+    def hold_until(self, until: float, *, ban: bool = False) -> None:
+        """See `Pool.hold_until`."""
+        self._hold(methodcaller("hold_until", until, ban=ban))
+
+    def refused(self, seconds: float, *, ban: bool = False) -> None:
+        """See `Pool.refused`."""
+        self._hold(methodcaller("refused", self._now(), seconds, ban=ban))
+
+    def settle_refused(
+        self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
+    ) -> None:
+        """See `Pool.settle_refused`."""
+        if self._is_of_parent(receipt):
+            self.refused(seconds, ban=ban)
+            return
+        self._out -= 1
+        receipt = self._timely(receipt)
+        self._hold(partial(apply_refusal, receipt, self._now(), used, date, seconds, ban))
+        self._tell_doubts()
+
+    @changing
+    def _hold(self, change: Change) -> None:
+        """Obey it at once, and tell all others at once."""
+        self._notice_fork()
+        self._drop_leases()
+        self._note(change)
+        self._hurry()
+
+    def set_limit(self, limit: int) -> None:
+        """See `Pool.set_limit`."""
+        if limit != self._bucket.known.limit:
+            self._change(partial(apply_limit, limit))
+
+    def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
+        """See `Pool.set_limits`."""
+        self._change(methodcaller("set_limits", self._now(), limit, tuple(others)))
+
+    @changing
+    def _change(self, change: Change) -> None:
+        self._notice_fork()
+        self.has_news = True
+        self._note(change)
+        self.wake()
+
+    def _hurry(self) -> None:
+        """Others have to know at once."""
+        self._is_urgent = self.has_news = True
+        self.wake()
+
+    def _drop_leases(self) -> None:
+        self._holds += 1
+        self._return_leases()
+
+    # -- demands ---------------------------------------------------------------------------------
+
+    def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
+        """See `Pool.declare`; all pollers of this pool are one demand of the record."""
+        self.declared.notice_fork()
+        now, declared = self._now(), self.declared
+        is_new = declared.put(key, weight, now, anew=anew)
+        if is_new or (declared.is_written and now - declared.renewed_at >= RENEWAL):
+            self._write_demand(now)
+
+    def _write_demand(self, now: float) -> None:
+        declared, total = self.declared, self.declared.total
+        own = Demand(declared.owner, ELSEWHERE, total, declared.since, now + LIFE)
+        declared.renewed_at, declared.is_written = now, total > 0.0
+        self._change(partial(apply_demand, own, now))
+
+    def withdraw(self) -> None:
+        """Need nothing any more."""
+        self.declared.notice_fork()
+        if self.declared.is_written:
+            self.declared.clear()
+            self._write_demand(self._now())
+
+    def demand(self, key: object) -> float:
+        """See `Pool.demand`."""
+        self.declared.notice_fork()
+        declared, needed = self.declared, self.declared.before(key)
+        ours = (declared.since, declared.owner) if key in declared else (math.inf, 0)
+        for other in believed(self._bucket.known.demands, self._now()):
+            if other.owner != declared.owner and (other.since, other.owner) < ours:
+                needed += other.weight
+        return needed
+
+    # -- the server ------------------------------------------------------------------------------
+
+    def take_news(self) -> bytes:
+        """A hold that others have to hear of before the record is written; empty when none."""
+        known = self._bucket.known
+        told, now = self._heard, self._now()
+        is_new = known.cooldown_until > told.cooldown_until
+        is_new |= known.banned_until > told.banned_until
+        if not (is_new and known.is_held(now)):
+            return b""
+        told.cooldown_until = max(told.cooldown_until, known.cooldown_until)
+        told.banned_until = max(told.banned_until, known.banned_until)
+        return HOLD + _HOLD.pack(told.cooldown_until, told.banned_until)
+
+    @changing
+    def hear(self, news: bytes) -> None:
+        """Another member, or the server, tells something."""
+        kind, rest = news[:1], news[1:]
+        if kind == NEXT and rest != self.member:
+            return
+        if kind == HOLD and len(rest) == _HOLD.size:
+            self._hear_hold(*_HOLD.unpack(rest))
+        elif kind == NEXT:
+            self._turn_at = -math.inf
+        elif kind == NEWS:
+            self._refusal, self.has_news = None, True
+        if self._want is not None:
+            self.wake()
+
+    def _hear_hold(self, cooldown: float, banned: float) -> None:
+        """Obey a hold that an exchange can have asked for."""
+        known, now = self._bucket.known, self._now()
+        heard = Known(1, known.clock, cooldown_until=cooldown, banned_until=banned)
+        before = known.cooldown_until, known.banned_until
+        record.keep_holds(known, heard, now)
+        after = known.cooldown_until, known.banned_until
+        if after != before:
+            self._heard.cooldown_until, self._heard.banned_until = after
+            self._drop_leases()
+            self.has_news = True
+
+    def reset(self) -> None:
+        """The connection was made anew: perhaps to a server that has lost something of ours."""
+        if len(self._journal) or self._is_apart:
+            self._found = None
+            self.wake()
+
+    def give_back(self) -> None:
+        """Nobody asks any more: return the leases, and write what is late."""
+        self.withdraw()
+        self._want = None
+        self._return_leases()
+        self._is_urgent = bool(self._late)
+
+    def is_told(self) -> bool:
+        """Whether the record holds all that we know."""
+        return self._is_apart or not (self._late or self._unsure)
+
+    def held_for(self, *, ban: bool = False) -> float:
+        """See `Pool.held_for`. Who only asks this hears of holds as well."""
+        if self._found is None:
+            self.wake()
+        return super().held_for(ban=ban)
+
+    # -- after a fork ----------------------------------------------------------------------------
+
+    def _notice_fork(self) -> None:
+        """Begin as a member of our own; what our parent has not told yet it tells itself."""
+        if self._process is fork.current:
+            return
+        self._process = fork.current
+        self._inherited_until = self._now()
+        self._begin_anew()
+
+    def _is_of_parent(self, receipt: Receipt) -> bool:
+        """Whether our parent charged it before a fork: the call is under way there, not here."""
+        if self._process is not fork.current:
+            self._notice_fork()
+        return receipt.sent <= self._inherited_until
+
+    # -- shown -----------------------------------------------------------------------------------
+
+    def _shown(self) -> tuple[Known, list[Change]]:
+        leased = [receipt for queue in list(self._leased.values()) for receipt in list(queue)]
+        changes: list[Change] = [methodcaller("refund", receipt) for receipt in leased]
+        return record.copied(self._bucket.known), changes

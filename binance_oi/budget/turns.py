@@ -1,0 +1,265 @@
+"""Turns at a record that machines share: what to ask the server, and what its answers mean.
+
+The rule of this file: it decides, and does no I/O. `begin` says what to ask the server, `answered`
+and `failed` say what came of it.
+"""
+
+import math
+from collections import deque
+from copy import copy
+from operator import methodcaller
+
+from binance_oi.budget import member_record, record
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.journal import Booked
+from binance_oi.budget.member_record import Line, Shared
+from binance_oi.budget.pool import changing
+from binance_oi.budget.record_pool import BEAT, GRACE, RecordPool, Turn, Want
+from binance_oi.budget.record_server import Answer, Outcome, Swap
+from binance_oi.budget.usage import Reason, Receipt, Wait
+
+LOT = 100  # weight charged in advance in one turn, at the most
+LEAST_LOT = 4  # and at the least, as far as there is room
+LEASE = 1.0  # s for which it may be sent
+SOON = 0.1  # s between two reads while the answer may change at any time
+PATIENCE = 0.5  # s that the server may take to answer
+LOST = 2.5  # s without an answer, in `TRIES` tries or more: then we go on without the server
+TRIES = 3
+AGAIN = 0.1  # s between two tries until then
+RETRY = 1.0  # s between two tries from then on
+ASKED = 2.0  # s after which nobody waits any more who has not asked again
+TURN = 0.1  # s that the next member has for its turn
+KEPT = 900.0  # s for which the server keeps a record that nobody writes
+
+NEWS, HOLD, NEXT = b"n", b"h", b"t"  # kinds of news: look again; a hold; whose turn it is
+
+
+class TurnPool(RecordPool):
+    """A pool that takes turns at the record; see `MemberPool` for its arguments."""
+
+    has_news: bool  # see `ProcessPool`
+
+    def due_in(self) -> float | None:
+        """Seconds until there may be something to ask the server; None: not by itself."""
+        now = self._now()
+        if self._is_reading or self._is_apart:
+            return max(0.0, self._retry_at - now)
+        if self._found is None or self._is_urgent or self._is_unseen:
+            return 0.0
+        moments = [self._late_since + BEAT]
+        if self._out:
+            moments.append(self._read_at + BEAT)
+        if self._has_leases:
+            moments.append(self._leased_at + LEASE)
+        if self._want is not None:
+            moments.append(max(self._refusal[0] if self._refusal else now, self._turn_at))
+        due = min(moments)
+        return None if due == math.inf else max(0.0, due - now)
+
+    @property
+    def _has_leases(self) -> bool:
+        return any(self._leased.values())
+
+    @changing
+    def begin(self) -> Turn | None:
+        """What to ask the server now; None when there is nothing."""
+        now = self._now()
+        is_unknown = self._found is None or self._is_reading
+        if is_unknown or (self._is_apart and not self._is_joining):
+            return self._reading()
+        if self._has_leases and now - self._leased_at >= LEASE:
+            self._return_leases()
+        if self._want is not None and now - self._want.at > ASKED:
+            self._want = None
+        was_refused = self._refusal
+        turn = self._turn(now)
+        if turn is not None:
+            return turn
+        self._is_urgent = False
+        is_refused = self._refusal is not None and self._refusal is not was_refused
+        if is_refused and now - self._read_at > SOON:  # perhaps by what is true no more
+            self._refusal = None
+            return self._reading()
+        return None
+
+    def _reading(self) -> Turn:
+        return Turn(Swap(member_record.version(self._found or b"")))
+
+    def _return_leases(self) -> None:
+        """What was charged in advance is not sent."""
+        self._lots = 0
+        for receipt in self._take_leases():
+            self._note(methodcaller("refund", receipt))
+
+    def _take_leases(self) -> list[Receipt]:
+        leased = [receipt for queue in self._leased.values() for receipt in queue]
+        self._leased.clear()
+        return leased
+
+    def _turn(self, now: float) -> Turn | None:
+        """A write of what we have to tell, and of what may be charged; None: there is nothing."""
+        self._is_unseen = False
+        shared, rebooked = self._loaded(now)
+        state, bucket = shared.state, self._make(shared.state)
+        before, newest, held = Booked.of(state), state.ledger.newest, state.cooldown_until
+        for late in self._late:
+            late(bucket)
+        record.keep_holds(state, self._heard, now)
+        receipts = self._charged(bucket, shared, now)
+        is_due = self._is_urgent or now >= min(self._late_since, self._read_at) + BEAT
+        is_told = is_due and bool(self._late or self._out)
+        if not (receipts or is_told or rebooked or self._is_apart):
+            self._adopt(bucket, ())
+            return None
+        change = Booked.of(state).since(before)
+        state.clock = copy(self._bucket.known.clock)
+        self._serial += 1
+        k = state.clock.likeliest(now)
+        used = max(0, self._journal.booked(k) + change.booked[k])
+        line = Line(self._serial, now, k, used, self._want is not None and self._lots > 0)
+        shared.sign(self.member, line)
+        is_news = state.ledger.newest > newest or state.cooldown_until > held
+        swap = Swap(
+            member_record.version(self._found or b""),
+            member_record.encode(shared),
+            self.member if receipts else b"",
+            NEWS if is_news or self._is_probe_late else b"",
+            int(1000 * (KEPT + max(0.0, state.cooldown_until - now - state.clock.lo))),
+        )
+        told = len(self._late)
+        made = Turn(swap, self._serial, bucket, told, receipts, change, rebooked, self._holds)
+        made.is_bulk = self._want is not None and self._want.bulk
+        return made
+
+    def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
+        """Charge for the head of the queue, and in advance for those who wait behind it."""
+        want = self._want
+        is_refused = self._refusal is not None and now < self._refusal[0]
+        if want is None or is_refused or self._is_apart or now < self._turn_at:
+            return []
+        wait = self._too_early(shared, now)
+        free = bucket.usage(now).remaining
+        used = self._journal.booked(bucket.known.clock.likeliest(now))
+        part = shared.even_part(self.member, used, free, now)
+        soon = SOON * max(1, shared.fresh(now, GRACE)) / 2
+        if not wait and free >= want.weight > part:
+            wait = Wait(soon, Reason.LEASE)
+        first = wait or bucket.charge(now, want.weight, want.bulk)
+        if isinstance(first, Wait):
+            seconds = BEAT if first.seconds is None else min(max(first.seconds, soon), BEAT)
+            self._refusal = now + seconds, now, first
+            self.has_news |= first.seconds is None
+            return []
+        receipts = [first]
+        lot = min(self._lot(bucket, shared, want, now), part - 1)
+        while len(receipts) <= lot:
+            more = bucket.charge(now, 1, want.bulk)
+            if isinstance(more, Wait):
+                break
+            receipts.append(more)
+        return receipts
+
+    def _too_early(self, shared: Shared, now: float) -> Wait | None:
+        """Why nobody may charge now, or we may not."""
+        if now < shared.quiet_until:
+            return Wait(shared.quiet_until - now, Reason.LEASE)
+        if self._out and not self._bucket.known.clock.dated:
+            return Wait(SOON, Reason.PROBE_PENDING)  # its answer tells the time
+        return None
+
+    def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
+        """Calls behind the first one to charge for."""
+        known = bucket.known
+        is_single = want.weight != 1 or not bucket.leases or not known.clock.dated
+        if is_single or known.is_held(now) or known.probe_ends_at > now:
+            return 0
+        if not want.waiting or known.span(now)[2] <= known.others.expected_until:
+            return min(want.waiting, LEAST_LOT)
+        self._lots = min(max(2 * self._lots, want.waiting), LOT)
+        free = bucket.usage(now).remaining
+        return min(self._lots, max(LEAST_LOT, free // (2 * max(1, shared.fresh(now, GRACE)))))
+
+    @changing
+    def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
+        """The server answered a turn that was sent at `sent`, by our steady clock."""
+        if answer.outcome is Outcome.OUTDATED:
+            self._lose_server("a newer version of this package uses the same budget")
+            self._is_reading, self._retry_at = True, self._now() + RETRY
+            return
+        self._is_reading, self._retry_at = False, -math.inf
+        if answer.outcome is Outcome.DONE or not self._is_write_failing:
+            self._failures, self._failing_since = 0, math.inf
+            self._is_write_failing = False
+        if answer.outcome is Outcome.DONE:
+            self._found = turn.swap.record
+        elif answer.found is not None:
+            self._found = answer.found
+        elif self._found is None:
+            self._found = b""
+        self._note_time(answer.time, sent)
+        self._read_at = self._now()
+        if answer.outcome is Outcome.DONE:
+            self._done(turn)
+            return
+        if answer.found is not None:
+            self._refusal = None
+            self._judge_unsure()
+        if answer.outcome is Outcome.TURN:
+            self._turn_at = self._read_at + TURN / 2
+        if turn.bucket is None:
+            self._is_unseen = True
+            self._see()
+
+    def _done(self, turn: Turn) -> None:
+        """A write is done: go on from it."""
+        assert turn.bucket is not None
+        self._last = turn.swap.record
+        self._confirm(turn)
+        self._unsure.clear()
+        self._adopt(turn.bucket, self._late)
+        self._is_urgent = False
+        self._join()
+        if turn.receipts:
+            self._want, self._refusal, self.has_news = None, None, True
+            self._leased_at = turn.receipts[0].sent
+            for receipt in turn.receipts:
+                key = receipt.weight, turn.is_bulk
+                self._leased.setdefault(key, deque()).append(receipt)
+            if turn.holds != self._holds:
+                self._return_leases()
+
+    def _see(self) -> None:
+        """Take part from now on, if we have read the record."""
+        if not self._is_apart:
+            return
+        self._is_joining = True
+        now = self._now()
+        shared, own = self._believed(self._found or b"", now), self._bucket.known
+        if shared is not None:
+            record.keep_holds(own, shared.state, now)
+        if shared is not None and not own.clock.dated and shared.state.clock.dated:
+            clock = shared.state.clock
+            clock.drift(now)
+            if clock.agrees(own.clock.lo, own.clock.hi):
+                own.clock = clock
+
+    @changing
+    def failed(self, turn: Turn, why: str, sent: float) -> None:
+        """No answer came, or an error; the change may have been made."""
+        now = self._now()
+        if turn.bucket is not None:
+            self._unsure.append(turn)
+            self._is_write_failing = True
+        self._is_joining, self._is_reading = False, True
+        self._failures += 1
+        self._failing_since = min(self._failing_since, sent)
+        is_lost = self._failures >= TRIES and self._steady() - self._failing_since > LOST
+        if is_lost:
+            self._lose_server(why)
+        self._retry_at = now + (RETRY if is_lost else AGAIN if self._failures > 1 else 0.0)
+
+    def _lose_server(self, why: str) -> None:
+        raise NotImplementedError
+
+    def _join(self) -> None:
+        raise NotImplementedError

@@ -1,0 +1,597 @@
+"""A member of a shared record: what it does with each answer of the server, and without one.
+
+Rule of this file: the server is a `Keeper` in memory, asked step by step, so that a test decides
+which answer is lost, and what the server forgets. A clock that stands still until it is moved
+stands for time.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from binance_oi import fork
+from binance_oi.budget import member_record
+from binance_oi.budget.journal import Booked
+from binance_oi.budget.member import MemberPool
+from binance_oi.budget.pool import ProcessBudget, fresh_state
+from binance_oi.budget.record_pool import BEAT, GRACE, Turn
+from binance_oi.budget.record_server import Answer, Outcome, Swap
+from binance_oi.budget.turns import LEASE, LOST, LOT, TRIES
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from support.clocks import NOON, Time
+from support.lanes import thorough
+from support.record_keeper import Keeper
+
+pytestmark = pytest.mark.usefixtures("known_address")
+
+LIMIT = 1000
+POOL = "exchange"
+
+
+@dataclass
+class Machines:
+    """Machines with clocks of their own, and the server that they ask."""
+
+    time: Time = field(default_factory=Time)
+    without_server: Any = "share"
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        self.keeper = Keeper(self.time.wall)
+
+    def member(self, *, limit: int = LIMIT, wall_error: float = 0.0) -> MemberPool:
+        self.made += 1
+        boot, time = 1000.0 * self.made, self.time
+
+        def make(state: Any, members: int = 1) -> Any:
+            budget = ProcessBudget(limit=limit, reserve=0, share=1.0 / members)
+            return budget._make_bucket(state)
+
+        def wall() -> float:
+            return time.wall() + wall_error
+
+        return MemberPool(
+            make,
+            lambda clock: fresh_state(limit, clock, wall),
+            lambda: time.now + boot,
+            wall,
+            self.without_server,
+        )
+
+    def ask(self, pool: MemberPool) -> Turn | None:
+        """One call of the server."""
+        turn = pool.begin()
+        if turn is not None:
+            pool.answered(turn, self.keeper.swap(POOL, turn.swap), pool._steady())
+        return turn
+
+    def talk(self, pool: MemberPool) -> int:
+        """Calls of the server, until there is nothing to ask."""
+        calls = 0
+        while pool.due_in() == 0.0 and calls < 20 and self.ask(pool) is not None:
+            calls += 1
+        return calls
+
+    def take(self, pool: MemberPool, weight: int = 1, waiting: int = 0) -> Receipt:
+        answer = self.want(pool, weight, waiting)
+        assert isinstance(answer, Receipt), answer
+        return answer
+
+    def want(self, pool: MemberPool, weight: int = 1, waiting: int = 0) -> Receipt | Wait:
+        """Charge, with the calls of the server that it takes."""
+        answer = pool.charge(weight, waiting)
+        for _ in range(20):
+            if isinstance(answer, Receipt) or not self.talk(pool):
+                break
+            answer = pool.charge(weight, waiting)
+        return answer
+
+    def use(self, pool: MemberPool, weight: int = 1) -> None:
+        """Send, and be answered with a count that holds all that was used."""
+        receipt = self.take(pool, weight)
+        pool.settle(receipt, self.used(pool), NOON + int(self.time.now))
+        self.tell(pool)
+
+    def used(self, pool: MemberPool) -> int:
+        return max(1, pool.usage.used)
+
+    def tell(self, pool: MemberPool) -> None:
+        """Let others know what is late."""
+        self.time.move(BEAT)
+        self.talk(pool)
+
+    def record(self) -> member_record.Shared:
+        shared = member_record.decode(self.keeper.places[POOL].record)
+        assert shared is not None
+        return shared
+
+    def booked(self) -> int:
+        """What the record holds of this minute."""
+        state = self.record().state
+        return state.ledger.minute(int((NOON + self.time.now) // 60)).booked
+
+    def lose(self, pool: MemberPool) -> None:
+        """Do not answer, until the server counts as lost."""
+        for _ in range(TRIES + 2):
+            turn = pool.begin()
+            if turn is None:
+                pool.charge(1)
+                continue
+            sent = pool._steady()
+            self.time.move(LOST / 2)
+            pool.failed(turn, "no answer", sent)
+
+
+@pytest.fixture
+def machines() -> Machines:
+    return Machines()
+
+
+def test_members_share_one_count(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 10)
+    machines.use(other, 20)
+    machines.use(one, 3)
+    machines.tell(other)
+    machines.use(other, 4)
+    assert machines.booked() == 37
+    assert other.usage.charged == 37
+    assert other.usage.others == 0
+
+
+def test_all_members_together_use_the_budget_and_no_more(machines: Machines) -> None:
+    pools = [machines.member() for _ in range(3)]
+    for pool in pools:
+        machines.use(pool)
+    total = 3
+    for _ in range(400):
+        for pool in pools:
+            answer = machines.want(pool, 5)
+            if isinstance(answer, Receipt):
+                total += 5
+                pool.settle(answer, total, NOON + int(machines.time.now))
+        machines.time.move(0.05)
+    assert 0.98 * LIMIT <= total <= LIMIT
+    assert machines.booked() == total
+
+
+def test_a_lease_serves_the_calls_behind_the_first_without_the_server(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    machines.take(pool, waiting=9)
+    calls = machines.keeper.calls
+    served = [pool.charge(1, 9) for _ in range(9)]
+    assert all(isinstance(each, Receipt) for each in served)
+    assert machines.keeper.calls == calls
+
+
+def test_a_lot_grows_while_it_is_used_up(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    lots, count = list[int](), 1
+    for _ in range(6):
+        lot = [machines.take(pool, waiting=9)]
+        while isinstance(answer := pool.charge(1, 9), Receipt):
+            lot.append(answer)
+        lots.append(len(lot))
+        for receipt in lot:
+            count += 1
+            pool.settle(receipt, count, NOON + int(machines.time.now))
+    assert lots == [10, 19, 37, 73, LOT + 1, LOT + 1]
+
+
+def test_a_lease_that_nobody_used_goes_back_to_all(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    machines.take(pool, waiting=9)
+    assert machines.booked() == 1 + 10
+    machines.time.move(LEASE)
+    machines.talk(pool)
+    machines.tell(pool)
+    assert machines.booked() == 1 + 1
+
+
+def test_an_old_lease_is_not_sent(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    machines.take(pool, waiting=9)
+    machines.time.move(LEASE)
+    assert not isinstance(pool.charge(1, 8), Receipt)
+
+
+def test_who_was_quicker_is_heard_of_in_the_same_call(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    one.charge(1)
+    turn = one.begin()
+    assert turn is not None
+    machines.use(other, 7)
+    one.answered(turn, machines.keeper.swap(POOL, turn.swap), one._steady())
+    calls = machines.keeper.calls
+    assert isinstance(machines.want(one), Receipt)
+    assert machines.keeper.calls == calls + 1
+    assert machines.booked() == 1 + 1 + 7 + 1
+
+
+def test_who_was_late_is_next(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    one.charge(1)
+    late = one.begin()
+    assert late is not None
+    machines.use(other)
+    assert machines.keeper.swap(POOL, late.swap).outcome is Outcome.LATE
+    one.failed(late, "a test", one._steady())
+    other.charge(1)
+    assert machines.ask(other) is not None
+    assert machines.record().lines[other.member].serial == other._serial - 1
+    assert isinstance(machines.want(one), Receipt)
+    machines.time.move(0.2)
+    assert isinstance(machines.want(other), Receipt)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_change_whose_answer_is_lost_is_made_once(machines: Machines, is_done: bool) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    receipt = machines.take(pool, 10)
+    pool.settle(receipt, machines.used(pool), NOON + int(machines.time.now))
+    pool.charge(5)
+    turn = pool.begin()
+    assert turn is not None
+    if is_done:
+        machines.keeper.swap(POOL, turn.swap)
+    pool.failed(turn, "no answer", pool._steady())
+    machines.talk(pool)
+    machines.tell(pool)
+    state = machines.record().state
+    minute = state.ledger.minute(int((NOON + machines.time.now) // 60))
+    # What was charged without an answer is not sent, and goes back.
+    out = 5 if pool._has_leases else 0
+    assert (minute.booked, minute.unconfirmed) == (11 + out, out)
+
+
+def test_a_write_that_arrives_late_changes_nothing(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    pool.charge(5)
+    delayed = pool.begin()
+    assert delayed is not None
+    pool.failed(delayed, "no answer", pool._steady())
+    assert isinstance(machines.want(pool, 5), Receipt)
+    assert machines.keeper.swap(POOL, delayed.swap).outcome is not Outcome.DONE
+    assert machines.booked() == 1 + 5
+
+
+def test_what_an_empty_server_has_lost_is_booked_again(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 20)
+    receipt = machines.take(other, 7)
+    machines.keeper.restart()
+    for pool in (one, other):
+        pool.reset()
+        machines.talk(pool)
+    assert machines.booked() == 57
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert minute.under_way == 7
+    other.settle(receipt, 57, NOON + int(machines.time.now))
+    machines.tell(other)
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert (minute.booked, minute.unconfirmed) == (57, 0)
+
+
+@pytest.mark.parametrize("lost", [0.5, 1.5, *thorough(2.5, 3.5, 10.0)])
+def test_what_an_older_copy_has_lost_is_booked_again_and_no_more(
+    machines: Machines, lost: float
+) -> None:
+    one, other = machines.member(), machines.member()
+    for weight in (30, 20, 10):
+        machines.use(one, weight)
+        machines.use(other, weight)
+    machines.keeper.restart(lost=lost)
+    for pool in (one, other):
+        pool.reset()
+        machines.talk(pool)
+    assert machines.booked() == 120
+
+
+def test_nothing_is_charged_while_members_book_again_and_then_one_goes_alone(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 20)
+    machines.keeper.restart()
+    one.reset()
+    machines.talk(one)
+    answer = machines.want(one)
+    assert isinstance(answer, Wait)
+    assert answer.reason is Reason.LEASE
+    machines.time.move(GRACE + 0.01)
+    receipt = machines.take(one)
+    assert receipt.probe
+    assert isinstance(machines.want(one), Wait)
+
+
+def test_a_record_that_is_damaged_is_written_anew_with_all_that_is_known(
+    machines: Machines,
+) -> None:
+    pool = machines.member()
+    machines.use(pool, 30)
+    place = machines.keeper.places[POOL]
+    for damage in (b"x", b"\0" * 40, place.record[:-3]):
+        place.record = damage
+        pool.reset()
+        machines.talk(pool)
+        assert machines.booked() == 30
+
+
+@pytest.mark.parametrize("jump", [0.5, -0.5, 3600.0, -3600.0])
+def test_a_server_whose_clock_is_set_moves_nothing(machines: Machines, jump: float) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 20)
+    machines.keeper.ahead = jump
+    machines.use(one, 5)
+    machines.use(other, 6)
+    newcomer = machines.member()
+    machines.use(newcomer, 2)
+    assert machines.booked() == 63
+    ahead = {round(pool._now() - NOON - machines.time.now, 6) for pool in (one, other, newcomer)}
+    assert ahead == {0.0}
+
+
+def test_clocks_of_machines_need_not_agree(machines: Machines) -> None:
+    pools = [machines.member(wall_error=error) for error in (-2.0, 0.0, 2.0)]
+    for pool in pools:
+        machines.use(pool, 10)
+    assert machines.booked() == 30
+    assert len({round(pool._now(), 6) for pool in pools}) == 1
+
+
+def test_without_the_server_a_member_uses_its_part_from_the_next_minute_on(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.lose(one)
+    assert "1/2 of the limit" in caplog.text
+    assert isinstance(one.charge(1), Wait)
+    machines.time.now = 63.0
+    total = 0
+    for _ in range(600):
+        answer = one.charge(1)
+        if isinstance(answer, Receipt):
+            total += 1
+            one.settle(answer, total, NOON + int(machines.time.now))
+        machines.time.move(0.05)
+    assert 0.9 * LIMIT / 2 <= total <= LIMIT / 2
+    assert len([each for each in caplog.records if each.levelno == logging.WARNING]) == 1
+
+
+def test_what_was_used_alone_is_booked_when_the_server_is_back(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.lose(one)
+    machines.time.now = 63.0
+    receipt = one.charge(1)
+    assert isinstance(receipt, Receipt)
+    one.settle(receipt, 1, NOON + 63)
+    under_way = one.charge(40)
+    assert isinstance(under_way, Receipt)
+    machines.use(other, 9)
+    machines.time.move(1.0)
+    machines.talk(one)
+    assert "with other machines again" in caplog.text
+    assert machines.booked() == 50
+    one.settle(under_way, 50, NOON + int(machines.time.now))
+    machines.tell(one)
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert (minute.booked, minute.unconfirmed) == (50, 0)
+
+
+def test_who_is_to_wait_sends_nothing_without_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    machines = Machines(without_server="wait")
+    pool = machines.member()
+    machines.use(pool)
+    machines.lose(pool)
+    assert "nothing is sent" in caplog.text
+    for machines.time.now in (30.0, 63.0, 200.0):
+        answer = pool.charge(1)
+        assert isinstance(answer, Wait)
+        assert answer.reason is Reason.LEASE
+    machines.talk(pool)
+    assert isinstance(machines.want(pool), Receipt)
+
+
+def test_a_server_that_is_missing_at_the_start_is_waited_for_and_then_done_without(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = machines.member(wall_error=1.5)
+    assert isinstance(pool.charge(1), Wait)
+    assert not caplog.records
+    machines.lose(pool)
+    assert "1/2 of the limit" in caplog.text
+    machines.time.now = 70.0
+    receipt = pool.charge(1)
+    assert isinstance(receipt, Receipt)
+    assert receipt.probe
+    late = pool.charge(1)
+    assert isinstance(late, Wait)
+    pool.settle(receipt, 1, NOON + 70)
+    late = pool.charge(30)
+    assert isinstance(late, Receipt)
+    machines.time.move(1.5)
+    machines.talk(pool)
+    assert machines.booked() == 31
+    pool.settle(late, 31, NOON + int(machines.time.now))
+    machines.tell(pool)
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert (minute.booked, minute.unconfirmed) == (31, 0)
+
+
+def test_a_ban_is_told_to_all_before_the_record_is_written(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.take(other, waiting=5)
+    one.refused(300.0, ban=True)
+    news = one.take_news()
+    assert one.take_news() == b""
+    other.hear(news)
+    assert not isinstance(other.charge(1), Receipt)
+    assert other.held_for(ban=True) == pytest.approx(one.held_for(ban=True), abs=5.0)
+    assert other.usage.banned_until == one.usage.banned_until is not None
+
+
+def test_a_ban_without_the_server_is_obeyed_and_told_when_it_is_back(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.lose(one)
+    one.refused(300.0, ban=True)
+    machines.time.move(1.0)
+    machines.talk(one)
+    machines.tell(other)
+    machines.want(other)
+    assert other.held_for(ban=True)
+
+
+@pytest.mark.parametrize(
+    "news", [b"", b"x", b"h", b"h" + b"\xff" * 16, b"h" + bytes(15), b"t", b"n", b"\0" * 99]
+)
+def test_news_that_nobody_can_have_sent_do_nothing(machines: Machines, news: bytes) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    pool.hear(news)
+    assert not pool.held_for()
+    assert isinstance(machines.want(pool), Receipt)
+
+
+def test_an_older_format_takes_its_part_when_a_newer_one_uses_the_budget(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    machines.keeper.places[POOL].newest = member_record.FORMAT + 1
+    machines.want(pool)
+    assert "a newer version of this package" in caplog.text
+    machines.time.now = 70.0
+    assert isinstance(pool.charge(1), Receipt)
+
+
+def test_a_server_that_takes_no_writes_is_lost(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    for _ in range(20):
+        pool.charge(1)
+        turn = pool.begin()
+        if turn is None:
+            machines.time.move(0.3)
+        elif turn.swap.record:
+            pool.failed(turn, "OOM command not allowed", pool._steady())
+            machines.time.move(0.6)
+        else:
+            pool.answered(turn, machines.keeper.swap(POOL, turn.swap), pool._steady())
+    assert pool._is_lost
+
+
+def test_a_child_is_a_member_of_its_own_and_tells_nothing_of_its_parent(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = machines.member()
+    machines.use(pool, 10)
+    receipt = machines.take(pool, 5)
+    parent = pool.member
+    machines.time.move(0.001)
+    monkeypatch.setattr(fork, "current", object())
+    pool.settle(receipt, 15, NOON + int(machines.time.now))
+    machines.time.move(0.001)
+    machines.use(pool, 2)
+    assert pool.member != parent
+    assert machines.booked() == 17
+    minute = machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+    assert minute.unconfirmed == 5
+
+
+def test_what_pollers_need_is_known_to_members_on_other_machines(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    one.declare("poller", 700.0)
+    machines.tell(one)
+    machines.use(other)
+    assert other.demand("another") == 700.0
+    one.withdraw()
+    machines.tell(one)
+    machines.use(other)
+    assert other.demand("another") == 0.0
+
+
+def test_a_member_that_starts_does_not_undo_the_limit_that_others_learned(
+    machines: Machines,
+) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    one.set_limit(400)
+    machines.tell(one)
+    machines.use(other)
+    assert other.usage.limit == 400
+    assert machines.record().state.limit == 400
+
+
+def test_even_parts_go_to_all_who_want_more_than_they_got() -> None:
+    state = fresh_state(LIMIT, lambda: NOON + 10.0, lambda: NOON + 10.0)
+    now = NOON + 10.0
+    k = state.clock.likeliest(now)
+    lines = {
+        b"hungry": member_record.Line(1, now, k, 100, True),
+        b"content": member_record.Line(1, now, k, 0, False),
+        b"gone": member_record.Line(1, now - 5.0, k, 0, True),
+    }
+    shared = member_record.Shared(0.0, 0.0, lines, state)
+    assert shared.even_part(b"me", 0, 300, now) == 200
+    assert shared.even_part(b"me", 100, 300, now) == 150
+    assert shared.even_part(b"me", 600, 300, now) == 0
+    assert shared.even_part(b"me", 600, 0, now) == 0
+
+
+def test_a_record_forgets_members_that_wrote_nothing_for_long(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one)
+    machines.use(other)
+    machines.time.move(60.0 * (member_record.GONE + 2))
+    machines.use(other)
+    assert set(machines.record().lines) == {other.member}
+    machines.use(one, 5)
+    assert machines.booked() == 6
+
+
+def test_booked_again_is_a_difference() -> None:
+    before, after = Booked(), Booked()
+    before.booked.update({1: 5, 2: 3})
+    after.booked.update({1: 7, 2: 3, 3: 1})
+    change = after.since(before)
+    assert dict(change.booked) == {1: 2, 3: 1}
+    assert change
+    assert not before.since(before)
+
+
+def test_a_swap_that_reads_changes_nothing(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    before = machines.keeper.places[POOL].record
+    answer = machines.keeper.swap(POOL, Swap(b""))
+    assert answer == Answer(Outcome.LATE, answer.time, before)
+    assert machines.keeper.places[POOL].record == before

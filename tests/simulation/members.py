@@ -1,0 +1,318 @@
+"""Members on several machines that share one budget through a server, in virtual time.
+
+Rule of this file: the members are the shipped pool and governor, and the exchange is that of
+`world`. What goes wrong comes from the seed. `python -m tests.simulation.members` prints the table.
+"""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Any
+
+from binance_oi.budget import Pool, ProcessBudget
+from binance_oi.budget.courier import Courier
+from binance_oi.budget.member import MemberPool
+from binance_oi.budget.pool import fresh_state
+from binance_oi.budget.usage import Reason, Receipt, Wait
+from binance_oi.sending.governor import Permit
+from support.record_keeper import Keeper, Link
+
+from .world import EPOCH_S, POOL, Outcome, Situation, _Common, _Exchange, _Loop, _Process
+
+FAILURES = (
+    *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
+    *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
+)
+
+
+@dataclass
+class Run:
+    """What came of one run."""
+
+    outcome: Outcome
+    calls: int = 0
+    weight: int = 0
+
+    @property
+    def most(self) -> int:
+        return max(self.outcome.weights.values())
+
+    @property
+    def calls_per_weight(self) -> float:
+        return self.calls / max(1, sum(self.outcome.ours.values()))
+
+
+@dataclass
+class Member:
+    """One member: its pool, its link, and what stops it."""
+
+    link: Link
+    pool: "Stopping"
+    courier: Courier
+    process: "_Member | None" = None
+
+
+class Stopping:
+    """A pool of a process that a signal may stop: while it is, it admits nothing."""
+
+    def __init__(self, pool: MemberPool, gate: "_Gate") -> None:
+        self._pool, self._gate = pool, gate
+
+    def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
+        if self._gate.is_closed:
+            return Wait(0.05, Reason.PACE)
+        return self._pool.charge(weight, waiting, bulk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+@dataclass
+class _Gate:
+    """Nothing of a stopped process goes on before its end."""
+
+    until: float = 0.0
+
+    @property
+    def is_closed(self) -> bool:
+        return asyncio.get_running_loop().time() < self.until
+
+    async def wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.until:
+            await asyncio.sleep(self.until - loop.time())
+            await self.wait()
+
+
+@dataclass
+class _Gated:
+    """A link of a process that may be stopped."""
+
+    link: Link
+    gate: _Gate
+
+    async def swap(self, pool: str, swap: Any) -> Any:
+        await self.gate.wait()
+        answer = await self.link.swap(pool, swap)
+        await self.gate.wait()
+        return answer
+
+    async def tell(self, pool: str, news: bytes) -> None:
+        await self.gate.wait()
+        await self.link.tell(pool, news)
+
+    async def listen(self, pool: str, hear: Any, reset: Any) -> None:
+        loop = asyncio.get_running_loop()
+
+        def later(news: bytes) -> None:
+            loop.call_at(max(loop.time(), self.gate.until), hear, news)
+
+        await self.link.listen(pool, later, reset)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class _Member(_Process):
+    """A process of a member."""
+
+    gate: _Gate
+
+    async def _send(self, permit: Permit, weight: int) -> None:
+        await self.gate.wait()
+        if permit.may_send():
+            await super()._send(permit, weight)
+
+
+@dataclass
+class _Stage:
+    """The server, and all members."""
+
+    keeper: Keeper
+    random: Random
+    gates: list[_Gate] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    couriers: list[Courier] = field(default_factory=list)
+    members: list[_Member] = field(default_factory=list)
+
+
+def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:
+    """Play one run."""
+    logging.getLogger("binance_oi").setLevel(logging.ERROR)
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(_run(failure, members, Random(seed), minutes, limit))
+
+
+async def _run(failure: str, count: int, random: Random, minutes: int, limit: int) -> Run:
+    loop = asyncio.get_running_loop()
+    situation = Situation(minutes=minutes, limit=limit, in_flight=max(10, limit // 24))
+    outcome = Outcome(limit, minutes)
+    into = random.uniform(0.0, 40.0)
+    exchange = _Exchange(situation, random, outcome, into)
+    keeper = Keeper(exchange.now)
+    stage = _Stage(keeper, random)
+    world = situation, exchange, outcome, random
+    for number in range(count):
+        stage.gates.append(_Gate())
+        stage.links.append(Link(keeper, Random(random.random())))
+        make = partial(_make_pool, stage, exchange, failure, number, limit)
+        _Member.gate = stage.gates[number]
+        member = _Member(world, make, _Common())
+        member.gate = stage.gates[number]
+        stage.members.append(member)
+    end = loop.time() + 60.0 * minutes - into
+    trouble = loop.create_task(_TROUBLES[failure](stage, end))
+    await asyncio.sleep(end - loop.time())
+    trouble.cancel()
+    exchange.finish()
+    await asyncio.gather(trouble, return_exceptions=True)
+    return Run(outcome, keeper.calls)
+
+
+def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, limit: int) -> Pool:
+    loop, random = asyncio.get_running_loop(), stage.random
+    boot = random.uniform(0.0, 1e6)  # each machine has another clock
+    error = random.uniform(-2.0, 2.0) if failure == "clocks" else 0.0
+
+    def steady() -> float:
+        return loop.time() + boot
+
+    def wall() -> float:
+        return exchange.now() + error
+
+    budget = ProcessBudget(limit=limit)
+
+    def make_bucket(state: Any, members: int = 1) -> Any:
+        return ProcessBudget(limit=limit, share=1.0 / members)._make_bucket(state)
+
+    del budget
+    pool = MemberPool(make_bucket, lambda clock: fresh_state(limit, clock, wall), steady, wall)
+    gated = _Gated(stage.links[number], stage.gates[number])
+    courier = Courier(pool, POOL, lambda: gated, steady)
+    pool.wake = courier.wake
+    if number < len(stage.couriers):
+        stage.couriers[number] = courier
+    else:
+        stage.couriers.append(courier)
+    return Stopping(pool, stage.gates[number])
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+async def _nothing(stage: _Stage, end: float) -> None:
+    pass
+
+
+async def _cut(stage: _Stage, end: float, *, all_of_them: bool) -> None:
+    loop, random = asyncio.get_running_loop(), stage.random
+    await asyncio.sleep(random.uniform(50.0, 80.0))
+    until = loop.time() + random.uniform(*((70.0, 130.0) if all_of_them else (1.0, 130.0)))
+    for link in stage.links if all_of_them else [random.choice(stage.links)]:
+        link.cut_until = until
+
+
+async def _restart(
+    stage: _Stage, end: float, down: tuple[float, float], lost: tuple[float, float] | None
+) -> None:
+    random = stage.random
+    while True:
+        await asyncio.sleep(random.uniform(40.0, 90.0))
+        stage.keeper.restart(random.uniform(*down), lost=random.uniform(*lost) if lost else None)
+
+
+async def _fail_over(stage: _Stage, end: float) -> None:
+    random = stage.random
+    while True:
+        await asyncio.sleep(random.uniform(40.0, 90.0))
+        stage.keeper.ahead += random.uniform(-2.0, 2.0)
+        stage.keeper.restart(random.uniform(0.05, 2.0), lost=random.uniform(0.05, 2.0))
+
+
+async def _lose_calls(stage: _Stage, end: float) -> None:
+    for link in stage.links:
+        link.lost = 0.02
+
+
+async def _kill(stage: _Stage, end: float) -> None:
+    random = stage.random
+    while True:
+        await asyncio.sleep(random.uniform(10.0, 40.0))
+        number = random.randrange(len(stage.members))
+        stage.members[number].kill()
+        for task in stage.couriers[number]._tasks:
+            task.cancel()
+        stage.couriers[number]._pool.give_back = lambda: None  # type: ignore[method-assign]
+        stage.couriers[number]._pool.is_told = lambda: True  # type: ignore[method-assign]
+        stage.members[number].start()
+
+
+async def _stop(stage: _Stage, end: float) -> None:
+    loop, random = asyncio.get_running_loop(), stage.random
+    while True:
+        await asyncio.sleep(random.uniform(10.0, 40.0))
+        random.choice(stage.gates).until = loop.time() + random.uniform(0.5, 20.0)
+
+
+async def _set_clock(stage: _Stage, end: float) -> None:
+    random = stage.random
+    while True:
+        await asyncio.sleep(random.uniform(20.0, 60.0))
+        stage.keeper.ahead += random.choice((-1, 1)) * random.choice((0.5, 2.0, 60.0, 3600.0))
+
+
+async def _move_away(stage: _Stage, end: float) -> None:
+    stage.links[0].delay = 0.015
+
+
+_TROUBLES: dict[str, Callable[[_Stage, float], Any]] = {
+    "none": _nothing,
+    "one cut off": partial(_cut, all_of_them=False),
+    "all cut off": partial(_cut, all_of_them=True),
+    "server empty": partial(_restart, down=(0.05, 5.0), lost=None),
+    "rollback": partial(_restart, down=(0.05, 2.0), lost=(0.1, 30.0)),
+    "failover": _fail_over,
+    "lost calls": _lose_calls,
+    "killed": _kill,
+    "stopped": _stop,
+    "server time": _set_clock,
+    "clocks": _nothing,
+    "one far away": _move_away,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.members")
+    parser.add_argument("--members", type=int, nargs="+", default=[3, 8])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--minutes", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=2400)
+    parser.add_argument("--failures", nargs="+", default=list(FAILURES))
+    options = parser.parse_args()
+    print("| failure | members | runs | refused | most | used | poorest | calls a weight |")
+    for failure in options.failures:
+        for count in options.members:
+            runs = [
+                run(failure, count, seed, minutes=options.minutes, limit=options.limit)
+                for seed in range(options.first, options.first + options.seeds)
+            ]
+            refused = sum(n for each in runs for s, n in each.outcome.statuses.items() if s != 200)
+            most = max(each.most for each in runs)
+            used = min(each.outcome.used() for each in runs)
+            least = min(each.outcome.fairness() for each in runs)
+            calls = max(each.calls_per_weight for each in runs)
+            print(
+                f"| {failure} | {count} | {len(runs)} | {refused} | {most} | {used:.2%} |"
+                f" {least:.0%} | {calls:.2f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    assert EPOCH_S
+    main()

@@ -1,0 +1,181 @@
+"""A server in memory that keeps records, and swaps them as the script of a real one does.
+
+Rule of this file: `Keeper.swap` is one step, and says the same as the script; a test holds them to
+each other. A `Link` is the network between one member and the keeper, with its delays and faults.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from binance_oi.budget.member_record import FORMAT, ID, VERSION
+from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
+from binance_oi.budget.turns import NEXT, TURN
+
+MEMORY_S = 60.0  # of writes, for a server that restarts from an older copy
+NEVER = 1e9
+
+
+@dataclass
+class _Place:
+    """What the server keeps of one pool."""
+
+    record: bytes = b""
+    until: float = 0.0  # when the record expires
+    queue: bytes = b""  # whose turn it is, one member after the other
+    turn_ends: float = 0.0
+    newest: int = 0  # the newest format that uses it
+
+
+class Keeper:
+    """Keeps records.
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.ahead = 0.0  # s by which its clock is ahead
+        self.places: dict[str, _Place] = {}
+        self.writes: deque[tuple[float, str, bytes]] = deque()
+        self.hearers: dict[str, list[Callable[[str, bytes], object]]] = {}
+        self.down_until = 0.0
+        self.connections = 0  # so far: a restart begins a new one
+        self.calls = 0
+
+    def time(self) -> float:
+        return self._clock() + self.ahead
+
+    def swap(self, pool: str, swap: Swap, form: int = FORMAT) -> Answer:
+        """One step of the server; see `RecordServer.swap`."""
+        self.calls += 1
+        now, place = self._clock(), self.places.setdefault(pool, _Place())
+        if place.newest > form:
+            return Answer(Outcome.OUTDATED, self.time(), b"")
+        if now >= place.until:
+            place.record = b""
+        if now >= place.turn_ends:
+            place.queue = b""
+        found, queue = place.record, place.queue
+        is_next = not swap.member or not queue or queue[:ID] == swap.member
+        is_same = found[:VERSION] == swap.expected
+        if swap.record and is_next and is_same:
+            place.record, place.until = swap.record, now + swap.kept_ms / 1000
+            place.newest = form
+            self._note(now, pool, swap.record)
+            if swap.member and queue:
+                place.queue, place.turn_ends = queue[ID:], now + TURN
+            if swap.news:
+                self.tell(pool, swap.news)
+            if place.queue and swap.member:
+                self.tell(pool, NEXT + place.queue[:ID])
+            return Answer(Outcome.DONE, self.time(), None)
+        if swap.member and swap.member not in queue:
+            place.queue += swap.member
+            if not queue:
+                place.turn_ends = now + TURN
+        outcome = Outcome.LATE if is_next else Outcome.TURN
+        return Answer(outcome, self.time(), None if is_same else found)
+
+    def _note(self, now: float, pool: str, record: bytes) -> None:
+        self.writes.append((now, pool, record))
+        while self.writes[0][0] < now - MEMORY_S:
+            self.writes.popleft()
+
+    def tell(self, pool: str, news: bytes) -> None:
+        for hear in list(self.hearers.get(pool, [])):
+            hear(pool, news)
+
+    def restart(self, down: float = 0.0, *, lost: float | None = None) -> None:
+        """End, and start again after `down` s: empty, or without the last `lost` s of writes."""
+        now = self._clock()
+        self.down_until, self.connections = now + down, self.connections + 1
+        kept = {
+            pool: record
+            for at, pool, record in self.writes
+            if lost is not None and at <= now - lost
+        }
+        for pool, place in self.places.items():
+            place.record, place.until = kept.get(pool, b""), NEVER
+            place.queue = b""
+
+    @property
+    def is_down(self) -> bool:
+        return self._clock() < self.down_until
+
+
+@dataclass
+class Link:
+    """The way of one member to the keeper and back: a `RecordServer`."""
+
+    keeper: Keeper
+    random: Random = field(default_factory=lambda: Random(0))
+    delay: float = 0.0005  # s each way
+    lost: float = 0.0  # share of calls without an answer; half of them are done
+    cut_until: float = 0.0  # loop time; what is sent meanwhile arrives afterwards
+    is_refused: bool = False  # nobody listens at the other end
+
+    async def swap(self, pool: str, swap: Swap) -> Answer:
+        loop = asyncio.get_running_loop()
+        await self._travel()
+        before = self.keeper.connections
+        is_lost = self.random.random() < self.lost
+        if is_lost and self.random.random() < 0.5:
+            await asyncio.sleep(NEVER)
+        if loop.time() < self.cut_until:  # the answer of a call that waits is of no use any more
+            loop.call_at(self.cut_until, self._late, pool, swap)
+            await asyncio.sleep(NEVER)
+        answer = self.keeper.swap(pool, swap)
+        await self._travel()
+        if is_lost or loop.time() < self.cut_until:
+            await asyncio.sleep(NEVER)
+        if before != self.keeper.connections:
+            raise ServerError("the connection was closed")
+        return answer
+
+    def _late(self, pool: str, swap: Swap) -> None:
+        if not self.keeper.is_down:
+            self.keeper.swap(pool, swap)
+
+    async def _travel(self) -> None:
+        if self.keeper.is_down or self.is_refused:
+            await asyncio.sleep(self.delay)
+            raise ServerError("connection refused")
+        await asyncio.sleep(self.delay)
+
+    async def tell(self, pool: str, news: bytes) -> None:
+        await self._travel()
+        if asyncio.get_running_loop().time() < self.cut_until:
+            await asyncio.sleep(NEVER)
+        self.keeper.tell(pool, news)
+        await self._travel()
+
+    async def listen(
+        self, pool: str, hear: Callable[[bytes], object], reset: Callable[[], object]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        await self._travel()
+        connection = self.keeper.connections
+        reset()
+
+        def arrive(news: bytes) -> None:
+            if connection == self.keeper.connections:
+                hear(news)
+
+        def heard(_: str, news: bytes) -> None:
+            loop.call_at(max(loop.time() + self.delay, self.cut_until), arrive, news)
+
+        hearers = self.keeper.hearers.setdefault(pool, [])
+        hearers.append(heard)
+        try:
+            for _ in iter(lambda: connection == self.keeper.connections, False):
+                await asyncio.sleep(0.1)
+            raise ServerError("the connection was closed")
+        finally:
+            hearers.remove(heard)
+
+    async def aclose(self) -> None:
+        pass
