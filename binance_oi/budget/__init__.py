@@ -26,11 +26,28 @@ beside.py        a pool of another limit, which also obeys the cooldowns of the 
 stored.py        how a pool uses the shared record, goes on without it, and joins it again
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user
+journal.py       what one member has booked in a record on a server
+record_time.py   the time of that record, whatever becomes of the server's clock
+record_server.py what a member needs of a server: one step that swaps the record
+member_record.py what is in that record: the shared knowledge, and a line for each member
+record_pool.py   a pool whose books are in it, and books again what the server has lost
+turns.py         what to ask the server, and what its answers mean
+apart.py         what a member does while the server is lost
+member.py        the calls of such a pool
+courier.py       the task that talks to the server
+redis_server.py  Redis or Valkey as that server
+redis.py         `RedisBudget`: one budget for several machines
 """
+
+from typing import TYPE_CHECKING
 
 from binance_oi.budget.machine import MachineBudget, forget_pool, machine_pools
 from binance_oi.budget.pool import Budget, Clock, Pool, ProcessBudget, steady_clock
 from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
+from binance_oi.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from binance_oi.budget.redis import RedisBudget, redis_pools
 
 __all__ = [
     "Budget",
@@ -40,9 +57,14 @@ __all__ = [
     "ProcessBudget",
     "Reason",
     "Receipt",
+    "RedisBudget",
     "Usage",
     "Wait",
     "forget_pool",
     "machine_pools",
+    "redis_pools",
     "steady_clock",
 ]
+
+if not TYPE_CHECKING:  # most programs need no server
+    __getattr__ = on_first_use(__name__, {"redis": ("RedisBudget", "redis_pools")})

@@ -3,6 +3,7 @@
 The rule of this file: it sends nothing to an exchange. It shows a budget before it forgets it.
 """
 
+import asyncio
 import socket
 import sys
 from collections.abc import Mapping
@@ -10,11 +11,11 @@ from collections.abc import Mapping
 from binance_oi.budget import Usage, forget_pool, machine_pools
 from binance_oi.budget.place import budget_directory
 from binance_oi.budget.pool_file import FILE_NAME
-from binance_oi.cli.endings import OK, UsageError
+from binance_oi.cli.endings import OK, UsageError, as_usage_errors
 from binance_oi.cli.options import Output
 from binance_oi.cli.render import pools_sheet
 from binance_oi.cli.streams import prompt, write_note
-from binance_oi.errors import printable
+from binance_oi.errors import TransportError, printable
 from binance_oi.exchange.hosts import local_place
 from binance_oi.times import iso
 
@@ -33,6 +34,26 @@ def budgets(output: Output) -> int:
         write_note(f"from {path}")
     else:
         write_note(f"no budget has been used on this machine yet; the file will be {path}")
+    return OK
+
+
+def shared(server: str, egress: str, output: Output) -> int:
+    """Show all budgets that machines share through a server, and how many processes do."""
+    from binance_oi.budget.record_server import ServerError
+    from binance_oi.budget.redis import redis_pools
+
+    try:
+        with as_usage_errors():
+            pools = asyncio.run(redis_pools(server, egress))
+    except ServerError as error:
+        raise TransportError(
+            f"the server of the budget does not answer: {error}", "later"
+        ) from error
+    output.show(pools_sheet({name: found.usage for name, found in pools.items()}))
+    for name, found in sorted(pools.items()):
+        write_note(f"{printable(name)}: {found.members} processes took part in the last minutes")
+    if not pools:
+        write_note(f"no budget has been used behind {egress} yet")
     return OK
 
 

@@ -171,7 +171,7 @@ Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=(), co
 """Symbols to which the user may limit a command: after the command, or each after ``--symbol``."""
 
 
-def _variable(name: str) -> Parameter:
+def variable(name: str) -> Parameter:
     """Let an option take its default from an environment variable, which its help names."""
     return Parameter(env_var=f"{VARIABLE_PREFIX}{name}")
 
@@ -205,35 +205,43 @@ class Source:
     base_url: Annotated[
         str | None,
         Parameter(group=_exchange, validator=_check_base_url),
-        _variable("BASE_URL"),
+        variable("BASE_URL"),
     ] = None
     """Read the exchange at this URL: https://host, or http:// on this machine."""
-    proxy: Annotated[str | None, Parameter(group=_connection), _variable("PROXY")] = None
+    proxy: Annotated[str | None, Parameter(group=_connection), variable("PROXY")] = None
     """An HTTP proxy, http://[user:password@]host:port. It has a budget of its own."""
     local_address: Annotated[
-        str | None, Parameter(group=_connection, metavar="IP"), _variable("LOCAL_ADDRESS")
+        str | None, Parameter(group=_connection, metavar="IP"), variable("LOCAL_ADDRESS")
     ] = None
     """The IP address of this machine to send from. Each has a budget of its own."""
     reserve: Annotated[
         int | float | None,
         Parameter(group=_limits, converter=_weight_or_share, metavar="WEIGHT|SHARE"),
-        _variable("RESERVE"),
+        variable("RESERVE"),
     ] = None
     """What to leave unused in each minute: a weight such as 600, or a share. The default is 1%."""
     share: Annotated[
         float | None,
         Parameter(group=_limits, converter=_share, metavar="SHARE"),
-        _variable("SHARE"),
+        variable("SHARE"),
     ] = None
     """The largest share of the limit to use, such as 50%."""
-    max_wait: Annotated[Period | None, Parameter(group=_limits), _variable("MAX_WAIT")] = None
+    budget: Annotated[str | None, Parameter(group=_limits, metavar="URL"), variable("BUDGET")] = (
+        None
+    )
+    """The Redis or Valkey server, redis://host, that keeps one budget for several machines."""
+    egress: Annotated[str | None, Parameter(group=_limits, metavar="NAME"), variable("EGRESS")] = (
+        None
+    )
+    """The name of the public address, the same for all who share a budget through --budget."""
+    max_wait: Annotated[Period | None, Parameter(group=_limits), variable("MAX_WAIT")] = None
     """The longest that a request may wait for budget: 30s, 5m. Without it, as long as it takes."""
     timeout: Annotated[
-        Period, Parameter(group=_limits, validator=Number(gt=0)), _variable("TIMEOUT")
+        Period, Parameter(group=_limits, validator=Number(gt=0)), variable("TIMEOUT")
     ] = 10.0
     """Seconds for one request and its retries; waiting for budget does not count."""
     log_level: Annotated[
-        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
+        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), variable("LOG_LEVEL")
     ] = "warning"
     """The lowest level of log messages to print on stderr."""
 
@@ -289,8 +297,23 @@ class Source:
             options["reserve"] = self.reserve
         if self.share is not None:
             options["share"] = self.share
+        if self.budget is not None and not self.simulated:
+            from binance_oi.budget.redis import RedisBudget
+
+            return RedisBudget(self.budget, egress=check_egress(self.egress), **options)
         # No other process can read a simulated exchange, and its shared budget would outlive it.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
+
+
+def check_egress(egress: str | None) -> str:
+    """The name that goes with a server.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if egress is None:
+        raise UsageError("--budget needs --egress: a name for the public address of this machine")
+    return egress
 
 
 @Parameter(name="*")
@@ -359,6 +382,8 @@ VARIABLES = tuple(
         "LOCAL_ADDRESS",
         "RESERVE",
         "SHARE",
+        "BUDGET",
+        "EGRESS",
         "MAX_WAIT",
         "TIMEOUT",
         "LOG_LEVEL",

@@ -68,6 +68,7 @@ PAST = "no script reads the past; tests/budget/test_rolling.py tests its thresho
 PLANS = "it concerns plans of pollers; no request is admitted or refused by it"
 # For each number that no script notices, the reason.
 TO_BE_WRITTEN = "its script is outdated since clients start evenly; write a new one"
+SERVER = "it concerns sharing through a server, which tests/simulation/members.py plays"
 UNNOTICED = {
     "budget.tuning.SURGE_GROWS": TO_BE_WRITTEN,
     "budget.tuning.SOONEST": TO_BE_WRITTEN,
@@ -105,6 +106,24 @@ UNNOTICED = {
     "budget.demand.MAX_NEED": BOUND,
     "budget.process.UNKNOWN_NAMESPACE": "a name that no namespace has",
     "budget.stored.NO_LINEAGE": "a name that no record has",
+    **dict.fromkeys(
+        (
+            *(f"budget.journal.{name}" for name in ("KEPT", "TOGETHER", "ALONE")),
+            *(f"budget.record_time.{name}" for name in ("JUMP", "FOLLOW", "STEP", "YOUNG")),
+            *(f"budget.member_record.{name}" for name in ("FORMAT", "VERSION", "ID", "GONE")),
+            *(f"budget.member_record.{name}" for name in ("MOST_MEMBERS", "WAITED")),
+            "budget.member_record.LONGEST_SHIFT",
+            *(f"budget.record_pool.{name}" for name in ("BEAT", "GRACE", "TRUSTED")),
+            *(f"budget.turns.{name}" for name in ("LOT", "LEAST_LOT", "LEASE", "SOON", "PATIENCE")),
+            *(f"budget.turns.{name}" for name in ("LOST", "TRIES", "AGAIN", "RETRY", "ASKED")),
+            *(f"budget.turns.{name}" for name in ("TURN", "KEPT")),
+            "budget.apart.LEAST_MEMBERS",
+            "budget.member.MANY",
+            "budget.courier.LAST_TURNS",
+            *(f"budget.redis_server.{name}" for name in ("FORMAT_KEPT_MS", "MOST_WAITING")),
+        ),
+        SERVER,
+    ),
     "budget.pool.MAX_VIEWS": REAL,
     "budget.pool.QUICK_VIEWS": REAL,
     "budget.pool.VIEW_PAUSE_S": REAL,

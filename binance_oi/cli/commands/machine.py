@@ -6,13 +6,20 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import app, command
-from binance_oi.cli.endings import OK
-from binance_oi.cli.options import Flag, Output
+from binance_oi.cli.endings import OK, UsageError
+from binance_oi.cli.options import Flag, Output, check_egress, variable
 from binance_oi.cli.streams import PROGRAM, write_out
 
 
 @command
-def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Output()) -> int:
+def budget(
+    *,
+    forget: str | None = None,
+    yes: Flag = False,
+    budget: Annotated[str | None, Parameter(metavar="URL"), variable("BUDGET")] = None,
+    egress: Annotated[str | None, Parameter(metavar="NAME"), variable("EGRESS")] = None,
+    output: Output = Output(),
+) -> int:
     """Show the budget of every exchange that this machine reads. Sends nothing.
 
     The last line names the file that all processes of this user share. The list leaves out local
@@ -21,9 +28,15 @@ def budget(*, forget: str | None = None, yes: Flag = False, output: Output = Out
     Args:
         forget: Show this budget, ask, and forget it.
         yes: Forget it without asking.
+        budget: Show the budgets on this Redis or Valkey server instead, redis://host.
+        egress: The name of the public address whose budgets to show.
     """
     from binance_oi.cli import budgets
 
+    if budget is not None:
+        if forget is not None:
+            raise UsageError("--forget is for the budgets of this machine, not for --budget")
+        return budgets.shared(budget, check_egress(egress), output)
     if forget is None:
         return budgets.budgets(output)
     return budgets.forget(forget, output, is_agreed=yes)

@@ -1,0 +1,148 @@
+"""One budget for processes on several machines, through Redis or Valkey: `RedisBudget`.
+
+The rule of this file: machines share a budget because the exchange sees them at one address, which
+nobody can find out for them. So its name is an argument, and has no default.
+"""
+
+from copy import copy
+from typing import NamedTuple, Unpack, get_args
+
+from binance_oi.budget import member_record, rolling
+from binance_oi.budget.apart import WithoutServer
+from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.courier import Courier
+from binance_oi.budget.knowledge import Known
+from binance_oi.budget.member import MemberPool
+from binance_oi.budget.pool import Clock, Options, ProcessBudget, fresh_state
+from binance_oi.budget.record_server import RecordServer
+from binance_oi.budget.redis_server import RedisServer, check_egress, make_client
+from binance_oi.budget.usage import Usage
+
+
+class RedisBudget(ProcessBudget):
+    """A budget for every process on every machine behind one IP address.
+
+    All of them obey one count and one ban, for both limits. A process that is killed blocks nobody,
+    and costs at most what it had in flight or charged in advance, until the minute ends.
+
+    It needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or later,
+    Valkey, a cluster, or what speaks like them. Whoever may write its keys can stop everybody.
+
+    While the server is lost, each process logs one warning. With `"share"` it uses, from the next
+    minute on, the limit divided by the members that it saw, two at least; with `"wait"` it sends
+    nothing. Either way it obeys the last ban that it knows. When the server is back, what was used
+    meanwhile is booked.
+
+    It belongs to one event loop at a time, and to the process that made it; a child that was forked
+    takes part as another member. Close it with `await budget.aclose()`: without that, what was
+    charged in advance stays charged until its minute ends.
+
+    Args:
+        server: A URL (`redis://`, `rediss://`, `unix://`, with a user and a password if needed), or
+            a client of `redis.asyncio`, which you close yourself: for a cluster, or Sentinel.
+        egress: Names the address that the exchange sees: the same for all who share it, and for
+            nobody else. 1 to 64 letters, digits, dots, colons, hyphens and underscores.
+        without_server: What to do while the server is lost: `"share"` or `"wait"`.
+        options: The arguments of `ProcessBudget`, with its defaults. Each process keeps its own
+            `reserve`, on the common count; `share` is that of all processes together.
+
+    Raises:
+        ModuleNotFoundError: The extra `redis` is not installed.
+        TypeError: An argument has a wrong type.
+        ValueError: An argument is out of range, the URL is none, or the client decodes its answers
+            (`decode_responses=True`).
+    """
+
+    def __init__(
+        self,
+        server: object,
+        *,
+        egress: str,
+        without_server: WithoutServer = "share",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(**options)
+        self._egress = check_egress(egress)
+        if without_server not in get_args(WithoutServer):
+            raise ValueError(f"without_server must be 'share' or 'wait': {without_server!r}")
+        self._without_server: WithoutServer = without_server
+        make_client(server)
+        self._server = server
+        self._couriers: dict[str, Courier] = {}
+
+    def close(self) -> None:
+        """Drop the connections. What was charged stays charged; `aclose` gives it back."""
+        for courier in list(self._couriers.values()):
+            courier.close()
+        self._couriers.clear()
+        self._pools.clear()
+
+    async def aclose(self) -> None:
+        """Return what was charged in advance, tell the others what is late, and disconnect.
+
+        A request that is still under way stays charged until its minute ends. A repeat does
+        nothing; a charge after it takes part again.
+
+        Raises:
+            ClientClosedError: The budget belongs to another event loop, which is running.
+        """
+        for courier in list(self._couriers.values()):
+            await courier.aclose()
+
+    def _make_pool(self, name: str) -> MemberPool:
+        pool = MemberPool(
+            self._make_part, self._make_state, self._clock, self._wall, self._without_server
+        )
+        courier = self._couriers[name] = Courier(pool, name, self._connect, self._clock)
+        pool.wake = courier.wake
+        return pool
+
+    def _connect(self) -> RecordServer:
+        return RedisServer(self._server, self._egress)
+
+    def _make_part(self, state: Known, members: int = 1) -> Bucket:
+        """A bucket with our share, or with the part of one of several members."""
+        if members == 1:
+            return self._make_bucket(state)
+        part = copy(self)
+        part._share = min(self._share, 1.0 / members)
+        return part._make_bucket(state)
+
+    def _make_state(self, clock: Clock) -> Known:
+        state = fresh_state(self._limit, clock, self._wall)
+        return state if self._rolling is None else rolling.fresh(state, self._rolling)
+
+
+class SharedUsage(NamedTuple):
+    """What a server knows of one pool."""
+
+    usage: Usage
+    members: int
+    """Processes that took part in this minute or the one before."""
+
+
+async def redis_pools(server: object, egress: str) -> dict[str, SharedUsage]:
+    """What a server knows of every pool behind one address; changes nothing.
+
+    Args:
+        server: As for `RedisBudget`.
+        egress: As for `RedisBudget`.
+
+    Raises:
+        ServerError: The server does not answer.
+        ModuleNotFoundError, TypeError, ValueError: See `RedisBudget`.
+    """
+    made = RedisServer(server, check_egress(egress))
+    try:
+        found = await made.records()
+    finally:
+        await made.aclose()
+    pools: dict[str, SharedUsage] = {}
+    for name, (data, time) in found.items():
+        shared = member_record.decode(data)
+        if shared is not None:
+            now = time + shared.shift
+            kind = rolling.RollingBucket if rolling.is_rolling(shared.state) else Bucket
+            members = shared.seen(shared.state.clock.likeliest(now))
+            pools[name] = SharedUsage(kind(shared.state).usage(now), members)
+    return pools

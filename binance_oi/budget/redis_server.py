@@ -1,0 +1,261 @@
+"""A Redis or Valkey server that keeps the record of a pool. The one module that imports `redis`.
+
+The rule of this file: the server compares and swaps, in one step, and knows nothing of what is in a
+record. Nothing is sent twice by itself: redis-py tries ten times, for seconds, unless it is told
+not to.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from binance_oi.budget.member_record import FORMAT, ID, VERSION
+from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
+from binance_oi.budget.turns import NEXT, PATIENCE, TURN
+from binance_oi.errors import printable
+from binance_oi.extras import library
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+FORMAT_KEPT_MS = 120_000  # for which a format that nobody uses any more keeps older ones away
+MOST_WAITING = 64  # members whose place in the queue is kept
+EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+
+# Keys: the record, whose turn it is, the newest format in use. `redis.call` of TIME in front of a
+# write needs replication of effects, which is the only one since Redis 7 and the default since 5.
+SCRIPT = f"""
+local record, queue, newest = KEYS[1], KEYS[2], KEYS[3]
+local expected, new, member, news = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local kept_ms, channel, form = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local now = redis.call('TIME')
+if tonumber(redis.call('GET', newest) or '0') > form then
+  return {{{Outcome.OUTDATED:d}, now[1], now[2], ''}}
+end
+local found = redis.call('GET', record) or ''
+local waiting = redis.call('GET', queue) or ''
+local is_next = member == '' or waiting == '' or string.sub(waiting, 1, {ID}) == member
+local is_same = string.sub(found, 1, {VERSION}) == expected
+if new ~= '' and is_next and is_same then
+  redis.call('SET', record, new, 'PX', kept_ms)
+  redis.call('SET', newest, form, 'PX', {FORMAT_KEPT_MS})
+  if news ~= '' then redis.call('PUBLISH', channel, news) end
+  if member ~= '' and waiting ~= '' then
+    waiting = string.sub(waiting, {ID} + 1)
+    if waiting == '' then
+      redis.call('DEL', queue)
+    else
+      redis.call('SET', queue, waiting, 'PX', {1000 * TURN:.0f})
+      redis.call('PUBLISH', channel, '{NEXT.decode()}' .. string.sub(waiting, 1, {ID}))
+    end
+  end
+  return {{{Outcome.DONE:d}, now[1], now[2]}}
+end
+if member ~= '' and not string.find(waiting, member, 1, true) then
+  if waiting == '' then
+    redis.call('SET', queue, member, 'PX', {1000 * TURN:.0f})
+  elseif #waiting < {ID * MOST_WAITING} then
+    redis.call('APPEND', queue, member)
+  end
+end
+local outcome = is_next and {Outcome.LATE:d} or {Outcome.TURN:d}
+if is_same then return {{outcome, now[1], now[2]}} end
+return {{outcome, now[1], now[2], found}}
+"""
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+def check_egress(egress: object) -> str:
+    """A name for the address that the exchange sees.
+
+    Raises:
+        TypeError: It is no `str`.
+        ValueError: It cannot be a part of a key.
+    """
+    if not isinstance(egress, str):
+        raise TypeError(f"egress must be a str, not {type(egress).__name__}")
+    if not EGRESS.fullmatch(egress):
+        raise ValueError(
+            "egress must be 1 to 64 letters, digits, dots, colons, hyphens or underscores,"
+            f" and begin with a letter or a digit: {printable(repr(egress))}"
+        )
+    return egress
+
+
+def make_client(server: Any) -> Any:
+    """A client of redis-py for a URL, which sends nothing yet; a client as it is.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is no such URL, or a client that decodes its answers.
+        ModuleNotFoundError: `redis` is missing.
+    """
+    redis = library("redis.asyncio", "redis")
+    if isinstance(server, str):
+        retry = library("redis.asyncio.retry", "redis").Retry
+        backoff = library("redis.backoff", "redis").NoBackoff
+        client = redis.Redis.from_url(
+            server, retry=retry(backoff(), 0), socket_connect_timeout=PATIENCE
+        )
+    elif callable(getattr(server, "evalsha", None)) and hasattr(server, "get_encoder"):
+        client = server
+    else:
+        raise TypeError(
+            f"server must be a URL or a client of redis.asyncio, not {type(server).__name__}"
+        )
+    if client.get_encoder().decode_responses:
+        raise ValueError("a client with decode_responses=True cannot read the shared budget")
+    return client
+
+
+Errors = tuple[type[Exception], ...]
+
+
+def _errors() -> Errors:
+    error: type[Exception] = library("redis", "redis").RedisError
+    return (error, OSError, EOFError, ValueError, RuntimeError)
+
+
+class RedisServer:
+    """One server, for one pool of one member; a `RecordServer`.
+
+    Args:
+        server: A URL, whose connections are closed at the end, or a client of redis-py, which is
+            left open.
+        egress: Names the address that the exchange sees.
+    """
+
+    def __init__(self, server: Any, egress: str) -> None:
+        self._is_ours = isinstance(server, str)
+        self._client = make_client(server)
+        self._subscriber: Any = None  # of a cluster: one of its nodes
+        self._prefix = f"{{binance-oi:{egress}}}"
+        self._errors: Errors = _errors()
+        self._odd: Errors = (*self._errors, AttributeError, IndexError, TypeError)
+        self._is_checked = False
+
+    def keys(self, pool: str) -> tuple[str, str, str]:
+        """Of the record, of whose turn it is, and of the newest format: all in one slot."""
+        base = f"{self._prefix}:{pool}"
+        return f"{base}:{FORMAT}", f"{base}:{FORMAT}:next", f"{base}:format"
+
+    async def swap(self, pool: str, swap: Swap) -> Answer:
+        """See `RecordServer.swap`."""
+        keys = self.keys(pool)
+        arguments = (
+            *(*keys, swap.expected, swap.record, swap.member, swap.news),
+            *(swap.kept_ms or 1, keys[0], FORMAT),  # the channel is named like the record
+        )
+        try:
+            if not self._is_checked:
+                await self._check_eviction()
+            reply = await self._call(arguments)
+            time = int(reply[1]) + int(reply[2]) / 1e6
+            found = bytes(reply[3]) if len(reply) > 3 else None
+            return Answer(Outcome(int(reply[0])), time, found)
+        except self._odd as error:
+            raise ServerError(_said(error)) from error
+
+    async def _call(self, arguments: tuple[Any, ...]) -> Any:
+        missing: type[Exception] = library("redis.exceptions", "redis").NoScriptError
+        try:
+            return await self._client.evalsha(SHA, 3, *arguments)
+        except missing:  # it is new, or SCRIPT FLUSH: `eval` keeps it
+            return await self._client.eval(SCRIPT, 3, *arguments)
+
+    async def _check_eviction(self) -> None:
+        """Warn of a server that may drop the record when its memory is full."""
+        try:
+            memory = await self._client.info("memory")
+        except self._errors:  # not allowed, or a cluster: nobody can say
+            self._is_checked = True
+            return
+        self._is_checked = True
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if int(memory.get("maxmemory", 0) or 0) > 0 and policy != "noeviction":
+            logger.warning(
+                "the server of the shared budget drops keys when its memory is full (%s); use one"
+                " with maxmemory-policy noeviction",
+                printable(policy),
+            )
+
+    async def tell(self, pool: str, news: bytes) -> None:
+        """See `RecordServer.tell`."""
+        try:
+            await self._client.publish(self.keys(pool)[0], news)
+        except self._errors as error:
+            raise ServerError(_said(error)) from error
+
+    async def listen(
+        self, pool: str, hear: Callable[[bytes], object], reset: Callable[[], object]
+    ) -> None:
+        """See `RecordServer.listen`."""
+        try:
+            async with self._subscribing().pubsub(ignore_subscribe_messages=True) as pubsub:
+                await pubsub.subscribe(self.keys(pool)[0])
+                reset()
+                again = _Again(reset)
+                pubsub.connection.register_connect_callback(again.connected)
+                async for message in pubsub.listen():
+                    if message is not None and message.get("type") == "message":
+                        hear(bytes(message["data"]))
+        except self._odd as error:
+            raise ServerError(_said(error)) from error
+
+    def _subscribing(self) -> Any:
+        """A client that can subscribe: of a cluster, whose nodes all tell the same, one of them."""
+        node_of = getattr(self._client, "get_default_node", None)
+        if node_of is None:
+            return self._client
+        if self._subscriber is None:
+            node = node_of()
+            redis = library("redis.asyncio", "redis")
+            known = {"username", "password", "protocol", "client_name"}
+            given = {k: v for k, v in node.connection_kwargs.items() if k in known}
+            self._subscriber = redis.Redis(host=node.host, port=node.port, **given)
+        return self._subscriber
+
+    async def records(self) -> dict[str, tuple[bytes, float]]:
+        """The record of every pool, by its name, and the time of the server.
+
+        Raises:
+            ServerError: The server does not answer.
+        """
+        found: dict[str, tuple[bytes, float]] = {}
+        start, end = f"{self._prefix}:".encode(), f":{FORMAT}".encode()
+        pattern = re.sub(rb"([\\*?\[\]])", rb"\\\1", start) + b"*" + end
+        try:
+            async for key in self._client.scan_iter(match=pattern):
+                name = bytes(key)[len(start) : -len(end)].decode("utf-8", "replace")
+                answer = await self.swap(name, Swap(b""))
+                if answer.found:
+                    found[name] = answer.found, answer.time
+        except self._errors as error:
+            raise ServerError(_said(error)) from error
+        return found
+
+    async def aclose(self) -> None:
+        """See `RecordServer.aclose`; a client of the user stays open."""
+        for client in (self._subscriber, self._client if self._is_ours else None):
+            if client is not None:
+                try:
+                    await client.aclose()
+                except self._errors:
+                    pass  # it is closed already, as far as that goes
+        self._subscriber = None
+
+
+class _Again:
+    """Hears when a connection was made again; redis-py keeps bound methods alone, weakly."""
+
+    def __init__(self, reset: Callable[[], object]) -> None:
+        self._reset = reset
+
+    async def connected(self, _connection: object) -> None:
+        self._reset()
+
+
+def _said(error: Exception) -> str:
+    """What an error says, on one line and without the password of a URL."""
+    return printable(f"{type(error).__name__}: {error}")

@@ -1,0 +1,312 @@
+"""A real server does with a record what the pool expects of it.
+
+Rule of this file: each test has a server of its own, or it needs none. What the script does is
+compared with the server in memory, on which the other tests rest.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import trustme
+
+from binance_oi.budget import redis_server
+from binance_oi.budget.member_record import ID, VERSION
+from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
+from binance_oi.budget.redis_server import RedisServer, check_egress, make_client
+from support.lanes import thorough
+from support.record_keeper import Keeper
+from support.redis_servers import Server, free_port, needs_server, running
+
+redis = pytest.importorskip("redis.asyncio")
+
+POOL = "https://exchange"
+ACL = (
+    "~{binance-oi:* &{binance-oi:* +eval +evalsha +get +set +del +append +time +publish"
+    " +subscribe +unsubscribe +ping +hello +client"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("server")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def empty(request: pytest.FixtureRequest) -> None:
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").call("FLUSHALL")
+
+
+async def until(condition: Callable[[], bool], listening: "asyncio.Task[None]") -> None:
+    """Wait for news, however long it takes, while somebody listens."""
+    while not condition():
+        assert not listening.done(), listening
+        await asyncio.sleep(0.01)
+
+
+def swap_of(random: Random, known: list[bytes]) -> Swap:
+    """A swap that a member may ask for: of a version that was, reading or writing, with a turn."""
+    version = random.choice([*known[-2:], b"", random.randbytes(VERSION)])
+    record = random.choice([b"", random.randbytes(VERSION + random.randrange(60))])
+    member = random.choice([b"", *(bytes([n]) * ID for n in range(4))])
+    return Swap(version, record, member, random.choice([b"", b"n"]), 60_000)
+
+
+@needs_server
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("seed, count", [(1, 100), *thorough((2, 1000))])
+async def test_the_script_does_what_the_server_in_memory_does(
+    server: Server, seed: int, count: int, protocol: int
+) -> None:
+    random, known = Random(seed), [b""]
+    loop = asyncio.get_running_loop()
+    keeper = Keeper(lambda: 0.0 * loop.time())
+    made = RedisServer(f"{server.url}?protocol={protocol}", "a.test")
+    for _ in range(count):
+        if random.random() < 0.1:  # the turn of the next one is over
+            keeper.places[POOL].queue = b""
+            server.call("DEL", made.keys(POOL)[1])
+        swap = swap_of(random, known)
+        expected, found = keeper.swap(POOL, swap), await made.swap(POOL, swap)
+        # A slow machine may let a turn end in between: ask both again.
+        assert found._replace(time=0.0) == expected._replace(time=0.0)
+        if found.outcome is Outcome.DONE:
+            known.append(swap.record[:VERSION])
+    await made.aclose()
+    assert len(known) > count // 20
+
+
+@needs_server
+async def test_the_server_tells_its_time_and_what_others_say(server: Server) -> None:
+    one, other = RedisServer(server.url, "a"), RedisServer(server.url, "a")
+    heard, resets = list[bytes](), list[int]()
+    listening = asyncio.create_task(one.listen(POOL, heard.append, lambda: resets.append(1)))
+    await until(lambda: bool(resets), listening)
+    await other.tell(POOL, b"h1")
+    await until(lambda: bool(heard), listening)
+    answer = await other.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"n", 1000))
+    await until(lambda: len(heard) > 1, listening)
+    assert heard == [b"h1", b"n"]
+    assert answer.time > 1.7e9
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    for each in (one, other):
+        await each.aclose()
+
+
+@needs_server
+async def test_who_is_next_hears_that_it_is_its_turn(server: Server) -> None:
+    made = RedisServer(server.url, "a")
+    heard, resets = list[bytes](), list[int]()
+    listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
+    await until(lambda: bool(resets), listening)
+    one, other, third = (bytes([n]) * ID for n in (1, 2, 3))
+    first = b"1" * VERSION
+    while True:  # a slow machine may let the turn of one of them end
+        server.call("FLUSHALL")
+        await made.swap(POOL, Swap(b"", first, b"", b"", 60_000))
+        late = [await made.swap(POOL, Swap(b"x", b"y" * VERSION, who)) for who in (one, other)]
+        away = await made.swap(POOL, Swap(first, b"3" * VERSION, third))
+        done = await made.swap(POOL, Swap(first, b"2" * VERSION, one, b"", 60_000))
+        if away.outcome is Outcome.TURN and done.outcome is Outcome.DONE:
+            break
+    assert [each.outcome for each in late] == [Outcome.LATE, Outcome.TURN]
+    await until(lambda: b"t" + other in heard, listening)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await made.aclose()
+
+
+@needs_server
+async def test_a_script_that_was_flushed_is_loaded_again(server: Server) -> None:
+    made = RedisServer(server.url, "a")
+    for version in (b"1" * VERSION, b"2" * VERSION, b"3" * VERSION):
+        expected = b"" if version[0] == ord("1") else bytes([version[0] - 1]) * VERSION
+        server.call("SCRIPT", "FLUSH")
+        assert (await made.swap(POOL, Swap(expected, version, b"", b"", 1000))).outcome is (
+            Outcome.DONE
+        )
+    await made.aclose()
+
+
+@needs_server
+async def test_a_newer_format_keeps_older_ones_away(server: Server) -> None:
+    made = RedisServer(server.url, "a")
+    server.call("SET", made.keys(POOL)[2], "99")
+    answer = await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+    assert answer.outcome is Outcome.OUTDATED
+    await made.aclose()
+
+
+@needs_server
+@pytest.mark.parametrize("url", ["redis://:secret@{}/0", "redis://bot:word@{}/0"])
+async def test_a_password_and_an_access_list_are_enough(tmp_path: Path, url: str) -> None:
+    with running(tmp_path, requirepass="secret") as server:
+        client = redis.Redis.from_url(f"redis://:secret@127.0.0.1:{server.port}")
+        await client.execute_command("ACL", "SETUSER", "bot", "on", ">word", *ACL.split())
+        made = RedisServer(url.format(f"127.0.0.1:{server.port}"), "a")
+        for expected, version in ((b"", b"1" * VERSION), (b"1" * VERSION, b"2" * VERSION)):
+            swap = Swap(expected, version, b"m" * ID, b"n", 1000)
+            assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
+        await made.tell(POOL, b"n")
+        await made.aclose()
+        await client.aclose()
+
+
+@needs_server
+async def test_what_is_not_allowed_is_an_error_that_names_no_password(tmp_path: Path) -> None:
+    with running(tmp_path, requirepass="secret") as server:
+        made = RedisServer(f"redis://:wrong@127.0.0.1:{server.port}", "a")
+        with pytest.raises(ServerError) as caught:
+            await made.swap(POOL, Swap(b""))
+        assert "wrong@" not in str(caught.value)
+        await made.aclose()
+
+
+@needs_server
+async def test_it_speaks_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    ca, key = tmp_path / "ca.pem", tmp_path / "key.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(key))
+    port = free_port()
+    try:
+        server = Server(
+            tmp_path / "server",
+            port=port,
+            tls_port=str(port),
+            tls_cert_file=str(key),
+            tls_key_file=str(key),
+            tls_ca_cert_file=str(ca),
+            tls_auth_clients="no",
+        )
+    except RuntimeError as error:
+        pytest.skip(f"this server has no TLS: {str(error)[-200:]}")
+    try:
+        made = RedisServer(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}", "a")
+        answer = await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+        assert answer.outcome is Outcome.DONE
+        await made.aclose()
+    finally:
+        server.kill()
+
+
+@needs_server
+async def test_a_full_server_is_an_error_and_its_policy_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(tmp_path, maxmemory="1mb", maxmemory_policy="allkeys-lru") as server:
+        made = RedisServer(server.url, "a")
+        await made.swap(POOL, Swap(b""))
+        assert "allkeys-lru" in caplog.text
+        server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.call("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(ServerError):
+            await made.swap(POOL, Swap(b"", b"v" * VERSION, b"", b"", 1000))
+        await made.aclose()
+        caplog.clear()
+        server.call("CONFIG", "SET", "maxmemory", "0")
+        made = RedisServer(server.url, "a")
+        await made.swap(POOL, Swap(b""))
+        assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+        await made.aclose()
+
+
+@needs_server
+async def test_the_keys_of_a_cluster_are_in_one_slot_and_it_works_there(tmp_path: Path) -> None:
+    with running(tmp_path, cluster_enabled="yes") as server:
+        first = server.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        assert first.startswith("+OK"), first
+        for _ in iter(lambda: "cluster_state:ok" in server.call("CLUSTER", "INFO"), True):
+            await asyncio.sleep(0.05)
+        cluster = pytest.importorskip("redis.asyncio.cluster").RedisCluster
+        client = cluster(host="127.0.0.1", port=server.port)
+        made = RedisServer(client, "a")
+        swap = Swap(b"", b"v" * VERSION, b"m" * ID, b"n", 1000)
+        assert (await made.swap(POOL, swap)).outcome is Outcome.DONE
+        heard, resets = list[bytes](), list[int]()
+        listening = asyncio.create_task(made.listen(POOL, heard.append, lambda: resets.append(1)))
+        await until(lambda: bool(resets), listening)
+        while not heard:
+            await made.swap(POOL, Swap(b"v" * VERSION, b"v" * VERSION, b"", b"n", 1000))
+            await asyncio.sleep(0.01)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await made.aclose()
+        await client.aclose()
+
+
+async def test_no_server_is_an_error() -> None:
+    made = RedisServer("redis://127.0.0.1:1/0", "a")
+    with pytest.raises(ServerError):
+        await made.swap(POOL, Swap(b""))
+    with pytest.raises(ServerError):
+        await made.tell(POOL, b"n")
+    with pytest.raises(ServerError):
+        await made.listen(POOL, lambda _: None, lambda: None)
+    await made.aclose()
+
+
+@pytest.mark.parametrize(
+    "given, error",
+    [
+        *(
+            (each, ValueError)
+            for each in ("", "127.0.0.1", "http://127.0.0.1", "redis://127.0.0.1:x")
+        ),
+        *((each, TypeError) for each in (None, 6379, b"redis://127.0.0.1", object())),
+    ],
+)
+def test_what_is_no_server_is_refused(given: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        make_client(given)
+
+
+def test_a_client_that_decodes_its_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match="decode_responses"):
+        make_client(redis.Redis(decode_responses=True))
+    with pytest.raises(ValueError, match="decode_responses"):
+        make_client("redis://127.0.0.1?decode_responses=True")
+
+
+@pytest.mark.parametrize("egress", ["a", "nat-1", "203.0.113.7", "2001:db8::1", "A_b.c", "x" * 64])
+def test_a_name_of_an_address_is_taken(egress: str) -> None:
+    assert check_egress(egress) == egress
+
+
+@pytest.mark.parametrize("egress", ["", " ", "a b", "a{b}", "-a", "é", "a\n", "x" * 65, "a*"])
+def test_a_name_that_cannot_be_in_a_key_is_refused(egress: str) -> None:
+    with pytest.raises(ValueError, match="egress"):
+        check_egress(egress)
+
+
+@pytest.mark.parametrize("egress", [None, 1, b"a"])
+def test_a_name_that_is_no_text_is_refused(egress: object) -> None:
+    with pytest.raises(TypeError, match="egress"):
+        check_egress(egress)
+
+
+def test_an_answer_that_no_server_gives_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        made = RedisServer("redis://127.0.0.1:1", "a")
+        made._is_checked = True
+        for reply in (None, [], [7, b"1", b"2"], [1, b"x", b"y"], [0, b"1", b"2", None], "text"):
+
+            async def answer(*_: object, reply: object = reply) -> object:
+                return reply
+
+            monkeypatch.setattr(made, "_call", answer)
+            with pytest.raises(ServerError):
+                await made.swap(POOL, Swap(b""))
+        await made.aclose()
+
+    asyncio.run(play())
+    assert Answer(Outcome.DONE, 0.0, None).found is None
+    assert redis_server.SHA

@@ -1,0 +1,374 @@
+"""Real servers, real processes, a real clock: `python -m tests.simulation.servers`.
+
+Rule of this file: the verdict is the exchange's: it refused nobody. And every process ends when it
+is asked to. Each drill has servers of its own, and some a relay in front of them.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from binance_oi import BinanceOIError, OpenInterestClient, RedisBudget
+from binance_oi.extras import library
+from binance_oi.simulator.local import LocalExchange
+from support.redis_servers import Server, free_port, program, running
+
+ROOT = Path(__file__).resolve().parents[2]
+MEMBERS, WORKERS = 4, 20
+EGRESS = "drill"
+END_S = 120.0  # in which a process has to end, on a machine of any speed
+
+
+class Process:
+    """A process of its own that asks as often as it may, until it has to stop."""
+
+    def __init__(self, exchange: str, server: str) -> None:
+        command = [sys.executable, "-m", "tests.simulation.servers", "--use", exchange, server]
+        self._popen = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.communicate()
+
+    def stop(self) -> dict[str, int]:
+        """Let it end; it has to."""
+        out, _ = self._popen.communicate("stop\n", timeout=END_S)
+        assert self._popen.returncode == 0, self._popen.returncode
+        found: dict[str, int] = json.loads(out.splitlines()[-1])
+        return found
+
+
+async def use(exchange: str, server: str) -> None:
+    """Be such a process."""
+    loop = asyncio.get_running_loop()
+    stopped = loop.run_in_executor(None, sys.stdin.readline)
+    answers = errors = 0
+    budget = RedisBudget(make_client(server), egress=EGRESS)
+
+    async def ask(client: OpenInterestClient) -> None:
+        nonlocal answers, errors
+        while not stopped.done():
+            try:
+                await client.get_open_interest("BTCUSDT", max_wait=3.0)
+            except BinanceOIError:
+                errors += 1
+                await asyncio.sleep(0.05)
+            else:
+                answers += 1
+
+    async with OpenInterestClient(
+        base_url=exchange, budget=budget, max_connections=WORKERS
+    ) as client:
+        await asyncio.gather(*(ask(client) for _ in range(WORKERS)))
+    await budget.aclose()
+    sys.stdout.write(json.dumps({"answers": answers, "errors": errors}) + "\n")
+
+
+def make_client(server: str) -> Any:
+    """A URL, or a client for `sentinel://` and `cluster://`."""
+    kind, _, place = server.partition("://")
+    host, _, port = place.partition(":")
+    if kind == "sentinel":
+        return (
+            library("redis.asyncio.sentinel", "redis")
+            .Sentinel([(host, int(port))])
+            .master_for("drill")
+        )
+    if kind == "cluster":
+        return library("redis.asyncio.cluster", "redis").RedisCluster(host=host, port=int(port))
+    return server
+
+
+class Relay:
+    """Passes bytes on to a server after a delay, or holds them back for a while."""
+
+    def __init__(self, port: int, delay: float = 0.0) -> None:
+        self.delay, self.held_until = delay, 0.0
+        self._target = port
+        self._loop = asyncio.new_event_loop()
+        self.port = free_port()
+        self._is_ready = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+        self._is_ready.wait()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        start = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._loop.run_until_complete(start)
+        self._is_ready.set()
+        self._loop.run_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            far = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(self._pass(reader, far[1]), self._pass(far[0], writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                moment = max(loop.time() + self.delay, self.held_until)
+                loop.call_at(moment, writer.write, data)
+        loop.call_at(max(loop.time() + self.delay, self.held_until), writer.close)
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing through for a while; then all of it arrives."""
+        self.held_until = self._loop.time() + seconds
+
+
+Play = Callable[["Stage"], None]
+
+
+class Stage:
+    """The exchange, the server, and the processes of a drill."""
+
+    def __init__(self, directory: Path, stack: ExitStack, seconds: float) -> None:
+        self.directory, self.seconds, self.random = directory, seconds, Random(0)
+        self.stack = stack
+        offset = 50.0 - time.time() % 60.0  # a minute begins soon
+        self.exchange = LocalExchange(latency=0.02, jitter=0.02, clock_offset=offset)
+        stack.enter_context(self.exchange.in_thread())
+        self.processes: list[Process] = []
+
+    def server(self, name: str = "server", **options: Any) -> Server:
+        return self.stack.enter_context(running(self.directory / name, **options))
+
+    def begin(self, *urls: str) -> None:
+        """Start the processes, and wait until they send."""
+        self.processes = [Process(self.exchange.url, urls[n % len(urls)]) for n in range(MEMBERS)]
+        while not self.exchange.answers.total():
+            time.sleep(0.05)
+
+    def restart(self, number: int, url: str) -> None:
+        self.processes[number].kill()
+        self.processes[number] = Process(self.exchange.url, url)
+
+    def wait(self, seconds: float | None = None) -> None:
+        time.sleep(self.seconds if seconds is None else seconds)
+
+
+def kills(stage: Stage) -> None:
+    """Processes are killed and stopped."""
+    server = stage.server()
+    stage.begin(server.url)
+    ends = time.monotonic() + stage.seconds
+    while time.monotonic() < ends:
+        time.sleep(stage.random.uniform(1.0, 4.0))
+        if stage.random.random() < 0.5:
+            stage.restart(stage.random.randrange(MEMBERS), server.url)
+        else:
+            stopped = stage.processes[stage.random.randrange(MEMBERS)]
+            stopped.signal(signal.SIGSTOP)
+            time.sleep(stage.random.uniform(0.5, 20.0))
+            stopped.signal(signal.SIGCONT)
+
+
+def empty(stage: Stage) -> None:
+    """The server is killed, and starts empty."""
+    server = stage.server()
+    stage.begin(server.url)
+    ends = time.monotonic() + stage.seconds
+    while time.monotonic() < ends:
+        time.sleep(stage.random.uniform(5.0, 15.0))
+        server.kill()
+        time.sleep(stage.random.uniform(0.0, 5.0))
+        server.start()
+
+
+def torn(stage: Stage) -> None:
+    """The server is killed, and starts from a file whose end is torn."""
+    server = stage.server(appendonly="yes", appendfsync="everysec")
+    stage.begin(server.url)
+    ends = time.monotonic() + stage.seconds
+    while time.monotonic() < ends:
+        time.sleep(stage.random.uniform(8.0, 15.0))
+        server.kill()
+        (file,) = (server.directory / "appendonlydir").glob("*.incr.aof")
+        data = file.read_bytes()
+        file.write_bytes(data[: max(0, len(data) - stage.random.randrange(20_000))])
+        server.start()
+
+
+def promoted(stage: Stage) -> None:
+    """A replica that lacks the last writes takes over, at the same port."""
+    first = stage.server()
+    relay = Relay(first.port)
+    second = stage.server("replica", replicaof=f"127.0.0.1 {first.port}")
+    stage.begin(relay.url)
+    stage.wait(stage.seconds / 2)
+    second.signal(signal.SIGSTOP)
+    time.sleep(1.0)
+    first.kill()
+    second.signal(signal.SIGCONT)
+    second.call("REPLICAOF", "NO", "ONE")
+    relay._target = second.port
+    stage.wait(stage.seconds / 2)
+
+
+def sentinel(stage: Stage) -> None:
+    """Sentinel makes a replica the primary."""
+    first = stage.server()
+    second = stage.server("replica", replicaof=f"127.0.0.1 {first.port}")
+    port = free_port()
+    config = stage.directory / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {stage.directory}\n"
+        f"sentinel monitor drill 127.0.0.1 {first.port} 1\n"
+        "sentinel down-after-milliseconds drill 1000\nsentinel failover-timeout drill 5000\n"
+    )
+    found = program("server")
+    assert found is not None
+    with (stage.directory / "sentinel.log").open("ab") as log:
+        watching = subprocess.Popen([found, str(config), "--sentinel"], stdout=log, stderr=log)
+    stage.stack.callback(watching.wait)
+    stage.stack.callback(watching.kill)
+    while f"{second.port}" not in _sentinel_says(port):
+        time.sleep(0.2)
+    stage.begin(f"sentinel://127.0.0.1:{port}")
+    stage.wait(stage.seconds / 3)
+    first.kill()
+    stage.wait(2 * stage.seconds / 3)
+
+
+def _sentinel_says(port: int) -> str:
+    redis = library("redis", "redis")
+    with suppress(redis.RedisError):
+        return str(redis.Redis(port=port).execute_command("SENTINEL", "REPLICAS", "drill"))
+    return ""
+
+
+def shards(stage: Stage) -> None:
+    """A cluster of three."""
+    servers = [stage.server(f"shard{n}", cluster_enabled="yes") for n in range(3)]
+    for number, server in enumerate(servers):
+        first, last = 5461 * number, 16383 if number == 2 else 5461 * (number + 1) - 1
+        server.call("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+        server.call("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
+        if number:
+            server.call("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port))
+    for server in servers:
+        while "cluster_state:ok" not in server.call("CLUSTER", "INFO"):
+            time.sleep(0.2)
+    stage.begin(f"cluster://127.0.0.1:{servers[0].port}")
+    stage.wait()
+
+
+def far(stage: Stage) -> None:
+    """The server is 10 ms away."""
+    relay = Relay(stage.server().port, 0.005)
+    stage.begin(relay.url)
+    stage.wait()
+
+
+def cut(stage: Stage) -> None:
+    """One process is cut off for 45 s; then all bytes arrive."""
+    server = stage.server()
+    relay = Relay(server.port)
+    stage.begin(relay.url, server.url, server.url, server.url)
+    stage.wait(10.0)
+    relay.hold(45.0)
+    stage.wait(max(60.0, stage.seconds))
+
+
+def cut_all(stage: Stage) -> None:
+    """All processes are cut off for 90 s."""
+    relay = Relay(stage.server().port)
+    stage.begin(relay.url)
+    stage.wait(10.0)
+    relay.hold(90.0)
+    stage.wait(max(110.0, stage.seconds))
+
+
+def flushed(stage: Stage) -> None:
+    """The scripts of the server are flushed, and its data once."""
+    server = stage.server()
+    stage.begin(server.url)
+    ends = time.monotonic() + stage.seconds
+    while time.monotonic() < ends:
+        time.sleep(2.0)
+        server.call("SCRIPT", "FLUSH")
+        if stage.random.random() < 0.1:
+            server.call("FLUSHALL")
+
+
+def full(stage: Stage) -> None:
+    """The memory of the server is full for a while."""
+    server = stage.server()
+    stage.begin(server.url)
+    stage.wait(10.0)
+    server.call("CONFIG", "SET", "maxmemory", "1")
+    stage.wait(30.0)
+    server.call("CONFIG", "SET", "maxmemory", "0")
+    stage.wait()
+
+
+DRILLS: dict[str, Play] = {
+    play.__name__: play
+    for play in (
+        *(kills, empty, torn, promoted, sentinel, shards, far, cut, cut_all, flushed, full),
+    )
+}
+
+
+@contextmanager
+def _stage(seconds: float) -> Generator[Stage]:
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        stage = Stage(Path(place), stack, seconds)
+        try:
+            yield stage
+        finally:
+            for process in stage.processes:
+                with suppress(ProcessLookupError):
+                    process.signal(signal.SIGCONT)
+                process.kill()
+
+
+def drill(name: str, seconds: float) -> None:
+    """Play one drill, and judge it."""
+    with _stage(seconds) as stage:
+        DRILLS[name](stage)
+        found = [process.stop() for process in stage.processes]
+        refused = stage.exchange.answers[429] + stage.exchange.answers[418]
+        weights = list(stage.exchange.weights.values())
+        answers = [each["answers"] for each in found]
+    text = f"| {name} | {refused} refused | most {max(weights)} | minutes {weights} |"
+    sys.stdout.write(f"{text} answers {answers} |\n")
+    sys.stdout.flush()
+    assert refused == 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.servers")
+    parser.add_argument("--use", nargs=2, metavar=("EXCHANGE", "SERVER"), help="be a process")
+    parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("names", nargs="*", default=list(DRILLS))
+    options = parser.parse_args()
+    if options.use:
+        asyncio.run(use(*options.use))
+        return
+    for name in options.names:
+        drill(name, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
