@@ -52,7 +52,7 @@ THIRD_PARTY = {
     "aiohttp.web": {"simulator", "web/aiohttp_app", "web/server"},
     "aiolimiter": {"sending/pacer"},
     "cyclopts": {"cli"},
-    "msgspec": {"budget", "cli", "exchange", "simulator"},
+    "msgspec": {"budget", "cli", "exchange", "simulator", "web/events"},
     "multidict": {"simulator"},  # aiohttp's own type for headers
     "pytest": {"testing"},
     "rich": {"cli"},

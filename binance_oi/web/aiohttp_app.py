@@ -59,7 +59,7 @@ async def _close(app: web.Application) -> None:
 async def _handle(router: Router, request: web.Request) -> web.StreamResponse:
     path, query = f"/{request.match_info['path']}", request.raw_path.partition("?")[2]
     result = await router.answer(
-        Request(request.method, path, query, request.headers, request.remote or "")
+        Request(request.method, path, query, request.headers, lambda: request.remote or "")
     )
     if isinstance(result, Answer):
         return web.Response(status=result.status, headers=result.headers, body=result.body or None)

@@ -142,7 +142,7 @@ def _request(scope: Message) -> Request:
         path = path[len(root) :] or "/"
     peer = scope.get("client") or ("",)
     query = scope.get("query_string", b"").decode("latin-1")
-    return Request(scope["method"], path, query, headers, peer[0])
+    return Request(scope["method"], path, query, headers, lambda: str(peer[0]))
 
 
 def _start(status: int, headers: Headers) -> Message:

@@ -5,17 +5,22 @@ listeners; an event is encoded once for each different view of it. A delta has o
 new: a value whose time goes back is an older answer, and is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from decimal import Decimal
+from operator import itemgetter
 from typing import Final, NamedTuple
+
+import msgspec
 
 from binance_oi.encoding import Decimals, json_text
 from binance_oi.exchange.models import OpenInterest
-from binance_oi.market.rows import notional
+from binance_oi.market.rows import digits, notional
 
 OPENING: Final = b"retry: 2000\n\n"  # ms until a browser connects again
 KEEP_ALIVE: Final = b":\n\n"
+
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class Observation(NamedTuple):
@@ -51,6 +56,18 @@ class View(NamedTuple):
     """Whether each event has the source, the schedule and the budget as well."""
 
 
+Pick = Callable[[Mapping[str, bytes]], Sequence[bytes]]
+
+
+def pick_of(view: View) -> Pick | None:
+    """A function that takes the values of a view out of a mapping, in order; None if there is none.
+
+    It raises `KeyError` when the mapping does not have all of them.
+    """
+    names = view.names
+    return None if names is None or len(names) < 2 else itemgetter(*names)
+
+
 class Cell:
     """The latest value of one symbol, and its JSON.
 
@@ -76,16 +93,29 @@ class Cell:
         """The value as JSON."""
         known = self._encoded.get(decimals)
         if known is None:
-            known = self._encoded[decimals] = json_text(self._fields(), decimals=decimals).encode()
+            known = self._encoded[decimals] = self._encode(decimals)
         return known
 
-    def _fields(self) -> object:
-        if self.mark_price is None:
-            return self.value
-        price = self.mark_price
-        usd = notional(self.value.open_interest, price)
-        found = {name: getattr(self.value, name) for name in ("symbol", "open_interest", "time")}
-        return {**found, "mark_price": price, "notional": usd}
+    def _encode(self, decimals: Decimals) -> bytes:
+        value, price = self.value, self.mark_price
+        if decimals == "text" and price is None:  # nearly always, and for the whole market
+            text = digits(value.open_interest)
+            return _ENCODER.encode(_Plain(value.symbol, text, value.time))
+        if price is None:
+            return value.to_json(decimals=decimals).encode()
+        usd = notional(value.open_interest, price)
+        found = {"symbol": value.symbol, "open_interest": value.open_interest, "time": value.time}
+        return json_text(
+            {**found, "mark_price": price, "notional": usd}, decimals=decimals
+        ).encode()
+
+
+class _Plain(msgspec.Struct):
+    """A value whose decimal is text already."""
+
+    symbol: str
+    open_interest: str
+    time: int
 
 
 class Event:
@@ -102,7 +132,10 @@ class Event:
         gone: Symbols that left the market.
     """
 
-    __slots__ = ("_errors", "_fields", "_gone", "_head", "_intro", "cells", "kind", "number")
+    __slots__ = (
+        *("_errors", "_fields", "_gone", "_head", "_intro", "_texts"),
+        *("cells", "kind", "number"),
+    )
 
     def __init__(
         self,
@@ -120,6 +153,7 @@ class Event:
         self.cells: Mapping[str, Cell] | None = cells
         self._errors: Mapping[str, str] = errors or {}
         self._gone = gone
+        self._texts: dict[Decimals, dict[str, bytes]] = {}
         self._head = head
         self._fields = json_text(fields)[:-1].encode()
         self._intro = f"id: {identity}\nevent: {kind}\ndata: ".encode()
@@ -127,26 +161,51 @@ class Event:
     def with_cells(self, cells: Mapping[str, Cell]) -> "Event":
         """This event with other values."""
         event = copy(self)
-        event.cells = cells
+        event.cells, event._texts = cells, {}
         return event
 
-    def framed(self, view: View) -> bytes:
-        """The event as a stream has it."""
-        return b"%b%b\n\n" % (self._intro, self.data(view))
+    def framed(self, view: View, pick: Pick | None = None) -> bytes:
+        """The event as a stream has it.
+
+        Args:
+            view: Who sees it.
+            pick: Takes the names of the view out of a mapping; it may be kept, and is faster.
+        """
+        return b"".join((self._intro, *self._parts(view, pick), b"\n\n"))
 
     def data(self, view: View) -> bytes:
         """The event as JSON."""
+        return b"".join(self._parts(view, None))
+
+    def _parts(self, view: View, pick: Pick | None) -> Sequence[bytes]:
         head = b',"head":%b' % self._head if view.head else b""
         if self.cells is None:
-            return b"%b%b}" % (self._fields, head)
-        values = b",".join([cell.encoded(view.decimals) for cell in self._seen(view.names)])
-        return b'%b%b,"values":[%b]%b}' % (self._fields, head, values, self._rest(view.names))
+            return self._fields, head, b"}"
+        values = b",".join(self._seen(view, pick))
+        if view.names is not None and not (self._errors or self._gone or self.kind == "state"):
+            return self._fields, head, b',"values":[', values, b"]}"
+        return self._fields, head, b',"values":[', values, b"]", self._rest(view.names), b"}"
 
-    def _seen(self, names: tuple[str, ...] | None) -> Iterable[Cell]:
-        assert self.cells is not None
-        if names is None:
-            return self.cells.values()
-        return [self.cells[name] for name in names if name in self.cells]
+    def _seen(self, view: View, pick: Pick | None) -> Iterable[bytes]:
+        """The values of a view."""
+        texts = self._encoded(view.decimals)
+        if view.names is None:
+            return texts.values()
+        if pick is not None:
+            try:
+                return pick(texts)
+            except KeyError:  # one of them has no new value
+                pass
+        return [texts[name] for name in view.names if name in texts]
+
+    def _encoded(self, decimals: Decimals) -> dict[str, bytes]:
+        """Every value as JSON, by symbol."""
+        texts = self._texts.get(decimals)
+        if texts is None:
+            cells = self.cells or {}
+            texts = {name: cell.encoded(decimals) for name, cell in cells.items()}
+            self._texts[decimals] = texts
+        return texts
 
     def _rest(self, names: tuple[str, ...] | None) -> bytes:
         """What a view has after its values; mostly nothing."""

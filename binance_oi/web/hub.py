@@ -19,7 +19,7 @@ from typing import Protocol
 from binance_oi.budget.usage import Usage
 from binance_oi.encoding import json_text
 from binance_oi.market.gap import Gap, add_gap
-from binance_oi.web.events import KEEP_ALIVE, Cell, Event, Observation, Reading, View, lost
+from binance_oi.web.events import KEEP_ALIVE, Cell, Event, Observation, Reading, View, lost, pick_of
 from binance_oi.web.limits import Limits
 
 SLICE = 250  # listeners that the hub wakes before it lets other work run
@@ -321,20 +321,22 @@ class Hub:
 class _Subscription:
     """All listeners with one view. They share the bytes of the latest event."""
 
-    __slots__ = ("_encoded", "listeners", "view")
+    __slots__ = ("_encoded", "_pick", "listeners", "view")
 
     def __init__(self, view: View) -> None:
         self.view: View = view
+        self._pick = pick_of(view)
         self.listeners: int = 0
         self._encoded: tuple[Event, bytes] | None = None
 
     def encode(self, event: Event) -> bytes:
         """The event as this view has it."""
-        if self._encoded is not None and self._encoded[0] is event:
-            return self._encoded[1]
-        data = event.framed(self.view)
-        self._encoded = (event, data) if self.listeners > 1 else None
-        return data
+        if self.listeners == 1:
+            self._encoded = None
+            return event.framed(self.view, self._pick)
+        if self._encoded is None or self._encoded[0] is not event:
+            self._encoded = event, event.framed(self.view, self._pick)
+        return self._encoded[1]
 
 
 class Listener:
@@ -376,22 +378,21 @@ class Listener:
 
     async def next(self) -> bytes | None:
         """Wait for the next bytes of the stream; None at its end."""
-        loop = asyncio.get_running_loop()
+        hub, loop = self._hub, asyncio.get_running_loop()
         while not self._is_over:
-            data = self._pending()
-            if data is None and self._hub.is_closed:
+            if self._place != hub.number and (data := self._pending()) is not None:
+                self.taken_at = loop.time()
+                return data
+            if hub.is_closed:
                 break
-            if data is None:
-                self._waiter = loop.create_future()
-                try:
-                    is_idle = await self._waiter
-                finally:
-                    self._waiter = None
-                if not is_idle:
-                    continue
-                data = KEEP_ALIVE
-            self.taken_at = loop.time()
-            return data
+            self._waiter = loop.create_future()
+            try:
+                is_idle = await self._waiter
+            finally:
+                self._waiter = None
+            if is_idle and self._place == hub.number:
+                self.taken_at = loop.time()
+                return KEEP_ALIVE
         return None
 
     def leave(self) -> None:
@@ -419,10 +420,8 @@ class Listener:
                 self._cut()
 
     def _pending(self) -> bytes | None:
-        """The next event that this listener does not have; None if it has all."""
+        """The next event that this listener does not have; None while there was none."""
         hub, place = self._hub, self._place
-        if place == hub.number:
-            return None
         event = None if place is None or place == NEVER else hub.after(place)
         if event is not None:
             self._place = event.number

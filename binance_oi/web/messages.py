@@ -5,7 +5,7 @@ The rule of this file: no framework. An adapter makes a `Request` of its own, an
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from binance_oi.encoding import json_text
@@ -14,6 +14,9 @@ JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
 PACKS_FROM: Final = 1400  # bytes: a smaller body fits into one packet anyway
 PACKED_LEVEL: Final = 6
+
+NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
+CACHING: Final = (("Cache-Control", "no-cache"), ("Vary", "Accept-Encoding"))
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -28,19 +31,20 @@ class Request(NamedTuple):
     """As it was sent, percent-encoded."""
     headers: Mapping[str, str]
     """By lower-case name, or case-insensitive."""
-    address: str
-    """Of the peer of the connection; empty if the server does not know it."""
+    address: Callable[[], str]
+    """Gives that of the peer of the connection; empty if the server does not know it."""
 
 
 class Body:
     """The bytes of an answer, its tag, and its compressed form, which is made at most once."""
 
-    __slots__ = ("_packed", "_tag", "data", "kind")
+    __slots__ = ("_headers", "_packed", "_tag", "data", "kind")
 
     def __init__(self, data: bytes, kind: str = JSON) -> None:
         self.data: bytes = data
         self.kind: str = kind
         self._tag: str | None = None
+        self._headers: Headers | None = None
         self._packed: bytes | None = None
 
     @classmethod
@@ -55,6 +59,13 @@ class Body:
             digest = hashlib.blake2b(self.data, digest_size=12).hexdigest()
             self._tag = f'W/"{digest}"'
         return self._tag
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of every answer with this body, also of one that only confirms it."""
+        if self._headers is None:
+            self._headers = (("ETag", self.tag), *CACHING, NOSNIFF, ("Content-Type", self.kind))
+        return self._headers
 
     @property
     def pays_to_pack(self) -> bool:

@@ -32,7 +32,7 @@ from binance_oi.errors import (
     TransportTimeoutError,
     UnknownSymbolError,
 )
-from binance_oi.web.messages import Answer, Headers
+from binance_oi.web.messages import NOSNIFF, Answer, Headers
 
 KIND: Final = "application/problem+json"
 PREFIX: Final = "urn:binance-oi:"  # of the types
@@ -118,7 +118,7 @@ class ProblemError(Exception):
             "status": self.kind.status,
             "detail": self.detail,
         }
-        headers = [("Content-Type", KIND), ("Cache-Control", "no-store"), *self.headers]
+        headers = [("Content-Type", KIND), ("Cache-Control", "no-store"), NOSNIFF, *self.headers]
         if after is not None:
             fields["retry_after"] = after
             headers.append(("Retry-After", str(after)))

@@ -24,7 +24,17 @@ from binance_oi.web.changing import PARAMETERS as OF_CHANGES
 from binance_oi.web.changing import wanted as wanted_changes
 from binance_oi.web.events import Event, View
 from binance_oi.web.hub import Hub, Listener
-from binance_oi.web.messages import EVENTS, Answer, Body, Headers, Request, accepts_gzip, matches
+from binance_oi.web.messages import (
+    EVENTS,
+    JSON,
+    NOSNIFF,
+    Answer,
+    Body,
+    Headers,
+    Request,
+    accepts_gzip,
+    matches,
+)
 from binance_oi.web.page import POLICY
 from binance_oi.web.past import PARAMETERS, asked
 from binance_oi.web.problems import AGAIN_AFTER, UNKNOWN, Kind, ProblemError, problem
@@ -41,9 +51,12 @@ METHOD: Final = Kind(405, "method", "This service only reads: GET and HEAD.")
 TOO_MANY: Final = Kind(429, "visitor", "This address asks for the past too often.")
 FULL: Final = Kind(503, "full", "The service has as many listeners as it allows.")
 TIMEOUT: Final = Kind(504, "timeout", "There was no answer in time.")
-NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
-REVALIDATE: Final = ("Cache-Control", "no-cache")
-VARIES: Final = ("Vary", "Accept-Encoding")
+STREAMING: Final = (
+    ("Content-Type", EVENTS),
+    ("Cache-Control", "no-store"),
+    NOSNIFF,
+    ("X-Accel-Buffering", "no"),  # nginx would hold events back
+)
 MOST_BODIES: Final = 256  # encoded snapshots that are kept until the next event
 
 
@@ -88,6 +101,7 @@ class Router:
             "events": self._events,
             "healthz": self._healthz,
         }
+        self._views: dict[str, tuple[View, float | None]] = {}  # by query
         self._bodies: dict[View, Body] = {}
         self._bodies_of: Event | None = None  # of what they are
 
@@ -95,7 +109,8 @@ class Router:
         """Answer a request; never raises for what a visitor sends."""
         service = self.service
         try:
-            check_host(request.headers.get("host", ""), service.hosts)
+            if service.hosts is not None:
+                check_host(request.headers.get("host", ""), service.hosts)
             result = await self._route(request)
         except ProblemError as error:
             result = error.answer()
@@ -107,10 +122,10 @@ class Router:
         except Exception:
             logger.exception("the request %.200r cannot be answered", request.path)
             result = ProblemError(UNKNOWN).answer()
-        headers = (*result.headers, NOSNIFF)
-        if service.origins:
-            headers += cross_origin(request.headers.get("origin", ""), service.origins)
-        return result._replace(headers=headers)
+        if not service.origins:
+            return result
+        more = cross_origin(request.headers.get("origin", ""), service.origins)
+        return result._replace(headers=(*result.headers, *more))
 
     async def _route(self, request: Request) -> Result:
         if request.method not in METHODS:
@@ -149,10 +164,9 @@ class Router:
         return _answer(request, Body(cell.encoded(decimals)), (("Age", str(age)),))
 
     async def _snapshot(self, request: Request, _: str) -> Answer:
-        query = self._query(request, ("symbols", "max_age", "decimal"))
-        names, max_age = query.symbols(self.service.limits.symbols), query.seconds("max_age")
-        view = View(names, query.decimals())
-        await self.service.ready()
+        view, max_age = self._view(request)
+        if not self.service.is_ready:
+            await self.service.ready()
         hub = self.service.hub
         state = hub.state
         if state is None or hub.latest is None:
@@ -162,6 +176,18 @@ class Router:
             body = await self._renewed(hub, state, view, max_age)
         age = (("Age", str(hub.age_of(hub.read_at or hub.now))),)
         return _answer(request, body or self._body(state, view), age)
+
+    def _view(self, request: Request) -> tuple[View, float | None]:
+        """What a query for a snapshot asks; the same text is read once."""
+        known = self._views.get(request.query)
+        if known is None:
+            query = self._query(request, ("symbols", "max_age", "decimal"))
+            names = query.symbols(self.service.limits.symbols)
+            known = View(names, query.decimals()), query.seconds("max_age")
+            if len(self._views) >= MOST_BODIES:
+                self._views.clear()
+            self._views[request.query] = known
+        return known
 
     async def _renewed(self, hub: Hub, state: Event, view: View, max_age: float) -> Body | None:
         """The body after values that are too old were read again; None if none was."""
@@ -206,7 +232,7 @@ class Router:
             ProblemError: It has asked too often.
         """
         service = self.service
-        address = address_of(request.address, request.headers, service.proxies)
+        address = address_of(request.address(), request.headers, service.proxies)
         if wait := service.visitors.take(address, service.hub.now):
             raise ProblemError(TOO_MANY, after=wait)
 
@@ -219,18 +245,13 @@ class Router:
         symbols = query.symbols(service.limits.symbols)
         view = View(symbols, query.decimals(), query.flag("head"))
         last = request.headers.get("last-event-id") or query.text("last_event_id") or ""
-        headers = (
-            ("Content-Type", EVENTS),
-            ("Cache-Control", "no-store"),
-            ("X-Accel-Buffering", "no"),
-        )
         if request.method == "HEAD":
-            return Answer(200, headers)
+            return Answer(200, STREAMING)
         service.begin()
         hub = service.hub
         if hub.listeners >= service.limits.listeners:
             raise ProblemError(FULL, after=AGAIN_AFTER)
-        return Stream(headers, partial(hub.listen, view, last_event_id=last))
+        return Stream(STREAMING, partial(hub.listen, view, last_event_id=last))
 
     async def _healthz(self, request: Request, _: str) -> Answer:
         self._query(request, ())
@@ -254,7 +275,7 @@ class Router:
             "missing": gap.reason if gap is not None and is_missing else None,
             "version": __version__,
         }
-        headers = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+        headers = (("Content-Type", JSON), ("Cache-Control", "no-store"), NOSNIFF)
         code = 200 if status in ("idle", "live") else 503
         return Answer(code, headers, json_text(found).encode())
 
@@ -264,11 +285,10 @@ class Router:
 
 def _answer(request: Request, body: Body, more: Headers = ()) -> Answer:
     """A body, or that the visitor has it already."""
-    headers = (("ETag", body.tag), REVALIDATE, VARIES, *more)
-    tags = request.headers.get("if-none-match")
+    asked, headers = request.headers, (*body.headers, *more)
+    tags = asked.get("if-none-match")
     if tags is not None and matches(tags, body.tag):
         return Answer(304, headers)
-    headers = (("Content-Type", body.kind), *headers)
-    if body.pays_to_pack and accepts_gzip(request.headers.get("accept-encoding", "")):
+    if body.pays_to_pack and accepts_gzip(asked.get("accept-encoding", "")):
         return Answer(200, (*headers, ("Content-Encoding", "gzip")), body.packed)
     return Answer(200, headers, body.data)

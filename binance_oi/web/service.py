@@ -95,6 +95,11 @@ class Service:
         """Whether the hub runs, or has run."""
         return self._running is not None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the hub runs and has read something."""
+        return bool(self.hub.number) and not (self.is_closed or self.hub.is_closed)
+
     def begin(self) -> None:
         """Start the hub, unless it runs.
 

@@ -1,0 +1,35 @@
+"""`python -m service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
+
+BINANCE_OI_LISTENERS (5000) of ten symbols, and a tenth of them of the market, BINANCE_OI_SWEEPS
+(15) and BINANCE_OI_REQUESTS (10000) make it shorter.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from service import fanout, market, snapshots, visitors
+
+LISTENERS = int(os.environ.get("BINANCE_OI_LISTENERS", "5000"))
+SWEEPS = int(os.environ.get("BINANCE_OI_SWEEPS", "15"))
+
+
+def main() -> int:
+    """Run the drills; return 1 if one breaks its bounds."""
+    drills: dict[str, Callable[[], Coroutine[Any, Any, bool]]] = {
+        "fanout": lambda: fanout.measure(LISTENERS, LISTENERS // 10),
+        "snapshot": snapshots.measure,
+        "visitors": visitors.measure,
+        "market": lambda: market.measure(LISTENERS, LISTENERS // 10, SWEEPS),
+    }
+    chosen = sys.argv[1:] or list(drills)
+    failed = [name for name in chosen if not asyncio.run(drills[name]())]
+    if failed:
+        print(f"out of bounds: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Thousands of listeners in one process, each a connection that counts what it gets.
+
+Rule of this file: a listener looks at ids and losses alone, so that the crowd costs little beside
+the server.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+ID: Final = re.compile(rb"(?:^|\n)id: ([0-9a-f]+)-([0-9]+)\n")
+LOST: Final = re.compile(rb'\nevent: lost\ndata: \{"events":([0-9]+)\}')
+AT_ONCE: Final = 200  # connections that open at the same time
+
+
+class Listener(asyncio.Protocol):
+    """One connection to `/events`."""
+
+    def __init__(self, crowd: "Crowd", query: str, *, last_event_id: str = "") -> None:
+        self.query = query
+        self.last, self.epoch = 0, ""  # the number of the latest event, and its run
+        self.missing = 0  # events that it neither got nor learned to be lost
+        self.lost = 0
+        self.is_open = False
+        self.is_refused = False
+        self._crowd, self._resume, self._rest = crowd, last_event_id, b""
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.is_open = transport, True
+        query = f"?{self.query}" if self.query else ""
+        resume = f"Last-Event-ID: {self._resume}\r\n" if self._resume else ""
+        transport.write(f"GET /events{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n{resume}\r\n".encode())
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data
+        if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
+            self.is_refused = True
+        for found in LOST.finditer(data):
+            self.lost += int(found[1])
+            self.missing -= int(found[1])
+        for found in ID.finditer(data):
+            number = int(found[2])
+            if self.last:
+                # A state after a loss stands for the last of the lost events.
+                self.missing += max(0, number - self.last - 1)
+                self.missing += number > self.last and self._was_lost(data, found.start())
+            self.last, self.epoch = number, found[1].decode()
+            self._crowd.saw(number)
+        end = data.rfind(b"\n") + 1
+        self._rest = data[end:][-256:] if end else data[-256:]
+
+    def _was_lost(self, data: bytes, place: int) -> bool:
+        return b"event: lost" in data[max(0, place - 80) : place]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
+
+
+class Crowd:
+    """Many listeners of one server."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.listeners: list[Listener] = []
+        self._seen: dict[int, int] = {}
+        self._first: dict[int, float] = {}
+        self._last: dict[int, float] = {}
+        self._news = asyncio.Event()
+
+    def saw(self, number: int) -> None:
+        now = asyncio.get_running_loop().time()
+        self._seen[number] = self._seen.get(number, 0) + 1
+        self._first.setdefault(number, now)
+        self._last[number] = now
+        self._news.set()
+
+    def spread(self, number: int) -> float:
+        """Seconds from the first to the last listener of an event."""
+        return self._last[number] - self._first[number]
+
+    async def join(self, queries: Iterable[str], *, reads: bool = True) -> Sequence[Listener]:
+        """Connect listeners; those that do not read have a small buffer in the kernel."""
+        gate, made = asyncio.Semaphore(AT_ONCE), list[Listener]()
+
+        async def connect(query: str) -> None:
+            listener = Listener(self, query)
+            place = socket.socket()
+            place.setblocking(False)
+            if not reads:
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            loop = asyncio.get_running_loop()
+            async with gate:
+                await loop.sock_connect(place, ("127.0.0.1", self._port))
+                await loop.create_connection(lambda: listener, sock=place)
+                if not reads and listener.transport is not None:
+                    listener.transport.pause_reading()
+            made.append(listener)
+
+        await asyncio.gather(*map(connect, queries))
+        if reads:
+            self.listeners += made
+        return made
+
+    async def until(self, number: int, count: int) -> None:
+        """Wait until so many listeners have had the event."""
+        while self._seen.get(number, 0) < count:
+            self._news.clear()
+            await self._news.wait()
+
+    def leave(self) -> None:
+        for listener in self.listeners:
+            if listener.transport is not None:
+                listener.transport.abort()
+
+
+def queries(symbols: Sequence[str], of_symbols: int, of_market: int) -> list[str]:
+    """Subscriptions of ten symbols each, all different, and of the market."""
+    names = [
+        ",".join(symbols[(number * 7 + place * 31) % len(symbols)] for place in range(10))
+        for number in range(of_symbols)
+    ]
+    return [f"symbols={name}" for name in names] + [""] * of_market

@@ -1,0 +1,82 @@
+"""`binance-oi serve` with thousands of listeners, sweep after sweep, as an owner starts it.
+
+Rule of this file: the exchange, the service and the crowd are three processes.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import urllib.parse
+from pathlib import Path
+
+import aiohttp
+
+from binance_oi.simulator import spawn
+from service.crowd import Crowd, queries
+
+STALLED = 10
+MOST_GROWTH = 1.05  # resident bytes at the end, against those after a third of the sweeps
+SETTLED = 1 / 3
+
+
+async def measure(of_symbols: int, of_market: int, sweeps: int) -> bool:
+    """Print the figures; return whether nothing is missing and memory is flat."""
+    with spawn() as exchange:
+        command = ("serve", "--base-url", exchange, "--every", "20s", "--port", "0")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "dev", "-W", "error", "-m", "binance_oi", *command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = (await process.stdout.readline()).decode().strip()
+        crowd = Crowd(urllib.parse.urlsplit(url).port or 0)
+        names = await _symbols(url)
+        await crowd.join(queries(names, of_symbols, of_market))
+        stalled = await crowd.join([""] * STALLED, reads=False)
+        resident = await _follow(crowd, sweeps, process.pid)
+        process.send_signal(signal.SIGTERM)
+        errors = (await process.stderr.read()).decode()
+        code = await process.wait()
+    open_ = sum(each.is_open for each in stalled)
+    print(f"\nof {STALLED} listeners that do not read, {open_} were still connected")
+    return _report(crowd, resident, [code, errors])
+
+
+async def _symbols(url: str) -> list[str]:
+    """The symbols of the market, as soon as they are read."""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"{url}snapshot") as answer:
+                if answer.status == 200:
+                    return [each["symbol"] for each in (await answer.json())["values"]]
+
+
+async def _follow(crowd: Crowd, sweeps: int, process: int) -> list[int]:
+    """Wait for so many events; return the resident bytes of the service after each."""
+    first = max(listener.last for listener in crowd.listeners)
+    resident = list[int]()
+    for number in range(first + 1, first + 1 + sweeps):
+        await crowd.until(number, len(crowd.listeners))
+        resident.append(_resident_bytes(process))
+    return resident
+
+
+def _resident_bytes(process: int) -> int:
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _report(crowd: Crowd, resident: list[int], end: list[object]) -> bool:
+    missing = sum(abs(each.missing) for each in crowd.listeners)
+    lost = sum(each.lost for each in crowd.listeners)
+    growth = resident[-1] / resident[int(len(resident) * SETTLED)]
+    print(f"serve: {len(crowd.listeners)} listeners, {len(resident)} events for each")
+    print(f"neither received nor reported as lost: {missing}; reported as lost: {lost}")
+    mib = ", ".join(f"{each / 2**20:.0f}" for each in resident)
+    print(f"resident MiB after each event: {mib} (growth {growth:.3f})")
+    print(f"end: exit code {end[0]}, stderr {end[1]!r}")
+    return missing == 0 and growth <= MOST_GROWTH and end == [0, ""]
