@@ -13,10 +13,10 @@ from operator import methodcaller
 from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.apart import ApartPool
-from binance_oi.budget.demand import LIFE, RENEWAL, Demand, Process, believed
+from binance_oi.budget.demand import DEMAND_LIFE_S, RENEWAL_S, Demand, Process, believed
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
-from binance_oi.budget.process import UNTOLD
+from binance_oi.budget.process import UNKNOWN_NAMESPACE
 from binance_oi.budget.record_pool import Want
 from binance_oi.budget.shared import apply_demand
 from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
@@ -25,7 +25,8 @@ from binance_oi.exchange.limits import Limit
 
 MANY = 256  # answers that wait to be told to others
 _HOLD = struct.Struct("<dd")  # ends of a cooldown and of a ban, Unix s
-ELSEWHERE = Process(UNTOLD, 0, 0)  # nobody on another machine can say whether a process has ended
+# No process can say whether one on another machine has ended.
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)
 
 
 def _nobody() -> None:
@@ -94,7 +95,7 @@ class MemberPool(ApartPool):
         self._is_probe_late |= receipt.probe
         if receipt.probe or len(self._late) >= MANY or self._bucket.known.ledger.newest > newest:
             self._hurry()
-        self._tell_doubts()
+        self._warn_of_doubts()
 
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
@@ -136,7 +137,7 @@ class MemberPool(ApartPool):
         self._out -= 1
         receipt = self._timely(receipt)
         self._hold(partial(apply_refusal, receipt, self._now(), used, date, seconds, ban))
-        self._tell_doubts()
+        self._warn_of_doubts()
 
     @changing
     def _hold(self, change: Change) -> None:
@@ -178,12 +179,12 @@ class MemberPool(ApartPool):
         self.declared.notice_fork()
         now, declared = self._now(), self.declared
         is_new = declared.put(key, weight, now, anew=anew)
-        if is_new or (declared.is_written and now - declared.renewed_at >= RENEWAL):
+        if is_new or (declared.is_written and now - declared.renewed_at >= RENEWAL_S):
             self._write_demand(now)
 
     def _write_demand(self, now: float) -> None:
         declared, total = self.declared, self.declared.total
-        own = Demand(declared.owner, ELSEWHERE, total, declared.since, now + LIFE)
+        own = Demand(declared.owner, ELSEWHERE, total, declared.since, now + DEMAND_LIFE_S)
         declared.renewed_at, declared.is_written = now, total > 0.0
         self._change(partial(apply_demand, own, now))
 

@@ -22,7 +22,7 @@ PUBLIC = (
         f"binance_oi.{name}"
         for name in (
             *("budget", "exchange", "sending", "market", "recorder", "output"),
-            *("simulator", "testing"),
+            *("web", "simulator", "testing"),
         )
     ),
 )
