@@ -235,6 +235,18 @@ def install_server(session: nox.Session) -> None:
 
 
 @nox.session
+def series(session: nox.Session) -> None:
+    """10,000 random series against polars and a brute force, and every case of changes."""
+    install(session, "test", "-e", ".[cli,parquet,plot]")
+    install(session, "frames")
+    session.run(
+        *("python", "-m", "pytest", "-rs", "-n", "2", "--dist", "worksteal", "-m", ""),
+        *("tests/recorder/test_series.py", "tests/market/test_changes.py"),
+        env={"BINANCE_OI_SERIES": os.environ.get("BINANCE_OI_SERIES", "10000")},
+    )
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """The page and the report in headless Chromium; needs `chromium`, Debian's package."""
     install(session, "test", "-e", ".[cli,plot]")

@@ -5,6 +5,7 @@ What history has given is kept at once, so an interrupted command is not in need
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from binance_oi.times import instant, plain
 DAY_MS = 86_400_000
 FEW = 50  # symbols whose history is read 7 days back: 5 requests for each
 PAGE_ROWS = 499  # that one request gives, wherever between two instants it is sent
+AHEAD_MS = 3_600_000  # by which a clock may differ from that of a recording
 FRESH_ROWS = 2  # by which the end of a change may be behind the newest one
 
 
@@ -96,11 +98,13 @@ def changes_recorded(wanted: Wanted, path: Path, output: Output) -> int:
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([wanted.window])
     with as_usage_errors(), Recording(path) as recording:
-        series = recording.series(wanted.symbols)
+        # A sample of the year 2050 is odd, and would make every other one too old.
+        ends = round(time.time() * 1000) + AHEAD_MS
+        series = recording.series(wanted.symbols, until=instant(ends))
         newest = series.newest()
         if newest is not None:
             ms = USUAL_MS + length_ms("window", wanted.window) + 2 * ROW_MS
-            recording.series(wanted.symbols, since=instant(max(0, newest - ms))).fill(tracker)
+            series.between(newest - ms, ends).fill(tracker)
     _show(tracker, wanted, output)
     return OK
 
@@ -117,9 +121,8 @@ def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
     top = ranked(recent, wanted.sort)[: wanted.top]
     output.show(changes_table(top) if output.is_table else changes_sheet(top))
     without = len(found) - len(recent)
-    if recent:
-        until = plain(instant(newest))
-        write_note(f"{len(top)} of {len(recent)} changes over {wanted.window} until {until} UTC")
+    until = f" until {plain(instant(newest))} UTC" if recent else ""
+    write_note(f"{len(top)} of {len(recent)} changes over {wanted.window}{until}")
     if without:
         write_note(f"{without} symbols have no recent change over {wanted.window}")
     return len(recent)

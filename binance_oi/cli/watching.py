@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binance_oi.budget.usage import Usage
-from binance_oi.cli.comparing import history_span
+from binance_oi.cli.comparing import AHEAD_MS, history_span
 from binance_oi.cli.endings import OK, as_usage_errors
 from binance_oi.cli.options import Movement, Source
 from binance_oi.cli.render import align, json_line, rounded, waiting
@@ -36,7 +36,7 @@ from binance_oi.market.changes import Change, ChangeTracker
 from binance_oi.market.rows import digits
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.history_cache import HistoryCache, load_recent, read_recent
-from binance_oi.times import iso_ms
+from binance_oi.times import iso_ms, unix_ms
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_VALUES = 20  # values in a sparkline
@@ -88,12 +88,14 @@ class Board:
     def add(self, snapshot: Snapshot) -> list[OpenInterest]:
         """Add a snapshot; return its new values."""
         self.latest = snapshot
+        latest = unix_ms(snapshot.finished) + AHEAD_MS
         for name in self.lines.keys() - snapshot.keys() - snapshot.errors.keys():
             del self.lines[name]
             self.changes.pop(name, None)
             self._tracker.forget(name)
         for name, value in snapshot.items():
-            self._tracker.observe(name, value.time, value.open_interest)
+            if value.time <= latest:  # one odd time of the future would make all others too old
+                self._tracker.observe(name, value.time, value.open_interest)
             self._compare(name)
             line = self.lines.get(name)
             if line is None:

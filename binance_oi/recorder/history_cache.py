@@ -30,7 +30,7 @@ from binance_oi.market.changes import USUAL_MS
 from binance_oi.market.history import OnProgress
 from binance_oi.market.past import History
 from binance_oi.market.rows import digits
-from binance_oi.recorder.atomic import replace_atomically
+from binance_oi.recorder.atomic import OvertakenError, replace_atomically, version
 from binance_oi.recorder.schema import LATEST, NUMBER
 from binance_oi.times import unix_ms
 
@@ -44,6 +44,7 @@ STEP: Final = PERIODS[PERIOD]
 KEPT_MS: Final = USUAL_MS + 25 * 3_600_000  # what changes over 24h and 7 days need, and an hour
 UNUSED_S: Final = 30 * 86_400.0  # after which the files of an exchange are removed
 LARGEST: Final = 1 << 24  # bytes of a file, with its contents unpacked; 30 days are 1 MB
+REPLACED_AT_MOST: Final = 20  # times that other processes may replace a file meanwhile
 APPEARS_MS: Final = 7_000  # after its instant a row is there; 6.2 s were seen [O 2026-09-12]
 
 
@@ -78,8 +79,13 @@ class Kept(NamedTuple):
         return Kept(tuple(row for row in self.rows if row.time >= first), first, self.until)
 
     def lacks(self, now: int) -> bool:
-        """Whether the exchange has an instant that is not known here, by its clock (Unix ms)."""
-        return (self.until // STEP + 1) * STEP + APPEARS_MS <= now
+        """Whether the exchange may have an instant that is not known here.
+
+        Args:
+            now: Unix ms by this machine. When its clock is behind what is known, it is wrong.
+        """
+        new = (self.until // STEP + 1) * STEP
+        return new + APPEARS_MS <= now or now < self.until
 
 
 def cache_directory() -> Path | None:
@@ -140,18 +146,32 @@ class HistoryCache:
         """
         if self.directory is None:
             return
-        before = self.load(symbol)
-        if before is not None:
-            kept = before.joined(kept)
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clean()
-            with replace_atomically(self._path(symbol)) as file:
-                file.write(_encoded(symbol, kept.since(since)))
+            for _ in range(REPLACED_AT_MOST):
+                with suppress(OvertakenError):
+                    self._replace(symbol, kept, since)
+                    return
         except OSError as error:
             why = error.strerror or error
             logger.warning("history is not cached in %s: %s", self.directory, why)
             self.directory = None
+
+    def _replace(self, symbol: str, kept: Kept, since: int) -> None:
+        """Write the file of a symbol.
+
+        Raises:
+            OvertakenError: Another process has replaced it in the meantime.
+            OSError: It cannot be written.
+        """
+        path = self._path(symbol)
+        seen = version(path)
+        before = self.load(symbol)
+        if before is not None:
+            kept = before.joined(kept)
+        with replace_atomically(path, lambda: version(path) == seen) as file:
+            file.write(_encoded(symbol, kept.since(since)))
 
     def _path(self, symbol: str) -> Path:
         assert self.directory is not None

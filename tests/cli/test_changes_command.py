@@ -4,10 +4,13 @@ Rule of this file: the exchange is a local one, and its own history is the truth
 """
 
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -144,6 +147,67 @@ def test_a_recording_has_changes_and_nothing_is_sent(tmp_path: Path, capsys: Cap
     assert "no.db is not there" in capsys.readouterr().err
     assert main(["changes", "NOUSDT", "--recording", str(path)]) == 2
     assert "has no NOUSDT" in capsys.readouterr().err
+
+
+def write_samples(path: Path, rows: list[tuple[str, int, str]]) -> None:
+    with closing(sqlite3.connect(write_recording(path))) as connection, connection:
+        for table in ("settled", "recent"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.executemany("INSERT INTO settled VALUES (?, ?, ?, 5, NULL)", rows)
+
+
+def test_changes_of_a_recording_are_those_up_to_its_last_sample(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    begin, path = 1_790_000_100_000, tmp_path / "oi.db"
+    rows = [("A", begin + n * STEP - 5, str(100 + n)) for n in range(300)]
+    rows.append(("A", begin + 300 * STEP - 100_000, "500"))
+    rows += [("ODD", 4_000_000_000_000, "1"), ("OLD", begin - 10**9, "1"), ("OLD", begin, "2")]
+    write_samples(path, rows)
+    assert main(["changes", "--recording", str(path), "--window", "15m"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = [json.loads(line) for line in out.splitlines()]
+    assert (row["symbol"], row["open_interest"], row["absolute"]) == ("A", "500", "104")
+    assert ms_of(row["time"]) == begin + 300 * STEP - 100_000
+    assert row["z_score"] > 3
+    assert "1 of 1 changes over 15m until" in err
+    write_samples(tmp_path / "empty.db", [])
+    assert main(["changes", "--recording", str(tmp_path / "empty.db")]) == 0
+    assert "0 of 0 changes over 1h" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_prints_nothing_and_keeps_what_it_has_read(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    symbols = ["BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "JDUSDT"]
+    with LocalExchange(latency=0.05).in_thread() as exchange:
+        url = ["--base-url", exchange.url]
+        command = [sys.executable, "-m", "binance_oi", "changes", *symbols, *url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            while not list(tmp_path.rglob("*.json.z")):
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert (process.stdout.read(), process.wait()) == (b"", 130)
+        began, asked = time.time(), exchange.history_counter.total
+        whole = len(list(tmp_path.rglob("*.json.z")))
+        assert main(["changes", *symbols, *url]) == 0
+        more = exchange.history_counter.total - asked
+        assert more <= 6 * (len(symbols) - whole) + len(symbols) * (1 + instants_since(began))
+        assert len(capsys.readouterr().out.splitlines()) == len(symbols)
+
+
+def test_a_home_that_cannot_be_written_costs_a_warning_and_nothing_else(
+    exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "cache").write_text("no directory")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for _ in range(2):
+        assert main(["changes", *SYMBOLS, "--base-url", exchange.url]) == 0
+        out, err = capsys.readouterr()
+        assert len(out.splitlines()) == len(SYMBOLS)
+        assert err.count("history is not cached in") == 1
 
 
 def test_a_symbol_that_fails_is_named_and_the_others_are_shown(

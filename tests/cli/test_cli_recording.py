@@ -595,6 +595,8 @@ def test_the_board_compares_with_the_past_of_each_symbol() -> None:
     assert (line["window"], line["percent"], line["z_score"]) == ("10m", 10.0, None)
     board.add(seen("110"))
     assert list(board.changes) == ["A"]
+    board.add(seen("0.5", time=4_000_000_000_000))  # a time of the year 2096
+    assert (board.changes["A"].absolute, len(board.lines)) == (Decimal(10), 1)
 
 
 def drawn(board: Board, width: int, height: int = 20) -> str:

@@ -296,3 +296,5 @@ def test_whether_an_instant_is_new_depends_on_the_last_one_that_is_known() -> No
     new = BEGIN + 5 * STEP
     assert not known.lacks(new + APPEARS_MS - 1)
     assert known.lacks(new + APPEARS_MS)
+    assert not known.lacks(known.until)
+    assert known.lacks(known.until - 1)  # the clock was set back
