@@ -308,14 +308,15 @@ class Hub:
 
     async def _care(self) -> None:
         """Keep idle streams open, and end those whose listener is gone or takes nothing."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(TICK, self._limits.keep_alive, self._limits.stalled))
-            now = loop.time()
-            for count, listener in enumerate(tuple(self._listeners), 1):
-                listener.care(now, self._limits)
-                if not count % SLICE:
-                    await asyncio.sleep(0)
+            await self._care_for_each(self.now)
+
+    async def _care_for_each(self, now: float) -> None:
+        for count, listener in enumerate(tuple(self._listeners), 1):
+            listener.care(now, self._limits)
+            if not count % SLICE:
+                await asyncio.sleep(0)
 
 
 class _Subscription:

@@ -6,7 +6,6 @@ The rule of this file: a visitor who is slow, or silent, holds a connection for 
 import asyncio
 from contextlib import suppress
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -38,7 +37,8 @@ class Server:
             shutdown_timeout=DRAIN_S,
             lingering_time=1.0,
         )
-        self._unread: WeakKeyDictionary[RequestHandler, float] = WeakKeyDictionary()
+        # Since when each connection has something that its visitor has not read, loop time.
+        self._unread: dict[RequestHandler, float] = {}
         self._care: asyncio.Task[None] | None = None
 
     @property
@@ -75,10 +75,12 @@ class Server:
         loop, stalled = asyncio.get_running_loop(), self._app[SERVICE].limits.stalled
         while True:
             await asyncio.sleep(min(CHECK_S, stalled))
-            server, now = self._runner.server, loop.time()
+            server, now, before = self._runner.server, loop.time(), self._unread
+            self._unread = {}
             for handler in () if server is None else server.connections:
                 transport = handler.transport
                 if transport is None or not transport.get_write_buffer_size():
-                    self._unread.pop(handler, None)
-                elif now - self._unread.setdefault(handler, now) >= stalled:
+                    continue
+                since = self._unread[handler] = before.get(handler, now)
+                if now - since >= stalled:
                     transport.abort()
