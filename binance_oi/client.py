@@ -21,8 +21,9 @@ from binance_oi.exchange.routes import open_interest
 from binance_oi.exchange.symbols import check_symbol, check_symbols
 from binance_oi.market import polling, schedule
 from binance_oi.market.answers import ALWAYS_ASK
-from binance_oi.market.history import Moment, OnProgress, Reader, histories, make_ask
+from binance_oi.market.history import OnProgress, Reader, histories, make_ask
 from binance_oi.market.listing import Listing
+from binance_oi.market.moments import Moment
 from binance_oi.market.past import History
 from binance_oi.market.pollers import Pollers
 from binance_oi.market.snapshot import Snapshot

@@ -12,6 +12,7 @@ answers.py    the latest answers, and which calls share a request
 sweep.py      one pass over many symbols
 pollers.py    the polls of one client: shared requests, one schedule, one demand
 polling.py    snapshots on a schedule
+moments.py    bounds of a stretch of the past
 past.py       what was read of the past
 history.py    the past, page by page
 windows.py    lengths of time over which open interest is compared

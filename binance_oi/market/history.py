@@ -13,13 +13,11 @@ rows as fit into a page. So neither a hole nor an odd row shifts the pages after
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
-from binance_oi.arguments import check_number
 from binance_oi.errors import (
     BannedError,
     BinanceOIError,
@@ -35,9 +33,10 @@ from binance_oi.exchange.models import HistoryRow
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS, Request, history_page
 from binance_oi.market.gap import Gap
 from binance_oi.market.listing import LISTING_AGE, Listing
+from binance_oi.market.moments import Moment, check_moment, moment_ms
 from binance_oi.market.past import History, HistoryProgress
 from binance_oi.sending.sender import Sender, Terms
-from binance_oi.times import instant, unix_ms
+from binance_oi.times import instant
 
 TOO_OLD, NO_ROW = "too_old", "no_row"
 INVALID = -1130  # the code for a startTime that is earlier than what is kept [O 2026-07 to 09]
@@ -49,10 +48,6 @@ WORKERS = 8  # symbols at once: enough to use the limit if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s: the waits in an outage, before a symbol fails
 MOVED = 60.0  # s by which the exchange's clock must differ from our estimate to count as wrong
 HELD = 1.0  # s: the shortest wait after a refusal
-
-Moment = datetime | timedelta | int | None
-"""A bound: an aware `datetime`, a time before now, or Unix ms; None is the default."""
-
 
 class Stretch(NamedTuple):
     """The stretch to read: a period, and the first and the last instant, Unix ms."""
@@ -86,26 +81,6 @@ def check_period(period: object) -> str:
     return period
 
 
-def _check_moment(name: str, moment: object) -> None:
-    """Check that `moment` is a bound.
-
-    Raises:
-        TypeError: It has a wrong type.
-        ValueError: It has no time zone, or is before 1970.
-    """
-    match moment:
-        case None:
-            return
-        case datetime():
-            at: float = unix_ms(moment)
-        case timedelta():
-            at = moment.total_seconds()
-        case _:
-            at = check_number(name, moment)
-    if at < 0:
-        raise ValueError(f"{name} must not be negative, nor before 1970: {moment!r}")
-
-
 Ask = Callable[[int], Stretch]
 """Returns the stretch to read, given the exchange's clock in Unix ms."""
 
@@ -117,8 +92,8 @@ def make_ask(period: str, since: Moment, until: Moment) -> Ask:
         TypeError: A bound is of another type.
         ValueError: There is no such period, or a bound cannot be one.
     """
-    _check_moment("since", since)
-    _check_moment("until", until)
+    check_moment("since", since)
+    check_moment("until", until)
     return partial(stretch, check_period(period), since, until)
 
 
@@ -135,21 +110,13 @@ def stretch(period: str, since: Moment, until: Moment, now: int) -> Stretch:
         ValueError: The range ends before it begins.
     """
     step = PERIODS[period]
-    last = now if until is None else _ms(until, now)
+    last = now if until is None else moment_ms(until, now)
     # The first row that the exchange certainly still keeps when the page's request arrives.
     oldest = -(-(now - KEPT_MS + MARGINS_MS[0]) // step) * step
-    first = oldest if since is None else _ms(since, now)
+    first = oldest if since is None else moment_ms(since, now)
     if first > last:
         raise ValueError(f"since ({instant(first)}) must not be later than until ({instant(last)})")
     return Stretch(period, first, last)
-
-
-def _ms(moment: datetime | timedelta | int, now: int) -> int:
-    if isinstance(moment, datetime):
-        return unix_ms(moment)
-    if isinstance(moment, timedelta):
-        return max(0, now - round(moment.total_seconds() * 1000))
-    return int(moment)
 
 
 class Reader:

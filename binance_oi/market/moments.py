@@ -1,0 +1,42 @@
+"""Bounds of a stretch of the past, as a caller gives them.
+
+The rule of this file: a bound is checked at once, and becomes an instant only by a clock that the
+caller passes.
+"""
+
+from datetime import datetime, timedelta
+
+from binance_oi.arguments import check_number
+from binance_oi.times import unix_ms
+
+Moment = datetime | timedelta | int | None
+"""A bound: an aware `datetime`, a time before now, or Unix ms; None is the default."""
+
+
+def check_moment(name: str, moment: object) -> None:
+    """Check that `moment` is a bound.
+
+    Raises:
+        TypeError: It has a wrong type.
+        ValueError: It has no time zone, or is before 1970.
+    """
+    match moment:
+        case None:
+            return
+        case datetime():
+            at: float = unix_ms(moment)
+        case timedelta():
+            at = moment.total_seconds()
+        case _:
+            at = check_number(name, moment)
+    if at < 0:
+        raise ValueError(f"{name} must not be negative, nor before 1970: {moment!r}")
+
+
+def moment_ms(moment: datetime | timedelta | int, now: int) -> int:
+    """A bound in Unix ms, given the clock in Unix ms."""
+    if isinstance(moment, datetime):
+        return unix_ms(moment)
+    if isinstance(moment, timedelta):
+        return max(0, now - round(moment.total_seconds() * 1000))
+    return int(moment)
