@@ -18,6 +18,7 @@ backup.py      a copy of a recording, also while a recorder writes it
 pending.py     sweeps and gaps that are not written yet
 sink.py        what a recorder requires of a store
 sqlite.py      a recording as such a store, whatever others do to its file
+writing_thread.py  the one thread in which a sink works
 history_cache.py  recent history in the user's cache directory
 recorder.py    polls into a sink, and outlasts the failures of both
 """

@@ -10,12 +10,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from binance_oi.arguments import StrPath, check_path
 from binance_oi.encoding import Encodable
@@ -30,12 +29,11 @@ from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.sink import Saved, Sink
 from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.recorder.store import TIDY_EVERY
+from binance_oi.recorder.writing_thread import WritingThread
 
 RETRY_AFTER_S = 2.0  # after a failed write, when no sweep comes before
 LAST_RETRY_PAUSE_S = 0.2  # between the tries of a recorder that ends
 LAST_WRITES_WITHIN_S = 10.0  # how long a recorder that ends tries to write what is in memory
-
-T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -176,8 +174,7 @@ class Recorder:
         if self._is_running:
             raise RecordingError(f"this recorder already records into {self._sink}")
         self._is_running = True
-        with ThreadPoolExecutor(1, "binance-oi-recorder") as thread:
-            self._thread = thread
+        with WritingThread() as self._thread:
             try:
                 self._recording = asyncio.create_task(self._record())
                 await self._recording
@@ -187,7 +184,7 @@ class Recorder:
                     raise
             finally:
                 try:
-                    await self._in_thread(self._close)
+                    await self._thread.run(self._close)
                 finally:
                     self._is_running = False
                     self._count_lost()
@@ -195,7 +192,7 @@ class Recorder:
     async def _record(self) -> None:
         """Poll, write and tidy side by side, until one of them ends."""
         clock = asyncio.get_running_loop().time
-        await self._in_thread(partial(self._sink.claim, clock))
+        await self._thread.run(partial(self._sink.claim, clock))
         plan = await self._plan()  # before a file is made
         try:
             await self._record_by(plan)
@@ -209,7 +206,7 @@ class Recorder:
         self._status = replace(self._status, every=plan.period / 1000, trouble=trouble)
         begin = next_slot(self._clock, self._period)
         try:
-            is_continued = await self._in_thread(partial(self._open, begin, plan.misfit))
+            is_continued = await self._thread.run(partial(self._open, begin, plan.misfit))
         except StorageError as error:
             raise RecordingError(f"{self._sink} cannot be recorded into: {error}") from error
         if is_continued:
@@ -257,16 +254,7 @@ class Recorder:
         while True:
             await asyncio.sleep(TIDY_EVERY)
             if self._sink.is_due():
-                await self._in_thread(self._tidy)
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        """Run `work` in the writing thread, and let it finish even if this call is cancelled."""
-        job = asyncio.get_running_loop().run_in_executor(self._thread, _done, work)
-        try:
-            return await asyncio.shield(job)
-        except asyncio.CancelledError:
-            await asyncio.wait({job})
-            raise
+                await self._thread.run(self._tidy)
 
     async def _write(self) -> None:
         """Write what comes, and retry what could not be written."""
@@ -292,7 +280,7 @@ class Recorder:
         self._in_hand = int(unit.sweep is not None)
         try:
             save = partial(self._sink.save, unit.sweep, unit.gaps, self._period)
-            saved = await self._in_thread(save)
+            saved = await self._thread.run(save)
         except StorageError as error:
             self._pending.put_back(unit)
             self._failed(str(error))
@@ -304,7 +292,7 @@ class Recorder:
             self._in_hand = 0
             self._count_lost()
         self._written(unit.sweep, saved)
-        await self._in_thread(self._tidy)
+        await self._thread.run(self._tidy)
         return True
 
     async def _write_what_is_left(self) -> None:
@@ -426,11 +414,3 @@ def _stored(path: StrPath | Sink, source: str | None) -> tuple[Path | None, Sink
     if not hasattr(path, "claim"):
         raise TypeError(f"path must be a path or a Sink: {path!r}")
     return None, path
-
-
-def _done(work: Callable[[], T]) -> T:
-    """Run `work`. A `CancelledError` of another executor is a failure, not our cancellation."""
-    try:
-        return work()
-    except CancelledError as error:
-        raise StorageError("a part of the work was cancelled") from error
