@@ -5,6 +5,7 @@ It serves our tests and yours. It shares no code with the client and imports not
 """
 
 from binance_oi.simulator.app import Change
+from binance_oi.simulator.archive import Files
 from binance_oi.simulator.commands import Admin, Commands
 from binance_oi.simulator.counter import Bans, Bursts, Others, Steady
 from binance_oi.simulator.history import Pages, Row
@@ -17,6 +18,7 @@ __all__ = [
     "Bursts",
     "Change",
     "Commands",
+    "Files",
     "Headers",
     "LocalExchange",
     "Others",

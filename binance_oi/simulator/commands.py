@@ -6,6 +6,7 @@ once, and `Admin` sends it to an exchange of another process.
 
 import json
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from http.client import HTTPConnection
 from math import isfinite
@@ -113,6 +114,15 @@ class Commands:
         """
         self._do("set_status", name=name, status=status)
 
+    def republish(self, symbol: str, day: str) -> None:
+        """Publish a day of the archive again, with another checksum and faults in other rows.
+
+        Args:
+            symbol: A listed one.
+            day: Such as ``2026-11-25``. A day that was missing has a file from then on.
+        """
+        self._do("republish", symbol=symbol, day=_day("day", day))
+
     def reset(self) -> None:
         """Cancel all pending failures, drops, delays and hidden headers."""
         self._do("reset")
@@ -184,6 +194,12 @@ def _number(name: str, value: object, *, above: float) -> float:
     if not (isfinite(value) and value > above):
         raise ValueError(f"{name} must be finite and above {above:g}: {value!r}")
     return float(value)
+
+
+def _day(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    return date.fromisoformat(value).isoformat()
 
 
 def _count(name: str, value: object) -> int:

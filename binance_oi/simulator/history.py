@@ -153,9 +153,11 @@ class History:
 
     def rows(self, period: str, first: int, last: int, now: int) -> list[Row]:
         """Every row from `first` to `last`, both included, that has appeared by `now`."""
+        return self.rows_between(max(first, now - KEPT_MS), min(last, now - LATE_MS), period)
+
+    def rows_between(self, first: int, last: int, period: str = "5m") -> list[Row]:
+        """Every row from `first` to `last`, both included, however long ago."""
         step = PERIODS_MS[period]
-        first = max(first, now - KEPT_MS)
-        last = min(last, now - LATE_MS)
         return [
             self._row(time)
             for time in range(-(-first // step) * step, last + 1, step)

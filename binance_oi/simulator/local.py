@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import date
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
 from binance_oi.simulator.app import HISTORY_LIMIT, Change, Exchange
+from binance_oi.simulator.archive import Files
 from binance_oi.simulator.commands import Commands
 from binance_oi.simulator.counter import Bans, Others, RollingCounter, WeightCounter
 from binance_oi.simulator.history import Pages, Row
@@ -61,6 +63,7 @@ class LocalExchange(Commands):
         changes: `(unix_s, symbol, status)` of coming listings and delistings.
         history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
         pages: how reliable a page of history is.
+        files: how reliable a file of the archive is.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class LocalExchange(Commands):
         changes: Iterable[Change | tuple[float, str, str]] = (),
         history_limit: int = HISTORY_LIMIT,
         pages: Pages | None = None,
+        files: Files | None = None,
     ) -> None:
         self.url: str = ""
         self._clock = clock
@@ -104,6 +108,7 @@ class LocalExchange(Commands):
             changes=changes,
             history_limit=history_limit,
             pages=pages,
+            files=files,
         )
         self._runner: web.ServerRunner | None = None
         self._socket: socket.socket | None = None
@@ -138,6 +143,16 @@ class LocalExchange(Commands):
         with self._exchange.lock:
             now = int(self.now() * 1000)
             return self._exchange.history(symbol).rows(period, first, last, now)
+
+    def archived(self, symbol: str, day: date) -> list[Row] | None:
+        """The rows with open interest in the archive's file of a day; None without a file.
+
+        Raises:
+            KeyError: the symbol is not listed.
+        """
+        with self._exchange.lock:
+            found = self._exchange.archives.of(symbol).file(day, int(self.now() * 1000))
+            return None if found is None else found.rows
 
     @property
     def answers(self) -> Counter[int]:
