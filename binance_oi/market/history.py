@@ -49,6 +49,7 @@ OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s: the waits in an outage, before a symbol fa
 MOVED = 60.0  # s by which the exchange's clock must differ from our estimate to count as wrong
 HELD = 1.0  # s: the shortest wait after a refusal
 
+
 class Stretch(NamedTuple):
     """The stretch to read: a period, and the first and the last instant, Unix ms."""
 

@@ -1,0 +1,242 @@
+"""Files of the exchange's public archive: where they are, and what their bytes say.
+
+The rule of this file: no I/O, and no trust in the bytes. One odd row never spoils the others, and a
+number keeps the digits that the archive has. Marks: [D] documented by the exchange, [O] observed
+live, with the month.
+
+A file has the rows of one day, every 5 minutes [O 2026-11]. These traps were seen [O 2026-11]:
+
+    2020-09-01 has each row twice; 2024-08-08 is out of order
+    a day begins at 00:00 and ends at 23:55, or begins at 00:05 and ends at 00:00 of the next day
+    ratios are blank; open interest is 0, negative or blank during outages
+    rows are missing, days are missing, and files are published again with other content
+"""
+
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from urllib.parse import quote
+
+from binance_oi.errors import DecodeError, printable
+
+PUBLIC_ARCHIVE = "https://data.binance.vision"  # [O] 2026-11; no key, no limit known
+STEP_MS = 300_000  # from row to row
+DAY_MS = 86_400_000
+MAX_CHECKSUM = 4096  # bytes; a real one has about 100
+MAX_ZIP = 1024 * 1024  # bytes; a real one has about 10,000
+MAX_TEXT = 4 * 1024 * 1024  # bytes, unpacked; a real one has about 45,000
+MAX_NAMED = 8  # odd rows of one file that are named; the others are only counted
+
+TIME, SYMBOL = "create_time", "symbol"
+VALUE, NOTIONAL = "sum_open_interest", "sum_open_interest_value"
+COLUMNS = (TIME, SYMBOL, VALUE, NOTIONAL)  # the first ones of each file, in this order
+
+# `zipfile` bounds what it unpacks for these two methods alone.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_CHECKSUM = re.compile(rb"\s*([0-9a-fA-F]{64})(?:\s|\Z)")
+_NUMBER = re.compile(r"[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
+_SIGNED = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
+_TIME_OF_DAY = {
+    f"{minute // 60:02d}:{minute % 60:02d}:00": minute * 60_000 for minute in range(0, 1440, 5)
+}
+_MIDNIGHT = "00:00:00"
+_AROUND_CELLS = ('"', ", ", " ,", "\t")
+
+
+@dataclass(slots=True)
+class MetricsFile:
+    """What one file says."""
+
+    rows: dict[int, tuple[str, str | None]] = field(
+        default_factory=dict[int, tuple[str, str | None]]
+    )
+    """Open interest and notional by instant (Unix ms), as written, in the order of time. The
+    notional is None where the file has none. The last instant may be the next midnight."""
+    blank: set[int] = field(default_factory=set[int])
+    """Instants whose row has no open interest, or none above 0, and that have no other row."""
+    repeated: int = 0
+    """Rows left out because another row of the same instant says the same."""
+    odd_rows: list[str] = field(default_factory=list[str])
+    """Rows that are left out for another reason; the first eight, each with its reason."""
+    odd: int = 0
+    """Their number."""
+
+
+def metrics_path(symbol: str, day: date) -> str:
+    """The path of a file below the archive's URL; its checksum has ``.CHECKSUM`` after it."""
+    name = quote(symbol)
+    return f"/data/futures/um/daily/metrics/{name}/{name}-metrics-{day.isoformat()}.zip"
+
+
+def midnight_ms(day: date) -> int:
+    """The first instant of a day, Unix ms."""
+    return round(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def decode_checksum(body: bytes) -> str:
+    """The SHA-256 in a checksum file, in hexadecimal digits.
+
+    Raises:
+        DecodeError: There is none.
+    """
+    match = _CHECKSUM.match(body)
+    if match is None:
+        raise DecodeError(
+            f"the checksum is none: {printable(body[:80].decode('ascii', 'replace'))}"
+        )
+    return match[1].decode().lower()
+
+
+def unzip(data: bytes, name: str) -> bytes:
+    """The text in an archive file, at most `MAX_TEXT` bytes of it in memory.
+
+    Args:
+        data: The zip file.
+        name: What it is called; the text has the same name.
+
+    Raises:
+        DecodeError: It is not a zip file of one text, or the text is longer than any real one.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            texts = [each for each in packed.infolist() if each.filename.endswith(".csv")]
+            named = [each for each in texts if each.filename == name.removesuffix(".zip") + ".csv"]
+            if len(named or texts) != 1:
+                raise DecodeError(f"{name} holds {len(texts)} texts, and not one")
+            (text,) = named or texts
+            if text.compress_type not in _METHODS:
+                raise DecodeError(f"{name} is packed by an unknown method ({text.compress_type})")
+            with packed.open(text) as file:
+                body = file.read(MAX_TEXT + 1)
+    except DecodeError:
+        raise
+    # A hostile file makes `zipfile` raise nearly anything: `struct.error`, `OverflowError`.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise DecodeError(f"{name} cannot be unpacked: {printable(str(error))}") from error
+    except Exception as error:
+        raise DecodeError(f"{name} cannot be unpacked: {type(error).__name__}") from error
+    if len(body) > MAX_TEXT:
+        raise DecodeError(f"{name} unpacks to more than {MAX_TEXT:,} bytes")
+    return body
+
+
+def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
+    """Decode the text of one day.
+
+    Rows come in any order, and more than once. Of two rows of one instant, the later one counts if
+    it has open interest; when they differ, the file names both.
+
+    Args:
+        body: CSV with or without a header, and with any more columns.
+        symbol: Rows of another symbol are odd.
+        day: Rows of another day are odd, but for the next midnight.
+
+    Raises:
+        DecodeError: It has a header without the columns that we need.
+    """
+    text = body.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    columns, lines = _columns(text.split("\n"))
+    reader = _Reader(symbol, day, columns)
+    is_plain = not any(mark in text for mark in _AROUND_CELLS)
+    for line in lines:
+        if line and not line.isspace():
+            cells = line.split(",")
+            reader.add(line, cells if is_plain else [*map(_unquoted, cells)])
+    return reader.finish()
+
+
+def _columns(lines: Sequence[str]) -> tuple[Mapping[str, int], Sequence[str]]:
+    """Where each column is, and the lines after the header."""
+    usual = {name: place for place, name in enumerate(COLUMNS)}
+    if not lines:
+        return usual, lines
+    names = [_unquoted(name).lower() for name in lines[0].split(",")]
+    if not {*names} & {*COLUMNS}:  # no header: other archives of the exchange have none
+        return usual, lines
+    found = {name: names.index(name) for name in COLUMNS if name in names}
+    missing = [name for name in (TIME, VALUE) if name not in found]
+    if missing:
+        raise DecodeError(f"the header lacks {' and '.join(missing)}: {printable(lines[0])}")
+    return found, lines[1:]
+
+
+def _unquoted(text: str) -> str:
+    return text.strip().strip('"').strip()
+
+
+class _Reader:
+    """Takes the lines of one file."""
+
+    def __init__(self, symbol: str, day: date, columns: Mapping[str, int]) -> None:
+        self._symbol, self._date = symbol, f"{day.isoformat()} "
+        self._midnight = midnight_ms(day)
+        self._next = datetime.fromtimestamp((self._midnight + DAY_MS) / 1000, UTC)
+        self._last = f"{self._next:%Y-%m-%d} {_MIDNIGHT}"
+        self._time, self._value = columns[TIME], columns[VALUE]
+        self._name, self._notional = columns.get(SYMBOL), columns.get(NOTIONAL)
+        self._found = MetricsFile()
+
+    def finish(self) -> MetricsFile:
+        """What was read, in the order of time."""
+        found = self._found
+        found.rows = {time: found.rows[time] for time in sorted(found.rows)}
+        found.blank -= found.rows.keys()
+        return found
+
+    def add(self, line: str, cells: Sequence[str]) -> None:
+        """Take one line, which has these cells."""
+        if len(cells) <= max(self._time, self._value):
+            self._leave_out(line, "it is cut off")
+            return
+        time = self._instant(cells[self._time])
+        if time is None:
+            self._leave_out(line, "its time is none of this day's")
+        elif self._name is not None and not self._is_ours(cells):
+            self._leave_out(line, "it is of another symbol")
+        else:
+            self._take(line, time, cells)
+
+    def _instant(self, text: str) -> int | None:
+        if text.startswith(self._date):
+            time = _TIME_OF_DAY.get(text[len(self._date) :])
+            return None if time is None else self._midnight + time
+        return self._midnight + DAY_MS if text == self._last else None
+
+    def _is_ours(self, cells: Sequence[str]) -> bool:
+        assert self._name is not None
+        return self._name < len(cells) and cells[self._name] == self._symbol
+
+    def _take(self, line: str, time: int, cells: Sequence[str]) -> None:
+        value, found = cells[self._value], self._found
+        if _is_above_0(value):
+            row = value, self._notional_of(cells)
+            before = found.rows.get(time)
+            if before == row:
+                found.repeated += 1
+            elif before is not None:
+                self._leave_out(line, f"the same instant has {before[0]}, too")
+            found.rows[time] = row
+            return
+        if value and _SIGNED.fullmatch(value) is None:
+            self._leave_out(line, "its open interest is no number")
+        found.blank.add(time)
+
+    def _notional_of(self, cells: Sequence[str]) -> str | None:
+        if self._notional is None or self._notional >= len(cells):
+            return None
+        text = cells[self._notional]
+        return text if _is_above_0(text) else None
+
+    def _leave_out(self, line: str, why: str) -> None:
+        found = self._found
+        found.odd += 1
+        if len(found.odd_rows) < MAX_NAMED:
+            found.odd_rows.append(f"{printable(line, 60)} ({why})")
+
+
+def _is_above_0(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and not {*text} <= {"0", "."}

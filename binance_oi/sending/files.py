@@ -1,0 +1,157 @@
+"""Files of a public server: a few at a time, evenly, and no more of one than a bound.
+
+The rule of this file: such a server announces no limit, so we keep a modest one of our own. It has
+no budget, and nothing here touches the budget of the exchange. A failure that may pass is waited
+out; one that stays is raised.
+"""
+
+import asyncio
+import ssl as tls
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from binance_oi.errors import (
+    BinanceOIError,
+    ClientClosedError,
+    DecodeError,
+    RateLimitedError,
+    ServerError,
+    TransportError,
+)
+from binance_oi.exchange import headers as read
+from binance_oi.exchange.refusals import Kind, Refusal
+from binance_oi.sending.governor import Permit
+from binance_oi.sending.transport import Answer, Transport, ready_url
+
+NOT_FOUND = 404
+PAUSES = (1.0, 5.0, 25.0)  # s, one after the other, before a file is given up
+LONGEST_PAUSE = 120.0  # s that a server may ask us to wait
+
+
+class FreePermit(Permit):
+    """The right to send a request that costs nothing."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.refunded = self.late = self.crowded = False
+        self.refusal = None
+
+    def may_send(self) -> bool:
+        """See `Permit.may_send`."""
+        return True
+
+    def settle(self, status: int, headers: Mapping[str, str]) -> None:
+        """See `Permit.settle`."""
+        if status != 200:
+            self.refusal = Refusal.of(status, headers, read.date(headers))
+
+    def refund(self) -> None:
+        """See `Permit.refund`."""
+        self.refunded = True
+
+
+class Files:
+    """Reads files below one URL.
+
+    Args:
+        base_url: Of the server, as `check_base_url` returns it.
+        connections: Requests on the wire at the same time.
+        pace: Requests per second, evenly.
+        timeout: Seconds for one file.
+        proxy: URL of a proxy; the environment is never read.
+        ssl: Replaces the default certificate checks.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        connections: int,
+        pace: float,
+        timeout: float,
+        proxy: str | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        self._base_url, self._timeout, self._every = base_url, timeout, 1.0 / pace
+        self._free = asyncio.Semaphore(connections)
+        self._next = 0.0  # loop time from which the next request may go
+        self._transport = Transport(session=None, tls=ssl, proxy=proxy)
+        self._is_closed = False
+        self.requests: int = 0
+        """Requests so far, repeated ones included."""
+
+    async def aclose(self) -> None:
+        """Close the connections; running requests end with an error."""
+        self._is_closed = True
+        await self._transport.aclose()
+
+    async def get(self, path: str, max_bytes: int) -> bytes | None:
+        """The content of a file; None when the server does not have it.
+
+        Raises:
+            DecodeError: It is longer than `max_bytes`, or the answer is no file.
+            ResponseError: The server refuses it.
+            TransportError: No usable answer came.
+            ClientClosedError: It was closed meanwhile.
+        """
+        pauses = iter(PAUSES)
+        fresh = False
+        while True:
+            try:
+                return await self._get_once(path, max_bytes, fresh=fresh)
+            except (RateLimitedError, ServerError, TransportError) as error:
+                if self._is_closed:
+                    raise ClientClosedError from error
+                if isinstance(error, TransportError) and error.retry == "never":
+                    raise
+                is_dead = isinstance(error, TransportError) and error.retry == "now" and not fresh
+                fresh, seconds = True, 0.0 if is_dead else next(pauses, None)
+                if seconds is None:
+                    raise
+                await asyncio.sleep(max(seconds, _asked_for(error)))
+
+    async def _get_once(self, path: str, max_bytes: int, *, fresh: bool) -> bytes | None:
+        url, permit = ready_url(self._base_url, path, {}), FreePermit()
+        async with self._free:
+            await self._take_turn()
+            self.requests += 1
+            answer = await self._transport.get(url, permit, max_bytes, self._timeout, fresh=fresh)
+        if answer.status == NOT_FOUND:
+            return None
+        if permit.refusal is not None:
+            raise _refused(permit.refusal.with_text(answer.body))
+        return _content(answer, max_bytes)
+
+    async def _take_turn(self) -> None:
+        """Wait until this request is as far behind the one before as the pace demands."""
+        now = asyncio.get_running_loop().time()
+        at = max(now, self._next)
+        self._next = at + self._every
+        if at > now:
+            await asyncio.sleep(at - now)
+
+
+def _refused(refusal: Refusal) -> BinanceOIError:
+    """The error for a refusal. A file server bans nobody; one that says so is unavailable."""
+    if refusal.kind is Kind.BANNED:
+        return ServerError(refusal.status, refusal.code, refusal.message)
+    if refusal.kind is Kind.LIMITED:
+        seconds = min(refusal.cooldown, LONGEST_PAUSE)
+        return refusal.error(datetime.now(UTC) + timedelta(seconds=seconds))
+    return refusal.error()
+
+
+def _asked_for(error: BinanceOIError) -> float:
+    """Seconds that the server asked us to wait."""
+    if not isinstance(error, RateLimitedError):
+        return 0.0
+    return (error.retry_at - datetime.now(UTC)).total_seconds()
+
+
+def _content(answer: Answer, max_bytes: int) -> bytes:
+    if not answer.complete:
+        raise DecodeError(f"the file is longer than {max_bytes:,} bytes, or has no end")
+    if answer.status != 200:
+        raise DecodeError(f"status {answer.status} is no file")
+    return answer.body
