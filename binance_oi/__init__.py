@@ -39,13 +39,18 @@ if TYPE_CHECKING:
         RateLimit,
         SymbolInfo,
     )
+    from binance_oi.market.archive import Archive, ArchiveDay, ArchiveProgress
     from binance_oi.market.changes import Change, ChangeTracker, changes_of
     from binance_oi.market.gap import Gap
-    from binance_oi.market.past import History, HistoryProgress
+    from binance_oi.market.past import History, HistoryProgress, Instant
     from binance_oi.market.snapshot import Snapshot
+    from binance_oi.recorder.backfill import backfill
     from binance_oi.sending.retry import RetryPolicy
 
 __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
+    "Archive",
+    "ArchiveDay",
+    "ArchiveProgress",
     "BannedError",
     "BinanceOIError",
     "BudgetExhaustedError",
@@ -59,6 +64,7 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "History",
     "HistoryProgress",
     "HistoryRow",
+    "Instant",
     "InvalidSymbolError",
     "MachineBudget",
     "OpenInterest",
@@ -83,6 +89,7 @@ __all__ = [  # noqa: RUF022 - the order of `sorted`, which needs no tool to know
     "UnknownSymbolError",
     "Usage",
     "WrongSymbolError",
+    "backfill",
     "changes_of",
 ]
 __version__ = VERSION
@@ -125,10 +132,12 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and knows each 
                 "RateLimit",
                 "SymbolInfo",
             ),
+            "market.archive": ("Archive", "ArchiveDay", "ArchiveProgress"),
             "market.changes": ("Change", "ChangeTracker", "changes_of"),
             "market.gap": ("Gap",),
-            "market.past": ("History", "HistoryProgress"),
+            "market.past": ("History", "HistoryProgress", "Instant"),
             "market.snapshot": ("Snapshot",),
+            "recorder.backfill": ("backfill",),
             "sending.retry": ("RetryPolicy",),
         },
     )

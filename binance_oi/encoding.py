@@ -8,7 +8,7 @@ module imports pydantic only when pydantic calls a hook.
 import json
 import math
 from collections.abc import Collection, Mapping, Set
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from importlib import import_module
@@ -128,6 +128,8 @@ def plain(value: object, decimals: Decimals) -> Any:
             return f"{value:f}" if decimals == "text" else value
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
+        case date():
+            return value.isoformat()
         case Encodable():
             return value.to_dict(decimals=decimals)
         case _:

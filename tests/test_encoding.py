@@ -4,7 +4,7 @@ import json
 import math
 import pickle
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binance_oi import (
+    ArchiveDay,
+    ArchiveProgress,
     BannedError,
     BinanceOIError,
     BudgetExhaustedError,
@@ -28,6 +30,7 @@ from binance_oi import (
     RateLimit,
     Reason,
     RetryPolicy,
+    ServerError,
     Snapshot,
     SymbolInfo,
     TransportError,
@@ -38,7 +41,7 @@ from binance_oi.budget import Receipt, Wait
 from binance_oi.encoding import Encodable, EncodableByKey, plain
 from binance_oi.exchange import Limit, MarkPrice
 from binance_oi.market import Change, Instant, Point
-from binance_oi.recorder import Sample, Saved, Status, Sweep
+from binance_oi.recorder import Backfilled, BackfillProgress, Sample, Saved, Status, Sweep
 from binance_oi.recorder.recording import CountedGap
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -92,6 +95,16 @@ VALUES: tuple[Encodable, ...] = (
     Status(storage_error="disk full"),
     Sample("BTCUSDT", NOON_MS, Decimal("1.50"), NOON_MS, None),
     Instant("BTCUSDT", NOON_MS, "archive", Decimal("1.50"), Decimal("3.10"), None),
+    ArchiveDay(
+        symbol="BTCUSDT",
+        day=date(2026, 11, 23),
+        written=(("BTCUSDT", NOON_MS, 2, "1.50", None, None),),
+        holes=(Gap(NOON_MS, NOON_MS, "no_row"),),
+        error=ServerError(503, None, "down"),
+    ),
+    ArchiveProgress("BTCUSDT", date(2026, 11, 23), 1, 2, 288, 4),
+    BackfillProgress("history", "BTCUSDT", 1, 2, 288),
+    Backfilled(symbols=1, failed={"ETHUSDT": ServerError(503, None, "down")}),
     Point("BTCUSDT", NOON_MS, Decimal("1.50"), Decimal("3.10"), None, "sample"),
     Change(
         *("BTCUSDT", "1h", NOON_MS, Decimal("1.60"), Decimal("0.10"), 6.25, Decimal("0.40")),

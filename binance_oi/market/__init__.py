@@ -15,6 +15,7 @@ polling.py    snapshots on a schedule
 moments.py    bounds of a stretch of the past
 past.py       what was read of the past
 history.py    the past, page by page
+archive.py    the past since 2020, day by day
 windows.py    lengths of time over which open interest is compared
 spread.py     how unusual one number is among those of the last days
 changes.py    how open interest changes, in rows that are there and during a poll

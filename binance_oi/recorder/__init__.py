@@ -19,6 +19,8 @@ pending.py     sweeps and gaps that are not written yet
 sink.py        what a recorder requires of a store
 sqlite.py      a recording as such a store, whatever others do to its file
 writing_thread.py  the one thread in which a sink works
+backfill.py    instants of the past into a sink
+gap_filler.py  what a recorder reads of the past for its gaps
 history_cache.py  recent history in the user's cache directory
 recorder.py    polls into a sink, and outlasts the failures of both
 """
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING
 from binance_oi.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from binance_oi.recorder.backfill import Backfilled, BackfillProgress
     from binance_oi.recorder.past import Past
     from binance_oi.recorder.recorder import Recorder, Status
     from binance_oi.recorder.recording import Recording, Sweep
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from binance_oi.recorder.sink import Saved, Sink
 
 __all__ = [
+    "BackfillProgress",
+    "Backfilled",
     "Past",
     "Recorder",
     "Recording",
@@ -52,6 +57,7 @@ if not TYPE_CHECKING:  # who only reads a recording imports no client
     __getattr__ = on_first_use(
         __name__,
         {
+            "backfill": ("Backfilled", "BackfillProgress"),
             "past": ("Past",),
             "recorder": ("Recorder", "Status"),
             "recording": ("Recording", "Sweep"),

@@ -103,6 +103,17 @@ class Past:
     def __iter__(self) -> Iterator[Instant]:
         return map(instant_of, self.rows())
 
+    def symbols(self) -> tuple[str, ...]:
+        """Every symbol that has rows of the past, at any time and of any source, sorted.
+
+        Raises:
+            RecordingError: The file cannot be read.
+        """
+        with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
+            if read_version(connection) < PAST_SINCE:
+                return ()
+            return tuple(_symbols(connection))
+
     def rows(self) -> Iterator[InstantRow]:
         """The rows, with numbers as the exchange wrote them.
 

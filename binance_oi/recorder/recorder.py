@@ -25,6 +25,8 @@ from binance_oi.market.plan import MisfitError
 from binance_oi.market.polling import Plan, Reader, begin_plan, sweeps
 from binance_oi.market.schedule import TOLERATED_STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.backfill import Filler, PastReader
+from binance_oi.recorder.gap_filler import GapFiller
 from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.sink import Saved, Sink
 from binance_oi.recorder.sqlite import SqliteSink
@@ -59,6 +61,8 @@ class Status(Encodable):
     """Seconds after its slot at which the latest sweep began; 0.0 while there was none."""
     every: float | None = None
     """Seconds from slot to slot: as asked for, or as chosen; None before it was chosen."""
+    backfilled: int = 0
+    """Instants of the past stored for gaps; see `Recorder`."""
     trouble: str | None = None
     """Why the latest slot has no sweep, or why no list of symbols was read before the first one: a
     word and a text. None when the latest slot has a sweep."""
@@ -102,10 +106,12 @@ class Recorder:
             `client.source`: ``production``, ``testnet``, or ``local`` for any exchange on this
             machine. A file without a source takes that of the first recorder that continues it.
         on_sweep: Called with each snapshot after its commit.
+        backfill: Read the 5-minute instants of its gaps from the exchange's history, also of gaps
+            in earlier runs. That has a limit of its own, and delays no sweep. The gaps remain.
         clock: Unix seconds.
 
     Raises:
-        TypeError: `path` is neither a path nor a sink.
+        TypeError: `path` is neither a path nor a sink, or the client reads no history to backfill.
         ValueError: `every` cannot be a period.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
@@ -120,6 +126,7 @@ class Recorder:
         notional: bool = False,
         source: str | None = None,
         on_sweep: Callable[[Snapshot], object] | None = None,
+        backfill: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._period = 0 if every is None else period_ms(every)
@@ -133,6 +140,10 @@ class Recorder:
         """The recording; None when a `Sink` stores elsewhere."""
         self.path, self._sink = _stored(path, source)
         self._on_sweep = on_sweep
+        if backfill and not isinstance(client, PastReader):
+            raise TypeError(f"a {type(client).__name__} reads no history to backfill gaps from")
+        self._past = client if backfill and isinstance(client, PastReader) else None
+        self._filler: GapFiller | None = None
         self._status = Status()
         self._untidy = False
         self._pending = Pending(self._period)
@@ -148,7 +159,9 @@ class Recorder:
     @property
     def status(self) -> Status:
         """What the recorder has done so far."""
-        return replace(self._status, unwritten=len(self._pending) + self._in_hand)
+        backfilled = 0 if self._filler is None else self._filler.new
+        waiting = len(self._pending) + self._in_hand
+        return replace(self._status, unwritten=waiting, backfilled=backfilled)
 
     def stop(self) -> None:
         """End `run`, after a last try to write what is in memory. It does not start again."""
@@ -214,6 +227,10 @@ class Recorder:
         polling = self._poll(begin, plan)
         writing = asyncio.create_task(self._write())
         others = [asyncio.create_task(job) for job in (polling, self._tidy_often())]
+        if self._past is not None:
+            filler = Filler(self._past, self._sink, self._thread, self._clock)
+            self._filler = GapFiller(filler, self._sink, self._thread, self._clock)
+            others.append(asyncio.create_task(self._filler.run()))
         try:
             await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -244,6 +261,8 @@ class Recorder:
                     self._count(missed=slots)
                     trouble = ": ".join(filter(None, (outcome.reason, outcome.detail)))
                 self._status = replace(self._status, trouble=trouble)
+                if self._filler is not None:
+                    self._filler.note(outcome, self._period)
                 now = asyncio.get_running_loop().time()
                 self._pending.add(outcome, now)
                 self._give_up_excess(now)

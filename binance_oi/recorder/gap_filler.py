@@ -1,0 +1,133 @@
+"""What a recorder does about its own gaps: it reads their instants from the exchange's history.
+
+The rule of this file: it never delays a sweep. It reads after the sweep that ends a gap, from a
+limit of its own, one symbol at a time; and it stores in the recorder's thread, between two sweeps.
+A gap stays what it is, for no sweep was there. A 5-minute instant within it gets the row that the
+exchange keeps of that instant. A gap that has no such instant cannot be closed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from binance_oi.errors import (
+    BannedError,
+    BinanceOIError,
+    RateLimitedError,
+    ServerError,
+    StorageError,
+    TransportError,
+)
+from binance_oi.exchange.routes import KEPT_MS
+from binance_oi.market.gap import Gap, gap_reason
+from binance_oi.market.history import SETTLED_MS
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.backfill import STEP_MS, Filler, Span
+from binance_oi.recorder.schema import EVERY_SYMBOL
+from binance_oi.recorder.sink import Sink
+from binance_oi.recorder.writing_thread import WritingThread
+from binance_oi.times import unix_ms
+
+AGAIN_S = 300.0  # after a failure; the next instant comes after as long
+NEVER = frozenset(("unknown", "not_trading"))  # reasons of a gap for which there is no history
+# Errors after which the same request may succeed.
+PASSING = (TransportError, ServerError, RateLimitedError, BannedError, StorageError)
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+
+class GapFiller:
+    """Closes gaps of a recorder as far as 5-minute instants can.
+
+    Args:
+        filler: Reads and stores.
+        sink: Knows the gaps of earlier runs.
+        thread: Where the sink works.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self, filler: Filler, sink: Sink, thread: WritingThread, clock: Callable[[], float]
+    ) -> None:
+        self._filler, self._sink, self._thread, self._clock = filler, sink, thread, clock
+        self._wanted: dict[str, set[int]] = {}  # instants by symbol; "" is every symbol
+        self._names: Sequence[str] = ()  # of the latest sweep
+        self._swept = asyncio.Event()
+        self._has_failed = False
+
+    @property
+    def new(self) -> int:
+        """Rows stored so far."""
+        return self._filler.new
+
+    def note(self, outcome: Snapshot | Gap, period: int) -> None:
+        """Take the outcome of a slot.
+
+        Args:
+            outcome: A sweep, or slots without one.
+            period: From slot to slot, ms.
+        """
+        if isinstance(outcome, Gap):
+            self._want(EVERY_SYMBOL, outcome, period)
+            return
+        assert outcome.slot is not None
+        slot = unix_ms(outcome.slot)
+        for symbol, error in outcome.errors.items():
+            self._want(symbol, Gap(slot, slot, gap_reason(error)), period)
+        self._names = [*outcome, *outcome.errors]
+        self._swept.set()
+
+    def _want(self, symbol: str, gap: Gap, period: int) -> None:
+        instants = [] if gap.reason in NEVER else list(instants_in(gap, period))
+        if instants:
+            self._wanted.setdefault(symbol, set()).update(instants)
+
+    async def run(self) -> None:
+        """Close the gaps of earlier runs, then each new one after the sweep that ends it."""
+        since = round(self._clock() * 1000) - KEPT_MS
+        for symbol, gap, period in await self._thread.run(partial(self._sink.gaps_since, since)):
+            self._want(symbol, gap._replace(first=max(gap.first, since)), period)
+        while True:
+            await self._swept.wait()
+            self._swept.clear()
+            await asyncio.sleep(SETTLED_MS / 1000)  # until the rows of these instants are there
+            failed = await self._fill()
+            if failed:
+                await asyncio.sleep(AGAIN_S)
+                self._swept.set()
+
+    async def _fill(self) -> bool:
+        """Read what is wanted; return whether some of it failed, and stays wanted."""
+        until = round(self._clock() * 1000) - SETTLED_MS
+        due = {
+            symbol: {at for at in times if at <= until} for symbol, times in self._wanted.items()
+        }
+        for symbol, times in due.items():
+            self._wanted[symbol] -= times
+        of_all = due.pop(EVERY_SYMBOL, set[int]())
+        failed = False
+        for symbol in dict.fromkeys([*(self._names if of_all else ()), *due]):
+            wanted = of_all | due.get(symbol, set[int]())
+            if wanted and not await self._fill_symbol(symbol, wanted):
+                self._wanted.setdefault(symbol, set()).update(wanted)
+                failed = True
+        self._wanted = {symbol: times for symbol, times in self._wanted.items() if times}
+        return failed
+
+    async def _fill_symbol(self, symbol: str, wanted: set[int]) -> bool:
+        try:
+            await self._filler.fill(symbol, Span(min(wanted), max(wanted)), wanted)
+        except BinanceOIError as error:  # of the exchange, or of the sink
+            if not self._has_failed:
+                logger.warning("gaps of %s stay open for now: %s: %s", self._sink, symbol, error)
+            self._has_failed = True
+            return not isinstance(error, PASSING)
+        self._has_failed = False
+        return True
+
+
+def instants_in(gap: Gap, period: int) -> Iterator[int]:
+    """The 5-minute instants from the first slot of a gap until the next sweep."""
+    first = -(-gap.first // STEP_MS) * STEP_MS
+    return iter(range(first, gap.last + max(1, period), STEP_MS))
