@@ -188,6 +188,11 @@ class OpenInterestClient:
         """The exchange of this client: ``production``, ``testnet``, ``local`` or its base URL."""
         return hosts.source_name(self._base_url)
 
+    @property
+    def base_url(self) -> str:
+        """The exchange, without a slash at its end."""
+        return self._base_url
+
     async def get_open_interest(
         self, symbol: str, *, max_age: float = FRESH, max_wait: float | None = DEFAULT
     ) -> OpenInterest:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from binance_oi.budget import Budget
     from binance_oi.cli.render import Sheet
     from binance_oi.client import OpenInterestClient
+    from binance_oi.market.archive import Archive
     from binance_oi.recorder.history_cache import HistoryCache
 
 VARIABLE_PREFIX = "BINANCE_OI_"  # how the names of our environment variables begin
@@ -193,6 +194,14 @@ _format = Group("Output", validator=_one_format, sort_key=5)
 _log = Group("Log", sort_key=6)
 
 
+ArchiveUrl = Annotated[
+    str | None,
+    Parameter(group=_exchange, validator=_check_base_url),
+    _variable("ARCHIVE_URL"),
+]
+"""The URL of the public archive."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Source:
@@ -318,6 +327,39 @@ def check_egress(egress: str | None) -> str:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ArchiveSource:
+    """The public archive to read."""
+
+    simulated: Annotated[Flag, Parameter(group=_exchange)] = False
+    """Start a local exchange for the length of this command, and read its archive."""
+    archive_url: ArchiveUrl = None
+    """The archive, or a mirror of it: https://host, or http:// on this machine."""
+    proxy: Annotated[str | None, Parameter(group=_connection), _variable("PROXY")] = None
+    """An HTTP proxy, http://[user:password@]host:port."""
+    log_level: Annotated[
+        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
+    ] = "warning"
+    """The lowest level of log messages to print on stderr."""
+
+    @contextmanager
+    def archive(self, cache: Path) -> "Generator[Archive]":
+        """Make an archive with this cache; the caller closes it."""
+        from binance_oi.exchange.archive import PUBLIC_ARCHIVE
+        from binance_oi.market.archive import Archive
+
+        log_from(self.log_level)
+        if self.simulated:
+            from binance_oi.simulator import LocalExchange
+
+            with LocalExchange().in_thread() as exchange:
+                yield Archive(cache, base_url=exchange.url)
+        else:
+            url = self.archive_url or PUBLIC_ARCHIVE
+            yield Archive(cache, base_url=url, proxy=self.proxy)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Span:
     """A range of transaction times."""
 
@@ -378,6 +420,7 @@ VARIABLES = tuple(
     f"{VARIABLE_PREFIX}{name}"
     for name in (
         "BASE_URL",
+        "ARCHIVE_URL",
         "PROXY",
         "LOCAL_ADDRESS",
         "RESERVE",

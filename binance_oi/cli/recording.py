@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.live import Live
 from rich.text import Text
@@ -48,22 +49,22 @@ LINE_S = 60.0  # s between two lines without a terminal
 CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 
-def record(
-    symbols: Sequence[str] | None,
-    to: Path,
-    *,
-    every: float | None,
-    notional: bool,
-    source: Source,
-    end: End,
-) -> int:
+class What(NamedTuple):
+    """What a recorder reads."""
+
+    every: float | None
+    notional: bool
+    backfill: bool
+
+
+def record(symbols: Sequence[str] | None, to: Path, what: What, *, source: Source, end: End) -> int:
     """Record until a signal stops the recorder, or until `end`."""
     if end.until is not None and end.until <= datetime.now(UTC):
         raise UsageError(f"--until {iso(end.until)} is over")
 
     async def run(client: OpenInterestClient) -> int:
         async with client:
-            recorder = Recorder(client, to, every=every, symbols=symbols, notional=notional)
+            recorder = Recorder(client, to, symbols=symbols, **what._asdict())
             with stopped_by_signals(recorder.stop) as stopped:
                 beside = [
                     asyncio.create_task(_show_status(recorder, client)),
@@ -114,6 +115,8 @@ def status_line(status: Status) -> str:
         parts.append(f"reads failed {status.failed:,}")
     if status.lost:
         parts.append(f"sweeps lost {status.lost:,}")
+    if status.backfilled:
+        parts.append(f"instants backfilled {status.backfilled:,}")
     if status.unwritten:
         parts.append(f"sweeps unwritten {status.unwritten:,}")
     if status.sweeps:

@@ -22,6 +22,7 @@ from datetime import UTC, date, datetime
 from urllib.parse import quote
 
 from binance_oi.errors import DecodeError, printable
+from binance_oi.exchange.hosts import source_name
 
 PUBLIC_ARCHIVE = "https://data.binance.vision"  # [O] 2026-11; no key, no limit known
 STEP_MS = 300_000  # from row to row
@@ -70,6 +71,11 @@ def metrics_path(symbol: str, day: date) -> str:
     """The path of a file below the archive's URL; its checksum has ``.CHECKSUM`` after it."""
     name = quote(symbol)
     return f"/data/futures/um/daily/metrics/{name}/{name}-metrics-{day.isoformat()}.zip"
+
+
+def archive_of(base_url: str) -> str:
+    """The URL of the archive that belongs to an exchange: a local exchange has its own."""
+    return base_url if source_name(base_url) == "local" else PUBLIC_ARCHIVE
 
 
 def midnight_ms(day: date) -> int:

@@ -1,13 +1,14 @@
 """Commands that read the exchange."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from binance_oi.cli.app import command
 from binance_oi.cli.options import (
+    ArchiveSource,
     Bound,
     Flag,
     Movement,
@@ -169,3 +170,34 @@ def history(
 
     wanted = past.Wanted(symbols, since, until, period)
     return past.history(wanted, to, replace=replace, source=source, output=output)
+
+
+@command
+def archive(
+    symbols: RequiredSymbols,
+    *,
+    since: Annotated[Bound, Parameter(show_default=lambda _: "2020-09-01")] = None,
+    until: Bound = None,
+    to: Place,
+    format: Literal["csv", "jsonl"] = "csv",
+    source: ArchiveSource = ArchiveSource(),
+) -> int:
+    """Open interest since 2020, from the exchange's public archive, up to yesterday.
+
+    The directory gets SYMBOL.csv with a row for each 5 minutes, and SYMBOL.holes.csv with each
+    stretch that has none and the reason. Below it, files/ keeps the archive's own files: the same
+    command goes on where it was interrupted, and reads a file again only when its checksum has
+    changed. Rows are written anew, for the time that the command names.
+
+    Args:
+        symbols: Such as BTCUSDT, or BTCUSDT,ETHUSDT.
+        since: The first instant: an age (30d), or ISO 8601, UTC unless it says otherwise. BTCUSDT
+            begins on 2020-09-01, and most others on 2021-12-01.
+        until: The last instant, given in the same way; without it, the end of yesterday.
+        to: A directory, made when missing.
+        format: The format of the rows.
+    """
+    from binance_oi.cli import archiving
+
+    stretch = archiving.Stretch(since, until)
+    return archiving.archive(symbols, to, stretch, format, source)

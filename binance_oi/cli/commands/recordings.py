@@ -1,5 +1,6 @@
 """Commands that make recordings, and that read them."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -8,6 +9,8 @@ from cyclopts.validators import Number
 from binance_oi.cli.app import command
 from binance_oi.cli.endings import UsageError
 from binance_oi.cli.options import (
+    ArchiveUrl,
+    Bound,
     End,
     Flag,
     Place,
@@ -19,6 +22,8 @@ from binance_oi.cli.options import (
     Window,
 )
 
+MONTH = timedelta(days=30)  # what the exchange's history keeps
+
 
 @command
 def record(
@@ -27,6 +32,7 @@ def record(
     to: Place,
     every: Schedule = None,
     notional: Flag = False,
+    backfill: Flag = False,
     end: End = End(),
     source: Source = Source(),
 ) -> int:
@@ -42,10 +48,56 @@ def record(
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
             that fits into the budget. Slots are multiples of this time since 1970.
         notional: Record mark prices as well.
+        backfill: Read the 5-minute instants of gaps from the exchange's history, also of gaps in
+            earlier runs. That delays no sweep.
     """
     from binance_oi.cli import recording
 
-    return recording.record(symbols, to, every=every, notional=notional, source=source, end=end)
+    what = recording.What(every, notional, backfill)
+    return recording.record(symbols, to, what, source=source, end=end)
+
+
+@command
+def backfill(
+    recording: Place,
+    /,
+    symbols: Symbols = None,
+    *,
+    since: Annotated[Bound, Parameter(show_default=lambda _: "30d")] = MONTH,
+    until: Bound = None,
+    archive: Flag = False,
+    cache: Place | None = None,
+    archive_url: ArchiveUrl = None,
+    source: Source = Source(),
+) -> int:
+    """Store 5-minute instants of the past in a recording, beside its samples.
+
+    They come from the exchange's history, which has the last 30 days, and with --archive also from
+    its public archive, which has all since 2020 up to yesterday. The command asks only for what the
+    recording lacks, so the same command goes on where it was interrupted. It cannot run while a
+    recorder writes the file; record --backfill closes the gaps of a recorder.
+
+    Args:
+        recording: A file made by `record`; made when missing.
+        symbols: Only these; by default those of the recording, or all that trade if it has none.
+        since: The first instant: an age (30d, 12h), or ISO 8601, UTC unless it says otherwise.
+        until: The last instant, given in the same way; without it, now.
+        archive: Read the archive as well.
+        cache: The directory of the archive's files; by default in the user's cache directory.
+        archive_url: The archive, or a mirror of it.
+    """
+    from binance_oi.cli import archiving
+    from binance_oi.cli.places import archive_cache
+
+    files = (cache or archive_cache()) if archive else None
+    return archiving.fill(
+        recording,
+        symbols,
+        archiving.Stretch(since, until),
+        archive_url=archive_url,
+        cache=files,
+        source=source,
+    )
 
 
 @command

@@ -1,0 +1,195 @@
+"""The commands `archive` and `backfill`.
+
+The rule of this file: what was received is kept at once, and the same command goes on where it was
+interrupted, also after a kill.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from binance_oi.cli.endings import (
+    EXCHANGE,
+    OK,
+    SOME_FAILED,
+    UsageError,
+    as_usage_errors,
+    exit_code,
+    explain,
+)
+from binance_oi.cli.options import ArchiveSource, Source
+from binance_oi.cli.screen import console, redraws
+from binance_oi.cli.streams import write_note
+from binance_oi.client import OpenInterestClient
+from binance_oi.errors import BinanceOIError
+from binance_oi.exchange.archive import archive_of
+from binance_oi.exchange.symbols import check_symbols
+from binance_oi.market.archive import Archive, ArchiveProgress
+from binance_oi.market.moments import Moment
+from binance_oi.output.days import DaysWriter, Format, writing
+from binance_oi.recorder.backfill import Backfilled, BackfillProgress, backfill
+
+FILES = "files"  # of the archive, below the directory of `archive`
+MAX_NAMED = 5  # failures that are named; the others are counted
+
+Draw = Callable[[str, int, int, int], None]
+"""Shows what is read, how much of it is done, of how much, and the rows so far."""
+
+
+class Stretch(NamedTuple):
+    """What was asked for."""
+
+    since: Moment
+    until: Moment
+
+
+def archive(
+    symbols: Sequence[str], to: Path, stretch: Stretch, form: Format, source: ArchiveSource
+) -> int:
+    """Read days of the archive into files of rows."""
+    with as_usage_errors(), source.archive(to / FILES) as archived:
+        names = check_symbols(symbols)
+        archived.days(names, since=stretch.since, until=stretch.until)  # refuses wrong bounds
+        return asyncio.run(_write_symbols(archived, names, to, stretch, form))
+
+
+async def _write_symbols(
+    archived: Archive, names: Sequence[str], to: Path, stretch: Stretch, form: Format
+) -> int:
+    """Write each symbol as soon as it is whole."""
+    failed: dict[str, BinanceOIError] = {}
+    rows = holes = days = cached = 0
+    async with archived:
+        with _progress("days") as draw:
+            for number, name in enumerate(names):
+                drawn = _drawing(draw, rows, number, len(names))
+                found = archived.days([name], **stretch._asdict(), on_progress=drawn)
+                with ExitStack() as open_files:
+                    file: DaysWriter | None = None
+                    async for day in found:
+                        file = file or open_files.enter_context(writing(to, name, form))
+                        file.add(day)
+                        days, cached = days + 1, cached + day.is_cached
+                        if day.error is not None:
+                            failed[f"{name} {day.day}"] = day.error
+                if file is not None:
+                    rows, holes = rows + file.rows, holes + len(file.holes)
+                    _note_nothing(name, file)
+    if not days:
+        write_note("the archive ends with yesterday; nothing was written")
+        return OK
+    _note_failed(failed)
+    write_note(
+        f"{rows:,} rows of {days:,} days, {cached:,} from the cache; {holes:,} stretches without "
+        f"rows; {len(failed):,} days failed"
+    )
+    if not rows and not failed:
+        return EXCHANGE
+    return _code(failed, has_rows=rows > 0)
+
+
+def _drawing(draw: Draw, rows: int, number: int, symbols: int) -> Callable[[ArchiveProgress], None]:
+    """What shows the progress of one symbol of several."""
+    return lambda seen: draw(
+        seen.symbol, number * seen.days + seen.done, symbols * seen.days, rows + seen.rows
+    )
+
+
+def _note_nothing(name: str, file: DaysWriter) -> None:
+    reasons = {hole.reason for hole in file.holes}
+    if not file.rows and reasons <= {"no_file", "not_published"}:
+        write_note(f"{name}: the archive has no file of it in that time")
+
+
+def fill(
+    recording: Path,
+    symbols: Sequence[str] | None,
+    stretch: Stretch,
+    *,
+    archive_url: str | None,
+    cache: Path | None,
+    source: Source,
+) -> int:
+    """Store instants of the past in a recording; without a cache from the history alone."""
+    if cache is not None and source.testnet:
+        raise UsageError("the testnet has no archive")
+
+    async def run(client: OpenInterestClient) -> int:
+        async with client:
+            if cache is None:
+                return await _fill(client, recording, symbols, stretch, None)
+            url = archive_url or archive_of(client.base_url)
+            proxy = None if source.simulated else source.proxy
+            async with Archive(cache, base_url=url, proxy=proxy) as archived:
+                return await _fill(client, recording, symbols, stretch, archived)
+
+    with as_usage_errors(), source.client() as client:
+        return asyncio.run(run(client))
+
+
+async def _fill(
+    client: OpenInterestClient,
+    recording: Path,
+    symbols: Sequence[str] | None,
+    stretch: Stretch,
+    archived: Archive | None,
+) -> int:
+    with _progress("") as draw:
+
+        def seen(done: BackfillProgress) -> None:
+            draw(f"{done.source} {done.symbol}", done.done, done.of, done.rows)
+
+        found = await backfill(
+            client,
+            recording,
+            symbols,
+            since=stretch.since,
+            until=stretch.until,
+            archive=archived,
+            on_progress=seen,
+        )
+    _note_failed(found.failed)
+    write_note(
+        f"{found.symbols:,} symbols; {found.rows:,} rows, {found.new:,} of them new; "
+        f"{found.holes:,} stretches without rows; {len(found.failed):,} failed"
+    )
+    return _code(found.failed, has_rows=_has_any(found))
+
+
+def _has_any(found: Backfilled) -> bool:
+    """Whether something was read, or nothing was missing."""
+    return found.rows > 0 or len(found.failed) < found.symbols
+
+
+def _note_failed(failed: Mapping[str, BinanceOIError]) -> None:
+    for name, error in list(failed.items())[:MAX_NAMED]:
+        write_note(f"{name}: {explain(error)}")
+    if len(failed) > MAX_NAMED:
+        write_note(f"and {len(failed) - MAX_NAMED:,} more failed")
+
+
+def _code(failed: Mapping[str, BinanceOIError], *, has_rows: bool) -> int:
+    codes = {exit_code(error) for error in failed.values()}
+    if not codes:
+        return OK
+    return SOME_FAILED if has_rows or len(codes) > 1 else codes.pop()
+
+
+@contextmanager
+def _progress(unit: str) -> Generator[Draw]:
+    """A bar on stderr, if that is a terminal; yields what draws it."""
+    if not redraws(sys.stderr):
+        yield lambda _what, _done, _of, _rows: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    more = TextColumn(f"{unit} {{task.fields[rows]:,}} rows")
+    with Progress(*columns, more, console=console(sys.stderr), transient=True) as bar:
+        task = bar.add_task("reading", total=None, rows=0)
+        yield lambda what, done, of, rows: bar.update(
+            task, description=what, completed=done, total=of, rows=rows
+        )
