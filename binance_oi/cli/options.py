@@ -194,11 +194,7 @@ _format = Group("Output", validator=_one_format, sort_key=5)
 _log = Group("Log", sort_key=6)
 
 
-ArchiveUrl = Annotated[
-    str | None,
-    Parameter(group=_exchange, validator=_check_base_url),
-    _variable("ARCHIVE_URL"),
-]
+ArchiveUrl = Annotated[str | None, Parameter(group=_exchange, validator=_check_base_url)]
 """The URL of the public archive."""
 
 
@@ -420,7 +416,6 @@ VARIABLES = tuple(
     f"{VARIABLE_PREFIX}{name}"
     for name in (
         "BASE_URL",
-        "ARCHIVE_URL",
         "PROXY",
         "LOCAL_ADDRESS",
         "RESERVE",

@@ -1,0 +1,77 @@
+"""`archive` and `backfill` end with the same rows, whenever SIGKILL hit them before.
+
+Rule of this file: each run is a process, with real files and sockets; the exchange is a local one.
+`nox -s kills` runs 50 kills of each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from binance_oi.simulator import Files, LocalExchange
+from support import SUPPORT, TESTS
+from support.recorded import write_recording
+
+KILLS = int(os.environ.get("BINANCE_OI_KILLS", "2"))
+HANGS = 3600.0 * max(1, KILLS / 10)  # s after which the test hangs
+NAMES = ("BTCUSDT", "ETHUSDT", "1000SHIBUSDT")
+FAULTY = Files(missing_day=0.1, doubled=0.2, shuffled=0.2, missing_row=0.01, no_value=0.01)
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills its own children")
+
+
+def killed_runs(arguments: Sequence[str], directory: Path, seed: int) -> list[dict[str, object]]:
+    """The undisturbed run, and then one for each kill."""
+    asked = {"arguments": arguments, "directory": str(directory), "seed": seed, "kills": KILLS}
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "killed_runs.py"), json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def span(days: int) -> list[str]:
+    """Bounds that do not move while the test runs."""
+    today = datetime.fromtimestamp(time.time(), UTC).replace(hour=0, minute=0, second=0)
+    until = today - timedelta(seconds=1)
+    form = "%Y-%m-%dT%H:%M:%SZ"
+    return [f"--since={today - timedelta(days=days):{form}}", f"--until={until:{form}}"]
+
+
+def check(runs: list[dict[str, object]]) -> None:
+    assert sum(bool(run["killed"]) for run in runs) == KILLS
+    assert {run["code"] for run in runs} == {0}
+    assert len({run["digest"] for run in runs}) == 1
+
+
+def test_a_killed_backfill_ends_with_the_rows_and_the_export_of_an_undisturbed_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "template").mkdir()
+    write_recording(tmp_path / "template" / "oi.db")
+    with LocalExchange(latency=0.02, files=FAULTY).in_thread() as exchange:
+        url = ["--base-url", exchange.url]
+        cache = ["--archive", "--cache", "{dir}/cache"]
+        command = ["backfill", "{dir}/oi.db", *NAMES, *span(2), *cache, *url]
+        check(killed_runs(command, tmp_path, seed=1))
+        assert exchange.answers[429] == exchange.answers[418] == 0
+
+
+def test_a_killed_archive_ends_with_the_files_of_an_undisturbed_one(tmp_path: Path) -> None:
+    (tmp_path / "template").mkdir()
+    with LocalExchange(latency=0.02, files=FAULTY).in_thread() as exchange:
+        command = ["archive", *NAMES[:2], *span(5), "--to", "{dir}/out"]
+        check(killed_runs([*command, "--archive-url", exchange.url], tmp_path, seed=2))

@@ -1,0 +1,91 @@
+"""Runs of a command that are killed at random moments: `python killed_runs.py JSON`.
+
+Rule of this file: it imports the program once, and each run is a child of it. A child is a real
+process with real files and sockets, and SIGKILL ends it at a random moment of an undisturbed run.
+For each kill it prints a line of JSON: whether the kill hit the child while it ran, the exit code
+of the run after it, and a digest of what is there at the end.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from binance_oi.cli import main
+from binance_oi.output.export import export
+from binance_oi.recorder import Recording
+
+
+def start(arguments: list[str], directory: Path) -> int:
+    """Begin a run in a child; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    os.environ["BINANCE_OI_BUDGET_DIR"] = str(directory / "budget")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1):
+        os.dup2(null, stream)
+    error = os.open(directory / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(error, 2)
+    code = 99
+    try:
+        code = main([word.format(dir=directory) for word in arguments])
+    finally:
+        os._exit(code)
+
+
+def finished(child: int) -> int:
+    """The exit code; negative after a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def digest(directory: Path) -> str:
+    """What a run has made: rows of the past and an export of a recording, or files of rows."""
+    found = hashlib.sha256()
+    recording = directory / "oi.db"
+    if recording.exists():
+        with Recording(recording) as opened:
+            rows = list(opened.past().rows())
+            export(opened, directory / "export.csv")
+        assert rows
+        found.update(repr(rows).encode())
+        found.update((directory / "export.csv").read_bytes())
+    for file in sorted((directory / "out").glob("*.csv")):
+        found.update(file.name.encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def run(arguments: list[str], template: Path, to: Path, kill_after: float | None) -> str:
+    """One run from the start, killed if asked for, and then to its end."""
+    shutil.copytree(template, to)
+    was_running = False
+    if kill_after is not None:
+        child = start(arguments, to)
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+        was_running = finished(child) == -signal.SIGKILL
+    code = finished(start(arguments, to))
+    seen = {"killed": was_running, "code": code, "digest": digest(to)}
+    shutil.rmtree(to)
+    return json.dumps(seen)
+
+
+def main_of(asked: dict[str, object]) -> None:
+    arguments = [str(word) for word in asked["arguments"]]  # type: ignore[attr-defined]
+    draw, directory = random.Random(int(str(asked["seed"]))), Path(str(asked["directory"]))
+    began = time.monotonic()
+    print(run(arguments, directory / "template", directory / "first", None), flush=True)
+    longest, hits = time.monotonic() - began, 0
+    while hits < int(str(asked["kills"])):
+        seen = run(arguments, directory / "template", directory / "run", draw.uniform(0.0, longest))
+        print(seen, flush=True)
+        hits += json.loads(seen)["killed"]
+
+
+if __name__ == "__main__":
+    main_of(json.loads(sys.argv[1]))
