@@ -293,6 +293,22 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def archive(session: nox.Session) -> None:
+    """50 kills of `archive` and of `backfill`, 14 months with all faults; about twenty minutes.
+
+    BINANCE_OI_KILLS makes it shorter. BINANCE_OI_MONTHS names a CSV of real rows (gzip).
+    """
+    install(session, "test", "-e", ".[cli,parquet]")
+    session.run(
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=14400", "-m", ""),
+        *("tests/market/test_archive_months.py", "tests/market/test_archive.py"),
+        *("tests/exchange/test_archive_files.py", "tests/recorder/test_backfill.py"),
+        "tests/recorder/test_killed_backfill.py",
+        env={"BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", "50")},
+    )
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Every figure of tests/benchmarks/README.md, side by side with aiohttp; about ten minutes."""
     run_module(session, "tests.benchmarks")

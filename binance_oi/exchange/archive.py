@@ -245,4 +245,4 @@ class _Reader:
 
 
 def _is_above_0(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None and not {*text} <= {"0", "."}
+    return _NUMBER.fullmatch(text) is not None and text.strip("0.") != ""

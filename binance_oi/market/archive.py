@@ -410,6 +410,9 @@ def _day(
 
 def _holes(due: range, rows: Container[int], file: _File, before: _File, now: int) -> Sequence[Gap]:
     """The instants without a row, each stretch with its reason."""
+    missing = [at for at in due if at not in rows]
+    if not missing:  # nearly always
+        return ()
     if file.error is not None:
         usual = UNREADABLE
     elif file.found is None:
@@ -420,11 +423,9 @@ def _holes(due: range, rows: Container[int], file: _File, before: _File, now: in
     blank = {*_blank_of(file), *_blank_of(before)}
     detail = DETAILS.get(usual, "" if file.error is None else str(file.error))
     holes: list[Gap] = []
-    for at in due:
-        if at in blank and at not in rows:
-            add_gap(holes, Gap(at, at, NO_VALUE, DETAILS[NO_VALUE]), STEP_MS)
-        elif at not in rows:
-            add_gap(holes, Gap(at, at, usual, detail), STEP_MS)
+    for at in missing:
+        reason, why = (NO_VALUE, DETAILS[NO_VALUE]) if at in blank else (usual, detail)
+        add_gap(holes, Gap(at, at, reason, why), STEP_MS)
     return holes
 
 
