@@ -100,7 +100,8 @@ class OpenInterestClient:
         check_type("retry", retry, RetryPolicy)
         check_type("local_address", local_address, str, None)
         check_type("ssl", ssl, tls.SSLContext, None)
-        self._base_url = hosts.check_base_url(base_url)
+        self.base_url: str = hosts.check_base_url(base_url)
+        """The exchange, without a slash at its end."""
         hosts.check_proxy(proxy)
         self._timeout = check_number("timeout", timeout, above=0.0)
         self._max_wait = _check_max_wait(max_wait)
@@ -109,8 +110,8 @@ class OpenInterestClient:
         if local_address is not None:
             if session is not None:
                 raise ValueError("a session binds its own connections; it takes no local_address")
-            local_address = hosts.check_local_address(local_address, proxy or self._base_url)
-        key = _pool_key(self._base_url, proxy, local_address)
+            local_address = hosts.check_local_address(local_address, proxy or self.base_url)
+        key = _pool_key(self.base_url, proxy, local_address)
         self._owns_budget = budget is None
         self._budget = MachineBudget() if budget is None else budget
         governors = Governors(self._budget, key, pace=pace, max_in_flight=max_connections)
@@ -123,7 +124,7 @@ class OpenInterestClient:
             replace=retry.attempts > 1,
             patience=PATIENCE_PART * self._timeout,
         )
-        self._sender = Sender(self._base_url, governors, self._transport, retry)
+        self._sender = Sender(self.base_url, governors, self._transport, retry)
         self._terms = Terms(self._timeout, self._max_wait)  # of most calls
         self._listing = Listing(self._sender)
         self._sweeps = Sweeps(self._sender, self._listing)
@@ -131,7 +132,7 @@ class OpenInterestClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._sender.is_closed else repr(self._governor)
-        return f"<OpenInterestClient {self._base_url} {state}>"
+        return f"<OpenInterestClient {self.base_url} {state}>"
 
     async def __aenter__(self) -> Self:
         self._sender.check_usable()
@@ -186,12 +187,7 @@ class OpenInterestClient:
     @property
     def source(self) -> str:
         """The exchange of this client: ``production``, ``testnet``, ``local`` or its base URL."""
-        return hosts.source_name(self._base_url)
-
-    @property
-    def base_url(self) -> str:
-        """The exchange, without a slash at its end."""
-        return self._base_url
+        return hosts.source_name(self.base_url)
 
     async def get_open_interest(
         self, symbol: str, *, max_age: float = FRESH, max_wait: float | None = DEFAULT

@@ -33,8 +33,10 @@ from binance_oi.market.archive import Archive, ArchiveProgress
 from binance_oi.market.moments import Moment
 from binance_oi.output.days import DaysWriter, Format, writing
 from binance_oi.recorder.backfill import Backfilled, BackfillProgress, backfill
+from binance_oi.recorder.history_cache import cache_directory
 
 FILES = "files"  # of the archive, below the directory of `archive`
+FOLDER = "archive"  # the same, in the user's cache directory
 MAX_NAMED = 5  # failures that are named; the others are counted
 
 Draw = Callable[[str, int, int, int], None]
@@ -106,26 +108,44 @@ def _note_nothing(name: str, file: DaysWriter) -> None:
         write_note(f"{name}: the archive has no file of it in that time")
 
 
+class FromArchive(NamedTuple):
+    """What `backfill` reads of the archive."""
+
+    url: str | None
+    cache: Path | None
+
+    @property
+    def files(self) -> Path:
+        """The directory of the archive's files.
+
+        Raises:
+            UsageError: None is named, and this user has none.
+        """
+        place = self.cache or cache_directory()
+        if place is None:
+            raise UsageError("this user has no cache directory; name one: --cache DIR")
+        return place if self.cache else place / FOLDER
+
+
 def fill(
     recording: Path,
     symbols: Sequence[str] | None,
     stretch: Stretch,
-    *,
-    archive_url: str | None,
-    cache: Path | None,
+    archives: FromArchive | None,
     source: Source,
 ) -> int:
-    """Store instants of the past in a recording; without a cache from the history alone."""
-    if cache is not None and source.testnet:
+    """Store instants of the past in a recording; without `archives` from the history alone."""
+    if archives is not None and source.testnet:
         raise UsageError("the testnet has no archive")
+    files = None if archives is None else archives.files
 
     async def run(client: OpenInterestClient) -> int:
         async with client:
-            if cache is None:
+            if archives is None or files is None:
                 return await _fill(client, recording, symbols, stretch, None)
-            url = archive_url or archive_of(client.base_url)
+            url = archives.url or archive_of(client.base_url)
             proxy = None if source.simulated else source.proxy
-            async with Archive(cache, base_url=url, proxy=proxy) as archived:
+            async with Archive(files, base_url=url, proxy=proxy) as archived:
                 return await _fill(client, recording, symbols, stretch, archived)
 
     with as_usage_errors(), source.client() as client:

@@ -112,7 +112,7 @@ class Past:
         with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
             if read_version(connection) < PAST_SINCE:
                 return ()
-            return tuple(_symbols(connection))
+            return tuple(past_symbols(connection))
 
     def rows(self) -> Iterator[InstantRow]:
         """The rows, with numbers as the exchange wrote them.
@@ -136,7 +136,7 @@ def check_past(rows: Sequence[InstantRow], path: Path) -> None:
     Raises:
         RecordingError: A value is not.
     """
-    if not _are_right(rows):
+    if rows and not _are_right(rows):
         row = next(row for row in rows if not _are_right([row]))
         what = f"a row of the past is none that a backfill writes: {row!r:.80}"
         raise RecordingError(f"{path} is damaged: {what}")

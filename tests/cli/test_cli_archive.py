@@ -5,7 +5,6 @@ Rule of this file: the exchange is a local one, and so is its archive.
 
 import csv
 import json
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from binance_oi.cli import main
-from binance_oi.cli.places import archive_cache, cache_directory
 from binance_oi.recorder import Recording
 from binance_oi.simulator import Files, LocalExchange
 from support.archive_files import published, served, whole_day
@@ -174,7 +172,7 @@ def test_a_recording_is_filled_from_the_history_and_on_request_from_the_archive(
     assert kept(path, "archive") == set()
     assert main(["backfill", str(path), *last(2), "--archive", *url]) == 0
     assert kept(path, "archive") == {"BTCUSDT", "ETHUSDT"}
-    assert (archive_cache() / "ETHUSDT").is_dir()
+    assert (tmp_path / "user-cache" / "binance-oi" / "archive" / "ETHUSDT").is_dir()
     assert exchange.used == 0
 
 
@@ -217,19 +215,3 @@ def test_a_recorder_with_backfill_records(tmp_path: Path, capsys: Captured) -> N
     command = ["record", "BTCUSDT", "--to", str(path), "--every", "1s", "--for", "2s"]
     assert main([*command, "--backfill", "--simulated"]) == 0
     assert "stopped: sweeps " in capsys.readouterr().err
-
-
-# -- places --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", ["", "relative"])
-def test_the_cache_is_below_the_home_directory_unless_an_absolute_path_says_otherwise(
-    value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert cache_directory() == tmp_path / "user-cache" / "binance-oi"
-    monkeypatch.setenv("XDG_CACHE_HOME", value)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert cache_directory() == tmp_path / ".cache" / "binance-oi"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache_directory() == tmp_path / "Library" / "Caches" / "binance-oi"

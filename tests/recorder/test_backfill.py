@@ -221,9 +221,10 @@ async def test_the_archive_has_rows_of_its_own_beside_those_of_the_history(path:
 
 async def test_a_day_that_was_published_again_corrects_the_recording(path: Path) -> None:
     async with local() as exchange:
-        for _ in range(2):
-            async with archive_of(exchange, path) as archive:
-                found = await fill(exchange, path, "BTCUSDT", archive=archive)
+        async with archive_of(exchange, path) as archive:
+            await fill(exchange, path, "BTCUSDT", archive=archive)
+        async with archive_of(exchange, path) as archive:
+            found = await fill(exchange, path, "BTCUSDT", archive=archive)
         assert found.new == 0
         exchange.republish("BTCUSDT", "2026-11-21")
         before = {row[1] for row in kept(path, "archive")}

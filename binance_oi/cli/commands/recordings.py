@@ -87,17 +87,10 @@ def backfill(
         archive_url: The archive, or a mirror of it.
     """
     from binance_oi.cli import archiving
-    from binance_oi.cli.places import archive_cache
 
-    files = (cache or archive_cache()) if archive else None
-    return archiving.fill(
-        recording,
-        symbols,
-        archiving.Stretch(since, until),
-        archive_url=archive_url,
-        cache=files,
-        source=source,
-    )
+    archives = archiving.FromArchive(archive_url, cache) if archive else None
+    stretch = archiving.Stretch(since, until)
+    return archiving.fill(recording, symbols, stretch, archives, source)
 
 
 @command
