@@ -36,7 +36,8 @@ from support.lanes import some
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / ".docs"
-PAGES = (README, *sorted(DOCS.glob("*.md")))
+EXAMPLES = ROOT / "examples"
+PAGES = (README, EXAMPLES / "README.md", *sorted(DOCS.glob("*.md")))
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
 LONGEST_README, LONGEST_PARAGRAPH, LONGEST_LINE = 150, 5, 100  # lines, lines, characters
@@ -271,11 +272,15 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-def test_the_readme_links_every_page_and_every_example() -> None:
+def test_the_readme_links_every_page() -> None:
     links = set(LINK.findall(TEXTS[README]))
-    examples = sorted(f"examples/{file.name}" for file in (ROOT / "examples").glob("*.py"))
-    pages = [f".docs/{page.name}" for page in PAGES if page != README]
-    assert [link for link in (*pages, *examples) if link not in links] == []
+    pages = [f".docs/{page.name}" for page in PAGES if page.parent == DOCS]
+    assert [link for link in (*pages, "examples/README.md") if link not in links] == []
+
+
+def test_the_list_of_examples_names_every_example() -> None:
+    links = LINK.findall(TEXTS[EXAMPLES / "README.md"])
+    assert sorted(links) == sorted(file.name for file in EXAMPLES.glob("*.py"))
 
 
 def test_the_page_about_errors_names_every_exception() -> None:

@@ -330,10 +330,10 @@ class ArchiveSource:
     """Start a local exchange for the length of this command, and read its archive."""
     archive_url: ArchiveUrl = None
     """The archive, or a mirror of it: https://host, or http:// on this machine."""
-    proxy: Annotated[str | None, Parameter(group=_connection), _variable("PROXY")] = None
+    proxy: Annotated[str | None, Parameter(group=_connection), variable("PROXY")] = None
     """An HTTP proxy, http://[user:password@]host:port."""
     log_level: Annotated[
-        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), _variable("LOG_LEVEL")
+        Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), variable("LOG_LEVEL")
     ] = "warning"
     """The lowest level of log messages to print on stderr."""
 

@@ -35,6 +35,7 @@ BESIDE = {
     ".github/RELEASE.md": "contributing/release.md",
     ".github/SECURITY.md": "security.md",
     "binance_oi/budget/README.md": "theory.md",
+    "examples/README.md": "examples/index.md",
     "tests/benchmarks/README.md": "figures.md",
 }
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
@@ -67,8 +68,6 @@ def with_links_of_the_site(text: str, source: str, page: str, known: dict[str, s
         target = os.path.normpath(os.path.join(os.path.dirname(source), place)).replace("\\", "/")
         if Path(target).suffix in IMAGE:
             return os.path.basename(target) + anchor
-        if target in ("examples", "LICENSE"):
-            return os.path.relpath("examples/index.md", os.path.dirname(page) or ".") + anchor
         if target not in known:
             raise LookupError(f"{source} links {place}, which is no page of the site")
         return os.path.relpath(known[target], os.path.dirname(page) or ".") + anchor
@@ -116,9 +115,6 @@ def write(target: Path) -> None:
         text = example(path) if path.suffix == ".py" else path.read_text(encoding="utf-8")
         is_text = path.suffix == ".md"
         texts[page] = with_links_of_the_site(text, source, page, known) if is_text else text
-    names = sorted((ROOT / "examples").glob("*.py"))
-    listed = [f"- [{file.name}]({file.stem}.md)" for file in names]
-    texts["examples/index.md"] = "# Examples\n\n" + "\n".join(listed) + "\n"
     texts |= {f"reference/{module}.md": reference(module) for module in PUBLIC}
     texts["help.md"] = command_line()
     for page, text in texts.items():
