@@ -11,7 +11,7 @@ alone. What is kept of a symbol does not grow.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal
 from itertools import groupby
 from operator import attrgetter
@@ -105,12 +105,14 @@ class _Plan(NamedTuple):
     step: int  # ms
     windows: tuple[int, ...]
     usual: int
+    labels: Mapping[int, str]
+    """By window."""
 
     @classmethod
     def of(cls, windows: Sequence[Length], step: Length) -> "_Plan":
         ms = step_ms(step)
         slots = tuple(window // ms for window in windows_ms(windows, ms))
-        return cls(ms, slots, USUAL_MS // ms)
+        return cls(ms, slots, USUAL_MS // ms, {slot: label(slot * ms) for slot in slots})
 
 
 def changes_of(
@@ -176,7 +178,7 @@ class ChangeTracker:
     @property
     def windows(self) -> tuple[str, ...]:
         """The windows, as `Change.window` names them."""
-        return tuple(label(window * self._plan.step) for window in self._plan.windows)
+        return tuple(self._plan.labels.values())
 
     @property
     def step(self) -> int:
@@ -395,7 +397,7 @@ class _Track:
         supply = row.supply or before.supply
         return Change(
             symbol=self._symbol,
-            window=label(window * self._plan.step),
+            window=self._plan.labels[window],
             time=time,
             open_interest=row.open_interest,
             absolute=absolute,

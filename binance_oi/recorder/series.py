@@ -77,15 +77,17 @@ class SeriesColumns(TypedDict):
     source: list[str]
 
 
-_Cells = tuple[int, str, str | None, str | None, str, str | None]
-"""A row with its numbers as text: time, open interest, notional, circulating supply, source, mark
-price. A sample has a mark price in place of a notional."""
+_Kept = tuple[int, str, str | None, str | None, int]
+"""Time, open interest, notional, circulating supply, number of the source: of the past."""
 _Sampled = tuple[int, str, str | None]
 """Time, open interest, mark price."""
 
 
 class _Chunk(NamedTuple):
-    """Rows of one symbol by column; see `_Cells`."""
+    """Rows of one symbol by column, with numbers as text.
+
+    A sample has a mark price in place of a notional.
+    """
 
     symbol: str
     time: Sequence[int]
@@ -350,19 +352,21 @@ class _Reader:
     def chunk(self, symbol: str, first: int, last: int) -> _Chunk:
         """The rows from instant `first` to instant `last`; both are multiples of the step."""
         past, sampled = self._past(symbol, first, last), self._sampled(symbol, first, last)
-        times = [time for time, _ in sampled]
+        none = [None] * max(len(past), len(sampled))
         if not past:
+            times = [time for time, _ in sampled]
             values = [row[1] for _, row in sampled]
             prices = [row[2] for _, row in sampled]
-            none = [None] * len(times)
             return _Chunk(symbol, times, values, none, none, [SAMPLE] * len(times), prices)
-        if sampled:
-            found = {row[0]: row for row in past}
-            found |= {time: (time, row[1], None, None, SAMPLE, row[2]) for time, row in sampled}
-            past = [found[time] for time in sorted(found)]
-        return _Chunk(symbol, *zip(*past, strict=True))
+        if not sampled:
+            *columns, sources = zip(*past, strict=True)
+            return _Chunk(symbol, *columns, [SOURCES[each] for each in sources], none)
+        found = {row[0]: (*row[:4], SOURCES[row[4]], None) for row in past}
+        found |= {time: (time, row[1], None, None, SAMPLE, row[2]) for time, row in sampled}
+        rows = [found[time] for time in sorted(found)]
+        return _Chunk(symbol, *zip(*rows, strict=True))
 
-    def _past(self, symbol: str, first: int, last: int) -> list[_Cells]:
+    def _past(self, symbol: str, first: int, last: int) -> list[_Kept]:
         """The rows of the past, in order; history comes before the archive.
 
         Raises:
@@ -371,15 +375,15 @@ class _Reader:
         if not self._has_past:
             return []
         span = symbol, first, last, self._step
-        rows = self._connection.execute(_PAST, span).fetchall()
+        rows: list[_Kept] = self._connection.execute(_PAST, span).fetchall()
         if not rows:
             return []
         times, values, amounts, supplies, sources = zip(*rows, strict=True)
         if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
             raise damaged(self._path, f"a row of the past of {symbol!r:.40} is none of a backfill")
         if len({*times}) < len(times):  # history and archive have the same instants
-            rows = [*{row[0]: row for row in reversed(rows)}.values()][::-1]
-        return [(*row[:4], SOURCES[row[4]], None) for row in rows]
+            return [*{row[0]: row for row in reversed(rows)}.values()][::-1]
+        return rows
 
     def _sampled(self, symbol: str, first: int, last: int) -> list[tuple[int, _Sampled]]:
         """The instants that have a sample, in order, each with the last sample before it."""
