@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -30,6 +31,7 @@ from binance_oi.recorder.history_cache import (
     read_recent,
 )
 from binance_oi.simulator import LocalExchange
+from support.lanes import thorough
 
 BEGIN = 1_795_003_200_000
 SPAN = timedelta(days=2)
@@ -223,6 +225,26 @@ def test_processes_that_write_at_once_leave_whole_files(tmp_path: Path) -> None:
     assert [writer.wait(HANGS) for writer in writers] == [0, 0, 0]
     assert len(seen) > 1
     assert cache.load("BTCUSDT") == kept(0, 39)
+
+
+@pytest.mark.parametrize("kills", [3, *thorough(50)])
+def test_a_killed_writer_leaves_whole_files_and_nothing_that_stays(
+    kills: int, tmp_path: Path
+) -> None:
+    here, cache, draw = str(Path(__file__).parent), HistoryCache(tmp_path), Random(kills)
+    for _ in range(kills):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, here, str(tmp_path), "0"])
+        for _ in range(draw.randrange(1, 4)):  # each change of the directory is a step of a write
+            seen = {file.name for file in tmp_path.iterdir()}
+            while {file.name for file in tmp_path.iterdir()} == seen and writer.poll() is None:
+                time.sleep(0.001)
+        writer.kill()
+        writer.wait(HANGS)
+        found = cache.load("BTCUSDT")
+        assert found is None or found.rows == rows_of("BTCUSDT", 0, len(found.rows))
+    cache.save("BTCUSDT", kept(0, 40), 0)
+    assert [file.name for file in tmp_path.iterdir()] == [f"BTCUSDT{SUFFIX}"]
+    assert cache.load("BTCUSDT") == kept(0, 40)
 
 
 async def recent(
