@@ -1,7 +1,7 @@
-"""Without the server: going on with a part of the limit, and taking part again.
+"""What a member does while the server is lost, and how it joins again.
 
-The rule of this file: a member that does not hear the server has only its own part. All that do not
-hear it have no more than the limit together, whether they know of each other or not.
+The rule of this file: a member without the server uses only its own part of the limit. All members
+without the server together then stay within the limit, whether they know of each other or not.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ from binance_oi.budget.turns import SOON, TurnPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
 WithoutServer = Literal["share", "wait"]
-LEAST_MEMBERS = 2  # whom nobody has seen may be there all the same
+LEAST_MEMBERS = 2  # another member may exist although this one has never seen it
 
 
 class Early(Receipt):
-    """What was charged before the server told the time: it is of our own clock."""
+    """A receipt from before the first answer of the server; its times are of our own clock."""
 
     __slots__ = ()
 
 
 class ApartPool(TurnPool):
-    """A pool that goes on when the server is lost; see `MemberPool` for its arguments."""
+    """A pool that continues while the server is lost; see `MemberPool` for its arguments."""
 
     has_news: bool  # see `ProcessPool`
 
@@ -46,7 +46,7 @@ class ApartPool(TurnPool):
         super().__init__(make_bucket, make_state, steady, wall)
 
     def _lose_server(self, why: str) -> None:
-        """Say it once, and take our part from the next minute on: others used this one as well."""
+        """Warn once, and use our part from the next minute on; this minute is used by all."""
         if self._is_lost:
             return
         now = self._now()
@@ -76,7 +76,7 @@ class ApartPool(TurnPool):
         return max(LEAST_MEMBERS, 0 if last is None else last.seen(minute))
 
     def _charge_apart(self, now: float, weight: int, bulk: bool) -> Receipt | Wait:
-        """Charge our own part; what it changes is booked when we take part again."""
+        """Charge to our own part; the record gets the change when we join again."""
         if not self._is_lost or self._is_joining:
             return Wait(SOON, Reason.LEASE)
         if self._without_server == "wait":
@@ -92,12 +92,12 @@ class ApartPool(TurnPool):
         return answer if self._time.is_known else Early(*answer)
 
     def _keep(self, before: Booked) -> None:
-        """Keep what was changed since `before`."""
+        """Keep the changes since `before` for the record."""
         self._journal.add(ALONE, self._now(), Booked.of(self._bucket.known).since(before))
         self._is_changed = True
 
     def _note(self, change: Change) -> None:
-        """Make a change; others hear of it with the next write, or when we take part again."""
+        """Make a change; the record gets it with the next write, or when we join again."""
         if not self._is_apart or self._is_joining:
             super()._note(change)
             return
@@ -115,7 +115,7 @@ class ApartPool(TurnPool):
             logger.warning("the budget is shared with other machines again")
 
     def _move(self, moved: float) -> None:
-        """The time of the record is another one than we took it for."""
+        """Go by the time of the record, which differs from our guess by `moved` seconds."""
         slots = record_time.move(self._bucket.known, moved)
         self._journal.move(moved, slots)
         self._moved += moved
@@ -125,7 +125,7 @@ class ApartPool(TurnPool):
         self._refusal = None
 
     def _timely(self, receipt: Receipt) -> Receipt:
-        """A receipt by the time of the record."""
+        """The receipt, with its times in the time of the record."""
         if not isinstance(receipt, Early):
             return receipt
         return Receipt(*receipt)._replace(sent=receipt.sent + self._moved)

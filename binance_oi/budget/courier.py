@@ -1,7 +1,7 @@
-"""Carries the turns of a pool to its server, in one task of the event loop.
+"""Carries the turns of a pool to its server, in a task of the event loop.
 
-The rule of this file: it sleeps, and decides nothing. Whatever a call raises, the pool hears of it,
-and goes on without the server.
+The rule of this file: it sleeps and sends, and decides nothing. Every error of a call goes to the
+pool, which continues without the server.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from binance_oi.budget.turns import PATIENCE, RETRY, SOON
 from binance_oi.errors import ClientClosedError
 
 ANOTHER_LOOP = "the budget belongs to another event loop, which is running"
-LAST_TURNS = 4  # calls in which a pool that ends tells what others do not know
+LAST_TURNS = 4  # calls in which a pool that closes writes its late changes
 
 
 class Courier:
@@ -27,7 +27,7 @@ class Courier:
     child that was forked starts anew.
 
     Args:
-        pool: Says what to ask.
+        pool: Decides what to ask.
         name: Of the pool.
         connect: Makes the server for the event loop that runs.
         steady: The clock of the pool.
@@ -51,7 +51,7 @@ class Courier:
         self._tasks: list[asyncio.Task[None]] = []
 
     def wake(self) -> None:
-        """There may be something to ask.
+        """Wake the task: there may be something to ask.
 
         Raises:
             ClientClosedError: Another event loop uses this budget, and runs.
@@ -68,7 +68,7 @@ class Courier:
     def _start(self) -> None:
         loop = _running_loop()
         if loop is None:
-            return  # what is late is told as soon as a loop runs
+            return  # the next call in a loop starts it
         if self._process is not fork.current:
             self._begin_anew()
         if self._loop is not loop and self._loop is not None and self._loop.is_running():
@@ -78,12 +78,12 @@ class Courier:
         self._loop = loop
         server = self._connect()
         coroutines = self._carry(server), self._listen(server)
-        # In an empty context: it serves all calls, not only the first.
+        # In an empty context: the tasks serve all calls, not only the first.
         self._tasks = [loop.create_task(each, context=Context()) for each in coroutines]
         self._pool.reset()
 
     async def _carry(self, server: RecordServer) -> None:
-        """Ask the server, for as long as the loop runs."""
+        """Ask the server until the loop ends."""
         try:
             while True:
                 try:
@@ -104,7 +104,7 @@ class Courier:
             return
         await self._tell(server)
         if not await self._take_turn(server) and self._pool.due_in() == 0.0:
-            await self._sleep(SOON)  # it is due, and is nothing: do not spin
+            await self._sleep(SOON)  # due, but nothing to ask: do not spin
 
     async def _sleep(self, seconds: float | None) -> None:
         if self._is_woken:
@@ -124,15 +124,15 @@ class Courier:
             self._wakeup.set_result(None)
 
     async def _tell(self, server: RecordServer) -> None:
-        """Tell a hold to all others, before the record is written: that may take several tries."""
+        """Publish a hold before it is written: a write may take several calls."""
         news = self._pool.take_news()
         if news:
-            with suppress(Exception):  # the record holds it as well
+            with suppress(Exception):  # the record holds it, too
                 async with asyncio.timeout(PATIENCE):
                     await server.tell(self._name, news)
 
     async def _take_turn(self, server: RecordServer) -> bool:
-        """One call of the server; False when there was nothing to ask."""
+        """Make one call of the server; False when there is nothing to ask."""
         turn = self._pool.begin()
         if turn is None:
             return False
@@ -145,29 +145,31 @@ class Courier:
         except asyncio.CancelledError:
             self._pool.failed(turn, "the event loop ends", sent)
             raise
-        except Exception as error:  # also what no library should raise: nobody may wait for ever
+        except Exception as error:  # whatever it is, no caller may wait for ever
             self._pool.failed(turn, str(error), sent)
         else:
             self._pool.answered(turn, answer, sent)
         return True
 
     async def _listen(self, server: RecordServer) -> None:
-        """Hear what others tell; without it they are heard of with the next turn."""
+        """Receive messages; without them, the next turn shows what others wrote."""
         while True:
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)
             await asyncio.sleep(RETRY)
 
     async def _finish(self, server: RecordServer) -> None:
-        """Return the leases, and tell what is late, as far as the server answers."""
+        """Return the leases and write the late changes, if the server answers."""
         self._pool.give_back()
         for _ in range(LAST_TURNS):
-            if self._pool.is_told() or not await self._take_turn(server):
+            if self._pool.is_written() or not await self._take_turn(server):
                 break
         await server.aclose()
 
     async def aclose(self) -> None:
-        """Return the leases, tell what is late, and close the connections. A charge joins again.
+        """Return the leases, write the late changes, and close the connections.
+
+        A later charge joins again.
 
         Raises:
             ClientClosedError: The budget belongs to another event loop, which is running.
@@ -180,14 +182,14 @@ class Courier:
             self._begin_anew()
             return
         pending = set(self._tasks)
-        while pending:  # a library may take one for its own time-out
+        while pending:  # a library may swallow a cancellation
             for task in pending:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=LAST_TURNS * PATIENCE + RETRY)
         self._begin_anew()
 
     def close(self) -> None:
-        """Drop everything; what was charged stays charged until its minute ends."""
+        """Close at once; the leases stay charged until their minute ends."""
         if self._is_at_home():
             for task in self._tasks:
                 task.cancel()

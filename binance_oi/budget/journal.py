@@ -1,8 +1,8 @@
-"""What one member has booked in a record that it shares, so that it can book again what was lost.
+"""What one member has written into the shared record, so that it can restore what a server lost.
 
-Pure. The rule of this file: an entry says what one write of ours changed, and in which write. A
-server that restarts empty, or from an older copy, has lost some of our writes. Their entries say
-what to book again: no more than was lost, and no less.
+Pure. The rule of this file: an entry holds what one write changed, and the serial of that write. A
+server that restarts empty, or from an older copy, has lost some of our writes. Their entries are
+exactly what we have to book again.
 """
 
 from collections import Counter, deque
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from binance_oi.budget.knowledge import Known
 
-KEPT = 600.0  # s for which an entry is kept: longer than a minute, or the window of the past, lasts
-TOGETHER = 5.0  # s of entries of one write that are kept as one
-ALONE = 2**62  # the number of what is in no write yet: it was used without the server
+KEPT = 600.0  # s for which an entry stays: longer than a minute or the window of the past
+TOGETHER = 5.0  # s of changes of one write that share an entry
+ALONE = 2**62  # the serial of what no write holds yet: weight used without the server
 
 Slot = tuple[int, bool, int]
 """Seconds of a window, whether it counts requests, and the slot."""
@@ -21,7 +21,7 @@ Slot = tuple[int, bool, int]
 
 @dataclass(slots=True)
 class Booked:
-    """Weight by minute, and uses by slot of a window: in total, or as a change."""
+    """Weight by minute, and use by slot of a window: as totals, or as a change."""
 
     booked: Counter[int] = field(default_factory=Counter[int])
     under_way: Counter[int] = field(default_factory=Counter[int])
@@ -30,7 +30,7 @@ class Booked:
 
     @classmethod
     def of(cls, known: Known) -> "Booked":
-        """What a record holds."""
+        """The totals of a record."""
         total = cls()
         for k, minute in known.ledger.minutes.items():
             total.booked[k] = minute.booked
@@ -48,7 +48,7 @@ class Booked:
         return any(any(part.values()) for part in self)
 
     def add(self, other: "Booked") -> None:
-        """Count `other` as well."""
+        """Add `other`."""
         for part, more in zip(self, other, strict=True):
             part.update(more)  # type: ignore[arg-type] # of one kind
 
@@ -82,7 +82,7 @@ class Journal:
         return len(self._entries)
 
     def add(self, serial: int, now: float, change: Booked) -> None:
-        """Write number `serial` made this change."""
+        """Write `serial` made this change."""
         self._forget(now)
         if not change:
             return
@@ -94,7 +94,7 @@ class Journal:
             self._is_sealed = False
 
     def since(self, serial: int, now: float) -> Booked:
-        """What our writes after number `serial` changed."""
+        """The changes of our writes after `serial`."""
         self._forget(now)
         total = Booked()
         for entry in self._entries:
@@ -103,22 +103,22 @@ class Journal:
         return total
 
     def booked(self, minute: int) -> int:
-        """What we have booked to a minute."""
+        """The weight that we have booked to a minute."""
         return sum(entry.change.booked[minute] for entry in self._entries)
 
     def seal(self) -> int:
-        """The end of the journal as it is now; see `renumber`."""
+        """The position after the last entry; later changes begin a new entry. See `renumber`."""
         self._is_sealed = True
         return self._dropped + len(self._entries)
 
     def renumber(self, after: int, end: int, serial: int) -> None:
-        """What was in later writes than `after`, up to `end`, is now in write `serial`."""
+        """Write `serial` holds the entries after write `after`, up to position `end`."""
         for place, entry in enumerate(self._entries, self._dropped):
             if place < end and entry.serial > after:
                 entry.serial = serial
 
     def move(self, seconds: float, slots: Mapping[tuple[int, bool], int]) -> None:
-        """Our clock has moved by `seconds`, and each window by so many slots."""
+        """Our time has jumped by `seconds`, and each window by that number of slots."""
         for entry in self._entries:
             entry.at += seconds
             moved = {

@@ -1,7 +1,8 @@
-"""The pool of one member: what a client calls, beside a record on a server.
+"""The pool of one member: the calls of a client, over a record on a server.
 
-The rule of this file: no call waits. A charge is served from a lease, or says what it waits for and
-wakes whoever talks to the server. `turns` decides what to ask it, and `apart` what is done without.
+The rule of this file: no call blocks. A lease serves a charge; otherwise the charge returns a wait,
+and wakes the courier, which talks to the server. `turns` decides what to ask, and `apart` what
+happens without the server.
 """
 
 import math
@@ -17,20 +18,19 @@ from binance_oi.budget.demand import DEMAND_LIFE_S, RENEWAL_S, Demand, Process, 
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
 from binance_oi.budget.process import UNKNOWN_NAMESPACE
-from binance_oi.budget.record_pool import Want
+from binance_oi.budget.record_pool import Want, logger
 from binance_oi.budget.shared import apply_demand
 from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-MANY = 256  # answers that wait to be told to others
+MANY = 256  # late changes that are written at once
 _HOLD = struct.Struct("<dd")  # ends of a cooldown and of a ban, Unix s
-# No process can say whether one on another machine has ended.
-ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)
+ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # no process here can check whether it has ended
 
 
 def _nobody() -> None:
-    """Nobody talks to the server yet."""
+    """No courier is there yet."""
 
 
 class MemberPool(ApartPool):
@@ -45,12 +45,13 @@ class MemberPool(ApartPool):
     """
 
     wake: Callable[[], object] = staticmethod(_nobody)
-    """Called when there may be something to ask the server."""
+    """The pool calls it when there may be something to ask the server."""
     has_news: bool  # see `ProcessPool`
-    _inherited_until = -math.inf  # by then our parent charged, and not we
+    _has_warned = False
+    _inherited_until = -math.inf  # until then our parent charged
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
-        """See `Pool.charge`. Served from a lease, nearly always."""
+        """See `Pool.charge`. A lease serves nearly every call."""
         if self._process is not fork.current:
             self._notice_fork()
         now = self._now()
@@ -87,15 +88,28 @@ class MemberPool(ApartPool):
 
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """See `Pool.settle`. Others hear of it with the next write."""
+        """See `Pool.settle`. Other members learn of it with the next write."""
         if self._is_of_parent(receipt):
             return
         newest = self._bucket.known.ledger.newest
         self._come_back(methodcaller("settle", self._timely(receipt), self._now(), used, date))
         self._is_probe_late |= receipt.probe
-        if receipt.probe or len(self._late) >= MANY or self._bucket.known.ledger.newest > newest:
+        is_new_minute = self._bucket.known.ledger.newest > newest
+        if receipt.probe or len(self._late) >= MANY or is_new_minute:
             self._hurry()
+        if is_new_minute and not self._is_apart:
+            self._warn_of_a_group()
         self._warn_of_doubts()
+
+    def _warn_of_a_group(self) -> None:
+        """Warn once if others used the last minute as another group of members would."""
+        known = self._bucket.known
+        if not self._has_warned and known.of_copies(known.ledger.newest - 1):
+            self._has_warned = True
+            logger.warning(
+                "others on this address use the limit as another group of this package would: every"
+                " process behind it needs RedisBudget with the same server and the same egress"
+            )
 
     def lose(self, receipt: Receipt) -> None:
         """See `Pool.lose`."""
@@ -109,7 +123,7 @@ class MemberPool(ApartPool):
 
     @changing
     def _come_back(self, change: Change) -> None:
-        """A receipt comes back."""
+        """A receipt is returned."""
         self._out -= 1
         self.has_news = True
         self._note(change)
@@ -141,7 +155,7 @@ class MemberPool(ApartPool):
 
     @changing
     def _hold(self, change: Change) -> None:
-        """Obey it at once, and tell all others at once."""
+        """Obey a hold at once, and publish it at once."""
         self._notice_fork()
         self._drop_leases()
         self._note(change)
@@ -164,7 +178,7 @@ class MemberPool(ApartPool):
         self.wake()
 
     def _hurry(self) -> None:
-        """Others have to know at once."""
+        """Write at once: other members wait for it."""
         self._is_urgent = self.has_news = True
         self.wake()
 
@@ -189,7 +203,7 @@ class MemberPool(ApartPool):
         self._change(partial(apply_demand, own, now))
 
     def withdraw(self) -> None:
-        """Need nothing any more."""
+        """Withdraw the demand of this process."""
         self.declared.notice_fork()
         if self.declared.is_written:
             self.declared.clear()
@@ -208,20 +222,20 @@ class MemberPool(ApartPool):
     # -- the server ------------------------------------------------------------------------------
 
     def take_news(self) -> bytes:
-        """A hold that others have to hear of before the record is written; empty when none."""
+        """A hold to publish before the record is written; empty when there is none."""
         known = self._bucket.known
-        told, now = self._heard, self._now()
-        is_new = known.cooldown_until > told.cooldown_until
-        is_new |= known.banned_until > told.banned_until
+        heard, now = self._heard, self._now()
+        is_new = known.cooldown_until > heard.cooldown_until
+        is_new |= known.banned_until > heard.banned_until
         if not (is_new and known.is_held(now)):
             return b""
-        told.cooldown_until = max(told.cooldown_until, known.cooldown_until)
-        told.banned_until = max(told.banned_until, known.banned_until)
-        return HOLD + _HOLD.pack(told.cooldown_until, told.banned_until)
+        heard.cooldown_until = max(heard.cooldown_until, known.cooldown_until)
+        heard.banned_until = max(heard.banned_until, known.banned_until)
+        return HOLD + _HOLD.pack(heard.cooldown_until, heard.banned_until)
 
     @changing
     def hear(self, news: bytes) -> None:
-        """Another member, or the server, tells something."""
+        """Handle a message of another member or of the server."""
         kind, rest = news[:1], news[1:]
         if kind == NEXT and rest != self.member:
             return
@@ -235,7 +249,7 @@ class MemberPool(ApartPool):
             self.wake()
 
     def _hear_hold(self, cooldown: float, banned: float) -> None:
-        """Obey a hold that an exchange can have asked for."""
+        """Obey a hold, if an exchange can have asked for it."""
         known, now = self._bucket.known, self._now()
         heard = Known(1, known.clock, cooldown_until=cooldown, banned_until=banned)
         before = known.cooldown_until, known.banned_until
@@ -247,24 +261,24 @@ class MemberPool(ApartPool):
             self.has_news = True
 
     def reset(self) -> None:
-        """The connection was made anew: perhaps to a server that has lost something of ours."""
+        """The connection is new, and so may be the server: compare the record with the journal."""
         if len(self._journal) or self._is_apart:
             self._found = None
             self.wake()
 
     def give_back(self) -> None:
-        """Nobody asks any more: return the leases, and write what is late."""
+        """Return the leases, withdraw the demand, and make the late changes due."""
         self.withdraw()
         self._want = None
         self._return_leases()
         self._is_urgent = bool(self._late)
 
-    def is_told(self) -> bool:
-        """Whether the record holds all that we know."""
+    def is_written(self) -> bool:
+        """Whether the record holds all our changes."""
         return self._is_apart or not (self._late or self._unsure)
 
     def held_for(self, *, ban: bool = False) -> float:
-        """See `Pool.held_for`. Who only asks this hears of holds as well."""
+        """See `Pool.held_for`. It also joins, so a caller without charges learns of holds."""
         if self._found is None:
             self.wake()
         return super().held_for(ban=ban)
@@ -272,7 +286,7 @@ class MemberPool(ApartPool):
     # -- after a fork ----------------------------------------------------------------------------
 
     def _notice_fork(self) -> None:
-        """Begin as a member of our own; what our parent has not told yet it tells itself."""
+        """Become a member of our own; our parent writes its own late changes."""
         if self._process is fork.current:
             return
         self._process = fork.current

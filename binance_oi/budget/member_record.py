@@ -1,8 +1,8 @@
-"""The record that members on several machines share: what is known of one pool, and who is there.
+"""The record that members on several machines share: the knowledge of one pool, and its members.
 
-Pure. The rule of this file: no clock of one machine is in it. Instants are in the time of the
-record, which goes on evenly: it is the time of the server plus `shift`. When the server's clock is
-set, or another server takes over, members change `shift`, and no instant moves.
+Pure. The rule of this file: it holds no reading of one machine's clock. Instants are in the time of
+the record, which is the server's clock plus `shift`. When somebody sets the server's clock, or
+another server takes over, members change `shift`, and no instant moves.
 """
 
 import math
@@ -10,23 +10,22 @@ import os
 
 import msgspec
 
-from binance_oi.budget import record
 from binance_oi.budget.knowledge import Known
 
 FORMAT = 1  # changes with what is in a record, and is part of its key
-VERSION = 16  # bytes in front of a record, other ones after each write
+VERSION = 16  # random bytes in front of a record; each write has its own
 ID = 16  # bytes that name a member
-GONE = 12  # minutes after which a member that wrote nothing is forgotten
+GONE = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256
-WAITED = 2.0  # s for which others leave a member its even part: then they take it
+WAITED = 2.0  # s for which others leave a silent member its even part
 LONGEST_SHIFT = 1e11  # s
 
 
 class Line(msgspec.Struct, array_like=True):
-    """What a record says of one member."""
+    """One member, in the record."""
 
     serial: int
-    """The number of its latest write that is in this record."""
+    """The serial of its latest write that this record holds."""
     at: float
     """When that was, in the time of the record."""
     minute: int
@@ -34,7 +33,7 @@ class Line(msgspec.Struct, array_like=True):
     used: int
     """What it has booked to that minute."""
     is_hungry: bool
-    """Whether it wants more than it got."""
+    """Whether more of its calls wait."""
 
     @property
     def is_possible(self) -> bool:
@@ -48,23 +47,23 @@ class Shared(msgspec.Struct, array_like=True):
     shift: float
     """Seconds of the time of the record less those of the server's clock."""
     quiet_until: float
-    """Nothing is charged before: members that have lost something book it again."""
+    """Nothing is charged before this instant: members restore what the server has lost."""
     lines: dict[bytes, Line]
     state: Known
 
     def seen(self, minute: int) -> int:
-        """Members that wrote in `minute`, the one before it, or later."""
+        """The number of members that wrote in `minute`, in the one before, or later."""
         return sum(line.minute >= minute - 1 for line in self.lines.values())
 
     def fresh(self, now: float, age: float) -> int:
-        """Members that wrote in the last `age` seconds."""
+        """The number of members that wrote in the last `age` seconds."""
         return sum(now - line.at <= age for line in self.lines.values())
 
     def even_part(self, member: bytes, used: int, free: int, now: float) -> int:
-        """What `member`, which has used so much, may take of what is free.
+        """The weight that `member` may take of `free`, if it has used `used` of this minute.
 
-        All who want more than they got come to the same level. Nobody waits for long for others to
-        take theirs: only for those who wrote lately, or may have been waiting for the minute.
+        All members with waiting calls come to the same level. A member that has written nothing
+        for `WAITED` seconds does not count, so a dead one delays nobody for long.
         """
         clock, parts = self.state.clock, [used]
         minute = clock.likeliest(now)
@@ -76,7 +75,7 @@ class Shared(msgspec.Struct, array_like=True):
         return max(0, _level(sorted(parts), free) - used)
 
     def sign(self, member: bytes, line: Line) -> None:
-        """Write the line of a member, and forget members that wrote nothing for long."""
+        """Write the line of a member, and drop members without a recent write."""
         first = line.minute - GONE
         lines = {who: line for who, line in self.lines.items() if line.minute >= first}
         lines.pop(member, None)
@@ -87,7 +86,7 @@ class Shared(msgspec.Struct, array_like=True):
 
 
 def _level(parts: list[int], free: int) -> int:
-    """The level to which `free` fills these parts, the smallest first."""
+    """The level to which `free` fills these parts, smallest first."""
     filled = 0
     for count, part in enumerate(parts, 1):
         filled += part
@@ -107,7 +106,7 @@ def encode(shared: Shared) -> bytes:
 
 
 def decode(data: bytes) -> Shared | None:
-    """What is in a record; None when it is none."""
+    """The content of a record; None when it cannot be one."""
     try:
         shared = _decode(memoryview(data)[VERSION:])
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -124,8 +123,3 @@ def decode(data: bytes) -> Shared | None:
 def version(data: bytes) -> bytes:
     """The version in front of a record; empty when there is no record."""
     return data[:VERSION]
-
-
-def flaw(shared: Shared, now: float) -> str:
-    """What in a record cannot be so; empty when it can be believed. See `record.flaw`."""
-    return record.flaw(shared.state, now)

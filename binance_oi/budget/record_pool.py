@@ -1,8 +1,8 @@
-"""The record that a member reads and changes, and what of ours it has lost.
+"""A pool whose books are in a record on a server, and how it restores what the server has lost.
 
-The rule of this file: no change is made to the record twice, and none is lost. A change stays in
-`_late` until a write that holds it is known to be done; and what we wrote is in the journal, from
-which it is booked again when the server has lost it.
+The rule of this file: no change reaches the record twice, and none is lost. A change stays in
+`_late` until a write that holds it is certainly done. The journal holds what we have written; if
+the server has lost it, we book it again.
 """
 
 import logging
@@ -28,41 +28,41 @@ from binance_oi.budget.usage import Receipt, Wait
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-BEAT = 1.0  # s after which what others do not know yet is written
-GRACE = 2.0  # s in which members book again what the server has lost; more than BEAT and a try
-TRUSTED = -10  # contradictions of a copy of our clock: what contradicts ours is counted there
+BEAT = 1.0  # s after which late changes are written
+GRACE = 2.0  # s for members to restore what the server has lost; longer than BEAT and a call
+TRUSTED = -10  # contradictions of a copied clock: our own clock has counted them already
 
 
 class MakeBucket(Protocol):
     """Makes a bucket with our reserve and our share."""
 
     def __call__(self, state: Known, members: int = 1) -> Bucket:
-        """For one of `members` that cannot see each other."""
+        """A bucket for one of `members` that do not see each other."""
         ...
 
 
 @dataclass(slots=True)
 class Want:
-    """What the head of the queue asks for."""
+    """The call at the head of the queue."""
 
     weight: int
     waiting: int
     bulk: bool
-    at: float  # when it asked last
+    at: float  # when it last asked
 
 
 @dataclass(slots=True)
 class Turn:
-    """One call of the server, and what it means if it is done."""
+    """One call of the server, and its meaning if it is done."""
 
     swap: Swap
     serial: int = 0
-    bucket: Bucket | None = None  # None: it reads only
-    told: int = 0  # of `_late`
+    bucket: Bucket | None = None  # None: it only reads
+    sent: int = 0  # number of `_late` changes that it holds
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     change: Booked = field(default_factory=Booked)
-    rebooked: tuple[int, int] | None = None  # what was booked again: see `Journal.renumber`
-    holds: int = 0  # of the pool when it was made
+    rebooked: tuple[int, int] | None = None  # what it restores: see `Journal.renumber`
+    holds: int = 0  # `_holds` when it was made
     is_bulk: bool = False  # whether `receipts` are for bulk work
 
 
@@ -89,33 +89,35 @@ class RecordPool(ProcessPool):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Be a member that wrote nothing yet."""
+        """Become a member that has written nothing."""
         self.member: bytes = os.urandom(member_record.ID)
         """Names this process in the record."""
-        self._found: bytes | None = None  # the record; empty when there is none; None: unknown
-        self._last = b""  # the latest record that we believed
-        self._serial = 0  # of our latest write, done or not
+        self._found: bytes | None = None  # the record; empty: none exists; None: unknown
+        self._last = b""  # the latest record that was valid
+        self._serial = 0  # of our latest write, successful or not
         self._journal = Journal()
-        self._late: list[Change] = []  # what the record does not hold yet, oldest first
+        self._late: list[Change] = []  # changes that the record does not hold yet, oldest first
         self._late_since = math.inf
-        self._unsure: list[Turn] = []  # writes that may have been done, or may be done yet
+        self._unsure: list[Turn] = []  # writes that the server may have made, or may still make
         self._leased: dict[tuple[int, bool], deque[Receipt]] = {}  # charged in advance
         self._leased_at = -math.inf
         self._want: Want | None = None
-        self._refusal: tuple[float, float, Wait] | None = None  # until when it stands, and its time
+        self._refusal: tuple[float, float, Wait] | None = (
+            None  # until when it is valid, and when it was made
+        )
         self._turn_at = -math.inf  # when to ask for a turn again
-        self._lots = 0  # weight to charge in advance: doubled when it is used up, see `_lot`
-        self._read_at = -math.inf  # when the record was read or written last
-        self._out: int = 0  # receipts that have not come back
-        self._holds = 0  # holds so far: what was charged before one is not sent
-        self._heard = Known(1, copy(self._bucket.known.clock))  # holds that others tell
+        self._lots = 0  # weight to charge in advance; doubles while it is used up
+        self._read_at = -math.inf  # when the server last answered
+        self._out: int = 0  # receipts that are out
+        self._holds = 0  # number of holds; a lease from before a hold is not sent
+        self._heard = Known(1, copy(self._bucket.known.clock))  # holds that others have published
         self._is_urgent = False
         self._is_probe_late = False
         self._failures, self._failing_since, self._retry_at = 0, math.inf, -math.inf
-        self._is_reading = False  # the next call has to read: nobody knows what is there
-        self._is_unseen = False  # what was read has to be compared with what we wrote
+        self._is_reading = False  # the next call must read: the record is unknown
+        self._is_unseen = False  # the record was read, and not yet compared with the journal
         self._is_write_failing = False
-        # We are no part of the record: from the start, and while the server is lost.
+        # The record does not hold our changes: at the start, and while the server is lost.
         self._is_apart, self._is_joining, self._is_changed = True, False, False
         self._parted = self._bucket.known.limit, self._bucket.known.others.expected_until
 
@@ -123,7 +125,7 @@ class RecordPool(ProcessPool):
         return self._steady() + self._time.ahead
 
     def _loaded(self, now: float) -> tuple[Shared, tuple[int, int] | None]:
-        """The record, with what it has lost of ours; see `Turn.rebooked`."""
+        """The record with all that we have written, and what had to be restored."""
         shared = self._believed(self._found or b"", now)
         is_lost = shared is None and bool(self._last)
         shared = shared or self._believed(self._last, now)
@@ -143,7 +145,7 @@ class RecordPool(ProcessPool):
         return shared, rebooked
 
     def _may_others_miss(self, shared: Shared, now: float) -> bool:
-        """Whether others may have to book something again as well; not if we alone were away."""
+        """Whether other members may have to restore something, too; not if only we were away."""
         if not self._is_apart:
             return True
         minute = shared.state.clock.likeliest(now)
@@ -155,17 +157,17 @@ class RecordPool(ProcessPool):
         return None if shared is None or record.flaw(shared.state, now) else shared
 
     def _take_clock(self, known: Known) -> None:
-        """Go by a copy of our own clock: what is applied once more must not change ours."""
+        """Use a copy of our own clock: a change that is applied again must not change ours."""
         known.clock = copy(self._bucket.known.clock)
         known.clock.contradictions = TRUSTED
 
     def _rebook(self, shared: Shared, missing: Booked, now: float) -> None:
-        """Book again what the record lost, or never had, and add what only we know."""
+        """Book what the record lacks of ours, and merge what only we know."""
         ours = record.copied(self._bucket.known)
         self._take_clock(ours)
         before = record.copied(ours)
         before.limit = ours.limit
-        if self._is_apart:  # who was there meanwhile may have been members that we did not hear
+        if self._is_apart:  # members that we did not hear may have looked like others
             before.limit, ours.others.expected_until = self._parted
             ours.others.curves.clear()
         for k, minute in before.ledger.minutes.items():
@@ -187,7 +189,7 @@ class RecordPool(ProcessPool):
             self._move(moved)
 
     def _judge_unsure(self) -> None:
-        """Whether a write was done whose answer never came: the record we found says so."""
+        """Decide by the record found whether a write without an answer was done."""
         found = self._found or b""
         shared = member_record.decode(found)
         line = shared.lines.get(self.member) if shared is not None else None
@@ -199,19 +201,19 @@ class RecordPool(ProcessPool):
                 self._is_urgent |= bool(turn.receipts)
                 break
         if any(turn.swap.expected != member_record.version(found) for turn in self._unsure):
-            self._unsure.clear()  # what was not done by now never will be
+            self._unsure.clear()  # with another version, none of them can still be done
 
     def _confirm(self, turn: Turn) -> None:
-        """A write is done: others know what it told, and the journal holds it."""
+        """A write is done: its changes are no longer late, and the journal holds it."""
         if turn.rebooked is not None:
             self._journal.renumber(*turn.rebooked, turn.serial)
         self._journal.add(turn.serial, self._now(), turn.change)
-        del self._late[: turn.told]
+        del self._late[: turn.sent]
         self._late_since = self._now() if self._late else math.inf
         self._is_probe_late = False
 
     def _adopt(self, bucket: Bucket, late: Sequence[Change]) -> None:
-        """Go on from these books, and what they do not hold yet; our clock stays as it is."""
+        """Continue with these books and the late changes; our own clock stays."""
         clock = self._bucket.known.clock
         self._take_clock(bucket.known)
         for change in late:
@@ -221,7 +223,7 @@ class RecordPool(ProcessPool):
         self._bucket = bucket
 
     def _note(self, change: Change) -> None:
-        """Make a change, and tell others with the next write."""
+        """Make a change, and write it with the next turn."""
         change(self._bucket)
         self._late.append(change)
         self._late_since = min(self._late_since, self._now())

@@ -1,7 +1,7 @@
-"""What a member needs of a server that keeps the record: one step that swaps it.
+"""What a member needs of the server that keeps the record: a compare and swap.
 
-The rule of this file: no library of a server is imported. `redis_server` is one such server; tests
-have another, in memory.
+The rule of this file: it imports no library of a server. `redis_server` has one implementation, and
+the tests have another, in memory.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,24 @@ class Outcome(IntEnum):
     """What became of a swap."""
 
     LATE = 0
-    """Somebody else was quicker, and the answer has the record that was found; or it was to read
-    only."""
+    """Another member was quicker, or the call only reads; the answer holds the record found."""
     DONE = 1
-    """The record is replaced."""
+    """The server replaced the record."""
     TURN = 2
-    """Somebody else is next. The server keeps the place of who asked."""
+    """Another member is next. The server keeps our place in the queue."""
     OUTDATED = 3
-    """A newer version of this package, with another format, uses this budget."""
+    """A newer version of this package uses this budget, with another format."""
 
 
 class Swap(NamedTuple):
-    """Replace the record if it is still of that version. Without a record: read only."""
+    """Replace the record if it still has the expected version. Without a record: only read."""
 
     expected: bytes
     record: bytes = b""
     member: bytes = b""
-    """Who asks for a turn; empty for a write that takes nothing, which waits for no turn."""
+    """Who asks for a turn; empty for a write that charges nothing, which needs no turn."""
     news: bytes = b""
-    """What to tell all members if it is done; empty for nothing."""
+    """What to publish to all members if the swap is done; empty for nothing."""
     kept_ms: int = 0
     """How long the server keeps the record."""
 
@@ -43,31 +42,32 @@ class Answer(NamedTuple):
     time: float
     """Unix s of the server's clock."""
     found: bytes | None
-    """The record, if it is not of the version that was expected; empty when there is none; None
-    when it is of that version."""
+    """The record, if it has another version than the expected one; empty when there is no record;
+    None when it has that version."""
 
 
 class ServerError(Exception):
-    """The server did not do it, or nobody knows whether it did."""
+    """The call failed; the server may have made the change all the same."""
 
 
 class RecordServer(Protocol):
-    """Keeps records. Every call may raise `ServerError`, also when the change was made."""
+    """Keeps records. Every call may raise `ServerError`, also after it made the change."""
 
     async def swap(self, pool: str, swap: Swap) -> Answer:
-        """One step: no other member reads or writes meanwhile."""
+        """Compare and swap, as one step."""
         ...
 
     async def tell(self, pool: str, news: bytes) -> None:
-        """Tell all members something."""
+        """Publish something to all members."""
         ...
 
     async def listen(
         self, pool: str, hear: Callable[[bytes], object], reset: Callable[[], object]
     ) -> None:
-        """Call `hear` with each news, and `reset` whenever the connection had to be made anew.
+        """Call `hear` with each message, and `reset` after each new connection, until cancelled.
 
-        It ends when it is cancelled, and raises `ServerError` when the connection is lost.
+        Raises:
+            ServerError: The connection is lost.
         """
         ...
 

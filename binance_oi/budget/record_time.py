@@ -1,25 +1,25 @@
-"""The time of a shared record, which goes on evenly whatever becomes of the server's clock.
+"""The time of a shared record, which does not jump when the server's clock does.
 
-Pure. The rule of this file: the time of a record is our steady clock and a constant, `ahead`. The
-first answer of the server sets it. When the server's clock is set, or another server takes over,
-`shift` changes and `ahead` does not, so that no instant in the record moves.
+Pure. The rule of this file: the time of a record is our steady clock plus a constant, `ahead`. The
+first answer of the server sets it. When somebody sets the server's clock, or another server takes
+over, `shift` changes and `ahead` does not, so no instant in the record moves.
 """
 
 import math
 
 from binance_oi.budget.knowledge import Known
 
-JUMP = 0.1  # s, beside half of a round trip, by which a server's clock was set
-FOLLOW = 0.02  # s of difference that are left as they are: a round trip tells no better
-STEP = 0.0005  # s by which we follow a larger one in one answer, as two clocks part slowly
-YOUNG = 60.0  # s after joining in which we may have been wrong, and not the others
+JUMP = 0.1  # s beyond half a round trip: a larger difference means that the clock was set
+FOLLOW = 0.02  # s of difference that stay: a round trip measures no better
+STEP = 0.0005  # s by which one answer corrects a larger difference: clocks drift slowly
+YOUNG = 60.0  # s after joining in which a contradiction means that we are wrong
 
 
 class RecordTime:
     """Our steady clock, the server's clock, and the time of the record.
 
     Args:
-        ahead: Seconds of the time of the record less our steady clock, until the server tells.
+        ahead: Seconds of the time of the record less our steady clock, until the first answer.
     """
 
     def __init__(self, ahead: float) -> None:
@@ -30,7 +30,7 @@ class RecordTime:
 
     @property
     def is_known(self) -> bool:
-        """Whether the server has told the time."""
+        """Whether the server has answered once."""
         return self._joined_at < math.inf
 
     def learn(self, server: float, sent: float, received: float, shift: float | None) -> float:
@@ -43,15 +43,14 @@ class RecordTime:
             shift: What the record says; None when there is no record.
 
         Returns:
-            Seconds by which the time of the record has moved against our clock: 0.0, unless we just
-            joined.
+            Seconds by which `ahead` has jumped; 0.0 unless we joined in the last minute.
         """
         ahead, slack = server - (sent + received) / 2, JUMP + (received - sent) / 2
         if not self.is_known:
             self._joined_at = received
             return self._move(ahead, self.shift if shift is None else shift)
         if shift is not None and shift != self.shift:
-            if abs(ahead + shift - self.ahead) <= slack:  # its clock was set, and others say so
+            if abs(ahead + shift - self.ahead) <= slack:  # another member saw its clock jump
                 self.shift = shift
             elif received < self._joined_at + YOUNG:
                 return self._move(ahead, shift)
@@ -69,10 +68,10 @@ class RecordTime:
 
 
 def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
-    """Move all that is known by `seconds` of our time: what was at 5 is at 5 + `seconds`.
+    """Add `seconds` to every instant of `known`, after our time has jumped by as much.
 
     Returns:
-        Slots by which each window has moved, by its seconds and by what it counts.
+        Slots by which each window has moved; the key is its length and what it counts.
     """
     clock = known.clock
     clock.lo, clock.hi, clock.at = clock.lo - seconds, clock.hi - seconds, clock.at + seconds
@@ -84,5 +83,5 @@ def move(known: Known, seconds: float) -> dict[tuple[int, bool], int]:
     slots: dict[tuple[int, bool], int] = {}
     for window in known.windows:
         slots[window.seconds, window.counts_requests] = window.move(seconds)
-    known.demands.clear()  # they are said again
+    known.demands.clear()  # pollers declare them again
     return slots

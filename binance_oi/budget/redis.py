@@ -1,21 +1,26 @@
 """One budget for processes on several machines, through Redis or Valkey: `RedisBudget`.
 
-The rule of this file: machines share a budget because the exchange sees them at one address, which
-nobody can find out for them. So its name is an argument, and has no default.
+The rule of this file: machines share a budget because the exchange sees one address. A machine
+cannot find out which one that is, so its name is a required argument.
 """
 
 from copy import copy
 from typing import NamedTuple, Unpack, get_args
 
-from binance_oi.budget import member_record, rolling
+from binance_oi.budget import member_record, record, rolling
 from binance_oi.budget.apart import WithoutServer
 from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.courier import Courier
 from binance_oi.budget.knowledge import Known
 from binance_oi.budget.member import MemberPool
-from binance_oi.budget.pool import Clock, Options, ProcessBudget, fresh_state
+from binance_oi.budget.place import budget_directory
+from binance_oi.budget.pool import Clock, Options, ProcessBudget, fresh_state, steady_clock
+from binance_oi.budget.pool_file import read_records
+from binance_oi.budget.record_pool import logger
 from binance_oi.budget.record_server import RecordServer
 from binance_oi.budget.redis_server import RedisServer, check_egress, make_client
+from binance_oi.budget.server_clock import MINUTE
+from binance_oi.budget.stored import reason_to_doubt
 from binance_oi.budget.usage import Usage
 
 
@@ -26,7 +31,7 @@ class RedisBudget(ProcessBudget):
     and costs at most what it had in flight or charged in advance, until the minute ends.
 
     It needs the extra `redis`, and a server that answers within half a second: Redis 6.2 or later,
-    Valkey, a cluster, or what speaks like them. Whoever may write its keys can stop everybody.
+    Valkey, or a cluster. Anybody who may write its keys can stop all members.
 
     While the server is lost, each process logs one warning. With `"share"` it uses, from the next
     minute on, the limit divided by the members that it saw, two at least; with `"wait"` it sends
@@ -90,6 +95,12 @@ class RedisBudget(ProcessBudget):
             await courier.aclose()
 
     def _make_pool(self, name: str) -> MemberPool:
+        if _is_used_on_this_machine(name):
+            logger.warning(
+                "another process of this machine uses MachineBudget for %s: it is not part of this"
+                " budget, so its requests are those of others",
+                name,
+            )
         pool = MemberPool(
             self._make_part, self._make_state, self._clock, self._wall, self._without_server
         )
@@ -111,6 +122,19 @@ class RedisBudget(ProcessBudget):
     def _make_state(self, clock: Clock) -> Known:
         state = fresh_state(self._limit, clock, self._wall)
         return state if self._rolling is None else rolling.fresh(state, self._rolling)
+
+
+def _is_used_on_this_machine(name: str) -> bool:
+    """Whether `MachineBudget` was used for this pool in the last minute."""
+    try:
+        pages = list(read_records(budget_directory()))
+    except OSError:
+        return False
+    found = [each for each in map(record.decode, pages) if each is not None and each.pool == name]
+    now = steady_clock()
+    return any(
+        not reason_to_doubt(each, now) and now - each.state.clock.at < MINUTE for each in found
+    )
 
 
 class SharedUsage(NamedTuple):

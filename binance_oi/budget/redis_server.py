@@ -1,8 +1,7 @@
-"""A Redis or Valkey server that keeps the record of a pool. The one module that imports `redis`.
+"""A Redis or Valkey server that keeps the record of a pool. Only this module uses `redis`.
 
-The rule of this file: the server compares and swaps, in one step, and knows nothing of what is in a
-record. Nothing is sent twice by itself: redis-py tries ten times, for seconds, unless it is told
-not to.
+The rule of this file: the server compares and swaps in one step, and knows nothing of the content
+of a record. No call is repeated here: by default, redis-py repeats it ten times, for seconds.
 """
 
 import hashlib
@@ -19,12 +18,12 @@ from binance_oi.extras import library
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-FORMAT_KEPT_MS = 120_000  # for which a format that nobody uses any more keeps older ones away
-MOST_WAITING = 64  # members whose place in the queue is kept
+FORMAT_KEPT_MS = 120_000  # for which an unused format keeps older versions away
+MOST_WAITING = 64  # members in the queue of turns
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
-# Keys: the record, whose turn it is, the newest format in use. `redis.call` of TIME in front of a
-# write needs replication of effects, which is the only one since Redis 7 and the default since 5.
+# Keys: the record, the queue of turns, the newest format in use. TIME before a write needs effect
+# replication, which is the default since Redis 5.
 SCRIPT = f"""
 local record, queue, newest = KEYS[1], KEYS[2], KEYS[3]
 local expected, new, member, news = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -67,11 +66,11 @@ SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 def check_egress(egress: object) -> str:
-    """A name for the address that the exchange sees.
+    """Check the name of the address that the exchange sees.
 
     Raises:
-        TypeError: It is no `str`.
-        ValueError: It cannot be a part of a key.
+        TypeError: It is not a `str`.
+        ValueError: It cannot be part of a key.
     """
     if not isinstance(egress, str):
         raise TypeError(f"egress must be a str, not {type(egress).__name__}")
@@ -84,11 +83,11 @@ def check_egress(egress: object) -> str:
 
 
 def make_client(server: Any) -> Any:
-    """A client of redis-py for a URL, which sends nothing yet; a client as it is.
+    """Make a client of redis-py for a URL, without a connection; a client is returned as it is.
 
     Raises:
-        TypeError: It is neither.
-        ValueError: It is no such URL, or a client that decodes its answers.
+        TypeError: `server` is neither.
+        ValueError: The URL is invalid, or the client decodes its answers.
         ModuleNotFoundError: `redis` is missing.
     """
     redis = library("redis.asyncio", "redis")
@@ -136,7 +135,7 @@ class RedisServer:
         self._is_checked = False
 
     def keys(self, pool: str) -> tuple[str, str, str]:
-        """Of the record, of whose turn it is, and of the newest format: all in one slot."""
+        """The keys of the record, of the queue and of the newest format, in one slot."""
         base = f"{self._prefix}:{pool}"
         return f"{base}:{FORMAT}", f"{base}:{FORMAT}:next", f"{base}:format"
 
@@ -161,14 +160,14 @@ class RedisServer:
         missing: type[Exception] = library("redis.exceptions", "redis").NoScriptError
         try:
             return await self._client.evalsha(SHA, 3, *arguments)
-        except missing:  # it is new, or SCRIPT FLUSH: `eval` keeps it
+        except missing:  # a new server, or SCRIPT FLUSH; `eval` stores the script
             return await self._client.eval(SCRIPT, 3, *arguments)
 
     async def _check_eviction(self) -> None:
-        """Warn of a server that may drop the record when its memory is full."""
+        """Warn once if the server may drop the record when its memory is full."""
         try:
             memory = await self._client.info("memory")
-        except self._errors:  # not allowed, or a cluster: nobody can say
+        except self._errors:  # the access list forbids it, or it is a cluster
             self._is_checked = True
             return
         self._is_checked = True
@@ -204,7 +203,7 @@ class RedisServer:
             raise ServerError(_said(error)) from error
 
     def _subscribing(self) -> Any:
-        """A client that can subscribe: of a cluster, whose nodes all tell the same, one of them."""
+        """The client that subscribes; for a cluster, a client of one node: all publish the same."""
         node_of = getattr(self._client, "get_default_node", None)
         if node_of is None:
             return self._client
@@ -217,7 +216,7 @@ class RedisServer:
         return self._subscriber
 
     async def records(self) -> dict[str, tuple[bytes, float]]:
-        """The record of every pool, by its name, and the time of the server.
+        """The record of every pool by its name, each with the time of the server.
 
         Raises:
             ServerError: The server does not answer.
@@ -242,12 +241,12 @@ class RedisServer:
                 try:
                     await client.aclose()
                 except self._errors:
-                    pass  # it is closed already, as far as that goes
+                    pass  # the connection is gone already
         self._subscriber = None
 
 
 class _Again:
-    """Hears when a connection was made again; redis-py keeps bound methods alone, weakly."""
+    """Calls `reset` after a reconnection; redis-py takes only bound methods, and refers weakly."""
 
     def __init__(self, reset: Callable[[], object]) -> None:
         self._reset = reset
@@ -257,5 +256,5 @@ class _Again:
 
 
 def _said(error: Exception) -> str:
-    """What an error says, on one line and without the password of a URL."""
+    """The text of an error, on one line."""
     return printable(f"{type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
-"""Turns at a record that machines share: what to ask the server, and what its answers mean.
+"""Turns at the shared record: what to ask the server, and what its answers mean.
 
-The rule of this file: it decides, and does no I/O. `begin` says what to ask the server, `answered`
-and `failed` say what came of it.
+The rule of this file: it decides, and does no I/O. `begin` returns the next call of the server;
+`answered` and `failed` take its result.
 """
 
 import math
@@ -18,20 +18,20 @@ from binance_oi.budget.record_pool import BEAT, GRACE, RecordPool, Turn, Want
 from binance_oi.budget.record_server import Answer, Outcome, Swap
 from binance_oi.budget.usage import Reason, Receipt, Wait
 
-LOT = 100  # weight charged in advance in one turn, at the most
-LEAST_LOT = 4  # and at the least, as far as there is room
-LEASE = 1.0  # s for which it may be sent
-SOON = 0.1  # s between two reads while the answer may change at any time
-PATIENCE = 0.5  # s that the server may take to answer
-LOST = 2.5  # s without an answer, in `TRIES` tries or more: then we go on without the server
+LOT = 100  # the most weight that a turn charges in advance
+LEAST_LOT = 4  # the least, if there is room and calls wait
+LEASE = 1.0  # s for which a lease may be sent
+SOON = 0.1  # s between two reads while room may appear at any time
+PATIENCE = 0.5  # s for one call of the server
+LOST = 2.5  # s without an answer, over at least `TRIES` calls: then the server is lost
 TRIES = 3
-AGAIN = 0.1  # s between two tries until then
-RETRY = 1.0  # s between two tries from then on
-ASKED = 2.0  # s after which nobody waits any more who has not asked again
-TURN = 0.1  # s that the next member has for its turn
-KEPT = 900.0  # s for which the server keeps a record that nobody writes
+AGAIN = 0.1  # s between two calls until then
+RETRY = 1.0  # s between two calls from then on
+ASKED = 2.0  # s without a question after which no call waits any more
+TURN = 0.1  # s in which only the next member may take its turn
+KEPT = 900.0  # s without a write after which the server drops a record
 
-NEWS, HOLD, NEXT = b"n", b"h", b"t"  # kinds of news: look again; a hold; whose turn it is
+NEWS, HOLD, NEXT = b"n", b"h", b"t"  # kinds of messages: look again; a hold; whose turn it is
 
 
 class TurnPool(RecordPool):
@@ -40,7 +40,7 @@ class TurnPool(RecordPool):
     has_news: bool  # see `ProcessPool`
 
     def due_in(self) -> float | None:
-        """Seconds until there may be something to ask the server; None: not by itself."""
+        """Seconds until there may be something to ask the server; None: until something happens."""
         now = self._now()
         if self._is_reading or self._is_apart:
             return max(0.0, self._retry_at - now)
@@ -62,7 +62,7 @@ class TurnPool(RecordPool):
 
     @changing
     def begin(self) -> Turn | None:
-        """What to ask the server now; None when there is nothing."""
+        """The next call of the server; None when there is nothing to ask."""
         now = self._now()
         is_unknown = self._found is None or self._is_reading
         if is_unknown or (self._is_apart and not self._is_joining):
@@ -77,7 +77,7 @@ class TurnPool(RecordPool):
             return turn
         self._is_urgent = False
         is_refused = self._refusal is not None and self._refusal is not was_refused
-        if is_refused and now - self._read_at > SOON:  # perhaps by what is true no more
+        if is_refused and now - self._read_at > SOON:  # perhaps by an outdated record
             self._refusal = None
             return self._reading()
         return None
@@ -86,7 +86,7 @@ class TurnPool(RecordPool):
         return Turn(Swap(member_record.version(self._found or b"")))
 
     def _return_leases(self) -> None:
-        """What was charged in advance is not sent."""
+        """Refund what was charged in advance."""
         self._lots = 0
         for receipt in self._take_leases():
             self._note(methodcaller("refund", receipt))
@@ -97,7 +97,7 @@ class TurnPool(RecordPool):
         return leased
 
     def _turn(self, now: float) -> Turn | None:
-        """A write of what we have to tell, and of what may be charged; None: there is nothing."""
+        """A write with the late changes and new charges; None when there are neither."""
         self._is_unseen = False
         shared, rebooked = self._loaded(now)
         state, bucket = shared.state, self._make(shared.state)
@@ -107,8 +107,8 @@ class TurnPool(RecordPool):
         record.keep_holds(state, self._heard, now)
         receipts = self._charged(bucket, shared, now)
         is_due = self._is_urgent or now >= min(self._late_since, self._read_at) + BEAT
-        is_told = is_due and bool(self._late or self._out)
-        if not (receipts or is_told or rebooked or self._is_apart):
+        is_due_now = is_due and bool(self._late or self._out)
+        if not (receipts or is_due_now or rebooked or self._is_apart):
             self._adopt(bucket, ())
             return None
         change = Booked.of(state).since(before)
@@ -126,13 +126,13 @@ class TurnPool(RecordPool):
             NEWS if is_news or self._is_probe_late else b"",
             int(1000 * (KEPT + max(0.0, state.cooldown_until - now - state.clock.lo))),
         )
-        told = len(self._late)
-        made = Turn(swap, self._serial, bucket, told, receipts, change, rebooked, self._holds)
+        sent = len(self._late)
+        made = Turn(swap, self._serial, bucket, sent, receipts, change, rebooked, self._holds)
         made.is_bulk = self._want is not None and self._want.bulk
         return made
 
     def _charged(self, bucket: Bucket, shared: Shared, now: float) -> list[Receipt]:
-        """Charge for the head of the queue, and in advance for those who wait behind it."""
+        """Charge for the head of the queue, and in advance for calls behind it."""
         want = self._want
         is_refused = self._refusal is not None and now < self._refusal[0]
         if want is None or is_refused or self._is_apart or now < self._turn_at:
@@ -160,15 +160,15 @@ class TurnPool(RecordPool):
         return receipts
 
     def _too_early(self, shared: Shared, now: float) -> Wait | None:
-        """Why nobody may charge now, or we may not."""
+        """Why we may not charge now, whatever the bucket says."""
         if now < shared.quiet_until:
             return Wait(shared.quiet_until - now, Reason.LEASE)
         if self._out and not self._bucket.known.clock.dated:
-            return Wait(SOON, Reason.PROBE_PENDING)  # its answer tells the time
+            return Wait(SOON, Reason.PROBE_PENDING)  # its answer has the exchange's time
         return None
 
     def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
-        """Calls behind the first one to charge for."""
+        """The number of calls behind the first one to charge for."""
         known = bucket.known
         is_single = want.weight != 1 or not bucket.leases or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:
@@ -181,7 +181,7 @@ class TurnPool(RecordPool):
 
     @changing
     def answered(self, turn: Turn, answer: Answer, sent: float) -> None:
-        """The server answered a turn that was sent at `sent`, by our steady clock."""
+        """The server answered a call that began at `sent`, by our steady clock."""
         if answer.outcome is Outcome.OUTDATED:
             self._lose_server("a newer version of this package uses the same budget")
             self._is_reading, self._retry_at = True, self._now() + RETRY
@@ -211,7 +211,7 @@ class TurnPool(RecordPool):
             self._see()
 
     def _done(self, turn: Turn) -> None:
-        """A write is done: go on from it."""
+        """A write is done: continue with its books."""
         assert turn.bucket is not None
         self._last = turn.swap.record
         self._confirm(turn)
@@ -229,7 +229,7 @@ class TurnPool(RecordPool):
                 self._return_leases()
 
     def _see(self) -> None:
-        """Take part from now on, if we have read the record."""
+        """Join, now that we have read the record."""
         if not self._is_apart:
             return
         self._is_joining = True
@@ -245,7 +245,7 @@ class TurnPool(RecordPool):
 
     @changing
     def failed(self, turn: Turn, why: str, sent: float) -> None:
-        """No answer came, or an error; the change may have been made."""
+        """A call failed; the server may have made the change."""
         now = self._now()
         if turn.bucket is not None:
             self._unsure.append(turn)

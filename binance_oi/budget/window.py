@@ -118,10 +118,10 @@ class Window:
             self.slots[slot] = max(0, self.slots[slot] - self.cost(weight))
 
     def move(self, seconds: float) -> int:
-        """Move by `seconds` of our clock: what was used leaves it then, or up to a slot later.
+        """Add `seconds` to every instant; weight leaves the window at most one slot too late.
 
         Returns:
-            By how many slots.
+            The number of slots by which it moved.
         """
         by = math.ceil(seconds / self._width)
         self.slots = {slot + by: used for slot, used in self.slots.items()}

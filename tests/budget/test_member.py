@@ -441,7 +441,7 @@ def test_a_server_that_is_missing_at_the_start_is_waited_for_and_then_done_witho
     assert (minute.booked, minute.unconfirmed) == (31, 0)
 
 
-def test_a_ban_is_told_to_all_before_the_record_is_written(machines: Machines) -> None:
+def test_a_ban_is_written_to_all_before_the_record_is_written(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -455,7 +455,7 @@ def test_a_ban_is_told_to_all_before_the_record_is_written(machines: Machines) -
     assert other.usage.banned_until == one.usage.banned_until is not None
 
 
-def test_a_ban_without_the_server_is_obeyed_and_told_when_it_is_back(machines: Machines) -> None:
+def test_a_ban_without_the_server_is_obeyed_and_written_when_it_is_back(machines: Machines) -> None:
     one, other = machines.member(), machines.member()
     machines.use(one)
     machines.use(other)
@@ -477,6 +477,18 @@ def test_news_that_nobody_can_have_sent_do_nothing(machines: Machines, news: byt
     pool.hear(news)
     assert not pool.held_for()
     assert isinstance(machines.want(pool), Receipt)
+
+
+def test_others_who_look_like_another_group_are_warned_of_once(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    for minute in (1, 2, 3):
+        machines.time.now = 60.0 * minute + 3.0
+        pool.settle(machines.take(pool), 700, NOON + int(machines.time.now))
+    said = [each for each in caplog.records if "another group" in each.getMessage()]
+    assert len(said) == 1
 
 
 def test_an_older_format_takes_its_part_when_a_newer_one_uses_the_budget(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from binance_oi import BannedError, OpenInterestClient, RedisBudget
+from binance_oi import BannedError, MachineBudget, OpenInterestClient, RedisBudget
 from binance_oi.budget.redis import redis_pools
 from binance_oi.cli.endings import NETWORK
 from binance_oi.cli.program import main as run_program
@@ -240,6 +240,16 @@ def test_without_the_extra_it_says_what_to_install() -> None:
 def test_importing_it_imports_no_library_of_a_server() -> None:
     source = "import sys, binance_oi; binance_oi.RedisBudget; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_a_budget_of_this_machine_beside_it_is_warned_of(
+    is_used: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if is_used:
+        MachineBudget().pool("exchange").charge(1)
+    RedisBudget("redis://127.0.0.1:1", egress="a").pool("exchange")
+    assert ("MachineBudget" in caplog.text) is is_used
 
 
 async def test_a_budget_that_was_never_used_closes() -> None:

@@ -142,7 +142,6 @@ class _Stage:
 
 def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:
     """Play one run."""
-    logging.getLogger("binance_oi").setLevel(logging.ERROR)
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(_run(failure, members, Random(seed), minutes, limit))
 
@@ -247,7 +246,7 @@ async def _kill(stage: _Stage, end: float) -> None:
         for task in stage.couriers[number]._tasks:
             task.cancel()
         stage.couriers[number]._pool.give_back = lambda: None  # type: ignore[method-assign]
-        stage.couriers[number]._pool.is_told = lambda: True  # type: ignore[method-assign]
+        stage.couriers[number]._pool.is_written = lambda: True  # type: ignore[method-assign]
         stage.members[number].start()
 
 
@@ -294,6 +293,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=2400)
     parser.add_argument("--failures", nargs="+", default=list(FAILURES))
     options = parser.parse_args()
+    logging.getLogger("binance_oi").setLevel(logging.ERROR)
     print("| failure | members | runs | refused | most | used | poorest | calls a weight |")
     for failure in options.failures:
         for count in options.members:

@@ -1,9 +1,10 @@
 """Real servers for tests: `redis-server` or `valkey-server`, each in a directory of its own.
 
-Rule of this file: a port that the system gave, on 127.0.0.1, and a process that the test ends.
+Rule of this file: a port of its own on 127.0.0.1, and a process that the test ends.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,15 @@ needs_server: pytest.MarkDecorator = pytest.mark.skipif(
 
 
 def free_port() -> int:
-    """A port that nobody uses."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, below those that the system gives away.
+
+    A node of a cluster needs the port 10,000 above it as well.
+    """
+    for port in random.sample(range(15_000, 22_000), 1_000):
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
 
 
 class Server:

@@ -1,0 +1,18 @@
+"""Members on several machines in virtual time: a short run of a few failures.
+
+`python -m tests.simulation.members` plays all of them, over many seeds.
+"""
+
+import pytest
+
+from simulation.members import FAILURES, run
+from support.lanes import some
+
+
+@pytest.mark.parametrize("failure", some(list(FAILURES), always=3))
+def test_no_failure_takes_members_above_the_limit(failure: str) -> None:
+    found = run(failure, 3, 1, minutes=3, limit=240)
+    assert found.outcome.statuses.keys() == {200}
+    assert found.most <= 240
+    assert found.outcome.used() >= 0.9
+    assert found.outcome.fairness() >= 0.35
