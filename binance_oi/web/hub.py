@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Protocol
 
 from binance_oi.budget.usage import Usage
@@ -115,8 +115,7 @@ class Hub:
         finally:
             self.close()
             care.cancel()
-            with suppress(asyncio.CancelledError):
-                await care
+            await asyncio.wait([care])
 
     def publish(self, outcome: Reading | Gap) -> None:
         """Make the next event; the listeners get it after `wake`."""

@@ -4,7 +4,6 @@ The rule of this file: a visitor who is slow, or silent, holds a connection for 
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -66,8 +65,7 @@ class Server:
         """End the streams, let answers under way end, and close every connection."""
         if self._care is not None:
             self._care.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._care
+            await asyncio.wait([self._care])
         await self._runner.cleanup()
 
     async def _end_unread(self) -> None:

@@ -105,6 +105,12 @@ class Crowd:
             self.listeners += made
         return made
 
+    async def all_have_begun(self) -> None:
+        """Wait until every listener has had an event."""
+        while not all(listener.last for listener in self.listeners):
+            self._news.clear()
+            await self._news.wait()
+
     async def until(self, number: int, count: int) -> None:
         """Wait until so many listeners have had the event."""
         while self._seen.get(number, 0) < count:

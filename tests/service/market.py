@@ -57,6 +57,7 @@ async def _symbols(url: str) -> list[str]:
 
 async def _follow(crowd: Crowd, sweeps: int, process: int) -> list[int]:
     """Wait for so many events; return the resident bytes of the service after each."""
+    await crowd.all_have_begun()
     first = max(listener.last for listener in crowd.listeners)
     resident = list[int]()
     for number in range(first + 1, first + 1 + sweeps):
