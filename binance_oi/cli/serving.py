@@ -107,7 +107,7 @@ async def _serve(wanted: Wanted, client: OpenInterestClient | None, limits: Limi
             try:
                 await server.start()
             except OSError as error:
-                why = os.strerror(error.errno) if error.errno else str(error)
+                why = error.strerror or str(error)
                 write_note(f"--host {wanted.host} --port {wanted.port} cannot be used: {why}")
                 return USAGE
             app[SERVICE].begin()

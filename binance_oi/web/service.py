@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, TypedDict
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath, check_path, check_type
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import BinanceOIError
 from binance_oi.web.allowances import Allowances
@@ -70,6 +70,7 @@ class Service:
     """
 
     def __init__(self, client: OpenInterestClient | None, options: Options) -> None:
+        _check_options(client, options)
         recording = options.get("recording")
         path = None if recording is None else check_path("recording", recording)
         self.limits: Limits = options.get("limits", Limits())
@@ -166,6 +167,22 @@ class Service:
             self.failure, self._failed_at = error, asyncio.get_running_loop().time()
             if not self.is_closed:
                 logger.warning("the service cannot read the market: %s", error)
+
+
+def _check_options(client: OpenInterestClient | None, options: Options) -> None:
+    """Check what the caller passes.
+
+    Raises:
+        TypeError: There is no such option, or a value has another type.
+    """
+    check_type("client", client, OpenInterestClient, None)
+    check_type("limits", options.get("limits", Limits()), Limits)
+    if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+        raise TypeError(f"there is no option {', '.join(unknown)}")
+    lists = ("hosts", "origins", "proxies", "symbols")
+    for name, value in options.items():
+        if name in lists and isinstance(value, str | bytes):
+            raise TypeError(f"{name} must be a list, such as [{value!r}]")
 
 
 def _source(client: OpenInterestClient | None, path: Path | None, options: Options) -> Source:

@@ -1,0 +1,112 @@
+"""A service begins with the first request that needs it, and ends with its application."""
+
+import asyncio
+import signal
+from typing import Any
+
+import pytest
+
+from binance_oi import InvalidSymbolError
+from binance_oi.testing import simulated_client
+from binance_oi.web import Limits, oi_app, oi_asgi, oi_lifespan
+from binance_oi.web.problems import ProblemError
+from binance_oi.web.service import AGAIN_S, Service
+from support.market_source import FedSource
+from support.virtual_clocks import use_virtual_clocks
+
+pytestmark = pytest.mark.virtual_time
+
+
+@pytest.fixture(autouse=True)
+def one_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_virtual_clocks(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({}, TypeError),
+        ({"recording": ""}, ValueError),
+        ({"recording": b"oi.db"}, TypeError),
+        ({"recording": "oi.db", "evry": 20.0}, TypeError),
+        ({"recording": "oi.db", "hosts": "oi.example"}, TypeError),
+        ({"recording": "oi.db", "origins": "https://oi.example"}, TypeError),
+        ({"recording": "oi.db", "limits": 7}, TypeError),
+        ({"client": "https://fapi.example"}, TypeError),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    options: dict[str, Any], error: type[Exception]
+) -> None:
+    for make in (oi_app, oi_asgi):
+        with pytest.raises(error):
+            make(**options)
+
+
+async def test_options_of_the_poll_are_checked_at_once() -> None:
+    async with simulated_client() as client:
+        with pytest.raises(ValueError, match="every"):
+            oi_app(client, every=0.0)
+        with pytest.raises(InvalidSymbolError):
+            oi_app(client, symbols=["BTC-USDT"])
+        with pytest.raises(TypeError, match="symbols must be a list"):
+            oi_app(client, symbols="BTCUSDT")
+
+
+async def test_a_hub_that_failed_begins_again_after_a_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Service(None, {"recording": "never.db", "limits": Limits(max_wait=1.0)})
+    first = FedSource()
+    service._source = service.hub.source = first
+    service.begin()
+    first.end(ValueError("no schedule fits"))
+    with pytest.raises(ValueError, match="no schedule fits"):
+        await service.ended()
+    with pytest.raises(ProblemError) as caught:
+        await service.ready()
+    assert caught.value.kind.status == 503
+    assert "no schedule fits" in caplog.text
+    await asyncio.sleep(AGAIN_S)
+    service.begin()
+    assert service.failure is None
+    assert not service.hub.is_closed
+    await service.aclose()
+    await service.aclose()
+
+
+async def test_the_life_of_a_mounted_application_restores_the_signals_of_its_server() -> None:
+    heard = list[int]()
+    app = oi_asgi(recording="never.db")
+
+    def handler(number: int, frame: object) -> None:
+        heard.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        async with oi_lifespan(app):
+            assert not app.service.is_closed
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(0.01)
+            assert app.service.is_closed
+            assert heard == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is handler
+        async with oi_lifespan(app):  # it may begin again
+            assert not app.service.is_closed
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_an_asgi_application_refuses_what_is_not_http() -> None:
+    app, sent = oi_asgi(recording="never.db"), list[Any]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "websocket"}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+    with pytest.raises(RuntimeError):
+        await app({"type": "carrier-pigeon"}, receive, send)
