@@ -79,6 +79,8 @@ class SeriesColumns(TypedDict):
 
 _Kept = tuple[int, str, str | None, str | None, int]
 """Time, open interest, notional, circulating supply, number of the source: of the past."""
+_Cells = tuple[int, str, str | None, str | None, str, str | None]
+"""Time, open interest, notional, circulating supply, source, mark price."""
 _Sampled = tuple[int, str, str | None]
 """Time, open interest, mark price."""
 
@@ -359,9 +361,10 @@ class _Reader:
             prices = [row[2] for _, row in sampled]
             return _Chunk(symbol, times, values, none, none, [SAMPLE] * len(times), prices)
         if not sampled:
-            *columns, sources = zip(*past, strict=True)
-            return _Chunk(symbol, *columns, [SOURCES[each] for each in sources], none)
-        found = {row[0]: (*row[:4], SOURCES[row[4]], None) for row in past}
+            instants, numbers, amounts, supplies, sources = zip(*past, strict=True)
+            names = [SOURCES[each] for each in sources]
+            return _Chunk(symbol, instants, numbers, amounts, supplies, names, none)
+        found: dict[int, _Cells] = {row[0]: (*row[:4], SOURCES[row[4]], None) for row in past}
         found |= {time: (time, row[1], None, None, SAMPLE, row[2]) for time, row in sampled}
         rows = [found[time] for time in sorted(found)]
         return _Chunk(symbol, *zip(*rows, strict=True))
