@@ -67,7 +67,7 @@ async def _write_symbols(
     failed: dict[str, BinanceOIError] = {}
     rows = holes = days = cached = 0
     async with archived:
-        with _progress("days") as draw:
+        with _going_on(), _progress("days") as draw:
             for number, name in enumerate(names):
                 drawn = _drawing(draw, rows, number, len(names))
                 found = archived.days([name], **stretch._asdict(), on_progress=drawn)
@@ -83,7 +83,7 @@ async def _write_symbols(
                     rows, holes = rows + file.rows, holes + len(file.holes)
                     _note_nothing(name, file)
     if not days:
-        write_note("the archive ends with yesterday; nothing was written")
+        write_note("the archive has 2020-09-01 until yesterday; nothing was written")
         return OK
     _note_failed(failed)
     write_note(
@@ -159,7 +159,7 @@ async def _fill(
     stretch: Stretch,
     archived: Archive | None,
 ) -> int:
-    with _progress("") as draw:
+    with _going_on(), _progress("") as draw:
 
         def seen(done: BackfillProgress) -> None:
             draw(f"{done.source} {done.symbol}", done.done, done.of, done.rows)
@@ -198,6 +198,16 @@ def _code(failed: Mapping[str, BinanceOIError], *, has_rows: bool) -> int:
     if not codes:
         return OK
     return SOME_FAILED if has_rows or len(codes) > 1 else codes.pop()
+
+
+@contextmanager
+def _going_on() -> Generator[None]:
+    """Say after an interruption that what was received is kept."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        write_note("what was received is kept; the same command goes on")
+        raise
 
 
 @contextmanager

@@ -188,14 +188,19 @@ def forget_empty_variables() -> None:
 
 _end = Group("End", validator=_one_on_the_command_line, sort_key=1)
 _exchange = Group("Exchange", validator=_one_on_the_command_line, sort_key=2)
+_archive = Group("Archive", sort_key=2)
 _connection = Group("Connection", sort_key=3)
 _limits = Group("Limits", sort_key=4)
 _format = Group("Output", validator=_one_format, sort_key=5)
 _log = Group("Log", sort_key=6)
 
 
-ArchiveUrl = Annotated[str | None, Parameter(group=_exchange, validator=_check_base_url)]
-"""The URL of the public archive."""
+ArchiveUrl = Annotated[str | None, Parameter(group=_archive, validator=_check_base_url)]
+"""The URL of the public archive, beside that of the exchange."""
+ArchiveFiles = Annotated[Path | None, Parameter(group=_archive, converter=_place)]
+"""The directory of the archive's files."""
+FromArchive = Annotated[Flag, Parameter(group=_archive)]
+"""Whether to read the archive as well."""
 
 
 @Parameter(name="*")
@@ -328,7 +333,7 @@ class ArchiveSource:
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
     """Start a local exchange for the length of this command, and read its archive."""
-    archive_url: ArchiveUrl = None
+    archive_url: Annotated[str | None, Parameter(group=_exchange, validator=_check_base_url)] = None
     """The archive, or a mirror of it: https://host, or http:// on this machine."""
     proxy: Annotated[str | None, Parameter(group=_connection), variable("PROXY")] = None
     """An HTTP proxy, http://[user:password@]host:port."""

@@ -7,7 +7,7 @@ out; one that stays is raised.
 
 import asyncio
 import ssl as tls
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from binance_oi.errors import (
@@ -101,15 +101,27 @@ class Files:
             try:
                 return await self._get_once(path, max_bytes, fresh=fresh)
             except (RateLimitedError, ServerError, TransportError) as error:
-                if self._is_closed:
-                    raise ClientClosedError from error
-                if isinstance(error, TransportError) and error.retry == "never":
-                    raise
-                is_dead = isinstance(error, TransportError) and error.retry == "now" and not fresh
-                fresh, seconds = True, 0.0 if is_dead else next(pauses, None)
+                seconds = self._wait_after(error, pauses, fresh=fresh)
                 if seconds is None:
                     raise
-                await asyncio.sleep(max(seconds, _asked_for(error)))
+            fresh = True
+            await asyncio.sleep(seconds)
+
+    def _wait_after(
+        self, error: BinanceOIError, pauses: Iterator[float], *, fresh: bool
+    ) -> float | None:
+        """Seconds until the next attempt; None when there is none.
+
+        Raises:
+            ClientClosedError: It was closed meanwhile.
+        """
+        if self._is_closed:
+            raise ClientClosedError from error
+        retry = error.retry if isinstance(error, TransportError) else "later"
+        if retry == "now" and not fresh:  # only a kept connection was dead
+            return 0.0
+        seconds = None if retry == "never" else next(pauses, None)
+        return None if seconds is None else max(seconds, _asked_for(error))
 
     async def _get_once(self, path: str, max_bytes: int, *, fresh: bool) -> bytes | None:
         url, permit = ready_url(self._base_url, path, {}), FreePermit()

@@ -124,23 +124,25 @@ class PublicArchive:
     def _written(self, day: date, rows: Sequence[Row], draw: Random, edition: int) -> Published:
         shares, lines, good = self._files, list[str](), list[Row]()
         for row in rows:
-            if draw.random() < shares.missing_row:
-                continue
-            value = f"{row.open_interest}00000000"  # 16 digits after the point, as the real ones
-            if draw.random() < shares.no_value:
-                value = draw.choice(["", "0.0000000000000000", "-1.0000000000000000"])
-            else:
-                good.append(row)
-            ratios = f"{1.5 + edition / 8:.8f},1.40000000,1.67633929,0.95000000"
-            if draw.random() < shares.blank_ratios:
-                ratios = ",,,"
-            at = datetime.fromtimestamp(row.time / 1000, UTC)
-            lines.append(f"{at:%Y-%m-%d %H:%M:%S},{self._name},{value},{row.value},{ratios}")
+            if draw.random() >= shares.missing_row:
+                has_value = draw.random() >= shares.no_value
+                good += [row] * has_value
+                lines.append(self._line(row, draw, edition, has_value=has_value))
         if draw.random() < shares.doubled:
             lines = [line for line in lines for _ in range(2)]
         if draw.random() < shares.shuffled:
             draw.shuffle(lines)
         return Published(_packed(f"{self._name}-metrics-{day}.csv", lines), good)
+
+    def _line(self, row: Row, draw: Random, edition: int, *, has_value: bool) -> str:
+        value = f"{row.open_interest}00000000"  # 16 digits after the point, as the real ones
+        if not has_value:
+            value = draw.choice(["", "0.0000000000000000", "-1.0000000000000000"])
+        ratios = f"{1.5 + edition / 8:.8f},1.40000000,1.67633929,0.95000000"
+        if draw.random() < self._files.blank_ratios:
+            ratios = ",,,"
+        at = datetime.fromtimestamp(row.time / 1000, UTC)
+        return f"{at:%Y-%m-%d %H:%M:%S},{self._name},{value},{row.value},{ratios}"
 
 
 class Archives:

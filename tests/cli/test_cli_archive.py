@@ -5,6 +5,9 @@ Rule of this file: the exchange is a local one, and so is its archive.
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +20,7 @@ from binance_oi.recorder import Recording
 from binance_oi.simulator import Files, LocalExchange
 from support.archive_files import published, served, whole_day
 
+HANGS = 600.0  # s after which a process hangs
 Captured = pytest.CaptureFixture[str]
 TODAY = datetime.fromtimestamp(time.time(), UTC).date()
 FAULTY = Files(missing_row=0.02, no_value=0.02)
@@ -106,13 +110,29 @@ def test_days_that_fail_are_named_and_the_others_written(tmp_path: Path, capsys:
     assert len(cells(tmp_path / "BTCUSDT.csv")) == 1 + 288
 
 
+def test_an_interrupted_command_keeps_its_files_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "binance_oi", "archive", "BTCUSDT", *last(60)]
+    with LocalExchange(latency=0.05).in_thread() as exchange:
+        command += ["--to", str(out), "--archive-url", exchange.url]
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not len([*out.glob("files/BTCUSDT/*.zip")]) > 2:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=HANGS)
+    assert running.returncode == 130
+    assert said == "binance-oi: what was received is kept; the same command goes on\n"
+    assert not [*out.glob("*.csv"), *out.glob(".*")]
+
+
 def test_a_time_that_the_archive_cannot_have_yet_writes_nothing(
     exchange: LocalExchange, tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "out"
     command = ["archive", "BTCUSDT", f"--since={TODAY}", "--to", str(out)]
     assert main([*command, "--archive-url", exchange.url]) == 0
-    assert "the archive ends with yesterday" in capsys.readouterr().err
+    assert "the archive has 2020-09-01 until yesterday" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -170,6 +190,7 @@ def test_a_recording_is_filled_from_the_history_and_on_request_from_the_archive(
     assert "2 symbols; 1" in capsys.readouterr().err
     assert kept(path, "history") == {"BTCUSDT", "ETHUSDT"}
     assert kept(path, "archive") == set()
+    url += ["--archive-url", exchange.url]
     assert main(["backfill", str(path), *last(2), "--archive", *url]) == 0
     assert kept(path, "archive") == {"BTCUSDT", "ETHUSDT"}
     assert (tmp_path / "user-cache" / "binance-oi" / "archive" / "ETHUSDT").is_dir()

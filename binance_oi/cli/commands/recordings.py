@@ -9,10 +9,12 @@ from cyclopts.validators import Number
 from binance_oi.cli.app import command
 from binance_oi.cli.endings import UsageError
 from binance_oi.cli.options import (
+    ArchiveFiles,
     ArchiveUrl,
     Bound,
     End,
     Flag,
+    FromArchive,
     Place,
     RequiredSymbols,
     Schedule,
@@ -65,8 +67,8 @@ def backfill(
     *,
     since: Annotated[Bound, Parameter(show_default=lambda _: "30d")] = MONTH,
     until: Bound = None,
-    archive: Flag = False,
-    cache: Place | None = None,
+    archive: FromArchive = False,
+    cache: ArchiveFiles = None,
     archive_url: ArchiveUrl = None,
     source: Source = Source(),
 ) -> int:
