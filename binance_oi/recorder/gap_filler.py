@@ -85,9 +85,7 @@ class GapFiller:
 
     async def run(self) -> None:
         """Close the gaps of earlier runs, then each new one after the sweep that ends it."""
-        since = round(self._clock() * 1000) - KEPT_MS
-        for symbol, gap, period in await self._thread.run(partial(self._sink.gaps_since, since)):
-            self._want(symbol, gap._replace(first=max(gap.first, since)), period)
+        await self._want_earlier(round(self._clock() * 1000) - KEPT_MS)
         while True:
             await self._swept.wait()
             self._swept.clear()
@@ -96,6 +94,16 @@ class GapFiller:
             if failed:
                 await asyncio.sleep(AGAIN_S)
                 self._swept.set()
+
+    async def _want_earlier(self, since: int) -> None:
+        """Want the gaps of earlier runs; without them, if the sink cannot say now."""
+        try:
+            found = await self._thread.run(partial(self._sink.gaps_since, since))
+        except StorageError as error:
+            logger.warning("gaps of earlier runs in %s stay open: %s", self._sink, error)
+            return
+        for symbol, gap, period in found:
+            self._want(symbol, gap._replace(first=max(gap.first, since)), period)
 
     async def _fill(self) -> bool:
         """Read what is wanted; return whether some of it failed, and stays wanted."""

@@ -16,6 +16,7 @@ from binance_oi import Gap, OpenInterestClient, ProcessBudget
 from binance_oi.recorder import Recorder, Recording, Status
 from binance_oi.recorder.gap_filler import instants_in
 from binance_oi.simulator import Bans, LocalExchange
+from support.memory_sink import MemorySink
 from support.recording_market import Market
 from support.virtual_clock import wall_time
 
@@ -40,7 +41,9 @@ async def running(**options: Any) -> AsyncIterator[tuple[LocalExchange, OpenInte
         yield exchange, client
 
 
-async def record(client: OpenInterestClient, path: Path, minutes: float, **options: Any) -> Status:
+async def record(
+    client: OpenInterestClient, path: Path | MemorySink, minutes: float, **options: Any
+) -> Status:
     usual: dict[str, Any] = {"every": 20.0, "symbols": NAMES, "backfill": True, "clock": wall_time}
     recorder = Recorder(client, path, **usual | options)
     asyncio.get_running_loop().call_later(60.0 * minutes, recorder.stop)
@@ -181,6 +184,21 @@ async def test_a_history_that_fails_is_asked_again_later(
         instants = missed(path)
         for name in NAMES:
             assert truth(exchange, name, instants).items() <= kept(path, name).items()
+
+
+@pytest.mark.parametrize("failing", ["gaps_since", "save_past", "past_times"])
+async def test_a_sink_that_fails_to_fill_gaps_still_gets_every_sweep(
+    failing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = MemorySink()
+    async with running(bans=Bans(after=None)) as (exchange, client):
+        sink.failing[failing] = "no room"
+        asyncio.get_running_loop().call_later(130.0, exchange.ban, 600.0)
+        status = await record(client, sink, 30.0)
+        assert len(sink.sweeps) == status.sweeps > 40
+        assert "memory stay open" in caplog.text
+        has_gaps = failing == "gaps_since"  # of this run; those of earlier runs are not known
+        assert bool(sink.past) is has_gaps
 
 
 def test_a_client_without_a_history_is_refused_at_once(path: Path) -> None:
