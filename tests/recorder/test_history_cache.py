@@ -200,7 +200,7 @@ def test_files_of_an_exchange_that_is_not_read_for_a_month_are_removed(
 WRITER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_history_cache import kept
 from binance_oi.recorder.history_cache import HistoryCache
 cache = HistoryCache(Path(sys.argv[2]))
