@@ -145,13 +145,13 @@ class Past:
         """From the recording; None if the exchange has more."""
         async with self._reading:
             try:
-                return await asyncio.to_thread(self._read_file, wanted)
+                return await asyncio.to_thread(self._read_file, wanted, self.now())
             except RecordingError:  # such as one that a recorder has not made yet
                 if self._client is None:
                     raise
                 return None
 
-    def _read_file(self, wanted: Asked) -> Body | None:
+    def _read_file(self, wanted: Asked, now: int) -> Body | None:
         assert self._recording is not None
         since, until = instant(wanted.first), instant(wanted.last + 1)
         with Recording(self._recording) as recording:
@@ -162,7 +162,7 @@ class Past:
             except RecordingError:  # it has nothing of this symbol
                 return None
             rows = [_Row(point.time, point.open_interest, point.notional) for point in series]
-            if self._client is not None and not self._covers(rows, wanted):
+            if self._client is not None and not _covers(rows, wanted, now):
                 return None
             gaps = recording.counted_gaps((wanted.first, wanted.last + 1))
             holes = [each.gap for each in islice(gaps, MAX_ROWS)]
@@ -183,11 +183,6 @@ class Past:
         rows = [_Row(row.time, row.open_interest, row.notional) for row in found]
         return _body(wanted, "exchange", rows, found.holes)
 
-    def _covers(self, rows: Sequence[_Row], wanted: Asked) -> bool:
-        """Whether the recording begins no later than what the exchange keeps of the range."""
-        kept = self._clock() * 1000 - KEPT_MS
-        return bool(rows) and rows[0].time <= max(wanted.first, kept) + wanted.step
-
     def _keep(self, wanted: Asked, body: Body) -> None:
         loop, wall = asyncio.get_running_loop(), self._clock()
         # The last row may still appear; what ends before it does not change any more.
@@ -206,6 +201,11 @@ class Past:
         kept = self._kept.pop(wanted, None)
         if kept is not None:
             self._bytes -= len(kept.body.data)
+
+
+def _covers(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
+    """Whether a recording begins no later than what the exchange keeps of the range."""
+    return bool(rows) and rows[0].time <= max(wanted.first, now - KEPT_MS) + wanted.step
 
 
 def _body(wanted: Asked, source: str, rows: Sequence[_Row], holes: Sequence[Gap]) -> Body:

@@ -1,0 +1,192 @@
+"""The past and its changes, from a recording and from the exchange, at a bounded cost."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binance_oi import OpenInterest, Snapshot
+from binance_oi.recorder.store import Store
+from binance_oi.testing import simulated_client
+from binance_oi.testing.virtual_clock import wall_time
+from binance_oi.web import Limits
+from binance_oi.web.changing import Changes, Wanted
+from binance_oi.web.hub import Hub
+from binance_oi.web.messages import Request
+from binance_oi.web.past import Asked, Past
+from binance_oi.web.problems import ProblemError
+from binance_oi.web.router import Router
+from binance_oi.web.service import Service
+from support.market_source import FedSource
+from support.virtual_clocks import use_virtual_clocks
+
+pytestmark = pytest.mark.virtual_time
+
+STEP = 300_000  # ms
+HOURS = 3
+
+
+@pytest.fixture(autouse=True)
+def one_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_virtual_clocks(monkeypatch)
+
+
+def now_ms() -> int:
+    return round(wall_time() * 1000)
+
+
+def recorded(path: Path, end: int, names: Sequence[str] = ("BTCUSDT", "ETHUSDT")) -> Path:
+    """Sweeps every 5 minutes for three hours until `end`; each value is its number."""
+    with closing(Store(path)) as store:
+        for number in range(HOURS * 12 + 1):
+            ms = end - (HOURS * 12 - number) * STEP
+            slot = datetime.fromtimestamp(ms / 1000, UTC)
+            values = {name: OpenInterest(name, Decimal(100 + number), ms - 1000) for name in names}
+            store.save(
+                Snapshot(
+                    values_by_symbol=values,
+                    errors={},
+                    started=slot,
+                    finished=slot + timedelta(seconds=1),
+                    weight=2,
+                    slot=slot,
+                    received_ms=dict.fromkeys(names, ms),
+                ),
+                [],
+                STEP,
+            )
+    return path
+
+
+def rows(body: bytes) -> list[tuple[int, str]]:
+    return [(row["time"], row["open_interest"]) for row in json.loads(body)["rows"]]
+
+
+async def test_the_past_comes_from_a_recording_that_covers_it_and_costs_no_request(
+    tmp_path: Path,
+) -> None:
+    end = now_ms() // STEP * STEP
+    path = recorded(tmp_path / "oi.db", end)
+    async with simulated_client() as client:
+        past = Past(client, path, Limits())
+        within = await past.read(Asked("BTCUSDT", "15m", end - 7_200_000, end, "text"))
+        assert client.history_usage.used == 0
+        before = await past.read(Asked("BTCUSDT", "1h", end - 86_400_000, end, "text"))
+        other = await past.read(Asked("XRPUSDT", "1h", end - 7_200_000, end, "text"))
+        assert client.history_usage.used == 2
+    found = rows(within.data)
+    assert json.loads(within.data)["from"] == "recording"
+    assert [time for time, _ in found] == list(range(end - 7_200_000, end + 1, 900_000))
+    assert found[-1] == (end, str(100 + HOURS * 12))
+    assert {json.loads(each.data)["from"] for each in (before, other)} == {"exchange"}
+
+
+async def test_without_a_client_a_recording_answers_what_it_has(tmp_path: Path) -> None:
+    end = now_ms() // STEP * STEP
+    past = Past(None, recorded(tmp_path / "oi.db", end), Limits())
+    body = await past.read(Asked("BTCUSDT", "1h", end - 86_400_000, end, "number"))
+    assert b'"open_interest":136' in body.data
+    assert len(rows(body.data)) == HOURS + 1
+    with pytest.raises(ProblemError) as caught:
+        await past.read(Asked("NOSUCHUSDT", "1h", end - 7_200_000, end, "text"))
+    assert caught.value.kind.status == 404
+
+
+async def test_a_recording_that_is_not_there_yet_leaves_the_question_to_the_exchange(
+    tmp_path: Path,
+) -> None:
+    end = now_ms() // STEP * STEP
+    async with simulated_client() as client:
+        past = Past(client, tmp_path / "oi.db", Limits())
+        body = await past.read(Asked("BTCUSDT", "1h", end - 7_200_000, end, "text"))
+    assert json.loads(body.data)["from"] == "exchange"
+
+
+async def test_visitors_together_cost_the_exchange_a_bounded_number_of_requests() -> None:
+    end = now_ms() // STEP * STEP
+    async with simulated_client() as client:
+        past = Past(client, None, Limits(history_requests=5))
+        for number in range(2, 7):
+            await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+        for number in range(7, 20):
+            with pytest.raises(ProblemError) as caught:
+                await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+            assert caught.value.kind.status == 503
+            assert caught.value.after is not None
+        assert client.history_usage.used == 5
+
+
+async def test_what_is_kept_of_the_past_is_bounded_and_grows_old() -> None:
+    end = now_ms() // STEP * STEP
+    async with simulated_client() as client:
+        past = Past(client, None, Limits(cached_bytes=3000))
+        first = Asked("BTCUSDT", "5m", end - 10 * STEP, end, "text")
+        body = await past.read(first)
+        assert await past.read(first) is body
+        await asyncio.sleep(20.0)
+        assert await past.read(first) is not body
+        for number in range(11, 30):
+            await past.read(Asked("BTCUSDT", "5m", end - number * STEP, end, "text"))
+        assert past._bytes <= 3000
+        assert past._bytes == sum(len(kept.body.data) for kept in past._kept.values())
+
+
+async def test_changes_have_the_past_of_the_recording_as_soon_as_it_is_read(tmp_path: Path) -> None:
+    end = now_ms() // STEP * STEP
+    changes = Changes(recorded(tmp_path / "oi.db", end))
+    hub = Hub(FedSource(), on_values=changes.observe)
+    question = Wanted(("BTCUSDT",), "1h", "percent", 1, "text")
+    first = json.loads((await changes.read(hub, question)).data)
+    assert first == {"window": "1h", "filling": True, "changes": []}
+    while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(1.0)
+    (change,) = json.loads((await changes.read(hub, question)).data)["changes"]
+    assert (change["symbol"], change["window"], change["absolute"]) == ("BTCUSDT", "1h", "13")
+    await changes.aclose()
+    await changes.aclose()
+
+
+async def test_changes_go_without_a_recording_that_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = Changes(tmp_path / "oi.db")
+    question = Wanted(None, "1h", "symbol", None, "text")
+    await changes.read(Hub(FedSource()), question)
+    while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(1.0)
+    assert "do not have the past" in caplog.text
+
+
+# -- a service that sends nothing ----------------------------------------------------------------
+
+
+async def test_a_service_of_a_recording_never_serves_a_value_that_is_too_old(
+    tmp_path: Path,
+) -> None:
+    end = now_ms() // STEP * STEP
+    service = Service(None, {"recording": recorded(tmp_path / "oi.db", end)})
+    router = Router(service)
+
+    async def get(path: str) -> Any:
+        name, _, query = path.partition("?")
+        return await router.answer(Request("GET", name, query, {}, lambda: ""))
+
+    early = await get("/open-interest/BTCUSDT?max_age=60")
+    market = await get("/snapshot")
+    await asyncio.sleep(5.0)
+    age = now_ms() / 1000 - end / 1000
+    old = await get(f"/open-interest/BTCUSDT?max_age={age + 600:.0f}")
+    stale = [await get(f"/{each}?max_age=0.5") for each in ("open-interest/BTCUSDT", "snapshot")]
+    unknown = await get("/open-interest/NOSUCHUSDT")
+    await service.aclose()
+    assert (early.status, json.loads(early.body)["type"]) == (503, "urn:binance-oi:no-data")
+    assert (market.status, old.status) == (200, 200)
+    for each in stale:
+        assert (each.status, json.loads(each.body)["type"]) == (503, "urn:binance-oi:too-old")
+    assert unknown.status == 404
