@@ -40,6 +40,7 @@ FULLY_COVERED = (
         f"sending/{name}"
         for name in ("wire", "plain_answers", "parked_connections", "caller_session")
     ),
+    *(f"web/{name}" for name in ("allowances", "events", "limits", "problems", "visitors")),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),
 )
 # Unit tests of the decisions about sending, of decoding and of the errors: pure, or virtual time.

@@ -75,6 +75,24 @@ async def test_a_hub_that_failed_begins_again_after_a_while(
     await service.aclose()
 
 
+async def test_visitors_together_cost_a_bounded_weight() -> None:
+    async with simulated_client() as client:
+        service = Service(client, {"limits": Limits(weight=2)})
+        for name in ("BTCUSDT", "ETHUSDT"):
+            await service.values.one(service.hub, name, None)
+        with pytest.raises(ProblemError) as caught:
+            await service.values.one(service.hub, "XRPUSDT", None)
+        assert (caught.value.kind.status, caught.value.kind.name) == (503, "budget")
+        assert caught.value.after is not None
+        with pytest.raises(ProblemError):
+            await service.values.renew(service.hub, ["BTCUSDT", "ETHUSDT"], 1.0)
+        weight = client.usage.charged
+        cells = [await service.values.one(service.hub, "BTCUSDT", 60.0) for _ in range(3)]
+        assert client.usage.charged == weight
+    assert len({id(cell) for cell in cells}) == 1
+    assert cells[0].value.symbol == "BTCUSDT"
+
+
 async def test_the_life_of_a_mounted_application_restores_the_signals_of_its_server() -> None:
     heard = list[int]()
     app = oi_asgi(recording="never.db")
