@@ -24,6 +24,7 @@ from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
+GROUP_MINUTES = 3  # in a row in which others look like another group: then it is a warning
 MANY = 256  # late changes that are written at once
 _HOLD = struct.Struct("<dd")  # ends of a cooldown and of a ban, Unix s
 ELSEWHERE = Process(UNKNOWN_NAMESPACE, 0, 0)  # no process here can check whether it has ended
@@ -47,7 +48,7 @@ class MemberPool(ApartPool):
     wake: Callable[[], object] = staticmethod(_nobody)
     """The pool calls it when there may be something to ask the server."""
     has_news: bool  # see `ProcessPool`
-    _has_warned = False
+    _like_a_group = 0  # minutes in a row in which others looked like another group of members
     _inherited_until = -math.inf  # until then our parent charged
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
@@ -102,10 +103,11 @@ class MemberPool(ApartPool):
         self._warn_of_doubts()
 
     def _warn_of_a_group(self) -> None:
-        """Warn once if others used the last minute as another group of members would."""
+        """Warn once if others used several minutes as another group of members would."""
         known = self._bucket.known
-        if not self._has_warned and known.of_copies(known.ledger.newest - 1):
-            self._has_warned = True
+        is_like_one = known.of_copies(known.ledger.newest - 1) > 0.0
+        self._like_a_group = self._like_a_group + 1 if is_like_one else 0
+        if self._like_a_group == GROUP_MINUTES:
             logger.warning(
                 "others on this address use the limit as another group of this package would: every"
                 " process behind it needs RedisBudget with the same server and the same egress"

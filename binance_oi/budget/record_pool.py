@@ -66,6 +66,15 @@ class Turn:
     is_bulk: bool = False  # whether `receipts` are for bulk work
 
 
+def _forget_members(known: Known, now: float) -> None:
+    """Expect nobody who was only a member whose weight the record had lost."""
+    others, minute = known.others, known.ledger.minute
+    seen = {k: curve for k, curve in others.curves.items() if minute(k).others > known.negligible}
+    others.curves = seen
+    if not others.curves and not others.expected_surge:
+        others.expected_until = min(others.expected_until, known.clock.earliest(now) - 1)
+
+
 class RecordPool(ProcessPool):
     """A pool whose books are in a record on a server; see `MemberPool` for its arguments.
 
@@ -180,6 +189,7 @@ class RecordPool(ProcessPool):
             for slot in window.slots:
                 window.slots[slot] -= missing.slots[window.seconds, window.counts_requests, slot]
         record.merge(shared.state, ours, before, now)
+        _forget_members(shared.state, now)
 
     def _note_time(self, server: float, sent: float) -> None:
         shared = member_record.decode(self._found) if self._found else None

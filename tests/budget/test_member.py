@@ -300,6 +300,26 @@ def test_what_an_older_copy_has_lost_is_booked_again_and_no_more(
     assert machines.booked() == 120
 
 
+def test_members_that_book_again_are_not_expected_as_others(machines: Machines) -> None:
+    one, other = machines.member(), machines.member()
+    machines.use(one, 30)
+    machines.use(other, 20)
+    receipt = machines.take(one)
+    machines.use(other, 200)
+    machines.keeper.restart()
+    one.reset()
+    machines.talk(one)
+    one.settle(receipt, 251, NOON + int(machines.time.now))
+    machines.tell(one)
+    assert one.usage.others > 100
+    other.reset()
+    machines.talk(other)
+    shared = machines.record()
+    minute = int((NOON + machines.time.now) // 60)
+    assert shared.state.ledger.minute(minute).others == 0
+    assert shared.state.others.expected_until < minute
+
+
 def test_nothing_is_charged_while_members_book_again_and_then_one_goes_alone(
     machines: Machines,
 ) -> None:
@@ -484,7 +504,7 @@ def test_others_who_look_like_another_group_are_warned_of_once(
 ) -> None:
     pool = machines.member()
     machines.use(pool)
-    for minute in (1, 2, 3):
+    for minute in (1, 2, 3, 4, 5):
         machines.time.now = 60.0 * minute + 3.0
         pool.settle(machines.take(pool), 700, NOON + int(machines.time.now))
     said = [each for each in caplog.records if "another group" in each.getMessage()]

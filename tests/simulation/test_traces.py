@@ -118,6 +118,7 @@ UNNOTICED = {
             *(f"budget.turns.{name}" for name in ("LOST", "TRIES", "AGAIN", "RETRY", "ASKED")),
             *(f"budget.turns.{name}" for name in ("TURN", "KEPT")),
             "budget.apart.LEAST_MEMBERS",
+            "budget.member.GROUP_MINUTES",
             "budget.member.MANY",
             "budget.courier.LAST_TURNS",
             *(f"budget.redis_server.{name}" for name in ("FORMAT_KEPT_MS", "MOST_WAITING")),
