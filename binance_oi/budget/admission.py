@@ -266,7 +266,7 @@ def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
         return ours <= min(FAIR * known.limit, most + GROWS * known.limit)
     if others.expected_surge or before is None or not others.past(k):
         return False
-    return ours <= min(OURS * known.limit, before.booked)
+    return ours <= min((OURS - PROBES) * known.limit, before.booked)
 
 
 RULES: tuple[Rule, ...] = (

@@ -23,7 +23,7 @@ from binance_oi.budget.tuning import (
     MEMORY,
     NEGLIGIBLE_SHARE,
     NEGLIGIBLE_WEIGHT,
-    SOONEST,
+    POLL,
     WHOLE,
 )
 from binance_oi.budget.window import Window
@@ -131,7 +131,7 @@ class Known:
         since = max(min(now, self.cautious_until - MINUTE), begin)
         end = min(begin + MINUTE, max(self.cautious_until, now))
         first = 0 if self.after_ban else min(budget, int(AT_ONCE * self.limit))
-        span = MINUTE if self.after_ban else max(end - since, SOONEST)
+        span = MINUTE if self.after_ban else max(end - since, POLL)
         rate = (budget - first) / span
         return first + rate * max(0.0, now - since), rate
 

@@ -4,6 +4,7 @@ Pure. The rule of this file: it does not model who the others are. A bot that po
 that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each
 minute keeps a `Curve`: what others had used by when. The forecast takes the most demanding of the
 last minutes. It expects what others used in that minute from the same second on, and what is late.
+Others with a rhythm of their own may come at any second; see `at_any_second`.
 Before we have seen a whole minute, and when others exceed everything that we saw, the forecast also
 expects them to go on at their mean rate so far.
 """
@@ -11,17 +12,20 @@ expects them to go on at their mean rate so far.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import sub
 
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
     CHANCE,
+    FAIR,
     FORECAST_AGE,
     LATE,
     MEMORY,
+    NEARLY,
+    OFTEN,
     SIGMA,
     SLOT,
-    SOONEST,
     UNSEEN,
 )
 from binance_oi.exchange.limits import WEIGHT
@@ -59,6 +63,16 @@ class Curve:
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
+    def rises(self, *, whole: bool = False) -> list[int]:
+        """What they used in each slot from our first count to our last one, or to the minute's end.
+
+        Use before our first count belongs to the first slot, if the count was in that slot.
+        """
+        seen = self if self.since < SLOT else self.seen()
+        rises = [b - a for a, b in pairwise([0, *seen.heights[int(self.since / SLOT) :]])]
+        unseen = round(MINUTE / SLOT) - len(self.heights) if whole else 0
+        return rises + [round(self.calm * SLOT)] * unseen
+
     def seen(self) -> "Curve":
         """The same curve without what they used before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
@@ -67,7 +81,7 @@ class Curve:
     @property
     def whole(self) -> bool:
         """Whether our counts cover the minute from near its beginning to near its end."""
-        return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
+        return self.since < LATE and self.until > MINUTE - LATE
 
     def draw(self, into: float, height: int) -> None:
         """Note that others had used `height` after `into` s.
@@ -76,7 +90,7 @@ class Curve:
         late as possible. A curve never falls: others cannot return what they have used, and
         `to_come` takes the square root of its values.
         """
-        into, height = min(max(into, self.until, SOONEST), MINUTE), max(height, self.top)
+        into, height = min(max(into, self.until, FORECAST_AGE), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
         base = self.top
         if self.until == 0.0:
@@ -140,7 +154,7 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     most, known = 0.0, -1.0
     whole = any(curve.whole for curve in past)
     for curve in past:
-        rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
+        rate = curve.calm if curve.until - curve.since > LATE else curve.rate
         if whole and not curve.whole:  # use only what we saw, and their usual rate after it
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -148,6 +162,31 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known or not whole:
         most = max(most, going_on(current, into, others))
+    return most
+
+
+def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+    """What others may use in the rest of a minute if they keep to no second of the minute.
+
+    That is as much as in the busiest span of this length, wherever it began. In the last slot it
+    is as much as nine of ten slots held: what is kept then in vain is lost. Once we have seen a
+    whole minute, others use no more in this one than in the busiest span of nearly a minute.
+    The arguments are those of `expected`.
+    """
+    rises = [rise for curve in past for rise in curve.rises(whole=True)] + current.rises()
+    used = [*accumulate(rises, initial=0)]
+
+    def spans(slots: int) -> list[int]:
+        return sorted(map(sub, used[slots:], used)) or [used[-1]]
+
+    rest = math.ceil((MINUTE - into) / SLOT)
+    ends, nearly = spans(rest), spans(NEARLY)
+    if nearly[len(nearly) // 2] > FAIR * current.fastest * NEARLY * SLOT:
+        return 0.0  # copies of us: each would leave the others what they leave it
+    held = ends[math.ceil(OFTEN * (len(ends) - 1)) if rest == 1 else -1]
+    most = held - current.calm * (rest * SLOT - MINUTE + into)
+    if any(curve.whole for curve in past):
+        most = min(most, nearly[-1] - others)
     return most
 
 
@@ -206,7 +245,10 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            latest.question, latest.need = question, expected(past, curve, into, others)
+            need = max(
+                expected(past, curve, into, others), at_any_second(past, curve, into, others)
+            )
+            latest.question, latest.need = question, need
         need = latest.need
         # A rate that we saw for a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)

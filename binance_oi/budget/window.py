@@ -31,7 +31,7 @@ class Window:
     since: float  # monotonic s; `slots` holds all charges up to here as two sums
     slots: dict[int, int] = field(default_factory=dict[int, int])
     """What was used, by the slot in which the exchange counted it at the latest."""
-    parts: int = SLOTS
+    parts: int = field(default_factory=lambda: SLOTS)
     """The number of slots in the window."""
     bulk_at: float = 0.0
     """Monotonic s from which the next bulk request may be sent; see `rolling`."""

@@ -492,10 +492,10 @@ ALL_ALONG = [400 * n // 12 for n in range(1, 13)]
         (EARLY_ON, 400, 0, 450),  # together we used up the minute early: our part grows by 5 %
         (EARLY_ON, 480, 0, 500),  # up to half of the limit
         (EARLY_ON, 600, 0, 500),
-        (EARLY_ON, 300, 0, 50),  # 700 of 1,000 do not use up a minute
+        (EARLY_ON, 300, 0, 40),  # 700 of 1,000 do not use up a minute
         ([501] * 12, 100, 0, 150),  # more than a single copy's part
-        (ALL_ALONG, 540, 0, 50),  # by second 30 they had used 200
-        (EARLY_ON, 400, 1_001, 50),  # copies never exceed the limit
+        (ALL_ALONG, 540, 0, 40),  # by second 30 they had used 200
+        (EARLY_ON, 400, 1_001, 40),  # copies never exceed the limit
     ],
 )
 def test_beside_a_copy_our_part_grows_up_to_half_of_the_limit(

@@ -458,7 +458,10 @@ def test_while_only_the_forecast_prevents_requests_probes_check_it() -> None:
     assert take(made, 61.001 + pause).probe
 
 
-@pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), int(OURS * 1000))])
+OURS_AND_NO_PROBE = round((OURS - PROBES) * 1000)  # our probes come on top of it
+
+
+@pytest.mark.parametrize("had, part", [(30, 31), (int(OURS * 1000), OURS_AND_NO_PROBE)])
 def test_a_part_of_what_we_used_in_the_minute_before_is_always_ours(had: int, part: int) -> None:
     made = bucket(1000, reserve=10)
     fill(made, 1, had)

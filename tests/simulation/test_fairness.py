@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from binance_oi.simulator.counter import Bursts, Others, Steady
 from simulation.fairness import CASES, figures, missed
 from simulation.networks import Even
 from simulation.world import Situation, run
@@ -47,6 +48,24 @@ def test_single_calls_on_the_budget_of_bulk_work_are_served_at_once(sweep: int) 
     assert waits[len(waits) * 99 // 100] <= 1.0
     assert waits[-1] <= 5.0
     assert sweep or outcome.used(3) >= 0.98
+
+
+def beside(others: Others) -> list[int]:
+    """Weight over the limit beside these others, minute by minute."""
+    situation = Situation(
+        minutes=5, limit=600, start=5.0, in_flight=20, leg=Even(0.04), others=others
+    )
+    outcome = run(situation, seed=1)
+    return [max(0, outcome.weights[k] - 600) for k in range(5)]
+
+
+def test_steady_others_of_nearly_the_limit_lose_nothing() -> None:
+    assert beside(Steady(9.5)) == [0] * 5
+
+
+@pytest.mark.parametrize("at", [8.0, *thorough(24.0)])
+def test_bursts_every_45_s_are_served_from_the_third_minute_on(at: float) -> None:
+    assert beside(Bursts(75, at_second=at, every=45.0))[2:] == [0] * 3
 
 
 @pytest.mark.thorough

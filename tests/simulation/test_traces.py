@@ -67,12 +67,8 @@ REAL = "it counts attempts on the real clock, or between threads, which no scrip
 PAST = "no script reads the past; tests/budget/test_rolling.py tests its threshold"
 PLANS = "it concerns plans of pollers; no request is admitted or refused by it"
 # For each number that no script notices, the reason.
-TO_BE_WRITTEN = "its script is outdated since clients start evenly; write a new one"
 SERVER = "it concerns sharing through a server, which tests/simulation/members.py plays"
 UNNOTICED = {
-    "budget.tuning.SURGE_GROWS": TO_BE_WRITTEN,
-    "budget.tuning.SOONEST": TO_BE_WRITTEN,
-    "budget.window.SLOTS": TO_BE_WRITTEN,
     "budget.knowledge.UNKNOWN": "it is infinite",
     "budget.server_clock.MAX_WIDTH_S": BOUND,
     "budget.server_clock.CORES_APART_S": BOUND,

@@ -112,7 +112,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """FORECAST_AGE, LATE, SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
+    """FORECAST_AGE, SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -122,6 +122,16 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
     )
     desk.go_on(62.5, every=0.5, most=1)
     for second in [*every(0.05, 78.0, 79.0), *every(0.1, 83.5, 85.5)]:
+        _room_beside_others(desk, second)
+
+
+@script
+def a_burst_of_half_the_limit_is_late(note: Note) -> None:
+    """LATE: how long we expect it; it is too large to be expected at any second."""
+    desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
+    for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
+        _room_beside_others(desk, second)
+    for second in every(0.25, 156.0, 168.0):
         _room_beside_others(desk, second)
 
 
@@ -309,6 +319,21 @@ def only_our_own_clock_is_known(note: Note) -> None:
     desk.ask()
     desk.to(60.0)
     desk.ask()
+
+
+@script
+def refusals_a_minute_and_two_minutes_apart(note: Note) -> None:
+    """SURGE_GROWS: what we keep free after the second one.
+
+    A calm minute between them halves the surge, so no bound hides the factor by which it grows.
+    """
+    for is_refused in ((True, True, False), (True, False, True, False)):
+        desk = _acquainted(note, 5.0, limit=2_400)
+        for number, refused in enumerate(is_refused):
+            _room_beside_others(desk, 70.0 + 60.0 * number)
+            if refused:
+                desk.send()
+                desk.refuse()
 
 
 @script
