@@ -256,6 +256,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def picture(session: nox.Session) -> None:
+    """The picture of README, or with `-- DIRECTORY` pictures at four widths; needs `chromium`."""
+    install(session, "browser", "-e", ".[cli]")
+    session.run("python", "tests/browser/picture.py", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Every example, as it stands and without arguments."""
     # One of them is a test. In this checkout pytest reads our options, which are of pytest-asyncio.

@@ -28,7 +28,7 @@ from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 
-from . import archive, chart, contenders, past, recording, series, waiters
+from . import archive, chart, contenders, past, recording, reporting, series, waiters
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
@@ -363,6 +363,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "recorder": recording.measure,
     "series": series.measure,
     "archive": archive.measure,
+    "report": reporting.measure,
 }
 
 if __name__ == "__main__":
