@@ -169,8 +169,10 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
     """What others may use in the rest of a minute if they keep to no second of the minute.
 
     That is as much as in the busiest span of this length, wherever it began. In the last slot it
-    is as much as nine of ten slots held: what is kept then in vain is lost. Once we have seen a
-    whole minute, others use no more in this one than in the busiest span of nearly a minute.
+    is as much as nine of ten slots held, because nobody can use later what we keep too much there.
+    Once we have seen a whole minute, others use no more in this one than in the busiest span of
+    nearly a minute.
+
     The arguments are those of `expected`.
     """
     rises = [rise for curve in past for rise in curve.rises(whole=True)] + current.rises()

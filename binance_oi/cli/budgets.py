@@ -3,7 +3,6 @@
 The rule of this file: it sends nothing to an exchange. It shows a budget before it forgets it.
 """
 
-import asyncio
 import socket
 import sys
 from collections.abc import Mapping
@@ -39,6 +38,8 @@ def budgets(output: Output) -> int:
 
 def shared(server: str, egress: str, output: Output) -> int:
     """Show all budgets that machines share through a server, and how many processes do."""
+    import asyncio  # half of the time to show the budgets of this machine, which need none of it
+
     from binance_oi.budget.record_server import ServerError
     from binance_oi.budget.redis import redis_pools
 

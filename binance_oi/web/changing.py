@@ -7,7 +7,7 @@ for each symbol), so it begins with the first question.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -174,7 +174,7 @@ def _filled(path: Path) -> ChangeTracker:
     """A tracker with the past of a recording, as far as changes need it."""
     tracker = ChangeTracker()
     with Recording(path) as recording:
-        span = recording.span()
-        if span is not None:
-            recording.series(since=span[1] - USUAL).fill(tracker)
+        span = recording.span()  # None where a backfill came before the first sweep
+        newest = datetime.now(UTC) if span is None else span[1]
+        recording.series(since=newest - USUAL).fill(tracker)
     return tracker

@@ -9,9 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
-
-from playwright.sync_api import Browser, sync_playwright
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 README_PICTURE = ROOT / ".docs" / "page.png"
@@ -23,7 +23,7 @@ NAMES = (
 WIDTHS = (320, 390, 768, 1440)
 
 
-def take(browser: Browser, url: str, target: Path, width: int, *, dark: bool, whole: bool) -> None:
+def take(browser: Any, url: str, target: Path, width: int, *, dark: bool, whole: bool) -> None:
     context = browser.new_context(
         viewport={"width": width, "height": 720},
         color_scheme="dark" if dark else "light",
@@ -41,7 +41,8 @@ def take(browser: Browser, url: str, target: Path, width: int, *, dark: bool, wh
 
 
 def main(directory: str | None) -> None:
-    with tempfile.TemporaryDirectory() as home, sync_playwright() as running:
+    playwright = import_module("playwright.sync_api")  # of the group `browser` alone
+    with tempfile.TemporaryDirectory() as home, playwright.sync_playwright() as running:
         env = os.environ | {"BINANCE_OI_BUDGET_DIR": home, "XDG_CACHE_HOME": home}
         program = [sys.executable, "-m", "binance_oi"]
         file = str(Path(home) / "oi.db")

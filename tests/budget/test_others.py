@@ -204,7 +204,7 @@ def test_room_is_not_kept_at_any_second_for_copies_of_us() -> None:
 
 
 @pytest.mark.parametrize("at", [3.0, 20.0, 48.0])
-def test_who_has_come_once_a_minute_is_not_expected_again(at: float) -> None:
+def test_others_that_came_already_are_not_expected_twice_in_a_minute(at: float) -> None:
     past = [burst(at) for _ in range(3)]
     assert at_any_second(past, burst(at, until=at + 2), at + 2.0, 500) == 0
 

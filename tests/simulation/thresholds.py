@@ -131,8 +131,8 @@ def a_burst_of_half_the_limit_is_late(note: Note) -> None:
     desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
     for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
         _room_beside_others(desk, second)
-    for second in every(0.25, 156.0, 168.0):
-        _room_beside_others(desk, second)
+    for moment in every(0.25, 156.0, 168.0):
+        _room_beside_others(desk, moment)
 
 
 @script
