@@ -12,7 +12,7 @@ from contextvars import Context
 from binance_oi import fork
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.record_pool import logger
-from binance_oi.budget.record_server import RecordServer
+from binance_oi.budget.record_server import RecordServer, is_cancelled
 from binance_oi.budget.turns import PATIENCE, RETRY, SOON
 from binance_oi.errors import ClientClosedError
 
@@ -41,6 +41,7 @@ class Courier:
         steady: Callable[[], float],
     ) -> None:
         self._pool, self._name, self._connect, self._steady = pool, name, connect, steady
+        pool.wake, pool.nudge = self.wake, self.nudge
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -61,6 +62,12 @@ class Courier:
             self._wakeup.set_result(None)
         elif not self._tasks or not self._is_at_home():
             self._start()
+
+    def nudge(self) -> None:
+        """Wake the task if it runs: what returns after `aclose` starts nothing."""
+        if self._tasks and self._is_at_home():
+            self._is_woken = True
+            self._ring()
 
     def _is_at_home(self) -> bool:
         return self._process is fork.current and self._loop is _running_loop()
@@ -85,7 +92,7 @@ class Courier:
     async def _carry(self, server: RecordServer) -> None:
         """Ask the server until the loop ends."""
         try:
-            while True:
+            while not is_cancelled():
                 try:
                     await self._step(server)
                 except Exception:
@@ -153,10 +160,11 @@ class Courier:
 
     async def _listen(self, server: RecordServer) -> None:
         """Receive messages; without them, the next turn shows what others wrote."""
-        while True:
+        while not is_cancelled():
             with suppress(Exception):
                 await server.listen(self._name, self._pool.hear, self._pool.reset)
-            await asyncio.sleep(RETRY)
+            if not is_cancelled():
+                await asyncio.sleep(RETRY)
 
     async def _finish(self, server: RecordServer) -> None:
         """Return the leases and write the late changes, if the server answers."""

@@ -47,6 +47,8 @@ class MemberPool(ApartPool):
 
     wake: Callable[[], object] = staticmethod(_nobody)
     """The pool calls it when there may be something to ask the server."""
+    nudge: Callable[[], object] = staticmethod(_nobody)
+    """The same, for changes that need no courier of their own."""
     has_news: bool  # see `ProcessPool`
     _like_a_group = 0  # minutes in a row in which others looked like another group of members
     _inherited_until = -math.inf  # until then our parent charged
@@ -129,7 +131,7 @@ class MemberPool(ApartPool):
         self._out -= 1
         self.has_news = True
         self._note(change)
-        self.wake()
+        self.nudge()
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""
@@ -177,12 +179,12 @@ class MemberPool(ApartPool):
         self._notice_fork()
         self.has_news = True
         self._note(change)
-        self.wake()
+        self.nudge()
 
     def _hurry(self) -> None:
         """Write at once: other members wait for it."""
         self._is_urgent = self.has_news = True
-        self.wake()
+        self.nudge()
 
     def _drop_leases(self) -> None:
         self._holds += 1
@@ -248,7 +250,7 @@ class MemberPool(ApartPool):
         elif kind == NEWS:
             self._refusal, self.has_news = None, True
         if self._want is not None:
-            self.wake()
+            self.nudge()
 
     def _hear_hold(self, cooldown: float, banned: float) -> None:
         """Obey a hold, if an exchange can have asked for it."""
@@ -266,7 +268,7 @@ class MemberPool(ApartPool):
         """The connection is new, and so may be the server: compare the record with the journal."""
         if len(self._journal) or self._is_apart:
             self._found = None
-            self.wake()
+            self.nudge()
 
     def give_back(self) -> None:
         """Return the leases, withdraw the demand, and make the late changes due."""

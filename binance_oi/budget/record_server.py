@@ -4,6 +4,7 @@ The rule of this file: it imports no library of a server. `redis_server` has one
 the tests have another, in memory.
 """
 
+import asyncio
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple, Protocol
@@ -74,3 +75,9 @@ class RecordServer(Protocol):
     async def aclose(self) -> None:
         """Close the connections."""
         ...
+
+
+def is_cancelled() -> bool:
+    """Whether this task has to end, even if a library swallowed its cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -104,8 +104,7 @@ class RedisBudget(ProcessBudget):
         pool = MemberPool(
             self._make_part, self._make_state, self._clock, self._wall, self._without_server
         )
-        courier = self._couriers[name] = Courier(pool, name, self._connect, self._clock)
-        pool.wake = courier.wake
+        self._couriers[name] = Courier(pool, name, self._connect, self._clock)
         return pool
 
     def _connect(self) -> RecordServer:

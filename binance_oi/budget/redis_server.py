@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from binance_oi.budget.member_record import FORMAT, ID, VERSION
-from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap
+from binance_oi.budget.record_server import Answer, Outcome, ServerError, Swap, is_cancelled
 from binance_oi.budget.turns import NEXT, PATIENCE, TURN
 from binance_oi.errors import printable
 from binance_oi.extras import library
@@ -20,6 +20,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 FORMAT_KEPT_MS = 120_000  # for which an unused format keeps older versions away
 MOST_WAITING = 64  # members in the queue of turns
+LISTENED = 1.0  # s after which a listener asks whether it has to end
 EGRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 # Keys: the record, the queue of turns, the newest format in use. TIME before a write needs effect
@@ -196,7 +197,8 @@ class RedisServer:
                 reset()
                 again = _Again(reset)
                 pubsub.connection.register_connect_callback(again.connected)
-                async for message in pubsub.listen():
+                while not is_cancelled():
+                    message = await pubsub.get_message(timeout=LISTENED)
                     if message is not None and message.get("type") == "message":
                         hear(bytes(message["data"]))
         except self._odd as error:

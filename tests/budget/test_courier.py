@@ -14,7 +14,7 @@ import pytest
 from binance_oi.budget.courier import Courier
 from binance_oi.budget.member import MemberPool
 from binance_oi.budget.pool import ProcessBudget, fresh_state
-from binance_oi.budget.record_server import Answer, Swap
+from binance_oi.budget.record_server import Answer, ServerError, Swap
 from binance_oi.budget.turns import LOST
 from binance_oi.errors import BudgetExhaustedError, ClientClosedError, Reason
 from binance_oi.sending.governor import Governor
@@ -47,7 +47,6 @@ class Member:
             without_server,
         )
         self.courier = Courier(self.pool, POOL, lambda: self.link, steady)
-        self.pool.wake = self.courier.wake
         self.governor = Governor(self.pool)
 
     async def call(self, **more: Any) -> None:
@@ -103,6 +102,7 @@ async def test_closing_during_a_request_leaves_it_charged_and_ends(keeper: Keepe
     await one.call()
     async with one.governor.reserve(7):
         await one.courier.aclose()
+    assert not one.courier._tasks  # what returns after the end starts nothing
     await other.call()
     assert other.pool.usage.charged == 9
     await asyncio.sleep(5.0)
@@ -225,6 +225,25 @@ async def test_a_fault_of_our_own_is_logged_and_ends_nothing(
     await member.call()
     assert "a turn at the shared budget failed" in caplog.text
     await member.courier.aclose()
+
+
+def test_a_library_that_swallows_a_cancellation_does_not_delay_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Link.listen
+
+    async def listen(self: Link, *arguments: Any) -> None:
+        try:
+            await real(self, *arguments)
+        except asyncio.CancelledError:
+            raise ServerError("a time-out of its own") from None
+
+    monkeypatch.setattr(Link, "listen", listen)
+
+    async def use() -> None:
+        await Member(Keeper(lambda: EPOCH_S + 1030.0)).call()
+
+    run(use())  # it ends its tasks, and waits for them
 
 
 def test_a_loop_that_ends_without_closing_returns_the_leases() -> None:

@@ -192,7 +192,6 @@ def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, li
     pool = MemberPool(make_bucket, lambda clock: fresh_state(limit, clock, wall), steady, wall)
     gated = _Gated(stage.links[number], stage.gates[number])
     courier = Courier(pool, POOL, lambda: gated, steady)
-    pool.wake = courier.wake
     if number < len(stage.couriers):
         stage.couriers[number] = courier
     else:

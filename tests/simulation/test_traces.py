@@ -117,7 +117,10 @@ UNNOTICED = {
             "budget.member.GROUP_MINUTES",
             "budget.member.MANY",
             "budget.courier.LAST_TURNS",
-            *(f"budget.redis_server.{name}" for name in ("FORMAT_KEPT_MS", "MOST_WAITING")),
+            *(
+                f"budget.redis_server.{name}"
+                for name in ("FORMAT_KEPT_MS", "MOST_WAITING", "LISTENED")
+            ),
         ),
         SERVER,
     ),
