@@ -56,7 +56,7 @@ class Listener(asyncio.Protocol):
     def _was_lost(self, data: bytes, place: int) -> bool:
         return b"event: lost" in data[max(0, place - 80) : place]
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
 
 
