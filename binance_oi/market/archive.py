@@ -1,16 +1,16 @@
-"""Open interest since 2020: the exchange's public archive, day by day.
+"""Reads open interest since 2020 from the exchange's public archive, day by day.
 
-The rule of this file: a row is what the archive has, or it is not there. Nothing is interpolated,
-and each stretch without rows is a hole with its reason:
+The rule of this file: every row comes from the archive. Nothing is interpolated, and each stretch
+without rows is a hole with its reason:
 
-    no_file         the archive has no file of that day, or none with a checksum
-    not_published   the same of the last two days: the file may still appear
-    no_row          the file has no row
+    no_file         the archive has no file for that day, or none with a checksum
+    not_published   there is no file for one of the last two days: it may still appear
+    no_row          the file has no row for the instant
     no_value        the row has no open interest, or none above 0
     unreadable      the file could not be read: see `ArchiveDay.error`
 
-A cached file counts only while its checksum is the one that the archive shows now. So a torn, a
-damaged and an outdated file are read again, and a run that was killed goes on where it was.
+A cached file counts only while its checksum equals the one that the archive publishes now. So an
+incomplete, damaged or outdated file is downloaded again, and a killed run continues where it ended.
 """
 
 import asyncio
@@ -65,38 +65,38 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 NO_FILE, NOT_PUBLISHED, NO_ROW = "no_file", "not_published", "no_row"
 NO_VALUE, UNREADABLE = "no_value", "unreadable"
 DETAILS = {
-    NO_FILE: "the archive has no file of that day",
+    NO_FILE: "the archive has no file for that day",
     NOT_PUBLISHED: "the file may still appear",
     NO_VALUE: "the row has no open interest above 0",
 }
 
 FIRST_DAY = date(2020, 9, 1)  # of BTCUSDT; most others begin on 2021-12-01 [O] 2026-11
-PUBLISHED_WITHIN_MS = 2 * DAY_MS  # after its end; a day appears on the next one [O] 2026-11
+PUBLISHED_WITHIN_MS = 2 * DAY_MS  # of the day's end; usually a file appears a day later [O] 2026-11
 MAX_CONNECTIONS = 4
 AHEAD = 8  # files that are read ahead of the caller
-TRIES = 3  # for a checksum and its file to fit: the archive may publish the day at that moment
+TRIES = 3  # until checksum and file match: the archive may replace both between the two requests
 TRY_AGAIN_S = 2.0
-FAILED_IN_A_ROW = 3  # days, after which the archive is out of reach and not one file broken
+FAILED_IN_A_ROW = 3  # days; so many failures mean that the archive itself is out of reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArchiveDay(Encodable):
-    """One day (UTC) of one symbol: each instant once, in the order of time."""
+    """One day (UTC) of one symbol: each instant once, sorted by time."""
 
     symbol: str
     day: date
     written: tuple[InstantRow, ...] = field(default=(), repr=False)
-    """The rows with the digits of the archive, as a recording keeps them."""
+    """The rows with their numbers as text, as the archive has them and a recording keeps them."""
     holes: tuple[Gap, ...] = ()
     """Stretches without rows, each from its first to its last missing instant."""
     odd_rows: tuple[str, ...] = ()
-    """Rows of the file that are left out; the first eight, each with its reason."""
+    """The first eight rows of the file that were left out, each with the reason."""
     odd: int = 0
-    """Their number."""
+    """The number of rows that were left out."""
     repeated: int = 0
-    """Rows of the file that say the same as another one."""
+    """The number of rows that repeat another row."""
     is_cached: bool = False
-    """Whether the file was in the cache, with the checksum that the archive shows now."""
+    """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
     """Why there are no rows."""
 
@@ -111,9 +111,9 @@ class _ArchiveProgress(NamedTuple):
     symbol: str
     day: date
     done: int
-    """Days of all symbols."""
+    """Days that are read, of all symbols."""
     days: int
-    """Days to do in all."""
+    """Days to read, of all symbols."""
     rows: int
     requests: int
 
@@ -130,7 +130,7 @@ class _Stretch(NamedTuple):
     last: int
 
     def days(self) -> Iterator[date]:
-        """Each day that has an instant of it."""
+        """Each day (UTC) that the stretch touches."""
         day, last = instant(self.first).date(), instant(self.last).date()
         while day <= last:
             yield day
@@ -138,12 +138,12 @@ class _Stretch(NamedTuple):
 
     @property
     def day_count(self) -> int:
-        """How many days that are."""
+        """The number of days that the stretch touches."""
         return max(0, self.last // DAY_MS - self.first // DAY_MS + 1)
 
 
 class _File(NamedTuple):
-    """One file, or why there is none."""
+    """One file, or the error that prevented it; neither when the archive has no file."""
 
     found: MetricsFile | None = None
     is_cached: bool = False
@@ -161,14 +161,14 @@ class Archive:
                 for row in day:
                     ...
 
-    It needs no client, and draws on none of the exchange's limits.
+    It needs no client, and uses none of the exchange's limits.
 
     Args:
         cache: A directory for the files; made when missing. Several archives and processes may
             use one directory at the same time.
-        base_url: Of the archive, or of a mirror of it: ``https://host``, or ``http://`` on this
+        base_url: URL of the archive or of a mirror: ``https://host``, or ``http://`` on this
             machine.
-        connections: Requests under way at the same time, at most 4.
+        connections: The number of concurrent requests, at most 4.
         pace: Requests per second.
         timeout: Seconds for one file. A failure is tried again after 1, 5 and 25 s.
         proxy: URL of an HTTP proxy, ``http://`` or ``https://``; the environment is ignored.
@@ -226,11 +226,11 @@ class Archive:
         until: Moment = None,
         on_progress: Callable[[ArchiveProgress], None] | None = None,
     ) -> AsyncGenerator[ArchiveDay, None]:
-        """Each day of each symbol: symbol after symbol, and the oldest day first.
+        """Yield each day of each symbol: symbol after symbol, and the oldest day first.
 
-        A day has its instants from 00:00 to 23:55, whichever of its two files has them. A file that
-        cannot be read is an `error` of its day, and stops nothing. It holds no more than a few
-        days in memory.
+        A day has its instants from 00:00 to 23:55; the row of 00:00 may come from the file of the
+        previous day. A file that cannot be read sets `error` of its day, and the iteration goes on.
+        Memory holds no more than a few days.
 
         Args:
             symbols: Names, such as ``BTCUSDT``.
@@ -244,11 +244,11 @@ class Archive:
             TypeError: At once: a bound is of another type.
             ValueError: At once: a bound cannot be one, or `since` is later than `until`.
             InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
-            BinanceOIError: The archive refuses this address, or three days in a row failed for the
-                lack of an answer. The same call goes on with what is cached.
+            BinanceOIError: The archive refuses this address, or did not answer for three days in a
+                row. The same call continues later with the files in the cache.
             RecordingError: The cache cannot be read or written.
 
-        Cost: two requests for each day that is not cached, and one for each that is.
+        Cost: one request for each cached day, and two for each other day; no weight.
         """
         asked = _stretch(since, until, round(self._clock() * 1000))
         return self._days(check_symbols(symbols), asked, on_progress)
@@ -275,7 +275,7 @@ class Archive:
     async def _files_of(
         self, symbols: Sequence[str], asked: _Stretch
     ) -> AsyncGenerator[tuple[str, date, _File], None]:
-        """Every file in its order, while a few later ones are on their way."""
+        """Yield every file in order, and download a few files ahead of the caller."""
         wanted = ((symbol, day) for symbol in symbols for day in asked.days())
         ahead: deque[tuple[str, date, asyncio.Task[_File]]] = deque()
         failed = 0
@@ -298,7 +298,7 @@ class Archive:
             await _end([task for _, _, task in ahead])
 
     async def _file_before(self, symbol: str, day: date, asked: _Stretch, file: _File) -> _File:
-        """The file before the first one, if that may have the first instant of the day."""
+        """The file of the previous day, if the row of midnight can only be there."""
         midnight = midnight_ms(day)
         if asked.first > midnight or (file.found is not None and midnight in file.found.rows):
             return _NOTHING
@@ -365,8 +365,8 @@ def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile |
 def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
     """Keep a file, and decode it.
 
-    Whoever reads the cache compares the checksum, so a file may be torn by a crash. The other name
-    serves people who use the files by hand.
+    A crash may leave an incomplete file: readers of the cache compare its checksum. The temporary
+    name is for people who use the files by hand: they never see a half-written file.
     """
     part = place.with_name(f"{place.name}.part")
     try:
@@ -383,7 +383,7 @@ def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
 def _day(
     symbol: str, day: date, asked: _Stretch, file: _File, before: _File, now: int
 ) -> ArchiveDay:
-    """The instants of one day, from its file, and at midnight also from the file before."""
+    """The instants of one day, from its file; midnight may come from the file before it."""
     midnight = midnight_ms(day)
     first, last = max(asked.first, midnight), min(asked.last, midnight + DAY_MS - 1)
     found = file.found or MetricsFile()
@@ -409,7 +409,7 @@ def _day(
 
 
 def _holes(due: range, rows: Container[int], file: _File, before: _File, now: int) -> Sequence[Gap]:
-    """The instants without a row, each stretch with its reason."""
+    """The stretches of instants without a row, each with its reason."""
     missing = [at for at in due if at not in rows]
     if not missing:  # nearly always
         return ()
@@ -434,11 +434,11 @@ def _blank_of(file: _File) -> Iterable[int]:
 
 
 def _stretch(since: Moment, until: Moment, now: int) -> _Stretch:
-    """The instants that are asked for, no later than the end of yesterday.
+    """The requested instants, no later than the end of yesterday.
 
     Raises:
         TypeError: A bound is of another type.
-        ValueError: A bound cannot be one, or the range ends before it begins.
+        ValueError: A bound is no moment, or the range ends before it begins.
     """
     yesterday = now // DAY_MS * DAY_MS - 1
     check_moment("since", since)

@@ -1,13 +1,12 @@
-"""How open interest changes over windows of time, and how unusual a change is.
+"""Computes how open interest changes over windows of time, and how unusual a change is.
 
-The rule of this file: a change compares two rows that are there, at both ends of its window. A hole
-stays a hole, and nothing is interpolated. Differences are exact decimals; only ratios and
-statistics are floats. A change is compared with changes of the same symbol and the same window that
-end within the 7 days before it, itself not among them.
+The rule of this file: a change is the difference of two existing rows, one at each end of its
+window. A hole stays a hole; nothing is interpolated. Differences are exact decimals; only ratios
+and statistics are floats. A change is compared with the earlier changes of its symbol and window
+that end within 7 days before it.
 
-`changes_of` goes through rows that are there already. A `ChangeTracker` follows a poll, and gives
-the same values: both consist of the same steps, and what they keep of the past depends on the rows
-alone. What is kept of a symbol does not grow.
+`changes_of` reads existing rows, and a `ChangeTracker` follows a poll. Both run the same code on
+the same rows, so both compute the same values. The memory for a symbol has a fixed size.
 """
 
 import math
@@ -21,8 +20,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
-USUAL_MS = 7 * 86_400_000  # how far back the changes end with which a change is compared
-LATE_MS = 60_000  # how long after an instant a sample from before it may still come
+USUAL_MS = 7 * 86_400_000  # a change is compared with changes that end up to 7 days before it
+LATE_MS = 60_000  # after an instant: until then a sample of an earlier time may still arrive
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 
@@ -67,22 +66,22 @@ class _Change(NamedTuple):
     absolute: Decimal
     """The exact difference, in units of the base asset."""
     percent: float | None
-    """The difference in percent of the open interest before; None when that was 0."""
+    """The difference in percent of the open interest at the beginning; None when that was 0."""
     usd: Decimal | None
-    """The exact difference of the notional, in units of the quote asset: the price moves it, too.
-    None where one of the two notionals is not known."""
+    """The exact difference of the notional, in units of the quote asset; the price moves it, too.
+    None when either notional is unknown."""
     per_supply: float | None
-    """The difference as a part of the circulating supply (0.01 is one percent of it), where known:
-    the supply at the end of the window, or else at its beginning."""
+    """The difference as a share of the circulating supply (0.01 is one percent). The supply is that
+    at the end of the window, or else at its beginning; None when neither is known."""
     z_score: float | None
-    """How many standard deviations `percent` is above the mean of those it is compared with. None
-    when they are fewer than 200, or all equal."""
+    """How many standard deviations `percent` is above the mean of the compared changes. None when
+    there are fewer than 200 of them, or all are equal."""
     percentile: float | None
-    """The share of them that is smaller, from 0 to 100; an equal one counts half. None when they
-    are fewer than 200."""
+    """The share of the compared changes that is smaller, from 0 to 100; an equal change counts
+    half. None when there are fewer than 200 of them."""
     compared: int
-    """With how many changes it is compared: those of this symbol and window that end in the 7 days
-    before this one."""
+    """The number of compared changes: those of this symbol and window that end in the 7 days before
+    this one."""
 
 
 class Change(_Change, Encodable):
@@ -118,20 +117,21 @@ class _Plan(NamedTuple):
 def changes_of(
     rows: Iterable[Observation], windows: Sequence[Length] = WINDOWS, *, step: Length = "5m"
 ) -> Iterator[Change]:
-    """Every change that these rows show: for each row, one for each window, in this order.
+    """Yield the changes of each row, one for each window, in the order of `windows`.
 
-    A window that begins where no row is has no change. Memory does not grow with the rows.
+    There is no change when the window has no row at its beginning. Memory does not grow with the
+    number of rows.
 
     Args:
-        rows: By symbol and time, each instant once, such as `Recording.series` and `History`. Rows
-            whose time is no multiple of the step are left out.
+        rows: Sorted by symbol and time, each instant once, such as a `Recording.series` or a
+            `History`. Rows whose time is not a multiple of the step are left out.
         windows: Lengths of time, multiples of the step.
-        step: From row to row; 5 minutes or a multiple.
+        step: The time from row to row: 5 minutes or a multiple.
 
     Raises:
         TypeError: A length is of another type.
-        ValueError: A length is not possible; or, while it is iterated over, rows of one symbol are
-            not in the order of time.
+        ValueError: A length is out of range or not a multiple; or, during iteration, the rows of a
+            symbol are not sorted by time.
     """
     return _changes(rows, _Plan.of(windows, step))
 
@@ -153,13 +153,13 @@ def _row(row: Observation) -> _Row:
 
 
 class ChangeTracker:
-    """Changes of many symbols while a poll goes on.
+    """Follows the changes of many symbols during a poll.
 
-    Give it the past of a symbol with `fill`, and then each new sample with `observe`. At each
-    instant, a multiple of the step, the row of a symbol is its last sample that is at most one step
-    old, as in `Recording.series`. A sample counts if it comes within 60 s of the samples after it.
+    Call `fill` with the past of a symbol, then `observe` with each new sample. At each instant, a
+    multiple of the step, the row of a symbol is its last sample that is at most one step old, as in
+    `Recording.series`. Samples may arrive up to 60 s out of order.
 
-    Memory of a symbol: a row for each step of the longest window, and for each window 16 bytes for
+    Memory for a symbol: a row for each step of the longest window, and for each window 16 bytes for
     each step of 7 days (32 KiB with steps of 5 minutes).
 
     Args:
@@ -168,7 +168,7 @@ class ChangeTracker:
 
     Raises:
         TypeError: A length is of another type.
-        ValueError: A length is not possible.
+        ValueError: A length is out of range or not a multiple.
     """
 
     def __init__(self, windows: Sequence[Length] = WINDOWS, *, step: Length = "5m") -> None:
@@ -182,7 +182,7 @@ class ChangeTracker:
 
     @property
     def step(self) -> int:
-        """Ms from row to row."""
+        """The time from row to row, ms."""
         return self._plan.step
 
     @property
@@ -191,13 +191,13 @@ class ChangeTracker:
         return tuple(self._tracks)
 
     def fill(self, symbol: str, rows: Iterable[Observation]) -> None:
-        """Set the past of a symbol, also when it is already observed; its samples stay.
+        """Set the past of a symbol. Samples that were already observed stay.
 
         Args:
             symbol: The symbol.
-            rows: All rows that are known, in any order; 7 days and the longest window are enough.
-                Where an instant has a sample as well, the sample counts. Rows whose time is no
-                multiple of the step are left out.
+            rows: All known rows, in any order; 7 days plus the longest window are enough. When an
+                instant also has a sample, the sample counts. Rows whose time is not a multiple of
+                the step are left out.
         """
         step = self._plan.step
         found = {row.time: _row(row) for row in rows if row.time % step == 0}
@@ -221,7 +221,7 @@ class ChangeTracker:
         notional: Decimal | None = None,
         circulating_supply: Decimal | None = None,
     ) -> None:
-        """Add one sample. The same sample may come again.
+        """Add one sample. Adding it again changes nothing.
 
         Args:
             symbol: The symbol.
@@ -236,13 +236,13 @@ class ChangeTracker:
         track.observe(_Row(time, open_interest, notional, circulating_supply, is_live=True))
 
     def forget(self, symbol: str) -> None:
-        """Drop a symbol, for example because it is not listed any longer."""
+        """Drop a symbol, for example one that the exchange delisted."""
         self._tracks.pop(symbol, None)
 
     def settled(self, symbol: str, window: Length) -> Change | None:
-        """The change up to the latest instant whose row is final; the same as that of `changes_of`.
+        """The change up to the latest instant whose row is final, equal to that of `changes_of`.
 
-        None when there is no row at one of its ends.
+        None when either end of the window has no row.
 
         Raises:
             ValueError: The tracker does not have this window.
@@ -253,7 +253,7 @@ class ChangeTracker:
     def latest(self, symbol: str, window: Length) -> Change | None:
         """The change up to the latest sample, or up to the latest row if that is newer.
 
-        The window of a sample begins with the row of the last instant at or before its beginning.
+        A sample is compared with the row of the latest instant that is at least one window older.
         None when that row is missing.
 
         Raises:
@@ -270,7 +270,7 @@ class ChangeTracker:
 
 
 class _Track:
-    """The rows of one symbol that its windows need. A slot is the number of an instant."""
+    """Keeps the rows of one symbol that its windows need. A slot is the number of an instant."""
 
     __slots__ = ("_plan", "_rows", "_samples", "_slot", "_spreads", "_symbol")
 
@@ -285,10 +285,10 @@ class _Track:
     # -- rows ----------------------------------------------------------------------------------
 
     def add(self, row: _Row) -> None:
-        """Add the row of a later instant; those in between are holes.
+        """Add the row of a later instant; the instants in between become holes.
 
         Raises:
-            ValueError: It is not later.
+            ValueError: The row is not later than the last one.
         """
         slot = row.time // self._plan.step
         if self._slot is not None and slot <= self._slot:
@@ -297,7 +297,7 @@ class _Track:
         self._put(slot, row)
 
     def _pass(self, last: int) -> None:
-        """Let the instants up to `last` be holes, as far as they have no row."""
+        """Mark the instants up to `last` that have no row as holes."""
         first = last if self._slot is None else self._slot + 1
         kept = max(len(self._rows), self._plan.usual + 1)
         for slot in range(max(first, last - kept + 1), last + 1):
@@ -314,7 +314,7 @@ class _Track:
                 spread.put(slot, _percent(before.open_interest, row.open_interest))
 
     def _row(self, slot: int) -> _Row | None:
-        """The row of a slot; None when it has none, or it is not kept."""
+        """The row of a slot; None when the slot has none, or the row is no longer kept."""
         if self._slot is None or not self._slot - len(self._rows) < slot <= self._slot:
             return None
         return self._rows[slot % len(self._rows)]
@@ -333,7 +333,7 @@ class _Track:
             self._settle()
 
     def _settle(self) -> None:
-        """Turn samples into rows, at the instants for which no other sample is expected."""
+        """Turn samples into rows, at the instants for which no other sample can arrive."""
         step, newest = self._plan.step, self._samples[max(self._samples)].time
         last = (newest - LATE_MS - 1) // step
         first = -math.inf if self._slot is None else self._slot
@@ -347,14 +347,14 @@ class _Track:
             self._samples = {slot: each for slot, each in self._samples.items() if slot >= last}
 
     def is_open(self, time: int) -> bool:
-        """Whether samples may still decide about the row of an instant."""
+        """Whether a sample may still become the row of an instant."""
         if self._slot is None or not self._samples:
             return False
         step, newest = self._plan.step, self._samples[max(self._samples)].time
         return self._slot * step < time <= newest + step
 
     def live_rows(self) -> list[_Row]:
-        """The rows that were samples, with the instant as their time."""
+        """The rows that come from samples, each with the time of its instant."""
         if self._slot is None:
             return []
         step, first = self._plan.step, self._slot - len(self._rows) + 1
@@ -362,7 +362,7 @@ class _Track:
         return [row._replace(time=slot * step) for slot, row in slots if row and row.is_live]
 
     def take_samples(self, other: "_Track") -> None:
-        """Take what another track of this symbol has not turned into rows."""
+        """Take the samples that another track of this symbol has not turned into rows."""
         for slot in sorted(other._samples):
             self.observe(other._samples[slot])
 
@@ -410,7 +410,7 @@ class _Track:
         )
 
     def _not_compared(self, spread: Spread, time: int) -> list[float | None]:
-        """The changes that do not end in the 7 days before `time`, of those that are kept."""
+        """The kept changes that do not end within 7 days before `time`."""
         if self._slot is None:
             return []
         step, latest = self._plan.step, self._slot
@@ -421,7 +421,7 @@ class _Track:
 
 
 def _percent(before: Decimal, after: Decimal) -> float | None:
-    """The change in percent; None without an open interest before."""
+    """The change in percent; None when `before` is not above 0, or the result is not finite."""
     if before <= 0:
         return None
     share = float(_EXACTLY.subtract(after, before)) / float(before) * 100.0

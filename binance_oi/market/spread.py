@@ -1,7 +1,7 @@
-"""How unusual one number is among those of the last days.
+"""Says how unusual a number is among the numbers of the last days.
 
-The rule of this file: the answer depends on the numbers alone, and not on the order or the history
-in which they came and went. So a program that starts anew gets the same answer as one that never
+The rule of this file: a score depends on the numbers alone, not on the order in which they were
+added, nor on earlier numbers. So a program that restarts computes the same score as one that never
 stopped. Sums of floats would drift; these sums are exact integers.
 """
 
@@ -11,8 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LEAST = 200  # numbers; fewer say little about what is usual
-SCALE = 2.0**100  # as an integer, a number of at least 1e-15 is exact, and any other off by 1e-30
+LEAST = 200  # numbers; fewer do not show what is usual
+SCALE = 2.0**100  # a number is exact from 1e-15; a smaller one loses less than 1e-30
 _HOLE = math.nan
 
 
@@ -20,16 +20,16 @@ class Score(NamedTuple):
     """Where one number stands among others."""
 
     z_score: float | None
-    """Its distance from their mean, in standard deviations; None when all of them are equal."""
+    """Its distance from the mean of the others, in standard deviations; None if all are equal."""
     percentile: float
-    """The share of them that is smaller, from 0 to 100; an equal one counts half."""
+    """The share of the others that is smaller, from 0 to 100; an equal number counts half."""
 
 
 class Spread:
-    """The numbers of the latest slots; a slot may have none.
+    """Holds the numbers of the latest slots; a slot may have none.
 
     Args:
-        size: How many slots count; memory is 16 bytes for each.
+        size: How many slots it holds, at 16 bytes each.
     """
 
     __slots__ = ("_ring", "_sorted", "_squares", "_sum")
@@ -44,7 +44,7 @@ class Spread:
         return len(self._sorted)
 
     def put(self, slot: int, number: float | None) -> None:
-        """Set the number of a slot; the number of the slot `size` before it is forgotten."""
+        """Set the number of a slot, in place of the number of the slot `size` slots earlier."""
         at = slot % len(self._ring)
         old = self._ring[at]
         if not math.isnan(old):
@@ -70,11 +70,13 @@ class Spread:
     def score(
         self, number: float, without: Sequence[float | None] = ()
     ) -> tuple[Score | None, int]:
-        """Where `number` stands, and among how many; no score among fewer than `LEAST`.
+        """The score of `number`, and how many numbers it is compared with.
+
+        The score is None when they are fewer than `LEAST`.
 
         Args:
             number: The number to judge.
-            without: Numbers of slots that do not count now.
+            without: The numbers of those slots to leave out of the comparison.
         """
         left_out = [each for each in without if each is not None]
         count = len(self._sorted) - len(left_out)
@@ -95,7 +97,7 @@ def _exact(number: float) -> int:
 
 
 def _z_score(number: int, count: int, total: int, squares: int) -> float | None:
-    """The z-score, from integers that are all exact; the deviation is that of a sample (n - 1)."""
+    """The z-score, from exact integers; the standard deviation is that of a sample (n - 1)."""
     spread = count * squares - total * total
     if spread <= 0:
         return None

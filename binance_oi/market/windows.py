@@ -1,7 +1,7 @@
-"""Lengths of time over which open interest is compared: the step of a series, and windows.
+"""Checks lengths of time: the step of a series, and the windows over which changes are computed.
 
-The rule of this file: a length is a whole number of steps, and a step a whole number of the five
-minutes from row to row of the past. So no length falls between two rows.
+The rule of this file: a window is a whole number of steps, and a step is a multiple of 5 minutes,
+the distance of the rows of the past. So a window always begins and ends at a row.
 """
 
 import re
@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from binance_oi.arguments import check_count
 
-ROW_MS = 300_000  # from row to row of the past
-LONGEST_MS = 366 * 86_400_000  # of a window: each symbol keeps a row in memory for each step of it
+ROW_MS = 300_000  # from one row of the past to the next
+LONGEST_MS = 366 * 86_400_000  # of a window; memory holds a row for each of its steps and symbols
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
 """The windows over which changes are computed by default."""
 
@@ -31,7 +31,7 @@ def length_ms(name: str, length: object) -> int:
 
     Raises:
         TypeError: It is of another type.
-        ValueError: It is no length above 0, or longer than 366 days.
+        ValueError: It is not a length, not above 0, or longer than 366 days.
     """
     match length:
         case str():
@@ -55,7 +55,7 @@ def step_ms(step: Length) -> int:
 
     Raises:
         TypeError: It is of another type.
-        ValueError: It is no whole number of 5 minutes above 0, or longer than 366 days.
+        ValueError: It is not a multiple of 5 minutes, not above 0, or longer than 366 days.
     """
     ms = length_ms("step", step)
     if ms % ROW_MS:
@@ -72,7 +72,7 @@ def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
 
     Raises:
         TypeError: One of them is of another type, or `windows` is a single text.
-        ValueError: There is none, or one is no whole number of steps above 0.
+        ValueError: There is none, or one is not a multiple of the step.
     """
     if isinstance(windows, str):
         raise TypeError(f"windows must be a list of lengths, such as ['1h'], not {windows!r}")
@@ -86,7 +86,7 @@ def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
 
 
 def label(ms: int) -> str:
-    """A length as text: in whole hours if it has them, otherwise in minutes, seconds or ms."""
+    """A length as text, in the largest unit that divides it: hours, minutes, seconds or ms."""
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if ms % size == 0:
             return f"{ms // size}{unit}"

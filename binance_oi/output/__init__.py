@@ -1,18 +1,18 @@
-"""What can be made of a recording, and of the past: data files, charts, a page.
+"""Writes recordings and history as data files, charts and an HTML report.
 
-selection.py  which samples leave a recording
-cells.py      cells of CSV that a spreadsheet takes for text
-export.py     Parquet, CSV and JSON Lines
-series.py     a series as one of them
-curve.py      samples as a line, broken where nothing was recorded
-chart.py      charts with matplotlib
-drawing.py    charts as SVG text
-markup.py     pieces of HTML
-completeness.py  slots, gaps by reason, failed reads
-movers.py     what the market did
-page/         the page of the service and of a report: template, style, script
-report.py     one HTML page
-past.py       the past of many symbols as one file, over several runs
+selection.py  selects the samples of a recording by symbol and time
+cells.py      writes CSV cells that a spreadsheet does not run as formulas
+export.py     writes samples as Parquet, CSV or JSON Lines
+series.py     writes a series in the same formats
+curve.py      turns samples into a line, broken where nothing was recorded
+chart.py      draws charts with matplotlib
+drawing.py    draws charts as SVG text
+markup.py     escapes values and builds pieces of HTML
+completeness.py  counts slots, gaps by reason and failed reads
+movers.py     finds the largest changes of the market
+page/         template, style and script of the HTML page of the service and of a report
+report.py     writes a report: one HTML page
+past.py       writes the history of many symbols into one file, over several runs
 """
 
 from binance_oi.output.chart import plot

@@ -1,7 +1,7 @@
-"""Charts of recorded open interest, as SVG or PNG.
+"""Draws charts of recorded open interest, as SVG or PNG.
 
-The rule of this file: a line is broken where nothing was recorded, or a gap would look like a calm
-market. matplotlib (the extra `plot`) is imported on first use, and needs no display.
+The rule of this file: a line breaks where nothing was recorded; otherwise a gap would look like a
+calm market. It imports matplotlib (the extra `plot`) on first use, and needs no display.
 """
 
 import math
@@ -61,22 +61,21 @@ def plot(
 ) -> None:
     """Draw the open interest of each symbol over time, one chart below the other.
 
-    Gaps are shaded, and the legend has their reasons.
+    The charts shade gaps, and a legend names their reasons.
 
     Args:
         recording: The source of the samples.
         target: A file whose name ends in ``.svg`` or ``.png``.
-        symbols: One chart for each.
+        symbols: The symbols, each with a chart of its own.
         since: The earliest transaction time (aware).
-        until: The end of the span, excluded (aware).
-        usd: Draw open interest times mark price, and not units of the base asset.
+        until: The end of the span, not included (aware).
+        usd: Draw open interest times mark price instead of units of the base asset.
         dark: Use light lines on a dark ground.
 
     Raises:
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
-        RecordingError: There is nothing to draw, or no mark price was recorded for a chart in USD,
-            or the target cannot be written, is the recording
-            or a side file of it, or has another suffix.
+        RecordingError: There is nothing to draw, a chart in USD has no recorded mark price, or the
+            target cannot be written, is the recording or a side file of it, or has another suffix.
         ModuleNotFoundError: matplotlib is missing; it comes with the extra `plot`.
         ValueError: A time has no time zone, or `since` is later than `until`.
     """
@@ -117,7 +116,7 @@ def _draw(names: Sequence[str], lines: Sequence[Curve], gaps: Sequence[Mark], un
 
 
 def _shade(axes: Any, gaps: Sequence[Mark]) -> None:
-    """Draw the gaps behind the line; the legend has each reason once."""
+    """Draw the gaps behind the line; the legend names each reason once."""
     named: set[str] = set()
     for gap in gaps:
         ends = (datetime.fromtimestamp(end / 1000, UTC) for end in gap[:2])
@@ -140,6 +139,6 @@ def _style(dark: bool) -> Generator[None]:
 
 
 def _families() -> list[str]:
-    """matplotlib's default font, and one with Chinese characters if the machine has it."""
+    """matplotlib's default font, and a font with Chinese characters if the machine has one."""
     known = set(_library("matplotlib.font_manager").get_font_names())
     return ["sans-serif", *[name for name in CHINESE if name in known][:1]]

@@ -1,7 +1,7 @@
-"""How complete a recording is: slots, gaps by reason, and single reads that failed.
+"""Shows how complete a recording is: its slots, gaps by reason, and single reads that failed.
 
-The rule of this file: all gaps are counted, and the longest ones are named. A picture joins gaps
-that touch, so that a hundred thousand of them still fit on a page.
+The rule of this file: it counts all gaps, and lists the longest ones. A picture joins gaps that
+touch, so a page has room for a hundred thousand gaps.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,29 +17,29 @@ from binance_oi.recorder import Recording, Samples
 from binance_oi.recorder.recording import CountedGap
 from binance_oi.times import instant, plain
 
-LONGEST = 20  # gaps that are named
-FAILURES = 20  # rows of the table
-MOST_MARKS = 960  # of a picture: one for each unit of its width
+LONGEST = 20  # gaps in the list
+FAILURES = 20  # rows of the table of failed reads
+MOST_MARKS = 960  # of a picture, which is as many units wide
 
 
 class Part(NamedTuple):
     """The part of a recording that a page covers."""
 
     symbols: frozenset[str] | None
-    """None: all."""
+    """The symbols; None is all."""
     span: tuple[int, int]
-    """Unix ms, from the first on and before the second: of slots, and of transaction times."""
+    """Begin (included) and end (not included), Unix ms, of slots and of transaction times."""
 
     def has(self, symbol: str) -> bool:
-        """Whether a symbol is part of it."""
+        """Whether the part has this symbol."""
         return self.symbols is None or symbol in self.symbols
 
 
 class Mark(NamedTuple):
-    """Slots without a sweep in a picture."""
+    """A stretch of a picture that shows slots without a sweep."""
 
     first: int
-    """Unix ms."""
+    """The first of these slots, Unix ms."""
     last: int
     """The end of the last slot, Unix ms."""
     reason: str
@@ -47,7 +47,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """What was recorded, and what is missing."""
+    """The counts of recorded slots and samples, and of missing slots."""
 
     first: datetime
     last: datetime
@@ -56,7 +56,7 @@ class Completeness:
     missed: int
     gaps: Sequence[CountedGap]
     period_s: float
-    """Period of the last sweep; a gap has its own."""
+    """The period of the last sweep; each gap has a period of its own."""
     end: float
     """The end of the last slot, Unix seconds."""
 
@@ -67,12 +67,12 @@ class Completeness:
 
     @property
     def share(self) -> str:
-        """The part of the slots that have a sweep."""
+        """The share of the slots that have a sweep, as text."""
         slots = self.sweeps + self.missed
         return f"{100 * self.sweeps / slots:.3f} %" if slots else "none was due"
 
     def marks(self) -> list[Mark]:
-        """The gaps in order; those closer than a unit of a picture are joined."""
+        """The gaps in order; gaps that a picture cannot show apart are joined."""
         least = (self.end - self.first.timestamp()) * 1000 / MOST_MARKS
         found: list[Mark] = []
         for gap, period, _ in self.gaps:
@@ -118,7 +118,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
 
 
 def sections(recording: Recording, part: Part, found: Completeness) -> str:
-    """Markup about the completeness.
+    """The markup of the section about completeness.
 
     Raises:
         RecordingError: The recording cannot be read.
@@ -203,7 +203,7 @@ def _length(gap: CountedGap) -> str:
 
 
 def _failures(recording: Recording, part: Part) -> str:
-    """A table of the symbols that single sweeps lack."""
+    """A table of the symbols whose reads failed in some sweeps."""
     failures = [failure for failure in recording.failures(part.span) if part.has(failure[0])]
     if not failures:
         return ""
@@ -214,5 +214,5 @@ def _failures(recording: Recording, part: Part) -> str:
 
 
 def as_state(marks: Iterable[Mark]) -> list[Mapping[str, object]]:
-    """Marks as the page reads them."""
+    """Marks in the form that page.js reads."""
     return [mark._asdict() for mark in marks]

@@ -1,4 +1,4 @@
-"""Recorded samples as a line: for charts and pages.
+"""Turns recorded samples into the line of a chart.
 
 The rule of this file: it computes numbers and draws nothing. A line breaks where nothing was
 recorded. Otherwise a gap would look like a calm market.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from binance_oi.recorder import Samples
 
-BREAK = 3  # times the median distance: samples farther apart are not joined
+BREAK = 3  # times the median distance; the line breaks between samples farther apart
 NAN = float("nan")
 
 
@@ -40,7 +40,7 @@ def curve(samples: Samples) -> Curve:
 
 
 def joined(points: Iterable[tuple[float, float, float]]) -> Curve:
-    """Times, values and prices as a line that is broken where points are far apart."""
+    """Join points (time, value, price) to a line that breaks where they are far apart."""
     found = list(points)
     steps = sorted(after[0] - before[0] for before, after in pairwise(found))
     longest = BREAK * steps[len(steps) // 2] if steps else 0.0

@@ -1,6 +1,6 @@
-"""Pieces of HTML that several parts of a page share.
+"""Builds pieces of HTML that several parts of a page share.
 
-The rule of this file: text becomes markup in `cells` alone; everything else takes markup.
+The rule of this file: `table` takes markup, and `cells` makes markup from text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from html import escape
 
 
 def cells(texts: Iterable[str]) -> list[str]:
-    """Texts as markup."""
+    """Escape texts, for `table`."""
     return [escape(text) for text in texts]
 
 
@@ -18,10 +18,10 @@ def table(
     """A table; the cells must be markup already.
 
     Args:
-        title: What a screen reader calls it.
+        title: The name of the table for screen readers.
         head: The titles of the columns.
         rows: The cells of each row.
-        numbers: Which columns hold numbers.
+        numbers: The columns that hold numbers.
     """
     kinds = [' class="n"' if i in numbers else "" for i in range(len(head))]
     titles = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(head, kinds, strict=True))
@@ -31,7 +31,7 @@ def table(
     )
     if not body:
         return "<p>None.</p>"
-    # A table that is wider than the screen scrolls by itself, also with the keyboard.
+    # Only the table scrolls when it is wider than the screen, not the page; also by keyboard.
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
         f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -39,7 +39,7 @@ def table(
 
 
 def facts(values: Iterable[tuple[str, str]]) -> str:
-    """Names and values, as markup of a description list."""
+    """Pairs of a name and a value, escaped, as the content of a description list."""
     return "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values
     )

@@ -1,9 +1,9 @@
-"""What the market did in a recording: totals, and how each symbol changed.
+"""Finds the totals and the largest changes of the market in a recording.
 
 The rule of this file: it looks up a few instants of each symbol, so the cost does not grow with the
-length of the recording. A symbol without a value near an instant has no change there; nothing is
-interpolated. Amounts in USD are open interest times mark price, for symbols that are quoted in a
-dollar.
+length of the recording. Nothing is interpolated: a symbol without a value near the beginning of a
+window has no change over it. An amount in USD is open interest times mark price, and only symbols
+that are quoted in a dollar have one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ WINDOWS: Mapping[str, int] = {
     "24h": 86_400_000,
 }
 TREND_POINTS = 60
-NEAR_MS = 300_000  # how old a value may be at the beginning of a window
-STEP_MS = 300_000  # of the changes with which the last one is compared
+NEAR_MS = 300_000  # the greatest age of a value at either end of a window
+STEP_MS = 300_000  # between the changes with which the last one is compared
 UNUSUAL_MS = WINDOWS["1h"]  # the window of a z-score
 DOLLARS = ("USDT", "USDC", "USD", "FDUSD", "BUSD", "USD1")
 REFERENCES = ("BTCUSDT", "ETHUSDT")  # their prices convert the total
@@ -34,17 +34,17 @@ REFERENCES = ("BTCUSDT", "ETHUSDT")  # their prices convert the total
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A symbol, and how it changed."""
+    """The values and the changes of one symbol."""
 
     symbol: str
     first: Sample
     last: Sample
     changes: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
-    """In percent, by window; None where a value is missing."""
+    """Changes in percent, by window; None where a value is missing."""
     trend: Sequence[float] = ()
-    """Open interest at instants with equal distances; instants without a value are left out."""
+    """Open interest at equally spaced instants; instants without a value are left out."""
     z_score: float | None = None
-    """How unusual the change of the last hour is for this symbol; None where it is not known."""
+    """How unusual the change of the last hour is for this symbol; None if unknown."""
 
     @property
     def percent(self) -> float:
@@ -53,12 +53,12 @@ class Line:
 
     @property
     def usd(self) -> Decimal | None:
-        """Open interest in USD; None without a mark price, or when it is not quoted in a dollar."""
+        """Open interest in USD; None without a mark price, or if no dollar is the quote asset."""
         return usd_of(self.last)
 
     @property
     def usd_change(self) -> Decimal | None:
-        """The change in units of the base asset, at the last price."""
+        """The change of the open interest in USD, at the last mark price; None as for `usd`."""
         price = self.last.mark_price
         if price is None or not is_in_dollars(self.symbol):
             return None
@@ -70,13 +70,13 @@ class Market:
     """Every symbol of a recording."""
 
     lines: Sequence[Line]
-    """By open interest in USD, the largest first; then by symbol."""
+    """Sorted by open interest in USD, the largest first; then by symbol."""
     end: int
     """The latest transaction time, Unix ms."""
 
     @property
     def totals(self) -> tuple[Decimal, Decimal] | None:
-        """USD at the first and at the last samples; None when no mark price was recorded."""
+        """The sum in USD of the first and of the last samples; None without mark prices."""
         pairs = [(usd_of(line.first), usd_of(line.last)) for line in self.lines]
         known = [(b, a) for b, a in pairs if b is not None and a is not None]
         if not known:
@@ -116,7 +116,7 @@ def usd_of(sample: Sample) -> Decimal | None:
 
 
 def percent(before: Sample | None, after: Sample | None) -> float | None:
-    """The change between two samples, in percent; None where one is missing or is zero."""
+    """The change in percent; None when a sample is missing, or the first one is zero."""
     if before is None or after is None or not before.open_interest:
         return None
     change = (after.open_interest - before.open_interest) / before.open_interest
@@ -129,9 +129,9 @@ def market_of(
     """Look up the market of a recording.
 
     Args:
-        recording: Where to look.
-        symbols: Only these; None takes all.
-        span: Transaction times, Unix ms, from the first on and before the second.
+        recording: The recording to read.
+        symbols: The symbols to look up; None looks up all.
+        span: Begin (included) and end (not included) of the transaction times, Unix ms.
 
     Returns:
         None when there is no sample.
@@ -166,12 +166,12 @@ def market_of(
 
 
 def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) -> Market:
-    """The same market with the z-scores of some symbols; each one reads a week of its samples.
+    """The same market with the z-scores of some symbols. Each symbol costs a week of its samples.
 
     Raises:
         RecordingError: The recording cannot be read.
     """
-    # Not `Recording.series`: the file may have names that no caller can give.
+    # Not `Recording.series`: it would refuse names that only a file can contain.
     last = market.end // STEP_MS * STEP_MS
     since = last - USUAL_MS - UNUSUAL_MS
     series = Series(recording.path, tuple(sorted(symbols)), STEP_MS, since, last + 1)
@@ -184,7 +184,7 @@ def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) 
 
 
 def _changes(earlier: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:
-    """The changes of a symbol up to the end; None for one whose sample is too old."""
+    """The changes of a symbol up to `end`; None where a sample is missing or too old."""
     after = last if end - last.time <= NEAR_MS else None
     pairs = zip(WINDOWS, earlier, strict=True)
     return {window: percent(before, after) for window, before in pairs}

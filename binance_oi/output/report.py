@@ -1,8 +1,9 @@
-"""A recording as one HTML page that opens offline.
+"""Writes a recording as one HTML page that opens offline.
 
-The rule of this file: first what the market did, then how complete the recording is. The page has
-a bounded size, whatever the recording: curves and gaps are thinned to what a screen can show, and
-keep the lowest, the highest and the longest. It says something without its script as well.
+The rule of this file: the changes of the market come first, and the completeness of the recording
+second. The page has a bounded size for every recording: it has no more points and gaps than a
+screen can show, among them the lowest and highest values and the longest gaps. Its tables and one
+chart need no script.
 """
 
 import math
@@ -36,15 +37,15 @@ from binance_oi.recorder.samples import ALL_TIME_MS
 from binance_oi.times import plain
 
 SUFFIXES = (".html", ".htm")
-MOVERS = 10  # rows of a table, and symbols with a curve
-CHOSEN = 20  # symbols with a curve that the caller named
-CANDIDATES = 40  # movers of each kind, of which the z-score is computed
-FIRST_ROWS = 100  # of the market without the script
-MOST_ROWS = 2_000  # symbols on the page
+MOVERS = 10  # rows of a table, each with a curve
+CHOSEN = 20  # symbols named by the caller that get a curve
+CANDIDATES = 40  # movers of each kind that get a z-score
+FIRST_ROWS = 100  # symbols that the page shows without its script
+MOST_ROWS = 2_000  # symbols that the page shows with it
 POINTS = 700  # columns of a curve; each keeps its lowest and highest value
 MOST_MOVERS = 50
-MOST_READ = 300_000  # sweeps: of a longer recording, a curve looks up some instants only
-DIGITS = 7  # of a value of a curve
+MOST_READ = 300_000  # sweeps; in a longer recording, a curve has a few looked-up instants
+DIGITS = 7  # of each value in a curve
 
 
 def write_report(
@@ -56,23 +57,24 @@ def write_report(
     until: datetime | None = None,
     top: int = MOVERS,
 ) -> None:
-    """Write the page: what the market did, and how complete the recording is.
+    """Write a page about the changes of the market and the completeness of the recording.
 
-    An existing page is replaced at once, as a whole. The target must have a page's suffix, because
-    a file of another name may be a recording or its log.
+    The new page replaces an existing one in a single step. The target must have one of the suffixes
+    of a page, because a file of another name may be a recording or its log.
 
     Args:
-        recording: The subject of the page.
+        recording: The recording to report on.
         target: A file whose name ends in ``.html`` or ``.htm``.
-        symbols: Only these; None takes all.
-        since: From this moment on (aware): slots of the schedule, and transaction times.
-        until: Before this one (aware).
-        top: The number of movers in each table, and of symbols with a curve.
+        symbols: The symbols on the page; None takes all.
+        since: The earliest slot and transaction time (aware).
+        until: The end of the span, not included (aware).
+        top: The number of movers in each table; each gets a curve.
 
     Raises:
-        InvalidSymbolError: One of `symbols` cannot be a symbol, or it is one `str`, not a list.
-        RecordingError: Nothing was recorded there, one of `symbols` never was, or the target cannot
-            be written, is the recording or a side file of it, or has another suffix.
+        InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
+        RecordingError: Nothing was recorded in the span, one of `symbols` never was recorded, or
+            the target cannot be written, is the recording or a side file of it, or has another
+            suffix.
         ValueError: A time has no time zone, `since` is later than `until`, or `top` is out of
             range.
     """
@@ -97,15 +99,15 @@ def report(
     """The page as text; see `write_report`.
 
     Args:
-        recording: The subject of the page.
-        symbols: Only these; None takes all.
-        since: From this moment on (aware).
-        until: Before this one (aware).
-        top: The number of movers.
-        made: The time of making that the page names (aware); None is now.
+        recording: The recording to report on.
+        symbols: The symbols on the page; None takes all.
+        since: The earliest slot and transaction time (aware).
+        until: The end of the span, not included (aware).
+        top: The number of movers in each table.
+        made: The time that the page names as its own (aware); None is now.
 
     Raises:
-        RecordingError: Nothing was recorded.
+        RecordingError: Nothing was recorded in the span.
     """
     if not 1 <= check_count("top", top) <= MOST_MOVERS:
         raise ValueError(f"top must be from 1 to {MOST_MOVERS}, not {top}")
@@ -126,9 +128,9 @@ def _part(
     since: datetime | None,
     until: datetime | None,
 ) -> Part:
-    """What a page is about; a warning names the samples whose date cannot be true."""
+    """The part that the page covers. One warning names samples with an impossible date."""
     if symbols is None and since is None and until is None:
-        # Not by `samples`: the file may have names that no caller can give.
+        # Not by `recording.samples`: it would refuse names that only a file can contain.
         dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
         return Part(None, ALWAYS)
     chosen = recording.samples(symbols, since=since, until=until)
@@ -140,7 +142,7 @@ def _part(
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """Everything that one page is made of."""
+    """The data of one page, and its parts as text."""
 
     recording: Recording
     part: Part
@@ -178,7 +180,7 @@ class _Report:
         return still(title, state, parts)
 
     def _with_curve(self) -> list[str]:
-        """The symbols that the page can draw."""
+        """The symbols that get a curve."""
         unusual = [line.symbol for line in self.market.movers_by_z_score()[: self.top]]
         return list(dict.fromkeys([*_candidates(self.market, self.part, self.top), *unusual]))
 
@@ -189,7 +191,7 @@ class _Report:
         return thinned(curve(Samples(self.recording.path, (symbol,), *self.times)), POINTS)
 
     def _sparse(self, symbol: str) -> Curve:
-        """The values at instants with equal distances: reading all would take too long."""
+        """A curve of equally spaced instants; reading all samples would take too long."""
         first, end = round(self.found.span.first * 1000), round(self.found.span.last * 1000)
         step = max(1, (end - first) // (2 * POINTS))
         instants = range(first + step, end + 1, step)
@@ -228,7 +230,7 @@ class _Report:
         yield "Samples", f"{self.found.samples:,}"
 
     def _movers(self) -> str:
-        """The tables before the market."""
+        """The tables of movers, which come before the table of the market."""
         by_usd = self.market.movers_by_usd()[: self.top]
         by_percent = self.market.movers_by_percent()[: self.top]
         unusual = self.market.movers_by_z_score()[: self.top]
@@ -249,7 +251,7 @@ class _Report:
 
 
 def _candidates(market: Market, part: Part, top: int) -> list[str]:
-    """Symbols to look at: the named ones, the references, the largest movers of each kind."""
+    """The named symbols, the reference symbols, and the largest movers of each kind."""
     named = [*sorted(part.symbols or ())[:CHOSEN], *REFERENCES]
     movers = [*market.movers_by_usd()[:top], *market.movers_by_percent()[:top]]
     wanted = dict.fromkeys([*named, *(line.symbol for line in movers)])
@@ -273,7 +275,7 @@ def _lines(title: str, lines: Sequence[Line]) -> str:
 
 
 def _plain_row(line: Line) -> str:
-    """A row of the market for a reader without the script."""
+    """A row of the market that needs no script."""
     changes = [line.changes.get(window) for window in WINDOWS]
     numbers = [_amount_or_dash(line.usd), *map(_percent, changes)]
     columns = "".join(f'<td class="n">{number}</td>' for number in numbers)
@@ -281,7 +283,7 @@ def _plain_row(line: Line) -> str:
 
 
 def _row(line: Line) -> Mapping[str, object]:
-    """A row of the market as the page reads it."""
+    """A row of the market in the form that page.js reads."""
     return {
         "symbol": line.symbol,
         "coins": float(line.last.open_interest),
@@ -296,14 +298,14 @@ def _row(line: Line) -> Mapping[str, object]:
 
 
 def _coded(line: Curve) -> Mapping[str, object]:
-    """A curve as differences of integers, which are a third as long as the numbers."""
+    """A curve as differences of integers, a third as long as the numbers themselves."""
     prices = None if all(map(math.isnan, line.prices)) else _steps(line.prices)
     times = _steps([time * 1000 for time in line.times], scale=1.0)
     return {"times": times, "values": _steps(line.values), "prices": prices}
 
 
 def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, object]:
-    """Each value as its difference to the one before, in units of one in ten million."""
+    """Each value as an integer difference from the previous one, and the scale of the integers."""
     known = [abs(value) for value in values if not math.isnan(value)]
     if scale is None:
         largest = max(known, default=0.0) or 1.0
@@ -321,7 +323,7 @@ def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, 
 
 
 def amount(value: Decimal, sign: str = "") -> str:
-    """A large number in words that fit into a cell, such as ``5.78 B``."""
+    """A large number as short text, such as ``5.78 B``."""
     for power, name in ((12, " T"), (9, " B"), (6, " M"), (3, " k")):
         if abs(value) >= Decimal(10) ** power:
             return f"{value.scaleb(-power):{sign}.2f}{name}"

@@ -1,9 +1,9 @@
-"""Instants of the past for a recording: from the exchange's history, and from its archive.
+"""Fills a recording with instants of the past, from the exchange's history and its archive.
 
-The rule of this file: only what the recording lacks is asked for, and what was received is stored
-at once. So a run may end at any moment, also by a kill: the next one stores the rest, and then the
-recording has the same rows as after one run. An instant that the exchange does not have is a hole;
-every run asks for it again, in case it appears.
+The rule of this file: a run requests only rows that the recording lacks, and stores rows as soon as
+it has received them. So a run may end at any moment, also by a kill. The next run stores the rest,
+and the recording then has the same rows as after a single run. An instant that the exchange does
+not have is a hole. Every run requests it again, in case it has appeared.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from binance_oi.times import instant
 
 STEP_MS = PERIODS["5m"]
 PAGE_MS = MAX_ROWS * STEP_MS  # one request
-MONTH = timedelta(days=30)  # what the exchange keeps
-WORKERS = 8  # symbols at a time, as `histories`
-ROWS_PER_WRITE = 4096  # of the archive: two weeks, in one transaction
+MONTH = timedelta(days=30)  # the exchange keeps so much history
+WORKERS = 8  # symbols at a time, as in `histories`
+ROWS_PER_WRITE = 4096  # of the archive, in one transaction: two weeks of a symbol
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ class PastReader(Protocol):
         since: Moment = None,
         until: Moment = None,
     ) -> AsyncGenerator[History, None]:
-        """Open interest of many symbols as it was."""
+        """Open interest of many symbols in the past."""
         ...
 
 
@@ -76,11 +76,11 @@ class _BackfillProgress(NamedTuple):
     """``history`` or ``archive``."""
     symbol: str
     done: int
-    """Symbols of the history, or days of the archive."""
+    """Symbols of the history, or days of the archive, that are done."""
     of: int
-    """How many there are."""
+    """Symbols or days to do."""
     rows: int
-    """Rows received so far, of both sources."""
+    """Rows received so far, from both sources."""
 
 
 class BackfillProgress(_BackfillProgress, Encodable):
@@ -91,25 +91,26 @@ class BackfillProgress(_BackfillProgress, Encodable):
 
 @dataclass(slots=True, kw_only=True)
 class Backfilled(Encodable):
-    """What a backfill has done."""
+    """The result of a backfill."""
 
     symbols: int = 0
     rows: int = 0
     """Rows received."""
     new: int = 0
-    """Rows that the recording did not have, or had with other numbers."""
+    """Rows that the recording lacked, or had with other numbers."""
     holes: int = 0
     """Stretches for which the history, or the archive, has no rows."""
     failed: dict[str, BinanceOIError] = field(default_factory=dict[str, BinanceOIError])
-    """Why a symbol, or a day of it in the archive, could not be read. The next run tries again."""
+    """The error of each symbol, or of each ``SYMBOL DAY`` of the archive, that could not be read.
+    The next run tries again."""
 
 
 def spans_of(times: Iterable[int]) -> Iterator[Span]:
-    """The spans of these 5-minute instants that the fewest requests read.
+    """Yield spans that cover these 5-minute instants with the fewest requests.
 
     Args:
-        times: Unix ms, sorted. Instants that are not among them may be read as well: within one
-            request they cost nothing.
+        times: Unix ms, sorted. A span may cover further instants: within one request they cost
+            nothing.
     """
     first = last = -1
     for at in times:
@@ -126,8 +127,8 @@ class Filler:
 
     Args:
         reader: Reads the history.
-        sink: Open; used in `thread` alone.
-        thread: Where the sink works.
+        sink: An open sink; only `thread` uses it.
+        thread: The thread that writes.
         clock: Unix seconds.
     """
 
@@ -142,16 +143,16 @@ class Filler:
     async def fill(self, symbol: str, span: Span, wanted: Container[int] | None = None) -> None:
         """Store the instants of `span` that the sink lacks and the exchange has.
 
-        Instants of the last minute are left for later: their rows may still appear.
+        It leaves out the instants of the last minute, whose rows may still appear.
 
         Args:
-            symbol: A name.
-            span: Where to look.
-            wanted: Instants of `span` that are needed; None needs all.
+            symbol: The symbol to read.
+            span: The span to fill.
+            wanted: The instants of `span` to fill; None fills all.
 
         Raises:
-            BinanceOIError: The history could not be read. What was received before is stored.
-            StorageError: The sink stored nothing of the last write.
+            BinanceOIError: The history could not be read. Rows received earlier are stored.
+            StorageError: The last write failed, and stored no row.
         """
         now = round(self._clock() * 1000)
         first = max(span.first, now - KEPT_MS + MARGINS_MS[0])
@@ -261,34 +262,36 @@ async def backfill(
 ) -> Backfilled:
     """Store 5-minute instants of the past in a recording, beside its samples.
 
-    The exchange's history has the last 30 days, and the archive all since 2020. Each keeps rows of
-    its own, so that a reader can compare them. A ban and an outage are waited out. When it ends at
-    any moment, the same call goes on; what is stored already is not asked for again. Only the
-    checksums of the archive's days are.
+    The exchange's history has the last 30 days, and the archive has all days since 2020. The
+    recording keeps the rows of both, so that a reader can compare them. A backfill waits for the
+    end of a ban or an outage. If it is interrupted, the same call continues it, and requests no
+    stored row again. Of the archive, it requests the checksum of each day again.
 
     Args:
         reader: The client.
-        to: The recording; made when missing. Or a `Sink` that stores elsewhere.
-        symbols: None takes those of the recording, or, when it has none, every one that trades.
+        to: The recording, made when missing; or a `Sink` that stores elsewhere.
+        symbols: The symbols to read. None reads those of the recording or, when it has none, every
+            trading symbol.
         since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
         until: The last instant, given in the same way; None is now.
-        archive: Reads the archive as well. The caller closes it.
-        source: The exchange's name in the file; None takes that of the client.
+        archive: The archive to read as well. The caller closes it.
+        source: The exchange's name in the file; None is the client's name.
         on_progress: Called after each symbol of the history, and each day of the archive.
         clock: Unix seconds.
 
     Returns:
-        What was read and stored. A symbol that failed is in `Backfilled.failed`.
+        The counts of rows that it read and stored, and in `Backfilled.failed` the symbols that
+        failed.
 
     Raises:
         TypeError: `since` or `until` is of another type; nothing was sent.
-        ValueError: One of them cannot be a bound, or the range ends before it begins.
+        ValueError: One of them is no moment, or the range ends before it begins.
         InvalidSymbolError: One of `symbols` cannot be a symbol.
-        RecordingError: The recording is written by another process (a recorder has `backfill=` for
-            that), has another source, or cannot be written. What was stored before stays.
+        RecordingError: Another process writes the recording (a recorder has `backfill=` for that),
+            it has another source, or it cannot be written. Rows stored earlier stay.
         BinanceOIError: The list of symbols could not be read, or the archive is out of reach.
 
-    Cost: of each symbol, one of the 1000 requests in 5 minutes for 500 instants that it lacks.
+    Cost: one request for 500 missing instants of a symbol; the limit is 1000 requests in 5 minutes.
     """
     check_moment("since", since)
     check_moment("until", until)
@@ -325,7 +328,7 @@ async def backfill(
 
 
 def _sink_of(to: StrPath | Sink, source: str) -> Sink:
-    """What stores.
+    """The sink that writes to `to`.
 
     Raises:
         TypeError: `to` is neither a path nor a sink.
@@ -338,7 +341,7 @@ def _sink_of(to: StrPath | Sink, source: str) -> Sink:
 
 
 def _recorded(to: StrPath | Sink) -> Sequence[str]:
-    """The symbols that a recording has, in its samples or of the past."""
+    """The symbols that a recording has, in its samples or in its rows of the past."""
     if not isinstance(to, str | os.PathLike) or not os.path.exists(to) or not os.path.getsize(to):
         return ()
     with Recording(to) as recording:

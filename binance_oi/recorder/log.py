@@ -20,11 +20,11 @@ Another program may restart the log and change the schema in it: ``VACUUM``, ``C
 SQLite then increments the token, in the log alone. So a log also belongs to a file whose token is
 slightly below the first token of the log. Two random tokens are never that close.
 
-Another recording has another token, and so has an older or newer state of the same recording. A
-copy also has its own: ``VACUUM INTO`` adds one, and SQLite's backup counts from 1 in the copy. So a
-copy's token is above the first token of the original's log, or far below it. The exception is an
-original whose schema others change again and again while nothing is recorded. A log without any
-token comes from an older program: it proves nothing, and is accepted.
+No two recordings share a token, and neither do two states of one recording. A copy's token also
+differs: ``VACUUM INTO`` increments it, and SQLite's backup counts from 1 in the copy. So a copy's
+token is above the first token of the original's log, or far below it. One case escapes this rule:
+other programs change the original's schema many times while nothing is recorded. A log without a
+token comes from an older program. It proves nothing, and this module accepts it.
 
 The cost: two pages of 1 KiB for each checkpoint, one or two a minute; and one page for each sweep
 that does not lengthen the file. A sweep of the whole market writes that page anyway. This module
@@ -53,10 +53,10 @@ except ImportError:  # not POSIX: an index that a reader made stays
 
 FIRST_TOKEN = 1 << 16  # lower numbers are SQLite's own counts of schema changes
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite reads a signed number, and may increment it
-MAX_SCHEMA_CHANGES = 1000  # in the one transaction with which another program starts a log
-NOT_A_DATABASE = -1  # in the place of a token
+MAX_SCHEMA_CHANGES = 1000  # in one transaction of another program, the first of its log
+NOT_A_DATABASE = -1  # instead of a token
 READ_ATTEMPTS = 20  # of a file and its log, until neither changes during a read
-UNCHANGING = "mode=ro&immutable=1"  # of SQLite's URIs: the file alone, without its log
+UNCHANGING = "mode=ro&immutable=1"  # in a URI for SQLite: read the file alone, without its log
 OPEN_LOCK_BYTE = 128  # byte of the index that every open connection locks
 
 _HEADER = struct.Struct(">I 4x I 4x 8s 8s")  # magic number, page size, salts, checksum
@@ -67,7 +67,7 @@ _PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
 _MOVED = struct.Struct("=16xI76xI")  # of the index: the log's last page, and the last moved page
 
 Generation = tuple[int, bytes]
-"""Tells a log from an earlier one in the same file: page size and salts."""
+"""Page size and salts, which distinguish a log from earlier logs in the same file."""
 
 
 def new_token() -> int:
@@ -119,7 +119,7 @@ def _open_regular(name: str, flags: int) -> int:
 def begins_anew(index: int) -> bool:
     """Whether all of the log is in the file, so that the next transaction may restart the log.
 
-    Within a write transaction the answer is about that transaction: no other can restart the log.
+    A caller in a write transaction learns about that transaction: no other can restart the log.
 
     Args:
         index: Descriptor of the log's index (``-shm``).
@@ -187,9 +187,10 @@ def _follows_by_schema_changes(token: int, first: int) -> bool:
 def _tokens(log: Path) -> Iterator[int]:
     """The tokens of all versions of the first page in the log.
 
-    SQLite writes a frame in two steps: its head, then the page. In a log that begins anew, a page
-    of the previous log, with an older token, stands behind the head meanwhile; ``kill -9`` leaves
-    it there. So a page counts only if the frame's checksum is right.
+    SQLite writes a frame in two steps: its head, then the page. In a restarted log, the page after
+    a new head still belongs to the previous log, and has an older token, until the second step. A
+    ``kill -9`` in between leaves it so. A page therefore counts only if the frame's checksum
+    matches.
     """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         header = file.read(_HEADER.size)
@@ -218,7 +219,7 @@ def _tokens_after(
 
 
 def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
-    """The checksum of a frame, which continues the one of the frame before.
+    """The checksum of a frame, computed from its data and the checksum of the previous frame.
 
     Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
     """
@@ -248,7 +249,7 @@ class LogReader(sqlite3.Connection):
     _had_index = True
 
     def watch(self, path: Path, log: Path, index: Path) -> None:
-        """Note which files it reads, before it reads anything."""
+        """Note which files the connection reads. Call it before the first read."""
         self._files, self._had_index = (path, log, index), index.exists()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Values of many symbols at a few instants, however long the recording is.
+"""Finds the values of many symbols at a few instants, also in a long recording.
 
-The rule of this file: the cost grows with the number of answers and not with that of samples. Each
-answer is one search in an index.
+The rule of this file: the cost grows with the number of values that it finds, not with the number
+of samples. Each value takes one search in an index.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,9 +19,9 @@ def values_at(
 
     Args:
         path: The recording.
-        symbols: Which symbols.
+        symbols: The symbols to look up.
         instants: Unix ms.
-        within: How old a sample may be at an instant, in ms; an older one counts as none.
+        within: The greatest age of a sample at an instant, ms; an older one counts as none.
 
     Raises:
         RecordingError: The file cannot be read, or is damaged.

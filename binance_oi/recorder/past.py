@@ -1,7 +1,7 @@
-"""Rows of the past in a recording: writing them, and reading them in order.
+"""Writes rows of the past into a recording, and reads them in order.
 
-The rule of this file: a row is there once for each symbol, instant and source, whatever is written
-again. Reading takes constant memory, and a number leaves as the exchange wrote it.
+The rule of this file: the file has one row for each symbol, instant and source, however often it is
+written. Reading takes constant memory, and numbers keep the exchange's digits.
 """
 
 import sqlite3
@@ -24,8 +24,8 @@ from binance_oi.recorder.schema import (
 
 ROWS_PER_READ = 1024
 
-# The exchange publishes an archive again with other numbers, so the newest ones count. A row that
-# is written again unchanged changes no page.
+# The exchange may publish a file of its archive again with other numbers; the newest ones count.
+# Writing an unchanged row again changes no page of the file.
 _INSERT = """
 INSERT INTO past VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     open_interest = excluded.open_interest,
@@ -76,17 +76,17 @@ def past_times(
 
 
 class Past:
-    """Rows of the past of some symbols in a span of time.
+    """Rows of the past of some symbols in a span of time, sorted by symbol, time and source.
 
-    They come in the order of symbol, time and source. Every iteration reads the file anew and keeps
-    nothing, so the rows may exceed the memory. A recording that is older than the table has none.
+    Every iteration reads the file again and keeps nothing, so the rows may exceed the memory. A
+    recording of a version without the table has no rows.
 
     Args:
         path: The recording.
-        symbols: None takes all.
+        symbols: The symbols to read; None reads all.
         since: Unix ms, included.
         until: Unix ms, not included.
-        source: Its number; None takes both.
+        source: The number of the source to read; None reads both.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Past:
         return map(instant_of, self.rows())
 
     def symbols(self) -> tuple[str, ...]:
-        """Every symbol that has rows of the past, at any time and of any source, sorted.
+        """Every symbol that has rows of the past, of any time and source, sorted.
 
         Raises:
             RecordingError: The file cannot be read.
@@ -131,19 +131,19 @@ class Past:
 
 
 def check_past(rows: Sequence[InstantRow], path: Path) -> None:
-    """Check that the values are what a backfill writes.
+    """Check that a backfill can have written these values.
 
     Raises:
-        RecordingError: A value is not.
+        RecordingError: No backfill writes such a value.
     """
     if rows and not _are_right(rows):
         row = next(row for row in rows if not _are_right([row]))
-        what = f"a row of the past is none that a backfill writes: {row!r:.80}"
+        what = f"no backfill writes such a row of the past: {row!r:.80}"
         raise RecordingError(f"{path} is damaged: {what}")
 
 
 def past_symbols(connection: sqlite3.Connection) -> Iterator[str]:
-    """Every symbol that has rows, sorted; the recording must have the table."""
+    """Yield every symbol that has rows, sorted; the recording must have the table."""
     symbol = ""
     while True:
         ((found,),) = connection.execute(_NEXT, (symbol,)).fetchall()
@@ -155,7 +155,7 @@ def past_symbols(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _are_right(rows: Sequence[InstantRow]) -> bool:
-    """Whether the values are what a backfill writes; by column, for there may be millions."""
+    """Whether a backfill can have written these values; checked by column, which is faster."""
     symbols, times, sources, values, notionals, supplies = zip(*rows, strict=True)
     known = (*values, *_known(notionals), *_known(supplies))
     try:
@@ -168,12 +168,12 @@ def _are_right(rows: Sequence[InstantRow]) -> bool:
             and {*sources} <= SOURCES.keys()
             and all(map(NUMBER.fullmatch, known))
         )
-    except TypeError:  # a number is no text
+    except TypeError:  # a number is not text
         return False
 
 
 def _known(texts: Sequence[str | None]) -> Sequence[str]:
-    """Without those that are unknown, which are often all of them."""
+    """The texts that are not None; often all are None."""
     if texts.count(None) == len(texts):
         return ()
     return [text for text in texts if text is not None]

@@ -1,10 +1,10 @@
 """Whether another connection still reads an earlier state of a recording.
 
-The rule of this file: it only looks. A checkpoint moves a page from the log into the file, unless a
-reader needs the file's older version of that page. So with a reader of an earlier state it moves
-some pages and leaves others. The file alone is then no valid database until that reader ends, and a
-plain copy of it is worthless. To look first is enough: nobody else writes, and later readers read
-the latest state.
+The rule of this file: it changes nothing. A checkpoint moves a page from the log into the file,
+unless a reader needs the file's older version of that page. While a connection reads an earlier
+state, a checkpoint therefore moves some pages and leaves others. Until that connection ends, the
+file alone is no valid database, and a plain copy of it is worthless. One check before the
+checkpoint is enough: no other process writes, and new readers read the latest state.
 
 Only Linux lists the owners of locks; elsewhere the answer is always no.
 
@@ -25,7 +25,7 @@ _READ_LOCK = re.compile(r"\S+ POSIX +\S+ +READ +\d+ +\S+:(\d+) (\d+) (\d+)")
 
 
 def is_earlier_state_read(index: int) -> bool:
-    """Whether a checkpoint would now move only a part of the log.
+    """Whether a checkpoint would now move only part of the log.
 
     Args:
         index: Descriptor of the log's index (``-shm``).

@@ -1,14 +1,14 @@
-"""One series from the samples of a recording and the instants of the past beside them.
+"""Merges the samples of a recording and its rows of the past into one series.
 
-The rule of this file: each symbol has at most one row for each instant, a multiple of the step. It
-is the first of these that there is:
+The rule of this file: each symbol has at most one row for each instant, a multiple of the step. The
+row comes from the first of these sources that has one:
 
     sample    the last sample at or before the instant that is at most one step old
     history   the row of the exchange's history for this instant
     archive   the row of the exchange's archive for this instant
 
-Nothing is interpolated: an instant with none of them has no row. Numbers leave as they were
-written, and reading takes constant memory.
+Nothing is interpolated: an instant without any of them has no row. Numbers keep the digits in which
+they were recorded. Reading takes constant memory.
 """
 
 import sqlite3
@@ -34,7 +34,7 @@ from binance_oi.recorder.samples import (
 from binance_oi.recorder.schema import LATEST, PAST_SINCE, read_version, translate_read_errors
 
 SAMPLE: Final = "sample"
-CHUNK_MS = 7 * 86_400_000  # of one query; memory is for the instants of this time
+CHUNK_MS = 7 * 86_400_000  # the span of one query; memory holds its instants
 
 # `recent` comes first, because a recorder moves samples from there to `settled` at any time.
 _TABLES = ("recent", "settled")
@@ -44,14 +44,14 @@ _SAMPLES = tuple(
     f"SELECT time, open_interest, mark_price FROM {table} {_SPAN} ORDER BY time"
     for table in _TABLES
 )
-# The last sample of each step, chosen by SQLite: the other columns are those of the row with the
-# maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
+# SQLite chooses the last sample of each step: with max(), it takes the other columns from the row
+# of the maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
 _LAST = tuple(
     f"SELECT max(time), open_interest, mark_price FROM {table} {_SPAN}"
     " GROUP BY (time + ?4 - 1) / ?4 ORDER BY 1"
     for table in _TABLES
 )
-DENSE = 3  # samples of a step; from there on SQLite chooses faster than Python
+DENSE = 3  # samples for each step; with more, SQLite chooses faster than Python
 _PAST = f"""
 SELECT time, open_interest, notional, circulating_supply, source FROM past
 {_SPAN} AND time % ?4 = 0 ORDER BY time, source
@@ -136,10 +136,10 @@ class _Chunk(NamedTuple):
 
 
 class Series:
-    """Open interest of some symbols at instants, a step apart; sorted by symbol and time.
+    """Open interest of some symbols at instants one step apart, sorted by symbol and time.
 
-    Every iteration reads the file anew and keeps nothing, so the rows may exceed the memory. The
-    Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs the extra
+    Every iteration reads the file again and keeps nothing, so a series may be larger than memory.
+    The Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs the extra
     `parquet`.
     """
 
@@ -149,7 +149,7 @@ class Series:
         self._path = path
         self.symbols = symbols
         self.step = step
-        """Ms from instant to instant."""
+        """The time from instant to instant, ms."""
         self.since = since
         """Unix ms, included."""
         self.until = until
@@ -169,7 +169,7 @@ class Series:
             yield from rows
 
     def blocks(self) -> Iterator[list[PointRow]]:
-        """The same as `rows`, some thousand of one symbol at a time.
+        """The same rows as `rows`, in lists of at most a few thousand rows of one symbol.
 
         Raises:
             RecordingError: The file cannot be read, or is damaged.
@@ -178,12 +178,12 @@ class Series:
             yield chunk.rows()
 
     def between(self, since: int, until: int) -> Self:
-        """The rows from `since` until before `until` (Unix ms)."""
+        """The part of the series from `since` (included) to `until` (not included), Unix ms."""
         since, until = max(since, self.since), min(until, self.until)
         return type(self)(self._path, self.symbols, self.step, since, until)
 
     def count(self) -> int:
-        """How many rows there are.
+        """The number of rows; it reads all of them.
 
         Raises:
             RecordingError: The file cannot be read, or is damaged.
@@ -191,7 +191,7 @@ class Series:
         return sum(len(chunk.time) for chunk in self._chunks())
 
     def newest(self) -> int | None:
-        """The latest time of a sample or of an instant of the past (Unix ms); None without any.
+        """The latest time of a sample or of a row of the past (Unix ms); None if there is none.
 
         Raises:
             RecordingError: The file cannot be read.
@@ -220,7 +220,7 @@ class Series:
         return columns
 
     def columns(self) -> arrow.PastColumns:
-        """How the numbers of the series are typed in Arrow; it reads all of them.
+        """The Arrow types of the series' numbers; it reads all rows.
 
         Raises:
             RecordingError: The file cannot be read, or is damaged.
@@ -240,13 +240,13 @@ class Series:
         return arrow.point_stream(self.blocks(), columns, self._path, requested_schema)
 
     def fill(self, tracker: ChangeTracker) -> None:
-        """Give a tracker what the recording knows, so that it continues as if it had never stopped.
+        """Fill a tracker from the recording, so that it continues as if it had never stopped.
 
-        It gets the rows, and those samples that can still become rows. For the same values as
-        before, `since` must be 7 days and the longest window ago, or earlier.
+        The tracker gets the rows, and the samples that can still become rows. It computes the same
+        values as before if `since` is at least 7 days plus the longest window ago.
 
         Args:
-            tracker: It must have the step of the series.
+            tracker: A tracker with the step of the series.
 
         Raises:
             RecordingError: The file cannot be read, or is damaged.
@@ -271,7 +271,7 @@ class Series:
         reader: "_Reader",
         newest: int,
     ) -> None:
-        """Fill in one symbol whose newest sample is of `newest`."""
+        """Fill in one symbol; its newest sample has the time `newest`."""
         step = self.step
         final = (newest - LATE_MS - 1) // step * step  # later rows may change while samples come
         if points and points[-1].time > newest + step:  # the recorder stopped long ago
@@ -291,7 +291,7 @@ class Series:
             yield _Reader(connection, self._path, self.step)
 
     def _chunks(self) -> Iterator[_Chunk]:
-        """Yield the rows of one symbol after the other, as many at a time as `CHUNK_MS` has."""
+        """Yield the rows, symbol after symbol, in chunks of `CHUNK_MS`."""
         with self._opened() as reader:
             for symbol in self.symbols:
                 yield from self._of(reader, symbol)
@@ -316,7 +316,7 @@ class _Reader:
         self._has_past = read_version(connection) >= PAST_SINCE
 
     def next_instant(self, symbol: str, since: int) -> int | None:
-        """The first instant from `since` on that has a row; None when there is none."""
+        """The first instant at or after `since` that may have a row; None when there is none."""
         step = self._step
         first = max(0, -(-since // step) * step)
         times = [self._time(query, symbol, first - step) for query in _NEXT_SAMPLE]
@@ -343,7 +343,7 @@ class _Reader:
         return max((time for time in times if time is not None), default=None)
 
     def samples_since(self, symbol: str, since: int, until: int) -> list[Row]:
-        """The samples of a span of time, in its order."""
+        """The samples from `since` to `until`, sorted by time."""
         rows: list[Row] = self._connection.execute(
             f"{SAMPLES} {BY_TIME}", (symbol, since, until)
         ).fetchall()
@@ -370,10 +370,10 @@ class _Reader:
         return _Chunk(symbol, *zip(*rows, strict=True))
 
     def _past(self, symbol: str, first: int, last: int) -> list[_Kept]:
-        """The rows of the past, in order; history comes before the archive.
+        """The rows of the past, sorted by time; where both sources have one, that of the history.
 
         Raises:
-            RecordingError: A value is not what a backfill writes.
+            RecordingError: No backfill writes such a value.
         """
         if not self._has_past:
             return []
@@ -383,13 +383,13 @@ class _Reader:
             return []
         times, values, amounts, supplies, sources = zip(*rows, strict=True)
         if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
-            raise damaged(self._path, f"a row of the past of {symbol!r:.40} is none of a backfill")
-        if len({*times}) < len(times):  # history and archive have the same instants
+            raise damaged(self._path, f"no backfill writes such a row of {symbol!r:.40}")
+        if len({*times}) < len(times):  # history and archive share instants
             return [*{row[0]: row for row in reversed(rows)}.values()][::-1]
         return rows
 
     def _sampled(self, symbol: str, first: int, last: int) -> list[tuple[int, _Sampled]]:
-        """The instants that have a sample, in order, each with the last sample before it."""
+        """The instants with a sample, in order, each with its last sample."""
         step = self._step
         latest = self._last_of_each_step(symbol, first - step, last)
         found = [(slot * step, row) for slot, row in latest.items() if slot * step >= first]
@@ -413,7 +413,7 @@ class _Reader:
                 rows = self._connection.execute(samples, span).fetchall()
             self._check(symbol, rows)
             before, latest = latest, {-(-row[0] // step): row for row in rows}
-            for slot, row in before.items():  # a sample in both tables: that of `settled` counts
+            for slot, row in before.items():  # of a sample in both tables, that in `settled` counts
                 if slot not in latest or latest[slot][0] < row[0]:
                     latest[slot], is_mixed = row, True
         return dict(sorted(latest.items())) if is_mixed else latest
@@ -422,7 +422,7 @@ class _Reader:
         """Check that the values are what a recorder writes.
 
         Raises:
-            RecordingError: A value is not.
+            RecordingError: No recorder writes such a value.
         """
         if rows:
             times, values, prices = zip(*rows, strict=True)
@@ -431,7 +431,7 @@ class _Reader:
 
 
 def _numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
-    """Numbers, where there is one; columns with or without gaps take no loop of Python."""
+    """Texts as numbers. A column that is all None, or has no None, needs no loop in Python."""
     without = texts.count(None)
     if without == len(texts):
         return cast("Sequence[None]", texts)

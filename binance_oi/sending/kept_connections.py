@@ -1,21 +1,22 @@
 """Kept (pooled) connections: which may be used again, and for how long one may be silent.
 
 The rule of this file: a handshake costs no weight, a second request does, and a failed call costs
-most. In doubt a connection is replaced; a request is sent twice only on evidence.
+most. In doubt the client opens a new connection; it sends a request twice only on evidence.
 
 Theory of operation. A kept connection can be dead without a sign: a NAT or a VPN forgot it, or the
-laptop was suspended. Whatever is written to it is lost, and no answer comes. Only silence shows
-that, but a slow exchange is silent as well. Three rules separate the two:
+laptop was suspended. The network drops all that is written to it, and no answer comes. Only silence
+shows that, but a slow exchange is silent as well. Three rules separate the two:
 
 1. A request on a kept connection that gets no byte within `patience` is abandoned, and its caller
    sends it once more on a new connection. A new connection is never abandoned: its handshake has
    just shown that the network works, so only the exchange can be slow.
-2. A dead connection makes others suspect: all that received their last byte before that request was
-   sent. They are not used again, so the next 99 calls do not wait as well.
+2. A dead connection makes others suspect: those that received nothing since it sent its last
+   request. The client does not use them again, so the next 99 calls do not wait as well.
 3. An answer that begins after more than `PATIENCE` shows that the exchange is slow. Patience grows
    to `PATIENCE_FACTOR` times the slowest recent answer, and shrinks when answers are quick again.
    It has an upper bound, so that the second request fits into its call's timeout. While answers are
-   slower than that bound, silence shows nothing in time, and each request has a new connection.
+   slower than that bound, a dead connection cannot be found in time, so each request opens a new
+   connection.
 
 Cost in weight. A dead connection costs 1 for the request that it swallowed. An exchange that turns
 slow costs 1 for each request on a kept connection at that moment, and nothing more while it stays
@@ -31,12 +32,12 @@ from contextvars import Context
 from dataclasses import dataclass
 
 PATIENCE = 2.0  # s without a byte; a real answer takes 0.1 s, and a call has 10 s for both attempts
-SUSPECT_AFTER = 0.25  # of patience: an end after this much silence makes others suspect as well
+SUSPECT_AFTER = 0.25  # of patience; a request that ends after so long a silence makes it suspect
 PATIENCE_FACTOR = 1.5  # times the slowest answer; the next one may be slower still
 NEVER = -1  # a generation in which no connection is opened
 ANSWERS_REMEMBERED = 100  # the slowest of the last 100 to 200 answers counts
-# Seconds. uvloop runs timers before it reads its sockets, so after the caller has blocked the loop
-# an answer may have arrived and not be read yet.
+# Seconds. uvloop runs timers before it reads its sockets. If the caller has blocked the loop, an
+# answer may have arrived that the loop has not read yet.
 LAST_READ_S = 0.01
 
 
@@ -48,11 +49,11 @@ class Line:
     heard: int
     """The number of requests sent, on all connections, when a byte last came on this one."""
     request: int = 0
-    """The number of its own last request among all of them."""
+    """The number of its last request; requests are numbered over all connections."""
     since: float = 0.0
     """Loop time at which that request was sent."""
     kept: bool = False
-    """Whether it is not new: it has served before, or was opened for later."""
+    """Whether it has served a request before, or was opened ahead of its first one."""
     silent: bool = False
     """Whether no byte has come since that request was sent."""
 
@@ -61,10 +62,9 @@ class KeptConnections:
     """What one client knows of all its connections.
 
     Args:
-        replace: Whether a request may be sent once more. If not, no connection is abandoned: its
-            call has only the rest of its time.
-        longest: The most seconds of patience, however slow the answers are; never less than
-            `PATIENCE`.
+        replace: Whether a request may be sent once more. If not, no connection is abandoned, since
+            its call has no time for a second request.
+        longest: The upper bound of patience, s, however slow the answers are; at least `PATIENCE`.
     """
 
     def __init__(self, *, replace: bool = True, longest: float = math.inf) -> None:
@@ -72,14 +72,14 @@ class KeptConnections:
         self._longest = max(PATIENCE, longest) if replace else math.inf
         self._is_slow = False  # a recent answer began after more than `PATIENCE`
         self.are_usable: bool = True
-        """Whether recent answers began within the longest patience. Otherwise silence shows nothing
-        in time, and each request needs a new connection."""
+        """Whether recent answers began within the longest patience. Otherwise a dead connection
+        cannot be found in time, and each request needs a new one."""
         self._replace = replace
         self._generation = 0
         self._sent = 0
         self._suspected = 0  # connections that were last heard before this request may be dead
-        self._slowest = self._slowest_before = 0.0  # s, in this period of answers and the last
-        self._answers = 0  # in this period
+        self._slowest = self._slowest_before = 0.0  # s, in this period and in the previous one
+        self._answers = 0  # in this period of `ANSWERS_REMEMBERED` answers
         # Kept connections without a byte, in the order of their requests, and how to abandon them.
         self._silent: dict[Line, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -98,7 +98,7 @@ class KeptConnections:
         line.generation = NEVER
 
     def suspect(self, line: Line) -> None:
-        """Note that it is dead: no connection last heard before its request is used again."""
+        """Note that it is dead. Connections last heard before its request are not used again."""
         self._suspected = max(self._suspected, line.request)
 
     def trusts(self, line: Line) -> bool:
@@ -119,7 +119,7 @@ class KeptConnections:
         """Note the first byte of an answer."""
         line.silent, line.heard = False, self._sent
         self._silent.pop(line, None)
-        if line.kept and not self._is_slow:  # nearly always; a slow answer would be abandoned
+        if line.kept and not self._is_slow:  # nearly always: within patience, or else abandoned
             return
         waited = asyncio.get_running_loop().time() - line.since
         if waited > PATIENCE or self._is_slow:
@@ -135,7 +135,7 @@ class KeptConnections:
         line.silent = False
         self._silent.pop(line, None)
         waited = asyncio.get_running_loop().time() - line.since
-        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # its caller had less patience
+        if line.kept and waited >= self.patience * SUSPECT_AFTER:  # the caller gave up earlier
             self.suspect(line)
 
     def close(self) -> None:

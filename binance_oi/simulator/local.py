@@ -1,6 +1,6 @@
 """Starts the local exchange: in the caller's event loop, in a thread, or in a process.
 
-The rule of this file: it listens on 127.0.0.1 only, and takes all clients for one IP address.
+The rule of this file: it listens on 127.0.0.1 only, and counts all clients as one IP address.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from binance_oi.simulator.universe import Universe
 
 HOST = "127.0.0.1"
 BACKLOG = 2048  # connections that a load test may open at once
-CLOSE_S = 0.1  # for requests in flight when the exchange closes
+CLOSE_S = 0.1  # s that requests in flight get to end when the exchange closes
 
 
 class LocalExchange(Commands):
@@ -43,8 +43,8 @@ class LocalExchange(Commands):
     It runs on every event loop, even on one with virtual time. If `clock` returns the time of such
     a loop, latency takes no real time.
 
-    The `url` of each exchange has a path of its own, and so a budget of its own. A client that has
-    seen a ban does not apply it to the next exchange on the same port. Any thread may call the
+    The `url` of each exchange has a path of its own, so each exchange has a budget of its own: a
+    ban by one exchange does not hold for the next one on the same port. Any thread may call the
     commands of `Commands`, such as `jump` and `ban`.
 
     Args:
@@ -60,7 +60,7 @@ class LocalExchange(Commands):
         bans: when 429 becomes 418, and for how long.
         count_refused: whether a refused request counts (unknown of the real exchange).
         headers: how reliable the headers are, and what `Retry-After` says.
-        changes: `(unix_s, symbol, status)` of coming listings and delistings.
+        changes: `(unix_s, symbol, status)` of future listings and delistings.
         history_limit: requests of `/futures/data` that are allowed in any 5 minutes.
         pages: how reliable a page of history is.
         files: how reliable a file of the archive is.
@@ -145,7 +145,7 @@ class LocalExchange(Commands):
             return self._exchange.history(symbol).rows(period, first, last, now)
 
     def archived(self, symbol: str, day: date) -> list[Row] | None:
-        """The rows with open interest in the archive's file of a day; None without a file.
+        """The rows with open interest in the archive's file for a day; None if it has no file.
 
         Raises:
             KeyError: the symbol is not listed.

@@ -41,7 +41,7 @@ def quiet_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
-    """Record the options of a command that would send; it sends nothing."""
+    """Collect the options of each command, and stop it before it sends a request."""
     found: list[Source] = []
 
     @contextmanager
@@ -55,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
 
 
 def arguments_of(command: str, tmp_path: Path) -> list[str]:
-    """The arguments that a command needs at least."""
+    """The command with its required arguments."""
     words = {"get": ["BTCUSDT"], "record": ["--to", str(tmp_path / "oi.db")]}
     return [command, *words.get(command, [])]
 
@@ -223,7 +223,7 @@ def test_an_empty_symbol_is_wrong_usage(name: str, capsys: Captured) -> None:
         ("--proxy=nonsense", "a proxy must be http://"),
     ],
 )
-def test_an_impossible_limit_is_one_line_and_exit_code_2(
+def test_an_impossible_limit_gives_one_line_of_error_and_exit_code_2(
     option: str, said: str, capsys: Captured
 ) -> None:
     assert main(["get", "BTCUSDT", option]) == 2

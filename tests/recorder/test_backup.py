@@ -1,7 +1,7 @@
-"""A copy of a recording is complete when it gets its name, also while a recorder writes.
+"""A copy of a recording gets its name only when it is complete, even while a recorder writes.
 
-Rule of this file: killed recorders and copies are real processes; the copy is checked without
-its directory.
+The rule of this file: the tests kill real processes that record or copy, and check each copy in an
+empty directory.
 """
 
 import os
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def checked_slots(path: Path) -> list[int]:
-    """The slots of a copy that is valid without other files."""
+    """Check that a copy is valid without any other file; return its slots."""
     alone = path.with_name("alone") / "copy.db"
     alone.parent.mkdir(exist_ok=True)
     shutil.copy(path, alone)
@@ -149,7 +149,7 @@ def test_a_file_with_a_running_recorder_is_not_replaced(path: Path) -> None:
     assert not copy.exists()
 
 
-def test_a_planted_link_at_the_name_of_the_part_is_not_followed(path: Path) -> None:
+def test_a_planted_link_at_the_name_of_the_temporary_file_is_not_followed(path: Path) -> None:
     victim = path.with_name("victim")
     victim.write_text("precious")
     path.with_name(".copy.db.part").symlink_to(victim)
@@ -268,7 +268,7 @@ def test_a_name_that_is_too_long_raises_recording_error(path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(5, "of mine"), sqlite3.Error("of mine"), ValueError()])
-def test_an_error_of_on_pages_reaches_the_caller_unchanged(path: Path, error: Exception) -> None:
+def test_an_error_from_on_pages_reaches_the_caller_unchanged(path: Path, error: Exception) -> None:
     def fail(*_: int) -> None:
         raise error
 

@@ -1,6 +1,6 @@
-"""The pytest plugin as in a user's test suite: from the wheel, found by its entry point.
+"""The pytest plugin works in a user's test suite, where pytest finds it by its entry point.
 
-Each test runs pytest in a directory of its own, with the files of the wheel.
+Each test runs pytest in a directory of its own, and imports the package from a built wheel.
 """
 
 import os
@@ -17,7 +17,7 @@ from support.lanes import thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A user's tests; MARK and FIXTURE are the mark and the fixture decorator of their asyncio plugin.
+# A user's tests. Each asyncio plugin replaces MARK by its mark and FIXTURE by its decorator.
 SUITE = """
 import asyncio
 import pytest
@@ -71,7 +71,7 @@ async def test_a_fixture_is_in_the_loop_of_its_test(market, virtual_time):
     await asyncio.sleep(1e6)
 
 MARK
-async def test_a_simulated_client_goes_by_the_loop(virtual_time: VirtualTime):
+async def test_a_simulated_client_uses_the_virtual_time(virtual_time: VirtualTime):
     async with simulated_client() as client:
         client.exchange.ban(600.0)
         with pytest.raises(BannedError):
@@ -80,7 +80,7 @@ async def test_a_simulated_client_goes_by_the_loop(virtual_time: VirtualTime):
         assert (await client.get_open_interest("BTCUSDT")).symbol == "BTCUSDT"
 
 MARK
-async def test_the_next_loop_is_a_real_one():
+async def test_the_next_test_gets_a_real_loop():
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
     async with simulated_client(timeout=600.0) as client:
         client.exchange.delay(0.01)
@@ -120,7 +120,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_pytest(
     site: Path, directory: Path, source: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the tests of `source` there, with warnings as errors."""
+    """Run the tests in `source` from `directory`, with warnings as errors."""
     (directory / "test_of_a_user.py").write_text(dedent(source), encoding="utf-8")
     (directory / "pytest.ini").write_text("[pytest]\n")
     away = ("PYTHONPATH", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_WORKER")
@@ -175,7 +175,7 @@ def test_the_fixtures_work_with_each_plugin_for_asyncio(
 LISTING = """
 import sys
 
-def test_nothing_heavy_is_there():
+def test_no_heavy_module_is_imported():
     heavy = ("aiohttp", "aiolimiter", "asyncio", "msgspec", "sqlite3", "yarl")
     assert not {name.partition(".")[0] for name in sys.modules} & {*heavy}
     ours = {name for name in sys.modules if name.startswith("binance_oi")}
@@ -190,7 +190,7 @@ def test_nothing_heavy_is_there():
 
 
 def test_the_plugin_imports_nothing_until_a_test_asks_for_it(site: Path, tmp_path: Path) -> None:
-    # Other plugins import asyncio and more; `pytest` alone imports none without its cache.
+    # Other plugins import asyncio and more. Without them and its cache, pytest imports none of it.
     without = ("asyncio", "anyio", "xdist", "xdist.looponfail", "pytest_cov", "hypothesispytest")
     options = [part for name in without for part in ("-p", f"no:{name}")]
     done = run_pytest(site, tmp_path, LISTING, *options)
@@ -222,7 +222,7 @@ def test_a_late_request_for_virtual_time_fails_with_the_reason(site: Path, tmp_p
         ),
     ],
 )
-def test_a_loop_that_is_not_the_tests_own_fails_with_the_reason(
+def test_virtual_time_on_a_shared_or_foreign_loop_fails_with_the_reason(
     options: tuple[str, ...], said: str, site: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "loops_of_a_user.py").write_text(
@@ -246,7 +246,7 @@ def test_a_loop_that_is_not_the_tests_own_fails_with_the_reason(
     assert said in done.stdout
 
 
-def test_the_test_of_ten_lines_in_the_documentation_runs(site: Path, tmp_path: Path) -> None:
+def test_the_ten_line_test_in_the_documentation_passes(site: Path, tmp_path: Path) -> None:
     page = (ROOT / ".docs" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (source,) = (block for block in blocks if "async def test_" in block)

@@ -1,7 +1,7 @@
-"""The page of the service and of a report: one template, one style sheet, one script in two files.
+"""Makes a report from the page of the service: a template, a style sheet, a script in two files.
 
-The rule of this file: a report is the live page with its style, its script and its data inside. The
-page allows this one style and this one script by their hashes, and nothing else.
+The rule of this file: a report is the live page with the style, the script and the data inside. Its
+content security policy allows this style and this script by their hashes, and nothing else.
 """
 
 import base64
@@ -14,24 +14,24 @@ from html import escape
 from importlib.resources import files
 
 SCRIPTS = ("chart.js", "page.js")
-# What a report has in place of these parts of the live page.
+# A report puts markup in these places of the live page.
 _PLACES = re.compile(r"<!--still:(\w+)-->")
 _LINKED = re.compile(r'<link rel="stylesheet"[^>]*>\n|<script src=[^>]*></script>\n')
 
 
 @cache
 def part(name: str) -> str:
-    """The text of a file of the page."""
+    """The text of one of the page's files."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def still(title: str, data: object, parts: Mapping[str, str]) -> str:
-    """One file that shows the page as it was at one moment.
+    """One HTML file that shows the page at one moment.
 
     Args:
-        title: Plain text.
-        data: The state of the page, as page.js reads it.
-        parts: Markup for the places of the template, by name; a place without any stays empty.
+        title: The title, as plain text.
+        data: The state of the page, in the form that page.js reads.
+        parts: Markup for the places of the template, by name; a place without markup stays empty.
     """
     style = part("page.css")
     script = "\n".join(part(name) for name in SCRIPTS)
@@ -52,7 +52,7 @@ def still(title: str, data: object, parts: Mapping[str, str]) -> str:
 
 
 def _in_script(data: object) -> str:
-    """JSON in which nothing can end the element around it."""
+    """JSON that cannot end the element around it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
