@@ -126,7 +126,7 @@ def sections(recording: Recording, part: Part, found: Completeness) -> str:
     marks = found.marks()
     picture = strip(found.span, [Gap(m.first, m.last, m.reason, "") for m in marks], 0.0)
     return (
-        '<section aria-labelledby="complete"><h2 id="complete">How complete it is</h2>'
+        '<section aria-labelledby="complete"><h2 id="complete">Completeness</h2>'
         f"<p>{_in_words(found)}</p>"
         f'{picture}<p class="quiet">{_legend(found.gaps)}</p>'
         f"{_by_reason(found.gaps)}{_longest(found.gaps)}{_failures(recording, part)}</section>"

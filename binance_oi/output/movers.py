@@ -166,7 +166,7 @@ def market_of(
 
 
 def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) -> Market:
-    """The same market with the z-scores of some symbols. Each symbol costs a week of its samples.
+    """The same market with the z-scores of some symbols; it reads a week of samples for each.
 
     Raises:
         RecordingError: The recording cannot be read.

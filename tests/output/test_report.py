@@ -84,7 +84,7 @@ def hash_of(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def test_the_page_shows_the_market_first_and_then_how_complete_it_is(recording: Recording) -> None:
+def test_the_page_shows_the_market_first_and_then_the_completeness(recording: Recording) -> None:
     page = Page(report(recording))
     assert page.fetched == []
     for expected in (
@@ -100,7 +100,7 @@ def test_the_page_shows_the_market_first_and_then_how_complete_it_is(recording: 
         "币安人生USDT",
     ):
         assert expected in page.shown, expected
-    assert page.shown.index("Largest changes") < page.shown.index("How complete it is")
+    assert page.shown.index("Largest changes") < page.shown.index("Completeness")
 
 
 def test_the_page_allows_its_own_style_and_script_by_their_hashes_and_nothing_else(

@@ -1,12 +1,13 @@
-/* A chart of one symbol on a canvas: two lines over time, gaps behind them.
-   Rule of this file: it knows nothing of the page. It draws what `show` gave it, moves with pointer,
-   fingers, keys and Ctrl+wheel, and calls `changed` when what it shows or points at has changed. Lines
-   are broken where values are missing: NaN, or a pause. Colours come from the style sheet. */
+/* A chart of one symbol on a canvas: two lines over time, with gaps behind them.
+   The rule of this file: it knows nothing of the page. It draws the lines that `show` received. The
+   pointer, fingers, keys and Ctrl+wheel move the view and the crosshair, and the chart then calls
+   `changed`. A line breaks where values are missing: at a NaN or a pause. Colours come from the style
+   sheet. */
 "use strict";
 
 const EDGE = { left: 8, right: 64, top: 8, bottom: 22 }; // CSS pixels around the plot
-const BREAK = 3; // times the median distance: values further apart are not joined
-const LEAST_SPAN = 60e3; // ms: no zoom goes deeper
+const BREAK = 3; // times the median distance; the line breaks between values further apart
+const LEAST_SPAN = 60e3; // ms; the deepest zoom
 const STEPS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800]
   .map((seconds) => seconds * 1000);
 
@@ -22,11 +23,11 @@ class Chart {
     this.at = null; // ms under the crosshair
     this.dragged = null; // [from, to] in CSS pixels
     this.fingers = new Map();
-    this.asked = false; // whether a frame is on its way
+    this.asked = false; // whether a frame is requested and not yet drawn
     this.listen();
   }
 
-  /** Replace what is shown. The view stays if `keep` is set and it still overlaps. */
+  /** Show other lines. The view stays if `keep` is set and the view overlaps the new lines. */
   show(lines, gaps, whole, keep = false) {
     const followed = this.view[1] >= this.whole[1];
     const width = this.view[1] - this.view[0];
@@ -237,7 +238,7 @@ class Chart {
       canvas.addEventListener(kind, (event) => this.release(event));
     }
     canvas.addEventListener("pointerleave", () => {
-      if (this.pointed && !this.dragged) this.point(null); // a crosshair of the keys stays
+      if (this.pointed && !this.dragged) this.point(null); // a crosshair set by keys stays
     });
     canvas.addEventListener("dblclick", () => this.zoom(...this.whole));
     canvas.addEventListener("keydown", (event) => this.key(event));
@@ -270,7 +271,7 @@ class Chart {
     } else this.point(this.time(event.offsetX), true);
   }
 
-  /** Keep the two instants under the two fingers. */
+  /** Zoom so that the same two instants stay under the two fingers. */
   pinch() {
     const [left, right] = [...this.fingers.values()].sort((a, b) => a - b);
     const [first, last] = this.pinched.ends;
@@ -323,7 +324,7 @@ class Chart {
     move();
   }
 
-  /** Move the crosshair, and the view with it where it would leave. */
+  /** Move the crosshair. If it would leave the view, the view moves as well. */
   follow(time) {
     const at = Math.min(Math.max(time, this.whole[0]), this.whole[1]);
     const width = this.view[1] - this.view[0];
@@ -345,7 +346,7 @@ function after(times, time) {
   return low;
 }
 
-/** The longest distance of two values that are joined. */
+/** The longest distance of two values that the line joins. */
 function longest(times) {
   const steps = [];
   for (let i = 1; i < times.length; i++) steps.push(times[i] - times[i - 1]);
@@ -353,7 +354,7 @@ function longest(times) {
   return steps.length ? BREAK * steps[steps.length >> 1] : Infinity;
 }
 
-/** Indices to draw: the lowest and highest of each pixel column, and both ends of every pause. */
+/** The indices to draw: the lowest and highest value of each pixel column, both ends of each pause. */
 function thin(line, from, to, columns) {
   if (to - from <= 4 * columns) return Array.from({ length: to - from }, (_, i) => from + i);
   const kept = [];

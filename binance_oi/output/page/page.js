@@ -1,12 +1,13 @@
-/* The page of the service, and the script of a report.
-   Rule of this file: one state, drawn from scratch where it changed. A report carries its state in a
-   block of JSON; the live page builds the same state from `events`, `changes` and `history`. All text
-   of the exchange goes in as text, never as markup. The chart is in chart.js. */
+/* The script of the page of the service, and of a report.
+   The rule of this file: the page has one state, and redraws each part whose state changed. A report
+   carries its state in a block of JSON; the live page builds the same state from `events`, `changes`
+   and `history`. Text of the exchange becomes text of the page, never markup. The chart is in
+   chart.js. */
 "use strict";
 
 const WINDOWS = ["5m", "1h", "4h", "24h"];
 const RANGES = { "1h": 36e5, "4h": 144e5, "1d": 864e5, "7d": 6048e5, "30d": 2592e6, all: 0 };
-const FIRST_ROWS = 100; // of the table; the rest on demand, or a sweep takes the browser too long
+const FIRST_ROWS = 100; // of the table; more only on demand, because drawing them takes long
 const TREND_POINTS = 60;
 const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next connection
 const CHANGES_EVERY = 60e3; // ms
@@ -47,7 +48,7 @@ function clock(time) {
   return new Date(time).toISOString().slice(0, 19).replace("T", " ");
 }
 
-// -- the link: what a view is, in the address of the page ------------------------------------------
+// -- the link: the view as a part of the page's address --------------------------------------------
 
 function readLink() {
   const found = new URLSearchParams(location.hash.slice(1));
@@ -72,7 +73,7 @@ function writeLink() {
 
 // -- the market ------------------------------------------------------------------------------------
 
-/** Coins where no price is known, or else the column would be empty. */
+/** Use coins when no price is known; otherwise the column would be empty. */
 function isInUsd() {
   return state.link.unit === "usd" && [...state.rows.values()].some((row) => row.usd);
 }
@@ -90,7 +91,7 @@ function keyOf(row, key, inUsd) {
   return row.changes[key] ?? null;
 }
 
-/** Every row that the page would show, in order: pinned ones first, missing values last. */
+/** The rows that match the search, in order: pinned rows first, rows without a value last. */
 function chosenRows() {
   const { sort, down, find, pins } = state.link;
   const wanted = find.trim().toUpperCase();
@@ -109,9 +110,9 @@ function chosenRows() {
 }
 
 let showsAll = false;
-let isHovered = false; // then rows keep their places
+let isHovered = false; // while the pointer is over the table, its rows keep their places
 let order = []; // symbols, as the table shows them
-const shownRows = new Map(); // symbol to the row of the table and what it shows
+const shownRows = new Map(); // symbol to the row of the table and its texts
 
 let shownInUsd = false;
 
@@ -162,7 +163,7 @@ function drawMarket(moves = false) {
   $("all").textContent = showsAll ? `Show ${FIRST_ROWS}` : "Show all";
 }
 
-/** The row of a symbol; cells are written only where their text has changed. */
+/** Update the row of a symbol; write only the cells whose text has changed. */
 function drawRow(symbol) {
   const row = state.rows.get(symbol);
   let shown = shownRows.get(symbol);
@@ -243,7 +244,7 @@ function age(time) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
-/** This moment; of a report, the moment at which it was made. */
+/** The present time; in a report, the time of its last sample. */
 function now() {
   return state.made || Date.now();
 }
@@ -417,7 +418,7 @@ let source = null;
 let attempts = 0;
 let timer = null;
 
-/** Open a stream. A timer of our own opens the next one: one 503 closes an EventSource. */
+/** Open a stream. Our own timer opens the next one, because a 503 closes an EventSource. */
 function connect() {
   clearTimeout(timer);
   disconnect();
@@ -483,7 +484,7 @@ function takeGap(gap) {
   drawSymbol(false);
 }
 
-/** Read how every symbol has changed. A service that cannot say it leaves the columns empty. */
+/** Read the changes of every symbol. If the service has none, the columns stay empty. */
 async function readChanges() {
   for (const window of WINDOWS) {
     let answer;
@@ -492,7 +493,7 @@ async function readChanges() {
       if (!response.ok) return;
       answer = await response.json();
     } catch {
-      return; // the next time
+      return; // the next call tries again
     }
     for (const found of answer.changes) {
       const row = state.rows.get(found.symbol);
@@ -506,7 +507,7 @@ async function readChanges() {
 
 // -- the start -------------------------------------------------------------------------------------
 
-/** Undo the coding of a report: numbers as differences of integers. */
+/** Decode the numbers of a report, which are differences of integers. */
 function decoded(coded) {
   let sum = 0;
   return coded.steps.map((step) => (step === null ? NaN : (sum += step) / coded.scale));
@@ -527,7 +528,7 @@ function readStill() {
 
 function start() {
   if (still) readStill();
-  document.getElementById("plain")?.remove(); // what a reader without the script sees
+  document.getElementById("plain")?.remove(); // the chart for readers without the script
   $("rows").tBodies[0].replaceChildren();
   readLink();
   $("find").value = state.link.find;
