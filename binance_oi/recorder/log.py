@@ -1,4 +1,4 @@
-"""Which database a log belongs to, and how to read one without leaving files behind.
+"""Finds the database to which a log belongs, and reads both without leaving files behind.
 
 SQLite finds a log by its name alone. When another file has taken the name of a recording, SQLite
 applies the log of one to the other. The result mixes the rows of two recordings, or is damaged.
@@ -95,7 +95,7 @@ def is_foreign(path: Path, log: Path) -> bool:
 
 
 def generation(log: Path) -> Generation | None:
-    """Which log the file holds; None when the file is missing or empty."""
+    """The generation of the log in a file; None when the file is missing or empty."""
     try:
         with open(log, "rb", buffering=0, opener=_open_regular) as file:
             return _read_header(file)

@@ -1,4 +1,4 @@
-"""Whether another connection still reads an earlier state of a recording.
+"""Finds out whether another connection still reads an earlier state of a recording.
 
 The rule of this file: it changes nothing. A checkpoint moves a page from the log into the file,
 unless a reader needs the file's older version of that page. While a connection reads an earlier

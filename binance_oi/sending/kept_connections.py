@@ -1,4 +1,4 @@
-"""Kept (pooled) connections: which may be used again, and for how long one may be silent.
+"""Decides which kept (pooled) connections may be used again, and how long one may be silent.
 
 The rule of this file: a handshake costs no weight, a second request does, and a failed call costs
 most. In doubt the client opens a new connection; it sends a request twice only on evidence.
@@ -43,7 +43,7 @@ LAST_READ_S = 0.01
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """What is known about a connection for its next use."""
+    """The state of one connection, which decides whether it may be used again."""
 
     generation: int
     heard: int
@@ -59,7 +59,7 @@ class Line:
 
 
 class KeptConnections:
-    """What one client knows of all its connections.
+    """The state of all connections of one client.
 
     Args:
         replace: Whether a request may be sent once more. If not, no connection is abandoned, since
