@@ -67,7 +67,7 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
 
 
 class Reason(StrEnum):
-    """Why a request waits, or is never sent."""
+    """The reason for which a request waits, or is never sent."""
 
     COOLDOWN = "cooldown"
     """The exchange refused a request; nothing is sent until the cooldown ends."""

@@ -1,4 +1,4 @@
-"""Which process this is: a forked child is another process than its parent.
+"""Distinguishes a forked child from its parent.
 
 The rule of this file: compare an object instead of asking the system. A process id would cost a
 system call for each request, and the system reuses it after a process has ended.
@@ -7,7 +7,7 @@ system call for each request, and the system reuses it after a process has ended
 import os
 
 current: object = object()
-"""This process. An object that kept it and finds another one here was made before a fork."""
+"""This process. An object that has kept another value was made before a fork."""
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""What every test gets: its own directory for budgets, no proxies, and its choice of event loop.
+"""Gives every test its own directory for budgets, no proxies, and its choice of event loop.
 
 Rule of this file: fixtures and hooks only; what they need to work lives in a module of its own.
 """

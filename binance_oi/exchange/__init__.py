@@ -1,4 +1,4 @@
-"""What the exchange is: facts and shapes. No I/O, and no clock.
+"""Describes the exchange: facts and shapes, without I/O and without a clock.
 
 symbols.py    which text can be a symbol
 limits.py     an amount allowed in a span of seconds

@@ -50,7 +50,7 @@ _AROUND_CELLS = ('"', ", ", " ,", "\t")
 
 @dataclass(slots=True)
 class MetricsFile:
-    """What one file says."""
+    """The content of one file."""
 
     rows: dict[int, tuple[str, str | None]] = field(
         default_factory=dict[int, tuple[str, str | None]]
@@ -156,7 +156,7 @@ def decode_metrics(body: bytes, symbol: str, day: date) -> MetricsFile:
 
 
 def _columns(lines: Sequence[str]) -> tuple[Mapping[str, int], Sequence[str]]:
-    """Where each column is, and the lines after the header."""
+    """The index of each column, and the lines after the header."""
     usual = {name: place for place, name in enumerate(COLUMNS)}
     if not lines:
         return usual, lines
@@ -187,7 +187,7 @@ class _Reader:
         self._found = MetricsFile()
 
     def finish(self) -> MetricsFile:
-        """What was read, in the order of time."""
+        """The rows read so far, sorted by time."""
         found = self._found
         found.rows = {time: found.rows[time] for time in sorted(found.rows)}
         found.blank -= found.rows.keys()

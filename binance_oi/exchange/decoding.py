@@ -72,7 +72,7 @@ class MarkPrices(NamedTuple):
 
 
 class HistoryPage(NamedTuple):
-    """What an answer with history says, in the order of the answer."""
+    """The rows of an answer with history, in the order of the answer."""
 
     rows: tuple[HistoryRow, ...]
     odd_rows: tuple[str, ...] = ()

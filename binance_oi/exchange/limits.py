@@ -1,4 +1,4 @@
-"""What the exchange allows: an amount in a span of seconds.
+"""The limits of the exchange: each allows an amount in a span of seconds.
 
 The rule of this file: plain values. `budget` tracks the use of a limit.
 """

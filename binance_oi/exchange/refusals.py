@@ -64,7 +64,7 @@ _error = msgspec.json.Decoder(_WireError)
 
 
 class Kind(Enum):
-    """What a refusal means for the sender."""
+    """The kinds of refusals, by their meaning for the sender."""
 
     LIMITED = auto()
     BANNED = auto()

@@ -119,7 +119,7 @@ class _ArchiveProgress(NamedTuple):
 
 
 class ArchiveProgress(_ArchiveProgress, Encodable):
-    """How far `Archive.days` is."""
+    """The progress of `Archive.days`."""
 
     __slots__ = ()
 

@@ -109,7 +109,7 @@ class Columns(NamedTuple):
 
 
 class PastColumns(NamedTuple):
-    """What the columns of numbers of the past are."""
+    """The types of the columns of numbers of the past."""
 
     open_interest: Kind = Kind.plain(PLAIN_VALUE)
     notional: Kind = Kind.plain(PLAIN_VALUE)

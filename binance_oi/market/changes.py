@@ -99,7 +99,7 @@ class _Row(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What is computed; lengths in steps."""
+    """The windows to compute; lengths are in steps."""
 
     step: int  # ms
     windows: tuple[int, ...]

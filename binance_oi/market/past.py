@@ -66,7 +66,7 @@ class _Instant(NamedTuple):
 
 
 class Instant(_Instant, Encodable):
-    """What the exchange says about one instant of the past."""
+    """The exchange's values for one instant of the past."""
 
     __slots__ = ()
 
@@ -118,6 +118,6 @@ class _HistoryProgress(NamedTuple):
 
 
 class HistoryProgress(_HistoryProgress, Encodable):
-    """How far a run of `histories` is."""
+    """The progress of a run of `histories`."""
 
     __slots__ = ()

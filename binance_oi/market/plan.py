@@ -1,4 +1,4 @@
-"""How often a number of symbols can be read: which schedule fits into a budget.
+"""Finds the schedules that fit into a budget, for a number of symbols.
 
 The rule of this file: pure arithmetic over its arguments. A schedule fits when its weight in a
 minute, plus that of all pollers that started before, is within the budget.

@@ -1,4 +1,4 @@
-"""When each slot of a schedule is due, also after somebody sets the clock.
+"""Computes when each slot of a schedule is due, also after somebody sets the clock.
 
 The rule of this file: slots are multiples of the period since 1970. The wall clock says when a slot
 is due; a steady clock says how much time has really passed. When the two disagree, somebody set the

@@ -17,7 +17,7 @@ _HOLE = math.nan
 
 
 class Score(NamedTuple):
-    """Where one number stands among others."""
+    """The place of one number among others."""
 
     z_score: float | None
     """Its distance from the mean of the others, in standard deviations; None if all are equal."""

@@ -51,7 +51,7 @@ Line = Callable[[str, int, str, int, str | None], str]
 
 
 class Form(NamedTuple):
-    """How rows become a file, and a file becomes rows."""
+    """A file format: writes rows to a file, and reads them again."""
 
     write: Callable[[Iterable[Batch], BinaryIO, Columns, OddRows], object]
     """Raises `TooNarrowError` for a row that does not fit the columns."""

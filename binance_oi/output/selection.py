@@ -1,4 +1,4 @@
-"""Which samples leave a recording.
+"""Selects the samples that leave a recording.
 
 The rule of this file: a sample with an impossible date is left out alone. It stays in the
 recording, and one warning names it. No output shows it, or stretches over the years up to it. Dates

@@ -84,7 +84,7 @@ class _BackfillProgress(NamedTuple):
 
 
 class BackfillProgress(_BackfillProgress, Encodable):
-    """How far `backfill` is."""
+    """The progress of `backfill`."""
 
     __slots__ = ()
 

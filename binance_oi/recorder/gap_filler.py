@@ -1,9 +1,9 @@
-"""What a recorder does about its own gaps: it reads their instants from the exchange's history.
+"""Fills a recorder's own gaps with instants of the exchange's history.
 
 The rule of this file: it never delays a sweep. It reads after the sweep that ends a gap, from a
 limit of its own, one symbol at a time; and it stores in the recorder's thread, between two sweeps.
-A gap stays what it is, for no sweep was there. A 5-minute instant within it gets the row that the
-exchange keeps of that instant. A gap that has no such instant cannot be closed.
+The gap stays recorded, because its slots still have no sweep. Each 5-minute instant within it gets
+the exchange's row for that instant. A gap without such an instant cannot be filled.
 """
 
 import asyncio

@@ -59,7 +59,7 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, history: History) -> "Kept":
-        """What a call of `client.histories` has read."""
+        """The rows that a call of `client.histories` has read."""
         newest = history.rows[-1].time if history.rows else 0
         return cls(history.rows, unix_ms(history.since), max(history.complete_until, newest))
 
@@ -89,7 +89,7 @@ class Kept(NamedTuple):
 
 
 def cache_directory() -> Path | None:
-    """Where this user's programs keep what they can make again; None when nothing says where."""
+    """The user's cache directory; None when the environment names none."""
     try:
         if sys.platform == "win32":
             place = os.environ.get("LOCALAPPDATA", "")
@@ -123,7 +123,7 @@ class HistoryCache:
         return cls(None if place is None or not name else place / FOLDER / name)
 
     def load(self, symbol: str) -> Kept | None:
-        """What is kept of a symbol; None when nothing is, or it cannot be used."""
+        """The kept rows of a symbol; None when there is no usable file."""
         if self.directory is None:
             return None
         try:
@@ -249,7 +249,7 @@ class Recent(NamedTuple):
 
 
 def load_recent(cache: HistoryCache, symbols: Sequence[str]) -> dict[str, Kept]:
-    """What is kept of these symbols; it reads a file for each."""
+    """The kept rows of these symbols; it reads a file for each symbol."""
     found = {symbol: cache.load(symbol) for symbol in symbols}
     return {symbol: kept for symbol, kept in found.items() if kept is not None}
 

@@ -57,7 +57,7 @@ class RecorderLock:
             os.close(file)  # the previous owner has just removed it
 
     def _name(self, file: int) -> Path | None:
-        """What to remove; another directory may be in the place of a renamed one."""
+        """The path to remove; a renamed directory may have been replaced by another one."""
         return self._path if _leads_to(self._path, file) else name_of(file)
 
     def protects(self, path: Path) -> bool:

@@ -20,7 +20,7 @@ SNAPSHOT_BYTES, VALUE_BYTES, MARK_BYTES, ERROR_BYTES = 2048, 512, 320, 2048
 
 @dataclass(slots=True)
 class Unit:
-    """What one transaction writes: a sweep, and the gaps before it."""
+    """The content of one transaction: a sweep, and the gaps before it."""
 
     gaps: list[Gap] = field(default_factory=list[Gap])
     sweep: Snapshot | None = None

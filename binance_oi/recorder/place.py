@@ -1,4 +1,4 @@
-"""Where the file of an open recording is now, and the files that SQLite keeps beside it.
+"""Finds the current place of an open recording's file, and of SQLite's files beside it.
 
 The rule of this file: a log belongs to one database, and follows that database. SQLite finds a log
 by its name alone. If the log stayed under the name of a recording that was moved, SQLite would
@@ -50,7 +50,7 @@ class Place:
         return _side(self._real, ending)
 
     def change(self) -> str | None:
-        """What others did to the file so that it must be opened again; None if they did nothing.
+        """The change by other programs that makes it necessary to open the file again, or None.
 
         Raises:
             OSError: The system does not say.

@@ -1,4 +1,4 @@
-"""What a recording knows of a slot: a sweep, a gap, or nothing.
+"""Looks up a slot in a recording: it has a sweep, a gap, or nothing.
 
 The rule of this file: a slot never has both a sweep and a gap, and a written sweep does not change.
 Slots occur a second time when somebody sets the clock back. Then it depends on what the slot has:

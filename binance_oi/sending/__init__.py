@@ -1,4 +1,4 @@
-"""How one request gets onto the wire, and what comes back.
+"""Sends one request, and reads the response.
 
 retry.py              when a request is sent again
 pacer.py              how fast requests leave

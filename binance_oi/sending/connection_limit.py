@@ -1,7 +1,8 @@
-"""How many requests may be under way at once: as many as there can be connections.
+"""Limits concurrent requests to the number of possible connections.
 
-The rule of this file: no request is admitted before there is a connection for it. If it waited for
-one after its admission, its weight would be booked for a time at which it is not sent.
+The rule of this file: the governor admits a request only when there is a connection for it. A
+request that waited for a connection after its admission would be sent later than its weight is
+charged for.
 """
 
 import logging
@@ -14,13 +15,13 @@ GROWTH_DIVISOR = 8  # after a shortage the limit grows by an eighth at a time, a
 
 
 class ConnectionLimit:
-    """The most requests under way; fewer while the system has too few file descriptors.
+    """The greatest number of concurrent requests, reduced while file descriptors are scarce.
 
     Args:
         most: The limit that the user sets.
 
     Raises:
-        TypeError: `most` is no integer.
+        TypeError: `most` is not an integer.
         ValueError: `most` is not above 0.
     """
 

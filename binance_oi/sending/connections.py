@@ -292,7 +292,7 @@ class Attempt:
 
     @property
     def pieces(self) -> int:
-        """How many reads an answer takes that is as long as it may be."""
+        """The number of reads that the longest possible answer takes."""
         return (self.max_body + ENVELOPE) // BYTES_PER_READ
 
     @property

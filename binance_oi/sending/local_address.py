@@ -1,4 +1,4 @@
-"""Which address of this machine a request comes from.
+"""Chooses the address of this machine from which requests are sent.
 
 The rule of this file: the exchange counts weight by address. Two names of one address would be two
 budgets for one limit.

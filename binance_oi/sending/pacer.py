@@ -1,4 +1,4 @@
-"""How fast requests leave: a number per second, in batches.
+"""Limits the requests per second, in batches.
 
 The rule of this file: aiolimiter is only the pacer. It smooths bursts, so that no firewall reacts
 and headers have time to steer. It is never the accountant: `AsyncLimiter(2400, 60)` lets 4799

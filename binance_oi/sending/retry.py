@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long.
+"""Decides whether a request is sent again, and after which delay.
 
 The rule of this file: a retry is a request like any other. It is admitted and charged again, so it
 must be worth its weight. An error of the caller or a ban by the exchange is never retried.
@@ -16,7 +16,7 @@ OVERLOADED = -1008  # "throttled by system-level protection": not counted; back 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy(Encodable):
-    """Which failed requests are sent again. `RetryPolicy(attempts=1)` turns retries off.
+    """Selects the failed requests to send again. `RetryPolicy(attempts=1)` turns retries off.
 
     Retried within the call's `timeout`: network errors, timeouts of a connection, 5xx and 408.
     Never retried: wrong input, other 4xx, 403, 418, 451, certificates, well-formed wrong answers. A

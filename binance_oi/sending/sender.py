@@ -40,7 +40,7 @@ ANOTHER_PROCESS = "the client belongs to another process; make one after the for
 
 @dataclass(slots=True)
 class Terms:
-    """What one or many requests may cost, and what they have cost."""
+    """The bounds of one or many requests, and their cost so far."""
 
     timeout: float
     """Seconds for each request from its admission, over all its attempts."""

@@ -354,7 +354,7 @@ def _text(error: Exception) -> str:
 
 
 def _no_connection(error: aiohttp.ClientConnectorError) -> str:
-    """Why there is no connection, and to where."""
+    """The reason why there is no connection, and the target."""
     cause = error.os_error
     is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     host = f"[{error.host}]" if ":" in error.host else error.host

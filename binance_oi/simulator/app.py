@@ -1,4 +1,4 @@
-"""What the exchange answers: routes, weights, headers and error texts, over aiohttp.web.
+"""Answers as the exchange does: routes, weights, headers and error texts, over aiohttp.web.
 
 The rule of this file: every request takes the same path: up leg, count, answer, down leg. The
 exchange counts it when it arrives, even if the sender has gone by then. The answer shows the state
@@ -81,7 +81,7 @@ class Change(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What the script does to one answer."""
+    """The effect of the script on one answer."""
 
     delay_s: float = 0.0
     is_dropped: bool = False

@@ -38,7 +38,7 @@ _EPOCH_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """How reliable a file is: the share of days, or of rows, that have a fault.
+    """The faults of files: the share of days, or of rows, that have each fault.
 
     Source: every fault was seen in real files (2026-11); the shares are made up.
     """
@@ -181,7 +181,7 @@ class Archives:
             raise ValueError(f"{symbol!r} is not listed") from None
 
     def answer(self, target: str, now: float) -> web.Response:
-        """What is below a path: a file, its checksum, or nothing."""
+        """The content at a path: a file, its checksum, or nothing."""
         asked = _asked_for(target)
         try:
             found = asked and self.of(asked.symbol).file(asked.day, int(now * 1000))
@@ -211,7 +211,7 @@ def _packed(name: str, lines: Sequence[str]) -> bytes:
 
 
 def _asked_for(target: str) -> _Asked | None:
-    """What a path names."""
+    """The file that a path names."""
     path = target.removeprefix(ARCHIVE).partition("?")[0]
     match = _NAME.fullmatch(unquote(path).removesuffix(CHECKSUM))
     if match is None:

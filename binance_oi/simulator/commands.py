@@ -21,7 +21,7 @@ Number = Decimal | str | int
 
 
 class Commands:
-    """What a test may command an exchange to do, from any thread.
+    """The commands that a test may give to an exchange, from any thread.
 
     A command affects requests from the next one on. If several commands affect the same answers,
     such as two calls of `fail`, the second one begins when the first one is used up.

@@ -1,4 +1,4 @@
-"""The weight an exchange has counted for one IP address, and what it refuses.
+"""Counts the weight of one IP address as the exchange does, and decides which requests it refuses.
 
 The rule of this file: arithmetic only, no I/O and no clock. Time is an argument, in Unix seconds by
 the exchange's own clock. A request counts in the UTC minute in which it arrives, and the count
@@ -54,11 +54,11 @@ class Bursts:
 
 @dataclass(frozen=True, slots=True)
 class Bans:
-    """When an IP address is banned, and for how long.
+    """The rule by which refusals turn into a ban, and the length of bans.
 
-    The first `after` refusals are answered 429, and the next one bans (`None`: never). After a
-    whole minute without a refusal the number starts again from 0. Each ban is twice as long as the
-    one before.
+    The first `after` refusals get a 429, and the next one starts a ban (`None`: never). After a
+    whole minute without a refusal, the count starts again from 0. Each ban is twice as long as the
+    previous one.
 
     Source: bans last 2 minutes to 3 days and grow for repeat offenders (documented). Requests
     during a ban lengthen it (observed). How many 429s the exchange tolerates is unknown.
@@ -90,8 +90,8 @@ class WeightCounter:
         used: weight already counted in the minute of `start`.
         others: other clients on this IP address; counted, never banned.
         bans: when refusals lead to a ban.
-        count_refused: whether a refused request counts. It is unknown whether it does at the real
-            exchange; counting is the worse case for a client.
+        count_refused: whether a refused request counts. The behaviour of the real exchange is
+            unknown; counting is the worse case for a client.
     """
 
     def __init__(
@@ -195,12 +195,12 @@ class WeightCounter:
 
 
 class RollingCounter:
-    """Counts requests in the seconds before each one, and refuses what is over the limit.
+    """Counts requests in a rolling window, and refuses requests above the limit.
 
     Args:
-        limit: requests allowed in any `seconds` in a row.
-        seconds: how long a request counts.
-        address: whose refusals and bans these are.
+        limit: requests allowed in any span of `seconds`.
+        seconds: the length of the window.
+        address: the counter of the IP address, which has its refusals and bans.
     """
 
     def __init__(self, limit: int, seconds: float, address: WeightCounter) -> None:
@@ -226,8 +226,8 @@ class RollingCounter:
     def count(self, now: float) -> Verdict:
         """Count a request that arrives at `now`, and decide whether it is served.
 
-        A refused request counts as well. It is unknown whether it does at the real exchange;
-        counting is the worse case for a client.
+        A refused request counts as well. The behaviour of the real exchange is unknown; counting
+        is the worse case for a client.
         """
         used = self.used(now) + 1
         self._times.append(now)

@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """How reliable a page is.
+    """The faults of pages.
 
     Source: a page may have rows outside the requested span (observed). Numbers are texts, and times
     are numbers (observed) or texts (documented).
@@ -76,7 +76,7 @@ class Pages:
 
 
 class Question(NamedTuple):
-    """What a request asks for; times in Unix ms, None if a bound was not sent."""
+    """The parameters of a request; times in Unix ms, None for a missing bound."""
 
     symbol: str
     period: str

@@ -19,7 +19,7 @@ _GRAIN = 0.0004  # share of the mean by which one observation may differ from th
 
 
 class _Step(NamedTuple):
-    """How a test has changed open interest, from an instant on."""
+    """A change of open interest by a test, from an instant on."""
 
     since_ms: int
     factor: float = 1.0

@@ -51,7 +51,7 @@ _STATIC_HEADERS = CIMultiDict(_HEADERS)
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """How reliable the headers are.
+    """The faults of the headers.
 
     Source: missing headers, `-1` and falling counts were observed. It is unknown whether refusals
     have the weight or a `Retry-After`, so both can be chosen.

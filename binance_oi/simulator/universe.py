@@ -1,4 +1,4 @@
-"""What the exchange lists: the table of symbols, their statuses, and `exchangeInfo`.
+"""Keeps the listed symbols and their statuses, and makes `exchangeInfo`.
 
 The rule of this file: facts about single symbols are in `universe.txt`, which we wrote. What the
 exchange says about every symbol alike (filters, order types, margins) is here, once.

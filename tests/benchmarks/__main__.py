@@ -103,7 +103,7 @@ async def _cpu_per_request(
 
 
 def profile(rounds: int) -> None:
-    """Which part of ours a request's CPU time goes to."""
+    """Measure the CPU time of a request by part of the package."""
     with tempfile.TemporaryDirectory() as directory, loopback() as url:
         client = contenders.machine_budget(Path(directory))
         with sampled() as seen:

@@ -27,7 +27,7 @@ class _Answer(msgspec.Struct):
 
 @asynccontextmanager
 async def plain(url: str) -> AsyncIterator[Read]:
-    """What a person writes first: aiohttp and `response.json()`."""
+    """The simplest client: aiohttp and `response.json()`."""
     async with aiohttp.ClientSession() as session:
 
         async def read(symbol: str) -> object:

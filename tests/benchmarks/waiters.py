@@ -1,4 +1,4 @@
-"""What 10,000 waiters cost: `python -m tests.benchmarks waiters`.
+"""Measures the cost of 10,000 waiters: `python -m tests.benchmarks waiters`.
 
 Rule of this file: all times are CPU time of the loop's thread, so that other work on the machine
 does not count. A step is what the loop does between two turns of an idle task. The garbage

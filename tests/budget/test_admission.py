@@ -335,7 +335,7 @@ def test_the_end_of_a_wait_is_when_a_caller_finds_room_with_one_more_try(
 
 
 def refusals_before_sending(state: Known, now: float, until: float, most: int) -> int:
-    """How often a caller that obeys each wait is refused before its request is sent."""
+    """Count the refusals of a caller that obeys each wait, until its request is sent."""
     bucket = Bucket(state, reserve=RESERVE)
     for refused in range(most + 1):
         answer = bucket.charge(now, 1)

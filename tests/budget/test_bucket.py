@@ -1260,7 +1260,7 @@ def test_a_changed_limit_counts_at_once() -> None:
 
 
 class Guarantee(RuleBasedStateMachine):
-    """Whatever the network does, the exchange's own count never exceeds a limit."""
+    """The exchange's own count never exceeds a limit, however the network behaves."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Pollers declare what they need, all processes see it, and it ends with the declaring process.
+"""A poller declares its demand to all processes, and the demand ends with its process.
 
-Rule of this file: time is a number; a process that has to end is a real one, which the test kills.
+The rule of this file: time is a number, and a test that needs a dead process kills a real one.
 """
 
 import math
@@ -71,7 +71,7 @@ def test_a_poller_that_begins_again_is_the_newest() -> None:
     assert [pool.demand(key) for key in ("first", "second")] == [20.0, 0.0]
 
 
-def test_a_poller_that_ends_needs_nothing() -> None:
+def test_a_poller_that_ends_has_no_demand() -> None:
     pool = ProcessBudget().pool("")
     pool.declare("first", 100.0)
     pool.declare("first", 0.0)
@@ -79,7 +79,7 @@ def test_a_poller_that_ends_needs_nothing() -> None:
     assert pool.demand("other") == 0.0
 
 
-def test_a_demand_admits_and_refuses_nothing() -> None:
+def test_a_demand_neither_admits_nor_refuses_requests() -> None:
     pool = ProcessBudget(limit=100).pool("")
     before = pool.usage
     pool.declare("greedy", 1e9)
@@ -90,7 +90,7 @@ def test_a_demand_admits_and_refuses_nothing() -> None:
 # -- of several --------------------------------------------------------------------------------
 
 
-def test_processes_that_share_a_budget_see_what_the_others_need(tmp_path: Path) -> None:
+def test_processes_that_share_a_budget_see_the_demand_of_each_other(tmp_path: Path) -> None:
     clock = Time()
     pools = [MachineBudget(directory=tmp_path, clock=clock).pool("x") for _ in range(3)]
     for number, pool in enumerate(pools):
@@ -110,7 +110,7 @@ def test_two_pollers_that_begin_at_one_moment_have_an_order(tmp_path: Path) -> N
     assert sorted(pool.demand("poller") for pool in pools) == [0.0, 100.0]
 
 
-def test_a_closed_budget_needs_nothing(tmp_path: Path) -> None:
+def test_a_closed_budget_has_no_demand(tmp_path: Path) -> None:
     clock = Time()
     budget, other = (MachineBudget(directory=tmp_path, clock=clock) for _ in range(2))
     budget.pool("x").declare("poller", 100.0)
@@ -193,7 +193,7 @@ def test_the_demand_of_a_killed_process_ends_at_once(tmp_path: Path) -> None:
     assert len(pool._written().demands) == 1
 
 
-def test_a_forked_child_needs_nothing_and_its_end_keeps_the_parents_demand(tmp_path: Path) -> None:
+def test_a_forked_child_has_no_demand_and_its_end_keeps_the_parents_demand(tmp_path: Path) -> None:
     budgets = MachineBudget(directory=tmp_path), ProcessBudget()
     pools = [budget.pool("x") for budget in budgets]
     for pool in pools:

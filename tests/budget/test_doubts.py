@@ -1,4 +1,4 @@
-"""What we do with little knowledge: after refusals and bans, and with rare or surprising counts.
+"""The budget is careful after refusals and bans, and with rare or surprising counts.
 
 Rule of this file: each test writes the answers of the exchange; its clock is known exactly.
 """
@@ -43,7 +43,7 @@ def use(made: Bucket, now: float, weight: int, count: int) -> None:
 
 
 def at_once(made: Bucket, now: float) -> int:
-    """How many requests may be under way at once."""
+    """The number of requests that may be in flight at once."""
     sent = 0
     while isinstance(made.charge(now, 1), Receipt):
         sent += 1

@@ -108,7 +108,7 @@ class Machines:
         return shared
 
     def booked(self) -> int:
-        """What the record holds of this minute."""
+        """The weight that the record has for this minute."""
         state = self.record().state
         return state.ledger.minute(int((NOON + self.time.now) // 60)).booked
 

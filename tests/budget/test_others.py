@@ -1,4 +1,4 @@
-"""What others may still use of a minute, forecast from hand-drawn curves of earlier minutes."""
+"""The forecast of others' use of a minute, from hand-drawn curves of earlier minutes."""
 
 import math
 

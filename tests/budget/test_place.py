@@ -1,4 +1,4 @@
-"""Where the shared file is: one place per user id, which no other user can change.
+"""Each user id has one place for the shared file, which no other user can change.
 
 Rule of this file: the places are directories of the test, except in tests that ask real processes.
 """

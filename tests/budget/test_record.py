@@ -585,7 +585,7 @@ def test_a_copy_of_ever_changing_books_is_made_after_some_tries(
 
 
 def parted() -> tuple[Known, Known, Known]:
-    """What three processes know when one of them stops sharing."""
+    """The states of three processes when one of them stops sharing."""
     return record.copied(state()), record.copied(state()), record.copied(state())
 
 

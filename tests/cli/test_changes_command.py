@@ -44,7 +44,7 @@ def printed(capsys: Captured) -> list[dict[str, Any]]:
 
 
 def instants_since(began: float) -> int:
-    """How many rows of a symbol may have appeared since then."""
+    """The number of rows of a symbol that may have appeared since then."""
     step, late = STEP / 1000, APPEARS_MS / 1000
     return int((time.time() - late) // step) - int((began - late) // step)
 

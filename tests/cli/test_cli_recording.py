@@ -58,7 +58,7 @@ def started(*arguments: str) -> "Generator[subprocess.Popen[str]]":
 
 
 def sweeps_in(path: Path) -> int:
-    """How many sweeps a file has; 0 while it does not exist."""
+    """The number of sweeps in a file; 0 while it does not exist."""
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             (count,) = connection.execute("SELECT count(*) FROM sweeps").fetchone()

@@ -58,7 +58,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     assert expected <= {line.strip() for line in done.stdout.splitlines()}
 
 
-def test_another_shell_is_wrong_usage(capsys: Captured) -> None:
+def test_an_unknown_shell_is_wrong_usage(capsys: Captured) -> None:
     assert main(["completion", "tcsh"]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, a call ends with the right value or with one of our exceptions.
+"""Under every fault, a call ends with the right value or with one of our exceptions.
 
 Rule of this file: the faults are data in `faults.table`, and one set of rules checks all of them.
 """

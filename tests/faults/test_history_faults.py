@@ -1,4 +1,4 @@
-"""Whatever goes wrong, a call for the past ends with the right rows or with one exception of ours.
+"""Under every fault, a call for the past ends with the right rows or with one of our exceptions.
 
 Rule of this file: the faults are data at the top, and one set of rules judges all of them. What was
 on the wire was charged to the limit of the past, and nothing to the minute.
@@ -78,7 +78,7 @@ GOOD = page(ROW)
 
 @dataclass(frozen=True)
 class Fault:
-    """What the exchange does to each request, and what must come of it."""
+    """A fault of the exchange, and the outcome that the call must have."""
 
     name: str
     steps: tuple[Step, ...]

@@ -1,1 +1,1 @@
-"""What the real exchange answers today, with at most 20 weight: `nox -s live`, never in CI."""
+"""Asks the real exchange, with at most 20 weight: `nox -s live`, never in CI."""

@@ -62,7 +62,7 @@ def local(**options: Any) -> LocalExchange:
 
 
 def truth_of(exchange: LocalExchange, found: History) -> list[tuple[int, str, str]]:
-    """What the exchange has of the stretch that was asked for, but for what is too old."""
+    """The exchange's rows of the requested stretch, without those that are too old."""
     first, last = (round(each.timestamp() * 1000) for each in (found.since, found.until))
     for hole in found.holes:
         if hole.reason == "too_old":

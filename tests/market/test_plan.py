@@ -1,4 +1,4 @@
-"""Which schedule fits into a budget, and how requested slots are accounted for in a slower one.
+"""A plan fits into its budget, and a slower one accounts for each requested slot.
 
 Rule of this file: numbers in, numbers out.
 """

@@ -1,4 +1,4 @@
-"""A series leaves a recording as a file: every row, exact, and only as a whole."""
+"""An exported series has every row with exact numbers, and its file appears only when complete."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def test_a_file_has_every_row_of_the_series(name: str, path: Path, tmp_path: Pat
     assert found == wanted
 
 
-def test_a_file_is_not_added_to_but_replaced(path: Path, tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_file(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.csv"
     with Recording(path) as recording:
         export_series(recording, target)

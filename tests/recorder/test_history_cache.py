@@ -256,7 +256,7 @@ async def recent(
 
 
 def instants_between(began: float, ended: float) -> int:
-    """How many rows may have appeared meanwhile."""
+    """The number of rows that may have appeared meanwhile."""
     step, late = STEP / 1000, APPEARS_MS / 1000
     return int((ended - late) // step) - int((began - late) // step)
 

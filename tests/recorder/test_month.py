@@ -1,9 +1,9 @@
 """In weeks of polling, every slot is a sweep or a gap.
 
-Rule of this file: time is virtual; everything else is real: the client, the exchange's answers
-over sockets, the file. The default suite runs some hours of three symbols, `nox -s recorder` 30
-days. BINANCE_OI_DAYS and BINANCE_OI_SYMBOLS choose; a day of the whole market (789) is 3.4 million
-requests, and takes a quarter of an hour of CPU. `pytest -rP` shows what happened.
+The rule of this file: time is virtual; the client, the sockets and the file are real. The default
+suite runs a few hours of three symbols, and `nox -s recorder` runs 30 days. BINANCE_OI_DAYS and
+BINANCE_OI_SYMBOLS set other numbers. A day of the whole market (789 symbols) is 3.4 million
+requests, and takes a quarter of an hour of CPU time. `pytest -rP` shows the events.
 """
 
 import asyncio

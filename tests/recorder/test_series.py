@@ -36,7 +36,7 @@ Sampled = tuple[int, str, str | None]
 
 
 class Case(NamedTuple):
-    """What a recording has of one symbol, and what is asked for."""
+    """The rows of one symbol in a recording, and the requested series."""
 
     symbol: str
     settled: Mapping[int, Sampled]
@@ -191,7 +191,7 @@ def by_polars(case: Case) -> list[Point]:
 
 
 def compare(count: int, directory: Path, expected: Any) -> tuple[int, set[str]]:
-    """How many rows all cases have, and their sources; every case is as expected."""
+    """Check every case; return the number of all rows, and their sources."""
     rows, sources = 0, set[str]()
     for path, cases in case_files(count, directory):
         with Recording(path) as recording:

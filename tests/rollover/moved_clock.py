@@ -16,12 +16,12 @@ def _moved() -> float:
 
 
 def moved_time() -> float:
-    """What `time.time` gives from `install` on."""
+    """The result of `time.time` after `install`."""
     return real_time() + _moved()
 
 
 def moved_time_ns() -> int:
-    """What `time.time_ns` gives from `install` on."""
+    """The result of `time.time_ns` after `install`."""
     return _real_time_ns() + round(_moved() * 1e9)
 
 

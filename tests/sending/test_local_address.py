@@ -125,7 +125,7 @@ def test_without_a_route_no_address_is_the_default(monkeypatch: pytest.MonkeyPat
 
 
 async def failing(**options: object) -> str:
-    """What is said when no connection can be made."""
+    """The error of a call when no connection can be made."""
     client = OpenInterestClient(budget=ProcessBudget(), retry=ONCE, **options)  # type: ignore[arg-type]
     async with client:
         with pytest.raises(TransportError) as caught:

@@ -1,4 +1,4 @@
-"""Which requests are sent again, after how long, and the cost of an outage."""
+"""Retries: the requests that are sent again, their delays, and the cost of an outage."""
 
 from dataclasses import fields
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a delivered event costs, beside a bare handler of aiohttp that writes the same bytes.
+"""Compares the cost of an event with that of a bare aiohttp handler that writes the same bytes.
 
 Rule of this file: both servers run at the same time and get each event in turn, so a busy machine
 disturbs both alike.

@@ -1,4 +1,4 @@
-"""What `/snapshot` costs from the cache, beside a bare handler that sends the same bytes.
+"""Compares a cached `/snapshot` with a bare handler that sends the same bytes.
 
 Rule of this file: the requests alternate between the two servers in batches.
 """

@@ -1,6 +1,6 @@
-"""`python -m tests.simulation`: the situations over many seeds, as a table.
+"""`python -m tests.simulation` runs the situations with many seeds, and prints a table.
 
-Rule of this file: it ends with 1 if a row misses a bound.
+The rule of this file: the exit code is 1 if a row misses a bound.
 """
 
 import sys
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def report(row: Row, outcomes: dict[int, Outcome]) -> list[str]:
-    """Print a row of the table; return what was missed, by seed."""
+    """Print a row of the table; return the missed bounds, by seed."""
     used = [outcome.used(row.first) for outcome in outcomes.values()]
     over = sum(outcome.over() for outcome in outcomes.values())
     unavoidable = sum(outcome.over(avoidable=False) for outcome in outcomes.values())

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Named)
 
 
 class Chosen(NamedTuple, Generic[T]):
-    """What the user chose."""
+    """The options that the user chose."""
 
     rows: list[T]
     seeds: range

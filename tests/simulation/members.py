@@ -31,7 +31,7 @@ FAILURES = (
 
 @dataclass
 class Run:
-    """What came of one run."""
+    """The result of one run."""
 
     outcome: Outcome
     calls: int = 0

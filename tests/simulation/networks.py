@@ -16,7 +16,7 @@ LONGEST_S = 9.5  # a slower message would count as lost, because our time-out is
 
 
 class Leg(Protocol):
-    """How long a message takes."""
+    """The distribution of a message's delay."""
 
     def __call__(self, now: float, random: Random) -> float:
         """Seconds for a message that leaves at `now`."""

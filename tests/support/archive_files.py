@@ -83,7 +83,7 @@ class ArchiveServer:
 
     @property
     def downloads(self) -> int:
-        """How often a file was asked for, without the checksums."""
+        """The number of requests for a file, without those for its checksum."""
         return sum(path.endswith(".zip") for path in self.asked)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -18,7 +18,7 @@ __all__ = ["Balancer", "Forgets"]
 
 
 class Forgets(Enum):
-    """How a connection ends."""
+    """The ways in which a connection ends."""
 
     FIN_NOW = "FIN while it is idle"
     RESET_NOW = "RST while it is idle"

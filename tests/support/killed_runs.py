@@ -45,7 +45,7 @@ def finished(child: int) -> int:
 
 
 def digest(directory: Path) -> str:
-    """What a run has made: rows of the past and an export of a recording, or files of rows."""
+    """The output of a run: rows of the past and an export of a recording, or files of rows."""
     found = hashlib.sha256()
     recording = directory / "oi.db"
     if recording.exists():

@@ -1,4 +1,4 @@
-"""Which cases of a test run always, and which only in `nox -s thorough`.
+"""Separates cases that always run from those that only `nox -s thorough` runs.
 
 Rule of this file: each test keeps at least one case that always runs.
 """

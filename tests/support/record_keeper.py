@@ -20,7 +20,7 @@ NEVER = 1e9
 
 @dataclass
 class _Place:
-    """What the server keeps of one pool."""
+    """The server's record of one pool."""
 
     record: bytes = b""
     until: float = 0.0  # when the record expires

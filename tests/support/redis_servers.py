@@ -113,7 +113,9 @@ class Server:
         self.start()
 
     def call(self, *command: str) -> str:
-        """What it answers to one command, as text: without a client, so any of them may do it."""
+        """The server's answer to one command, as text. It uses no client, so any server may
+        answer.
+        """
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             parts = b"".join(b"$%d\r\n%s\r\n" % (len(p.encode()), p.encode()) for p in command)
             connection.sendall(b"*%d\r\n%s" % (len(command), parts))

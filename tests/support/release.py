@@ -18,7 +18,7 @@ def version_of(source: str) -> str:
 
 
 def faults(version: str, changelog: str, tag: str | None = None) -> list[str]:
-    """What stands in the way of a release; nothing if the list is empty."""
+    """The faults that prevent a release; an empty list allows it."""
     found = []
     if tag is not None and tag != f"v{version}":
         found.append(f"the tag is {tag}, and the version is {version}")

@@ -38,7 +38,7 @@ def test_every_curl_command_of_the_page_gets_an_answer() -> None:
 
 
 def answer(command: str, url: str) -> str:
-    """What a command prints, as soon as the service has read something."""
+    """The output of a command, once the service has read a first value."""
     command = command.replace("http://127.0.0.1:8787/", url)
     while True:
         done = subprocess.run(
