@@ -162,7 +162,7 @@ def test_a_program_that_forgets_to_close_ends_without_a_warning(
         warnings.simplefilter("error")
         asyncio.run(use())
     (found,) = asyncio.run(redis_pools(server.url, "forgetful")).values()
-    assert (found.usage.charged, found.usage.in_flight) == (1, 0)
+    assert found.usage.charged == 1  # what is late may stay unconfirmed until its minute ends
 
 
 FORK = """
