@@ -113,9 +113,7 @@ class Server:
         self.start()
 
     def call(self, *command: str) -> str:
-        """The server's answer to one command, as text. It uses no client, so any server may
-        answer.
-        """
+        """Send one command without a client library; return the server's answer as text."""
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
             parts = b"".join(b"$%d\r\n%s\r\n" % (len(p.encode()), p.encode()) for p in command)
             connection.sendall(b"*%d\r\n%s" % (len(command), parts))
