@@ -1,7 +1,7 @@
-"""Requests of ours through a caller's session.
+"""Sends our requests through a caller's session.
 
-The rule of this file: the same as for our own connections (`connections`), in a session whose
-connections others use as well, and whose other traffic nobody touches.
+The rule of this file: it keeps the rules of our own connections (`connections`), although the
+caller's code uses the same session. It does not affect the caller's own requests.
 """
 
 import asyncio

@@ -374,8 +374,8 @@ class Governor:
     async def _dispatch(self) -> None:
         """Serve all waiters. However this ends, none of them waits without a dispatcher.
 
-        An unforeseen error goes to all of them, and the next call starts a new dispatcher. If
-        somebody cancels this task but not the waiters, another dispatcher continues.
+        An unexpected error reaches all waiters, and the next call starts a new dispatcher. If the
+        application cancels this task but not the waiters, another dispatcher continues.
         """
         is_wanted = False
         try:

@@ -1,9 +1,9 @@
 """Limits the requests per second, in batches.
 
-The rule of this file: aiolimiter is only the pacer. It smooths bursts, so that no firewall reacts
-and headers have time to steer. It is never the accountant: `AsyncLimiter(2400, 60)` lets 4799
-through in one minute, serves small amounts first so that large ones starve, and cannot be paused,
-refunded or corrected.
+The rule of this file: aiolimiter only paces. It smooths bursts, so that no firewall reacts, and so
+that headers arrive before too much is sent. It never counts weight: `AsyncLimiter(2400, 60)` lets
+4799 through in one minute, serves small amounts first so that large ones starve, and cannot be
+paused, refunded or corrected.
 """
 
 import asyncio

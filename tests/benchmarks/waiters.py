@@ -1,10 +1,10 @@
 """Measures the cost of 10,000 waiters: `python -m tests.benchmarks waiters`.
 
 Rule of this file: all times are CPU time of the loop's thread, so that other work on the machine
-does not count. A step is what the loop does between two turns of an idle task. The garbage
+does not count. A step is the work of the loop between two turns of an idle task. The garbage
 collector walks all objects of the process at once, so it is measured separately. Each step adds 100
 waiters, because making 10,000 tasks in one step would be slow in any case. One step cancels all
-waiters. The same with plain futures shows the share of asyncio itself.
+waiters. A run with plain futures instead shows the share of asyncio itself.
 """
 
 import asyncio

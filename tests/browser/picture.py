@@ -1,7 +1,7 @@
-"""Pictures of the live page: `nox -s picture`; with `-- DIRECTORY`, many to look at.
+"""Takes a picture of the live page: `nox -s picture`. With `-- DIRECTORY`, it takes several.
 
-Rule of this file: a picture shows the real page of a real service, which records the local exchange
-and was given the past of some symbols before.
+The rule of this file: a picture shows the real page of a real service. The service records the
+local exchange, and has the past of some symbols.
 """
 
 import os

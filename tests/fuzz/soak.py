@@ -1,9 +1,9 @@
 """A million requests, with one call in twenty cancelled or answered wrongly.
 
 Rule of this file: the exchange is another process, so that this process measures the client alone.
-Sizes are comparable, because they are taken at rest and with every connection open. The allocator
-keeps some memory, so the number of used blocks is measured, too: it separates that memory from a
-leak, and shows leaks that are too small for the figures of memory.
+It measures sizes while no call runs and every connection is open, so they are comparable. The
+allocator keeps some free memory, so the number of used blocks is measured as well. It does not
+include that free memory, and it shows smaller leaks than the size of the process does.
 
     python -m fuzz.soak --requests 1000000
 """

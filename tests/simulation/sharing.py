@@ -1,8 +1,8 @@
 """Scripts for two processes that share a file, and for a governor with its queue.
 
 Rule of this file: a pool stands for a process, and the script advances the clock of both. The file
-is real, in a directory of its own. What the other process may send shows how long the first one
-keeps its weight.
+is real, in a directory of its own. The other process's free weight shows how long the first process
+keeps its own.
 """
 
 import tempfile
