@@ -138,7 +138,7 @@ def check_past(rows: Sequence[InstantRow], path: Path) -> None:
     """
     if rows and not _are_right(rows):
         row = next(row for row in rows if not _are_right([row]))
-        what = f"no backfill writes such a row of the past: {row!r:.80}"
+        what = f"a row of the past is impossible: {row!r:.80}"
         raise RecordingError(f"{path} is damaged: {what}")
 
 

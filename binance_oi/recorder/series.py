@@ -383,7 +383,7 @@ class _Reader:
             return []
         times, values, amounts, supplies, sources = zip(*rows, strict=True)
         if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
-            raise damaged(self._path, f"no backfill writes such a row of {symbol!r:.40}")
+            raise damaged(self._path, f"an impossible row of the past of {symbol!r:.40}")
         if len({*times}) < len(times):  # history and archive share instants
             return [*{row[0]: row for row in reversed(rows)}.values()][::-1]
         return rows
