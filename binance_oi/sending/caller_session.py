@@ -19,6 +19,7 @@ from binance_oi.sending.connections import (
     LateError,
     SecondRequestError,
     current_attempt,
+    read_buffer,
 )
 from binance_oi.sending.kept_connections import KeptConnections, Line
 
@@ -36,6 +37,7 @@ class CallerSessionMiddleware:
 
     def __init__(self, kept: KeptConnections) -> None:
         self._kept = kept
+        self._buffer = read_buffer()
         self._lines: WeakKeyDictionary[ResponseHandler, Line] = WeakKeyDictionary()
 
     async def __call__(
@@ -73,7 +75,7 @@ class CallerSessionMiddleware:
             fresh = attempt.fresh or not self._kept.are_usable
             if not trusted or (fresh and attempt.reused):
                 raise _StaleConnectionError
-            attempt.guard = Guard(handler, self._kept, line)
+            attempt.guard = Guard(handler, self._kept, line, self._buffer)
             handler.transport.set_protocol(attempt.guard)
             gate = _Gate(handler, attempt, attempt.guard)
             try:

@@ -40,6 +40,7 @@ NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines`
 # thousand; more than this bound would be as much work as some hundred answers.
 ENVELOPE = 64 * 1024
 BYTES_PER_READ = 16 * 1024  # as large as a TLS record
+MOST_PER_READ = 128 * 1024  # the same where a body may be large; a page of history has 90,000
 HEADS_PER_READ = 8  # 1xx answers and the real one; a flood of them is not worth more work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
@@ -74,10 +75,12 @@ class Guard(asyncio.BufferedProtocol):
     sizes and 1xx answers, trailers, gzip that decompresses to nothing.
 
     It provides a buffer. Without one, asyncio allocates 256 KiB for each read, which costs 0.1 of a
-    request.
+    request. All connections of a loop may share one, because each read is taken out of it at once.
     """
 
-    def __init__(self, handler: ResponseHandler, kept: KeptConnections, line: Line) -> None:
+    def __init__(
+        self, handler: ResponseHandler, kept: KeptConnections, line: Line, buffer: memoryview
+    ) -> None:
         self._handler = handler
         self._kept = kept
         self.line = line
@@ -85,7 +88,8 @@ class Guard(asyncio.BufferedProtocol):
         self.refusal: int = 0  # the status of an answer that is a refusal
         self.unused: bool = False  # opened for a request that was too late, kept for the next one
         self.ended: bool = False  # by the other side
-        self._buffer = memoryview(bytearray(BYTES_PER_READ))
+        self._large, self._small = buffer, buffer[:BYTES_PER_READ]
+        self._buffer = self._small
         self._tail = b""
         self._transport: asyncio.Transport | None = None  # the request was written to it
         self._socket: socket.socket  # of the transport
@@ -107,6 +111,7 @@ class Guard(asyncio.BufferedProtocol):
         """Note that the request of `attempt` is about to be written to `transport`."""
         self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
         self._is_idle = False
+        self._buffer = self._small if attempt.max_body <= SMALL_BODY else self._large
         self._tail, self._body = b"", None  # earlier bytes belong to an earlier request
         if self._transport is not transport:
             # Fetch the socket now: a TLS transport that was closed twice no longer has it.
@@ -183,18 +188,19 @@ class Guard(asyncio.BufferedProtocol):
         if self.line.silent:
             self._kept.heard(self.line)
         self.left -= nbytes
-        data = bytes(self._buffer[:nbytes])
+        view = self._buffer[:nbytes]
         if self._is_idle:  # the beginning of an answer that nobody asked for
             self._kept.refuse(self.line)
         if self._plain is not None:
-            answer = plain_answer(data)
+            answer = plain_answer(view, self.left + nbytes - ENVELOPE)
             if answer is not None and not self._plain.done():
                 self._plain.set_result(answer)
                 self._plain, self._is_idle = None, True
                 return
-            if has_surplus(data):
+            if has_surplus(view):
                 self._kept.refuse(self.line)
             self._parse()
+        data = bytes(view)
         if self.left < 0:
             if self._handler.transport is not None:
                 self._handler.transport.abort()
@@ -265,6 +271,11 @@ def is_out_of_descriptors(error: Exception) -> bool:
         except OSError as found:
             error = found
     return error.errno in SHORTAGES
+
+
+def read_buffer() -> memoryview:
+    """A buffer for all guards of one loop."""
+    return memoryview(bytearray(MOST_PER_READ))
 
 
 def _at_any_time() -> bool:
@@ -371,6 +382,7 @@ class Connector(aiohttp.TCPConnector):
         self._templates: dict[str, aiohttp.ClientRequest] = {}
         self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which the guard keeps
         self._kept = kept
+        self._buffer = read_buffer()
         self._parked = ParkedConnections()
 
     async def connect(
@@ -486,7 +498,8 @@ class Connector(aiohttp.TCPConnector):
     def _new_guard(self, handler: ResponseHandler) -> Guard:
         for key in [k for k, guard in self._guards.items() if guard.gone]:
             del self._guards[key]
-        guard = self._guards[id(handler)] = Guard(handler, self._kept, self._kept.opened())
+        guard = Guard(handler, self._kept, self._kept.opened(), self._buffer)
+        self._guards[id(handler)] = guard
         assert handler.transport is not None
         handler.transport.set_protocol(guard)
         return guard

@@ -6,6 +6,7 @@ same answer in the same way.
 """
 
 import re
+import zlib
 from typing import NamedTuple
 
 from binance_oi.exchange.limits import WEIGHT
@@ -17,12 +18,16 @@ MAX_HEAD_BYTES = 4096  # bytes of the headers; a real answer has 1,000
 _HEAD = re.compile(
     rb"HTTP/1\.1 200 [ -~]*+\r\n(?:[!#-'*+.0-9A-Z^-z|~-]++:[ -~]*+\r\n){1,64}+\r\n", re.ASCII
 )
-_LENGTH, _CONNECTION, _DATE = b"content-length", b"connection", b"date"
+MAX_CHUNKS = 64  # of a body; a compressed page of history has one to ten
+_LENGTH, _CODING, _ENCODING = b"content-length", b"transfer-encoding", b"content-encoding"
+_CONNECTION, _DATE = b"connection", b"date"
 _COUNT = WEIGHT.header.lower().encode()
 _USED = re.compile(
     rb"\n(content-length|content-encoding|transfer-encoding|connection|date|%b):([ -~]*)" % _COUNT
 )
 _DIGITS = re.compile(rb" ?([1-9][0-9]{0,6})")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
+_GZIP = 16 + zlib.MAX_WBITS
 
 
 class PlainAnswer(NamedTuple):
@@ -31,42 +36,82 @@ class PlainAnswer(NamedTuple):
     headers: dict[str, str]
     """The headers that the governor reads."""
     body: bytes
-    """The whole body."""
+    """The whole body, decompressed."""
 
 
-def plain_answer(data: bytes) -> PlainAnswer | None:
+def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
     """Read `data` if it is one complete answer of the plainest form; None otherwise.
 
     The plainest form is HTTP/1.1 with status 200. Its one `Content-Length` is the number of bytes
-    after the blank line. It has no `Transfer-Encoding`, no `Content-Encoding`, and no `Connection`
-    except `keep-alive`. None of these comes twice, nor does a header that the governor reads.
+    after the blank line; or else its `Transfer-Encoding` is `chunked`, and all chunks are there. It
+    has no `Content-Encoding` except `gzip`, and no `Connection` except `keep-alive`. None of these
+    comes twice, nor does a header that the governor reads. A body that is chunked or compressed has
+    from 1 to `max_body` bytes in the end.
     """
     match = _HEAD.match(data)
     if match is None or match.end() > MAX_HEAD_BYTES:
         return None
     end = match.end()
-    head = data[:end].lower()
+    written = bytes(data[:end])
+    head = written.lower()
     lines: list[tuple[bytes, bytes]] = _USED.findall(head)
     used = dict(lines)
-    length = _DIGITS.fullmatch(used.pop(_LENGTH, b""))
-    if length is None or int(length[1]) != len(data) - end or len(used) != len(lines) - 1:
+    if len(used) != len(lines) or used.pop(_CONNECTION, b" keep-alive") != b" keep-alive":
         return None
-    if used.pop(_CONNECTION, b" keep-alive") != b" keep-alive":
+    body = _framed(data, end, used.pop(_LENGTH, None), used.pop(_CODING, None))
+    if body is not None and (encoding := used.pop(_ENCODING, None)) is not None:
+        body = _decompressed(body, max_body) if encoding == b" gzip" else None
+    if body is None:
         return None
     headers: dict[str, str] = {}
-    if (count := used.pop(_COUNT, None)) is not None:
+    if (count := used.get(_COUNT)) is not None:
         headers[WEIGHT.header] = count.strip(b" ").decode("ascii")
-    if used.pop(_DATE, None) is not None:  # names of days and months have capitals
+    if _DATE in used:  # names of days and months have capitals
         start = head.index(b"\ndate:") + len(b"\ndate:")
-        headers["Date"] = data[start : data.index(b"\r", start)].strip(b" ").decode("ascii")
-    return None if used else PlainAnswer(headers, data[end:])  # other headers encode the body
+        headers["Date"] = written[start : written.index(b"\r", start)].strip(b" ").decode("ascii")
+    return PlainAnswer(headers, body)
 
 
-def has_surplus(data: bytes) -> bool:
+def _framed(
+    data: bytes | memoryview, start: int, length: bytes | None, coding: bytes | None
+) -> bytes | None:
+    """The body that begins at `start` and ends with `data`, by these headers."""
+    if coding is None:
+        digits = None if length is None else _DIGITS.fullmatch(length)
+        is_whole = digits is not None and int(digits[1]) == len(data) - start
+        return bytes(data[start:]) if is_whole else None
+    if coding != b" chunked" or length is not None:
+        return None
+    chunks: list[bytes | memoryview] = []
+    for _ in range(MAX_CHUNKS):
+        match = _CHUNK.match(data, start)
+        if match is None:
+            return None
+        size, start = int(match[1], 16), match.end()
+        if data[start + size : start + size + 2] != b"\r\n":
+            return None
+        if not size:  # the last one; trailers would follow
+            return b"".join(chunks) or None if start + 2 == len(data) else None
+        chunks.append(data[start : start + size])
+        start += size + 2
+    return None
+
+
+def _decompressed(packed: bytes, most: int) -> bytes | None:
+    """The bytes in `packed`, if they are one gzip member of 1 to `most` bytes."""
+    reader = zlib.decompressobj(_GZIP)
+    try:
+        body = reader.decompress(packed, most)
+    except zlib.error:
+        return None
+    return body if body and reader.eof and not reader.unused_data else None
+
+
+def has_surplus(data: bytes | memoryview) -> bool:
     """Whether more bytes follow a plain answer in one piece: they belong to no request."""
     match = _HEAD.match(data)
     if match is None:
         return False
-    used = dict[bytes, bytes](_USED.findall(data[: match.end()].lower()))
+    used = dict[bytes, bytes](_USED.findall(bytes(data[: match.end()]).lower()))
     length = _DIGITS.fullmatch(used.get(_LENGTH, b""))
     return length is not None and int(length[1]) < len(data) - match.end()

@@ -105,7 +105,6 @@ class Transport:
         self._tls = tls
         self._connector: Connector | None = None
         self._kept = KeptConnections(replace=replace, longest=patience)
-        self._middleware = CallerSessionMiddleware(self._kept)
         self._deadlines = Deadlines()
         self._proxy = proxy
         self._local_address = local_address
@@ -116,7 +115,7 @@ class Transport:
             self._options["proxy"] = proxy
             if tls is not None:  # otherwise the session's own
                 self._options["ssl"] = tls
-            self._options["middlewares"] = (self._middleware,)
+            self._options["middlewares"] = (CallerSessionMiddleware(self._kept),)
             self._options["raise_for_status"] = False  # or it would raise before the permit settles
             self._options["auto_decompress"] = True
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.virtual_time
 def guard_of(handler: Mock) -> Guard:
     """A guard without a connection."""
     kept = KeptConnections()
-    return Guard(handler, kept, kept.opened())
+    return Guard(handler, kept, kept.opened(), connections.read_buffer())
 
 
 @pytest.mark.parametrize("injected", [False, True])

@@ -5,6 +5,8 @@ them takes is a fault, unless that one is the parser.
 """
 
 import asyncio
+import gzip
+import zlib
 from itertools import accumulate, product
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -19,7 +21,12 @@ from aiohttp.http_parser import HttpResponseParser
 from binance_oi.exchange import headers as read
 from binance_oi.sending import connections
 from binance_oi.sending.parked_connections import PARKED_S
-from binance_oi.sending.plain_answers import MAX_HEAD_BYTES, PlainAnswer, plain_answer
+from binance_oi.sending.plain_answers import (
+    MAX_CHUNKS,
+    MAX_HEAD_BYTES,
+    PlainAnswer,
+    plain_answer,
+)
 from support.lanes import some
 from support.raw_exchange import RawExchange, answer, open_interest
 from support.sender import Sender
@@ -36,6 +43,20 @@ USUAL = (
     b"Via: 1.1 0123456789abcdef.cloudfront.net (CloudFront)\r\n"
     b"\r\n"
 ) + BODY
+PACKED_BODY = gzip.compress(BODY, mtime=0)
+PACKED = USUAL.replace(BODY, PACKED_BODY).replace(
+    b"Length: 68\r\n", b"Length: %d\r\nContent-Encoding: gzip\r\n" % len(PACKED_BODY)
+)
+CHUNKED_BODY = b"".join(
+    b"%x\r\n%b\r\n" % (len(part), part) for part in (PACKED_BODY[:10], PACKED_BODY[10:], b"")
+)
+CHUNKED = USUAL.replace(BODY, CHUNKED_BODY).replace(
+    b"Content-Length: 68\r\n", b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n"
+)
+FORMS = pytest.mark.parametrize(
+    "usual", [USUAL, PACKED, CHUNKED], ids=["plain", "gzip", "gzip in chunks"]
+)
+MOST = 65_536  # bytes of a body
 ODD_BYTES = b"\0\t\n\r :,;-08Aaz\x7f\x80\xff"
 ODD_PARTS = (b"", b"\r\n", b"\r\n\r\n", b"\n", b" ", b"\t", b"chunked", b"Connection: close\r\n")
 
@@ -52,9 +73,11 @@ class Outcome(NamedTuple):
 
 def ours(data: bytes) -> Outcome | None:
     """Read without a parser; None if that leaves the answer to the parser."""
-    found = plain_answer(data)
+    found = plain_answer(memoryview(data), MOST)
+    assert found == plain_answer(data, MOST)
     if found is None:
         return None
+    assert (type(found.body), type(found.headers)) == (bytes, dict)
     used, date = read.used_weight(found.headers), read.date(found.headers)
     return Outcome(200, used, date, found.body, True)
 
@@ -86,22 +109,25 @@ def theirs(data: bytes, loop: asyncio.AbstractEventLoop) -> Outcome | None:
     return Outcome(message.code, used, date, body, not message.should_close)
 
 
-def changed() -> list[bytes]:
-    """The usual answer with one byte changed, removed, doubled or replaced by an odd part."""
-    texts = [USUAL[:at] for at in range(len(USUAL))]
-    texts += [USUAL[:at] + USUAL[at + 1 :] for at in range(len(USUAL))]
-    texts += [USUAL[:at] + USUAL[at - 1 :] for at in range(1, len(USUAL))]
-    for at, odd in product(range(len(USUAL)), ODD_BYTES):
-        texts.append(USUAL[:at] + bytes([odd]) + USUAL[at + 1 :])
-    lines = list(accumulate((len(line) + 2 for line in USUAL.split(b"\r\n")), initial=0))
-    texts += [USUAL[:at] + odd + USUAL[at:] for at, odd in product(lines[:-1], ODD_PARTS)]
+def changed(usual: bytes) -> list[bytes]:
+    """A usual answer with one byte changed, removed, doubled or replaced by an odd part."""
+    texts = [usual[:at] for at in range(len(usual))]
+    texts += [usual[:at] + usual[at + 1 :] for at in range(len(usual))]
+    texts += [usual[:at] + usual[at - 1 :] for at in range(1, len(usual))]
+    for at, odd in product(range(len(usual)), ODD_BYTES):
+        texts.append(usual[:at] + bytes([odd]) + usual[at + 1 :])
+    lines = list(accumulate((len(line) + 2 for line in usual.split(b"\r\n")), initial=0))
+    texts += [usual[:at] + odd + usual[at:] for at, odd in product(lines[:-1], ODD_PARTS)]
     return texts
 
 
+@FORMS
 @pytest.mark.parametrize("part", some(range(16), 4))
-async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(part: int) -> None:
+async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(
+    usual: bytes, part: int
+) -> None:
     loop, taken = asyncio.get_running_loop(), 0
-    for text in changed()[part::16]:
+    for text in changed(usual)[part::16]:
         found = ours(text)
         if found is not None:
             taken += 1
@@ -109,10 +135,11 @@ async def test_a_changed_answer_is_read_as_the_parser_reads_it_or_left_to_it(par
     assert taken > 50  # changes in the body and in headers that we do not read
 
 
-async def test_the_usual_answer_is_read_without_a_parser() -> None:
-    found = ours(USUAL)
+@FORMS
+async def test_the_usual_answer_is_read_without_a_parser(usual: bytes) -> None:
+    found = ours(usual)
     assert found == Outcome(200, 1234, 1795720170.0, BODY, True)
-    assert found == theirs(USUAL, asyncio.get_running_loop())
+    assert found == theirs(usual, asyncio.get_running_loop())
 
 
 @pytest.mark.parametrize(
@@ -145,6 +172,7 @@ async def test_the_usual_answer_is_read_without_a_parser() -> None:
         (b"vary: Accept-Encoding\r\n", b"a: b\r\n" * 64),
         (BODY, BODY + b"\n"),
         (BODY, b""),
+        (b"Content-Length: 68\r\n", b"Content-Length: 68\r\nTransfer-Encoding: chunked\r\n"),
         (USUAL, USUAL + USUAL),
         (USUAL, b""),
     ],
@@ -152,7 +180,68 @@ async def test_the_usual_answer_is_read_without_a_parser() -> None:
 def test_an_unusual_answer_is_left_to_the_parser(old: bytes, new: bytes) -> None:
     assert old.lower() in USUAL.lower()
     at = USUAL.lower().index(old.lower())
-    assert plain_answer(USUAL[:at] + new + USUAL[at + len(old) :]) is None
+    assert plain_answer(USUAL[:at] + new + USUAL[at + len(old) :], MOST) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(PACKED_BODY[:-1], PACKED_BODY + b"x", PACKED_BODY * 2, PACKED_BODY[:-8] + bytes(8)),
+        *(BODY, gzip.compress(b"", mtime=0), zlib.compress(BODY), b"\x1f\x8b"),
+        gzip.compress(bytes(MOST + 1), mtime=0),  # longer than any answer
+    ],
+    ids=range(9),
+)
+def test_an_unusual_compressed_body_is_left_to_the_parser(body: bytes) -> None:
+    text = PACKED.replace(PACKED_BODY, body)
+    length = b"Content-Length: %d\r\n"
+    text = text.replace(length % len(PACKED_BODY), length % len(body))
+    assert text.endswith(body)
+    assert plain_answer(text, MOST) is None
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        *(
+            b"0\r\n\r\n",
+            b"",
+            b"5\r\nabcd\r\n0\r\n\r\n",
+            b"3\r\nabcd\r\n0\r\n\r\n",
+            b"4\r\nabcd\r\n",
+        ),
+        *(b"4\nabcd\n0\n\n", b"+4\r\nabcd\r\n0\r\n\r\n", b"0x4\r\nabcd\r\n0\r\n\r\n", b"4\r\nabcd"),
+        *(b"4;a=b\r\nabcd\r\n0\r\n\r\n", b"4 \r\nabcd\r\n0\r\n\r\n", b"4\r\nabcd\r\n0\r\n"),
+        *(
+            b"4\r\nabcd\r\n0\r\nA: b\r\n\r\n",
+            b"4\r\nabcd\r\n0\r\n\r\nx",
+            b"_4\r\nabcd\r\n0\r\n\r\n",
+        ),
+        b"0000004\r\nabcd\r\n0\r\n\r\n",
+        b"1\r\na\r\n" * MAX_CHUNKS + b"0\r\n\r\n",
+    ],
+    ids=range(17),
+)
+def test_unusual_chunks_are_left_to_the_parser(chunks: bytes) -> None:
+    head = CHUNKED.removesuffix(CHUNKED_BODY).replace(b"Content-Encoding: gzip\r\n", b"")
+    assert plain_answer(head + b"4\r\nabcd\r\n0\r\n\r\n", MOST) is not None
+    assert plain_answer(head + chunks, MOST) is None
+
+
+@pytest.mark.parametrize("encoding", [b"deflate", b"br", b"gzip, gzip", b"identity", b""])
+def test_a_body_in_another_encoding_is_left_to_the_parser(encoding: bytes) -> None:
+    assert plain_answer(PACKED, MOST) is not None
+    assert plain_answer(PACKED.replace(b": gzip", b": " + encoding), MOST) is None
+
+
+async def test_the_bound_of_a_compressed_body_is_the_bound_of_its_request() -> None:
+    text = answer(200, gzip.compress(BODY), "Content-Encoding: gzip")
+    async with RawExchange(lambda n: text) as exchange, Sender() as sender:
+        for most, is_complete in [(68, True), (68, True), (67, False), (69, True)]:
+            found = await sender.get(exchange.url, max_bytes=most)
+            assert found.complete == is_complete
+            assert not is_complete or found.body == BODY
+    assert sender.fates == ["settled 200"] * 4
 
 
 @pytest.mark.parametrize("name", ["x-mbx-used-weight-1m", "date"])
@@ -160,7 +249,7 @@ def test_an_answer_without_a_header_has_no_such_header(name: str) -> None:
     text = b"".join(
         line for line in USUAL.splitlines(keepends=True) if not line.startswith(name.encode())
     )
-    found = plain_answer(text)
+    found = plain_answer(text, MOST)
     assert found is not None
     assert name not in {each.lower() for each in found.headers}
     assert len(found.headers) == 1
@@ -192,8 +281,8 @@ async def test_an_answer_in_two_pieces_is_read_by_the_parser(
     taken: list[PlainAnswer | None] = []
     came = asyncio.Event()
 
-    def noted(data: bytes) -> PlainAnswer | None:
-        taken.append(plain_answer(data))
+    def noted(data: memoryview, max_body: int) -> PlainAnswer | None:
+        taken.append(plain_answer(data, max_body))
         came.set()
         return taken[-1]
 

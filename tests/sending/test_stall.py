@@ -87,7 +87,10 @@ async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp(
 
 
 @WHOSE
-async def test_an_answer_of_many_pieces_survives_a_stall(whose: str) -> None:
+async def test_an_answer_of_many_pieces_survives_a_stall(
+    whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_PER_READ", connections.BYTES_PER_READ)
     names = [f"S{number}USDT" for number in range(2000)]
     body = json.dumps({"symbols": [{"symbol": name, "status": "TRADING"} for name in names]})
     assert len(body) > 5 * connections.BYTES_PER_READ
