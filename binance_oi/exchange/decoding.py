@@ -9,9 +9,8 @@ ignores unknown fields, because the exchange may add fields at any time.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -112,11 +111,12 @@ _rate_limit = msgspec.json.Decoder(RateLimit)
 _limit_type = msgspec.json.Decoder(_WireLimitType)
 _server_time = msgspec.json.Decoder(_WireServerTime)
 
-_DIGITS_AND_POINTS = b"0123456789."
-# Each digit is 0, and a quote is a point: a point that is first or last in a number is then beside
-# another one, and one search finds both, which takes half as long as two.
-_SHAPE = bytes.maketrans(b'0123456789"', b"0000000000.")
-_TOO_MANY = b"0" * 31  # digits in a row; see `_Number`
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_AMOUNT = rb'"0{1,30}(?:\.0{1,30})?"'
+_USUAL_ROW = re.compile(  # after its symbol, with zeros for digits
+    rb'"sumOpenInterest":%b,"sumOpenInterestValue":%b,"CMCCirculatingSupply":%b,"timestamp":0{13}'
+    % (_AMOUNT, _AMOUNT, _AMOUNT)
+)
 _PLAIN_NUMBER = re.compile(r'(")?([0-9]{1,30}(?:\.[0-9]{1,30})?)(?(1)")', re.ASCII)
 _PLAIN_TIME = re.compile(r'(")?([0-9]{1,15})(?(1)")', re.ASCII)
 _NOTHING = (b"null", b'""')  # what stands where there is no circulating supply
@@ -175,9 +175,12 @@ def decode_history(body: bytes, symbol: str) -> HistoryPage:
         DecodeError: It is not what the exchange documents, or no row of it can be read.
         RefusedError: It is a refusal, under status 200.
     """
-    plain = _plain_rows(body, symbol)
-    if plain is not None:
-        return HistoryPage(tuple(plain))
+    usual = _usual_rows(body, symbol)
+    return _row_by_row(body, symbol) if usual is None else HistoryPage(tuple(usual))
+
+
+def _row_by_row(body: bytes, symbol: str) -> HistoryPage:
+    """A page of any form; see `decode_history`."""
     raws = _decode(_raw_rows, body)
     read = [_read_history_row(raw) for raw in raws]
     rows = [row for row, _ in read if row is not None and row.symbol == symbol]
@@ -191,36 +194,38 @@ def decode_history(body: bytes, symbol: str) -> HistoryPage:
     return HistoryPage(tuple(rows), _first_of(odd))
 
 
-def _plain_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
+def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
     """The rows of a page that is byte by byte as the exchange writes it, but for its digits.
 
     Then each value holds digits and points alone and no field comes twice, so the page can be
-    decoded in one step. For 500 rows that takes a sixth of the time.
+    decoded in one step. For 500 rows that takes an eighth of the time.
 
     Returns:
         None when the page is any other, or has an odd row.
     """
     name = symbol.encode()
-    count = body.count(b'{"symbol":"%b",' % name)
-    if body.translate(None, _DIGITS_AND_POINTS) != _letters(name, count):
-        return None
-    shape = body.translate(_SHAPE)
-    if _TOO_MANY in shape or b".." in shape:
-        return None
+    zeros = name.translate(_ZEROS)
+    prefix = b'"symbol":"%b",' % zeros
+    for row in _kinds_of_row(body.translate(_ZEROS)):
+        if not row.startswith(prefix) or not _USUAL_ROW.fullmatch(row, len(prefix)):
+            return None
     try:
-        return _history.decode(body)
-    except MALFORMED:  # two points in a number, or no digit, or no time
+        rows = _history.decode(body)
+    except MALFORMED:  # there is no page around its rows, or a time is none
         return None
+    is_theirs = b"0" not in zeros or [row.symbol for row in rows].count(symbol) == len(rows)
+    return rows if is_theirs else None
 
 
-@lru_cache(maxsize=16)  # many pages of one symbol follow each other, and most are full
-def _letters(name: bytes, count: int) -> bytes:
-    """What a page of so many rows has beside digits and points."""
-    row = (
-        b'{"symbol":"%b","sumOpenInterest":"","sumOpenInterestValue":"",'
-        b'"CMCCirculatingSupply":"","timestamp":}' % name.translate(None, _DIGITS_AND_POINTS)
-    )
-    return b"[" + b",".join([row] * count) + b"]"
+def _kinds_of_row(page: bytes) -> Iterable[bytes]:
+    """The different rows of `page`, whose digits are all zeros, without their braces.
+
+    Nearly always all of them are the same, because the numbers change by little.
+    """
+    row = page[2 : page.find(b"}")]
+    count, rest = divmod(len(page) - 1, len(row) + 3)
+    is_repeated = page.startswith((row + b"},{") * (count - 1), 2) and page.endswith(row + b"}]")
+    return (row,) if is_repeated and not rest else set(page[2:-2].split(b"},{"))
 
 
 def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:

@@ -4,6 +4,7 @@ Rule of this file: what a test changes of a row is in the test; all else is a li
 """
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binance_oi.errors import BinanceOIError, DecodeError, WrongSymbolError
+from binance_oi.exchange import decoding
 from binance_oi.exchange.decoding import HistoryPage, decode_history
 from binance_oi.exchange.models import HistoryRow
 from binance_oi.exchange.refusals import RefusedError
 from binance_oi.exchange.routes import MAX_ROWS, OPEN_INTEREST_HISTORY, PERIODS, history_page
+from support.lanes import some
 
 SYMBOL = "1000SHIBUSDT"
 TIME = 1_795_435_200_000
@@ -173,6 +176,88 @@ def test_a_mutated_page_is_rows_of_the_symbol_or_an_error_of_ours(data: st.DataO
         return
     assert {row.symbol for row in page.rows} <= {SYMBOL}
     assert all(row.open_interest.is_finite() and row.time > 0 for row in page.rows)
+
+
+# A live page, whose symbol has digits and whose amounts pass a power of ten.
+PAGE = body(
+    LIVE,
+    LIVE | {"timestamp": TIME + 300_000, "sumOpenInterest": "9999.50000000"},
+    LIVE | {"timestamp": TIME + 600_000, "sumOpenInterestValue": "99.00000001"},
+)
+ODD_BYTES = b'019."{}[]:,+-_eEnN \t\n\\\0\xd9\xff'
+ODD_TEXTS = (
+    *(b"0" * 31, b"..", b'."', b'".', b"\\u0031", "١".encode(), b"1e+5", b"null", b'""', b"{}"),
+    *(b",{}", b'"timestamp":5,', b'"new":1,', b'"sumOpenInterest":1E+5,', b" ", b"\xef\xbb\xbf"),
+)
+
+
+def outcome(read: Callable[[bytes, str], HistoryPage], text: bytes, symbol: str) -> str:
+    """The rows to the last digit, and what is odd; or the error."""
+    try:
+        return repr(read(text, symbol))
+    except (BinanceOIError, RefusedError) as error:
+        return repr(error)
+
+
+def is_read_alike(text: bytes, symbol: str = SYMBOL) -> bool:
+    """Check a page against its rows read one by one; return whether it was read in one step."""
+    one_by_one = outcome(decoding._row_by_row, text, symbol)
+    assert outcome(decode_history, text, symbol) == one_by_one, text
+    return decoding._usual_rows(text, symbol) is not None
+
+
+def changed() -> list[bytes]:
+    """The page with one byte removed, doubled or changed, and with an odd text put in."""
+    places = range(len(PAGE))
+    texts = [PAGE[:at] + PAGE[at + 1 :] for at in places]
+    texts += [PAGE[:at] + PAGE[at - 1 :] for at in places[1:]]
+    texts += [PAGE[:at] + bytes([odd]) + PAGE[at + 1 :] for at in places for odd in ODD_BYTES]
+    texts += [PAGE[:at] + odd + PAGE[at:] for at in (*places, len(PAGE)) for odd in ODD_TEXTS]
+    return texts
+
+
+@pytest.mark.parametrize("part", some(range(4), always=1))
+def test_a_changed_page_is_read_in_one_step_as_row_by_row_or_not_in_one_step(part: int) -> None:
+    texts = changed()[part::4]
+    taken = sum(map(is_read_alike, texts))
+    assert 100 < taken < len(texts) // 4  # other digits; everything else is unusual
+
+
+@given(st.data())
+def test_a_much_changed_page_is_read_in_one_step_as_row_by_row_or_not_in_one_step(
+    data: st.DataObject,
+) -> None:
+    names = st.sampled_from(
+        [SYMBOL, "2000SHIBUSDT", "0X", "1X", "BTCUSDT", "币安人生USDT", "4USDT"]
+    )
+    digits = st.from_regex("[0-9]{1,31}([.][0-9]{0,31})?|[.][0-9]", fullmatch=True)
+    odd = st.sampled_from(["1E+5", "-1-5", "1_0", "NaN", "", 1, 1.5, 1e300, None])
+    amounts = st.one_of(digits, digits, digits, odd)
+    symbol = data.draw(names)
+    rows = data.draw(
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "symbol": st.just(symbol) | names,
+                    "sumOpenInterest": amounts,
+                    "sumOpenInterestValue": amounts,
+                    "CMCCirculatingSupply": amounts,
+                    "timestamp": st.integers(10**12, 10**13) | st.integers(0, 10**15),
+                }
+            ),
+            max_size=4,
+        )
+    )
+    is_read_alike(body(*rows), symbol)
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "1000SHIBUSDT", "币安人生USDT", "0X"])
+def test_a_usual_page_is_read_in_one_step(symbol: str) -> None:
+    text = PAGE.replace(SYMBOL.encode(), symbol.encode())
+    assert is_read_alike(text, symbol)
+    assert not is_read_alike(text, "1X")
+    assert is_read_alike(body(LIVE | {"symbol": symbol}), symbol)
+    assert not is_read_alike(body(), symbol)
 
 
 def test_a_question_has_both_bounds_and_draws_on_the_limit_of_history() -> None:
