@@ -11,12 +11,11 @@ rows as fit into a page. So neither a hole nor an odd row shifts the pages after
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import NamedTuple
 
 from binance_oi.errors import (
     BannedError,
@@ -29,16 +28,14 @@ from binance_oi.errors import (
 )
 from binance_oi.exchange.decoding import HistoryPage
 from binance_oi.exchange.limits import HISTORY
-from binance_oi.exchange.models import HistoryRow
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS, Request, history_page
-from binance_oi.market.gap import Gap
 from binance_oi.market.listing import LISTING_AGE, Listing
 from binance_oi.market.moments import Moment, check_moment, moment_ms
+from binance_oi.market.pages import Page, Stretch, holes
 from binance_oi.market.past import History, HistoryProgress
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant
 
-TOO_OLD, NO_ROW = "too_old", "no_row"
 INVALID = -1130  # the code for a startTime that is earlier than what is kept [O 2026-07 to 09]
 # ms between making a request and its arrival, or by which a clock may be wrong. The later, longer
 # ones are for calls that waited longer in the queue.
@@ -48,24 +45,6 @@ WORKERS = 8  # symbols at once: enough to use the limit if an answer takes 2 s
 OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s: the waits in an outage, before a symbol fails
 MOVED = 60.0  # s by which the exchange's clock must differ from our estimate to count as wrong
 HELD = 1.0  # s: the shortest wait after a refusal
-
-
-class Stretch(NamedTuple):
-    """The stretch to read: a period, and the first and the last instant, Unix ms."""
-
-    period: str
-    first: int
-    last: int
-
-    @property
-    def step(self) -> int:
-        """The time between rows, ms."""
-        return PERIODS[self.period]
-
-    @property
-    def pages(self) -> int:
-        """The number of pages of this stretch."""
-        return max(0, -(-(self.last - self.first + 1) // (MAX_ROWS * self.step)))
 
 
 OnProgress = Callable[[HistoryProgress], None]
@@ -186,7 +165,7 @@ class Reader:
             BinanceOIError: A page could not be read; see `OpenInterestClient.history`.
         """
         terms = replace(self._terms, charged=0, waited=0.0)
-        pages: list[list[HistoryRow]] = []  # the newest first
+        pages: list[Page] = []  # the newest first
         clocks = 0
         asked, began, first = self.asked_of(symbol), self.now, 0
         try:
@@ -196,19 +175,20 @@ class Reader:
                 first = await self._read_back(symbol, asked, min(asked.last, began), terms, pages)
         finally:
             self.requests += terms.charged
-        rows = _in_order(pages)
-        self.rows += len(rows)
-        return _history(symbol, asked, rows, first, began, terms.charged)
+        pages.reverse()
+        found = _history(symbol, asked, pages, first, began, terms.charged)
+        self.rows += len(found)
+        return found
 
     async def _read_back(
-        self, symbol: str, asked: Stretch, last: int, terms: Terms, pages: list[list[HistoryRow]]
+        self, symbol: str, asked: Stretch, last: int, terms: Terms, pages: list[Page]
     ) -> int:
         """Read from `last` backwards until the clock proves wrong; return where that ends."""
         clocks = self._clocks
         while last >= asked.first and clocks == self._clocks:
-            first, rows = await self._page(symbol, asked, last, terms)
+            first, page = await self._page(symbol, asked, last, terms)
             self._notice_clock()
-            pages.append(rows)
+            pages.append(page)
             if first > last:
                 break
             last = first - 1
@@ -222,10 +202,8 @@ class Reader:
             self._asked = self._ask(self.now)
             self._clocks += 1
 
-    async def _page(
-        self, symbol: str, asked: Stretch, last: int, terms: Terms
-    ) -> tuple[int, list[HistoryRow]]:
-        """Read the page that ends at `last`: where it begins, and its rows.
+    async def _page(self, symbol: str, asked: Stretch, last: int, terms: Terms) -> tuple[int, Page]:
+        """Read the page that ends at `last`; return where it begins, and the page.
 
         While the request waits, the oldest kept instant moves on. If the exchange refuses the page
         for that reason, we ask again from a slightly later instant. If that is after `last`, the
@@ -237,31 +215,30 @@ class Reader:
             if first > last:
                 break
             try:
-                return first, await self._rows(symbol, asked.period, first, last, terms)
+                part = asked._replace(first=first, last=last)
+                return first, await self._rows(symbol, part, terms)
             except ResponseError as error:
                 # The answer may have changed the clock, so use the new one.
                 is_near = first < self.now - KEPT_MS + MARGINS_MS[-1]
                 if error.code != INVALID or not is_near or margin == MARGINS_MS[-1]:
                     raise
-        return last + 1, []
+        return last + 1, Page([], [], is_whole=False)
 
-    async def _rows(
-        self, symbol: str, period: str, first: int, last: int, terms: Terms
-    ) -> list[HistoryRow]:
-        """Read the rows between these instants.
+    async def _rows(self, symbol: str, part: Stretch, terms: Terms) -> Page:
+        """Read the rows of a stretch that fits into one page.
 
-        A page may have rows outside of them [O]. If all of them are outside, the page may be the
+        A page may have rows outside of it [O]. If all of them are outside, the page may be the
         answer to an earlier request, so we ask once more.
         """
-        request = history_page(symbol, period, first, last)
-        page = await self._send(request, terms)
-        rows = _within(page.rows, first, last)
-        if page.rows and not rows:
-            page = await self._send(request, terms)
-            rows = _within(page.rows, first, last)
-        self._listing.warn_of_odd_rows("history", page.odd_rows)
+        request = history_page(symbol, part.period, part.first, part.last)
+        answer = await self._send(request, terms)
+        page = Page.of(answer.rows, part)
+        if answer.rows and not page.rows:
+            answer = await self._send(request, terms)
+            page = Page.of(answer.rows, part)
+        self._listing.warn_of_odd_rows("history", answer.odd_rows)
         self.pages += 1
-        return rows
+        return page
 
     async def _send(self, request: Request[HistoryPage], terms: Terms) -> HistoryPage:
         outages = iter(OUTAGE)
@@ -282,76 +259,38 @@ class Reader:
             await self._sender.pause(seconds)
 
 
-def _within(rows: Sequence[HistoryRow], first: int, last: int) -> list[HistoryRow]:
-    """The rows of a page that are within the request, which nearly all rows are."""
-    times = [row.time for row in rows]
-    if times and first <= min(times) and max(times) <= last:
-        return list(rows)
-    return [row for row in rows if first <= row.time <= last]
-
-
-def _in_order(pages: list[list[HistoryRow]]) -> tuple[HistoryRow, ...]:
-    """The rows of all pages by time, each instant once; `pages` has the newest page first."""
-    rows = tuple(chain.from_iterable(reversed(pages)))
-    times = [row.time for row in rows]
-    if sorted(set(times)) == times:  # nearly always
-        return rows
-    found = dict(zip(times, rows, strict=True))
-    return tuple(found[time] for time in sorted(found))
-
-
 def _history(
     symbol: str,
     asked: Stretch,
-    rows: tuple[HistoryRow, ...],
+    pages: Sequence[Page],
     first: int,
     began: int,
     requests: int,
     error: BinanceOIError | None = None,
 ) -> History:
-    """Make a history of rows read back to `first`; `began` is when that started; Unix ms."""
+    """Make a history of pages, oldest first.
+
+    Args:
+        symbol: The symbol.
+        asked: The requested stretch.
+        pages: The pages.
+        first: The instant back to which they were read, Unix ms.
+        began: When that started, Unix ms.
+        requests: The requests that it took.
+        error: Why there are no rows.
+    """
     complete_until = min(asked.last, began - SETTLED_MS)
     return History(
         symbol=symbol,
         period=asked.period,
         since=instant(asked.first),
         until=instant(asked.last),
-        rows=rows,
-        holes=tuple(_holes(rows, asked, first, complete_until)),
+        rows=tuple(chain.from_iterable(page.rows for page in pages)),
+        holes=tuple(holes(pages, asked, first, complete_until)),
         complete_until=complete_until,
         requests=requests,
         error=error,
     )
-
-
-def _holes(
-    rows: Iterable[HistoryRow], asked: Stretch, first: int, complete_until: int
-) -> Iterator[Gap]:
-    """The stretches without rows, in steps of the period.
-
-    Args:
-        rows: The rows, oldest first.
-        asked: The requested stretch.
-        first: The exchange no longer keeps rows before this instant.
-        complete_until: Rows after this instant may still appear.
-    """
-    step = asked.step
-    due = -(-asked.first // step) * step  # the next instant that may have a row
-    kept = -(-first // step) * step
-    if kept > due:
-        yield Gap(due, kept - step, TOO_OLD, "only the last 30 days are kept")
-        due = kept
-    before = due - step
-    for row in rows:
-        if row.time - before != step:  # nearly never
-            due, slot = before // step * step + step, row.time // step * step
-            if slot > due:
-                yield Gap(due, slot - step, NO_ROW)
-        before = row.time
-    due = before // step * step + step
-    end = complete_until // step * step
-    if end >= due:
-        yield Gap(due, end, NO_ROW)
 
 
 async def histories(

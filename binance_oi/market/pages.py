@@ -1,0 +1,89 @@
+"""Pages of the past: the stretch that they cover, the rows in it, and the holes between them.
+
+The rule of this file: nearly every page is whole, that is, it has each row of its stretch once and
+in order. One comparison shows that. Only another page is examined row by row.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from binance_oi.exchange.models import HistoryRow
+from binance_oi.exchange.routes import MAX_ROWS, PERIODS
+from binance_oi.market.gap import Gap
+
+TOO_OLD, NO_ROW = "too_old", "no_row"
+
+
+class Stretch(NamedTuple):
+    """The stretch to read: a period, and the first and the last instant, Unix ms."""
+
+    period: str
+    first: int
+    last: int
+
+    @property
+    def step(self) -> int:
+        """The time between rows, ms."""
+        return PERIODS[self.period]
+
+    @property
+    def pages(self) -> int:
+        """The number of pages of this stretch."""
+        return max(0, -(-(self.last - self.first + 1) // (MAX_ROWS * self.step)))
+
+
+class Page(NamedTuple):
+    """Rows of one page, the oldest first, each instant once."""
+
+    rows: Sequence[HistoryRow]
+    times: list[int]
+    """The instants of the rows, Unix ms."""
+    is_whole: bool
+    """Whether each row follows the one before it by one step."""
+
+    @classmethod
+    def of(cls, rows: Sequence[HistoryRow], asked: Stretch) -> "Page":
+        """The rows of an answer that were asked for; of two for one instant, the later one."""
+        times = [row.time for row in rows]
+        if _is_whole(times, asked.step) and asked.first <= times[0] and times[-1] <= asked.last:
+            return cls(rows, times, True)
+        found = {row.time: row for row in rows if asked.first <= row.time <= asked.last}
+        times = sorted(found)
+        return cls([found[time] for time in times], times, _is_whole(times, asked.step))
+
+
+def _is_whole(times: list[int], step: int) -> bool:
+    """Whether there are rows, and each instant is one step after the one before it."""
+    if not times or times[-1] - times[0] != step * (len(times) - 1):
+        return False
+    return times == list(range(times[0], times[-1] + 1, step))
+
+
+def holes(pages: Iterable[Page], asked: Stretch, first: int, complete_until: int) -> Iterator[Gap]:
+    """The stretches without rows, in steps of the period.
+
+    Args:
+        pages: The pages, oldest first.
+        asked: The requested stretch.
+        first: The exchange no longer keeps rows before this instant.
+        complete_until: Rows after this instant may still appear.
+    """
+    step = asked.step
+    due = -(-asked.first // step) * step  # the next instant that may have a row
+    kept = -(-first // step) * step
+    if kept > due:
+        yield Gap(due, kept - step, TOO_OLD, "only the last 30 days are kept")
+        due = kept
+    before = due - step
+    for page in pages:
+        for time in page.times[:1] if page.is_whole else page.times:
+            if time - before != step:  # nearly never
+                due, slot = before // step * step + step, time // step * step
+                if slot > due:
+                    yield Gap(due, slot - step, NO_ROW)
+            before = time
+        before = page.times[-1] if page.is_whole else before
+    due = before // step * step + step
+    end = complete_until // step * step
+    if end >= due:
+        yield Gap(due, end, NO_ROW)
