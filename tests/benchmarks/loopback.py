@@ -1,13 +1,15 @@
 """A loopback server that is not the bottleneck: a bare protocol in a process of its own.
 
-    python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S]]
+    python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED]]]
 
 It answers every openInterest request at once, or after LATENCY_S seconds, and on a new connection
 not before HANDSHAKE_S seconds, as if there had been a handshake; with the header set of a real
-answer. exchangeInfo lists 789 symbols. It counts nothing: a benchmark is not a test.
+answer. With PACKED, a page of history is compressed. exchangeInfo lists 789 symbols. It counts
+nothing: a benchmark is not a test.
 """
 
 import asyncio
+import gzip
 import json
 import subprocess
 import sys
@@ -15,9 +17,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
-STEP = 300_000  # ms from row to row
+STEP, ROWS = 300_000, 500  # ms from row to row, rows of a page
+CHUNK = 8192  # bytes
 SYMBOLS = [f"S{number:03d}USDT" for number in range(789)]
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
@@ -30,6 +34,7 @@ _HEAD = (
 
 class _Server(asyncio.Protocol):
     latency_s = handshake_s = 0.0
+    packed = False
     used = 0
     date = (0, "")
 
@@ -64,37 +69,61 @@ class _Server(asyncio.Protocol):
         symbol, now_ms = target.partition("=")[2], int(now * 1000)
         body = f'{{"symbol":"{symbol}","openInterest":"96012.544","time":{now_ms}}}'
         if "openInterestHist" in target:
-            body = _page(target)
+            return self.page(target)
         if "exchangeInfo" in target:
             symbols = [{"symbol": name, "status": "TRADING"} for name in SYMBOLS]
             body = json.dumps({"symbols": symbols, "rateLimits": []})
         head = f"Date: {cls.date[1]}\r\nX-MBX-USED-WEIGHT-1M: {cls.used}\r\n"
         return f"{_HEAD}{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
+    def page(self, target: str) -> bytes:
+        """Every row of what is asked for."""
+        framing, body = _page(target, self.packed)
+        return f"{_HEAD}Date: {formatdate(usegmt=True)}\r\n{framing}\r\n\r\n".encode() + body
 
-def _page(target: str) -> str:
-    """Every row of what is asked for."""
+
+@lru_cache(maxsize=1024)  # made once, before a measurement
+def _page(target: str, packed: bool) -> tuple[str, bytes]:
+    """Rows whose values change as those of BTCUSDT: in three of ten pages, by a power of ten.
+
+    As the exchange compresses them: in chunks.
+    """
     asked = dict(parse_qsl(target.partition("?")[2]))
     first, last = int(asked["startTime"]), int(asked["endTime"])
     row = (
-        f'{{"symbol":"{asked["symbol"]}","sumOpenInterest":"20403.63700000",'
-        '"sumOpenInterestValue":"150570784.07809979","CMCCirculatingSupply":"165880.53800000",'
+        f'{{"symbol":"{asked["symbol"]}","sumOpenInterest":"20%03d.63700000",'
+        '"sumOpenInterestValue":"%d.07809979","CMCCirculatingSupply":"165880.53800000",'
         '"timestamp":%d}'
     )
-    return f"[{','.join(row % time for time in range(-(-first // STEP) * STEP, last + 1, STEP))}]"
+    rows: list[str] = []
+    for time_ms in range(-(-first // STEP) * STEP, last + 1, STEP):
+        page, number = divmod(time_ms // STEP, ROWS)
+        value = (999_600_000 if page % 10 < 3 else 150_570_784) + number * 1319
+        rows.append(row % (number, value, time_ms))
+    body = f"[{','.join(rows)}]".encode()
+    if not packed:
+        return f"Content-Length: {len(body)}", body
+    body = gzip.compress(body, 1)
+    parts = [body[at : at + CHUNK] for at in range(0, len(body), CHUNK)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+    return "Content-Encoding: gzip\r\nTransfer-Encoding: chunked", chunks
 
 
-async def _serve(latency_s: float = 0.0, handshake_s: float = 0.0) -> None:
+async def _serve(latency_s: float = 0.0, handshake_s: float = 0.0, packed: float = 0.0) -> None:
     _Server.latency_s, _Server.handshake_s = latency_s, handshake_s
+    _Server.packed = bool(packed)
     server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, backlog=1000)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def loopback(latency_s: float = 0.0, handshake_s: float = 0.0) -> Iterator[str]:
+def loopback(
+    latency_s: float = 0.0, handshake_s: float = 0.0, *, packed: bool = False
+) -> Iterator[str]:
     """The URL of a server that lives as long as the block."""
-    command = [sys.executable, "-m", "tests.benchmarks.loopback", str(latency_s), str(handshake_s)]
+    options = map(str, (latency_s, handshake_s, int(packed)))
+    command = [sys.executable, "-m", "tests.benchmarks.loopback", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
