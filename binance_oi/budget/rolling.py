@@ -77,7 +77,7 @@ class RollingBucket(Bucket):
         if known.is_held(now):
             end = known.clock.when_over(known.cooldown_until) - now
             return Wait(known.cooldown_until - now - known.clock.lo, Reason.COOLDOWN, end)
-        if window.until_room(now, weight, self._cap(now, bulk=False)) is None:
+        if window.cost(weight) > self._cap(now, bulk=False):
             return Wait(None, Reason.TOO_HEAVY)
         seconds = window.until_room(now, weight, self._cap(now, bulk=bulk))
         if seconds is None:  # it fits only once no room is kept for single requests

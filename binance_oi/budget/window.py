@@ -67,7 +67,13 @@ class Window:
 
     def used(self, now: float) -> int:
         """The most that the exchange may have counted in a window that ends now or later."""
+        if not self._has_left(now):
+            return sum(self.slots.values())
         return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
+
+    def _has_left(self, now: float) -> bool:
+        """Whether a slot has left the window; a quick question, also with hundreds of slots."""
+        return bool(self.slots) and self.leaves(min(self.slots)) <= now
 
     def under_way(self, now: float) -> int:
         """The part of `used` that the exchange may count after now."""
@@ -101,8 +107,9 @@ class Window:
 
     def charge(self, now: float, latest: float, weight: int) -> None:
         """Book a request that the exchange counts by `latest`, if at all."""
-        for slot in [slot for slot in self.slots if self.leaves(slot) <= now]:
-            del self.slots[slot]
+        if self._has_left(now):
+            for slot in [slot for slot in self.slots if self.leaves(slot) <= now]:
+                del self.slots[slot]
         self._add(latest, self.cost(weight))
 
     def settle(self, latest: float, now: float, weight: int) -> None:

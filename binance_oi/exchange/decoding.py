@@ -211,7 +211,7 @@ def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
             return None
     try:
         rows = _history.decode(body)
-    except MALFORMED:  # there is no page around its rows, or a time is none
+    except MALFORMED:  # there is no page around its rows, or a time begins with 0
         return None
     is_theirs = b"0" not in zeros or [row.symbol for row in rows].count(symbol) == len(rows)
     return rows if is_theirs else None

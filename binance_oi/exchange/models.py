@@ -61,7 +61,7 @@ class HistoryRow(
     """Open interest of one symbol at one instant of the past, as the exchange keeps it."""
 
     symbol: str
-    time: Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
+    time: int
     """The instant of the row, Unix ms: the row has the value at this instant, not an average. It
     appears some 6 s later and does not change [O 2026-09-12]."""
     open_interest: Decimal

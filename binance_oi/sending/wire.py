@@ -1,7 +1,7 @@
 """The bytes of a request.
 
 The rule of this file: these are the bytes that aiohttp's session would send. They are made once for
-each URL.
+each URL that callers request again and again.
 """
 
 from functools import lru_cache
@@ -23,16 +23,31 @@ class WireRequest(NamedTuple):
     data: bytes
 
 
-@lru_cache(maxsize=4096)
 def wire_request(url: URL, is_small: bool) -> WireRequest:
     """Make the request for `url`; it asks for a small body without compression."""
-    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
-    lines.append(f"User-Agent: {USER_AGENT}")
+    return _kept_request(url) if is_small else _request(url, is_small)
+
+
+@lru_cache(maxsize=4096)
+def _kept_request(url: URL) -> WireRequest:
+    return _request(url, is_small=True)
+
+
+def _request(url: URL, is_small: bool) -> WireRequest:
+    origin, headers = _for_origin(url.scheme, url.raw_authority, is_small)
+    return WireRequest(origin, f"GET {url.raw_path_qs} HTTP/1.1\r\n{headers}".encode("ascii"))
+
+
+@lru_cache(maxsize=64)
+def _for_origin(scheme: str, authority: str, is_small: bool) -> tuple[str, str]:
+    """The origin, and what follows the first line of a request to it."""
+    url = URL(f"{scheme}://{authority}", encoded=True)
     headers = {str(name): value for name, value in aiohttp.ClientRequest.DEFAULT_HEADERS.items()}
     if is_small:
         headers["Accept-Encoding"] = "identity"
+    lines = [f"Host: {url.host_port_subcomponent}", f"User-Agent: {USER_AGENT}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return WireRequest(origin_of(url), "\r\n".join([*lines, "\r\n"]).encode("ascii"))
+    return origin_of(url), "\r\n".join([*lines, "\r\n"])
 
 
 def origin_of(url: URL) -> str:

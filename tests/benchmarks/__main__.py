@@ -271,11 +271,10 @@ def decoding(rounds: int) -> None:
 
 
 def history(rounds: int) -> None:
-    """CPU (user and system) of this process for one page of 500 rows."""
-    for packed, pace in ((False, past.UNPACED), (True, past.UNPACED), (False, past.PACED)):
-        how = "one after the other" if pace == past.UNPACED else f"{pace:g} a second"
-        print(f"{'gzip' if packed else 'not compressed'}, {how}:")
-        _table(past.samples(rounds, packed=packed, pace=pace), "µs", 1e6)
+    """CPU (user and system) of this process for one page of 500 rows, one page after the other."""
+    for packed in (False, True):
+        print("gzip, in chunks:" if packed else "not compressed:")
+        _table(past.samples(rounds, packed=packed), "µs", 1e6)
 
 
 def imports(rounds: int) -> None:

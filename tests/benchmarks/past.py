@@ -10,19 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from binance_oi import OpenInterestClient, ProcessBudget
+from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
 from binance_oi.sending import governors
 
 from .loopback import ROWS, STEP, SYMBOLS, loopback
 
 PAGES = 17  # of 29.5 days
 CALLS = 24  # of one round; a budget of the past that begins anew has room for 58
-TUNED = "tuned aiohttp with msgspec"
+UNPACED = 1e6  # pages in a second
 
 Read = Callable[[str, int], Awaitable[object]]
 
@@ -36,7 +38,7 @@ class _Row(msgspec.Struct, gc=False):
 
 
 @asynccontextmanager
-async def tuned(url: str, pace: float) -> AsyncIterator[Read]:
+async def tuned(url: str) -> AsyncIterator[Read]:
     """aiohttp as fast as we can make it: no governor, no checks, no retries, no timeout."""
     decode = msgspec.json.Decoder(list[_Row]).decode
     async with aiohttp.ClientSession(
@@ -46,8 +48,6 @@ async def tuned(url: str, pace: float) -> AsyncIterator[Read]:
         async def read(symbol: str, last: int) -> object:
             rows: list[_Row] = []
             for _ in range(PAGES):
-                if pace < UNPACED:
-                    await asyncio.sleep(1.0 / pace)
                 first = last - ROWS * STEP + 1
                 query = f"symbol={symbol}&period=5m&limit=500&startTime={first}&endTime={last}"
                 target = URL(f"{url}/futures/data/openInterestHist?{query}", encoded=True)
@@ -60,56 +60,60 @@ async def tuned(url: str, pace: float) -> AsyncIterator[Read]:
 
 
 @asynccontextmanager
-async def ours(url: str, pace: float) -> AsyncIterator[Read]:
+async def ours(url: str, budget: ProcessBudget) -> AsyncIterator[Read]:
     """`client.history`."""
-    with _paced(pace):
-        async with OpenInterestClient(base_url=url, budget=ProcessBudget(), pace=pace) as client:
+    async with OpenInterestClient(base_url=url, budget=budget, pace=UNPACED) as client:
 
-            async def read(symbol: str, last: int) -> object:
-                first = last - PAGES * ROWS * STEP + 1
-                return (await client.history(symbol, since=first, until=last)).rows
+        async def read(symbol: str, last: int) -> object:
+            first = last - PAGES * ROWS * STEP + 1
+            return (await client.history(symbol, since=first, until=last)).rows
 
-            yield read
-
-
-UNPACED = 1e6  # pages in a second
-PACED = governors.HISTORY_PACE
+        yield read
 
 
 @contextmanager
-def _paced(pace: float) -> Iterator[None]:
-    """Let requests for the past leave at this pace."""
-    before, governors.HISTORY_PACE = governors.HISTORY_PACE, pace
+def _unpaced() -> Iterator[None]:
+    """Let pages follow each other at once: in the pauses of a pace the caches would go cold."""
+    before, governors.HISTORY_PACE = governors.HISTORY_PACE, UNPACED
     try:
         yield
     finally:
         governors.HISTORY_PACE = before
 
 
-def samples(rounds: int, *, packed: bool, pace: float) -> dict[str, list[float]]:
-    """Seconds of CPU for one page, by whose they are, of each call.
+def samples(rounds: int, *, packed: bool) -> dict[str, list[float]]:
+    """Seconds of CPU for one page, by whose they are, of each round.
 
     Args:
-        rounds: Each has a server, a session and a client of its own.
+        rounds: Each has a server, a session and clients of its own.
         packed: Whether the server compresses.
-        pace: Pages in a second.
     """
-    found: dict[str, list[float]] = {TUNED: [], "ours": []}
+    found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        with loopback(packed=packed) as url:
-            for name, seconds in asyncio.run(_cpu(url, pace)).items():
-                found[name].append(seconds)
+        with loopback(packed=packed) as url, TemporaryDirectory() as directory, _unpaced():
+            for name, seconds in asyncio.run(_cpu(url, Path(directory))).items():
+                found.setdefault(name, []).append(seconds)
     return found
 
 
-async def _cpu(url: str, pace: float) -> dict[str, float]:
+async def _cpu(url: str, directory: Path) -> dict[str, float]:
     last = int(time.time()) // 300 * STEP
-    async with tuned(url, pace) as theirs, ours(url, pace) as mine:
-        readers = {TUNED: theirs, "ours": mine}
-        spent = dict.fromkeys(readers, 0.0)
+    budget = MachineBudget(directory=directory)
+    async with (
+        tuned(url) as theirs,
+        ours(url, ProcessBudget()) as mine,
+        ours(url, budget) as shared,
+    ):
+        readers = {
+            "tuned aiohttp with msgspec": theirs,
+            "ours, ProcessBudget": mine,
+            "ours, MachineBudget": shared,
+        }
         for symbol in SYMBOLS[:CALLS]:  # the server makes each page when it is first asked for
             await theirs(symbol, last)
-        await mine(SYMBOLS[0], last)
+        for read in (mine, shared):
+            await read(SYMBOLS[0], last)
+        spent = dict.fromkeys(readers, 0.0)
         for symbol, (name, read) in product(SYMBOLS[:CALLS], readers.items()):
             began = time.process_time()
             rows = await read(symbol, last)
@@ -117,4 +121,5 @@ async def _cpu(url: str, pace: float) -> dict[str, float]:
             assert isinstance(rows, list | tuple)
             assert len(rows) == PAGES * ROWS
             del rows
+    budget.close()
     return {name: seconds / CALLS / PAGES for name, seconds in spent.items()}
