@@ -191,15 +191,21 @@ def recorder(session: nox.Session) -> None:
 
 @nox.session
 def history(session: nox.Session) -> None:
-    """The past of the whole market, in virtual time: 71 minutes, five times; half an hour.
+    """The past of the whole market, in virtual time: 71 minutes, five times; ten minutes.
 
     BINANCE_OI_HISTORY_SYMBOLS makes it shorter.
     """
     install(session, "test", "-e", ".[cli,parquet]")
     session.run(
-        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", ""),
+        *("python", "-m", "pytest", "-o", "faulthandler_timeout=7200", "-m", "", "-rP"),
+        *("-n", "2", "--dist", "worksteal"),
         *("tests/market/test_history.py", "tests/market/test_history_runs.py"),
-        *("tests/output/test_past.py", "tests/cli/test_cli_history.py"),
+        *("tests/faults/test_history_faults.py", "tests/exchange/test_history_page.py"),
+        *(
+            "tests/market/test_pages.py",
+            "tests/output/test_past.py",
+            "tests/cli/test_cli_history.py",
+        ),
         env={"BINANCE_OI_HISTORY_SYMBOLS": os.environ.get("BINANCE_OI_HISTORY_SYMBOLS", "789")},
     )
 

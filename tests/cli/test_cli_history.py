@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -88,8 +88,11 @@ NAMES = ("BTCUSDT", "ETHUSDT", "1000SHIBUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT")
 
 def test_a_command_that_is_killed_goes_on_to_the_same_file(tmp_path: Path) -> None:
     path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"
+    bounds = time.time() - 3 * 86_400, time.time() - 600
     with LocalExchange(latency=0.05).in_thread() as exchange:
-        asked = ["--base-url", exchange.url, "--since", "3d", "--period", "5m"]
+        # Moments, not ages: the second run may begin after the next row.
+        first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds)
+        asked = ["--base-url", exchange.url, "--since", first, "--until", last, "--period", "5m"]
         command = [sys.executable, "-m", "binance_oi", "history", *NAMES, *asked]
         killed = subprocess.Popen([*command, "--to", str(path)], stderr=subprocess.DEVNULL)
         while not (part.exists() and part.read_bytes().count(b"\n") >= 2):
@@ -106,7 +109,6 @@ def test_a_command_that_is_killed_goes_on_to_the_same_file(tmp_path: Path) -> No
         assert exchange.history_counter.total - before < 2 * len(NAMES)
         assert exchange.answers[429] == 0
         rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
-        first, last = rows[0][1], rows[-1][1]
         for name in NAMES:
             times = [row[1] for row in rows if row[0] == name]
             truth = exchange.history(name, "5m", _ms(first), _ms(last))
