@@ -87,17 +87,18 @@ class Bucket:
             and not known.others.refused_count
             and not known.windows
             and not (bulk and any(each.single for each in known.ledger.minutes.values()))
-            and known.cautious_until <= now
         ):
             # The fast path, for nearly every charge: only one minute is possible, we know its
             # count, we are alone in it, and the exchange refused nothing below the limit. A
             # property test compares this path with the rules.
             minute = known.ledger.minutes.get(last)
+            budget = self._limit - self._reserve
             if (
                 minute is not None
                 and minute.reported
-                and minute.used + weight <= self._limit - self._reserve
+                and minute.used + weight <= budget
                 and minute.booked + weight <= self._share
+                and known.is_even(now, last, minute.booked + weight, budget)
             ):
                 single = 0 if bulk else weight
                 minute.book(weight, single, self._interactive)

@@ -135,6 +135,20 @@ class Known:
         rate = (budget - first) / span
         return first + rate * max(0.0, now - since), rate
 
+    def is_even(self, now: float, k: int, ours: int, budget: int) -> bool:
+        """Whether `ours`, without single calls to leave room for, certainly keeps to `evenly`.
+
+        A quick answer for nearly every charge; before the first answer it is no.
+        """
+        if now >= self.cautious_until:
+            return True
+        if self.cautious_until == math.inf:
+            return False
+        if not self.after_ban and ours <= min(budget, int(AT_ONCE * self.limit)):
+            return True
+        most, _ = self.evenly(now, k, budget)
+        return ours <= most or most >= budget
+
     def start_again(self, after: ServerClock, now: float) -> None:
         """Switch to a clock that contradicts the current one; no weight and no cooldown is lost.
 

@@ -264,7 +264,7 @@ def states(draw: st.DrawFn) -> Known:
         probe_ends_at=draw(st.sampled_from([UNKNOWN, UNKNOWN, 10.0, 30.0])),
         silent=draw(st.sampled_from([0, 0, BLIND_AFTER - 1, BLIND_AFTER])),
         windows=draw(st.sampled_from(windows)),
-        cautious_until=draw(st.sampled_from([UNKNOWN, UNKNOWN, UNKNOWN, 20.0, 70.0, math.inf])),
+        cautious_until=draw(st.sampled_from([UNKNOWN, UNKNOWN, 20.0, 70.0, 70.0, math.inf])),
         after_ban=draw(st.booleans()),
         rolling_until=K + 1 if is_rolling else 0,
     )
@@ -292,6 +292,28 @@ def test_in_any_state_a_charge_answers_and_books_as_the_rules_do(
         expected = ruled._book(asked, isinstance(verdict, Probe))
     assert charged.charge(now, weight, bulk) == expected
     assert charged.known == state
+
+
+@pytest.mark.parametrize("after_ban", [False, True])
+def test_nearly_every_charge_of_a_first_minute_is_answered_without_the_rules(
+    after_ban: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def noted(ask: Ask, _: Known) -> Wait:
+        asked.append(ask.now)
+        return Wait(1.0, Reason.CAUTION)
+
+    monkeypatch.setattr(admission, "decide", noted)
+    since = 20.0
+    state = known(Minute(1, 0, reported=1), counted_at=since)
+    state.cautious_until, state.after_ban = since + 60.0, after_ban
+    made = Bucket(state, reserve=RESERVE)
+    for number in range(60, 290):  # fewer a second than even sending allows
+        made.charge(since + number / 10, 1)
+    assert asked == []
+    made.charge(since + 29.0, FULL * 3 // 4)
+    assert asked == [since + 29.0]
 
 
 @given(
