@@ -18,7 +18,12 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+)
 from importlib.metadata import version
 from pathlib import Path
 from timeit import repeat
@@ -28,11 +33,13 @@ from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 
-from . import archive, chart, contenders, past, recording, reporting, series, waiters
+from . import archive, chart, contenders, growth, past, recording, reporting, series, waiters
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
 REQUESTS = 4000  # of one measurement
+FIRST_MINUTE = 61.0  # s in which a client sends evenly; see `begin_evenly`
+LATEST = 42.0  # second of a minute in which a measurement begins at the latest
 WARM_UP = 1000  # requests before it: every symbol once, for what is measured asks again and again
 LARGE = 2**24  # bytes
 BURST = 1000  # requests that a governor's pacer lets go at once
@@ -61,7 +68,10 @@ def main() -> None:
 
 def cpu(rounds: int) -> None:
     """CPU (user and system) of this process for one request, 50 at a time."""
-    ratios = _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
+    print("In the first minute of a client:")
+    _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
+    print("\nAfterwards:")
+    ratios = _table(_steady_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
     title = "CPU for one request, tuned aiohttp = 1"
     chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
 
@@ -70,26 +80,75 @@ def uvloop(rounds: int) -> None:
     """The same on uvloop; everybody is on it."""
     from uvloop import new_event_loop
 
+    print("In the first minute of a client:")
     _table(_cpu_samples(rounds, new_event_loop), "µs", 1e6)
+    print("\nAfterwards:")
+    _table(_steady_samples(rounds, new_event_loop), "µs", 1e6)
 
 
-def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
+def _contenders(directory: str) -> dict[str, contenders.Contender]:
     # Until a large block was freed once, glibc asks the kernel for each buffer of 256 KiB, which is
     # what asyncio receives with: 10 µs for everybody but us, or not, as it happened.
     bytearray(LARGE)
-    with tempfile.TemporaryDirectory() as directory:
-        clients = {
-            "tuned aiohttp, nothing else": contenders.tuned,
-            "aiohttp and response.json()": contenders.plain,
-            "ours, ProcessBudget": contenders.process_budget,
-            "ours, MachineBudget": contenders.machine_budget(Path(directory)),
-        }
-        samples: Samples = {name: [] for name in clients}
-        for _ in range(rounds):
-            for name, client in clients.items():
+    return {
+        "tuned aiohttp, nothing else": contenders.tuned,
+        "aiohttp and response.json()": contenders.plain,
+        "ours, ProcessBudget": contenders.process_budget,
+        "ours, MachineBudget": contenders.machine_budget(Path(directory)),
+    }
+
+
+def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
+    """Each round with clients that have just started."""
+    samples: Samples = {}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as directory:
+            for name, client in _contenders(directory).items():
                 with loopback() as url, asyncio.Runner(loop_factory=loop_factory) as runner:
-                    samples[name].append(runner.run(_cpu_per_request(client, url)))
+                    _avoid_the_rollover()
+                    samples.setdefault(name, []).append(runner.run(_cpu_per_request(client, url)))
     return samples
+
+
+def _steady_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
+    """All rounds with the same clients, which have watched the exchange for more than a minute."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        ExitStack() as servers,
+        asyncio.Runner(loop_factory=loop_factory) as runner,
+    ):
+        # A server each: its count contains what it has answered to others.
+        urls = {
+            name: (client, servers.enter_context(loopback()))
+            for name, client in _contenders(directory).items()
+        }
+        return runner.run(_steady(urls, rounds))
+
+
+async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: int) -> Samples:
+    samples: Samples = {name: [] for name in urls}
+    async with AsyncExitStack() as stack:
+        readers = {
+            name: await stack.enter_async_context(client(url))
+            for name, (client, url) in urls.items()
+        }
+        for _ in range(2):
+            for read in readers.values():
+                await contenders.read_all(read, WARM_UP, workers=50)
+            await asyncio.sleep(FIRST_MINUTE)
+        for _ in range(rounds):
+            for name, read in readers.items():
+                _avoid_the_rollover()
+                await contenders.read_all(read, WARM_UP, workers=50)
+                samples[name].append(await _cpu_of(read, REQUESTS))
+    return samples
+
+
+def _avoid_the_rollover() -> None:
+    """Sleep until a measurement fits into a minute: near its end, two minutes may count it."""
+    second = time.time() % 60.0
+    if not 1.0 <= second < LATEST:
+        time.sleep(61.0 - second if second >= LATEST else 1.0 - second)
 
 
 async def _cpu_per_request(
@@ -97,9 +156,13 @@ async def _cpu_per_request(
 ) -> float:
     async with client(url) as read:
         await contenders.read_all(read, WARM_UP, workers=50)
-        began = time.process_time()
-        await contenders.read_all(read, requests, workers=50)
-        return (time.process_time() - began) / requests
+        return await _cpu_of(read, requests)
+
+
+async def _cpu_of(read: contenders.Read, requests: int) -> float:
+    began = time.process_time()
+    await contenders.read_all(read, requests, workers=50)
+    return (time.process_time() - began) / requests
 
 
 def profile(rounds: int) -> None:
@@ -362,6 +425,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "history": history,
     "imports": imports,
     "memory": memory,
+    "growth": growth.main,
     "recorder": recording.measure,
     "series": series.measure,
     "archive": archive.measure,
