@@ -72,11 +72,13 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
     def _ready_now(self) -> _Events:
-        for _ in range(_SOCKET_CHECKS):
-            if events := super().select(0):
-                return events
-            _give_up_the_core()
-        return []
+        events = super().select(0)
+        for _ in range(_SOCKET_CHECKS - 1):
+            if events:
+                break
+            _give_up_the_core()  # on a busy machine it comes back milliseconds later
+            events = super().select(0)
+        return events
 
     def _blocked_writes(self) -> _Events:
         """Wait for blocked senders, but only once for each: its peer may never read."""
