@@ -33,7 +33,18 @@ from binance_oi.exchange.decoding import decode_open_interest
 from binance_oi.sending.governor import Governor
 from binance_oi.simulator import LocalExchange
 
-from . import archive, chart, contenders, growth, past, recording, reporting, series, waiters
+from . import (
+    archive,
+    chart,
+    contenders,
+    growth,
+    past,
+    recording,
+    reporting,
+    series,
+    tls,
+    waiters,
+)
 from .loopback import SYMBOLS, loopback
 from .sampling import sampled
 
@@ -418,6 +429,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "uvloop": uvloop,
     "profile": profile,
     "snapshots": snapshots,
+    "connections": tls.main,
     "limit": limit,
     "governor": governor,
     "waiters": waiters.main,

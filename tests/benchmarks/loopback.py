@@ -1,6 +1,6 @@
 """A loopback server that is not the bottleneck: a bare protocol in a process of its own.
 
-    python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED]]]
+    python -m tests.benchmarks.loopback [LATENCY_S [HANDSHAKE_S [PACKED [CERTIFICATE]]]]
 
 It answers every openInterest request at once, or after LATENCY_S seconds, and on a new connection
 not before HANDSHAKE_S seconds, as if there had been a handshake; with the header set of a real
@@ -11,6 +11,7 @@ nothing: a benchmark is not a test.
 import asyncio
 import gzip
 import json
+import ssl
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 STEP, ROWS = 300_000, 500  # ms from row to row, rows of a page
@@ -109,25 +111,36 @@ def _page(target: str, packed: bool) -> tuple[str, bytes]:
     return "Content-Encoding: gzip\r\nTransfer-Encoding: chunked", chunks
 
 
-async def _serve(latency_s: float = 0.0, handshake_s: float = 0.0, packed: float = 0.0) -> None:
-    _Server.latency_s, _Server.handshake_s = latency_s, handshake_s
-    _Server.packed = bool(packed)
-    server = await asyncio.get_running_loop().create_server(_Server, "127.0.0.1", 0, backlog=1000)
+async def _serve(
+    latency_s: str = "0", handshake_s: str = "0", packed: str = "0", certificate: str = ""
+) -> None:
+    _Server.latency_s, _Server.handshake_s = float(latency_s), float(handshake_s)
+    _Server.packed = packed == "1"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+    if tls is not None:
+        tls.load_cert_chain(certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Server, "127.0.0.1", 0, backlog=1000, ssl=tls)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
 def loopback(
-    latency_s: float = 0.0, handshake_s: float = 0.0, *, packed: bool = False
+    latency_s: float = 0.0,
+    handshake_s: float = 0.0,
+    *,
+    packed: bool = False,
+    certificate: Path | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that lives as long as the block."""
-    options = map(str, (latency_s, handshake_s, int(packed)))
+    """The URL of a server that lives as long as the block; with a certificate it speaks TLS."""
+    options = map(str, (latency_s, handshake_s, int(packed), certificate or ""))
     command = [sys.executable, "-m", "tests.benchmarks.loopback", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        scheme = "https" if certificate else "http"
+        yield f"{scheme}://127.0.0.1:{process.stdout.readline().strip()}"
     finally:
         process.terminate()
         process.wait()
@@ -136,4 +149,4 @@ def loopback(
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(*map(float, sys.argv[1:])))
+    asyncio.run(_serve(*sys.argv[1:]))
