@@ -18,7 +18,6 @@ from operator import sub
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
     CHANCE,
-    FAIR,
     FORECAST_AGE,
     LATE,
     MEMORY,
@@ -27,6 +26,7 @@ from binance_oi.budget.tuning import (
     SIGMA,
     SLOT,
     UNSEEN,
+    WHOLE,
 )
 from binance_oi.exchange.limits import WEIGHT
 
@@ -183,7 +183,7 @@ def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: in
 
     rest = math.ceil((MINUTE - into) / SLOT)
     ends, nearly = spans(rest), spans(NEARLY)
-    if nearly[len(nearly) // 2] > FAIR * current.fastest * NEARLY * SLOT:
+    if nearly[-1] > WHOLE / 2 * current.fastest * NEARLY * SLOT:
         return 0.0  # copies of us: each would leave the others what they leave it
     held = ends[math.ceil(OFTEN * (len(ends) - 1)) if rest == 1 else -1]
     most = held - current.calm * (rest * SLOT - MINUTE + into)

@@ -112,7 +112,7 @@ def a_count_soon_after_another_one_gives_nothing_back(note: Note) -> None:
 
 @script
 def others_rest_after_a_busy_minute(note: Note) -> None:
-    """FORECAST_AGE, SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
+    """SLOT, CHANCE, SIGMA, PROBES: what we keep free, moment by moment."""
     desk = Desk(
         note,
         at=4.0,
@@ -127,7 +127,7 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def a_burst_of_half_the_limit_is_late(note: Note) -> None:
-    """LATE: how long we expect it; it is too large to be expected at any second."""
+    """LATE, FORECAST_AGE: how long we expect it; it is too large to be expected at any second."""
     desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
     for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
         _room_beside_others(desk, second)
