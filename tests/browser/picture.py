@@ -58,7 +58,7 @@ def main(directory: str | None) -> None:
             path = shutil.which("chromium")
             browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
             if directory is None:
-                take(browser, url, README_PICTURE, 1280, dark=False, whole=False)
+                take(browser, url, README_PICTURE, 1440, dark=False, whole=False)
                 return
             for width in WIDTHS:
                 for dark in (False, True):

@@ -82,7 +82,9 @@ def test_a_live_update_is_seen_without_a_message_or_a_foreign_request(
     slot = wait(page, SLOT)
     wait(page, f"state.sweep.slot > {slot}")
     assert page.evaluate("document.querySelectorAll('#rows tbody tr').length") == len(NAMES)
-    wait(page, "document.getElementById('facts').innerText.includes('Total, USD')")
+    facts = wait(page, "state.head && document.getElementById('facts').innerText")
+    assert "Total, USD" in facts
+    assert "NaN" not in facts
     wait(page, "state.series.get('BTCUSDT') && state.series.get('BTCUSDT').times.length > 200")
     assert browser.messages == []
     assert page.evaluate("window.violations") == []

@@ -406,8 +406,8 @@ async function readPast(symbol) {
   const later = known.times.map((time, index) => index).filter((index) => known.times[index] > from);
   state.series.set(symbol, {
     times: [...answer.rows.map((row) => row.time), ...later.map((index) => known.times[index])],
-    values: [...answer.rows.map((row) => row.open_interest), ...later.map((index) => known.values[index])],
-    usd: [...answer.rows.map((row) => row.notional ?? 0), ...later.map((index) => known.usd[index])],
+    values: [...answer.rows.map((row) => Number(row.open_interest)), ...later.map((index) => known.values[index])],
+    usd: [...answer.rows.map((row) => Number(row.notional ?? 0)), ...later.map((index) => known.usd[index])],
   });
   if (symbol === state.link.symbol) drawSymbol(false);
 }
@@ -462,7 +462,8 @@ function take(event, isWhole) {
 
 function takeValue(value) {
   const { symbol, time } = value;
-  const coins = value.open_interest, usd = value.notional ?? null;
+  // A decimal that a double would round comes as text.
+  const coins = Number(value.open_interest), usd = value.notional ? Number(value.notional) : null;
   const row = state.rows.get(symbol) || { symbol, changes: {}, z: null, trend: [] };
   if (row.time !== time) {
     row.trend.push(coins);
