@@ -120,8 +120,10 @@ def write(target: Path) -> None:
     for page, text in texts.items():
         (out / page).parent.mkdir(parents=True, exist_ok=True)
         (out / page).write_text(text, encoding="utf-8")
-    for image in (ROOT / "tests" / "benchmarks").glob("*.svg"):
-        shutil.copy(image, out / image.name)
+    for folder in (ROOT / "tests" / "benchmarks", ROOT / ".docs"):
+        for image in folder.iterdir():
+            if image.suffix in IMAGE:
+                shutil.copy(image, out / image.name)
     shutil.copy(ROOT / ".github" / "mkdocs.yml", target / "mkdocs.yml")
 
 
