@@ -7,6 +7,7 @@ the server.
 import asyncio
 import re
 import socket
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -24,7 +25,6 @@ class Listener(asyncio.Protocol):
         self.missing = 0  # events that it neither got nor learned to be lost
         self.lost = 0
         self.is_open = False
-        self.is_refused = False
         self._crowd, self._resume, self._rest = crowd, last_event_id, b""
         self.transport: asyncio.Transport | None = None
 
@@ -38,7 +38,7 @@ class Listener(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
         if data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
-            self.is_refused = True
+            self._crowd.refused.append(data[:200])
         for found in LOST.finditer(data):
             self.lost += int(found[1])
             self.missing -= int(found[1])
@@ -58,6 +58,7 @@ class Listener(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
+        self._crowd.wake()
 
 
 class Crowd:
@@ -66,10 +67,14 @@ class Crowd:
     def __init__(self, port: int) -> None:
         self._port = port
         self.listeners: list[Listener] = []
+        self.refused: list[bytes] = []
         self._seen: dict[int, int] = {}
         self._first: dict[int, float] = {}
         self._last: dict[int, float] = {}
         self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        self._news.set()
 
     def saw(self, number: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -108,12 +113,14 @@ class Crowd:
     async def all_have_begun(self) -> None:
         """Wait until every listener has had an event."""
         while not all(listener.last for listener in self.listeners):
+            assert not self.refused, self.refused[0]
             self._news.clear()
             await self._news.wait()
 
     async def until(self, number: int, count: int) -> None:
         """Wait until so many listeners have had the event."""
         while self._seen.get(number, 0) < count:
+            assert not self.refused, self.refused[0]
             self._news.clear()
             await self._news.wait()
 
@@ -129,4 +136,5 @@ def queries(symbols: Sequence[str], of_symbols: int, of_market: int) -> list[str
         ",".join(symbols[(number * 7 + place * 31) % len(symbols)] for place in range(10))
         for number in range(of_symbols)
     ]
-    return [f"symbols={name}" for name in names] + [""] * of_market
+    # A request line is ASCII, and some symbols are Chinese.
+    return [f"symbols={urllib.parse.quote(name)}" for name in names] + [""] * of_market
