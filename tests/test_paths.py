@@ -11,7 +11,7 @@ from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
 from binance_oi.budget import machine_pools
 from binance_oi.output import export, plot, write_report
 from binance_oi.recorder import Recorder, Recording, Samples
-from binance_oi.recorder.samples import ALL_TIME_MS
+from binance_oi.recorder.tables import ALL_TIME_MS
 from support.recorded import write_recording
 
 

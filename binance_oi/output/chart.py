@@ -21,7 +21,7 @@ from binance_oi.output.curve import Curve, curve, thinned
 from binance_oi.output.selection import dated
 from binance_oi.recorder import Recording
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.recording import ALWAYS
+from binance_oi.recorder.tables import ALWAYS
 from binance_oi.times import unix_ms
 
 SUFFIXES = (".svg", ".png")
@@ -84,12 +84,12 @@ def plot(
     if path.suffix.lower() not in SUFFIXES:
         raise RecordingError(f"{path}: a chart's name ends in {' or '.join(SUFFIXES)}")
     chosen = [recording.samples([name], since=since, until=until) for name in names]
-    lines = [curve(dated(samples, recording.path)) for samples in chosen]
+    lines = [curve(dated(samples, recording)) for samples in chosen]
     for name, line in zip(names, lines, strict=True):
         if not line.times:
-            raise RecordingError(f"{recording.path} has nothing of {name} in that range")
+            raise RecordingError(f"{recording} has nothing of {name} in that range")
         if usd and all(map(math.isnan, line.prices)):
-            raise RecordingError(f"{recording.path} has no mark price of {name} in that range")
+            raise RecordingError(f"{recording} has no mark price of {name} in that range")
     shown = [thinned(line.in_usd() if usd else line, COLUMNS) for line in lines]
     first, last = (end(end(line.times) for line in shown) for end in (min, max))
     span = ALWAYS[0] if since is None else unix_ms(since), round(last * 1000) + 1

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from binance_oi.market.gap import Gap
 from binance_oi.output.drawing import Span, strip
 from binance_oi.output.markup import cells, table
-from binance_oi.recorder import Recording, Samples
+from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import CountedGap
 from binance_oi.times import instant, plain
 
@@ -108,7 +108,7 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
         return None
     ends += [it.gap.last + it.period for it in gaps]
     if part.symbols is not None:
-        samples = Samples(recording.path, tuple(sorted(part.symbols)), *part.span).count()
+        samples = recording.selection(sorted(part.symbols), part.span).count()
     first, last = min(slots), max(slots)
     missed = sum(it.slots for it in gaps)
     return Completeness(

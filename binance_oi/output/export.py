@@ -118,7 +118,7 @@ def export(
     recording.check_target(path)
     samples = recording.samples(symbols, since=since, until=until)
     with translate_write_errors(path):
-        form, samples = _form(path, csv_safe), dated(samples, recording.path)
+        form, samples = _form(path, csv_safe), dated(samples, recording)
         columns = Columns() if form not in (None, PARQUET) else samples.columns()
         update = partial(_update, columns=columns, replace=replace, new=new, progress=progress)
         if form is not None:

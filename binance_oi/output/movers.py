@@ -15,8 +15,6 @@ from itertools import groupby
 from binance_oi.market.changes import USUAL_MS, Change, changes_of
 from binance_oi.market.rows import notional
 from binance_oi.recorder import Recording, Sample
-from binance_oi.recorder.lookup import values_at
-from binance_oi.recorder.series import Series
 
 WINDOWS: Mapping[str, int] = {
     "5m": 300_000,
@@ -150,9 +148,9 @@ def market_of(
     end = max(last.time for _, last in ends.values())
     step = max(1, (end - begin) // TREND_POINTS)
     points = range(end - step * (TREND_POINTS - 1), end + 1, step)
-    trends = values_at(recording.path, ends, points, max(step, NEAR_MS) - 1)
+    trends = recording.values_at(ends, points, max(step, NEAR_MS) - 1)
     starts = [end - window for window in WINDOWS.values()]
-    earlier = dict(values_at(recording.path, ends, starts, NEAR_MS))
+    earlier = dict(recording.values_at(ends, starts, NEAR_MS))
     lines = [
         Line(
             symbol,
@@ -174,7 +172,7 @@ def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) 
     # Not `Recording.series`: it would refuse names that only a file can contain.
     last = market.end // STEP_MS * STEP_MS
     since = last - USUAL_MS - UNUSUAL_MS
-    series = Series(recording.path, tuple(sorted(symbols)), STEP_MS, since, last + 1)
+    series = recording.points(sorted(symbols), STEP_MS, (since, last + 1))
     found: dict[str, float | None] = {}
     for symbol, changes in groupby(changes_of(series, [UNUSUAL_MS]), lambda change: change.symbol):
         change: Change = max(changes, key=lambda change: change.time)

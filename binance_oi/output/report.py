@@ -29,11 +29,9 @@ from binance_oi.output.markup import cells, facts, table
 from binance_oi.output.movers import REFERENCES, WINDOWS, Line, Market, market_of, with_z_scores
 from binance_oi.output.page import still
 from binance_oi.output.selection import DATES, dated
-from binance_oi.recorder import Recording, Samples
+from binance_oi.recorder import Recording
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
-from binance_oi.recorder.lookup import values_at
-from binance_oi.recorder.recording import ALWAYS
-from binance_oi.recorder.samples import ALL_TIME_MS
+from binance_oi.recorder.tables import ALWAYS
 from binance_oi.times import plain
 
 SUFFIXES = (".html", ".htm")
@@ -116,7 +114,7 @@ def report(
     market = market_of(recording, part.symbols, times)
     found = completeness_of(recording, part)
     if found is None or market is None:
-        raise RecordingError(f"{recording.path} has nothing to report")
+        raise RecordingError(f"{recording} has nothing to report")
     candidates = _candidates(market, part, CANDIDATES)
     market = with_z_scores(recording, market, candidates)
     return _Report(recording, part, times, market, found, top, made or datetime.now(UTC)).page()
@@ -130,11 +128,11 @@ def _part(
 ) -> Part:
     """The part that the page covers. One warning names samples with an impossible date."""
     if symbols is None and since is None and until is None:
-        # Not by `recording.samples`: it would refuse names that only a file can contain.
-        dated(Samples(recording.path, recording.symbols(), *ALL_TIME_MS), recording.path)
+        # Not by `samples`: the file may have names that no caller can give.
+        dated(recording.selection(recording.symbols()), recording)
         return Part(None, ALWAYS)
     chosen = recording.samples(symbols, since=since, until=until)
-    dated(chosen, recording.path)
+    dated(chosen, recording)
     names = None if symbols is None else frozenset(chosen.symbols)
     first = ALWAYS[0] if since is None else chosen.since
     return Part(names, (first, chosen.until))
@@ -153,7 +151,7 @@ class _Report:
     made: datetime
 
     def page(self) -> str:
-        title = f"Open interest: {printable(self.recording.path.name)}"
+        title = f"Open interest: {printable(self.recording.title)}"
         curves = {symbol: self._curve(symbol) for symbol in self._with_curve()}
         chosen = next(iter(curves))
         line = curves[chosen]
@@ -188,14 +186,14 @@ class _Report:
         if self.found.sweeps > MOST_READ:
             return self._sparse(symbol)
         # Not `Recording.samples`: it checks names as if a caller had passed them.
-        return thinned(curve(Samples(self.recording.path, (symbol,), *self.times)), POINTS)
+        return thinned(curve(self.recording.selection([symbol], self.times)), POINTS)
 
     def _sparse(self, symbol: str) -> Curve:
         """A curve of equally spaced instants; reading all samples would take too long."""
         first, end = round(self.found.span.first * 1000), round(self.found.span.last * 1000)
         step = max(1, (end - first) // (2 * POINTS))
         instants = range(first + step, end + 1, step)
-        ((_, found),) = values_at(self.recording.path, (symbol,), instants, step - 1)
+        ((_, found),) = self.recording.values_at((symbol,), instants, step - 1)
         return joined(
             (
                 each.time / 1000,

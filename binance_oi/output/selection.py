@@ -5,8 +5,6 @@ recording, and one warning names it. No output shows it, or stretches over the y
 of 1970 or 9999 come from a clock that was never set, or from seconds taken for milliseconds.
 """
 
-from pathlib import Path
-
 from binance_oi.exchange.headers import EARLIEST_DATE_S, END_OF_DATES_S
 from binance_oi.market.rows import OddRows
 from binance_oi.recorder import Samples
@@ -15,7 +13,7 @@ DATES = round(EARLIEST_DATE_S * 1000), round(END_OF_DATES_S * 1000)
 """Unix ms: the exchange can have dated a sample from the first on, and before the second."""
 
 
-def dated(samples: Samples, where: Path) -> Samples:
+def dated(samples: Samples, where: object) -> Samples:
     """The samples with a possible date; a warning names the others.
 
     Args:

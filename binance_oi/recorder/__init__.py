@@ -3,6 +3,10 @@
 schema.py      the tables, their versions, and the migration
 sides.py       the files beside a recording
 opening.py     opening a recording to read it
+statements.py  SQL that every store runs
+tables.py      what a reader needs of the place that holds a recording
+sqlite_tables.py  the same, of a file
+coverage.py    sweeps and gaps, as SQL
 samples.py     its samples, in order
 series.py      samples and the past as one series
 recording.py   reading it: samples, series, sweeps, gaps, the past

@@ -6,21 +6,14 @@ written. Reading takes constant memory, and numbers keep the exchange's digits.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
 
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import is_name
 from binance_oi.market.past import Instant, instant_of
 from binance_oi.market.rows import SOURCES, InstantRow
-from binance_oi.recorder.opening import open_to_read
-from binance_oi.recorder.schema import (
-    LATEST,
-    NUMBER,
-    PAST_SINCE,
-    read_version,
-    translate_read_errors,
-)
+from binance_oi.recorder.schema import LATEST, NUMBER
+from binance_oi.recorder.statements import Statements
+from binance_oi.recorder.tables import ALWAYS, Tables
 
 ROWS_PER_READ = 1024
 
@@ -35,15 +28,16 @@ WHERE (open_interest, notional, circulating_supply)
     IS NOT (excluded.open_interest, excluded.notional, excluded.circulating_supply)
 """
 _ROWS = """
-SELECT symbol, time, source, open_interest, notional, circulating_supply FROM past
-WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND (?4 IS NULL OR source = ?4)
+SELECT symbol, time, source, CAST(open_interest AS TEXT), CAST(notional AS TEXT),
+    CAST(circulating_supply AS TEXT) FROM past
+WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND source BETWEEN ?4 AND ?5
 ORDER BY time, source
 """
 _TIMES = """
-SELECT time FROM past WHERE symbol = ? AND source = ? AND time >= ? AND time <= ? ORDER BY time
+SELECT time FROM past WHERE symbol = ?1 AND source = ?2 AND time BETWEEN ?3 AND ?4 ORDER BY time
 """
 # SELECT DISTINCT would read every row. This reads one row for each symbol.
-_NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?"
+_NEXT = "SELECT min(symbol) FROM past WHERE symbol > ?1"
 
 
 def source_number(source: str | None) -> int | None:
@@ -68,7 +62,7 @@ def write_past(connection: sqlite3.Connection, rows: Iterable[InstantRow]) -> in
 
 
 def past_times(
-    connection: sqlite3.Connection, symbol: str, source: int, first: int, last: int
+    connection: Statements, symbol: str, source: int, first: int, last: int
 ) -> list[int]:
     """See `binance_oi.recorder.sink.Sink.past_times`."""
     found = connection.execute(_TIMES, (symbol, source, first, last))
@@ -78,12 +72,12 @@ def past_times(
 class Past:
     """Rows of the past of some symbols in a span of time, sorted by symbol, time and source.
 
-    Every iteration reads the file again and keeps nothing, so the rows may exceed the memory. A
-    recording of a version without the table has no rows.
+    They come in the order of symbol, time and source. Every iteration reads anew and keeps
+    nothing, so the rows may exceed the memory. A recording that is older than the table has none.
 
     Args:
-        path: The recording.
-        symbols: The symbols to read; None reads all.
+        tables: The recording.
+        symbols: None takes all.
         since: Unix ms, included.
         until: Unix ms, not included.
         source: The number of the source to read; None reads both.
@@ -91,14 +85,15 @@ class Past:
 
     def __init__(
         self,
-        path: Path,
+        tables: Tables,
         symbols: Sequence[str] | None,
         since: int,
         until: int,
         source: int | None,
     ) -> None:
-        self._path, self._symbols = path, symbols
-        self._span, self._source = (since, until), source
+        self._tables, self._symbols, self._span = tables, symbols, (since, until)
+        # Without a source, all: also one that only damage can have written.
+        self._sources = ALWAYS if source is None else (source, source)
 
     def __iter__(self) -> Iterator[Instant]:
         return map(instant_of, self.rows())
@@ -107,31 +102,29 @@ class Past:
         """Every symbol that has rows of the past, of any time and source, sorted.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read.
         """
-        with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
-            if read_version(connection) < PAST_SINCE:
-                return ()
-            return tuple(past_symbols(connection))
+        with self._tables.moment(1) as run:
+            return tuple(past_symbols(run)) if self._tables.has_past(run) else ()
 
     def rows(self) -> Iterator[InstantRow]:
         """The rows, with numbers as the exchange wrote them.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
-        with translate_read_errors(self._path), closing(open_to_read(self._path)) as connection:
-            if read_version(connection) < PAST_SINCE:
+        with self._tables.moment(1) as run:
+            if not self._tables.has_past(run):
                 return
-            for symbol in past_symbols(connection) if self._symbols is None else self._symbols:
-                found = connection.execute(_ROWS, (symbol, *self._span, self._source))
+            for symbol in past_symbols(run) if self._symbols is None else self._symbols:
+                found = run.execute(_ROWS, (symbol, *self._span, *self._sources))
                 while rows := found.fetchmany(ROWS_PER_READ):
-                    check_past(rows, self._path)
+                    check_past(rows, self._tables)
                     yield from rows
 
 
-def check_past(rows: Sequence[InstantRow], path: Path) -> None:
-    """Check that a backfill can have written these values.
+def check_past(rows: Sequence[InstantRow], tables: Tables) -> None:
+    """Check that the values are what a backfill writes.
 
     Raises:
         RecordingError: No backfill writes such a value.
@@ -139,11 +132,11 @@ def check_past(rows: Sequence[InstantRow], path: Path) -> None:
     if rows and not _are_right(rows):
         row = next(row for row in rows if not _are_right([row]))
         what = f"a row of the past is impossible: {row!r:.80}"
-        raise RecordingError(f"{path} is damaged: {what}")
+        raise RecordingError(f"{tables} is damaged: {what}")
 
 
-def past_symbols(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield every symbol that has rows, sorted; the recording must have the table."""
+def past_symbols(connection: Statements) -> Iterator[str]:
+    """Every symbol that has rows, sorted; the recording must have the table."""
     symbol = ""
     while True:
         ((found,),) = connection.execute(_NEXT, (symbol,)).fetchall()

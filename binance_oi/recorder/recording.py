@@ -1,14 +1,11 @@
 """Reading a recording: samples, sweeps and gaps.
 
-A recording is an SQLite database that any tool may read while a recorder writes it. The rule of
-this file: reading changes nothing, and numbers leave as the exchange wrote them. Every way to read
-reports damage as a `RecordingError` that names the file. SQLite finds some damage; this module
-checks what SQLite does not: the type of a value, the text of a number.
+Any tool may read a recording while a recorder writes it. The rule of this file: reading changes
+nothing, and numbers leave as the exchange wrote them. Every way to read reports damage as a
+`RecordingError` that names the recording.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,82 +17,24 @@ from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import check_symbols
 from binance_oi.market.gap import Gap
 from binance_oi.market.windows import Length, step_ms
+from binance_oi.recorder import coverage
 from binance_oi.recorder.atomic import check_place
-from binance_oi.recorder.backup import copy
-from binance_oi.recorder.opening import open_to_read
+from binance_oi.recorder.lookup import values_at
 from binance_oi.recorder.past import Past, past_symbols, source_number
 from binance_oi.recorder.samples import (
-    ALL_TIME_MS,
-    FIRST,
-    LAST,
-    SAMPLES,
     Sample,
     Samples,
     check_samples,
     damaged,
-    open_for,
     sample,
+    tables_of,
     typed,
 )
-from binance_oi.recorder.schema import (
-    EVERY_SYMBOL,
-    PAST_SINCE,
-    read_source,
-    read_version,
-    translate_read_errors,
-)
+from binance_oi.recorder.schema import EVERY_SYMBOL
 from binance_oi.recorder.series import Series
-from binance_oi.recorder.sides import SIDE_FILES, beside, has_side_name, is_same
+from binance_oi.recorder.sides import has_side_name
+from binance_oi.recorder.tables import ALL_TIME_MS, ALWAYS, FIRST, LAST
 from binance_oi.times import instant, unix_ms
-
-# SELECT DISTINCT would read every row. This reads one row for each symbol, and all of `recent`.
-_SYMBOLS = """
-WITH RECURSIVE found(symbol) AS (
-    SELECT min(symbol) FROM settled
-    UNION  -- UNION ALL would loop for ever if damage put an earlier symbol behind a later one
-    SELECT (SELECT min(symbol) FROM settled WHERE settled.symbol > found.symbol)
-    FROM found WHERE found.symbol IS NOT NULL
-)
-SELECT symbol FROM found WHERE symbol IS NOT NULL
-UNION SELECT symbol FROM recent ORDER BY symbol
-"""
-# Each gap with its period and the number of its slots that have no sweep, from ?1 on and before ?2.
-# Where gaps overlap, a slot counts once: a gap counts only after the end of all gaps that begin
-# before it. The period is the gap's own, for a recording may change its period. A gap with an
-# impossible period has no slot. An empty gap is where it begins.
-_COUNTED = """
-WITH gap AS (
-    SELECT first, last, reason, detail, iif(period > 0, period, NULL) AS period, coalesce(
-        max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        first - 1
-    ) AS before FROM gaps WHERE symbol = ''
-), inside AS (
-    SELECT reason, detail, period, before,
-        first + coalesce(max(0, (?1 - first + period - 1) / period) * period, 0) AS first,
-        iif(last < ?2, last, coalesce(first + (?2 - 1 - first) / period * period, ?2 - 1)) AS last
-    FROM gap WHERE first < ?2 AND max(first, last) >= ?1
-), part AS (
-    SELECT *, first + max(0, (before - first + period) / period) * period AS due FROM inside
-)
-SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
-    (last - due) / period + 1 - (
-        SELECT count(*) FROM sweeps
-        WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
-    )
-ELSE 0 END AS slots FROM part ORDER BY first
-"""
-# The slots from ?1 on and before ?2 in which sweeps lack one symbol alone.
-_FAILED = """
-WITH part AS (
-    SELECT symbol, reason, period, min(last, ?2 - 1) AS ends,
-        first + max(0, (?1 - first + period - 1) / period) * period AS begins
-    FROM gaps WHERE symbol != '' AND period > 0
-)
-SELECT symbol, reason, sum((ends - begins) / period + 1) AS sweeps FROM part
-WHERE begins <= ends GROUP BY symbol, reason ORDER BY sweeps DESC, symbol
-"""
-
-ALWAYS = -(1 << 62), 1 << 62  # Unix ms, of slots: damage may put one before 1970
 
 
 class _Sweep(NamedTuple):
@@ -142,21 +81,39 @@ def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
 
 
 class Recording:
-    """Reads a recording, also while a recorder writes it.
+    """Reads a recording, also while a recorder writes it. Its `str` is where it is.
 
         with Recording("oi.db") as recording:
             for sample in recording.samples(["BTCUSDT"]):
                 ...
 
+    Args:
+        place: The file.
+
     Raises:
-        RecordingError: The file is missing, is not a recording, or has an unknown version. Every
-            method that reads raises it as well, also in the middle of an iteration: the file is
-            damaged or truncated, or cannot be read.
+        RecordingError: The recording is missing, is not a recording, or has an unknown version.
+            Every method that reads raises it as well, also in the middle of an iteration: the file
+            is damaged or truncated, the server is gone, or it cannot be read.
     """
 
-    def __init__(self, path: StrPath) -> None:
-        self.path: Path = check_path("path", path)
-        self._connection = open_to_read(self.path)
+    def __init__(self, place: StrPath) -> None:
+        self._tables = tables_of(place)
+        self.path: Path | None = getattr(self._tables, "path", None)
+        """The file; None for a database."""
+        self._tables.open()
+
+    @classmethod
+    def open(cls, place: StrPath) -> Self:
+        """Open a recording; the same as `Recording(place)`."""
+        return cls(place)
+
+    def __str__(self) -> str:
+        return str(self._tables)
+
+    @property
+    def title(self) -> str:
+        """A short name, for the heading of a page."""
+        return self._tables.title
 
     def __enter__(self) -> Self:
         return self
@@ -170,8 +127,8 @@ class Recording:
         self.close()
 
     def close(self) -> None:
-        """Close the file. May be repeated."""
-        self._connection.close()
+        """Close it. May be repeated."""
+        self._tables.close()
 
     def check_target(self, target: StrPath) -> None:
         """Check that a file or a directory at `target` would not replace what must stay.
@@ -186,12 +143,7 @@ class Recording:
         """
         target = check_path("target", target)
         check_place(target)
-        if is_same(target, self.path):
-            raise RecordingError(f"{target} is the recording itself")
-        made = (target, *(path for path in target.parents if not os.path.exists(path)))
-        for own in (beside(self.path, ending) for ending in SIDE_FILES):
-            if any(is_same(path, own) for path in made):
-                raise RecordingError(f"{target} belongs to the recording {self.path}")
+        self._tables.check_target(target)
         if has_side_name(target):
             raise RecordingError(f"{target} has the name of a file beside a recording")
 
@@ -219,7 +171,7 @@ class Recording:
         """
         path = check_path("target", target)
         self.check_target(path)
-        copy(self.path, path, replace=replace, on_pages=on_pages)
+        self._tables.backup(path, replace=replace, on_pages=on_pages)
 
     @property
     def source(self) -> str | None:
@@ -227,18 +179,15 @@ class Recording:
 
         None when the file does not say, as in version 2.
         """
-        with translate_read_errors(self.path):
-            return read_source(self._connection)
+        return self._tables.source()
 
     def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
         """The rows of a query on the current state, read while they are iterated over."""
-        with translate_read_errors(self.path):
-            found = self._connection.execute(query, values)
-        return typed(found, self.path, *kinds)
+        return typed(self._tables.rows(query, values), self._tables, *kinds)
 
     def symbols(self) -> tuple[str, ...]:
         """Every symbol that has samples, sorted."""
-        return tuple(symbol for (symbol,) in self._rows(_SYMBOLS, (), str))
+        return tuple(symbol for (symbol,) in self._rows(self._tables.queries.symbols, (), str))
 
     def samples(
         self,
@@ -262,8 +211,17 @@ class Recording:
         span = _span(since, until)
         wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
-            raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        return Samples(self.path, tuple(wanted), *span)
+            raise RecordingError(f"{self} has no {', '.join(unknown)}")
+        return self.selection(wanted, span)
+
+    def selection(self, symbols: Iterable[str], span: tuple[int, int] = ALL_TIME_MS) -> Samples:
+        """Samples of names as the recording has them, without a check of the names.
+
+        Args:
+            symbols: Names; one that was never recorded has no samples.
+            span: Unix ms; the start is included, the end is not.
+        """
+        return Samples(self._tables, tuple(symbols), *span)
 
     def past(
         self,
@@ -289,7 +247,7 @@ class Recording:
                 source.
         """
         wanted = None if symbols is None else sorted(check_symbols(symbols))
-        return Past(self.path, wanted, *_span(since, until), source_number(source))
+        return Past(self._tables, wanted, *_span(since, until), source_number(source))
 
     def series(
         self,
@@ -324,16 +282,37 @@ class Recording:
         known = {*self.symbols(), *self._past_symbols()}
         wanted = sorted(known if symbols is None else check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if symbol not in known]:
-            raise RecordingError(f"{self.path} has no {', '.join(unknown)}")
-        return Series(self.path, tuple(wanted), ms, *span)
+            raise RecordingError(f"{self} has no {', '.join(unknown)}")
+        return self.points(wanted, ms, span)
 
     def _past_symbols(self) -> list[str]:
-        with translate_read_errors(self.path):
-            has_past = read_version(self._connection) >= PAST_SINCE
-            return list(past_symbols(self._connection)) if has_past else []
+        with self._tables.moment(1) as run:
+            return list(past_symbols(run)) if self._tables.has_past(run) else []
+
+    def points(self, symbols: Iterable[str], step: int, span: tuple[int, int]) -> Series:
+        """The series of names as the recording has them, without a check of the names.
+
+        Args:
+            symbols: Names; one that was never recorded has no rows.
+            step: Ms from instant to instant.
+            span: Unix ms; the start is included, the end is not.
+        """
+        return Series(self._tables, tuple(symbols), step, *span)
+
+    def values_at(
+        self, symbols: Iterable[str], instants: Sequence[int], within: int
+    ) -> Iterator[tuple[str, list[Sample | None]]]:
+        """Yield each symbol with its last sample at or before each instant.
+
+        Args:
+            symbols: Names as the recording has them.
+            instants: Unix ms.
+            within: How old a sample may be at an instant, in ms; an older one counts as none.
+        """
+        return values_at(self._tables, symbols, instants, within)
 
     def _has(self, symbol: str) -> bool:
-        query = "SELECT 1 FROM samples WHERE symbol = ? LIMIT 1"
+        query = "SELECT 1 FROM samples WHERE symbol = ?1 LIMIT 1"
         return any(self._rows(query, (symbol,), int))
 
     def first_and_last(
@@ -344,32 +323,24 @@ class Recording:
         Args:
             span: Unix ms; the start is included, the end is not. The default is all time.
         """
-        symbols = self.symbols()
-        with (
-            translate_read_errors(self.path),
-            closing(open_for(self.path, symbols)) as connection,
-        ):
+        symbols, query = self.symbols(), self._tables.queries.samples
+        with self._tables.moment(len(symbols)) as run:
             for symbol in symbols:
                 both = [
                     row
                     for end in (FIRST, LAST)
-                    for row in connection.execute(f"{SAMPLES} {end}", (symbol, *span)).fetchall()
+                    for row in run.execute(f"{query} {end}", (symbol, *span)).fetchall()
                 ]
                 if not both and span != ALL_TIME_MS:
                     continue
                 if not both:  # the table lists the symbol, but a search for it finds nothing
-                    raise damaged(self.path, f"the samples of {symbol!r:.40} are not found")
-                check_samples(both, self.path)
+                    raise damaged(self._tables, f"the samples of {symbol!r:.40} are not found")
+                check_samples(both, self._tables)
                 yield sample(both[0]), sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
         """The first and the last slot of the schedule, gaps included; None when there is none."""
-        query = (
-            "SELECT min(slot), max(slot) FROM (SELECT slot FROM sweeps UNION ALL"
-            " SELECT first FROM gaps WHERE symbol = '' UNION ALL"
-            " SELECT last FROM gaps WHERE symbol = '' AND last >= first) HAVING count(*) > 0"
-        )
-        for first, last in self._rows(query, (), int, int):
+        for first, last in self._rows(coverage.SPAN, (), int, int):
             return instant(first), instant(last)
         return None
 
@@ -379,14 +350,12 @@ class Recording:
         Args:
             span: Of slots, Unix ms, from the first on and before the second; so it is below.
         """
-        columns = ", ".join(Sweep._fields)
-        query = f"SELECT {columns} FROM sweeps WHERE slot >= ? AND slot < ? ORDER BY slot"
-        return map(Sweep._make, self._rows(query, span, *[int] * len(Sweep._fields)))
+        kinds = [int] * len(Sweep._fields)
+        return map(Sweep._make, self._rows(coverage.SWEEPS, span, *kinds))
 
     def missed(self) -> int:
         """The number of slots without a sweep."""
-        query = f"SELECT coalesce(sum(slots), 0) FROM ({_COUNTED})"
-        ((missed,),) = self._rows(query, ALWAYS, int)
+        ((missed,),) = self._rows(coverage.MISSED, ALWAYS, int)
         return int(missed)
 
     def counted_gaps(self, span: tuple[int, int] = ALWAYS) -> Iterator[CountedGap]:
@@ -394,14 +363,14 @@ class Recording:
 
         Of a gap that begins before `span`, or ends after it, only the slots within.
         """
-        for *gap, period, slots in self._rows(_COUNTED, span, int, int, str, str, int, int):
+        kinds = int, int, str, str, int, int
+        for *gap, period, slots in self._rows(coverage.COUNTED, span, *kinds):
             yield CountedGap(Gap._make(gap), period, slots)
 
     def failures(self, span: tuple[int, int] = ALWAYS) -> Iterator[tuple[str, str, int]]:
         """Symbols that some sweeps lack: symbol, reason, number of sweeps; the most first."""
-        return self._rows(_FAILED, span, str, str, int)
+        return self._rows(coverage.FAILED, span, str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
         """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
-        query = "SELECT first, last, reason, detail FROM gaps WHERE symbol = ? ORDER BY first"
-        return map(Gap._make, self._rows(query, (symbol,), int, int, str, str))
+        return map(Gap._make, self._rows(coverage.GAPS, (symbol,), int, int, str, str))

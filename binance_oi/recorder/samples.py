@@ -1,68 +1,29 @@
 """Samples of a recording: reading them in order, checked, in constant memory.
 
-The rule of this file: reading changes nothing, and numbers leave as the exchange wrote them. SQLite
-finds some damage; this module checks what SQLite does not: the type of a value, the text of a
+The rule of this file: reading changes nothing, and numbers leave as the exchange wrote them. The
+store finds some damage; this module checks what it does not: the type of a value, the text of a
 number.
 """
 
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple, Self, TypedDict
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath
 from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import is_name
 from binance_oi.market import arrow
 from binance_oi.market.rows import Batch, Row
-from binance_oi.recorder.opening import open_to_read
-from binance_oi.recorder.schema import (
-    COLUMNS,
-    EARLIEST,
-    LATEST,
-    NOT_SETTLED,
-    NUMBER,
-    translate_read_errors,
-)
+from binance_oi.recorder.schema import EARLIEST, LATEST, NUMBER
+from binance_oi.recorder.sqlite_tables import SqliteTables
+from binance_oi.recorder.statements import Statements
+from binance_oi.recorder.tables import BY_TIME, Tables
 
 ROWS_PER_BATCH = 65_536
-
-# Not from the view: its `recent` is always the file's, never the temporary one of `_sort_recent`.
-SAMPLES = " UNION ALL ".join(
-    f"SELECT symbol, time, open_interest, received, mark_price FROM {table} "
-    f"WHERE symbol = ?1 AND time >= ?2 AND time < ?3 AND {condition}"
-    for table, condition in (("settled", "TRUE"), ("recent", NOT_SETTLED))
-)
-BY_TIME, FIRST, LAST = "ORDER BY time", "ORDER BY time LIMIT 1", "ORDER BY time DESC LIMIT 1"
-# Four queries: one query with both min and max, or over both tables, reads all rows in between.
-_FIRST_AND_LAST_TIMES = " UNION ALL ".join(
-    f"SELECT {end}(time) FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
-    for end in ("min", "max")
-    for table in ("settled", "recent")
-)
-# Whether there is a mark price, and whether a number is longer than the exchange's usual ones. For
-# most numbers the length alone is enough to say no.
-_LONG = (
-    f"(length({{0}}) > {arrow.PLAIN_SCALE + 1} AND CASE instr({{0}}, '.')"
-    " WHEN 0 THEN length({0}) > {1} ELSE instr({0}, '.') > {1} + 1"
-    f" OR length({{0}}) - instr({{0}}, '.') > {arrow.PLAIN_SCALE} END)"
-)
-_NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as long
-    "SELECT max(mark_price IS NOT NULL),"
-    f" max({_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
-    f" OR (mark_price IS NOT NULL AND {_LONG.format('mark_price', arrow.PLAIN_PRICE)}))"
-    f" FROM {table} WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
-    for table in ("settled", "recent")
-)
-
-_SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
-SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
-ALL_TIME_MS = 0, 1 << 62  # Unix ms
 ROWS_PER_CHECK = 1024
 
 _NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")  # without backtracking
@@ -97,26 +58,32 @@ class SampleColumns(TypedDict):
     mark_price: list[Decimal | None]
 
 
-def damaged(path: Path, what: str) -> RecordingError:
-    return RecordingError(f"{path} is damaged: {what}")
+def tables_of(place: StrPath | Tables) -> Tables:
+    """The tables of a recording, by its name; nothing is opened."""
+    return place if isinstance(place, Tables) else SqliteTables(place)
 
 
-def typed(rows: Iterable[tuple[Any, ...]], path: Path, *kinds: type) -> Iterator[tuple[Any, ...]]:
+def damaged(tables: Tables, what: str) -> RecordingError:
+    return RecordingError(f"{tables} is damaged: {what}")
+
+
+def typed(
+    rows: Iterable[tuple[Any, ...]], tables: Tables, *kinds: type
+) -> Iterator[tuple[Any, ...]]:
     """Yield the rows after a check of their types; integers must be possible times.
 
     Raises:
         RecordingError: The rows cannot be read, or a value has a wrong type or is out of range.
     """
-    with translate_read_errors(path):
-        for row in rows:
-            numbers = [value for value in row if type(value) is int]
-            within = all(EARLIEST <= n <= LATEST for n in numbers)
-            if tuple(map(type, row)) != kinds or not within:
-                raise damaged(path, f"it contains an invalid row: {row!r:.80}")
-            yield row
+    for row in rows:
+        numbers = [value for value in row if type(value) is int]
+        within = all(EARLIEST <= n <= LATEST for n in numbers)
+        if tuple(map(type, row)) != kinds or not within:
+            raise damaged(tables, f"it contains an invalid row: {row!r:.80}")
+        yield row
 
 
-def check_samples(rows: Sequence[Row], path: Path) -> None:
+def check_samples(rows: Sequence[Row], tables: Tables) -> None:
     """Check that the values are what a recorder writes; by column, for there may be millions.
 
     Raises:
@@ -125,12 +92,12 @@ def check_samples(rows: Sequence[Row], path: Path) -> None:
     symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))
     if not is_named or not are_right(instants, values, marks):
-        raise odd_sample(path, symbols[0])
+        raise odd_sample(tables, symbols[0])
 
 
-def odd_sample(path: Path, symbol: object) -> RecordingError:
+def odd_sample(tables: Tables, symbol: object) -> RecordingError:
     """The error about a value that no recorder writes."""
-    return damaged(path, f"a sample of {symbol!r:.40} is none that a recorder writes")
+    return damaged(tables, f"a sample of {symbol!r:.40} is none that a recorder writes")
 
 
 def are_right(
@@ -169,10 +136,18 @@ class Samples:
     Every iteration reads the file anew and keeps nothing, so the samples may exceed the memory. The
     Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB) needs the extra
     `parquet`.
+
+    Args:
+        place: The recording: a path, the URL of a database, or its tables.
+        symbols: Sorted; each has its samples in a row.
+        since: Unix ms.
+        until: Unix ms.
     """
 
-    def __init__(self, path: StrPath, symbols: tuple[str, ...], since: int, until: int) -> None:
-        self._path = check_path("path", path)
+    def __init__(
+        self, place: StrPath | Tables, symbols: tuple[str, ...], since: int, until: int
+    ) -> None:
+        self._tables = tables_of(place)
         self.symbols = symbols
         self.since = since
         """Unix ms, included."""
@@ -191,17 +166,18 @@ class Samples:
         for rows in self._chunks(ROWS_PER_CHECK):
             yield from rows
 
+    def _moment(self) -> AbstractContextManager[Statements]:
+        return self._tables.moment(len(self.symbols))
+
     def _chunks(self, size: int) -> Iterator[list[Row]]:
         """Yield checked rows, `size` at a time; the last chunk may be shorter."""
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
+        query = f"{self._tables.queries.samples} {BY_TIME}"
+        with self._moment() as run:
             rows: list[Row] = []
             for symbol in self.symbols:
-                found = connection.execute(f"{SAMPLES} {BY_TIME}", (symbol, self.since, self.until))
+                found = run.execute(query, (symbol, self.since, self.until))
                 while more := found.fetchmany(size - len(rows)):
-                    check_samples(more, self._path)
+                    check_samples(more, self._tables)
                     rows += more
                     if len(rows) == size:
                         yield rows
@@ -220,7 +196,7 @@ class Samples:
     def between(self, since: int, until: int) -> Self:
         """The samples from `since` until before `until` (Unix ms)."""
         since, until = max(since, self.since), min(until, self.until)
-        return type(self)(self._path, self.symbols, since, until)
+        return type(self)(self._tables, self.symbols, since, until)
 
     def span(self) -> tuple[int, int] | None:
         """The first and the last transaction time (Unix ms); None when there is no sample.
@@ -228,15 +204,13 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
+        query = self._tables.queries.ends
         ends: list[int] = []
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
+        with self._moment() as run:
             for symbol in self.symbols:
-                found = connection.execute(_FIRST_AND_LAST_TIMES, (symbol, self.since, self.until))
+                found = run.execute(query, (symbol, self.since, self.until))
                 known = ((time,) for (time,) in found if time is not None)
-                ends += [time for (time,) in typed(known, self._path, int)]
+                ends += [time for (time,) in typed(known, self._tables, int)]
         return (min(ends), max(ends)) if ends else None
 
     def count(self) -> int:
@@ -245,14 +219,11 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
+        query = f"SELECT count(*) FROM ({self._tables.queries.samples}) AS found"
         count = 0
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
+        with self._moment() as run:
             for symbol in self.symbols:
-                query = f"SELECT count(*) FROM ({SAMPLES})"
-                ((found,),) = connection.execute(query, (symbol, self.since, self.until))
+                ((found,),) = run.execute(query, (symbol, self.since, self.until))
                 count += found
         return count
 
@@ -279,13 +250,11 @@ class Samples:
         Raises:
             RecordingError: The file cannot be read.
         """
+        query = self._tables.queries.numbers
         has_prices = has_long = False
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
+        with self._moment() as run:
             for symbol in self.symbols:
-                for prices, long in connection.execute(_NUMBERS, (symbol, self.since, self.until)):
+                for prices, long in run.execute(query, (symbol, self.since, self.until)):
                     has_prices, has_long = has_prices or bool(prices), has_long or bool(long)
         columns = arrow.Columns.of(self.batches()) if has_long else arrow.Columns()
         return columns._replace(has_notional=has_prices)
@@ -297,36 +266,9 @@ class Samples:
         more than 20 digits before the point or 18 after it, and warns.
         """
         columns = self.columns()
-        return arrow.stream(self.batches(), columns, self._path, requested_schema)
+        return arrow.stream(self.batches(), columns, self._tables, requested_schema)
 
 
 def sample(row: Row) -> Sample:
     symbol, time, value, received, mark = row
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
-
-
-def open_for(path: Path, symbols: tuple[str, ...]) -> sqlite3.Connection:
-    """Open a connection for reading the symbols one by one; many symbols see one moment.
-
-    Raises:
-        RecordingError: The file cannot be read.
-    """
-    connection = open_to_read(path)
-    try:
-        with translate_read_errors(path):
-            if len(symbols) > SORT_RECENT_ABOVE:
-                _sort_recent(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _sort_recent(connection: sqlite3.Connection) -> None:
-    """Replace `recent` for this connection by a copy in memory, sorted by symbol."""
-    connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA query_only = OFF")  # it forbids temporary tables as well
-    connection.execute("BEGIN")  # or a recorder could move rows to `settled`: they would be twice
-    connection.execute(_SORTED)
-    connection.execute("INSERT INTO temp.recent SELECT * FROM main.recent")
-    connection.execute("PRAGMA query_only = ON")

@@ -11,57 +11,29 @@ Nothing is interpolated: an instant without any of them has no row. Numbers keep
 they were recorded. Reading takes constant memory.
 """
 
-import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import Final, NamedTuple, Self, TypedDict, cast
 
 from binance_oi.market import arrow
 from binance_oi.market.changes import LATE_MS, ChangeTracker
 from binance_oi.market.past import Point
 from binance_oi.market.rows import SOURCES, PointRow, Row, digits, notional, notionals
-from binance_oi.recorder.samples import (
-    BY_TIME,
-    SAMPLES,
-    are_right,
-    check_samples,
-    damaged,
-    odd_sample,
-    open_for,
-)
-from binance_oi.recorder.schema import LATEST, PAST_SINCE, read_version, translate_read_errors
+from binance_oi.recorder.samples import are_right, check_samples, damaged, odd_sample
+from binance_oi.recorder.schema import LATEST
+from binance_oi.recorder.statements import Statements
+from binance_oi.recorder.tables import BY_TIME, Tables
 
 SAMPLE: Final = "sample"
 CHUNK_MS = 7 * 86_400_000  # the span of one query; memory holds its instants
 
-# `recent` comes first, because a recorder moves samples from there to `settled` at any time.
-_TABLES = ("recent", "settled")
-_SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
-_COUNT = tuple(f"SELECT count(*) FROM {table} {_SPAN}" for table in _TABLES)
-_SAMPLES = tuple(
-    f"SELECT time, open_interest, mark_price FROM {table} {_SPAN} ORDER BY time"
-    for table in _TABLES
-)
-# SQLite chooses the last sample of each step: with max(), it takes the other columns from the row
-# of the maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
-_LAST = tuple(
-    f"SELECT max(time), open_interest, mark_price FROM {table} {_SPAN}"
-    " GROUP BY (time + ?4 - 1) / ?4 ORDER BY 1"
-    for table in _TABLES
-)
-DENSE = 3  # samples for each step; with more, SQLite chooses faster than Python
-_PAST = f"""
-SELECT time, open_interest, notional, circulating_supply, source FROM past
-{_SPAN} AND time % ?4 = 0 ORDER BY time, source
+DENSE = 3  # samples of a step; from there on a store chooses faster than Python
+_PAST = """
+SELECT time, CAST(open_interest AS TEXT), CAST(notional AS TEXT),
+    CAST(circulating_supply AS TEXT), source FROM past
+WHERE symbol = ?1 AND time >= ?2 AND time <= ?3 AND time % ?4 = 0 ORDER BY time, source
 """
-_NEXT_SAMPLE = tuple(
-    f"SELECT min(time) FROM {table} WHERE symbol = ?1 AND time >= ?2" for table in _TABLES
-)
-_NEWEST = tuple(
-    f"SELECT max(time) FROM {table} WHERE symbol = ?1 AND time < ?2" for table in _TABLES
-)
 _NEWEST_PAST = "SELECT max(time) FROM past WHERE symbol = ?1 AND time < ?2"
 _NEXT_PAST = "SELECT min(time) FROM past WHERE symbol = ?1 AND time >= ?2 AND time % ?3 = 0"
 
@@ -138,15 +110,15 @@ class _Chunk(NamedTuple):
 class Series:
     """Open interest of some symbols at instants one step apart, sorted by symbol and time.
 
-    Every iteration reads the file again and keeps nothing, so a series may be larger than memory.
-    The Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs the extra
+    Every iteration reads anew and keeps nothing, so the rows may exceed the memory. The
+    Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs the extra
     `parquet`.
     """
 
     def __init__(
-        self, path: Path, symbols: tuple[str, ...], step: int, since: int, until: int
+        self, tables: Tables, symbols: tuple[str, ...], step: int, since: int, until: int
     ) -> None:
-        self._path = path
+        self._tables = tables
         self.symbols = symbols
         self.step = step
         """The time from instant to instant, ms."""
@@ -163,7 +135,7 @@ class Series:
         """The rows, with numbers as the exchange wrote them.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
         for rows in self.blocks():
             yield from rows
@@ -172,7 +144,7 @@ class Series:
         """The same rows as `rows`, in lists of at most a few thousand rows of one symbol.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
         for chunk in self._chunks():
             yield chunk.rows()
@@ -180,13 +152,13 @@ class Series:
     def between(self, since: int, until: int) -> Self:
         """The part of the series from `since` (included) to `until` (not included), Unix ms."""
         since, until = max(since, self.since), min(until, self.until)
-        return type(self)(self._path, self.symbols, self.step, since, until)
+        return type(self)(self._tables, self.symbols, self.step, since, until)
 
     def count(self) -> int:
         """The number of rows; it reads all of them.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
         return sum(len(chunk.time) for chunk in self._chunks())
 
@@ -194,7 +166,7 @@ class Series:
         """The latest time of a sample or of a row of the past (Unix ms); None if there is none.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read.
         """
         with self._opened() as reader:
             times = [reader.newest(symbol, self.until) for symbol in self.symbols]
@@ -204,7 +176,7 @@ class Series:
         """One list for each field, ready for a data frame.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
         columns = SeriesColumns(
             symbol=[], time=[], open_interest=[], notional=[], circulating_supply=[], source=[]
@@ -223,7 +195,7 @@ class Series:
         """The Arrow types of the series' numbers; it reads all rows.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
         """
         columns = arrow.POINTS
         for rows in self.blocks():
@@ -237,7 +209,7 @@ class Series:
         warns.
         """
         columns = self.columns()
-        return arrow.point_stream(self.blocks(), columns, self._path, requested_schema)
+        return arrow.point_stream(self.blocks(), columns, self._tables, requested_schema)
 
     def fill(self, tracker: ChangeTracker) -> None:
         """Fill a tracker from the recording, so that it continues as if it had never stopped.
@@ -249,7 +221,7 @@ class Series:
             tracker: A tracker with the step of the series.
 
         Raises:
-            RecordingError: The file cannot be read, or is damaged.
+            RecordingError: The recording cannot be read, or is damaged.
             ValueError: The steps differ.
         """
         if tracker.step != self.step:
@@ -284,11 +256,8 @@ class Series:
 
     @contextmanager
     def _opened(self) -> "Generator[_Reader]":
-        with (
-            translate_read_errors(self._path),
-            closing(open_for(self._path, self.symbols)) as connection,
-        ):
-            yield _Reader(connection, self._path, self.step)
+        with self._tables.moment(len(self.symbols)) as run:
+            yield _Reader(run, self._tables, self.step)
 
     def _chunks(self) -> Iterator[_Chunk]:
         """Yield the rows, symbol after symbol, in chunks of `CHUNK_MS`."""
@@ -311,15 +280,15 @@ class Series:
 class _Reader:
     """Reads the rows of instants through one connection."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, step: int) -> None:
-        self._connection, self._path, self._step = connection, path, step
-        self._has_past = read_version(connection) >= PAST_SINCE
+    def __init__(self, run: Statements, tables: Tables, step: int) -> None:
+        self._run, self._tables, self._step = run, tables, step
+        self._has_past = tables.has_past(run)
 
     def next_instant(self, symbol: str, since: int) -> int | None:
         """The first instant at or after `since` that may have a row; None when there is none."""
         step = self._step
         first = max(0, -(-since // step) * step)
-        times = [self._time(query, symbol, first - step) for query in _NEXT_SAMPLE]
+        times = [self._time(self._tables.queries.next_time, symbol, first - step)]
         if self._has_past:
             times.append(self._time(_NEXT_PAST, symbol, first, step))
         known = [time for time in times if time is not None]
@@ -327,13 +296,12 @@ class _Reader:
 
     def _time(self, query: str, *values: object) -> int | None:
         """The result of a query for one time."""
-        ((time,),) = self._connection.execute(query, values).fetchall()
+        ((time,),) = self._run.execute(query, values).fetchall()
         return time if isinstance(time, int) else None
 
     def newest_sample(self, symbol: str, until: int) -> int | None:
         """The time of the last sample before `until`; None when there is none."""
-        times = (self._time(query, symbol, until) for query in _NEWEST)
-        return max((time for time in times if time is not None), default=None)
+        return self._time(self._tables.queries.newest_time, symbol, until)
 
     def newest(self, symbol: str, until: int) -> int | None:
         """The time of the last sample or instant before `until`; None when there is none."""
@@ -343,12 +311,12 @@ class _Reader:
         return max((time for time in times if time is not None), default=None)
 
     def samples_since(self, symbol: str, since: int, until: int) -> list[Row]:
-        """The samples from `since` to `until`, sorted by time."""
-        rows: list[Row] = self._connection.execute(
-            f"{SAMPLES} {BY_TIME}", (symbol, since, until)
+        """The samples of a span of time, in its order."""
+        rows: list[Row] = self._run.execute(
+            f"{self._tables.queries.samples} {BY_TIME}", (symbol, since, until)
         ).fetchall()
         if rows:
-            check_samples(rows, self._path)
+            check_samples(rows, self._tables)
         return rows
 
     def chunk(self, symbol: str, first: int, last: int) -> _Chunk:
@@ -378,13 +346,13 @@ class _Reader:
         if not self._has_past:
             return []
         span = symbol, first, last, self._step
-        rows: list[_Kept] = self._connection.execute(_PAST, span).fetchall()
+        rows: list[_Kept] = self._run.execute(_PAST, span).fetchall()
         if not rows:
             return []
         times, values, amounts, supplies, sources = zip(*rows, strict=True)
         if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
-            raise damaged(self._path, f"an impossible row of the past of {symbol!r:.40}")
-        if len({*times}) < len(times):  # history and archive share instants
+            raise damaged(self._tables, f"an impossible row of the past of {symbol!r:.40}")
+        if len({*times}) < len(times):  # history and archive have the same instants
             return [*{row[0]: row for row in reversed(rows)}.values()][::-1]
         return rows
 
@@ -405,12 +373,12 @@ class _Reader:
         """The last sample of each step, by the number of the instant at its end, in order."""
         step, latest, is_mixed = self._step, dict[int, _Sampled](), False
         span = symbol, first, last
-        for count, samples, last_of_step in zip(_COUNT, _SAMPLES, _LAST, strict=True):
-            ((number,),) = self._connection.execute(count, span).fetchall()
+        for count, samples, last_of_step in self._tables.queries.steps:
+            ((number,),) = self._run.execute(count, span).fetchall()
             if number > DENSE * ((last - first) // step + 1):
-                rows = self._connection.execute(last_of_step, (*span, step)).fetchall()
+                rows = self._run.execute(last_of_step, (*span, step)).fetchall()
             else:
-                rows = self._connection.execute(samples, span).fetchall()
+                rows = self._run.execute(samples, span).fetchall()
             self._check(symbol, rows)
             before, latest = latest, {-(-row[0] // step): row for row in rows}
             for slot, row in before.items():  # of a sample in both tables, that in `settled` counts
@@ -427,7 +395,7 @@ class _Reader:
         if rows:
             times, values, prices = zip(*rows, strict=True)
             if not are_right([times], values, prices):
-                raise odd_sample(self._path, symbol)
+                raise odd_sample(self._tables, symbol)
 
 
 def _numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:

@@ -14,14 +14,15 @@ period in that span, and names each slot. A sweep then takes out its own slot al
 The gaps that we write are disjoint. A file of version 2 may hold gaps that overlap, contain each
 other or have several periods. Its rows stay as they are, so nothing here relies on disjoint gaps.
 
-All functions write within the caller's transaction.
+All functions write within the caller's transaction. Their SQL is that of every store.
 """
 
-import sqlite3
 from collections.abc import Iterator
 
-from binance_oi.market.gap import Gap
+from binance_oi.market.gap import Gap, gap_reason
+from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.schema import EVERY_SYMBOL
+from binance_oi.recorder.statements import Statements, smaller
 
 # The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots without a sweep or a gap. A long
 # recording has millions of sweeps, so SQL computes the holes, and only they leave the database.
@@ -55,70 +56,83 @@ SELECT first, last, period, reason, detail FROM gaps
 WHERE symbol = '' AND first <= ?2 AND last >= ?1 AND last > first
     AND period > ?3 AND period % ?3 = 0 AND (first - ?1) % ?3 = 0
 """
-_ANY_SWEEP = "SELECT EXISTS (SELECT 1 FROM sweeps WHERE slot BETWEEN ? AND ?)"
-_DELETE = "DELETE FROM gaps WHERE symbol = '' AND first = ?"
-_BEGINS = "SELECT 1 FROM gaps WHERE symbol = ? AND first = ? AND last >= first"
-_INSERT = "INSERT OR REPLACE INTO gaps VALUES (?, ?, ?, ?, ?, ?)"
+_ANY_SWEEP = "SELECT EXISTS (SELECT 1 FROM sweeps WHERE slot BETWEEN ?1 AND ?2)"
+_DELETE = "DELETE FROM gaps WHERE symbol = '' AND first = ?1"
+_BEGINS = "SELECT 1 FROM gaps WHERE symbol = ?1 AND first = ?2 AND last >= first"
+_INSERT = """
+INSERT INTO gaps (symbol, first, last, period, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+ON CONFLICT (symbol, first) DO UPDATE SET last = excluded.last, period = excluded.period,
+    reason = excluded.reason, detail = excluded.detail
+"""
 # A gap may only be extended over slots without a sweep; with another period there may be sweeps.
 _EXTEND = """
 UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 AND period = ?4
     AND first = (SELECT max(first) FROM gaps WHERE symbol = ?2)
     AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
 """
-_LAST = (
-    "SELECT max(slot) FROM sweeps WHERE slot < ?1",
-    # A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
-    "SELECT max(min(last, ?1 - 1)) FROM gaps WHERE symbol = '' AND first < ?1 AND last >= first"
-    " AND (reason != 'clock' OR last < ?1)",
-)
+_LAST_SWEEP = "SELECT max(slot) FROM sweeps WHERE slot < ?1"
+# A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
+_LAST_MISSED = f"""
+SELECT max({smaller("last", "?1 - 1")}) FROM gaps
+WHERE symbol = '' AND first < ?1 AND last >= first AND (reason != 'clock' OR last < ?1)
+"""
+_EMPTY = """
+INSERT INTO gaps (symbol, first, last, period, reason, detail) VALUES ('', ?1, ?2, ?3, ?4, ?5)
+ON CONFLICT DO NOTHING
+"""
+_LAST = _LAST_SWEEP, _LAST_MISSED
+END_OF_TIME = 1 << 62  # Unix ms
 _SINCE = """
-SELECT symbol, first, last, reason, detail, period FROM gaps WHERE last >= ? AND last >= first
+SELECT symbol, first, last, reason, detail, period FROM gaps WHERE last >= ?1 AND last >= first
 ORDER BY first, symbol
 """
-_ALWAYS = 1 << 62  # Unix ms
 
 
-def last_slot(connection: sqlite3.Connection, before: int = _ALWAYS) -> int | None:
+def last_slot(connection: Statements, before: int) -> int | None:
     """The last slot before `before` that has a sweep or a gap, Unix ms."""
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
 
 
-def gaps_since(connection: sqlite3.Connection, since: int) -> list[tuple[str, Gap, int]]:
+def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]:
     """See `binance_oi.recorder.sink.Sink.gaps_since`."""
     found = connection.execute(_SINCE, (since,)).fetchall()
     return [(symbol, Gap(*gap), period) for symbol, *gap, period in found]
 
 
-def write_missed(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
+def write_missed(connection: Statements, gap: Gap, period: int) -> None:
     """Write a gap for those of its slots that have no sweep.
 
-    An empty gap says that the clock was set back. The slots from there to the last known one
-    are a gap until their sweeps come, so that the recorder may end at any time.
+    An empty gap says that the clock was set back. The slots from there to the last known one are a
+    gap until their sweeps come, so that the recorder may end at any time.
     """
     written = False
     empty = gap.last < gap.first
     if gap.reason != "clock":
         uncover(connection, gap.first, gap.last, "clock")
-    whole = gap._replace(last=last_slot(connection) or gap.last) if empty else gap
+    latest = last_slot(connection, END_OF_TIME) if empty else None
+    whole = gap._replace(last=latest or gap.last)
     refine(connection, whole, period)
     for part in unknown(connection, whole, period):
         cover(connection, EVERY_SYMBOL, part, period)
         written = True
     if empty and not written:
-        connection.execute(
-            "INSERT OR IGNORE INTO gaps VALUES (?, ?, ?, ?, ?, ?)",
-            (EVERY_SYMBOL, gap.first, gap.last, period, gap.reason, gap.detail),
-        )
+        connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, gap.detail))
 
 
-def unknown(connection: sqlite3.Connection, gap: Gap, period: int) -> Iterator[Gap]:
+def fail(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
+    """Write a gap for each symbol that the sweep of `slot` lacks."""
+    for symbol, error in sweep.errors.items():
+        cover(connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
+
+
+def unknown(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
     """The parts of `gap` whose slots have neither a sweep nor a gap."""
     for first, last in connection.execute(_HOLES, (gap.first, gap.last, period)).fetchall():
         yield gap._replace(first=first, last=last)
 
 
-def refine(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
+def refine(connection: Statements, gap: Gap, period: int) -> None:
     """Give gaps of a longer period, within `gap`, the shorter `period` and all its slots.
 
     They keep their reasons. A gap over a sweep, which only a file of version 2 has, stays as it is.
@@ -137,13 +151,13 @@ def refine(connection: sqlite3.Connection, gap: Gap, period: int) -> None:
         _insert(connection, "", old._replace(first=first, last=last), period)
 
 
-def swept(connection: sqlite3.Connection, gap: Gap, period: int) -> int:
+def swept(connection: Statements, gap: Gap, period: int) -> int:
     """The number of slots of `gap` that have a sweep."""
     (count,) = connection.execute(_SWEPT, (gap.first, gap.last, period)).fetchone()
     return int(count)
 
 
-def cover(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) -> None:
+def cover(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
     """Write a gap, or extend the gap before it when they are adjacent and alike.
 
     A gap is identified by its first slot. An existing gap with the same first slot stays; the new
@@ -155,16 +169,14 @@ def cover(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) ->
         _insert(connection, symbol, gap, period)
 
 
-def _insert(connection: sqlite3.Connection, symbol: str, gap: Gap, period: int) -> None:
+def _insert(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
     for first in range(gap.first, gap.last + 1, period):
         if connection.execute(_BEGINS, (symbol, first)).fetchone() is None:
             connection.execute(_INSERT, (symbol, first, gap.last, period, gap.reason, gap.detail))
             return
 
 
-def uncover(
-    connection: sqlite3.Connection, first: int, last: int, reason: str | None = None
-) -> None:
+def uncover(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
     """Take the slots from `first` to `last` out of all gaps, or only out of gaps for `reason`."""
     found = [
         (Gap(begin, end, why, detail), max(1, period))
@@ -172,7 +184,8 @@ def uncover(
         if reason in (None, why)
     ]
     # Delete all of them first: a remaining part may begin where another gap did.
-    connection.executemany(_DELETE, [(gap.first,) for gap, _ in found])
+    for gap, _ in found:
+        connection.execute(_DELETE, (gap.first,))
     for gap, period in found:
         for part in _without(gap, first, last, period):
             _insert(connection, "", part, period)

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from binance_oi.errors import RecordingError
-from binance_oi.market.gap import Gap, gap_reason
+from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
 from binance_oi.recorder.past import past_times, write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
-from binance_oi.recorder.samples import ALL_TIME_MS
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
     PAGE_SIZE,
@@ -33,7 +32,7 @@ from binance_oi.recorder.schema import (
 )
 from binance_oi.recorder.sides import beside, check_sides
 from binance_oi.recorder.slots import (
-    cover,
+    fail,
     gaps_since,
     last_slot,
     swept,
@@ -41,6 +40,7 @@ from binance_oi.recorder.slots import (
     unknown,
     write_missed,
 )
+from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
 STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
@@ -441,8 +441,7 @@ class Store:
         uncover(self._connection, slot, slot)
         if first.rowcount == 0:  # the clock was set back, and this slot has a sweep already
             return new
-        for symbol, error in snapshot.errors.items():
-            cover(self._connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
+        fail(self._connection, snapshot, slot, period)
         return new
 
     def swept(self, gaps: Sequence[Gap], period: int) -> int:

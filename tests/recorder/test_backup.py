@@ -43,7 +43,7 @@ def checked_slots(path: Path) -> list[int]:
         slots = [s.slot for s in recording.sweeps()]
         new = sum(s.new for s in recording.sweeps())
         assert len(list(recording.samples())) == new
-        assert recording._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert [*recording._tables.rows("PRAGMA integrity_check")] == [("ok",)]
     assert [file.name for file in alone.parent.iterdir()] == ["copy.db"]
     shutil.rmtree(alone.parent)
     return slots

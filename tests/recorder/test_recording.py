@@ -92,8 +92,8 @@ def test_reading_leaves_the_file_as_it_was(path: Path) -> None:
     before = path.read_bytes()
     with Recording(path) as recording:
         list(recording.samples())
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            recording._connection.execute("DELETE FROM settled")
+        with pytest.raises(RecordingError, match="readonly"):
+            recording._tables.rows("DELETE FROM settled")
     assert path.read_bytes() == before
 
 

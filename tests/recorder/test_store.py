@@ -16,7 +16,7 @@ from random import Random
 import pytest
 
 from binance_oi import Gap, OpenInterest, RecordingError
-from binance_oi.recorder import Recording, recording, store
+from binance_oi.recorder import Recording, sqlite_tables, store
 from binance_oi.recorder import lock as lock_module
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.store import Store
@@ -78,7 +78,7 @@ def rows(path: Path) -> list[tuple[int, int]]:
 def test_recent_and_settled_samples_read_alike_and_enough_recent_ones_move(
     path: Path, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording, "SORT_RECENT_ABOVE", few)
+    monkeypatch.setattr(sqlite_tables, "SORT_RECENT_ABOVE", few)
     monkeypatch.setattr(store, "SETTLE_AFTER_CHANGES", 12)  # changes: three sweeps of three symbols
     found: list[tuple[int, int]] = []
     times: list[int] = []
@@ -240,7 +240,7 @@ def test_a_sample_in_both_tables_counts_once_and_does_not_stop_the_others(
         with Recording(path) as recording:
             before = list(recording.samples())
             assert [s.open_interest for s in before if s.received == 7] == []
-            count = recording._connection.execute("SELECT count(*) FROM samples").fetchone()
+            (count,) = recording._tables.rows("SELECT count(*) FROM samples")
             assert count == (len(before),) == (6,)
         opened.tidy()
         assert rows(path) == [(0, 6)]

@@ -1,0 +1,62 @@
+"""How a recording answers for its schedule, as SQL: sweeps, gaps, and what single sweeps lack.
+
+The rule of this file: these statements run in every store, so that a slot is counted in one way.
+``?1`` and ``?2`` are a span of slots, Unix ms; the second is not included.
+"""
+
+from binance_oi.recorder.statements import larger, smaller
+
+SWEEP: tuple[str, ...] = (
+    *("slot", "period", "started", "finished", "asked", "read", "new", "weight"),
+)
+"""The columns of a sweep; `Sweep` has them as fields."""
+
+SPAN: str = """
+SELECT min(slot), max(slot) FROM (
+    SELECT slot FROM sweeps
+    UNION ALL SELECT first FROM gaps WHERE symbol = ''
+    UNION ALL SELECT last FROM gaps WHERE symbol = '' AND last >= first
+) AS known HAVING count(*) > 0
+"""
+SWEEPS: str = f"SELECT {', '.join(SWEEP)} FROM sweeps WHERE slot >= ?1 AND slot < ?2 ORDER BY slot"
+GAPS: str = "SELECT first, last, reason, detail FROM gaps WHERE symbol = ?1 ORDER BY first"
+
+_AFTER_START = larger("0", "(?1 - first + period - 1) / period")
+# Each gap with its period and the number of its slots that have no sweep. Where gaps overlap, a
+# slot counts once: a gap counts only after the end of all gaps that begin before it. The period is
+# the gap's own, for a recording may change its period. A gap with an impossible period has no slot.
+# An empty gap is where it begins.
+COUNTED: str = f"""
+WITH gap AS (
+    SELECT first, last, reason, detail, CASE WHEN period > 0 THEN period END AS period, coalesce(
+        max(last) OVER (ORDER BY first ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        first - 1
+    ) AS before FROM gaps WHERE symbol = ''
+), inside AS (
+    SELECT reason, detail, period, before,
+        first + coalesce(({_AFTER_START}) * period, 0) AS first,
+        CASE WHEN last < ?2 THEN last
+            ELSE coalesce(first + (?2 - 1 - first) / period * period, ?2 - 1) END AS last
+    FROM gap WHERE first < ?2 AND (first >= ?1 OR last >= ?1)
+), part AS (
+    SELECT first, last, reason, detail, period,
+        first + ({larger("0", "(before - first + period) / period")}) * period AS due FROM inside
+)
+SELECT first, last, reason, detail, coalesce(period, 0) AS period, CASE WHEN due <= last THEN
+    (last - due) / period + 1 - (
+        SELECT count(*) FROM sweeps
+        WHERE slot BETWEEN due AND last AND (slot - due) % period = 0
+    )
+ELSE 0 END AS slots FROM part ORDER BY first
+"""
+MISSED: str = f"SELECT CAST(coalesce(sum(slots), 0) AS BIGINT) FROM ({COUNTED}) AS counted"
+# The slots in which sweeps lack one symbol alone.
+FAILED: str = f"""
+WITH part AS (
+    SELECT symbol, reason, period, {smaller("last", "?2 - 1")} AS ends,
+        first + ({_AFTER_START}) * period AS begins
+    FROM gaps WHERE symbol != '' AND period > 0
+)
+SELECT symbol, reason, CAST(sum((ends - begins) / period + 1) AS BIGINT) AS sweeps FROM part
+WHERE begins <= ends GROUP BY symbol, reason ORDER BY sweeps DESC, symbol
+"""
