@@ -210,6 +210,36 @@ def history(session: nox.Session) -> None:
     )
 
 
+def on_both_stores(session: nox.Session, *arguments: str, **env: str) -> None:
+    install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
+    names = ("recorder", "recorder_clock", "recording", "care")
+    session.run(
+        *("python", "-m", "pytest", "-q", "-o", "faulthandler_timeout=7200", *arguments),
+        *(f"tests/recorder/test_{name}.py" for name in names),
+        "tests/postgres",
+        *session.posargs,
+        env={"BINANCE_OI_POSTGRES": "1", **env},
+    )
+
+
+@nox.session
+def postgres(session: nox.Session) -> None:
+    """Real servers of PostgreSQL: kills of both sides, ten million rows, ratios; an hour.
+
+    It needs `initdb` and `postgres` (Debian: `postgresql`). BINANCE_OI_KILLS and BINANCE_OI_ROWS
+    make it shorter.
+    """
+    drill = {"BINANCE_OI_KILLS": "200", "BINANCE_OI_ROWS": "10_000_000"}
+    env = {name: os.environ.get(name, most) for name, most in drill.items()}
+    on_both_stores(session, "-m", "", **env)
+
+
+@nox.session
+def postgres_quick(session: nox.Session) -> None:
+    """The recorder on a real server of PostgreSQL, and what others read there; a minute."""
+    on_both_stores(session, "-n", "2", "--dist", "worksteal")
+
+
 @nox.session
 def redis(session: nox.Session) -> None:
     """One budget for several machines, with real servers: what a minute shows.

@@ -16,6 +16,7 @@
     ├── BudgetExhaustedError                      wait until .retry_at, or allow a longer max_wait
     ├── ClientClosedError                         make a new client
     └── RecordingError                            repair or move the file
+        ├── OccupiedError                         wait until the other recorder ends
         └── StorageError                          nothing is stored now; try again later
 
 The rule of this file: the type names the caller's next step. Every exception pickles, so required
@@ -38,6 +39,7 @@ __all__ = [
     "DecodeError",
     "ForbiddenError",
     "InvalidSymbolError",
+    "OccupiedError",
     "RateLimitedError",
     "Reason",
     "RecordingError",
@@ -261,6 +263,10 @@ class RecordingError(BinanceOIError):
 
     Repair or move the file.
     """
+
+
+class OccupiedError(RecordingError):
+    """Another recorder records there. Wait until it ends (`Recorder(standby=True)` does)."""
 
 
 class StorageError(RecordingError):

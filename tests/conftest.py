@@ -20,6 +20,7 @@ import rollover
 from binance_oi.budget import knowledge, place
 from binance_oi.market import schedule
 from support.aioresponses_shim import patch_aioresponses
+from support.postgres_server import Server, serving
 from support.virtual_clock import VirtualDatetime, VirtualLoop
 
 # Two cores shared with other work: a slow example is no finding.
@@ -32,6 +33,10 @@ with suppress(ValueError):  # not the main thread
 examples = int(os.environ.get("BINANCE_OI_EXAMPLES", "25"))  # `nox -s thorough` has more
 settings.register_profile("binance-oi", max_examples=examples, deadline=None)
 settings.load_profile("binance-oi")
+
+
+# `nox -s postgres` runs the tests of the recorder on both.
+STORES = ["sqlite", "postgres"] if os.environ.get("BINANCE_OI_POSTGRES") else ["sqlite"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -113,3 +118,19 @@ def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
 def known_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what comes later: a client that just started may use a whole minute at once."""
     monkeypatch.setattr(knowledge, "AT_ONCE", 1.0)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server; only the sessions of nox for databases ask for it."""
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture(name="place", params=STORES)
+def _place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a recorder records: a new file, or a new database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "oi.db")
+    server: Server = request.getfixturevalue("server")
+    return server.database()

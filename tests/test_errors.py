@@ -18,6 +18,7 @@ from binance_oi.errors import (
     DecodeError,
     ForbiddenError,
     InvalidSymbolError,
+    OccupiedError,
     RateLimitedError,
     Reason,
     RecordingError,
@@ -70,6 +71,7 @@ def examples() -> list[BinanceOIError]:
         BudgetExhaustedError("held back for other clients", UNTIL, Reason.OTHERS),
         ClientClosedError(),
         RecordingError("open-interest.db is in use"),
+        OccupiedError("open-interest.db is being recorded"),
         StorageError("the disk is full"),
     ]
 

@@ -19,6 +19,7 @@ from cyclopts.validators import Number
 
 from binance_oi.cli.endings import UsageError
 from binance_oi.cli.streams import log_from
+from binance_oi.recorder.address import is_database
 
 if TYPE_CHECKING:
     from binance_oi.budget import Budget
@@ -79,6 +80,11 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
     if name == "-":  # it does not mean stdout here
         raise ValueError("a name is needed; ./- is a file named -")
     return Path(name)
+
+
+def _store(kind: object, tokens: Sequence[Token]) -> str | Path:
+    name = tokens[0].value
+    return name if is_database(name) else _place(kind, tokens)
 
 
 def _names(_: object, tokens: Sequence[Token]) -> list[str]:
@@ -156,6 +162,8 @@ Ranking = Literal["percent", "usd", "z", "symbol"]
 Window = Annotated[str, Parameter(converter=_window, metavar="DURATION")]
 """The length of time over which a change is computed."""
 Place = Annotated[Path, Parameter(converter=_place)]
+Store = Annotated[str | Path, Parameter(converter=_store, metavar="FILE|URL")]
+"""A recording: a file, or the URL of a database."""
 Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
     float | None, Parameter(converter=_schedule, metavar="DURATION", show_default=lambda _: AUTO)

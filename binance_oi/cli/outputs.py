@@ -20,7 +20,7 @@ from binance_oi.recorder.recording import Recording
 
 
 def export(
-    recording: Path,
+    recording: str | Path,
     to: Path,
     symbols: Sequence[str] | None,
     span: Span,
@@ -49,7 +49,7 @@ def export(
             )
         found = rows or opened.samples(symbols, since=since, until=until).span()
     if not found and not new:
-        raise UsageError(f"{recording} has no rows in that range; nothing was written")
+        raise UsageError(f"{opened} has no rows in that range; nothing was written")
     write_note(f"{rows:,} rows written to {to}" if rows else f"{to} has every row already")
     return OK
 
@@ -96,16 +96,16 @@ def _bar(total: int | None) -> Generator[Callable[[int], None]]:
         yield lambda more: bar.advance(task, more)
 
 
-def backup(recording: Path, to: Path, *, replace: bool) -> int:
+def backup(recording: str | Path, to: Path, *, replace: bool) -> int:
     """Copy a recording, and print a line about it."""
     with as_usage_errors(), Recording(recording) as opened:
         opened.backup(to, replace=replace)
-    write_note(f"{recording} copied to {to}")
+    write_note(f"{opened} copied to {to}")
     return OK
 
 
 def plot(
-    recording: Path, to: Path, symbols: Sequence[str], span: Span, *, usd: bool, dark: bool
+    recording: str | Path, to: Path, symbols: Sequence[str], span: Span, *, usd: bool, dark: bool
 ) -> int:
     """Draw charts of a recording."""
     from binance_oi.output import plot as draw
@@ -116,7 +116,7 @@ def plot(
 
 
 def report(
-    recording: Path, to: Path, symbols: Sequence[str] | None, span: Span, *, top: int
+    recording: str | Path, to: Path, symbols: Sequence[str] | None, span: Span, *, top: int
 ) -> int:
     """Write a page about a recording, or about a part of it."""
     from binance_oi.output import write_report

@@ -39,6 +39,7 @@ from binance_oi.times import iso
 
 # Exit codes by gap reason; any other reason is the network.
 CODES = {
+    "standby": OK,
     **dict.fromkeys(("limited", "banned", "budget"), LIMITED),
     **dict.fromkeys(("forbidden", "unknown", "not_trading"), EXCHANGE),
     **dict.fromkeys(("late", "clock", "overrun", "storage"), UNEXPECTED),
@@ -50,14 +51,17 @@ CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 
 class What(NamedTuple):
-    """What a recorder reads."""
+    """What a recorder reads, and how it works."""
 
     every: float | None
     notional: bool
     backfill: bool
+    standby: bool
 
 
-def record(symbols: Sequence[str] | None, to: Path, what: What, *, source: Source, end: End) -> int:
+def record(
+    symbols: Sequence[str] | None, to: str | Path, what: What, *, source: Source, end: End
+) -> int:
     """Record until a signal stops the recorder, or until `end`."""
     if end.until is not None and end.until <= datetime.now(UTC):
         raise UsageError(f"--until {iso(end.until)} is over")

@@ -26,6 +26,12 @@ writing_thread.py  the one thread in which a sink works
 backfill.py    instants of the past into a sink
 gap_filler.py  what a recorder reads of the past for its gaps
 history_cache.py  recent history in the user's cache directory
+address.py     a file or a database, by its name
+postgres.py    a recording in PostgreSQL as such a store
+postgres_connection.py  a connection that waits for nothing for ever
+postgres_schema.py      its tables and their months
+postgres_tables.py      the tables, for reading
+standby.py     a recorder that waits until another one ends
 recorder.py    polls into a sink, and outlasts the failures of both
 """
 

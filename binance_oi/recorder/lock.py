@@ -14,7 +14,7 @@ try:
 except ImportError:  # not POSIX: SQLite keeps the file whole, but nobody notices a second recorder
     fcntl = None  # type: ignore[assignment]
 
-from binance_oi.errors import RecordingError
+from binance_oi.errors import OccupiedError, RecordingError
 from binance_oi.recorder.place import name_of
 from binance_oi.recorder.sides import beside
 
@@ -30,7 +30,8 @@ class RecorderLock:
             hold more than a process id: it may be a file of somebody else.
 
     Raises:
-        RecordingError: Another recorder holds the lock, or the lock's name leads to another file.
+        OccupiedError: Another recorder holds the lock.
+        RecordingError: The lock's name leads to another file.
         OSError: The lock file cannot be made; none is left behind.
     """
 
@@ -137,4 +138,4 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pid = os.pread(file, LOCK_BYTES, 0).decode("ascii", "replace").strip() or "unknown"
-        raise RecordingError(f"{path} is being recorded by process {pid}") from None
+        raise OccupiedError(f"{path} is being recorded by process {pid}") from None

@@ -25,11 +25,13 @@ from binance_oi.market.plan import MisfitError
 from binance_oi.market.polling import Plan, Reader, begin_plan, sweeps
 from binance_oi.market.schedule import TOLERATED_STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.address import is_database
 from binance_oi.recorder.backfill import Filler, PastReader
 from binance_oi.recorder.gap_filler import GapFiller
 from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.sink import Saved, Sink
 from binance_oi.recorder.sqlite import SqliteSink
+from binance_oi.recorder.standby import claimed, is_temporary
 from binance_oi.recorder.store import TIDY_EVERY
 from binance_oi.recorder.writing_thread import WritingThread
 
@@ -95,8 +97,9 @@ class Recorder:
 
     Args:
         client: Reads the exchange.
-        path: The recording; made when missing, continued when present. Or a `Sink` that stores
-            elsewhere; it knows its own source.
+        path: The recording: a file, or the URL of a PostgreSQL database (``postgresql://...``,
+            the extra `postgres`); made when missing, continued when present. Or a `Sink` that
+            stores elsewhere; it knows its own source.
         every: Seconds from sweep to sweep; None takes the shortest schedule that fits, see
             `OpenInterestClient.poll`. A recording that has begun continues at the next schedule
             that fits when this one does not.
@@ -108,6 +111,8 @@ class Recorder:
         on_sweep: Called with each snapshot after its commit.
         backfill: Read the 5-minute instants of its gaps from the exchange's history, also of gaps
             in earlier runs. That has a limit of its own, and delays no sweep. The gaps remain.
+        standby: While another recorder records there, wait until it ends, and take over. One that
+            was itself taken over from (its database was out of reach) waits again.
         clock: Unix seconds.
 
     Raises:
@@ -127,8 +132,10 @@ class Recorder:
         source: str | None = None,
         on_sweep: Callable[[Snapshot], object] | None = None,
         backfill: bool = False,
+        standby: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._standby = standby
         self._period = 0 if every is None else period_ms(every)
         self._clock = clock
         names = None if symbols is None else check_symbols(symbols)
@@ -137,7 +144,7 @@ class Recorder:
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
         self.path: Path | None
-        """The recording; None when a `Sink` stores elsewhere."""
+        """The file; None when the recording is in a database, or a `Sink` stores it."""
         self.path, self._sink = _stored(path, source)
         self._on_sweep = on_sweep
         if backfill and not isinstance(client, PastReader):
@@ -203,9 +210,30 @@ class Recorder:
                     self._count_lost()
 
     async def _record(self) -> None:
-        """Poll, write and tidy side by side, until one of them ends."""
+        """Claim the sink and record into it; as a standby, again and again."""
         clock = asyncio.get_running_loop().time
-        await self._thread.run(partial(self._sink.claim, clock))
+        claim = partial(self._thread.run, partial(self._sink.claim, clock))
+        if not self._standby:
+            await claim()
+            return await self._record_once()
+        while True:
+            await claimed(claim, self._sink, self._say)
+            self._say(None)
+            try:
+                return await self._record_once()
+            except RecordingError as error:
+                if not is_temporary(error):
+                    raise
+                await self._thread.run(self._close)
+                self._lose(self._pending.give_up_all("another recorder took over"))
+                self._pending = Pending(self._period)
+                logger.warning("standing by again: %s", error)
+
+    def _say(self, trouble: str | None) -> None:
+        self._status = replace(self._status, trouble=trouble)
+
+    async def _record_once(self) -> None:
+        """Poll, write and tidy side by side, until one of them ends."""
         plan = await self._plan()  # before a file is made
         try:
             await self._record_by(plan)
@@ -260,7 +288,7 @@ class Recorder:
                     slots = (outcome.last - outcome.first) // self._period + 1
                     self._count(missed=slots)
                     trouble = ": ".join(filter(None, (outcome.reason, outcome.detail)))
-                self._status = replace(self._status, trouble=trouble)
+                self._say(trouble)
                 if self._filler is not None:
                     self._filler.note(outcome, self._period)
                 now = asyncio.get_running_loop().time()
@@ -427,6 +455,10 @@ class Recorder:
 
 def _stored(path: StrPath | Sink, source: str | None) -> tuple[Path | None, Sink]:
     """The file, if it is one, and what stores there."""
+    if is_database(path):
+        from binance_oi.recorder.postgres import PostgresSink
+
+        return None, PostgresSink(path, source)
     if isinstance(path, str | os.PathLike):
         file = check_path("path", path)
         return file, SqliteSink(file, source)

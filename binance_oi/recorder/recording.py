@@ -1,8 +1,8 @@
 """Reading a recording: samples, sweeps and gaps.
 
-Any tool may read a recording while a recorder writes it. The rule of this file: reading changes
-nothing, and numbers leave as the exchange wrote them. Every way to read reports damage as a
-`RecordingError` that names the recording.
+A recording is an SQLite file or a PostgreSQL database; any tool may read it while a recorder writes
+it. The rule of this file: reading changes nothing, and numbers leave as the exchange wrote them.
+Every way to read reports damage as a `RecordingError` that names the recording.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,12 +88,14 @@ class Recording:
                 ...
 
     Args:
-        place: The file.
+        place: A file, or the URL of a PostgreSQL database (``postgresql://...``, the extra
+            `postgres`).
 
     Raises:
         RecordingError: The recording is missing, is not a recording, or has an unknown version.
             Every method that reads raises it as well, also in the middle of an iteration: the file
             is damaged or truncated, the server is gone, or it cannot be read.
+        ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
     """
 
     def __init__(self, place: StrPath) -> None:
@@ -104,7 +106,7 @@ class Recording:
 
     @classmethod
     def open(cls, place: StrPath) -> Self:
-        """Open a recording; the same as `Recording(place)`."""
+        """Open a recording, a file or a database; the same as `Recording(place)`."""
         return cls(place)
 
     def __str__(self) -> str:
@@ -209,7 +211,9 @@ class Recording:
             ValueError: A time has no time zone, or `since` is later than `until`.
         """
         span = _span(since, until)
-        wanted = self.symbols() if symbols is None else sorted(check_symbols(symbols))
+        if symbols is None:
+            return self.selection(self.symbols(), span)
+        wanted = sorted(check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if not self._has(symbol)]:
             raise RecordingError(f"{self} has no {', '.join(unknown)}")
         return self.selection(wanted, span)

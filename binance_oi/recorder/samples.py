@@ -18,6 +18,7 @@ from binance_oi.errors import RecordingError
 from binance_oi.exchange.symbols import is_name
 from binance_oi.market import arrow
 from binance_oi.market.rows import Batch, Row
+from binance_oi.recorder.address import is_database
 from binance_oi.recorder.schema import EARLIEST, LATEST, NUMBER
 from binance_oi.recorder.sqlite_tables import SqliteTables
 from binance_oi.recorder.statements import Statements
@@ -60,7 +61,13 @@ class SampleColumns(TypedDict):
 
 def tables_of(place: StrPath | Tables) -> Tables:
     """The tables of a recording, by its name; nothing is opened."""
-    return place if isinstance(place, Tables) else SqliteTables(place)
+    if is_database(place):
+        from binance_oi.recorder.postgres_tables import PostgresTables
+
+        return PostgresTables(place)
+    if isinstance(place, Tables):
+        return place
+    return SqliteTables(place)
 
 
 def damaged(tables: Tables, what: str) -> RecordingError:

@@ -40,7 +40,8 @@ class Sink(Protocol):
             clock: Monotonic seconds.
 
         Raises:
-            RecordingError: Another recorder has claimed the place, or its source is another one.
+            OccupiedError: Another recorder has claimed the place. A standby claims again later.
+            RecordingError: The source is another one, or this is no place for a recording.
         """
         ...
 
@@ -66,6 +67,9 @@ class Sink(Protocol):
             sweep: A sweep with its slot; None when there are only gaps.
             gaps: Slots without a sweep.
             period: From slot to slot, ms.
+
+        Raises:
+            OccupiedError: Another recorder has taken the place over since the last call.
         """
         ...
 

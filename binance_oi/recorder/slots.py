@@ -117,7 +117,8 @@ def write_missed(connection: Statements, gap: Gap, period: int) -> None:
         cover(connection, EVERY_SYMBOL, part, period)
         written = True
     if empty and not written:
-        connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, gap.detail))
+        detail = _storable(gap.detail)
+        connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
 
 
 def fail(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
@@ -172,8 +173,14 @@ def cover(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
 def _insert(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
     for first in range(gap.first, gap.last + 1, period):
         if connection.execute(_BEGINS, (symbol, first)).fetchone() is None:
-            connection.execute(_INSERT, (symbol, first, gap.last, period, gap.reason, gap.detail))
+            detail = _storable(gap.detail)
+            connection.execute(_INSERT, (symbol, first, gap.last, period, gap.reason, detail))
             return
+
+
+def _storable(text: str) -> str:
+    """Text of an error as every store takes it: without NUL, and in UTF-8."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
 
 
 def uncover(connection: Statements, first: int, last: int, reason: str | None = None) -> None:

@@ -26,6 +26,7 @@ import pytest
 from binance_oi import (
     ExchangeInfo,
     InvalidSymbolError,
+    OccupiedError,
     OpenInterest,
     RecordingError,
     Snapshot,
@@ -48,7 +49,7 @@ READER = SUPPORT / "reading_process.py"
 
 
 async def record(
-    path: Path,
+    place: Path | str,
     sweeps: int,
     market: Market | None = None,
     *,
@@ -68,7 +69,7 @@ async def record(
         if done == sweeps:
             recorder.stop()
 
-    recorder = Recorder(market or Market(), path, every=20.0, on_sweep=count, clock=wall_time)
+    recorder = Recorder(market or Market(), place, every=20.0, on_sweep=count, clock=wall_time)
     await recorder.run()
     return recorder
 
@@ -89,23 +90,22 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.virtual_time
-async def test_sweeps_are_recorded_exactly_as_the_exchange_wrote_them(path: Path) -> None:
-    recorder = await record(path, 4)
-    slots, gaps, samples = tables(path)
+async def test_sweeps_are_recorded_exactly_as_the_exchange_wrote_them(place: str) -> None:
+    recorder = await record(place, 4)
+    slots, gaps, samples = tables(place)
     assert [slot % PERIOD for slot in slots] == [0] * 4
     assert (gaps, samples) == ([], 12)
-    with closing(sqlite3.connect(path)) as connection:
-        assert set(connection.execute("SELECT open_interest FROM samples")) == {("0.00000010",)}
+    with Recording(place) as recording:
+        assert {value for _, _, value, _, _ in recording.samples().rows()} == {"0.00000010"}
     assert (recorder.status.sweeps, recorder.status.rows) == (4, 12)
-    assert sorted(file.name for file in path.parent.iterdir() if "oi" in file.name) == ["oi.db"]
 
 
 @pytest.mark.virtual_time
-async def test_a_symbol_that_failed_is_in_the_gaps_with_its_reason(path: Path) -> None:
+async def test_a_symbol_that_failed_is_in_the_gaps_with_its_reason(place: str) -> None:
     market = Market()
     market.failing = {1: NAMES[0], 2: NAMES[0], 3: "*", 4: "*", 6: NAMES[1]}
-    recorder = await record(path, 6, market)
-    slots, gaps, samples = tables(path)
+    recorder = await record(place, 6, market)
+    slots, gaps, samples = tables(place)
     first = slots[0]
     assert gaps == [
         ("", first + 3 * PERIOD, first + 4 * PERIOD, "banned"),
@@ -117,19 +117,25 @@ async def test_a_symbol_that_failed_is_in_the_gaps_with_its_reason(path: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_the_next_start_records_a_gap_for_the_time_without_a_recorder(path: Path) -> None:
-    await record(path, 2)
-    before = tables(path)[0]
+async def test_the_next_start_records_a_gap_for_the_time_without_a_recorder(place: str) -> None:
+    await record(place, 2)
+    before = tables(place)[0]
     await asyncio.sleep(600.0)
-    await record(path, 2)
-    slots, gaps, samples = tables(path)
+    await record(place, 2)
+    slots, gaps, samples = tables(place)
     assert gaps == [("", before[-1] + PERIOD, slots[2] - PERIOD, "stopped")]
     assert (len(slots), samples) == (4, 12)
-    with Recording(path) as recording:
+    with Recording(place) as recording:
         assert [round(at.timestamp() * 1000) for at in recording.span() or ()] == [
             slots[0],
             slots[-1],
         ]
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_that_ended_leaves_one_file(path: Path) -> None:
+    await record(path, 4)
+    assert sorted(file.name for file in path.parent.iterdir() if "oi" in file.name) == ["oi.db"]
 
 
 @pytest.mark.virtual_time
@@ -310,6 +316,54 @@ async def test_another_source_is_refused_before_any_request(
 
 
 @pytest.mark.virtual_time
+async def test_another_source_is_refused_by_every_store(place: str) -> None:
+    await record(place, 1, Named("production"))
+    before, other = tables(place), Named("testnet")
+    with pytest.raises(RecordingError, match="is a recording of production, and not of testnet"):
+        await record(place, 1, other)
+    assert (tables(place), other.asked) == (before, 0)
+
+
+@pytest.mark.virtual_time
+async def test_a_standby_takes_over_when_the_recorder_ends(place: str) -> None:
+    first = Recorder(Market(), place, every=20.0, clock=wall_time)
+    running = asyncio.create_task(first.run())
+    await asyncio.sleep(65.0)
+    with pytest.raises(OccupiedError):
+        await record(place, 1)
+    second = Recorder(Market(), place, every=20.0, standby=True, clock=wall_time)
+    waiting = asyncio.create_task(second.run())
+    await asyncio.sleep(60.0)
+    assert second.status.sweeps == 0
+    assert (second.status.trouble or "").startswith("standby: ")
+    first.stop()
+    await running
+    await asyncio.sleep(90.0)
+    second.stop()
+    await waiting
+    slots, gaps, _ = tables(place)
+    assert len(slots) == first.status.sweeps + second.status.sweeps
+    missed = [slot for _, a, b, _ in gaps for slot in range(a, b + 1, PERIOD)]
+    assert sorted([*slots, *missed]) == list(range(slots[0], slots[-1] + 1, PERIOD))
+    assert second.status.trouble is None
+
+
+@pytest.mark.virtual_time
+async def test_a_standby_that_is_stopped_while_it_waits_ends_at_once(place: str) -> None:
+    first = Recorder(Market(), place, every=20.0, clock=wall_time)
+    running = asyncio.create_task(first.run())
+    await asyncio.sleep(65.0)
+    second = Recorder(Market(), place, every=20.0, standby=True, clock=wall_time)
+    waiting = asyncio.create_task(second.run())
+    await asyncio.sleep(30.0)
+    second.stop()
+    await waiting
+    first.stop()
+    await running
+    assert (second.status.sweeps, len(tables(place)[0])) == (0, first.status.sweeps)
+
+
+@pytest.mark.virtual_time
 async def test_a_replacement_of_another_source_gets_none_of_our_sweeps(
     path: Path,
 ) -> None:
@@ -412,14 +466,14 @@ async def test_a_missing_directory_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelling_run_cancels_and_stop_returns(path: Path) -> None:
-    recorder = Recorder(Market(), path, every=20.0, clock=wall_time)
+async def test_cancelling_run_cancels_and_stop_returns(place: str) -> None:
+    recorder = Recorder(Market(), place, every=20.0, clock=wall_time)
     running = asyncio.create_task(recorder.run())
     await asyncio.sleep(50.0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert len(tables(path)[0]) == recorder.status.sweeps > 0
+    assert len(tables(place)[0]) == recorder.status.sweeps > 0
 
 
 def one_sample() -> Snapshot:

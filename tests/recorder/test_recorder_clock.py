@@ -5,17 +5,15 @@ Rule of this file: the test sets the clock, the virtual loop is real time, and t
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 from random import Random
 
 import pytest
 
 from binance_oi import Snapshot
-from binance_oi.recorder import Recorder, Recording, Status, sqlite
-from binance_oi.recorder.store import Store
+from binance_oi.recorder import Recorder, Recording, Status
+from binance_oi.recorder.postgres import PostgresSink
+from binance_oi.recorder.sqlite import SqliteSink
 from support.lanes import some
 from support.recording_market import Market, tables
 from support.virtual_clock import wall_time
@@ -29,8 +27,8 @@ pytestmark = pytest.mark.virtual_time
 class Machine:
     """A machine's clock, its recording, and all acknowledged sweeps."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: str) -> None:
+        self.path = place
         self.shift = 0.0
         self.acknowledged = 0
         self.began: list[float] = []  # s, real time of the first sweep after each change
@@ -59,9 +57,8 @@ class Machine:
         self.shift = shift
 
     def sweeps(self) -> dict[int, tuple[object, ...]]:
-        with closing(sqlite3.connect(self.path)) as connection:
-            rows = connection.execute("SELECT * FROM sweeps").fetchall()
-        return {row[0]: row for row in rows}
+        with Recording(self.path) as recording:
+            return {sweep.slot: tuple(sweep) for sweep in recording.sweeps()}
 
     def check_slots(self) -> set[str]:
         """Check that every slot is a sweep or in one gap, and every observation is stored.
@@ -80,8 +77,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "oi.db")
+def machine(place: str) -> Machine:
+    return Machine(place)
 
 
 @pytest.mark.parametrize("back", [60.0, 95.0, HOUR, 86_400.0])
@@ -181,13 +178,14 @@ async def test_clock_changes_never_alter_a_sweep_or_lose_a_slot(
 async def test_the_clock_may_be_set_back_between_the_start_and_the_first_slot(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Store
+    open_file, open_database = SqliteSink.open, PostgresSink.open
 
-    def set_back(path: Path, source: str | None, *, clock: Callable[[], float]) -> Store:
+    def set_back(sink: SqliteSink | PostgresSink) -> None:
         machine.shift = -HOUR
-        return opened(path, source, clock=clock)
+        return open_file(sink) if isinstance(sink, SqliteSink) else open_database(sink)
 
-    monkeypatch.setattr(sqlite, "Store", set_back)
+    monkeypatch.setattr(SqliteSink, "open", set_back)
+    monkeypatch.setattr(PostgresSink, "open", set_back)
     began = wall_time()
     await machine.record(2)
     assert wall_time() - began <= 60.0

@@ -1,7 +1,7 @@
 """A market in virtual time for a recorder, and the content of its file.
 
-Rule of this file: sweeps take no time and fail as the test says; a separate connection reads the
-file.
+Rule of this file: sweeps take no time and fail as the test says; a separate connection reads what
+was stored.
 """
 
 import sqlite3
@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from binance_oi import BannedError, OpenInterest, ServerError, Snapshot
+from binance_oi.recorder import Recording
+from binance_oi.recorder.address import is_database
 from support.recording_process import NAMES, Reader
 from support.virtual_clock import wall_time
 
@@ -40,9 +42,23 @@ class Market(Reader):
         )
 
 
-def tables(path: Path) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
+def tables(place: Path | str) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
     """Slots with a sweep, gaps as (symbol, first, last, reason), and the number of samples."""
+    if is_database(place):
+        return _database_tables(place)
+    path = Path(place)
     with closing(sqlite3.connect(path)) as connection:
         slots = [s for (s,) in connection.execute("SELECT slot FROM sweeps ORDER BY slot")]
         gaps = connection.execute("SELECT symbol, first, last, reason FROM gaps").fetchall()
         return slots, gaps, connection.execute("SELECT count(*) FROM samples").fetchone()[0]
+
+
+def _database_tables(url: str) -> tuple[list[int], list[tuple[str, int, int, str]], int]:
+    with Recording(url) as recording:
+        gaps = [
+            (name, gap.first, gap.last, gap.reason)
+            for name in ("", *NAMES[:3])
+            for gap in recording.gaps(name)
+        ]
+        slots = [sweep.slot for sweep in recording.sweeps()]
+        return slots, sorted(gaps), recording.samples().count()

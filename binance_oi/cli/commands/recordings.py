@@ -20,6 +20,7 @@ from binance_oi.cli.options import (
     Schedule,
     Source,
     Span,
+    Store,
     Symbols,
     Window,
 )
@@ -31,10 +32,11 @@ MONTH = timedelta(days=30)  # what the exchange's history keeps
 def record(
     symbols: Symbols = None,
     *,
-    to: Place,
+    to: Store,
     every: Schedule = None,
     notional: Flag = False,
     backfill: Flag = False,
+    standby: Flag = False,
     end: End = End(),
     source: Source = Source(),
 ) -> int:
@@ -46,16 +48,18 @@ def record(
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading, including new ones.
-        to: The recording (SQLite). If it exists, the command continues it.
+        to: The recording: a file (SQLite), or postgresql://USER@HOST/DATABASE. If it exists, the
+            command continues it.
         every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
             that fits into the budget. Slots are multiples of this time since 1970.
         notional: Record mark prices as well.
         backfill: Read the 5-minute instants of gaps from the exchange's history, also of gaps in
             earlier runs. That delays no sweep.
+        standby: While another recorder records there, wait until it ends, and take over.
     """
     from binance_oi.cli import recording
 
-    what = recording.What(every, notional, backfill)
+    what = recording.What(every, notional, backfill, standby)
     return recording.record(symbols, to, what, source=source, end=end)
 
 
@@ -97,7 +101,7 @@ def backfill(
 
 @command
 def export(
-    recording: Place,
+    recording: Store,
     /,
     symbols: Symbols = None,
     *,
@@ -114,7 +118,7 @@ def export(
     history or the archive has. Such a file is not added to, only replaced.
 
     Args:
-        recording: A file made by `record`.
+        recording: What `record` made: a file, or the URL of a database.
         symbols: Only these symbols.
         to: A name that ends in .parquet, .csv or .jsonl; or a directory for Parquet by day.
         replace: Replace all rows of each file that is written.
@@ -133,11 +137,11 @@ def export(
 
 
 @command
-def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
+def backup(recording: Store, /, *, to: Place, replace: Flag = False) -> int:
     """Copy a recording, also while a recorder writes to it.
 
     Args:
-        recording: A file made by `record`.
+        recording: What `record` made: a file, or the URL of a database.
         to: The copy: one file, which is complete as soon as it exists.
         replace: Replace an existing file.
     """
@@ -148,7 +152,7 @@ def backup(recording: Place, /, *, to: Place, replace: Flag = False) -> int:
 
 @command
 def plot(
-    recording: Place,
+    recording: Store,
     /,
     symbols: RequiredSymbols,
     *,
@@ -160,7 +164,7 @@ def plot(
     """Draw a chart of open interest over time, with the gaps shaded.
 
     Args:
-        recording: A file made by `record`.
+        recording: What `record` made: a file, or the URL of a database.
         symbols: The symbols; each has a chart of its own.
         to: A name that ends in .svg or .png.
         usd: Draw open interest times mark price.
@@ -173,7 +177,7 @@ def plot(
 
 @command
 def report(
-    recording: Place,
+    recording: Store,
     /,
     symbols: Symbols = None,
     *,
@@ -184,7 +188,7 @@ def report(
     """Write one HTML page about a recording: what the market did, and how complete it is.
 
     Args:
-        recording: A file made by `record`.
+        recording: What `record` made: a file, or the URL of a database.
         symbols: Only these symbols.
         to: A name that ends in .html. The page loads no other file and opens offline.
         top: The number of movers in each table.

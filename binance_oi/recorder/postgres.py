@@ -1,0 +1,288 @@
+"""A recording in PostgreSQL as a sink: one transaction for each sweep.
+
+The rule of this file: what was acknowledged is committed, and what is written again changes
+nothing. So a COMMIT whose answer was lost may be repeated. One recorder writes at a time: it holds
+an advisory lock, which the server releases when its connection ends. A lost connection is a lost
+lock, and the sink takes the lock again before it writes.
+"""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import TypeVar
+
+from binance_oi.errors import OccupiedError, RecordingError, StorageError, printable
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import InstantRow, Row
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder import postgres_schema as schema
+from binance_oi.recorder.address import shown
+from binance_oi.recorder.past import past_times
+from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.sink import Saved
+from binance_oi.recorder.slots import fail, gaps_since, last_slot, swept, uncover, write_missed
+from binance_oi.recorder.tables import ALL_TIME_MS
+from binance_oi.times import unix_ms
+
+# After the server was away, a standby lets the recorder that was there before come back first.
+YIELD_S = 10.0
+MONTH_AHEAD_MS = 7 * 86_400_000  # how long before its first sample a month gets its partition
+
+# Numbers travel as text: their digits and zeros stay. `ON CONFLICT` makes a repetition harmless.
+_SAMPLES = """
+INSERT INTO samples (symbol, time, open_interest, received, mark_price)
+SELECT * FROM unnest(
+    ?1::text[], ?2::bigint[], ?3::text[]::numeric[], ?4::bigint[], ?5::text[]::numeric[]
+) ON CONFLICT DO NOTHING
+"""
+_SWEEP = """
+INSERT INTO sweeps (slot, period, started, finished, asked, read, new, weight)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING
+"""
+_STORED = "SELECT new FROM sweeps WHERE slot = ?1 AND started = ?2 AND finished = ?3"
+_PAST = """
+INSERT INTO past (symbol, time, source, open_interest, notional, circulating_supply)
+SELECT * FROM unnest(
+    ?1::text[], ?2::bigint[], ?3::bigint[],
+    ?4::text[]::numeric[], ?5::text[]::numeric[], ?6::text[]::numeric[]
+) ON CONFLICT (symbol, time, source) DO UPDATE SET
+    open_interest = excluded.open_interest,
+    notional = excluded.notional,
+    circulating_supply = excluded.circulating_supply
+WHERE (past.open_interest::text, past.notional::text, past.circulating_supply::text)
+    IS DISTINCT FROM
+    (excluded.open_interest::text, excluded.notional::text, excluded.circulating_supply::text)
+"""
+_NOTIFY = f"SELECT pg_notify('{schema.CHANNEL}', ?1)"
+_END = "SELECT pg_terminate_backend(?1::int)"
+_SOURCE = "INSERT INTO about (name, value) VALUES ('source', ?1) ON CONFLICT DO NOTHING"
+
+_T = TypeVar("_T")
+
+logger: logging.Logger = logging.getLogger("binance_oi")
+
+
+class PostgresSink:
+    """Stores sweeps in a database; see `Sink`.
+
+    Args:
+        url: ``postgresql://...``; the tables lie in the first schema of its search path.
+        source: The exchange's name; None is neither written nor compared.
+    """
+
+    def __init__(self, url: str, source: str | None) -> None:
+        self._url, self._source = url, source
+        where = f"{socket.gethostname()[:24]}:{os.getpid()}"
+        self._name = f"binance-oi record {where} {secrets.token_hex(4)}"  # at most 63 characters
+        self._connection: Connection | None = None
+        self._is_claimed = False
+        self._waits = False  # for another recorder
+        self._was_away = False  # the server, while we waited
+        self._back_since: float | None = None  # when it came back
+        self._months = set[schema.Month]()  # that have a partition
+
+    def __str__(self) -> str:
+        return shown(self._url)
+
+    def claim(self, clock: Callable[[], float]) -> None:
+        """See `Sink.claim`. The server releases the lock with the connection."""
+        try:
+            connection = self._connected()
+            if self._was_away:
+                self._back_since, self._was_away = clock(), False
+            with connection.bounded():
+                self._yield(clock())
+                self._lock(connection)
+                if schema.check_version(connection, str(self)):
+                    self._check_source(connection)
+        except OccupiedError:
+            self._waits = True
+            raise
+        except StorageError:
+            self._disconnect()
+            self._was_away = self._waits
+            raise
+        self._is_claimed, self._waits, self._back_since = True, False, None
+
+    def _yield(self, now: float) -> None:
+        """Leave a recorder that was here before time to come back, when the server was away.
+
+        Raises:
+            OccupiedError: That time is not over.
+        """
+        if self._back_since is not None and now - self._back_since < YIELD_S:
+            raise OccupiedError(f"{self} was away; its recorder may come back")
+
+    def _connected(self) -> Connection:
+        """The connection; a new one when there is none, or it is lost."""
+        if self._connection is not None and self._connection.is_lost:
+            self._disconnect()
+        if self._connection is None:
+            self._connection = Connection(self._url, self._name, StorageError)
+        return self._connection
+
+    def _lock(self, connection: Connection) -> None:
+        """Take the lock; a second time it is ours already.
+
+        The server may not know yet that our former connection is lost: then we end that one.
+
+        Raises:
+            OccupiedError: Another recorder has it.
+        """
+        if connection.execute(schema.TRY_LOCK).fetchone()[0]:
+            return
+        holder = connection.execute(schema.HOLDER).fetchone()
+        who = "another recorder"
+        if holder is not None:
+            pid, name, address = holder
+            if name == self._name:
+                connection.execute(_END, (pid,))
+                connection.execute(schema.LOCK_WHEN_FREE)
+                return
+            who = f"{printable(name) or 'process'} (connection {pid} of {address or 'this host'})"
+        raise OccupiedError(f"{self} is being recorded by {who}")
+
+    def _check_source(self, connection: Connection) -> None:
+        known = schema.read_source(connection)
+        if None not in (known, self._source) and known != self._source:
+            raise RecordingError(f"{self} is a recording of {known}, and not of {self._source}")
+
+    def open(self) -> None:
+        """See `Sink.open`."""
+        self._run(self._make)
+
+    def _make(self, connection: Connection) -> None:
+        if not schema.check_version(connection, str(self)):
+            for statement in schema.SCHEMA:
+                connection.execute(statement)
+        self._check_source(connection)
+        if self._source is not None:
+            connection.execute(_SOURCE, (self._source,))
+
+    def last_slot(self, before: int | None = None) -> int | None:
+        """See `Sink.last_slot`."""
+        end = ALL_TIME_MS[1] if before is None else before
+        return self._run(lambda connection: last_slot(connection, end))
+
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        """See `Sink.save`; it notifies listeners of `CHANNEL` in the same transaction."""
+
+        def write(connection: Connection) -> Saved:
+            covered = sum(swept(connection, gap, period) for gap in gaps)
+            for gap in gaps:
+                write_missed(connection, gap, period)
+            return Saved(0 if sweep is None else _write(connection, sweep, period), covered)
+
+        rows = [] if sweep is None else list(sweep.rows())
+        return self._run(write, schema.months_of(time for _, time, *_ in rows))
+
+    def save_past(self, rows: Sequence[InstantRow]) -> int:
+        """See `Sink.save_past`."""
+        latest = {row[:3]: row for row in rows}  # one statement cannot change a row twice
+        columns = [list(column) for column in zip(*latest.values(), strict=True)]
+        if not columns:
+            return 0
+        return self._run(lambda connection: connection.execute(_PAST, columns).rowcount)
+
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        """See `Sink.past_times`."""
+        return self._run(lambda run: past_times(run, symbol, source, first, last))
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        """See `Sink.gaps_since`."""
+        return self._run(lambda run: gaps_since(run, since))
+
+    def is_due(self) -> bool:
+        """See `Sink.is_due`: the server does its own work."""
+        return False
+
+    def tidy(self) -> None:
+        """See `Sink.tidy`: a month gets its partition some days before its first sample."""
+        if self._months:
+            begin, end = schema.ends_of(max(self._months))
+            now = self._run(lambda connection: connection.execute(_NOW).fetchone()[0])
+            if begin <= now < end and end - now < MONTH_AHEAD_MS:
+                self._run(lambda _: None, {schema.after(max(self._months))})
+
+    def take_lost(self) -> int:
+        """See `Sink.take_lost`: the server loses nothing that it has committed."""
+        return 0
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._is_claimed = self._waits = self._was_away = False
+        self._back_since = None
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._months = set[schema.Month]()  # the next server may be another one
+        if connection is not None:
+            connection.close()
+
+    def _run(self, work: Callable[[Connection], _T], months: set[schema.Month] | None = None) -> _T:
+        """Run `work` in one transaction; once more on a new connection when this one is lost.
+
+        Args:
+            work: It may run twice, and the second time after its first commit.
+            months: They have a partition then.
+
+        Raises:
+            OccupiedError: The connection was lost, and another recorder has taken over.
+            StorageError: Nothing was stored, or the answer of the server was lost.
+        """
+        try:
+            return self._try(work, months or set())
+        except OccupiedError:
+            raise
+        except StorageError as error:
+            if self._connection is None or not self._connection.is_lost:
+                raise
+            logger.debug("%s is connected to again: %s", self, error)
+            self._disconnect()
+        return self._try(work, months or set())
+
+    def _try(self, work: Callable[[Connection], _T], months: set[schema.Month]) -> _T:
+        assert self._is_claimed
+        is_new = self._connection is None or self._connection.is_lost
+        connection = self._connected()
+        with connection.bounded():
+            if is_new:
+                self._lock(connection)
+                with connection.transaction():
+                    self._make(connection)
+            for month in sorted(months - self._months):
+                with connection.transaction():
+                    schema.make_month(connection, month)
+                self._months.add(month)
+            with connection.transaction():
+                return work(connection)
+
+
+_NOW = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
+
+
+def _write(connection: Connection, sweep: Snapshot, period: int) -> int:
+    """Write a sweep; return how many of its samples are new."""
+    assert sweep.slot is not None
+    slot, started, finished = map(unix_ms, (sweep.slot, sweep.started, sweep.finished))
+    rows = sorted(sweep.rows(), key=itemgetter(0, 1))
+    new = connection.execute(_SAMPLES, _columns(rows)).rowcount if rows else 0
+    asked = len(sweep) + len(sweep.errors)
+    first = connection.execute(
+        _SWEEP, (slot, period, started, finished, asked, len(sweep), new, sweep.weight)
+    )
+    uncover(connection, slot, slot)
+    if first.rowcount == 0:  # the slot occurs again, or the answer to our COMMIT was lost
+        ours = connection.execute(_STORED, (slot, started, finished)).fetchone()
+        return new if ours is None else int(ours[0])
+    fail(connection, sweep, slot, period)
+    connection.execute(_NOTIFY, (str(slot),))
+    return new
+
+
+def _columns(rows: Sequence[Row]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,192 @@
+"""The tables of a recording in PostgreSQL, for reading.
+
+The rule of this file: reading changes nothing, and rows stay on the server until they are read, so
+memory stays flat. Numbers leave as text, with every digit and zero.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from binance_oi.errors import RecordingError
+from binance_oi.market import arrow
+from binance_oi.recorder import postgres_schema as schema
+from binance_oi.recorder.address import shown, title_of
+from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.statements import Found, Statements
+from binance_oi.recorder.tables import Queries
+
+ROWS_PER_FETCH = 4096
+KEPT = 2  # connections that wait for the next reader
+
+# SELECT DISTINCT would read every row. This looks into the key once for each symbol.
+_SYMBOLS = """
+WITH RECURSIVE found(symbol) AS (
+    (SELECT symbol FROM samples ORDER BY symbol LIMIT 1)
+    UNION ALL
+    SELECT (SELECT symbol FROM samples WHERE samples.symbol > found.symbol ORDER BY symbol LIMIT 1)
+    FROM found WHERE found.symbol IS NOT NULL
+)
+SELECT symbol FROM found WHERE symbol IS NOT NULL
+"""
+_WITHIN = "FROM samples WHERE symbol = ?1 AND time >= ?2 AND time < ?3"
+_SAMPLES = f"SELECT symbol, time, open_interest::text, received, mark_price::text {_WITHIN}"
+_LONG = f"coalesce(scale({{0}}) > {arrow.PLAIN_SCALE} OR abs({{0}}) >= 1e{{1}}::numeric, false)"
+_NUMBERS = (
+    "SELECT coalesce(bool_or(mark_price IS NOT NULL), false), coalesce(bool_or("
+    f"{_LONG.format('open_interest', arrow.PLAIN_VALUE)}"
+    f" OR {_LONG.format('mark_price', arrow.PLAIN_PRICE)}), false) {_WITHIN}"
+)
+_ENDS = f"SELECT min(time) {_WITHIN} UNION ALL SELECT max(time) {_WITHIN}"
+_LAST_OF_STEP = """
+SELECT DISTINCT ON ((time + ?4 - 1) / ?4)
+    symbol, time, open_interest::text, received, mark_price::text
+FROM samples WHERE symbol = ?1 AND time >= ?2 AND time <= ?3
+ORDER BY (time + ?4 - 1) / ?4, time DESC
+"""
+QUERIES: Queries = Queries(
+    *(_SYMBOLS, _SAMPLES, _ENDS, _NUMBERS, _LAST_OF_STEP),
+    "SELECT min(time) FROM samples WHERE symbol = ?1 AND time >= ?2",
+    "SELECT max(time) FROM samples WHERE symbol = ?1 AND time < ?2",
+)
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class PostgresTables:
+    """A recording in a database; see `Tables`.
+
+    Args:
+        url: ``postgresql://...``; the tables lie in the first schema of its search path.
+    """
+
+    queries: Queries = QUERIES
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._kept = list[Connection]()
+        self._is_open = False
+
+    def __str__(self) -> str:
+        return shown(self._url)
+
+    @property
+    def title(self) -> str:
+        """See `Tables.title`: the name of the database."""
+        return title_of(self._url)
+
+    def open(self) -> None:
+        """See `Tables.open`."""
+        self._is_open = True
+        with self._connection():
+            pass
+
+    def close(self) -> None:
+        """See `Tables.close`."""
+        self._is_open = False
+        while self._kept:
+            self._kept.pop().close()
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        """See `Tables.rows`."""
+        with self.moment(1) as run:
+            found = run.execute(query, values)
+            while rows := found.fetchmany(ROWS_PER_FETCH):
+                yield from rows
+
+    @contextmanager
+    def moment(self, symbols: int) -> Generator[Statements]:
+        """See `Tables.moment`: all that is read within the block is of one moment."""
+        with self._connection() as connection:
+            streams = _Streams(connection)
+            try:
+                yield streams
+            finally:
+                with suppress(RecordingError), connection.translated():
+                    streams.close()
+
+    @contextmanager
+    def _connection(self) -> Generator[Connection]:
+        """A connection in a transaction, for one reader at a time; it is kept for the next one."""
+        connection = self._taken()
+        try:
+            with connection.translated():
+                yield connection
+        except GeneratorExit:  # the reader wants no more rows
+            self._keep(connection)
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        self._keep(connection)
+
+    def _keep(self, connection: Connection) -> None:
+        with suppress(RecordingError), connection.translated():
+            connection.execute("ROLLBACK")
+        if self._is_open and len(self._kept) < KEPT and not connection.is_lost:
+            self._kept.append(connection)
+        else:
+            connection.close()
+
+    def _taken(self) -> Connection:
+        while self._kept:
+            kept = self._kept.pop()
+            if kept.begins(_BEGIN):
+                return kept
+            kept.close()
+        connection = Connection(self._url, "binance-oi read")
+        try:
+            with connection.bounded():
+                connection.execute(_BEGIN)
+                if not schema.check_version(connection, str(self)):
+                    raise RecordingError(f"{self} holds no recording")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def has_past(self, run: Statements) -> bool:
+        """See `Tables.has_past`."""
+        return True
+
+    def source(self) -> str | None:
+        """See `Tables.source`."""
+        with self.moment(1) as run:
+            return schema.read_source(run)
+
+    def check_target(self, target: Path) -> None:
+        """See `Tables.check_target`: no file belongs to a database."""
+
+    def backup(
+        self, target: Path, *, replace: bool, on_pages: Callable[[int, int], object] | None
+    ) -> None:
+        """See `Tables.backup`: a database is copied in other ways.
+
+        Raises:
+            RecordingError: Always; the message names these ways.
+        """
+        raise RecordingError(
+            f"{self} is a database: `binance-oi copy` copies it into a file; pg_dump backs it up"
+        )
+
+
+class _Streams:
+    """Runs one query at a time; its rows stay on the server until they are fetched."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._latest: Any = None
+
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
+        """Run a query, and drop what is left of the one before."""
+        self.close()
+        self._latest = self._connection.stream(query, values)
+        found: Found = self._latest
+        return found
+
+    def close(self) -> None:
+        """Drop what is left of the latest query."""
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            latest.close()

@@ -1,0 +1,150 @@
+"""A PostgreSQL server of our own: from `initdb` to its end, on a Unix socket in a directory.
+
+Rule of this file: the server belongs to an ordinary user, because it refuses root, and hears no
+network. It can be killed and started again; its data stays.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+OURS = 65534  # the user `nobody`, where we are root
+HANGS = 300.0  # s after which a server is stuck, not slow
+SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    "fsync": "off",  # the tests kill processes, and never the system
+    "autovacuum_naptime": "10s",
+    "log_min_messages": "fatal",
+}
+
+
+def find(program: str) -> str:
+    """The path of a program of PostgreSQL: on PATH, or where a distribution puts it."""
+    if found := shutil.which(program):
+        return found
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), reverse=True)
+    if not places:
+        raise AssertionError(f"{program} is missing: install postgresql")
+    return str(places[0])
+
+
+def as_ordinary_user() -> Any:
+    return {"user": OURS, "group": OURS, "extra_groups": []} if os.getuid() == 0 else {}
+
+
+class Server:
+    """One server with its data; see `serving`."""
+
+    def __init__(self, home: Path, settings: dict[str, str]) -> None:
+        self.home = home
+        self._settings = SETTINGS | settings
+        self._process: subprocess.Popen[Any] | None = None
+        self._numbers = count(1)
+
+    def make(self) -> None:
+        """Make the data directory."""
+        command = [find("initdb"), "-D", str(self.home / "data"), "-U", "postgres", "-A", "trust"]
+        options = ["--no-sync", "--encoding=UTF8", "--locale=C"]
+        subprocess.run(
+            [*command, *options],
+            **as_ordinary_user(),
+            check=True,
+            capture_output=True,
+            timeout=HANGS,
+            cwd=self.home,
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        settings = [f"-c{name}={value}" for name, value in self._settings.items()]
+        self._process = subprocess.Popen(
+            [find("postgres"), "-D", str(self.home / "data"), "-k", str(self.home), *settings],
+            **as_ordinary_user(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.home,
+            start_new_session=True,
+        )
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the server answers."""
+        ready = [find("pg_isready"), "-q", "-h", str(self.home), "-t", "60"]
+        while subprocess.run(ready, timeout=HANGS).returncode:
+            assert self._process is not None
+            assert self._process.poll() is None, "the server has ended"
+
+    def kill(self) -> None:
+        """End it like a power cut: the server and all processes of its connections."""
+        process, self._process = self._process, None
+        assert process is not None
+        connections = _children(process.pid)  # each has a group of its own
+        for pid in (process.pid, *connections):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(HANGS)
+        (self.home / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End it and its connections."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(HANGS)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str) -> str:
+        return f"postgresql:///{database}?user=postgres&host={quote(str(self.home), safe='')}"
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """What psql prints."""
+        command = [find("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        place = ["-h", str(self.home), "-U", "postgres", "-d", database, "-c", statement]
+        done = subprocess.run([*command, *place], capture_output=True, text=True, timeout=HANGS)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def database(self) -> str:
+        """The URL of a new database."""
+        name = f"oi_{os.getpid()}_{next(self._numbers)}"
+        self.sql(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+
+def _children(parent: int) -> list[int]:
+    found = list[int]()
+    for name in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(name.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(name.parent.name))
+    return found
+
+
+@contextmanager
+def serving(**settings: str) -> Iterator[Server]:
+    """A server in a new directory; both are gone at the end of the block."""
+    home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # a socket's name is short
+    if os.getuid() == 0:
+        os.chown(home, OURS, OURS)
+    server = Server(home, settings)
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)
