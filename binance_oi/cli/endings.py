@@ -17,6 +17,7 @@ from binance_oi.errors import (
     RateLimitedError,
     RecordingError,
     ResponseError,
+    StorageError,
     TransportError,
     printable,
 )
@@ -47,7 +48,7 @@ EXIT_CODE_MEANINGS: Final = {
     LIMITED: "limited or banned; stderr says until when",
     EXCHANGE: "the exchange refused, or its answer was not the documented one",
     NETWORK: "network",
-    SOME_FAILED: "some symbols failed; the values of the others were printed",
+    SOME_FAILED: "some symbols failed, and the others were printed; or a recording lacks something",
     LOST: "sweeps were lost: read, but not written",
     HUNG_UP: "hung up: the terminal was closed",
     INTERRUPTED: "interrupted",
@@ -68,6 +69,8 @@ def as_usage_errors() -> Generator[None]:
     """
     try:
         yield
+    except StorageError:  # it may work later
+        raise
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(printable(str(error))) from error
 

@@ -35,6 +35,7 @@ UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 _PERIOD = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|d|)", re.ASCII)
 _AGE = re.compile(r"[0-9]+(?:\.[0-9]+)?[smhd]", re.ASCII)
+_WHOLE_DAYS = re.compile(r"0*([1-9][0-9]{0,5})d", re.ASCII)
 _WEIGHT = re.compile(r"[0-9]+", re.ASCII)
 _SHARE = re.compile(r"([0-9]*\.?[0-9]+)(%?)", re.ASCII)
 
@@ -85,6 +86,13 @@ def _place(_: object, tokens: Sequence[Token]) -> Path:
 def _store(kind: object, tokens: Sequence[Token]) -> str | Path:
     name = tokens[0].value
     return name if is_database(name) else _place(kind, tokens)
+
+
+def _days(_: object, tokens: Sequence[Token]) -> int:
+    match = _WHOLE_DAYS.fullmatch(tokens[0].value)
+    if match is None:
+        raise ValueError("whole days, such as 90d")
+    return int(match[1])
 
 
 def _names(_: object, tokens: Sequence[Token]) -> list[str]:
@@ -164,6 +172,10 @@ Window = Annotated[str, Parameter(converter=_window, metavar="DURATION")]
 Place = Annotated[Path, Parameter(converter=_place)]
 Store = Annotated[str | Path, Parameter(converter=_store, metavar="FILE|URL")]
 """A recording: a file, or the URL of a database."""
+Days = Annotated[int, Parameter(converter=_days, metavar="DAYS")]
+"""Whole days, such as 90d."""
+Rotation = Literal["day", "month"]
+"""How much time one file of a recording covers."""
 Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
     float | None, Parameter(converter=_schedule, metavar="DURATION", show_default=lambda _: AUTO)

@@ -35,7 +35,9 @@ def export(
     since, until = span.since, span.until
     with as_usage_errors(), Recording(recording) as opened:
         is_all = symbols is None and not span
-        with _bar(sum(sweep.new for sweep in opened.sweeps()) if is_all else None) as on_rows:
+        with bar(
+            "exporting", sum(sweep.new for sweep in opened.sweeps()) if is_all else None
+        ) as on_rows:
             rows = write(
                 opened,
                 to,
@@ -68,7 +70,7 @@ def export_series(
     """Write a series to a file, and print how many rows it has."""
     from binance_oi.output import export_series as write
 
-    with as_usage_errors(), Recording(recording) as opened, _bar(None) as on_rows:
+    with as_usage_errors(), Recording(recording) as opened, bar("exporting", None) as on_rows:
         rows = write(
             opened,
             to,
@@ -87,13 +89,15 @@ def export_series(
 
 
 @contextmanager
-def _bar(total: int | None) -> Generator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield a function that the export calls with each number of rows."""
-    columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
+def bar(what: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield a function to call with each number of rows."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
     screen = console(sys.stderr)
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda more: bar.advance(task, more)
+    with Progress(
+        *columns, console=screen, transient=True, disable=not screen.is_terminal
+    ) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda more: shown.advance(task, more)
 
 
 def backup(recording: str | Path, to: Path, *, replace: bool) -> int:

@@ -35,6 +35,7 @@ from binance_oi.cli.streams import write_note
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import printable
 from binance_oi.recorder import Recorder, Status
+from binance_oi.recorder.rotating import Rotation
 from binance_oi.times import iso
 
 # Exit codes by gap reason; any other reason is the network.
@@ -57,6 +58,8 @@ class What(NamedTuple):
     notional: bool
     backfill: bool
     standby: bool
+    keep_days: int | None
+    rotate: Rotation | None
 
 
 def record(

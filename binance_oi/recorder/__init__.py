@@ -31,6 +31,12 @@ postgres.py    a recording in PostgreSQL as such a store
 postgres_connection.py  a connection that waits for nothing for ever
 postgres_schema.py      its tables and their months
 postgres_tables.py      the tables, for reading
+stored.py      which sink a name means
+retention.py   how old days leave; sqlite_keeper.py and postgres_keeper.py: in each store
+rotating.py    one file for each day or month
+copying.py     one recording into another
+check.py       what is damaged or missing
+care.py        prune, compact, copy
 standby.py     a recorder that waits until another one ends
 recorder.py    polls into a sink, and outlasts the failures of both
 """

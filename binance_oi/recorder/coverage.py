@@ -21,6 +21,12 @@ SELECT min(slot), max(slot) FROM (
 SWEEPS: str = f"SELECT {', '.join(SWEEP)} FROM sweeps WHERE slot >= ?1 AND slot < ?2 ORDER BY slot"
 GAPS: str = "SELECT first, last, reason, detail FROM gaps WHERE symbol = ?1 ORDER BY first"
 
+PERIODS: str = """
+SELECT symbol, first, last, reason, detail, period FROM gaps ORDER BY first, symbol
+"""
+MERGED: str = "SELECT 1 FROM about WHERE name = 'merged'"
+PRUNED: str = "SELECT day, reason, slots, last, rows FROM pruned ORDER BY day, reason"
+
 _AFTER_START = larger("0", "(?1 - first + period - 1) / period")
 # Each gap with its period and the number of its slots that have no sweep. Where gaps overlap, a
 # slot counts once: a gap counts only after the end of all gaps that begin before it. The period is

@@ -105,7 +105,7 @@ class Past:
             RecordingError: The recording cannot be read.
         """
         with self._tables.moment(1) as run:
-            return tuple(past_symbols(run)) if self._tables.has_past(run) else ()
+            return tuple(past_symbols(run)) if self._tables.has("past", run) else ()
 
     def rows(self) -> Iterator[InstantRow]:
         """The rows, with numbers as the exchange wrote them.
@@ -114,7 +114,7 @@ class Past:
             RecordingError: The recording cannot be read, or is damaged.
         """
         with self._tables.moment(1) as run:
-            if not self._tables.has_past(run):
+            if not self._tables.has("past", run):
                 return
             for symbol in past_symbols(run) if self._symbols is None else self._symbols:
                 found = run.execute(_ROWS, (symbol, *self._span, *self._sources))

@@ -10,7 +10,9 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import TypeVar
 
@@ -22,8 +24,11 @@ from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.address import shown
 from binance_oi.recorder.past import past_times
 from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.postgres_keeper import PostgresKeeper
+from binance_oi.recorder.retention import Pruning
 from binance_oi.recorder.sink import Saved
 from binance_oi.recorder.slots import fail, gaps_since, last_slot, swept, uncover, write_missed
+from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
@@ -71,14 +76,29 @@ class PostgresSink:
     Args:
         url: ``postgresql://...``; the tables lie in the first schema of its search path.
         source: The exchange's name; None is neither written nor compared.
+        keep_days: Whole days that stay, besides the current one; None keeps all.
+        now: Unix seconds.
     """
 
-    def __init__(self, url: str, source: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        source: str | None,
+        *,
+        keep_days: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._url, self._source = url, source
         where = f"{socket.gethostname()[:24]}:{os.getpid()}"
         self._name = f"binance-oi record {where} {secrets.token_hex(4)}"  # at most 63 characters
         self._connection: Connection | None = None
         self._is_claimed = False
+        self._pruning = None
+        if keep_days is not None:
+            self._pruning = Pruning(PostgresKeeper(self.locked), keep_days)
+        self._now = now
+        self._latest = 0  # the latest slot with a sweep, Unix ms
+        self._has_more = False  # days to prune
         self._waits = False  # for another recorder
         self._was_away = False  # the server, while we waited
         self._back_since: float | None = None  # when it came back
@@ -177,15 +197,38 @@ class PostgresSink:
             return Saved(0 if sweep is None else _write(connection, sweep, period), covered)
 
         rows = [] if sweep is None else list(sweep.rows())
-        return self._run(write, schema.months_of(time for _, time, *_ in rows))
+        if sweep is not None and sweep.slot is not None:
+            self._latest = unix_ms(sweep.slot)
+        return self._run(write, schema.months_of(row[1] for row in rows))
 
     def save_past(self, rows: Sequence[InstantRow]) -> int:
         """See `Sink.save_past`."""
         latest = {row[:3]: row for row in rows}  # one statement cannot change a row twice
-        columns = [list(column) for column in zip(*latest.values(), strict=True)]
-        if not columns:
+        if not latest:
             return 0
-        return self._run(lambda connection: connection.execute(_PAST, columns).rowcount)
+        return self._run(lambda run: self.add_past(run, list(latest.values())))
+
+    @contextmanager
+    def writing(self) -> Generator[Statements]:
+        """See `binance_oi.recorder.copying.Target.writing`."""
+        connection = self.locked()
+        try:
+            with connection.bounded(), connection.transaction():
+                yield connection
+        except BaseException:
+            self._months = set[schema.Month]()  # those of this transaction are not there
+            raise
+
+    def add_samples(self, run: Statements, rows: Sequence[Row]) -> int:
+        """See `binance_oi.recorder.copying.Target.add_samples`."""
+        for month in sorted(schema.months_of(row[1] for row in rows) - self._months):
+            schema.make_month(run, month)
+            self._months.add(month)
+        return run.execute(_SAMPLES, _columns(rows)).rowcount
+
+    def add_past(self, run: Statements, rows: Sequence[InstantRow]) -> int:
+        """See `binance_oi.recorder.copying.Target.add_past`."""
+        return run.execute(_PAST, _columns(rows)).rowcount
 
     def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
         """See `Sink.past_times`."""
@@ -196,16 +239,19 @@ class PostgresSink:
         return self._run(lambda run: gaps_since(run, since))
 
     def is_due(self) -> bool:
-        """See `Sink.is_due`: the server does its own work."""
-        return False
+        """See `Sink.is_due`: the server does its own work, but old days wait for ours."""
+        return self._has_more
 
     def tidy(self) -> None:
         """See `Sink.tidy`: a month gets its partition some days before its first sample."""
-        if self._months:
-            begin, end = schema.ends_of(max(self._months))
-            now = self._run(lambda connection: connection.execute(_NOW).fetchone()[0])
-            if begin <= now < end and end - now < MONTH_AHEAD_MS:
-                self._run(lambda _: None, {schema.after(max(self._months))})
+        (month,) = schema.months_of([self._latest + MONTH_AHEAD_MS]) or (None,)
+        if self._latest and month is not None and month not in self._months:
+            self._run(lambda _: None, {month})
+        if self._pruning is not None:
+            self._has_more = self._pruning.step(round(self._now() * 1000))
+            if not self._has_more:
+                return
+            self._months = set[schema.Month]()  # one of them may be gone
 
     def take_lost(self) -> int:
         """See `Sink.take_lost`: the server loses nothing that it has committed."""
@@ -239,30 +285,43 @@ class PostgresSink:
         except OccupiedError:
             raise
         except StorageError as error:
+            self._months = set[schema.Month]()  # another program may have dropped one
             if self._connection is None or not self._connection.is_lost:
                 raise
             logger.debug("%s is connected to again: %s", self, error)
             self._disconnect()
         return self._try(work, months or set())
 
-    def _try(self, work: Callable[[Connection], _T], months: set[schema.Month]) -> _T:
+    def locked(self) -> Connection:
+        """A connection that holds the lock of the recording, whose tables are there.
+
+        Raises:
+            OccupiedError: Another recorder has taken over.
+            StorageError: The server is out of reach.
+        """
         assert self._is_claimed
         is_new = self._connection is None or self._connection.is_lost
         connection = self._connected()
+        if is_new:
+            try:
+                with connection.bounded():
+                    self._lock(connection)
+                    with connection.transaction():
+                        self._make(connection)
+            except BaseException:
+                self._disconnect()  # or the next call would write without the lock
+                raise
+        return connection
+
+    def _try(self, work: Callable[[Connection], _T], months: set[schema.Month]) -> _T:
+        connection = self.locked()
         with connection.bounded():
-            if is_new:
-                self._lock(connection)
-                with connection.transaction():
-                    self._make(connection)
             for month in sorted(months - self._months):
                 with connection.transaction():
                     schema.make_month(connection, month)
                 self._months.add(month)
             with connection.transaction():
                 return work(connection)
-
-
-_NOW = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
 
 
 def _write(connection: Connection, sweep: Snapshot, period: int) -> int:
@@ -284,5 +343,5 @@ def _write(connection: Connection, sweep: Snapshot, period: int) -> int:
     return new
 
 
-def _columns(rows: Sequence[Row]) -> list[list[object]]:
+def _columns(rows: Sequence[Row] | Sequence[InstantRow]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]

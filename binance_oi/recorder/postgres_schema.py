@@ -89,25 +89,29 @@ CREATE TABLE pruned (
     f"INSERT INTO recording VALUES ({VERSION})",
 )
 
-_NAMESPACE = "SELECT oid FROM pg_namespace WHERE nspname = current_schema()"
+NAMESPACE = "SELECT oid FROM pg_namespace WHERE nspname = current_schema()"
 _TABLES = (
-    f"SELECT relname FROM pg_class WHERE relnamespace = ({_NAMESPACE}) AND relkind IN ('r', 'p')"
+    f"SELECT relname FROM pg_class WHERE relnamespace = ({NAMESPACE}) AND relkind IN ('r', 'p')"
     " AND relname IN ('recording', 'samples', 'sweeps', 'gaps', 'past', 'pruned', 'about')"
 )
 _ATTACHED = (
     "SELECT 1 FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-    f" WHERE relnamespace = ({_NAMESPACE}) AND relname = ?1"
+    f" WHERE relnamespace = ({NAMESPACE}) AND relname = ?1"
+)
+_PARTITIONS = (
+    "SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    f" WHERE relnamespace = ({NAMESPACE}) AND relname ~ '^samples_[0-9]{{4}}_[0-9]{{2}}$'"
 )
 _HAS_SCHEMA = "SELECT current_schema() IS NOT NULL"
 # The second number is the schema, so that a database may hold several recordings.
-LOCK_ID = f"{LOCK}, (({_NAMESPACE})::bigint - 2147483648)::int"
+LOCK_ID = f"{LOCK}, (({NAMESPACE})::bigint - 2147483648)::int"
 TRY_LOCK: str = f"SELECT pg_try_advisory_lock({LOCK_ID})"
 LOCK_WHEN_FREE: str = f"SELECT pg_advisory_lock({LOCK_ID})"
 HOLDER: str = f"""
 SELECT pid, application_name, client_addr::text FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND objid::bigint = ((({_NAMESPACE})::bigint - 2147483648) & 4294967295)
+    AND objid::bigint = ((({NAMESPACE})::bigint - 2147483648) & 4294967295)
 """
 
 
@@ -164,6 +168,12 @@ def ends_of(month: Month) -> tuple[int, int]:
     """The beginning of a month and of the next one, Unix ms."""
     begin, end = (datetime(*each, 1, tzinfo=UTC) for each in (month, after(month)))
     return unix_ms(begin), unix_ms(end)
+
+
+def months(run: Statements) -> list[Month]:
+    """The months that have a partition, the oldest first."""
+    found = [name for (name,) in run.execute(_PARTITIONS).fetchall()]
+    return sorted((int(name[8:12]), int(name[13:15])) for name in found)
 
 
 def make_month(run: Statements, month: Month) -> None:

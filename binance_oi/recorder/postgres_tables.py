@@ -15,7 +15,7 @@ from binance_oi.recorder import postgres_schema as schema
 from binance_oi.recorder.address import shown, title_of
 from binance_oi.recorder.postgres_connection import Connection
 from binance_oi.recorder.statements import Found, Statements
-from binance_oi.recorder.tables import Queries
+from binance_oi.recorder.tables import Queries, Steps
 
 ROWS_PER_FETCH = 4096
 KEPT = 2  # connections that wait for the next reader
@@ -39,14 +39,16 @@ _NUMBERS = (
     f" OR {_LONG.format('mark_price', arrow.PLAIN_PRICE)}), false) {_WITHIN}"
 )
 _ENDS = f"SELECT min(time) {_WITHIN} UNION ALL SELECT max(time) {_WITHIN}"
-_LAST_OF_STEP = """
-SELECT DISTINCT ON ((time + ?4 - 1) / ?4)
-    symbol, time, open_interest::text, received, mark_price::text
-FROM samples WHERE symbol = ?1 AND time >= ?2 AND time <= ?3
-ORDER BY (time + ?4 - 1) / ?4, time DESC
-"""
+_SPAN = "FROM samples WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
+_STEPS = Steps(
+    f"SELECT count(*) {_SPAN}",
+    f"SELECT time, open_interest::text, mark_price::text {_SPAN} ORDER BY time",
+    "SELECT DISTINCT ON ((time + ?4 - 1) / ?4) time, open_interest::text, mark_price::text"
+    f" {_SPAN} ORDER BY (time + ?4 - 1) / ?4, time DESC",
+)
 QUERIES: Queries = Queries(
-    *(_SYMBOLS, _SAMPLES, _ENDS, _NUMBERS, _LAST_OF_STEP),
+    *(_SYMBOLS, _SAMPLES, _ENDS, _NUMBERS),
+    (_STEPS,),
     "SELECT min(time) FROM samples WHERE symbol = ?1 AND time >= ?2",
     "SELECT max(time) FROM samples WHERE symbol = ?1 AND time < ?2",
 )
@@ -146,9 +148,13 @@ class PostgresTables:
             raise
         return connection
 
-    def has_past(self, run: Statements) -> bool:
-        """See `Tables.has_past`."""
+    def has(self, table: str, run: Statements) -> bool:
+        """See `Tables.has`."""
         return True
+
+    def integrity(self) -> Iterator[str]:
+        """See `Tables.integrity`: the server checks its pages when it reads them."""
+        return iter(())
 
     def source(self) -> str | None:
         """See `Tables.source`."""

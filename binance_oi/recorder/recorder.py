@@ -7,7 +7,6 @@ recorder writes them in order as soon as it can; a sweep that it gives up become
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from binance_oi.arguments import StrPath, check_path
+from binance_oi.arguments import StrPath
 from binance_oi.encoding import Encodable
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.exchange.symbols import check_symbols
@@ -25,14 +24,14 @@ from binance_oi.market.plan import MisfitError
 from binance_oi.market.polling import Plan, Reader, begin_plan, sweeps
 from binance_oi.market.schedule import TOLERATED_STEP, next_slot, period_ms
 from binance_oi.market.snapshot import Snapshot
-from binance_oi.recorder.address import is_database
 from binance_oi.recorder.backfill import Filler, PastReader
 from binance_oi.recorder.gap_filler import GapFiller
 from binance_oi.recorder.pending import Pending
+from binance_oi.recorder.rotating import Rotation
 from binance_oi.recorder.sink import Saved, Sink
-from binance_oi.recorder.sqlite import SqliteSink
 from binance_oi.recorder.standby import claimed, is_temporary
 from binance_oi.recorder.store import TIDY_EVERY
+from binance_oi.recorder.stored import Storing, stored
 from binance_oi.recorder.writing_thread import WritingThread
 
 RETRY_AFTER_S = 2.0  # after a failed write, when no sweep comes before
@@ -113,6 +112,10 @@ class Recorder:
             in earlier runs. That has a limit of its own, and delays no sweep. The gaps remain.
         standby: While another recorder records there, wait until it ends, and take over. One that
             was itself taken over from (its database was out of reach) waits again.
+        keep_days: Days that stay, besides the current one; older ones become a summary. None keeps
+            all.
+        rotate: Record into one file for each ``day`` or ``month``: ``oi.db`` becomes
+            ``oi.2026-11-26.db``.
         clock: Unix seconds.
 
     Raises:
@@ -133,6 +136,8 @@ class Recorder:
         on_sweep: Callable[[Snapshot], object] | None = None,
         backfill: bool = False,
         standby: bool = False,
+        keep_days: int | None = None,
+        rotate: Rotation | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._standby = standby
@@ -145,7 +150,8 @@ class Recorder:
         source = named if source is None else source
         self.path: Path | None
         """The file; None when the recording is in a database, or a `Sink` stores it."""
-        self.path, self._sink = _stored(path, source)
+        store = Storing(source, keep_days, rotate, clock)
+        self.path, self._sink = stored(path, store)
         self._on_sweep = on_sweep
         if backfill and not isinstance(client, PastReader):
             raise TypeError(f"a {type(client).__name__} reads no history to backfill gaps from")
@@ -451,17 +457,3 @@ class Recorder:
             self._untidy = True
         else:
             self._untidy = False
-
-
-def _stored(path: StrPath | Sink, source: str | None) -> tuple[Path | None, Sink]:
-    """The file, if it is one, and what stores there."""
-    if is_database(path):
-        from binance_oi.recorder.postgres import PostgresSink
-
-        return None, PostgresSink(path, source)
-    if isinstance(path, str | os.PathLike):
-        file = check_path("path", path)
-        return file, SqliteSink(file, source)
-    if not hasattr(path, "claim"):
-        raise TypeError(f"path must be a path or a Sink: {path!r}")
-    return None, path

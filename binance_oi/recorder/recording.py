@@ -21,6 +21,7 @@ from binance_oi.recorder import coverage
 from binance_oi.recorder.atomic import check_place
 from binance_oi.recorder.lookup import values_at
 from binance_oi.recorder.past import Past, past_symbols, source_number
+from binance_oi.recorder.retention import Pruned
 from binance_oi.recorder.samples import (
     Sample,
     Samples,
@@ -291,7 +292,7 @@ class Recording:
 
     def _past_symbols(self) -> list[str]:
         with self._tables.moment(1) as run:
-            return list(past_symbols(run)) if self._tables.has_past(run) else []
+            return list(past_symbols(run)) if self._tables.has("past", run) else []
 
     def points(self, symbols: Iterable[str], step: int, span: tuple[int, int]) -> Series:
         """The series of names as the recording has them, without a check of the names.
@@ -356,6 +357,31 @@ class Recording:
         """
         kinds = [int] * len(Sweep._fields)
         return map(Sweep._make, self._rows(coverage.SWEEPS, span, *kinds))
+
+    def periods(self) -> Iterator[tuple[str, Gap, int]]:
+        """Every gap with its symbol (empty: of the whole sweep) and its period in ms."""
+        kinds = str, int, int, str, str, int
+        for symbol, *gap, period in self._rows(coverage.PERIODS, (), *kinds):
+            yield symbol, Gap._make(gap), period
+
+    def pruned(self) -> Iterator[Pruned]:
+        """What is left of the days that were pruned."""
+        if not self._has_table("pruned"):
+            return iter(())
+        return map(Pruned._make, self._rows(coverage.PRUNED, (), int, str, int, int, int))
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether another recording was copied into it, when it had sweeps already."""
+        return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))
+
+    def integrity(self) -> Iterator[str]:
+        """What the store itself finds damaged, in words for people; see `check` for the rest."""
+        return self._tables.integrity()
+
+    def _has_table(self, name: str) -> bool:
+        with self._tables.moment(1) as run:
+            return self._tables.has(name, run)
 
     def missed(self) -> int:
         """The number of slots without a sweep."""

@@ -5,16 +5,17 @@ The rule of this file: it says what is in the file, and nothing about readers or
 
 import re
 import sqlite3
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from binance_oi.errors import RecordingError
 
 APPLICATION_ID = 0x624F4931  # "bOI1": identifies a recording, also to `file`
-VERSION = 4
-READABLE = (2, 3, 4)  # versions; a recorder migrates an older one to the newest
-SOURCE_SINCE, PAST_SINCE = 3, 4  # versions: the tables `about` and `past`
+VERSION = 5
+READABLE = (2, 3, 4, 5)  # versions; a recorder migrates an older one to the newest
+SINCE: Mapping[str, int] = MappingProxyType({"about": 3, "past": 4, "pruned": 5})  # versions
 # Unix ms: the years 1 to 9999, the range of a `datetime`.
 EARLIEST, LATEST = -62_135_596_800_000, 253_402_300_799_999
 # The exchange's answers contain no other numbers, and an export accepts no others.
@@ -63,6 +64,17 @@ CREATE TABLE past (
     PRIMARY KEY (symbol, time, source)
 ) STRICT, WITHOUT ROWID
 """
+# What is left of a day that was pruned: how many slots it had, by what became of them.
+_PRUNED = """
+CREATE TABLE pruned (
+    day INTEGER NOT NULL,         -- its beginning, Unix ms
+    reason TEXT NOT NULL,         -- 'swept', or why the slots have no sweep
+    slots INTEGER NOT NULL,
+    last INTEGER NOT NULL,        -- the last of these slots, Unix ms
+    rows INTEGER NOT NULL,        -- samples of these slots
+    PRIMARY KEY (day, reason)
+) STRICT, WITHOUT ROWID
+"""
 
 SCHEMA = (
     f"CREATE TABLE settled ({COLUMNS}    PRIMARY KEY (symbol, time)\n) STRICT, WITHOUT ROWID",
@@ -70,6 +82,7 @@ SCHEMA = (
     _VIEW,
     _ABOUT,
     _PAST,
+    _PRUNED,
     """
 CREATE TABLE sweeps (
     slot INTEGER PRIMARY KEY,     -- the instant it was for, Unix ms
@@ -95,7 +108,7 @@ CREATE TABLE gaps (
 """,
 )
 # From a version to the next one, without changing any row.
-_STEPS = {2: ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT), 3: (_PAST,)}
+_STEPS = {2: ("DROP VIEW IF EXISTS samples", _VIEW, _ABOUT), 3: (_PAST,), 4: (_PRUNED,)}
 
 
 def migration(version: int) -> Iterator[str]:
@@ -150,7 +163,7 @@ def read_version(connection: sqlite3.Connection) -> int:
 
 def read_source(connection: sqlite3.Connection) -> str | None:
     """The exchange that the recording is of; None when it does not say (before version 3)."""
-    if read_version(connection) < SOURCE_SINCE:
+    if read_version(connection) < SINCE["about"]:
         return None
     row = connection.execute("SELECT value FROM about WHERE name = 'source'").fetchone()
     return None if row is None else str(row[0])

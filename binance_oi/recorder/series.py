@@ -282,7 +282,7 @@ class _Reader:
 
     def __init__(self, run: Statements, tables: Tables, step: int) -> None:
         self._run, self._tables, self._step = run, tables, step
-        self._has_past = tables.has_past(run)
+        self._has_past = tables.has("past", run)
 
     def next_instant(self, symbol: str, since: int) -> int | None:
         """The first instant at or after `since` that may have a row; None when there is none."""

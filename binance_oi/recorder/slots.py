@@ -17,7 +17,8 @@ other or have several periods. Its rows stay as they are, so nothing here relies
 All functions write within the caller's transaction. Their SQL is that of every store.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from binance_oi.market.gap import Gap, gap_reason
 from binance_oi.market.snapshot import Snapshot
@@ -80,7 +81,8 @@ _EMPTY = """
 INSERT INTO gaps (symbol, first, last, period, reason, detail) VALUES ('', ?1, ?2, ?3, ?4, ?5)
 ON CONFLICT DO NOTHING
 """
-_LAST = _LAST_SWEEP, _LAST_MISSED
+_LAST_PRUNED = "SELECT max(last) FROM pruned WHERE last < ?1"
+_LAST = _LAST_SWEEP, _LAST_MISSED, _LAST_PRUNED
 END_OF_TIME = 1 << 62  # Unix ms
 _SINCE = """
 SELECT symbol, first, last, reason, detail, period FROM gaps WHERE last >= ?1 AND last >= first
@@ -89,7 +91,7 @@ ORDER BY first, symbol
 
 
 def last_slot(connection: Statements, before: int) -> int | None:
-    """The last slot before `before` that has a sweep or a gap, Unix ms."""
+    """The last slot before `before` that has a sweep or a gap, or had one before it was pruned."""
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
 
@@ -117,8 +119,13 @@ def write_missed(connection: Statements, gap: Gap, period: int) -> None:
         cover(connection, EVERY_SYMBOL, part, period)
         written = True
     if empty and not written:
-        detail = _storable(gap.detail)
-        connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
+        write_empty(connection, gap, period)
+
+
+def write_empty(connection: Statements, gap: Gap, period: int) -> None:
+    """Write an empty gap, which says that the clock was set back, unless one begins there."""
+    detail = _storable(gap.detail)
+    connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
 
 
 def fail(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
@@ -206,3 +213,13 @@ def _without(gap: Gap, first: int, last: int, period: int) -> Iterator[Gap]:
         yield gap._replace(last=before)
     if after <= gap.last:
         yield gap._replace(first=max(after, gap.first))
+
+
+def move_start(
+    connection: Statements, symbol: str, gap: Sequence[Any], period: int, start: int
+) -> None:
+    """Take the slots before `start` out of a gap of one symbol."""
+    old = Gap(*gap)
+    connection.execute("DELETE FROM gaps WHERE symbol = ?1 AND first = ?2", (symbol, old.first))
+    for part in _without(old, old.first, start - 1, max(1, period)):
+        _insert(connection, symbol, part, max(1, period))

@@ -7,6 +7,7 @@ was moved, removed or replaced, the sink makes a new one, and writes into it wha
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +19,13 @@ from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.lock import RecorderLock
 from binance_oi.recorder.opening import check_source
+from binance_oi.recorder.past import past_times
+from binance_oi.recorder.retention import Pruning
 from binance_oi.recorder.sides import has_side_name
 from binance_oi.recorder.sink import Saved
+from binance_oi.recorder.slots import gaps_since
+from binance_oi.recorder.sqlite_keeper import SqliteKeeper
+from binance_oi.recorder.statements import Statements
 from binance_oi.recorder.store import ChangedError, Kept, Store, is_busy
 
 WRITE_ERRORS = (sqlite3.Error, OSError, RecordingError)
@@ -29,17 +35,55 @@ _T = TypeVar("_T")
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
+class Retention:
+    """Removes old days from the file that is open, a step at a time, and returns their space.
+
+    Args:
+        days: Whole days that stay, besides the current one.
+        now: Unix seconds.
+    """
+
+    def __init__(self, days: int, now: Callable[[], float]) -> None:
+        self._days, self._now = days, now
+        self._of: Store | None = None
+        self.has_more: bool = False
+        """Whether the next step has something to do."""
+
+    def step(self, store: Store) -> None:
+        """Do the next step.
+
+        Raises:
+            sqlite3.Error: Nothing of it was done.
+        """
+        if store is not self._of:
+            self._of, self._keeper = store, SqliteKeeper(store)
+            self._pruning = Pruning(self._keeper, self._days)
+        self.has_more = self._pruning.step(round(self._now() * 1000))
+        if not self.has_more and self._keeper.is_wasteful():
+            self.has_more = self._keeper.compact()
+
+
 class SqliteSink:
     """Stores sweeps in a recording; see `Sink`.
 
     Args:
         path: The recording; made when missing, continued when present.
         source: The exchange's name; None is neither written nor compared.
+        keep_days: Whole days that stay, besides the current one; None keeps all.
+        now: Unix seconds.
     """
 
-    def __init__(self, path: Path, source: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: str | None,
+        *,
+        keep_days: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._source = source
+        self._retention = None if keep_days is None else Retention(keep_days, now)
         self._clock: Callable[[], float] | None = None
         self._lock: RecorderLock | None = None
         self._store: Store | None = None
@@ -88,17 +132,35 @@ class SqliteSink:
         except WRITE_ERRORS as error:
             raise StorageError(str(error)) from error
 
+    def write(self, work: Callable[[Statements], object]) -> None:
+        """Run statements in one transaction.
+
+        Raises:
+            StorageError: Nothing was written.
+        """
+
+        def within(store: Store) -> None:
+            with store.writing() as run:
+                work(run)
+
+        try:
+            self._written(within)
+        except WRITE_ERRORS as error:
+            raise StorageError(str(error)) from error
+
     def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
         """See `Sink.past_times`."""
-        return self._read(lambda store: store.past_times(symbol, source, first, last))
+        return self._read(lambda store: past_times(store.connection, symbol, source, first, last))
 
     def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
         """See `Sink.gaps_since`."""
-        return self._read(lambda store: store.gaps_since(since))
+        return self._read(lambda store: gaps_since(store.connection, since))
 
     def is_due(self) -> bool:
         """See `Sink.is_due`: the file alone must not lag behind its log."""
         store = self._store
+        if store is not None and self._retention is not None and self._retention.has_more:
+            return True
         return store is not None and store.is_due()
 
     def tidy(self) -> None:
@@ -107,6 +169,8 @@ class SqliteSink:
             return
         try:
             self._store.tidy()
+            if self._retention is not None:
+                self._retention.step(self._store)
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"{self} stays in its log for now: {error}") from error
 

@@ -19,7 +19,7 @@ from binance_oi.recorder.opening import open_to_read
 from binance_oi.recorder.schema import (
     COLUMNS,
     NOT_SETTLED,
-    PAST_SINCE,
+    SINCE,
     read_source,
     translate_read_errors,
 )
@@ -67,6 +67,7 @@ _NUMBERS = " UNION ALL ".join(  # one query over both tables would take twice as
 
 _SORTED = f"CREATE TEMP TABLE recent ({COLUMNS}    PRIMARY KEY (symbol, time)\n) WITHOUT ROWID"
 SORT_RECENT_ABOVE = 8  # symbols: then one sort of `recent` is cheaper than a scan for each symbol
+MAX_FOUND = 20  # problems that a check names
 _SPAN = "WHERE symbol = ?1 AND time >= ?2 AND time <= ?3"
 # The last sample of each step, chosen by SQLite: the other columns are those of the row with the
 # maximum. Source: https://www.sqlite.org/lang_select.html#bareagg (since SQLite 3.7.11).
@@ -142,10 +143,16 @@ class SqliteTables:
         """See `Tables.moment`."""
         return _moment(self.path, symbols)
 
-    def has_past(self, run: Statements) -> bool:
-        """See `Tables.has_past`."""
+    def has(self, table: str, run: Statements) -> bool:
+        """See `Tables.has`."""
         (version,) = run.execute("PRAGMA user_version").fetchone()
-        return int(version) >= PAST_SINCE
+        return int(version) >= SINCE[table]
+
+    def integrity(self) -> Iterator[str]:
+        """See `Tables.integrity`: pages, keys and types, as SQLite checks them."""
+        for (found,) in self.rows(f"PRAGMA integrity_check({MAX_FOUND})"):
+            if found != "ok":
+                yield f"{self}: {found}"
 
     def source(self) -> str | None:
         """See `Tables.source`."""

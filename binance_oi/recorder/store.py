@@ -19,7 +19,7 @@ from binance_oi.market.rows import InstantRow
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.atomic import LOG
 from binance_oi.recorder.log import FIRST_TOKEN, Generation, generation, new_token, settle
-from binance_oi.recorder.past import past_times, write_past
+from binance_oi.recorder.past import write_past
 from binance_oi.recorder.place import Place, remove_all, set_aside_foreign_log
 from binance_oi.recorder.schema import (
     APPLICATION_ID,
@@ -33,7 +33,6 @@ from binance_oi.recorder.schema import (
 from binance_oi.recorder.sides import beside, check_sides
 from binance_oi.recorder.slots import (
     fail,
-    gaps_since,
     last_slot,
     swept,
     uncover,
@@ -128,6 +127,8 @@ class Store:
         self._log = beside(path, LOG)
         self._log_generation: Generation | None = None  # the log that has given the file a token
         self._connection = self._connect("mode=rwc")
+        self.connection: sqlite3.Connection = self._connection
+        """For reading; `writing` is for changes."""
         try:
             self._prepare(source)
             self._tidied = -SETTLE_AFTER_CHANGES  # a killed recorder may have left a long log
@@ -166,6 +167,7 @@ class Store:
         version = check_version(self._connection, self.path)
         if not version:
             run(f"PRAGMA page_size = {PAGE_SIZE}")
+            run("PRAGMA auto_vacuum = INCREMENTAL")  # or only a VACUUM could return space
         known = read_source(self._connection)
         if None not in (known, source) and known != source:
             raise RecordingError(f"{self.path} is a recording of {known}, and not of {source}")
@@ -391,25 +393,29 @@ class Store:
             sqlite3.Error: Nothing was written.
             ChangedError: As in `save`; nothing was written.
         """
+        with self.writing() as connection:
+            return write_past(connection, rows)
+
+    @contextmanager
+    def writing(self) -> Generator[sqlite3.Connection]:
+        """One transaction of statements that are not kept in memory; see `save_past`.
+
+        Raises:
+            sqlite3.Error: Nothing was written.
+            ChangedError: As in `save`; nothing was written.
+        """
         if change := self.change():
             raise ChangedError(f"{self.path} {change}")
+        before = self._connection.total_changes
         with self._transaction():
-            changed = write_past(self._connection, rows)
+            yield self._connection
+        changed = self._connection.total_changes - before
         self._tidied += changed  # none of them is in `recent`
         self._past_in_log += changed
         if self._past_in_log > PAST_ROWS_IN_LOG:
             self._behind_since = -math.inf  # checkpoint soon, because the log is long now
         elif self._behind_since is None:
             self._behind_since = self._clock()
-        return changed
-
-    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
-        """See `Sink.past_times`."""
-        return past_times(self._connection, symbol, source, first, last)
-
-    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
-        """See `Sink.gaps_since`."""
-        return gaps_since(self._connection, since)
 
     def _keep(self, kept: Kept) -> None:
         """Keep a write in memory until the file itself has held it for a while.

@@ -94,12 +94,17 @@ class Tables(Protocol):
         """
         ...
 
-    def has_past(self, run: Statements) -> bool:
-        """Whether there is a table of the past; an older recording has none.
+    def has(self, table: str, run: Statements) -> bool:
+        """Whether there is a table ``about``, ``past`` or ``pruned``; older recordings lack some.
 
         Args:
+            table: Its name.
             run: A connection of `moment`.
         """
+        ...
+
+    def integrity(self) -> Iterator[str]:
+        """What the store itself finds damaged, in words for people."""
         ...
 
     def source(self) -> str | None:

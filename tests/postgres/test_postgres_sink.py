@@ -23,7 +23,8 @@ import psycopg
 import pytest
 
 from binance_oi import Gap, OccupiedError, OpenInterest, RecordingError, Snapshot, StorageError
-from binance_oi.output import export, plot, write_report
+from binance_oi.output import export, plot
+from binance_oi.output.report import report
 from binance_oi.recorder import Recorder, Recording, postgres_connection
 from binance_oi.recorder.postgres import YIELD_S, PostgresSink
 from binance_oi.recorder.sqlite import SqliteSink
@@ -100,7 +101,8 @@ def test_outputs_of_a_database_are_those_of_a_file(both: tuple[str, str], tmp_pa
             for ending in ("csv", "jsonl", "parquet"):
                 export(recording, folder / f"oi.{ending}")
             plot(recording, folder / "oi.png", ["BTCUSDT"])
-            write_report(recording, folder / "oi.html")
+            page = report(recording, made=BEGIN)
+            (folder / "oi.html").write_text(page, encoding="utf-8")
             title = recording.title.encode()
         names = sorted(folder.iterdir())
         made.append([file.read_bytes().replace(title, b"NAME") for file in names])
@@ -478,7 +480,10 @@ async def test_a_recorder_that_was_taken_over_from_writes_no_more(url: str, stan
         count = len(tables(url)[0])
         sink.save(None, [], 20_000)
     if standby:
-        await asyncio.sleep(60.0)
+        for _ in range(600):
+            await asyncio.sleep(1.0)
+            if len(tables(url)[0]) > count:
+                break
         first.stop()
         await running
         assert len(tables(url)[0]) > count

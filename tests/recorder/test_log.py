@@ -86,7 +86,9 @@ def a_killed_recording(path: Path) -> Path:
 def an_older_version(path: Path) -> Path:
     other = another_recording(path)
     with closing(sqlite3.connect(other)) as connection:
-        connection.executescript("DROP TABLE about; DROP TABLE past; PRAGMA user_version = 2")
+        connection.executescript(
+            "DROP TABLE about; DROP TABLE past; DROP TABLE pruned; PRAGMA user_version = 2"
+        )
         connection.execute("PRAGMA schema_version = 5")
     return other
 

@@ -16,6 +16,7 @@ import pytest
 from binance_oi import RecordingError
 from binance_oi.output.export import export
 from binance_oi.recorder import Recording
+from binance_oi.recorder.schema import VERSION
 from binance_oi.recorder.store import Store
 from support import TESTS
 from support.recorded import sweep, write_recording
@@ -81,9 +82,9 @@ def test_a_reader_migrates_nothing_and_a_recorder_migrates_without_changing_rows
         assert recording.source == (None if was == 2 else "local")
         assert recording.missed() == 2
         assert list(recording.past()) == []
-    assert version(path) == was < 4
+    assert version(path) == was < VERSION
     Store(path, "local").close()
-    assert (version(path), rows(path), exported(path)) == (4, before, text)
+    assert (version(path), rows(path), exported(path)) == (VERSION, before, text)
     with Recording(path) as recording:
         assert recording.source == "local"  # from the first recorder that continued it
     with closing(Store(path, "local")) as opened:
@@ -164,7 +165,7 @@ def test_kill_9_during_a_migration_leaves_either_version_with_all_rows(
     killed = [line for line in lines if line[0] == "True"]
     assert len(lines) == len(killed) + 1 > 20
     states = {(number, rest) for _, number, rest in lines}
-    assert {number for number, _ in states} == {was, "4"}
+    assert {number for number, _ in states} == {was, str(VERSION)}
     assert len(states) == 2  # each version with one state of the rows ...
     assert len({rest.split(" ok ")[1] for _, rest in states}) == 1  # ... and both with the same
     assert all(rest.startswith("[('local',)]") for number, rest in states if number == "4")

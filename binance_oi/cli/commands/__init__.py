@@ -4,7 +4,7 @@ The rule of this folder: a command imports its implementation when it runs. So t
 none, and a command imports only its own.
 
 market.py      the exchange: get, snapshot, symbols, watch, changes, history
-recordings.py  recordings: record, export, backup, plot, report
+recordings.py  recordings: record, export, copy, prune, compact, check, backup, plot, report
 machine.py     this machine: budget, simulate, completion
 """
 

@@ -12,11 +12,13 @@ from binance_oi.cli.options import (
     ArchiveFiles,
     ArchiveUrl,
     Bound,
+    Days,
     End,
     Flag,
     FromArchive,
     Place,
     RequiredSymbols,
+    Rotation,
     Schedule,
     Source,
     Span,
@@ -37,6 +39,8 @@ def record(
     notional: Flag = False,
     backfill: Flag = False,
     standby: Flag = False,
+    keep: Days | None = None,
+    rotate: Rotation | None = None,
     end: End = End(),
     source: Source = Source(),
 ) -> int:
@@ -56,10 +60,12 @@ def record(
         backfill: Read the 5-minute instants of gaps from the exchange's history, also of gaps in
             earlier runs. That delays no sweep.
         standby: While another recorder records there, wait until it ends, and take over.
+        keep: Remove older days, such as 90d. A summary of each day stays.
+        rotate: Record into one file for each day or month: oi.db becomes oi.2026-11-26.db.
     """
     from binance_oi.cli import recording
 
-    what = recording.What(every, notional, backfill, standby)
+    what = recording.What(every, notional, backfill, standby, keep, rotate)
     return recording.record(symbols, to, what, source=source, end=end)
 
 
@@ -134,6 +140,64 @@ def export(
         wanted = outputs.SeriesWanted(series, symbols, span)
         return outputs.export_series(recording, to, wanted, replace=replace, csv_safe=csv_safe)
     return outputs.export(recording, to, symbols, span, replace=replace, new=new, csv_safe=csv_safe)
+
+
+@command
+def copy(source: Store, target: Store, /) -> int:
+    """Add everything of one recording to another: between files and databases, in any direction.
+
+    Rows meet by their key, and what is there stays. A gap of either remains only where neither has
+    a sweep. The same command continues where it was interrupted.
+
+    Args:
+        source: A file, or the URL of a database. A recorder may write it meanwhile.
+        target: The same; made when missing. No recorder may write it.
+    """
+    from binance_oi.cli import caring
+
+    return caring.copy(source, target)
+
+
+@command
+def prune(recording: Store, /, *, keep: Days) -> int:
+    """Remove whole days that are too old, and return their space, also while a recorder writes.
+
+    A summary of each day stays: how many slots had a sweep, and why the others had none.
+
+    Args:
+        recording: What `record` made: a file, or the URL of a database.
+        keep: How many days stay, such as 90d, besides the current one.
+    """
+    from binance_oi.cli import caring
+
+    return caring.prune(recording, keep)
+
+
+@command
+def compact(recording: Store, /) -> int:
+    """Return free space to the system in short steps, while others record and read.
+
+    Args:
+        recording: What `record` made: a file, or the URL of a database.
+    """
+    from binance_oi.cli import caring
+
+    return caring.compact(recording)
+
+
+@command
+def check(recording: Store, /, *, json: Flag = False) -> int:
+    """Read a recording as a whole: what is damaged, what is missing, and why.
+
+    Every slot from the first to the last should have a sweep. If one has none, the exit code is 6.
+
+    Args:
+        recording: What `record` made: a file, or the URL of a database.
+        json: Print a JSON object.
+    """
+    from binance_oi.cli import caring
+
+    return caring.check(recording, as_json=json)
 
 
 @command

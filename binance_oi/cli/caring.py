@@ -1,0 +1,82 @@
+"""The commands `copy`, `prune`, `compact` and `check`.
+
+The rule of this file: a command says in one line what it did. No command needs a client or an event
+loop.
+"""
+
+from pathlib import Path
+
+from binance_oi.cli.endings import OK, SOME_FAILED, as_usage_errors
+from binance_oi.cli.outputs import bar
+from binance_oi.cli.streams import write_note, write_out
+from binance_oi.errors import printable
+from binance_oi.recorder import care
+from binance_oi.recorder.address import is_database, shown
+from binance_oi.recorder.check import Check
+from binance_oi.recorder.check import check as found_in
+from binance_oi.recorder.recording import Recording
+from binance_oi.times import instant, plain
+
+MAX_FAILED = 10  # lines about symbols that single sweeps lack
+
+
+def copy(source: str | Path, target: str | Path) -> int:
+    """Copy a recording into another one, and print how many rows that one gained."""
+    with as_usage_errors():
+        with Recording(source) as opened:
+            total = sum(sweep.new for sweep in opened.sweeps())
+        with bar("copying", total) as on_rows:
+            added = care.copy(source, target, on_rows=on_rows)
+    write_note(f"{_name(target)} gained {added:,} rows of {_name(source)}")
+    return OK
+
+
+def prune(place: str | Path, keep_days: int) -> int:
+    """Remove old days, and print how many."""
+    with as_usage_errors():
+        days = care.prune(place, keep_days)
+    write_note(f"{days:,} days removed from {_name(place)}" if days else "no day is that old")
+    return OK
+
+
+def compact(place: str | Path) -> int:
+    """Return free space, and print how much."""
+    with as_usage_errors():
+        before, after = care.compact(place)
+    write_note(f"{_name(place)}: {before:,} bytes, now {after:,}")
+    return OK
+
+
+def check(place: str | Path, *, as_json: bool) -> int:
+    """Print what is damaged or missing; the exit code says whether anything is."""
+    with as_usage_errors(), Recording(place) as recording:
+        found = found_in(recording)
+    write_out(f"{found.to_json()}\n" if as_json else "".join(f"{line}\n" for line in lines(found)))
+    return OK if found.is_whole else SOME_FAILED
+
+
+def lines(found: Check) -> list[str]:
+    """A check in lines for people."""
+    counts = [f"sweeps {found.sweeps:,}", f"rows {found.rows:,}"]
+    if found.pruned:
+        counts.append(f"days pruned {found.pruned:,}")
+    said = [", ".join(counts)]
+    said += [f"DAMAGED: {printable(what, 500)}" for what in found.damage]
+    said += [f"missing: {slots:,} slots: {printable(why)}" for why, slots in found.missed]
+    if found.unaccounted:
+        said.append(f"missing: {found.unaccounted:,} slots: no gap says why")
+        said += [
+            f"  from {plain(instant(first))} to {plain(instant(last))} UTC"
+            for first, last in found.stretches
+        ]
+    said += [
+        f"missing: {symbol} in {sweeps:,} sweeps: {printable(why)}"
+        for symbol, why, sweeps in found.failed[:MAX_FAILED]
+    ]
+    if len(found.failed) > MAX_FAILED:
+        said.append(f"missing: {len(found.failed) - MAX_FAILED:,} more symbols in some sweeps")
+    return said if len(said) > 1 else [*said, "whole: every slot has its sweep"]
+
+
+def _name(place: str | Path) -> str:
+    return shown(place) if is_database(place) else str(place)

@@ -1,0 +1,268 @@
+"""Work on a recording that lasts for years: removing old days, returning space, copying.
+
+The rule of this file: everything is done in short steps, so a recorder goes on meanwhile, and a
+process that is killed leaves a whole recording. Only a copy needs its target for itself.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from binance_oi.arguments import StrPath, check_count, check_path
+from binance_oi.errors import RecordingError, StorageError
+from binance_oi.market.rows import InstantRow, Row
+from binance_oi.recorder.address import is_database, same_file
+from binance_oi.recorder.copying import Target, check_pair, copy_into
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.past import write_past
+from binance_oi.recorder.postgres import PostgresSink
+from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.postgres_keeper import SIZE, PostgresKeeper
+from binance_oi.recorder.recording import Recording
+from binance_oi.recorder.retention import Keeper, Pruning
+from binance_oi.recorder.sqlite_keeper import SqliteKeeper
+from binance_oi.recorder.statements import Statements
+from binance_oi.recorder.store import ChangedError, Store
+
+PAUSE_S = 0.02  # between two steps: a recorder that waits for its turn gets it
+BUSY_FOR_MS = 600_000  # how long to wait for others that write
+
+# In the order of their key, so they need not go through `recent`.
+_SAMPLES = """
+INSERT OR IGNORE INTO settled SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM recent WHERE symbol = ?1 AND time = ?2)
+"""
+
+Progress = Callable[[int], object]
+
+
+class _Cared(Protocol):
+    """A store that is open for care."""
+
+    keeper: Keeper
+
+    def rest(self) -> None:
+        """Between two steps: let others in."""
+        ...
+
+    def size(self) -> int:
+        """Bytes that the recording takes."""
+        ...
+
+
+def prune(place: StrPath, keep_days: int, *, now: Callable[[], float] = time.time) -> int:
+    """Remove whole days that are too old, and return their space; a summary of each day stays.
+
+    A recorder may record there meanwhile. Instants of the past stay.
+
+    Args:
+        place: The recording: a file, or the URL of a database.
+        keep_days: Whole days that stay, besides the current one.
+        now: Unix seconds.
+
+    Returns:
+        The number of days that were removed.
+
+    Raises:
+        ValueError: `keep_days` is not positive.
+        RecordingError: There is no recording.
+        StorageError: It cannot be written now; what was done stays done.
+    """
+    days = check_count("keep_days", keep_days)
+    with Recording(place) as recording:
+        before = len({each.day for each in recording.pruned()})
+    with _cared(place) as cared:
+        pruning = Pruning(cared.keeper, days)
+        while pruning.step(round(now() * 1000)):
+            cared.rest()
+        while cared.keeper.compact():
+            cared.rest()
+    with Recording(place) as recording:
+        return len({each.day for each in recording.pruned()}) - before
+
+
+def compact(place: StrPath) -> tuple[int, int]:
+    """Return free space to the system, step by step, while others record and read.
+
+    A file of an earlier program is written anew, once; a recorder keeps its sweeps in memory until
+    that is done.
+
+    Args:
+        place: The recording: a file, or the URL of a database.
+
+    Returns:
+        Bytes before and after. While a recorder writes, a file becomes shorter within a minute.
+
+    Raises:
+        RecordingError: There is no recording.
+        StorageError: It cannot be written now.
+    """
+    with Recording(place):
+        pass
+    with _cared(place) as cared:
+        before = cared.size()
+        while cared.keeper.compact():
+            cared.rest()
+    with _cared(place) as cared:
+        return before, cared.size()
+
+
+def copy(source: StrPath, target: StrPath, *, on_rows: Progress = int) -> int:
+    """Add everything of one recording to another one, which is made when missing.
+
+    Rows meet by their key: symbol and time of a sample, slot of a sweep. A gap of either remains
+    only where neither has a sweep. When it is interrupted, the same call continues.
+
+    Args:
+        source: A file, or the URL of a database. A recorder may write it.
+        target: The same, of the same exchange. No recorder may write it.
+        on_rows: Called with each number of samples that were read.
+
+    Returns:
+        The number of samples that this call added.
+
+    Raises:
+        RecordingError: `source` is no recording, both are one, or they are of two exchanges.
+        OccupiedError: A recorder writes `target`.
+        StorageError: `target` cannot be written now.
+    """
+    if same_file(source, target):
+        raise RecordingError(f"{target} is the recording itself")
+    with Recording(source) as opened, _target(target, opened) as there:
+        return copy_into(there, opened, on_rows=on_rows)
+
+
+@contextmanager
+def _target(place: StrPath, source: Recording) -> Generator[Target]:
+    if is_database(place):
+        with closing(PostgresSink(place, source.source)) as sink:
+            sink.claim(time.monotonic)
+            sink.open()
+            yield sink
+        return
+    path = check_path("target", place)
+    if path.exists() and path.stat().st_size:
+        with Recording(path) as known:
+            check_pair(source, known.source)
+    with closing(SqliteTarget(path, source.source)) as file:
+        yield file
+
+
+class SqliteTarget:
+    """A file that takes copies; see `Target`.
+
+    Args:
+        path: The file; made when missing.
+        source: The exchange.
+
+    Raises:
+        OccupiedError: A recorder writes it.
+        RecordingError: It is not a recording, or of another exchange.
+        StorageError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, source: str | None) -> None:
+        with _storage_errors(path):
+            self._lock = RecorderLock(path)
+            try:
+                self._store = Store(path, source)
+            except BaseException:
+                self._lock.close()
+                raise
+        self._path = path
+
+    @contextmanager
+    def writing(self) -> Generator[Statements]:
+        """See `Target.writing`."""
+        with _storage_errors(self._path):
+            with self._store.writing() as run:
+                yield run
+            self._store.tidy()
+
+    def add_samples(self, _: Statements, rows: Sequence[Row]) -> int:
+        """See `Target.add_samples`."""
+        run = self._store.connection
+        before = run.total_changes
+        run.executemany(_SAMPLES, rows)
+        return run.total_changes - before
+
+    def add_past(self, _: Statements, rows: Sequence[InstantRow]) -> int:
+        """See `Target.add_past`."""
+        return write_past(self._store.connection, rows)
+
+    def close(self) -> None:
+        """Close the file, and let others record there."""
+        try:
+            with _storage_errors(self._path):
+                self._store.close()
+        finally:
+            self._lock.close()
+
+
+class _CaredFile:
+    """A file that is open for care. A recorder of another process may have it open as well."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._store = Store(path)
+        self._store.connection.execute(f"PRAGMA busy_timeout = {BUSY_FOR_MS}")
+        self.keeper: Keeper = SqliteKeeper(self._store)
+
+    def rest(self) -> None:
+        self._store.tidy()
+        time.sleep(PAUSE_S)
+
+    def size(self) -> int:
+        return os.stat(self._path).st_size
+
+    def close(self) -> None:
+        self._store.close()
+
+
+class _CaredDatabase:
+    """A database that is open for care."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = Connection(url, "binance-oi care", StorageError)
+        self.keeper: Keeper = PostgresKeeper(lambda: self._connection)
+
+    def rest(self) -> None:
+        time.sleep(PAUSE_S)
+
+    def size(self) -> int:
+        with self._connection.bounded():
+            (size,) = self._connection.execute(SIZE).fetchone()
+        return int(size)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@contextmanager
+def _cared(place: StrPath) -> Generator[_Cared]:
+    """Open a recording for care.
+
+    Raises:
+        StorageError: It cannot be written now.
+    """
+    if is_database(place):
+        with closing(_CaredDatabase(place)) as database:
+            yield database
+        return
+    path = check_path("place", place)
+    with _storage_errors(path), closing(_CaredFile(path)) as cared:
+        yield cared
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Generator[None]:
+    try:
+        yield
+    except ChangedError as error:
+        raise StorageError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"{path}: {error}") from error

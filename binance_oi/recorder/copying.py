@@ -1,0 +1,235 @@
+"""Copies one recording into another, which may have rows already.
+
+The rule of this file: rows meet by their key, and what is there stays. A gap of either remains only
+where neither has a sweep. Samples go first, then sweeps, then gaps: a copy that is killed leaves no
+sweep without its samples. Each transaction also writes how far the copy is, so the next run
+continues there. Memory stays flat.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from binance_oi.errors import RecordingError
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import InstantRow, Row
+from binance_oi.recorder import coverage
+from binance_oi.recorder.recording import Recording, Sweep
+from binance_oi.recorder.slots import cover, uncover, write_empty, write_missed
+from binance_oi.recorder.statements import Statements
+from binance_oi.recorder.tables import ALL_TIME_MS
+
+ROWS = 20_000  # samples in one transaction
+SWEEPS = 2_000  # sweeps in one transaction
+END = ALL_TIME_MS[1]
+
+_REMEMBER = """
+INSERT INTO about (name, value) VALUES ('copying', ?1)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
+"""
+_REMEMBERED = "SELECT value FROM about WHERE name = 'copying'"
+_FORGET = "DELETE FROM about WHERE name = 'copying'"
+_MERGED = "INSERT INTO about (name, value) VALUES ('merged', 'yes') ON CONFLICT DO NOTHING"
+_SOURCE = "INSERT INTO about (name, value) VALUES ('source', ?1) ON CONFLICT DO NOTHING"
+_SWEEP = f"""
+INSERT INTO sweeps ({", ".join(coverage.SWEEP)}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+ON CONFLICT DO NOTHING
+"""
+# Slots that have a sweep and a gap, until the gap gives them up.
+_TWICE = """
+SELECT slot FROM sweeps JOIN gaps ON gaps.symbol = '' AND slot BETWEEN first AND last
+WHERE slot BETWEEN ?1 AND ?2
+"""
+_ANY_SWEEP = "SELECT 1 FROM sweeps LIMIT 1"
+_PRUNED = """
+INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT DO NOTHING
+"""
+
+_T = TypeVar("_T")
+
+
+class Target(Protocol):
+    """A recording that takes copies; nobody else records into it."""
+
+    def writing(self) -> AbstractContextManager[Statements]:
+        """One transaction."""
+        ...
+
+    def add_samples(self, run: Statements, rows: Sequence[Row]) -> int:
+        """Add samples whose key is not there yet; return how many were added."""
+        ...
+
+    def add_past(self, run: Statements, rows: Sequence[InstantRow]) -> int:
+        """Add instants of the past, or correct them; return how many changed."""
+        ...
+
+
+def copy_into(target: Target, source: Recording, *, on_rows: Callable[[int], object] = int) -> int:
+    """Add everything of `source` to `target`.
+
+    Args:
+        target: A recording of the same exchange.
+        source: Another recorder may write it meanwhile; what it adds may be left out.
+        on_rows: Called with each number of samples that were read.
+
+    Returns:
+        The number of samples that this run added.
+
+    Raises:
+        RecordingError: `source` cannot be read.
+        StorageError: `target` cannot be written. Call again to continue.
+    """
+    return _Copy(target, source, on_rows).run()
+
+
+class _Copy:
+    def __init__(self, target: Target, source: Recording, on_rows: Callable[[int], object]) -> None:
+        self._target, self._source, self._on_rows = target, source, on_rows
+
+    def run(self) -> int:
+        last = self._last_sweep()
+        job = {"from": str(self._source), "last": last}
+        with self._target.writing() as run:
+            row = run.execute(_REMEMBERED).fetchone()
+            state: dict[str, Any] = {} if row is None else json.loads(row[0])
+            if not self._continues(state):
+                state = {**job, "symbol": "", "time": 0}
+                self._begin(run)
+                _remember(run, state)
+        added = self._samples(state)
+        self._past()
+        until = state["last"][0] if state["last"] else END
+        self._sweeps(until)
+        self._gaps(until)
+        with self._target.writing() as run:
+            for each in self._source.pruned():
+                run.execute(_PRUNED, tuple(each))
+            run.execute(_FORGET)
+        return added
+
+    def _last_sweep(self) -> list[int] | None:
+        """Slot and end of the last sweep: later ones are left out, for their samples may be."""
+        span = self._source.span()
+        if span is None:
+            return None
+        found: Sweep | None = None
+        for sweep in self._source.sweeps():
+            found = sweep
+        return None if found is None else [found.slot, found.finished]
+
+    def _continues(self, state: dict[str, Any]) -> bool:
+        """Whether an earlier copy was of this very recording."""
+        if state.get("from") != str(self._source):
+            return False
+        if state["last"] is None:
+            return True
+        slot, finished = state["last"]
+        return any(s.finished == finished for s in self._source.sweeps((slot, slot + 1)))
+
+    def _begin(self, run: Statements) -> None:
+        if self._source.source is not None:
+            run.execute(_SOURCE, (self._source.source,))
+        if run.execute(_ANY_SWEEP).fetchone() is not None or self._source.is_merged:
+            run.execute(_MERGED)
+        self._bridge(run)
+
+    def _bridge(self, run: Statements) -> None:
+        """Write a gap between two recordings that do not meet."""
+        span, found = self._source.span(), run.execute(coverage.SPAN).fetchone()
+        if span is None or found is None or found[0] is None:
+            return
+        ours = found[0], found[1]
+        theirs = tuple(round(moment.timestamp() * 1000) for moment in span)
+        (_, end), (begin, _) = sorted((ours, theirs))
+        for sweep in self._source.sweeps():
+            first, last = (end // sweep.period + 1) * sweep.period, begin - sweep.period
+            if first <= last:
+                gap = Gap(first, last, "stopped", "no recorder was running")
+                write_missed(run, gap, sweep.period)
+            break
+
+    def _samples(self, state: dict[str, Any]) -> int:
+        added = 0
+        for symbol in self._source.symbols():
+            if symbol < state["symbol"]:
+                continue
+            since = state["time"] + 1 if symbol == state["symbol"] else ALL_TIME_MS[0]
+            rows = self._source.selection([symbol], (since, END)).rows()
+            for some in _chunks(rows, ROWS):
+                with self._target.writing() as run:
+                    added += self._target.add_samples(run, some)
+                    _remember(run, {**state, "symbol": symbol, "time": some[-1][1]})
+                self._on_rows(len(some))
+        return added
+
+    def _past(self) -> None:
+        for some in _chunks(self._source.past().rows(), ROWS):
+            with self._target.writing() as run:
+                self._target.add_past(run, some)
+
+    def _sweeps(self, until: int) -> None:
+        gaps = self._failures()
+        for some in _chunks(self._source.sweeps((-END, until + 1)), SWEEPS):
+            with self._target.writing() as run:
+                added = {s.slot for s in some if run.execute(_SWEEP, tuple(s)).rowcount == 1}
+                first, last = some[0].slot, some[-1].slot
+                for (slot,) in run.execute(_TWICE, (first, last)).fetchall():
+                    uncover(run, slot, slot)
+                for symbol, gap, period in gaps:
+                    for part in _within(gap, period, first, last, added):
+                        cover(run, symbol, part, period)
+
+    def _failures(self) -> list[tuple[str, Gap, int]]:
+        """What single sweeps lack, by symbol and time."""
+        return [each for each in self._source.periods() if each[0]]
+
+    def _gaps(self, until: int) -> None:
+        gaps = [(gap, period) for symbol, gap, period in self._source.periods() if not symbol]
+        for some in _chunks(iter(gaps), SWEEPS):
+            with self._target.writing() as run:
+                for gap, period in some:
+                    if gap.first > until and until != END:
+                        continue
+                    if gap.last < gap.first:
+                        write_empty(run, gap, period)
+                    else:
+                        write_missed(run, gap, period)
+
+
+def _remember(run: Statements, state: dict[str, Any]) -> None:
+    run.execute(_REMEMBER, (json.dumps(state, ensure_ascii=False),))
+
+
+def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> Iterator[Gap]:
+    """The parts of a gap from `first` to `last` whose slots are among `slots`."""
+    if gap.last < first or gap.first > last or period <= 0:
+        return
+    begin = gap.first + max(0, -(-(first - gap.first) // period)) * period
+    part: Gap | None = None
+    for slot in range(begin, min(gap.last, last) + 1, period):
+        if slot not in slots:
+            if part is not None:
+                yield part
+            part = None
+        else:
+            part = gap._replace(first=slot, last=slot) if part is None else part._replace(last=slot)
+    if part is not None:
+        yield part
+
+
+def _chunks(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while some := list(islice(items, size)):
+        yield some
+
+
+def check_pair(source: Recording, known: str | None) -> None:
+    """Check that both recordings are of one exchange.
+
+    Raises:
+        RecordingError: They are not.
+    """
+    if None not in (source.source, known) and source.source != known:
+        raise RecordingError(f"{source} is a recording of {source.source}, and not of {known}")

@@ -1,0 +1,262 @@
+"""A recording as one file for each day or month.
+
+The rule of this file: a slot belongs to the file of its day, whenever it is stored. Each file is a
+recording of its own that any reader opens, and `binance-oi copy` joins several. What one call
+stores in several files is stored in their order; when it fails midway, it may be repeated.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from binance_oi.errors import RecordingError, StorageError
+from binance_oi.market.gap import Gap
+from binance_oi.market.rows import InstantRow
+from binance_oi.market.snapshot import Snapshot
+from binance_oi.recorder.atomic import SIDES
+from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.recording import Recording
+from binance_oi.recorder.retention import DAY_MS, SWEPT, end_of
+from binance_oi.recorder.sides import beside
+from binance_oi.recorder.sink import Saved
+from binance_oi.recorder.sqlite import SqliteSink
+from binance_oi.times import instant, unix_ms
+
+Rotation = Literal["day", "month"]
+"""How much time one file covers."""
+
+_FORMATS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
+_PATTERNS = {"day": r"\d{4}-\d\d-\d\d", "month": r"\d{4}-\d\d"}
+# A file may be removed twice after a kill; its days then have their summary already.
+_SUMMARY = """
+INSERT INTO pruned (day, reason, slots, last, rows) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT DO NOTHING
+"""
+
+
+class RotatingSink:
+    """Stores sweeps in one file after the other; see `Sink`.
+
+    Args:
+        path: ``oi.db`` becomes ``oi.2026-11-26.db``, or ``oi.2026-11.db``.
+        source: The exchange's name; None is neither written nor compared.
+        rotation: How much time one file covers.
+        keep_days: Whole days that stay: an older file is removed; None keeps all.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: str | None,
+        rotation: Rotation,
+        *,
+        keep_days: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path, self._source, self._rotation = path, source, rotation
+        self._keep_days, self._now = keep_days, now
+        name = re.escape(path.stem), _PATTERNS[rotation], re.escape(path.suffix)
+        self._pattern = re.compile(r"{}\.({}){}".format(*name))
+        self._clock: Callable[[], float] = time.monotonic
+        self._lock: RecorderLock | None = None
+        self._begin: int | None = None  # of the file that is open
+        self._sink: SqliteSink | None = None
+        self._lost = 0
+        self._newest = 0  # Unix ms, by the exchange: of the latest sweep
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def claim(self, clock: Callable[[], float]) -> None:
+        """See `Sink.claim`; the lock is beside the name without a date."""
+        self._clock = clock
+        try:
+            self._lock = RecorderLock(self._path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise RecordingError(f"{self} cannot be recorded into: {reason}") from error
+
+    def open(self) -> None:
+        """See `Sink.open`: the newest file, if there is one."""
+        for begin in self._begins()[-1:]:
+            self._at(begin)
+
+    def last_slot(self, before: int | None = None) -> int | None:
+        """See `Sink.last_slot`."""
+        for begin in reversed(self._begins()):
+            if before is not None and begin >= before:
+                continue
+            if (last := self._at(begin).last_slot(before)) is not None:
+                return last
+        return None
+
+    def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
+        """See `Sink.save`."""
+        parts: dict[int, list[Gap]] = {}
+        for gap in gaps:
+            for part in self._split(gap, period):
+                parts.setdefault(self._begin_of(part.first), []).append(part)
+        slot = None if sweep is None or sweep.slot is None else self._begin_of(unix_ms(sweep.slot))
+        if slot is not None:
+            parts.setdefault(slot, [])
+        saved = Saved(0, 0)
+        for begin in sorted(parts):
+            within = sweep if begin == slot else None
+            new, swept = self._at(begin).save(within, parts[begin], period)
+            saved = Saved(saved.new + new, saved.swept + swept)
+        if sweep is not None:
+            self._newest = max((value.time for value in sweep.values()), default=self._newest)
+        return saved
+
+    def save_past(self, rows: Sequence[InstantRow]) -> int:
+        """See `Sink.save_past`: an instant is in the file of its day."""
+        parts: dict[int, list[InstantRow]] = {}
+        for row in rows:
+            parts.setdefault(self._begin_of(row[1]), []).append(row)
+        return sum(self._at(begin).save_past(parts[begin]) for begin in sorted(parts))
+
+    def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
+        """See `Sink.past_times`."""
+        begins = [b for b in self._begins() if b <= last and self._after(b) > first]
+        found = [self._at(begin).past_times(symbol, source, first, last) for begin in begins]
+        return [time for times in found for time in times]
+
+    def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
+        """See `Sink.gaps_since`."""
+        begins = [begin for begin in self._begins() if self._after(begin) > since]
+        return [gap for begin in begins for gap in self._at(begin).gaps_since(since)]
+
+    def is_due(self) -> bool:
+        """See `Sink.is_due`."""
+        sink = self._sink
+        return sink is not None and sink.is_due()
+
+    def tidy(self) -> None:
+        """See `Sink.tidy`; it removes one file that is too old."""
+        if self._sink is None:
+            return
+        self._sink.tidy()
+        if self._keep_days is not None and self._newest:
+            now = min(round(self._now() * 1000), self._newest)
+            end = end_of(self._keep_days, now)
+            for begin in self._begins()[:1]:
+                if self._after(begin) <= end and begin != self._begin:
+                    self._remove(begin)
+
+    def take_lost(self) -> int:
+        """See `Sink.take_lost`."""
+        sink, lost, self._lost = self._sink, self._lost, 0
+        return lost + (0 if sink is None else sink.take_lost())
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        try:
+            self._leave()
+        finally:
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                lock.close()
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def _begins(self) -> list[int]:
+        """The beginnings of the files that are there, Unix ms, sorted."""
+        found = (self._pattern.fullmatch(file.name) for file in self._path.parent.iterdir())
+        begins = list[int]()
+        for match in filter(None, found):
+            with suppress(ValueError):  # such as day 31 of February
+                date = datetime.strptime(match[1], _FORMATS[self._rotation])
+                begins.append(unix_ms(date.replace(tzinfo=UTC)))
+        return sorted(begins)
+
+    def _begin_of(self, slot: int) -> int:
+        """The beginning of the file to which a slot belongs."""
+        day = slot // DAY_MS * DAY_MS
+        if self._rotation == "day":
+            return day
+        return unix_ms(instant(day).replace(day=1))
+
+    def _after(self, begin: int) -> int:
+        """The beginning of the next file."""
+        later = instant(begin) + timedelta(days=1 if self._rotation == "day" else 32)
+        return self._begin_of(unix_ms(later))
+
+    def _name(self, begin: int) -> Path:
+        date = instant(begin).strftime(_FORMATS[self._rotation])
+        return self._path.with_name(f"{self._path.stem}.{date}{self._path.suffix}")
+
+    def _split(self, gap: Gap, period: int) -> Iterator[Gap]:
+        """The parts of a gap, by file."""
+        first = gap.first
+        while first <= gap.last:
+            end = self._after(self._begin_of(first))
+            last = min(gap.last, first + (end - 1 - first) // period * period)
+            yield gap._replace(first=first, last=last)
+            first = last + period
+        if gap.last < gap.first:  # empty: the clock was set back
+            yield gap
+
+    def _at(self, begin: int) -> SqliteSink:
+        """The file that begins there, open.
+
+        Raises:
+            StorageError: It cannot be opened now.
+        """
+        if self._sink is not None and begin == self._begin:
+            return self._sink
+        self._leave()
+        sink = SqliteSink(self._name(begin), self._source)
+        try:
+            sink.claim(self._clock)
+            sink.open()
+        except BaseException:
+            sink.close()
+            raise
+        self._begin, self._sink = begin, sink
+        return sink
+
+    def _leave(self) -> None:
+        sink, self._sink, self._begin = self._sink, None, None
+        if sink is not None:
+            sink.close()
+            self._lost += sink.take_lost()
+
+    def _remove(self, begin: int) -> None:
+        """Remove a file, after a summary of it is in the one that is open.
+
+        Raises:
+            StorageError: It stays.
+        """
+        assert self._sink is not None
+        path = self._name(begin)
+        try:
+            with Recording(path) as recording:
+                rows = [*map(tuple, recording.pruned()), *_summaries(recording)]
+            self._sink.write(lambda run: [run.execute(_SUMMARY, row) for row in rows])
+            for file in (path, *(beside(path, ending) for ending in SIDES)):
+                file.unlink(missing_ok=True)
+        except (OSError, RecordingError) as error:
+            raise StorageError(f"{path} stays for now: {error}") from error
+
+
+def _summaries(recording: Recording) -> Iterator[tuple[int, str, int, int, int]]:
+    """What is left of each day of a file: see the table `pruned`."""
+    found: dict[tuple[int, str], tuple[int, int, int]] = {}
+
+    def add(last: int, reason: str, slots: int, rows: int) -> None:
+        key = (last // DAY_MS * DAY_MS, reason)
+        before = found.get(key, (0, 0, 0))
+        found[key] = before[0] + slots, max(before[1], last), before[2] + rows
+
+    for sweep in recording.sweeps():
+        add(sweep.slot, SWEPT, 1, sweep.new)
+    for gap, _, slots in recording.counted_gaps():
+        if slots:
+            add(gap.last, gap.reason, slots, 0)
+    for (day, reason), counts in sorted(found.items()):
+        yield day, reason, *counts

@@ -1,0 +1,97 @@
+"""Removing samples from a file, and returning its free space, while others use it.
+
+The rule of this file: a transaction takes a moment, so a recorder of another process gets its turn,
+and readers see the state before or after it.
+"""
+
+import sqlite3
+from contextlib import AbstractContextManager, closing
+
+from binance_oi.recorder.retention import STEP_ROWS, clock
+from binance_oi.recorder.store import Store
+
+PAGES_PER_STEP = 4096  # 4 MiB
+INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
+
+_RECENT = "DELETE FROM recent WHERE time < ?1 AND received < ?1"
+_NEXT = "SELECT min(symbol) FROM settled WHERE symbol > ?1"
+# The time of the row that one step does not reach.
+_BOUND = (
+    "SELECT time FROM settled WHERE symbol = ?1 AND time < ?2"
+    f" ORDER BY time LIMIT 1 OFFSET {STEP_ROWS}"
+)
+_SETTLED = "DELETE FROM settled WHERE symbol = ?1 AND time < ?2 AND received < ?3"
+_NEWEST = (
+    "SELECT max(time) FROM recent",
+    *(
+        f"SELECT max(time) FROM settled WHERE symbol = (SELECT {end}(symbol) FROM settled)"
+        for end in ("min", "max")
+    ),
+)
+
+
+class SqliteKeeper:
+    """Removes samples from a file; see `Keeper`.
+
+    Args:
+        store: The file, open in this thread. Another process may record into it as well.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._symbol = ""  # the one whose old samples were removed last
+
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """See `Keeper.writing`."""
+        return self._store.writing()
+
+    def now(self) -> int | None:
+        """See `Keeper.now`."""
+        return clock([self._value(query) for query in _NEWEST])
+
+    def drop_samples(self, before: int) -> bool:
+        """See `Keeper.drop_samples`."""
+        with self.writing() as run:
+            removed = run.execute(_RECENT, (before,)).rowcount
+            while removed < STEP_ROWS:
+                (symbol,) = run.execute(_NEXT, (self._symbol,)).fetchone()
+                if symbol is None:
+                    self._symbol = ""
+                    return False
+                bound = run.execute(_BOUND, (symbol, before)).fetchone()
+                end = before if bound is None else bound[0]
+                found = run.execute(_SETTLED, (symbol, end, before)).rowcount
+                removed += found
+                if bound is None or not found:
+                    self._symbol = symbol
+        return True
+
+    def _value(self, query: str) -> int | None:
+        found: int | None = self._store.connection.execute(query).fetchone()[0]
+        return found
+
+    def is_wasteful(self) -> bool:
+        """Whether a third of the file is free, so that returning it is worth the writing."""
+        free, pages = (self._value(f"PRAGMA {name}_count") for name in ("freelist", "page"))
+        return 3 * (free or 0) > (pages or 0) and self._is_incremental()
+
+    def _is_incremental(self) -> bool:
+        return self._value("PRAGMA auto_vacuum") == INCREMENTAL
+
+    def compact(self) -> bool:
+        """See `Keeper.compact`. A file of an earlier program is written anew, once."""
+        if not self._is_incremental():
+            self._write_anew()
+            return False
+        with self.writing() as run:
+            run.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+        return bool(self._value("PRAGMA freelist_count"))
+
+    def _write_anew(self) -> None:
+        """VACUUM, after which the file can return space in steps. Recorders and readers wait."""
+        uri = f"{self._store.path.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0)) as other:
+            other.execute("PRAGMA wal_autocheckpoint = 0")
+            other.execute("PRAGMA synchronous = FULL")
+            other.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+            other.execute("VACUUM")

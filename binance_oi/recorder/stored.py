@@ -1,0 +1,56 @@
+"""Which sink a name means.
+
+The rule of this file: a name and some options choose the sink, and nothing is opened. It alone
+knows all kinds of sinks.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from binance_oi.arguments import StrPath, check_count, check_path
+from binance_oi.recorder.address import is_database
+from binance_oi.recorder.rotating import RotatingSink, Rotation
+from binance_oi.recorder.sink import Sink
+from binance_oi.recorder.sqlite import SqliteSink
+
+
+class Storing(NamedTuple):
+    """How a recorder stores."""
+
+    source: str | None
+    keep_days: int | None
+    rotation: Rotation | None
+    now: Callable[[], float]
+
+
+def stored(path: StrPath | Sink, how: Storing) -> tuple[Path | None, Sink]:
+    """The one file, if it is one, and what stores there.
+
+    Raises:
+        TypeError: `path` is neither a path nor a sink.
+        ValueError: An option is out of range, or not for such a place.
+    """
+    if how.keep_days is not None:
+        check_count("keep_days", how.keep_days)
+    if how.rotation not in (None, "day", "month"):
+        raise ValueError(f"rotate must be day or month: {how.rotation!r}")
+    is_file = isinstance(path, str | os.PathLike) and not is_database(path)
+    if how.rotation is not None and not is_file:
+        raise ValueError("rotate is for files; a database has a partition for each month")
+    if is_database(path):
+        from binance_oi.recorder.postgres import PostgresSink
+
+        return None, PostgresSink(path, how.source, keep_days=how.keep_days, now=how.now)
+    if isinstance(path, str | os.PathLike):
+        file = check_path("path", path)
+        if how.rotation is not None:
+            rotation, now = how.rotation, how.now
+            return None, RotatingSink(file, how.source, rotation, keep_days=how.keep_days, now=now)
+        return file, SqliteSink(file, how.source, keep_days=how.keep_days, now=how.now)
+    if not hasattr(path, "claim"):
+        raise TypeError(f"path must be a path or a Sink: {path!r}")
+    if how.keep_days is not None:
+        raise ValueError("keep_days is for files and databases; a Sink has rules of its own")
+    return None, path

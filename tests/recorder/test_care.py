@@ -1,0 +1,559 @@
+"""Old days leave, space returns, copies merge, and a check finds what is missing.
+
+Rule of this file: each test runs on every store of the session; `nox -s postgres` has both.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from binance_oi import Gap, OccupiedError, RecordingError, StorageError
+from binance_oi.recorder import Recorder, Recording, care, copying, retention
+from binance_oi.recorder.check import check
+from binance_oi.recorder.retention import Pruned
+from binance_oi.recorder.store import Store
+from binance_oi.times import instant, unix_ms
+from support.filled import BEFORE, DAY, HOUR, START, fill, sink_at, sweep_of
+from support.recording_market import Market, tables
+from support.version_3 import VERSION_3
+from support.virtual_clock import wall_time
+
+END = START + 5 * DAY
+SLOTS = range(START, END, HOUR)
+
+
+def thread_clock() -> Callable[[], float]:
+    """The virtual clock, also for the writing thread."""
+    loop = asyncio.get_running_loop()
+    ahead = wall_time() - loop.time()
+    return lambda: ahead + loop.time()
+
+
+def at(ms: int) -> Callable[[], float]:
+    return lambda: ms / 1000
+
+
+def content(place: str) -> list[object]:
+    with Recording.open(place) as recording:
+        return [
+            list(recording.samples().rows()),
+            list(recording.sweeps()),
+            [*map(tuple, recording.periods())],
+            list(recording.past().rows()),
+            list(recording.pruned()),
+            recording.source,
+        ]
+
+
+# -- prune ------------------------------------------------------------------------------------
+
+
+def test_whole_days_leave_and_the_others_keep_every_row(place: str) -> None:
+    fill(place, SLOTS)
+    assert care.prune(place, 2, now=at(END - 1)) == 2
+    with Recording.open(place) as recording:
+        assert [sweep.slot for sweep in recording.sweeps()] == list(SLOTS[48:])
+        times = [sample.time for sample in recording.samples(["S000USDT"])]
+        # The first sweep that stays has samples that are dated before midnight.
+        assert times == [slot - BEFORE for slot in SLOTS[48:]]
+        assert recording.samples().count() == 3 * 72
+        assert list(recording.pruned()) == [
+            Pruned(START + day * DAY, "swept", 24, START + (day + 1) * DAY - HOUR, 72)
+            for day in (0, 1)
+        ]
+        assert check(recording).is_whole
+    assert care.prune(place, 2, now=at(END - 1)) == 0
+
+
+def test_gaps_of_removed_days_stay_as_a_summary_and_are_cut_at_midnight(place: str) -> None:
+    with sink_at(place) as sink:
+        sink.save(sweep_of(START), [], HOUR)
+        banned = Gap(START + HOUR, START + 3 * HOUR, "banned", "until 04:00")
+        sink.save(sweep_of(START + 4 * HOUR, without=1), [banned], HOUR)
+        sink.save(sweep_of(START + 5 * HOUR, without=1), [], HOUR)
+        stopped = Gap(START + 6 * HOUR, END - 2 * HOUR, "stopped")
+        sink.save(sweep_of(END - HOUR, without=1), [stopped], HOUR)
+    assert care.prune(place, 3, now=at(END - 1)) == 1
+    with Recording.open(place) as recording:
+        assert [(p.reason, p.slots) for p in recording.pruned()] == [
+            ("banned", 3),
+            ("stopped", 18),
+            ("swept", 3),
+        ]
+        (gap,) = recording.gaps()
+        assert (gap.first, gap.last, gap.reason) == (START + DAY, END - 2 * HOUR, "stopped")
+        (failed,) = recording.gaps("S002USDT")
+        assert failed.first == END - HOUR
+        assert recording.missed() == 4 * 24 - 1
+    with sink_at(place) as sink:
+        assert sink.last_slot() == END - HOUR
+
+
+def test_a_gap_of_one_symbol_is_cut_at_midnight(place: str) -> None:
+    slots = range(START + 22 * HOUR, START + 26 * HOUR, HOUR)
+    with sink_at(place) as sink:
+        for slot in slots:
+            sink.save(sweep_of(slot, without=1), [], HOUR)
+        sink.save(sweep_of(START + 2 * DAY + HOUR), [], HOUR)
+    care.prune(place, 1, now=at(START + 2 * DAY + 2 * HOUR))
+    with Recording.open(place) as recording:
+        (gap,) = recording.gaps("S002USDT")
+    assert (gap.first, gap.last) == (START + DAY, START + 25 * HOUR)
+
+
+def test_a_recording_that_lost_all_days_still_says_until_when_it_was(place: str) -> None:
+    fill(place, range(START, START + DAY, HOUR))
+    with sink_at(place) as sink:
+        sink.save(None, [Gap(END, END, "stopped")], HOUR)
+        sink.save(sweep_of(END), [], HOUR)
+    care.prune(place, 1, now=at(END + 1))
+    with Recording.open(place) as recording:
+        assert [sweep.slot for sweep in recording.sweeps()] == [END]
+    with sink_at(place) as sink:
+        assert sink.last_slot(END) == START + 23 * HOUR
+
+
+def test_a_clock_that_is_ahead_removes_nothing_that_should_stay(place: str) -> None:
+    fill(place, SLOTS)
+    assert care.prune(place, 10, now=at(END + 3650 * DAY)) == 0
+    with Recording.open(place) as recording:
+        assert len(list(recording.sweeps())) == len(SLOTS)
+
+
+def test_instants_of_the_past_stay(place: str) -> None:
+    fill(place, SLOTS)
+    row = ("S000USDT", START - 300 * DAY, 2, "1.10", None, None)
+    with sink_at(place) as sink:
+        sink.save_past([row])
+    care.prune(place, 1, now=at(END))
+    with Recording.open(place) as recording:
+        assert list(recording.past().rows()) == [row]
+
+
+def test_a_prune_that_stops_after_any_step_is_completed_by_the_next(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
+    monkeypatch.setattr("binance_oi.recorder.postgres_keeper.STEP_ROWS", 7)
+    fill(place, SLOTS)
+    steps = 0
+
+    def stop(_: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps <= 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    while True:
+        try:
+            care.prune(place, 2, now=at(END - 1))
+        except KeyboardInterrupt:
+            with Recording.open(place) as recording:
+                rows: dict[int, list[str]] = {}
+                for sample in recording.samples():
+                    rows.setdefault(sample.time + BEFORE, []).append(sample.symbol)
+                for sweep in recording.sweeps():  # never without its samples
+                    assert len(rows[sweep.slot]) == sweep.new
+                kept = [sweep.slot for sweep in recording.sweeps() if sweep.slot >= SLOTS[48]]
+                assert kept == list(SLOTS[48:])
+        else:
+            break
+    assert steps > 5
+    with Recording.open(place) as recording:
+        assert recording.samples().count() == 3 * 72
+        assert sum(p.slots for p in recording.pruned()) == 48
+
+
+@pytest.mark.virtual_time
+async def test_a_recorder_with_keep_days_removes_old_days_while_it_records(place: str) -> None:
+    recorder = Recorder(Market(), place, every=3600.0, keep_days=2, clock=thread_clock())
+    running = asyncio.create_task(recorder.run())
+    await asyncio.sleep(6 * 86_400.0)
+    recorder.stop()
+    await running
+    slots, gaps, samples = tables(place)
+    first = (slots[-1] // DAY - 2) * DAY
+    assert (slots[0], gaps) == (first, [])
+    assert samples == 3 * len(slots)
+    with Recording.open(place) as recording:
+        assert sum(p.slots for p in recording.pruned()) + len(slots) == recorder.status.sweeps
+
+
+@pytest.mark.parametrize("days", [0, -1, 1.5, True, "3"])
+def test_only_whole_days_can_be_kept(place: str, days: object) -> None:
+    with pytest.raises((ValueError, TypeError), match="keep_days must be"):
+        Recorder(Market(), place, every=20.0, keep_days=days)  # type: ignore[arg-type]
+    with pytest.raises((ValueError, TypeError), match="keep_days must be"):
+        care.prune(place, days)  # type: ignore[arg-type]
+
+
+# -- compact ----------------------------------------------------------------------------------
+
+
+def test_a_pruned_file_returns_its_space(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    fill(str(path), range(START, END, HOUR // 4), 40)
+    before = path.stat().st_size
+    care.prune(str(path), 1, now=at(END - 1))
+    assert path.stat().st_size < before / 2
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_file_of_an_earlier_program_is_written_anew_once(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_3)
+    with closing(Store(path, "local")) as store:
+        for slot in range(START, START + DAY, HOUR // 4):
+            store.save(sweep_of(slot, 40), [], HOUR // 4)
+    before = content(str(path))
+    size = path.stat().st_size
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE filler (x)")
+        connection.executemany("INSERT INTO filler VALUES (?)", [("x" * 900,)] * 2000)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE filler")
+    was, now = care.compact(str(path))
+    assert now < was / 1.5
+    assert now <= size * 1.1
+    assert content(str(path)) == before
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+@pytest.mark.virtual_time
+async def test_prune_and_compact_cost_a_running_recorder_no_sweep(place: str) -> None:
+    now = round(wall_time() * 1000)
+    begin = (now // DAY - 5) * DAY
+    fill(place, range(begin, begin + 4 * DAY, HOUR // 4), 40, source=None)
+    recorder = Recorder(Market(), place, every=20.0, clock=wall_time)
+    running = asyncio.create_task(recorder.run())
+    await asyncio.sleep(65.0)
+    days = await asyncio.to_thread(care.prune, place, 2, now=at(now))
+    await asyncio.sleep(65.0)
+    await asyncio.to_thread(care.compact, place)
+    await asyncio.sleep(65.0)
+    recorder.stop()
+    await running
+    assert days == 3
+    assert (recorder.status.lost, recorder.status.unwritten) == (0, 0)
+    with Recording.open(place) as recording:
+        found = check(recording)
+        assert found.damage == ()
+        assert found.unaccounted == 0
+        assert recording.samples(["S000USDT"]).count() == 96
+        slots = [s.slot for s in recording.sweeps() if s.period == 20_000]
+    assert len(slots) == recorder.status.sweeps
+
+
+# -- check ------------------------------------------------------------------------------------
+
+
+def test_a_check_names_what_is_missing_and_why(place: str) -> None:
+    with sink_at(place) as sink:
+        sink.save(sweep_of(START), [], HOUR)
+        sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
+        gap = Gap(START + 2 * HOUR, START + 3 * HOUR, "banned")
+        sink.save(sweep_of(START + 4 * HOUR), [gap], HOUR)
+        sink.save(sweep_of(START + 8 * HOUR), [], HOUR)  # three slots are nowhere
+        sink.save(sweep_of(START + 8 * HOUR + HOUR // 2), [], HOUR // 2)
+    with Recording.open(place) as recording:
+        found = check(recording)
+    assert not found.is_whole
+    assert found.damage == ()
+    assert found.missed == (("banned", 2),)
+    assert found.failed == (("S002USDT", "outage", 1),)
+    assert found.unaccounted == 3
+    assert found.stretches == ((START + 5 * HOUR, START + 7 * HOUR),)
+    assert (found.sweeps, found.rows) == (5, 14)
+
+
+def test_a_check_finds_samples_and_sweeps_that_somebody_removed(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    fill(str(path), SLOTS)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM settled WHERE symbol = 'S001USDT'")
+        connection.execute("DELETE FROM recent WHERE symbol = 'S001USDT'")
+        connection.execute("DELETE FROM sweeps WHERE slot = ?", (SLOTS[7],))
+        connection.execute(
+            "INSERT INTO gaps VALUES ('', ?, ?, ?, 'outage', '')", (SLOTS[9], SLOTS[9], HOUR)
+        )
+    with Recording(path) as recording:
+        found = check(recording)
+    assert found.unaccounted == 1
+    assert found.stretches == ((SLOTS[7], SLOTS[7]),)
+    assert [text.split(" ", 1)[1] for text in found.damage] == [
+        "samples that sweeps count are not there",
+        "slots have a sweep and a gap",
+    ]
+
+
+def test_a_check_reports_damaged_pages_and_values(tmp_path: Path) -> None:
+    path = tmp_path / "oi.db"
+    fill(str(path), SLOTS)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE recent SET open_interest = 'x' WHERE symbol = 'S001USDT'")
+        connection.execute("UPDATE settled SET open_interest = 'x' WHERE symbol = 'S001USDT'")
+    with Recording(path) as recording:
+        (damage,) = check(recording).damage
+    assert "none that a recorder writes" in damage
+
+
+# -- copy -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "same"])
+def other(request: pytest.FixtureRequest, place: str, tmp_path: Path) -> str:
+    """A second place: a file, or one of the kind of the first."""
+    if request.param == "sqlite" or not place.startswith("postgresql"):
+        return str(tmp_path / f"other {request.param}.db")
+    url: str = request.getfixturevalue("server").database()
+    return url
+
+
+def variety(place: str) -> None:
+    """Every kind of row."""
+    with sink_at(place) as sink:
+        sink.save(sweep_of(START), [], HOUR)
+        sink.save(sweep_of(START + HOUR, without=1), [], HOUR)
+        sink.save(sweep_of(START + 2 * HOUR, without=1), [], HOUR)
+        gap = Gap(START + 3 * HOUR, START + 5 * HOUR, "banned", "until then")
+        sink.save(sweep_of(START + 6 * HOUR), [gap], HOUR)
+        sink.save(None, [Gap(START + 7 * HOUR, START + 6 * HOUR, "clock", "set back")], HOUR)
+        sink.save(sweep_of(START + 7 * HOUR), [], HOUR)
+        sink.save_past([("S000USDT", START, 1, "1.10", "7.0", None)])
+
+
+def test_a_copy_holds_every_row_of_its_source(place: str, other: str) -> None:
+    variety(place)
+    read: list[int] = []
+    assert care.copy(place, other, on_rows=read.append) == 13
+    assert sum(read) == 13
+    assert content(other) == content(place)
+    assert care.copy(place, other) == 0  # again
+    assert content(other) == content(place)
+    assert care.copy(other, place) == 0  # and back
+    assert content(other) == content(place)
+
+
+def test_a_gap_remains_only_where_neither_has_a_sweep(place: str, other: str) -> None:
+    for target, hours in ((place, (0, 1, 2, 9)), (other, (0, 4, 5, 6, 9))):
+        last = -1
+        with sink_at(target) as sink:
+            for hour in hours:
+                gap = Gap(START + (last + 1) * HOUR, START + (hour - 1) * HOUR, f"in {len(hours)}")
+                gaps = [gap] if gap.first <= gap.last else []
+                sink.save(sweep_of(START + hour * HOUR), gaps, HOUR)
+                last = hour
+    care.copy(place, other)
+    with Recording.open(other) as recording:
+        slots = [(sweep.slot - START) // HOUR for sweep in recording.sweeps()]
+        assert slots == [0, 1, 2, 4, 5, 6, 9]
+        left = [((g.first - START) // HOUR, (g.last - START) // HOUR) for g in recording.gaps()]
+        assert left == [(3, 3), (7, 8)]
+        found = check(recording)
+        assert (found.damage, found.unaccounted) == ((), 0)
+        assert recording.samples().count() == 3 * len(slots)
+
+
+def test_two_recordings_that_do_not_meet_get_a_gap_between(place: str, other: str) -> None:
+    fill(place, range(START, START + 3 * HOUR, HOUR))
+    fill(other, range(START + 9 * HOUR, START + 12 * HOUR, HOUR))
+    care.copy(place, other)
+    with Recording.open(other) as recording:
+        assert check(recording).missed == (("stopped", 6),)
+        assert check(recording).unaccounted == 0
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+def test_a_copy_that_ends_anywhere_is_continued_by_the_next(
+    place: str, other: str, fails_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variety(place)
+    monkeypatch.setattr(copying, "ROWS", 2)
+    monkeypatch.setattr(copying, "SWEEPS", 2)
+    remembered, count = copying._remember, 0
+
+    def remember(*arguments: object) -> None:
+        nonlocal count
+        count += 1
+        if count == fails_at:
+            raise KeyboardInterrupt
+        remembered(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(copying, "_remember", remember)
+    with pytest.raises(KeyboardInterrupt):
+        care.copy(place, other)
+    read: list[int] = []
+    care.copy(place, other, on_rows=read.append)
+    assert content(other) == content(place)
+    assert sum(read) <= 13 - 2 * (fails_at - 2) + 4  # nothing is read twice but the last part
+
+
+def test_a_copy_into_a_recording_in_use_or_of_another_exchange_is_refused(
+    place: str, other: str
+) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    with sink_at(other), pytest.raises(OccupiedError):
+        care.copy(place, other)
+    with sink_at(other) as sink:
+        sink.save(sweep_of(START), [], HOUR)
+    before = content(other)
+    care.copy(other, place)
+    assert content(other) == before
+
+
+def test_a_copy_of_another_exchange_is_refused(place: str, other: str) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    with sink_at(other, "testnet") as sink:
+        sink.save(sweep_of(START), [], HOUR)
+    before = content(other)
+    with pytest.raises(RecordingError, match="is a recording of"):
+        care.copy(place, other)
+    assert content(other) == before
+
+
+def test_a_recording_cannot_be_copied_into_itself(place: str) -> None:
+    fill(place, range(START, START + HOUR, HOUR))
+    with pytest.raises(RecordingError, match="is the recording itself"):
+        care.copy(place, place)
+
+
+# -- rotate -----------------------------------------------------------------------------------
+
+
+def files(tmp_path: Path) -> list[str]:
+    return sorted(file.name for file in tmp_path.iterdir())
+
+
+@pytest.mark.virtual_time
+async def test_a_rotating_recorder_writes_a_file_for_each_day_and_loses_no_slot(
+    tmp_path: Path,
+) -> None:
+    await asyncio.sleep(86_400.0 - wall_time() % 86_400.0 - 4 * 3600.0 + 60.0)
+    market = Market()
+    market.failing = {3: "*", 4: "*", 30: "*"}
+    recorder = Recorder(market, tmp_path / "oi.db", every=3600.0, rotate="day", clock=wall_time)
+    running = asyncio.create_task(recorder.run())
+    await asyncio.sleep(40 * 3600.0)
+    recorder.stop()
+    await running
+    await asyncio.sleep(30 * 3600.0)  # over midnight without a recorder
+    again = Recorder(Market(), tmp_path / "oi.db", every=3600.0, rotate="day", clock=wall_time)
+    running = asyncio.create_task(again.run())
+    await asyncio.sleep(3 * 3600.0)
+    again.stop()
+    await running
+    names = files(tmp_path)
+    assert len(names) == 4
+    assert all(name.startswith("oi.20") and len(name) == len("oi.2026-11-26.db") for name in names)
+    known: list[int] = []
+    for name in names:
+        slots, gaps, _ = tables(tmp_path / name)
+        missed = [s for symbol, a, b, _ in gaps if not symbol for s in range(a, b + 1, HOUR)]
+        here = sorted([*slots, *missed])
+        assert {f"oi.{instant(slot):%Y-%m-%d}.db" for slot in here} == {name}
+        known += here
+    assert known == list(range(known[0], known[-1] + 1, HOUR))
+    whole = str(tmp_path / "whole.db")
+    for name in names:
+        care.copy(str(tmp_path / name), whole)
+    with Recording(whole) as recording:
+        assert recording.missed() + len(list(recording.sweeps())) == len(known)
+        assert check(recording).unaccounted == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_rotating_recorder_with_keep_days_removes_files_and_keeps_a_summary(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder(
+        Market(), tmp_path / "oi.db", every=3600.0, rotate="day", keep_days=2, clock=thread_clock()
+    )
+    running = asyncio.create_task(recorder.run())
+    await asyncio.sleep(7 * 86_400.0)
+    recorder.stop()
+    await running
+    names = files(tmp_path)
+    assert len(names) == 3
+    kept = sum(len(tables(tmp_path / name)[0]) for name in names)
+    pruned: list[Pruned] = []
+    for name in names:
+        with Recording(tmp_path / name) as recording:
+            pruned += recording.pruned()
+    assert sum(each.slots for each in pruned) + kept == recorder.status.sweeps
+    assert sum(each.rows for each in pruned) + 3 * kept == recorder.status.rows
+
+
+@pytest.mark.virtual_time
+async def test_one_rotating_recorder_at_a_time(tmp_path: Path) -> None:
+    def recorder() -> Recorder:
+        return Recorder(Market(), tmp_path / "oi.db", every=20.0, rotate="month", clock=wall_time)
+
+    first = recorder()
+    running = asyncio.create_task(first.run())
+    await asyncio.sleep(50.0)
+    with pytest.raises(OccupiedError, match="is being recorded by process"):
+        await recorder().run()
+    first.stop()
+    await running
+    assert [name[:5] + name[10:] for name in files(tmp_path)] == ["oi.20.db"]
+
+
+def test_what_a_rotating_sink_stores_is_found_in_the_file_of_its_day(tmp_path: Path) -> None:
+    from binance_oi.recorder.rotating import RotatingSink
+
+    def row(day: int) -> tuple[str, int, int, str, None, None]:
+        return "S000USDT", START + day * DAY, 2, "1.5", None, None
+
+    with closing(RotatingSink(tmp_path / "oi.db", None, "day")) as sink:
+        sink.claim(time.monotonic)
+        sink.open()
+        assert (sink.last_slot(), sink.is_due(), sink.take_lost()) == (None, False, 0)
+        sink.tidy()
+        gap = Gap(START + 20 * HOUR, START + 2 * DAY + HOUR, "banned")
+        assert sink.save(sweep_of(START + 2 * DAY + 2 * HOUR), [gap], HOUR).new == 3
+        assert sink.save_past([row(2), row(0)]) == 2
+        assert sink.past_times("S000USDT", 2, 0, END) == [START, START + 2 * DAY]
+        found = [gap for _, gap, _ in sink.gaps_since(0)]
+        assert [(g.first - START) // HOUR for g in found] == [20, 24, 48]
+        assert sink.last_slot() == START + 2 * DAY + 2 * HOUR
+        assert sink.last_slot(START + 2 * DAY) == START + 2 * DAY - HOUR
+        assert sink.last_slot(START) is None
+        # The clock was set back over midnight: the slot of yesterday keeps its file.
+        sink.save(sweep_of(START + DAY), [], HOUR)
+        sink.save(None, [Gap(START + DAY, START + DAY - HOUR, "clock")], HOUR)
+    assert files(tmp_path) == [f"oi.2026-11-{day}.db" for day in (23, 24, 25)]
+    slots, gaps, _ = tables(tmp_path / "oi.2026-11-24.db")
+    assert slots == [START + DAY]
+    assert [(gap[1] - START) // HOUR for gap in gaps] == [24, 25]
+
+
+@pytest.mark.parametrize("rotate", ["week", 1, ""])
+def test_only_days_and_months_rotate_and_only_files(tmp_path: Path, rotate: str) -> None:
+    with pytest.raises(ValueError, match="rotate must be day or month"):
+        Recorder(Market(), tmp_path / "oi.db", every=20.0, rotate=rotate)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rotate is for files"):
+        Recorder(Market(), "postgresql:///x", every=20.0, rotate="day")
+
+
+def test_a_store_that_is_gone_is_an_error_that_says_so(tmp_path: Path) -> None:
+    for call in (care.compact, lambda place: care.prune(place, 1)):
+        with pytest.raises(RecordingError, match="is not there"):
+            call(str(tmp_path / "none.db"))
+    fill(str(tmp_path / "oi.db"), range(START, START + HOUR, HOUR))
+    with pytest.raises(StorageError):
+        care.copy(str(tmp_path / "oi.db"), str(tmp_path / "nowhere" / "oi.db"))
+
+
+def test_the_oldest_day_that_stays_begins_at_midnight() -> None:
+    assert retention.end_of(2, START + 5) == START - 2 * DAY
+    assert unix_ms(instant(START)) % DAY == 0

@@ -1,0 +1,49 @@
+"""Work on a recording in a separate process, to be killed: `python caring_process.py WHAT ...`.
+
+Rule of this file: it prints `ready` when its imports are done, and `done` at its end.
+
+    prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH DAY_COUNT
+"""
+
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from binance_oi.recorder import care
+from binance_oi.recorder.rotating import RotatingSink
+from support.filled import DAY, HOUR, sweep_of
+
+
+def rotate(path: str, begin: int, days: int) -> None:
+    """Record some days, and print each acknowledged slot."""
+    now = begin / 1000
+    with closing(RotatingSink(Path(path), "production", "day", keep_days=3, now=lambda: now)) as s:
+        s.claim(lambda: 0.0)
+        s.open()
+        last = s.last_slot()
+        first = begin if last is None else last + HOUR
+        for slot in range(first, first + days * DAY, HOUR):
+            now = slot / 1000
+            s.save(sweep_of(slot), [], HOUR)
+            print(slot, flush=True)
+            s.tidy()
+
+
+def main(what: str, *arguments: str) -> None:
+    print("ready", flush=True)
+    match what, arguments:
+        case "prune", (place, days, now):
+            care.prune(place, int(days), now=lambda: int(now) / 1000)
+        case "compact", (place,):
+            care.compact(place)
+        case "copy", (source, target):
+            care.copy(source, target)
+        case "rotate", (path, begin, days):
+            rotate(path, int(begin), int(days))
+        case _:
+            sys.exit(f"what is {what} {arguments}?")
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
