@@ -212,7 +212,7 @@ def history(session: nox.Session) -> None:
 
 def on_both_stores(session: nox.Session, *arguments: str, **env: str) -> None:
     install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
-    names = ("recorder", "recorder_clock", "recording", "care")
+    names = ("recorder", "recorder_clock", "recording", "care", "care_kills")
     session.run(
         *("python", "-m", "pytest", "-q", "-o", "faulthandler_timeout=7200", *arguments),
         *(f"tests/recorder/test_{name}.py" for name in names),

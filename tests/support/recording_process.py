@@ -1,4 +1,4 @@
-"""A recorder in a separate process, to be killed: `python recording_process.py FILE EVERY`.
+"""A recorder in a process of its own, to be killed: `recording_process.py PLACE EVERY [--standby]`.
 
 Rule of this file: its reader answers at once, so that the process spends most of its time in
 commits. It prints `ready` when its imports are done, and prints a
@@ -54,5 +54,11 @@ def acknowledge(snapshot: Snapshot) -> None:
 
 if __name__ == "__main__":
     print("ready", flush=True)
-    recorder = Recorder(Reader(), sys.argv[1], every=float(sys.argv[2]), on_sweep=acknowledge)
+    recorder = Recorder(
+        Reader(),
+        sys.argv[1],
+        every=float(sys.argv[2]),
+        on_sweep=acknowledge,
+        standby="--standby" in sys.argv,
+    )
     asyncio.run(recorder.run())
