@@ -58,11 +58,11 @@ class Target(Protocol):
         """One transaction."""
         ...
 
-    def add_samples(self, run: Statements, rows: Sequence[Row]) -> int:
+    def add_samples(self, run: Statements, rows: Sequence[Row], /) -> int:
         """Add samples whose key is not there yet; return how many were added."""
         ...
 
-    def add_past(self, run: Statements, rows: Sequence[InstantRow]) -> int:
+    def add_past(self, run: Statements, rows: Sequence[InstantRow], /) -> int:
         """Add instants of the past, or correct them; return how many changed."""
         ...
 

@@ -219,14 +219,14 @@ class PostgresSink:
             self._months = set[schema.Month]()  # those of this transaction are not there
             raise
 
-    def add_samples(self, run: Statements, rows: Sequence[Row]) -> int:
+    def add_samples(self, run: Statements, rows: Sequence[Row], /) -> int:
         """See `binance_oi.recorder.copying.Target.add_samples`."""
         for month in sorted(schema.months_of(row[1] for row in rows) - self._months):
             schema.make_month(run, month)
             self._months.add(month)
         return run.execute(_SAMPLES, _columns(rows)).rowcount
 
-    def add_past(self, run: Statements, rows: Sequence[InstantRow]) -> int:
+    def add_past(self, run: Statements, rows: Sequence[InstantRow], /) -> int:
         """See `binance_oi.recorder.copying.Target.add_past`."""
         return run.execute(_PAST, _columns(rows)).rowcount
 
