@@ -65,7 +65,7 @@ class SeriesWanted(NamedTuple):
 
 
 def export_series(
-    recording: Path, to: Path, wanted: SeriesWanted, *, replace: bool, csv_safe: bool
+    recording: str | Path, to: Path, wanted: SeriesWanted, *, replace: bool, csv_safe: bool
 ) -> int:
     """Write a series to a file, and print how many rows it has."""
     from binance_oi.output import export_series as write

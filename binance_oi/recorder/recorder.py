@@ -29,7 +29,7 @@ from binance_oi.recorder.gap_filler import GapFiller
 from binance_oi.recorder.pending import Pending
 from binance_oi.recorder.rotating import Rotation
 from binance_oi.recorder.sink import Saved, Sink
-from binance_oi.recorder.standby import claimed, is_temporary
+from binance_oi.recorder.standby import stand_by
 from binance_oi.recorder.store import TIDY_EVERY
 from binance_oi.recorder.stored import Storing, stored
 from binance_oi.recorder.writing_thread import WritingThread
@@ -222,18 +222,12 @@ class Recorder:
         if not self._standby:
             await claim()
             return await self._record_once()
-        while True:
-            await claimed(claim, self._sink, self._say)
-            self._say(None)
-            try:
-                return await self._record_once()
-            except RecordingError as error:
-                if not is_temporary(error):
-                    raise
-                await self._thread.run(self._close)
-                self._lose(self._pending.give_up_all("another recorder took over"))
-                self._pending = Pending(self._period)
-                logger.warning("standing by again: %s", error)
+        await stand_by(claim, self._record_once, self._give_way, self._sink, self._say)
+
+    async def _give_way(self) -> None:
+        await self._thread.run(self._close)
+        self._lose(self._pending.give_up_all("another recorder took over"))
+        self._pending = Pending(self._period)
 
     def _say(self, trouble: str | None) -> None:
         self._status = replace(self._status, trouble=trouble)

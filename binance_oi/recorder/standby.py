@@ -20,15 +20,41 @@ def is_temporary(error: RecordingError) -> bool:
     return any(isinstance(each, OccupiedError | StorageError) for each in (error, error.__cause__))
 
 
-async def claimed(
-    claim: Callable[[], Awaitable[None]], name: object, says: Callable[[str], object]
+async def stand_by(
+    claim: Callable[[], Awaitable[None]],
+    record: Callable[[], Awaitable[None]],
+    give_way: Callable[[], Awaitable[None]],
+    name: object,
+    says: Callable[[str | None], object],
 ) -> None:
-    """Wait until `claim` succeeds.
+    """Wait until the place is free, and record there; wait again when another one took over.
 
     Args:
         claim: See `Sink.claim`.
+        record: Records until it is stopped.
+        give_way: Lets go of the place.
         name: The sink, for messages.
-        says: Called with the reason whenever it has to wait.
+        says: Called with the reason whenever it has to wait, and with None when it need not.
+
+    Raises:
+        RecordingError: Waiting does not help.
+    """
+    while True:
+        await _claimed(claim, name, says)
+        says(None)
+        try:
+            return await record()
+        except RecordingError as error:
+            if not is_temporary(error):
+                raise
+            await give_way()
+            logger.warning("standing by again: %s", error)
+
+
+async def _claimed(
+    claim: Callable[[], Awaitable[None]], name: object, says: Callable[[str | None], object]
+) -> None:
+    """Wait until `claim` succeeds.
 
     Raises:
         RecordingError: Waiting does not help.

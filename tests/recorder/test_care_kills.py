@@ -14,13 +14,12 @@ import pytest
 
 from binance_oi.recorder import Recording, care
 from binance_oi.recorder.check import check
-from support import SUPPORT
+from support import TESTS
 from support.filled import BEFORE, DAY, HOUR, START, fill
 from support.recording_market import tables
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 LONGEST = 1.0  # s of work before a kill
-CHILD = SUPPORT / "caring_process.py"
 STEP = HOUR // 4 if KILLS > 20 else HOUR
 END = START + 10 * DAY
 SYMBOLS = 40
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.thorough
 
 def killed(seconds: float, *arguments: str) -> tuple[bool, list[str]]:
     """Run a process and kill it after some seconds; whether it had ended, and what it printed."""
-    command = [sys.executable, str(CHILD), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "support.caring_process", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
