@@ -194,9 +194,9 @@ class PostgresSink:
             covered = sum(swept(connection, gap, period) for gap in gaps)
             for gap in gaps:
                 write_missed(connection, gap, period)
-            return Saved(0 if sweep is None else _write(connection, sweep, period), covered)
+            return Saved(0 if sweep is None else _write(connection, sweep, rows, period), covered)
 
-        rows = [] if sweep is None else list(sweep.rows())
+        rows = [] if sweep is None else sorted(sweep.rows(), key=itemgetter(0, 1))
         if sweep is not None and sweep.slot is not None:
             self._latest = unix_ms(sweep.slot)
         return self._run(write, schema.months_of(row[1] for row in rows))
@@ -324,11 +324,10 @@ class PostgresSink:
                 return work(connection)
 
 
-def _write(connection: Connection, sweep: Snapshot, period: int) -> int:
+def _write(connection: Connection, sweep: Snapshot, rows: Sequence[Row], period: int) -> int:
     """Write a sweep; return how many of its samples are new."""
     assert sweep.slot is not None
     slot, started, finished = map(unix_ms, (sweep.slot, sweep.started, sweep.finished))
-    rows = sorted(sweep.rows(), key=itemgetter(0, 1))
     new = connection.execute(_SAMPLES, _columns(rows)).rowcount if rows else 0
     asked = len(sweep) + len(sweep.errors)
     first = connection.execute(

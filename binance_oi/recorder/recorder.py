@@ -221,8 +221,9 @@ class Recorder:
         claim = partial(self._thread.run, partial(self._sink.claim, clock))
         if not self._standby:
             await claim()
-            return await self._record_once()
-        await stand_by(claim, self._record_once, self._give_way, self._sink, self._say)
+            await self._record_once()
+        else:
+            await stand_by(claim, self._record_once, self._give_way, self._sink, self._say)
 
     async def _give_way(self) -> None:
         await self._thread.run(self._close)

@@ -1,4 +1,4 @@
-"""Work on a recording in a separate process, to be killed: `python -m support.caring_process WHAT ...`.
+"""Work on a recording in a process of its own, to be killed: `-m support.caring_process WHAT ...`.
 
 Rule of this file: it prints `ready` when its imports are done, and `done` at its end.
 
