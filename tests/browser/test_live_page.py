@@ -133,7 +133,7 @@ class Gate:
                 except OSError:
                     pass  # the browser or the service has gone
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

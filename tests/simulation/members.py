@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from binance_oi.budget import Pool, ProcessBudget
 from binance_oi.budget.courier import Courier
@@ -183,12 +183,9 @@ def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, li
     def wall() -> float:
         return exchange.now() + error
 
-    budget = ProcessBudget(limit=limit)
-
     def make_bucket(state: Any, members: int = 1) -> Any:
         return ProcessBudget(limit=limit, share=1.0 / members)._make_bucket(state)
 
-    del budget
     pool = MemberPool(make_bucket, lambda clock: fresh_state(limit, clock, wall), steady, wall)
     gated = _Gated(stage.links[number], stage.gates[number])
     courier = Courier(pool, POOL, lambda: gated, steady)
@@ -196,7 +193,7 @@ def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, li
         stage.couriers[number] = courier
     else:
         stage.couriers.append(courier)
-    return Stopping(pool, stage.gates[number])
+    return cast(Pool, Stopping(pool, stage.gates[number]))
 
 
 # -- what goes wrong -------------------------------------------------------------------------------
