@@ -40,18 +40,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     return _open(path)
 
 
-def _open(path: Path, *, reads_log: bool = True) -> sqlite3.Connection:
+def _open(path: Path, *, reads_log: bool = True, may_be_empty: bool = False) -> sqlite3.Connection:
     if not reads_log:
-        return _checked(path, UNCHANGING)
+        return _checked(path, UNCHANGING, may_be_empty)
     mode = _mode(path)
     try:
-        return _checked(path, mode)
+        return _checked(path, mode, may_be_empty)
     except RecordingError as error:
         if size_of(beside(path, LOG)) and not os.path.exists(beside(path, INDEX)):
             raise RecordingError(f"{error}; copy it with its log to a writable place") from error
         if size_of(beside(path, LOG)) or os.path.exists(beside(path, JOURNAL)):
             raise  # without its log or journal, the file is not what was written
-        return _checked(path, UNCHANGING)  # SQLite cannot write in this directory
+        return _checked(path, UNCHANGING, may_be_empty)  # SQLite cannot write in this directory
 
 
 def _mode(path: Path) -> str:
@@ -64,7 +64,7 @@ def _mode(path: Path) -> str:
     return WRITING if may_write else UNCHANGING
 
 
-def _checked(path: Path, mode: str) -> sqlite3.Connection:
+def _checked(path: Path, mode: str, may_be_empty: bool) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{mode}"
     # Readers of an Arrow stream may use threads of their own, one at a time.
     with translate_read_errors(path):
@@ -79,7 +79,7 @@ def _checked(path: Path, mode: str) -> sqlite3.Connection:
     connection.watch(*(beside(path, ending) for ending in ("", LOG, INDEX)))
     try:
         connection.execute("PRAGMA query_only = ON")
-        if not check_version(connection, path):
+        if not check_version(connection, path) and not may_be_empty:
             raise RecordingError(f"{path} is empty")
     except BaseException:
         connection.close()
@@ -98,7 +98,9 @@ def check_source(path: Path, source: str | None) -> None:
         return
     check_sides(path)
     reads_log = not is_foreign(path, beside(path, LOG))
-    with translate_read_errors(path), closing(_open(path, reads_log=reads_log)) as connection:
+    # A recorder that was killed when it made the file leaves a database without tables.
+    opened = _open(path, reads_log=reads_log, may_be_empty=True)
+    with translate_read_errors(path), closing(opened) as connection:
         known = read_source(connection)
     if known is not None and known != source:
         raise RecordingError(f"{path} is a recording of {known}, and not of {source}")

@@ -316,6 +316,18 @@ async def test_another_source_is_refused_before_any_request(
 
 
 @pytest.mark.virtual_time
+async def test_a_file_whose_recorder_was_killed_before_its_tables_were_there_is_continued(
+    path: Path,
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+    assert os.path.getsize(path) > 0
+    await record(path, 2, Named("production"))
+    assert len(tables(path)[0]) == 2
+
+
+@pytest.mark.virtual_time
 async def test_another_source_is_refused_by_every_store(place: str) -> None:
     await record(place, 1, Named("production"))
     before, other = tables(place), Named("testnet")
