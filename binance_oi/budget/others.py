@@ -71,7 +71,7 @@ class Curve:
         seen = self if self.since < SLOT else self.seen()
         rises = [b - a for a, b in pairwise([0, *seen.heights[int(self.since / SLOT) :]])]
         unseen = round(MINUTE / SLOT) - len(self.heights) if whole else 0
-        return rises + [round(self.calm * SLOT)] * unseen
+        return rises + [round(seen.calm * SLOT)] * unseen
 
     def seen(self) -> "Curve":
         """The same curve without what they used before our first count."""

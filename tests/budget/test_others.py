@@ -226,3 +226,8 @@ def test_steady_others_are_expected_to_use_no_more_at_any_second(into: float, un
 def test_use_before_our_first_count_has_no_second() -> None:
     part = curve((40.0, 900), (50.0, 900), (59.0, 900))
     assert at_any_second([part], NOTHING, 5.0, 0) == 0
+
+
+def test_use_before_our_only_count_is_no_usual_rate() -> None:
+    part = curve((41.0, 900))
+    assert at_any_second([part], NOTHING, 5.0, 0) == 0
