@@ -23,6 +23,26 @@ ALLOWED = {
     ): "`nox -s fuzz`: a timeout is one of its faults",
     ("tests/fuzz/soak.py", "size_at_rest", "sleep"): "`nox -s soak` measures memory at rest",
     ("tests/simulation/machine.py", "", "sleep"): "`nox -s machine`: drills on a real clock",
+    **{
+        ("tests/simulation/servers.py", "", kind): "`nox -s machines`: drills on a real clock"
+        for kind in ("sleep", "patience", "timeout")
+    },
+    (
+        "tests/postgres/test_postgres_kills.py",
+        "",
+        "sleep",
+    ): "`nox -s postgres`: the instant of a kill, on which nothing depends",
+    (
+        "tests/postgres/test_postgres_kills.py",
+        "",
+        "timeout",
+    ): "`Process.wait` counts sweeps; it has no timeout",
+    (
+        "tests/support/killed_runs.py",
+        "run",
+        "sleep",
+    ): "the instant of a kill, on which nothing depends",
+    ("tests/support/record_keeper.py", "", "sleep"): "every drill of members is in virtual time",
     ("tests/faults/rules.py", "_meet", "duration"): "judged where `is_virtual()` only",
     (
         "tests/faults/test_cancellation.py",
