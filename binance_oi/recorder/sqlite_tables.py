@@ -137,7 +137,10 @@ class SqliteTables:
 
     def _translated(self, found: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
         with translate_read_errors(self.path):
-            yield from found
+            # Not `yield from`: it would close the cursor of an abandoned iterator, which fails
+            # when the connection is closed already.
+            for row in found:  # noqa: UP028
+                yield row
 
     def moment(self, symbols: int) -> AbstractContextManager[Statements]:
         """See `Tables.moment`."""
