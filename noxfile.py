@@ -224,14 +224,12 @@ def on_both_stores(session: nox.Session, *arguments: str, **env: str) -> None:
 
 @nox.session
 def postgres(session: nox.Session) -> None:
-    """Real servers of PostgreSQL: kills of both sides, ten million rows, ratios; an hour.
+    """Real servers of PostgreSQL, and kills of both sides; an hour.
 
-    It needs `initdb` and `postgres` (Debian: `postgresql`). BINANCE_OI_KILLS and BINANCE_OI_ROWS
-    make it shorter.
+    It needs `initdb` and `postgres` (Debian: `postgresql`). BINANCE_OI_KILLS makes it shorter.
     """
-    drill = {"BINANCE_OI_KILLS": "200", "BINANCE_OI_ROWS": "10_000_000"}
-    env = {name: os.environ.get(name, most) for name, most in drill.items()}
-    on_both_stores(session, "-m", "", **env)
+    kills = os.environ.get("BINANCE_OI_KILLS", "200")
+    on_both_stores(session, "-m", "", BINANCE_OI_KILLS=kills)
 
 
 @nox.session
