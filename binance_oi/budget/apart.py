@@ -64,10 +64,11 @@ class ApartPool(TurnPool):
         members = self._members(k)
         self._bucket = self._make(known, members)
         self.has_news = True
-        part = "nothing is sent" if self._without_server == "wait" else f"1/{members} of the limit"
+        is_waiting = self._without_server == "wait"
+        part = "sends nothing" if is_waiting else f"may use 1/{members} of the limit"
         logger.warning(
-            "the budget is not shared with other machines, and this process may use %s from the"
-            " next minute on, until this ends: %s",
+            "the budget is not shared with other machines, and this process %s from the next"
+            " minute on, until this ends: %s",
             *(part, why),
         )
 

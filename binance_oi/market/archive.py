@@ -17,6 +17,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import ssl as tls
 import time
 from collections import deque
@@ -368,7 +369,8 @@ def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
     A crash may leave an incomplete file: readers of the cache compare its checksum. The temporary
     name is for people who use the files by hand: they never see a half-written file.
     """
-    part = place.with_name(f"{place.name}.part")
+    # A name of its own: several archives may use one directory at the same time.
+    part = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)

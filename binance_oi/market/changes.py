@@ -326,7 +326,7 @@ class _Track:
         step = self._plan.step
         slot = -(-sample.time // step)
         if self._slot is None:
-            self._slot = slot - 1
+            self._slot = (sample.time - LATE_MS - 1) // step  # an earlier sample may still come
         known = self._samples.get(slot)
         if sample.time >= self._slot * step and (known is None or known.time < sample.time):
             self._samples[slot] = sample

@@ -94,7 +94,7 @@ def _piece(points: list[tuple[float, float]]) -> str:
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     known = [value for value in values if not math.isnan(value)]
-    return min(known), max(known)
+    return (min(known), max(known)) if known else (0.0, 0.0)
 
 
 def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:

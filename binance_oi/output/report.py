@@ -190,7 +190,10 @@ class _Report:
 
     def _sparse(self, symbol: str) -> Curve:
         """A curve of equally spaced instants; reading all samples would take too long."""
-        first, end = round(self.found.span.first * 1000), round(self.found.span.last * 1000)
+        line = self.market.line(symbol)
+        assert line is not None
+        first = min(round(self.found.span.first * 1000), line.first.time - 1)
+        end = round(self.found.span.last * 1000)
         step = max(1, (end - first) // (2 * POINTS))
         instants = range(first + step, end + 1, step)
         ((_, found),) = self.recording.values_at((symbol,), instants, step - 1)

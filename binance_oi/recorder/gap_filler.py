@@ -79,7 +79,11 @@ class GapFiller:
         self._swept.set()
 
     def _want(self, symbol: str, gap: Gap, period: int) -> None:
-        instants = [] if gap.reason in NEVER else list(instants_in(gap, period))
+        # A clock that was never set makes gaps of decades; the history has the last days alone.
+        now = round(self._clock() * 1000)
+        first, last = max(gap.first, now - KEPT_MS), min(gap.last, now + period)
+        kept = gap._replace(first=first, last=last)
+        instants = [] if gap.reason in NEVER else list(instants_in(kept, period))
         if instants:
             self._wanted.setdefault(symbol, set()).update(instants)
 

@@ -132,7 +132,7 @@ class HistoryCache:
             return _decoded(packed, symbol)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
             logger.debug("the cache of %s is not used: %s", symbol, error)
             return None
 

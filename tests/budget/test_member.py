@@ -426,7 +426,7 @@ def test_who_is_to_wait_sends_nothing_without_the_server(
     pool = machines.member()
     machines.use(pool)
     machines.lose(pool)
-    assert "nothing is sent" in caplog.text
+    assert "sends nothing" in caplog.text
     for machines.time.now in (30.0, 63.0, 200.0):
         answer = pool.charge(1)
         assert isinstance(answer, Wait)

@@ -29,6 +29,18 @@ def test_weight_leaves_the_window_after_the_span_of_the_limit_and_not_before() -
     assert made.used(11.2 + MIN_SLOTTED_S / SLOTS) == 0
 
 
+def test_a_window_that_is_moved_says_the_same_at_the_moved_instants() -> None:
+    made = window()
+    use(made, 1.0, 60, answered=1.2)
+    made.bulk_at, made.kept_until = 1.0, 2.0
+    width = MIN_SLOTTED_S / SLOTS
+    slots = made.move(30.0)
+    assert slots * width >= 30.0
+    assert (made.bulk_at, made.kept_until) == (31.0, 32.0)
+    assert made.used(31.2) == 60
+    assert made.used(41.2 + 2 * width) == 0
+
+
 @pytest.mark.parametrize("seconds", [1, 10, 60, 86_400])
 def test_the_number_of_slots_is_bounded(seconds: int) -> None:
     made = window(seconds, 10_000_000)

@@ -112,6 +112,17 @@ async def test_a_day_has_its_rows_and_the_next_run_reads_only_its_checksum(
     assert server.asked == [f"{path}.CHECKSUM", path, f"{path}.CHECKSUM"]
 
 
+async def test_several_runs_use_one_cache_at_the_same_time(tmp_path: Path) -> None:
+    name = NAMES[0]
+    for number in range(5):
+        server = ArchiveServer(published(name, DAY, whole_day(name, DAY)))
+        async with server.running():
+            cache = tmp_path / str(number)
+            runs = await asyncio.gather(*(read(server, cache, [name]) for _ in range(4)))
+        assert [len(list(day)) for (day,) in runs] == [288] * 4
+        assert not [file for file in files_in(cache) if file.suffix == ".part"]
+
+
 STYLES = [(a, b, c) for a in (False, True) for b in (False, True) for c in (False, True)]
 
 

@@ -459,3 +459,17 @@ def test_a_score_depends_on_the_numbers_alone_and_not_on_those_that_went() -> No
         new.put(slot, None)
     assert old.score(0.5, left_out) == new.score(0.5)
     assert len(old) == size
+
+
+def test_the_first_samples_may_come_out_of_order() -> None:
+    begin, step = 3_000_000 * 300_000, 300_000
+    samples = [(-5_000, 20), (1_000, 10), (step, 30), (step + 61_000, 1)]
+    found = []
+    for order in (samples, [samples[1], samples[0], *samples[2:]]):
+        tracker = ChangeTracker()
+        for at, value in order:
+            tracker.observe("A", begin + at, Decimal(value))
+        found.append(tracker.settled("A", "5m"))
+    assert found[0] == found[1]
+    assert found[0] is not None
+    assert found[0].percent == 50.0

@@ -326,6 +326,27 @@ def test_marks_that_a_picture_cannot_separate_are_joined_under_the_longer_reason
     assert found.marks()[0] == Mark(0, 2_500, "late")
 
 
+@pytest.mark.parametrize("most", [0, 300_000], ids=["looked up", "read"])
+def test_a_symbol_whose_only_sample_is_older_than_the_first_slot_has_a_curve(
+    tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("binance_oi.output.report.MOST_READ", most)
+    at = round(BEGIN.timestamp() * 1000)
+    with closing(Store(tmp_path / "oi.db")):
+        pass
+    sweeps = [(at + n * 10_000, 10_000, at, at, 1, 1, 0, 10) for n in range(50)]
+    with closing(sqlite3.connect(tmp_path / "oi.db")) as connection, connection:
+        connection.execute("INSERT INTO settled VALUES ('X', ?1, '5', ?1, NULL)", (at - 2_500,))
+        connection.executemany("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?, ?, ?)", sweeps)
+    with Recording(tmp_path / "oi.db") as recording:
+        state = Page(report(recording)).state
+    assert decoded(state["series"]["X"]["values"]) == [5.0]
+
+
+def test_a_curve_without_any_value_is_an_empty_picture() -> None:
+    assert 'class="line" d=""' in chart("A", ([], []), Span(0.0, 60.0), [], 20.0)
+
+
 def test_the_z_score_of_the_last_hour_is_that_of_the_series(tmp_path: Path) -> None:
     at, step = round(BEGIN.timestamp() * 1000) // 300_000 * 300_000, 300_000
     with closing(Store(tmp_path / "oi.db")):

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from binance_oi import Gap, OpenInterestClient, ProcessBudget
+from binance_oi.exchange.routes import KEPT_MS
 from binance_oi.recorder import Recorder, Recording, Status
-from binance_oi.recorder.gap_filler import instants_in
+from binance_oi.recorder.gap_filler import GapFiller, instants_in
 from binance_oi.simulator import Bans, LocalExchange
 from support.memory_sink import MemorySink
 from support.recording_market import Market
@@ -222,3 +223,13 @@ def test_the_instants_of_a_gap_are_those_until_the_next_sweep(
 ) -> None:
     gap = Gap(first * 1000, last * 1000, "banned")
     assert [at // 1000 for at in instants_in(gap, period * 1000)] == expected
+
+
+def test_a_clock_that_was_decades_wrong_makes_no_more_to_fill_than_the_history_has() -> None:
+    now = 1_796_000_000.0
+    nothing: Any = None
+    filler = GapFiller(nothing, nothing, nothing, lambda: now)
+    filler.note(Gap(0, round(now * 1000), "clock"), PERIOD)
+    filler.note(Gap(round(now * 1000), 253_000_000_000_000, "clock"), PERIOD)
+    (wanted,) = filler._wanted.values()
+    assert 0 < len(wanted) <= KEPT_MS // STEP + 2

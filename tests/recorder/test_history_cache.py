@@ -95,6 +95,7 @@ def damaged(packed: bytes) -> dict[str, bytes]:
         "another symbol": with_changes(symbol="ETHUSDT"),
         "another format": with_changes(format=0),
         "no rows": with_changes(rows=None),
+        "an empty row": with_changes(rows=[[]]),
         "short rows": with_changes(rows=[row[:2]]),
         "text as time": with_changes(rows=[["1", *row[1:]]]),
         "a flag as time": with_changes(rows=[[True, *row[1:]]]),
