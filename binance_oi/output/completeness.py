@@ -13,6 +13,7 @@ from typing import NamedTuple
 from binance_oi.market.gap import Gap
 from binance_oi.output.drawing import Span, strip
 from binance_oi.output.markup import cells, table
+from binance_oi.output.selection import DATES
 from binance_oi.recorder import Recording
 from binance_oi.recorder.recording import CountedGap
 from binance_oi.times import instant, plain
@@ -99,10 +100,12 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
     slots: list[int] = []
     ends: list[int] = []
     sweeps, samples, period = 0, 0, 1000
-    for sweep in recording.sweeps(part.span):
+    # A slot of an impossible date is left out, as samples are: no picture reaches the year 9999.
+    span = max(part.span[0], DATES[0]), min(part.span[1], DATES[1])
+    for sweep in recording.sweeps(span):
         sweeps, samples, period = sweeps + 1, samples + sweep.new, sweep.period
         slots, ends = [*slots[:1], sweep.slot], [sweep.slot + period]
-    gaps = tuple(recording.counted_gaps(part.span))
+    gaps = tuple(recording.counted_gaps(span))
     slots += [slot for it in gaps for slot in (it.gap.first, max(it.gap[:2]))]
     if not slots:
         return None

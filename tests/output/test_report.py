@@ -343,6 +343,18 @@ def test_a_symbol_whose_only_sample_is_older_than_the_first_slot_has_a_curve(
     assert decoded(state["series"]["X"]["values"]) == [5.0]
 
 
+@pytest.mark.parametrize("slot", [253_402_300_740_000, 253_402_300_699_999, -62_135_596_800_000])
+def test_slots_of_impossible_dates_are_left_out_of_the_page(tmp_path: Path, slot: int) -> None:
+    file = write_recording(tmp_path / "oi.db")
+    with Recording(file) as recording:
+        before = Page(report(recording, made=BEGIN)).shown
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("INSERT INTO gaps VALUES ('', ?1, ?1, 60000, 'clock', '')", (slot,))
+        connection.execute("INSERT INTO sweeps VALUES (?1, 300000, 0, 0, 1, 1, 1, 1)", (slot + 1,))
+    with Recording(file) as recording:
+        assert Page(report(recording, made=BEGIN)).shown == before
+
+
 def test_a_curve_without_any_value_is_an_empty_picture() -> None:
     assert 'class="line" d=""' in chart("A", ([], []), Span(0.0, 60.0), [], 20.0)
 
