@@ -10,6 +10,7 @@ from aiohttp import web
 
 from binance_oi.client import OpenInterestClient
 from binance_oi.web.events import OPENING
+from binance_oi.web.hub import FullError
 from binance_oi.web.messages import Answer, Request
 from binance_oi.web.router import Router, Stream
 from binance_oi.web.service import Options, Service
@@ -62,15 +63,22 @@ async def _handle(router: Router, request: web.Request) -> web.StreamResponse:
         Request(request.method, path, query, request.headers, lambda: request.remote or "")
     )
     if isinstance(result, Answer):
-        return web.Response(status=result.status, headers=result.headers, body=result.body or None)
+        return _response(result)
     return await _stream(request, result)
+
+
+def _response(answer: Answer) -> web.Response:
+    return web.Response(status=answer.status, headers=answer.headers, body=answer.body or None)
 
 
 async def _stream(request: web.Request, stream: Stream) -> web.StreamResponse:
     transport, response = request.transport, web.StreamResponse(headers=stream.headers)
     if transport is None:  # the visitor has left already
         return response
-    listener = stream.listen(cut=transport.abort, is_gone=transport.is_closing)
+    try:
+        listener = stream.listen(cut=transport.abort, is_gone=transport.is_closing)
+    except FullError:
+        return _response(stream.full)
     try:
         await response.prepare(request)
         await response.write(OPENING)

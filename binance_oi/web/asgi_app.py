@@ -15,7 +15,7 @@ from typing import Any, Final, Unpack
 
 from binance_oi.client import OpenInterestClient
 from binance_oi.web.events import OPENING
-from binance_oi.web.hub import Listener
+from binance_oi.web.hub import FullError, Listener
 from binance_oi.web.messages import Answer, Headers, Request
 from binance_oi.web.router import Router, Stream
 from binance_oi.web.service import Options, Service
@@ -57,14 +57,12 @@ class OIAsgi:
         result = await self._router.answer(_request(scope))
         with suppress(OSError):  # the visitor has left
             if isinstance(result, Answer):
-                body = result.body
-                length = (
-                    () if result.status in (204, 304) else (("Content-Length", str(len(body))),)
-                )
-                await send(_start(result.status, (*result.headers, *length)))
-                await send({"type": "http.response.body", "body": body})
-            else:
+                await _answer(result, send)
+                return
+            try:
                 await _stream(result, receive, send)
+            except FullError:
+                await _answer(result.full, send)
 
 
 def oi_asgi(client: OpenInterestClient | None = None, **options: Unpack[Options]) -> OIAsgi:
@@ -150,11 +148,21 @@ def _start(status: int, headers: Headers) -> Message:
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
+async def _answer(answer: Answer, send: Send) -> None:
+    body = answer.body
+    length = () if answer.status in (204, 304) else (("Content-Length", str(len(body))),)
+    await send(_start(answer.status, (*answer.headers, *length)))
+    await send({"type": "http.response.body", "body": body})
+
+
 async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
-    """Send the events until the visitor leaves, the hub closes or nobody reads."""
-    await send(_start(200, stream.headers))
+    """Send the events until the visitor leaves, the hub closes or nobody reads.
+
+    Raises:
+        FullError: There are too many listeners; nothing was sent.
+    """
     listener = stream.listen(cut=lambda: writing.cancel())
-    writing = asyncio.create_task(_write(listener, send))
+    writing = asyncio.create_task(_write(listener, stream.headers, send))
     leaving = asyncio.create_task(_until_gone(receive))
     try:
         await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,7 +176,8 @@ async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
         writing.result()
 
 
-async def _write(listener: Listener, send: Send) -> None:
+async def _write(listener: Listener, headers: Headers, send: Send) -> None:
+    await send(_start(200, headers))
     await send(_chunk(OPENING))
     while (data := await listener.next()) is not None:
         await send(_chunk(data))

@@ -79,6 +79,12 @@ class Stream(NamedTuple):
     headers: Headers
     listen: Listen
 
+    @property
+    def full(self) -> Answer:
+        """The answer if `listen` raises `FullError`; it keeps the headers for other origins."""
+        answer = ProblemError(FULL, after=AGAIN_AFTER).answer()
+        return answer._replace(headers=(*answer.headers, *self.headers[len(STREAMING) :]))
+
 
 Result = Answer | Stream
 Handler = Callable[[Request, str], Awaitable[Result]]

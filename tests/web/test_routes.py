@@ -220,6 +220,16 @@ async def test_there_are_no_more_streams_than_allowed(server: str) -> None:
 
 
 @everywhere
+async def test_a_stream_of_a_hub_that_has_just_closed_is_refused(server: str) -> None:
+    async with visiting(server, origins=["https://example.org"]) as (visitor, _):
+        await visitor.get("/snapshot")
+        visitor.service.hub.close()
+        got = await visitor.get("/events", Origin="https://example.org")
+    assert (got.status, got.json["type"]) == (503, "urn:binance-oi:full")
+    assert got.headers["Access-Control-Allow-Origin"] == "https://example.org"
+
+
+@everywhere
 async def test_the_past_is_read_from_the_exchange_once(server: str) -> None:
     async with visiting(server) as (visitor, reads):
         path = "/history/BTCUSDT?period=1h"

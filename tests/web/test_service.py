@@ -1,6 +1,7 @@
 """A service begins with the first request that needs it, and ends with its application."""
 
 import asyncio
+import json
 import signal
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from binance_oi import InvalidSymbolError
 from binance_oi.testing import simulated_client
-from binance_oi.web import Limits, oi_app, oi_asgi, oi_lifespan
+from binance_oi.web import Limits, OIAsgi, oi_app, oi_asgi, oi_lifespan
 from binance_oi.web.problems import ProblemError
 from binance_oi.web.service import AGAIN_S, Service
 from support.market_source import FedSource
@@ -128,3 +129,40 @@ async def test_an_asgi_application_refuses_what_is_not_http() -> None:
     assert sent == [{"type": "websocket.close", "code": 1000}]
     with pytest.raises(RuntimeError):
         await app({"type": "carrier-pigeon"}, receive, send)
+
+
+# -- streams of an ASGI server -------------------------------------------------------------------
+
+
+class AsgiVisitor:
+    """A visitor who stays, and reads nothing while `reads` is not set."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.sent = list[Any]()
+
+    async def receive(self) -> dict[str, Any]:
+        return await asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Any) -> None:
+        await asyncio.sleep(0)
+        await self.reads.wait()
+        self.sent.append(message)
+
+    def visit(self, app: OIAsgi) -> asyncio.Task[None]:
+        scope = {"type": "http", "method": "GET", "path": "/events", "headers": []}
+        return asyncio.create_task(app(scope, self.receive, self.send))
+
+
+async def test_visitors_who_come_at_once_and_are_too_many_get_a_503_of_asgi() -> None:
+    app = oi_asgi(recording="never.db", limits=Limits(listeners=3))
+    visitors = [AsgiVisitor() for _ in range(12)]
+    running = [visitor.visit(app) for visitor in visitors]
+    await asyncio.gather(*running[3:])
+    await app.service.aclose()
+    await asyncio.gather(*running)
+    starts = [visitor.sent[0]["status"] for visitor in visitors]
+    assert starts == [200] * 3 + [503] * 9
+    for visitor in visitors[3:]:
+        assert json.loads(visitor.sent[1]["body"])["type"] == "urn:binance-oi:full"
