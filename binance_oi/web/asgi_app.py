@@ -169,8 +169,7 @@ async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
     finally:
         listener.leave()
         leaving.cancel()
-        if leaving.done():
-            writing.cancel()  # it may wait for a visitor who has left
+        writing.cancel()  # it may wait for a visitor who has left, or who does not read
         await asyncio.wait({writing, leaving})
     if not writing.cancelled():
         writing.result()

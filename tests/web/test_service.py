@@ -166,3 +166,19 @@ async def test_visitors_who_come_at_once_and_are_too_many_get_a_503_of_asgi() ->
     assert starts == [200] * 3 + [503] * 9
     for visitor in visitors[3:]:
         assert json.loads(visitor.sent[1]["body"])["type"] == "urn:binance-oi:full"
+
+
+async def test_one_cancel_ends_a_stream_whose_visitor_does_not_read() -> None:
+    app, visitor = oi_asgi(recording="never.db"), AsgiVisitor()
+    before = asyncio.all_tasks()
+    visitor.reads.clear()
+    running = visitor.visit(app)
+    while not app.service.hub.listeners:  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1.0)  # the stream waits for its visitor now
+    running.cancel()
+    await asyncio.wait([running], timeout=3600.0)
+    assert running.cancelled()
+    assert app.service.hub.listeners == 0
+    await app.service.aclose()
+    assert asyncio.all_tasks() == before
