@@ -98,15 +98,17 @@ class Hub:
         self._listeners: dict[Listener, None] = {}
         self._subscriptions: dict[View, _Subscription] = {}
         self._news = asyncio.Event()
+        self._caring: asyncio.Task[None] | None = None
 
     # -- the source ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Read the source until it ends, or this call is cancelled; then end every stream.
 
+        A listener still takes what it has not taken yet, and has `Limits.stalled` for each event.
         Raises whatever ends the source.
         """
-        care = asyncio.create_task(self._care())
+        self._caring = asyncio.create_task(self._care())
         try:
             async with aclosing(self.source.outcomes()) as outcomes:
                 async for outcome in outcomes:
@@ -114,8 +116,8 @@ class Hub:
                     await self.wake()
         finally:
             self.close()
-            care.cancel()
-            await asyncio.wait([care])
+            if not self._listeners:
+                await asyncio.wait([self._caring])
 
     def publish(self, outcome: Reading | Gap) -> None:
         """Make the next event; the listeners get it after `wake`."""
@@ -275,6 +277,12 @@ class Hub:
             subscription.listeners -= 1
             if not subscription.listeners:
                 del self._subscriptions[subscription.view]
+        self._end_care()
+
+    def _end_care(self) -> None:
+        """End the care after the last listener; one that does not read still needs it."""
+        if self.is_closed and not self._listeners and self._caring is not None:
+            self._caring.cancel()
 
     def close(self) -> None:
         """End every stream, after the events that a listener has not taken yet."""
@@ -282,6 +290,7 @@ class Hub:
         self._news.set()
         for listener in tuple(self._listeners):
             listener.wake()
+        self._end_care()
 
     def after(self, number: int) -> Event | None:
         """The event after that of this number; None if it is not kept."""

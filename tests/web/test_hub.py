@@ -318,6 +318,28 @@ async def test_a_listener_that_takes_nothing_for_long_is_cut() -> None:
         assert await listener.next() is None
 
 
+@pytest.mark.parametrize("end", ["the source ends", "the hub is cancelled"])
+async def test_a_listener_that_takes_nothing_is_cut_also_after_the_end_of_the_hub(end: str) -> None:
+    tasks, cut, source = asyncio.all_tasks(), list[bool](), FedSource()
+    hub = Hub(source, limits=Limits(stalled=60.0))
+    task = asyncio.create_task(hub.run())
+    await publish(hub, source, reading(0, FIRST))
+    listener, reads = hub.listen(cut=lambda: cut.append(True)), hub.listen()
+    await taken(listener)
+    if end == "the source ends":
+        source.end(ValueError("no schedule fits"))
+    else:
+        task.cancel()
+    await asyncio.wait([task])
+    assert [event.kind for event in await taken(reads)] == ["state"]
+    assert await reads.next() is None
+    reads.leave()
+    assert (cut, hub.listeners) == ([], 1)
+    await asyncio.sleep(70.0)
+    assert (cut, hub.listeners) == ([True], 0)
+    assert asyncio.all_tasks() == tasks
+
+
 async def test_a_listener_whose_connection_has_ended_is_removed() -> None:
     async with running() as (hub, source):
         await publish(hub, source, reading(0, FIRST))
