@@ -7,7 +7,7 @@ costs them once. What all visitors together may ask the exchange is bounded, and
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -17,7 +17,12 @@ from typing import Final, NamedTuple
 
 from binance_oi.client import OpenInterestClient
 from binance_oi.encoding import Decimals, json_text
-from binance_oi.errors import BudgetExhaustedError, RecordingError
+from binance_oi.errors import (
+    BudgetExhaustedError,
+    RecordingError,
+    SymbolNotTradingError,
+    UnknownSymbolError,
+)
 from binance_oi.exchange.routes import KEPT_MS, MAX_ROWS, PERIODS
 from binance_oi.market.gap import Gap
 from binance_oi.recorder.recording import Recording
@@ -33,6 +38,7 @@ HISTORY_SPAN: Final = 300.0  # s in which the exchange counts requests of histor
 DEFAULT_ROWS: Final = MAX_ROWS  # of an answer; one page
 FRESH_S: Final = 15.0  # s for which an answer that ends now is kept
 PARAMETERS: Final = ("period", "since", "until", "decimal")
+NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording
 NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol.")
 
 _BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
@@ -86,6 +92,12 @@ class _Row(NamedTuple):
     notional: Decimal | None
 
 
+class _Recorded(NamedTuple):
+    body: Body
+    is_whole: bool
+    """Whether the exchange has no more."""
+
+
 @dataclass(slots=True)
 class _Kept:
     body: Body
@@ -133,16 +145,21 @@ class Past:
         return await self._running.join(wanted, partial(self._read, wanted))
 
     async def _read(self, wanted: Asked) -> Body:
-        body = await self._recorded(wanted) if self._recording is not None else None
-        if body is None and self._client is not None:
-            body = await self._asked(self._client, wanted)
+        found = await self._recorded(wanted) if self._recording is not None else None
+        body = None if found is None else found.body
+        if self._client is not None and (found is None or not found.is_whole):
+            try:
+                body = await self._asked(self._client, wanted)
+            except (UnknownSymbolError, SymbolNotTradingError):  # such as one of the past
+                if body is None:
+                    raise
         if body is None:
             raise ProblemError(NO_PAST)
         self._keep(wanted, body)
         return body
 
-    async def _recorded(self, wanted: Asked) -> Body | None:
-        """From the recording; None if the exchange has more."""
+    async def _recorded(self, wanted: Asked) -> _Recorded | None:
+        """From the recording; None if it has nothing of the symbol."""
         async with self._reading:
             try:
                 return await asyncio.to_thread(self._read_file, wanted, self.now())
@@ -151,7 +168,7 @@ class Past:
                     raise
                 return None
 
-    def _read_file(self, wanted: Asked, now: int) -> Body | None:
+    def _read_file(self, wanted: Asked, now: int) -> _Recorded | None:
         assert self._recording is not None
         since, until = instant(wanted.first), instant(wanted.last + 1)
         with Recording(self._recording) as recording:
@@ -162,11 +179,10 @@ class Past:
             except RecordingError:  # it has nothing of this symbol
                 return None
             rows = [_Row(point.time, point.open_interest, point.notional) for point in series]
-            if self._client is not None and not _covers(rows, wanted, now):
-                return None
             gaps = recording.counted_gaps((wanted.first, wanted.last + 1))
-            holes = [each.gap for each in islice(gaps, MAX_ROWS)]
-        return _body(wanted, "recording", rows, holes)
+            holes = [each.gap for each in islice(gaps, MAX_ROWS - 1)]
+        holes.extend(_unrecorded(rows, holes, wanted, now))
+        return _Recorded(_body(wanted, "recording", rows, holes), _covers(rows, wanted, now))
 
     async def _asked(self, client: OpenInterestClient, wanted: Asked) -> Body:
         """From the exchange, if visitors may still ask it."""
@@ -204,8 +220,32 @@ class Past:
 
 
 def _covers(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
-    """Whether a recording begins no later than what the exchange keeps of the range."""
-    return bool(rows) and rows[0].time <= max(wanted.first, now - KEPT_MS) + wanted.step
+    """Whether a recording has as much as what the exchange keeps of the range."""
+    kept = now - KEPT_MS
+    if not rows or rows[0].time > max(wanted.first, kept) + wanted.step:
+        return False
+    return wanted.last < kept or _reaches_end(rows, wanted, now)
+
+
+def _reaches_end(rows: Sequence[_Row], wanted: Asked, now: int) -> bool:
+    """Whether at most the last row is missing: it may still appear."""
+    return bool(rows) and rows[-1].time + wanted.step >= _end(wanted, now)
+
+
+def _end(wanted: Asked, now: int) -> int:
+    return min(wanted.last, now // wanted.step * wanted.step)
+
+
+def _unrecorded(
+    rows: Sequence[_Row], holes: Sequence[Gap], wanted: Asked, now: int
+) -> Iterator[Gap]:
+    """The instants after everything that a recording has of the range."""
+    if _reaches_end(rows, wanted, now):
+        return
+    known = [*(row.time for row in rows[-1:]), *(hole.last for hole in holes)]
+    first = (max(known) // wanted.step + 1) * wanted.step if known else wanted.first
+    if first <= _end(wanted, now):
+        yield Gap(first, _end(wanted, now), NO_ROW)
 
 
 def _body(wanted: Asked, source: str, rows: Sequence[_Row], holes: Sequence[Gap]) -> Body:

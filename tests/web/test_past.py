@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from binance_oi import OpenInterest, Snapshot
+from binance_oi import OpenInterest, Snapshot, UnknownSymbolError
 from binance_oi.recorder.store import Store
 from binance_oi.testing import simulated_client
 from binance_oi.testing.virtual_clock import wall_time
@@ -96,6 +96,51 @@ async def test_without_a_client_a_recording_answers_what_it_has(tmp_path: Path) 
     with pytest.raises(ProblemError) as caught:
         await past.read(Asked("NOSUCHUSDT", "1h", end - 7_200_000, end, "text"))
     assert caught.value.kind.status == 404
+
+
+async def test_what_a_recording_that_stopped_does_not_have_is_asked_of_the_exchange(
+    tmp_path: Path,
+) -> None:
+    end = now_ms() // STEP * STEP
+    path = recorded(tmp_path / "oi.db", end - 24 * STEP)
+    wanted = Asked("BTCUSDT", "5m", end - 36 * STEP, end, "text")
+    async with simulated_client() as client:
+        past = Past(client, path, Limits())
+        body = json.loads((await past.read(wanted)).data)
+        ended = json.loads((await past.read(wanted._replace(last=end - 24 * STEP))).data)
+        late = await past.read(Asked("BTCUSDT", "5m", end - 47 * STEP, end - 23 * STEP, "text"))
+    assert (body["from"], ended["from"]) == ("exchange", "recording")
+    assert json.loads(late.data)["from"] == "recording"  # one row may still appear
+    assert len(body["rows"]) >= 36
+    assert ended["holes"] == []
+
+
+async def test_a_symbol_that_the_exchange_no_longer_lists_keeps_its_recorded_past(
+    tmp_path: Path,
+) -> None:
+    end = now_ms() // STEP * STEP
+    path = recorded(tmp_path / "oi.db", end - 24 * STEP, ["GONEUSDT"])
+    async with simulated_client() as client:
+        past = Past(client, path, Limits())
+        body = await past.read(Asked("GONEUSDT", "5m", end - 36 * STEP, end, "text"))
+        with pytest.raises(UnknownSymbolError):
+            await past.read(Asked("NOSUCHUSDT", "5m", end - 36 * STEP, end, "text"))
+    assert [time for time, _ in rows(body.data)] == list(
+        range(end - 36 * STEP, end - 24 * STEP + 1, STEP)
+    )
+
+
+@pytest.mark.parametrize("begin", [36, 12], ids=["with rows before", "with no row"])
+async def test_without_a_client_what_is_not_recorded_at_the_end_is_a_hole(
+    tmp_path: Path, begin: int
+) -> None:
+    end = now_ms() // STEP * STEP
+    past = Past(None, recorded(tmp_path / "oi.db", end - 24 * STEP), Limits())
+    wanted = Asked("BTCUSDT", "5m", end - begin * STEP, end, "text")
+    body = json.loads((await past.read(wanted)).data)
+    first = end - min(begin, 23) * STEP
+    assert body["holes"] == [{"first": first, "last": end, "reason": "no_row"}]
+    assert len(body["rows"]) == max(0, begin - 23)
 
 
 async def test_a_recording_that_is_not_there_yet_leaves_the_question_to_the_exchange(
