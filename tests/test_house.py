@@ -44,6 +44,7 @@ ONLY = {"simulator": set[str]()}  # otherwise a wrong number could pass on both 
 # Which modules may import which third-party package.
 THIRD_PARTY = {
     "aiohttp.web_protocol": {"web/server"},  # the type of a connection
+    "aiohttp.http_exceptions": {"web/server"},  # the errors of a malformed request
     "aiohttp": {
         *("sending/connections", "sending/parked_connections", "sending/transport"),
         "sending/caller_session",

@@ -4,9 +4,11 @@ The rule of this file: a visitor who is slow, or silent, holds a connection for 
 """
 
 import asyncio
+import logging
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from binance_oi.web.aiohttp_app import SERVICE
@@ -15,6 +17,17 @@ IDLE_S: Final = 75.0  # s without a whole request, after which a connection ends
 DRAIN_S: Final = 0.7  # s that answers under way get at the end, twice
 BACKLOG: Final = 2048
 CHECK_S: Final = 5.0  # s between two looks at what visitors have not read
+OF_VISITORS: Final = (HttpProcessingError, web.RequestPayloadError)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is not that of a request; any visitor could fill the log with those."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OF_VISITORS)
+
+
+logger: logging.Logger = logging.getLogger("binance_oi.server")
+logger.addFilter(_is_ours)
 
 
 class Server:
@@ -32,6 +45,7 @@ class Server:
             app,
             handle_signals=False,
             access_log=None,
+            logger=logger,
             keepalive_timeout=IDLE_S,
             shutdown_timeout=DRAIN_S,
             lingering_time=1.0,

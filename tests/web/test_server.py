@@ -140,8 +140,38 @@ async def test_a_fuzzed_request_is_a_4xx_that_leaks_nothing_and_leaves_nothing(
         assert service.hub.listeners == 0
         assert len(service.visitors) <= 1
     assert {400, 404, 405, 421} & statuses
-    ours = [record for record in caplog.records if record.name == "binance_oi"]
-    assert ours == []
+    names = "binance_oi", "aiohttp.server"
+    assert [record for record in caplog.records if record.name.startswith(names)] == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    ],
+    ids=["two hosts", "a negative length", "a chunk without length"],
+)
+async def test_a_malformed_request_leaves_no_line_in_the_log(
+    sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as (_, _, port):
+        for _ in range(3):
+            got = await exchange(port, sent)
+            assert got.split(b" ", 2)[1] == b"400"
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_an_error_of_the_server_itself_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("binance_oi.web.aiohttp_app._response", None)
+    ask = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    async with serving() as (_, _, port):
+        assert (await exchange(port, ask)).startswith(b"HTTP/1.1 500")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("binance_oi.server", "ERROR")
 
 
 @asynccontextmanager

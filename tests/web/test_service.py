@@ -143,7 +143,8 @@ class AsgiVisitor:
         self.sent = list[Any]()
 
     async def receive(self) -> dict[str, Any]:
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        return {}
 
     async def send(self, message: Any) -> None:
         await asyncio.sleep(0)
