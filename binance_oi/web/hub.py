@@ -158,7 +158,9 @@ class Hub:
 
     def _news_of(self, seen: Observation, now: float) -> Cell | None:
         """The new cell of an observation; None if it says nothing new."""
-        at, symbol = now - (self._wall() - seen.received / 1000), seen.value.symbol
+        # The clock of a recorder may be ahead of ours: no value is newer than now.
+        age, symbol = max(0.0, self._wall() - seen.received / 1000), seen.value.symbol
+        at = now - age
         known = self.cells.get(symbol)
         if known is not None and (known.value.time > seen.value.time or known.is_same(seen)):
             known.at = max(known.at, at)

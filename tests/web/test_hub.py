@@ -112,6 +112,19 @@ async def test_a_listener_of_symbols_gets_these_symbols_in_its_order_and_hears_w
     assert "errors" not in delta.data
 
 
+async def test_a_value_that_was_received_in_the_future_is_as_old_as_its_sweep() -> None:
+    async with running() as (hub, source):
+        for number in range(2):  # a new value, and the same one again
+            sweep = reading(number, FIRST)
+            ahead = [
+                seen._replace(received=seen.received + 3_600_000) for seen in sweep.observations
+            ]
+            await publish(hub, source, sweep._replace(observations=ahead))
+            assert hub.cells["BTCUSDT"].at <= hub.now
+        await asyncio.sleep(30.0)
+        assert hub.age_of(hub.cells["BTCUSDT"].at) >= 30
+
+
 async def test_a_symbol_that_fails_keeps_its_value_and_one_that_left_the_market_does_not() -> None:
     async with running() as (hub, source):
         left = {"BTCUSDT": "11"}
