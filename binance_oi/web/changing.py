@@ -34,6 +34,8 @@ SLICE: Final = 50  # symbols whose changes are computed before other work runs
 KEPT_BODIES: Final = 64  # until the next event
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
+EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+
 
 class Wanted(NamedTuple):
     """A question about changes."""
@@ -121,7 +123,7 @@ class Changes:
         """Replace the tracker by one with the past of the recording."""
         try:
             tracker = await asyncio.to_thread(_filled, path)
-        except RecordingError as error:
+        except (RecordingError, OverflowError, ValueError) as error:
             logger.warning("changes do not have the past of the recording: %s", error)
         else:
             for cells in self._meanwhile or ():
@@ -176,5 +178,6 @@ def _filled(path: Path) -> ChangeTracker:
     with Recording(path) as recording:
         span = recording.span()  # None where a backfill came before the first sweep
         newest = datetime.now(UTC) if span is None else span[1]
-        recording.series(since=newest - USUAL).fill(tracker)
+        since = newest - min(USUAL, newest - EARLIEST)
+        recording.series(since=since).fill(tracker)
     return tracker

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from binance_oi import OpenInterest, Snapshot, UnknownSymbolError
+from binance_oi.market.changes import ChangeTracker
 from binance_oi.recorder.store import Store
 from binance_oi.testing import simulated_client
 from binance_oi.testing.virtual_clock import wall_time
@@ -30,6 +32,7 @@ pytestmark = pytest.mark.virtual_time
 
 STEP = 300_000  # ms
 HOURS = 3
+YEAR_1 = -62_135_596_800_000  # Unix ms
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +209,42 @@ async def test_changes_go_without_a_recording_that_cannot_be_read(
     while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
         await asyncio.sleep(1.0)
     assert "do not have the past" in caplog.text
+
+
+async def test_changes_go_on_after_a_recording_with_a_slot_in_year_1(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = recorded(tmp_path / "oi.db", now_ms() // STEP * STEP)
+    with closing(sqlite3.connect(path)) as db:
+        for table in ("sweeps", "settled", "recent"):
+            db.execute(f"DELETE FROM {table}")
+        db.execute("INSERT INTO sweeps VALUES (?, 60000, 0, 0, 1, 1, 1, 1)", (YEAR_1,))
+        db.commit()
+    changes, question = Changes(path), Wanted(None, "1h", "symbol", None, "text")
+    await changes.read(Hub(FedSource()), question)
+    while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(1.0)
+    assert changes._filling is not None
+    assert changes._filling.exception() is None
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("error", [OverflowError, ValueError])
+async def test_changes_go_without_a_recording_with_impossible_times(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+) -> None:
+    def impossible(path: Path) -> ChangeTracker:
+        raise error(f"{path.name} has a date out of range")
+
+    monkeypatch.setattr("binance_oi.web.changing._filled", impossible)
+    changes = Changes(tmp_path / "oi.db")
+    await changes.read(Hub(FedSource()), Wanted(None, "1h", "symbol", None, "text"))
+    while changes.is_filling:  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(1.0)
+    assert "do not have the past of the recording: oi.db has a date out of range" in caplog.text
 
 
 # -- a service that sends nothing ----------------------------------------------------------------
