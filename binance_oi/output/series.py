@@ -69,7 +69,9 @@ def export_series(
         raise RecordingError(f"{path}: a file's name ends in {', '.join(ENDINGS)}")
     recording.check_target(path)
     if path.exists() and not replace:
-        raise RecordingError(f"{path} exists already; a series is not added to, only replaced (--replace)")
+        raise RecordingError(
+            f"{path} exists already; a series is not added to, only replaced (--replace)"
+        )
     series = recording.series(symbols, step=step, since=since, until=until).between(*DATES)
     written, odd = _Written(series, on_rows), OddRows()
     if next(iter(series.rows()), None) is None:

@@ -44,6 +44,8 @@ class Reading(NamedTuple):
     observations: Sequence[Observation]
     errors: Mapping[str, str]
     """Why a symbol has no value: a word of `binance_oi.market.gap`."""
+    age: float = 0.0
+    """Seconds since the sweep ended: a recording may have stopped long ago."""
 
 
 class View(NamedTuple):

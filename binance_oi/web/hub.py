@@ -141,7 +141,8 @@ class Hub:
                 await asyncio.sleep(0)
 
     def _swept(self, reading: Reading) -> Event:
-        now = self.read_at = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self.read_at = now - reading.age
         self.period = reading.next_slot - reading.slot
         new = {
             seen.value.symbol: cell

@@ -226,7 +226,8 @@ def _recorded(recording: Recording, sweep: Sweep) -> Reading:
     since = sweep.slot - max(LATEST_MS, LATEST_PERIODS * sweep.period)
     samples = [last for _, last in recording.first_and_last((since, END))]
     observations = [Observation(_value(each), each.mark_price, each.received) for each in samples]
-    return Reading(sweep.slot, sweep.slot + sweep.period, sweep.asked, observations, {})
+    age = max(0.0, time.time() - sweep.finished / 1000)
+    return Reading(sweep.slot, sweep.slot + sweep.period, sweep.asked, observations, {}, age)
 
 
 def _value(sample: Sample) -> OpenInterest:

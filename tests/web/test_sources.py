@@ -12,7 +12,7 @@ from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
 from binance_oi.testing import simulated_client
 from binance_oi.testing.virtual_clock import wall_time
-from binance_oi.web import ClientSource, RecordingSource
+from binance_oi.web import ClientSource, Hub, RecordingSource
 from binance_oi.web.events import Reading
 from support.recorded import BEGIN, EVERY, VALUES, sweep, write_recording
 from support.virtual_clocks import use_virtual_clocks
@@ -121,3 +121,18 @@ async def test_the_reading_before_the_first_slot_is_left_out_when_the_poll_needs
                 reading = await anext(outcomes)
         assert isinstance(reading, Reading)
         assert (reading.slot < began) is is_early, limit
+
+
+async def test_a_recording_that_stopped_long_ago_is_stale_as_soon_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_recording(tmp_path / "oi.db")
+    latest = (BEGIN + 4 * EVERY).timestamp()
+    for hours, is_stale in ((0, False), (1, True)):
+        monkeypatch.setattr("time.time", lambda hours=hours: latest + 3600.0 * hours + 2.0)
+        hub = Hub(RecordingSource(path))
+        async with aclosing(hub.source.outcomes()) as outcomes:
+            hub.publish(await anext(outcomes))
+        assert hub.is_stale is is_stale
+        assert hub.read_at is not None
+        assert hub.age_of(hub.read_at) == 3600 * hours + 1
