@@ -4,7 +4,6 @@ Pure. The rule of this file: it does not model who the others are. A bot that po
 that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each
 minute keeps a `Curve`: what others had used by when. The forecast takes the most demanding of the
 last minutes. It expects what others used in that minute from the same second on, and what is late.
-Others with a rhythm of their own may come at any second; see `at_any_second`.
 Before we have seen a whole minute, and when others exceed everything that we saw, the forecast also
 expects them to go on at their mean rate so far.
 """
@@ -12,8 +11,7 @@ expects them to go on at their mean rate so far.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-from operator import sub
+from itertools import pairwise
 
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
@@ -21,12 +19,9 @@ from binance_oi.budget.tuning import (
     FORECAST_AGE,
     LATE,
     MEMORY,
-    NEARLY,
-    OFTEN,
     SIGMA,
     SLOT,
     UNSEEN,
-    WHOLE,
 )
 from binance_oi.exchange.limits import WEIGHT
 
@@ -63,16 +58,6 @@ class Curve:
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
-    def rises(self, *, whole: bool = False) -> list[int]:
-        """What they used in each slot from our first count to our last one, or to the minute's end.
-
-        Use before our first count belongs to the first slot, if the count was in that slot.
-        """
-        seen = self if self.since < SLOT else self.seen()
-        rises = [b - a for a, b in pairwise([0, *seen.heights[int(self.since / SLOT) :]])]
-        unseen = round(MINUTE / SLOT) - len(self.heights) if whole else 0
-        return rises + [round(seen.calm * SLOT)] * unseen
-
     def seen(self) -> "Curve":
         """The same curve without what they used before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
@@ -81,7 +66,7 @@ class Curve:
     @property
     def whole(self) -> bool:
         """Whether our counts cover the minute from near its beginning to near its end."""
-        return self.since < LATE and self.until > MINUTE - LATE
+        return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
         """Note that others had used `height` after `into` s.
@@ -154,7 +139,7 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     most, known = 0.0, -1.0
     whole = any(curve.whole for curve in past)
     for curve in past:
-        rate = curve.calm if curve.until - curve.since > LATE else curve.rate
+        rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
         if whole and not curve.whole:  # use only what we saw, and their usual rate after it
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
@@ -162,33 +147,6 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
         known = max(known, curve.at(min(MINUTE, into + LATE), rate))
     if others > known or not whole:
         most = max(most, going_on(current, into, others))
-    return most
-
-
-def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
-    """What others may use in the rest of a minute if they keep to no second of the minute.
-
-    That is as much as in the busiest span of this length, wherever it began. In the last slot it
-    is as much as nine of ten slots held, because nobody can use later what we keep too much there.
-    Once we have seen a whole minute, others use no more in this one than in the busiest span of
-    nearly a minute.
-
-    The arguments are those of `expected`.
-    """
-    rises = [rise for curve in past for rise in curve.rises(whole=True)] + current.rises()
-    used = [*accumulate(rises, initial=0)]
-
-    def spans(slots: int) -> list[int]:
-        return sorted(map(sub, used[slots:], used)) or [used[-1]]
-
-    rest = math.ceil((MINUTE - into) / SLOT)
-    ends, nearly = spans(rest), spans(NEARLY)
-    if nearly[-1] > WHOLE / 2 * current.fastest * NEARLY * SLOT:
-        return 0.0  # copies of us: each would leave the others what they leave it
-    held = ends[math.ceil(OFTEN * (len(ends) - 1)) if rest == 1 else -1]
-    most = held - current.calm * (rest * SLOT - MINUTE + into)
-    if any(curve.whole for curve in past):
-        most = min(most, nearly[-1] - others)
     return most
 
 
@@ -247,10 +205,7 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            need = max(
-                expected(past, curve, into, others), at_any_second(past, curve, into, others)
-            )
-            latest.question, latest.need = question, need
+            latest.question, latest.need = question, expected(past, curve, into, others)
         need = latest.need
         # A rate that we saw for a tenth of a minute has ten times the variance.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)

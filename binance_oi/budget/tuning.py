@@ -55,7 +55,5 @@ DRIFT_EVERY = 1.0  # s between two widenings of the interval, at least
 
 SLOT = 5.0  # s: the resolution of a curve
 CHANCE = 2.0  # standard deviations by which others may be behind without being late
-LATE = 10.0  # s by which an expected use may be late; after that we no longer expect it
+LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # of the time after our first count, in which we still expect earlier use
-OFTEN = 0.9  # of the slots of others: as much as so many held is kept until the minute ends
-NEARLY = 11  # slots of nearly a minute: of others who come once a minute, it holds one burst

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from binance_oi.budget.others import MINUTE, Curve, Others, at_any_second, expected
+from binance_oi.budget.others import MINUTE, Curve, Others, expected
 from binance_oi.budget.tuning import CHANCE, LATE, SLOT
 
 FASTEST = 40.0  # weight/s
@@ -163,71 +163,3 @@ def test_a_rate_stays_while_our_weight_may_hide_others() -> None:
 def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
     assert curve((0.5, 2399)).at(MINUTE, FASTEST) == FASTEST * MINUTE
     assert curve((0.5, 2500)).at(MINUTE, FASTEST) == 2500
-
-
-def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[Curve]:
-    """Others that use `size` once in so many seconds, minute by minute."""
-    made: list[Curve] = []
-    for begin in range(0, 60 * minutes, 60):
-        used = [size * max(0, math.floor((begin + n - first) / seconds) + 1) for n in range(61)]
-        before = size * max(0, math.ceil((begin - first) / seconds))
-        made.append(curve(*((float(n), used[n] - before) for n in range(1, 61))))
-    return made
-
-
-def test_a_burst_that_keeps_to_no_second_of_the_minute_finds_room() -> None:
-    past, current = every(45.0, 300, first=37.0, minutes=2), burst(at=7.0, size=300, until=40)
-    assert expected(past, current, 40.0, 300) < 10  # one at :52 is new to this forecast
-    assert at_any_second(past, current, 40.0, 300) >= 300
-
-
-@pytest.mark.parametrize("into", [10.0, 25.0, 45.0])
-def test_a_burst_that_is_later_than_ever_finds_room(into: float) -> None:
-    past = every(90.0, 600, first=5.0, minutes=4)
-    assert at_any_second(past, NOTHING, into, 0) >= 600
-
-
-def test_bursts_without_a_rhythm_find_room_as_in_the_busiest_span_until_the_last_slot() -> None:
-    past = [*every(60.0, 150, first=10.0, minutes=2), *every(15.0, 150, first=4.0, minutes=1)]
-    seen = [at_any_second(past, NOTHING, into, 0) for into in (5.0, 30.0, 44.0, 54.0, 56.0)]
-    assert seen == [600, 300, 300, 150, 150]
-
-
-def test_a_rare_burst_is_not_waited_for_in_the_last_slot() -> None:
-    past = every(90.0, 600, first=5.0, minutes=4)
-    assert at_any_second(past, NOTHING, 56.0, 0) == 0
-
-
-@pytest.mark.parametrize("size", [900, 1200])
-def test_room_is_not_kept_at_any_second_for_copies_of_us(size: int) -> None:
-    past = [burst(at=2.0, size=size), burst(at=30.0, size=size)] * 2
-    assert at_any_second(past, NOTHING, 1.0, 0) == 0
-
-
-@pytest.mark.parametrize("at", [3.0, 20.0, 48.0])
-def test_others_that_came_already_are_not_expected_twice_in_a_minute(at: float) -> None:
-    past = [burst(at) for _ in range(3)]
-    assert at_any_second(past, burst(at, until=at + 2), at + 2.0, 500) == 0
-
-
-def test_who_was_seen_in_no_whole_minute_may_come_again() -> None:
-    part = curve((20.0, 0), (24.0, 0), (25.0, 400), (59.0, 400))
-    current = burst(at=10.0, size=400, until=20)
-    assert at_any_second([part], current, 20.0, 400) >= 400
-
-
-@pytest.mark.parametrize("into", [0.0, 12.0, 33.0, 58.0])
-@pytest.mark.parametrize("until", [52.0, 60.0])
-def test_steady_others_are_expected_to_use_no_more_at_any_second(into: float, until: float) -> None:
-    past, now = [steadily(20.0, until) for _ in range(3)], steadily(20.0, max(1.0, into))
-    assert at_any_second(past, now, into, int(20 * into)) <= 20 * (60 - into) + 20
-
-
-def test_use_before_our_first_count_has_no_second() -> None:
-    part = curve((40.0, 900), (50.0, 900), (59.0, 900))
-    assert at_any_second([part], NOTHING, 5.0, 0) == 0
-
-
-def test_use_before_our_only_count_is_no_usual_rate() -> None:
-    part = curve((41.0, 900))
-    assert at_any_second([part], NOTHING, 5.0, 0) == 0

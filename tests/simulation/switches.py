@@ -42,7 +42,7 @@ SWITCHES = (
     Switch(
         "calm rate of a past minute",
         OTHERS,
-        "rate = curve.calm if curve.until - curve.since > LATE else curve.rate",
+        "rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate",
         "rate = curve.rate",
     ),
     Switch(
@@ -247,13 +247,7 @@ SWITCHES = (
     Switch("contradictions", TUNING, "CONTRADICTIONS = 3", "CONTRADICTIONS = 1"),
     Switch("memory of two minutes", TUNING, "MEMORY = 5", "MEMORY = 2"),
     Switch("chance of being late", TUNING, "CHANCE = 2.0", "CHANCE = 0.0"),
-    Switch("late is 5 s", TUNING, "LATE = 10.0", "LATE = 5.0"),
-    Switch(
-        "others come at any second",
-        OTHERS,
-        "    return most\n\n\n@dataclass",
-        "    return 0.0\n\n\n@dataclass",
-    ),
+    Switch("late is 10 s", TUNING, "LATE = 20.0", "LATE = 10.0"),
     Switch("our part without its probes", ADMISSION, "(OURS - PROBES)", "OURS"),
     Switch("slot of 10 s", TUNING, "SLOT = 5.0", "SLOT = 10.0"),
     Switch("sigma of 2", TUNING, "SIGMA = 4", "SIGMA = 2"),

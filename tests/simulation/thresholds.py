@@ -127,20 +127,12 @@ def others_rest_after_a_busy_minute(note: Note) -> None:
 
 @script
 def a_burst_of_half_the_limit_is_late(note: Note) -> None:
-    """LATE, FORECAST_AGE: how long we expect it; it is too large to be expected at any second."""
+    """LATE, FORECAST_AGE: how long we expect it."""
     desk = Desk(note, at=4.0, others=bursts(1_300, 32.0, minutes=(0, 1)))
     for second in (4, 31, 33, 58, 62, 91, 93, 118, 121):
         _room_beside_others(desk, second)
-    for moment in [*every(0.25, 156.0, 162.0), *every(0.05, 162.05, 164.0), 168.0]:
+    for moment in [*every(0.25, 156.0, 170.0), *every(0.05, 170.05, 174.0), 176.0]:
         _room_beside_others(desk, moment)
-
-
-@script
-def others_use_less_and_less_of_a_minute(note: Note) -> None:
-    """OFTEN: what we keep in the last slot, by the second largest of twenty slots."""
-    desk = Desk(note, at=22.0, others=lambda _minute, into: int(700 * (into / 60.0) ** 0.3))
-    for second in (22.0, 58.0, *every(1.0, 61.0, 115.0), 115.5, 116.0):
-        _room_beside_others(desk, second)
 
 
 @script
