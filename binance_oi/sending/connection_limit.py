@@ -30,6 +30,7 @@ class ConnectionLimit:
         self.now: int = self.most
         """The limit at present."""
         self._answers = 0  # since the limit changed
+        self._has_warned = False
 
     def lower(self, in_flight: int) -> bool:
         """Lower the limit to the open connections: the system has no descriptor for another one.
@@ -42,7 +43,8 @@ class ConnectionLimit:
         """
         if in_flight <= 1:
             return False
-        if self.now == self.most:
+        if not self._has_warned:  # once: the limit rises again, and may be too high again
+            self._has_warned = True
             logger.warning(
                 "too few file descriptors for %d connections: requests wait for open ones",
                 self.most,
