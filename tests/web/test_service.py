@@ -29,7 +29,7 @@ def one_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, TypeError),
         ({"recording": ""}, ValueError),
         ({"recording": b"oi.db"}, TypeError),
-        ({"recording": "oi.db", "evry": 20.0}, TypeError),
+        ({"recording": "oi.db", "everyy": 20.0}, TypeError),
         ({"recording": "oi.db", "hosts": "oi.example"}, TypeError),
         ({"recording": "oi.db", "origins": "https://oi.example"}, TypeError),
         ({"recording": "oi.db", "limits": 7}, TypeError),
