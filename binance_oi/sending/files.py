@@ -34,8 +34,10 @@ class FreePermit(Permit):
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.refunded = self.late = self.crowded = False
-        self.refusal = None
+        self.refunded: bool = False
+        self.late: bool = False
+        self.crowded: bool = False
+        self.refusal: Refusal | None = None
 
     def may_send(self) -> bool:
         """See `Permit.may_send`."""
