@@ -28,7 +28,7 @@ DECISION = (
 FULLY_COVERED = (
     *(f"budget/{name}" for name in DECISION),
     *(f"budget/{name}" for name in ("window", "record", "place", "pool", "stored", "shared")),
-    *(f"budget/{name}" for name in ("rolling", "beside")),
+    *(f"budget/{name}" for name in ("rolling", "beside", "deferred")),
     *("budget/machine", "sending/kept_connections", "market/schedule", "recorder/slots"),
     "sending/local_address",  # not lazy: our plugin of pytest imports it before coverage begins
     *(

@@ -82,7 +82,7 @@ DECISION = (
 )
 BUDGET = (
     *("boot", "window", "demand", "process", *DECISION, "rolling", "record", "place", "pool"),
-    *("beside", "stored"),
+    *("beside", "deferred", "stored"),
     *("shared", "pool_file", "machine"),
     *("journal", "record_time", "record_server", "member_record", "record_pool", "turns", "apart"),
     *("member", "courier", "redis_server", "redis", "__init__"),

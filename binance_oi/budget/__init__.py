@@ -23,6 +23,7 @@ place.py         where the shared file is, for one user id
 pool_file.py     the shared file: its records and its lock
 pool.py          who shares a bucket: `ProcessBudget`, for one process
 beside.py        a pool of another limit, which also obeys the cooldowns of the minute limit
+deferred.py      a pool whose changes reach its record later
 stored.py        how a pool uses the shared record, goes on without it, and joins it again
 shared.py        leases and late settlements: the pool that processes share
 machine.py       `MachineBudget`: one file for all processes of a user

@@ -133,18 +133,6 @@ class MemberPool(ApartPool):
         self._note(change)
         self.nudge()
 
-    def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.hold`."""
-        self._hold(methodcaller("hold", self._now(), seconds, ban=ban))
-
-    def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """See `Pool.hold_until`."""
-        self._hold(methodcaller("hold_until", until, ban=ban))
-
-    def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.refused`."""
-        self._hold(methodcaller("refused", self._now(), seconds, ban=ban))
-
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
@@ -296,12 +284,6 @@ class MemberPool(ApartPool):
         self._process = fork.current
         self._inherited_until = self._now()
         self._begin_anew()
-
-    def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent charged it before a fork: the call is under way there, not here."""
-        if self._process is not fork.current:
-            self._notice_fork()
-        return receipt.sent <= self._inherited_until
 
     # -- shown -----------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Budget(Protocol):
     """What a client needs of a budget."""
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> "Pool":
-        """The pool of that name and limit, shared by everyone who has this budget.
+        """The pool of one name and limit. All clients of this budget share it.
 
         Args:
             name: Names the IP address and the exchange.

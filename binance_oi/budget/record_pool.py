@@ -18,10 +18,11 @@ from typing import Protocol
 from binance_oi import fork
 from binance_oi.budget import member_record, record
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.deferred import DeferredPool
 from binance_oi.budget.journal import Booked, Journal
 from binance_oi.budget.knowledge import UNKNOWN, Known
 from binance_oi.budget.member_record import Shared
-from binance_oi.budget.pool import Change, Clock, ProcessPool
+from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_server import Swap
 from binance_oi.budget.record_time import RecordTime
 from binance_oi.budget.usage import Receipt, Wait
@@ -75,7 +76,7 @@ def _forget_members(known: Known, now: float) -> None:
         others.expected_until = min(others.expected_until, known.clock.earliest(now) - 1)
 
 
-class RecordPool(ProcessPool):
+class RecordPool(DeferredPool):
     """A pool whose books are in a record on a server; see `MemberPool` for its arguments.
 
     Its clock is the time of the record.

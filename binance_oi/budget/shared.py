@@ -142,18 +142,6 @@ class SharedPool(StoredPool):
         if not self._is_of_parent(receipt):
             self._change(methodcaller("refund", receipt))
 
-    def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.hold`."""
-        self._hold(methodcaller("hold", self._clock(), seconds, ban=ban))
-
-    def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """See `Pool.hold_until`."""
-        self._hold(methodcaller("hold_until", until, ban=ban))
-
-    def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.refused`."""
-        self._hold(methodcaller("refused", self._clock(), seconds, ban=ban))
-
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
@@ -262,12 +250,6 @@ class SharedPool(StoredPool):
             self._leave(changed=True)
             self._warn_of_doubts()
         self._charged_at = -math.inf  # nothing is under way, so no quick succession of charges
-
-    def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent process charged it before a fork; it settles the receipt itself."""
-        if self._process is not fork.current:
-            self._notice_fork()
-        return receipt.sent <= self._inherited_until
 
 
 def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:

@@ -14,8 +14,9 @@ from binance_oi import fork
 from binance_oi.budget import record
 from binance_oi.budget.boot import boot_identity, is_same_boot
 from binance_oi.budget.bucket import Bucket
+from binance_oi.budget.deferred import DeferredPool
 from binance_oi.budget.knowledge import Known
-from binance_oi.budget.pool import Change, Clock, ProcessPool, steady_clock
+from binance_oi.budget.pool import Change, Clock, steady_clock
 from binance_oi.budget.usage import Receipt
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -152,7 +153,7 @@ class Store(Protocol):
         ...
 
 
-class StoredPool(ProcessPool):
+class StoredPool(DeferredPool):
     """A pool whose books are in a store that other processes change as well.
 
     It knows how to enter and leave the store; `SharedPool` decides when.
