@@ -120,14 +120,18 @@ def completeness_of(recording: Recording, part: Part) -> Completeness | None:
     )
 
 
-def sections(recording: Recording, part: Part, found: Completeness) -> str:
-    """The markup of the section about completeness.
+def as_gaps(marks: Iterable[Mark]) -> list[Gap]:
+    """Marks as a picture draws them, with a period of 0."""
+    return [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
+
+
+def sections(recording: Recording, part: Part, found: Completeness, marks: Sequence[Mark]) -> str:
+    """The markup of the section about completeness, with `found.marks()`.
 
     Raises:
         RecordingError: The recording cannot be read.
     """
-    marks = found.marks()
-    picture = strip(found.span, [Gap(m.first, m.last, m.reason, "") for m in marks], 0.0)
+    picture = strip(found.span, as_gaps(marks), 0.0)
     return (
         '<section aria-labelledby="complete"><h2 id="complete">Completeness</h2>'
         f"<p>{_in_words(found)}</p>"

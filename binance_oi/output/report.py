@@ -15,10 +15,10 @@ from html import escape
 
 from binance_oi.arguments import StrPath, check_count, check_path
 from binance_oi.errors import RecordingError, printable
-from binance_oi.market.gap import Gap
 from binance_oi.output.completeness import (
     Completeness,
     Part,
+    as_gaps,
     as_state,
     completeness_of,
     sections,
@@ -156,12 +156,11 @@ class _Report:
         chosen = next(iter(curves))
         line = curves[chosen]
         marks = self.found.marks()
-        gaps = [Gap(mark.first, mark.last, mark.reason, "") for mark in marks]
-        picture = chart(chosen, line[:2], self.found.span, gaps, 0.0)
-        rows = self.market.lines[:MOST_ROWS]
+        picture = chart(chosen, line[:2], self.found.span, as_gaps(marks), 0.0)
+        rows, totals = self.market.lines[:MOST_ROWS], list(self._facts())
         state = {
             "made": self.market.end,
-            "facts": dict(self._facts()),
+            "facts": dict(totals),
             "rows": [_row(line) for line in rows],
             "gaps": as_state(marks),
             "series": {symbol: _coded(curve) for symbol, curve in curves.items()},
@@ -169,11 +168,11 @@ class _Report:
         }
         parts = {
             "summary": self._summary(),
-            "facts": facts(self._facts()),
+            "facts": facts(totals),
             "movers": self._movers(),
             "rows": "".join(map(_plain_row, rows[:FIRST_ROWS])),
             "picture": f'<div id="plain">{picture}</div>',
-            "completeness": sections(self.recording, self.part, self.found),
+            "completeness": sections(self.recording, self.part, self.found, marks),
         }
         return still(title, state, parts)
 
