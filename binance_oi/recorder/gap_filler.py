@@ -107,7 +107,7 @@ class GapFiller:
             logger.warning("gaps of earlier runs in %s stay open: %s", self._sink, error)
             return
         for symbol, gap, period in found:
-            self._want(symbol, gap._replace(first=max(gap.first, since)), period)
+            self._want(symbol, gap, period)
 
     async def _fill(self) -> bool:
         """Read what is wanted; return whether some of it failed, and stays wanted."""
