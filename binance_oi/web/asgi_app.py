@@ -169,7 +169,7 @@ async def _stream(stream: Stream, receive: Receive, send: Send) -> None:
     finally:
         listener.leave()
         leaving.cancel()
-        writing.cancel()  # it may wait for a visitor who has left, or who does not read
+        writing.cancel()  # it waits as long as the visitor reads nothing
         await asyncio.wait({writing, leaving})
     if not writing.cancelled():
         writing.result()
