@@ -4,4 +4,4 @@ The rule of this file: the version does not come from the metadata of an install
 package in a container or a bundled program has none, or that of another version.
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
