@@ -1,59 +1,74 @@
 """Every number of the decision core: what it means, and what it protects from.
 
-The rule of this file: it has numbers and nothing else. "Share" is a share of the limit.
+The rule of this file: it has numbers and nothing else. A "share" is a share of the limit. "Others"
+are other clients on our IP address, and "copies" are others that run this library too.
 """
 
-FLIGHT = 10.0  # s after its charge by which the exchange counts a request, if at all
+# One request. The exchange counts it at some time between its charge and its answer.
+FLIGHT = 10.0  # s after its charge; by then the exchange has counted the request, or never will
 PATIENCE = 2.0  # s after its charge in which a request may be written without another check
-TRAVEL = FLIGHT - PATIENCE  # s after the write by which the exchange counts a request, if at all
-LAG = 1.0  # s: the count of a request contains the weight of all that were sent so much earlier
+TRAVEL = FLIGHT - PATIENCE  # s after its write; by then the exchange has counted it, or never will
+LAG = 1.0  # s: a count contains the weight of every request that was sent so much earlier
+
+# Probes.
 PROBE_PATIENCE = 1.0  # s for which other requests wait for the answer to a probe
-CLOSING = 0.25  # s before the end of a full minute at which the last probe goes
+CLOSING = 0.25  # s before the end of a full minute; then its last probe goes
 PROBE_PAUSE = 1.0  # s between two probes of one minute, at least
 UNSEEN_AT_ONCE = 24  # weight under way before a minute's first count: 1 % of 2400, our reserve
-PROBES = 0.01  # share that probes of a minute reserved for others may use
-SPARING = 4  # times as rarely do we probe without a past of others and with too little room
-OF_THE_REST = 0.25  # of the time left: if only the margin is missing, a probe comes after it
-FROM_RESERVE = 0.5  # of the reserve, for probes of a full minute before the last one
-FORECAST_AGE = 0.25  # s for which a forecast stays valid while others send nothing
-POLL = 0.02  # s after which another process may have changed the answer
-LEAST_WAIT = 0.001  # s: no wait is shorter, or the queue would spin
-SIGMA = 4.0  # standard deviations kept free for chance: we decide many times a minute
-UNDECIDED = 8  # entries of undecided weight in a minute
-MEMORY = 5  # minutes for which we remember others
-CONTRADICTIONS = 3  # contradicting `Date`s in a row before we trust them
+PROBES = 0.01  # share that all probes of one minute reserved for others may use
+SPARING = 4  # times longer between probes if others have no past and need more than there is
+OF_THE_REST = 0.25  # part of the time left, after which a probe goes if only the margin is missing
+FROM_RESERVE = 0.5  # part of the reserve for probes of a full minute; the last probe may use more
+
+# Time between two questions to the rules.
+FORECAST_AGE = 0.25  # s for which a forecast stays valid, unless a count shows more use by others
+POLL = 0.02  # s after which we ask the rules again, because another process may have sent
+LEAST_WAIT = 0.001  # s: the shortest wait; with a wait of 0 the queue would spin
+
+# What we remember, and for how long.
+SIGMA = 4.0  # standard deviations of the forecast kept free: we decide many times a minute
+UNDECIDED = 8  # entries of undecided weight in a minute, at most
+MEMORY = 5  # minutes for which we remember what others used
+CONTRADICTIONS = 3  # `Date`s in a row that contradict our clock before we trust them
+IDLE = 10  # minutes without an answer, after which our knowledge expires: others may have come
+
+# Room for others, for copies of us, and for single calls.
 AT_ONCE = 0.5  # share that a client without knowledge sends at once: two may start together
-IDLE = 10  # minutes without an answer until our knowledge expires; others return by then
-OURS = 0.05  # share that others are expected to leave us and our probes, whatever they used before
+OURS = 0.05  # share that is ours, probes included, whatever others used before
 GROWS = 0.05  # share by which our part grows each minute beside a possible copy of us
 FAIR = 0.5  # share up to which our part grows: two copies get a half each
-PACE = 1 / 40  # share that we send in a second beside others who use more than `FAIR`
-EARLY = 15.0  # s: others who with us use up a minute by then may be copies; 38/s does not
-WHOLE = 0.75  # share that counts as using up a minute: copies keep room for each other
-SINGLE_LEAST = 0.01  # share kept for single calls: a bot that starts has only a few
-SINGLE_GROWS = 2  # times the single calls of a minute are kept in the next ones: they may grow
+PACE = 1 / 40  # share that we send per second beside others who use more than `FAIR`
+EARLY = 15.0  # s into a minute: only copies use a minute up by then; a steady 38/s does not
+WHOLE = 0.75  # share that is a used-up minute: copies keep room for each other and use no more
+SINGLE_LEAST = 0.01  # share kept for single calls, at least: a bot that starts has made few
+SINGLE_GROWS = 2  # times the single calls of a recent minute are kept free: they may double
 RELEASE = 5.0  # s before the end of a minute in which bulk work gets what single calls left
-BLIND_AFTER = 10  # answers in a row without a usable count, then we rely on our books alone
-BLIND_FOR = 20.0  # s since the last count, before such answers matter: rare counts are used
+
+# Answers without a count, and weight that is too small to matter.
+BLIND_AFTER = 10  # answers in a row without a usable count; then we rely on our books alone
+BLIND_FOR = 20.0  # s since the last count; before that, such answers do not make us blind
 BLIND_RESERVE = 0.09  # share kept free while we rely on our books alone
 NEGLIGIBLE_WEIGHT = 2  # weight of others that does not matter, such as a ping
-NEGLIGIBLE_SHARE = 0.001  # share that does not matter, if that is more
-SLACK = 0.02  # share by which two nodes' counts of one moment may differ
-HIDING = 0.125  # of the room: our weight under way may hide as much of what others use
-CROWD = 1 / 32  # the same beside several copies of us, each of which may hide as much
-LOWEST = 0.1  # share of the announced limit: a refusal at a lower count has another reason
+NEGLIGIBLE_SHARE = 0.001  # share of others that does not matter; the larger of the two applies
+SLACK = 0.02  # share by which the counts of two nodes may differ at one moment
+HIDING = 0.125  # part of the room for our weight under way: it hides as much use by others
+CROWD = 1 / 32  # the same beside several copies of us, each of which hides as much
+
+# Refusals.
+LOWEST = 0.1  # share: a refusal at a lower count shows no lower limit; it has another reason
 DISTRUST = 75  # minutes for which we obey a lower limit or a rolling window: a ban and an hour
-
-SURGE_LEAST = 0.25  # share that others are expected to need after a refusal
-SURGE_MOST = 0.5  # the same after several refusals
+SURGE_LEAST = 0.25  # share that we expect others to need at any moment after a refusal
+SURGE_MOST = 0.5  # the same after several refusals, at most
 SURGE_GROWS = 2  # times as much is expected after each further refusal
-SURGE_FADES = 0.5  # of it remains after a whole minute without a refusal
+SURGE_FADES = 0.5  # part of the surge that remains after a whole minute without a refusal
 
+# The exchange's clock.
 EDGE = 1.5  # s by which a `Date` may differ from the clock that counts: edge servers differ
 DRIFT = 1e-4  # s per s by which two clocks may drift apart
 DRIFT_EVERY = 1.0  # s between two widenings of the interval, at least
 
+# The forecast of others.
 SLOT = 5.0  # s: the resolution of a curve
-CHANCE = 2.0  # standard deviations by which others may be behind without being late
+CHANCE = 2.0  # standard deviations by which others may use less than before without being late
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
-UNSEEN = 0.25  # of the time after our first count, in which we still expect earlier use
+UNSEEN = 0.25  # part of the time after our first count in which we still expect earlier use

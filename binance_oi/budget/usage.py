@@ -17,73 +17,79 @@ __all__ = ["Reason", "Receipt", "Usage", "Wait"]
 
 class _Wait(NamedTuple):
     seconds: float | None
-    """Seconds after which the answer may differ; None if waiting does not help."""
+    """Seconds after which the budget may answer differently; None if waiting does not help."""
     reason: Reason
+    """Why the request may not be sent now."""
     end: float | None = None
-    """Seconds after which there should be room, for a caller who comes back only once. None if that
-    equals `seconds`."""
+    """Seconds after which there should be room, for a caller who asks again only once. None if they
+    equal `seconds`."""
 
 
 class Wait(_Wait, Encodable):
-    """The request may not be sent now."""
+    """The answer of a budget: the request may not be sent now."""
 
     __slots__ = ()
 
 
 class _Receipt(NamedTuple):
     weight: int
+    """The weight of the request."""
     sent: float
-    """Monotonic s of the charge, or of the sending if that is more than `PATIENCE` later."""
+    """When the request was charged, monotonic s. If it was written to the wire more than `PATIENCE`
+    seconds later, then the time of the write."""
     first: int
     """The earliest minute in which the exchange may count the request."""
     last: int
     """The latest minute in which the exchange may count the request."""
     reported: int
-    """The largest count of `first` before the request. The request's own count exceeds it."""
+    """The largest count that we knew of minute `first` when the request was sent. If that minute
+    counts the request, then its answer reports more."""
     probe: bool
-    """Whether all other requests wait for its answer."""
+    """Whether all other requests wait for the answer to this one."""
     single: int = 0
-    """`weight` for a single call, 0 for bulk work."""
+    """Equal to `weight` if the request is a single call; 0 if it is bulk work."""
 
 
 class Receipt(_Receipt, Encodable):
-    """What `charge` booked. Give it back exactly once: `settle`, `lose` or `refund` it."""
+    """The proof of a charge. Give it back exactly once, to `settle`, `lose` or `refund`."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(Encodable):
-    """The budget at one moment, as far as we know it. Numbers are weight unless noted."""
+    """The state of a budget at one moment, as far as we know it. Numbers are weight."""
 
     limit: int
     """Weight that the exchange allows in a minute."""
     used: int
     """The most that the exchange may have counted in this minute, for the whole IP address."""
     remaining: int
-    """Weight that we may still send in this minute: limit less reserve less `used`, at least 0. It
-    is less if our `share` or another limit of the exchange leaves less."""
+    """Weight that we may still send in this minute: `limit` less `reserve` less `used`, at least 0.
+    It is lower if our `share`, or another limit of the exchange, leaves less."""
     charged: int
-    """The part of `used` that is ours: of everyone who shares this budget."""
+    """The part of `used` that belongs to all clients who share this budget."""
     others: int
-    """The part of `used` that is not ours."""
+    """The part of `used` that belongs to other clients on the IP address."""
     in_flight: int
-    """Our weight that no answer has confirmed yet."""
+    """The part of `charged` that no answer has confirmed yet."""
     reserve: int
     """Weight that we leave unused."""
     share: int
-    """The most of the limit that we use ourselves, before the reserve is subtracted."""
+    """The most of `limit` that all who share this budget may use together. The reserve still
+    applies: they never use more than `limit` less `reserve`."""
     resets_at: datetime
-    """The next rollover of the exchange's minute: aware UTC, by the exchange's clock."""
+    """When the exchange's next minute begins and its count starts again from 0: aware UTC, by the
+    exchange's clock."""
     held_until: datetime | None
-    """The end of the cooldown, before which we send nothing; None if there is none."""
+    """The end of the cooldown, in which we send nothing; None if there is no cooldown."""
     banned_until: datetime | None
-    """The end of the ban of this IP address; None if there is none."""
+    """The end of the ban of this IP address; None if there is no ban."""
     sustained: float = math.inf
-    """Weight per minute that we may use minute after minute, less the reserve, at least 0. The
-    limit of the minute bounds it, and so do limits of other spans, such as per 10 s or per day. A
-    budget always sets it, so it is finite, as JSON requires."""
+    """Weight per minute that we may use every minute, the reserve already subtracted, at least 0.
+    Every limit of the exchange bounds it: that of a minute, and those of other spans, such as 10 s
+    or a day. A budget always sets a finite value, because JSON knows no infinity."""
     waiting_for: Mapping[Reason, int] = field(default_factory=dict[Reason, int], hash=False)
-    """Calls of this client that wait to be sent, by reason; empty if none waits. The calls wait in
-    one queue, so all of them have the reason of the first one. It is also empty in the usage of a
-    budget, which knows no client."""
+    """How many calls of this client wait to be sent, by reason; empty if none waits. The calls wait
+    in one queue, so all of them have the reason of the first call. A budget serves many clients and
+    does not know their calls, so the mapping is empty in the usage that a budget returns."""
