@@ -1,8 +1,8 @@
 """Which minute of the exchange counted a request?
 
 Pure. The rule of this file: it says what an answer proves, and changes nothing. The receipt says
-in which minutes the exchange may count the request. Our estimate of the exchange's clock and the
-`Date` header narrow them down. Near a rollover only the count decides.
+which minutes may have counted the request. Our estimate of the exchange's clock and the `Date`
+header often leave only one of them. Near a rollover two are left, and the count decides.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,8 @@ class Attribution(NamedTuple):
     minute: int | None
     """The minute that counted the request; None if the answer does not show it."""
     interval: tuple[float, float] | None = None
-    """What the count proves about the exchange's clock; see `ServerClock`."""
+    """If the count decided the minute: an interval that contains the exchange's clock, less ours;
+    see `ServerClock`. Otherwise None."""
 
 
 def attribute(
@@ -37,7 +38,7 @@ def attribute(
         receipt: The receipt of the request.
         now: When the answer came, monotonic s.
         used: The answer's count; None if it has none.
-        date: The answer's `Date`, Unix s; None if it has none, or one that we do not trust.
+        date: The answer's `Date`, Unix s; None if it has none or if we do not trust it.
         clock: Our estimate of the exchange's clock.
         ledger: What we know about each minute.
         slack: Weight by which two counts of one minute may differ.
@@ -58,12 +59,17 @@ def attribute(
 
 
 def is_clear_of_rollovers(date: float, k: int) -> bool:
-    """Whether a trusted `Date` proves minute `k`, whichever edge server wrote it."""
+    """Whether a trusted `Date`, Unix s, lies in minute `k` even if its clock is wrong by `EDGE`."""
     return EDGE <= date - MINUTE * k < MINUTE - 1 - EDGE
 
 
 def _by_count(receipt: Receipt, used: int, k: int, ledger: Ledger, slack: int) -> int | None:
-    """Minute `k` or the next one? A count far below an earlier one belongs to the next minute."""
+    """Return which minute a count belongs to: `k` or the next; None if the count does not show it.
+
+    Counts only rise within a minute. So a count clearly below an earlier count of minute `k`
+    belongs to the next minute. A count belongs to minute `k` if no answer has proved the next
+    minute yet, and if our own weight in the next minute cannot explain so high a count.
+    """
     before = receipt.reported if receipt.first == k else 0
     if used < before - slack:
         return k + 1

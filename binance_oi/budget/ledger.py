@@ -1,11 +1,15 @@
 """The books: for every live minute, the most that the exchange may have counted.
 
 Pure. The rule of this file: `Minute.used` is never below what the exchange may have counted. Before
-we send a request, we book its weight to each minute that may count it. When its answer shows the
-minute, we take the weight out of the others. A higher count of the exchange raises `used` at once;
-a lower count of the same minute never lowers it. We never refund a request that may have been sent.
+we send a request, we book its weight to each minute that may count it. Its answer shows which
+minute counted it, and we take the weight out of the other minutes. A higher count of the exchange
+raises `used` at once. A lower count of the same minute never lowers it. We never refund a request
+that may have been sent.
 
-`minute` only reads. `open_minute` makes a minute, and `forget` drops old ones.
+Example: a request of weight 5, sent 3 s before the rollover, is booked to both minutes. Its answer
+shows that the old minute counted it. The new minute then has 5 less.
+
+`Ledger.minute` only reads. `Ledger.open_minute` makes a minute, and `Ledger.forget` drops old ones.
 """
 
 import math
@@ -27,14 +31,14 @@ class Minute:
     undecided: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """The part of `unconfirmed` that got no answer, or an answer without a count.
 
-    Each entry is a second and a weight. If the exchange counted the weight at all, then the count
-    of a request that we send at that second, or later, contains it.
+    Each entry is a second, by the monotonic clock, and a weight. If the exchange counted the weight
+    at all, then the count of every request that we send at that second or later contains it.
     """
     doubtful: int = 0
-    """The part of `booked` that got no answer, after a later count came. If that count does not
-    contain it, the exchange never counted it."""
+    """Weight that was undecided until a count came that decides it. The weight stays in `booked`
+    until `absorb` has compared the books with that count."""
     reported: int = 0
-    """The largest count in a header."""
+    """The largest count of this minute that a header reported."""
     others: int = 0
     """Weight of other clients on this IP address: the most by which a count exceeded `booked`."""
     refused: bool = False
@@ -42,7 +46,8 @@ class Minute:
     single: int = 0
     """The part of `booked` that belongs to single calls."""
     interactive: int = 0
-    """The most that bulk work leaves single calls: the largest value among all who charged."""
+    """The most that bulk work leaves for single calls. Budgets that share this minute may be set
+    differently; this is the largest of their settings."""
 
     @property
     def used(self) -> int:
@@ -52,7 +57,7 @@ class Minute:
 
     @property
     def under_way(self) -> int:
-        """Our weight whose answers are still to come."""
+        """The weight of our requests whose answers are still to come."""
         return self.unconfirmed - sum(weight for _, weight in self.undecided)
 
     def book(self, weight: int, single: int, interactive: int) -> None:
@@ -64,11 +69,16 @@ class Minute:
             self.interactive = interactive
 
     def absorb(self, sent: float, used: int, counted_at: float) -> None:
-        """Decide undecided weight by a later count, `used`.
+        """Use a later count to decide whether the exchange counted undecided weight.
 
-        Weight that `used` does not contain was never counted, so it is taken out again. That
-        happens only after `LAG` seconds without a count, because a lagging header omits weight that
-        was counted.
+        If the count does not contain the weight, the exchange never counted it, and we take it out
+        of the books. We do so only after `LAG` seconds without a count: a header may lag behind,
+        and then it omits weight that the exchange has counted.
+
+        Args:
+            sent: When the request was sent whose answer reports the count, monotonic s.
+            used: The count.
+            counted_at: When the request was sent that reported the count before this one.
         """
         while self.undecided and self.undecided[0][0] <= sent:
             weight = self.undecided.pop(0)[1]
@@ -86,32 +96,36 @@ class Ledger:
 
     minutes: dict[int, Minute] = field(default_factory=dict[int, Minute])
     newest: int = 0
-    """The latest minute of which an answer proved that it has begun."""
+    """The latest minute that has certainly begun: an answer proved it."""
 
     def minute(self, k: int) -> Minute:
-        """What we know about minute `k`; an empty minute if we know nothing."""
+        """Return what we know about minute `k`; an empty minute if we know nothing."""
         return self.minutes.get(k) or Minute()
 
     def open_minute(self, k: int) -> Minute:
-        """Minute `k`; makes it if it is new."""
+        """Return minute `k`, and make it if it is new."""
         if k not in self.minutes:
             self.minutes[k] = Minute()
         return self.minutes[k]
 
     def forget(self, earliest: int) -> None:
-        """Forget minutes that lie too far before `earliest`, the first possible current minute."""
+        """Forget old minutes. `earliest` is the first minute that may be the current one."""
         for k in list(self.minutes):
             if k < earliest - MEMORY - 1:
                 del self.minutes[k]
             elif k < earliest - 1:
-                self.minutes[k].undecided.clear()  # no later count can decide it
+                self.minutes[k].undecided.clear()  # the minute is over: no count can decide it
 
     def keep(self, first: int, last: int) -> None:
-        """Keep these minutes, make the new ones, and forget all others."""
+        """Keep the minutes from `first` to `last`, make those that are new, forget all others."""
         self.minutes = {k: self.minutes.get(k) or Minute() for k in range(first, last + 1)}
 
     def held(self, since: float) -> tuple[int, int]:
-        """Our confirmed and unconfirmed weight in all minutes that end after `since`, Unix s."""
+        """Return our confirmed and our unconfirmed weight.
+
+        Args:
+            since: Unix s. Only minutes that end after it are added up.
+        """
         held = [minute for k, minute in self.minutes.items() if MINUTE * (k + 1) > since]
         unconfirmed = sum(minute.unconfirmed for minute in held)
         return sum(minute.booked for minute in held) - unconfirmed, unconfirmed
@@ -119,33 +133,42 @@ class Ledger:
     def book(
         self, weight: int, first: int, last: int, single: int = 0, interactive: int = 0
     ) -> None:
-        """Book `weight` to each minute that may count it; a new minute makes old ones go."""
+        """Book `weight` to each minute that may count it. To begin a new minute forgets old ones.
+
+        Args:
+            weight: The weight of the request.
+            first: The first minute that may count it.
+            last: The last minute that may count it.
+            single: `weight` for a single call, 0 for bulk work.
+            interactive: The most that bulk work leaves for single calls.
+        """
         if last not in self.minutes:
             self.forget(first)
         for k in range(first, last + 1):
             self.open_minute(k).book(weight, single, interactive)
 
     def give_back(self, receipt: Receipt, but: int | None = None) -> None:
-        """Take a receipt's weight out of each minute to which it is booked, except `but`."""
+        """Take a receipt's weight out of each minute to which it is booked, except minute `but`."""
         for k in range(receipt.first, receipt.last + 1):
-            if k != but and k in self.minutes:  # `forget` may have dropped it
+            if k != but and k in self.minutes:  # `forget` may have dropped the minute
                 self.minutes[k].booked -= receipt.weight
                 self.minutes[k].unconfirmed -= receipt.weight
                 self.minutes[k].single -= receipt.single
 
     def move(self, receipt: Receipt, k: int) -> None:
-        """Book a receipt to minute `k` alone: the exchange counted it there."""
+        """Book a receipt to minute `k` alone, because that minute counted the request."""
         self.give_back(receipt, but=k)
         if not receipt.first <= k <= receipt.last:
             self.book(receipt.weight, k, k, receipt.single)
 
     def leave_undecided(self, receipt: Receipt, k: int | None, certain: float) -> None:
-        """Keep a request unconfirmed until the count of a request that we send after `certain`.
+        """Leave open whether the exchange counted a request, until a later count decides it.
 
         Args:
-            receipt: The receipt of a request without an answer, or with an answer without a count.
-            k: The minute that counted it; None if any minute to which it is booked may have.
-            certain: Monotonic s from which a count certainly contains the request's weight.
+            receipt: The receipt of the request. No answer came, or an answer without a count.
+            k: The minute that counted the request; None if we do not know which one did.
+            certain: Monotonic s. If the exchange counted the request at all, then the counts of all
+                requests that we send later contain its weight.
         """
         second = math.ceil(certain)
         for j in range(receipt.first, receipt.last + 1) if k is None else (k,):

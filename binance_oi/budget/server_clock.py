@@ -1,10 +1,11 @@
 """Our estimate of the exchange's clock: an interval, relative to our own clock.
 
-Pure. The rule of this file: callers pass monotonic seconds, and this file reads no clock. Each
-answer's `Date` narrows the interval, and both ends drift apart until the next one. A `Date` has a
-resolution of one second, and the clock of the edge server that wrote it may be wrong by `EDGE`. So
-the interval is never narrower than some tenths of a second. Within it, only the count shows which
-minute it is (`attribution`).
+Pure. The rule of this file: callers pass monotonic seconds, and this file reads no clock. The
+`Date` header of each answer narrows the interval. Between two answers the interval grows, because
+the two clocks drift apart. A `Date` has a resolution of one second, and the clock of the edge
+server that wrote it may be wrong by `EDGE`. So the interval is never narrower than some tenths of a
+second. Near a rollover it contains two minutes, and only the count shows which of them it is
+(`attribution`).
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from binance_oi.budget.tuning import DRIFT, EDGE
 from binance_oi.exchange.limits import WEIGHT
 
 MINUTE = WEIGHT.seconds
-MAX_WIDTH_S = 120.0  # s: even a request that took two minutes makes no wider interval
-CORES_APART_S = 1.0  # s by which another core's reading of our clock may be ahead of this core's
+# A shared record with values beyond these bounds is damaged; see `ServerClock.is_possible`.
+MAX_WIDTH_S = 120.0  # s: an answer that took two minutes gives an interval of about this width
+CORES_APART_S = 1.0  # s by which two processor cores may read the monotonic clock differently
 MAX_CONTRADICTIONS = 10**9
-MAX_UNIX_S = 1e11  # Unix s; the calendar of `datetime` ends with the year 9999
+MAX_UNIX_S = 1e11  # Unix s: the calendar of `datetime` ends before it, with the year 9999
 
 
 @dataclass(slots=True)
@@ -25,13 +27,13 @@ class ServerClock:
 
     lo: float
     hi: float
-    at: float  # monotonic s at which the interval was right
-    dated: bool = True  # False while the interval is a guess by our wall clock
-    contradictions: int = 0  # number of intervals in a row that contradicted this one
+    at: float  # monotonic s up to which the interval includes the drift
+    dated: bool = True  # False while the interval is a guess from our wall clock
+    contradictions: int = 0  # intervals in a row, from answers, that contradicted this one
 
     @property
     def middle(self) -> float:
-        """The likeliest offset."""
+        """The likeliest difference between the two clocks, in seconds."""
         return (self.lo + self.hi) / 2
 
     @property
@@ -44,7 +46,7 @@ class ServerClock:
         return int((now + self.lo) // MINUTE)
 
     def likeliest(self, now: float) -> int:
-        """The exchange's current minute by `middle`."""
+        """The exchange's current minute if `middle` is right."""
         return int((now + (self.lo + self.hi) / 2) // MINUTE)
 
     def latest(self, now: float) -> int:
@@ -52,24 +54,25 @@ class ServerClock:
         return int((now + self.hi) // MINUTE)
 
     def into(self, now: float, minute: int) -> float:
-        """Seconds since a minute began, by `middle`; 0 to 60."""
+        """Seconds since a minute began if `middle` is right; from 0 to 60."""
         return min(max(0.0, now + self.middle - MINUTE * minute), float(MINUTE))
 
     def left(self, now: float, minute: int) -> float:
-        """Seconds until a minute ends, by `middle`; 0 if it is over."""
+        """Seconds until a minute ends if `middle` is right; 0 if it is over."""
         return max(0.0, MINUTE * (minute + 1) - now - self.middle)
 
     def drift(self, now: float) -> None:
-        """Widen the interval up to `now`: two clocks drift apart."""
+        """Widen the interval by the drift of the two clocks since the last call."""
         gap = now - self.at
         self.lo -= DRIFT * gap
         self.hi += DRIFT * gap
         self.at = now
 
     def replace_guess(self, lo: float, hi: float) -> None:
-        """Replace the guess by our wall clock with the first `Date`.
+        """Replace the guess from our wall clock with the interval of the first `Date`.
 
-        If we kept the guess, an error of up to `EDGE` would stay unnoticed.
+        To narrow the guess is not enough: an error of our wall clock of up to `EDGE` would stay
+        unnoticed.
         """
         if not self.dated and hi - lo < MINUTE / 2:
             self.dated = True
@@ -77,7 +80,11 @@ class ServerClock:
                 self.lo, self.hi = lo, hi
 
     def narrow(self, lo: float, hi: float) -> bool:
-        """Narrow the interval by another one; False, without a change, if the two contradict."""
+        """Narrow the interval to what it has in common with another one.
+
+        Returns:
+            Whether they have anything in common. If not, this interval stays as it is.
+        """
         if lo > self.hi or hi < self.lo:
             self.contradictions += 1
             return False
@@ -89,29 +96,34 @@ class ServerClock:
         return True
 
     def start_again(self, lo: float, hi: float) -> None:
-        """Forget all but this interval."""
+        """Replace the interval, and forget what contradicted it."""
         self.lo, self.hi, self.contradictions = lo, hi, 0
 
     def is_over(self, until: float, now: float) -> bool:
-        """Whether an instant of the exchange's clock is certainly over; always true for 0.0."""
+        """Whether an instant is certainly over: Unix s by the exchange's clock; 0.0 always is."""
         return until == 0.0 or until <= now + self.lo
 
     def when_over(self, until: float) -> float:
         """Monotonic s at which an instant of the exchange's clock is certainly over.
 
-        It includes the drift until then; without the drift, a caller would come back too early.
+        Until then the interval still grows by the drift. The result includes that growth, so that a
+        caller does not return too early.
         """
         return (until - self.lo - DRIFT * self.at) / (1.0 - DRIFT)
 
     def carried(self, until: float, now: float, after: "ServerClock") -> float:
-        """Convert an instant of this clock to another clock; 0.0 if it is over.
+        """Convert an instant of this clock to another estimate, `after`; 0.0 if it is over.
 
-        By any clock to which `after` may be narrowed, at least as much time is left.
+        At least as much time is left by the new estimate, even after later answers narrow it.
         """
         return 0.0 if self.is_over(until, now) else until - self.lo + after.hi
 
     def is_possible(self, now: float) -> bool:
-        """Whether the values are possible at `now`: ordered, finite, and not too wide."""
+        """Whether another process may have written these values into a shared record.
+
+        They are impossible if an end is not finite, if `lo` exceeds `hi`, if the interval is too
+        wide, or if they lie in the future.
+        """
         return (
             0.0 <= self.hi - self.lo <= MAX_WIDTH_S
             and 0.0 <= now + self.lo <= MAX_UNIX_S
@@ -125,5 +137,11 @@ class ServerClock:
 
 
 def dated(date: float, sent: float, now: float) -> tuple[float, float]:
-    """The interval that the `Date` of an answer proves."""
+    """Return the interval that the `Date` of an answer proves.
+
+    Args:
+        date: The `Date`, Unix s.
+        sent: When the request was sent, monotonic s.
+        now: When the answer came, monotonic s.
+    """
     return date - EDGE - now, date + 1 + EDGE - sent
