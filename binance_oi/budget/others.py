@@ -1,11 +1,15 @@
 """Other clients on this IP address: what they used of each minute, and what they may still use.
 
-Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, one
-that wakes at :30, a steady stream and a copy of ourselves all repeat within a minute or so. So each
-minute keeps a `Curve`: what others had used by when. The forecast takes the most demanding of the
-last minutes. It expects what others used in that minute from the same second on, and what is late.
-Before we have seen a whole minute, and when others exceed everything that we saw, the forecast also
-expects them to go on at their mean rate so far.
+Pure. The rule of this file: it does not model who the others are. A bot that polls every 20 s, a
+bot that wakes at second 30, a steady stream and a copy of this library all repeat within a minute
+or so. So each minute keeps a `Curve`: how much others had used at each second. To forecast the rest
+of a minute, we compare it with each of the last minutes, and keep the highest result. From each
+minute we expect two things: the use that followed the same second, and earlier use that has not
+come this time and may only be late. Before we have seen a whole minute, and when others use more
+than in any minute that we saw, we also expect them to continue at their mean rate so far.
+
+Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
+and they have used 250. We expect the 700 that followed, and most of the 50 that may be late.
 """
 
 import math
@@ -30,17 +34,17 @@ MINUTE = float(WEIGHT.seconds)
 
 @dataclass(slots=True)
 class Curve:
-    """What others had used by when, in one minute: weight at the end of each `SLOT`."""
+    """How much others had used at each second of one minute: weight at the end of each `SLOT`."""
 
-    fastest: float  # weight/s that uses up the limit in a minute; no client goes on faster
+    fastest: float  # weight/s that uses up the limit in a minute; no client keeps a higher rate
     heights: list[int] = field(default_factory=list[int])
-    base: int = 0  # what they had used at our first count; when they used it is unknown
+    base: int = 0  # their use at our first count; we do not know when it came
     since: float = MINUTE  # seconds into the minute at our first count
     until: float = 0.0  # seconds into the minute at our last count
 
     @property
     def top(self) -> int:
-        """What they had used at our last count."""
+        """Their use at our last count."""
         return self.heights[-1] if self.heights else 0
 
     @property
@@ -50,7 +54,7 @@ class Curve:
 
     @property
     def calm(self) -> float:
-        """Their usual rate, weight/s: the median of the slots that we have seen."""
+        """Their usual rate, weight/s: the median over the slots that we have seen."""
         rises = [b - a for a, b in pairwise([0, *self.heights])]
         rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
         if not rates:
@@ -59,7 +63,7 @@ class Curve:
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
 
     def seen(self) -> "Curve":
-        """The same curve without what they used before our first count."""
+        """The same curve without their use before our first count."""
         heights = [max(0, height - self.base) for height in self.heights]
         return Curve(self.fastest, heights, 0, self.since, self.until)
 
@@ -69,11 +73,11 @@ class Curve:
         return self.since < LATE / 2 and self.until > MINUTE - LATE / 2
 
     def draw(self, into: float, height: int) -> None:
-        """Note that others had used `height` after `into` s.
+        """Note that others had used `height` by second `into` of the minute.
 
-        The curve rises evenly from our last count on. Weight from before our first count is put as
-        late as possible. A curve never falls: others cannot return what they have used, and
-        `to_come` takes the square root of its values.
+        The curve rises evenly between two counts. It puts the use before our first count as late as
+        possible. A curve never falls: others cannot return weight, and `to_come` takes the square
+        root of its values.
         """
         into, height = min(max(into, self.until, FORECAST_AGE), MINUTE), max(height, self.top)
         rise, steps = height - self.top, math.ceil(into / SLOT) - len(self.heights)
@@ -85,7 +89,12 @@ class Curve:
         self.since, self.until = min(self.since, into), into
 
     def at(self, into: float, rate: float | None = None) -> float:
-        """What they had used after `into` s; after our last count at `rate`, or the usual rate."""
+        """Their use by second `into` of the minute.
+
+        Args:
+            into: Seconds since the minute began.
+            rate: Weight/s to assume after our last count; None for their usual rate.
+        """
         if into >= self.until:
             more = (self.calm if rate is None else rate) * (into - self.until)
             return min(self.top + more, max(self.top, self.fastest * MINUTE))
@@ -100,19 +109,22 @@ class Curve:
 
 
 def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
-    """What others would still use of a minute if they did as in the minute of `curve`.
+    """How much others will still use of this minute if they repeat an earlier one.
 
     Args:
-        curve: Of an earlier minute.
-        into: Seconds since the minute began.
-        others: What they have used so far.
-        rate: Weight/s to assume from our last count to the end of the earlier minute.
+        curve: Their curve of the earlier minute.
+        into: Seconds since this minute began.
+        others: Their use of this minute so far.
+        rate: Weight/s to assume in the earlier minute from our last count to its end.
     """
     whole, now, seen = curve.at(MINUTE, rate), curve.at(into, rate), curve.at(into, 0.0)
     before = curve.at(max(0.0, into - LATE), 0.0)
     if into > curve.since + UNSEEN * (MINUTE - curve.since):
-        before = max(before, curve.base)  # stop expecting what they used before our first count
+        # We do not know when their use before our first count came. After so long it is not late.
+        before = max(before, curve.base)
     due = whole - now
+    # They are late by as much as they lag behind that minute, beyond chance. But only the use of
+    # the last `LATE` seconds may still come.
     late = max(0.0, min(seen - others - CHANCE * math.sqrt(seen), seen - before))
     rest = due + late
     if others < before and curve.since < into - LATE:  # they use less than in that minute
@@ -121,7 +133,15 @@ def to_come(curve: Curve, into: float, others: int, rate: float) -> float:
 
 
 def going_on(current: Curve, into: float, others: int) -> float:
-    """What others would still use at their mean rate so far, or at that of our last count."""
+    """How much others will still use of a minute at their mean rate.
+
+    That is the higher of two rates: their mean rate up to now, and up to our last count.
+
+    Args:
+        current: Their curve of this minute.
+        into: Seconds since the minute began.
+        others: Their use of it so far.
+    """
     rate = min(others / max(into, 1.0), current.fastest)
     held = current.rate * (MINUTE - current.until) - (others - current.top)
     return max(rate * (MINUTE - into), held)
@@ -131,16 +151,17 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     """The most that others are expected to use in the rest of a minute.
 
     Args:
-        past: The curves of the minutes before it, oldest first.
-        current: The curve of the minute itself.
+        past: Their curves of the minutes before it, oldest first.
+        current: Their curve of this minute.
         into: Seconds since the minute began.
-        others: What they have used so far.
+        others: Their use of it so far.
     """
     most, known = 0.0, -1.0
     whole = any(curve.whole for curve in past)
     for curve in past:
         rate = curve.calm if curve.until - curve.since > LATE / 2 else curve.rate
-        if whole and not curve.whole:  # use only what we saw, and their usual rate after it
+        # If we saw another minute from end to end, do not guess what we missed in this one.
+        if whole and not curve.whole:
             curve = curve.seen()
             rate = curve.calm if curve.until - curve.since > SLOT else 0.0
         most = max(most, to_come(curve, into, others, rate))
@@ -152,12 +173,12 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
 
 @dataclass(slots=True)
 class Forecast:
-    """The latest forecast of one bucket. It stays valid until its question changes."""
+    """The latest forecast of one bucket. It stays valid while `question` is the same."""
 
     question: tuple[int, float, int] | None = None
-    """The minute, the time in steps of `FORECAST_AGE`, and what others have used."""
+    """The minute, the time in steps of `FORECAST_AGE`, and the weight that others have used."""
     need: float = 0.0
-    """Weight that others are expected to use until the minute ends."""
+    """Weight that we expect others to use until the minute ends."""
 
 
 @dataclass(slots=True)
@@ -165,16 +186,17 @@ class Others:
     """What we know about other clients."""
 
     curves: dict[int, Curve] = field(default_factory=dict[int, Curve])
-    """Their curve of each minute in which we saw them."""
+    """Their curve of each minute in which we saw them, by minute."""
     expected_until: int = -1
-    """The last minute in which we keep room for them."""
+    """The last minute in which we keep room for them; -1 if we never saw them."""
     expected_surge: int = 0
-    """Weight that we expect at any moment after a refusal; it halves with each good minute."""
+    """Weight that they may use at any moment. A refusal raises it, because others used more than we
+    expected. Each minute without a refusal halves it."""
     refused_count: int = 0
-    """The count below the limit at which the exchange refused us; 0 if it never did."""
+    """The count at which the exchange refused us, if that was below the limit; otherwise 0."""
 
     def expect_until(self, k: int) -> None:
-        """Keep room for them until the end of minute `k`, or longer."""
+        """Keep room for them until the end of minute `k`, or longer if we already do."""
         self.expected_until = max(self.expected_until, k)
 
     def past(self, k: int) -> list[Curve]:
@@ -186,28 +208,37 @@ class Others:
         return self.curves.get(k) or Curve(limit / MINUTE)
 
     def draw(self, k: int, limit: int, into: float, used: int) -> None:
-        """Note that they had used `used` of minute `k` after `into` s."""
+        """Note that they had used `used` of minute `k` by its second `into`."""
         if k not in self.curves:
             self.curves = {j: curve for j, curve in self.curves.items() if j >= k - MEMORY - 1}
             self.curves[k] = Curve(limit / MINUTE)
         self.curves[k].draw(into, used)
 
     def unseen(self, k: int, limit: int, gap: float) -> float:
-        """Weight that they use in `gap` s at their highest usual rate."""
+        """Weight that they use in `gap` seconds at the highest of their usual rates.
+
+        The rates are those of minute `k` and of the `MEMORY` minutes before it.
+        """
         return gap * max(curve.calm for curve in [self.curve(k, limit), *self.past(k)])
 
     def forecast(
         self, k: int, minute: Minute, limit: int, into: float, latest: Forecast
     ) -> tuple[float, float]:
-        """Weight that they are expected to use of minute `k` after `into` s, and a margin."""
+        """Forecast the rest of minute `k`, from its second `into`.
+
+        Returns:
+            Weight that they are expected to use, and weight to keep free in addition, because their
+            use varies by chance.
+        """
         past, curve = self.past(k), self.curve(k, limit)
-        # Our weight under way may hide as much of theirs. Without a past that lowers the rate.
+        # A count may already contain our weight under way, which then hides as much of their use.
+        # Without a past, the forecast rests on their rate alone, which would be too low.
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
             latest.question, latest.need = question, expected(past, curve, into, others)
         need = latest.need
-        # A rate that we saw for a tenth of a minute has ten times the variance.
+        # If we saw a rate for a tenth of a minute only, its variance is ten times as high.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)
         surge = self.expected_surge - minute.others
         return max(need, surge), SIGMA * math.sqrt(need * spread)

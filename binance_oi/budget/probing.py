@@ -1,9 +1,13 @@
-"""Probes: when to probe the exchange's count, and which weight a probe may use.
+"""Probes: when to send one, and which weight it may use.
 
-Pure. The rule of this file: a probe is a request that goes alone, and all others wait for its
-count. Clocks only propose when to probe; the count decides. A probe of a full minute uses the
-reserve, and never exceeds the limit. A probe of a minute that is reserved for others uses the
-weight that we keep free for them.
+Pure. The rule of this file: a probe is a request that we send alone, to read the exchange's count
+in its answer. All other requests wait for it. Clocks only propose when to probe. The count decides
+what to do next. Two kinds of minute need probes:
+
+- A *full* minute has no room left in our books. Its probes use the reserve, and never exceed the
+  limit. Their counts show whether a new minute has begun, or whether our books are too high.
+- A *reserved* minute has room, but we keep it free for others. Its probes use some of that room.
+  Their counts show whether others still need it.
 """
 
 import math
@@ -23,7 +27,7 @@ from binance_oi.budget.tuning import (
 
 
 def is_newcomer(ask: Ask, known: Known) -> bool:
-    """Whether we have no count of the minute before: after a start, or after idling."""
+    """Whether we know no count of the minute before this one: after a start, or after a pause."""
     return known.counted_at == UNKNOWN or not known.ledger.minute(ask.likeliest - 1).reported
 
 
@@ -37,10 +41,11 @@ def begins_with_a_probe(ask: Ask, known: Known) -> bool:
 
 
 def expects_a_fall(ask: Ask, known: Known) -> bool:
-    """Whether to probe for a count that falls within this minute.
+    """Whether to probe if the exchange's count falls within this minute.
 
-    Such a fall shows that the exchange counts the last 60 s. We suspect it when the count did not
-    fall at the rollover. Then it looks as if others had used as much as the whole minute before.
+    The count of a minute never falls. If it does, the exchange counts the last 60 s instead. We
+    suspect that when the count did not fall at the rollover. By our books, others then seem to have
+    used at once as much of this minute as everyone used of the whole minute before.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     is_expected = ask.likeliest <= known.others.expected_until
@@ -50,17 +55,16 @@ def expects_a_fall(ask: Ask, known: Known) -> bool:
 
 
 def is_bearable(ask: Ask, known: Known, k: int) -> bool:
-    """Whether the request stays within the limit, with what others may have used unseen."""
+    """Whether the request stays within the limit, even if others used more since our last count."""
     minute = known.ledger.minute(k)
     theirs = known.unseen(ask.now, k) if minute.others else 0.0
     return minute.used + theirs + ask.weight <= known.limit
 
 
 def _leaves_the_rest(ask: Ask, known: Known, k: int) -> bool:
-    """Whether others keep enough room until the end of minute `k` at their usual rate.
+    """Whether a probe leaves others enough room for their usual rate until minute `k` ends.
 
-    A light probe matters no more than a ping. A heavy probe could take what others are about to
-    use.
+    A light probe does no harm. A heavy probe could use weight that others are about to need.
     """
     if ask.weight <= known.negligible:
         return True
@@ -74,8 +78,8 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
     if known.is_blind or minute.booked + ask.weight > ask.share:
         return False
     if k > known.others.expected_until:
-        # We are alone, apart from little weight. `used` would be too high here: it may count
-        # undecided weight twice, in `reported` and in `unconfirmed`.
+        # We are alone, apart from negligible weight. `used` would be too high here, because it may
+        # contain undecided weight twice: in `reported` and in `unconfirmed`.
         counted = max(minute.booked + minute.others, minute.reported)
         return counted + ask.weight <= known.limit
     if known.is_in_a_crowd(k):  # copies of us send probes into the same reserve
@@ -84,26 +88,39 @@ def is_affordable(ask: Ask, known: Known, k: int) -> bool:
 
 
 def until_full_minute(ask: Ask, known: Known, k: int) -> float:
-    """Seconds until a probe of full minute `k` may find room, by its end or by decided weight."""
+    """Seconds until the next probe of full minute `k`; 0 or less if it is due.
+
+    A probe may find room in two cases: the minute is over, or a count decides undecided weight.
+    While probes have used less than half of the reserve, one goes as soon as a count can decide
+    undecided weight, and one when as much time is left as has passed since the last count. The
+    other half is for the last probe, just before the minute ends.
+    """
     minute = known.ledger.minute(k)
     left, since = known.clock.left(ask.now, k), ask.now - known.counted_at
     decided = minute.undecided[0][0] - ask.now if minute.undecided else left
     probe = until_last(ask.now, known, k)
     spent = minute.booked + ask.weight - 1 - ask.budget
-    is_cheap = spent < FROM_RESERVE * (ask.reserve - 1)  # the rest of it is for the last probe
-    if is_cheap or not known.silent:  # after an answer without a count, probes may show nothing
+    is_cheap = spent < FROM_RESERVE * (ask.reserve - 1)
+    if is_cheap or not known.silent:  # if the last answer had no count, the next may have none
         probe = min(probe, 0.0 if minute.doubtful else decided)
     if is_cheap:
-        probe = min(probe, (left - since) / 2)  # when as much time is left as since the last count
+        probe = min(probe, (left - since) / 2)
     return min(max(PROBE_PAUSE - since, probe), left)
 
 
 def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
-    """Seconds until a probe of minute `k`, of which others are expected to need `lack` too much.
+    """Seconds until the next probe of reserved minute `k`; 0 or less if it is due.
 
-    All probes of a minute may use `PROBES` of the limit. They use a quarter of that if we have no
-    past of others and even the reserve is too little for them. If only the margin is missing, one
-    more probe comes after a quarter of the time that was left at the last count.
+    All probes of a minute may use `PROBES` of the limit. They use a quarter of that if we know no
+    earlier minute of others and the reserve is smaller than `lack`. If there is room for the
+    forecast, and only its margin does not fit, a probe comes earlier: after a quarter of the time
+    that was left at the last count.
+
+    Args:
+        ask: The request.
+        known: What we know.
+        k: The minute.
+        lack: Weight by which the forecast of others exceeds the room; 0 or less if it fits.
     """
     clock, past = known.clock, known.others.past(k)
     left, since = clock.left(ask.now, k), max(0.0, ask.now - known.counted_at)
@@ -120,10 +137,10 @@ def until_reserved_minute(ask: Ask, known: Known, k: int, lack: float) -> float:
 
 
 def until_last(now: float, known: Known, k: int) -> float:
-    """Seconds until the last probe of minute `k`.
+    """Seconds until the last probe of minute `k`; 0 or less if it is due.
 
-    It moves from minute to minute: we do not know the end of the minute exactly, and never see what
-    others use after the last probe.
+    We never see what others use after the last probe, and we do not know exactly when the minute
+    ends. So the last probe comes at another second in each of three minutes.
     """
     clock = known.clock
     return clock.left(now, k) - CLOSING - clock.doubt * (k % 3) / 2
