@@ -31,19 +31,19 @@ from binance_oi.budget.usage import Reason, Wait
 
 
 class Send(NamedTuple):
-    """Send it now."""
+    """The request may be sent now."""
 
 
 class Probe(NamedTuple):
-    """Send it alone. All other requests wait for its count."""
+    """The request may be sent now, alone: all other requests wait for the count in its answer."""
 
 
 Verdict = Send | Probe | Wait
-Rule = Callable[[Ask, Known], Verdict | None]
+Rule = Callable[[Ask, Known], Verdict | None]  # None: the rule leaves the decision to the next one
 
 
 def in_cooldown(ask: Ask, known: Known) -> Verdict | None:
-    """Send nothing until a cooldown is certainly over."""
+    """Send nothing until the cooldown is certainly over."""
     if known.is_held(ask.now):
         wait = known.cooldown_until - ask.now - known.clock.lo
         end = known.clock.when_over(known.cooldown_until) - ask.now
@@ -60,7 +60,7 @@ def probe_pending(ask: Ask, known: Known) -> Verdict | None:
 
 
 def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
-    """Wait while a limit of another span than a minute has no room, such as one per 10 s."""
+    """Wait while another limit of the exchange has no room, such as a limit per 10 s."""
     longest = 0.0
     for window in known.windows:
         cap = window.cap(ask.reserve, ask.share, known.limit)
@@ -72,19 +72,19 @@ def every_limit_has_room(ask: Ask, known: Known) -> Verdict | None:
 
 
 def too_heavy(ask: Ask, known: Known) -> Verdict | None:
-    """Refuse what does not fit into an empty minute."""
+    """Refuse a request that does not fit even into an empty minute."""
     if ask.weight > min(ask.budget, ask.share):
         return Wait(None, Reason.TOO_HEAVY)
     return None
 
 
 def look_for_a_fall(ask: Ask, known: Known) -> Verdict | None:
-    """Probe whether the count falls within a minute: then the exchange does not count minutes."""
+    """Probe to see whether the count falls within a minute, which shows a rolling window."""
     return Probe() if probing.expects_a_fall(ask, known) else None
 
 
 def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
-    """Wait while a minute that may count the request is full, and probe whether it is over."""
+    """Wait while a minute that may count the request is full; probe to see whether it is over."""
     for k in range(ask.first, ask.last + 1):
         minute = known.ledger.minute(k)
         if minute.used + ask.weight > ask.budget:
@@ -97,6 +97,7 @@ def every_minute_has_room(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
+    """Wait until minute `k`, which is full, may have room; or probe it."""
     wait = MINUTE * (k + 1) - ask.now - known.clock.lo
     end = known.clock.when_over(MINUTE * (k + 1)) - ask.now
     # The exchange may count the probe in a later minute, so it must be affordable there as well.
@@ -111,8 +112,9 @@ def _full(ask: Ask, known: Known, k: int, reason: Reason) -> Verdict:
 def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
     """Seconds until a count may make room in full minute `k`; at most `end`.
 
-    The answer to a request under way may come at any time. Undecided weight gets no answer of its
-    own. The count of a later request decides it, as long as a request of weight 1 may be sent.
+    The answer to a request under way may come at any time, and brings a count. Undecided weight
+    gets no answer of its own. The count of a later request decides it, but only if there is still
+    room for a request of weight 1.
     """
     minute = known.ledger.minute(k)
     if minute.under_way > 0:
@@ -123,11 +125,11 @@ def _until_count(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
-    """Seconds until full minute `k` may have room: its end, or earlier when answers make room.
+    """Seconds until full minute `k` may have room: until its end, or less if answers make room.
 
-    An answer makes room if it shows that another minute counted its weight, or that the reported
-    count contains the weight already. Neither helps while the weight that is booked to this minute
-    alone leaves no room.
+    An answer makes room in two cases. It shows that another minute counted the request, or that the
+    reported count already contained the request's weight. Neither makes room if the weight that is
+    booked to this minute, and to no other, fills it already.
     """
     minute = known.ledger.minute(k)
     booked = minute.booked + ask.weight
@@ -141,12 +143,15 @@ def _until_room(ask: Ask, known: Known, k: int, end: float) -> float:
 
 
 def probe_first(ask: Ask, known: Known) -> Verdict | None:
-    """Probe the count before using a minute about which something may be unknown."""
+    """Probe a minute before using it, if others may have used it unseen."""
     return Probe() if probing.begins_with_a_probe(ask, known) else None
 
 
 def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
-    """Let bulk work wait so that single calls have their part; it shrinks as the minute ends."""
+    """Let bulk work wait, so that single calls keep their part of the minute.
+
+    In the last `RELEASE` seconds of the minute that part shrinks to nothing.
+    """
     part = _part_of_single_calls(ask, known, ask.likeliest)
     room = ask.budget - known.ledger.minute(ask.likeliest).used - ask.weight
     if not part or room >= part:
@@ -156,7 +161,10 @@ def leave_room_for_single_calls(ask: Ask, known: Known) -> Verdict | None:
 
 
 def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
-    """Weight of minute `k` that bulk work leaves single calls, from their use of recent minutes."""
+    """Weight of minute `k` that bulk work leaves for single calls, by their use in recent minutes.
+
+    For a single call it is 0, because a single call need not wait for others of its kind.
+    """
     if not ask.bulk:
         return 0
     minutes = [known.ledger.minute(j) for j in range(k - MEMORY, k + 1)]
@@ -169,7 +177,7 @@ def _part_of_single_calls(ask: Ask, known: Known, k: int) -> int:
 
 
 def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
-    """Send slowly beside copies of us: one that notices the rollover later still finds room."""
+    """Send slowly beside copies of us, so that a copy that notices the rollover late finds room."""
     k = ask.likeliest
     if not (_keeps_room(known, k) and known.is_in_a_crowd(k - 1)):
         return None
@@ -179,10 +187,10 @@ def spread_beside_copies(ask: Ask, known: Known) -> Verdict | None:
 
 
 def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
-    """Send little before a minute's first count, if this minute and the last exceed the budget.
+    """Send little before a minute's first count, if both minutes together exceed the budget.
 
-    The first count shows whether the exchange has begun a new minute. If the exchange counts the
-    last 60 s instead, both minutes draw on one limit.
+    The first count shows whether the exchange began to count from 0 again. If it counts the last
+    60 s instead, this minute and the one before it draw on the same limit.
     """
     minute, before = (known.ledger.minute(k) for k in (ask.likeliest, ask.likeliest - 1))
     if minute.reported or known.is_blind or before.used + minute.used + ask.weight <= ask.budget:
@@ -192,10 +200,10 @@ def wait_for_first_count(ask: Ask, known: Known) -> Verdict | None:
 
 
 def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
-    """Send evenly while we know nothing about this address: after a start, or after a ban."""
+    """Send evenly while we know too little about this address: after a start, or after a ban."""
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if known.cautious_until == math.inf and not minute.under_way:
-        return None  # the answer to this request starts the 60 s
+        return None  # the first request: its answer begins the 60 s of even sending
     most, rate = known.evenly(ask.now, k, ask.budget)
     if most >= ask.budget:
         return None
@@ -205,7 +213,10 @@ def begin_evenly(ask: Ask, known: Known) -> Verdict | None:
 
 
 def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
-    """Keep free what others are expected to use of the minute, except a part that is ours."""
+    """Keep free the weight that we expect others to use until the minute ends.
+
+    A small part of the minute is ours, however much they need.
+    """
     k, minute = ask.likeliest, known.ledger.minute(ask.likeliest)
     if not _keeps_room(known, k):
         return None
@@ -218,24 +229,27 @@ def leave_room_for_others(ask: Ask, known: Known) -> Verdict | None:
     if not fits and known.unseen(ask.now, k) > room:
         return Wait(PROBE_PAUSE, Reason.OTHERS)
     if fits or (not crowded and _is_our_part(ask, known, k)):
-        # Above the count at which the exchange refused us before, requests go one at a time.
+        # If a refusal showed a lower limit, only probes may exceed it: one request at a time.
         return Probe() if 0 < known.others.refused_count < minute.used + ask.weight else None
     return _look_again(ask, known, k, need - room)
 
 
 def _look_again(ask: Ask, known: Known, k: int, lack: float) -> Verdict:
-    """Others are expected to need `lack` more than there is: wait, or probe whether they do."""
+    """Wait, or probe to see how much others have used: they seem to need `lack` too much."""
     wait = probing.until_reserved_minute(ask, known, k, lack)
     return Wait(wait, Reason.OTHERS) if wait > 0.0 else Probe()
 
 
 def _keeps_room(known: Known, k: int) -> bool:
-    """Whether to keep room for others. Without counts a forecast is impossible."""
+    """Whether to keep room for others in minute `k`. Without counts no forecast is possible."""
     return k <= known.others.expected_until and not known.is_blind
 
 
 def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
-    """Whether so much of our weight is under way that it hides what others use meanwhile."""
+    """Whether too much of our weight is under way.
+
+    A count may or may not contain that weight. So it hides as much use by others.
+    """
     minute = known.ledger.minute(k)
     hiding = CROWD if known.is_in_a_crowd(k - 1) else HIDING
     most = max(ask.weight, int(hiding * (ask.budget - minute.reported)))
@@ -244,20 +258,21 @@ def _is_crowded(ask: Ask, known: Known, k: int) -> bool:
 
 
 def _kept(ask: Ask, known: Known, k: int) -> tuple[float, float]:
-    """Weight to keep for others, and a margin for chance and for our probes."""
+    """Weight to keep free for others, and a margin for chance and for our probes."""
     minute = known.ledger.minute(k)
     into = known.clock.into(min(ask.now, known.counted_at), k)
     need, margin = known.others.forecast(k, minute, known.limit, into, ask.forecast)
-    # Usually only some of the possible probes are sent, so we keep half of their weight free.
+    # We rarely send all of the probes that a minute allows, so we keep half of their weight free.
     probes = PROBES * known.limit * known.clock.left(ask.now, k) / MINUTE / 2
     return need, margin + probes
 
 
 def _is_our_part(ask: Ask, known: Known, k: int) -> bool:
-    """Whether the request is within the part that others left us in the minute before.
+    """Whether the request is within our own part of minute `k`, which others cannot take.
 
-    Without such a part, others would squeeze out a client with a small share. The part grows only
-    by our probes, slowly enough for others to adapt.
+    Without such a part, others would use more every minute, until nothing is left for us. It is at
+    most what we used in the minute before, so only probes make it grow, and others have the time to
+    adapt. Beside copies of us, the part is larger and grows each minute until all have the same.
     """
     others, before = known.others, known.ledger.minutes.get(k - 1)
     ours = known.ledger.minute(k).booked + ask.weight + _part_of_single_calls(ask, known, k)
@@ -286,7 +301,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def see_others_in_time(ask: Ask, known: Known) -> Verdict | None:
-    """Limit our weight under way in a rolling window, so that we see others in time."""
+    """Limit our weight under way in a rolling window: it hides what others use."""
     flying = sum(known.ledger.minute(k).under_way for k in {ask.first, ask.last})
     for window in (window for window in known.windows if window.is_minute):
         room = window.cap(ask.reserve, ask.share, known.limit) - window.used(ask.now)
@@ -299,11 +314,11 @@ ROLLING: tuple[Rule, ...] = (
     *(in_cooldown, probe_pending, every_limit_has_room, too_heavy, probe_first),
     see_others_in_time,
 )
-"""The rules while the exchange counts the last 60 s: a rolling window replaces the minutes."""
+"""The rules while the exchange seems to count the last 60 s: one window replaces the minutes."""
 
 
 def decide(ask: Ask, known: Known) -> Verdict:
-    """Return the answer of the first rule that has one, or `Send` if none has."""
+    """Return the answer of the first rule that has one; `Send` if no rule has one."""
     for rule in ROLLING if known.is_rolling(ask.likeliest) else RULES:
         verdict = rule(ask, known)
         if verdict is not None:
@@ -312,10 +327,10 @@ def decide(ask: Ask, known: Known) -> Verdict:
 
 
 def until_room(ask: Ask, known: Known) -> float | None:
-    """Seconds until a request may find room; None if it never does.
+    """Seconds until there should be room for a request; None if there never is.
 
-    For a caller who comes back only once. `decide` says when the queue asks again, which may be
-    earlier, because an answer to another request may make room.
+    It serves a caller who asks again only once. The queue asks more often, after the seconds that
+    `decide` returns, because an answer to another request may make room earlier.
     """
     verdict = too_heavy(ask, known) or decide(ask, known)
     if not isinstance(verdict, Wait):

@@ -9,7 +9,8 @@ come this time and may only be late. Before we have seen a whole minute, and whe
 than in any minute that we saw, we also expect them to continue at their mean rate so far.
 
 Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
-and they have used 250. We expect the 700 that followed, and most of the 50 that may be late.
+and they have used 200. We expect the 700 that followed then, and 65 of the 100 that are missing:
+these may be late, and chance explains the other 35.
 """
 
 import math
