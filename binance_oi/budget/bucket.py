@@ -29,16 +29,16 @@ from binance_oi.exchange.limits import Limit
 
 
 class Bucket:
-    """Decides whether a request may be sent now. There is one bucket per IP address.
+    """Decides whether a request may be sent now. Each IP address has one bucket.
 
     Give every receipt back exactly once: to `settle` when an answer came, to `lose` when the
     exchange may have counted the request, and to `refund` when the request was never sent.
 
     Args:
-        known: What we know so far. A pool that shares replaces it before each call.
-        reserve: What we leave unused: weight if `int`, a share of the limit if `float`.
-        share: The most of the limit that we use ourselves, 0 to 1.
-        interactive: The most of the limit that bulk work leaves for single calls, 0 to 1.
+        known: Our knowledge so far. A pool with several processes replaces it before each call.
+        reserve: The part of the limit that we leave unused: a weight if `int`, a share if `float`.
+        share: The largest share of the limit that we use ourselves, 0 to 1.
+        interactive: The largest share of the limit that bulk work leaves for single calls, 0 to 1.
     """
 
     __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
@@ -60,16 +60,19 @@ class Bucket:
         self._resize()
 
     def _resize(self) -> None:
-        """Adopt the limit that the exchange announced to us or to another process."""
+        """Adopt the limit in `known`. An answer to us or to another process may have changed it."""
         self._limit = self.known.limit
         self._reserve, self._share, self._interactive = self._parts.of(self._limit)
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say how long to wait, and why.
+        """Book a request if it may be sent now; otherwise return how long to wait, and why.
 
-        A `bulk` request leaves single calls their part of the minute.
+        Args:
+            now: Monotonic s.
+            weight: The weight of the request.
+            bulk: Whether the request leaves single calls their part of the minute.
         """
         known = self.known
         clock = known.clock
@@ -88,9 +91,9 @@ class Bucket:
             and not known.windows
             and not (bulk and any(each.single for each in known.ledger.minutes.values()))
         ):
-            # The fast path, for nearly every charge: only one minute is possible, we know its
-            # count, we are alone in it, and the exchange refused nothing below the limit. A
-            # property test compares this path with the rules.
+            # Nearly every charge takes this fast path. Only one minute may count the request, we
+            # know a count of that minute, we expect no others in it, and no refusal showed a lower
+            # limit. A property test compares this path with the rules.
             minute = known.ledger.minutes.get(last)
             budget = self._limit - self._reserve
             if (
@@ -110,7 +113,7 @@ class Bucket:
         return self._book(ask, isinstance(verdict, admission.Probe))
 
     def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
-        """The question that the rules answer for a request of `weight`."""
+        """Return the question that the rules answer for a request; arguments as in `charge`."""
         reserve, share, interactive = self._parts.of(self.known.limit)
         budget = self.known.limit - self._kept(reserve)
         first, likeliest, last = self.known.span(now)
@@ -118,12 +121,14 @@ class Bucket:
         return Ask(now, weight, first, likeliest, last, *bounds, self._forecast, bulk, interactive)
 
     def sending(self, receipt: Receipt, now: float) -> Receipt | None:
-        """Ask whether the request may be written now. Write it right after the answer.
+        """Return whether a charged request may be written to the wire now.
+
+        The caller writes it right after this call, or does not write it.
 
         Returns:
-            The receipt to use from now on. None if a cooldown has begun since the charge, or if the
-            exchange might count the request in a minute to which it is not booked; then `refund`
-            the receipt and charge again.
+            The receipt to use from now on. None if the request may not be written: a cooldown has
+            begun since the charge, or a minute to which the request is not booked might count it.
+            Then `refund` the receipt and charge again.
         """
         known, clock = self.known, self.known.clock
         if known.is_held(now):
@@ -143,13 +148,14 @@ class Bucket:
         return admission.until_room(self.question(now, weight, bulk), self.known)
 
     def _kept(self, reserve: int) -> int:
-        """Weight left unused. It is more while answers have no counts."""
+        """The weight that we leave unused: `reserve`, or more while answers have no counts."""
         if not self.known.is_blind:
             return reserve
         limit = self.known.limit
         return max(reserve, min(math.ceil(BLIND_RESERVE * limit), limit - 1))
 
     def _book(self, ask: Ask, probe: bool) -> Receipt:
+        """Book a request that the rules admitted, and return its receipt."""
         known, ledger = self.known, self.known.ledger
         if probe and ask.likeliest > ledger.newest + IDLE:
             known.cautious_until, known.after_ban = math.inf, False
@@ -208,7 +214,12 @@ class Bucket:
         return k
 
     def lose(self, receipt: Receipt, now: float) -> None:
-        """No answer came. Any minute to which the request is booked may have counted it."""
+        """Keep the weight of a request without an answer: the exchange may have counted it.
+
+        Args:
+            receipt: The receipt of the request.
+            now: When we gave up waiting for the answer, monotonic s.
+        """
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
         sent, certain = receipt.sent, max(now, receipt.sent + FLIGHT)
@@ -216,7 +227,7 @@ class Bucket:
         self.known.ledger.leave_undecided(receipt, None, certain)
 
     def refund(self, receipt: Receipt) -> None:
-        """Undo the charge: the request was never sent."""
+        """Undo the charge of a request that was never sent."""
         if receipt.probe:
             self.known.probe_ends_at = UNKNOWN
         for window in self.known.windows:
@@ -228,8 +239,8 @@ class Bucket:
     def set_limits(self, now: float, limit: int | None, others: Sequence[Limit]) -> None:
         """Adopt the limits that the exchange announced.
 
-        A new limit starts with all weight of the minutes that overlap its window. That is never
-        too little.
+        The window of a new limit starts with the weight of all minutes that overlap it. That may be
+        too much, but never too little.
 
         Args:
             now: Monotonic s.
@@ -249,21 +260,26 @@ class Bucket:
     # -- cooldown ----------------------------------------------------------------------------
 
     def hold(self, now: float, seconds: float, *, ban: bool = False) -> None:
-        """Send nothing for `seconds` from now. Cooldowns only ever extend."""
+        """Begin a cooldown of `seconds` from now. A later end of an earlier cooldown stays."""
         self.hold_until(now + self.known.clock.hi + seconds, ban=ban)
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Send nothing before `until`, Unix s of the exchange. Cooldowns only ever extend."""
+        """Begin a cooldown that ends at `until`. A later end of an earlier cooldown stays.
+
+        Args:
+            until: Unix s by the exchange's clock.
+            ban: Whether the exchange called it a ban.
+        """
         known = self.known
         known.cooldown_until = max(known.cooldown_until, until)
-        known.silent = 0  # a refusal says nothing about missing counts; a probe follows it
+        known.silent = 0  # refusals have no counts, and must not make us blind
         if ban:
             known.banned_until = max(known.banned_until, until)
             known.cautious_until, known.after_ban = math.inf, True
         known.counted_at = UNKNOWN
 
     def held_for(self, now: float, *, ban: bool = False) -> float:
-        """Seconds until the cooldown, or the ban, is certainly over; 0.0 if there is none."""
+        """Seconds until the cooldown, or the ban if `ban`, is certainly over; 0.0 without one."""
         known, clock = self.known, self.known.clock
         until = known.banned_until if ban else known.cooldown_until
         return 0.0 if clock.is_over(until, now) else clock.when_over(until) - now
@@ -277,15 +293,15 @@ class Bucket:
         minute: int | None = None,
         used: int | None = None,
     ) -> None:
-        """The exchange answered 429 or 418: begin a cooldown, and keep more room for others.
+        """Begin a cooldown after a 429 or 418, and learn from it.
 
         Args:
-            now: Monotonic s.
-            seconds: The wait that the exchange asked for. The cooldown lasts until the next minute
-                at least.
+            now: When the refusal came, monotonic s.
+            seconds: The wait that the exchange asked for. The cooldown lasts at least until the
+                next minute.
             ban: Whether the exchange called it a ban.
             minute: The minute that counted the request; None if it is unknown.
-            used: The count at which the exchange refused the request; None if it is unknown.
+            used: The count in the refusal; None if it has none.
         """
         until = learning.learn_refusal(self.known, now, seconds, ban, minute, used)
         self.hold_until(until, ban=ban)
@@ -293,7 +309,7 @@ class Bucket:
     # -- tell --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
-        """The budget at this moment."""
+        """Return the state of the budget at `now`, monotonic s."""
         known, ask = self.known, self.question(now, 1)
         minute = known.ledger.minute(ask.likeliest)
         caps = [(w, w.cap(ask.reserve, ask.share, known.limit)) for w in known.windows]
@@ -313,7 +329,7 @@ class Bucket:
             resets_at=datetime.fromtimestamp(MINUTE * (ask.likeliest + 1), UTC),
             held_until=self._instant(now, known.cooldown_until),
             banned_until=self._instant(now, known.banned_until),
-            # A reserve given as weight may exceed a limit that the exchange has lowered.
+            # If the user gave the reserve as weight, it may exceed a limit that was lowered later.
             sustained=max(0.0, min(sustained)),
         )
 

@@ -1,7 +1,7 @@
-"""Everything we know about one IP address, as plain numbers that processes can share.
+"""Everything that we know about one IP address, as plain numbers that processes can share.
 
 Pure. The rule of this file: a field is a number or a container of numbers, and `now` is always an
-argument.
+argument, in monotonic seconds. `k` is a minute: Unix time by the exchange's clock, divided by 60 s.
 """
 
 import math
@@ -48,34 +48,35 @@ class Known:
     cooldown_until: float = 0.0
     """The end of the cooldown, before which we send nothing; 0.0 if there is none."""
     banned_until: float = 0.0
-    """The same for a cooldown that the exchange calls a ban."""
+    """The end of the latest cooldown that the exchange called a ban; 0.0 if there is none."""
     counted_at: float = UNKNOWN
-    """When we sent the newest request whose count we know; `UNKNOWN` if no count came since the
-    start or since the last cooldown."""
+    """When we sent the newest request whose answer had a count. `UNKNOWN` if no count came since
+    the start, or since the last cooldown began."""
     probe_ends_at: float = UNKNOWN
-    """Until then all requests wait for a probe. They wait for its answer. If the answer does not
-    show which minute its count belongs to, they wait until the next probe can show it."""
+    """Until then, all requests wait for the answer to a probe. If its count fits two minutes, they
+    also wait until the count of the next probe can fit only one."""
     silent: int = 0
-    """Answers in a row without a usable count."""
+    """How many answers in a row had no usable count."""
     windows: list[Window] = field(default_factory=list[Window])
-    """Our use of each limit of another span than a minute."""
+    """Our use of each limit whose span is not a minute of the exchange's clock."""
     demands: list[Demand] = field(default_factory=list[Demand])
-    """The weight that pollers plan to use; no rule reads it."""
+    """The weight that pollers plan to use. No rule reads it."""
     cautious_until: float = math.inf
     """Monotonic s until which we send evenly: 60 s after the first answer that follows a start, a
     ban, or `IDLE` minutes without an answer. Infinite until that answer comes."""
     after_ban: bool = False
-    """Whether a ban is the reason to send evenly."""
+    """Whether we send evenly because of a ban."""
     announced: int = 0
-    """The limit that the exchange announces, while we obey a lower one; otherwise 0."""
+    """The limit that the exchange announces, if `limit` is lower because of a refusal; otherwise
+    0."""
     lowered_until: int = 0
     """The last minute in which we obey the lower limit."""
     rolling_until: int = 0
-    """The last minute in which we take the exchange's count for that of the last 60 s."""
+    """The last minute in which we assume that the exchange counts the last 60 s."""
 
     @property
     def is_blind(self) -> bool:
-        """Whether answers no longer have counts, so that we have only our own books."""
+        """Whether so many answers had no count that we rely on our own books alone."""
         return self.silent >= BLIND_AFTER
 
     @property
@@ -84,46 +85,51 @@ class Known:
         return max(NEGLIGIBLE_WEIGHT, int(NEGLIGIBLE_SHARE * self.limit))
 
     def is_rolling(self, k: int) -> bool:
-        """Whether we take the exchange's count in minute `k` for that of the last 60 s."""
+        """Whether we assume, in minute `k`, that the exchange counts the last 60 s."""
         return k <= self.rolling_until
 
     def is_held(self, now: float) -> bool:
-        """Whether there is a cooldown that is not certainly over."""
+        """Whether we are in a cooldown, or cannot be certain that it is over."""
         return not self.clock.is_over(self.cooldown_until, now)
 
     def announce(self, limit: int) -> None:
-        """Adopt the limit that the exchange announced, unless a refusal showed a lower one."""
+        """Adopt the limit that the exchange announced. A lower one that a refusal showed stays."""
         if self.announced:
             self.announced, limit = limit, min(limit, self.limit)
         self.limit = limit
 
     def miss_count(self, now: float) -> None:
-        """Note an answer without a count. Rare counts do not make us blind: we wait for them."""
+        """Note an answer without a count. As long as counts come now and then, we are not blind."""
         is_rare = now <= self.counted_at + BLIND_FOR
         self.silent = min(self.silent + 1, BLIND_AFTER - is_rare)
 
     def lower(self, limit: int, k: int) -> None:
-        """Obey a lower limit than the announced one for `DISTRUST` minutes, from minute `k` on."""
+        """Obey `limit`, which a refusal in minute `k` showed, for `DISTRUST` minutes."""
         self.announced = self.announced or self.limit
         self.limit, self.lowered_until = limit, k + DISTRUST
 
     def open_window(self, now: float, used: int) -> None:
-        """Open a window for the last 60 s if there is none; it starts with the count, `used`."""
+        """Open a window for the last 60 s if there is none; it starts with the count `used`."""
         if not any(window.is_minute for window in self.windows):
             limit = Limit(int(MINUTE), self.limit, False)
             self.windows.append(Window.begin(limit, now, now + FLIGHT, counted=used, flying=0))
 
     def end_caution(self, sent: float, now: float) -> None:
-        """The first answer after a start or a ban came: even sending ends 60 s after `sent`."""
+        """Send evenly for 60 s more, because the first answer after a start or a ban came.
+
+        Args:
+            sent: When the request of that answer was sent, monotonic s; the 60 s begin there.
+            now: When the answer came, monotonic s.
+        """
         if not self.is_held(now):
             self.cautious_until = sent + MINUTE
 
     def evenly(self, now: float, k: int, budget: int) -> tuple[float, float]:
-        """Weight that we may have booked to minute `k` by now, and weight/s by which it grows.
+        """Return the most that we may have booked to minute `k` by now, and its growth in weight/s.
 
-        After a start we may send a part at once. The rest follows evenly until the minute ends, or
-        until we have seen 60 s. After a ban we send nothing at once, and the pace uses up the
-        budget in exactly a minute.
+        After a start we may send a part at once, and the rest evenly until the minute ends or until
+        `cautious_until`. After a ban we may send nothing at once, and the pace uses up one budget
+        in 60 s.
         """
         if now >= self.cautious_until:
             return math.inf, 0.0
@@ -136,9 +142,10 @@ class Known:
         return first + rate * max(0.0, now - since), rate
 
     def is_even(self, now: float, k: int, ours: int, budget: int) -> bool:
-        """Whether `ours`, without single calls to leave room for, certainly keeps to `evenly`.
+        """Whether our weight `ours` certainly stays within `evenly`, for the fast path.
 
-        A quick answer for nearly every charge; before the first answer it is no.
+        It assumes that there is no room to keep for single calls. Before the first answer it is
+        False, and the rules decide.
         """
         if now >= self.cautious_until:
             return True
@@ -150,11 +157,12 @@ class Known:
         return ours <= most or most >= budget
 
     def start_again(self, after: ServerClock, now: float) -> None:
-        """Switch to a clock that contradicts the current one; no weight and no cooldown is lost.
+        """Replace the estimate of the exchange's clock with `after`, which contradicts it.
 
-        We do not know which minute of the new clock counted the weight of the old clock's minutes.
-        So each minute that may be the current one gets all of it. A cooldown keeps the seconds that
-        are left: as an instant of the old clock it would end at once, or hours late.
+        We lose no weight and no cooldown. By the new clock we do not know which minute counted the
+        weight of the old minutes, so we book all of it to each minute that may be the current one.
+        A cooldown keeps the seconds that are left of it. If it kept its instant, it would end at
+        once by the new clock, or hours late.
         """
         ledger, others = self.ledger, self.others
         live = max((m.used for k, m in ledger.minutes.items() if k >= ledger.newest), default=0)
@@ -165,7 +173,7 @@ class Known:
         shift = after.latest(now) - self.clock.latest(now)
         self.lowered_until += shift
         self.rolling_until += shift
-        others.curves.clear()  # their minutes do not exist by the new clock
+        others.curves.clear()  # they belong to minutes of the old clock
         self.clock.start_again(after.lo, after.hi)
         self.counted_at, ledger.newest = UNKNOWN, after.earliest(now)
         ledger.keep(ledger.newest, after.latest(now))
@@ -173,7 +181,7 @@ class Known:
             minute.booked = max(minute.booked, live)
 
     def span(self, now: float) -> tuple[int, int, int]:
-        """The minutes that may count a request sent now: the earliest, likeliest and latest."""
+        """Return the earliest, likeliest and latest minute that may count a request sent now."""
         clock = self.clock
         first, last = int((now + clock.lo) // MINUTE), int((now + clock.hi + FLIGHT) // MINUTE)
         if self.ledger.newest > first:
@@ -183,10 +191,11 @@ class Known:
         return first, min(max(first, clock.likeliest(now)), last), last
 
     def of_copies(self, k: int) -> float:
-        """Weight that others used early in minute `k`, if they may be copies of us; otherwise 0.
+        """Weight that possible copies of us used in the first `EARLY` seconds of minute `k`, or 0.
 
-        Copies use up a minute early together with us, or use more than a single copy's part. They
-        never exceed the limit.
+        They may be copies if they used more by then than the part of one copy, or if together with
+        us they used the minute up. Copies never exceed the limit: after a higher count we take
+        others for copies only when it is `MEMORY` minutes old.
         """
         early = self.others.curve(k, self.limit).at(EARLY, 0.0)
         is_used_up = early + self.ledger.minute(k).booked >= WHOLE * self.limit
@@ -196,7 +205,7 @@ class Known:
         return early if most <= self.limit else 0.0
 
     def is_in_a_crowd(self, k: int) -> bool:
-        """Whether copies of us used more of minute `k` than a single copy's part."""
+        """Whether several copies of us used minute `k`: more than the part of one copy."""
         return self.of_copies(k) > FAIR * self.limit
 
     def unseen(self, now: float, k: int) -> float:
@@ -206,14 +215,14 @@ class Known:
 
 
 class Parts(NamedTuple):
-    """What the user asked of a budget: shares of the limit if `float`, weight if `int`."""
+    """The parts of the limit that the user gave a budget; see `Bucket`."""
 
     reserve: float
     share: float
     interactive: float
 
     def of(self, limit: int) -> tuple[int, int, int]:
-        """Their weight at this limit. Shares of a small limit leave at least 1 to use."""
+        """Return them in weight, for this limit. However small the limit, shares leave 1 to use."""
         given = self.reserve
         reserve = given if isinstance(given, int) else min(math.ceil(given * limit), limit - 1)
         return reserve, max(1, int(self.share * limit)), int(self.interactive * limit)
@@ -223,23 +232,24 @@ class Ask(NamedTuple):
     """A request that asks to be sent, and the bounds that it must keep, in weight and minutes."""
 
     now: float
-    """Monotonic s."""
+    """When it asks, monotonic s."""
     weight: int
+    """Its weight."""
     first: int
     """The earliest minute in which the exchange may count it."""
     likeliest: int
-    """The minute that it is now by the middle of our estimate of the exchange's clock."""
+    """The current minute if the middle of our estimate of the exchange's clock is right."""
     last: int
     """The latest minute in which the exchange may count it."""
     reserve: int
     """Weight that we leave unused."""
     budget: int
-    """The most that a minute may reach, for the whole IP address."""
+    """The most that everyone on the IP address may use of a minute: the limit less `reserve`."""
     share: int
-    """The most that our own weight may reach in a minute."""
+    """The most that we may use of a minute ourselves."""
     forecast: Forecast
-    """The latest forecast of others. It stays valid for `FORECAST_AGE`."""
+    """The latest forecast of others. A rule that makes a new one stores it here."""
     bulk: bool = False
-    """Whether the request leaves single calls their part of the minute."""
+    """Whether the request is bulk work, which leaves single calls their part of the minute."""
     interactive: int = 0
-    """The most that bulk work leaves single calls."""
+    """The most of a minute that bulk work leaves for single calls."""
