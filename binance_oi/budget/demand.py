@@ -1,12 +1,12 @@
 """The weight that pollers plan to use, as they declare it themselves.
 
-The rule of this file: a demand admits nothing and refuses nothing. `charge` ignores it. So a demand
-that is missing, too high or outdated may change a schedule, and never what is sent. Each process
-writes one demand into the shared record and renews it. A demand ends `DEMAND_LIFE_S` after its last
-renewal.
+The rule of this file: a demand is only information for pollers. `charge` ignores it. So a demand
+that is missing, too high or outdated may change the schedule of a poller, but never whether a
+request is sent. Each process writes one demand into the shared record, the sum of its pollers', and
+renews it. A demand ends `DEMAND_LIFE_S` after its last renewal.
 
-The first poller keeps its schedule. Each poller counts the demands of those that began before it,
-so of two that do not fit together, the older one goes on unchanged.
+The first poller keeps its schedule. A poller subtracts the demands of the pollers that began before
+it, and plans with the rest. So if two do not fit together, the older one polls as before.
 """
 
 import math
@@ -16,31 +16,33 @@ from typing import NamedTuple
 
 from binance_oi import fork
 
-DEMAND_LIFE_S = 180.0  # from a renewal to the end; a busy machine may skip two renewals
+DEMAND_LIFE_S = 180.0  # from a renewal to the end: a busy machine may miss two renewals
 RENEWAL_S = 60.0  # between two renewals, at least
-CLOCK_TOLERANCE_S = 1.0  # by which two readings of one monotonic clock may differ
-MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; plans ignore older ones
-MAX_NEED = 1e12  # weight a minute
+CLOCK_TOLERANCE_S = 1.0  # by which two processes may read the monotonic clock differently
+MAX_DEMANDS = 32  # in one record, where they take 2 of 4 KB; if there are more, the oldest go
+MAX_NEED = 1e12  # weight per minute; a higher demand comes from a damaged record
 
 
 class Process(NamedTuple):
-    """Identifies a process of this machine; see `process.this_process`."""
+    """The identity of a process on this machine; see `process.this_process`."""
 
     namespace: int
     """The namespace of process ids; 0 if the system has none, negative if it is unknown."""
     pid: int
+    """The process id."""
     start: int
     """When the process started, in ticks since the boot; 0 if that is unknown."""
 
 
 class Demand(NamedTuple):
-    """What the pollers of one pool object need."""
+    """The weight that the pollers of one pool object need."""
 
     owner: int
-    """Identifies the pool object."""
+    """A random number that identifies the pool object."""
     process: Process
+    """The process of the pool object."""
     weight: float
-    """Weight per minute."""
+    """Weight per minute, of all these pollers together."""
     since: float
     """When the newest of the pollers began, monotonic s."""
     until: float
@@ -48,9 +50,9 @@ class Demand(NamedTuple):
 
 
 class Declared:
-    """What the pollers of this process need, by poller, in the order in which they began.
+    """The weight that each poller of this process needs, in the order in which they began.
 
-    A forked child has no pollers: those of its parent keep running in the parent.
+    A forked child begins without pollers, because those of its parent run only in the parent.
     """
 
     def __init__(self) -> None:
@@ -60,10 +62,11 @@ class Declared:
         self._process = fork.current
         self._needs: dict[object, tuple[float, float]] = {}  # since when, and weight a minute
         self.owner: int = int.from_bytes(os.urandom(6), "little")
-        """Identifies these pollers in a shared record."""
+        """A random number that identifies these pollers in a shared record."""
         self.renewed_at: float = -math.inf
         """When this process last wrote its demand, monotonic s."""
         self.is_written: bool = False
+        """Whether the shared record has a demand of this process."""
 
     def notice_fork(self) -> None:
         """Start empty in a forked child."""
@@ -78,13 +81,16 @@ class Declared:
         self._needs.clear()
 
     def put(self, key: object, weight: float, now: float, *, anew: bool) -> bool:
-        """Store the need of one poller; True if that changes what all of them need together.
+        """Store how much weight one poller needs.
 
         Args:
             key: The poller.
-            weight: Weight per minute; 0 forgets the poller.
+            weight: Weight per minute; 0 removes the poller.
             now: Monotonic s.
-            anew: Whether the poller begins now, even if it is known already.
+            anew: Whether a known poller counts as one that begins now.
+
+        Returns:
+            Whether the demand of this process changed.
         """
         before = self._needs.get(key)
         if before is None and weight <= 0.0:
@@ -109,7 +115,7 @@ class Declared:
         return max((since for since, _ in self._needs.values()), default=-math.inf)
 
     def before(self, key: object) -> float:
-        """Weight per minute of the pollers that began before `key`; of all if `key` is unknown."""
+        """Weight per minute of the pollers before `key`; of all if `key` is no poller here."""
         total = 0.0
         for other, (_, weight) in self._needs.items():
             if other is key:
@@ -119,7 +125,7 @@ class Declared:
 
 
 def believed(demands: Iterable[Demand], now: float) -> list[Demand]:
-    """The demands that are possible and have not ended; the newest `MAX_DEMANDS` of them."""
+    """Return the demands that are possible and have not ended; at most the newest `MAX_DEMANDS`."""
     possible = [each for each in demands if _is_possible(each, now)]
     possible.sort(key=lambda each: each.since)
     return possible[-MAX_DEMANDS:]
@@ -134,13 +140,13 @@ def _is_possible(demand: Demand, now: float) -> bool:
 
 
 def with_own(demands: Iterable[Demand], own: Demand, now: float) -> list[Demand]:
-    """`demands` with `own` instead of its previous version; a demand of 0 is left out."""
+    """Return `demands` with the new version of `own`; without it if its weight is 0."""
     others = [each for each in demands if each.owner != own.owner]
     return believed([*others, own], now)
 
 
 def merged(shared: Iterable[Demand], ours: Iterable[Demand]) -> list[Demand]:
-    """The demands of two records; of one owner, the demand that was renewed later."""
+    """Return the demands of two records. If both have one of an owner, keep the later renewal."""
     latest: dict[int, Demand] = {}
     for each in (*shared, *ours):
         known = latest.get(each.owner)

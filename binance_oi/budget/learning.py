@@ -1,8 +1,8 @@
 """What the budget learns from answers and refusals.
 
 Pure. The rule of this file: within a minute, a count never lowers `reported`. `attribution` finds
-the minute of a count. If two minutes are possible, we take the count in the way that lets us send
-less.
+the minute of a count. If a count may belong to either of two minutes, we assume the one that lets
+us send less.
 """
 
 from binance_oi.budget.attribution import attribute
@@ -31,13 +31,13 @@ from binance_oi.exchange.headers import is_plausible
 
 
 def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
-    """Learn from a count: `used` is what minute `k` had counted when this request arrived.
+    """Learn from the count in an answer.
 
     Args:
         known: What we know; this call adds to it.
         receipt: The receipt of the request.
         k: The minute that counted the request.
-        used: The count in the answer.
+        used: The count: the weight that minute `k` had counted when the request arrived.
     """
     ledger, others = known.ledger, known.others
     known.silent = 0
@@ -45,7 +45,8 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
     if k > ledger.newest:
         _begin(known, k, before)
         if receipt.sent < known.cautious_until and before is not None and used > before.reported:
-            before.others = 0  # the count near the rollover was this minute's
+            # We gave the minute before a count from near the rollover, but it was of this minute.
+            before.others = 0
             others.curves.pop(k - 1, None)
     if _falls(known, receipt, minute, k, used):
         known.rolling_until = k + DISTRUST
@@ -63,10 +64,11 @@ def learn(known: Known, receipt: Receipt, k: int, used: int) -> None:
 
 
 def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) -> bool:
-    """Whether a count fell within its minute, which means that the exchange counts no minutes.
+    """Whether the count of minute `k` fell, which shows that the exchange does not count minutes.
 
-    The count must certainly be later than the earlier one. It must be lower by more than nodes of
-    the exchange differ. An earlier count far above the limit does not qualify: it was never true.
+    The lower count must certainly be later than the higher one, and the difference must be larger
+    than that between two nodes of the exchange. A higher count far above the limit proves nothing,
+    because it cannot have been right.
     """
     clock, sent, limit = known.clock, receipt.sent, known.limit
     if not used + SLACK * limit < minute.reported <= (1 + HIDING) * limit:
@@ -76,14 +78,24 @@ def _falls(known: Known, receipt: Receipt, minute: Minute, k: int, used: int) ->
 
 
 def _is_minute_before(known: Known, now: float, k: int, used: int) -> bool:
-    """Whether a refusal early in minute `k` came at the count of the minute before it."""
+    """Whether the count of a refusal early in minute `k` is still that of the minute before.
+
+    Args:
+        known: What we know.
+        now: When the refusal came, monotonic s.
+        k: The minute of the refusal.
+        used: The count in the refusal.
+    """
     before, ours = known.ledger.minute(k - 1).reported, known.ledger.minute(k).booked
     is_early = known.clock.into(now, k) < SLOT
     return is_early and known.limit / 2 < before and known.limit <= used <= before + ours
 
 
 def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
-    """Leave others what they used of the last 60 s, and a little more."""
+    """Bound our use of the rolling window by what others used of the last 60 s.
+
+    Others keep that, and we keep at least `OURS` of the limit.
+    """
     known.open_window(receipt.sent, used)
     ours = sum(window.used(receipt.sent) for window in known.windows if window.is_minute)
     flying = max((minute.under_way for minute in known.ledger.minutes.values()), default=0)
@@ -95,7 +107,7 @@ def _leave_window_to_others(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def _begin(known: Known, k: int, before: Minute | None) -> None:
-    """Begin minute `k`. A whole minute without a refusal makes an earlier refusal matter less."""
+    """Begin minute `k`: halve the surge after a minute without a refusal, and end what expired."""
     others = known.others
     was_whole = known.cooldown_until <= MINUTE * (k - 1)
     if before is not None and before.reported and not before.refused and was_whole:
@@ -113,7 +125,7 @@ def _begin(known: Known, k: int, before: Minute | None) -> None:
 
 
 def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
-    """Learn how much others have used of minute `k`, and by when."""
+    """Learn how much others used of minute `k`, from a count of a request sent at `sent`."""
     others, limit, minute = known.others, known.limit, known.ledger.open_minute(k)
     minute.others = max(minute.others, used - minute.booked)
     if minute.others > known.negligible:
@@ -122,22 +134,29 @@ def _learn_of_others(known: Known, sent: float, k: int, used: int) -> None:
         return
     into, curve = known.clock.into(sent, k), others.curve(k, limit)
     if not curve.heights and known.counted_at != UNKNOWN:
-        # Up to our last count there were no others.
+        # Until our last count, others had used nothing.
         others.draw(k, limit, known.clock.into(known.counted_at, k), 0)
         curve = others.curve(k, limit)
-    # Our weight under way, and weight that a lagging header omits, may hide as much of theirs. A
-    # curve with a past may be drawn too low: the forecast then expects the missing use later. A
-    # curve without a past may not: it would give too low a rate.
+    # Our weight under way, and weight that a lagging header omits, may hide as much of their use.
+    # Then `minute.others` is too low. If we know earlier minutes, that does no harm: the forecast
+    # expects the missing use later. Otherwise the forecast rests on their rate in this minute
+    # alone, so we draw only a count that is exact or does not lower the rate.
     is_exact = sent >= known.counted_at + LAG and not minute.under_way
     if is_exact or others.past(k) or minute.others >= curve.rate * into:
         others.draw(k, limit, into, minute.others)
 
 
 def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -> None:
-    """Learn from a count that either of two minutes may have.
+    """Learn from a count that may belong to either of two minutes.
 
-    It is safe to take it for the count of the old minute, which is the fuller one. In the new
-    minute the request stays unconfirmed.
+    We assume that it belongs to the old minute, which is the fuller one. That is safe, because in
+    the new minute the request stays unconfirmed.
+
+    Args:
+        known: What we know; this call adds to it.
+        receipt: The receipt of the request.
+        now: When the answer came, monotonic s.
+        used: The count.
     """
     ledger, theirs = known.ledger, used - receipt.weight
     if known.counted_at == UNKNOWN and theirs > known.negligible:
@@ -153,9 +172,11 @@ def learn_near_rollover(known: Known, receipt: Receipt, now: float, used: int) -
 
 
 def _expect_who_was_there(known: Known, receipt: Receipt, used: int) -> None:
-    """Expect the others that used one of two minutes before we started.
+    """Expect others after our first count, which shows their use in one of two minutes.
 
-    All requests wait until a probe can show which minute it was, if there is room for a probe.
+    Another probe can show which minute it is. All requests wait until it can, at least
+    `PROBE_PAUSE`. At a count of the limit or more, there would be no room for that probe in the old
+    minute, so we assume that the new minute is full, too.
     """
     ledger, others, theirs = known.ledger, known.others, used - receipt.weight
     old, shown = ledger.open_minute(receipt.first), receipt.first
@@ -170,12 +191,22 @@ def _expect_who_was_there(known: Known, receipt: Receipt, used: int) -> None:
 
 
 def narrow(known: Known, lo: float, hi: float, now: float, was_guess: bool) -> bool:
-    """Learn an interval that contains the exchange's clock; False if we do not trust it.
+    """Learn an interval that an answer proved for the exchange's clock.
 
-    We trust an interval that contradicts the clock at once only while the clock is a guess. Later
-    we need several in a row, even after a cooldown, because a single wrong `Date` must not move the
-    end of a ban. We never trust a contradicting interval wider than a minute: an answer that came a
-    day late would make every minute of that day possible.
+    An interval may contradict our estimate. While the estimate is a guess, we trust the interval at
+    once. Later we trust it only after `CONTRADICTIONS` of them in a row, even after a cooldown: one
+    wrong `Date` must not move the end of a ban. We never trust a contradicting interval wider than
+    a minute, because an answer that came a day late would make every minute of that day possible.
+
+    Args:
+        known: What we know; this call changes its clock.
+        lo: The least that the exchange's clock, less ours, may be; s.
+        hi: The most that it may be; s.
+        now: When the answer came, monotonic s.
+        was_guess: Whether the estimate was a guess from our wall clock before this answer.
+
+    Returns:
+        Whether we trust the interval.
     """
     clock = known.clock
     if hi - lo > MINUTE and not clock.agrees(lo, hi):
@@ -194,7 +225,7 @@ def learn_date(known: Known, date: float, sent: float, now: float) -> bool:
     if not is_plausible(date):
         return False
     lo, hi = dated(date, sent, now)
-    if clock.dated and lo <= clock.hi and hi >= clock.lo:  # the fast path, nearly always taken
+    if clock.dated and lo <= clock.hi and hi >= clock.lo:  # nearly every answer takes this path
         return clock.narrow(lo, hi)
     was_guess = not clock.dated
     clock.replace_guess(lo, hi)
@@ -211,13 +242,21 @@ def find_minute(
 ) -> tuple[Receipt, int | None]:
     """Find the minute that counted a request, and take its weight out of all other minutes.
 
+    Args:
+        known: What we know; this call changes its ledger, and may change its clock.
+        receipt: The receipt of the request.
+        sent: When the request was sent, monotonic s; for a late answer, when the answer came.
+        now: When the answer came, monotonic s.
+        used: The answer's count; None if it has none.
+        date: The answer's `Date`, Unix s; None if it has none or if we do not trust it.
+
     Returns:
         The receipt as it is booked now, and the minute; None if the answer does not show it.
     """
     receipt, clock, ledger = rebook(known, receipt, sent, now), known.clock, known.ledger
     slack = int(SLACK * known.limit)
     if known.is_rolling(receipt.last):
-        used = None  # the count of the last 60 s shows no minute
+        used = None  # a count of the last 60 s belongs to no minute
     k, proved = attribute(receipt, now, used, date, clock, ledger, slack)
     if proved is not None:
         narrow(known, *proved, now, not clock.dated)
@@ -227,10 +266,11 @@ def find_minute(
 
 
 def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt:
-    """Book a receipt to the minutes from `sent` to `until` by the clock as it is now.
+    """Book a receipt again if we have replaced the clock since its charge.
 
-    Nearly always it is booked like that already. But if we replaced the clock since the charge, the
-    receipt is booked to minutes that may be hours or years away, and callers would wait for them.
+    By the new clock, the minutes to which it is booked may be hours or years away, and callers
+    would wait for them. So we book it to the minutes that may contain the time from `sent` to
+    `until`, both monotonic s. Usually the clock is the same, and nothing changes.
     """
     clock, ledger = known.clock, known.ledger
     first, last = clock.earliest(sent), clock.latest(until)
@@ -242,7 +282,7 @@ def rebook(known: Known, receipt: Receipt, sent: float, until: float) -> Receipt
 
 
 def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
-    """Book a request with a late answer to every minute up to now that may have counted it."""
+    """Book a request whose answer came late to the minutes up to `now` that may have counted it."""
     clock = known.clock
     first = max(receipt.last + 1, clock.earliest(now))
     last = clock.latest(now)
@@ -255,10 +295,12 @@ def book_late(known: Known, receipt: Receipt, now: float) -> Receipt:
 def learn_refusal(
     known: Known, now: float, seconds: float, ban: bool, minute: int | None, used: int | None
 ) -> float:
-    """Learn from a 429 that others use more than we expected; see `Bucket.refused`.
+    """Learn from a refusal; for the arguments, see `Bucket.refused`.
 
-    A ban teaches nothing about them, because another client may have caused it. After a ban we
-    send evenly (`Known.evenly`), and the counts show others in time.
+    A 429 shows one of three things: the limit is lower than we thought, the exchange counts the
+    last 60 s, or others use more than we expected. A ban shows none of them, because another client
+    may have caused it. After a ban we send evenly (`Known.evenly`), and the counts show others in
+    time.
 
     Returns:
         The end of the cooldown, Unix s by the exchange's clock.
