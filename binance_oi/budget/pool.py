@@ -29,163 +29,165 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 Clock = Callable[[], float]
 Change = Callable[[Bucket], object]
 
-WALL_ERROR_S = 2.5  # s by which this machine's wall clock may be wrong, until the first answer
-MAX_VIEWS = 1000  # tries to read the books between two changes; each takes some 20 us
-QUICK_VIEWS = 100  # tries without a pause; most changes take microseconds
-VIEW_PAUSE_S = 2e-4  # s before each further try: a change may wait for the disk, or for a core
+WALL_ERROR_S = 2.5  # s by which we allow our wall clock to be wrong, until the first answer
+MAX_VIEWS = 1000  # tries to read the books between two changes; each try takes some 20 us
+QUICK_VIEWS = 100  # tries without a pause between them; most changes take microseconds
+VIEW_PAUSE_S = 2e-4  # s before each later try: the change may wait for the disk or for a core
 
 steady_clock: Clock = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME)
     if hasattr(time, "CLOCK_BOOTTIME")
     else time.monotonic
 )
-"""Monotonic seconds, equal in every process, that advance while the machine sleeps."""
+"""Returns monotonic seconds: the same in every process, and counting while the machine sleeps."""
 
 
 class Budget(Protocol):
-    """What a client needs of a budget."""
+    """The calls of a budget that a client uses."""
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> "Pool":
-        """The pool of one name and limit. All clients of this budget share it.
+        """Return the pool of one name and limit. All clients of this budget share it.
 
         Args:
-            name: Names the IP address and the exchange.
-            limit: The limit; each limit has its own pool.
+            name: The name of the pool; it stands for the IP address and the exchange.
+            limit: The limit. Each limit has its own pool.
         """
         ...
 
     def close(self) -> None:
-        """Close open files. What was charged stays charged."""
+        """Close open files. Charged weight stays charged."""
         ...
 
 
 class Pool(Protocol):
     """The budget of one IP address.
 
-    One thread charges, and no call waits for anything. `usage`, `held_for` and `repr` change
-    nothing, so any thread may read them. They show the books between two changes.
+    No call waits for anything. Only one thread may make changes. `usage`, `held_for` and `repr`
+    change nothing, so any thread may call them. They never show a change that is half done.
     """
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
-        """Book `weight`, or say how long to wait and why; see `Bucket.charge`.
+        """Book a request, or return how long to wait and why; see `Bucket.charge`.
 
         Args:
-            weight: What the request costs.
-            waiting: The number of calls behind this one that need only a charge to be sent. A pool
-                that shares may charge for them in advance, as a lease. It need not.
-            bulk: Whether it is bulk work, which leaves single calls their part of the minute.
+            weight: The weight of the request.
+            waiting: How many calls behind this one could be sent too if they were charged. A pool
+                that several processes share may charge for them in advance, as a lease.
+            bulk: Whether the request is bulk work, which leaves single calls their part of the
+                minute.
         """
         ...
 
     def listen(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when an event may change the answer of `charge`.
 
-        Such an event is a settlement, a loss, a refund, a cooldown or a new limit of any client of
-        this process, or a shared record that another process wrote. A client also gets a call for
-        its own changes. Passing time causes no call. A call does not promise room: charge again.
+        Such events are a settlement, a loss, a refund, a cooldown or a new limit of any client in
+        this process, the listening client included. Another one is that this pool finds a shared
+        record that another process wrote. Passing time is no such event. The event does not promise
+        room, so charge again.
 
-        The pool calls in the thread that listened, after the change is complete. Changes in other
-        threads cause no call, so a waiting call must also end after `Wait.seconds`. The callback
-        must not change the pool. If it raises, the pool logs the exception; neither the other
-        listeners nor the client that made the change notice it.
+        The pool calls in the thread that called `listen`, after the change is complete. Changes in
+        other threads cause no call, so a waiting request must also ask again after `Wait.seconds`.
+        The callback must not change the pool. If it raises, the pool logs the exception. The other
+        listeners and the client that made the change do not notice it.
 
         Returns:
-            A function that ends the listening. Until then the pool keeps `callback` alive.
+            A function that stops the calls. Until then the pool keeps `callback` alive.
         """
         ...
 
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """Ask whether the request may be written now; see `Bucket.sending`."""
+        """Return whether a charged request may be written to the wire now; see `Bucket.sending`."""
         ...
 
     def room_in(self, weight: int, bulk: bool = False) -> float | None:
-        """Seconds after which there may be room; None for never. See `Bucket.room_in`."""
+        """Seconds until there should be room; None if there never is. See `Bucket.room_in`."""
         ...
 
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:
-        """An answer came, with these headers; see `Bucket.settle`."""
+        """Learn from an answer with this count and this `Date`; see `Bucket.settle`."""
         ...
 
     def lose(self, receipt: Receipt) -> None:
-        """No answer came: the exchange may have counted the request."""
+        """Keep the weight of a request that got no answer: the exchange may have counted it."""
         ...
 
     def refund(self, receipt: Receipt) -> None:
-        """The request was never sent."""
+        """Undo the charge of a request that was never sent."""
         ...
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """Send nothing for `seconds` from now. Cooldowns only ever extend."""
+        """Begin a cooldown of `seconds` from now. A later end of an earlier cooldown stays."""
         ...
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """Send nothing before `until`, Unix s by the exchange's clock."""
+        """Begin a cooldown that ends at `until`, Unix s by the exchange's clock."""
         ...
 
     def refused(self, seconds: float, *, ban: bool = False) -> None:
-        """The exchange refused a request; see `Bucket.refused`."""
+        """Begin a cooldown after a refusal without a receipt; see `Bucket.refused`."""
         ...
 
     def settle_refused(
         self, receipt: Receipt, used: int | None, date: float | None, seconds: float, *, ban: bool
     ) -> None:
-        """`settle` and `refused` for one answer, which shows which minute was full."""
+        """Settle a refused request, and begin a cooldown; see `Bucket.settle` and `refused`."""
         ...
 
     def set_limit(self, limit: int) -> None:
-        """The exchange announced its limit of a minute; limits of other spans do not change."""
+        """Adopt the limit of a minute that the exchange announced; other limits stay."""
         ...
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
-        """The exchange announced its limits; see `Bucket.set_limits`."""
+        """Adopt all limits that the exchange announced; see `Bucket.set_limits`."""
         ...
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """Declare what a poller plans to use, so that other pollers can plan around it.
+        """Declare how much weight a poller plans to use, so that other pollers can plan with it.
 
-        A demand admits nothing and refuses nothing: `charge` ignores it. It ends with this process,
-        with the pool, or three minutes after the last declaration. Repeating a declaration is
-        cheap: the pool writes a shared record once a minute at most, and at a change.
+        It is only information: `charge` ignores it. It ends with this process, with the pool, or
+        three minutes after the last declaration. To repeat a declaration is cheap: the pool writes
+        to the shared record at a change, and otherwise at most once a minute.
 
         Args:
             key: The poller.
-            weight: Weight per minute; 0 if the poller needs nothing from now on.
-            anew: Whether the poller begins now, even if it is known. Then it is the newest.
+            weight: Weight per minute; 0 if the poller needs no more weight.
+            anew: Whether a known poller counts as one that begins now, so that it is the newest.
         """
         ...
 
     def demand(self, key: object) -> float:
-        """Weight per minute that pollers need that began before `key`.
+        """Weight per minute that the pollers before `key` have declared.
 
-        The pollers of everyone who shares this pool count. If `key` has declared nothing, all of
-        them count.
+        They are the pollers of every client and process that shares this pool, if they began
+        earlier. If `key` has declared nothing, the result is the sum of all pollers.
         """
         ...
 
     def flush(self) -> None:
-        """Publish what other processes may need. Call it when nothing is under way."""
+        """Publish pending settlements to other processes. Call it with nothing under way."""
         ...
 
     def close(self) -> None:
-        """Close open files. What was charged stays charged."""
+        """Close open files. Charged weight stays charged."""
         ...
 
     def held_for(self, *, ban: bool = False) -> float:
-        """Seconds until the cooldown, or the ban, is certainly over; 0.0 if there is none.
+        """Seconds until the cooldown, or the ban if `ban`, is certainly over; 0.0 without one.
 
-        Any thread may call it. `Usage.held_until` and `Usage.banned_until` are instants of the
-        exchange's clock, which may differ from ours by hours.
+        Any thread may call it. Use it to wait: `Usage.held_until` and `Usage.banned_until` are
+        instants of the exchange's clock, which may differ from ours by hours.
         """
         ...
 
     @property
     def exchange_time(self) -> float:
-        """The exchange's clock as we estimate it, Unix s; our own clock until the first answer."""
+        """The exchange's time as we estimate it, Unix s; until the first answer, our own time."""
         ...
 
     @property
     def usage(self) -> Usage:
-        """The budget at this moment. Any thread may read it."""
+        """The state of the budget at this moment. Any thread may read it."""
         ...
 
 
@@ -197,10 +199,11 @@ _S = TypeVar("_S", bound="ProcessPool")
 def changing(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """Decorate a method that changes the pool: other threads read the books only between changes.
+    """Decorate a method that changes the pool, so that readers notice the change.
 
-    It counts the changes that have begun and ended. After the outermost change it calls the
-    listeners, if there is news.
+    The decorator counts the changes that have begun and the changes that have ended. While the two
+    differ, readers in other threads wait. Changes may be nested. After the outermost one, the
+    decorator calls the listeners if the answer of `charge` may have changed.
     """
 
     @wraps(method)
@@ -222,7 +225,7 @@ def changing(
 def notifying(
     method: Callable[Concatenate[_S, _P], _R],
 ) -> Callable[Concatenate[_S, _P], _R]:
-    """`changing`, for a change that may change the answer of `charge`."""
+    """Decorate a method like `changing`, if it may change the answer of `charge`."""
 
     @wraps(method)
     def notified(pool: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -235,20 +238,21 @@ def notifying(
 class ProcessPool:
     """The pool of one process.
 
-    A reader never blocks the thread that charges. It reads without a lock, counts the changes, and
-    reads again if there was a change meanwhile.
+    A reader never blocks the thread that charges. It reads without a lock, compares the number of
+    changes before and after, and reads again if they differ.
     """
 
     def __init__(self, make_bucket: Callable[[Known], Bucket], state: Known, clock: Clock) -> None:
         self._make_bucket = make_bucket
         self._bucket = make_bucket(state)
         self._clock = clock
-        self._doubts: tuple[int, bool] = (0, False)  # logged so far: a lower limit, rolling counts
-        self.begun: int = 0  # number of changes that have begun, see `changing`
-        self.ended: int = 0
+        # What we have logged so far: a lower limit, and whether the exchange counts the last 60 s.
+        self._doubts: tuple[int, bool] = (0, False)
+        self.begun: int = 0  # number of changes that have begun; see `changing`
+        self.ended: int = 0  # number of changes that have ended
         self.changer: int = 0  # the thread that made the last change
-        self.has_news: bool = False  # whether listeners still have to be called
-        self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # with their threads
+        self.has_news: bool = False  # whether to call the listeners after the outermost change
+        self.listeners: dict[object, tuple[int, Callable[[], object]]] = {}  # each with its thread
         self.declared: Declared = Declared()
 
     def __repr__(self) -> str:
@@ -260,7 +264,7 @@ class ProcessPool:
 
     def charge(self, weight: int, waiting: int = 0, bulk: bool = False) -> Receipt | Wait:
         """See `Pool.charge`; one process leases nothing."""
-        # The same as `changing` does; the decorator would take a fifth of a charge's time.
+        # This does what `changing` does. With the decorator, a charge would take a fifth longer.
         self.changer = get_ident()
         self.begun += 1
         try:
@@ -314,7 +318,7 @@ class ProcessPool:
             self.call_listeners()
 
     def _warn_of_doubts(self) -> None:
-        """Warn once if the exchange does not count as it says, and name what shows it."""
+        """Warn once if the exchange has a lower limit than it announces, or a rolling window."""
         known = self._bucket.known
         if not known.announced and not known.rolling_until:
             return
@@ -397,7 +401,7 @@ class ProcessPool:
 
     @property
     def _obeyed(self) -> Bucket:
-        """What this pool knows, with every cooldown that it must obey."""
+        """The bucket of this pool, with every cooldown that the pool must obey."""
         return self._bucket
 
     @property
@@ -412,15 +416,15 @@ class ProcessPool:
         return self._between_changes(self._shown).usage(self._clock())
 
     def _own(self) -> tuple[Known, list[Change]]:
-        """A copy of what this pool knows."""
+        """Return a copy of this pool's own knowledge, and no pending changes."""
         return record.copied(self._bucket.known), []
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """A copy of what we know, and the changes that are not in it yet."""
+        """Return a copy of the knowledge to show, and the changes that it does not contain yet."""
         return self._own()
 
     def _between_changes(self, read: Callable[[], tuple[Known, list[Change]]]) -> Bucket:
-        """The books that `read` finds between two changes, with the pending changes applied."""
+        """Call `read` between two changes; return a bucket of its result and its changes."""
         (state, changes), is_still = self._when_still(read)
         bucket = self._make_bucket(state)
         for change in changes if is_still else ():
@@ -428,11 +432,14 @@ class ProcessPool:
         return bucket
 
     def _when_still(self, read: Callable[[], _R]) -> tuple[_R, bool]:
-        """What `read` finds between two changes of the books, and whether that was possible.
+        """Call `read` between two changes of the books.
 
-        Two kinds of readers may see half of a change. One runs inside the change, such as a signal
-        handler, which cannot wait for its own thread. The other has waited longer than a slow disk
-        takes.
+        That is impossible in two cases. The reader runs inside a change, for example in a signal
+        handler, and cannot wait for its own thread. Or the change takes longer than a slow disk
+        needs. Then the result may contain half of a change.
+
+        Returns:
+            The result of `read`, and whether it was read between two changes.
         """
         for tries in range(MAX_VIEWS):
             ended = self.ended
@@ -456,16 +463,18 @@ def apply_refusal(
     ban: bool,
     bucket: Bucket,
 ) -> None:
+    """Settle a refused request in `bucket`, and begin a cooldown there."""
     minute = bucket.settle(receipt, now, used, date)
     bucket.refused(now, seconds, ban=ban, minute=minute, used=used)
 
 
 def apply_limit(limit: int, bucket: Bucket) -> None:
+    """Adopt the announced limit of a minute in `bucket`."""
     bucket.known.announce(limit)
 
 
 class Options(TypedDict, total=False):
-    """The arguments of `ProcessBudget`, for a budget that takes the same ones."""
+    """The arguments of `ProcessBudget`, for other budgets that take them too."""
 
     reserve: float
     share: float
@@ -476,24 +485,25 @@ class Options(TypedDict, total=False):
 
 
 class ProcessBudget:
-    """A budget for all clients of this process that get this object.
+    """A budget for the clients of this process: for all those that are given this object.
 
-    Other processes on this machine are *others* to it: it sees them in the header and leaves them
-    room.
+    It treats other processes on this machine as *others*: it sees their weight in the header, and
+    leaves them room.
 
     Args:
-        reserve: What we leave unused of each minute's limit, for orders and other tools: weight if
-            `int`, a share of the limit if `float`. When the rest is used up, probes of the count
-            use the reserve, so do not go far below the default of 1 %.
-        share: The most of the limit that we use ourselves, above 0 and at most 1.
-        interactive: The most of the limit that bulk work (`snapshot`, `poll`, a recorder) leaves
-            for single calls, 0 to 1. Single calls get twice what they used in the busiest of the
-            last five minutes, and at least 1 %. They get nothing if there were none in these
-            minutes. In the last five seconds of the minute, bulk work may use what they left.
+        reserve: The part of each minute's limit that we leave unused, for orders and other tools: a
+            weight if `int`, a share of the limit if `float`. After the rest is used up, probes use
+            some of the reserve, so do not set it far below the default of 1 %.
+        share: The largest share of the limit that we use ourselves, above 0 and at most 1.
+        interactive: The largest share of the limit that bulk work (`snapshot`, `poll`, a recorder)
+            leaves for single calls, 0 to 1. Bulk work leaves them twice what they used in the
+            busiest of the last five minutes, and at least 1 %; nothing if there was no single call
+            in these minutes. In the last five seconds of the minute, bulk work may use what single
+            calls have left.
         limit: Weight per minute, 1 to 1,000,000,000, until the exchange announces its own limit.
         clock: Returns monotonic seconds.
-        wall: Returns Unix seconds. The budget reads it once, and allows for an error of 2.5 s until
-            the first answer.
+        wall: Returns Unix seconds. The budget reads it once for each pool. Until the first answer,
+            it allows for an error of 2.5 s.
 
     Raises:
         TypeError: `reserve`, `share`, `interactive` or `limit` is not a number.
@@ -531,16 +541,16 @@ class ProcessBudget:
         return f"<{type(self).__name__} {pools or 'unused'}>"
 
     def pool(self, name: str, limit: Limit = WEIGHT) -> ProcessPool:
-        """The pool of that name and limit; makes it on first use."""
+        """Return the pool of that name and limit; makes it on first use."""
         key = name if limit == WEIGHT else f"{name}{LIMIT_MARK}{limit.most} in {limit.seconds} s"
         pool = self._pools.get(key)
-        if pool is None:  # if two threads make one, the first wins
+        if pool is None:  # if two threads make the pool at once, both use the first one
             made = self._of_limit(limit)._make_pool(key)
             pool = self._pools.setdefault(key, made)
         return pool
 
     def _of_limit(self, limit: Limit) -> Self:
-        """This budget for pools of another limit; it shares the dictionary of pools."""
+        """Return a copy of this budget that makes pools of `limit`, in the same dictionary."""
         if limit == WEIGHT:
             return self
         budget = copy(self)
@@ -557,7 +567,8 @@ class ProcessBudget:
         parts = {"share": self._share, "interactive": self._interactive}
         if self._rolling is None:
             return Bucket(state, reserve=self._reserve, **parts)
-        is_weight = isinstance(self._reserve, int)  # then the same share of this limit is left
+        # A reserve in weight is a share of the minute's limit. Leave the same share of this limit.
+        is_weight = isinstance(self._reserve, int)
         reserve = self._reserve / self._limit if is_weight else self._reserve
         return rolling.RollingBucket(state, reserve=reserve, **parts)
 
@@ -567,7 +578,7 @@ class ProcessBudget:
 
 
 def fresh_state(limit: int, clock: Clock, wall: Clock) -> Known:
-    """The knowledge of a new pool: only the time, roughly."""
+    """Return the knowledge of a new pool: a limit, and a guess of the exchange's clock."""
     now = clock()
     offset = wall() - now
     return Known(limit, ServerClock(offset - WALL_ERROR_S, offset + WALL_ERROR_S, now, dated=False))
