@@ -20,33 +20,34 @@ from binance_oi.budget.stored import Store, keep_of_doubtful, reason_to_doubt
 from binance_oi.budget.usage import Usage
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-LOCK_TRIES, LOCK_PAUSE = 1000, 0.01  # s between tries; after 200 a stuck lock is left behind
+# Tries to take the lock, and s between them. `PoolFile` gives up a stuck lock after 200 of them.
+LOCK_TRIES, LOCK_PAUSE = 1000, 0.01
 
 
 class MachineBudget(ProcessBudget):
     """A budget for every process of this user on this machine. The default.
 
-    All these processes obey one bucket and one ban, even after a restart. A killed process blocks
-    no other process. It costs the others at most the weight that it had in flight, until the minute
-    ends. Other users, containers and machines behind the same address are *others*: the budget sees
-    them in the header and leaves them room.
+    All these processes share one count of weight and one ban, even after a restart. A killed
+    process blocks no other process. The others lose at most the weight that it had in flight, and
+    only until the minute ends. The budget treats other users, containers and machines behind the
+    same address as *others*: it sees their weight in the header, and leaves them room.
 
     The file is in one place for each user id, whatever the environment of the process:
     `/dev/shm/binance-oi-UID`, or the same directory in `/var/tmp` or `/tmp` if `/dev/shm` cannot be
     used. `BINANCE_OI_BUDGET_DIR` names another directory, for containers that share one.
 
-    If the file cannot be used, the process logs one warning and goes on like `ProcessBudget`. When
-    it charges, it tries the file again, at first after a second and later every 30 s. Once the file
-    can be used, the process adds what it charged meanwhile, and obeys the cooldowns of others
-    before it charges anything more.
+    If the file cannot be used, the process logs one warning and continues alone, like
+    `ProcessBudget`. With its charges it tries the file again, first after a second, later every
+    30 s. As soon as the file can be used, the process adds the weight that it charged alone. It
+    obeys the cooldowns of the others before its next charge.
 
     Args:
         directory: The directory of the file, instead of the default one. A relative path starts at
-            the current directory of this moment, even if the process changes it later.
-        options: The arguments of `ProcessBudget`, with the same defaults. Each process keeps its
-            own `reserve` free in the common count. `share` limits all processes together. The
-            largest `interactive` counts among processes that sent something in the last five
-            minutes. `clock` must be the same in every process.
+            the directory that is current now; a later change of directory does not move the file.
+        options: The arguments of `ProcessBudget`, with the same defaults. Processes may differ in
+            them. Each process leaves its own `reserve` unused in the common count. `share` bounds
+            all processes together. Of `interactive`, the largest value applies among the processes
+            that sent a request in the last five minutes. `clock` must be the same in every process.
 
     Raises:
         TypeError: `directory` is not a path.
@@ -63,7 +64,7 @@ class MachineBudget(ProcessBudget):
         self._directory = _directory(directory)
 
     def close(self) -> None:
-        """Close the shared file. What was charged stays charged."""
+        """Close the shared file. Charged weight stays charged."""
         for pool in list(self._pools.values()):
             pool.close()
         self._pools.clear()
@@ -73,7 +74,7 @@ class MachineBudget(ProcessBudget):
         return SharedPool(self._make_bucket, self._fresh_state(), self._clock, open_store, ADVICE)
 
     def _open(self, name: str, current: Store | None) -> PoolFile:
-        """The file of that pool: `current` if its directory is still right, or a new one."""
+        """Return the file of that pool: `current` if its directory is still right, or a new one."""
         directory = self._directory or budget_directory()
         if isinstance(current, PoolFile) and current.path.parent == directory:
             return current
@@ -81,10 +82,16 @@ class MachineBudget(ProcessBudget):
 
 
 def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
-    """What we know about every pool on this machine; sends nothing and changes nothing.
+    """Return the state of every pool on this machine. It sends nothing and changes nothing.
 
-    Some records cannot be trusted, such as one from before a reboot. Of these only the cooldowns
-    count. Without a cooldown the pool is left out.
+    A record may be doubtful, for example if it was written before a reboot. Then its pool shows
+    only the cooldown of the record. If that is over, the result does not contain the pool.
+
+    Args:
+        directory: The directory of the file, instead of the default one.
+
+    Returns:
+        The usage of each pool, by the name of the pool.
     """
     pools: dict[str, Usage] = {}
     for data in read_records(_directory(directory) or budget_directory()):
@@ -103,7 +110,7 @@ def machine_pools(directory: StrPath | None = None) -> dict[str, Usage]:
 
 
 def _fresh_like(known: Known) -> Known:
-    """What a new pool of the same limit knows."""
+    """Return the knowledge of a new pool with the same limit as `known`."""
     fresh = fresh_state(WEIGHT.most, steady_clock, time.time)
     if not rolling.is_rolling(known):
         return fresh
@@ -121,22 +128,22 @@ def _directory(named: StrPath | None) -> Path | None:
 
 
 def forget_pool(name: str, directory: StrPath | None = None) -> bool:
-    """Forget everything about one pool on this machine: its weight, its cooldowns and its ban.
+    """Delete the record of one pool on this machine: its weight, its cooldown and its ban.
 
-    The exchange forgets nothing: requests during a ban make the ban longer. A running process that
-    has used this pool still knows everything, and writes it again.
+    The exchange does not forget them, and requests during a ban make the ban longer. A running
+    process that uses the pool still knows them, and writes them again.
 
     Args:
         name: The name of the pool, as in the result of `machine_pools`.
         directory: The directory of the file, instead of the default one.
 
     Returns:
-        Whether there was something to forget.
+        Whether there was a record.
 
     Raises:
         TypeError: `directory` is not a path.
         ValueError: `directory` is empty, or cannot be a path on any system.
-        OSError: The file cannot be changed now; nothing is forgotten.
+        OSError: The file cannot be changed now; the record is still there.
     """
     place = _directory(directory) or budget_directory()
     names = {found.pool for data in read_records(place) if (found := record.decode(data))}
