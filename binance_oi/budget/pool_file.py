@@ -1,10 +1,10 @@
-"""One small locked file for all processes of a user, with one record for each IP pool.
+"""One small locked file for all processes of a user, with one record for each pool.
 
-The rule of this file: it returns a complete record of ours, or nothing. A record is one page with a
-checksum. One call writes it, under an exclusive lock. So a process that is killed at any moment
-leaves the old record or the new one, and the kernel releases its lock. No process waits for the
-lock: holders need it for microseconds, and the others try again later. So even a process that is
-suspended with the lock cannot block an event loop.
+The rule of this file: it returns a complete record that this library wrote, or nothing. A record is
+one page with a checksum, and one call writes it, under an exclusive lock. So a process that is
+killed at any moment leaves the old record or the new one, and the kernel releases its lock. No
+process waits for the lock. A process that has it needs it for microseconds, and the others try
+again later. So even a process that is suspended while it has the lock blocks no event loop.
 """
 
 import errno
@@ -38,33 +38,34 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 FORMAT = 8  # changes with the content of a record, so that no version reads another one's file
 FILE_NAME = f"budget-{FORMAT}"
 MAGIC = b"binance-oi budget %d\n" % FORMAT
-PAGE_BYTES = 4096  # bytes; readers see a write within one page completely or not at all
+PAGE_BYTES = 4096  # a reader sees a write within one page completely or not at all
 MAX_RECORDS = 64
-# Follow no link, give the file to no child process, and do not block on a pipe in its place.
+# Follow no link, give the file to no child process, and do not block if it is a pipe.
 _SAFE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK"))
-UNUSED_S = 86_400.0 + MAX_SPAN  # s after which an unused record is cleared away
-# s of the same for a local exchange, even while it bans: tests start many of them, and each has a
-# record of its own. If the file is full, the record that expires first is overwritten. That is a
-# local one if there is any.
+UNUSED_S = 86_400.0 + MAX_SPAN  # s since its last write, after which we delete a record
+# s after which we delete the record of a local exchange, even during its ban: tests start many
+# local exchanges, and each has a record of its own. If the file is full, a new record replaces the
+# one that expires first, which is a local one if there is any.
 UNUSED_LOCAL_S = 3600.0
-LOCK_TRIES = 4  # attempts to take the lock; other processes run in between
-STUCK_S = 1.0  # s without the lock, after as many tries at least, that show a suspended holder
+LOCK_TRIES = 4  # attempts to take the lock in one call; other processes run between them
+# If all attempts of so many seconds and so many calls fail, a suspended process has the lock.
+STUCK_S = 1.0
 STUCK_TRIES = 200
-# Checksum of the rest, length, sequence, kept until, held until, pool.
+# Checksum of the rest, length, sequence, expiry (Unix s), end of the cooldown (Unix s), pool.
 _HEADER = struct.Struct("<IIQdd16s")
-MAX_RECORD_BYTES = PAGE_BYTES - _HEADER.size  # bytes for a record
-_HELD = slice(24, 32)  # the position of `held until`
+MAX_RECORD_BYTES = PAGE_BYTES - _HEADER.size
+_HELD = slice(24, 32)  # the position of the end of the cooldown
 _NAME = slice(_HEADER.size - 16, _HEADER.size)
 _OFFSETS = range(PAGE_BYTES, PAGE_BYTES * (MAX_RECORDS + 1), PAGE_BYTES)
-_WRITES = 32  # bits of a sequence that count writes; the bits above identify its lineage
-_MAX_SEQUENCE = 2**64 - 1  # the largest sequence that fits a header; only damage can lead there
+_WRITES = 32  # low bits of a sequence, which count writes; the high bits identify the lineage
+_MAX_SEQUENCE = 2**64 - 1  # the largest sequence that fits a header; only damage makes it so large
 
 
 class PoolFile:
     """The record of one pool in the shared file: a `stored.Store`.
 
     Args:
-        directory: The directory of the file; created for this user alone if it is missing.
+        directory: The directory of the file. If it is missing, we create it for this user alone.
         pool: The name of the pool.
 
     Raises:
@@ -75,16 +76,17 @@ class PoolFile:
 
     def __init__(self, directory: Path, pool: str) -> None:
         self.path: Path = directory / FILE_NAME
-        self._place = str(self.path)  # with a `Path`, `lstat` takes 1 us longer
+        self._place = str(self.path)  # `lstat` of a `Path` takes 1 us longer
         self.pool = pool
         self._is_local = is_local_exchange(pool)
         self._name = hashlib.blake2b(pool.encode(), digest_size=16).digest()
         self._sequence = -1
         self._seen = b""  # the record and its header, as we last read or wrote them
-        self._held = b""  # the end of the cooldown that we know, as the bytes of the file
-        self._stuck_since = math.inf  # monotonic s of the first of the failed tries in a row
-        self._failures = 0
-        self._left: list[Left] = []  # oldest first, without those that a later one continues
+        self._held = b""  # the end of the cooldown, as the bytes that we last read or wrote
+        self._stuck_since = math.inf  # monotonic s of the first failed try since a successful one
+        self._failures = 0  # failed tries since then
+        # Records of earlier files, oldest first. A record that a later one continues is not kept.
+        self._left: list[Left] = []
         self._open()
 
     def _open(self) -> None:
@@ -93,16 +95,16 @@ class PoolFile:
         found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
         self._close = weakref.finalize(self, os.close, self._fd)
-        self._offset = 0  # not found yet
+        self._offset = 0  # of our record; 0 until we have looked for it
 
     def close(self) -> None:
-        """Close the file, if the system can. The record stays for others."""
+        """Close the file; an error of the system is ignored. The record stays for others."""
         with suppress(OSError):
             self._close()
 
     def lock(self) -> bool:
         """Take the lock; False if another process has it."""
-        if self._process is not fork.current:  # with an inherited file, both would own one lock
+        if self._process is not fork.current:  # parent and child would share the lock of one file
             self._leave()
             self._open()
         for _ in range(LOCK_TRIES):
@@ -130,9 +132,10 @@ class PoolFile:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def is_left(self) -> bool:
-        """Whether the file was deleted, moved or replaced, so that others use another one.
+        """Whether our path leads to another file, or to none: others no longer use this one.
 
-        Needs no lock and takes 1 us. No other file gets this inode number while we have it open.
+        It needs no lock and takes 1 us. While we have the file open, the system gives its inode
+        number to no other file.
         """
         try:
             found = os.lstat(self._place)
@@ -141,20 +144,20 @@ class PoolFile:
         return (found.st_dev, found.st_ino) != self._identity
 
     def take_left(self) -> Left | None:
-        """Remove and return the oldest record of an earlier file that no later record continues.
+        """Remove and return the oldest record of earlier files; None if there is none.
 
-        There may be several: a file may be replaced again before any process has its lock.
+        There may be several: another process may replace a file before we have taken its lock.
         """
         return self._left.pop(0) if self._left else None
 
     def leave(self) -> Sequence[Left]:
-        """Close this file; return what it and earlier files held, as far as we can read it."""
+        """Close this file; return its record and those of earlier files, as far as readable."""
         self._leave()
         self.close()
         return self._left
 
     def come_from(self, left: Sequence[Left]) -> None:
-        """Take over what `leave` of an earlier file returned."""
+        """Take over the records that `leave` of an earlier file returned."""
         self._left = list(left)
 
     def go_on_from(self, left: Left) -> None:
@@ -164,8 +167,9 @@ class PoolFile:
     def _follow(self) -> bool:
         """Switch to the new file if this one was deleted or replaced; True if it was.
 
-        Called at every lock: others would never see a charge in a file that they have left. We read
-        the old file once more, because it may have writes that no other process has seen.
+        `lock` calls it each time, because others never see a charge in a file that they no longer
+        use. Before we switch, we read the old file once more: it may contain a charge that no
+        process has copied to the new one.
         """
         if not self.is_left():
             return False
@@ -175,7 +179,7 @@ class PoolFile:
         return True
 
     def _leave(self) -> None:
-        """Remember what the current file holds, as far as we can read it."""
+        """Remember the record of the current file, if we can read it."""
         with suppress(OSError):
             pages = (os.pread(self._fd, PAGE_BYTES, offset) for offset in (self._offset, *_OFFSETS))
             page = next((page for page in pages if page[_NAME] == self._name), b"")
@@ -186,7 +190,7 @@ class PoolFile:
                 self._left.append(found)
 
     def _replace(self) -> None:
-        """A process was suspended with the lock: leave it this file, and go on in a copy."""
+        """Replace the file with a copy, because a suspended process has the lock of the file."""
         logger.warning("a suspended process has locked %s; going on in a copy", self.path)
         fd, copy = tempfile.mkstemp(dir=self.path.parent)
         try:
@@ -199,9 +203,10 @@ class PoolFile:
         self._follow()
 
     def read(self) -> bytes | None:
-        """Return the record; None if it is still as we wrote it, and empty if there is none.
+        """Return the record; None if we know it already, and empty if there is none.
 
-        The whole record is compared, so this notices a file that was truncated or overwritten.
+        We compare the whole record with the one that we last read or wrote. So we notice if another
+        program has truncated or overwritten the file.
         """
         if not self._offset:
             self._offset = self._find()
@@ -212,7 +217,7 @@ class PoolFile:
         ):
             return None
         page = os.pread(self._fd, PAGE_BYTES, self._offset)
-        if page[_NAME] != self._name:  # another process cleared the record away
+        if page[_NAME] != self._name:  # another process has deleted our record
             self._offset = self._find()
             page = os.pread(self._fd, PAGE_BYTES, self._offset)
         header = _HEADER.unpack_from(page.ljust(_HEADER.size, b"\0"))
@@ -224,8 +229,9 @@ class PoolFile:
             self.begin_anew()
             return b""
         found = _left(header[2], record)
-        # A copy of the file has our own record. But two processes may have continued it in two
-        # files, so the content is compared too.
+        # If this file is a copy, it contains a record that we know. An equal sequence does not
+        # prove that: two processes may have continued one record in two files. So we compare the
+        # content too.
         is_ours = found.sequence == self._sequence and found in self._left
         self._go_on(found)
         self._seen = page[: _HEADER.size + len(record)]
@@ -233,10 +239,10 @@ class PoolFile:
         return None if is_ours else record
 
     def _go_on(self, found: Left) -> None:
-        """Continue after `found`; in a new lineage if `found` is older than what we know.
+        """Continue the record `found`, or begin a new lineage if it is older than ours.
 
-        Then a user has restored an old copy of the file. Every process that used the record sees
-        the new lineage and adds what it knows.
+        It is older if a user has restored an old copy of the file. Every process that used the
+        record sees the new lineage, and adds its own knowledge.
         """
         is_older = found.lineage == self.lineage and found.sequence <= self._sequence
         if is_older and self._seen and not self._left:
@@ -245,23 +251,24 @@ class PoolFile:
             self._sequence = found.sequence
 
     def begin_anew(self) -> None:
-        """Start a new lineage, so that every process that used the record adds what it knows."""
+        """Begin a new lineage, so that every process that used the record adds its knowledge."""
         self._sequence = int.from_bytes(os.urandom(4), "little") << _WRITES
         self._seen = b""
 
     @property
     def lineage(self) -> int:
-        """Identifies the line of writes to which the record belongs, as we last read or wrote it.
+        """A number that all writes continuing one record share; see `stored.Store.lineage`.
 
-        After a record was damaged, deleted or not trusted, one process starts a new lineage from
-        what it knows. Copies of the file stay in the lineage.
+        A process that finds a damaged, deleted or doubtful record begins a new lineage from its own
+        knowledge. Copies of the file stay in the lineage.
         """
         return self._sequence >> _WRITES
 
     def is_hold_new(self) -> bool:
-        """Whether another process has written a cooldown since; needs no lock, takes 1 us.
+        """Whether another process has changed the end of the cooldown since our last read or write.
 
-        Until we have read the record for the first time, any record of our pool may contain one.
+        It needs no lock and takes 1 us. Before our first read, it is True if there is a record of
+        our pool, because that record may contain a cooldown.
         """
         if not self._offset:
             return bool(self._page_in(self._fd))
@@ -270,8 +277,8 @@ class PoolFile:
     def write(self, record: bytes, held_until: float = 0.0) -> None:
         """Replace the record.
 
-        The file keeps it for longer than any window, counted from now or from the end of its
-        cooldown. It keeps the record of a local exchange for an hour.
+        The record expires `UNUSED_S` after this write or after the end of its cooldown, which is
+        longer than any window. The record of a local exchange expires an hour after this write.
         """
         if self._sequence >= _MAX_SEQUENCE:
             self.begin_anew()
@@ -285,14 +292,14 @@ class PoolFile:
         self._held, self._seen = page[_HELD], page
 
     def erase(self) -> None:
-        """Delete the record. Needs the lock. Running processes that used it write it again."""
+        """Delete the record; needs the lock. Running processes that use it will write it again."""
         for offset in _OFFSETS:
             if os.pread(self._fd, PAGE_BYTES, offset)[_NAME] == self._name:
                 os.pwrite(self._fd, bytes(PAGE_BYTES), offset)
         self._offset, self._seen = 0, b""
 
     def peek(self) -> bytes:
-        """The record as a process that starts now would find it; empty if there is none.
+        """Return the record that a process would find if it started now; empty if there is none.
 
         It changes nothing and needs no lock, so any thread may call it.
         """
@@ -307,10 +314,11 @@ class PoolFile:
         return _record(page) or b""
 
     def _page_in(self, fd: int) -> bytes:
-        """Return the page of our record; empty if there is none.
+        """Return the page of our record in an open file; empty if there is none.
 
-        A client that reads only history looks for it twice for each request, because a cooldown of
-        the minute's pool stops history as well. So one read gets all pages: most files have few.
+        It has to be fast. A client that reads only history calls it twice for each request, because
+        a cooldown of the minute's limit stops history too. So one system call reads all pages; most
+        files have few.
         """
         size = min(os.fstat(fd).st_size, _OFFSETS.stop)  # a buffer for a full file takes 30 us
         data = os.pread(fd, size, 0)
@@ -320,9 +328,9 @@ class PoolFile:
         return b""
 
     def _find(self) -> int:
-        """Find the offset of this pool's record, or a free one; clears unused records away.
+        """Return the offset of our record, or of a page for it; delete expired records on the way.
 
-        Our record may be missing because the file was truncated, so this checks the first line too.
+        Our record may be missing because the file was truncated, so check the first line too.
         """
         if os.pread(self._fd, len(MAGIC), 0) != MAGIC:
             logger.warning("%s was truncated or overwritten; writing again what we know", self.path)
@@ -346,7 +354,7 @@ def _left(sequence: int, record: bytes) -> Left:
 
 
 def read_records(directory: Path) -> Iterator[bytes]:
-    """Every complete record in the file; only reads, without the lock."""
+    """Yield every complete record in the file. It takes no lock and changes nothing."""
     try:
         file = _reading(directory / FILE_NAME)
     except FileNotFoundError:
@@ -363,7 +371,7 @@ def _reading(path: Path) -> BinaryIO:
 
 
 def _whole_page(fd: int, offset: int) -> bytes:
-    """Read a page, again if another process is writing it; it may be damaged all the same."""
+    """Read a page; read it again while another process writes it. It may be damaged after that."""
     page = b""
     for _ in range(LOCK_TRIES):
         page = os.pread(fd, PAGE_BYTES, offset)
@@ -373,14 +381,14 @@ def _whole_page(fd: int, offset: int) -> bytes:
 
 
 def _page(page: bytes) -> bytes:
-    """A page with its checksum."""
+    """Return a page with its checksum filled in."""
     if len(page) > PAGE_BYTES:
         raise ValueError(f"a record of {len(page) - _HEADER.size} bytes does not fit in a page")
     return zlib.crc32(page[4:]).to_bytes(4, "little") + page[4:]
 
 
 def _record(page: bytes) -> bytes | None:
-    """The record in a page; None if it is incomplete or there is none."""
+    """Return the record in a page; None if there is none, or if it is damaged."""
     if len(page) < _HEADER.size:
         return None
     checksum, length = _HEADER.unpack_from(page)[:2]
@@ -391,7 +399,7 @@ def _record(page: bytes) -> bytes | None:
 
 
 def _open_file(path: Path) -> int:
-    """Open or create the file: it belongs to this user alone and has our format."""
+    """Open or create the file; afterwards it belongs to this user alone and has our format."""
     if sys.platform == "win32":
         raise OSError("file locks are not available on this system")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -406,11 +414,11 @@ def _open_file(path: Path) -> int:
 
 
 def _check_format(fd: int, path: Path) -> None:
-    """Check the owner and the format; convert a file in another format in place.
+    """Check the owner and the format of the file; give a file in another format our first line.
 
-    In place because others may have it open. Complete records stay: if only the first line is
-    wrong, another program overwrote a file in use, and a record may hold a ban. `_find`
-    clears everything else away.
+    We do not replace the file, because others may have it open. Complete records stay. If only the
+    first line is wrong, another program has overwritten it, and a record may still contain a ban.
+    `_find` clears all other content.
     """
     found = os.fstat(fd)
     if found.st_uid != os.getuid():
