@@ -1,9 +1,9 @@
-"""A record of the shared file: what all processes of a user know about one pool.
+"""A record of the shared file: the knowledge of all processes of a user about one pool.
 
-Pure. The rule of this file: a checksum proves that a record is complete, not that it makes sense.
-Loops run over the minutes of a record's clock, and waits end at its instants. So every number is
-compared with a bound before it decides anything. We do not trust a record that breaks a bound. We
-still obey its cooldown, if an exchange can have asked for it.
+Pure. The rule of this file: a checksum proves that a record is complete, not that its numbers are
+right. A wrong number could make a loop over minutes endless, or a wait last for years. So we
+compare every number with a bound before we use it. We do not trust a record that breaks a bound,
+but we still obey its cooldown if it is one that an exchange may ask for.
 """
 
 import math
@@ -21,22 +21,21 @@ from binance_oi.budget.server_clock import CORES_APART_S, MINUTE
 from binance_oi.budget.tuning import FLIGHT, MEMORY, SLOT, UNDECIDED
 from binance_oi.budget.window import MIN_SLOTTED_S, Window
 
-MAX_WEIGHT = 10**12  # weight; a header has nine digits
-MAX_LIMIT = 10**9  # weight per minute; the exchange announces seven digits, a user may give more
-MAX_COUNT = 2**53  # bound of numbers that only count something
+MAX_WEIGHT = 10**12  # weight; we accept nine digits in a header
+MAX_LIMIT = 10**9  # weight per minute; the exchange announces seven digits at most
+MAX_COUNT = 2**53  # of anything else that we count; a float represents it exactly
 MAX_UNDECIDED = 4 * UNDECIDED
 MAX_WINDOWS = 8
 MAX_WINDOW_S = 400 * 86_400  # no limit of the exchange has a longer window
-MAX_PARTS = 200  # of a window
-MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # for each part of a window
-# No ban exceeds three days; our clock may be wrong by an hour.
-MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0
-MAX_WAIT_S = 3.0 * MINUTE  # other waits end at the beginning of the next minute
-MIN_CURVE_S = 0.25  # no curve ends sooner, see `Curve.draw`
+MAX_PARTS = 200  # parts of a window
+MAX_SLOTS_PER_PART = 3 + math.ceil(FLIGHT / MIN_SLOTTED_S)  # slots for each part of a window
+MAX_COOLDOWN_S = 3 * 86_400.0 + 3600.0  # a ban lasts at most three days; our clock may be 1 h off
+MAX_WAIT_S = 3.0 * MINUTE  # any other wait ends with the current minute, or soon after
+MIN_CURVE_S = 0.25  # every curve ends this far into its minute, or later; see `Curve.draw`
 COPY_TRIES = 8  # attempts to encode the same state twice
-SLOTS_IF_LONG = 4  # slots of a window in a record that is too long
-MINUTES_IF_LONG = 8  # minutes in a record that is too long
-OLD_S = 86_400.0  # after which only the cooldowns and the windows of a record still matter
+SLOTS_IF_LONG = 4  # slots that a window keeps in a record that would be too long
+MINUTES_IF_LONG = 8  # minutes that stay in a record that would be too long
+OLD_S = 86_400.0  # s since its last use; after that, only cooldowns and windows of a record matter
 
 _NAMES = (
     *("booked", "unconfirmed", "doubtful", "reported", "others"),
@@ -49,7 +48,7 @@ class Record(msgspec.Struct, array_like=True):
     """The content of a record."""
 
     pool: str
-    boot: str  # identifies the boot of the machine, and with it the monotonic clock
+    boot: str  # the boot of the machine; monotonic times of another boot mean nothing
     state: Known
 
 
@@ -59,7 +58,7 @@ _decode_state = msgspec.msgpack.Decoder(Known).decode
 
 
 def decode(data: bytes) -> Record | None:
-    """The record in `data`; None if it is empty, damaged or of another version."""
+    """Decode the record in `data`; None if it is empty, damaged or of another version."""
     try:
         return _decode(data) if data else None
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -67,10 +66,10 @@ def decode(data: bytes) -> Record | None:
 
 
 def copied(state: Known) -> Known:
-    """A consistent copy of `state`, even while another thread changes it.
+    """Return a consistent copy of `state`, even while another thread changes it.
 
-    Encoding is one call, in which no other thread runs unless the garbage collector calls a
-    finalizer. So two equal encodings come from one state.
+    The encoder is one call, in which another thread runs only if the garbage collector calls a
+    finalizer. So we encode until two results are equal, which then come from one state.
     """
     data = encode(state)
     for _ in range(COPY_TRIES):
@@ -82,12 +81,12 @@ def copied(state: Known) -> Known:
 
 
 def fitted(made: Record, most: int) -> bytes:
-    """Encode a record in at most `most` bytes; a record that is too long loses detail, not weight.
+    """Encode a record in at most `most` bytes. Nearly every record fits unchanged.
 
-    Nearly every record fits unchanged.
+    A record that is too long loses detail, but no weight that may still count.
 
     Args:
-        made: The record, whose names have at most 400 characters; stays unchanged.
+        made: The record; it stays unchanged. Its names have at most 400 characters.
         most: The largest length in bytes, at least 4,000.
     """
     data = encode(made)
@@ -102,17 +101,17 @@ def fitted(made: Record, most: int) -> bytes:
 
 
 def _drop_demands(state: Known) -> None:
-    """Demands only serve plans, and each process declares its demand again within a minute."""
+    """Drop all demands. They only serve plans, and each process writes its own again soon."""
     state.demands.clear()
 
 
 def _drop_far_minutes(state: Known) -> None:
-    """Readers drop them as well, see `_are_minutes_possible`."""
+    """Drop minutes that no longer matter, or not yet. Every reader drops them too."""
     _keep_minutes(state, *_live_minutes(state, state.clock.at))
 
 
 def _coarsen_windows(state: Known) -> None:
-    """Merge the slots of each window into a few: weight leaves the window later, never sooner."""
+    """Merge the slots of each window into a few. No weight leaves the window too early by that."""
     for window in state.windows:
         slots = sorted(window.slots)
         size = math.ceil(len(slots) / SLOTS_IF_LONG)
@@ -121,7 +120,7 @@ def _coarsen_windows(state: Known) -> None:
 
 
 def _join_undecided(state: Known) -> None:
-    """Let all undecided weight of a minute wait for the latest of its moments."""
+    """Join the undecided weight of each minute in one entry, with the latest of the seconds."""
     for minute in state.ledger.minutes.values():
         if minute.undecided:
             weight = sum(weight for _, weight in minute.undecided)
@@ -129,10 +128,10 @@ def _join_undecided(state: Known) -> None:
 
 
 def _drop_past(state: Known) -> None:
-    """Keep only minutes that may be the current one and the one before, and no curves of others.
+    """Drop the curves of others, and all minutes except those that may be the current or last one.
 
-    If more than a few minutes are possible, the clock is so uncertain that no reader trusts the
-    record.
+    At most `MINUTES_IF_LONG` stay. If more were possible, the clock would be so uncertain that no
+    reader would trust the record.
     """
     state.others.curves.clear()
     clock = state.clock
@@ -144,7 +143,7 @@ def _drop_past(state: Known) -> None:
 
 
 def _live_minutes(state: Known, now: float) -> tuple[int, int]:
-    """The first and the last minute that may matter at `now`."""
+    """Return the first and the last minute that may matter at `now`, monotonic s."""
     return state.clock.earliest(now) - MEMORY - 1, state.clock.latest(now + FLIGHT + MAX_WAIT_S)
 
 
@@ -158,11 +157,11 @@ def _keep_minutes(state: Known, first: int, last: int) -> None:
 
 
 def flaw(state: Known, now: float) -> str:
-    """Name what in `state` is impossible; empty if we can trust it.
+    """Name the first impossible part of `state`; empty if we can trust all of it.
 
-    It also corrects leftovers of our own arithmetic. It drops minutes far from now, raises counts
-    below 0 to 0, bounds what others did by the limit, and drops demands that are over or
-    impossible.
+    Some values are wrong without damage, because our own arithmetic leaves them. The call corrects
+    these: it drops minutes far from now, raises counts below 0 to 0, bounds the numbers about
+    others by the limit, and drops demands that have ended or are impossible.
 
     Args:
         state: The state as it was read; corrected in place.
@@ -182,7 +181,7 @@ def flaw(state: Known, now: float) -> str:
 
 
 def is_old(state: Known, now: float) -> bool:
-    """Whether only the cooldowns and windows of a record matter, so long was it unused."""
+    """Whether a record was unused for so long that only its cooldowns and windows matter."""
     return now - state.clock.at > OLD_S
 
 
@@ -214,7 +213,7 @@ def _are_scalars_possible(state: Known, now: float) -> bool:
 
 
 def _bound_others(state: Known) -> None:
-    """Bound what others did by the limit, which may have been lowered since."""
+    """Bound the numbers about others by the limit, which the exchange may have lowered since."""
     others = state.others
     others.expected_surge = min(others.expected_surge, state.limit)
     others.refused_count = min(others.refused_count, state.limit)
@@ -239,7 +238,10 @@ def _are_windows_possible(windows: list[Window], now: float) -> bool:
 
 
 def _are_minutes_possible(state: Known, now: float) -> bool:
-    """Whether every minute is possible; drops minutes that a wrong guess of the clock left."""
+    """Whether every minute is possible; first drops those far from now.
+
+    A process whose clock was a wrong guess may have left such minutes.
+    """
     minutes, curves = state.ledger.minutes, state.others.curves
     _keep_minutes(state, *_live_minutes(state, now))
     for minute in minutes.values():
@@ -252,7 +254,7 @@ def _are_minutes_possible(state: Known, now: float) -> bool:
 
 
 def _corrected(minute: Minute, counts: tuple[int, ...]) -> bool:
-    """Whether counts below 0 are small enough to come from our own arithmetic; makes them 0."""
+    """Raise counts below 0 to 0; return whether they may come from our own arithmetic."""
     for name, count in zip(_NAMES, counts, strict=True):
         setattr(minute, name, max(0, count))
     return min(counts) >= -MAX_WEIGHT
@@ -268,7 +270,7 @@ def _are_undecided_possible(undecided: list[tuple[int, int]], now: float) -> boo
 def _is_curve_possible(curve: Curve) -> bool:
     heights, until = curve.heights, curve.until
     if heights and sorted(heights) != heights:
-        # Other versions of us drew a falling count. Others cannot return what they have used.
+        # Earlier versions of this library drew curves that fall. Others cannot return weight.
         heights[:] = accumulate(heights, max)
     return (
         (until == 0.0 or MIN_CURVE_S <= until <= MINUTE)
@@ -281,7 +283,10 @@ def _is_curve_possible(curve: Curve) -> bool:
 
 
 def keep_holds(ours: Known, found: Known, now: float) -> None:
-    """Obey the cooldowns of a record that we do not trust otherwise; they are in Unix s."""
+    """Obey the cooldown and the ban of a record that we do not trust otherwise.
+
+    Both are Unix s, so they have a meaning even after a reboot.
+    """
     first, last = now + ours.clock.lo, now + ours.clock.hi + MAX_COOLDOWN_S
     if found.cooldown_until > 0.0 and first < found.cooldown_until <= last:
         ours.cooldown_until = max(ours.cooldown_until, found.cooldown_until)
@@ -294,13 +299,13 @@ def keep_holds(ours: Known, found: Known, now: float) -> None:
 
 
 def keep_windows(ours: Known, found: Known, now: float) -> None:
-    """Take over the windows of an old record that are not over, with what was used of them."""
+    """Take over the windows of an old record from which some weight has not left yet."""
     if not _are_windows_possible(found.windows, now):
         return
     known = {(window.seconds, window.counts_requests): window for window in ours.windows}
     for window in found.windows:
         mine = known.get((window.seconds, window.counts_requests))
-        if mine is not None:  # from an earlier version of this record, so do not add, but compare
+        if mine is not None:  # ours comes from this record too, so to add would count weight twice
             for slot, used in window.slots.items():
                 mine.slots[slot] = max(used, mine.slots.get(slot, 0))
         elif window.used(now) > 0:
@@ -312,17 +317,17 @@ def keep_windows(ours: Known, found: Known, now: float) -> None:
 
 
 def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
-    """Add to `shared` what `ours` has learned since both were `base`.
+    """Add to `shared` what `ours` has learned since both were equal to `base`.
 
-    No weight is lost: what either side charged stays charged in every minute that may be the
-    current one. If the clocks contradict each other, each such minute gets all weight that is live
-    by the other clock. Without a `base`, or with another clock, all of `ours` is added. Then weight
-    that both sides knew counts twice until the minute is over.
+    No weight is lost: the charges of either side stay charged, in every minute that may be the
+    current one. If the clocks contradict each other, each such minute gets all live weight of the
+    side whose clock we drop. Without a `base`, or if the clocks contradict each other, we add all
+    of `ours`. Then weight that both sides know counts twice until its minute is over.
 
     Args:
-        shared: What the other processes know; changed in place.
-        ours: What we know.
-        base: What all processes knew when we last shared; None if that is unknown.
+        shared: The knowledge of the other processes; changed in place.
+        ours: Our own knowledge.
+        base: The knowledge of all processes when we last shared; None if it is unknown.
         now: Monotonic s.
     """
     is_one_time = _share_clock(shared, ours, now)
@@ -330,7 +335,7 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     _merge_others(shared, ours, now)
     _merge_windows(shared, ours, base)
     shared.demands = demand.merged(shared.demands, ours.demands)
-    if base is None:  # we do not know which limit the exchange announced last
+    if base is None:  # we do not know which of the two limits is the later announcement
         shared.limit = min(shared.limit, ours.limit)
     elif ours.limit != base.limit:
         shared.limit, shared.announced = ours.limit, ours.announced
@@ -342,18 +347,18 @@ def merge(shared: Known, ours: Known, base: Known | None, now: float) -> None:
     shared.lowered_until = max(shared.lowered_until, ours.lowered_until)
     shared.rolling_until = max(shared.rolling_until, ours.rolling_until)
     shared.silent = min(shared.silent, ours.silent)
-    # Sending evenly after a start ends when either side may end it; after a ban, when both may.
+    # After a start, it is enough that one side has seen 60 s. After a ban, wait for both sides.
     shared.after_ban |= ours.after_ban
     longest = max if shared.after_ban else min
     shared.cautious_until = longest(shared.cautious_until, ours.cautious_until)
 
 
 def _share_clock(shared: Known, ours: Known, now: float) -> bool:
-    """Use one clock for both sides: that of `shared`, unless only `ours` comes from answers.
+    """Use one clock for both sides: `shared`'s, unless that is a guess and ours is not.
 
     Returns:
-        Whether both clocks agreed. If not, the minutes of one side were replaced by minutes of the
-        other clock, so a comparison with `base` means nothing.
+        Whether both clocks agreed. If not, one side's weight has moved to minutes of the other
+        clock, so a comparison with `base` means nothing.
     """
     shared.clock.drift(now)
     ours.clock.drift(now)
@@ -370,7 +375,7 @@ def _share_clock(shared: Known, ours: Known, now: float) -> bool:
 
 
 def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -> None:
-    """Book to each minute that may be the current one what both sides booked."""
+    """Merge each minute that may be the current one, or may follow."""
     minutes = shared.ledger.minutes
     for k in [k for k in ours.ledger.minutes if k >= shared.clock.earliest(now)]:
         if k in minutes:
@@ -383,13 +388,13 @@ def _merge_minutes(shared: Known, ours: Known, base: Known | None, now: float) -
 
 
 def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
-    """Add what came under way, undecided or booked on our side since `before`."""
+    """Add to `shared` the weight that our side has booked since `before`."""
     by_us, by_them = ours.booked - before.booked, shared.booked - before.booked
     under_way = max(0, shared.under_way + ours.under_way - before.under_way)
     lost = [each for each in ours.undecided if each not in before.undecided]
     shared.undecided = _gathered([*shared.undecided, *lost])
     shared.unconfirmed = under_way + sum(weight for _, weight in shared.undecided)
-    # Each side took the other side's weight for weight of others.
+    # Since `before`, each side has counted the other side's weight as weight of others.
     theirs = shared.others - max(0, by_us), ours.others - max(0, by_them)
     shared.others = max(0, *theirs)
     shared.booked = max(0, shared.booked + by_us)
@@ -400,7 +405,7 @@ def _merge_minute(shared: Minute, ours: Minute, before: Minute) -> None:
 
 
 def _merge_others(shared: Known, ours: Known, now: float) -> None:
-    """Expect what either side expects. Of each live minute, keep the curve that goes further."""
+    """Expect all that either side expects. For each live minute, keep the curve that ends later."""
     theirs, seen = shared.others, ours.others
     theirs.expected_surge = max(theirs.expected_surge, seen.expected_surge)
     refused = [count for count in (theirs.refused_count, seen.refused_count) if count]
@@ -414,7 +419,7 @@ def _merge_others(shared: Known, ours: Known, now: float) -> None:
 
 
 def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
-    """Add what we used of other limits. Weight that moved to another slot since counts in both."""
+    """Add our use of the windows. Weight that we have moved to another slot counts in both."""
     theirs = {(window.seconds, window.counts_requests): window for window in shared.windows}
     before = {(w.seconds, w.counts_requests): w.slots for w in (base.windows if base else ())}
     for window in ours.windows:
@@ -432,7 +437,7 @@ def _merge_windows(shared: Known, ours: Known, base: Known | None) -> None:
 
 
 def _bound_windows(state: Known) -> None:
-    """Keep the tightest limits if two announcements together have too many."""
+    """Keep the tightest limits, if both sides together have too many."""
     if len(state.windows) > MAX_WINDOWS:
         state.windows.sort(key=lambda window: window.most / window.seconds)
         del state.windows[MAX_WINDOWS:]
