@@ -1,14 +1,14 @@
-"""Identifies the current boot of the machine; a stored record may come from an earlier one.
+"""Identifies the current boot of the machine. A stored record may come from an earlier boot.
 
-The rule of this file: it makes names to compare, and nothing else. A monotonic clock restarts at
-each boot, so its times mean nothing without the name of that boot.
+The rule of this file: it makes and compares the names of boots, and nothing else. A monotonic clock
+restarts at each boot, so a stored time of it means nothing without the name of its boot.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SAME_BOOT_S = 2.0  # s by which two readings of one boot's moment may differ: clocks are slewed
+SAME_BOOT_S = 2.0  # s by which the moment of one boot may differ when two processes compute it
 _SINCE = "since "
 
 
@@ -17,10 +17,10 @@ def _read(path: str) -> str:
 
 
 def _sysctl(name: str) -> bytes:
-    """A value of the kernel, on macOS and the BSDs.
+    """Return a value of the kernel by its name, on macOS and the BSDs.
 
     Raises:
-        OSError: There is none.
+        OSError: The system has no such value, or no such call.
     """
     import ctypes  # takes 10 ms, so only systems that need it import it
 
@@ -39,11 +39,11 @@ def boot_identity(
     read: Callable[[str], str] = _read,
     sysctl: Callable[[str], bytes] = _sysctl,
 ) -> str:
-    """The name of this boot of the machine. Monotonic times of one boot are comparable.
+    """Return the name of this boot of the machine. Monotonic times of one boot are comparable.
 
-    Linux: the kernel's boot id, with the offset of a time namespace. macOS: the id of its boot
-    session. Elsewhere: the moment of the boot. It moves when a user sets the wall clock; then we
-    do not trust what was written before.
+    On Linux it is the kernel's boot id, with the offset of a time namespace. On macOS it is the id
+    of the boot session. Elsewhere it is the moment of the boot, which seems to move when a user
+    sets the wall clock. Then we do not trust earlier records.
 
     Args:
         moment: The moment of the boot by our clocks, Unix s; used if the system has no better name.
@@ -70,7 +70,7 @@ def boot_identity(
 
 
 def _namespace(read: Callable[[str], str]) -> str:
-    """What a time namespace adds to the clock; empty outside such a namespace."""
+    """Return what a time namespace adds to the clock, as text; empty outside of one."""
     try:
         offsets = read("/proc/self/timens_offsets")
     except OSError:
@@ -83,7 +83,7 @@ def _namespace(read: Callable[[str], str]) -> str:
 
 
 def is_same_boot(one: str, other: str) -> bool:
-    """Whether two names denote one boot of the machine; an empty name denotes none."""
+    """Whether two names stand for one boot of the machine; an empty name stands for none."""
     if one == other:
         return bool(one)
     if not (one.startswith(_SINCE) and other.startswith(_SINCE)):

@@ -1,10 +1,10 @@
 """Where the shared file is: one directory for all processes of a user.
 
-The rule of this file: the place does not depend on the session. A login shell, cron, a service and
-`su` differ in `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and working directory, and have the same user id.
-So the places and their order are fixed. A place is skipped only for a reason that every process of
-this user finds. A temporary error is no such reason: the caller gets it and tries again. Only one
-environment variable counts. It is ours, and the user sets it on purpose.
+The rule of this file: the place depends on the user id alone. A login shell, cron, a service and
+`su` have different values of `XDG_RUNTIME_DIR`, `TMPDIR`, `HOME` and the working directory. So the
+places and their order are fixed. We skip a place only for a reason that holds for every process of
+this user. A temporary error is no such reason: the caller gets the error, and tries again. One
+environment variable overrides all of this; only a user who means it sets it.
 """
 
 import errno
@@ -17,14 +17,15 @@ from pathlib import Path
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 VARIABLE = "BINANCE_OI_BUDGET_DIR"
-# In this order. /dev/shm comes first because it is in memory, so no write waits for a disk. A
-# service with `PrivateTmp=` shares it with all other processes, but has its own /tmp and /var/tmp.
-# /run/user/UID does not qualify: it appears at login and disappears at logout. logind may remove a
-# user's files from /dev/shm at the last logout (`RemoveIPC=`). Running processes then write the
-# file again with all that they know; what only ended processes knew is lost.
+# We try them in this order. /dev/shm is first because it is in memory, so no write waits for a
+# disk. A service with `PrivateTmp=` has its own /tmp and /var/tmp, but the common /dev/shm.
+# /run/user/UID does not qualify: it appears at login and disappears at logout. With `RemoveIPC=`,
+# logind removes a user's files from /dev/shm at the last logout. Running processes then write the
+# file again with all that they know; the knowledge of ended processes is lost.
 PLACES = ("/dev/shm", "/var/tmp", "/tmp")
 ADVICE = f"{VARIABLE} can name a private directory on a local disk"
-# A lock on these excludes only processes of one machine, or none, and a write may take minutes.
+# Network file systems. A lock there excludes the processes of one machine, or none at all, and a
+# write may take minutes.
 NETWORK = frozenset(
     (
         *("9p", "afpfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse", "fuseblk"),
@@ -37,13 +38,13 @@ ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))  # no such path, 
 
 
 def budget_directory() -> Path:
-    """The directory of this user's budgets; does not create it.
+    """Return the directory of this user's budgets; it may not exist yet.
 
-    Every process of a user gets the same answer, whatever its environment. A place that another
-    user has taken is skipped with a warning.
+    Every process of a user gets the same answer, whatever its environment (except `VARIABLE`). If
+    another user can write to a directory of that name, we log a warning and skip the place.
 
     Raises:
-        OSError: No place is fit, or a temporary error prevents the check of a place.
+        OSError: There is no suitable place, or a temporary error prevents the check of one.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -67,18 +68,18 @@ def budget_directory() -> Path:
 
 
 class _UnfitError(Exception):
-    """A place is skipped; the text says why."""
+    """We skip a place; the text says why."""
 
 
 class NotPrivateError(PermissionError):
-    """Other users can change what is in a directory. We found that, not the system."""
+    """Other users can change the content of a directory. Our own check raises this."""
 
 
 def _check_place(place: str, directory: str) -> None:
-    """Check that `place` is fit, and that `directory` is usable or can be made in it.
+    """Check that `place` is suitable, and that we can use `directory` or make it there.
 
     Raises:
-        _UnfitError: It is unfit for every process of this user.
+        _UnfitError: It is unsuitable for every process of this user.
         OSError: A temporary error prevents the check.
     """
     try:
@@ -93,11 +94,11 @@ def _check_place(place: str, directory: str) -> None:
         raise _UnfitError(f"{place}: anybody can replace what is in it")
     if _is_place_on_network(place, found.st_dev):
         raise _UnfitError(f"{place} is on a network file system")
-    _check_access(place, os.X_OK)  # first, so that an EACCES of an entry is a temporary error
+    _check_access(place, os.X_OK)  # after this check, an EACCES below is a temporary error
     try:
         check_private(directory)
     except FileNotFoundError:
-        directory = place  # to be made there
+        directory = place  # the caller makes it there later
     except NotPrivateError as error:
         _warn_once(f"the budgets of this user are not kept there: {error}")
         raise _UnfitError(str(error)) from None
@@ -105,8 +106,8 @@ def _check_place(place: str, directory: str) -> None:
 
 
 def _check_access(directory: str, mode: int) -> None:
-    if not os.access(directory, mode):  # False after any error, so `statvfs` raises temporary ones
-        os.statvfs(directory)
+    if not os.access(directory, mode):
+        os.statvfs(directory)  # raises if a temporary error, and not the mode, is the reason
         raise _UnfitError(f"{directory} cannot be written to")
 
 
@@ -130,7 +131,7 @@ def check_private(directory: str | os.PathLike[str]) -> None:
 
 
 def is_on_network(path: str) -> bool:
-    """Whether a path is on a network file system, as far as the system shows.
+    """Whether a path is on a network file system; False if the system has no table of mounts.
 
     Raises:
         OSError: The table of mounts cannot be read now.
@@ -145,7 +146,7 @@ def is_on_network(path: str) -> bool:
         left, _, right = line.partition(" - ")
         mounted = _unescaped(left.split()[4])
         inside = path == mounted or path.startswith(mounted.rstrip("/") + "/")
-        if inside and len(mounted) >= best:  # of two at one point, the later one hides the other
+        if inside and len(mounted) >= best:  # of two mounts at one path, the later one is visible
             best, kind = len(mounted), right.split()[0]
     return kind in NETWORK or kind.startswith("fuse.")
 

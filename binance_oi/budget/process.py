@@ -1,8 +1,8 @@
-"""Identifies the process that declared a demand, and sees whether it has ended.
+"""Identifies the process that declared a demand, and checks whether it has ended.
 
-The rule of this file: a process counts as ended only if the system says so with certainty. The
-system reuses process ids, so the start of the process is compared too. A process id means nothing
-in another namespace, such as that of another container.
+The rule of this file: we treat a process as ended only if the system is certain of it. The system
+reuses process ids, so we compare the start of the process too. A process id means nothing in
+another namespace, such as that of another container.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from binance_oi.budget.demand import Process
 
-UNKNOWN_NAMESPACE = -1  # the system has several and does not say which one is ours
-ENDED = ("Z", "X")  # states of a process that has ended, but that its parent has not waited for
+UNKNOWN_NAMESPACE = -1  # the system has namespaces, but does not say which one is ours
+ENDED = ("Z", "X")  # states of a process that has ended and whose parent has not waited for it
 
 
 def _namespace() -> int:
@@ -26,7 +26,7 @@ def _namespace() -> int:
 
 
 def _stat(pid: int) -> str:
-    """The `stat` file of a process on Linux.
+    """Read the `stat` file of a process on Linux.
 
     Raises:
         OSError: There is no such process.
@@ -35,13 +35,17 @@ def _stat(pid: int) -> str:
 
 
 def _fields(stat: str) -> tuple[str, int]:
-    """The state and the start of a process. Its name precedes them and may contain anything."""
+    """Return the state and the start of a process from the text of its `stat` file.
+
+    In that text, the name of the process precedes them in brackets, and may itself contain any
+    character. So we read from the last bracket on.
+    """
     fields = stat.rpartition(")")[2].split()
     return fields[0], int(fields[19])
 
 
 def this_process(stat: Callable[[int], str] = _stat) -> Process:
-    """The current process."""
+    """Return the identity of the current process."""
     pid, namespace = os.getpid(), _namespace()
     if namespace <= 0:
         return Process(namespace, pid, 0)
