@@ -1,27 +1,27 @@
 """Decides whether a request may be sent now, and shares that decision between clients.
 
-`README.md` in this folder explains the guarantee, the facts it rests on, and every rule.
+`README.md` in this folder explains the guarantee, the facts behind it, and every rule.
 
 boot.py          identifies the current boot of the machine
-window.py        limits of other spans than a minute
-demand.py        the weight that pollers plan to use; no request is admitted or refused by it
-process.py       identifies the process that declared a demand, and sees whether it has ended
+window.py        limits whose span is not a minute
+demand.py        the weight that pollers plan to use; only information for other pollers
+process.py       identifies the process that declared a demand, and checks whether it has ended
 usage.py         the values that a budget returns
 tuning.py        every number of the decision
-server_clock.py  the exchange's clock: an interval around ours
+server_clock.py  our estimate of the exchange's clock: an interval around ours
 ledger.py        the most that the exchange may have counted, by minute
-attribution.py   which minute counted a request
-others.py        what other clients used, and what they may still use
-knowledge.py     all of that, as numbers that processes can share
-probing.py       when to probe the exchange's count, and which weight a probe may use
+attribution.py   finds the minute that counted a request
+others.py        the use of other clients, and a forecast of it
+knowledge.py     everything we know about an IP address, as numbers that processes can share
+probing.py       when to send a probe, and which weight it may use
 admission.py     the rules that decide
 learning.py      what the budget learns from answers and refusals
 bucket.py        the token bucket: asks the rules, books, and settles
 rolling.py       the bucket of a limit without a header
 record.py        the shared knowledge as a record: encoding, checks and merging
-place.py         where the shared file is, for one user id
+place.py         finds the directory of the shared file for a user id
 pool_file.py     the shared file: its records and its lock
-pool.py          who shares a bucket: `ProcessBudget`, for one process
+pool.py          pools share a bucket between clients; `ProcessBudget`, for one process
 beside.py        a pool of another limit, which also obeys the cooldowns of the minute limit
 deferred.py      a pool whose changes reach its record later
 stored.py        how a pool uses the shared record, goes on without it, and joins it again

@@ -1,7 +1,7 @@
-"""How a pool enters and leaves the shared record, goes on alone, and joins again.
+"""How a pool enters and leaves the shared record, continues alone, and joins again.
 
 The rule of this file: the pool changes the record only between `_enter` and `_leave`. No error of
-the store reaches a caller. Nothing here knows where the store is.
+the store reaches a caller. This file does not know where the store is.
 """
 
 import logging
@@ -21,16 +21,16 @@ from binance_oi.budget.usage import Receipt
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-RETRY_S = 1.0  # s after which a process that is alone tries to share again; doubled each time
-MAX_RETRY_S = 30.0  # s; the wait grows no further
-CHECK_S = 60.0  # s between two checks of where the store has to be
-NO_LINEAGE = -1  # the lineage of a record that is in no store now
+RETRY_S = 1.0  # s until a process that is alone tries to share again; each failure doubles it
+MAX_RETRY_S = 30.0  # s; the pause grows no further
+CHECK_S = 60.0  # s between two checks whether our store is still the right one
+NO_LINEAGE = -1  # stands for a record that we have read from an earlier store
 
 BOOT = boot_identity(time.time() - steady_clock())
 
 
 def reason_to_doubt(found: record.Record, now: float) -> str:
-    """Why we do not trust a record; empty if we do."""
+    """Return why we do not trust a record; empty if we trust it."""
     if not is_same_boot(found.boot, BOOT):
         return "it was written before a reboot"
     if record.is_old(found.state, now):
@@ -39,23 +39,24 @@ def reason_to_doubt(found: record.Record, now: float) -> str:
 
 
 def keep_of_doubtful(ours: Known, found: record.Record, now: float) -> None:
-    """Keep what still counts of a record that we do not trust: cooldowns, and windows if old."""
+    """Adopt the cooldowns of a record that we do not trust, and its windows if it is only old."""
     record.keep_holds(ours, found.state, now)
     if is_same_boot(found.boot, BOOT) and record.is_old(found.state, now):
         record.keep_windows(ours, found.state, now)
 
 
 class Left(NamedTuple):
-    """The record of a store that was deleted or replaced, as its last reader found it."""
+    """The last record of an earlier store, which was deleted or replaced."""
 
     lineage: int
     """See `Store.lineage`."""
     sequence: int
-    """Grows with each write of a lineage."""
+    """The number of this write in its lineage; each write has a higher number."""
     record: bytes
+    """The encoded record."""
 
     def goes_on_from(self, other: "Left") -> bool:
-        """Whether this record continues `other`: a later write of its lineage, or the same."""
+        """Whether this record contains `other`: it is a later write of its lineage, or the same."""
         if self.lineage != other.lineage:
             return False
         return other.sequence < self.sequence or other == self
@@ -64,15 +65,16 @@ class Left(NamedTuple):
 class Store(Protocol):
     """One record that processes share, and a lock.
 
-    Call `lock`, then `read`, then `write`, then `unlock`; nothing else excludes other processes.
-    The store returns a complete record from `write`, or nothing. A process that ends or stops at
-    any moment leaves the old record or the new one, and does not block others for long.
+    Call `lock`, then `read`, then `write`, then `unlock`: only the lock excludes other processes.
+    The store returns a complete record that some process has written, or nothing. A process that
+    ends or stops at any moment leaves the old record or the new one. It does not block others for
+    long.
 
     A store may be deleted or replaced while it is in use, even several times. `lock` then switches
-    to the new store, and `take_left` returns what the old ones held.
+    to the new store, and `take_left` returns the records of the old ones.
 
-    Every method except `peek` and `close` may raise `OSError`. Then the pool goes on alone, and
-    asks for another store later.
+    Every method except `peek` and `close` may raise `OSError`. Then the pool continues alone, and
+    later asks for another store.
     """
 
     @property
@@ -82,14 +84,16 @@ class Store(Protocol):
 
     @property
     def room(self) -> int:
-        """Bytes that a record may have; at least 4,000."""
+        """The largest length of a record in bytes; at least 4,000."""
         ...
 
     @property
     def lineage(self) -> int:
-        """Identifies the line of writes to which the record belongs, as we last read or wrote it.
+        """The lineage of the record, as we last read or wrote it.
 
-        After a record was lost, or a reader did not trust it, a process starts a new lineage.
+        Each write continues the record before it, and keeps its lineage. So a record contains all
+        earlier writes of its lineage. If a process finds no record, or does not trust it, it begins
+        a new lineage from its own knowledge. Other processes notice, and add their knowledge.
         """
         ...
 
@@ -102,11 +106,15 @@ class Store(Protocol):
         ...
 
     def read(self) -> bytes | None:
-        """Return the record; None if it is still as we wrote it, and empty if there is none."""
+        """Return the record; None if we know it already, and empty if there is none."""
         ...
 
     def write(self, record: bytes, held_until: float = 0.0) -> None:
-        """Replace the record; `held_until`, Unix s, is the end of its cooldown.
+        """Replace the record.
+
+        Args:
+            record: The new record.
+            held_until: The end of its cooldown, Unix s; 0.0 if it has none.
 
         Raises:
             ValueError: The record is longer than `room`.
@@ -118,21 +126,21 @@ class Store(Protocol):
         ...
 
     def is_hold_new(self) -> bool:
-        """Whether another process has written another end of a cooldown; needs no lock."""
+        """Whether another process has changed the end of the cooldown; needs no lock."""
         ...
 
     def begin_anew(self) -> None:
-        """Start a new lineage, so that every process that used the record adds what it knows."""
+        """Begin a new lineage, so that every process that used the record adds its knowledge."""
         ...
 
     def is_left(self) -> bool:
-        """Whether the store was deleted or replaced, so that others use another; needs no lock."""
+        """Whether others no longer use this store: it was deleted or replaced. Needs no lock."""
         ...
 
     def take_left(self) -> Left | None:
-        """Remove and return the oldest record of an earlier store that no later record continues.
+        """Remove and return the oldest record of earlier stores; None if there is none.
 
-        There may be several: a store may be replaced again before any process has its lock.
+        There may be several: another process may replace a store before we have taken its lock.
         """
         ...
 
@@ -141,11 +149,11 @@ class Store(Protocol):
         ...
 
     def leave(self) -> Sequence[Left]:
-        """Close the store; return what it and earlier ones held, as far as we can read it."""
+        """Close the store; return its record and those of earlier stores, as far as readable."""
         ...
 
     def come_from(self, left: Sequence[Left]) -> None:
-        """Take over what `leave` of an earlier store returned."""
+        """Take over the records that `leave` of an earlier store returned."""
         ...
 
     def close(self) -> None:
@@ -154,17 +162,17 @@ class Store(Protocol):
 
 
 class StoredPool(DeferredPool):
-    """A pool whose books are in a store that other processes change as well.
+    """A pool whose books are in a store that other processes change too.
 
-    It knows how to enter and leave the store; `SharedPool` decides when.
+    This class knows how to enter and leave the store. `SharedPool` decides when to do so.
 
     Args:
         make_bucket: Makes a bucket with our reserve and our share.
-        state: What we know without the store.
+        state: Our knowledge before we read the store.
         clock: Returns monotonic seconds, the same in every process.
-        open_store: Returns the store that a process which starts now would use. Its argument is the
-            store that we have. It raises `OSError` if there is none.
-        advice: What a user can do if there is no store.
+        open_store: Returns the right store at this moment. Its argument is the store that we have,
+            or None, and it may return the same one. It raises `OSError` if there is no store.
+        advice: Tells the user how to get a store; part of the warning if there is none.
     """
 
     has_news: bool  # see `ProcessPool`
@@ -182,22 +190,22 @@ class StoredPool(DeferredPool):
         self._open_store = open_store
         self._store: Store | None = None
         self._late: list[Change] = []  # changes that are not in the record yet, oldest first
-        # The books with `_late` applied, while another process has the lock and one of the changes
-        # is a cooldown: this process obeys its own cooldown before it can write it.
+        # A copy of our books with `_late` applied. It exists while another process has the lock and
+        # a late change is a cooldown: we obey our own cooldown before we can write it.
         self._held: Bucket | None = None
-        self._leased: list[Receipt] = []  # charged in advance, for a few milliseconds
+        self._leased: list[Receipt] = []  # receipts charged in advance, for a few milliseconds
         self._process = fork.current
-        self._inherited_until = -math.inf  # monotonic s; earlier receipts are our parent's
+        self._inherited_until = -math.inf  # monotonic s; our parent charged all earlier receipts
         self._changed = False  # whether `_enter` has changed the bucket
-        # What we charge alone is the difference between our books and `_base`.
-        self._base = record.encode(record.Record("", BOOT, state))  # when we last shared
-        self._lineage: int | None = None  # of the record that we share
+        # The record when we last shared. Weight that we charge alone is the difference to it.
+        self._base = record.encode(record.Record("", BOOT, state))
+        self._lineage: int | None = None  # the lineage of the record that we share
         self._has_unwritten = False  # whether our books contain more than the store
-        self._is_alone = False  # whether we have logged that nothing is shared
-        self._check_at = -math.inf  # monotonic s of the next check of where the store has to be
-        self._joined_at = -math.inf
+        self._is_alone = False  # whether we have logged that the budget is not shared
+        self._check_at = -math.inf  # monotonic s of the next check whether the store is right
+        self._joined_at = -math.inf  # monotonic s at which we began to use the store
         self._pause = RETRY_S
-        self._has_doubted = False
+        self._has_doubted = False  # whether we have logged that we do not trust a record
         self._find_store(clock())
 
     def _enter(self, now: float | None = None) -> bool:
@@ -233,7 +241,12 @@ class StoredPool(DeferredPool):
         return True
 
     def _take_all_left(self, store: Store, data: bytes | None, left: Left) -> bytes | None:
-        """Learn what the earlier stores held, from `left` on; return the record to continue."""
+        """Learn the records of earlier stores, beginning with `left`.
+
+        Returns:
+            The record to continue: `data`, or the last record of an earlier store if the new store
+            is still empty.
+        """
         all_left = [left, *iter(store.take_left, None)]
         if data == b"":  # no process has continued the last record yet
             last = all_left.pop()
@@ -244,14 +257,14 @@ class StoredPool(DeferredPool):
         return data
 
     def _take_left(self, left: Left) -> None:
-        """Learn what others wrote into an earlier store, so that we can write it again."""
+        """Adopt the record of an earlier store, so that we can write it into the new one."""
         found, now = record.decode(left.record), self._clock()
         if found is None:
             return
         if reason_to_doubt(found, now):
             keep_of_doubtful(self._bucket.known, found, now)
             return
-        if self._lineage not in (None, left.lineage):  # it does not contain ours, see `_take`
+        if self._lineage not in (None, left.lineage):  # a new lineage lacks our weight: add all
             self._has_unwritten, self._base = True, b""
         if self._has_unwritten:
             self._merge_into(found.state, now)
@@ -260,13 +273,13 @@ class StoredPool(DeferredPool):
         self._lineage = NO_LINEAGE
 
     def _merge_into(self, shared: Known, now: float) -> None:
-        """Add to `shared` what only we know."""
+        """Add to `shared` all that we have learned since `_base`."""
         base = record.decode(self._base)
         ours = self._bucket.known
         record.merge(shared, ours, base.state if base is not None else None, now)
 
     def _take(self, store: Store, data: bytes) -> None:
-        """Adopt the record of the store; if there is none, keep what we know ourselves."""
+        """Adopt the record of the store; keep our own books if there is none that we trust."""
         found, now = record.decode(data), self._clock()
         doubt = (
             reason_to_doubt(found, now)
@@ -281,7 +294,7 @@ class StoredPool(DeferredPool):
                 keep_of_doubtful(self._bucket.known, found, now)
             self._has_unwritten, self._base = True, b""
             return
-        if self._lineage not in (None, store.lineage):  # without our weight: add all that we know
+        if self._lineage not in (None, store.lineage):  # a new lineage lacks our weight: add all
             self._has_unwritten, self._base = True, b""
         if self._has_unwritten:
             self._merge_into(found.state, now)
@@ -294,6 +307,7 @@ class StoredPool(DeferredPool):
             logger.warning("starting a new shared budget; the old one is not trusted: %s", doubt)
 
     def _leave(self, *, changed: bool) -> None:
+        """Write the record if it changed, and release the lock."""
         store = self._store
         if store is None:
             return
@@ -302,7 +316,7 @@ class StoredPool(DeferredPool):
                 state = self._bucket.known
                 data = record.fitted(record.Record(store.pool, BOOT, state), store.room)
                 store.write(data, state.cooldown_until)
-                if store.is_left():  # while we had the lock, so others may have missed our write
+                if store.is_left():  # replaced while we had the lock: others may miss our write
                     self._has_unwritten = True
                 else:
                     self._base, self._lineage = data, store.lineage
@@ -313,7 +327,7 @@ class StoredPool(DeferredPool):
             self._go_on_alone(error)
 
     def _written(self) -> Known:
-        """A copy of what all processes know; if we cannot read it, of what we know."""
+        """Return a copy of the shared knowledge, or of our own if we cannot read the store."""
         store = self._store
         if store is not None and not self._has_unwritten:
             found, now = record.decode(store.peek()), self._clock()
@@ -328,10 +342,10 @@ class StoredPool(DeferredPool):
     # -- after a fork ----------------------------------------------------------------------------
 
     def _notice_fork(self) -> None:
-        """Start as a process of our own after a fork.
+        """In a forked child, begin with a store and receipts of our own.
 
-        Our parent writes its own pending changes. We keep its cooldowns too, because writing a
-        cooldown twice changes nothing.
+        The parent writes its pending changes itself, so the child drops them. It keeps only the
+        cooldowns among them, because to write a cooldown twice does no harm.
         """
         if self._process is fork.current:
             return
@@ -348,10 +362,10 @@ class StoredPool(DeferredPool):
             store.close()
             self._check_at = -math.inf
 
-    # -- going on alone, and joining again -------------------------------------------------------
+    # -- continuing alone, and joining again -----------------------------------------------------
 
     def _find_store(self, now: float) -> None:
-        """Use the store that a process which starts now would use; retry later if there is none."""
+        """Open the right store, or keep it if we have it; try again later if there is none."""
         store = self._store
         try:
             found = self._open_store(store)
@@ -365,11 +379,15 @@ class StoredPool(DeferredPool):
         self._check_at = now + CHECK_S
 
     def _go_on_alone(self, error: Exception) -> None:
-        """Log one warning and plan the next try: later each time, unless sharing worked long."""
+        """Continue without a store: log one warning, and plan the next try.
+
+        The pause before it doubles with each failure. If sharing has worked for `CHECK_S`, the
+        pause begins again with `RETRY_S`.
+        """
         store, self._store = self._store, None
         if store is not None:
             store.close()
-            for left in iter(store.take_left, None):  # no other store will take over
+            for left in iter(store.take_left, None):  # no later store takes these records over
                 self._take_left(left)
         now = self._clock()
         if store is not None and now - self._joined_at > CHECK_S:
@@ -386,6 +404,7 @@ class StoredPool(DeferredPool):
             )
 
     def _come_back(self) -> None:
+        """Note that the store contains our books again, and log it if we were alone."""
         self._has_unwritten = False
         if self._is_alone:
             self._is_alone = False
