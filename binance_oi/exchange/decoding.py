@@ -41,6 +41,7 @@ from binance_oi.exchange.symbols import is_name
 
 T = TypeVar("T")
 
+MAX_RUNS = 4  # of equal rows in a page; one with more is split into its rows
 MAX_NAMED = 8  # odd rows of one answer that are named; the others are only counted
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
@@ -220,12 +221,30 @@ def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
 def _kinds_of_row(page: bytes) -> Iterable[bytes]:
     """The different rows of `page`, whose digits are all zeros, without their braces.
 
-    Nearly always all of them are the same, because the numbers change by little.
+    The numbers change by little. So a page has one kind of row, or a second one from the row on in
+    which a number gets one more digit.
     """
-    row = page[2 : page.find(b"}")]
-    count, rest = divmod(len(page) - 1, len(row) + 3)
-    is_repeated = page.startswith((row + b"},{") * (count - 1), 2) and page.endswith(row + b"}]")
-    return (row,) if is_repeated and not rest else set(page[2:-2].split(b"},{"))
+    kinds, at = list[bytes](), 2
+    while len(kinds) < MAX_RUNS:
+        row = page[at : page.find(b"}", at)]
+        kinds.append(row)
+        at = _end_of_run(page, at, row + b"},{")
+        if len(page) - at == len(row) + 2 and page.endswith(row + b"}]"):
+            return kinds
+    return set(page[2:-2].split(b"},{"))
+
+
+def _end_of_run(page: bytes, start: int, row: bytes) -> int:
+    """Where the repetitions of `row` end that begin at `start`."""
+    certain, possible = 0, (len(page) - start) // len(row)
+    tried = possible
+    while certain < possible:
+        if page.startswith(row * (tried - certain), start + certain * len(row)):
+            certain = tried
+        else:
+            possible = tried - 1
+        tried = (certain + possible + 1) // 2
+    return start + certain * len(row)
 
 
 def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:

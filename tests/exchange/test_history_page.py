@@ -260,6 +260,19 @@ def test_a_usual_page_is_read_in_one_step(symbol: str) -> None:
     assert not is_read_alike(body(), symbol)
 
 
+RUNS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 40)), min_size=1, max_size=7)
+
+
+@given(RUNS)
+def test_the_kinds_of_row_are_those_between_the_braces(runs: list[tuple[int, int]]) -> None:
+    rows = [b'"a":"%b"' % (b"0" * digits) for digits, count in runs for _ in range(count)]
+    page = b"[{%b}]" % b"},{".join(rows)
+    assert set(decoding._kinds_of_row(page)) == set(rows)
+    for damaged in (page[:-1], page[:-2], page + b"]", page.replace(b"},{", b"}{", 1)):
+        kinds = set(decoding._kinds_of_row(damaged))
+        assert kinds - set(rows) or kinds == set(damaged[2:-2].split(b"},{"))
+
+
 def test_a_question_has_both_bounds_and_draws_on_the_limit_of_history() -> None:
     asked = history_page("BTCUSDT", "5m", 1, 2)
     assert asked.params == {
