@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
+from string import ascii_uppercase
 from urllib.parse import parse_qsl
 
 STEP, ROWS = 300_000, 500  # ms from row to row, rows of a page
 CHUNK = 8192  # bytes
-SYMBOLS = [f"S{number:03d}USDT" for number in range(789)]
+# Names without digits, as nearly all are.
+SYMBOLS = [f"{''.join(each)}USDT" for each in product(ascii_uppercase, repeat=3)][:789]
 _HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: keep-alive\r\n"
     "Server: nginx\r\nx-response-time: 0ms\r\n"
