@@ -4,11 +4,14 @@ Rule of this file: the exchange is a local one; a command that is killed is a re
 """
 
 import json
+import random
 import re
+import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from binance_oi.cli import main
 from binance_oi.output.past import PART
 from binance_oi.simulator import LocalExchange
 from binance_oi.times import unix_ms
+from support.lanes import some
 
 Captured = pytest.CaptureFixture[str]
 HANGS = 600.0  # s after which a process hangs
@@ -83,36 +87,80 @@ def test_a_file_is_written_when_all_of_it_is_there(tmp_path: Path, capsys: Captu
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["x.jsonl"]
 
 
-NAMES = ("BTCUSDT", "ETHUSDT", "1000SHIBUSDT", "SOLUSDT", "XRPUSDT", "DOGEUSDT")
+NAMES = ("BTCUSDT", "1000SHIBUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
+REQUESTS = 2 * len(NAMES)  # of a whole run: two pages each
+KILLS = 50
 
 
-def test_a_command_that_is_killed_goes_on_to_the_same_file(tmp_path: Path) -> None:
-    path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"
-    bounds = time.time() - 3 * 86_400, time.time() - 600
-    with LocalExchange(latency=0.05).in_thread() as exchange:
+class Run:
+    """A command that reads three days of some symbols into a file, as often as it takes.
+
+    Args:
+        exchange: A local one.
+        path: The file.
+    """
+
+    def __init__(self, exchange: LocalExchange, path: Path) -> None:
         # Moments, not ages: the second run may begin after the next row.
-        first, last = (f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds)
-        asked = ["--base-url", exchange.url, "--since", first, "--until", last, "--period", "5m"]
-        command = [sys.executable, "-m", "binance_oi", "history", *NAMES, *asked]
-        killed = subprocess.Popen([*command, "--to", str(path)], stderr=subprocess.DEVNULL)
-        while not (part.exists() and part.read_bytes().count(b"\n") >= 2):
-            assert killed.poll() is None
-            time.sleep(0.01)
-        killed.kill()
-        killed.wait()
-        assert not path.exists()
-        before = exchange.history_counter.total
-        again = subprocess.run(
-            [*command, "--to", str(path)], capture_output=True, text=True, timeout=HANGS, check=True
+        bounds = time.time() - 3 * 86_400, time.time() - 600
+        self.first, self.last = (
+            f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%MZ}" for at in bounds
         )
-        assert "going on after" in again.stderr
-        assert exchange.history_counter.total - before < 2 * len(NAMES)
-        assert exchange.answers[429] == 0
-        rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+        self.exchange, self.path = exchange, path
+        asked = ["--base-url", exchange.url, "--since", self.first, "--until", self.last]
+        command = [sys.executable, "-m", "binance_oi", "history", *NAMES, *asked]
+        self._command = [*command, "--period", "5m", "--to", str(path)]
+
+    def killed(self, instant: random.Random) -> bool:
+        """Start it and kill it; return whether that came before its end.
+
+        It is killed at a random moment after a random one of its requests. After the last of them,
+        the moment is one at which the file is written.
+        """
+        wanted = instant.randrange(REQUESTS + 1)
+        process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        while self.exchange.history_counter.total < wanted:
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(instant.random() * (0.02 if wanted == REQUESTS else 0.3))
+        process.kill()
+        return process.wait() == -signal.SIGKILL
+
+    def finished(self) -> str:
+        """Let it run to its end; return what it says."""
+        return subprocess.run(
+            self._command, capture_output=True, text=True, timeout=HANGS, check=True
+        ).stderr
+
+    def check(self) -> None:
+        """Compare the file with what the exchange has."""
+        rows = [line.split(",") for line in self.path.read_text().splitlines()[1:]]
+        assert [row[0] for row in rows] == sorted(row[0] for row in rows)
         for name in NAMES:
-            times = [row[1] for row in rows if row[0] == name]
-            truth = exchange.history(name, "5m", _ms(first), _ms(last))
-            assert [_ms(each) for each in times] == [row.time for row in truth]
+            truth = self.exchange.history(name, "5m", _ms(self.first), _ms(self.last))
+            assert [(_ms(row[1]), *map(Decimal, row[2:4])) for row in rows if row[0] == name] == [
+                (row.time, Decimal(row.open_interest), Decimal(row.value)) for row in truth
+            ]
+
+
+@pytest.mark.parametrize("kill", some(range(KILLS), always=1))
+def test_a_command_that_is_killed_at_any_instant_goes_on_to_the_same_rows(
+    kill: int, tmp_path: Path
+) -> None:
+    path, part = tmp_path / "x.csv", tmp_path / f"x.csv{PART}"
+    with LocalExchange(latency=0.05).in_thread() as exchange:
+        run = Run(exchange, path)
+        is_killed = run.killed(random.Random(kill))
+        print(f"kill {kill}: after {exchange.history_counter.total} requests, in time: {is_killed}")
+        lines = part.read_bytes().count(b"\n") if part.exists() else 0
+        before = exchange.history_counter.total
+        if not path.exists():
+            assert ("going on after" in run.finished()) is (lines > 0)
+            # One request of each symbol may still have been on the wire when it was killed.
+            left = REQUESTS - 2 * max(0, lines - 1) + len(NAMES)
+            assert exchange.history_counter.total - before <= left
+        assert exchange.answers[429] == 0
+        run.check()
     assert not part.exists()
 
 
