@@ -106,12 +106,12 @@ class PoolBeside:
         return self._own.demand(key)
 
     def flush(self) -> None:
-        """See `Pool.flush`; here the next charge writes what is settled.
+        """See `Pool.flush`; the minute pool has its own callers.
 
-        No header comes with an answer, so nobody waits for it. Until it is written, its request
-        leaves the window some seconds late for other processes. One that reads page after page
-        would write twice for each.
+        No header comes with an answer, so no other process waits for what is settled. Until it is
+        written, its request leaves the window some seconds late for other processes.
         """
+        self._own.flush()
 
     def close(self) -> None:
         """See `Pool.close`; the minute pool stays open."""

@@ -42,8 +42,8 @@ class Bucket:
     """
 
     __slots__ = ("_forecast", "_interactive", "_limit", "_parts", "_reserve", "_share", "known")
-    leases: bool = True
-    """Whether a pool may charge for requests in advance."""
+    leases_bulk: bool = True
+    """Whether a pool may charge for bulk requests in advance."""
 
     def __init__(
         self,

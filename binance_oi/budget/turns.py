@@ -170,7 +170,7 @@ class TurnPool(RecordPool):
     def _lot(self, bucket: Bucket, shared: Shared, want: Want, now: float) -> int:
         """The number of calls behind the first one to charge for."""
         known = bucket.known
-        is_single = want.weight != 1 or not bucket.leases or not known.clock.dated
+        is_single = want.weight != 1 or not bucket.leases_bulk or not known.clock.dated
         if is_single or known.is_held(now) or known.probe_ends_at > now:
             return 0
         if not want.waiting or known.span(now)[2] <= known.others.expected_until:

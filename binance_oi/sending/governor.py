@@ -27,6 +27,7 @@ from binance_oi.errors import (
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import MAX_BAN, MIN_BAN, Kind, Refusal
 from binance_oi.sending.connection_limit import ConnectionLimit
+from binance_oi.sending.late_flush import LateFlush
 from binance_oi.sending.pacer import LONGEST_S, Pacer
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -163,13 +164,16 @@ class Governor:
         pace: Requests per second; a second's worth may go at once.
         max_in_flight: Requests on the wire at the same time. The limit is here because a permit
             that waits for a connection would be charged to a time at which it is not sent.
+        idle: Seconds without a request under way, after which `Pool.flush` is called.
 
     Raises:
         TypeError: `pace` or `max_in_flight` is not a number.
         ValueError: One of them is not above 0, or not finite.
     """
 
-    def __init__(self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100) -> None:
+    def __init__(
+        self, pool: Pool, *, pace: float = 1000.0, max_in_flight: int = 100, idle: float = 0.0
+    ) -> None:
         self.connections: ConnectionLimit = ConnectionLimit(max_in_flight)
         self.pool = pool
         self.in_flight: int = 0
@@ -181,6 +185,7 @@ class Governor:
         self._deadlines: list[_Waiter] = []  # a heap
         self._dispatcher: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
+        self._flush = LateFlush(pool, idle, lambda: self.in_flight)
 
     def __repr__(self) -> str:
         return f"<Governor {self.in_flight} in flight, {self.waiting} waiting, {self.pool!r}>"
@@ -267,7 +272,7 @@ class Governor:
 
     def _enqueue(self, weight: int, bulk: bool, max_wait: float | None) -> _Waiter:
         """Add a call to the queue; the dispatcher gives its waiter a receipt."""
-        if (banned := self._ban()) is not None:
+        if (banned := _ban_of(self.pool)) is not None:
             raise banned
         queue = self._bulk if bulk else self._single
         waiter = _Waiter(queue, self._leaving)
@@ -287,9 +292,11 @@ class Governor:
         if self._dispatcher is not None:
             self._dispatcher.cancel()
         self._pacer.stop()
+        self._flush.now()
 
     def abandon(self) -> None:
         """Forget every waiter: their loop is closed, and can wake none of them."""
+        self._flush.now()
         self._single.clear()
         self._bulk.clear()
         self._deadlines.clear()
@@ -354,7 +361,7 @@ class Governor:
     def release(self) -> None:
         self.in_flight -= 1
         if not self.in_flight:
-            self.pool.flush()
+            self._flush.when_idle()
         self._wake()
 
     # -- the dispatcher ----------------------------------------------------------------------
@@ -443,16 +450,10 @@ class Governor:
 
     def _raise_ban(self) -> bool:
         """Fail every waiter if there is a ban; return whether there is one."""
-        banned = self._ban()
+        banned = _ban_of(self.pool)
         if banned is not None:
             self._fail_all(banned)
         return banned is not None
-
-    def _ban(self) -> BannedError | None:
-        left = self.pool.held_for(ban=True)
-        if not left:
-            return None
-        return BannedError(418, -1003, "this IP address is banned", _in(left))
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until a wakeup or a deadline, at most for `seconds`."""
@@ -530,6 +531,11 @@ class Governor:
         self._bulk.clear()
         self._deadlines.clear()
         _end_in_steps(waiters, lambda waiter: waiter.set_exception(error))
+
+
+def _ban_of(pool: Pool) -> BannedError | None:
+    left = pool.held_for(ban=True)
+    return BannedError(418, -1003, "this IP address is banned", _in(left)) if left else None
 
 
 def _in(seconds: float) -> datetime:

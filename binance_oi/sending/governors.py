@@ -11,6 +11,7 @@ from binance_oi.sending.governor import Governor
 
 # Of requests for the past, beside all others: their limit allows 3.3 a second.
 HISTORY_PACE, HISTORY_CONNECTIONS = 50.0, 8
+HISTORY_IDLE_S = 1.0  # without a request, after which a lease goes back; see `PoolBeside.flush`
 
 
 class Governors:
@@ -38,6 +39,7 @@ class Governors:
                 pool_of(self._budget, self._name, limit),
                 pace=min(self._pace, HISTORY_PACE),
                 max_in_flight=min(self._max_in_flight, HISTORY_CONNECTIONS),
+                idle=HISTORY_IDLE_S,
             )
         return governor
 

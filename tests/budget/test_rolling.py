@@ -18,6 +18,7 @@ from binance_oi.budget.machine import MachineBudget, machine_pools
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.pool_file import MAX_RECORD_BYTES
 from binance_oi.budget.rolling import RollingBucket
+from binance_oi.budget.shared import WINDOW_LEASE_S, WINDOW_LEASED_CALLS
 from binance_oi.budget.tuning import FLIGHT, PATIENCE
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.hosts import is_local_exchange, local_place
@@ -263,9 +264,99 @@ def test_processes_share_the_window_and_its_spread() -> None:
     pools[0].flush()
     assert [pool.usage.used for pool in pools] == [5, 5]
     while isinstance(pools[1].charge(1), Receipt):
-        hand.now += 0.001  # one after the other, so no lease is taken
+        hand.now += 0.001
     assert pools[0].usage.used == 990
     assert isinstance(pools[0].charge(1), Wait)
+
+
+class Two:
+    """The pools of two processes, which share the window in memory."""
+
+    def __init__(self) -> None:
+        self.hand, self.memory = Hand(), Memory()
+        budgets = [MemoryBudget(self.memory, **self.hand.options()) for _ in range(2)]
+        self.one, self.other = (each.pool("x", HISTORY) for each in budgets)
+
+    def read(self, pages: int, *, every: float = 0.1) -> None:
+        """Read pages one after the other."""
+        for _ in range(pages):
+            self.one.settle(_taken(self.one.charge(1)), None, None)
+            self.hand.now += every
+
+
+@pytest.mark.parametrize("every, locks", [(0.0005, 2), (0.1, 3), (0.249, 5), (0.251, 18)])
+def test_pages_that_follow_each_other_share_a_lock(every: float, locks: int) -> None:
+    two = Two()
+    before = two.memory.locks
+    two.read(18, every=every)
+    assert two.memory.locks - before == locks
+
+
+def test_a_lease_of_pages_is_charged_for_all_processes() -> None:
+    two = Two()
+    two.read(2)
+    assert two.other.usage.used == 2 + WINDOW_LEASED_CALLS
+    assert two.one.usage.used == 2
+
+
+def test_bulk_work_leases_no_pages() -> None:
+    two = Two()
+    for _ in range(4):
+        _taken(two.one.charge(1, 8, bulk=True))
+    assert two.other.usage.used == 4
+    assert isinstance(two.one.charge(1, 8, bulk=True), Wait)
+    two.read(2)  # the second one takes a lease, which no bulk request uses
+    two.hand.now += 1.0
+    _taken(two.one.charge(1, 8, bulk=True))
+    two.one.flush()
+    assert two.other.usage.used == 7
+
+
+@pytest.mark.parametrize("end", ["flush", "close", "a cooldown", "a second"])
+def test_a_lease_of_pages_goes_back_when_it_is_not_used(end: str) -> None:
+    two = Two()
+    two.read(2, every=0.0)
+    match end:
+        case "flush":
+            two.one.flush()
+        case "close":
+            two.one.close()
+        case "a cooldown":
+            two.one.hold(60.0)
+        case _:
+            two.hand.now += WINDOW_LEASE_S - 0.001
+            _taken(two.one.charge(1))
+            assert two.other.usage.used == 2 + WINDOW_LEASED_CALLS
+            two.hand.now += 0.001
+            _taken(two.one.charge(1))
+            two.one.flush()
+            assert two.other.usage.used == 4
+            return
+    assert two.other.usage.used == 2
+
+
+def test_a_lease_of_pages_is_not_sent_into_a_cooldown_of_another_process() -> None:
+    two = Two()
+    two.read(3)
+    two.other.hold(60.0)
+    assert _waited(two.one.charge(1)).reason is Reason.COOLDOWN
+
+
+def test_leases_of_pages_and_a_kill_never_exceed_the_limit() -> None:
+    two = Two()
+    pools = [two.one, two.other]
+    sent = 0
+    while True:
+        if sent == 400:  # killed, with pages in advance
+            budget = MemoryBudget(two.memory, **two.hand.options())
+            pools[0] = budget.pool("x", HISTORY)
+        if not isinstance(pools[sent % 2].charge(1), Receipt):
+            break
+        sent += 1
+        two.hand.now += 0.01
+    assert 990 - 3 * WINDOW_LEASED_CALLS <= sent <= 990
+    two.hand.now += 330.0
+    assert pools[0].usage.used == 0
 
 
 def test_the_machines_file_has_a_record_of_the_rolling_limit(
@@ -449,3 +540,8 @@ def test_each_record_of_a_local_exchange_counts_as_local() -> None:
 
 def beside_of(budget: ProcessBudget) -> PoolBeside:
     return pool_of(budget, "exchange", HISTORY)
+
+
+def _waited(answer: Receipt | Wait) -> Wait:
+    assert isinstance(answer, Wait), answer
+    return answer
