@@ -133,7 +133,7 @@ def sections(recording: Recording, part: Part, found: Completeness, marks: Seque
     """
     picture = strip(found.span, as_gaps(marks), 0.0)
     return (
-        '<section aria-labelledby="complete"><h2 id="complete">Completeness</h2>'
+        '<section class="list" aria-labelledby="complete"><h2 id="complete">Completeness</h2>'
         f"<p>{_in_words(found)}</p>"
         f'{picture}<p class="quiet">{_legend(found.gaps)}</p>'
         f"{_by_reason(found.gaps)}{_longest(found.gaps)}{_failures(recording, part)}</section>"

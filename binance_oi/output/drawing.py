@@ -5,7 +5,7 @@ the page assigns colours to classes. Gaps are visible, and no line crosses them.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from itertools import groupby, repeat
@@ -40,10 +40,15 @@ class Span(NamedTuple):
 
 
 def strip(span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
-    """Draw the coverage from left to right; even the shortest gap is visible."""
-    had = f'<rect class="had" width="{WIDTH}" height="{STRIP}"/>'
-    marks = "".join(_marks(span, gaps, periods, STRIP))
-    return _svg("coverage", (0, 0, WIDTH, STRIP + LABELS), had + marks + _times(span, STRIP))
+    """Draw the coverage from left to right; even the shortest gap is visible.
+
+    The picture is as wide as its place, and its labels keep their size.
+    """
+    had = f'<rect class="had" width="100%" height="{STRIP}"/>'
+    marks = "".join(_marks(span, gaps, periods, STRIP, _share))
+    inside = had + marks + _times(span, STRIP, _share)
+    size = f'width="100%" height="{STRIP + LABELS}"'
+    return f'<svg class="strip" {size} role="img" aria-label="coverage">{inside}</svg>'
 
 
 def chart(name: str, curve: Curve, span: Span, gaps: Iterable[Gap], periods: Periods) -> str:
@@ -102,21 +107,38 @@ def _svg(name: str, box: tuple[int, int, int, int], inside: str) -> str:
     return f'<svg viewBox="{corners}" role="img" aria-label="{escape(name)}">{inside}</svg>'
 
 
-def _marks(span: Span, gaps: Iterable[Gap], periods: Periods, height: int) -> Iterator[str]:
+def _units(width: float) -> str:
+    """A width in the units of the picture."""
+    return f"{width:.2f}"
+
+
+def _share(width: float) -> str:
+    """A width as a share of that of the picture."""
+    return f"{100 * width / WIDTH:.3f}%"
+
+
+def _marks(
+    span: Span,
+    gaps: Iterable[Gap],
+    periods: Periods,
+    height: int,
+    text: Callable[[float], str] = _units,
+) -> Iterator[str]:
     each = periods if isinstance(periods, Sequence) else repeat(periods)
     for gap, period_s in zip(gaps, each, strict=False):  # `repeat` never ends
         left, right = span.x(gap.first / 1000), span.x(gap.last / 1000 + period_s)
         yield (
-            f'<rect class="gap {escape(gap.reason)}" x="{left:.2f}" height="{height}" '
-            f'width="{max(1.0, right - left):.2f}"><title>{escape(str(gap))}</title></rect>'
+            f'<rect class="gap {escape(gap.reason)}" x="{text(left)}" height="{height}" '
+            f'width="{text(max(1.0, right - left))}"><title>{escape(str(gap))}</title></rect>'
         )
 
 
-def _times(span: Span, y: int) -> str:
+def _times(span: Span, y: int, text: Callable[[float], str] = _units) -> str:
     """Round times along the bottom; midnight shows its date."""
     return "".join(
-        f'<text class="axis" x="{span.x(at):.1f}" y="{y + 16}" text-anchor="middle">{text}</text>'
-        for at, text in ticks(span)
+        f'<text class="axis" x="{text(span.x(at))}" y="{y + 16}" text-anchor="middle">{label}'
+        "</text>"
+        for at, label in ticks(span)
         if 30 < span.x(at) < WIDTH - 30  # or the label would be cut off
     )
 

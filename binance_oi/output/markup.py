@@ -5,6 +5,15 @@ The rule of this file: `table` takes markup, and `cells` makes markup from text.
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
+
+
+class Fact(NamedTuple):
+    """A line of the head of a page; plain text."""
+
+    name: str
+    value: str
+    note: str = ""
 
 
 def cells(texts: Iterable[str]) -> list[str]:
@@ -38,8 +47,11 @@ def table(
     )
 
 
-def facts(values: Iterable[tuple[str, str]]) -> str:
-    """Pairs of a name and a value, escaped, as the content of a description list."""
+def facts(values: Iterable[Fact]) -> str:
+    """Facts as the content of a description list."""
     return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in values
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
+        + (f'<dd class="note">{escape(note)}</dd>' if note else "")
+        + "</div>"
+        for name, value, note in values
     )

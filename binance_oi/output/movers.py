@@ -39,8 +39,8 @@ class Line:
     last: Sample
     changes: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
     """Changes in percent, by window; None where a value is missing."""
-    trend: Sequence[float] = ()
-    """Open interest at equally spaced instants; instants without a value are left out."""
+    trend: Sequence[float | None] = ()
+    """Open interest at the instants of `Market.instants`; None where there is no value."""
     z_score: float | None = None
     """How unusual the change of the last hour is for this symbol; None if unknown."""
 
@@ -71,6 +71,8 @@ class Market:
     """Sorted by open interest in USD, the largest first; then by symbol."""
     end: int
     """The latest transaction time, Unix ms."""
+    instants: range = range(0)
+    """The instants of the trends, equally spaced, Unix ms."""
 
     @property
     def totals(self) -> tuple[Decimal, Decimal] | None:
@@ -156,11 +158,12 @@ def market_of(
             symbol,
             *ends[symbol],
             _changes(earlier[symbol], ends[symbol][1], end),
-            [float(value.open_interest) for value in trend if value is not None],
+            [None if value is None else float(value.open_interest) for value in trend],
         )
         for symbol, trend in trends
     ]
-    return Market(sorted(lines, key=lambda line: (-(line.usd or 0), line.symbol)), end)
+    ordered = sorted(lines, key=lambda line: (-(line.usd or 0), line.symbol))
+    return Market(ordered, end, points)
 
 
 def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) -> Market:
@@ -178,7 +181,7 @@ def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) 
         change: Change = max(changes, key=lambda change: change.time)
         found[symbol] = change.z_score if change.time == last else None
     lines = [with_fields(line, z_score=found.get(line.symbol)) for line in market.lines]
-    return Market(lines, market.end)
+    return with_fields(market, lines=lines)
 
 
 def _changes(earlier: Sequence[Sample | None], last: Sample, end: int) -> dict[str, float | None]:

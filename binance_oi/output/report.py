@@ -25,14 +25,14 @@ from binance_oi.output.completeness import (
 )
 from binance_oi.output.curve import NAN, Curve, curve, joined, thinned
 from binance_oi.output.drawing import chart
-from binance_oi.output.markup import cells, facts, table
+from binance_oi.output.markup import Fact, facts, table
 from binance_oi.output.movers import REFERENCES, WINDOWS, Line, Market, market_of, with_z_scores
 from binance_oi.output.page import still
 from binance_oi.output.selection import DATES, dated
 from binance_oi.recorder import Recording
 from binance_oi.recorder.atomic import replace_atomically, translate_write_errors
 from binance_oi.recorder.tables import ALWAYS
-from binance_oi.times import plain
+from binance_oi.times import instant, plain
 
 SUFFIXES = (".html", ".htm")
 MOVERS = 10  # rows of a table, each with a curve
@@ -160,17 +160,20 @@ class _Report:
         rows, totals = self.market.lines[:MOST_ROWS], list(self._facts())
         state = {
             "made": self.market.end,
-            "facts": dict(totals),
+            "facts": totals,
+            "trend": {"first": self.market.instants.start, "step": self.market.instants.step},
             "rows": [_row(line) for line in rows],
             "gaps": as_state(marks),
             "series": {symbol: _coded(curve) for symbol, curve in curves.items()},
             "symbol": chosen,
         }
         parts = {
+            "status": f'<p id="status" class="still">as of {self._end()}</p>',
             "summary": self._summary(),
             "facts": facts(totals),
             "movers": self._movers(),
             "rows": "".join(map(_plain_row, rows[:FIRST_ROWS])),
+            "note": f'<p class="quiet">z 1h: for the {CANDIDATES} largest movers of each kind.</p>',
             "picture": f'<div id="plain">{picture}</div>',
             "completeness": sections(self.recording, self.part, self.found, marks),
         }
@@ -206,6 +209,9 @@ class _Report:
             if each is not None
         )
 
+    def _end(self) -> str:
+        return f"{plain(instant(self.market.end).replace(microsecond=0))} UTC"
+
     def _summary(self) -> str:
         found = self.found
         span = f"{plain(found.first)} to {plain(found.last)} UTC, every {found.period_s:g} s"
@@ -213,21 +219,21 @@ class _Report:
         made = f"{plain(self.made)} UTC"
         return f'<p class="quiet">{span}. Source: {escape(source)}. Made {made}.</p>'
 
-    def _facts(self) -> Iterator[tuple[str, str]]:
+    def _facts(self) -> Iterator[Fact]:
         totals = self.market.totals
         if totals is not None:
             before, after = totals
-            change = f" ({100 * (after - before) / before:+.2f} %)" if before else ""
-            yield "Total, USD", f"{amount(after)}{change}"
+            change = f"{signed(float(100 * (after - before) / before))} %" if before else ""
+            yield Fact("Total, USD", amount(after), change)
             for symbol in REFERENCES:
                 line = self.market.line(symbol)
                 price = None if line is None else line.last.mark_price
                 if price:
-                    yield f"Total, {symbol.removesuffix('USDT')}", amount(after / price)
-        yield "Symbols", f"{len(self.market.lines):,}"
-        yield "Slots with a sweep", self.found.share
-        yield "Sweeps", f"{self.found.sweeps:,}"
-        yield "Samples", f"{self.found.samples:,}"
+                    yield Fact(f"Total, {symbol.removesuffix('USDT')}", amount(after / price))
+        yield Fact("Symbols", f"{len(self.market.lines):,}")
+        yield Fact("Slots with a sweep", self.found.share)
+        yield Fact("Sweeps", f"{self.found.sweeps:,}")
+        yield Fact("Samples", f"{self.found.samples:,}")
 
     def _movers(self) -> str:
         """The tables of movers, which come before the table of the market."""
@@ -259,19 +265,25 @@ def _candidates(market: Market, part: Part, top: int) -> list[str]:
 
 
 def _lines(title: str, lines: Sequence[Line]) -> str:
-    head = ("Symbol", "Open interest", "USD", "Change, coins", "Change, USD", "Change", "z 1h")
+    head = ("Symbol", "USD", "Change, USD", "Coins", "Change, coins", "Change", "z 1h")
     rows = [
         (
-            *cells((line.symbol, f"{line.last.open_interest:,f}")),
+            escape(line.symbol),
             _amount_or_dash(line.usd),
-            *cells((f"{line.last.open_interest - line.first.open_interest:+,f}",)),
             _amount_or_dash(line.usd_change, sign="+"),
+            _exact(line.last.open_interest),
+            _exact(line.last.open_interest - line.first.open_interest, sign="+"),
             _percent(line.percent),
-            "–" if line.z_score is None else f"{line.z_score:+.2f}",
+            "–" if line.z_score is None else signed(line.z_score),
         )
         for line in lines
     ]
     return table(title, head, rows, (1, 2, 3, 4, 5, 6))
+
+
+def _exact(value: Decimal, sign: str = "") -> str:
+    """A short number; the pointer shows all its digits."""
+    return f'<span title="{value:{sign},f}">{amount(value, sign)}</span>'
 
 
 def _plain_row(line: Line) -> str:
@@ -293,7 +305,7 @@ def _row(line: Line) -> Mapping[str, object]:
             window: change for window, change in line.changes.items() if change is not None
         },
         "z": line.z_score,
-        "trend": [float(f"{value:.6g}") for value in line.trend],
+        "trend": [None if value is None else float(f"{value:.6g}") for value in line.trend],
     }
 
 
@@ -323,11 +335,22 @@ def _steps(values: Sequence[float], scale: float | None = None) -> Mapping[str, 
 
 
 def amount(value: Decimal, sign: str = "") -> str:
-    """A large number as short text, such as ``5.78 B``."""
+    """A large number as short text, such as ``5.78 B``; format.js makes the same text."""
     for power, name in ((12, " T"), (9, " B"), (6, " M"), (3, " k")):
-        if abs(value) >= Decimal(10) ** power:
-            return f"{value.scaleb(-power):{sign}.2f}{name}"
-    return f"{value:{sign}.2f}"
+        if abs(value) >= Decimal("0.999995").scaleb(power):  # 999,999 is 1.00 M
+            return _minus(f"{value.scaleb(-power):{sign}.2f}{name}")
+    return _minus(f"{value:{sign}.2f}")
+
+
+def signed(value: float) -> str:
+    """A change with its sign; what rounds to zero has none. format.js makes the same text."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else _minus(text)
+
+
+def _minus(text: str) -> str:
+    """The text of a number with a minus as wide as a plus."""
+    return text.replace("-", "−")
 
 
 def _amount_or_dash(value: Decimal | None, sign: str = "") -> str:
@@ -337,5 +360,6 @@ def _amount_or_dash(value: Decimal | None, sign: str = "") -> str:
 def _percent(value: float | None) -> str:
     if value is None:
         return "–"
-    tone = "down" if value < 0 else "up"
-    return f'<span class="{tone}">{value:+.2f} %</span>'
+    text = signed(value)
+    tone = {"+": "up", "−": "down"}.get(text[0], "")
+    return f'<span class="{tone}">{text} %</span>'

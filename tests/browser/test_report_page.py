@@ -102,21 +102,65 @@ def test_sort_find_pin_and_all_change_the_rows_and_the_link_restores_them(
     assert wait(page, f"{SHOWN} === 11")  # S13 and S130 to S139
     page.get_by_label("Pin S139USDT").click()
     assert wait(page, f"{FIRST}.includes('S139USDT')")
-    link = page.evaluate("location.href")
+    link = wait(page, "location.href.includes('pin=S139USDT') && location.href")
     again = browser.open(link)
     assert wait(again, f"{SHOWN} === 11")
     assert "S139USDT" in again.evaluate(FIRST)
     faultless(browser, again, report)
 
 
+def test_the_link_restores_the_zoom_the_symbol_all_rows_and_the_open_tables(
+    browser: Browser, report: Path
+) -> None:
+    page = browser.open(report.as_uri())
+    wait(page, SHOWN)
+    page.get_by_role("button", name="ETHUSDT", exact=True).click()
+    page.get_by_role("button", name="Show all").click()
+    page.get_by_label("Unit").select_option("coins")
+    page.get_by_role("button", name="4h", exact=True).last.click()
+    page.get_by_text("1 gap", exact=True).click()
+    page.evaluate("chart.zoom(chart.whole[0] + 36e5, chart.whole[0] + 72e5)")
+    link = wait(page, "location.href.includes('view=') && location.href")
+    again = browser.open(link)
+    assert wait(again, SHOWN) == len(NAMES)
+    seen = """[chart.view, chart.whole, state.link.range, $('symbol-name').innerText,
+      $('gaps').open,
+      $('unit').value, $('gaps').innerText].join()"""
+    assert again.evaluate(seen) == page.evaluate(seen)
+    again.get_by_role("button", name="1d", exact=True).click()
+    assert wait(again, "!location.href.includes('view=') && !chart.zoomed")
+    faultless(browser, again, report)
+
+
+@pytest.mark.parametrize(
+    "link", ["view=5-4", "view=-1-2", "view=a-b", "view=1-2-3", "view=0-9e99", "view=1e9-1e9"]
+)
+def test_a_view_that_makes_no_sense_is_the_whole_range(
+    browser: Browser, report: Path, link: str
+) -> None:
+    page = browser.open(f"{report.as_uri()}#{link}&range=x&sort=x&open=x&pin=,,")
+    wait(page, SHOWN)
+    assert not page.evaluate("chart.zoomed")
+    faultless(browser, page, report)
+
+
+def test_a_symbol_without_a_fine_curve_shows_that_of_its_trend(
+    browser: Browser, report: Path
+) -> None:
+    page = browser.open(f"{report.as_uri()}#s=S70USDT")
+    wait(page, SHOWN)
+    assert page.evaluate("state.series.has('S70USDT')") is False
+    assert wait(page, "chart.lines[0].times.length") > 50
+
+
 def test_a_click_on_a_symbol_shows_it_and_its_values(browser: Browser, report: Path) -> None:
     page = browser.open(report.as_uri())
     wait(page, SHOWN)
     page.get_by_role("button", name="ETHUSDT", exact=True).click()
-    assert wait(page, "document.getElementById('symbol-title').innerText === 'ETHUSDT'")
-    page.get_by_text("Values", exact=True).click()
+    assert wait(page, "document.getElementById('symbol-name').innerText === 'ETHUSDT'")
+    page.get_by_text("values in the chart").click()
     assert wait(page, "document.querySelectorAll('#values tbody tr').length > 100")
-    page.get_by_text("Gaps (1)").click()
+    page.get_by_text("1 gap", exact=True).click()
     assert wait(page, "document.querySelector('#gaps tbody').innerText.includes('banned')")
 
 
@@ -131,7 +175,12 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     width = "chart.view[1] - chart.view[0]"
     whole = wait(page, width)
     page.mouse.move(box["x"] + 60, box["y"] + 100)
-    assert wait(page, "document.getElementById('reading').innerText.includes('UTC: open interest')")
+    reading = "document.querySelector('h2 #reading').innerText"
+    before = page.evaluate(reading)
+    page.mouse.move(box["x"] + 50, box["y"] + 100)
+    assert wait(page, f"{reading} !== {before!r} && {reading}.includes('open interest')")
+    assert page.evaluate("$('spoken').textContent") == ""  # for keys only
+    page.mouse.move(box["x"] + 60, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + 160, box["y"] + 100, steps=4)
     page.mouse.up()
@@ -154,6 +203,7 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     before = page.evaluate("chart.at")
     page.keyboard.press("ArrowRight")
     assert wait(page, f"chart.at !== {before if before is not None else 'null'}")
+    assert wait(page, "$('spoken').textContent === $('reading').textContent")
     faultless(browser, page, report)
 
 

@@ -1,4 +1,4 @@
-"""Makes a report from the page of the service: a template, a style sheet, a script in two files.
+"""Makes a report from the page of the service: a template, a style sheet, a script in three files.
 
 The rule of this file: a report is the live page with the style, the script and the data inside. Its
 content security policy allows this style and this script by their hashes, and nothing else.
@@ -13,9 +13,11 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-SCRIPTS = ("chart.js", "page.js")
+SCRIPTS = ("format.js", "chart.js", "page.js")
 # A report puts markup in these places of the live page.
 _PLACES = re.compile(r"<!--still:(\w+)-->")
+_STATUS = '<p id="status" role="status">connecting</p>'
+_NEEDS = "This page needs its script to follow the market"
 _LINKED = re.compile(r'<link rel="stylesheet"[^>]*>\n|<script src=[^>]*></script>\n')
 
 
@@ -31,7 +33,8 @@ def still(title: str, data: object, parts: Mapping[str, str]) -> str:
     Args:
         title: The title, as plain text.
         data: The state of the page, in the form that page.js reads.
-        parts: Markup for the places of the template, by name; a place without markup stays empty.
+        parts: Markup for the places of the template, by name, and for ``status``; a place without
+            markup stays empty.
     """
     style = part("page.css")
     script = "\n".join(part(name) for name in SCRIPTS)
@@ -47,6 +50,7 @@ def still(title: str, data: object, parts: Mapping[str, str]) -> str:
     )
     page = page.replace("<title>Open interest</title>\n", head)
     page = page.replace("<h1>Open interest</h1>", f"<h1>{escape(title)}</h1>")
+    page = page.replace(_STATUS, parts["status"]).replace(_NEEDS, "The chart needs the script")
     block = f'<script type="application/json" id="still">{_in_script(data)}</script>\n'
     return page.replace("</body>", f"{block}<script>{script}</script>\n</body>")
 

@@ -1,14 +1,16 @@
-/* A chart of one symbol on a canvas: two lines over time, with gaps behind them.
-   The rule of this file: it knows nothing of the page. It draws the lines that `show` received. The
-   pointer, fingers, keys and Ctrl+wheel move the view and the crosshair, and the chart then calls
-   `changed`. A line breaks where values are missing: at a NaN or a pause. Colours come from the style
-   sheet. */
+/* A chart of one symbol on a canvas: lines over time, with gaps behind them.
+   The rule of this file: it knows nothing of the page. It draws the lines that `show` received, each
+   in a pane of its own. The pointer, fingers, keys and Ctrl+wheel move the view and the crosshair, and
+   the chart then calls `changed`. A line breaks where values are missing: at a NaN or a pause. Colours
+   come from the style sheet. */
 "use strict";
 
-const EDGE = { left: 8, right: 64, top: 8, bottom: 22 }; // CSS pixels around the plot
+const EDGE = { left: 8, right: 70, top: 8, bottom: 24 }; // CSS pixels around the plot
+const SPACE = 14; // between the panes of two lines
+const FONT = "11px system-ui, sans-serif";
 const BREAK = 3; // times the median distance; the line breaks between values further apart
 const LEAST_SPAN = 60e3; // ms; the deepest zoom
-const STEPS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400, 172800, 604800]
+const STEPS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800]
   .map((seconds) => seconds * 1000);
 
 class Chart {
@@ -16,13 +18,14 @@ class Chart {
   constructor(canvas, changed) {
     this.canvas = canvas;
     this.changed = changed;
-    this.lines = []; // {name, colour, times, values, digits}
-    this.gaps = []; // {first, last, reason}
+    this.lines = []; // {name, colour, times, values}
+    this.gaps = []; // {first, last, reason, colour}
     this.whole = [0, 1]; // ms
     this.view = [0, 1]; // ms
     this.at = null; // ms under the crosshair
     this.dragged = null; // [from, to] in CSS pixels
-    this.fingers = new Map();
+    this.fingers = new Map(); // pointer to CSS pixels
+    this.pinched = null; // the instants under two fingers, ms
     this.asked = false; // whether a frame is requested and not yet drawn
     this.listen();
   }
@@ -70,15 +73,22 @@ class Chart {
     };
   }
 
+  /** The part of the plot that a line has: the first of two has two thirds of the height. */
+  pane(number) {
+    const plot = this.plot;
+    if (this.lines.length < 2) return plot;
+    const first = Math.round(plot.height * 0.66);
+    return number ? { ...plot, y: plot.y + first + SPACE, height: plot.height - first - SPACE }
+      : { ...plot, height: first };
+  }
+
   x(time) {
-    const { x, width } = this.plot;
-    return x + (time - this.view[0]) / (this.view[1] - this.view[0]) * width;
+    return EDGE.left + (time - this.view[0]) / (this.view[1] - this.view[0]) * this.plot.width;
   }
 
   time(x) {
     const plot = this.plot;
-    const share = Math.min(1, Math.max(0, (x - plot.x) / plot.width));
-    return this.view[0] + share * (this.view[1] - this.view[0]);
+    return this.view[0] + Math.min(1, Math.max(0, (x - plot.x) / plot.width)) * (this.view[1] - this.view[0]);
   }
 
   /** The values at the crosshair: the last ones at or before it. */
@@ -87,10 +97,11 @@ class Chart {
     const found = this.lines.map((line) => {
       const index = after(line.times, this.at) - 1;
       const isNear = index >= 0 && this.at - line.times[index] <= line.breakAfter;
-      return { name: line.name, value: isNear ? line.values[index] : NaN, digits: line.digits };
+      return { name: line.name, colour: line.colour, time: isNear ? line.times[index] : this.at,
+        value: isNear ? line.values[index] : NaN };
     });
     const gap = this.gaps.find((each) => each.first <= this.at && this.at <= each.last);
-    return { time: this.at, values: found, gap: gap ? gap.reason : null };
+    return { time: found.length ? found[0].time : this.at, values: found, gap: gap ? gap.reason : null };
   }
 
   // -- drawing ------------------------------------------------------------------------------------
@@ -108,104 +119,105 @@ class Chart {
     const ratio = window.devicePixelRatio || 1;
     const { clientWidth: width, clientHeight: height } = this.canvas;
     if (!width || !height) return;
-    const pixels = [Math.round(width * ratio), Math.round(height * ratio)];
-    if (this.canvas.width !== pixels[0] || this.canvas.height !== pixels[1]) {
-      [this.canvas.width, this.canvas.height] = pixels;
-    }
+    [this.canvas.width, this.canvas.height] = [Math.round(width * ratio), Math.round(height * ratio)];
     const pen = this.canvas.getContext("2d");
     const style = getComputedStyle(this.canvas);
     this.colour = (name) => style.getPropertyValue(`--${name}`).trim() || "#888";
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.fillStyle = this.colour("raised");
     pen.fillRect(0, 0, width, height);
-    pen.font = "12px system-ui, sans-serif";
+    pen.font = FONT;
     const plot = this.plot;
-    pen.save();
-    pen.beginPath();
-    pen.rect(plot.x, plot.y, plot.width, plot.height);
-    pen.clip();
     this.paintGaps(pen, plot);
-    pen.restore();
     this.paintTimes(pen, plot);
-    this.lines.forEach((line, number) => this.paintLine(pen, plot, line, number));
+    const isDrawn = this.lines.map((line, number) => this.paintLine(pen, this.pane(number), line, number));
+    if (!isDrawn.includes(true)) pen.fillText("no values", plot.x + plot.width / 2, plot.y + plot.height / 2);
     this.paintCrosshair(pen, plot);
   }
 
   paintGaps(pen, plot) {
-    pen.globalAlpha = 0.25;
+    pen.textAlign = "left";
     for (const gap of this.gaps) {
       if (gap.last < this.view[0] || gap.first > this.view[1]) continue;
-      const left = this.x(gap.first);
-      pen.fillStyle = this.colour(colourOf(gap.reason));
-      pen.fillRect(left, plot.y, Math.max(1, this.x(gap.last) - left), plot.height);
+      const left = Math.max(plot.x, this.x(gap.first));
+      const width = Math.max(1, Math.min(plot.x + plot.width, this.x(gap.last)) - left);
+      pen.globalAlpha = 0.22;
+      pen.fillStyle = this.colour(gap.colour);
+      pen.fillRect(left, plot.y, width, plot.height);
+      pen.globalAlpha = 1;
+      pen.fillStyle = this.colour("text");
+      if (pen.measureText(gap.reason).width < width - 8) pen.fillText(gap.reason, left + 4, plot.y + 13);
     }
-    pen.globalAlpha = 1;
   }
 
   paintTimes(pen, plot) {
     const [first, last] = this.view;
-    const least = (last - first) / Math.max(2, plot.width / 90);
+    const least = (last - first) / Math.max(2, plot.width / 80);
     const step = STEPS.find((each) => each >= least) || Math.ceil(least / 864e5) * 864e5;
-    pen.strokeStyle = this.colour("rule");
-    pen.fillStyle = this.colour("quiet");
     pen.textAlign = "center";
-    pen.lineWidth = 1;
     for (let time = Math.ceil(first / step) * step; time <= last; time += step) {
-      const x = Math.round(this.x(time)) + 0.5;
-      pen.beginPath();
-      pen.moveTo(x, plot.y);
-      pen.lineTo(x, plot.y + plot.height);
-      pen.stroke();
-      if (x > 20 && x < plot.x + plot.width - 20) pen.fillText(label(time, step), x, plot.y + plot.height + 16);
+      const x = Math.round(this.x(time));
+      pen.fillStyle = this.colour("rule");
+      pen.fillRect(x, plot.y, 1, plot.height);
+      pen.fillStyle = this.colour("quiet");
+      if (x > 20 && x < plot.x + plot.width) pen.fillText(label(time, step), x, plot.y + plot.height + 16);
     }
   }
 
-  paintLine(pen, plot, line, number) {
+  /** Draw a line in its pane; returns whether it has a value there. */
+  paintLine(pen, pane, line, number) {
     const from = Math.max(0, after(line.times, this.view[0]) - 1);
     const to = Math.min(line.times.length, after(line.times, this.view[1]) + 1);
-    let low = Infinity, high = -Infinity;
-    for (let i = from; i < to; i++) {
-      if (line.values[i] < low) low = line.values[i];
-      if (line.values[i] > high) high = line.values[i];
-    }
-    if (low > high) return;
-    if (low === high) [low, high] = [low - Math.abs(low) * 1e-3 - 1e-9, high + Math.abs(high) * 1e-3 + 1e-9];
-    const scale = plot.height / (high - low);
-    const y = (value) => plot.y + (high - value) * scale;
+    const range = rangeOf(line.values, from, to);
+    line.y = null;
+    if (!range) return false;
+    const [low, high] = range;
+    line.y = (value) => pane.y + (high - value) / (high - low) * pane.height;
+    const text = this.paintValues(pen, pane, line, low, high);
     pen.save();
     pen.beginPath();
-    pen.rect(plot.x, plot.y, plot.width, plot.height);
+    pen.rect(pane.x, pane.y, pane.width, pane.height);
     pen.clip();
-    pen.strokeStyle = this.colour(line.colour);
-    pen.lineWidth = number ? 1 : 1.6;
     pen.beginPath();
-    const columns = thin(line, from, to, Math.ceil(plot.width));
-    let before = null;
-    for (const i of columns) {
-      const isBroken = before === null || Number.isNaN(line.values[i])
-        || line.times[i] - line.times[before] > line.breakAfter && i === before + 1;
-      if (Number.isNaN(line.values[i])) before = null;
-      else {
-        if (isBroken) pen.moveTo(this.x(line.times[i]), y(line.values[i]));
-        pen.lineTo(this.x(line.times[i]) + (isBroken ? 0.5 : 0), y(line.values[i]));
-        before = i;
-      }
+    let before = null; // the index of the value that the line comes from
+    for (const i of thin(line, from, to, Math.ceil(pane.width))) {
+      const value = line.values[i], x = this.x(line.times[i]);
+      const isBroken = before === null || line.times[i] - line.times[before] > line.breakAfter && i === before + 1;
+      before = Number.isNaN(value) ? null : i;
+      if (before === null) continue;
+      if (isBroken) pen.moveTo(x, line.y(value));
+      pen.lineTo(x + (isBroken ? 0.5 : 0), line.y(value));
     }
+    pen.strokeStyle = this.colour(line.colour);
+    pen.lineWidth = number ? 1.2 : 1.6;
     pen.stroke();
     pen.restore();
-    if (!number) this.paintValues(pen, plot, low, high, y);
+    const last = line.values[to - 1];
+    if (line.times[to - 1] >= this.view[0] && isKnown(last)) this.paintLast(pen, pane, line, last, text);
+    return true;
   }
 
-  paintValues(pen, plot, low, high, y) {
-    const step = round((high - low) / Math.max(2, plot.height / 50));
-    const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-    const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 3 });
-    pen.fillStyle = this.colour("quiet");
+  /** Draw the values at the edge; returns the function that makes their text. */
+  paintValues(pen, pane, line, low, high) {
+    const { step, text } = axis(low, high, pane.height / 36);
     pen.textAlign = "left";
     for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) {
-      const text = Math.abs(tick) >= 1e5 ? short.format(tick) : tick.toFixed(Math.min(8, digits));
-      pen.fillText(text, plot.x + plot.width + 6, y(tick) + 4);
+      const y = Math.round(line.y(tick));
+      pen.fillStyle = this.colour("rule");
+      pen.fillRect(pane.x, y, pane.width, 1);
+      pen.fillStyle = this.colour("quiet");
+      pen.fillText(text(tick), pane.x + pane.width + 6, y + 4);
     }
+    return text;
+  }
+
+  paintLast(pen, pane, line, value, text) {
+    const x = pane.x + pane.width + 2, y = Math.min(Math.max(line.y(value), pane.y + 8), pane.y + pane.height - 8);
+    pen.fillStyle = this.colour(line.colour);
+    pen.fillRect(x, y - 9, EDGE.right - 4, 18);
+    pen.fillStyle = this.colour("raised");
+    pen.textAlign = "left";
+    pen.fillText(text(value, 1), x + 4, y + 4, EDGE.right - 10);
   }
 
   paintCrosshair(pen, plot) {
@@ -216,13 +228,16 @@ class Chart {
       pen.fillRect(left, plot.y, right - left, plot.height);
       pen.globalAlpha = 1;
     } else if (this.at !== null) {
-      const x = Math.round(this.x(this.at)) + 0.5;
-      pen.strokeStyle = this.colour("text");
-      pen.lineWidth = 1;
-      pen.beginPath();
-      pen.moveTo(x, plot.y);
-      pen.lineTo(x, plot.y + plot.height);
-      pen.stroke();
+      pen.fillStyle = this.colour("text");
+      pen.fillRect(Math.round(this.x(this.at)), plot.y, 1, plot.height);
+      this.reading.values.forEach(({ time, value }, number) => {
+        const line = this.lines[number];
+        if (!line.y || Number.isNaN(value)) return;
+        pen.fillStyle = this.colour(line.colour);
+        pen.beginPath();
+        pen.arc(Math.max(plot.x, this.x(time)), line.y(value), 4, 0, 7);
+        pen.fill();
+      });
     }
   }
 
@@ -256,8 +271,7 @@ class Chart {
       this.canvas.setPointerCapture(event.pointerId);
     }
     if (this.fingers.size === 2) {
-      const ends = [...this.fingers.values()];
-      this.pinched = { ends: ends.map((x) => this.time(x)).sort((a, b) => a - b) };
+      this.pinched = [...this.fingers.values()].map((x) => this.time(x)).sort((a, b) => a - b);
     }
     this.point(this.time(event.offsetX), true);
   }
@@ -274,7 +288,7 @@ class Chart {
   /** Zoom so that the same two instants stay under the two fingers. */
   pinch() {
     const [left, right] = [...this.fingers.values()].sort((a, b) => a - b);
-    const [first, last] = this.pinched.ends;
+    const [first, last] = this.pinched;
     if (right - left < 8) return;
     const perPixel = (last - first) / (right - left);
     const from = first - (left - this.plot.x) * perPixel;
@@ -287,8 +301,7 @@ class Chart {
     const dragged = this.dragged;
     this.dragged = null;
     if (dragged && event.type === "pointerup" && Math.abs(dragged[1] - dragged[0]) > 5) {
-      const ends = dragged.map((x) => this.time(x)).sort((a, b) => a - b);
-      this.zoom(...ends);
+      this.zoom(...dragged.map((x) => this.time(x)).sort((a, b) => a - b));
     } else this.draw();
   }
 
@@ -374,19 +387,14 @@ function thin(line, from, to, columns) {
   return kept;
 }
 
-/** The smallest of 1, 2 and 5 times a power of ten that is not below `number`. */
-function round(number) {
-  const power = 10 ** Math.floor(Math.log10(number));
-  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= number * (1 - 1e-9));
-}
-
-function label(time, step) {
-  const text = new Date(time).toISOString();
-  if (step >= 864e5 || time % 864e5 === 0) return text.slice(5, 10);
-  return step < 6e4 ? text.slice(11, 19) : text.slice(11, 16);
-}
-
-function colourOf(reason) {
-  if (["overrun", "late", "limited", "budget", "clock"].includes(reason)) return "held";
-  return { stopped: "stop", storage: "store" }[reason] || "gap";
+/** The lowest and highest value with some room; null without any value. */
+function rangeOf(values, from, to) {
+  let low = Infinity, high = -Infinity;
+  for (let i = from; i < to; i++) {
+    if (values[i] < low) low = values[i];
+    if (values[i] > high) high = values[i];
+  }
+  if (low > high) return null;
+  const room = (high - low) * 0.06 || Math.abs(low) * 1e-3 || 1e-9;
+  return [low - room, high + room];
 }

@@ -1,74 +1,90 @@
 /* The script of the page of the service, and of a report.
    The rule of this file: the page has one state, and redraws each part whose state changed. A report
    carries its state in a block of JSON; the live page builds the same state from `events`, `changes`
-   and `history`. Text of the exchange becomes text of the page, never markup. The chart is in
-   chart.js. */
+   and `history`. Texts are made in format.js, and the chart is in chart.js. */
 "use strict";
 
-const WINDOWS = ["5m", "1h", "4h", "24h"];
+const WINDOWS = { "5m": 3e5, "1h": 36e5, "4h": 144e5, "24h": 864e5 }; // ms
 const RANGES = { "1h": 36e5, "4h": 144e5, "1d": 864e5, "7d": 6048e5, "30d": 2592e6, all: 0 };
 const FIRST_ROWS = 100; // of the table; more only on demand, because drawing them takes long
+const TREND_SPAN = 864e5; // ms
 const TREND_POINTS = 60;
+const MOST_VALUES = 20e3; // of a symbol; older ones are dropped
+const MOST_LISTED = 2000; // rows of the tables below the chart
+const MOST_GAPS = 500;
+const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // quote assets; as in movers.py
 const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next connection
 const CHANGES_EVERY = 60e3; // ms
 const STALE_AFTER = 3; // periods without a sweep
+const LINK_AFTER = 300; // ms; a browser refuses to change the link too often
+const SPOKEN_AFTER = 400; // ms without a key, until the reading is spoken
 const COLUMNS = [
-  ["symbol", "Symbol"], ["size", "Open interest"], ...WINDOWS.map((name) => [name, name]),
+  ["symbol", "Symbol"], ["size", "Open interest"], ...Object.keys(WINDOWS).map((name) => [name, name]),
   ["z", "z 1h"], ["age", "Age"], ["trend", "Trend"],
 ];
+
+const DETAILS = ["values", "gaps"];
+const HELD = ["overrun", "late", "limited", "budget", "clock"]; // we sent nothing, on purpose
+const DEFAULTS = {
+  symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [], all: false,
+  view: null, // [first, last] of the chart, ms; null is its whole range
+  open: [], // of DETAILS
+};
 
 const state = {
   head: null, // {source, every, budget}
   sweep: null, // {slot, next_slot, asked, read}
-  rows: new Map(), // symbol to {symbol, coins, usd, time, changes, z, trend}
-  gaps: [], // {first, last, reason, detail, slots}
-  series: new Map(), // symbol to {times, values, usd}
-  link: { symbol: "", sort: "size", down: true, find: "", unit: "usd", range: "1d", pins: [] },
+  rows: new Map(), // symbol to {symbol, coins, usd, time, changes, z, trend: [[time, coins]]}
+  gaps: [], // {first, last, reason, detail}
+  series: new Map(), // symbol to {times, values, usd, holes}
+  link: { ...DEFAULTS },
   live: "connecting", // or live, stale, gone
+  since: null, // when it became live, ms
 };
 const still = document.getElementById("still"); // the state of a report, if this is one
 const $ = (name) => document.getElementById(name);
-const number = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
-const signed = new Intl.NumberFormat("en", {
-  signDisplay: "exceptZero", minimumFractionDigits: 2, maximumFractionDigits: 2,
-});
-
-/** A new element with attributes and children; a string becomes text. */
-function make(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
-  }
-  element.append(...children);
-  return element;
-}
-
-function clock(time) {
-  return new Date(time).toISOString().slice(0, 19).replace("T", " ");
-}
-
 // -- the link: the view as a part of the page's address --------------------------------------------
+
+let defaults = DEFAULTS; // a report begins with others
 
 function readLink() {
   const found = new URLSearchParams(location.hash.slice(1));
-  const link = state.link;
-  link.symbol = (found.get("s") || link.symbol).slice(0, 40);
-  link.sort = COLUMNS.some(([key]) => key === found.get("sort")) ? found.get("sort") : link.sort;
-  link.down = found.has("up") ? false : link.down;
-  link.find = (found.get("q") || "").slice(0, 32);
-  link.unit = found.get("unit") === "coins" ? "coins" : "usd";
-  link.range = found.get("range") in RANGES ? found.get("range") : link.range;
-  link.pins = (found.get("pin") || "").split(",").filter(Boolean).slice(0, 50);
+  const among = (name, names, other) => (names.includes(found.get(name)) ? found.get(name) : other);
+  const words = (name) => (found.get(name) || "").split(",").filter(Boolean).slice(0, 50);
+  const view = (found.get("view") || "").split("-").map((seconds) => Number(seconds) * 1000);
+  Object.assign(state.link, {
+    symbol: (found.get("s") || state.link.symbol || defaults.symbol).slice(0, 40),
+    sort: among("sort", COLUMNS.map(([key]) => key), defaults.sort),
+    down: !found.has("up"),
+    find: (found.get("q") || "").slice(0, 32),
+    unit: among("unit", ["usd", "coins"], defaults.unit),
+    range: among("range", Object.keys(RANGES), defaults.range),
+    pins: words("pin"),
+    all: found.has("all"),
+    view: view.length === 2 && view[0] > 0 && view[0] < view[1] && view[1] < 2e14 ? view : null,
+    open: words("open").filter((name) => DETAILS.includes(name)),
+  });
+}
+
+let linkTimer = null;
+
+/** Write the link a little later, and once for many changes. */
+function saveLink() {
+  linkTimer ??= setTimeout(writeLink, LINK_AFTER);
 }
 
 function writeLink() {
-  const { symbol, sort, down, find, unit, range, pins } = state.link;
+  clearTimeout(linkTimer);
+  linkTimer = null;
+  const { symbol, sort, down, find, unit, range, pins, all, view, open } = state.link;
   const parts = new URLSearchParams({ s: symbol, sort, unit, range });
   if (!down) parts.set("up", "");
   if (find) parts.set("q", find);
   if (pins.length) parts.set("pin", pins.join(","));
-  history.replaceState(null, "", `#${parts}`);
+  if (all) parts.set("all", "");
+  if (view) parts.set("view", view.map((time) => Math.round(time / 1000)).join("-"));
+  if (open.length) parts.set("open", open.join(","));
+  if (location.hash !== `#${parts}`) history.replaceState(null, "", `#${parts}`);
 }
 
 // -- the market ------------------------------------------------------------------------------------
@@ -87,7 +103,7 @@ function keyOf(row, key, inUsd) {
   if (key === "size") return sizeOf(row, inUsd);
   if (key === "age") return -row.time;
   if (key === "z") return row.z ?? null;
-  if (key === "trend") return row.trend.length > 1 ? row.trend.at(-1) / row.trend[0] : null;
+  if (key === "trend") return row.trend.length > 1 ? row.trend.at(-1)[1] / row.trend[0][1] : null;
   return row.changes[key] ?? null;
 }
 
@@ -109,7 +125,6 @@ function chosenRows() {
   });
 }
 
-let showsAll = false;
 let isHovered = false; // while the pointer is over the table, its rows keep their places
 let order = []; // symbols, as the table shows them
 const shownRows = new Map(); // symbol to the row of the table and its texts
@@ -137,16 +152,17 @@ function drawHead() {
 
 function classOf(key) {
   if (key === "symbol") return null;
-  return { age: "n wide-only", trend: "wide-only", "4h": "n wide-only" }[key] || "n";
+  return key === "trend" ? key : `n ${key}`;
 }
 
 function drawMarket(moves = false) {
-  writeLink();
+  saveLink();
   if (isInUsd() !== shownInUsd) drawHead();
   const rows = chosenRows();
-  const limit = showsAll ? Infinity : FIRST_ROWS;
-  if (moves || !isHovered) order = rows.slice(0, limit).map((row) => row.symbol);
   const body = $("rows").tBodies[0];
+  const limit = state.link.all ? Infinity : FIRST_ROWS;
+  const isHeld = isHovered || body.querySelector(":focus-visible"); // by the pointer, or the keyboard
+  if (moves || !isHeld) order = rows.slice(0, limit).map((row) => row.symbol);
   const wanted = order.filter((symbol) => state.rows.has(symbol)).map(drawRow);
   const kept = new Set(wanted);
   for (const [symbol, shown] of shownRows) {
@@ -155,12 +171,15 @@ function drawMarket(moves = false) {
       shownRows.delete(symbol);
     }
   }
+  const focused = document.activeElement;
   wanted.forEach((element, index) => {
     if (body.children[index] !== element) body.insertBefore(element, body.children[index] || null);
   });
-  $("shown").textContent = `${wanted.length} of ${rows.length} symbols`;
+  if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
+  $("shown").textContent = rows.length || !state.link.find
+    ? `${wanted.length} of ${counted(rows.length, "symbol")}` : "no symbol matches";
   $("all").hidden = rows.length <= FIRST_ROWS;
-  $("all").textContent = showsAll ? `Show ${FIRST_ROWS}` : "Show all";
+  $("all").textContent = state.link.all ? `Show ${FIRST_ROWS}` : "Show all";
 }
 
 /** Update the row of a symbol; write only the cells whose text has changed. */
@@ -171,27 +190,31 @@ function drawRow(symbol) {
     shown = newRow(symbol);
     shownRows.set(symbol, shown);
   }
-  const size = sizeOf(row, shownInUsd);
-  write(shown, "size", size === null || size === undefined ? "–" : compact.format(size));
-  for (const name of WINDOWS) write(shown, name, percent(row.changes[name]), toneOf(row.changes[name]));
-  write(shown, "z", row.z === null || row.z === undefined ? "–" : signed.format(row.z), toneOf(row.z));
-  write(shown, "age", row.time ? age(row.time) : "–");
+  write(shown, "size", short(sizeOf(row, shownInUsd)));
+  for (const name of Object.keys(WINDOWS)) write(shown, name, percent(row.changes[name]), toneOf(row.changes[name]));
+  write(shown, "z", signed(row.z), toneOf(row.z));
+  write(shown, "age", row.time ? age(row.time) : NONE);
   drawTrend(shown, row.trend);
   shown.element.classList.toggle("chosen", symbol === state.link.symbol);
   const isPinned = state.link.pins.includes(symbol);
   shown.pin.setAttribute("aria-pressed", isPinned);
+  shown.pin.textContent = isPinned ? "★" : "☆";
   return shown.element;
 }
 
 function newRow(symbol) {
-  const pin = make("button", { type: "button", class: "pin", "aria-label": `Pin ${symbol}` }, "★");
+  const pin = make("button", { type: "button", class: "pin", "aria-label": `Pin ${symbol}` });
   const name = make("button", { type: "button" }, symbol);
   pin.addEventListener("click", () => {
     const pins = state.link.pins;
     state.link.pins = pins.includes(symbol) ? pins.filter((each) => each !== symbol) : [...pins, symbol];
     drawMarket(true);
   });
-  name.addEventListener("click", () => choose(symbol));
+  name.addEventListener("click", () => {
+    choose(symbol);
+    const isBelow = $("symbol").getBoundingClientRect().top > innerHeight - 200; // a narrow page
+    if (isBelow) $("symbol").scrollIntoView();
+  });
   const cells = Object.fromEntries(COLUMNS.slice(1).map(([key]) => [key, make("td", { class: classOf(key) })]));
   const element = make("tr", {}, make("th", { scope: "row" }, pin, name), ...Object.values(cells));
   return { element, pin, cells, texts: {} };
@@ -209,33 +232,20 @@ function drawTrend(shown, trend) {
   if (shown.texts.trend === path) return;
   shown.texts.trend = path;
   if (!shown.line) {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    shown.line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    shown.line.setAttribute("class", "line");
-    svg.setAttribute("viewBox", "0 0 120 22");
-    svg.setAttribute("aria-hidden", "true");
-    svg.append(shown.line);
-    shown.cells.trend.append(svg);
+    shown.line = draw("path", { class: "line" });
+    shown.cells.trend.append(draw("svg", { viewBox: "0 0 120 22", "aria-hidden": "true" }, shown.line));
   }
   shown.line.setAttribute("d", path);
 }
 
-function pathOf(values) {
-  if (values.length < 2) return "";
-  const low = Math.min(...values), high = Math.max(...values);
-  const scale = 18 / (high - low || 1);
-  const points = values.map((value, index) => {
-    return `${(index * 120 / (values.length - 1)).toFixed(1)} ${(2 + (high - value) * scale).toFixed(1)}`;
-  });
-  return `M${points.join("L")}`;
-}
-
-function percent(value) {
-  return value === null || value === undefined ? "–" : `${signed.format(value)} %`;
-}
-
-function toneOf(value) {
-  return value > 0 ? "up" : value < 0 ? "down" : "";
+function pathOf(trend) {
+  if (trend.length < 2) return "";
+  const values = trend.map(([, value]) => value);
+  const low = Math.min(...values), high = Math.max(...values), first = trend[0][0];
+  const scale = 18 / (high - low || 1), wide = 120 / (trend.at(-1)[0] - first || 1);
+  return `M${trend.map(([time, value]) => {
+    return `${((time - first) * wide).toFixed(1)} ${(2 + (high - value) * scale).toFixed(1)}`;
+  }).join("L")}`;
 }
 
 function age(time) {
@@ -253,94 +263,140 @@ function now() {
 
 function drawFacts() {
   const facts = still ? state.facts : liveFacts();
-  $("facts").replaceChildren(...Object.entries(facts).map(([name, value]) => {
-    return make("div", {}, make("dt", {}, name), make("dd", {}, value));
+  $("facts").replaceChildren(...facts.map(([name, value, note, picture]) => {
+    const parts = [make("dt", {}, name), make("dd", {}, value)];
+    if (note) parts.push(make("dd", { class: "note" }, note));
+    if (picture) parts.at(-1).append(picture);
+    return make("div", {}, ...parts);
   }));
 }
 
+/** What the head says: lists of a name, a value, a note and a picture. */
 function liveFacts() {
   const { sweep, head } = state;
+  const facts = totals();
+  if (sweep) facts.push(["Symbols", `${grouped.format(sweep.read)} of ${grouped.format(sweep.asked)}`, "read"]);
+  if (head?.budget) facts.push(...budgetFacts(head.budget));
+  if (sweep?.next_slot) facts.push(["Next slot", dayTime(sweep.next_slot), `last ${dayTime(sweep.slot)}`]);
+  if (head?.source) facts.push(["Source", head.source, head.every ? `every ${head.every} s` : ""]);
+  return facts;
+}
+
+function totals() {
   const usd = [...state.rows.values()].reduce((sum, row) => sum + (row.usd || 0), 0);
-  const [btc, eth] = ["BTCUSDT", "ETHUSDT"].map((name) => state.rows.get(name));
-  const facts = {};
-  if (usd) {
-    facts["Total, USD"] = compact.format(usd);
-    if (btc?.usd) facts["Total, BTC"] = compact.format(usd / (btc.usd / btc.coins));
-    if (eth?.usd) facts["Total, ETH"] = compact.format(usd / (eth.usd / eth.coins));
+  if (!usd) return state.sweep ? [["Total, USD", NONE, "no mark prices are read"]] : [];
+  const facts = [["Total, USD", short(usd)]];
+  for (const name of ["BTC", "ETH"]) {
+    const row = state.rows.get(`${name}USDT`);
+    if (row?.usd) facts.push([`Total, ${name}`, short(usd / (row.usd / row.coins))]);
   }
-  if (sweep) facts["Symbols"] = `${sweep.read} of ${sweep.asked} read`;
-  if (head?.budget) {
-    const { charged, others, remaining, held_until, banned_until } = head.budget;
-    facts["Budget"] = `ours ${charged}, others ${others}, free ${remaining}`;
-    const end = banned_until || held_until;
-    if (end) facts[banned_until ? "Banned until" : "Cooldown until"] = `${String(end).slice(11, 19)} UTC`;
-  }
-  if (sweep?.next_slot) facts["Next slot"] = `${clock(sweep.next_slot).slice(11)} UTC`;
-  if (head?.source) facts["Source"] = head.source;
+  return facts;
+}
+
+function budgetFacts({ limit, charged, others, remaining, held_until, banned_until }) {
+  const part = (from, size, kind) => {
+    return draw("rect", { x: 100 * from / limit, width: 100 * size / limit, height: 4, class: kind });
+  };
+  const bar = draw("svg", { class: "bar", viewBox: "0 0 100 4", preserveAspectRatio: "none", "aria-hidden": "true" },
+    part(0, limit, "free"), part(0, charged, "ours"), part(charged, others, "others"));
+  const [free, ours, theirs] = [remaining, charged, others].map((weight) => grouped.format(weight));
+  const facts = [["Budget", `${free} free`, `ours ${ours}, others ${theirs}`, bar]];
+  const end = banned_until || held_until;
+  if (end) facts.push([banned_until ? "Banned until" : "Cooldown until", dayTime(end), "nothing is sent"]);
   return facts;
 }
 
 function drawStatus() {
-  const status = $("status");
+  const status = $("status"), { sweep } = state;
   if (still) {
-    status.textContent = `as of ${clock(state.made)} UTC`;
-    return;
+    return; // it stands in the page
   }
-  const since = state.sweep ? clock(state.sweep.slot) : null;
   const period = (state.head?.every || 60) * 1000;
-  if (state.live === "live" && since && Date.now() - state.sweep.slot > STALE_AFTER * period) state.live = "stale";
+  if (state.live === "live" && sweep && Date.now() - sweep.slot > STALE_AFTER * period) state.live = "stale";
+  const last = sweep ? dayTimeOrDate(sweep.slot) : "";
+  // Readers of a screen hear each change, so the text stays the same while nothing changes.
   const text = {
     connecting: "connecting",
-    live: `live, ${since} UTC`,
-    stale: `stale since ${since} UTC`,
-    gone: `not connected${since ? `; last values of ${since} UTC` : ""}`,
+    live: `live since ${dayTimeOrDate(state.since)}`,
+    stale: `stale since ${last}`,
+    gone: `not connected${last && `; last values of ${last}`}`,
   }[state.live];
   if (status.textContent !== text) status.textContent = text;
   status.className = state.live;
 }
 
+function dayTimeOrDate(time) {
+  return Date.now() - time < 72e6 ? dayTime(time) : `${clock(time)} UTC`;
+}
+
 // -- one symbol ------------------------------------------------------------------------------------
 
-const chart = new Chart($("chart"), drawReading);
+const chart = new Chart($("chart"), moved);
+const NOTHING = { times: [], values: [], usd: [], holes: [] };
 
 async function choose(symbol) {
-  const isNew = symbol !== state.link.symbol;
   state.link.symbol = symbol;
   for (const [name, shown] of shownRows) shown.element.classList.toggle("chosen", name === symbol);
-  writeLink();
-  drawSymbol(isNew);
+  saveLink();
+  drawSymbol();
   if (!still) await readPast(symbol);
 }
 
-function drawSymbol(isNew) {
-  const { symbol, range } = state.link;
+/** The values of a symbol; in a report, those of its trend if there are no finer ones. */
+function seriesOf(symbol) {
+  const found = state.series.get(symbol), trend = state.rows.get(symbol)?.trend;
+  if (found || !still || !trend) return found || NOTHING;
+  return { ...NOTHING, times: trend.map(([time]) => time), values: trend.map(([, coins]) => coins) };
+}
+
+/** What the chart covers at most: the range, and the view of the link if that is older. */
+function wholeOf(series) {
+  const last = series.times.at(-1) || now();
+  const span = RANGES[state.link.range] || last - (series.times[0] || last - RANGES["1d"]);
+  return [Math.min(last - span, state.link.view?.[0] ?? last), last];
+}
+
+/** Draw the symbol of the link, with the view of the link, or one that follows the newest values. */
+function drawSymbol(follows = false) {
+  const { symbol, view } = state.link;
   document.querySelector(".panes").classList.toggle("two", Boolean(symbol));
   $("symbol").hidden = !symbol;
   if (!symbol) return;
-  $("symbol-title").textContent = symbol;
+  $("symbol-name").textContent = symbol;
   $("chart").setAttribute("aria-label", `Open interest of ${symbol} over time`);
-  const series = state.series.get(symbol) || { times: [], values: [], usd: [] };
-  const lines = [{ name: "open interest", colour: "line", times: series.times, values: series.values, digits: 3 }];
+  const series = seriesOf(symbol);
+  const lines = [{ name: "open interest", colour: "line", times: series.times, values: series.values }];
   if (series.usd.some((value) => value)) {
     const price = series.values.map((value, index) => (value && series.usd[index] ? series.usd[index] / value : NaN));
-    lines.push({ name: "mark price", colour: "price", times: series.times, values: price, digits: 6 });
+    lines.push({ name: "mark price", colour: "price", times: series.times, values: price });
   }
-  const last = series.times.at(-1) || now();
-  const span = RANGES[range] || last - (series.times[0] || last - RANGES["1d"]);
-  chart.show(lines, state.gaps, [last - span, last], !isNew);
+  chart.show(lines, gapsOf(symbol), wholeOf(series), follows);
+  if (!follows && view) chart.view = [...view];
+  chart.clamp();
+  state.link.view = chart.zoomed ? [...chart.view] : null;
   drawRanges();
-  drawValues(series);
-  drawGaps();
+  drawDetails();
   drawReading();
 }
 
+/** The gaps of the service, and the holes in the past of a symbol, in order and each once. */
+function gapsOf(symbol) {
+  const found = new Map();
+  for (const gap of [...state.gaps, ...state.series.get(symbol)?.holes || []]) {
+    const colour = HELD.includes(gap.reason) ? "held" : { stopped: "stop", storage: "store" }[gap.reason] || "gap";
+    found.set(`${gap.first} ${gap.reason}`, { ...gap, colour });
+  }
+  return [...found.values()].sort((a, b) => a.first - b.first);
+}
+
 function drawRanges() {
+  const { range, view } = state.link;
   const shown = Object.keys(RANGES).map((name) => {
-    const button = make("button", { type: "button", "aria-pressed": String(name === state.link.range) }, name);
+    const button = make("button", { type: "button", "aria-pressed": String(name === range && !view) }, name);
     button.addEventListener("click", () => {
-      state.link.range = name;
-      writeLink();
-      drawSymbol(true);
+      Object.assign(state.link, { range: name, view: null });
+      saveLink();
+      drawSymbol();
       if (!still) readPast(state.link.symbol);
       $("ranges").children[Object.keys(RANGES).indexOf(name)].focus();
     });
@@ -349,50 +405,94 @@ function drawRanges() {
   $("ranges").replaceChildren(...shown);
 }
 
-function drawReading() {
-  const reading = chart.reading;
-  const row = state.rows.get(state.link.symbol);
-  if (!reading) {
-    const parts = row ? [`${number.format(row.coins)} coins`] : [];
-    if (row?.usd) parts.push(`${compact.format(row.usd)} USD`);
-    $("reading").textContent = parts.join(", ");
-    return;
+let spokenTimer = null;
+let detailsTimer = null;
+
+/** The view or the crosshair of the chart moved. */
+function moved() {
+  const view = chart.zoomed ? [...chart.view] : null;
+  drawReading();
+  clearTimeout(spokenTimer);
+  if (chart.at !== null && !chart.pointed) {
+    spokenTimer = setTimeout(() => { $("spoken").textContent = $("reading").textContent; }, SPOKEN_AFTER);
   }
-  const parts = reading.values.map(({ name, value, digits }) => {
-    const text = Number.isNaN(value) ? "no value" : value.toLocaleString("en", { maximumFractionDigits: digits });
-    return `${name} ${text}`;
-  });
-  if (reading.gap) parts.push(`gap: ${reading.gap}`);
-  $("reading").textContent = `${clock(reading.time)} UTC: ${parts.join(", ")}`;
+  if (String(view) === String(state.link.view)) return;
+  state.link.view = view;
+  saveLink();
+  for (const button of $("ranges").children) {
+    button.setAttribute("aria-pressed", String(button.textContent === state.link.range && !view));
+  }
+  clearTimeout(detailsTimer);
+  detailsTimer = setTimeout(drawDetails, LINK_AFTER);
 }
 
-function drawValues(series) {
+/** Write the values at the crosshair, or else the latest ones, beside the name. */
+function drawReading() {
+  const reading = chart.reading || latest();
+  const [coins, price] = reading.values.map(({ value }) => value);
+  const parts = reading.values.map(({ name, colour, value }) => {
+    return make("span", {}, make("i", { class: `key ${colour}` }), `${name} `, make("b", {}, full(value)));
+  });
+  if (isKnown(coins * price)) parts.splice(1, 0, make("span", {}, make("b", {}, short(coins * price)), " USD"));
+  if (reading.time) parts.push(make("span", { class: "quiet" }, `${clock(reading.time)} UTC`));
+  if (reading.gap) parts.push(make("span", { class: "down" }, `gap: ${reading.gap}`));
+  $("reading").replaceChildren(...parts.flatMap((part) => [part, " "]));
+}
+
+/** A reading of the latest values. */
+function latest() {
+  const row = state.rows.get(state.link.symbol);
+  const values = [{ name: "open interest", colour: "line", value: row ? row.coins : NaN }];
+  if (row?.usd && row.coins) values.push({ name: "mark price", colour: "price", value: row.usd / row.coins });
+  return { time: row?.time, values, gap: null };
+}
+
+function drawDetails() {
+  drawValues();
+  drawGaps();
+}
+
+/** List the values in the view of the chart, the newest first. */
+function drawValues() {
+  const series = seriesOf(state.link.symbol), [first, last] = chart.view;
+  const shown = series.times.map((time, index) => index)
+    .filter((index) => series.times[index] >= first && series.times[index] <= last).reverse();
+  const count = counted(shown.length, "value");
+  $("values").firstChild.textContent = shown.length > MOST_LISTED
+    ? `Values (the newest ${grouped.format(MOST_LISTED)} of ${count} in the chart)` : `${count} in the chart`;
   if (!$("values").open) return;
-  const rows = series.times.map((time, index) => [clock(time), number.format(series.values[index]),
-    series.usd[index] ? number.format(series.usd[index]) : "–"]).reverse().slice(0, 2000);
+  const rows = shown.slice(0, MOST_LISTED).map((index) => {
+    return [clock(series.times[index]), full(series.values[index]), full(series.usd[index] || null)];
+  });
   fill($("values"), ["Time, UTC", "Coins", "USD"], rows, [1, 2]);
 }
 
 function drawGaps() {
-  const gaps = state.gaps;
-  $("gaps").querySelector("summary").textContent = `Gaps (${gaps.length})`;
+  const gaps = gapsOf(state.link.symbol).reverse();
+  $("gaps").firstChild.textContent = counted(gaps.length, "gap");
   if (!$("gaps").open) return;
-  const rows = gaps.map((gap) => [clock(gap.first), clock(gap.last), gap.reason, gap.detail || ""]).reverse();
+  const rows = gaps.slice(0, MOST_LISTED).map((gap) => {
+    return [clock(gap.first), clock(gap.last), gap.reason, gap.detail || ""];
+  });
   fill($("gaps"), ["From, UTC", "To, UTC", "Reason", "Detail"], rows, []);
 }
 
 function fill(details, head, rows, numbers) {
   const table = details.querySelector("table");
-  const cell = (text, index) => make("td", { class: numbers.includes(index) ? "n" : null }, text);
-  table.tHead.replaceChildren(make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text))));
-  table.tBodies[0].replaceChildren(...rows.map((row) => make("tr", {}, ...row.map(cell))));
+  const kind = (index) => (numbers.includes(index) ? "n" : null);
+  const titles = head.map((text, index) => make("th", { scope: "col", class: kind(index) }, text));
+  table.tHead.replaceChildren(make("tr", {}, ...titles));
+  table.tBodies[0].replaceChildren(...rows.map((row) => {
+    return make("tr", {}, ...row.map((text, index) => make("td", { class: kind(index) }, text)));
+  }));
 }
 
 /** Read the past of a symbol, as fine as the range allows. */
 async function readPast(symbol) {
-  const span = RANGES[state.link.range] || RANGES["30d"];
-  const period = span <= RANGES["1d"] ? "5m" : span <= RANGES["7d"] ? "30m" : "2h";
-  const query = new URLSearchParams({ period, since: String(Date.now() - span), decimal: "number" });
+  const [first] = wholeOf(NOTHING);
+  const span = Math.min(RANGES["30d"], state.link.range === "all" ? Infinity : now() - first);
+  const [period, step] = span <= RANGES["1d"] ? ["5m", 3e5] : span <= RANGES["7d"] ? ["30m", 18e5] : ["2h", 72e5];
+  const query = new URLSearchParams({ period, since: String(Math.round(Date.now() - span)), decimal: "number" });
   let answer;
   try {
     const response = await fetch(`history/${encodeURIComponent(symbol)}?${query}`);
@@ -401,15 +501,16 @@ async function readPast(symbol) {
   } catch {
     answer = { rows: [], holes: [] };
   }
-  const known = state.series.get(symbol) || { times: [], values: [], usd: [] };
+  const known = state.series.get(symbol) || NOTHING;
   const from = answer.rows.length ? answer.rows.at(-1).time : 0;
   const later = known.times.map((time, index) => index).filter((index) => known.times[index] > from);
   state.series.set(symbol, {
     times: [...answer.rows.map((row) => row.time), ...later.map((index) => known.times[index])],
     values: [...answer.rows.map((row) => Number(row.open_interest)), ...later.map((index) => known.values[index])],
     usd: [...answer.rows.map((row) => Number(row.notional ?? 0)), ...later.map((index) => known.usd[index])],
+    holes: answer.holes.map((hole) => ({ ...hole, last: hole.last + step })),
   });
-  if (symbol === state.link.symbol) drawSymbol(false);
+  if (symbol === state.link.symbol) drawSymbol();
 }
 
 // -- the stream ------------------------------------------------------------------------------------
@@ -447,47 +548,64 @@ function take(event, isWhole) {
   if (isWhole) {
     const seen = new Set(event.values.map((value) => value.symbol));
     for (const symbol of state.rows.keys()) if (!seen.has(symbol)) state.rows.delete(symbol);
-    state.gaps = event.gaps || [];
+    state.gaps = [];
+    for (const gap of event.gaps || []) addGap(gap);
   }
   for (const symbol of event.gone || []) state.rows.delete(symbol);
   for (const value of event.values) takeValue(value);
+  if (state.live !== "live") state.since = Date.now();
   state.live = "live";
   if (!state.link.symbol) state.link.symbol = state.rows.has("BTCUSDT") ? "BTCUSDT" : [...state.rows.keys()][0] || "";
   drawStatus();
   drawFacts();
   drawMarket();
   if (isWhole && state.link.symbol) choose(state.link.symbol);
-  else if (event.values.some((value) => value.symbol === state.link.symbol)) drawSymbol(false);
+  else if (event.values.some((value) => value.symbol === state.link.symbol)) drawSymbol(true);
 }
 
 function takeValue(value) {
   const { symbol, time } = value;
   // A decimal that a double would round comes as text.
-  const coins = Number(value.open_interest), usd = value.notional ? Number(value.notional) : null;
+  const coins = Number(value.open_interest);
+  const usd = value.notional && DOLLARS.test(symbol.split("_")[0]) ? Number(value.notional) : null;
   const row = state.rows.get(symbol) || { symbol, changes: {}, z: null, trend: [] };
-  if (row.time !== time) {
-    row.trend.push(coins);
-    if (row.trend.length > TREND_POINTS) row.trend.shift();
-  }
   state.rows.set(symbol, Object.assign(row, { coins, usd, time }));
+  addToTrend(row.trend, time, coins);
   const series = state.series.get(symbol);
-  if (series && !(series.times.at(-1) >= time)) {
-    series.times.push(time);
-    series.values.push(coins);
-    series.usd.push(usd ?? 0);
-  }
+  if (!series || series.times.at(-1) >= time) return;
+  series.times.push(time);
+  series.values.push(coins);
+  series.usd.push(value.notional ? Number(value.notional) : 0);
+  if (series.times.length < 1.1 * MOST_VALUES) return;
+  for (const part of [series.times, series.values, series.usd]) part.splice(0, part.length - MOST_VALUES);
+}
+
+/** Add a value to a trend, which has few of a day: one replaces the last if that is very near. */
+function addToTrend(trend, time, coins) {
+  if (trend.length > 1 && time - trend.at(-2)[0] < TREND_SPAN / TREND_POINTS) trend.pop();
+  trend.push([time, coins]);
+  while (trend[0][0] < time - TREND_SPAN - 6e5) trend.shift();
+}
+
+/** Add a gap; one that goes on is one gap. */
+function addGap({ first, last, reason }) {
+  const period = (state.head?.every || 60) * 1000, before = state.gaps.at(-1);
+  const end = last + period; // of the last slot
+  if (before && before.reason === reason && first <= before.last + period / 2) before.last = Math.max(before.last, end);
+  else state.gaps.push({ first, last: end, reason });
+  if (state.gaps.length > MOST_GAPS) state.gaps.shift();
 }
 
 function takeGap(gap) {
-  state.gaps.push(gap);
   if (gap.head) state.head = gap.head;
+  addGap(gap);
   drawFacts();
-  drawSymbol(false);
+  drawSymbol(true);
 }
 
 /** Read the changes of every symbol. If the service has none, the columns stay empty. */
 async function readChanges() {
-  for (const window of WINDOWS) {
+  for (const [window, span] of Object.entries(WINDOWS)) {
     let answer;
     try {
       const response = await fetch(`changes?window=${window}&decimal=number`);
@@ -501,9 +619,16 @@ async function readChanges() {
       if (!row) continue;
       row.changes[window] = found.percent;
       if (window === "1h") row.z = found.z_score;
+      startTrend(row, found.time - span, Number(found.open_interest) - Number(found.absolute));
     }
   }
   drawMarket();
+}
+
+/** Begin the trend of a row before its first value, with the value at the beginning of a window. */
+function startTrend(row, time, coins) {
+  const place = row.trend.findIndex(([each]) => each > time - 6e5);
+  if (place >= 0 && row.trend[place][0] > time + 6e5) row.trend.splice(place, 0, [time, coins]);
 }
 
 // -- the start -------------------------------------------------------------------------------------
@@ -517,14 +642,27 @@ function decoded(coded) {
 function readStill() {
   const found = JSON.parse(still.textContent);
   Object.assign(state, { facts: found.facts, gaps: found.gaps, made: found.made, live: "still" });
-  for (const row of found.rows) state.rows.set(row.symbol, row);
+  for (const row of found.rows) {
+    const trend = row.trend.map((coins, index) => [found.trend.first + index * found.trend.step, coins]);
+    state.rows.set(row.symbol, { ...row, trend: trend.filter(([, coins]) => coins !== null) });
+  }
   for (const [symbol, series] of Object.entries(found.series)) {
     const values = decoded(series.values);
     const usd = series.prices ? decoded(series.prices).map((price, index) => price * values[index]) : [];
-    state.series.set(symbol, { times: decoded(series.times), values, usd });
+    state.series.set(symbol, { times: decoded(series.times), values, usd, holes: [] });
   }
-  state.link.range = "all";
-  state.link.symbol = found.symbol;
+  defaults = { ...DEFAULTS, range: "all", symbol: found.symbol };
+}
+
+/** Draw what the link decides. */
+function drawAll() {
+  const { find, unit, open } = state.link;
+  $("find").value = find;
+  $("unit").value = unit;
+  for (const name of DETAILS) $(name).open = open.includes(name);
+  drawHead();
+  drawMarket(true);
+  drawSymbol();
 }
 
 function start() {
@@ -532,8 +670,6 @@ function start() {
   document.getElementById("plain")?.remove(); // the chart for readers without the script
   $("rows").tBodies[0].replaceChildren();
   readLink();
-  $("find").value = state.link.find;
-  $("unit").value = state.link.unit;
   $("choose").addEventListener("submit", (event) => event.preventDefault());
   $("find").addEventListener("input", () => {
     state.link.find = $("find").value;
@@ -545,7 +681,7 @@ function start() {
     drawMarket(true);
   });
   $("all").addEventListener("click", () => {
-    showsAll = !showsAll;
+    state.link.all = !state.link.all;
     drawMarket(true);
   });
   const table = $("rows");
@@ -554,19 +690,23 @@ function start() {
     isHovered = false;
     drawMarket(true);
   });
-  for (const name of ["values", "gaps"]) $(name).addEventListener("toggle", () => drawSymbol(false));
+  for (const name of DETAILS) {
+    $(name).addEventListener("toggle", () => {
+      state.link.open = DETAILS.filter((each) => $(each).open);
+      saveLink();
+      drawDetails();
+    });
+  }
   $("png").addEventListener("click", save);
+  window.addEventListener("pagehide", writeLink);
   window.addEventListener("hashchange", () => {
     readLink();
-    drawHead();
-    drawMarket(true);
-    drawSymbol(true);
+    drawAll();
+    if (!still) readPast(state.link.symbol);
   });
-  drawHead();
-  drawMarket(true);
+  drawAll();
   drawFacts();
   drawStatus();
-  drawSymbol(true);
   if (still) return;
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   window.addEventListener("online", connect);
@@ -577,9 +717,24 @@ function start() {
   setTimeout(readChanges, 1000);
 }
 
+/** Save the chart as a picture, under a line that says what it shows. */
 function save() {
-  $("chart").toBlob((blob) => {
-    const link = make("a", { href: URL.createObjectURL(blob), download: `${state.link.symbol}.png` });
+  const { symbol } = state.link, [first, last] = chart.view.map(clock);
+  const ratio = window.devicePixelRatio || 1, source = $("chart"), picture = document.createElement("canvas");
+  picture.width = source.width;
+  picture.height = source.height + 48 * ratio;
+  const pen = picture.getContext("2d"), style = getComputedStyle(source);
+  pen.fillStyle = style.getPropertyValue("--raised");
+  pen.fillRect(0, 0, picture.width, picture.height);
+  pen.drawImage(source, 0, 48 * ratio);
+  pen.scale(ratio, ratio);
+  pen.fillStyle = style.getPropertyValue("--text");
+  pen.font = "600 15px system-ui, sans-serif";
+  pen.fillText(`${symbol}: ${chart.lines.map((line) => line.name).join(" and ")}`, 8, 20);
+  pen.font = "12px system-ui, sans-serif";
+  pen.fillText(`${first} to ${last} UTC`, 8, 38);
+  picture.toBlob((blob) => {
+    const link = make("a", { href: URL.createObjectURL(blob), download: `${symbol}.png` });
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10e3);
   });
