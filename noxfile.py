@@ -293,7 +293,8 @@ def browser(session: nox.Session) -> None:
 def picture(session: nox.Session) -> None:
     """The picture of README, or with `-- DIRECTORY` pictures at four widths; needs `chromium`."""
     install(session, "browser", "-e", ".[cli]")
-    session.run("python", "tests/browser/picture.py", *session.posargs)
+    env = {"PYTHONPATH": str(HERE / "tests")}
+    session.run("python", "-m", "browser.picture", *session.posargs, env=env)
 
 
 @nox.session
