@@ -38,7 +38,10 @@ def oi_app(client: OpenInterestClient | None = None, **options: Unpack[Options])
     service = Service(client, options)
     app = web.Application()
     app[SERVICE] = service
-    app.router.add_route("*", "/{path:.*}", partial(_handle, Router(service)))
+    router = Router(service)
+    for path in router.plain_paths:  # aiohttp finds these without a pattern
+        app.router.add_route("*", path, partial(_handle, router, path))
+    app.router.add_route("*", "/{path:.*}", partial(_handle_any, router))
     app.on_startup.append(_open)
     app.on_shutdown.append(_drain)
     app.on_cleanup.append(_close)
@@ -57,8 +60,12 @@ async def _close(app: web.Application) -> None:
     await app[SERVICE].aclose()
 
 
-async def _handle(router: Router, request: web.Request) -> web.StreamResponse:
-    path, query = f"/{request.match_info['path']}", request.raw_path.partition("?")[2]
+async def _handle_any(router: Router, request: web.Request) -> web.StreamResponse:
+    return await _handle(router, f"/{request.match_info['path']}", request)
+
+
+async def _handle(router: Router, path: str, request: web.Request) -> web.StreamResponse:
+    query = request.raw_path.partition("?")[2]
     result = await router.answer(
         Request(request.method, path, query, request.headers, lambda: request.remote or "")
     )

@@ -6,14 +6,14 @@ for each symbol), so it begins with the first question.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from binance_oi.encoding import Decimals
+from binance_oi.encoding import Decimals, json_text
 from binance_oi.errors import RecordingError
 from binance_oi.market.changes import USUAL_MS, Change, ChangeTracker
 from binance_oi.market.rows import notional
@@ -134,15 +134,7 @@ class Changes:
             self._meanwhile = None
 
     async def _answer(self, hub: Hub, question: Wanted) -> Body:
-        tracker, found = self._tracker, list[Change]()
-        assert tracker is not None
-        names = tuple(hub.cells) if question.names is None else question.names
-        for count, name in enumerate(names, 1):
-            change = tracker.latest(name, question.window)
-            if change is not None:
-                found.append(change)
-            if not count % SLICE:
-                await asyncio.sleep(0)
+        found, without = await self._found(hub, question)
         if question.order != "symbol":
             found.sort(key=_largest_first(question.order))
         encoded = list[str]()
@@ -150,8 +142,27 @@ class Changes:
             encoded.append(change.to_json(decimals=question.decimals))
             if not count % SLICE:
                 await asyncio.sleep(0)
+        rest = "".join(f',"{why}":{json_text(names)}' for why, names in without.items() if names)
         head = f'{{"window":"{question.window}","filling":{str(self.is_filling).lower()}'
-        return Body(f'{head},"changes":[{",".join(encoded)}]}}'.encode())
+        return Body(f'{head},"changes":[{",".join(encoded)}]{rest}}}'.encode())
+
+    async def _found(
+        self, hub: Hub, question: Wanted
+    ) -> tuple[list[Change], Mapping[str, Sequence[str]]]:
+        """The changes, and why symbols that the visitor named have none."""
+        tracker, found = self._tracker, list[Change]()
+        absent, short = list[str](), list[str]()
+        assert tracker is not None
+        names = tuple(hub.cells) if question.names is None else question.names
+        for count, name in enumerate(names, 1):
+            change = tracker.latest(name, question.window)
+            if change is not None:
+                found.append(change)
+            elif question.names is not None and not self.is_filling:
+                (short if name in hub.cells else absent).append(name)
+            if not count % SLICE:
+                await asyncio.sleep(0)
+        return found, {"absent": absent, "short": short}
 
 
 def _largest_first(order: str) -> Callable[[Change], tuple[bool, object]]:

@@ -227,7 +227,15 @@ class Hub:
 
     def seconds_to_next(self) -> float:
         """Seconds until the next sweep is due, on the wall clock; a guess before the first one."""
-        return UNKNOWN_S if self._latest is None else self._latest.next_slot / 1000 - self._wall()
+        if self._latest is None:
+            return max(UNKNOWN_S, self.seconds_held())
+        return self._latest.next_slot / 1000 - self._wall()
+
+    def seconds_held(self) -> float:
+        """Seconds for which the exchange takes no requests, on the wall clock; 0 if it does."""
+        usage = self.source.usage
+        until = None if usage is None else usage.held_until
+        return 0.0 if until is None else max(0.0, until.timestamp() - self._wall())
 
     @property
     def is_stale(self) -> bool:

@@ -20,7 +20,9 @@ class Limits:
     min_age: float = 1.0
     """s: a smaller `max_age` counts as this one. So a symbol costs at most one request in it."""
     max_wait: float = 5.0
-    """s: the longest that a visitor's request waits, for budget or for the first sweep."""
+    """s: the longest that a visitor's request waits for the budget."""
+    first_sweep: float = 40.0
+    """s: the longest that a request waits for the first sweep: a period, and the sweep."""
     weight: int = 300
     """Weight a minute that requests of visitors may cost beside the poll."""
     history_requests: int = 100

@@ -75,7 +75,8 @@ class Query:
         if value is None:
             return None
         if not _SECONDS.fullmatch(value) or float(value) > LONGEST_AGE:
-            raise ProblemError(MALFORMED, f"{name} is a number of seconds, such as 2 or 0.5.")
+            most = f"{LONGEST_AGE:.0f}"
+            raise ProblemError(MALFORMED, f"{name} is 0 to {most} seconds, such as 2 or 0.5.")
         return float(value)
 
     def count(self, name: str, most: int) -> int | None:

@@ -13,7 +13,7 @@ of the documented ones; an unexpected error is logged, and says nothing to the v
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -40,7 +40,6 @@ from binance_oi.web.past import PARAMETERS, asked
 from binance_oi.web.problems import AGAIN_AFTER, UNKNOWN, Kind, ProblemError, problem
 from binance_oi.web.queries import Query, symbol_of
 from binance_oi.web.service import Service
-from binance_oi.web.values import NO_DATA
 from binance_oi.web.visitors import address_of, check_host, cross_origin, is_allowed
 
 logger: logging.Logger = logging.getLogger("binance_oi")
@@ -57,6 +56,7 @@ STREAMING: Final = (
     NOSNIFF,
     ("X-Accel-Buffering", "no"),  # nginx would hold events back
 )
+MOST_HOSTS: Final = 64  # different texts of `Host` that are checked once
 MOST_BODIES: Final = 256  # encoded snapshots that are kept until the next event
 
 
@@ -100,23 +100,32 @@ class Router:
     def __init__(self, service: Service) -> None:
         self.service: Service = service
         self._routes: dict[str, Handler] = {
-            "open-interest": self._open_interest,
-            "snapshot": self._snapshot,
-            "history": self._history,
-            "changes": self._changes,
-            "events": self._events,
-            "healthz": self._healthz,
+            "/snapshot": self._snapshot,
+            "/changes": self._changes,
+            "/events": self._events,
+            "/healthz": self._healthz,
         }
+        self._of_symbols: dict[str, Handler] = {
+            "/open-interest": self._open_interest,
+            "/history": self._history,
+        }
+        self._hosts: set[str] = set()  # for which the service answers, as they were sent
         self._views: dict[str, tuple[View, float | None]] = {}  # by query
         self._bodies: dict[View, Body] = {}
         self._bodies_of: Event | None = None  # of what they are
+
+    @property
+    def plain_paths(self) -> Collection[str]:
+        """The routes without a symbol."""
+        return self._routes
 
     async def answer(self, request: Request) -> Result:
         """Answer a request; never raises for what a visitor sends."""
         service = self.service
         try:
-            if service.hosts is not None:
-                check_host(request.headers.get("host", ""), service.hosts)
+            host = request.headers.get("host", "")
+            if host not in self._hosts:
+                self._check_host(host)
             result = await self._route(request)
         except ProblemError as error:
             result = error.answer()
@@ -133,22 +142,30 @@ class Router:
         more = cross_origin(request.headers.get("origin", ""), service.origins)
         return result._replace(headers=(*result.headers, *more))
 
+    def _check_host(self, host: str) -> None:
+        check_host(host, self.service.hosts)
+        if len(self._hosts) < MOST_HOSTS:
+            self._hosts.add(host)
+
     async def _route(self, request: Request) -> Result:
         if request.method not in METHODS:
             raise ProblemError(METHOD, headers=(("Allow", ", ".join(METHODS)),))
-        name, slash, rest = request.path.removeprefix("/").partition("/")
-        handler = self._routes.get(name)
-        takes_symbol = handler in (self._open_interest, self._history)
-        if handler is None or takes_symbol != bool(slash):
+        path, symbol = request.path, ""
+        handler = self._routes.get(path)
+        if handler is None:
+            first, slash, rest = path[1:].partition("/")
+            handler, symbol = self._of_symbols.get(f"/{first}" if slash else ""), rest
+        if handler is None:
             return self._file(request)
         if request.method == "OPTIONS":
             return Answer(204, (("Allow", ", ".join(METHODS)), *self._preflight(request)))
-        return await handler(request, rest)
+        return await handler(request, symbol)
 
     def _file(self, request: Request) -> Answer:
         body = self.service.page.file(request.path)
         if body is None and request.path == "/":
-            body = Body.of({"binance-oi": __version__, "routes": sorted(self._routes)})
+            routes = sorted([*self._routes, *self._of_symbols])
+            body = Body.of({"binance-oi": __version__, "routes": routes})
         if body is None:
             raise ProblemError(NOT_FOUND)
         policy = (("Content-Security-Policy", POLICY), ("Referrer-Policy", "no-referrer"))
@@ -165,6 +182,8 @@ class Router:
         service = self.service
         query = self._query(request, ("max_age", "decimal"))
         name, max_age, decimals = symbol_of(symbol), query.seconds("max_age"), query.decimals()
+        if service.values.is_of_recording and not service.is_ready:
+            await service.ready()
         cell = await service.values.one(service.hub, name, max_age)
         age = service.hub.age_of(cell.at)
         return _answer(request, Body(cell.encoded(decimals)), (("Age", str(age)),))
@@ -173,11 +192,9 @@ class Router:
         view, max_age = self._view(request)
         if not self.service.is_ready:
             await self.service.ready()
-        hub = self.service.hub
+        hub, body = self.service.hub, None
         state = hub.state
-        if state is None or hub.latest is None:
-            raise ProblemError(NO_DATA, after=hub.seconds_to_next())
-        body = None
+        assert state is not None
         if max_age is not None:
             body = await self._renewed(hub, state, view, max_age)
         age = (("Age", str(hub.age_of(hub.read_at or hub.now))),)

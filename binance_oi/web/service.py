@@ -7,6 +7,7 @@ says so. Frameworks do not pass their lifespan to mounted applications, so nothi
 import asyncio
 import logging
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -21,7 +22,7 @@ from binance_oi.web.page import Page
 from binance_oi.web.past import Past
 from binance_oi.web.problems import AGAIN_AFTER, Kind, ProblemError
 from binance_oi.web.sources import ClientSource, RecordingSource
-from binance_oi.web.values import Values
+from binance_oi.web.values import NO_DATA, Values
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
@@ -98,8 +99,8 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the hub runs and has read something."""
-        return bool(self.hub.number) and not (self.is_closed or self.hub.is_closed)
+        """Whether the hub runs and has read the market."""
+        return self.hub.latest is not None and not (self.is_closed or self.hub.is_closed)
 
     def begin(self) -> None:
         """Start the hub, unless it runs.
@@ -127,18 +128,23 @@ class Service:
             raise self.failure
 
     async def ready(self) -> None:
-        """Start the hub, and wait until it has read something.
+        """Start the hub, and wait until it has read the market.
+
+        The wait ends early when the hub reports a gap, or while the exchange takes no requests for
+        longer than that.
 
         Raises:
-            ProblemError: It has not in `Limits.max_wait`.
+            ProblemError: It has not in `Limits.first_sweep`.
         """
         self.begin()
-        if not self.hub.number:
-            try:
-                async with asyncio.timeout(self.limits.max_wait):
-                    await self.hub.ready()
-            except TimeoutError:
-                raise ProblemError(FAILED, "Nothing was read yet.", after=AGAIN_AFTER) from None
+        hub, longest = self.hub, self.limits.first_sweep
+        if not hub.number and hub.seconds_held() <= longest:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(longest):
+                    await hub.ready()
+        if hub.latest is None:
+            self.begin()  # or say what ended it
+            raise ProblemError(NO_DATA, after=hub.seconds_to_next())
 
     def open(self) -> None:
         """Take requests, also after an end."""

@@ -32,7 +32,7 @@ from binance_oi.web.problems import KINDS, Kind, ProblemError
 KEPT: Final = 2000  # values of symbols that the poll does not read
 MINUTE: Final = 60.0
 NO_DATA: Final = Kind(503, "no-data", "Nothing was read yet.")
-TOO_OLD: Final = Kind(503, "too-old", "The latest value is older than max_age.")
+TOO_OLD: Final = Kind(503, "too-old", "The latest value is too old.")
 
 _BUDGET: Final = next(kind for type_, kind in KINDS if type_ is BudgetExhaustedError)
 
@@ -57,8 +57,16 @@ class Values:
         self._running: SharedCalls[Cell] = SharedCalls()
         self._weight = Allowance(limits.weight, MINUTE)
 
+    @property
+    def is_of_recording(self) -> bool:
+        """Whether every value comes from the hub."""
+        return self._client is None
+
     async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
         """The value of a symbol, not older than `max_age` seconds.
+
+        Without `max_age`, a value that the poll or a visitor read earlier is better than none: it
+        is the answer when there is no client, or when visitors have asked for too much.
 
         Raises:
             ProblemError: There is none so new, or visitors have asked for too much.
@@ -67,9 +75,17 @@ class Values:
         cell = self._known(hub, symbol, max_age)
         if cell is not None:
             return cell
+        latest = self.latest(hub, symbol)
         if self._client is None:
-            raise _absent(hub, symbol)
-        return await self._running.join(symbol, partial(self._ask, self._client, symbol))
+            if latest is not None and max_age is None:
+                return latest
+            raise _absent(hub, latest)
+        try:
+            return await self._running.join(symbol, partial(self._ask, self._client, symbol))
+        except ProblemError:
+            if latest is not None and max_age is None:
+                return latest
+            raise
 
     def stale(self, hub: Hub, names: Sequence[str], max_age: float) -> list[str]:
         """The names whose latest value is older than `max_age` seconds."""
@@ -85,7 +101,9 @@ class Values:
         client = self._client
         wait = math.inf if client is None else self._weight.take(len(names), _now())
         if client is None or wait:
-            raise ProblemError(TOO_OLD, after=min(wait, max(1.0, hub.seconds_to_next())))
+            cells = (self.latest(hub, name) for name in names)
+            oldest = max(0 if cell is None else hub.age_of(cell.at) for cell in cells)
+            raise _too_old(oldest, min(wait, max(1.0, hub.seconds_to_next())))
         market = await client.snapshot(
             names, max_age=max(max_age, self._limits.min_age), deadline=self._limits.max_wait
         )
@@ -142,13 +160,17 @@ class Values:
             raise SymbolNotTradingError(200, None, "the exchange does not trade it now")
 
 
-def _absent(hub: Hub, symbol: str) -> ProblemError | BinanceOIError:
+def _absent(hub: Hub, latest: Cell | None) -> ProblemError | BinanceOIError:
     """Why a service without a client has no value that is new enough."""
-    if symbol in hub.cells:
-        return ProblemError(TOO_OLD, after=hub.seconds_to_next())
+    if latest is not None:
+        return _too_old(hub.age_of(latest.at), hub.seconds_to_next())
     if hub.latest is None:
         return ProblemError(NO_DATA, after=hub.seconds_to_next())
     return UnknownSymbolError(200, None, "the recording does not have it")
+
+
+def _too_old(age: int, after: float) -> ProblemError:
+    return ProblemError(TOO_OLD, f"The latest value is {age} s old, over max_age.", after=after)
 
 
 def _newest(cell: Cell) -> tuple[int, float]:

@@ -108,6 +108,13 @@ def test_a_query_that_is_too_long_is_refused_before_it_is_read() -> None:
     assert caught.value.kind.status == 414
 
 
+def test_a_refused_age_learns_the_range() -> None:
+    for text in ("x", "-1", "1e3", "99999999"):
+        with pytest.raises(ProblemError) as caught:
+            Query(f"max_age={text}", ("max_age",), 100).seconds("max_age")
+        assert caught.value.detail == "max_age is 0 to 31622400 seconds, such as 2 or 0.5."
+
+
 def test_a_query_has_its_values_or_their_defaults() -> None:
     query = Query("age=0.5&symbols=btcusdt,%E5%B8%81,BTCUSDT&", ("age", "symbols", "flag"), 100)
     assert query.seconds("age") == 0.5

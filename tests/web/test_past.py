@@ -261,16 +261,19 @@ async def test_a_service_of_a_recording_never_serves_a_value_that_is_too_old(
         name, _, query = path.partition("?")
         return await router.answer(Request("GET", name, query, {}, lambda: ""))
 
-    early = await get("/open-interest/BTCUSDT?max_age=60")
+    latest = await get("/open-interest/BTCUSDT")  # the first request begins to read the file
     market = await get("/snapshot")
     await asyncio.sleep(5.0)
     age = now_ms() / 1000 - end / 1000
     old = await get(f"/open-interest/BTCUSDT?max_age={age + 600:.0f}")
+    again = await get("/open-interest/BTCUSDT")
     stale = [await get(f"/{each}?max_age=0.5") for each in ("open-interest/BTCUSDT", "snapshot")]
     unknown = await get("/open-interest/NOSUCHUSDT")
     await service.aclose()
-    assert (early.status, json.loads(early.body)["type"]) == (503, "urn:binance-oi:no-data")
-    assert (market.status, old.status) == (200, 200)
+    assert (latest.status, latest.body) == (200, old.body)
+    assert dict(latest.headers)["Age"] != dict(again.headers)["Age"]
+    assert (market.status, old.status, again.status) == (200, 200, 200)
     for each in stale:
         assert (each.status, json.loads(each.body)["type"]) == (503, "urn:binance-oi:too-old")
+        assert f"is {age:.0f} s old" in json.loads(each.body)["detail"]
     assert unknown.status == 404

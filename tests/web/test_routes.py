@@ -139,6 +139,43 @@ async def test_a_snapshot_is_the_latest_sweep(server: str) -> None:
 
 
 @everywhere
+async def test_the_first_visitor_waits_for_the_first_sweep_and_gets_it(server: str) -> None:
+    async with visiting(server, every=30.0) as (visitor, reads):
+        reads.exchange.delay(6.0, times=100)  # longer than a visitor waits for the budget
+        first, changes = await asyncio.gather(
+            visitor.get("/snapshot?symbols=BTCUSDT"), visitor.get("/changes")
+        )
+    assert (first.status, changes.status) == (200, 200)
+    assert [value["symbol"] for value in first.json["values"]] == ["BTCUSDT"]
+
+
+@everywhere
+async def test_a_wait_for_the_first_sweep_is_bounded_and_says_so(server: str) -> None:
+    async with visiting(server, limits=Limits(first_sweep=3.0)) as (visitor, reads):
+        reads.exchange.delay(9.0, times=100)
+        got = await visitor.get("/snapshot")
+        waiting = asyncio.create_task(visitor.get("/changes"))
+        await asyncio.sleep(0.5)
+        visitor.service.drain()
+        ended = await waiting
+    assert (got.status, got.json["type"]) == (503, "urn:binance-oi:no-data")
+    assert got.json["detail"] == "Nothing was read yet."
+    assert int(got.headers["Retry-After"]) >= 1
+    assert (ended.status, ended.json["type"]) == (503, "urn:binance-oi:closed")
+
+
+async def test_nobody_waits_for_a_first_sweep_during_a_ban() -> None:
+    async with visiting("aiohttp", limits=Limits(first_sweep=60.0)) as (visitor, reads):
+        reads.exchange.ban(300.0)
+        await visitor.get("/open-interest/BTCUSDT")
+        began = asyncio.get_running_loop().time()
+        got = await visitor.get("/snapshot")
+        assert asyncio.get_running_loop().time() - began < 1.0  # virtual
+    assert (got.status, got.json["type"]) == (503, "urn:binance-oi:no-data")
+    assert int(got.headers["Retry-After"]) > 60
+
+
+@everywhere
 async def test_a_snapshot_that_must_be_newer_reads_only_what_is_older(server: str) -> None:
     async with visiting(server, every=600.0) as (visitor, reads):
         first = await visitor.get("/snapshot")
@@ -279,6 +316,31 @@ async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
     assert one.json["changes"][0]["open_interest"] == 150
     assert (long.json["changes"], long.json["filling"]) == ([], False)
     assert {each.status for each in wrong} == {400}
+
+
+@everywhere
+async def test_changes_name_the_symbols_that_have_none_and_why(server: str) -> None:
+    async with visiting(server) as (visitor, _):
+        some = await visitor.get("/changes?window=24h&symbols=NOSUCHUSDT,BTCUSDT")
+        every = await visitor.get("/changes?window=24h")
+    assert (some.json["absent"], some.json["short"]) == (["NOSUCHUSDT"], ["BTCUSDT"])
+    assert every.json == {"window": "24h", "filling": False, "changes": []}
+
+
+@everywhere
+async def test_a_visitor_who_names_no_age_gets_what_is_known_when_the_budget_is_used_up(
+    server: str,
+) -> None:
+    async with visiting(server, limits=Limits(weight=1), every=600.0) as (visitor, _):
+        await visitor.get("/snapshot")
+        await asyncio.sleep(10.0)
+        fresh = await visitor.get("/open-interest/BTCUSDT")
+        known = await visitor.get("/open-interest/ETHUSDT")
+        refused = await visitor.get("/open-interest/ETHUSDT?max_age=2")
+    assert (fresh.status, fresh.headers["Age"]) == (200, "0")
+    assert (known.status, known.json["symbol"]) == (200, "ETHUSDT")
+    assert int(known.headers["Age"]) >= 10
+    assert (refused.status, refused.json["type"]) == (503, "urn:binance-oi:budget")
 
 
 @everywhere
