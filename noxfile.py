@@ -418,13 +418,21 @@ def fuzz(session: nox.Session) -> None:
 def service(session: nox.Session) -> None:
     """The service with 5,500 listeners, 300 visitors and 10,000 fuzzed requests; 12 minutes.
 
-    BINANCE_OI_LISTENERS, BINANCE_OI_SWEEPS and BINANCE_OI_REQUESTS make it shorter.
+    `-- fuzzed fanout snapshot visitors market ends` names the parts. BINANCE_OI_LISTENERS,
+    BINANCE_OI_SWEEPS, BINANCE_OI_REQUESTS and BINANCE_OI_ENDS make it shorter.
     """
     install(session, "test", "-e", ".[cli]")
-    env = {"BINANCE_OI_REQUESTS": os.environ.get("BINANCE_OI_REQUESTS", "10000")}
-    fuzzed = ("tests/web/test_server.py", "-k", "fuzzed")
-    session.run("python", "-m", "pytest", "-q", *fuzzed, env=env)
-    session.run("python", "-m", "service", *session.posargs, env={"PYTHONPATH": "tests"})
+    parts = session.posargs or ["fuzzed", "ends", "fanout", "snapshot", "visitors", "market"]
+    if "fuzzed" in parts:
+        env = {"BINANCE_OI_REQUESTS": os.environ.get("BINANCE_OI_REQUESTS", "10000")}
+        fuzzed = ("tests/web/test_server.py", "-k", "fuzzed")
+        session.run("python", "-m", "pytest", "-q", *fuzzed, env=env)
+    if "ends" in parts:  # under -X dev -W error, with open streams, again and again
+        for _ in range(int(os.environ.get("BINANCE_OI_ENDS", "20"))):
+            dev = ("python", "-X", "dev", "-W", "error", "-m", "pytest", "-q")
+            session.run(*dev, "-m", "", "tests/web/test_ends.py")
+    if drills := [part for part in parts if part not in ("fuzzed", "ends")]:
+        session.run("python", "-m", "service", *drills, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

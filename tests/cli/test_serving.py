@@ -9,9 +9,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from support.recorded import VALUES, write_recording
 
 Captured = pytest.CaptureFixture[str]
 SERVE = ("-m", "binance_oi", "serve")
-UVICORN = Path(__file__).resolve().parents[1] / "support" / "uvicorn_process.py"
 HANGS = 600.0  # s after which a process hangs and is not only slow
 FEW = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
 
@@ -33,9 +31,9 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 
 @contextmanager
 def serve(
-    *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = SERVE
+    *arguments: str, env: dict[str, str] | None = None
 ) -> "Generator[tuple[str, subprocess.Popen[str]]]":
-    command = [sys.executable, "-X", "dev", "-W", "error", *program, *arguments]
+    command = [sys.executable, "-X", "dev", "-W", "error", *SERVE, *arguments]
     pipe, variables = subprocess.PIPE, {**os.environ, "PYTHONASYNCIODEBUG": "0", **(env or {})}
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=variables) as process:
         try:
@@ -103,21 +101,6 @@ def test_a_signal_ends_the_service_and_its_open_streams_and_closes_the_recording
     assert status == 421
     with Recording(path) as recording:
         assert set(recording.symbols()) <= {"BTCUSDT", "ETHUSDT"}
-
-
-@pytest.mark.skipif(find_spec("fastapi") is None, reason="pydantic has no wheels for this Python")
-def test_a_signal_ends_open_streams_before_uvicorn_waits_for_them() -> None:
-    with serve(program=[str(UVICORN)]) as (url, process):
-        until_live(url)
-        thread, pieces = read_stream(f"{url}events")
-        while not pieces:
-            pass
-        process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=HANGS)
-        thread.join(HANGS)
-    noise = [line for line in stderr.splitlines() if not line.startswith("Executing <")]
-    assert (process.returncode, noise) == (-signal.SIGTERM, [])  # uvicorn sends it to itself
-    assert pieces[-1] == b""
 
 
 def test_a_recording_of_another_process_is_served_without_an_exchange(tmp_path: Path) -> None:

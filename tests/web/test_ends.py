@@ -1,0 +1,159 @@
+"""A signal ends the service with streams open, on every server, and nobody hears of it.
+
+Real processes under `-X dev -W error`: a task, a socket or a generator that is left behind, or a
+traceback of a visitor that went away, is a line on stderr.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import urllib.parse
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support.lanes import thorough
+
+HANGS = 600.0  # s after which a process hangs and is not only slow
+PROGRAM = str(Path(__file__).resolve().parents[1] / "support" / "service_programs.py")
+FEW = ("BTCUSDT", "ETHUSDT", "--every", "1s", "--simulated", "--port", "0")
+COMMANDS = {
+    "serve": ("-m", "binance_oi", "serve", *FEW),
+    **{kind: (PROGRAM, kind) for kind in ("aiohttp", "FastAPI", "Starlette", "uvicorn")},
+}
+GET = "GET {path}{route} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
+    pytest.mark.skipif(find_spec("fastapi") is None, reason="no wheels of pydantic"),
+]
+
+
+class Ended(NamedTuple):
+    code: int
+    said: list[str]
+
+
+class Running:
+    """A process that serves, and its visitors."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self.process = process
+        place = urllib.parse.urlsplit(url)
+        assert place.port is not None, url
+        self._port, self._path = place.port, place.path
+
+    async def connect(self, buffer: int | None = None) -> socket.socket:
+        connection = socket.socket()
+        connection.setblocking(False)
+        if buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self._port))
+        return connection
+
+    async def ask(self, route: str, buffer: int | None = None) -> socket.socket:
+        connection = await self.connect(buffer)
+        request = GET.format(path=self._path, route=route).encode()
+        await asyncio.get_running_loop().sock_sendall(connection, request)
+        return connection
+
+    async def stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A stream, after its first event."""
+        connection = await self.ask("events")
+        reader, writer = await asyncio.open_connection(sock=connection)
+        await reader.readuntil(b"event: state")
+        return reader, writer
+
+    async def ended(self) -> Ended:
+        _, said = await asyncio.wait_for(self.process.communicate(), HANGS)
+        assert self.process.returncode is not None
+        # On a busy machine, asyncio's debug mode names steps that took longer than usual.
+        lines = [each for each in said.decode().splitlines() if not each.startswith("Executing <")]
+        return Ended(self.process.returncode, lines)
+
+
+@asynccontextmanager
+async def running(kind: str) -> AsyncIterator[Running]:
+    pipe, command = asyncio.subprocess.PIPE, COMMANDS[kind]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-W", "error", *command),
+        stdout=pipe,
+        stderr=pipe,
+        env={**os.environ, "PYTHONASYNCIODEBUG": "0"},
+    )
+    assert process.stdout is not None
+    try:
+        yield Running(process, (await process.stdout.readline()).decode().strip())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def codes(kind: str, number: signal.Signals) -> Sequence[int]:
+    """How a server may end: uvicorn sends itself the signal again."""
+    return (0,) if kind in ("serve", "aiohttp") else (-number, 0)
+
+
+@pytest.mark.parametrize(
+    "kind, number",
+    [
+        *((kind, signal.SIGTERM) for kind in ("serve", "FastAPI")),
+        *thorough(*((kind, signal.SIGTERM) for kind in ("aiohttp", "Starlette", "uvicorn"))),
+        *thorough(*((kind, signal.SIGINT) for kind in COMMANDS)),
+    ],
+)
+async def test_a_signal_ends_a_service_with_all_its_visitors_and_leaves_nothing_on_stderr(
+    kind: str, number: signal.Signals
+) -> None:
+    async with running(kind) as service:
+        left = await service.stream()
+        left[1].transport.abort()  # in the middle of its stream
+        streams = [await service.stream() for _ in range(5)]
+        silent = [
+            await service.connect(),  # sends nothing
+            await service.ask("events", buffer=2048),  # reads nothing
+            await service.ask("snapshot"),  # has its answer, and stays
+        ]
+        half = await service.connect()
+        await asyncio.get_running_loop().sock_sendall(half, b"GET /events HTTP/1.1\r\nHo")
+        for reader, _ in streams:
+            await reader.readuntil(b"event: sweep")
+        service.process.send_signal(number)
+        rests = [await asyncio.wait_for(reader.read(), HANGS) for reader, _ in streams]
+        ended = await service.ended()
+        for connection in (*silent, half):
+            connection.close()
+        for _, writer in (*streams, left):
+            writer.close()
+    assert ended.said == []
+    assert ended.code in codes(kind, number)
+    for rest in rests:
+        assert rest.endswith(b"\r\n0\r\n\r\n"), rest[-200:]  # a stream that is whole
+
+
+@pytest.mark.parametrize("kind", ["aiohttp", *thorough("serve", "FastAPI", "Starlette", "uvicorn")])
+async def test_visitors_who_leave_at_any_moment_leave_no_traceback(kind: str) -> None:
+    async with running(kind) as service:
+        streams = [await service.stream()]
+        for route in ("events", "snapshot", "open-interest/BTCUSDT", "history/BTCUSDT", "changes"):
+            for _ in range(4):
+                connection = await service.ask(route)
+                # A reset, and not an end: the answer meets a connection that is gone.
+                linger = b"\1\0\0\0\0\0\0\0"
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                connection.close()
+            streams[-1][1].transport.abort()
+            streams.append(await service.stream())  # others are still served
+        service.process.send_signal(signal.SIGTERM)
+        ended = await service.ended()
+        for _, writer in streams:
+            writer.close()
+    assert ended.said == []
+    assert ended.code in codes(kind, signal.SIGTERM)
