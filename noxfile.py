@@ -51,6 +51,18 @@ QUICK = (
     *("sending/test_deadline", "sending/test_shared_calls", "exchange", "test_errors"),
 )
 SERVERS = ("fastapi>=0.115; python_version < '3.15'", "uvicorn>=0.30")  # of an example
+ON_BOTH_STORES = tuple(
+    f"tests/recorder/test_{name}.py"
+    for name in ("recorder", "recorder_clock", "recording", "care", "backfill")
+)
+POSTGRES = {  # parts of the session: tests, and how many kills
+    "stores": ((*ON_BOTH_STORES, "tests/postgres/test_postgres_sink.py"), 3),
+    "kills": (("tests/postgres/test_postgres_kills.py",), 200),
+    "care": (("tests/recorder/test_care_kills.py",), 100),
+    "hosts": (("tests/postgres/test_lost_hosts.py",), 3),
+    "space": (("tests/postgres/test_large_prunes.py",), 3),
+    "copies": (("tests/postgres/test_large_copies.py",), 20),
+}
 SHARED = ("member", "courier", "redis_server", "redis_budget")  # through a server
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 UNREACHABLE = re.compile(
@@ -210,32 +222,39 @@ def history(session: nox.Session) -> None:
     )
 
 
-def on_both_stores(session: nox.Session, *arguments: str, **env: str) -> None:
-    install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
-    names = ("recorder", "recorder_clock", "recording", "care", "care_kills")
+def run_on_both_stores(session: nox.Session, *arguments: str, **env: str) -> None:
     session.run(
         *("python", "-m", "pytest", "-q", "-o", "faulthandler_timeout=7200", *arguments),
-        *(f"tests/recorder/test_{name}.py" for name in names),
-        "tests/postgres",
-        *session.posargs,
         env={"BINANCE_OI_POSTGRES": "1", **env},
     )
 
 
 @nox.session
 def postgres(session: nox.Session) -> None:
-    """Real servers of PostgreSQL, and kills of both sides; an hour.
+    """Real servers of PostgreSQL: kills of both sides, lost hosts, ten million rows; an hour.
 
-    It needs `initdb` and `postgres` (Debian: `postgresql`). BINANCE_OI_KILLS makes it shorter.
+    It needs `initdb` and `postgres` (Debian: `postgresql`), and for lost hosts a root user. After
+    `--`, it takes names of parts, such as `-- kills space`. BINANCE_OI_KILLS and BINANCE_OI_ROWS
+    make them shorter.
     """
-    kills = os.environ.get("BINANCE_OI_KILLS", "200")
-    on_both_stores(session, "-m", "", BINANCE_OI_KILLS=kills)
+    install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
+    if wrong := set(session.posargs) - POSTGRES.keys():
+        session.error(f"no such part: {', '.join(wrong)}; there are {', '.join(POSTGRES)}")
+    for part in session.posargs or POSTGRES:
+        tests, kills = POSTGRES[part]
+        env = {
+            "BINANCE_OI_KILLS": os.environ.get("BINANCE_OI_KILLS", str(kills)),
+            "BINANCE_OI_ROWS": os.environ.get("BINANCE_OI_ROWS", "10_000_000"),
+        }
+        run_on_both_stores(session, "-m", "", "-rP", *tests, **env)
 
 
 @nox.session
 def postgres_quick(session: nox.Session) -> None:
     """The recorder on a real server of PostgreSQL, and what others read there; a minute."""
-    on_both_stores(session, "-n", "2", "--dist", "worksteal")
+    install(session, "test", "-e", ".[cli,parquet,plot,postgres]")
+    tests = (*ON_BOTH_STORES, "tests/postgres", *session.posargs)
+    run_on_both_stores(session, "-n", "2", "--dist", "worksteal", *tests)
 
 
 @nox.session

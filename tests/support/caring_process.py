@@ -1,10 +1,12 @@
 """Work on a recording in a process of its own, to be killed: `-m support.caring_process WHAT ...`.
 
-Rule of this file: it prints `ready` when its imports are done, and `done` at its end.
+Rule of this file: it prints `ready` when its imports are done, and `done` at its end. A copy prints
+how many rows it has read so far, and its peak of memory in KiB.
 
     prune PLACE DAYS NOW_MS    compact PLACE    copy SOURCE TARGET    rotate PATH DAY_COUNT
 """
 
+import resource
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +31,18 @@ def rotate(path: str, begin: int, days: int) -> None:
             s.tidy()
 
 
+def copy(source: str, target: str) -> None:
+    """Copy, and print the progress."""
+    read = 0
+
+    def on_rows(count: int) -> None:
+        nonlocal read
+        read += count
+        print(read, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+
+    care.copy(source, target, on_rows=on_rows)
+
+
 def main(what: str, *arguments: str) -> None:
     print("ready", flush=True)
     match what, arguments:
@@ -37,7 +51,7 @@ def main(what: str, *arguments: str) -> None:
         case "compact", (place,):
             care.compact(place)
         case "copy", (source, target):
-            care.copy(source, target)
+            copy(source, target)
         case "rotate", (path, begin, days):
             rotate(path, int(begin), int(days))
         case _:
