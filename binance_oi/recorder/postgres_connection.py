@@ -37,11 +37,13 @@ _OURS = {
     "keepalives_count": PROBES,
     "tcp_user_timeout": LOST_AFTER_MS,
 }
-# Settings of the session. With `synchronous_commit = off` a crash of the server loses commits.
+# Settings of the session. While an answer waits for its confirmation, the server sends no probes of
+# a silent peer, and only `tcp_user_timeout` ends its wait. With `synchronous_commit = off` a crash of the server loses commits.
 _SESSION = f"""
 SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('tcp_keepalives_interval', '{SILENT_S}', false),
     set_config('tcp_keepalives_count', '{PROBES}', false),
+    set_config('tcp_user_timeout', '{LOST_AFTER_MS}', false),
     set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', false),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)

@@ -6,69 +6,13 @@ BINANCE_OI_KILLS says how many of them are killed.
 
 import os
 import random
-import subprocess
-import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from binance_oi.recorder import Recording
-from binance_oi.recorder.check import check
-from support import SUPPORT
 from support.postgres_server import Server
-from support.recording_process import NAMES
+from support.recorder_processes import Process, check_all
 
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
-CHILD = SUPPORT / "recording_process.py"
-
-
-class Process:
-    """A recorder in a process; it notes what was acknowledged."""
-
-    def __init__(self, url: str, every: float = 0.1, *options: str) -> None:
-        command = [sys.executable, str(CHILD), url, str(every), *options]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.PIPE, text=True)
-        self.acknowledged: list[tuple[int, int]] = []
-        self.any = threading.Event()
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-        self._reading = threading.Thread(target=self._read)
-        self._reading.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.endswith("\n"):
-                slot, at = line.split()
-                self.acknowledged.append((int(slot), int(at)))
-                self.any.set()
-
-    def wait(self, sweeps: int) -> None:
-        """Wait until so many sweeps are acknowledged."""
-        while len(self.acknowledged) < sweeps:
-            assert self._process.poll() is None, self._process.stderr
-            time.sleep(0.01)
-
-    def kill(self) -> list[tuple[int, int]]:
-        self._process.kill()
-        self._process.wait()
-        self._reading.join()
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
-        return self.acknowledged
-
-
-def check_all(url: str, acknowledged: list[tuple[int, int]]) -> None:
-    """Every acknowledged sweep is whole, and every slot has a sweep or one gap."""
-    with Recording.open(url) as recording:
-        new = {sweep.slot: sweep.new for sweep in recording.sweeps()}
-        assert [slot for slot, _ in acknowledged if new.get(slot) != len(NAMES)] == []
-        assert set(new.values()) == {len(NAMES)}
-        assert recording.samples().count() == len(new) * len(NAMES)
-        found = check(recording)
-    assert (found.damage, found.unaccounted) == ((), 0)
-    assert len({slot for slot, _ in acknowledged}) == len(acknowledged)  # no slot twice
 
 
 def test_kill_9_of_recorders_loses_no_acknowledged_sweep(url: str) -> None:

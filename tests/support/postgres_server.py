@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 OURS = 65534  # the user `nobody`, where we are root
+AS_ORDINARY_USER = ("setpriv", f"--reuid={OURS}", f"--regid={OURS}", "--clear-groups")
 HANGS = 300.0  # s after which a server is stuck, not slow
 SETTINGS = {
     "listen_addresses": "",
@@ -45,8 +46,9 @@ def as_ordinary_user() -> Any:
 class Server:
     """One server with its data; see `serving`."""
 
-    def __init__(self, home: Path, settings: dict[str, str]) -> None:
+    def __init__(self, home: Path, settings: dict[str, str], host: Sequence[str]) -> None:
         self.home = home
+        self._host = host
         self._settings = SETTINGS | settings
         self._process: subprocess.Popen[Any] | None = None
         self._numbers = count(1)
@@ -64,12 +66,21 @@ class Server:
             cwd=self.home,
         )
 
+    def trust(self, network: str) -> None:
+        """Let every user of these addresses in."""
+        with (self.home / "data" / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} trust\n")
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         settings = [f"-c{name}={value}" for name, value in self._settings.items()]
+        command = [find("postgres"), "-D", str(self.home / "data"), "-k", str(self.home), *settings]
+        user = as_ordinary_user()
+        if self._host:  # only root enters a network namespace
+            user, command = {}, [*self._host, *AS_ORDINARY_USER, *command]
         self._process = subprocess.Popen(
-            [find("postgres"), "-D", str(self.home / "data"), "-k", str(self.home), *settings],
-            **as_ordinary_user(),
+            command,
+            **user,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=self.home,
@@ -135,14 +146,21 @@ def _children(parent: int) -> list[int]:
 
 
 @contextmanager
-def serving(**settings: str) -> Iterator[Server]:
-    """A server in a new directory; both are gone at the end of the block."""
+def serving(host: Sequence[str] = (), **settings: str) -> Iterator[Server]:
+    """A server in a new directory; both are gone at the end of the block.
+
+    Args:
+        host: Precedes a command that runs on another host; see `support.hosts`.
+        settings: Of the server.
+    """
     home = Path(tempfile.mkdtemp(prefix="boi-", dir="/tmp"))  # a socket's name is short
     if os.getuid() == 0:
         os.chown(home, OURS, OURS)
-    server = Server(home, settings)
+    server = Server(home, settings, host)
     try:
         server.make()
+        if host:
+            server.trust("all")
         server.start()
         yield server
     finally:

@@ -1,0 +1,150 @@
+"""When a host vanishes, a standby on another host takes over, and no slot is stored twice.
+
+Rule of this file: hosts are network namespaces, so the kernel and the server see what they would
+see of real hosts: silence. BINANCE_OI_KILLS says how often each one vanishes.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from binance_oi.recorder.postgres_schema import LOCK
+from support.hosts import Host, network
+from support.postgres_server import Server, serving
+from support.recorder_processes import Process, check_all
+
+TIMES = int(os.environ.get("BINANCE_OI_KILLS", "1"))
+WITHIN_S = 30.0  # a standby has the lock
+HOLDER = f"""
+SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = {LOCK} AND granted
+"""
+
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.wallclock,
+    pytest.mark.skipif(
+        sys.platform != "linux" or os.getuid() != 0, reason="hosts are namespaces, which root makes"
+    ),
+]
+
+
+@pytest.fixture(name="hosts", scope="module")
+def _hosts() -> Iterator[tuple[Server, list[Host]]]:
+    """A server on a host of its own, and two hosts for recorders."""
+    with (
+        network(3) as (there, *others),
+        serving(host=there.command, listen_addresses=there.address) as server,
+    ):
+        yield server, [there, *others]
+
+
+def on(host: Host, url: str, *options: str, every: float = 0.1) -> Process:
+    """A recorder on a host."""
+    return Process(url, every, *options, host=host.command)
+
+
+def remote(server: Server, host: Host) -> tuple[str, str]:
+    """A new database: its URL over the network, and through the server's own socket."""
+    url = server.database()
+    name = url.partition("///")[2].partition("?")[0]
+    return f"postgresql://postgres@{host.address}/{name}", url
+
+
+def holder(url: str) -> int | None:
+    """The server's process that has the lock; None when nobody has it."""
+    with psycopg.connect(url) as connection:
+        database = f"{HOLDER} AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
+        row = connection.execute(database.encode(), (connection.info.dbname,)).fetchone()
+        return None if row is None else int(row[0])
+
+
+def until_taken_over(url: str, before: int | None) -> float:
+    """Wait until another process has the lock; return the seconds."""
+    began = time.monotonic()
+    while holder(url) in (None, before):
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("every", [0.1, 3.0], ids=["under way", "idle"])
+def test_a_standby_takes_over_from_a_host_that_vanished_and_no_slot_is_there_twice(
+    hosts: tuple[Server, list[Host]], every: float
+) -> None:
+    """The host comes back, and its recorder writes no more."""
+    server, (there, *machines) = hosts
+    chance, took = random.Random(8), list[float]()
+    url, local = remote(server, there)
+    acknowledged: list[tuple[int, int]] = []
+    first = on(machines[0], url, every=every)
+    first.wait(3 if every < 1 else 1)
+    for _ in range(TIMES):
+        second = on(machines[1], url, "--standby", every=every)
+        first.wait(len(first.acknowledged) + 2)
+        time.sleep(chance.uniform(0.5, 1.5))
+        before = holder(local)
+        machines[0].vanish()
+        took.append(until_taken_over(local, before))
+        second.wait(2)
+        seen = len(first.acknowledged)
+        machines[0].come_back()
+        second.wait(len(second.acknowledged) + 3)
+        acknowledged += first.kill()
+        assert len(first.acknowledged) == seen
+        first = second
+        machines.reverse()
+    acknowledged += first.kill()
+    check_all(local, acknowledged)
+    print("took over after", [round(seconds, 1) for seconds in took], "s")
+    assert max(took) < WITHIN_S
+
+
+HOLDS = """
+import sys
+from binance_oi.recorder.postgres_connection import Connection
+from binance_oi.recorder.postgres_schema import TRY_LOCK
+connection = Connection(sys.argv[1], "binance-oi record test")
+connection.execute(TRY_LOCK)
+print("ready", flush=True)
+connection.execute("SELECT pg_sleep(3), repeat('x', 100000)")
+"""
+
+
+def test_a_host_that_vanishes_before_its_answer_arrives_leaves_its_lock(
+    hosts: tuple[Server, list[Host]],
+) -> None:
+    """The server has sent something that nobody confirms, and sends no probes meanwhile."""
+    server, (there, machine, _) = hosts
+    url, local = remote(server, there)
+    command = [*machine.command, sys.executable, "-c", HOLDS, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        machine.vanish()
+        began = time.monotonic()
+        while holder(local) is not None:
+            time.sleep(0.05)
+        took = time.monotonic() - began
+        machine.come_back()
+        process.kill()
+    print(f"its lock was free after {took:.1f} s")
+    assert took < WITHIN_S
+
+
+def test_a_server_whose_host_vanished_costs_no_sweep(hosts: tuple[Server, list[Host]]) -> None:
+    """The recorder keeps its sweeps in memory, and writes them when the host is back."""
+    server, (there, machine, _) = hosts
+    url, local = remote(server, there)
+    process = on(machine, url)
+    process.wait(3)
+    for _ in range(TIMES):
+        there.vanish()
+        time.sleep(20.0)
+        there.come_back()
+        process.wait(len(process.acknowledged) + 200)
+    check_all(local, process.kill())
