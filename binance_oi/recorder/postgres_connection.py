@@ -38,7 +38,8 @@ _OURS = {
     "tcp_user_timeout": LOST_AFTER_MS,
 }
 # Settings of the session. While an answer waits for its confirmation, the server sends no probes of
-# a silent peer, and only `tcp_user_timeout` ends its wait. With `synchronous_commit = off` a crash of the server loses commits.
+# a silent peer, and only `tcp_user_timeout` ends its wait. With `synchronous_commit = off` a crash
+# of the server loses commits.
 _SESSION = f"""
 SELECT set_config('tcp_keepalives_idle', '{SILENT_S}', false),
     set_config('tcp_keepalives_interval', '{SILENT_S}', false),

@@ -18,6 +18,13 @@ def _ip(*words: str) -> None:
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
 
 
+def _write(namespace: str, setting: str, value: str) -> None:
+    """Change a setting of IPv4."""
+    command = f"echo {value} > /proc/sys/net/ipv4/{setting}"
+    words = ["ip", "netns", "exec", namespace, "sh", "-c", command]
+    subprocess.run(words, check=True, timeout=60.0)
+
+
 class Host:
     """One host; see `network`."""
 
@@ -57,9 +64,7 @@ class Host:
         self._forward("1")
 
     def _forward(self, value: str) -> None:
-        setting = f"/proc/sys/net/ipv4/conf/{self._far}/forwarding"
-        command = ["ip", "netns", "exec", self._router, "sh", "-c", f"echo {value} > {setting}"]
-        subprocess.run(command, check=True, timeout=60.0)
+        _write(self._router, f"conf/{self._far}/forwarding", value)
 
     def remove(self) -> None:
         """Remove the host; its processes have ended."""
