@@ -112,6 +112,15 @@ class Connection:
         found: Found = self._connection.execute(_native(query), values)
         return found
 
+    def has_locked(self, statement: str) -> bool:
+        """Run one statement within a transaction; False, and no change, when a lock is taken."""
+        try:
+            with self._connection.transaction():
+                self.execute(statement)
+        except self._driver.errors.LockNotAvailable:
+            return False
+        return True
+
     def stream(self, query: str, values: Sequence[Any] = (), /) -> Any:
         """Run a query whose rows stay on the server until they are fetched; close the cursor.
 

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, closing
 from binance_oi.recorder.retention import STEP_ROWS, clock
 from binance_oi.recorder.store import Store
 
+# A larger number changes nothing: the module `sqlite3` ends this statement after its first page.
+_RETURN_PAGE = "PRAGMA incremental_vacuum(1)"
 PAGES_PER_STEP = 4096  # 4 MiB
 INCREMENTAL = 2  # a value of `PRAGMA auto_vacuum`
 
@@ -84,7 +86,8 @@ class SqliteKeeper:
             self._write_anew()
             return False
         with self.writing() as run:
-            run.execute(f"PRAGMA incremental_vacuum({PAGES_PER_STEP})").fetchall()
+            for _ in range(min(PAGES_PER_STEP, self._value("PRAGMA freelist_count") or 0)):
+                run.execute(_RETURN_PAGE)
         return bool(self._value("PRAGMA freelist_count"))
 
     def _write_anew(self) -> None:

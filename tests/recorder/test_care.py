@@ -16,6 +16,7 @@ from binance_oi import Gap, OccupiedError, RecordingError, StorageError
 from binance_oi.recorder import Recorder, Recording, care, copying, retention
 from binance_oi.recorder.check import check
 from binance_oi.recorder.retention import Pruned
+from binance_oi.recorder.sqlite_keeper import SqliteKeeper
 from binance_oi.recorder.store import Store
 from binance_oi.times import instant, unix_ms
 from support.filled import BEFORE, DAY, HOUR, START, fill, sink_at, sweep_of
@@ -139,6 +140,7 @@ def test_a_prune_that_stops_after_any_step_is_completed_by_the_next(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.STEP_ROWS", 7)
+    monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.PAGES_PER_STEP", 5)
     monkeypatch.setattr("binance_oi.recorder.postgres_keeper.STEP_ROWS", 7)
     fill(place, SLOTS)
     steps = 0
@@ -205,6 +207,22 @@ def test_a_pruned_file_returns_its_space(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_one_step_returns_many_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large recording would take hours otherwise: there is a pause between two steps."""
+    monkeypatch.setattr("binance_oi.recorder.sqlite_keeper.PAGES_PER_STEP", 50)
+    path = tmp_path / "oi.db"
+    fill(str(path), range(START, END, HOUR // 4), 40)
+    with closing(Store(path)) as store:
+        with store.writing() as run:
+            run.execute("DELETE FROM settled WHERE symbol > 'S003'")
+        keeper, steps = SqliteKeeper(store), 1
+        (free,) = store.connection.execute("PRAGMA freelist_count").fetchone()
+        while keeper.compact():
+            steps += 1
+    assert free > 50
+    assert steps == -(-free // 50)
 
 
 def test_a_file_of_an_earlier_program_is_written_anew_once(tmp_path: Path) -> None:

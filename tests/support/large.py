@@ -42,10 +42,10 @@ def sweep_of(slot: int, number: int) -> Snapshot:
     )
 
 
-def fill_large(place: str, slots: range) -> None:
+def fill_large(place: str, slots: range, *, source: str | None = "production") -> None:
     """Record a sweep in most of these slots, and a gap in the others."""
     period = slots.step
-    with sink_at(place) as sink:
+    with sink_at(place, source) as sink:
         for number, slot in enumerate(slots):
             if number % 1000 == 900:
                 sink.save(None, [Gap(slot, slot, "banned", "until then")], period)

@@ -1,0 +1,107 @@
+"""Millions of rows pruned to a tenth return their space; nobody who uses them meanwhile notices.
+
+Rule of this file: the recorder, the readers and the prune are processes of their own.
+BINANCE_OI_ROWS says how many rows there are.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from binance_oi.recorder import Recording
+from binance_oi.recorder.address import is_database
+from binance_oi.recorder.check import check
+from binance_oi.recorder.postgres_keeper import SIZE
+from support import SUPPORT, TESTS
+from support.filled import DAY
+from support.large import ROWS, SYMBOLS, fill_large
+from support.recorder_processes import Process
+from support.recording_process import NAMES
+
+DAYS, KEPT = 44, 4  # of them; the days from the first one that stays until now are a tenth
+READERS = ("days", "days", "whole")
+HANGS = 600.0
+
+pytestmark = pytest.mark.thorough
+
+
+class Reader:
+    """A process that reads all the time."""
+
+    def __init__(self, place: str, how: str) -> None:
+        command = [sys.executable, "-W", "error", str(SUPPORT / "browsing_process.py"), place, how]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def end(self) -> int:
+        """Let it end; return how often it has read.
+
+        Raises:
+            AssertionError: It has had an error.
+        """
+        said, errors = self._process.communicate("")
+        assert (self._process.returncode, errors) == (0, "")
+        return int(said.split()[-1])
+
+
+def size(place: str) -> int:
+    """Bytes of a recording, without the log of its file."""
+    if not is_database(place):
+        return Path(place).stat().st_size
+    with psycopg.connect(place) as connection:
+        row = connection.execute(SIZE.encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def kept(place: str, since: int) -> list[object]:
+    """What must stay: of some symbols each row, of all symbols how many."""
+    with Recording.open(place) as recording:
+        rows = list(recording.selection(SYMBOLS[::100], (since, since + KEPT * DAY)).rows())
+        count = sum(1 for _ in recording.selection(SYMBOLS, (since, since + KEPT * DAY)).rows())
+        return [rows, count]
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_a_recording_pruned_to_a_tenth_returns_its_space_and_nobody_notices(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    place = str(tmp_path / "oi.db")
+    if store == "postgres":
+        place = request.getfixturevalue("url")
+    sweeps = ROWS // len(SYMBOLS)
+    period = DAYS * DAY // sweeps // 1000 * 1000
+    now = round(time.time() * 1000)
+    begin = (now - sweeps * period) // period * period
+    fill_large(place, range(begin, begin + (sweeps - 1) * period, period), source=None)
+    since = (now // DAY - KEPT) * DAY
+    before, rows = size(place), kept(place, since)
+    recorder = Process(place, 0.5)
+    recorder.wait(3)
+    readers = [Reader(place, how) for how in READERS]
+    began, recorded = time.monotonic(), len(recorder.acknowledged)
+    command = [sys.executable, "-m", "support.caring_process", "prune", place, str(KEPT), str(now)]
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True)
+    took, recorded = time.monotonic() - began, len(recorder.acknowledged) - recorded
+    assert (done.returncode, done.stderr) == (0, "")
+    recorder.wait(len(recorder.acknowledged) + 3)
+    while size(place) > before / 4:  # a file becomes shorter at the next checkpoint
+        time.sleep(0.05)
+        assert time.monotonic() - began < took + HANGS
+    after = size(place)
+    reads = [reader.end() for reader in readers]
+    acknowledged = recorder.kill()
+    print(f"\n{store}: {before >> 20} MiB, then {after >> 20} MiB; {took:.0f} s")
+    print(f"meanwhile {recorded} sweeps were recorded, and {sum(reads):,} reads had no error")
+    assert min(reads) > 0
+    assert kept(place, since) == rows
+    with Recording.open(place) as recording:
+        new = {sweep.slot: sweep.new for sweep in recording.sweeps() if sweep.period == 500}
+        assert {slot for slot, _ in acknowledged} <= new.keys()
+        assert set(new.values()) == {len(NAMES)}
+        assert "storage" not in {gap.reason for gap in recording.gaps()}
+        assert check(recording).damage == ()

@@ -1,0 +1,46 @@
+"""A reader of a large recording, in a process of its own: `python browsing_process.py PLACE HOW`.
+
+Rule of this file: it reads as a user does, until its input ends; then it prints how often it has
+read. At the first error it exits with 1 and a traceback.
+
+    days: a day of a symbol and the newest samples    whole: every row, in one go
+"""
+
+import random
+import select
+import sys
+from datetime import timedelta
+
+from binance_oi.recorder import Recording
+
+
+def days(recording: Recording, chance: random.Random) -> None:
+    """A day of some symbols, and what else a page shows."""
+    span = recording.span()
+    assert span is not None
+    for symbol in chance.sample(recording.symbols(), 3):
+        found = recording.samples([symbol], since=span[1] - timedelta(days=1))
+        times = [time for _, time, *_ in found.rows()]
+        assert times == sorted(set(times))
+    assert sum(1 for _ in recording.sweeps()) > 0
+    assert recording.missed() >= 0
+
+
+def whole(recording: Recording, _: random.Random) -> None:
+    """Every row, of one moment."""
+    assert sum(1 for _ in recording.samples().rows()) > 0
+
+
+def main(place: str, how: str) -> None:
+    chance, reads = random.Random(place), 0
+    while not reads or not select.select([sys.stdin], [], [], 0.01)[0]:
+        with Recording.open(place) as recording:
+            {"days": days, "whole": whole}[how](recording, chance)
+        reads += 1
+        if reads == 1:
+            print("reading", flush=True)
+    print(reads, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
