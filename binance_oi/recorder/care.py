@@ -16,8 +16,9 @@ from binance_oi.arguments import StrPath, check_count, check_path
 from binance_oi.errors import RecordingError, StorageError
 from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder.address import is_database, same_file
-from binance_oi.recorder.copying import Target, check_pair, copy_into
+from binance_oi.recorder.copying import Target, copy_into
 from binance_oi.recorder.lock import RecorderLock
+from binance_oi.recorder.opening import check_source
 from binance_oi.recorder.past import write_past
 from binance_oi.recorder.postgres import PostgresSink
 from binance_oi.recorder.postgres_connection import Connection
@@ -145,9 +146,8 @@ def _target(place: StrPath, source: Recording) -> Generator[Target]:
             yield sink
         return
     path = check_path("target", place)
-    if path.exists() and path.stat().st_size:
-        with Recording(path) as known:
-            check_pair(source, known.source)
+    if source.source is not None:  # a copy that was killed may leave a file without tables
+        check_source(path, source.source)
     with closing(SqliteTarget(path, source.source)) as file:
         yield file
 

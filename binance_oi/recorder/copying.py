@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
-from binance_oi.errors import RecordingError
 from binance_oi.market.gap import Gap
 from binance_oi.market.rows import InstantRow, Row
 from binance_oi.recorder import coverage
@@ -223,13 +222,3 @@ def _within(gap: Gap, period: int, first: int, last: int, slots: set[int]) -> It
 def _chunks(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
     while some := list(islice(items, size)):
         yield some
-
-
-def check_pair(source: Recording, known: str | None) -> None:
-    """Check that both recordings are of one exchange.
-
-    Raises:
-        RecordingError: They are not.
-    """
-    if None not in (source.source, known) and source.source != known:
-        raise RecordingError(f"{source} is a recording of {source.source}, and not of {known}")

@@ -6,23 +6,31 @@ BINANCE_OI_KILLS says how many are killed.
 
 import os
 import random
+import shutil
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from binance_oi.recorder import Recording, care
+from binance_oi.recorder.address import is_database
 from binance_oi.recorder.check import check
 from binance_oi.recorder.rotating import RotatingSink
 from support import TESTS
 from support.filled import BEFORE, DAY, HOUR, START, fill
+from support.postgres_server import Server
 from support.recording_market import tables
 
+HANGS = 600.0
 KILLS = int(os.environ.get("BINANCE_OI_KILLS", "3"))
 LONGEST = 1.0  # s of work before a kill
-STEP = HOUR // 4 if KILLS > 20 else HOUR
+STEP = HOUR // 4
 END = START + 10 * DAY
 SYMBOLS = 40
 
@@ -43,6 +51,46 @@ def killed(seconds: float, *arguments: str) -> tuple[bool, list[str]]:
     return "done" in lines, lines
 
 
+def killed_until_it_ends(
+    chance: random.Random, new: Callable[[], str], check_one: Callable[[str], None], *words: str
+) -> int:
+    """Kill a command `KILLS` times, each at a random instant of its work; return how often.
+
+    Args:
+        chance: Chooses the instants.
+        new: Makes a place to work on; the command is repeated until it ends there.
+        check_one: What must hold after each kill and each end.
+        words: The command; its first word is followed by the place.
+    """
+    began = time.monotonic()
+    assert killed(HANGS, words[0], new(), *words[1:])[0]
+    longest, kills = time.monotonic() - began, 0
+    while kills < KILLS:
+        place, ended = new(), False
+        while not ended:
+            seconds = chance.uniform(0.0, longest / 2) if kills < KILLS else HANGS
+            ended, _ = killed(seconds, words[0], place, *words[1:])
+            kills += not ended
+            check_one(place)
+    return kills
+
+
+@pytest.fixture(name="copies")
+def _copies(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes copies of the recording in `place`, page by page."""
+    numbers = count()
+
+    def copied() -> str:
+        if not is_database(place):
+            target = tmp_path / f"copy{next(numbers)}.db"
+            shutil.copy(place, target)
+            return str(target)
+        server: Server = request.getfixturevalue("server")
+        return server.database(template=place)
+
+    return copied
+
+
 def check_kept(place: str, first: int) -> None:
     """Every slot from `first` on has its sweep with all samples, and every sweep has all."""
     with Recording.open(place) as recording:
@@ -54,34 +102,44 @@ def check_kept(place: str, first: int) -> None:
         assert check(recording).damage == ()
 
 
-def test_a_prune_killed_at_any_instant_loses_nothing_that_should_stay(place: str) -> None:
-    chance = random.Random(1)
+def test_a_prune_killed_at_any_instant_loses_nothing_that_should_stay(
+    place: str, copies: Callable[[], str]
+) -> None:
     fill(place, range(START, END, STEP), SYMBOLS)
-    kills = 0
-    for days in (8, 6, 4, 2):
-        while True:
-            seconds = chance.uniform(0.0, LONGEST) if kills < KILLS else 600.0
-            ended, _ = killed(seconds, "prune", place, str(days), str(END - 1))
-            kills += not ended
-            check_kept(place, END - (days + 1) * DAY)
-            if ended:
-                break
+
+    def check_one(copy: str) -> None:
+        check_kept(copy, END - 3 * DAY)
+
+    words = ("prune", "2", str(END - 1))
+    print(killed_until_it_ends(random.Random(1), copies, check_one, *words), "kills")
+    care.prune(place, 2, now=lambda: (END - 1) / 1000)
     with Recording.open(place) as recording:
         assert recording.samples().count() == SYMBOLS * 3 * DAY // STEP
         assert sum(each.slots for each in recording.pruned()) == 7 * DAY // STEP
         assert check(recording).is_whole
 
 
-def test_a_compact_killed_at_any_instant_loses_nothing(tmp_path: Path) -> None:
-    chance, place = random.Random(2), str(tmp_path / "oi.db")
+def test_a_compact_killed_at_any_instant_loses_nothing(
+    place: str, copies: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(place, range(START, END, STEP), SYMBOLS)
-    for kill in range(KILLS):
-        if kill % 20 == 0:  # something to return
-            care.prune(place, 8 - kill // 20, now=lambda: (END - 1) / 1000)
-        killed(chance.uniform(0.0, LONGEST / 4), "compact", place)
-        with Recording(place) as recording:
-            first = next(iter(recording.sweeps())).slot
-        check_kept(place, first)
+    with monkeypatch.context() as patched:  # removes rows, and leaves their space
+        for keeper in ("sqlite_keeper.SqliteKeeper", "postgres_keeper.PostgresKeeper"):
+            patched.setattr(f"binance_oi.recorder.{keeper}.compact", lambda _: False)
+        care.prune(place, 1, now=lambda: (END - 1) / 1000)
+    with Recording.open(place) as recording:
+        rows = list(recording.samples().rows())
+
+    def check_one(copy: str) -> None:
+        with Recording.open(copy) as recording:
+            assert list(recording.samples().rows()) == rows
+            assert check(recording).is_whole
+
+    before, _ = care.compact(copies())
+    print(killed_until_it_ends(random.Random(2), copies, check_one, "compact"), "kills")
+    was, now = care.compact(copies())
+    assert was == before
+    assert now < before / 2
 
 
 def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot(
@@ -90,7 +148,8 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
     chance, path = random.Random(3), tmp_path / "oi.db"
     acknowledged: list[int] = []
     for _ in range(KILLS):
-        _, lines = killed(chance.uniform(0.0, LONGEST), "rotate", str(path), str(START), "30")
+        ended, lines = killed(chance.uniform(0.0, LONGEST), "rotate", str(path), str(START), "300")
+        assert not ended
         acknowledged += [int(line) for line in lines if line.isdigit()]
     assert acknowledged
     with closing(RotatingSink(path, "production", "day")) as sink:
@@ -110,6 +169,17 @@ def test_a_rotating_recorder_killed_at_any_instant_keeps_every_acknowledged_slot
     assert sorted(known) == list(range(min(known), last + 1, HOUR))
     assert min(known) <= max(START, kept)
     assert sum(removed.values()) == (min(known) - START) // HOUR
+
+
+def test_a_copy_into_a_file_without_tables_makes_them(tmp_path: Path) -> None:
+    """A kill leaves such a file, when it hits while the file is made."""
+    source, target = str(tmp_path / "oi.db"), tmp_path / "other.db"
+    fill(source, range(START, START + 3 * HOUR, HOUR))
+    with closing(sqlite3.connect(target)) as connection:
+        connection.execute("PRAGMA auto_vacuum = 2")
+        connection.execute("PRAGMA journal_mode = WAL")
+    assert target.stat().st_size
+    assert care.copy(source, target) == 9
 
 
 def test_a_copy_killed_at_any_instant_ends_with_the_same_rows(place: str, tmp_path: Path) -> None:

@@ -129,10 +129,11 @@ class Server:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def database(self) -> str:
-        """The URL of a new database."""
+    def database(self, template: str = "template1") -> str:
+        """The URL of a new database, which is a copy of another one: a name or a URL."""
         name = f"oi_{os.getpid()}_{next(self._numbers)}"
-        self.sql(f"CREATE DATABASE {name}")
+        origin = template.partition("///")[2].partition("?")[0] or template
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {origin}")
         return self.url(name)
 
 
