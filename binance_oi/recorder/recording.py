@@ -1,8 +1,8 @@
 """Reading a recording: samples, sweeps and gaps.
 
-A recording is an SQLite file or a PostgreSQL database; any tool may read it while a recorder writes
-it. The rule of this file: reading changes nothing, and numbers leave as the exchange wrote them.
-Every way to read reports damage as a `RecordingError` that names the recording.
+A recording is an SQLite file or a PostgreSQL database. Any tool may read it while a recorder writes
+it. The rule of this file: a reader changes nothing, and returns each number exactly as the exchange
+wrote it. Every method reports damage as a `RecordingError` that names the recording.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,37 +40,47 @@ from binance_oi.times import instant, unix_ms
 
 class _Sweep(NamedTuple):
     slot: int
+    """The instant of the schedule, Unix ms."""
     period: int
+    """From slot to slot, ms."""
     started: int
+    """When the sweep began, Unix ms."""
     finished: int
+    """When the sweep ended, Unix ms."""
     asked: int
+    """How many symbols the sweep requested."""
     read: int
+    """How many symbols the exchange answered for."""
     new: int
+    """How many samples no earlier sweep had stored."""
     weight: int
+    """The weight of the sweep's requests."""
 
 
 class Sweep(_Sweep, Encodable):
-    """One row of the table `sweeps`. Times are Unix ms."""
+    """One row of the table `sweeps`."""
 
     __slots__ = ()
 
 
 class _CountedGap(NamedTuple):
     gap: Gap
+    """The gap."""
     period: int
-    """From slot to slot of this gap, ms; 0 when the file holds an impossible period."""
+    """From slot to slot of this gap, ms; 0 if the stored period is impossible."""
     slots: int
-    """Slots without a sweep; 0 for an empty gap. A slot in two gaps counts in the first one."""
+    """The number of slots in the gap; 0 for an empty gap. A slot that lies in two gaps counts in
+    the first one only."""
 
 
 class CountedGap(_CountedGap, Encodable):
-    """Slots without any sweep, and their number."""
+    """A gap, and the number of its slots."""
 
     __slots__ = ()
 
 
 def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
-    """These bounds in Unix ms.
+    """Convert these bounds to Unix ms; None leaves a side open.
 
     Raises:
         ValueError: A time has no time zone, or `since` is later than `until`.
@@ -82,7 +92,7 @@ def _span(since: datetime | None, until: datetime | None) -> tuple[int, int]:
 
 
 class Recording:
-    """Reads a recording, also while a recorder writes it. Its `str` is where it is.
+    """Reads a recording, even while a recorder writes it. Its `str` is its path or URL.
 
         with Recording("oi.db") as recording:
             for sample in recording.samples(["BTCUSDT"]):
@@ -93,10 +103,10 @@ class Recording:
             `postgres`).
 
     Raises:
-        RecordingError: The recording is missing, is not a recording, or has an unknown version.
-            Every method that reads raises it as well, also in the middle of an iteration: the file
-            is damaged or truncated, the server is gone, or it cannot be read.
-        ModuleNotFoundError: psycopg is missing; it comes with the extra `postgres`.
+        RecordingError: There is no such recording, or it has an unknown version. Every method that
+            reads may raise it too, even in the middle of an iteration: the file is damaged, or
+            cannot be read; or the server has closed the connection.
+        ModuleNotFoundError: psycopg is not installed; the extra `postgres` installs it.
     """
 
     def __init__(self, place: StrPath) -> None:
@@ -107,7 +117,7 @@ class Recording:
 
     @classmethod
     def open(cls, place: StrPath) -> Self:
-        """Open a recording, a file or a database; the same as `Recording(place)`."""
+        """Open a recording; the same as `Recording(place)`."""
         return cls(place)
 
     def __str__(self) -> str:
@@ -134,15 +144,16 @@ class Recording:
         self._tables.close()
 
     def check_target(self, target: StrPath) -> None:
-        """Check that a file or a directory at `target` would not replace what must stay.
+        """Check that a new file or directory at `target` would replace no part of the recording.
 
-        The name alone does not decide: links, hard links, other ways to the directory and, where
-        the file system ignores it, other case lead to the same place. The name of a side file is
-        refused beside any recording, even if there is no such file: SQLite would take it for one.
+        Two names may lead to one file: by a link, a hard link, another path to the directory, or
+        upper and lower case on some file systems. The check finds all of these. It also refuses the
+        name of a side file (`-wal`, `-shm`, `-journal`) of any recording, even if there is no such
+        file, because SQLite would use a file of that name.
 
         Raises:
-            RecordingError: The target is the recording, its log or another file beside it, or a
-                device, a pipe or a socket.
+            RecordingError: The target is the recording or one of its side files, or has the name of
+                a side file, or is a device, a pipe or a socket.
         """
         target = check_path("target", target)
         check_place(target)
@@ -157,20 +168,21 @@ class Recording:
         replace: bool = False,
         on_pages: Callable[[int, int], object] | None = None,
     ) -> None:
-        """Copy the recording as it is at this moment, also while a recorder writes it.
+        """Copy the recording as it is at this moment, even while a recorder writes it.
 
-        The copy is one file that is complete when it gets its name. It holds everything that was
-        acknowledged before this call, and can be read, moved and continued like any recording. A
-        recorder continues meanwhile; its log grows more than usual until the copy is complete.
+        The copy is one file, which gets its name when it is complete. It contains every sweep that
+        a recorder had committed before this call. It can be read, moved and continued like any
+        recording. The recorder continues during the copy; until the copy ends, its log grows.
 
         Args:
-            target: Name of the copy.
-            replace: Replace an existing file of that name; otherwise it is an error.
+            target: The path of the copy.
+            replace: Whether to replace an existing file there; otherwise an existing file is an
+                error.
             on_pages: Called repeatedly with the number of copied pages and of all pages.
 
         Raises:
-            RecordingError: The target exists, is the recording or belongs to it, is being written
-                by another process, or cannot be written.
+            RecordingError: The target exists, belongs to the recording, or cannot be written; or
+                another process is writing it.
         """
         path = check_path("target", target)
         self.check_target(path)
@@ -178,18 +190,18 @@ class Recording:
 
     @property
     def source(self) -> str | None:
-        """Where it was recorded: ``production``, ``testnet``, ``local`` or another base URL.
+        """The exchange of the data: ``production``, ``testnet``, ``local`` or another base URL.
 
-        None when the file does not say, as in version 2.
+        None if the recording does not name it; files of version 2 do not.
         """
         return self._tables.source()
 
     def _rows(self, query: str, values: Sequence[object], *kinds: type) -> Iterator[Any]:
-        """The rows of a query on the current state, read while they are iterated over."""
+        """Yield the rows of a query on the current state; read them as the caller takes them."""
         return typed(self._tables.rows(query, values), self._tables, *kinds)
 
     def symbols(self) -> tuple[str, ...]:
-        """Every symbol that has samples, sorted."""
+        """Return every symbol that has samples, sorted."""
         return tuple(symbol for (symbol,) in self._rows(self._tables.queries.symbols, (), str))
 
     def samples(
@@ -199,16 +211,16 @@ class Recording:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Samples:
-        """Samples by symbol and time.
+        """Return samples, sorted by symbol and time.
 
         Args:
-            symbols: None takes all.
-            since: The earliest transaction time (aware).
+            symbols: The symbols to read; None for all.
+            since: The earliest transaction time, included (aware).
             until: The end of the span, excluded (aware).
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
-            RecordingError: One of `symbols` was never recorded.
+            RecordingError: The recording has no sample of one of `symbols`.
             ValueError: A time has no time zone, or `since` is later than `until`.
         """
         span = _span(since, until)
@@ -220,10 +232,10 @@ class Recording:
         return self.selection(wanted, span)
 
     def selection(self, symbols: Iterable[str], span: tuple[int, int] = ALL_TIME_MS) -> Samples:
-        """Samples of names as the recording has them, without a check of the names.
+        """Return samples like `samples`, without a check of the symbols.
 
         Args:
-            symbols: Names; one that was never recorded has no samples.
+            symbols: Names as the recording spells them; an unknown name has no samples.
             span: Unix ms; the start is included, the end is not.
         """
         return Samples(self._tables, tuple(symbols), *span)
@@ -236,20 +248,21 @@ class Recording:
         until: datetime | None = None,
         source: str | None = None,
     ) -> Past:
-        """Instants of the past that were stored beside the samples, by symbol, time and source.
+        """Return the stored rows of the past, sorted by symbol, time and source.
 
-        A symbol without such rows has none here; that is no error.
+        They come from the exchange's history or from its archive, not from sweeps. A symbol without
+        such rows is no error.
 
         Args:
-            symbols: None takes all.
-            since: The earliest instant (aware).
+            symbols: The symbols to read; None for all.
+            since: The earliest instant, included (aware).
             until: The end of the span, excluded (aware).
-            source: ``history`` or ``archive``; None takes both.
+            source: ``history`` or ``archive``; None for both.
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
-            ValueError: A time has no time zone, `since` is later than `until`, or there is no such
-                source.
+            ValueError: A time has no time zone, `since` is later than `until`, or `source` is
+                unknown.
         """
         wanted = None if symbols is None else sorted(check_symbols(symbols))
         return Past(self._tables, wanted, *_span(since, until), source_number(source))
@@ -262,26 +275,27 @@ class Recording:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Series:
-        """Samples and the past as one series: at most one row for each symbol and instant.
+        """Return samples and the past as one series: at most one row for each symbol and instant.
 
-        Instants are the multiples of `step` since 1970. The row of an instant is the last sample at
-        or before it that is at most one step old; else the row of the exchange's history for it;
-        else that of the archive. `Point.source` says which. Where none of them is, there is no row.
-        The last instant may lie up to one step after the last sample; while the recorder runs, its
-        row may still change.
+        The instants are the multiples of `step` since 1970, UTC. The row of an instant comes from
+        the first of these that has one: the last sample at or before the instant, if it is at most
+        one step old; the exchange's history; the exchange's archive. `Point.source` names it.
+        Otherwise the instant has no row. The last instant may lie up to one step after the last
+        sample. While a recorder runs, that row may still change.
 
         Args:
-            symbols: None takes all.
-            step: 5 minutes or a multiple: ``5m``, ``1h``, a `timedelta` or milliseconds.
-            since: The earliest instant (aware).
+            symbols: The symbols to read; None for all.
+            step: 5 minutes or a multiple of them: ``5m``, ``1h``, a `timedelta` or milliseconds.
+            since: The earliest instant, included (aware).
             until: The end of the span, excluded (aware).
 
         Raises:
             InvalidSymbolError: One of `symbols` cannot be a symbol.
-            RecordingError: The recording has nothing of one of `symbols`.
+            RecordingError: The recording has neither samples nor rows of the past for one of
+                `symbols`.
             TypeError: `step` is of another type.
-            ValueError: A time has no time zone, `since` is later than `until`, or there is no such
-                step.
+            ValueError: A time has no time zone, `since` is later than `until`, or `step` is not a
+                multiple of 5 minutes.
         """
         ms, span = step_ms(step), _span(since, until)
         known = {*self.symbols(), *self._past_symbols()}
@@ -295,11 +309,11 @@ class Recording:
             return list(past_symbols(run)) if self._tables.has("past", run) else []
 
     def points(self, symbols: Iterable[str], step: int, span: tuple[int, int]) -> Series:
-        """The series of names as the recording has them, without a check of the names.
+        """Return a series like `series`, without a check of the symbols.
 
         Args:
-            symbols: Names; one that was never recorded has no rows.
-            step: Ms from instant to instant.
+            symbols: Names as the recording spells them; an unknown name has no rows.
+            step: From instant to instant, ms.
             span: Unix ms; the start is included, the end is not.
         """
         return Series(self._tables, tuple(symbols), step, *span)
@@ -310,9 +324,10 @@ class Recording:
         """Yield each symbol with its last sample at or before each instant.
 
         Args:
-            symbols: Names as the recording has them.
+            symbols: Names as the recording spells them.
             instants: Unix ms.
-            within: How old a sample may be at an instant, in ms; an older one counts as none.
+            within: The greatest age of a sample at an instant, ms. If the last sample is older, the
+                value of that instant is None.
         """
         return values_at(self._tables, symbols, instants, within)
 
@@ -323,7 +338,7 @@ class Recording:
     def first_and_last(
         self, span: tuple[int, int] = ALL_TIME_MS
     ) -> Iterator[tuple[Sample, Sample]]:
-        """The first and the last sample of every symbol that has samples in `span`.
+        """Yield the first and the last sample of every symbol that has samples in `span`.
 
         Args:
             span: Unix ms; the start is included, the end is not. The default is all time.
@@ -344,39 +359,46 @@ class Recording:
                 yield sample(both[0]), sample(both[-1])
 
     def span(self) -> tuple[datetime, datetime] | None:
-        """The first and the last slot of the schedule, gaps included; None when there is none."""
+        """Return the first and the last slot, with a sweep or a gap; None if there is none."""
         for first, last in self._rows(coverage.SPAN, (), int, int):
             return instant(first), instant(last)
         return None
 
     def sweeps(self, span: tuple[int, int] = ALWAYS) -> Iterator[Sweep]:
-        """Every sweep, in the order of the schedule.
+        """Yield every sweep, in the order of their slots.
 
         Args:
-            span: Of slots, Unix ms, from the first on and before the second; so it is below.
+            span: The span of slots, Unix ms; the start is included, the end is not. The methods
+                below have the same argument.
         """
         kinds = [int] * len(Sweep._fields)
         return map(Sweep._make, self._rows(coverage.SWEEPS, span, *kinds))
 
     def periods(self) -> Iterator[tuple[str, Gap, int]]:
-        """Every gap with its symbol (empty: of the whole sweep) and its period in ms."""
+        """Yield every gap with its symbol and its period in ms.
+
+        The symbol is empty if the gap lacks whole sweeps.
+        """
         kinds = str, int, int, str, str, int
         for symbol, *gap, period in self._rows(coverage.PERIODS, (), *kinds):
             yield symbol, Gap._make(gap), period
 
     def pruned(self) -> Iterator[Pruned]:
-        """What is left of the days that were pruned."""
+        """Yield the summaries of the days that a recorder has pruned."""
         if not self._has_table("pruned"):
             return iter(())
         return map(Pruned._make, self._rows(coverage.PRUNED, (), int, str, int, int, int))
 
     @property
     def is_merged(self) -> bool:
-        """Whether another recording was copied into it, when it had sweeps already."""
+        """Whether a second recording was copied into this one."""
         return self._has_table("about") and any(self._rows(coverage.MERGED, (), int))
 
     def integrity(self) -> Iterator[str]:
-        """What the store itself finds damaged, in words for people; see `check` for the rest."""
+        """Yield the damage that SQLite or PostgreSQL itself finds, as text for people.
+
+        `check` finds more, such as impossible values.
+        """
         return self._tables.integrity()
 
     def _has_table(self, name: str) -> bool:
@@ -384,23 +406,26 @@ class Recording:
             return self._tables.has(name, run)
 
     def missed(self) -> int:
-        """The number of slots without a sweep."""
+        """Return the number of slots without a sweep."""
         ((missed,),) = self._rows(coverage.MISSED, ALWAYS, int)
         return int(missed)
 
     def counted_gaps(self, span: tuple[int, int] = ALWAYS) -> Iterator[CountedGap]:
-        """The same as `gaps`, with the number of slots of each; they add up to `missed`.
+        """Yield every gap like `gaps`, with the number of its slots; the sum is `missed`.
 
-        Of a gap that begins before `span`, or ends after it, only the slots within.
+        If a gap begins before `span` or ends after it, only its slots within `span` count.
         """
         kinds = int, int, str, str, int, int
         for *gap, period, slots in self._rows(coverage.COUNTED, span, *kinds):
             yield CountedGap(Gap._make(gap), period, slots)
 
     def failures(self, span: tuple[int, int] = ALWAYS) -> Iterator[tuple[str, str, int]]:
-        """Symbols that some sweeps lack: symbol, reason, number of sweeps; the most first."""
+        """Yield the symbols that sweeps failed to read: symbol, reason, number of sweeps.
+
+        The largest number comes first.
+        """
         return self._rows(coverage.FAILED, span, str, str, int)
 
     def gaps(self, symbol: str = EVERY_SYMBOL) -> Iterator[Gap]:
-        """Slots without any sweep; with `symbol`, sweeps that lack only this one."""
+        """Yield the gaps of whole sweeps, or those of one symbol in sweeps that lack it."""
         return map(Gap._make, self._rows(coverage.GAPS, (symbol,), int, int, str, str))

@@ -1,8 +1,8 @@
-"""Samples of a recording: reading them in order, checked, in constant memory.
+"""Reads the samples of a recording in order, checks them, and needs little memory.
 
-The rule of this file: reading changes nothing, and numbers leave as the exchange wrote them. The
-store finds some damage; this module checks what it does not: the type of a value, the text of a
-number.
+The rule of this file: a reader changes nothing, and returns each number exactly as the exchange
+wrote it. SQLite and PostgreSQL find some damage themselves. This module finds the rest: values of a
+wrong type, and texts that are not numbers.
 """
 
 import re
@@ -27,30 +27,32 @@ from binance_oi.recorder.tables import BY_TIME, Tables
 ROWS_PER_BATCH = 65_536
 ROWS_PER_CHECK = 1024
 
-_NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")  # without backtracking
-_BY_KIND = itemgetter(0, 1, 3, 2, 4)  # the symbol, two instants, two numbers
+# `*+` matches without backtracking.
+_NUMBERS_IN_LINES = re.compile(rf"{NUMBER.pattern}(?:\n{NUMBER.pattern})*+")
+_BY_KIND = itemgetter(0, 1, 3, 2, 4)  # columns by kind: the symbol, two instants, two numbers
 
 
 class _Sample(NamedTuple):
     symbol: str
+    """The symbol."""
     time: int
     """The exchange's transaction time, Unix ms."""
     open_interest: Decimal
-    """In units of the base asset."""
+    """The open interest, in units of the base asset."""
     received: int
-    """When the answer came, Unix ms."""
+    """When the answer came, Unix ms by our clock."""
     mark_price: Decimal | None
-    """In units of the quote asset; None when it was not recorded."""
+    """The mark price, in units of the quote asset; None if the sweep did not record it."""
 
 
 class Sample(_Sample, Encodable):
-    """One observation."""
+    """One observation of one symbol."""
 
     __slots__ = ()
 
 
 class SampleColumns(TypedDict):
-    """Samples by column."""
+    """Samples as one list per field."""
 
     symbol: list[str]
     time: list[int]
@@ -60,7 +62,7 @@ class SampleColumns(TypedDict):
 
 
 def tables_of(place: StrPath | Tables) -> Tables:
-    """The tables of a recording, by its name; nothing is opened."""
+    """Return the tables of a recording at a path or URL. It opens nothing."""
     if is_database(place):
         from binance_oi.recorder.postgres_tables import PostgresTables
 
@@ -71,13 +73,14 @@ def tables_of(place: StrPath | Tables) -> Tables:
 
 
 def damaged(tables: Tables, what: str) -> RecordingError:
+    """Return the error about damage in a recording."""
     return RecordingError(f"{tables} is damaged: {what}")
 
 
 def typed(
     rows: Iterable[tuple[Any, ...]], tables: Tables, *kinds: type
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows after a check of their types; integers must be possible times.
+    """Check the types of rows and yield them; each integer must lie in the range of times.
 
     Raises:
         RecordingError: The rows cannot be read, or a value has a wrong type or is out of range.
@@ -91,10 +94,12 @@ def typed(
 
 
 def check_samples(rows: Sequence[Row], tables: Tables) -> None:
-    """Check that the values are what a recorder writes; by column, for there may be millions.
+    """Check that a recorder may have written these values.
+
+    It checks whole columns at once, because there may be millions of rows.
 
     Raises:
-        RecordingError: A value is not.
+        RecordingError: No recorder writes one of the values.
     """
     symbols, *instants, values, marks = zip(*map(_BY_KIND, rows), strict=True)
     is_named = {*map(type, symbols)} == {str} and all(map(is_name, {*symbols}))
@@ -103,19 +108,19 @@ def check_samples(rows: Sequence[Row], tables: Tables) -> None:
 
 
 def odd_sample(tables: Tables, symbol: object) -> RecordingError:
-    """The error about a value that no recorder writes."""
+    """Return the error about a value that no recorder writes."""
     return damaged(tables, f"a sample of {symbol!r:.40} is none that a recorder writes")
 
 
 def are_right(
     instants: Iterable[Sequence[Any]], values: Sequence[Any], *others: Sequence[Any]
 ) -> bool:
-    """Whether columns have what a recorder writes.
+    """Whether a recorder may have written these columns.
 
     Args:
         instants: Columns of Unix ms.
-        values: A column of numbers.
-        others: Columns of numbers, or None where there is none.
+        values: A column of numbers, as text.
+        others: More columns of numbers, as text; they may contain None.
     """
     try:
         texts = list(values)
@@ -128,7 +133,7 @@ def are_right(
 
 
 def _are_numbers(texts: Sequence[Any]) -> bool:
-    """Whether each text is a number; one match of all of them takes a third of the time."""
+    """Whether each text is a number. One match of all of them is three times as fast as many."""
     joined = "\n".join(texts)
     return joined.count("\n") == len(texts) - 1 and _NUMBERS_IN_LINES.fullmatch(joined) is not None
 
@@ -140,15 +145,15 @@ def _are_instants(times: Sequence[Any]) -> bool:
 class Samples:
     """Recorded samples of some symbols in a span of time, sorted by symbol and time.
 
-    Every iteration reads the file anew and keeps nothing, so the samples may exceed the memory. The
-    Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB) needs the extra
-    `parquet`.
+    Every iteration reads the recording again and keeps no rows. So it works with more samples than
+    fit into memory. The Arrow stream (``pyarrow.table(samples)``, ``polars.from_arrow``, DuckDB)
+    needs the extra `parquet`.
 
     Args:
         place: The recording: a path, the URL of a database, or its tables.
-        symbols: Sorted; each has its samples in a row.
-        since: Unix ms.
-        until: Unix ms.
+        symbols: The symbols, sorted; the samples of each come together.
+        since: The start of the span, Unix ms, included.
+        until: The end of the span, Unix ms, excluded.
     """
 
     def __init__(
@@ -157,18 +162,18 @@ class Samples:
         self._tables = tables_of(place)
         self.symbols = symbols
         self.since = since
-        """Unix ms, included."""
+        """The start of the span, Unix ms, included."""
         self.until = until
-        """Unix ms, not included."""
+        """The end of the span, Unix ms, excluded."""
 
     def __iter__(self) -> Iterator[Sample]:
         return map(sample, self.rows())
 
     def rows(self) -> Iterator[Row]:
-        """The samples, with numbers as the exchange wrote them.
+        """Yield the samples as plain rows, with numbers as the text that the exchange wrote.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         for rows in self._chunks(ROWS_PER_CHECK):
             yield from rows
@@ -193,23 +198,23 @@ class Samples:
                 yield rows
 
     def batches(self) -> Iterator[Batch]:
-        """The samples by column, some ten thousand rows at a time.
+        """Yield the samples by column, up to `ROWS_PER_BATCH` rows at a time.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         return map(Batch.of, self._chunks(ROWS_PER_BATCH))
 
     def between(self, since: int, until: int) -> Self:
-        """The samples from `since` until before `until` (Unix ms)."""
+        """Return those from `since` (Unix ms, included) to `until` (excluded)."""
         since, until = max(since, self.since), min(until, self.until)
         return type(self)(self._tables, self.symbols, since, until)
 
     def span(self) -> tuple[int, int] | None:
-        """The first and the last transaction time (Unix ms); None when there is no sample.
+        """Return the first and the last transaction time, Unix ms; None if there is no sample.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         query = self._tables.queries.ends
         ends: list[int] = []
@@ -221,10 +226,10 @@ class Samples:
         return (min(ends), max(ends)) if ends else None
 
     def count(self) -> int:
-        """How many there are.
+        """Return the number of samples.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         query = f"SELECT count(*) FROM ({self._tables.queries.samples}) AS found"
         count = 0
@@ -235,10 +240,10 @@ class Samples:
         return count
 
     def to_columns(self) -> SampleColumns:
-        """One list for each field, ready for a data frame.
+        """Return one list per field, as the constructor of a data frame takes it.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         columns = SampleColumns(symbol=[], time=[], open_interest=[], received=[], mark_price=[])
         for batch in self.batches():
@@ -250,12 +255,13 @@ class Samples:
         return columns
 
     def columns(self) -> arrow.Columns:
-        """How the numbers of the samples are typed in Arrow.
+        """Return the Arrow types of the numbers.
 
-        It reads all numbers only when some are longer than the exchange's usual ones.
+        The types depend on the number of digits. It reads all numbers only if some are longer than
+        those that the exchange usually sends.
 
         Raises:
-            RecordingError: The file cannot be read.
+            RecordingError: The recording cannot be read or is damaged.
         """
         query = self._tables.queries.numbers
         has_prices = has_long = False
@@ -269,13 +275,14 @@ class Samples:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the samples to any library that reads Arrow; decimals are exact, times are UTC.
 
-        With recorded mark prices there is a column `notional`. The stream leaves out a row with
-        more than 20 digits before the point or 18 after it, and warns.
+        If mark prices were recorded, there is a column `notional`. The stream omits rows with more
+        than 20 digits before the point, or more than 18 after it, and logs a warning.
         """
         columns = self.columns()
         return arrow.stream(self.batches(), columns, self._tables, requested_schema)
 
 
 def sample(row: Row) -> Sample:
+    """Convert a plain row to a sample."""
     symbol, time, value, received, mark = row
     return Sample(symbol, time, Decimal(value), received, None if mark is None else Decimal(mark))
