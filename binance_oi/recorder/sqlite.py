@@ -1,7 +1,8 @@
-"""A recording as a sink: one SQLite file, whatever others do to it and to its side files.
+"""A sink that stores into one SQLite file, even if other programs move or remove that file.
 
-The rule of this file: the sink keeps what it acknowledged while any file may hold it. When the file
-was moved, removed or replaced, the sink makes a new one, and writes into it what the log held.
+The rule of this file: the sink loses no write that it has acknowledged. If another program has
+moved, removed or replaced the file, the sink creates a new file, and writes into it again what was
+only in the log of the old one.
 """
 
 import logging
@@ -36,24 +37,24 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Retention:
-    """Removes old days from the file that is open, a step at a time, and returns their space.
+    """Removes old days from a file in small steps, and returns their space to the file system.
 
     Args:
-        days: Whole days that stay, besides the current one.
-        now: Unix seconds.
+        days: The number of whole days to keep, besides the current one.
+        now: Returns Unix seconds.
     """
 
     def __init__(self, days: int, now: Callable[[], float]) -> None:
         self._days, self._now = days, now
         self._of: Store | None = None
         self.has_more: bool = False
-        """Whether the next step has something to do."""
+        """Whether there is work left for another step."""
 
     def step(self, store: Store) -> None:
         """Do the next step.
 
         Raises:
-            sqlite3.Error: Nothing of it was done.
+            sqlite3.Error: The step has changed nothing.
         """
         if store is not self._of:
             self._of, self._keeper = store, SqliteKeeper(store)
@@ -67,10 +68,10 @@ class SqliteSink:
     """Stores sweeps in a recording; see `Sink`.
 
     Args:
-        path: The recording; made when missing, continued when present.
-        source: The exchange's name; None is neither written nor compared.
-        keep_days: Whole days that stay, besides the current one; None keeps all.
-        now: Unix seconds.
+        path: The recording. A missing file is created, an existing one is continued.
+        source: The exchange's name. None neither writes nor compares a source.
+        keep_days: The number of whole days to keep, besides the current one; None keeps all.
+        now: Returns Unix seconds.
     """
 
     def __init__(
@@ -87,15 +88,16 @@ class SqliteSink:
         self._clock: Callable[[], float] | None = None
         self._lock: RecorderLock | None = None
         self._store: Store | None = None
-        self._in_closed_log: list[Kept] = []  # acknowledged; maybe only in the log of a closed file
-        self._unstored: list[Kept] = []  # acknowledged, and in no file: theirs was removed
-        self._lost = 0  # sweeps that were acknowledged and lost, and are not reported yet
+        # Acknowledged writes that may be only in the log of a file that an error closed.
+        self._in_closed_log: list[Kept] = []
+        self._unstored: list[Kept] = []  # acknowledged writes of a removed file, in no file now
+        self._lost = 0  # acknowledged sweeps that are lost, and that `take_lost` has yet to report
 
     def __str__(self) -> str:
         return str(self._path)
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """See `Sink.claim`. The system releases the lock with this process."""
+        """See `Sink.claim`. When this process ends, the system releases its lock."""
         self._clock = clock
         self._lock = _lock(self._path)
         check_source(self._path, self._source)
@@ -133,7 +135,7 @@ class SqliteSink:
             raise StorageError(str(error)) from error
 
     def write(self, work: Callable[[Statements], object]) -> None:
-        """Run statements in one transaction.
+        """Run `work` in one transaction.
 
         Raises:
             StorageError: Nothing was written.
@@ -157,7 +159,7 @@ class SqliteSink:
         return self._read(lambda store: gaps_since(store.connection, since))
 
     def is_due(self) -> bool:
-        """See `Sink.is_due`: the file alone must not lag behind its log."""
+        """See `Sink.is_due`. Work is due so that the file does not lag far behind its log."""
         store = self._store
         if store is not None and self._retention is not None and self._retention.has_more:
             return True
@@ -175,14 +177,14 @@ class SqliteSink:
             raise StorageError(f"{self} stays in its log for now: {error}") from error
 
     def take_lost(self) -> int:
-        """See `Sink.take_lost`: such sweeps were in the log of a removed file."""
+        """See `Sink.take_lost`. Such sweeps were only in the log of a removed file."""
         lost, self._lost = self._lost, 0
         if lost:
             logger.warning("%s was removed with its log: %d sweeps are lost", self, lost)
         return lost
 
     def close(self) -> None:
-        """Close the file; write what is in no file into a new one."""
+        """Close the file. Write acknowledged sweeps that are in no file into a new one."""
         lock = self._lock
         if lock is None:
             return
@@ -206,7 +208,10 @@ class SqliteSink:
             raise StorageError(str(error)) from error
 
     def _written(self, write: Callable[[Store], _T]) -> _T:
-        """Write; when that fails, open the file again: it may be gone, or be intact again."""
+        """Write. If that fails, open the file again and try once more.
+
+        The file may be another one now, or a temporary error may be over.
+        """
         change = ""
         if self._store is not None:
             try:
@@ -231,7 +236,7 @@ class SqliteSink:
         return write(store)
 
     def _store_again(self, store: Store) -> None:
-        """Write what the log of a removed file held and no file has now."""
+        """Write the acknowledged writes again that are in no file now."""
         if self._in_closed_log:
             self._unstored += store.remember(self._in_closed_log)
             self._in_closed_log = []
@@ -240,7 +245,7 @@ class SqliteSink:
             del self._unstored[0]
 
     def _finish(self) -> None:
-        """Close the file; write what is in no file into a new one."""
+        """Close the file. Write acknowledged sweeps that are in no file into a new one."""
         closed_by_an_error = bool(self._in_closed_log)
         self._close()
         if self._unstored or closed_by_an_error:
@@ -248,10 +253,10 @@ class SqliteSink:
                 self._store = self._opened()
                 self._store_again(self._store)
             self._close()
-        self._in_closed_log = []  # the log is beside its file
+        self._in_closed_log = []  # if they are in no file, they are in `_unstored` now
         if self._unstored:
             self._lost += sum(k.lost or k.snapshot is not None for k in self._unstored)
-            # A cancelled recorder may run again, and then writes their gaps.
+            # A cancelled recorder may run again. Then it writes these sweeps as gaps.
             self._unstored = [k.without_rows()._replace(lost=False) for k in self._unstored]
 
     def _close(self, **how: float) -> None:

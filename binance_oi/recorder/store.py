@@ -1,7 +1,12 @@
-"""Writing a recording: one transaction for each sweep, acknowledged after its commit.
+"""Writes a recording into an SQLite file: one transaction for each sweep.
 
-The rule of this file: when `save` returns, the write is on disk as a whole, whatever happens next
-to this process or the machine. When `save` raises, nothing is written.
+The rule of this file: when `save` returns, the whole write is on disk, and stays there even if the
+process or the machine stops at that moment. When `save` raises, nothing of it is written. A write
+is *acknowledged* when `save` has returned.
+
+SQLite first appends each transaction to its log, the file `-wal`. A *checkpoint* moves the log into
+the file itself. To *settle* samples moves them from the table `recent`, sorted by time, to the
+table `settled`, sorted by symbol.
 """
 
 import math
@@ -42,25 +47,26 @@ from binance_oi.recorder.slots import (
 from binance_oi.recorder.tables import ALL_TIME_MS
 from binance_oi.times import unix_ms
 
-STRICT_SINCE = (3, 37)  # of SQLite: STRICT tables
-LOCK_TIMEOUT_S = 1.0  # how long to wait until another connection unlocks the file
-CACHE_KIB = 16 * 1024  # far more than one page of each symbol with its parent pages
-# Moving new samples to `settled` pays after sixty sweeps of the market: most pages then get many
-# samples at once. It stays few enough for a reader of one symbol to scan.
+STRICT_SINCE = (3, 37)  # the first version of SQLite with STRICT tables
+LOCK_TIMEOUT_S = 1.0  # s to wait until another connection unlocks the file
+CACHE_KIB = 16 * 1024  # far more than one page of each symbol, with its parent pages
+# Settle about every sixty sweeps of the market. With fewer sweeps, most pages would get only a few
+# samples at once. With more, a reader of one symbol would have to scan too many samples in
+# `recent`.
 SETTLE_AFTER_CHANGES = 49_152
-LOG_BYTES = 64 * 1024 * 1024  # kept for the log; longer only while somebody reads for a long time
-PAST_ROWS_IN_LOG = 131_072  # a third of `LOG_BYTES`, roughly
+LOG_BYTES = 64 * 1024 * 1024  # size that the log keeps; it is longer only during a long read
+PAST_ROWS_IN_LOG = 131_072  # they take about a third of `LOG_BYTES`
 
-# The file itself is at most a minute behind: after 40 s, the next `tidy` comes within 10 s.
+# The file is at most a minute behind its log: after 40 s, the next `tidy` comes within 10 s.
 CHECKPOINT_AFTER = 40.0  # s
 TIDY_EVERY = 10.0  # s
-CLOSE_WAIT = 5.0  # s at the end, for connections that read an earlier state, or write
+CLOSE_WAIT = 5.0  # s to wait at the end for other connections that read an earlier state, or write
 RETRY_PAUSE_S = 0.05
-BEGIN_ATTEMPTS = 3  # before a sweep, while another program checkpoints the log again and again
+BEGIN_ATTEMPTS = 3  # tries to begin a transaction while another program checkpoints the log
 
-KEPT_ROWS = 200_000  # in memory in case the file is removed; some 60 MB
+KEPT_ROWS = 200_000  # rows in memory, in case someone removes the file; they take some 60 MB
 
-# Write an observation only once, whichever table has it.
+# Write no observation that one of the two tables has already.
 _INSERT = """
 INSERT OR IGNORE INTO recent SELECT ?1, ?2, ?3, ?4, ?5
 WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
@@ -68,20 +74,24 @@ WHERE NOT EXISTS (SELECT 1 FROM settled WHERE symbol = ?1 AND time = ?2)
 
 
 class ChangedError(FileNotFoundError):
-    """Somebody moved, removed or changed the file or a side file: open the recording again."""
+    """Another program moved, removed or changed the file or its log: open the recording again."""
 
 
 class Kept(NamedTuple):
-    """An acknowledged write that only the log holds."""
+    """A copy in memory of an acknowledged write that only the log may contain."""
 
     snapshot: Snapshot | None
+    """The sweep; None if the write had only gaps, or if `lost`."""
     gaps: tuple[Gap, ...]
+    """The gaps."""
     period: int
+    """From slot to slot, ms."""
     lost: bool = False
-    """Too many writes wait for the log: of this sweep only the slot is kept, as the last gap."""
+    """Whether we dropped the sweep from memory, because the copies have too many rows. Then the
+    last of `gaps` is the slot of the sweep."""
 
     def without_rows(self) -> "Kept":
-        """The same write without its sweep: the sweep is lost, and its slot is a gap."""
+        """Return the same write with a gap in place of its sweep."""
         if self.snapshot is None or self.snapshot.slot is None:
             return self
         slot = unix_ms(self.snapshot.slot)
@@ -90,23 +100,24 @@ class Kept(NamedTuple):
 
 
 class Store:
-    """A connection that writes. It belongs to the thread that made it.
+    """A connection that writes a recording. It belongs to the thread that made it.
 
-    The file itself is never more than a minute behind what was acknowledged, if `tidy` is called
-    several times a minute. A connection that reads an earlier state delays that until it ends;
-    every `tidy` tries again.
+    If the caller calls `tidy` several times a minute, the file itself is never more than a minute
+    behind the acknowledged writes. Another connection that reads an earlier state delays that until
+    it ends. Every `tidy` tries again.
 
     Args:
-        path: The recording; made when missing. An older recording is migrated in one
-            transaction: as a whole or, when this process is killed, not at all. No row changes.
-        source: The exchange's name; see `binance_oi.exchange.hosts.source_name`. The first one is
-            written into the file and stays. None is neither written nor compared.
-        clock: Monotonic seconds.
+        path: The recording. A missing file is created. An older version is migrated in one
+            transaction; if the process is killed meanwhile, the old version stays. A migration
+            changes no row.
+        source: The exchange's name; see `binance_oi.exchange.hosts.source_name`. A file without a
+            source gets this one, which stays. None neither writes nor compares a source.
+        clock: Returns monotonic seconds.
 
     Raises:
         RecordingError: The file is not a recording, has an unknown version or another source, or
-            has a side file that is not a regular file; or SQLite is too old.
-        sqlite3.Error: The file cannot be made or opened.
+            has a side file that is not a regular file. Or SQLite is too old.
+        sqlite3.Error: The file cannot be created or opened.
         OSError: The same.
     """
 
@@ -125,23 +136,23 @@ class Store:
         set_aside_foreign_log(path)
         new = not path.exists()
         self._log = beside(path, LOG)
-        self._log_generation: Generation | None = None  # the log that has given the file a token
+        self._log_generation: Generation | None = None  # of the log that gave the file its token
         self._connection = self._connect("mode=rwc")
         self.connection: sqlite3.Connection = self._connection
-        """For reading; `writing` is for changes."""
+        """Use it to read; use `writing` for changes."""
         try:
             self._prepare(source)
-            self._tidied = -SETTLE_AFTER_CHANGES  # a killed recorder may have left a long log
+            self._tidied = -SETTLE_AFTER_CHANGES  # settle soon: a killed recorder may not have
             self._idle = self._second_connection()
         except BaseException:
             self._connection.close()
             if new:  # a full disk has room for an empty file, but that is no recording
                 remove_all(path)
             raise
-        self._behind_since: float | None = clock()
-        self._past_in_log = 0  # rows
+        self._behind_since: float | None = clock()  # when the log got what the file lacks, or None
+        self._past_in_log = 0  # rows of the past in the log
         self._kept: list[Kept] = []
-        self._in_file = 0  # how many of `_kept` an earlier checkpoint has moved
+        self._in_file = 0  # how many of `_kept` the last complete checkpoint moved into the file
         self._closed = False
 
     def _connect(self, mode: str) -> sqlite3.Connection:
@@ -149,10 +160,11 @@ class Store:
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LOCK_TIMEOUT_S)
 
     def _second_connection(self) -> sqlite3.Connection:
-        """Open a connection that keeps SQLite from checkpointing when the writing one closes.
+        """Open a connection that prevents a checkpoint when the writing connection closes.
 
-        SQLite checkpoints when the last connection closes. While this one is open, the writing one
-        is not the last. This one cannot write, so SQLite moves nothing when it closes at last.
+        SQLite checkpoints when the last connection closes. So the writing connection must not be
+        the last one. This connection closes after it. It is read-only, so SQLite does not
+        checkpoint then.
         """
         connection = self._connect("mode=ro")
         try:
@@ -167,18 +179,18 @@ class Store:
         version = check_version(self._connection, self.path)
         if not version:
             run(f"PRAGMA page_size = {PAGE_SIZE}")
-            run("PRAGMA auto_vacuum = INCREMENTAL")  # or only a VACUUM could return space
+            run("PRAGMA auto_vacuum = INCREMENTAL")  # without it, only a VACUUM returns space
         known = read_source(self._connection)
         if None not in (known, source) and known != source:
             raise RecordingError(f"{self.path} is a recording of {known}, and not of {source}")
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")  # NORMAL may lose commits in a power failure
         run("PRAGMA wal_autocheckpoint = 0")
-        run("PRAGMA temp_store = MEMORY")  # or moving samples would write them a third time
+        run("PRAGMA temp_store = MEMORY")  # else `_settle` would write its samples a third time
         run(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         run(f"PRAGMA cache_size = -{CACHE_KIB}")
         (token,) = run("PRAGMA schema_version").fetchone()
-        self._place = Place(self.path)  # with the log and the index, which are open now
+        self._place = Place(self.path)  # now, because SQLite has opened the log and the index
         is_older = version != VERSION or token < FIRST_TOKEN
         if is_older or (known is None and source is not None):
             with self._transaction():
@@ -205,12 +217,15 @@ class Store:
     def _begin(self) -> Generation | None:
         """Begin a transaction in a log that contains the file's token.
 
-        When the log restarts, a transaction of its own writes the token there first. Another
-        program may checkpoint that transaction before ours begins. After a few tries, our
-        transaction starts the log, and the file keeps its token until the next one.
+        The *token* is a random number in the file, which shows later that a log belongs to this
+        file. After a checkpoint, SQLite starts the log again. Then a first transaction writes the
+        token into the new log, and a second one may change it. Another program may checkpoint the
+        first one before the second begins. After `BEGIN_ATTEMPTS` tries, our transaction is the
+        first one in the log, and the file keeps its token until a later transaction.
 
         Returns:
-            The log in which this transaction gives the file a new token; None if it gives none.
+            The generation of the log in which this transaction must change the token; None if it
+            must not change it.
         """
         begun: Generation | None = None
         for _ in range(BEGIN_ATTEMPTS):
@@ -233,17 +248,17 @@ class Store:
         self._connection.execute(f"PRAGMA user_version = {version}")
 
     def close(self, *, wait: float = CLOSE_WAIT) -> list[Kept]:
-        """Move the log into the file, and close both. May be repeated.
+        """Move the log into the file, and close both. It may be called again.
 
-        The log of a moved file goes into that file, or follows it to its new name.
+        If another program has moved the file, its log goes into that file, or moves to its side.
 
         Args:
-            wait: Seconds to wait for connections that read an earlier state, or write. After that,
-                the log keeps what it holds, and the next `Store` continues with it.
+            wait: Seconds to wait for other connections that read an earlier state, or write. After
+                that, the content of the log stays there, and the next `Store` continues with it.
 
         Returns:
-            Acknowledged writes that are in no file, because the file was removed before its log
-            went into it. Write them elsewhere with `restore`.
+            Acknowledged writes that are in no file, because another program removed the file before
+            a checkpoint. Write them into another file with `restore`.
         """
         if self._closed:
             return []
@@ -255,8 +270,9 @@ class Store:
             self._idle.close()
 
     def _leave(self, wait: float) -> list[Kept]:
+        """Move the log to where the file is now; return the writes that are in no file."""
         if self._place.is_overwritten():
-            self._connection.close()  # no checkpoint: it is not the last connection
+            self._connection.close()  # without a checkpoint, because another connection is open
             self._idle.close()
             self._place.remove_log()
             self._place.set_aside_cut_file()
@@ -265,7 +281,7 @@ class Store:
         self._idle.close()
         has_log = self._place.has_sides()
         until = time.monotonic() + wait
-        # After the index was removed, a new connection does not notice that the log is truncated.
+        # If the index is gone, do not truncate the log: a new connection would not notice it.
         while not self._try_checkpoint("TRUNCATE" if has_log else "PASSIVE"):
             if time.monotonic() >= until:
                 break
@@ -284,22 +300,22 @@ class Store:
         return []
 
     def _try_checkpoint(self, mode: str) -> bool:
-        """Checkpoint; False when another connection prevents it for now."""
+        """Checkpoint; False if another connection prevents it for now."""
         try:
             return self._checkpoint(mode)
         except sqlite3.Error as error:
             return not is_busy(error)
 
     def change(self) -> str | None:
-        """Why the file must be opened again before a write; None when it need not be.
+        """Return why the file must be opened again before a write; None if it need not.
 
         Raises:
-            OSError: The system does not say.
+            OSError: The system cannot show the state of the file.
         """
         return self._place.change()
 
     def _leave_log(self) -> list[Kept]:
-        """Close a file that is in its place but has lost its log."""
+        """Close a file that is still in its place, but whose log another program has removed."""
         is_whole = self._behind_since is None
         self._place.drop_lost_log()
         if is_whole:
@@ -309,18 +325,21 @@ class Store:
         return self.forget()
 
     def forget(self) -> list[Kept]:
-        """Return the acknowledged writes that only the log may hold, and keep them no longer."""
+        """Return the copies of acknowledged writes, and drop them from memory."""
         kept, self._kept = self._kept, []
         return kept
 
     def remember(self, kept: Sequence[Kept]) -> list[Kept]:
-        """Take over the writes that an earlier `Store` of this name still kept at its end.
+        """Take over the copies that an earlier `Store` of this path had in memory at its end.
+
+        Args:
+            kept: The result of its `forget`.
 
         Returns:
-            The writes that this file lacks, because it is another one: `restore` them.
+            The writes that this file lacks, because it is another file. `restore` them.
 
         Raises:
-            sqlite3.Error: Nothing is kept.
+            sqlite3.Error: This store has taken over nothing.
         """
         here, missing = list[Kept](), list[Kept]()
         for each in kept:
@@ -329,6 +348,7 @@ class Store:
         return missing
 
     def _has(self, kept: Kept) -> bool:
+        """Whether the file contains a write."""
         if kept.snapshot is None or kept.snapshot.slot is None:
             return not any(any(unknown(self._connection, g, kept.period)) for g in kept.gaps)
         query, slot = "SELECT 1 FROM sweeps WHERE slot = ?", unix_ms(kept.snapshot.slot)
@@ -338,8 +358,8 @@ class Store:
         """Write again what was lost with another file. A slot keeps its sweep, as in `save`.
 
         Returns:
-            The number of lost sweeps: 1 if `kept` has only the slot of its sweep, and the slot has
-            no other sweep; else 0.
+            The number of sweeps that stay lost: 1 if memory had only the slot of the sweep, and the
+            file has no other sweep for that slot; otherwise 0.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -349,17 +369,17 @@ class Store:
         return int(kept.lost and not self.swept(kept.gaps[-1:], kept.period))
 
     def last_slot(self, before: int = ALL_TIME_MS[1]) -> int | None:
-        """The last slot before `before` that has a sweep or a gap, Unix ms."""
+        """Return the last slot before `before` (Unix ms) with a sweep or a gap, or None."""
         return last_slot(self._connection, before)
 
     def save(self, snapshot: Snapshot | None, gaps: Sequence[Gap], period: int) -> int:
         """Write a sweep and gaps, all or nothing.
 
-        A slot that has a sweep keeps it. Of a second sweep, only the observations are written, and
-        no gap covers the slot.
+        If a slot has a sweep already, that sweep stays, and no gap covers the slot. Of the new
+        sweep only the samples are written.
 
         Args:
-            snapshot: A sweep with its slot; None when there are only gaps.
+            snapshot: A sweep with its slot; None if there are only gaps.
             gaps: Slots without a sweep.
             period: From slot to slot, ms.
 
@@ -368,8 +388,8 @@ class Store:
 
         Raises:
             sqlite3.Error: Nothing was written.
-            ChangedError: The file was removed, replaced, truncated or overwritten, or has lost its
-                log; nothing was written.
+            ChangedError: Another program has removed, replaced, truncated or overwritten the file,
+                or removed its log; nothing was written.
         """
         if change := self.change():
             raise ChangedError(f"{self.path} {change}")
@@ -383,8 +403,8 @@ class Store:
     def save_past(self, rows: Sequence[InstantRow]) -> int:
         """Write rows of the past, all or nothing; see `Sink.save_past`.
 
-        They are not kept in memory: when somebody removes the file before a checkpoint, they are
-        lost with its log, and can be read from the exchange again.
+        They are not kept in memory. If another program removes the file before a checkpoint, they
+        are lost. The caller can read them from the exchange again.
 
         Returns:
             The number of rows that are new or have new numbers.
@@ -398,7 +418,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Generator[sqlite3.Connection]:
-        """One transaction of statements that are not kept in memory; see `save_past`.
+        """Run a transaction of other statements; like those of `save_past`, memory keeps no copy.
 
         Raises:
             sqlite3.Error: Nothing was written.
@@ -418,10 +438,11 @@ class Store:
             self._behind_since = self._clock()
 
     def _keep(self, kept: Kept) -> None:
-        """Keep a write in memory until the file itself has held it for a while.
+        """Keep a copy of a write in memory until a second checkpoint after it.
 
-        The file may be removed before that. Also, ``mv`` to another file system copies the file
-        first, and the copy lacks what goes into the file in the meantime.
+        Another program may remove the file before the first one. The second one is for ``mv`` to
+        another file system: it first copies the file, and the copy lacks what a checkpoint moves
+        into the file after that.
         """
         if self._behind_since is None:
             self._behind_since = self._clock()
@@ -445,33 +466,34 @@ class Store:
             (slot, period, *map(unix_ms, times), asked, len(snapshot), new, snapshot.weight),
         )
         uncover(self._connection, slot, slot)
-        if first.rowcount == 0:  # the clock was set back, and this slot has a sweep already
+        if first.rowcount == 0:  # the slot has a sweep already: someone set the clock back
             return new
         fail(self._connection, snapshot, slot, period)
         return new
 
     def swept(self, gaps: Sequence[Gap], period: int) -> int:
-        """The number of slots of `gaps` that have a sweep."""
+        """Return how many slots of `gaps` have a sweep."""
         return sum(swept(self._connection, gap, period) for gap in gaps)
 
     def is_due(self) -> bool:
-        """Whether `tidy` must checkpoint now, to keep the file less than a minute behind."""
+        """Whether `tidy` must run now, so that the file stays less than a minute behind its log."""
         since = self._behind_since
         return since is not None and self._clock() - since >= CHECKPOINT_AFTER
 
     def tidy(self) -> None:
-        """Move samples to `settled` and the log into the file when due; between two sweeps.
+        """Settle samples and checkpoint the log, if it is time to. Call it between two sweeps.
 
-        SQLite then overwrites the log from its start: a file of constant size is on disk sooner.
-        This never waits for readers; what they read stays in the log.
+        After a checkpoint, SQLite writes the log again from its start. A commit is faster when the
+        size of the log stays the same. This call never waits for readers: while they read an
+        earlier state, the log keeps it for them.
 
         Raises:
-            sqlite3.Error: It is not possible now; the log still holds what was acknowledged.
+            sqlite3.Error: It is not possible now. The log still contains all acknowledged writes.
         """
         enough = self._connection.total_changes - self._tidied >= SETTLE_AFTER_CHANGES
         try:
             if enough:
-                self._checkpoint("PASSIVE")  # after the move, current readers would block it
+                self._checkpoint("PASSIVE")  # after `_settle`, present readers would block it
                 self._settle()
         finally:
             if self.is_due():
@@ -479,8 +501,8 @@ class Store:
 
     def _settle(self) -> None:
         with self._transaction():
-            # We write a sample to one table only. If it is in both, it is one observation, and
-            # the row in `settled` stays: the others must still be moved.
+            # No sample should be in both tables. If one is, ignore the second row, because the
+            # other samples must still move.
             self._connection.execute(
                 "INSERT OR IGNORE INTO settled SELECT * FROM recent ORDER BY symbol, time"
             )
@@ -489,10 +511,10 @@ class Store:
         self._behind_since = -math.inf  # checkpoint at once, because the log is long now
 
     def _checkpoint(self, mode: str) -> bool:
-        """Move the log into the file, unless somebody reads an earlier state: then move nothing.
+        """Move the log into the file; move nothing while a connection reads an earlier state.
 
         Returns:
-            False when it may get further after other connections end.
+            False if a later try may move more, after other connections have ended.
         """
         if self._place.is_overwritten():
             return True
@@ -503,7 +525,7 @@ class Store:
         self._place.note_own_write()
         if logged == moved != -1:
             self._log_generation = None
-        # -1: another connection is checkpointing. And a removed file keeps nothing.
+        # Both are -1 while another connection checkpoints. A removed file loses all content.
         if logged == moved != -1 and not self._place.is_removed():
             self._behind_since, self._past_in_log = None, 0
             if len(self._kept) > self._in_file:
@@ -513,13 +535,13 @@ class Store:
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether another connection has locked the file: it is intact, and stays open."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # Python's own have none
+    """Whether the error only says that another connection has locked the file."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # some have no code
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _changes(version: int) -> Iterator[str]:
-    """The statements that bring a file from `version` (0: empty) to the current version."""
+    """Yield the statements that migrate a file from `version` (0 if empty) to the current one."""
     if version == VERSION:
         return
     yield from migration(version) if version else SCHEMA
