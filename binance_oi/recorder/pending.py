@@ -1,8 +1,9 @@
-"""Sweeps and gaps that polling has produced and that are not in the file yet.
+"""The queue of sweeps and gaps that polling has produced and the recorder has yet to store.
 
-The rule of this file: order is kept, and nothing is there twice. A sweep waits in memory while the
-file cannot be written. When a sweep is too old, or all of them take too much memory, the oldest
-sweep is given up, and its slot becomes a gap `storage` in its place. A gap is never given up.
+The rule of this file: the queue keeps the order of the slots, and has each slot once. A sweep waits
+in memory while the file cannot be written. If the oldest sweep has waited too long, or if all of
+them take too much memory, the queue drops the oldest one and puts a gap `storage` in its place. It
+never drops a gap.
 """
 
 from collections import deque
@@ -12,8 +13,8 @@ from binance_oi.market.gap import Gap, add_gap
 from binance_oi.market.snapshot import Snapshot
 from binance_oi.times import unix_ms
 
-KEPT_FOR_S = 600.0
-KEPT_BYTES = 64 * 1024 * 1024
+KEPT_FOR_S = 600.0  # the longest that a sweep waits
+KEPT_BYTES = 64 * 1024 * 1024  # the most that all sweeps take
 # Memory of one object, measured with tracemalloc on CPython 3.11 and rounded up.
 SNAPSHOT_BYTES, VALUE_BYTES, MARK_BYTES, ERROR_BYTES = 2048, 512, 320, 2048
 
@@ -27,10 +28,11 @@ class Unit:
     since: float = 0.0
     """When the sweep came, in seconds of the caller's clock."""
     bytes: int = 0
+    """The memory of the sweep, roughly; 0 without a sweep."""
 
 
 def size(sweep: Snapshot) -> int:
-    """The memory of a sweep, in bytes, roughly."""
+    """Return the memory of a sweep in bytes, roughly."""
     return (
         SNAPSHOT_BYTES
         + VALUE_BYTES * len(sweep)
@@ -40,7 +42,7 @@ def size(sweep: Snapshot) -> int:
 
 
 class Pending:
-    """Sweeps and gaps in the order of the schedule, until they are in the file.
+    """A queue of sweeps and gaps, in the order of their slots. Its length is the number of sweeps.
 
     Args:
         period: From slot to slot, ms.
@@ -48,17 +50,18 @@ class Pending:
 
     def __init__(self, period: int) -> None:
         self.period: int = period
-        """May be changed while nothing is kept."""
-        self._units = deque([Unit()])  # only the last one has no sweep
+        """From slot to slot, ms. Change it only while the queue is empty."""
+        self._units = deque([Unit()])  # each has a sweep, except the last one
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._units) - 1
 
     def add(self, outcome: Snapshot | Gap, now: float) -> None:
-        """Keep the outcome of a slot.
+        """Append the outcome of a slot.
 
         Args:
+            outcome: A sweep or a gap.
             now: Seconds of a monotonic clock.
         """
         unit = self._units[-1]
@@ -70,7 +73,7 @@ class Pending:
         self._units.append(Unit())
 
     def take(self) -> Unit | None:
-        """The oldest sweep with the gaps before it, or gaps alone; None when there is nothing."""
+        """Remove and return the oldest sweep with the gaps before it, or gaps alone, or None."""
         unit = self._units.popleft()
         self._bytes -= unit.bytes
         if unit.sweep is None:
@@ -78,7 +81,7 @@ class Pending:
         return unit if unit.sweep is not None or unit.gaps else None
 
     def put_back(self, unit: Unit) -> None:
-        """Return a unit to the front, because the write failed."""
+        """Put a unit back at the front, because its write failed."""
         if unit.sweep is not None:
             self._units.appendleft(unit)
             self._bytes += unit.bytes
@@ -86,11 +89,11 @@ class Pending:
             self._prepend(unit.gaps)
 
     def give_up(self, now: float, why: str) -> int:
-        """Turn the sweeps that are too old or too many into gaps; return how many.
+        """Replace sweeps that are too old, or too many, with gaps; return how many.
 
         Args:
-            now: As in `add`.
-            why: Why they cannot be written.
+            now: Seconds of the same clock as in `add`.
+            why: The reason, for the text of the gaps.
         """
         given_up = 0
         while len(self) and self._is_over(self._units[0], now):
@@ -99,7 +102,7 @@ class Pending:
         return given_up
 
     def give_up_all(self, why: str) -> int:
-        """Turn all sweeps into gaps; return how many."""
+        """Replace all sweeps with gaps; return how many."""
         given_up = len(self)
         while len(self):
             self._give_up_oldest(why)
@@ -118,7 +121,7 @@ class Pending:
         self._prepend(unit.gaps)
 
     def _prepend(self, gaps: list[Gap]) -> None:
-        """Put `gaps` before those of the oldest unit."""
+        """Put `gaps` before the gaps of the oldest unit."""
         oldest = self._units[0]
         later, oldest.gaps = oldest.gaps, gaps
         for gap in later:

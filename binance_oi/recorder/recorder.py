@@ -1,8 +1,9 @@
-"""Polls into a store, for weeks.
+"""Polls the exchange and stores the sweeps, for weeks.
 
-The rule of this file: neither side stops the other. While the exchange cannot be read, the recorder
-writes the gap. While the file cannot be written, polling continues and sweeps wait in memory. The
-recorder writes them in order as soon as it can; a sweep that it gives up becomes a gap `storage`.
+The rule of this file: trouble on one side does not stop the other. While the exchange cannot be
+read, the recorder writes gaps. While the file cannot be written, polling continues and sweeps wait
+in memory. The recorder writes them in order as soon as it can. If it has to drop a sweep, it writes
+a gap `storage` in its place.
 """
 
 import asyncio
@@ -34,41 +35,43 @@ from binance_oi.recorder.store import TIDY_EVERY
 from binance_oi.recorder.stored import Storing, stored
 from binance_oi.recorder.writing_thread import WritingThread
 
-RETRY_AFTER_S = 2.0  # after a failed write, when no sweep comes before
-LAST_RETRY_PAUSE_S = 0.2  # between the tries of a recorder that ends
-LAST_WRITES_WITHIN_S = 10.0  # how long a recorder that ends tries to write what is in memory
+RETRY_AFTER_S = 2.0  # from a failed write to the next try, unless a new sweep comes earlier
+LAST_RETRY_PAUSE_S = 0.2  # between two tries at the end
+LAST_WRITES_WITHIN_S = 10.0  # for which a recorder tries to write the rest at its end
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status(Encodable):
-    """What a recorder has done since it started."""
+    """The state of a recorder, and its counts since it started."""
 
     sweeps: int = 0
-    """Committed sweeps. A slot that occurs again counts again; the file keeps its first sweep."""
+    """How many sweeps are committed. If a clock was set back and a slot occurs twice, both sweeps
+    count; the file keeps the first."""
     rows: int = 0
-    """New samples committed."""
+    """How many new samples are committed."""
     failed: int = 0
-    """Symbols that could not be read, in those sweeps."""
+    """How many times the committed sweeps could not read a symbol."""
     missed: int = 0
-    """Slots without a sweep."""
+    """How many slots have no sweep."""
     lost: int = 0
-    """The part of `missed` that was read but not kept: the file could not be written in time, or
-    was removed before it took in its log. A gap `storage` names each slot, if it can be written."""
+    """The part of `missed` that the recorder read but could not keep. Either the file could not be
+    written in time, or another program removed the file while the sweep was only in its log. The
+    recorder writes a gap `storage` for each of these slots, if it can."""
     unwritten: int = 0
-    """Sweeps in memory that are not in the file yet; see `Recorder`."""
+    """How many sweeps wait in memory to be written; see `Recorder`."""
     late: float = 0.0
-    """Seconds after its slot at which the latest sweep began; 0.0 while there was none."""
+    """Seconds from its slot to the start of the latest sweep; 0.0 before the first sweep."""
     every: float | None = None
-    """Seconds from slot to slot: as asked for, or as chosen; None before it was chosen."""
+    """Seconds from slot to slot, as given or as chosen; None until the recorder has chosen."""
     backfilled: int = 0
-    """Instants of the past stored for gaps; see `Recorder`."""
+    """How many instants of the past it has stored for gaps; see `Recorder`."""
     trouble: str | None = None
-    """Why the latest slot has no sweep, or why no list of symbols was read before the first one: a
-    word and a text. None when the latest slot has a sweep."""
+    """Why the latest slot has no sweep: a word and a text. Before the first slot, why the list of
+    symbols could not be read. None if the latest slot has a sweep."""
     storage_error: str | None = None
-    """Why the file cannot be written now; None when it can."""
+    """Why the file cannot be written now; None if it can."""
 
 
 @runtime_checkable
@@ -77,7 +80,7 @@ class Sourced(Protocol):
 
     @property
     def source(self) -> str:
-        """Its name; see `binance_oi.exchange.hosts.source_name`."""
+        """The name of the exchange; see `binance_oi.exchange.hosts.source_name`."""
         ...
 
 
@@ -87,39 +90,44 @@ class Recorder:
         async with OpenInterestClient() as client:
             await Recorder(client, "oi.db").run()
 
-    Sweeps that cannot be written wait in memory, each for up to 10 minutes, and all of them in up
-    to 64 MiB. The recorder tries again with every sweep and every two seconds, and writes them in
-    order, each once. It gives up the oldest first; each becomes a gap `storage`.
+    Sweeps that cannot be written wait in memory: each for at most 10 minutes, and all together in
+    at most 64 MiB. The recorder tries to write them with every new sweep, and every two seconds. It
+    writes them in order, each once. If it must drop sweeps, it drops the oldest first, and writes a
+    gap `storage` for each.
 
-    When somebody sets the clock back, slots occur a second time. Recording continues at once: a
-    slot that has a sweep keeps it and gets the new observations, the others get their sweeps.
+    If someone sets the clock back, slots occur a second time. Recording continues at once. If such
+    a slot has a sweep, that sweep stays, and the new samples are added to it. Otherwise the slot
+    gets its sweep now.
 
     Args:
         client: Reads the exchange.
         path: The recording: a file, or the URL of a PostgreSQL database (``postgresql://...``,
-            the extra `postgres`); made when missing, continued when present. Or a `Sink` that
-            stores elsewhere; it knows its own source.
-        every: Seconds from sweep to sweep; None takes the shortest schedule that fits, see
-            `OpenInterestClient.poll`. A recording that has begun continues at the next schedule
-            that fits when this one does not.
-        symbols: None follows the exchange's list.
-        notional: Record mark prices as well; each sweep costs 10 more weight.
-        source: The exchange's name in the file; a recording has one source. None takes
+            the extra `postgres`). It is created if missing, and continued otherwise. Or a `Sink`
+            that stores elsewhere; a sink has its own source.
+        every: Seconds from sweep to sweep. None chooses the shortest schedule that fits into the
+            budget; see `OpenInterestClient.poll`. If the given one does not fit, a recording that
+            has sweeps already continues at the next longer schedule that does.
+        symbols: The symbols to record; None follows the exchange's list.
+        notional: Whether to record mark prices too; each sweep then costs 10 more weight.
+        source: The name of the exchange in the file; a recording has one source. None takes
             `client.source`: ``production``, ``testnet``, or ``local`` for any exchange on this
-            machine. A file without a source takes that of the first recorder that continues it.
+            machine. A file without a source gets that of the first recorder that continues it.
         on_sweep: Called with each snapshot after its commit.
-        backfill: Read the 5-minute instants of its gaps from the exchange's history, also of gaps
-            in earlier runs. That has a limit of its own, and delays no sweep. The gaps remain.
-        standby: While another recorder records there, wait until it ends, and take over. One that
-            was itself taken over from (its database was out of reach) waits again.
-        keep_days: Days that stay, besides the current one; older ones become a summary. None keeps
-            all.
+        backfill: Whether to read the 5-minute instants of gaps from the exchange's history, gaps of
+            earlier runs included. History has a limit of its own, so this delays no sweep. The gaps
+            remain in the recording.
+        standby: Whether to wait while another recorder records there, and to take over when it
+            ends. If another standby takes over from this one, because this one could not reach the
+            database, this one waits again.
+        keep_days: The number of days to keep, besides the current one; older days become a summary.
+            None keeps all.
         rotate: Record into one file for each ``day`` or ``month``: ``oi.db`` becomes
             ``oi.2026-11-26.db``.
-        clock: Unix seconds.
+        clock: Returns Unix seconds.
 
     Raises:
-        TypeError: `path` is neither a path nor a sink, or the client reads no history to backfill.
+        TypeError: `path` is neither a path nor a sink. Or `backfill` is set and the client cannot
+            read history.
         ValueError: `every` cannot be a period.
         InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is a single `str`.
     """
@@ -149,7 +157,7 @@ class Recorder:
         named = client.source if isinstance(client, Sourced) else None
         source = named if source is None else source
         self.path: Path | None
-        """The file; None when the recording is in a database, or a `Sink` stores it."""
+        """The file; None if a database or a `Sink` stores the recording."""
         store = Storing(source, keep_days, rotate, clock)
         self.path, self._sink = stored(path, store)
         self._on_sweep = on_sweep
@@ -160,10 +168,10 @@ class Recorder:
         self._status = Status()
         self._untidy = False
         self._pending = Pending(self._period)
-        self._news = asyncio.Event()  # something is pending, or the recorder ends
+        self._news = asyncio.Event()  # set when a sweep or a gap is pending, or recording ends
         self._recording: asyncio.Task[None] | None = None
-        self._losing = False  # sweeps were lost since the latest write that succeeded
-        self._in_hand = 0  # sweeps that the writing thread has taken
+        self._losing = False  # whether sweeps were lost since the latest write that succeeded
+        self._in_hand = 0  # number of sweeps that the writing thread is storing
         self._stopping = self._ending = self._is_running = False
 
     def __repr__(self) -> str:
@@ -171,13 +179,13 @@ class Recorder:
 
     @property
     def status(self) -> Status:
-        """What the recorder has done so far."""
+        """The state of the recorder, and its counts so far."""
         backfilled = 0 if self._filler is None else self._filler.new
         waiting = len(self._pending) + self._in_hand
         return replace(self._status, unwritten=waiting, backfilled=backfilled)
 
     def stop(self) -> None:
-        """End `run`, after a last try to write what is in memory. It does not start again."""
+        """End `run`, after a last try to write the sweeps in memory. `run` does not start again."""
         if self._recording is not None and not self._stopping:
             self._recording.cancel()
         self._stopping = True
@@ -185,14 +193,14 @@ class Recorder:
     async def run(self) -> None:
         """Record until `stop` is called or this call is cancelled.
 
-        Either way the recorder tries for up to ten seconds to write what is in memory. It loses
-        the rest, and counts it in `Status.lost`.
+        At the end the recorder tries for up to ten seconds to write the sweeps in memory. It loses
+        those that it cannot write, and counts them in `Status.lost`.
 
         Raises:
-            RecordingError: Another process or this recorder already records into the file, or the
+            RecordingError: Another process, or this recorder, records into the file already. Or the
                 file is not a recording, has another source, or cannot be written at the start.
-            ValueError: The schedule does not fit into the budget, and nothing was recorded yet.
-            InvalidSymbolError: None of the symbols is listed.
+            ValueError: The schedule does not fit into the budget, and the recording is empty.
+            InvalidSymbolError: The exchange lists none of the symbols.
             ClientClosedError: The client was closed.
         """
         if self._stopping:
@@ -216,7 +224,7 @@ class Recorder:
                     self._count_lost()
 
     async def _record(self) -> None:
-        """Claim the sink and record into it; as a standby, again and again."""
+        """Claim the sink and record into it; a standby repeats that after another took over."""
         clock = asyncio.get_running_loop().time
         claim = partial(self._thread.run, partial(self._sink.claim, clock))
         if not self._standby:
@@ -226,6 +234,7 @@ class Recorder:
             await stand_by(claim, self._record_once, self._give_way, self._sink, self._say)
 
     async def _give_way(self) -> None:
+        """Close the sink and drop what is pending, because another recorder took over."""
         await self._thread.run(self._close)
         self._lose(self._pending.give_up_all("another recorder took over"))
         self._pending = Pending(self._period)
@@ -234,8 +243,8 @@ class Recorder:
         self._status = replace(self._status, trouble=trouble)
 
     async def _record_once(self) -> None:
-        """Poll, write and tidy side by side, until one of them ends."""
-        plan = await self._plan()  # before a file is made
+        """Poll, write and tidy concurrently, until one of them ends."""
+        plan = await self._plan()  # first, so that an error leaves no empty file
         try:
             await self._record_by(plan)
         finally:
@@ -266,9 +275,9 @@ class Recorder:
             await self._end(writing, *others)
 
     async def _end(self, writing: asyncio.Task[None], *others: asyncio.Task[None]) -> None:
-        """Stop the others, finish the current commit, and try once more to write the rest.
+        """Stop all tasks, let the current commit finish, and try to write the rest.
 
-        Raises what ended one of the tasks.
+        If a task has failed, raise its error.
         """
         for task in others:
             task.cancel()
@@ -281,7 +290,7 @@ class Recorder:
                 task.result()
 
     async def _poll(self, begin: int, plan: Plan) -> None:
-        """Queue the outcome of every slot; never wait for the disk."""
+        """Put the outcome of every slot into the queue, without waiting for the disk."""
         async with aclosing(self._sweeps(begin=begin, plan=plan)) as outcomes:
             async for outcome in outcomes:
                 trouble = None
@@ -298,14 +307,14 @@ class Recorder:
                 self._news.set()
 
     async def _tidy_often(self) -> None:
-        """Tidy the file also while no sweep ends: during a ban, or with a long period."""
+        """Tidy the file even while no sweep ends: during a ban, or with a long period."""
         while True:
             await asyncio.sleep(TIDY_EVERY)
             if self._sink.is_due():
                 await self._thread.run(self._tidy)
 
     async def _write(self) -> None:
-        """Write what comes, and retry what could not be written."""
+        """Write the queue as it fills, and try again after a failed write."""
         while not self._ending:
             failing = self._status.storage_error is not None
             with suppress(TimeoutError):
@@ -317,10 +326,10 @@ class Recorder:
             self._give_up_excess(asyncio.get_running_loop().time())
 
     async def _write_oldest(self) -> bool:
-        """Write the oldest sweep or gaps, acknowledge them, and only then tidy the file.
+        """Write the oldest sweep or gaps, count them, and then tidy the file.
 
-        Returns False when there is nothing to write, or when the write failed and the sweep is
-        back in the queue.
+        Returns:
+            False if the queue is empty, or if the write failed and the sweep is in the queue again.
         """
         unit = self._pending.take()
         if unit is None:
@@ -344,7 +353,7 @@ class Recorder:
         return True
 
     async def _write_what_is_left(self) -> None:
-        """Retry until the time is up; the rest is lost."""
+        """Write the queue at the end, for `LAST_WRITES_WITHIN_S` at most; the rest is lost."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LAST_WRITES_WITHIN_S
         while loop.time() < until:
@@ -353,7 +362,7 @@ class Recorder:
                     break
                 await asyncio.sleep(LAST_RETRY_PAUSE_S)
         if self._lose(self._pending.give_up_all(self._why())):
-            await self._write_oldest()  # at least the gap that names them
+            await self._write_oldest()  # the lost sweeps are gaps now: try once to write these
 
     def _give_up_excess(self, now: float) -> None:
         self._lose(self._pending.give_up(now, self._why()))
@@ -362,7 +371,7 @@ class Recorder:
         return self._status.storage_error or "it was not written in time"
 
     def _lose(self, sweeps: int) -> int:
-        """Count sweeps that were given up; warn once for each failure."""
+        """Count dropped sweeps; warn once until a write succeeds again."""
         if sweeps:
             if not self._losing:
                 logger.warning("%s: sweeps are lost: %s", self._sink, self._why())
@@ -380,7 +389,7 @@ class Recorder:
         self._status = replace(self._status, storage_error=error)
 
     def _written(self, sweep: Snapshot | None, saved: Saved) -> None:
-        """Count what was committed; a slot of its gaps may have had a sweep before."""
+        """Count a committed write. A slot of its gaps that has a sweep was not missed."""
         if self._status.storage_error is not None:
             logger.warning("%s can be written again", self._sink)
         self._losing = False
@@ -400,7 +409,7 @@ class Recorder:
         self._status = replace(self._status, **sums)
 
     def _count_lost(self) -> None:
-        """Count sweeps that the sink had acknowledged and has lost since."""
+        """Count sweeps that the sink has lost after it acknowledged them."""
         if lost := self._sink.take_lost():
             self._count(missed=lost, lost=lost)
 
@@ -409,11 +418,15 @@ class Recorder:
     def _open(self, begin: int, misfit: MisfitError | None) -> bool:
         """Open the sink, and store a gap for the time since its last slot.
 
+        Args:
+            begin: The first slot of this run, Unix ms.
+            misfit: The error about a schedule that does not fit into the budget; None if it fits.
+
         Returns:
-            Whether something was stored before.
+            Whether the recording had sweeps or gaps before.
 
         Raises:
-            MisfitError: Nothing was, and the schedule does not fit.
+            MisfitError: It had none, and the schedule does not fit.
         """
         sink = self._sink
         if misfit is not None and self.path is not None and not self.path.exists():
@@ -437,7 +450,7 @@ class Recorder:
         return last is not None
 
     def _close(self) -> None:
-        """Close the sink; only log its errors, so that `run` raises why recording ended."""
+        """Close the sink. Only log an error of that, because `run` raises the error before it."""
         try:
             self._sink.close()
         except StorageError as error:

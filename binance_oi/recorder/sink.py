@@ -1,7 +1,7 @@
-"""Where a recorder stores sweeps and gaps: a file, or anything else that can keep them.
+"""The protocol of a store for sweeps and gaps: a file, a database, or a store of the user's own.
 
-The rule of this file: a sink knows how to store, and the recorder knows when. When `save` returns,
-everything is stored; when it raises, nothing is.
+The rule of this file: the recorder decides when to store, and the sink how. When `save` returns, it
+has stored everything. When it raises, it has stored nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,73 +15,79 @@ from binance_oi.market.snapshot import Snapshot
 
 class _Saved(NamedTuple):
     new: int
-    """New samples."""
+    """How many samples are new."""
     swept: int
-    """Slots of the gaps that already have a sweep, which stays."""
+    """How many slots of the gaps have a sweep already. That sweep stays."""
 
 
 class Saved(_Saved, Encodable):
-    """What a write has changed."""
+    """The result of a write."""
 
     __slots__ = ()
 
 
 class Sink(Protocol):
-    """Stores what a recorder reads. Its `str` names it in messages.
+    """Stores the sweeps and gaps of one recorder. Its `str` names it in messages.
 
-    A sink belongs to one recorder. One thread uses it at a time, and a call may take as long as a
-    disk does. Every call but `is_due` and `take_lost` may raise `StorageError`.
+    The recorder calls it from one thread at a time, never from the event loop's, so a call may wait
+    for a disk or a server. Only `is_due` and `take_lost` are called in any thread. Every other call
+    may raise `StorageError`.
     """
 
     def claim(self, clock: Callable[[], float]) -> None:
-        """Exclude other recorders, and check that this one may continue here; stores nothing.
+        """Exclude other recorders, and check that this one may record here. It stores nothing.
 
         Args:
-            clock: Monotonic seconds.
+            clock: Returns monotonic seconds.
 
         Raises:
-            OccupiedError: Another recorder has claimed the place. A standby claims again later.
-            RecordingError: The source is another one, or this is no place for a recording.
+            OccupiedError: Another recorder has claimed the store. A standby tries again later.
+            RecordingError: The store has another source, or cannot be a recording.
         """
         ...
 
     def open(self) -> None:
-        """Make the store, or continue an existing one.
+        """Create the store, or continue an existing one.
 
         Raises:
-            RecordingError: What is there is not a recording.
+            RecordingError: There is something else in its place, which is not a recording.
         """
         ...
 
     def last_slot(self, before: int | None = None) -> int | None:
-        """The last slot before `before` that has a sweep or a gap, Unix ms."""
+        """Return the last slot before `before` with a sweep or a gap; None if there is none.
+
+        Args:
+            before: Unix ms; None for the last slot of all.
+        """
         ...
 
     def save(self, sweep: Snapshot | None, gaps: Sequence[Gap], period: int) -> Saved:
         """Store a sweep and gaps, all or nothing.
 
-        A slot that has a sweep keeps it. Of a second sweep, only the observations are stored, and
-        no gap covers the slot.
+        If a slot has a sweep already, that sweep stays, and no gap covers the slot. Of the new
+        sweep only the samples are stored.
 
         Args:
-            sweep: A sweep with its slot; None when there are only gaps.
+            sweep: A sweep with its slot; None if there are only gaps.
             gaps: Slots without a sweep.
             period: From slot to slot, ms.
 
         Raises:
-            OccupiedError: Another recorder has taken the place over since the last call.
+            OccupiedError: Another recorder has taken over the store since the last call.
         """
         ...
 
     def save_past(self, rows: Sequence[InstantRow]) -> int:
-        """Store instants of the past beside the sweeps, all or nothing.
+        """Store rows of the past beside the sweeps, all or nothing.
 
-        A row is there once for each symbol, instant and source. Stored again, it gets the numbers
-        of the last call: the exchange corrects its archive. No sweep, sample or gap changes.
+        There is at most one row for each symbol, instant and source. A new row replaces the numbers
+        of a stored one, because the exchange may correct its archive. No sweep, sample or gap
+        changes.
 
         Args:
-            rows: In the order of their symbols and times, which is the cheapest; any order is
-                allowed, also rows that repeat.
+            rows: The rows, in any order, with or without repetitions. Rows sorted by symbol and
+                time are the fastest.
 
         Returns:
             The number of rows that are new or have new numbers.
@@ -89,39 +95,40 @@ class Sink(Protocol):
         ...
 
     def past_times(self, symbol: str, source: int, first: int, last: int) -> list[int]:
-        """The instants of one symbol and source that are stored, sorted.
+        """Return the stored instants of one symbol and source, sorted, in Unix ms.
 
         Args:
-            symbol: A name.
-            source: Its number; see `binance_oi.market.rows.SOURCES`.
-            first: Unix ms, included.
-            last: Unix ms, included. Thirty days have 8640 instants.
+            symbol: The symbol.
+            source: The number of the source; see `binance_oi.market.rows.SOURCES`.
+            first: The first instant, Unix ms, included.
+            last: The last instant, Unix ms, included. Thirty days have 8640 instants.
         """
         ...
 
     def gaps_since(self, since: int) -> list[tuple[str, Gap, int]]:
-        """Stored gaps that end at `since` (Unix ms) or later, the oldest first.
+        """Return the stored gaps that end at `since` (Unix ms) or later, the oldest first.
 
         Returns:
-            The symbol, empty for a gap of the whole sweep; the gap; its period in ms.
+            For each gap: its symbol, which is empty for a gap of whole sweeps; the gap; its period
+            in ms.
         """
         ...
 
     def is_due(self) -> bool:
-        """Whether `tidy` must run now, and not only after the next sweep. Called in any thread."""
+        """Whether `tidy` must run now instead of after the next sweep. Called in any thread."""
         ...
 
     def tidy(self) -> None:
-        """Do deferred work on what is stored. The recorder calls it between two sweeps."""
+        """Do work that can wait, such as deleting old days. Called between two sweeps."""
         ...
 
     def take_lost(self) -> int:
-        """The number of stored sweeps lost since the last call. Called in any thread."""
+        """Return how many stored sweeps were lost since the last call. Called in any thread."""
         ...
 
     def close(self) -> None:
-        """Let others record here, also after a `claim` that failed.
+        """Let other recorders record here. After that, `claim` may be called again.
 
-        May be repeated. The sink may be claimed again.
+        It may be called twice, and after a `claim` that raised.
         """
         ...
