@@ -1,20 +1,26 @@
-"""Looks up a slot in a recording: it has a sweep, a gap, or nothing.
+"""Writes the slots of a recording: each one has a sweep, a gap, or nothing.
 
-The rule of this file: a slot never has both a sweep and a gap, and a written sweep does not change.
-Slots occur a second time when somebody sets the clock back. Then it depends on what the slot has:
+The rule of this file: a slot never has both a sweep and a gap, and a written sweep never changes. A
+slot occurs a second time if someone sets the clock back. The second outcome then changes the slot
+as follows:
 
-    a sweep         it stays; a second sweep only adds its observations
-    a gap           a sweep takes its slot out of the gap
-    a gap `clock`   a later gap takes its slots out: they were due again, and it has the reason
-    nothing         the sweep or the gap is written
+    slot has        second outcome: sweep                 second outcome: gap
+    a sweep         the sweep stays, the samples are      the sweep stays
+                    added
+    a gap           the gap loses this slot               the gap stays
+    a gap `clock`   the gap loses this slot               the later gap replaces it there: it has
+                                                          the real reason
+    nothing         the sweep is written                  the gap is written
 
-A shorter period has slots between those of a gap. When they are missed, the gap gets the shorter
-period in that span, and names each slot. A sweep then takes out its own slot alone.
+A recorder with a shorter period has slots between those of an older gap. If it misses them too,
+that span of the gap gets the shorter period, so that the gap contains each slot. A later sweep
+removes only its own slot from the gap.
 
-The gaps that we write are disjoint. A file of version 2 may hold gaps that overlap, contain each
-other or have several periods. Its rows stay as they are, so nothing here relies on disjoint gaps.
+The gaps that we write are disjoint. A file of version 2 may contain gaps that overlap, contain each
+other or have several periods. We do not change its rows, so no function here relies on disjoint
+gaps.
 
-All functions write within the caller's transaction. Their SQL is that of every store.
+All functions write within the caller's transaction. Their SQL works in SQLite and in PostgreSQL.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +31,8 @@ from binance_oi.market.snapshot import Snapshot
 from binance_oi.recorder.schema import EVERY_SYMBOL
 from binance_oi.recorder.statements import Statements, smaller
 
-# The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots without a sweep or a gap. A long
-# recording has millions of sweeps, so SQL computes the holes, and only they leave the database.
+# The holes in the schedule ?1, ?1 + ?3, ... ?2: spans of slots with neither a sweep nor a gap. A
+# long recording has millions of sweeps, so the database computes the holes and returns only them.
 _HOLES = """
 WITH known(first, last) AS (
     SELECT ?1 - 1, ?1 - 1 UNION ALL SELECT ?2 + 1, ?2 + 1
@@ -72,7 +78,7 @@ UPDATE gaps SET last = ?1 WHERE symbol = ?2 AND last = ?3 - ?4 AND reason = ?5 A
     AND NOT EXISTS (SELECT 1 FROM sweeps WHERE slot > ?3 - ?4 AND slot < ?3)
 """
 _LAST_SWEEP = "SELECT max(slot) FROM sweeps WHERE slot < ?1"
-# A gap `clock` that lasts beyond `before` comes from a clock that was wrong.
+# Omit a gap `clock` that ends at ?1 or later: a wrong clock wrote it.
 _LAST_MISSED = f"""
 SELECT max({smaller("last", "?1 - 1")}) FROM gaps
 WHERE symbol = '' AND first < ?1 AND last >= first AND (reason != 'clock' OR last < ?1)
@@ -91,7 +97,10 @@ ORDER BY first, symbol
 
 
 def last_slot(connection: Statements, before: int) -> int | None:
-    """The last slot before `before` that has a sweep or a gap, or had one before it was pruned."""
+    """Return the last slot before `before` (Unix ms) with a sweep or a gap; None without one.
+
+    Slots that a recorder has pruned since count too.
+    """
     found = [connection.execute(query, (before,)).fetchone()[0] for query in _LAST]
     return max((slot for slot in found if slot is not None), default=None)
 
@@ -103,10 +112,11 @@ def gaps_since(connection: Statements, since: int) -> list[tuple[str, Gap, int]]
 
 
 def write_missed(connection: Statements, gap: Gap, period: int) -> None:
-    """Write a gap for those of its slots that have no sweep.
+    """Write those slots of a gap that have no sweep.
 
-    An empty gap says that the clock was set back. The slots from there to the last known one are a
-    gap until their sweeps come, so that the recorder may end at any time.
+    An empty gap means that someone set the clock back. Then the gap is extended to the last known
+    slot, and each later sweep removes its own slot. So the recording is right even if the recorder
+    stops before it reaches that slot.
     """
     written = False
     empty = gap.last < gap.first
@@ -123,27 +133,28 @@ def write_missed(connection: Statements, gap: Gap, period: int) -> None:
 
 
 def write_empty(connection: Statements, gap: Gap, period: int) -> None:
-    """Write an empty gap, which says that the clock was set back, unless one begins there."""
+    """Write an empty gap, which marks that the clock was set back, unless a gap begins there."""
     detail = _storable(gap.detail)
     connection.execute(_EMPTY, (gap.first, gap.last, period, gap.reason, detail))
 
 
 def fail(connection: Statements, sweep: Snapshot, slot: int, period: int) -> None:
-    """Write a gap for each symbol that the sweep of `slot` lacks."""
+    """Write a gap for each symbol that the sweep of `slot` could not read."""
     for symbol, error in sweep.errors.items():
         cover(connection, symbol, Gap(slot, slot, gap_reason(error), str(error)), period)
 
 
 def unknown(connection: Statements, gap: Gap, period: int) -> Iterator[Gap]:
-    """The parts of `gap` whose slots have neither a sweep nor a gap."""
+    """Yield the parts of `gap` whose slots have neither a sweep nor a gap yet."""
     for first, last in connection.execute(_HOLES, (gap.first, gap.last, period)).fetchall():
         yield gap._replace(first=first, last=last)
 
 
 def refine(connection: Statements, gap: Gap, period: int) -> None:
-    """Give gaps of a longer period, within `gap`, the shorter `period` and all its slots.
+    """Within the span of `gap`, give stored gaps of a longer period the shorter `period`.
 
-    They keep their reasons. A gap over a sweep, which only a file of version 2 has, stays as it is.
+    They then contain all slots of that period, and keep their reasons. A stored gap that contains a
+    sweep does not change; only files of version 2 have such gaps.
     """
     found = connection.execute(_COARSER, (gap.first, gap.last, period)).fetchall()
     for begin, end, longer, why, detail in found:
@@ -160,17 +171,17 @@ def refine(connection: Statements, gap: Gap, period: int) -> None:
 
 
 def swept(connection: Statements, gap: Gap, period: int) -> int:
-    """The number of slots of `gap` that have a sweep."""
+    """Return how many slots of `gap` have a sweep."""
     (count,) = connection.execute(_SWEPT, (gap.first, gap.last, period)).fetchone()
     return int(count)
 
 
 def cover(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
-    """Write a gap, or extend the gap before it when they are adjacent and alike.
+    """Write a gap, or extend the gap just before it if both have the same reason and period.
 
-    A gap is identified by its first slot. An existing gap with the same first slot stays; the new
-    one then begins at the next slot where no gap begins. Only an empty gap, which covers nothing,
-    is replaced.
+    The table has at most one gap for each first slot. If a gap begins at the same slot already, it
+    stays, and the new one begins at the next slot where no gap begins. Only an empty gap is
+    replaced, because it has no slots.
     """
     longer = (gap.last, symbol, gap.first, period, gap.reason)
     if not connection.execute(_EXTEND, longer).rowcount:
@@ -186,18 +197,18 @@ def _insert(connection: Statements, symbol: str, gap: Gap, period: int) -> None:
 
 
 def _storable(text: str) -> str:
-    """Text of an error as every store takes it: without NUL, and in UTF-8."""
+    """Return the text of an error in a form that every store accepts: valid UTF-8 without NUL."""
     return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
 
 
 def uncover(connection: Statements, first: int, last: int, reason: str | None = None) -> None:
-    """Take the slots from `first` to `last` out of all gaps, or only out of gaps for `reason`."""
+    """Remove the slots from `first` to `last` from all gaps, or only from gaps with `reason`."""
     found = [
         (Gap(begin, end, why, detail), max(1, period))
         for begin, end, period, why, detail in connection.execute(_COVERING, (first, last))
         if reason in (None, why)
     ]
-    # Delete all of them first: a remaining part may begin where another gap did.
+    # Delete all of them before writing what remains: it may begin at the slot of a deleted gap.
     for gap, _ in found:
         connection.execute(_DELETE, (gap.first,))
     for gap, period in found:
@@ -206,7 +217,7 @@ def uncover(connection: Statements, first: int, last: int, reason: str | None = 
 
 
 def _without(gap: Gap, first: int, last: int, period: int) -> Iterator[Gap]:
-    """The parts of `gap` before `first` and after `last`."""
+    """Yield the parts of `gap` before `first` and after `last`."""
     before = gap.first + (first - 1 - gap.first) // period * period
     after = gap.first + ((last - gap.first) // period + 1) * period
     if before >= gap.first:
@@ -218,7 +229,7 @@ def _without(gap: Gap, first: int, last: int, period: int) -> Iterator[Gap]:
 def move_start(
     connection: Statements, symbol: str, gap: Sequence[Any], period: int, start: int
 ) -> None:
-    """Take the slots before `start` out of a gap of one symbol."""
+    """Remove the slots before `start` from a gap of one symbol."""
     old = Gap(*gap)
     connection.execute("DELETE FROM gaps WHERE symbol = ?1 AND first = ?2", (symbol, old.first))
     for part in _without(old, old.first, start - 1, max(1, period)):
