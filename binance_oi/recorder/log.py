@@ -1,34 +1,36 @@
-"""Finds the database to which a log belongs, and reads both without leaving files behind.
+"""Decides whether a log belongs to a database, and reads both without leaving new files.
 
-SQLite finds a log by its name alone. When another file has taken the name of a recording, SQLite
-applies the log of one to the other. The result mixes the rows of two recordings, or is damaged.
+SQLite keeps the latest transactions in a log beside the database, and finds that log by its name
+alone. If someone puts another file at the path of a recording, SQLite applies the old log to the
+new file. The result mixes the rows of two recordings, or is damaged.
 
 The rule of this file: a log is valid only beside a file whose token it contains. The token is the
-schema version: four bytes in the first page, which SQLite itself only increments.
+schema version: four bytes in the first page, which SQLite itself only increments. A recorder sets
+it as follows:
 
 1. After each checkpoint, a recorder rewrites the first page unchanged. So the log begins with the
    file's token.
 2. The next transaction gives the file a new, random token. The next checkpoint moves that token
    from the log into the file.
 
-``kill -9`` at any moment leaves the file with one of the two tokens, and the log contains both.
-Another program may checkpoint at any moment. So at the start of each transaction the recorder
-reads the index, as SQLite does at that moment to decide whether the log restarts. Where the
-recorder cannot read the index, it writes the first page in each transaction.
+A ``kill -9`` at any moment leaves the file with one of these two tokens, and the log contains both.
+Another program may checkpoint at any moment too. So at the start of each transaction, the recorder
+reads the index of the log, as SQLite does then to decide whether the log restarts. If the recorder
+cannot read the index, it writes the first page in each transaction.
 
-Another program may restart the log and change the schema in it: ``VACUUM``, ``CREATE INDEX``.
-SQLite then increments the token, in the log alone. So a log also belongs to a file whose token is
-slightly below the first token of the log. Two random tokens are never that close.
+Another program may restart the log and change the schema in it, by ``VACUUM`` or ``CREATE INDEX``.
+SQLite then increments the token, but only in the log. So a log also belongs to a file whose token
+is slightly below the first token of the log. Two random tokens are never that close.
 
-No two recordings share a token, and neither do two states of one recording. A copy's token also
-differs: ``VACUUM INTO`` increments it, and SQLite's backup counts from 1 in the copy. So a copy's
-token is above the first token of the original's log, or far below it. One case escapes this rule:
-other programs change the original's schema many times while nothing is recorded. A log without a
-token comes from an older program. It proves nothing, and this module accepts it.
+No two recordings have the same token, and no two states of one recording have. A copy has another
+token too: ``VACUUM INTO`` increments it, and SQLite's backup sets it to a small number. So the
+token of a copy is above the first token of the original's log, or far below it. The rule fails in
+one case: other programs change the schema of the original many times while no recorder runs. A log
+without a token comes from an older program. It proves nothing, and this module accepts it.
 
-The cost: two pages of 1 KiB for each checkpoint, one or two a minute; and one page for each sweep
+Cost: two pages of 1 KiB for each checkpoint, once or twice a minute, and one page for each sweep
 that does not lengthen the file. A sweep of the whole market writes that page anyway. This module
-reads only through SQLite or from the log: closing a descriptor of our own on the file itself would
+reads a database only through SQLite. If it opened and closed the file itself, the system would
 release SQLite's locks.
 
 Source: https://www.sqlite.org/fileformat2.html#the_write_ahead_log and, on closing descriptors,
@@ -48,30 +50,30 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # not POSIX: an index that a reader made stays
+except ImportError:  # without POSIX locks, an index that a reader has created stays
     fcntl = None  # type: ignore[assignment]
 
 FIRST_TOKEN = 1 << 16  # lower numbers are SQLite's own counts of schema changes
 END_OF_TOKENS = (1 << 31) - (1 << 16)  # SQLite reads a signed number, and may increment it
-MAX_SCHEMA_CHANGES = 1000  # in one transaction of another program, the first of its log
-NOT_A_DATABASE = -1  # instead of a token
-READ_ATTEMPTS = 20  # of a file and its log, until neither changes during a read
+MAX_SCHEMA_CHANGES = 1000  # by other programs, in the first transaction of a log
+NOT_A_DATABASE = -1  # stands for the token of a file that is not a database
+READ_ATTEMPTS = 20  # tries to read a file and its log while neither changes
 UNCHANGING = "mode=ro&immutable=1"  # in a URI for SQLite: read the file alone, without its log
-OPEN_LOCK_BYTE = 128  # byte of the index that every open connection locks
+OPEN_LOCK_BYTE = 128  # offset in the index of the byte that every open connection locks
 
 _HEADER = struct.Struct(">I 4x I 4x 8s 8s")  # magic number, page size, salts, checksum
-_FRAME = struct.Struct(">I4x 8s 8s")  # page number, salts, checksum of all up to here
-_SUMMED = 8  # bytes of a frame's head that its checksum covers, besides the page
+_FRAME = struct.Struct(">I4x 8s 8s")  # page number, salts, checksum of the log up to this frame
+_SUMMED = 8  # bytes of a frame's head that its checksum covers, in addition to the page
 _TOKEN = struct.Struct(">40xI")  # the schema version in the first page
 _PAGE_SIZES = frozenset(1 << bits for bits in range(9, 17))
-_MOVED = struct.Struct("=16xI76xI")  # of the index: the log's last page, and the last moved page
+_MOVED = struct.Struct("=16xI76xI")  # in the index: last frame of the log, last checkpointed frame
 
 Generation = tuple[int, bytes]
-"""Page size and salts, which distinguish a log from earlier logs in the same file."""
+"""Page size and salts of a log. Each restart of a log changes its salts."""
 
 
 def new_token() -> int:
-    """A token that no other file has."""
+    """Return a random token, which no other file has."""
     return FIRST_TOKEN + secrets.randbelow(END_OF_TOKENS - FIRST_TOKEN)
 
 
@@ -117,9 +119,10 @@ def _open_regular(name: str, flags: int) -> int:
 
 
 def begins_anew(index: int) -> bool:
-    """Whether all of the log is in the file, so that the next transaction may restart the log.
+    """Whether the next transaction may restart the log, because all of it is in the file.
 
-    A caller in a write transaction learns about that transaction: no other can restart the log.
+    If the caller is in a write transaction, the answer holds for that transaction, because no other
+    program can write meanwhile.
 
     Args:
         index: Descriptor of the log's index (``-shm``).
@@ -139,12 +142,13 @@ def _read_header(file: BinaryIO) -> Generation | None:
 
 
 def token_of(path: Path) -> int | None:
-    """The token of the file alone, without its log; None when SQLite cannot read the file."""
+    """Return the token of the file alone, without its log; None if SQLite cannot read the file."""
     if not size_of(path):
         return NOT_A_DATABASE
     try:
         with closing(_connect(path, UNCHANGING)) as connection:
-            # A checkpoint that was killed leaves a file shorter than its header says.
+            # After a killed checkpoint, the file may be shorter than its header says. This makes
+            # SQLite read it all the same.
             connection.execute("PRAGMA writable_schema = ON")
             return int(connection.execute("PRAGMA schema_version").fetchone()[0])
     except sqlite3.Error as error:
@@ -152,7 +156,7 @@ def token_of(path: Path) -> int | None:
 
 
 def is_as_long_as_it_says(path: Path) -> bool:
-    """Whether the file alone, without its log, has all the pages that its header counts."""
+    """Whether the file alone, without its log, has all pages that its header counts."""
     if not size_of(path):
         return False
     try:
@@ -166,7 +170,7 @@ def is_as_long_as_it_says(path: Path) -> bool:
 
 def _belongs(token: int | None, log: Path) -> bool:
     if token is None:
-        return True  # unknown
+        return True  # we cannot read the token, so nothing proves the opposite
     seen = set[int]()
     for held in _tokens(log):
         if held == token or (not seen and _follows_by_schema_changes(token, held)):
@@ -177,20 +181,19 @@ def _belongs(token: int | None, log: Path) -> bool:
 
 
 def _follows_by_schema_changes(token: int, first: int) -> bool:
-    """Whether `first` follows `token` by schema changes that SQLite has counted.
+    """Whether SQLite may have incremented `token` to `first`, by schema changes.
 
-    The tokens of older programs are all close to each other, and prove nothing.
+    Older programs use small tokens. They are all close to each other, so they prove nothing.
     """
     return FIRST_TOKEN <= token < first <= token + MAX_SCHEMA_CHANGES
 
 
 def _tokens(log: Path) -> Iterator[int]:
-    """The tokens of all versions of the first page in the log.
+    """Yield the tokens of all versions of the first page in the log.
 
-    SQLite writes a frame in two steps: its head, then the page. In a restarted log, the page after
-    a new head still belongs to the previous log, and has an older token, until the second step. A
-    ``kill -9`` in between leaves it so. A page therefore counts only if the frame's checksum
-    matches.
+    SQLite writes a frame in two steps: its head, then the page. In a restarted log, between the two
+    steps, a new head is followed by a page of the previous log, with an older token. A ``kill -9``
+    may leave it like that. So we accept a page only if the checksum of the frame matches.
     """
     with suppress(OSError), open(log, "rb", opener=_open_regular) as file:
         header = file.read(_HEADER.size)
@@ -201,7 +204,7 @@ def _tokens(log: Path) -> Iterator[int]:
 def _tokens_after(
     file: BinaryIO, magic: int, size: int, salts: bytes, before: bytes
 ) -> Iterator[int]:
-    """The tokens in the frames that follow the header of a log."""
+    """Yield the tokens in the frames after the header of a log."""
     if size not in _PAGE_SIZES:
         return
     while len(head := file.read(_FRAME.size)) == _FRAME.size:
@@ -213,13 +216,13 @@ def _tokens_after(
         else:
             data = file.read(size)
             if _checksum(magic, before, head[:_SUMMED] + data) != checksum:
-                break  # SQLite's log ends here, too
+                break  # SQLite ignores the rest of the log too
             yield _TOKEN.unpack_from(data)[0]
         before = checksum
 
 
 def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
-    """The checksum of a frame, computed from its data and the checksum of the previous frame.
+    """Compute the checksum of a frame from its data and the checksum of the previous frame.
 
     Source: https://www.sqlite.org/fileformat2.html#checksum_algorithm
     """
@@ -233,27 +236,30 @@ def _checksum(magic: int, before: bytes, data: bytes) -> bytes:
 
 
 def descriptor(inode: os.stat_result) -> int | None:
-    """SQLite's descriptor of a file. Closing one of our own would release SQLite's locks."""
+    """Return the descriptor that SQLite has of a file; None if we find none.
+
+    We must not open the file ourselves: to close that descriptor would release SQLite's locks.
+    """
     with suppress(OSError):
         for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # the descriptor that lists the others
+            with suppress(OSError):  # the descriptor of the directory itself is closed by now
                 if os.path.samestat(os.fstat(int(name)), inode):
                     return int(name)
     return None
 
 
 class LogReader(sqlite3.Connection):
-    """A connection that leaves no new file beside the database that it reads."""
+    """A connection for reading. When it closes, it leaves no new file beside the database."""
 
     _files: tuple[Path, Path, Path] | None = None
     _had_index = True
 
     def watch(self, path: Path, log: Path, index: Path) -> None:
-        """Note which files the connection reads. Call it before the first read."""
+        """Note the files of the connection, and whether there is an index. Call it first."""
         self._files, self._had_index = (path, log, index), index.exists()
 
     def close(self) -> None:
-        """Close the connection. May be repeated."""
+        """Close the connection, and remove the log and the index if it was their last user."""
         super().close()
         files, self._files = self._files, None
         if files is None:
@@ -263,7 +269,7 @@ class LogReader(sqlite3.Connection):
             return
         with suppress(OSError, sqlite3.Error):
             if not size_of(log):
-                if os.access(path, os.W_OK):  # or SQLite would make files that it cannot remove
+                if os.access(path, os.W_OK):  # else SQLite would create files and not remove them
                     settle(path)
             elif not self._had_index:
                 _remove_unused(index)
@@ -276,7 +282,7 @@ def settle(path: Path) -> None:
 
 
 def _remove_unused(index: Path) -> None:
-    """Remove the index that a reader made for a log, unless another connection uses it now."""
+    """Remove the index that a reader has created for a log, unless a connection uses it now."""
     if fcntl is None or descriptor(index.stat()) is not None:
         return
     file = os.open(index, os.O_RDWR | os.O_NOFOLLOW)
@@ -293,7 +299,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def size_of(path: Path) -> int:
-    """The size of a file in bytes; 0 when it cannot be determined."""
+    """Return the size of a file in bytes; 0 if the system does not show it."""
     with suppress(OSError):
         return path.stat().st_size
     return 0

@@ -1,12 +1,13 @@
-"""Finds the current place of an open recording's file, and of SQLite's files beside it.
+"""Finds the file of an open recording, and SQLite's log and index, after someone has moved them.
 
-The rule of this file: a log belongs to one database, and follows that database. SQLite finds a log
-by its name alone. If the log stayed under the name of a recording that was moved, SQLite would
-delete it when somebody makes a new file there, or would write its pages into a replacement.
+The rule of this file: a log belongs to one database, and moves with it. SQLite finds a log by its
+name alone. Suppose that someone moves a recording and its log stays behind. If a new file is then
+created at the old path, SQLite deletes the log. If another file is put there, SQLite writes the
+pages of the log into that file.
 
-SQLite also does not notice that a database is open under two names: a program that opens the moved
-file starts another log. From then on our log belongs to no file, and none of it may go into the
-moved one.
+SQLite also does not notice that a database is open under two names. If another program opens the
+moved file, it starts a second log. From then on our log belongs to no file, and nothing of it may
+go into the moved one.
 """
 
 import logging
@@ -25,16 +26,16 @@ from binance_oi.recorder.log import (
 from binance_oi.recorder.readers import is_earlier_state_read
 from binance_oi.recorder.sides import beside
 
-INDEX_HEADER = 96  # bytes of both copies of the header
+INDEX_HEADER = 96  # bytes of the index's header, which it has twice
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
 
 class Place:
-    """The place of a recording that this process has open and writes.
+    """The files of a recording that this process has open for writing.
 
     Args:
-        path: The recording's name when it was opened.
+        path: The path under which the process opened the recording.
 
     Raises:
         OSError: The file is missing.
@@ -50,10 +51,10 @@ class Place:
         return _side(self._real, ending)
 
     def change(self) -> str | None:
-        """The change by other programs that makes it necessary to open the file again, or None.
+        """Return why the file must be opened again: a change by other programs; None without one.
 
         Raises:
-            OSError: The system does not say.
+            OSError: The system cannot show the state of the file.
         """
         try:
             found = self._path.stat()
@@ -68,15 +69,15 @@ class Place:
         return None
 
     def note_own_write(self) -> None:
-        """Note the file's state after a write of our own, to notice the writes of others."""
+        """Note the state of the file after our own write, so that we notice writes of others."""
         home = self._home()
         self._seen = _version(None if home is None else _found(home))
 
     def is_overwritten(self) -> bool:
-        """Whether the file no longer has the content that the log continues.
+        """Whether the file no longer has the content to which the log belongs.
 
-        Somebody truncated it in its place, copied another file over it, or opened it under its new
-        name. The log must not go into the file then: it continues the previous content.
+        Another program has truncated the file, copied another file over it, or opened it under its
+        new name. Then the log must not go into the file.
         """
         home = self._home()
         found = None if home is None else _found(home)
@@ -93,10 +94,10 @@ class Place:
         return False
 
     def _has_other_sides(self, home: Path) -> bool:
-        """Whether somebody opened the moved file, with a log or an index of their own.
+        """Whether another program has opened the moved file, with its own log or index.
 
-        An empty log counts too: its process keeps old pages in memory, and would overwrite with
-        them what our log brings into the file.
+        An empty log counts too. Its program keeps old pages in memory, and would later write them
+        over the pages of our log.
         """
         log, index = (_side(home, ending) for ending in (LOG, INDEX))
         found = index if self._is_the_log(log) else log
@@ -115,9 +116,9 @@ class Place:
         return found.st_size < self._seen[0] and not is_as_long_as_it_says(home)
 
     def set_aside_cut_file(self) -> None:
-        """Rename the remains of a truncated file, so that the next file can have its name.
+        """Rename the rest of a truncated file, so that a new file can have its path.
 
-        Otherwise SQLite could not make a recording there while somebody reads the remains.
+        If it stayed, SQLite could not create a recording there while another program reads it.
         """
         found = _found(self._real)
         if found is None or self.is_moved() or not self._is_cut(self._real, found):
@@ -130,14 +131,14 @@ class Place:
                 self._real.unlink()
 
     def has_sides(self) -> bool:
-        """Whether the log and the index that are open here still have their names."""
+        """Whether the log and the index that this process has open still have their names."""
         return all(self._sides[ending] is None or self._is_ours(ending) for ending in (LOG, INDEX))
 
     def forget_index(self) -> None:
-        """Make connections of this process read the log anew from its file.
+        """Make SQLite rebuild the index from the log, because the log has changed under it.
 
-        All connections of a process share the index of a file while one of them is open. SQLite
-        rebuilds an index without a header from the log.
+        All connections of a process share one index while any of them is open. Without a header,
+        SQLite rebuilds it.
         """
         index = self._index()
         if index is not None:
@@ -147,8 +148,9 @@ class Place:
     def drop_lost_log(self) -> None:
         """Separate the file from a log or an index that no longer belongs to it.
 
-        Another program's log under our name is renamed, or SQLite would delete it on closing. The
-        index of a log without a name is removed, or SQLite would use it for a new log.
+        If our log's name leads to the log of another program, we rename that log; otherwise SQLite
+        would delete it when we close. We remove the index of our removed log; otherwise SQLite
+        would use it for a new log.
         """
         if self._is_ours(LOG):
             return
@@ -159,23 +161,23 @@ class Place:
                 self._path_of(INDEX).unlink()
 
     def is_moved(self) -> bool:
-        """Whether the file has another name now, or none: SQLite then leaves its log alone."""
+        """Whether the file has another path now, or none. SQLite then does not touch its log."""
         return not _is(self._real, self._inode)
 
     def is_removed(self) -> bool:
-        """Whether the file has no name any more, as far as the system says."""
+        """Whether the file has no path any longer, or the system does not show it."""
         if not self.is_moved():
             return False
         file = descriptor(self._inode)
         return file is None or os.fstat(file).st_nlink == 0
 
     def is_earlier_state_read(self) -> bool:
-        """Whether somebody reads a state before the last commit, as far as the system says."""
+        """Whether a connection reads a state before the last commit, if we can read the index."""
         index = self._index()
         return index is not None and is_earlier_state_read(index)
 
     def log_begins_anew(self) -> bool:
-        """Whether the next write may restart the log, as far as the index is visible."""
+        """Whether the next write may restart the log; False if we cannot read the index."""
         index = self._index()
         return index is not None and begins_anew(index)
 
@@ -184,21 +186,22 @@ class Place:
         return None if inode is None else descriptor(inode)
 
     def _now(self) -> Path | None:
-        """The file's name now; None when it has none or the system does not say."""
+        """The path of the file now; None if it has none, or if the system does not show it."""
         file = descriptor(self._inode)
         return None if file is None else name_of(file)
 
     def _home(self) -> Path | None:
-        """The name under which the file is visible; None as for `_now`."""
+        """The path under which the file is visible; None in the cases of `_now`."""
         return self._now() if self.is_moved() else self._real
 
     def take_log_along(self) -> Path | None:
-        """Give the log of a moved file the name under which SQLite looks for it.
+        """Move the log of a moved file to its side, where SQLite looks for it.
 
-        Connections that have the log open keep using it: a renamed file stays the same file.
+        Connections that have the log open continue to use it, because a renamed file stays the same
+        file.
 
         Returns:
-            The file's new path, with its log beside it; None when the log cannot follow.
+            The new path of the file; None if the log could not be moved to its side.
         """
         home = self._now()
         if home is None or self.is_overwritten():
@@ -212,7 +215,7 @@ class Place:
         except OSError as error:
             logger.debug("the log of %s cannot follow it: %s", home, error)
             return None
-        return home if self._is_the_log(log) else None  # somebody may have removed the log before
+        return home if self._is_the_log(log) else None  # another program may have removed the log
 
     def _rename(self, ending: str, there: Path) -> None:
         if self._is_ours(ending):
@@ -227,7 +230,7 @@ class Place:
         return inode is not None and _is(self._path_of(ending), inode)
 
     def remove_log(self) -> None:
-        """Remove log and index under the old name, or the next file there would inherit them."""
+        """Remove the log and the index at the old path; a new file there would inherit them."""
         for ending in (LOG, INDEX):
             if self._is_ours(ending):
                 with suppress(OSError):
@@ -235,12 +238,12 @@ class Place:
 
 
 def _side(path: Path, ending: str) -> Path:
-    """A file beside `path`, which must not be a link."""
+    """Return the path of a side file of `path`, which must not be a link."""
     return path.with_name(path.name + ending)
 
 
 def name_of(file: int) -> Path | None:
-    """The name of an open file now; None when it has none or the system does not say."""
+    """Return the path of an open file; None if it has none, or if the system does not show it."""
     with suppress(OSError):
         name = Path(os.readlink(f"/proc/self/fd/{file}"))
         if _is(name, os.fstat(file)):
@@ -249,17 +252,18 @@ def name_of(file: int) -> Path | None:
 
 
 def remove_all(path: Path) -> None:
-    """Remove a file that could not become a recording, and what SQLite has put beside it."""
+    """Remove a file that could not become a recording, and SQLite's side files."""
     for name in (Path(os.path.realpath(path)), *(beside(path, ending) for ending in SIDES)):
         with suppress(OSError):
             name.unlink()
 
 
 def set_aside_foreign_log(path: Path) -> None:
-    """Rename the log of a recording that was moved away or replaced while nobody recorded.
+    """Rename the log of another recording, which someone moved or replaced while no recorder ran.
 
-    SQLite would delete that log when it makes a new file of this name, and with it the last sweeps
-    of a killed recorder. Into another file of this name it would write the log's old pages.
+    The log may contain the last sweeps of a killed recorder. If the recording is missing, SQLite
+    would delete the log when it creates a new file. If another file is at its path, SQLite would
+    write old pages of the log into that file.
 
     Raises:
         OSError: The log cannot be renamed.
@@ -267,7 +271,7 @@ def set_aside_foreign_log(path: Path) -> None:
     log = beside(path, LOG)
     if is_foreign(path, log):
         _set_aside(log)
-        # An index that somebody still has open describes the old log, not the next one.
+        # A program may still have the index open. It describes the old log, not the next one.
         beside(path, INDEX).unlink(missing_ok=True)
 
 
@@ -289,7 +293,7 @@ def _set_aside(log: Path) -> None:
 
 
 def _version(found: os.stat_result | None) -> tuple[int, int]:
-    """Size and modification time: they change when somebody writes the file."""
+    """Return size and modification time, which change when a program writes the file."""
     return (0, 0) if found is None else (found.st_size, found.st_mtime_ns)
 
 
