@@ -1,9 +1,10 @@
-"""Atomic file replacement: a name always leads to the old file or to the complete new one.
+"""Replaces files atomically: a path always leads to the old file or to the complete new one.
 
-The rule of this file: a writer puts the new file beside its target, under a random name that never
-existed (``O_EXCL``). It syncs the file to disk before the rename, and removes the file when it
-fails. A killed process removes nothing. But each unfinished file carries a lock (``flock``) that
-the system releases with the process, so the next writer in that directory knows it is stale.
+The rule of this file: a writer creates the new file in the directory of its target, under a new
+random name (``O_EXCL``). It syncs the file to disk, and then renames it. If it fails, it removes
+the file. A killed process cannot remove its file. But each process locks its unfinished file
+(``flock``), and the system releases that lock when the process ends. So the next writer in the
+directory recognises the file as stale, and removes it.
 """
 
 import errno
@@ -19,26 +20,28 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # not POSIX: unfinished files of killed processes stay
+except ImportError:  # without POSIX locks, unfinished files of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 from binance_oi.errors import RecordingError
 
-# One pattern for every target, so that any command removes what another one left. The leading dot
-# hides the file from readers of a Parquet directory. The target's own name could make it too long.
+# One pattern for every target, so that any command removes the stale files of any other. The
+# leading dot hides the file from readers of a Parquet directory. The name of the target is not part
+# of it, because that could make it too long.
 PREFIX, SUFFIX = ".binance-oi-", ".unfinished"
 _OURS = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}{re.escape(SUFFIX)}", re.ASCII)
-JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # connections share the index of the log
-SIDES = JOURNAL, LOG, INDEX  # what SQLite may put beside a file it writes
-# We hold the lock for one rename. Another program may hold it long (`flock DIR binance-oi ...`).
+JOURNAL, LOG, INDEX = "-journal", "-wal", "-shm"  # the index of the log is shared memory
+SIDES = JOURNAL, LOG, INDEX  # endings of the files that SQLite may put beside a database
+# We lock the directory for one rename. Another program may lock it for long, for example
+# `flock DIR binance-oi ...`; then we rename without the lock.
 LOCK_TRIES, LOCK_PAUSE_S = 20, 0.005
 
 Version = tuple[int, ...]
-"""Tells a file from an earlier one under the same name."""
+"""Distinguishes a file from an earlier one at the same path."""
 
 
 class OvertakenError(Exception):
-    """Another process gave the name to its own file in the meantime; that file stays."""
+    """Another process has put its own file at the path in the meantime; that file stays."""
 
 
 @contextmanager
@@ -51,25 +54,25 @@ def translate_write_errors(target: Path) -> Generator[None]:
 
 
 def check_place(path: Path) -> None:
-    """Check that a file may be put at `path`: a rename would replace a device, too.
+    """Check that a file may be put at `path`. A rename would replace even a device.
 
     Raises:
         RecordingError: `path` is a device, a pipe or a socket, such as ``/dev/stdout``, or lies in
-            ``/dev`` or ``/proc``. A regular file behind ``/dev/stdout`` does not help: the rename
-            would replace the link.
+            ``/dev`` or ``/proc``. That holds even if ``/dev/stdout`` leads to a regular file,
+            because the rename would replace the link.
     """
     try:
         mode = path.stat().st_mode
         special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
     except OSError:
-        special = False  # it is missing, or the writer reports why it is out of reach
+        special = False  # there is no such file; or the writer reports the error later
     directory = Path(os.path.realpath(path.parent))
     if special or directory == Path("/dev") or directory.is_relative_to("/proc"):
         raise RecordingError(f"{path} is a device, a pipe or a socket, and no place for a file")
 
 
 def version(path: Path) -> Version | None:
-    """The version of the file at `path`; None when there is no file."""
+    """Return the version of the file at `path`; None if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -81,17 +84,17 @@ def version(path: Path) -> Version | None:
 def replace_atomically(
     path: Path, is_current: Callable[[], bool] = lambda: True
 ) -> Generator[BinaryIO]:
-    """Yield a new file; rename it to `path` when the block ends without an error.
+    """Yield a new file, and rename it to `path` when the block ends without an error.
 
-    The file has the mode of any new file (umask). Its contents are on disk before the rename. When
-    the block fails, `path` stays as it was and the new file is removed. A link at `path` is
-    replaced, never followed. Writers that need a name use ``file.name``; files that SQLite puts
-    beside it are removed, too. Unfinished files of killed processes are removed first.
+    The content is on disk before the rename. If the block raises, the file at `path` stays, and the
+    new file is removed, with all files that SQLite has put beside it. If `path` is a link, the new
+    file replaces the link. The mode of the new file follows the umask. A writer that needs a path
+    uses ``file.name``. The call first removes unfinished files of killed processes.
 
     Args:
-        path: The final name. Its directory must exist.
-        is_current: Called just before the rename, while no other process of ours renames in the
-            directory. False cancels the rename.
+        path: The final path. Its directory must exist.
+        is_current: Called just before the rename, while no other process of this library renames a
+            file in the directory. If it returns False, there is no rename.
 
     Raises:
         OvertakenError: `is_current` returned False.
@@ -107,7 +110,7 @@ def replace_atomically(
             file.flush()
             os.fsync(file.fileno())
             if os.name == "nt":
-                file.close()  # Windows renames no open file
+                file.close()  # Windows cannot rename an open file
             with _alone_in(path.parent) as directory:
                 if not is_current():
                     raise OvertakenError(path)
@@ -118,7 +121,7 @@ def replace_atomically(
 
 
 def _sync(directory: int | None) -> None:
-    """Sync the directory, where the system can: the new name is on disk then."""
+    """Sync the directory if the system can, so that the new name is on disk."""
     if directory is not None:
         with suppress(OSError):
             os.fsync(directory)
@@ -163,7 +166,7 @@ def _unfinished(directory: Path) -> BinaryIO:
             file.close()
             _remove(path)
             raise
-        file.close()  # another process took it for stale before we locked it
+        file.close()  # before we locked it, another process took the file for stale
 
 
 def _opener(name: str, flags: int) -> int:
@@ -171,7 +174,7 @@ def _opener(name: str, flags: int) -> int:
 
 
 def _hold(file: BinaryIO) -> bool:
-    """Lock the file; False when another process is removing it or has removed it."""
+    """Lock the file; False if another process is removing it, or has removed it."""
     if fcntl is None:
         return True
     try:
@@ -179,20 +182,20 @@ def _hold(file: BinaryIO) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: no process can take it for stale either
+        return True  # a file system without locks: no process can take the file for stale
     return os.fstat(file.fileno()).st_nlink > 0
 
 
 @contextmanager
 def _alone_in(directory: Path) -> Generator[int | None]:
-    """Exclude other renames of ours in `directory`; yields its descriptor, for syncing."""
+    """Exclude renames of other processes of this library; yield the directory's descriptor."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, AttributeError):  # the directory is not readable, or this is Windows
         yield None
         return
     try:
-        with suppress(OSError):  # the file system locks no directories
+        with suppress(OSError):  # the file system cannot lock a directory
             _lock(fd)
         yield fd
     finally:
