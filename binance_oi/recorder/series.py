@@ -7,8 +7,8 @@ row comes from the first of these sources that has one:
     history   the row of the exchange's history for this instant
     archive   the row of the exchange's archive for this instant
 
-Nothing is interpolated: an instant without any of them has no row. Numbers keep the digits in which
-they were recorded. Reading takes constant memory.
+An instant without any of them has no row; we interpolate nothing. Numbers keep their recorded
+digits. The memory for reading does not grow with the recording.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ from binance_oi.recorder.tables import BY_TIME, Tables
 SAMPLE: Final = "sample"
 CHUNK_MS = 7 * 86_400_000  # the span of one query; memory holds its instants
 
-DENSE = 3  # samples of a step; from there on a store chooses faster than Python
+DENSE = 3  # samples per step; with more, the store selects the last sample faster than Python
 _PAST = """
 SELECT time, CAST(open_interest AS TEXT), CAST(notional AS TEXT),
     CAST(circulating_supply AS TEXT), source FROM past
@@ -50,7 +50,7 @@ class SeriesColumns(TypedDict):
 
 
 _Kept = tuple[int, str, str | None, str | None, int]
-"""Time, open interest, notional, circulating supply, number of the source: of the past."""
+"""A row of the past: time, open interest, notional, circulating supply, number of the source."""
 _Cells = tuple[int, str, str | None, str | None, str, str | None]
 """Time, open interest, notional, circulating supply, source, mark price."""
 _Sampled = tuple[int, str, str | None]
@@ -89,7 +89,7 @@ class _Chunk(NamedTuple):
         return list(zip(symbols, *columns, strict=True))
 
     def notionals(self, values: Sequence[Decimal]) -> Iterable[Decimal | None]:
-        """The exact notional of each row, if it is known.
+        """Return the exact notional of each row, or None where it is unknown.
 
         Args:
             values: `open_interest` as numbers.
@@ -98,7 +98,7 @@ class _Chunk(NamedTuple):
         if without == len(values):
             return _numbers(self.notional)
         prices = _numbers(self.mark_price)
-        if not without:  # nearly always, when prices are recorded
+        if not without:  # nearly always, if the recorder reads prices
             return notionals(values, cast("Iterable[Decimal]", prices))
         columns = values, _numbers(self.notional), prices
         return (
@@ -110,9 +110,9 @@ class _Chunk(NamedTuple):
 class Series:
     """Open interest of some symbols at instants one step apart, sorted by symbol and time.
 
-    Every iteration reads anew and keeps nothing, so the rows may exceed the memory. The
-    Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs the extra
-    `parquet`.
+    Every iteration reads the recording again and keeps no rows. So it works with more rows than fit
+    into memory. The Arrow stream (``pyarrow.table(series)``, ``polars.from_arrow``, DuckDB) needs
+    the extra `parquet`.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Series:
         self.step = step
         """The time from instant to instant, ms."""
         self.since = since
-        """Unix ms, included."""
+        """The start of the span, Unix ms, included."""
         self.until = until
-        """Unix ms, not included."""
+        """The end of the span, Unix ms, excluded."""
 
     def __iter__(self) -> Iterator[Point]:
         for chunk in self._chunks():
             yield from chunk.points()
 
     def rows(self) -> Iterator[PointRow]:
-        """The rows, with numbers as the exchange wrote them.
+        """Yield the rows, with numbers as the text that the exchange wrote.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -141,7 +141,7 @@ class Series:
             yield from rows
 
     def blocks(self) -> Iterator[list[PointRow]]:
-        """The same rows as `rows`, in lists of at most a few thousand rows of one symbol.
+        """Yield the same rows in lists; each list has at most a few thousand rows of one symbol.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -150,12 +150,12 @@ class Series:
             yield chunk.rows()
 
     def between(self, since: int, until: int) -> Self:
-        """The part of the series from `since` (included) to `until` (not included), Unix ms."""
+        """Return the part of the series from `since` (Unix ms, included) to `until` (excluded)."""
         since, until = max(since, self.since), min(until, self.until)
         return type(self)(self._tables, self.symbols, self.step, since, until)
 
     def count(self) -> int:
-        """The number of rows; it reads all of them.
+        """Return the number of rows. It reads all of them.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -163,7 +163,7 @@ class Series:
         return sum(len(chunk.time) for chunk in self._chunks())
 
     def newest(self) -> int | None:
-        """The latest time of a sample or of a row of the past (Unix ms); None if there is none.
+        """Return the latest time of a sample or of a row of the past, Unix ms, or None.
 
         Raises:
             RecordingError: The recording cannot be read.
@@ -173,7 +173,7 @@ class Series:
         return max((time for time in times if time is not None), default=None)
 
     def to_columns(self) -> SeriesColumns:
-        """One list for each field, ready for a data frame.
+        """Return one list per field, as the constructor of a data frame takes it.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -192,7 +192,7 @@ class Series:
         return columns
 
     def columns(self) -> arrow.PastColumns:
-        """The Arrow types of the series' numbers; it reads all rows.
+        """Return the Arrow types of the numbers. It reads all rows.
 
         Raises:
             RecordingError: The recording cannot be read, or is damaged.
@@ -205,17 +205,18 @@ class Series:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Export the series to any library that reads Arrow; decimals are exact, times are UTC.
 
-        The stream leaves out a row with more than 20 digits before the point or 18 after it, and
-        warns.
+        The stream omits rows with more than 20 digits before the point, or more than 18 after it,
+        and logs a warning.
         """
         columns = self.columns()
         return arrow.point_stream(self.blocks(), columns, self._tables, requested_schema)
 
     def fill(self, tracker: ChangeTracker) -> None:
-        """Fill a tracker from the recording, so that it continues as if it had never stopped.
+        """Fill a tracker from the recording, so that it continues after a restart.
 
-        The tracker gets the rows, and the samples that can still become rows. It computes the same
-        values as before if `since` is at least 7 days plus the longest window ago.
+        The tracker gets the rows, and the latest samples, which may still become rows. If the
+        series begins at least 7 days plus the longest window ago, the tracker computes the same
+        values as one that was never stopped.
 
         Args:
             tracker: A tracker with the step of the series.
@@ -245,7 +246,7 @@ class Series:
     ) -> None:
         """Fill in one symbol; its newest sample has the time `newest`."""
         step = self.step
-        final = (newest - LATE_MS - 1) // step * step  # later rows may change while samples come
+        final = (newest - LATE_MS - 1) // step * step  # a late sample may still change later rows
         if points and points[-1].time > newest + step:  # the recorder stopped long ago
             final = points[-1].time
         tracker.fill(symbol, [point for point in points if point.time <= final])
@@ -285,7 +286,7 @@ class _Reader:
         self._has_past = tables.has("past", run)
 
     def next_instant(self, symbol: str, since: int) -> int | None:
-        """The first instant at or after `since` that may have a row; None when there is none."""
+        """Return the first instant at or after `since` that may have a row, or None."""
         step = self._step
         first = max(0, -(-since // step) * step)
         times = [self._time(self._tables.queries.next_time, symbol, first - step)]
@@ -295,7 +296,7 @@ class _Reader:
         return max(first, -(-min(known) // step) * step) if known else None
 
     def _time(self, query: str, *values: object) -> int | None:
-        """The result of a query for one time."""
+        """Run a query for one time, and return that time, or None."""
         ((time,),) = self._run.execute(query, values).fetchall()
         return time if isinstance(time, int) else None
 
