@@ -301,18 +301,18 @@ class _Reader:
         return time if isinstance(time, int) else None
 
     def newest_sample(self, symbol: str, until: int) -> int | None:
-        """The time of the last sample before `until`; None when there is none."""
+        """Return the time of the last sample before `until`; None if there is none."""
         return self._time(self._tables.queries.newest_time, symbol, until)
 
     def newest(self, symbol: str, until: int) -> int | None:
-        """The time of the last sample or instant before `until`; None when there is none."""
+        """Return the time of the last sample or row of the past before `until`, or None."""
         times = [self.newest_sample(symbol, until)]
         if self._has_past:
             times.append(self._time(_NEWEST_PAST, symbol, until))
         return max((time for time in times if time is not None), default=None)
 
     def samples_since(self, symbol: str, since: int, until: int) -> list[Row]:
-        """The samples of a span of time, in its order."""
+        """Return the samples from `since` (included) to `until` (excluded), sorted by time."""
         rows: list[Row] = self._run.execute(
             f"{self._tables.queries.samples} {BY_TIME}", (symbol, since, until)
         ).fetchall()
@@ -321,7 +321,7 @@ class _Reader:
         return rows
 
     def chunk(self, symbol: str, first: int, last: int) -> _Chunk:
-        """The rows from instant `first` to instant `last`; both are multiples of the step."""
+        """Return the rows from instant `first` to instant `last`, both multiples of the step."""
         past, sampled = self._past(symbol, first, last), self._sampled(symbol, first, last)
         none = [None] * max(len(past), len(sampled))
         if not past:
@@ -339,7 +339,7 @@ class _Reader:
         return _Chunk(symbol, *zip(*rows, strict=True))
 
     def _past(self, symbol: str, first: int, last: int) -> list[_Kept]:
-        """The rows of the past, sorted by time; where both sources have one, that of the history.
+        """Return the rows of the past, sorted by time. If both sources have a row, take history's.
 
         Raises:
             RecordingError: No backfill writes such a value.
@@ -353,16 +353,16 @@ class _Reader:
         times, values, amounts, supplies, sources = zip(*rows, strict=True)
         if not (are_right([times], values, amounts, supplies) and SOURCES.keys() >= {*sources}):
             raise damaged(self._tables, f"an impossible row of the past of {symbol!r:.40}")
-        if len({*times}) < len(times):  # history and archive have the same instants
+        if len({*times}) < len(times):  # some instants have a row of each source
             return [*{row[0]: row for row in reversed(rows)}.values()][::-1]
         return rows
 
     def _sampled(self, symbol: str, first: int, last: int) -> list[tuple[int, _Sampled]]:
-        """The instants with a sample, in order, each with its last sample."""
+        """Return the instants that have a sample, in order, each with its last sample."""
         step = self._step
         latest = self._last_of_each_step(symbol, first - step, last)
         found = [(slot * step, row) for slot, row in latest.items() if slot * step >= first]
-        # A sample at an instant is one step old at the next one.
+        # A sample exactly at an instant is one step old at the next one, so it still counts there.
         late = [
             (row[0] + step, row)
             for slot, row in latest.items()
@@ -371,7 +371,7 @@ class _Reader:
         return sorted(found + late) if late else found
 
     def _last_of_each_step(self, symbol: str, first: int, last: int) -> dict[int, _Sampled]:
-        """The last sample of each step, by the number of the instant at its end, in order."""
+        """Return the last sample of each step, in order, by the number of the step's end."""
         step, latest, is_mixed = self._step, dict[int, _Sampled](), False
         span = symbol, first, last
         for count, samples, last_of_step in self._tables.queries.steps:
@@ -382,13 +382,13 @@ class _Reader:
                 rows = self._run.execute(samples, span).fetchall()
             self._check(symbol, rows)
             before, latest = latest, {-(-row[0] // step): row for row in rows}
-            for slot, row in before.items():  # of a sample in both tables, that in `settled` counts
+            for slot, row in before.items():  # if both tables have a sample, `settled` decides
                 if slot not in latest or latest[slot][0] < row[0]:
                     latest[slot], is_mixed = row, True
         return dict(sorted(latest.items())) if is_mixed else latest
 
     def _check(self, symbol: str, rows: Sequence[_Sampled]) -> None:
-        """Check that the values are what a recorder writes.
+        """Check that a recorder may have written these values.
 
         Raises:
             RecordingError: No recorder writes such a value.
@@ -400,7 +400,7 @@ class _Reader:
 
 
 def _numbers(texts: Sequence[str | None]) -> Iterable[Decimal | None]:
-    """Texts as numbers. A column that is all None, or has no None, needs no loop in Python."""
+    """Convert texts to numbers. If all or none of them are None, that needs no loop in Python."""
     without = texts.count(None)
     if without == len(texts):
         return cast("Sequence[None]", texts)
