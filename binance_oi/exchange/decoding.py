@@ -1,10 +1,11 @@
 """Decodes the exchange's bytes into models.
 
-The rule of this file: no I/O, and no trust in the bytes. A decoder returns exactly what the
-exchange note, or raises an exception of ours, whatever the bytes are. When one of many rows is odd,
-the decoder leaves out that row alone and names it. It takes numbers as text, and only plain ASCII
-digits: `Decimal` itself takes ``NaN``, ``1_000``, ``1E+999999999`` and digits of any script. It
-ignores unknown fields, because the exchange may add fields at any time.
+The rule of this file: no I/O, and no trust in the bytes. For any bytes, a decoder returns exactly
+the values that the exchange sent, or raises an exception of this library. A row is *odd* if we
+cannot decode one of its fields. If one of many rows is odd, the decoder omits only that row, and
+names it. A number must be plain ASCII digits, because `Decimal` itself accepts ``NaN``, ``1_000``,
+``1E+999999999`` and digits of any script. A decoder ignores unknown fields, because the exchange
+may add fields at any time.
 """
 
 import json
@@ -41,8 +42,8 @@ from binance_oi.exchange.symbols import is_name
 
 T = TypeVar("T")
 
-MAX_RUNS = 4  # of equal rows in a page; one with more is split into its rows
-MAX_NAMED = 8  # odd rows of one answer that are named; the others are only counted
+MAX_RUNS = 4  # runs of equal rows in a page; a page with more is split into single rows
+MAX_NAMED = 8  # odd rows of one answer that a decoder names; it only counts the others
 
 _Number = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")]
 _Time = Annotated[int, msgspec.Meta(gt=0, le=MAX_TIME)]
@@ -67,20 +68,22 @@ class MarkPrices(NamedTuple):
     """The mark prices of an answer, and its odd rows."""
 
     prices: tuple[MarkPrice, ...]
+    """The mark prices."""
     odd_rows: tuple[str, ...] = ()
-    """As `ExchangeInfo.odd_rows`."""
+    """The odd rows, in the form of `ExchangeInfo.odd_rows`."""
 
 
 class HistoryPage(NamedTuple):
     """The rows of an answer with history, in the order of the answer."""
 
     rows: tuple[HistoryRow, ...]
+    """The rows."""
     odd_rows: tuple[str, ...] = ()
-    """As `ExchangeInfo.odd_rows`."""
+    """The odd rows, in the form of `ExchangeInfo.odd_rows`."""
 
 
 class _WireHistoryRow(msgspec.Struct):
-    """A row that is not as it usually is: each of its fields may be a text or a number."""
+    """A row in an unusual form: each of its fields may be a text or a number."""
 
     symbol: str
     timestamp: msgspec.Raw
@@ -90,8 +93,8 @@ class _WireHistoryRow(msgspec.Struct):
 
 
 class _WireExchangeInfo(msgspec.Struct, rename="camel"):
-    symbols: list[msgspec.Raw]  # each one is decoded alone
-    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # each one is decoded alone
+    symbols: list[msgspec.Raw]  # we decode each one separately
+    rate_limits: msgspec.Raw = msgspec.Raw(b"[]")  # the same
 
 
 class _WireLimitType(msgspec.Struct, rename="camel"):
@@ -114,28 +117,28 @@ _server_time = msgspec.json.Decoder(_WireServerTime)
 
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _AMOUNT = rb'"0{1,30}(?:\.0{1,30})?"'
-_USUAL_ROW = re.compile(  # after its symbol, with zeros for digits
+_USUAL_ROW = re.compile(  # the part after the symbol, with each digit replaced by 0
     rb'"sumOpenInterest":%b,"sumOpenInterestValue":%b,"CMCCirculatingSupply":%b,"timestamp":0{13}'
     % (_AMOUNT, _AMOUNT, _AMOUNT)
 )
 _PLAIN_NUMBER = re.compile(r'(")?([0-9]{1,30}(?:\.[0-9]{1,30})?)(?(1)")', re.ASCII)
 _PLAIN_TIME = re.compile(r'(")?([0-9]{1,15})(?(1)")', re.ASCII)
-_NOTHING = (b"null", b'""')  # what stands where there is no circulating supply
+_NOTHING = (b"null", b'""')  # values that stand for an unknown circulating supply
 
 
 def decode_open_interest(body: bytes, symbol: str) -> OpenInterest:
     """Decode the answer to a request for `symbol`.
 
-    A repeated field is an error, for it is not clear which value is meant.
+    A repeated field is an error, because we cannot know which of the values is right.
 
     Raises:
         WrongSymbolError: The answer is for another symbol.
-        DecodeError: The answer is not what the exchange documents.
-        RefusedError: The answer is a refusal, under status 200.
+        DecodeError: The answer does not have the documented form.
+        RefusedError: The answer is a refusal with the status 200.
     """
     wire = _decode(_open_interest, body)
-    # Three fields and three colons: no field is repeated. Otherwise, which takes a new field, the
-    # check parses the body again and takes five times as long.
+    # With three colons there are three fields, so none is repeated. The check for any other number
+    # parses the body again, and takes five times as long; only a new field makes it necessary.
     if body.count(b":") != 3:
         _check_repeated(body)
     if wire.symbol != symbol:
@@ -150,12 +153,12 @@ def _wrong_symbol(asked: str, got: str) -> WrongSymbolError:
 def decode_mark_prices(body: bytes) -> MarkPrices:
     """Decode the mark prices of all symbols, or of one.
 
-    A row needs a symbol and a price. A row without them is left out and named. A time that cannot
-    be decoded becomes 0.
+    The result omits and names a row without a symbol or a price. If the time of a row is odd, it
+    becomes 0.
 
     Raises:
-        DecodeError: The answer is not what the exchange documents, or no row can be decoded.
-        RefusedError: The answer is a refusal, under status 200.
+        DecodeError: The answer does not have the documented form, or all rows are odd.
+        RefusedError: The answer is a refusal with the status 200.
     """
     if not body.lstrip().startswith(b"["):
         return MarkPrices((_price(_decode(_mark_price, body)),))
@@ -165,23 +168,23 @@ def decode_mark_prices(body: bytes) -> MarkPrices:
 
 
 def decode_history(body: bytes, symbol: str) -> HistoryPage:
-    """A page of the history of `symbol`: its rows, as many as there are, in any order.
+    """Decode a page of the history of `symbol`, with any number of rows in any order.
 
-    Numbers may be texts or numbers [D, O]. An odd row is left out and named: one that lacks a time
-    or an amount, has a field twice, or is of another symbol. One whose circulating supply cannot be
-    read has None.
+    A number may be a JSON number or a text [D, O]. The result omits and names odd rows: those that
+    lack a time or an amount, have a field twice, or are for another symbol. If only the circulating
+    supply is odd, the row stays, with None.
 
     Raises:
         WrongSymbolError: There are rows, and all of them are for another symbol.
-        DecodeError: It is not what the exchange documents, or no row of it can be read.
-        RefusedError: It is a refusal, under status 200.
+        DecodeError: The answer does not have the documented form, or all rows are odd.
+        RefusedError: The answer is a refusal with the status 200.
     """
     usual = _usual_rows(body, symbol)
     return _row_by_row(body, symbol) if usual is None else HistoryPage(tuple(usual))
 
 
 def _row_by_row(body: bytes, symbol: str) -> HistoryPage:
-    """A page of any form; see `decode_history`."""
+    """Decode a page of any form, row by row; see `decode_history`."""
     raws = _decode(_raw_rows, body)
     read = [_read_history_row(raw) for raw in raws]
     rows = [row for row, _ in read if row is not None and row.symbol == symbol]
@@ -196,13 +199,14 @@ def _row_by_row(body: bytes, symbol: str) -> HistoryPage:
 
 
 def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
-    """The rows of a page that is byte by byte as the exchange writes it, but for its digits.
+    """Decode a page in one step, if it has exactly the usual form of the exchange.
 
-    Then each value holds digits and points alone and no field comes twice, so the page can be
-    decoded in one step. For 500 rows that takes an eighth of the time.
+    To check the form, replace all digits with 0 and compare the bytes. In a page of that form, each
+    value consists of digits and a point, and no field is repeated. So the page needs no check row
+    by row, which saves seven eighths of the time for 500 rows.
 
     Returns:
-        None when the page is any other, or has an odd row.
+        The rows; None if the page has another form, or an odd row.
     """
     name = symbol.encode()
     zeros = name.translate(_ZEROS)
@@ -212,17 +216,17 @@ def _usual_rows(body: bytes, symbol: str) -> list[HistoryRow] | None:
             return None
     try:
         rows = _history.decode(body)
-    except MALFORMED:  # there is no page around its rows, or a time begins with 0
+    except MALFORMED:  # the brackets around the rows are missing, or a time begins with 0
         return None
     is_theirs = b"0" not in zeros or [row.symbol for row in rows].count(symbol) == len(rows)
     return rows if is_theirs else None
 
 
 def _kinds_of_row(page: bytes) -> Iterable[bytes]:
-    """The different rows of `page`, whose digits are all zeros, without their braces.
+    """Return the distinct rows of `page`, whose digits are all 0, without their braces.
 
-    The numbers change by little. So a page has one kind of row, or a second one from the row on in
-    which a number gets one more digit.
+    From row to row, the numbers change by little. So nearly always all rows have the same number of
+    digits, and are equal here. If a number gets one more digit, there is a second kind of row.
     """
     kinds, at = list[bytes](), 2
     while len(kinds) < MAX_RUNS:
@@ -235,7 +239,7 @@ def _kinds_of_row(page: bytes) -> Iterable[bytes]:
 
 
 def _end_of_run(page: bytes, start: int, row: bytes) -> int:
-    """Where the repetitions of `row` end that begin at `start`."""
+    """Return the index after the repetitions of `row` that begin at index `start`."""
     certain, possible = 0, (len(page) - start) // len(row)
     tried = possible
     while certain < possible:
@@ -248,7 +252,7 @@ def _end_of_run(page: bytes, start: int, row: bytes) -> int:
 
 
 def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:
-    """A row, if it has all that it needs, and what is odd."""
+    """Decode a row if it has the required fields; describe what is odd about it."""
     try:
         wire = _history_row.decode(raw)
         _check_repeated(bytes(raw))
@@ -269,7 +273,7 @@ def _read_history_row(raw: msgspec.Raw) -> tuple[HistoryRow | None, str]:
 
 
 def _plain(pattern: re.Pattern[str], raw: msgspec.Raw) -> str | None:
-    """The digits of a value, be it a text or a number; None when it is not plain."""
+    """Return the digits of a value, a text or a JSON number; None if it has other characters."""
     match = pattern.fullmatch(bytes(raw).decode("utf-8", "replace"))
     return match[2] if match else None
 
@@ -279,18 +283,18 @@ def _price(row: _WireMarkPrice) -> MarkPrice:
 
 
 def decode_exchange_info(body: bytes) -> ExchangeInfo:
-    """Decode everything listed; unknown fields, statuses and contract types are fine.
+    """Decode the list of symbols and limits. It accepts new fields, statuses and contract types.
 
-    A row needs a name and a status. A row without them is left out and named in
-    `ExchangeInfo.odd_rows`. Any other field that cannot be decoded gets its default, and the row is
-    named there too. Limits that cannot be decoded are in `ExchangeInfo.ignored_limits`.
+    The result omits a row without a name or a status. If another field is odd, it gets its default.
+    `ExchangeInfo.odd_rows` names the rows in both cases. `ExchangeInfo.ignored_limits` has the
+    limits that we cannot decode.
 
-    `is_name` decides which names are decoded. It accepts more than `check_symbol`, so that a new
-    kind of name does not hide its symbol.
+    A name is odd if `is_name` refuses it. That accepts more than `check_symbol`, so that the result
+    contains symbols with new kinds of names.
 
     Raises:
-        DecodeError: The answer is not what the exchange documents, or no row can be decoded.
-        RefusedError: The answer is a refusal, under status 200.
+        DecodeError: The answer does not have the documented form, or all rows are odd.
+        RefusedError: The answer is a refusal with the status 200.
     """
     wire = _decode(_exchange_info, body)
     rows, odd = _listed_rows.read(wire.symbols, body)
@@ -299,7 +303,7 @@ def decode_exchange_info(body: bytes) -> ExchangeInfo:
 
 
 class _Rows(Generic[R]):
-    """Decodes rows of one kind, each one alone."""
+    """Decodes rows of one kind, each row separately."""
 
     def __init__(self, kind: type[R]) -> None:
         self._kind: type[R] = kind
@@ -311,10 +315,10 @@ class _Rows(Generic[R]):
         ]
 
     def read(self, raws: Sequence[msgspec.Raw], body: bytes) -> tuple[list[R], tuple[str, ...]]:
-        """Decode the rows that can be decoded, and describe the odd ones.
+        """Decode the rows, and describe the odd ones.
 
         Raises:
-            DecodeError: There are rows, and none can be decoded.
+            DecodeError: There are rows, and the result would contain none of them.
         """
         rows, odd = list[R](), list[str]()
         for raw in raws:
@@ -339,7 +343,7 @@ class _Rows(Generic[R]):
         return row, note
 
     def _by_field(self, raw: msgspec.Raw) -> tuple[R | None, str]:
-        """Decode a row in which some field cannot be decoded, field by field."""
+        """Decode a row with an odd field, field by field."""
         try:
             parts = self._parts.decode(raw)
         except MALFORMED:
@@ -360,7 +364,7 @@ class _Rows(Generic[R]):
 
 
 def _first_of(odd: list[str]) -> tuple[str, ...]:
-    """What is said of the first odd rows, and how many more there are."""
+    """Return the descriptions of the first odd rows, and how many more there are."""
     more = [f"and {len(odd) - MAX_NAMED} more"] if len(odd) > MAX_NAMED else []
     return tuple(odd[:MAX_NAMED] + more)
 
@@ -378,7 +382,7 @@ _price_rows = _Rows(_WireMarkPrice)
 
 
 def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, ...]]:
-    """The limits that can be decoded, and those of our requests that cannot be kept."""
+    """Return the limits that we can decode, and the text of those that the budget ignores."""
     try:
         rows = _raw_rows.decode(raw)
     except MALFORMED:
@@ -404,7 +408,7 @@ def _decode_limits(raw: msgspec.Raw) -> tuple[tuple[RateLimit, ...], tuple[str, 
 
 
 def _may_be_ours(row: msgspec.Raw) -> bool:
-    """Whether a limit that cannot be decoded may limit our requests."""
+    """Whether a limit that we cannot decode may apply to requests, not to orders."""
     try:
         return _limit_type.decode(row).rate_limit_type in OURS
     except MALFORMED:
@@ -416,11 +420,11 @@ def _shown(raw: msgspec.Raw) -> str:
 
 
 def decode_server_time(body: bytes) -> int:
-    """Decode the exchange's clock, Unix ms.
+    """Decode the exchange's time, Unix ms.
 
     Raises:
-        DecodeError: The answer is not what the exchange documents.
-        RefusedError: The answer is a refusal, under status 200.
+        DecodeError: The answer does not have the documented form.
+        RefusedError: The answer is a refusal with the status 200.
     """
     return _decode(_server_time, body).server_time
 

@@ -1,7 +1,8 @@
-"""Numbers out of response headers.
+"""Reads numbers from response headers.
 
-The rule of this file: a header is bounded plain ASCII, or it counts as absent. `int` and `float`
-take `nan`, full-width digits and five thousand digits; servers, proxies and attackers send them.
+The rule of this file: if the value of a header is not short plain ASCII, we treat the header as
+missing. `int` and `float` accept `nan`, full-width digits and five thousand digits, and servers,
+proxies and attackers send such values.
 """
 
 import re
@@ -13,9 +14,9 @@ from binance_oi.exchange.limits import WEIGHT
 
 MAX_DIGITS = 9
 _USED_WEIGHT = WEIGHT.header
-# The futures exchange opened in 2019. A date of 1970, of year 1 or of 9999 comes from a clock that
-# was never set, or from a default. It says nothing about the exchange's minute, and near the ends
-# of the calendar `datetime` fails.
+# The futures exchange opened in 2019. A date in 1970, in the year 1 or in 9999 comes from a clock
+# that was never set, or is a default. It does not show the exchange's minute. Near the ends of the
+# calendar, `datetime` raises.
 EARLIEST_DATE_S = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
 END_OF_DATES_S = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -27,19 +28,20 @@ _DATE = re.compile(  # the only form that RFC 9110 allows a server to send
 
 
 def used_weight(headers: Mapping[str, str]) -> int | None:
-    """Weight that the whole IP used in the minute of this answer, the answer's own included.
+    """Return the weight that the whole IP address has used in the minute of this answer.
 
-    None when the header is absent, `-1` (not applicable here), or not a number.
+    It includes the request itself. None if the header is missing or not a number; `-1` means that
+    the route has no count.
 
-    Source: [D, O] every fapi answer carries it; `/futures/data` does not, and some send -1.
+    Source: [D, O] every fapi answer has it; `/futures/data` has not, and some routes send -1.
     """
     return _number(headers.get(_USED_WEIGHT))
 
 
 def date(headers: Mapping[str, str]) -> float | None:
-    """The exchange's clock at its answer, in Unix seconds; 1 s resolution.
+    """Return the exchange's time of the answer, Unix s, with a resolution of 1 s.
 
-    None when the header is absent, not a date, or an impossible time for an answer.
+    None if the header is missing, not a date, or before 2020 or after 2099.
     """
     text = headers.get("Date")
     unix = None if text is None else _unix(text)
@@ -47,14 +49,15 @@ def date(headers: Mapping[str, str]) -> float | None:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None) -> float:
-    """Seconds in which to send nothing; 0 when the header is absent or not usable.
+    """Return the seconds for which to send nothing; 0 if the header is missing or not usable.
 
     Args:
-        headers: Headers of the answer.
-        now: The answer's `Date`, from which an HTTP date in `Retry-After` is counted. That date may
-            be in any year: the caller bounds the seconds.
+        headers: The headers of the answer.
+        now: The answer's `Date`, Unix s, to convert an HTTP date in `Retry-After` to seconds. That
+            date may be in any year, so the caller must bound the result.
 
-    Source: [?] whether futures send it, and in which form; seconds and 0 were seen elsewhere.
+    Source: [?] it is unknown whether the futures API sends it, and in which form. Other APIs of the
+    exchange sent seconds, and 0.
     """
     text = headers.get("Retry-After")
     if text is None:
@@ -67,7 +70,7 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
 
 
 def says_longer(headers: Mapping[str, str], most: int) -> bool:
-    """Whether `Content-Length` says that the body on the wire has more than `most` bytes."""
+    """Whether the body on the wire has more than `most` bytes, according to `Content-Length`."""
     text = headers.get("Content-Length", "")
     if not (text.isascii() and text.isdigit()):
         return False
@@ -76,7 +79,7 @@ def says_longer(headers: Mapping[str, str], most: int) -> bool:
 
 
 def is_plausible(date: float) -> bool:
-    """Whether the exchange's clock can have shown this date, Unix s, whenever this code runs."""
+    """Whether a date, Unix s, can come from the exchange's clock: not before 2020 or after 2099."""
     return EARLIEST_DATE_S <= date < END_OF_DATES_S
 
 

@@ -1,7 +1,8 @@
-"""Base URLs of the exchange, and the names of the budget and of the source behind each.
+"""Base URLs of the exchange, and the name of the budget and of the source for each.
 
-The rule of this file: a wrong base URL is refused, never corrected. No message repeats it, because
-it may hold a password. Marks: [D] documented by the exchange, [O] observed live, with the month.
+The rule of this file: it refuses a wrong URL, and never corrects it. No message repeats the URL,
+because it may contain a password. Marks: [D] documented by the exchange, [O] observed live, with
+the month.
 """
 
 import re
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 PRODUCTION = "https://fapi.binance.com"  # [D] 2026-11
 TESTNET = "https://demo-fapi.binance.com"  # [D] 2026-11; its numbers are synthetic
 
-# Hosts that serve /fapi. Other hosts of the exchange share its pool, but are another market (dapi).
+# Hosts that serve /fapi. Other hosts of the exchange draw on the same pool, but serve other
+# markets.
 _SOURCES = {
     "production": re.compile(  # www serves the same API [O] 2026-11
         r"(?:(?:fapi[0-9]*(?:-[a-z0-9]+)?|www)\.)?binance\.com"
@@ -21,10 +23,10 @@ _SOURCES = {
     ),
 }
 
-_LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each one begins its paths with another name
+_LOCAL_EXCHANGE = re.compile(r"/local-[0-9a-f]+/*")  # each local exchange has a random path
 
 LIMIT_MARK = ", "
-"""Separates the name of a pool from the limit, when that is not the minute's; no URL has it."""
+"""Separates the name of a pool from its limit, if that is not the minute's; no URL contains it."""
 
 # Strict, because URL parsers disagree on tabs, an empty query or a backslash.
 _BASE_URL = re.compile(
@@ -35,7 +37,7 @@ _BASE_URL = re.compile(
     re.IGNORECASE,
 )
 
-# Both parsers, ours and that of aiohttp, find the same host in it.
+# So strict that our parser and aiohttp's find the same host in every match.
 _PROXY = re.compile(
     r"https?://"
     r"(?:[^\s/?#\\]*@)?"
@@ -100,11 +102,11 @@ def _is_host(text: str) -> bool:
 
 
 def check_local_address(address: str, url: str) -> str:
-    """`address` in one spelling.
+    """Return `address` in its usual spelling.
 
     Args:
-        address: The address that connections come from.
-        url: The URL that they go to: the exchange, or a proxy.
+        address: The IP address of this machine that connections use.
+        url: The URL of the exchange or of a proxy, to which they go.
 
     Raises:
         ValueError: It is not an IP address that a machine can have, or its version differs from
@@ -127,19 +129,19 @@ def check_local_address(address: str, url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """The host in a URL."""
+    """Return the host in a URL."""
     return _host_and_place(url)[0]
 
 
 def pool_key(base_url: str, proxy: str | None = None, local_address: str | None = None) -> str:
-    """Name of the IP pool that requests to `base_url` draw from.
+    """Return the name of the pool on which requests to `base_url` draw.
 
-    Every host name of the exchange counts as one pool, because USDⓈ-M, COIN-M and the WebSocket API
-    share one ([D] since 2026-06-30), and so do the testnet's. Two names for one pool would exceed
-    the limit, while one name for two pools is only slow. A proxy has another IP address, so it has
-    another pool for each exchange. Each further address of this machine has its own pool too. Two
-    local exchanges are two pools, even one after the other on one port, because their paths differ.
-    Credentials are never part of the name.
+    All host names of the exchange have one pool, because USDⓈ-M, COIN-M and the WebSocket API share
+    a limit ([D] since 2026-06-30). All host names of the testnet have another. If one limit had two
+    pools, we would exceed it; if two limits have one pool, we are only slower. A proxy has an IP
+    address of its own, so each exchange has one more pool for each proxy, and one more for each
+    further address of this machine. Two local exchanges have two pools even if they use the same
+    port one after the other, because their paths differ. The name never contains credentials.
 
     Raises:
         ValueError: See `check_proxy`.
@@ -161,8 +163,8 @@ def pool_key(base_url: str, proxy: str | None = None, local_address: str | None 
 
 
 def local_place(pool: str) -> tuple[str, int] | None:
-    """Host and port of a pool that is of this machine alone; None of any other."""
-    match = _BASE_URL.fullmatch(_without_limit(pool))  # any other name is none of a URL
+    """Return host and port of a pool for an exchange on this machine; None for any other pool."""
+    match = _BASE_URL.fullmatch(_without_limit(pool))  # the name of any other pool is no URL
     if match is None:
         return None
     host, port = match["host"].strip("[]"), int(match["port"] or 0)
@@ -170,7 +172,7 @@ def local_place(pool: str) -> tuple[str, int] | None:
 
 
 def is_local_exchange(pool: str) -> bool:
-    """Whether a pool is that of a local exchange, which nobody starts again under its name."""
+    """Whether a pool belongs to a local exchange, whose random name never occurs again."""
     url = _without_limit(pool)
     match = _BASE_URL.fullmatch(url)  # the name of any other pool is no URL
     return match is not None and _LOCAL_EXCHANGE.fullmatch(urlsplit(url).path) is not None
@@ -181,13 +183,13 @@ def _without_limit(pool: str) -> str:
 
 
 def source_name(base_url: str) -> str:
-    """The name of the exchange at `base_url` in a recording.
+    """Return the name that a recording has for the exchange at `base_url`.
 
-    ``production`` and ``testnet`` cover every host name that serves their USDⓈ-M REST API.
-    ``local`` covers every address of this machine: a local exchange has another port after each
-    start, and its recording continues. Any other exchange, also a host of another API of Binance,
-    is named by its URL: with the port, without a slash at its end, and with one spelling of an IP
-    address.
+    ``production`` and ``testnet`` stand for every host name that serves their USDⓈ-M REST API.
+    ``local`` stands for every address of this machine: a local exchange gets another port at each
+    start, and must continue its recording. Any other exchange, such as another API of Binance, has
+    its URL as its name: with the port, without a slash at the end, and with IP addresses in their
+    usual spelling.
     """
     host, place = _host_and_place(base_url)
     if _is_loopback(host):
@@ -200,12 +202,12 @@ def source_name(base_url: str) -> str:
 
 
 def _host_and_place(url: str) -> tuple[str, str]:
-    """The host, and ``host:port``, with one spelling of an IP address."""
+    """Return the host, and ``host:port``, with IP addresses in their usual spelling."""
     try:
         parts = urlsplit(url)
         host = _one_spelling((parts.hostname or "").rstrip("."))
         port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # the error's text may hold a part of the password
+    except ValueError:  # raise another one, because its text may contain a part of the password
         host, port = "", 0
     if not host:
         raise ValueError(_NO_PROXY)
@@ -213,7 +215,7 @@ def _host_and_place(url: str) -> tuple[str, str]:
 
 
 def _one_spelling(host: str) -> str:
-    """The shortest form of an IPv6 address, or the IPv4 address it maps; other hosts unchanged."""
+    """Return the shortest form of an IPv6 address, or the IPv4 address in it; else `host`."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 from binance_oi.encoding import Encodable
 
-# Headers with the exchange's count for the minute of its clock, by span and kind. Every fapi answer
-# carries it; `/futures/data` does not, and some send -1 [D, O] 2026-11.
+# The headers with the exchange's count, by the limit's span and whether it counts requests. Every
+# fapi answer has it; `/futures/data` has not, and some routes send -1 [D, O] 2026-11.
 _HEADERS = {(60, False): "X-MBX-USED-WEIGHT-1M"}
 
 
 class _Limit(NamedTuple):
     seconds: int
+    """The span."""
     most: int
+    """The amount allowed in the span: weight, or requests if `counts_requests`."""
     counts_requests: bool
     """Whether each request counts as 1, whatever its weight."""
 
@@ -31,25 +33,26 @@ class Limit(_Limit, Encodable):
 
     @property
     def is_aligned(self) -> bool:
-        """Whether its windows are known to start with the exchange's clock.
+        """Whether we know that its windows are the minutes of the exchange's clock.
 
-        Only a header shows that. The windows of any other limit count as rolling: a client that
-        keeps the limit in every rolling window keeps it wherever the windows start.
+        Only a header shows that. We treat the windows of any other limit as rolling. If a client
+        keeps the limit in every rolling window, it keeps it wherever the exchange's windows start.
         """
         return bool(self.header)
 
     def implies(self, other: "Limit") -> bool:
-        """Whether a client that keeps this limit in a rolling window keeps `other` as well."""
-        windows = -(-other.seconds // self.seconds)  # enough to cover the span of `other`
-        counts_enough = other.counts_requests or not self.counts_requests  # a weight is 1 or more
+        """Whether a client that keeps this limit in a rolling window keeps `other` too."""
+        windows = -(-other.seconds // self.seconds)  # so many cover the span of `other`
+        # A weight is at least 1, so a limit of weight bounds requests too, but not vice versa.
+        counts_enough = other.counts_requests or not self.counts_requests
         return counts_enough and windows * self.most <= other.most
 
 
 HISTORY = Limit(300, 1000, counts_requests=True)
 """Requests of `/futures/data` per 5 minutes and IP [D] 2026-11.
 
-No header says what is used of it [O 2026-09-12]. Whether its window rolls, and whether all of
-`/futures/data` shares it, is not known [?]: a rolling one is kept, and all of them count together.
+No header reports its use [O 2026-09-12]. It is unknown whether its window rolls, and whether all
+routes of `/futures/data` share it [?]. So we assume a rolling window that all of them share.
 """
 WEIGHT = Limit(60, 2400, counts_requests=False)
 """Weight per minute and IP [D] 2026-11; exchangeInfo announces the current amount."""

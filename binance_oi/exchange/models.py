@@ -1,6 +1,6 @@
 """The exchange's answers, as frozen structs.
 
-The rule of this file: values that a user sees. They decode nothing and check nothing.
+The rule of this file: it defines values, which users see. They decode nothing and check nothing.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -17,15 +17,15 @@ from binance_oi.exchange.limits import WEIGHT, Limit
 
 MAX_LIMIT = 9_999_999  # weight per minute; the largest known is 15 000 [D] 2026-11
 MAX_SPAN = 31 * 86_400  # s: the longest span of a limit; the longest known is a day [D] 2026-11
-MAX_OTHERS = 8  # limits of other spans than a minute that are kept; two are known [D] 2026-11
+MAX_OTHERS = 8  # limits that we keep whose span is not a minute; two are known [D] 2026-11
 MAX_TIME = 253_402_300_799_999  # ms: the end of the year 9999, the last of `datetime`
-# The eight are chosen among these, the tightest first. Each is compared with each, so the answer
-# must not decide how many they are.
+# We choose the eight among the tightest 64. To choose compares each limit with each other one, so
+# the answer of a server must not decide their number.
 MAX_COMPARED = 64
 _WEIGHT = "REQUEST_WEIGHT"  # [D] 2026-11
-OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limit on our requests [D] 2026-11
+OURS = (_WEIGHT, "RAW_REQUESTS")  # the types of limits on requests, not on orders [D] 2026-11
 _MINUTE = (WEIGHT.seconds, WEIGHT.counts_requests)
-_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11; HOUR is not
+_INTERVALS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86_400}  # [D] 2026-11, except HOUR
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -37,7 +37,8 @@ class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
     open_interest: Decimal
     """In units of the base asset, exactly as the exchange wrote it."""
     time: int
-    """Transaction time, Unix ms. Some seconds old; may stay the same over calls [O 2026-09]."""
+    """The transaction time, Unix ms. It is some seconds old; two calls may return the same one
+    [O 2026-09]."""
 
     @property
     def datetime(self) -> datetime:
@@ -45,7 +46,7 @@ class OpenInterest(EncodableByKey, msgspec.Struct, frozen=True):
         return _EPOCH + timedelta(milliseconds=self.time)
 
 
-# No row refers to anything that refers to it, so the collector need not visit thousands.
+# `gc=False` saves the garbage collector thousands of visits; a row cannot be part of a cycle.
 class HistoryRow(
     EncodableByKey,
     msgspec.Struct,
@@ -62,14 +63,15 @@ class HistoryRow(
 
     symbol: str
     time: int
-    """The instant of the row, Unix ms: the row has the value at this instant, not an average. It
-    appears some 6 s later and does not change [O 2026-09-12]."""
+    """The instant of the row, Unix ms. The numbers are those of this instant, not averages. The
+    exchange adds the row some 6 s later, and does not change it [O 2026-09-12]."""
     open_interest: Decimal
     """In units of the base asset, exactly as the exchange wrote it."""
     notional: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     circulating_supply: Decimal | None = None
-    """Of the base asset, from a source of the exchange; None if the exchange omits it."""
+    """The circulating supply of the base asset, by a source that the exchange quotes; None if the
+    exchange omits it."""
 
     @property
     def datetime(self) -> datetime:
@@ -87,7 +89,7 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def seconds(self) -> int | None:
-        """The span of time of the limit; None when it is unknown or impossible."""
+        """The span of the limit; None if it is unknown or impossible."""
         seconds = _INTERVALS.get(self.interval, 0) * self.interval_num
         return seconds if 0 < seconds <= MAX_SPAN else None
 
@@ -98,13 +100,13 @@ class RateLimit(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def is_sane(self) -> bool:
-        """Whether its span is known, and the amount is possible in that span."""
+        """Whether its span is known, and its amount is possible for that span."""
         minutes = max(1.0, (self.seconds or 0) / WEIGHT.seconds)
         return self.seconds is not None and 1 <= self.limit <= MAX_LIMIT * minutes
 
 
 class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
-    """A listed symbol. Select by `status`: new contract types appear all the time."""
+    """A listed symbol. To select symbols, use `status`: new contract types appear all the time."""
 
     symbol: _Text
     status: _Text
@@ -126,24 +128,26 @@ class SymbolInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
-    """Everything that is listed, and the limits."""
+    """All listed symbols, and the limits."""
 
     symbols: tuple[SymbolInfo, ...]
     rate_limits: tuple[RateLimit, ...] = ()
     """All limits that can be decoded, of requests and of orders."""
     ignored_limits: tuple[str, ...] = ()
-    """Limits of our requests that the budget ignores, as the exchange wrote them.
+    """Limits on requests that the budget ignores, as the exchange wrote them.
 
-    They cannot be decoded, are impossible, or are the loosest of more than eight other spans.
+    Such a limit cannot be decoded, or is impossible, or is one of the loosest when more than eight
+    have a span other than a minute.
     """
     odd_rows: tuple[str, ...] = ()
-    """The symbols with a field that cannot be decoded, each with the names of these fields.
+    """The symbols with a field that we cannot decode, each with the names of these fields.
 
-    Symbols with an odd name or status are left out of `symbols`. The first eight are named, and the
-    others counted.
+    It names the first eight, and counts the others. If the field is the name or the status,
+    `symbols` does not contain the row.
     """
     left_out: int = 0
-    """The number of rows left out; a symbol that is missing in `symbols` may be one of them."""
+    """The number of rows that `symbols` does not contain. If you miss a symbol in `symbols`, it may
+    be one of them."""
 
     @property
     def trading(self) -> tuple[str, ...]:
@@ -152,30 +156,31 @@ class ExchangeInfo(EncodableByKey, msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def weight_limit(self) -> int | None:
-        """Weight allowed per minute and IP: the least sane limit announced; None without one.
+        """Weight allowed per minute and IP; None if the exchange announces no possible limit.
 
-        A span of 60 s is a minute, whatever its unit.
+        Of several limits it is the lowest. A span of 60 seconds counts as a minute too.
         """
         minute = (x.limit for x in self.rate_limits if x.is_sane and span_of(x) == _MINUTE)
         return min(minute, default=None)
 
     @property
     def other_limits(self) -> tuple[Limit, ...]:
-        """The least limit for each other span, of weight and of requests; the tightest first.
+        """The lowest limit for each other span, of weight and of requests; the tightest first.
 
-        At most eight. Limits that others imply are left out first: 10 in a second imply 600 in a
-        minute. The remaining excess is in `ignored_limits`.
+        There are at most eight. If there are more, those that another limit implies are dropped
+        first: a limit of 10 per second implies 600 per minute. Further ones are in
+        `ignored_limits`.
         """
         return tuple(_kept(_least(self.rate_limits)))
 
 
 def span_of(limit: RateLimit) -> tuple[int, bool]:
-    """The span in seconds, and whether the limit counts requests instead of weight."""
+    """Return the span in seconds, and whether the limit counts requests instead of weight."""
     return limit.seconds or 0, limit.rate_limit_type != _WEIGHT
 
 
 def _least(limits: Iterable[RateLimit]) -> list[Limit]:
-    """The least sane limit for each span except the minute's; the tightest first."""
+    """Return the lowest possible limit for each span except the minute's; the tightest first."""
     least: dict[tuple[int, bool], int] = {}
     for limit in limits:
         if limit.is_ours and limit.is_sane and (span := span_of(limit)) != _MINUTE:
@@ -185,7 +190,7 @@ def _least(limits: Iterable[RateLimit]) -> list[Limit]:
 
 
 def _kept(limits: list[Limit]) -> list[Limit]:
-    """At most `MAX_OTHERS` of `limits`, which are sorted with the tightest first."""
+    """Return at most `MAX_OTHERS` of `limits`, which are sorted with the tightest first."""
     kept = limits[:MAX_COMPARED]
     for limit in reversed(kept.copy()):
         if len(kept) > MAX_OTHERS and any(each.implies(limit) for each in kept if each != limit):
@@ -194,7 +199,7 @@ def _kept(limits: list[Limit]) -> list[Limit]:
 
 
 def not_kept(limits: Iterable[RateLimit]) -> set[Limit]:
-    """The limits that are not among the kept ones and that no kept limit implies."""
+    """Return the limits that the budget does not keep, and that no kept limit implies."""
     least = _least(limits)
     kept = _kept(least)
     return {limit for limit in least if not any(each.implies(limit) for each in kept)}
@@ -207,4 +212,4 @@ class MarkPrice(EncodableByKey, msgspec.Struct, frozen=True):
     mark_price: Decimal
     """In units of the quote asset, exactly as the exchange wrote it."""
     time: int
-    """Unix ms; 0 when the exchange names no possible time."""
+    """Unix ms; 0 if the exchange sends no possible time."""

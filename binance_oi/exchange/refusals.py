@@ -1,8 +1,8 @@
-"""The exchange's refusals: one `Refusal`, and the exception for it.
+"""The exchange's refusals: parses each into a `Refusal`, and makes its exception.
 
-The rule of this file: an answer is parsed once. The governor acts on the `Refusal`, and the
-exception is made from it. No I/O, no clock, and no trust in the bytes: whatever they are, they
-become one refusal.
+The rule of this file: an answer is parsed once. The governor acts on the `Refusal`, and `error`
+makes the exception from it. No I/O, no clock, and no trust in the bytes: any bytes at all become a
+refusal.
 
 Marks: [D] documented by the exchange, [O] observed live, with the month.
 """
@@ -29,15 +29,15 @@ from binance_oi.errors import (
 from binance_oi.exchange.headers import retry_after
 from binance_oi.exchange.models import MAX_LIMIT
 
-MAX_TEXT_READ = 1000  # characters of an error; its first sentence holds all that we need
-MIN_STATED = 5  # weight per minute; a smaller number in a text is probably something else
+MAX_TEXT_READ = 1000  # characters of an error; the first sentence contains all that we need
+MIN_STATED = 5  # weight per minute; a smaller number in a text probably means something else
 NOT_TRADING, UNKNOWN, TOO_MANY = -4108, -1121, -1003  # [O] 2026-10, [D], [D] 2026-11
 SERVER_SIDE = frozenset({-1000, -1001, -1006, -1007, -1008})  # [D] 2026-11
 FIREWALL = 403  # status
 FIREWALL_COOLDOWN = 60.0  # s after a 403; the firewall forgets after about 5 minutes [D]
 MIN_BAN = 120.0  # s: "2 minutes to 3 days" [D]
 MAX_BAN = 3 * 86_400.0  # s
-MAX_RETRY_AFTER = 3600.0  # s: a 429 that asks for more is not sane; the minute ends anyway
+MAX_RETRY_AFTER = 3600.0  # s: we ignore a 429 that asks for more; waiting for the minute is enough
 NO_TEXT = "(no text)"
 
 _BANNED = re.compile(  # ms of the years 2001 to 2286
@@ -48,8 +48,8 @@ _LIMIT = re.compile(  # of weight: texts about limits of orders use similar word
     r" request(?:s| weight) per (?:1 )?minute",
     re.IGNORECASE,
 )
-# All that msgspec raises for bad bytes. Its own errors are no ValueError before 0.22; its errors
-# about invalid UTF-8 always are.
+# All exceptions of msgspec for bad bytes. Before 0.22, its own errors are not a ValueError; its
+# errors about invalid UTF-8 always are.
 MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
 
 _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
@@ -57,7 +57,7 @@ _Code = Annotated[int, msgspec.Meta(gt=-1_000_000, lt=1_000_000)]
 
 class _WireError(msgspec.Struct):
     code: _Code
-    msg: object = None  # the code counts even without a text
+    msg: object = None  # any type, so that a bad text does not spoil the code
 
 
 _error = msgspec.json.Decoder(_WireError)
@@ -95,31 +95,34 @@ BY_CODE: Mapping[int | None, Kind] = {
 class Refusal:
     """A refusal, parsed once from status, headers and text.
 
-    `of` uses the headers, which come first and say how long to send nothing. `with_text` adds the
+    `of` parses status and headers, which come first and contain the cooldown. `with_text` adds the
     text, which may come later or never.
     """
 
     status: int
+    """The HTTP status."""
     kind: Kind
+    """What the refusal means for the sender."""
     cooldown: float = 0.0
-    """Seconds from the answer in which nothing may be sent, from status and headers; bounded."""
+    """Seconds of the cooldown from the answer on, by status and headers; bounded."""
     code: int | None = None
-    """The exchange's own code; None when the text is not its usual error, or did not come."""
+    """The exchange's own code. None if the text did not come, or is not the exchange's usual
+    error."""
     message: str = NO_TEXT
     """The exchange's text on one line, escaped and bounded."""
     until: float | None = None
-    """The end of a ban that the text names, Unix s of the exchange's clock."""
+    """The end of the ban if the text states it, Unix s by the exchange's clock."""
     limit: int | None = None
-    """The weight per minute that the text names."""
+    """The limit if the text states it, in weight per minute."""
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], date: float | None) -> "Refusal":
         """Make a refusal from status and headers, before its text.
 
         Args:
-            status: HTTP status. It counts more than the text, which a proxy may have written.
-            headers: Headers of the answer.
-            date: The answer's `Date`, Unix s, from which an HTTP date in `Retry-After` is counted.
+            status: The HTTP status. It decides before the text, which a proxy may have written.
+            headers: The headers of the answer.
+            date: The answer's `Date`, Unix s, to convert an HTTP date in `Retry-After` to seconds.
         """
         kind, cooldown = _kind(status, None, names_ban=False), 0.0
         if kind is Kind.LIMITED:
@@ -132,16 +135,16 @@ class Refusal:
         return cls(status, kind, cooldown)
 
     def with_text(self, body: bytes) -> "Refusal":
-        """Add what the text says. Never raises.
+        """Return the refusal with the content of its text. It never raises.
 
-        A text that names the end of a ban means a ban under any status but 429, 451 and 5xx: bans
-        were seen under 403 too [O].
+        If the text states the end of a ban, the refusal is a ban, unless the status is 429, 451 or
+        5xx. Bans were seen with the status 403 too [O].
 
         Args:
-            body: JSON of the exchange, or anything.
+            body: The body: JSON of the exchange, or any other bytes.
         """
         code, text = code_and_text(body)
-        text = unwrapped(text)  # a page may wrap it anywhere
+        text = unwrapped(text)  # an HTML page may break its lines anywhere
         end = ban_end_ms(text)
         return replace(
             self,
@@ -158,17 +161,18 @@ class Refusal:
         return self.kind in (Kind.LIMITED, Kind.BANNED)
 
     def error(self, retry_at: datetime | None = None) -> ResponseError:
-        """Make the exception for it.
+        """Make the exception for this refusal.
 
         Args:
-            retry_at: When requests are sent again, by this machine's clock; if it `is_temporary`.
+            retry_at: When we send requests again, by this machine's clock. Required if the refusal
+                `is_temporary`.
         """
         more = () if retry_at is None else (retry_at,)
         return ERRORS[self.kind](self.status, self.code, self.message, *more)
 
 
 class RefusedError(Exception):
-    """An answer of status 200 that is a refusal. It never leaves `sending`."""
+    """An answer with the status 200 that is a refusal. It never leaves the folder `sending`."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal)
@@ -176,7 +180,7 @@ class RefusedError(Exception):
 
 
 def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
-    """Decide by the status, and then by the code."""
+    """Return the kind, by the status first, and then by the code."""
     if status == 429:
         return Kind.LIMITED
     if status == 418 or (names_ban and status != 451 and status < 500):
@@ -189,19 +193,19 @@ def _kind(status: int, code: int | None, *, names_ban: bool) -> Kind:
 
 
 def ban_end_ms(text: str) -> int | None:
-    """The end of a ban named in `text`, Unix ms [O]; None when there is no possible one."""
+    """Return the end of a ban that `text` states, Unix ms [O]; None without a possible one."""
     match = _BANNED.search(text)
     return int(match[1]) if match else None
 
 
 def stated_limit(text: str) -> int | None:
-    """The weight per minute named in the text of a 429 [O]; None when there is no sane one."""
+    """Return the limit that the text of a 429 states, weight per minute [O]; None without one."""
     match = _LIMIT.search(text)
     return limit if match and MIN_STATED <= (limit := int(match[1])) <= MAX_LIMIT else None
 
 
 def code_and_text(body: bytes) -> tuple[int | None, str]:
-    """Code and text of the exchange's usual error, or the start of any other body."""
+    """Return code and text of the exchange's usual error, or None and the start of the body."""
     try:
         wire = _error.decode(body)
     except MALFORMED:
@@ -210,16 +214,17 @@ def code_and_text(body: bytes) -> tuple[int | None, str]:
 
 
 def start_of(body: bytes) -> str:
+    """Return the start of a body as text."""
     return body[:MAX_TEXT_READ].decode("utf-8", "replace")
 
 
 def unwrapped(text: str) -> str:
-    """On one line, with one blank between two words."""
+    """Return `text` on one line, with one blank between two words."""
     return " ".join(text.split())
 
 
 def one_line(text: str) -> str:
-    """Fit to be shown: unwrapped, escaped and bounded, and never empty."""
+    """Return `text` in a form to show: on one line, escaped, bounded, and never empty."""
     return _shown(unwrapped(text))
 
 
@@ -228,6 +233,9 @@ def _shown(line: str) -> str:
 
 
 def _message(line: str) -> str:
-    """`line` as shown: from the end of a ban on, if that comes too late to be shown otherwise."""
+    """Return `line` in a form to show.
+
+    If the bound would cut off the end of a ban, the message begins there.
+    """
     message, ban = _shown(line), _BANNED.search(line)
     return message if ban is None or _BANNED.search(message) else _shown(line[ban.start() :])

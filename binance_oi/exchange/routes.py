@@ -34,14 +34,15 @@ class Route(Generic[T]):
     """A kind of request. Two routes are never equal."""
 
     path: str
+    """The path, without the base URL."""
     weight: int
     """Weight of one request, in units of `limit`."""
     decode: Callable[..., T]
-    """Decodes a body; further arguments are those of `Request.subject`."""
+    """Decodes a body. It is called with the body and the items of `Request.subject`."""
     max_bytes: int = MAX_ANSWER
-    """The bound of a decoded body; a longer one is no answer."""
+    """The largest size of an uncompressed body; a larger one is an error."""
     limit: Limit = WEIGHT
-    """The limit that a request draws on."""
+    """The limit on which a request draws."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,9 +52,10 @@ class Request(Generic[T]):
     route: Route[T]
     params: Mapping[str, str] = field(default_factory=dict[str, str])
     subject: tuple[str, ...] = ()
-    """What the answer must be about: the answer of another caller may come instead."""
+    """The symbol that the answer must have, if any. On a reused connection, a late answer to
+    another caller's request may come instead."""
     is_kept: bool = True
-    """Whether callers send it again and again, so that its URL is worth keeping."""
+    """Whether to keep its URL in memory, because callers send the request again and again."""
 
 
 OPEN_INTEREST = Route(  # [D] 2026-11, measured 1 [O 2026-10]
@@ -82,8 +84,8 @@ PERIODS: Mapping[str, int] = MappingProxyType(  # ms [D] 2026-11
         )
     }
 )
-MAX_ROWS = 500  # of a page [D] 2026-11
-KEPT_MS = 30 * 86_400_000  # an earlier startTime is answered 400 -1130 [O 2026-07 to 09]
+MAX_ROWS = 500  # rows of a page, at most [D] 2026-11
+KEPT_MS = 30 * 86_400_000  # for an older startTime, the answer is 400 -1130 [O 2026-07 to 09]
 
 LISTING: Request[ExchangeInfo] = Request(EXCHANGE_INFO)
 MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
@@ -91,15 +93,15 @@ MARK_PRICES: Request[MarkPrices] = Request(PREMIUM_INDEX)
 
 @lru_cache(maxsize=4096)  # callers request a symbol again and again
 def open_interest(symbol: str) -> Request[OpenInterest]:
-    """The request for one symbol, as `check_symbols` returns it."""
+    """Return the request for one symbol; `symbol` comes from `check_symbols`."""
     return Request(OPEN_INTEREST, {"symbol": symbol}, (symbol,))
 
 
 def history_page(symbol: str, period: str, first: int, last: int) -> Request[HistoryPage]:
-    """The question for the rows of one symbol from `first` to `last`, Unix ms, both included.
+    """Return the request for the rows of one symbol from `first` to `last`, Unix ms, included.
 
-    Both bounds are given, and at most `MAX_ROWS` rows fit between them: so it does not matter from
-    which end the exchange would cut a longer answer.
+    The caller chooses bounds between which at most `MAX_ROWS` rows fit. So the exchange never has
+    to cut an answer, at either end.
     """
     params = {
         "symbol": symbol,

@@ -1,7 +1,7 @@
-"""Names of symbols: which text can be one.
+"""Checks whether a text can be the name of a symbol.
 
-The rule of this file: an impossible symbol is refused before anything is sent. Nothing in a name
-changes but the case of its ASCII letters.
+The rule of this file: it refuses an impossible symbol before we send anything. It changes only the
+case of ASCII letters in a name.
 """
 
 import re
@@ -11,17 +11,17 @@ from contextlib import suppress
 
 from binance_oi.errors import InvalidSymbolError
 
-MAX_SYMBOL = 50  # characters; the exchange's own pattern ends there [O 2025-12, spot]
+MAX_SYMBOL = 50  # characters; the exchange's own pattern has the same bound [O 2025-12, spot]
 _ASCII_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,50}")
 
 
 def check_symbol(symbol: object) -> str:
     """Return `symbol` as a plain `str`, with its ASCII letters in upper case.
 
-    Letters and decimal digits of any script and ``_`` are legal, because the exchange lists Chinese
-    names. The accents and vowel signs that some scripts write after a letter are legal, too. Text
-    in other scripts is not changed, not even normalised: the exchange compares names character by
-    character.
+    Letters and decimal digits of any script, and ``_``, are legal, because the exchange lists
+    Chinese names. Accents and vowel signs, which some scripts write after a letter, are legal too.
+    It does not change or normalise text of other scripts, because the exchange compares names
+    character by character.
 
     Raises:
         InvalidSymbolError: It cannot be a symbol.
@@ -47,11 +47,11 @@ def check_symbols(
 
     Args:
         symbols: Names.
-        odd: Names that stay as they are; see `odd_names`.
+        odd: Names to accept without a change; see `odd_names`.
 
     Raises:
-        InvalidSymbolError: One of them cannot be a symbol, or `symbols` is a single `str`, whose
-            letters would each count as a symbol.
+        InvalidSymbolError: One of `symbols` cannot be a symbol. Or `symbols` is a single `str`,
+            which would be a list of one-letter symbols.
     """
     if isinstance(symbols, str | bytes):
         raise InvalidSymbolError(symbols, "a list of them is needed, such as ['BTCUSDT']")
@@ -61,10 +61,10 @@ def check_symbols(
 
 
 def odd_names(listed: Iterable[str]) -> frozenset[str]:
-    """Listed names that `check_symbol` refuses or changes, such as ``BTC-USDT``.
+    """Return the listed names that `check_symbol` refuses or changes, such as ``BTC-USDT``.
 
-    A name whose upper case is listed as well is not among them: a caller who writes it means the
-    upper-case one.
+    If both a name and its upper case are listed, the result contains neither: a caller who writes
+    either means the upper-case name.
     """
     names = frozenset(listed)
     return frozenset(name for name in names if not names & _checked(name))
@@ -81,7 +81,7 @@ def _checked(name: str) -> frozenset[str]:
 
 
 def is_name(symbol: str) -> bool:
-    """Whether the exchange may list this name, and a line of CSV holds it without quotes.
+    """Whether the exchange may list this name, and CSV needs no quotes for it.
 
     It accepts more than `check_symbol`, because the exchange may invent new kinds of names.
     """
