@@ -1,12 +1,12 @@
 """Computes how open interest changes over windows of time, and how unusual a change is.
 
 The rule of this file: a change is the difference of two existing rows, one at each end of its
-window. A hole stays a hole; nothing is interpolated. Differences are exact decimals; only ratios
-and statistics are floats. A change is compared with the earlier changes of its symbol and window
-that end within 7 days before it.
+window. If one of them is missing, there is no change; we interpolate nothing. Differences are exact
+decimals. Only ratios and statistics are floats. To say how unusual a change is, we compare it with
+the changes of the same symbol and window that end in the 7 days before it.
 
-`changes_of` reads existing rows, and a `ChangeTracker` follows a poll. Both run the same code on
-the same rows, so both compute the same values. The memory for a symbol has a fixed size.
+`changes_of` reads existing rows, and a `ChangeTracker` follows a poll. Both run the same code, so
+from the same rows they compute the same values. The memory for a symbol has a fixed size.
 """
 
 import math
@@ -20,8 +20,8 @@ from binance_oi.encoding import Encodable
 from binance_oi.market.spread import Spread
 from binance_oi.market.windows import WINDOWS, Length, label, length_ms, step_ms, windows_ms
 
-USUAL_MS = 7 * 86_400_000  # a change is compared with changes that end up to 7 days before it
-LATE_MS = 60_000  # after an instant: until then a sample of an earlier time may still arrive
+USUAL_MS = 7 * 86_400_000  # we compare a change with those that end in so long a time before it
+LATE_MS = 60_000  # from an instant until no sample of an earlier time arrives any longer
 # The product of two numbers of 60 digits has 120, and a difference may have one more.
 _EXACTLY = Context(prec=150)
 
@@ -41,44 +41,46 @@ class Observation(Protocol):
 
     @property
     def open_interest(self) -> Decimal:
-        """In units of the base asset."""
+        """The open interest, in units of the base asset."""
         ...
 
     @property
     def notional(self) -> Decimal | None:
-        """In units of the quote asset, if it is known."""
+        """The open interest in units of the quote asset; None if it is unknown."""
         ...
 
     @property
     def circulating_supply(self) -> Decimal | None:
-        """Of the base asset, if it is known."""
+        """The circulating supply of the base asset; None if it is unknown."""
         ...
 
 
 class _Change(NamedTuple):
     symbol: str
+    """The symbol."""
     window: str
-    """Its length in hours or minutes: ``5m``, ``24h``."""
+    """The length of the window in minutes or hours: ``5m``, ``24h``."""
     time: int
     """The end of the window, Unix ms."""
     open_interest: Decimal
-    """At the end of the window, in units of the base asset."""
+    """The open interest at the end of the window, in units of the base asset."""
     absolute: Decimal
-    """The exact difference, in units of the base asset."""
+    """The exact change of the open interest, in units of the base asset."""
     percent: float | None
-    """The difference in percent of the open interest at the beginning; None when that was 0."""
+    """The change in percent of the open interest at the beginning of the window; None if that was
+    0."""
     usd: Decimal | None
-    """The exact difference of the notional, in units of the quote asset; the price moves it, too.
-    None when either notional is unknown."""
+    """The exact change of the notional, in units of the quote asset. It also contains the change of
+    the price. None if the notional is unknown at either end."""
     per_supply: float | None
-    """The difference as a share of the circulating supply (0.01 is one percent). The supply is that
-    at the end of the window, or else at its beginning; None when neither is known."""
+    """The change as a share of the circulating supply; 0.01 is one percent. The supply is that at
+    the end of the window, or at its beginning if that is unknown; None if both are."""
     z_score: float | None
-    """How many standard deviations `percent` is above the mean of the compared changes. None when
-    there are fewer than 200 of them, or all are equal."""
+    """How many standard deviations `percent` is above the mean of the compared changes. None if
+    there are fewer than 200 of them, or if all are equal."""
     percentile: float | None
-    """The share of the compared changes that is smaller, from 0 to 100; an equal change counts
-    half. None when there are fewer than 200 of them."""
+    """The percentage of compared changes that are smaller, from 0 to 100; an equal one counts half.
+    None if there are fewer than 200 of them."""
     compared: int
     """The number of compared changes: those of this symbol and window that end in the 7 days before
     this one."""
@@ -99,13 +101,16 @@ class _Row(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The windows to compute; lengths are in steps."""
+    """The windows to compute. Lengths are a number of steps."""
 
-    step: int  # ms
+    step: int
+    """Ms."""
     windows: tuple[int, ...]
+    """The length of each window."""
     usual: int
+    """The length of the 7 days of compared changes."""
     labels: Mapping[int, str]
-    """By window."""
+    """The name of each window, such as ``5m``, by its length."""
 
     @classmethod
     def of(cls, windows: Sequence[Length], step: Length) -> "_Plan":
@@ -119,18 +124,19 @@ def changes_of(
 ) -> Iterator[Change]:
     """Yield the changes of each row, one for each window, in the order of `windows`.
 
-    There is no change when the window has no row at its beginning. Memory does not grow with the
-    number of rows.
+    If there is no row at the beginning of a window, there is no change. Memory does not grow with
+    the number of rows.
 
     Args:
-        rows: Sorted by symbol and time, each instant once, such as a `Recording.series` or a
-            `History`. Rows whose time is not a multiple of the step are left out.
-        windows: Lengths of time, multiples of the step.
-        step: The time from row to row: 5 minutes or a multiple.
+        rows: The rows, sorted by symbol and time, with each instant once, such as a
+            `Recording.series` or a `History`. A row whose time is not a multiple of the step is
+            ignored.
+        windows: The lengths of the windows, multiples of the step.
+        step: The time from row to row: 5 minutes or a multiple of them.
 
     Raises:
-        TypeError: A length is of another type.
-        ValueError: A length is out of range or not a multiple; or, during iteration, the rows of a
+        TypeError: A length has another type.
+        ValueError: A length is out of range, or is not a multiple. During iteration: the rows of a
             symbol are not sorted by time.
     """
     return _changes(rows, _Plan.of(windows, step))
@@ -155,20 +161,20 @@ def _row(row: Observation) -> _Row:
 class ChangeTracker:
     """Follows the changes of many symbols during a poll.
 
-    Call `fill` with the past of a symbol, then `observe` with each new sample. At each instant, a
-    multiple of the step, the row of a symbol is its last sample that is at most one step old, as in
-    `Recording.series`. Samples may arrive up to 60 s out of order.
+    Call `fill` with the past of a symbol, then `observe` with each new sample. An instant is a
+    multiple of the step. The row of an instant is the last sample before it, if that is at most one
+    step old, as in `Recording.series`. Samples may arrive up to 60 s out of order.
 
-    Memory for a symbol: a row for each step of the longest window, and for each window 16 bytes for
-    each step of 7 days (32 KiB with steps of 5 minutes).
+    Each symbol needs memory for a row per step of the longest window. In addition, each of its
+    windows needs 16 bytes per step of 7 days (32 KiB with steps of 5 minutes).
 
     Args:
-        windows: Lengths of time, multiples of the step.
-        step: 5 minutes or a multiple.
+        windows: The lengths of the windows, multiples of the step.
+        step: The time from row to row: 5 minutes or a multiple of them.
 
     Raises:
-        TypeError: A length is of another type.
-        ValueError: A length is out of range or not a multiple.
+        TypeError: A length has another type.
+        ValueError: A length is out of range, or is not a multiple.
     """
 
     def __init__(self, windows: Sequence[Length] = WINDOWS, *, step: Length = "5m") -> None:
@@ -191,13 +197,13 @@ class ChangeTracker:
         return tuple(self._tracks)
 
     def fill(self, symbol: str, rows: Iterable[Observation]) -> None:
-        """Set the past of a symbol. Samples that were already observed stay.
+        """Set the past of a symbol. Samples that the tracker has observed already stay.
 
         Args:
             symbol: The symbol.
-            rows: All known rows, in any order; 7 days plus the longest window are enough. When an
-                instant also has a sample, the sample counts. Rows whose time is not a multiple of
-                the step are left out.
+            rows: All known rows, in any order; those of 7 days plus the longest window are enough.
+                If an instant has an observed sample, its row is ignored. So is a row whose time is
+                not a multiple of the step.
         """
         step = self._plan.step
         found = {row.time: _row(row) for row in rows if row.time % step == 0}
@@ -221,14 +227,14 @@ class ChangeTracker:
         notional: Decimal | None = None,
         circulating_supply: Decimal | None = None,
     ) -> None:
-        """Add one sample. Adding it again changes nothing.
+        """Add one sample. The same sample again changes nothing.
 
         Args:
             symbol: The symbol.
             time: The exchange's transaction time, Unix ms.
-            open_interest: In units of the base asset.
-            notional: In units of the quote asset, if it is known.
-            circulating_supply: Of the base asset, if it is known.
+            open_interest: The open interest, in units of the base asset.
+            notional: The open interest in units of the quote asset; None if it is unknown.
+            circulating_supply: The circulating supply of the base asset; None if it is unknown.
         """
         track = self._tracks.get(symbol)
         if track is None:
@@ -240,9 +246,10 @@ class ChangeTracker:
         self._tracks.pop(symbol, None)
 
     def settled(self, symbol: str, window: Length) -> Change | None:
-        """The change up to the latest instant whose row is final, equal to that of `changes_of`.
+        """Return the change that ends at the latest instant whose row no late sample can change.
 
-        None when either end of the window has no row.
+        It equals the change that `changes_of` computes. None if there is no row at either end of
+        the window.
 
         Raises:
             ValueError: The tracker does not have this window.
@@ -251,10 +258,10 @@ class ChangeTracker:
         return None if track is None else track.settled(slots)
 
     def latest(self, symbol: str, window: Length) -> Change | None:
-        """The change up to the latest sample, or up to the latest row if that is newer.
+        """Return the change that ends with the latest sample, or with a row if that is newer.
 
-        A sample is compared with the row of the latest instant that is at least one window older.
-        None when that row is missing.
+        The change begins at the row of the latest instant that is at least one window before the
+        sample. None if there is no such row.
 
         Raises:
             ValueError: The tracker does not have this window.
@@ -270,7 +277,10 @@ class ChangeTracker:
 
 
 class _Track:
-    """Keeps the rows of one symbol that its windows need. A slot is the number of an instant."""
+    """Keeps the rows of one symbol that its windows need.
+
+    A slot is the number of an instant: its time divided by the step.
+    """
 
     __slots__ = ("_plan", "_rows", "_samples", "_slot", "_spreads", "_symbol")
 
@@ -285,7 +295,7 @@ class _Track:
     # -- rows ----------------------------------------------------------------------------------
 
     def add(self, row: _Row) -> None:
-        """Add the row of a later instant; the instants in between become holes.
+        """Add the row of a later instant. The instants between have no row from then on.
 
         Raises:
             ValueError: The row is not later than the last one.
@@ -297,7 +307,7 @@ class _Track:
         self._put(slot, row)
 
     def _pass(self, last: int) -> None:
-        """Mark the instants up to `last` that have no row as holes."""
+        """Note that the instants after the latest row, up to `last`, have no row."""
         first = last if self._slot is None else self._slot + 1
         kept = max(len(self._rows), self._plan.usual + 1)
         for slot in range(max(first, last - kept + 1), last + 1):
@@ -314,7 +324,7 @@ class _Track:
                 spread.put(slot, _percent(before.open_interest, row.open_interest))
 
     def _row(self, slot: int) -> _Row | None:
-        """The row of a slot; None when the slot has none, or the row is no longer kept."""
+        """Return the row of a slot; None if it has none, or if the row is older than we keep."""
         if self._slot is None or not self._slot - len(self._rows) < slot <= self._slot:
             return None
         return self._rows[slot % len(self._rows)]
@@ -333,7 +343,7 @@ class _Track:
             self._settle()
 
     def _settle(self) -> None:
-        """Turn samples into rows, at the instants for which no other sample can arrive."""
+        """Make the rows of the instants for which no other sample can arrive."""
         step, newest = self._plan.step, self._samples[max(self._samples)].time
         last = (newest - LATE_MS - 1) // step
         first = -math.inf if self._slot is None else self._slot
@@ -354,7 +364,7 @@ class _Track:
         return self._slot * step < time <= newest + step
 
     def live_rows(self) -> list[_Row]:
-        """The rows that come from samples, each with the time of its instant."""
+        """Return the rows that were made from samples, each with the time of its instant."""
         if self._slot is None:
             return []
         step, first = self._plan.step, self._slot - len(self._rows) + 1
@@ -362,21 +372,21 @@ class _Track:
         return [row._replace(time=slot * step) for slot, row in slots if row and row.is_live]
 
     def take_samples(self, other: "_Track") -> None:
-        """Take the samples that another track of this symbol has not turned into rows."""
+        """Take the samples of another track of this symbol that are not rows yet."""
         for slot in sorted(other._samples):
             self.observe(other._samples[slot])
 
     # -- changes -------------------------------------------------------------------------------
 
     def settled(self, window: int) -> Change | None:
-        """The change that ends at the latest slot."""
+        """Return the change that ends at the latest slot."""
         if self._slot is None:
             return None
         row = self._row(self._slot)
         return row and self._change(window, self._slot, self._slot * self._plan.step, row)
 
     def latest(self, window: int) -> Change | None:
-        """The change that ends with the latest sample, if that is newer than the latest slot."""
+        """Return the change that ends with the latest sample, or at the latest slot if newer."""
         step = self._plan.step
         sample = self._samples[max(self._samples)] if self._samples else None
         if self._slot is None or sample is None or sample.time <= self._slot * step:
@@ -384,7 +394,7 @@ class _Track:
         return self._change(window, sample.time // step, sample.time, sample)
 
     def _change(self, window: int, slot: int, time: int, row: _Row) -> Change | None:
-        """The change from the row `window` before `slot` to `row`."""
+        """Return the change to `row` from the row that is `window` slots before `slot`."""
         before = self._row(slot - window)
         if before is None:
             return None
@@ -410,7 +420,7 @@ class _Track:
         )
 
     def _not_compared(self, spread: Spread, time: int) -> list[float | None]:
-        """The kept changes that do not end within 7 days before `time`."""
+        """Return the kept changes that do not end in the 7 days before `time`."""
         if self._slot is None:
             return []
         step, latest = self._plan.step, self._slot
@@ -421,7 +431,7 @@ class _Track:
 
 
 def _percent(before: Decimal, after: Decimal) -> float | None:
-    """The change in percent; None when `before` is not above 0, or the result is not finite."""
+    """Return the change in percent; None if `before` is 0 or less, or the result not finite."""
     if before <= 0:
         return None
     share = float(_EXACTLY.subtract(after, before)) / float(before) * 100.0
