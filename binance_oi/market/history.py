@@ -1,13 +1,14 @@
 """Open interest of the past: of one symbol, and of many.
 
-The rule of this file: each row is one that the exchange keeps, and nothing is interpolated. Each
-stretch without rows is a hole with its reason:
+The rule of this file: each row comes from the exchange; we interpolate nothing. A stretch of time
+without rows is a hole, with its reason:
 
-    too_old   the exchange no longer keeps it: it keeps only the last 30 days
-    no_row    the exchange has no row and will not have one: there was no trade, or no listing
+    too_old   the exchange no longer has the rows: it keeps only the last 30 days
+    no_row    the exchange has no row there and will never have one: the symbol was not listed, or
+              not traded
 
-We read pages backwards from the end. Each page asks for a stretch of time that has at most as many
-rows as fit into a page. So neither a hole nor an odd row shifts the pages after it.
+We read pages backwards from the end. For each page we request a stretch of time for which the rows
+fit into one page. So a hole or an odd row does not shift the pages after it.
 """
 
 import asyncio
@@ -36,14 +37,14 @@ from binance_oi.market.past import History, HistoryProgress
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.times import instant
 
-INVALID = -1130  # the code for a startTime that is earlier than what is kept [O 2026-07 to 09]
-# ms between making a request and its arrival, or by which a clock may be wrong. The later, longer
-# ones are for calls that waited longer in the queue.
+INVALID = -1130  # the code for a startTime older than the kept rows [O 2026-07 to 09]
+# The oldest kept row moves on while a request waits in the queue, and clocks differ. So we request
+# rows only from so many ms later on. If the exchange still refuses, we try the next margin.
 MARGINS_MS = (30_000, 120_000, 600_000)
-SETTLED_MS = 60_000  # after which a row has appeared, if ever; after 6 s [O 2026-09-12]
-WORKERS = 8  # symbols at once: enough to use the limit if an answer takes 2 s
-OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s: the waits in an outage, before a symbol fails
-MOVED = 60.0  # s by which the exchange's clock must differ from our estimate to count as wrong
+SETTLED_MS = 60_000  # from an instant until its row has appeared, or never will; 6 s [O 2026-09-12]
+WORKERS = 8  # symbols read at once: they use up the limit even if an answer takes 2 s
+OUTAGE = (1.0, 5.0, 25.0, 60.0)  # s to wait after each failure in a row; then the symbol fails
+MOVED = 60.0  # s; if our estimate of the exchange's clock jumps by more, it was wrong before
 HELD = 1.0  # s: the shortest wait after a refusal
 
 
@@ -51,10 +52,10 @@ OnProgress = Callable[[HistoryProgress], None]
 
 
 def check_period(period: object) -> str:
-    """`period`, if the exchange has it.
+    """Return `period` if the exchange has it.
 
     Raises:
-        ValueError: It has no such period.
+        ValueError: The exchange has no such period.
     """
     if not isinstance(period, str) or period not in PERIODS:
         raise ValueError(f"period must be one of {', '.join(PERIODS)}: {period!r}")
@@ -66,11 +67,11 @@ Ask = Callable[[int], Stretch]
 
 
 def make_ask(period: str, since: Moment, until: Moment) -> Ask:
-    """Check these arguments and make the function that turns them into a stretch.
+    """Check these arguments, and return the function that makes a stretch of them.
 
     Raises:
-        TypeError: A bound is of another type.
-        ValueError: There is no such period, or a bound cannot be one.
+        TypeError: A bound has another type.
+        ValueError: The exchange has no such period, or a bound is not a possible time.
     """
     check_moment("since", since)
     check_moment("until", until)
@@ -78,13 +79,13 @@ def make_ask(period: str, since: Moment, until: Moment) -> Ask:
 
 
 def stretch(period: str, since: Moment, until: Moment, now: int) -> Stretch:
-    """The stretch that these arguments ask for.
+    """Return the stretch of time that these arguments stand for.
 
     Args:
         period: The time between rows.
-        since: The first instant; None is the oldest row that is kept.
-        until: The last instant; None is now.
-        now: The exchange's clock, Unix ms.
+        since: The first instant; None for the oldest row that the exchange keeps.
+        until: The last instant; None for now.
+        now: The exchange's time, Unix ms.
 
     Raises:
         ValueError: The range ends before it begins.
@@ -104,11 +105,11 @@ class Reader:
 
     Args:
         sender: Sends the requests.
-        listing: Logs odd rows once.
-        ask: Returns the stretch to read, given the exchange's clock in Unix ms.
-        received: Unix ms up to which all rows of a symbol are known.
-        terms: The terms of each request. `max_wait` is for all pages of a symbol together. In bulk,
-            the reader waits until a ban, a refusal or an outage is over.
+        listing: Logs odd rows, each once.
+        ask: Returns the stretch to read, given the exchange's time in Unix ms.
+        received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
+        terms: The terms of each request. `max_wait` bounds the wait of all pages of a symbol
+            together. With `bulk`, the reader waits until a ban, a refusal or an outage is over.
     """
 
     def __init__(
@@ -124,17 +125,17 @@ class Reader:
         self._pool = sender.governors.of(HISTORY).pool
         self._offset = self._pool.exchange_time - sender.now()
         self._asked = ask(self.now)
-        self._clocks = 1  # number of estimates of the exchange's clock so far
+        self._clocks = 1  # grows by 1 when an answer shows that our estimate of the clock was wrong
         self.pages: int = 0
-        """Pages received."""
+        """The number of received pages."""
         self.requests: int = 0
-        """Requests charged for finished symbols."""
+        """The number of requests charged for finished symbols."""
         self.rows: int = 0
-        """Rows of finished symbols."""
+        """The number of rows of finished symbols."""
 
     @property
     def now(self) -> int:
-        """The exchange's clock, Unix ms."""
+        """The exchange's time, Unix ms."""
         return round(self._pool.exchange_time * 1000)
 
     @property
@@ -144,17 +145,17 @@ class Reader:
 
     @property
     def seconds_each(self) -> float:
-        """Seconds between two requests at the pace of the limit."""
+        """Seconds between two requests if we use the limit up evenly."""
         return 60.0 / max(1.0, self._pool.usage.sustained)
 
     def pages_of(self, symbol: str) -> int:
-        """The number of pages of a symbol whose rows the exchange keeps."""
+        """Return how many pages to read of a symbol: only those that the exchange still keeps."""
         first, now = self.asked_of(symbol).first, self.now
         last = min(self._asked.last, now)
         return self._asked._replace(first=max(first, now - KEPT_MS), last=last).pages
 
     def asked_of(self, symbol: str) -> Stretch:
-        """The stretch to read of a symbol; empty if its end is before its beginning."""
+        """Return the stretch to read of a symbol. It is empty if it ends before it begins."""
         first = max(self._asked.first, self._received.get(symbol, -1) + 1)
         return self._asked._replace(first=first)
 
@@ -169,7 +170,7 @@ class Reader:
         clocks = 0
         asked, began, first = self.asked_of(symbol), self.now, 0
         try:
-            while clocks != self._clocks:  # once, and again when the clock proves wrong
+            while clocks != self._clocks:  # once, and again if our estimate of the clock was wrong
                 clocks, asked, began = self._clocks, self.asked_of(symbol), self.now
                 pages.clear()
                 first = await self._read_back(symbol, asked, min(asked.last, began), terms, pages)
@@ -183,7 +184,11 @@ class Reader:
     async def _read_back(
         self, symbol: str, asked: Stretch, last: int, terms: Terms, pages: list[Page]
     ) -> int:
-        """Read from `last` backwards until the clock proves wrong; return where that ends."""
+        """Read pages backwards from `last`; stop if our estimate of the clock was wrong.
+
+        Returns:
+            The first instant that was read, Unix ms.
+        """
         clocks = self._clocks
         while last >= asked.first and clocks == self._clocks:
             first, page = await self._page(symbol, asked, last, terms)
@@ -195,7 +200,7 @@ class Reader:
         return last + 1
 
     def _notice_clock(self) -> None:
-        """Make a new stretch if an answer shows that our estimate of the clock was wrong."""
+        """If the last answer shows that our estimate of the clock was wrong, make a new stretch."""
         offset = self._pool.exchange_time - self._sender.now()
         before, self._offset = self._offset, offset
         if abs(offset - before) > MOVED:
@@ -203,11 +208,11 @@ class Reader:
             self._clocks += 1
 
     async def _page(self, symbol: str, asked: Stretch, last: int, terms: Terms) -> tuple[int, Page]:
-        """Read the page that ends at `last`; return where it begins, and the page.
+        """Read the page that ends at `last`; return its first instant, and the page.
 
-        While the request waits, the oldest kept instant moves on. If the exchange refuses the page
-        for that reason, we ask again from a slightly later instant. If that is after `last`, the
-        page is too old, and we do not ask.
+        While the request waits in the queue, the oldest kept row moves on. If the exchange refuses
+        the request for that reason, we send another one from a later instant on. If that instant is
+        after `last`, all rows of the page are too old, and we send none.
         """
         for margin in MARGINS_MS:
             kept = self.now - KEPT_MS
@@ -218,7 +223,7 @@ class Reader:
                 part = asked._replace(first=first, last=last)
                 return first, await self._rows(symbol, part, terms)
             except ResponseError as error:
-                # The answer may have changed the clock, so use the new one.
+                # Compare by the present clock: this answer may have corrected it.
                 is_near = first < self.now - KEPT_MS + MARGINS_MS[-1]
                 if error.code != INVALID or not is_near or margin == MARGINS_MS[-1]:
                     raise
@@ -227,8 +232,8 @@ class Reader:
     async def _rows(self, symbol: str, part: Stretch, terms: Terms) -> Page:
         """Read the rows of a stretch that fits into one page.
 
-        A page may have rows outside of it [O]. If all of them are outside, the page may be the
-        answer to an earlier request, so we ask once more.
+        The answer may have rows outside of the stretch [O]. If all rows are outside, it may be the
+        answer to an earlier request, so we send the request once more.
         """
         request = history_page(symbol, part.period, part.first, part.last)
         answer = await self._send(request, terms)
@@ -268,16 +273,16 @@ def _history(
     requests: int,
     error: BinanceOIError | None = None,
 ) -> History:
-    """Make a history of pages, oldest first.
+    """Make a history of its pages.
 
     Args:
         symbol: The symbol.
         asked: The requested stretch.
-        pages: The pages.
-        first: The instant back to which they were read, Unix ms.
-        began: When that started, Unix ms.
-        requests: The requests that it took.
-        error: Why there are no rows.
+        pages: The pages, oldest first.
+        first: The first instant of the oldest page, Unix ms.
+        began: When we began to read, by the exchange's clock, Unix ms.
+        requests: The number of requests for the pages.
+        error: Why there are no rows; None if reading succeeded.
     """
     complete_until = min(asked.last, began - SETTLED_MS)
     return History(
@@ -302,20 +307,22 @@ async def histories(
     received: Mapping[str, int],
     on_progress: OnProgress | None,
 ) -> AsyncGenerator[History]:
-    """Yield each symbol as soon as it is read, a few at once, without those that are complete.
+    """Read several symbols at once, and yield each as soon as it is complete.
+
+    It omits symbols of which the caller has all rows already.
 
     Args:
         sender: Sends the requests.
-        listing: The symbols to read if `symbols` is None.
-        symbols: None reads every symbol that is trading.
-        ask: Returns the stretch to read of each.
+        listing: Returns the symbols if `symbols` is None.
+        symbols: The symbols to read; None for every symbol that is trading.
+        ask: Returns the stretch to read of each, given the exchange's time in Unix ms.
         timeout: Seconds for one page.
-        received: Unix ms up to which all rows of a symbol are known.
+        received: For each symbol, the instant (Unix ms) up to which the caller has all rows.
         on_progress: Called after each symbol.
 
     Raises:
         BinanceOIError: The list of symbols could not be read.
-        ClientClosedError: The client was closed meanwhile.
+        ClientClosedError: The client was closed during the run.
     """
     sender.check_usable()
     terms = Terms(timeout, None, bulk=True)
@@ -360,7 +367,7 @@ async def _read_or_error(reader: Reader, symbol: str) -> History:
 
 
 class _Progress:
-    """Counts finished symbols, and estimates the time that is left."""
+    """Counts finished symbols, and estimates the remaining time."""
 
     def __init__(
         self, reader: Reader, names: Sequence[str], on_progress: OnProgress | None
@@ -371,7 +378,7 @@ class _Progress:
         self._began = reader.loop_time
 
     def tell(self, result: History) -> None:
-        """Report that one more symbol is done."""
+        """Report that one more symbol is finished."""
         self._done += 1
         del self._pages[result.symbol]
         if self._on_progress is None:
