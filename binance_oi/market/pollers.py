@@ -1,9 +1,9 @@
 """The polls of one client: the weight that they need together, and the schedule of each.
 
 The rule of this file: polls with the same period are one group. They share their requests, so each
-symbol of the group counts once. They share one schedule, so their slots are the same. A group that
-no longer fits into the budget runs the next slower schedule that fits, and returns to its own when
-there is room again.
+symbol of the group needs its weight only once. They share one schedule, so their slots are the
+same. If a group no longer fits into the budget, it runs the next slower schedule that fits. When
+there is room again, it returns to the requested schedule.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from binance_oi.market.snapshot import Snapshot
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-SLOT_SLACK = 0.001  # s: a value that came so shortly before a slot belongs to the slot
+SLOT_SLACK = 0.001  # s: a sweep may use an answer that came so shortly before its slot
 
 
 class Sweep(Protocol):
@@ -32,11 +32,11 @@ class Sweep(Protocol):
         """Read `names`.
 
         Args:
-            names: Symbols.
-            notional: Read mark prices as well.
+            names: The symbols.
+            notional: Whether to read mark prices too.
             deadline: Seconds for the whole sweep.
-            since: Loop time; an answer that came since then is used again. None reads every symbol
-                anew, because no other poll reads it.
+            since: The sweep may use answers that came at this loop time or later, to requests of
+                other polls. None if there is no other poll: it requests every symbol.
         """
         ...
 
@@ -54,7 +54,7 @@ class Demands(Protocol):
 
 
 class NoDemands:
-    """No demands, for a reader that shares no budget."""
+    """Has no demands; for a reader that shares no budget."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
         """Do nothing."""
@@ -69,7 +69,7 @@ class Pollers:
 
     Args:
         demands: The demands of all pollers that share the budget.
-        usage: Gives the budget at this moment.
+        usage: Returns the state of the budget at this moment.
         sweep: Reads many symbols once.
         pause: Sleeps; raises `ClientClosedError` as soon as the client is closed.
     """
@@ -88,17 +88,17 @@ class Pollers:
         self._groups: dict[float, Group] = {}  # by the requested period
 
     def group(self, every: float) -> "Group":
-        """The group of the polls that request this period (s); made if there is none."""
+        """Return the group of the polls that request this period, s; makes it if it is new."""
         group = self._groups.get(every)
         if group is None:
             group = self._groups[every] = Group(self, every)
         return group
 
     def choose(self, names: Sequence[str], notional: bool) -> float:
-        """Choose the shortest automatic schedule that fits with room for a tenth more symbols.
+        """Choose the shortest automatic schedule that would fit with a tenth more symbols.
 
-        If none has that room, choose the shortest that fits. A schedule that other polls of this
-        client run already needs weight only for symbols that they do not read.
+        If there is none, choose the shortest that fits. If other polls of this client run a
+        schedule already, this poll needs weight only for the symbols that they do not read.
 
         Raises:
             MisfitError: No automatic schedule fits.
@@ -123,7 +123,7 @@ class Pollers:
         return room.fits(load.grown if grow else load, every)
 
     def choose_without_list(self, notional: bool) -> float:
-        """Choose a schedule for the usual number of symbols."""
+        """Choose a schedule for `USUAL_SYMBOLS` symbols."""
         room = Room(self.usage(), self.demands.demand(None))
         return room.shortest(Load(USUAL_SYMBOLS, notional).grown) or AUTOMATIC[-1]
 
@@ -164,18 +164,19 @@ class Group:
         self.every: float = requested
         """Seconds from slot to slot of the schedule that runs now."""
         self.why: str = ""
-        """Why that is not the requested schedule; empty if it is."""
+        """Why `every` is not the requested period; empty if it is."""
         self.polls: int = 0
+        """The number of polls."""
         self._pollers = pollers
-        self._names: Counter[str] = Counter()
-        self._polls_with_prices = 0  # polls that read mark prices
+        self._names: Counter[str] = Counter()  # how many of the polls read each symbol
+        self._polls_with_prices = 0  # number of polls that read mark prices
         self.declared: float = 0.0
-        """The weight a minute that the group declared last."""
-        self._checked_at = -math.inf  # loop time
+        """The weight per minute that the group has last declared."""
+        self._checked_at = -math.inf  # loop time at which `renew` last chose a schedule
 
     @property
     def load(self) -> Load:
-        """The load of one sweep for all polls of the group."""
+        """The load of one sweep that serves all polls of the group."""
         return Load(len(self._names), self._polls_with_prices > 0)
 
     def add(self, names: Sequence[str], notional: bool) -> bool:
@@ -205,13 +206,13 @@ class Group:
                 del self._names[name]
 
     def load_with(self, names: Sequence[str], notional: bool) -> Load:
-        """The load of the group with another poll of these symbols."""
+        """Return the load of the group if a poll of these symbols joins it."""
         more = sum(name not in self._names for name in names)
         return Load(len(self._names) + more, self._polls_with_prices > 0 or notional)
 
     @property
     def room(self) -> Room:
-        """The room that the polls which started before leave to this group."""
+        """The room that is left after all pollers that began before this group."""
         return Room(self._pollers.usage(), self._pollers.demands.demand(self))
 
     def misfit(self) -> MisfitError | None:
@@ -220,7 +221,7 @@ class Group:
         return None if room.fits(load, self.requested) else room.misfit(load, self.requested)
 
     def declare(self, *, anew: bool = False) -> None:
-        """Declare the weight a minute that the group needs."""
+        """Declare the weight per minute that the group needs."""
         self.declared = self.load.rate(self.every) if self.polls else 0.0
         self._pollers.demands.declare(self, self.declared, anew=anew)
 
@@ -233,7 +234,11 @@ class Group:
         self._pollers.demands.declare(self, self.declared)
 
     def adapt(self) -> None:
-        """Run the schedule that fits now: the requested one, or the next slower one."""
+        """Run the schedule that fits now: the requested one, or the next slower one that fits.
+
+        To return to a shorter schedule, it needs room for a tenth more symbols. So a small change
+        does not switch schedules again and again.
+        """
         load, before, room = self.load, self.every, self.room
         if room.fits(load, self.requested) and (
             before == self.requested or room.fits(load.grown, self.requested)
@@ -263,7 +268,7 @@ class ClientPoll:
 
     Args:
         pollers: All polls of the client.
-        every: Seconds from slot to slot; None takes the shortest schedule that fits.
+        every: Seconds from slot to slot; None chooses the shortest schedule that fits.
         notional: Whether the poll reads mark prices.
     """
 
@@ -283,7 +288,7 @@ class ClientPoll:
         return self._group
 
     def read(self, names: tuple[str, ...]) -> None:
-        """Read these symbols from now on."""
+        """From now on, read these symbols."""
         if self._group is None:
             self._begin(names)
         elif names != self._names:
@@ -292,7 +297,7 @@ class ClientPoll:
             self._group.renew()
 
     def begin_without_list(self) -> None:
-        """Choose a schedule for the usual number of symbols: the list could not be read."""
+        """Choose a schedule for the usual number of symbols, because we could not read the list."""
         if self._group is None and self._requested is None:
             self._requested = self._pollers.choose_without_list(self._notional)
 
@@ -303,7 +308,8 @@ class ClientPoll:
         if self._group.add(names, self._notional) or self._group.why:
             self._group.declare(anew=True)
             self.misfit = self._group.misfit()
-            # Another poll may have been quicker, or there are more symbols than planned.
+            # A chosen schedule may not fit: another poll took the room first, or there are more
+            # symbols than we assumed without the list.
             if self.misfit is not None and self._is_chosen:
                 self.yield_room()
 
@@ -331,7 +337,7 @@ class ClientPoll:
 
     @property
     def why(self) -> str:
-        """Why that is not the requested schedule; empty if it is."""
+        """Why `every` is not `requested`; empty if it is."""
         return "" if self._group is None else self._group.why
 
     @property

@@ -1,24 +1,24 @@
 """Snapshots on a schedule that follows the clock.
 
-The rule of this file: no slot is lost silently. Each slot has a snapshot, or is in a `Gap` with its
-reason, in the order of the schedule:
+The rule of this file: no slot is lost silently. For each slot, in order, the poll yields a
+snapshot, or a `Gap` with its reason:
 
-    overrun     the previous sweep was still under way
-    limited     the previous sweep was still under way: after a 429, nothing could be sent
-    banned      the exchange banned this IP address
-    budget      the budget had no room in time, or the schedule does not fit into it and a slower
-                one runs instead
-    forbidden   the firewall or the region forbids the requests
-    outage      the exchange failed, or the network between it and us
-    unknown, not_trading   the exchange has open interest of none of the named symbols
+    overrun     the previous sweep was still running
+    limited     the previous sweep was still running, because it had to wait after a 429
+    banned      the exchange had banned this IP address
+    budget      the budget had no room in time; or the schedule does not fit into the budget, and
+                a slower one runs instead
+    forbidden   the firewall refused the requests, or the exchange does not serve this region
+    outage      the exchange failed, or the network did
+    unknown, not_trading   the exchange has no open interest for any of the named symbols
     late        the caller did not take the next snapshot in time, or the machine was suspended
-    clock       somebody set the clock of this machine forward, and the slots were never due
+    clock       someone set the clock of this machine forward, past these slots
 
-After the clock was set back, slots come a second time. No slot is missing, so the gap `clock` is
-empty: it begins at the slot where the schedule continues, and ends before it.
+If someone sets the clock back, slots occur a second time. Then no slot is missing, so the gap
+`clock` is empty: it begins at the slot with which the schedule continues, and ends before it.
 
-A recorder adds two reasons: `storage` (the sweep was read and not written) and `stopped` (no
-recorder ran).
+A recorder adds two reasons: `storage` (it has read the sweep, but could not write it) and `stopped`
+(no recorder ran).
 
 Slots are multiples of the period since 1970: every 20 s means :00, :20 and :40. The time that a
 sweep takes does not shift the next slot.
@@ -55,18 +55,18 @@ from binance_oi.times import instant, plain
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LISTING_LEAD = 5.0  # s before a slot at which the list of symbols is read again
+LISTING_LEAD = 5.0  # s before a slot at which we read the list of symbols again
 _REFUSED = (UnknownSymbolError, SymbolNotTradingError)
 EVENLY = "; after a start or a ban, requests are sent evenly for a minute"
-LONGEST_COOLDOWN = 60.0  # s: a sweep waits until the cooldown of a 429 ends with the minute
+LONGEST_COOLDOWN = 60.0  # s that a sweep may wait after a 429: its cooldown ends with the minute
 
 
 class Reader(Protocol):
-    """The part of a client that polling uses."""
+    """The calls of a client that polling uses."""
 
     @property
     def usage(self) -> Usage:
-        """The budget at this moment."""
+        """The state of the budget at this moment."""
         ...
 
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
@@ -92,7 +92,7 @@ async def poll(
     notional: bool = False,
     clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Snapshot, None]:
-    """Yield snapshots on a schedule; the slots missed between two are in `Snapshot.missed`.
+    """Yield snapshots on a schedule; `Snapshot.missed` has the slots missed before each one.
 
     See `binance_oi.client.OpenInterestClient.poll`.
     """
@@ -116,9 +116,9 @@ async def begin_plan(
 ) -> "Plan":
     """Begin a plan for `sweeps`, and declare its demand to other polls.
 
-    The caller calls `Plan.end` at the end. It raises the errors of `sweeps`, with two exceptions:
-    when the exchange does not answer, the error is in `Plan.trouble`; when the schedule does not
-    fit, the error is in `Plan.misfit`.
+    At the end the caller must call `Plan.end`. The call raises the errors of `sweeps`, except two:
+    if the exchange does not answer, the error is in `Plan.trouble`; if the schedule does not fit
+    into the budget, the error is in `Plan.misfit`.
     """
     plan = Plan(reader, symbols, every, notional)
     try:
@@ -139,19 +139,19 @@ async def sweeps(
     begin: int | None = None,
     plan: "Plan | None" = None,
 ) -> AsyncGenerator[Snapshot | Gap, None]:
-    """Yield the outcome of every slot, one after the other, for ever: a snapshot or a gap.
+    """Yield the outcome of every slot in order, without end: a snapshot or a gap.
 
-    When the schedule no longer fits into the budget, the polls continue with the next slower one of
-    `plan.AUTOMATIC` that fits. The requested slots without a sweep are then gaps `budget`.
+    If the schedule no longer fits into the budget, the poll continues with the next slower schedule
+    of `plan.AUTOMATIC` that fits. It then yields gaps `budget` for the requested slots between.
 
     Args:
         reader: A client.
-        symbols: None follows the exchange's list.
-        every: Seconds from slot to slot; None takes the shortest schedule that fits.
-        notional: Read mark prices as well.
-        clock: Gives Unix seconds.
-        begin: The first slot, Unix ms, at most a period away; None begins with the next one.
-        plan: A plan of `begin_plan`, instead of `symbols`, `every` and `notional`.
+        symbols: The symbols to read; None follows the exchange's list.
+        every: Seconds from slot to slot; None chooses the shortest schedule that fits.
+        notional: Whether to read mark prices too.
+        clock: Returns Unix seconds.
+        begin: The first slot, Unix ms, at most a period away; None for the next one.
+        plan: A plan of `begin_plan`, in place of `symbols`, `every` and `notional`.
 
     Raises:
         ValueError: The schedule does not fit into the budget.
@@ -195,7 +195,7 @@ async def _run_plan(
 async def _outcomes(market: "Plan", schedule: Schedule, slot: int) -> Sequence[Snapshot | Gap]:
     """Wait for `slot`; return its outcome, and those of the slots that pass during its sweep.
 
-    The list is empty when the plan switches to another schedule.
+    The list is empty if the plan switches to another schedule before the slot.
     """
     reached = await schedule.reach(slot, LISTING_LEAD)
     if reached:
@@ -226,7 +226,7 @@ async def _sweep(market: "Plan", schedule: Schedule, slot: int) -> list[Snapshot
 
 
 def _log_gap(outcome: Snapshot | Gap, logged: str) -> str:
-    """Log a gap unless the previous one had the same reason; log a set clock each time."""
+    """Log a gap unless the previous one had the same reason; always log a gap `clock`."""
     if isinstance(outcome, Snapshot):
         return ""
     if outcome.last < outcome.first:
@@ -237,10 +237,11 @@ def _log_gap(outcome: Snapshot | Gap, logged: str) -> str:
 
 
 class Plan:
-    """The symbols of a poll, its schedule, and what it remembers from sweep to sweep.
+    """The symbols of a poll, its schedule, and its state from sweep to sweep.
 
-    Symbols that the caller names need no list. If there is one, the sweeps leave out named symbols
-    that the exchange would refuse, and each snapshot has an error for each of them.
+    If the caller names the symbols, the poll can begin without the exchange's list. As soon as it
+    has the list, its sweeps omit named symbols that the exchange would refuse. Each snapshot then
+    has an error for each of these symbols.
     """
 
     def __init__(
@@ -253,13 +254,13 @@ class Plan:
         self._poll = ClientPoll(_pollers_of(reader), every, notional)
         self._is_begun = self._yields = False
         self._names: tuple[str, ...] | None = None
-        self._absent: dict[str, BinanceOIError] = {}  # named symbols that the sweeps leave out
-        self._listed = False  # whether a list was read
+        self._absent: dict[str, BinanceOIError] = {}  # named symbols that the sweeps omit
+        self._listed = False  # whether we have read the exchange's list
         self._refused = frozenset[str]()  # named symbols that the previous sweep could not read
-        self._priceless = False  # whether the previous sweep lacks the mark prices it should have
-        self._times: dict[str, int] = {}
+        self._priceless = False  # whether the previous sweep could not read mark prices
+        self._times: dict[str, int] = {}  # the latest transaction time of each symbol, Unix ms
         self.trouble: BinanceOIError | TimeoutError | None = None
-        """Why the latest attempt to read the list of symbols failed; None if it did not."""
+        """Why the latest attempt to read the list of symbols failed; None if it succeeded."""
 
     # -- the schedule ------------------------------------------------------------------------
 
@@ -299,12 +300,12 @@ class Plan:
                 logger.warning("the list of symbols could not be read yet: %s", self.trouble)
 
     def check_fits(self) -> None:
-        """Raise the misfit, if there is one and `yield_room` was not called."""
+        """Raise `misfit` if there is one, unless the caller has called `yield_room`."""
         if self._poll.misfit is not None and not self._yields:
             raise self._poll.misfit
 
     def yield_room(self) -> None:
-        """When the requested schedule does not fit, run the next slower one that does."""
+        """Run the next slower schedule if the requested one does not fit, now or later."""
         self._yields = True
         if self._poll.misfit is not None:
             self._poll.yield_room()
@@ -340,7 +341,7 @@ class Plan:
             self._apply_list(info)
 
     def _apply_list(self, info: ExchangeInfo) -> None:
-        """Sweep the symbols that the list allows from now on."""
+        """From now on, sweep the symbols that the list allows."""
         if self._wanted is None:
             self._set_names(info.trading)
             return
@@ -351,7 +352,7 @@ class Plan:
         self._set_names(tuple(name for name in self._wanted if name not in absent))
 
     def _set_names(self, names: tuple[str, ...]) -> None:
-        """Sweep these symbols from now on."""
+        """From now on, sweep these symbols."""
         if names == self._names:
             return
         if self._names is not None:
@@ -400,7 +401,7 @@ class Plan:
         return Gap(slot, slot, gap_reason(first), str(first))
 
     def _with_absent(self, errors: Mapping[str, BinanceOIError]) -> Mapping[str, BinanceOIError]:
-        """The errors of a sweep and those of `_absent`, in the order of the request."""
+        """Return the errors of a sweep and those of `_absent`, in the order of the request."""
         if not self._absent:
             return errors
         known = {**errors, **self._absent}
@@ -417,19 +418,19 @@ class Plan:
         self._refused = frozenset(refused)
 
     def _warn_of_no_prices(self, error: BinanceOIError | None) -> None:
-        """Warn that snapshots have no mark prices, once until they have some again."""
+        """Warn if a sweep could not read mark prices; again only after one could."""
         if error is not None and not self._priceless:
             logger.warning("the mark prices could not be read: %s", error)
         self._priceless = error is not None
 
     def _unchanged(self, snapshot: Snapshot) -> frozenset[str]:
-        """The symbols without a new value; a time that goes back is an older answer."""
+        """Return the symbols without a new value. An earlier time than before is not new either."""
         old = frozenset(n for n, v in snapshot.items() if v.time <= self._times.get(n, -1))
         self._times.update({n: v.time for n, v in snapshot.items() if n not in old})
         return old
 
     def obstacle(self, begun: int) -> tuple[str, str]:
-        """The reason and the detail of why the sweep for `begun` is still under way."""
+        """Return the reason and the detail of a gap during the sweep for slot `begun`."""
         usage = self._reader.usage
         since = f"the sweep of {instant(begun):%T} is under way"
         if Reason.CAUTION in usage.waiting_for:
@@ -442,7 +443,7 @@ class Plan:
 
 
 def _pollers_of(reader: Reader) -> Pollers:
-    """The polls of the reader's client; a reader that shares nothing gets new ones."""
+    """Return the polls of the reader's client; new ones if the reader is not `Sharing`."""
     if isinstance(reader, Sharing):
         return reader.pollers
 
@@ -455,10 +456,10 @@ def _pollers_of(reader: Reader) -> Pollers:
 
 
 def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIError]:
-    """The named symbols that the exchange would refuse according to its list, with the errors.
+    """Return an error for each named symbol that the exchange would refuse, according to its list.
 
-    A list from which rows were left out proves nothing about a name that is missing in it: the
-    sweep asks the exchange for such a symbol.
+    If our decoder has omitted rows of the list, a missing name may be one of them. Then the sweep
+    requests the symbol.
     """
     statuses = {listed.symbol: listed.status for listed in info.symbols}
     trading, absent = set(info.trading), dict[str, BinanceOIError]()
