@@ -1,6 +1,6 @@
 """Slots of a schedule that have no snapshot, and the word for the reason.
 
-The rule of this file: a gap is a value. `polling` says what each reason means.
+The rule of this file: it defines a value. `polling` explains each reason.
 """
 
 from typing import NamedTuple
@@ -33,9 +33,10 @@ class _Gap(NamedTuple):
     last: int
     """The last slot missed, Unix ms; the same as `first` if the gap is one slot."""
     reason: str
-    """One word: see `binance_oi.market.polling`, and of a history `binance_oi.market.history`."""
+    """One word. `binance_oi.market.polling` explains the reasons of a poll,
+    `binance_oi.market.history` and `binance_oi.market.archive` those of the past."""
     detail: str = ""
-    """More about the reason, in words for people."""
+    """More about the reason, as text for people."""
 
 
 class Gap(_Gap, Encodable):
@@ -43,8 +44,9 @@ class Gap(_Gap, Encodable):
 
     In a history, the slots are instants that have no row.
 
-    After the clock was set back, slots come a second time and none is missing: the gap is empty.
-    Its `first` is the slot at which the schedule continues, and its `last` is the slot before.
+    If someone sets the clock back, slots occur a second time, and none is missing. Then the gap is
+    empty: its `first` is the slot with which the schedule continues, and its `last` is the slot
+    before that.
     """
 
     __slots__ = ()
@@ -68,5 +70,5 @@ def add_gap(gaps: list[Gap], gap: Gap, period: int) -> None:
 
 
 def gap_reason(error: BinanceOIError) -> str:
-    """The word for `error` in a gap."""
+    """Return the word for `error` in a gap."""
     return next((word for kind, word in REASONS if isinstance(error, kind)), "outage")

@@ -1,7 +1,7 @@
 """The whole market at one moment, as far as single requests can show it.
 
-The rule of this file: a value is never lost and never invented. Each symbol without a value has its
-error in `errors`. Symbols keep the order of the request, and numbers stay exact.
+The rule of this file: each requested symbol has either its value or its error. Symbols keep the
+order of the request, and numbers stay exact.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,43 +32,44 @@ class Value(TypedDict):
 
     symbol: str
     open_interest: str
-    """With the exchange's digits."""
+    """The open interest, with the digits that the exchange sent."""
     time: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot(Mapping[str, OpenInterest], Encodable):
-    """Open interest by symbol, in the order of the request; failures are in `errors`.
+    """Open interest by symbol, in the order of the request.
 
-    `len`, `in` and iteration cover the symbols that have a value.
+    It is a mapping of the symbols that have a value. `errors` has the other symbols.
     """
 
     values_by_symbol: Mapping[str, OpenInterest] = field(repr=False)
+    """The values by symbol; the same as the snapshot itself."""
     errors: Mapping[str, BinanceOIError]
-    """Why a symbol has no value, by symbol, in the order of the request."""
+    """The error of each symbol that has no value, by symbol, in the order of the request."""
     started: datetime
     """When the sweep began (aware UTC, this machine's clock)."""
     finished: datetime
     """When the last answer came (aware UTC, this machine's clock)."""
     weight: int
-    """Weight of all requests that the sweep sent, with retries and exchangeInfo. Polls that share a
-    snapshot share its weight as well."""
+    """The weight of all requests of the sweep, retries and exchangeInfo included. If several polls
+    share a snapshot, each of their snapshots has this whole weight."""
     received_ms: Mapping[str, int] = field(default_factory=dict[str, int], repr=False)
     """When each answer came, by symbol (Unix ms, this machine's clock)."""
     mark_prices: Mapping[str, MarkPrice] = field(default_factory=dict[str, MarkPrice], repr=False)
     """Mark prices by symbol; empty without `notional=True`."""
     notional_error: BinanceOIError | None = None
-    """Why `mark_prices` is empty in spite of `notional=True`."""
+    """Why `mark_prices` is empty although the caller set `notional=True`; otherwise None."""
     slot: datetime | None = None
     """The slot of the schedule (aware UTC); None outside of `poll`."""
     next_slot: datetime | None = None
     """When the next snapshot is due (aware UTC); None outside of `poll`."""
     unchanged: frozenset[str] = frozenset()
-    """Symbols whose `time` is that of the previous snapshot: no new observation."""
+    """Symbols with the same `time` as in the previous snapshot, so that their value is not new."""
     missed: tuple[Gap, ...] = ()
-    """Slots without a snapshot since the previous one, with the reasons.
+    """The slots without a snapshot since the previous snapshot, with the reasons.
 
-    An empty gap `clock` among them means that the clock was set back, so slots repeat.
+    An empty gap `clock` among them means that someone set the clock back, so that slots repeat.
     """
 
     def __getitem__(self, symbol: str) -> OpenInterest:
@@ -88,9 +89,9 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
 
     @property
     def notional(self) -> dict[str, Decimal]:
-        """Open interest in units of the quote asset: exactly open interest times mark price.
+        """Open interest in units of the quote asset, by symbol: open interest times mark price.
 
-        It has the symbols with a value and a mark price.
+        The product is exact. It has only symbols with both a value and a mark price.
         """
         return {
             symbol: notional(value.open_interest, self.mark_prices[symbol].mark_price)
@@ -99,9 +100,9 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         }
 
     def to_dicts(self) -> list[Value]:
-        """One dictionary for each value, ready for any JSON encoder.
+        """Return one dictionary for each value, ready for any JSON encoder.
 
-        `to_columns` has decimals instead of text. `to_dict` adds errors, times and gaps.
+        `to_columns` returns decimals instead of text. `to_dict` adds errors, times and gaps.
         """
         return [
             Value(symbol=v.symbol, open_interest=digits(v.open_interest), time=v.time)
@@ -109,28 +110,29 @@ class Snapshot(Mapping[str, OpenInterest], Encodable):
         ]
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The values for any reader of Arrow: ``pyarrow.table(snapshot)``, polars, DuckDB.
+        """Export the values to any library that reads Arrow, as in ``pyarrow.table(snapshot)``.
 
-        Decimals are exact, times are UTC. With mark prices there is a column `notional`. A row with
-        more than 20 digits before the point or 18 after it is left out, with a warning.
+        Decimals are exact, and times are UTC. If there are mark prices, there is a column
+        `notional`. The stream omits rows with more than 20 digits before the point, or more than 18
+        after it, and logs a warning.
 
         Raises:
-            ModuleNotFoundError: pyarrow is missing; it comes with the extra `parquet`.
+            ModuleNotFoundError: pyarrow is not installed; the extra `parquet` installs it.
         """
         batch = Batch.of(list(self.rows()))
         return arrow.stream([batch], arrow.Columns.of([batch]), "snapshot", requested_schema)
 
     def rows(self) -> Iterator[Row]:
-        """The values as rows, in the order of the request.
+        """Yield the values as plain rows, in the order of the request.
 
-        `received` is the time of the answer, or the end of the sweep if that time is unknown.
+        The field `received` is the time of the answer; if that is unknown, the end of the sweep.
         """
         finished = unix_ms(self.finished)
         for symbol, value in self.items():
             yield row(value, self.received_ms.get(symbol, finished), self.mark_prices.get(symbol))
 
     def to_columns(self) -> Columns:
-        """One list for each field, ready for a data frame."""
+        """Return one list per field, as the constructor of a data frame takes it."""
         return Columns(
             symbol=[v.symbol for v in self.values()],
             open_interest=[v.open_interest for v in self.values()],

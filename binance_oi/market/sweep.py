@@ -1,7 +1,7 @@
-"""One pass over many symbols, as close together as the budget allows.
+"""Reads many symbols once, as closely together in time as the budget allows.
 
-The rule of this file: when one symbol fails, the others go on. Only the end of the client stops
-them.
+The rule of this file: if one symbol fails, the sweep continues with the others. Only the end of the
+client stops it.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.shared_calls import SharedCalls
 
 CLOCK_TOLERANCE = (
-    0.001  # s by which one moment may differ when two callers compute it from two clocks
+    0.001  # s by which two callers may compute one moment differently, from two clocks
 )
 
 Progress = Callable[[int, int], None]
@@ -49,8 +49,8 @@ class Sweeps:
 
     Args:
         sender: Sends the requests.
-        listing: The symbols to read when the caller names none. The exchange's refusal of a listed
-            symbol makes the list doubtful.
+        listing: Returns the symbols if the caller names none. If the exchange refuses a listed
+            symbol, the sweep reports that to the listing, which then reads the list again.
     """
 
     def __init__(self, sender: Sender, listing: Listing) -> None:
@@ -58,14 +58,14 @@ class Sweeps:
         self._values: Answers[OpenInterest] = Answers(sender)
         self._prices: Answers[MarkPrices] = Answers(sender)
         self._shared: SharedCalls[Snapshot] = SharedCalls()
-        # Of each running sweep: its `since`, the end of its time, and its number.
+        # For each running sweep: its `since`, its deadline (both loop time), and its number.
         self._running: dict[Hashable, tuple[float, float, int]] = {}
         self._numbers = count()
 
     async def read(
         self, name: str, terms: Terms, since: float = ALWAYS_ASK
     ) -> Answer[OpenInterest]:
-        """Read open interest of one symbol; the answer came at `since` (loop time) or later."""
+        """Read open interest of one symbol, or return an answer of `since` (loop time) or later."""
         ask = partial(self._sender.send, open_interest(name), terms)
         return await self._values.read(name, ask, terms, since)
 
@@ -76,7 +76,10 @@ class Sweeps:
     async def join(
         self, names: tuple[str, ...] | None, terms: Terms, *, notional: bool, since: float
     ) -> Snapshot:
-        """Sweep, or share a running sweep of the same symbols whose values are as fresh."""
+        """Sweep, or share a running sweep of the same symbols if its values are fresh enough.
+
+        Its `since` and its deadline must be as late as ours.
+        """
         key = names, notional, terms.max_wait
         oldest, ends, number = self._running.get(key, (-math.inf, -math.inf, -1))
         if oldest < since - CLOCK_TOLERANCE or ends < terms.ends - CLOCK_TOLERANCE:
@@ -104,11 +107,12 @@ class Sweeps:
         """Read all symbols, as many at once as there are connections.
 
         Args:
-            names: None reads every symbol that is trading.
-            terms: The terms of all requests together; afterwards `terms.charged` has their weight.
-            notional: Read mark prices as well.
-            on_progress: Called with the number of symbols done and the number of all.
-            since: Loop time; an answer that came at this time or later is used again.
+            names: The symbols; None for every symbol that is trading.
+            terms: The terms of all requests together. The call adds their weight to
+                `terms.charged`.
+            notional: Whether to read mark prices too.
+            on_progress: Called with the number of finished symbols and the number of all symbols.
+            since: The sweep may use answers that came at this loop time or later.
 
         Raises:
             BinanceOIError: The list of symbols could not be read.
@@ -142,7 +146,7 @@ class Sweeps:
     async def _value_or_error(
         self, symbol: str, terms: Terms, since: float
     ) -> tuple[OpenInterest | BinanceOIError, float]:
-        """The value or the error of a symbol, and its age in seconds."""
+        """Return the value or the error of a symbol, and the age of the answer in seconds."""
         try:
             answer = await self.read(symbol, terms, since)
         except ClientClosedError:
@@ -167,7 +171,7 @@ class Sweeps:
 
 @asynccontextmanager
 async def _opening_connections(sender: Sender, count: int) -> AsyncGenerator[None]:
-    """Open `count` connections while the first request is under way.
+    """Open `count` connections at once, while the block sends the first requests.
 
     A handshake takes as long as two answers, and costs no weight.
     """
@@ -180,7 +184,7 @@ async def _opening_connections(sender: Sender, count: int) -> AsyncGenerator[Non
 
 
 async def _run_all(jobs: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run all jobs; when one fails, cancel the others before its error is raised."""
+    """Run all jobs concurrently. If one fails, cancel the others, and then raise its error."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)
