@@ -1,16 +1,17 @@
 """Reads open interest since 2020 from the exchange's public archive, day by day.
 
-The rule of this file: every row comes from the archive. Nothing is interpolated, and each stretch
-without rows is a hole with its reason:
+The rule of this file: every row comes from the archive; we interpolate nothing. A stretch of time
+without rows is a hole, with its reason:
 
     no_file         the archive has no file for that day, or none with a checksum
-    not_published   there is no file for one of the last two days: it may still appear
+    not_published   the day is one of the last two, and its file may still appear
     no_row          the file has no row for the instant
-    no_value        the row has no open interest, or none above 0
-    unreadable      the file could not be read: see `ArchiveDay.error`
+    no_value        the row has no open interest, or an open interest of 0
+    unreadable      we could not read the file; see `ArchiveDay.error`
 
-A cached file counts only while its checksum equals the one that the archive publishes now. So an
-incomplete, damaged or outdated file is downloaded again, and a killed run continues where it ended.
+We use a cached file only if its checksum equals the one that the archive publishes now. So a file
+that is incomplete, damaged or outdated is downloaded again, and a run that was killed continues
+with the next file.
 """
 
 import asyncio
@@ -71,13 +72,13 @@ DETAILS = {
     NO_VALUE: "the row has no open interest above 0",
 }
 
-FIRST_DAY = date(2020, 9, 1)  # of BTCUSDT; most others begin on 2021-12-01 [O] 2026-11
-PUBLISHED_WITHIN_MS = 2 * DAY_MS  # of the day's end; usually a file appears a day later [O] 2026-11
+FIRST_DAY = date(2020, 9, 1)  # for BTCUSDT; most others begin on 2021-12-01 [O] 2026-11
+PUBLISHED_WITHIN_MS = 2 * DAY_MS  # from the end of a day until its file appears; 1 day [O] 2026-11
 MAX_CONNECTIONS = 4
-AHEAD = 8  # files that are read ahead of the caller
-TRIES = 3  # until checksum and file match: the archive may replace both between the two requests
+AHEAD = 8  # files that we read before the caller takes them
+TRIES = 3  # requests for a file and its checksum, because the archive may replace both in between
 TRY_AGAIN_S = 2.0
-FAILED_IN_A_ROW = 3  # days; so many failures mean that the archive itself is out of reach
+FAILED_IN_A_ROW = 3  # days; after so many failures, we stop: the archive itself does not answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,21 +86,23 @@ class ArchiveDay(Encodable):
     """One day (UTC) of one symbol: each instant once, sorted by time."""
 
     symbol: str
+    """The symbol."""
     day: date
+    """The day, UTC."""
     written: tuple[InstantRow, ...] = field(default=(), repr=False)
-    """The rows with their numbers as text, as the archive has them and a recording keeps them."""
+    """The rows, with numbers as the text that the archive has; a recording stores this text."""
     holes: tuple[Gap, ...] = ()
-    """Stretches without rows, each from its first to its last missing instant."""
+    """The stretches without rows, each from its first to its last missing instant."""
     odd_rows: tuple[str, ...] = ()
-    """The first eight rows of the file that were left out, each with the reason."""
+    """The first eight odd rows of the file, which `written` omits, each with the reason."""
     odd: int = 0
-    """The number of rows that were left out."""
+    """The number of odd rows."""
     repeated: int = 0
-    """The number of rows that repeat another row."""
+    """The number of rows that repeat an instant of another row."""
     is_cached: bool = False
     """Whether the file came from the cache, with the checksum that the archive publishes now."""
     error: BinanceOIError | None = None
-    """Why there are no rows."""
+    """Why there are no rows; None if the file could be read, or if there is none."""
 
     def __len__(self) -> int:
         return len(self.written)
@@ -110,13 +113,17 @@ class ArchiveDay(Encodable):
 
 class _ArchiveProgress(NamedTuple):
     symbol: str
+    """The symbol of the latest day."""
     day: date
+    """The latest day."""
     done: int
-    """Days that are read, of all symbols."""
+    """The number of days read so far, over all symbols."""
     days: int
-    """Days to read, of all symbols."""
+    """The number of days to read, over all symbols."""
     rows: int
+    """The number of rows so far."""
     requests: int
+    """The number of requests so far."""
 
 
 class ArchiveProgress(_ArchiveProgress, Encodable):
@@ -127,11 +134,12 @@ class ArchiveProgress(_ArchiveProgress, Encodable):
 
 class _Stretch(NamedTuple):
     first: int
-    """Unix ms."""
+    """The first instant, Unix ms."""
     last: int
+    """The last instant, Unix ms."""
 
     def days(self) -> Iterator[date]:
-        """Each day (UTC) that the stretch touches."""
+        """Yield each day (UTC) of which the stretch has a part."""
         day, last = instant(self.first).date(), instant(self.last).date()
         while day <= last:
             yield day
@@ -139,12 +147,12 @@ class _Stretch(NamedTuple):
 
     @property
     def day_count(self) -> int:
-        """The number of days that the stretch touches."""
+        """The number of these days."""
         return max(0, self.last // DAY_MS - self.first // DAY_MS + 1)
 
 
 class _File(NamedTuple):
-    """One file, or the error that prevented it; neither when the archive has no file."""
+    """One file, or the error of reading it; neither if the archive has no such file."""
 
     found: MetricsFile | None = None
     is_cached: bool = False
@@ -165,16 +173,17 @@ class Archive:
     It needs no client, and uses none of the exchange's limits.
 
     Args:
-        cache: A directory for the files; made when missing. Several archives and processes may
-            use one directory at the same time.
-        base_url: URL of the archive or of a mirror: ``https://host``, or ``http://`` on this
+        cache: A directory for the files; created if missing. Several archives and processes may use
+            one directory at the same time.
+        base_url: The URL of the archive or of a mirror: ``https://host``, or ``http://`` for this
             machine.
-        connections: The number of concurrent requests, at most 4.
-        pace: Requests per second.
-        timeout: Seconds for one file. A failure is tried again after 1, 5 and 25 s.
-        proxy: URL of an HTTP proxy, ``http://`` or ``https://``; the environment is ignored.
-        ssl: Replaces the default certificate checks.
-        clock: Unix seconds.
+        connections: The number of concurrent requests, 1 to 4.
+        pace: The most requests per second.
+        timeout: Seconds for one file. After a failure we try again, after 1, 5 and 25 s.
+        proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
+            proxies have no effect.
+        ssl: Replaces the default checks of certificates.
+        clock: Returns Unix seconds.
 
     Raises:
         TypeError: An argument has another type.
@@ -216,7 +225,7 @@ class Archive:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. May be repeated."""
+        """Close the connections. It may be called again."""
         await self._files.aclose()
 
     def days(
@@ -229,24 +238,25 @@ class Archive:
     ) -> AsyncGenerator[ArchiveDay, None]:
         """Yield each day of each symbol: symbol after symbol, and the oldest day first.
 
-        A day has its instants from 00:00 to 23:55; the row of 00:00 may come from the file of the
-        previous day. A file that cannot be read sets `error` of its day, and the iteration goes on.
-        Memory holds no more than a few days.
+        A day has its instants from 00:00 to 23:55, UTC. The row of 00:00 may come from the file of
+        the previous day. If a file cannot be read, its day has an `error`, and the iteration
+        continues. Memory contains only a few days at a time.
 
         Args:
             symbols: Names, such as ``BTCUSDT``.
             since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
-                None is 2020-09-01, before which the archive has nothing.
-            until: The last instant, given in the same way. None is the end of yesterday, and a
-                later one counts as that.
+                None for 2020-09-01, where the archive begins.
+            until: The last instant, given in the same way. None, or a later one, for the end of
+                yesterday.
             on_progress: Called after each day.
 
         Raises:
-            TypeError: At once: a bound is of another type.
-            ValueError: At once: a bound cannot be one, or `since` is later than `until`.
-            InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
-            BinanceOIError: The archive refuses this address, or did not answer for three days in a
-                row. The same call continues later with the files in the cache.
+            TypeError: The call itself raises it: a bound has another type.
+            ValueError: The call itself raises it: a bound is not a possible time, or `since` is
+                later than `until`.
+            InvalidSymbolError: The call itself raises it: one of `symbols` cannot be a symbol.
+            BinanceOIError: The archive refuses this IP address, or three files in a row could not
+                be read. The same call later uses the files in the cache.
             RecordingError: The cache cannot be read or written.
 
         Cost: one request for each cached day, and two for each other day; no weight.
@@ -276,7 +286,7 @@ class Archive:
     async def _files_of(
         self, symbols: Sequence[str], asked: _Stretch
     ) -> AsyncGenerator[tuple[str, date, _File], None]:
-        """Yield every file in order, and download a few files ahead of the caller."""
+        """Yield every file in order; download up to `AHEAD` files before the caller takes them."""
         wanted = ((symbol, day) for symbol in symbols for day in asked.days())
         ahead: deque[tuple[str, date, asyncio.Task[_File]]] = deque()
         failed = 0
@@ -299,14 +309,14 @@ class Archive:
             await _end([task for _, _, task in ahead])
 
     async def _file_before(self, symbol: str, day: date, asked: _Stretch, file: _File) -> _File:
-        """The file of the previous day, if the row of midnight can only be there."""
+        """Return the file of the previous day, if only that file can have the row of midnight."""
         midnight = midnight_ms(day)
         if asked.first > midnight or (file.found is not None and midnight in file.found.rows):
             return _NOTHING
         return await self._file(symbol, day - timedelta(days=1))
 
     async def _file(self, symbol: str, day: date) -> _File:
-        """One file, from the cache or from the archive.
+        """Read one file, from the cache or from the archive.
 
         Raises:
             ForbiddenError: The archive refuses this address.
@@ -350,7 +360,7 @@ def _is_outage(error: BinanceOIError | None) -> bool:
 
 
 def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile | None:
-    """The cached file, if it is the one that the archive has now."""
+    """Decode the cached file; None if there is none, or if the archive has another one now."""
     try:
         with place.open("rb") as file:
             data = file.read(MAX_ZIP + 1)
@@ -364,12 +374,12 @@ def _cached(place: Path, checksum: str, symbol: str, day: date) -> MetricsFile |
 
 
 def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
-    """Keep a file, and decode it.
+    """Write a file into the cache, and decode it.
 
-    A crash may leave an incomplete file: readers of the cache compare its checksum. The temporary
-    name is for people who use the files by hand: they never see a half-written file.
+    A crash may leave an incomplete file in spite of the rename. We notice that by its checksum. The
+    rename serves people who open the files by hand: they rarely see an incomplete one.
     """
-    # A name of its own: several archives may use one directory at the same time.
+    # The temporary name is random, because several archives may use one directory at once.
     part = place.with_name(f"{place.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -385,7 +395,7 @@ def _keep(place: Path, data: bytes, symbol: str, day: date) -> MetricsFile:
 def _day(
     symbol: str, day: date, asked: _Stretch, file: _File, before: _File, now: int
 ) -> ArchiveDay:
-    """The instants of one day, from its file; midnight may come from the file before it."""
+    """Make the day from its file. The row of midnight may come from the file before."""
     midnight = midnight_ms(day)
     first, last = max(asked.first, midnight), min(asked.last, midnight + DAY_MS - 1)
     found = file.found or MetricsFile()
@@ -411,7 +421,7 @@ def _day(
 
 
 def _holes(due: range, rows: Container[int], file: _File, before: _File, now: int) -> Sequence[Gap]:
-    """The stretches of instants without a row, each with its reason."""
+    """Return the stretches of instants without a row, each with its reason."""
     missing = [at for at in due if at not in rows]
     if not missing:  # nearly always
         return ()
@@ -436,11 +446,11 @@ def _blank_of(file: _File) -> Iterable[int]:
 
 
 def _stretch(since: Moment, until: Moment, now: int) -> _Stretch:
-    """The requested instants, no later than the end of yesterday.
+    """Return the requested stretch, which ends with yesterday at the latest.
 
     Raises:
-        TypeError: A bound is of another type.
-        ValueError: A bound is no moment, or the range ends before it begins.
+        TypeError: A bound has another type.
+        ValueError: A bound is not a possible time, or the stretch ends before it begins.
     """
     yesterday = now // DAY_MS * DAY_MS - 1
     check_moment("since", since)
