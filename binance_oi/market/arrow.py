@@ -1,14 +1,13 @@
 """Rows as Arrow: polars, pandas, DuckDB and pyarrow read them directly.
 
-The rule of this file: numbers arrive as the exchange's text and leave as decimals, never through a
-float; times are UTC. A number is never rounded: the row of a number that no column can hold is left
-out. This file imports pyarrow (the extra `parquet`) on its first use. pyarrow has no type hints, so
-no other module uses it.
+The rule of this file: it converts the exchange's text to decimals, without floats, and times to
+UTC. It rounds no number: if a number fits into no column, it omits the row. It imports pyarrow (the
+extra `parquet`) on its first use. pyarrow has no type hints, so no other module uses it.
 
-The columns of numbers are as narrow as the exchange's numbers allow, because a product needs the
-digits of both factors. pyarrow multiplies two decimals only when they have fewer than 38 digits
-together. DuckDB multiplies them only when the digits after the point leave room for those before
-it. Numbers that need more digits get a wider column, with the smallest scale that holds them.
+The columns of numbers are as narrow as the exchange's numbers allow. The reason is that a product
+needs the digits of both factors: pyarrow multiplies two decimals only if they have fewer than 38
+digits together, and DuckDB only if the digits after the point leave room for those before it. If
+numbers have more digits, their column is wider, with the smallest scale that is enough.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -26,14 +25,14 @@ PRECISION = 38  # digits: the widest decimal of polars and DuckDB
 SCALE = 18  # the most digits after the point
 WHOLE_DIGITS = PRECISION - SCALE  # the most digits before the point
 PLAIN_SCALE = 8  # digits after the point; the exchange writes no more [O] 2026-11
-PLAIN_SUPPLY = 16  # digits before the point: a token of the kind 1000000 has as many
+PLAIN_SUPPLY = 16  # digits before the point: enough for 1000000MOG and similar tokens
 PLAIN_VALUE, PLAIN_PRICE = 14, 7  # digits before the point; largest: 51857726234713 and 63759 [O]
-SHORT = min(WHOLE_DIGITS, SCALE)  # characters of a number that always fits
+SHORT = min(WHOLE_DIGITS, SCALE)  # a number of at most so many characters always fits
 TOO_WIDE = f"a number of more than {WHOLE_DIGITS} digits before the point or {SCALE} after it"
 WITHOUT_NOTIONAL = "rows have no notional"
-NOTIONAL_AT = 5  # index of the column
-ROW_GROUP = 1 << 20  # rows in a group; readers find a symbol's day in it by its statistics
-BATCH_ROWS = 65_536  # rows of a file in memory at a time
+NOTIONAL_AT = 5  # the index of the column `notional`
+ROW_GROUP = 1 << 20  # rows of a group, whose statistics let readers skip it
+BATCH_ROWS = 65_536  # rows of a file in memory at once
 
 _library = partial(library, extra="parquet")
 
@@ -48,7 +47,7 @@ class Kind(NamedTuple):
 
     @classmethod
     def plain(cls, whole: int) -> Self:
-        """A type with `whole` digits before the point and `PLAIN_SCALE` after it."""
+        """Return a type with `whole` digits before the point and `PLAIN_SCALE` after it."""
         return cls(whole + PLAIN_SCALE, PLAIN_SCALE)
 
     def holds(self, number: str) -> bool:
@@ -61,7 +60,7 @@ class Kind(NamedTuple):
         return decimals <= self.scale and whole <= most
 
     def widened(self, numbers: Iterable[str | None]) -> Self:
-        """The kind that holds these numbers as well, except those that no kind can hold."""
+        """Return a kind that also holds these numbers, except those that no kind can hold."""
         widest, scale = type(self)(PRECISION, SCALE), self.scale
         others = [n for n in numbers if n is not None and not self.holds(n) and widest.holds(n)]
         for number in others:
@@ -78,14 +77,14 @@ class Columns(NamedTuple):
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> Self:
-        """The narrowest columns for these rows."""
+        """Return the narrowest columns for these rows."""
         columns = cls()
         for batch in batches:
             columns = columns.widened(batch)
         return columns
 
     def widened(self, batch: Batch) -> Self:
-        """The columns that hold these rows as well, except rows that no column can hold."""
+        """Return columns that also hold these rows, except rows that no column can hold."""
         return type(self)(
             self.open_interest.widened(batch.open_interest),
             self.mark_price.widened(batch.mark_price),
@@ -99,7 +98,7 @@ class Columns(NamedTuple):
 
     @property
     def notional(self) -> Kind:
-        """The type of the product. While both factors are usual, it holds every product."""
+        """The type of the product. If both factors have the usual types, it holds every product."""
         return Kind(PRECISION, min(SCALE, self.open_interest.scale + self.mark_price.scale))
 
     @property
@@ -116,7 +115,7 @@ class PastColumns(NamedTuple):
     circulating_supply: Kind = Kind.plain(PLAIN_SUPPLY)
 
     def widened(self, rows: Sequence[PastRow] | Sequence[PointRow]) -> Self:
-        """The columns that hold these rows as well, except rows that no column can hold."""
+        """Return columns that also hold these rows, except rows that no column can hold."""
         numbers = zip(self, list(zip(*rows, strict=True))[2:5], strict=True)
         return type(self)(*(kind.widened(column) for kind, column in numbers))
 
@@ -126,18 +125,18 @@ class PastColumns(NamedTuple):
         return all(number is None or kind.holds(number) for kind, number in pairs)
 
 
-# A sample's notional is a product, with the digits after the point of both of its factors.
+# The notional of a sample is a product, so it has the decimal places of both factors.
 POINTS = PastColumns(notional=Kind(PRECISION, 2 * PLAIN_SCALE))
 """The columns of a series, unless its numbers are longer than the exchange's usual ones."""
 
 
 class TooNarrowError(Exception):
-    """The columns of a file do not hold a row. An export catches this error."""
+    """A row does not fit into the columns of a file. An export catches this error."""
 
     def __init__(self, columns: Columns) -> None:
         super().__init__(columns)
         self.columns = columns
-        """Columns that hold these rows."""
+        """Wider columns, into which the row fits."""
 
 
 WIDEST = Columns(Kind(PRECISION, SCALE), Kind(PRECISION, SCALE), has_notional=True)
@@ -157,10 +156,10 @@ def stream(
     """Make an Arrow C stream, as `__arrow_c_stream__` returns it.
 
     Args:
-        batches: The rows. Rows that `columns` do not hold are left out, with one warning.
+        batches: The rows. The stream omits rows that do not fit into `columns`, with one warning.
         columns: The types of the columns of numbers.
         where: The name of the rows in the warning.
-        requested_schema: As in the interface.
+        requested_schema: The argument of `__arrow_c_stream__`.
 
     Source: the Arrow PyCapsule interface, https://arrow.apache.org/docs/format/CDataInterface.
     """
@@ -196,7 +195,7 @@ def write_parquet(batches: Iterable[Batch], file: BinaryIO, columns: Columns, od
         batches: The rows to write, sorted by symbol and time.
         file: The file to write to; it stays open.
         columns: The types of the columns of numbers.
-        odd: Collects the rows that are written without their notional.
+        odd: Collects the rows that the file has without their notional.
 
     Raises:
         TooNarrowError: `columns` do not hold a row.
@@ -247,10 +246,10 @@ def write_past(
     """Write one file of the past or of a series, compressed with zstd.
 
     Args:
-        blocks: What to write, sorted by symbol and time.
-        file: Where to; it stays open.
-        columns: What the columns are.
-        odd: Gets the rows that no columns can hold; they are left out.
+        blocks: The rows to write, sorted by symbol and time.
+        file: The file to write to; it stays open.
+        columns: The types of the columns of numbers.
+        odd: Collects the rows that do not fit into `columns`; the file omits them.
         is_series: Whether the rows are those of a series, which have a source.
     """
     parquet, schema = _library("pyarrow.parquet"), _past_schema(columns, is_series=is_series)
@@ -281,7 +280,7 @@ def _past_batches(
     schema: Any,
     odd: OddRows,
 ) -> Iterator[object]:
-    """The rows that the columns hold, as record batches."""
+    """Yield the rows that fit into the columns, as record batches."""
     pyarrow = _library("pyarrow")
     for rows in blocks:
         kept = [row for row in rows if columns.hold(row)]
@@ -299,8 +298,8 @@ def _past_batches(
 def read_parquet(path: Path) -> Iterator[Row]:
     """Read the rows of a file with the columns of `write_parquet`, in the order of the file.
 
-    Memory does not grow with the file. Decimals are exact. The notional is not read, because it
-    follows from the other columns, and older files do not have it.
+    Memory does not grow with the file. Decimals are exact. It ignores the column `notional`: older
+    files do not have it, and it follows from the other columns.
 
     Raises:
         RecordingError: The file cannot be read, or has other columns.
@@ -331,10 +330,10 @@ def check_parquet(path: Path) -> None:
 
 @contextmanager
 def _parquet(path: Path) -> Generator[Any]:
-    """Open a file; an error of pyarrow becomes a `RecordingError`."""
+    """Open a file; convert errors of pyarrow to a `RecordingError`."""
     pyarrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     try:
-        # We open the file, because pyarrow reads some names as URLs.
+        # We open the file ourselves, because pyarrow takes some names for URLs.
         with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             _check_kinds(file.schema_arrow)
             yield file
@@ -344,11 +343,13 @@ def _parquet(path: Path) -> Generator[Any]:
 
 
 def _check_kinds(found: Any) -> None:
-    """Check that a cast to our columns keeps every value; other programs use similar types.
+    """Check that a cast to our columns keeps every value.
+
+    Other programs write files with similar types, such as other precisions. These are accepted.
 
     Raises:
-        ValueError: The columns have other names or kinds. A float is no decimal, and a time
-            without a time zone is ambiguous.
+        ValueError: The columns have other names or kinds, such as floats instead of decimals, or
+            times without a time zone.
     """
     types, wanted = _library("pyarrow").types, _schema(WIDEST)
     if found.names not in (wanted.names, wanted.names[:NOTIONAL_AT]):
@@ -371,7 +372,7 @@ def record_batch(batch: Batch, columns: Columns, odd: OddRows) -> object:
     Args:
         batch: The rows.
         columns: The types of the columns of numbers.
-        odd: Collects the rows whose notional no column can hold; it becomes null.
+        odd: Collects the rows whose notional fits into no column; it becomes null.
 
     Raises:
         ValueError: `columns` do not hold a number.
@@ -394,13 +395,13 @@ def _numbers(texts: Sequence[str | None], kind: Any) -> Any:
     pyarrow = _library("pyarrow")
     try:
         return pyarrow.array(texts, pyarrow.string()).cast(kind)
-    except pyarrow.ArrowInvalid:  # zeros at the end may make a number longer than 38 digits
+    except pyarrow.ArrowInvalid:  # a number with zeros at the end may have more than 38 digits
         shorter = [text and _shortest(text) for text in texts]
         return pyarrow.array(shorter, pyarrow.string()).cast(kind)
 
 
 def _products(batch: Batch, columns: Columns, odd: OddRows, values: Any, prices: Any) -> Any:
-    """The exact notional of each row; null without a mark price."""
+    """Return the exact notional of each row; null if there is no mark price."""
     pyarrow, kind = _library("pyarrow"), columns.notional
     if columns.is_plain:
         return _library("pyarrow.compute").multiply(values, prices)
@@ -424,7 +425,7 @@ def _shortest(number: str) -> str:
 
 
 def _width(number: str) -> tuple[int, int]:
-    """Digits before the point and after it, without zeros at the ends."""
+    """Return the number of digits before and after the point, without zeros at the ends."""
     whole, _, decimals = digits(Decimal(number).copy_abs()).partition(".")
     return len(whole.lstrip("0")), len(decimals.rstrip("0"))
 

@@ -1,6 +1,6 @@
-"""One observation as a row, and many rows by column.
+"""Converts values to rows: plain tuples, with numbers as text, for recordings and exports.
 
-The rule of this file: only this file turns a value into a row. A number keeps every digit that the
+The rule of this file: no other file converts a value to a row. A number keeps every digit that the
 exchange wrote, and is never a float.
 """
 
@@ -30,12 +30,12 @@ def digits(number: Decimal) -> str:
 
 
 def notional(open_interest: Decimal, mark_price: Decimal) -> Decimal:
-    """Open interest times mark price, exact: in units of the quote asset."""
+    """Return open interest times mark price: exact, in units of the quote asset."""
     return _EXACTLY.multiply(open_interest, mark_price)
 
 
 def notionals(open_interest: Iterable[Decimal], mark_price: Iterable[Decimal]) -> Iterator[Decimal]:
-    """The notional of each pair, in half the time of single calls of `notional`."""
+    """Return the notional of each pair; twice as fast as single calls of `notional`."""
     return map(_EXACTLY.multiply, open_interest, mark_price)
 
 
@@ -45,53 +45,56 @@ def row(value: OpenInterest, received: int, mark: MarkPrice | None) -> Row:
     Args:
         value: A value of the exchange.
         received: When the answer came, Unix ms.
-        mark: The mark price of that symbol; None when the sweep did not read it.
+        mark: The mark price of that symbol; None if the sweep did not read it.
     """
     price = None if mark is None else digits(mark.mark_price)
     return value.symbol, value.time, digits(value.open_interest), received, price
 
 
 PastRow = tuple[str, int, str, str, str | None]
-"""Symbol, instant in Unix ms, open interest, notional, circulating supply: of the past."""
+"""A row of the past: symbol, instant in Unix ms, open interest, notional, circulating supply."""
 
 
 def past_row(row: HistoryRow) -> PastRow:
-    """A row of the past as it is shown and exported."""
+    """Make a row of the past, for tables and exports."""
     supply = row.circulating_supply
     amounts = digits(row.open_interest), digits(row.notional)
     return row.symbol, row.time, *amounts, None if supply is None else digits(supply)
 
 
 InstantRow = tuple[str, int, int, str, str | None, str | None]
-"""Symbol, instant in Unix ms, source (see `SOURCES`), open interest, notional, circulating supply:
-a row of the past as a recording keeps it. The last two are None where they are unknown."""
+"""A row of the past in a recording: symbol, instant in Unix ms, source (see `SOURCES`), open
+interest, notional, circulating supply. The last two are None if they are unknown."""
 
 HISTORY, ARCHIVE = 1, 2
 SOURCES: Mapping[int, str] = MappingProxyType({HISTORY: "history", ARCHIVE: "archive"})
-"""Where a row of the past comes from, by its number in a recording."""
+"""The sources of rows of the past, by their numbers in a recording."""
 
 
 PointRow = tuple[str, int, str, str | None, str | None, str]
-"""Symbol, instant in Unix ms, open interest, notional, circulating supply, source: a row of a
-series as it is shown and exported. Notional and supply are None where they are unknown."""
+"""A row of a series: symbol, instant in Unix ms, open interest, notional, circulating supply,
+source. Notional and supply are None if they are unknown."""
 
 
 def instant_row(row: HistoryRow) -> InstantRow:
-    """A row of the exchange's history as a recording keeps it."""
+    """Make a row of the exchange's history, for a recording."""
     symbol, time, value, notional, supply = past_row(row)
     return symbol, time, HISTORY, value, notional, supply
 
 
 class Batch(NamedTuple):
-    """Rows by column."""
+    """Many rows, as one list per column."""
 
     symbol: list[str]
+    """The symbols."""
     time: list[int]
-    """Transaction times, Unix ms."""
+    """The transaction times, Unix ms."""
     open_interest: list[str]
+    """The open interests, in units of the base asset."""
     received: list[int]
     """When the answers came, Unix ms."""
     mark_price: list[str | None]
+    """The mark prices, in units of the quote asset; None if the sweep did not read them."""
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Self:
@@ -102,17 +105,18 @@ class Batch(NamedTuple):
         return cls(list(symbol), list(time), list(value), list(received), list(mark))
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the batch."""
+        """Return the rows of the batch."""
         return zip(
             self.symbol, self.time, self.open_interest, self.received, self.mark_price, strict=True
         )
 
 
 class OddRows:
-    """Rows that are left out, or written in part: their number, and the names of the first ones."""
+    """Counts rows that an export omits or writes in part, and names the first ones."""
 
     def __init__(self) -> None:
         self.count: int = 0
+        """The number of these rows."""
         self._named: list[str] = []
 
     def add(self, row: Row | PastRow | PointRow, why: str) -> None:
@@ -120,7 +124,7 @@ class OddRows:
 
         Args:
             row: The odd row.
-            why: The reason, in a few words for people.
+            why: The reason, as short text for people.
         """
         self.count += 1
         if len(self._named) < MAX_NAMED:
@@ -131,8 +135,8 @@ class OddRows:
         """Log one warning if there are odd rows.
 
         Args:
-            where: The file or object that they belong to.
-            what: What happened to them.
+            where: The file or object of the rows.
+            what: What the export did with them.
         """
         if self.count:
             more = self.count - len(self._named)
