@@ -1,24 +1,25 @@
-"""Many symbols at one moment, again and again, and back in time.
+"""Reads many symbols: at one moment, on a schedule, and in the past.
 
 gap.py        slots without a snapshot, with the reason
-rows.py       one observation as a row
+rows.py       converts values to rows
 arrow.py      rows as Arrow and Parquet
-snapshot.py   the market at one moment
-schedule.py   when each slot is due
-plan.py       which schedule fits into a budget
-requested.py  the slots of the requested schedule, while a slower one runs
+snapshot.py   the values of many symbols at one moment
+schedule.py   waits for slots, and finds the missed ones
+plan.py       finds the schedules that fit into a budget
+requested.py  fills in the requested slots while a slower schedule runs
 listing.py    the list of symbols, and its age
-answers.py    the latest answers, and which calls share a request
-sweep.py      one pass over many symbols
+answers.py    keeps the latest answers, and lets calls share a request
+sweep.py      reads many symbols once
 pollers.py    the polls of one client: shared requests, one schedule, one demand
 polling.py    snapshots on a schedule
-moments.py    bounds of a stretch of the past
-past.py       what was read of the past
-history.py    the past, page by page
-archive.py    the past since 2020, day by day
-windows.py    lengths of time over which open interest is compared
-spread.py     how unusual one number is among those of the last days
-changes.py    how open interest changes, in rows that are there and during a poll
+moments.py    checks the bounds of a stretch of the past
+pages.py      pages of the past, and the holes between their rows
+past.py       the values that describe the past
+history.py    reads the past 30 days, page by page
+archive.py    reads the past since 2020, day by day
+windows.py    checks lengths of time: steps and windows
+spread.py     computes how unusual a number is among those of the last days
+changes.py    computes changes of open interest, from rows or during a poll
 """
 
 from binance_oi.market.changes import Change, ChangeTracker, changes_of

@@ -1,6 +1,6 @@
-"""The latest answers that a client received, and which calls share a request.
+"""Keeps the latest answers of a client, and lets calls share a request.
 
-The rule of this file: only calls that say how old an answer may be share it.
+The rule of this file: a call shares an answer only if it states how old the answer may be.
 """
 
 import math
@@ -14,14 +14,18 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 T = TypeVar("T")
 
-ALWAYS_ASK = math.inf  # as `since`: every known answer is too old
+ALWAYS_ASK = math.inf  # a `since` for which every known answer is too old
 
 
 def is_late(terms: Terms, error: Exception) -> bool:
-    """Whether a call with more time than another had may succeed where that one got `error`.
+    """Whether a shared request failed only because the call that sent it had too little time.
 
-    Where calls have a `max_wait`, only the client's own deadline is a lack of time: the wait of the
-    other call was as long as ours may be.
+    Then a call with more time sends it again. Calls that share a request have the same `max_wait`,
+    so a failure by `max_wait` would happen to the other call too.
+
+    Args:
+        terms: The terms of a call that shares the request.
+        error: The error of the request.
     """
     if isinstance(error, BudgetExhaustedError):
         return terms.max_wait is None or error.reason is Reason.DEADLINE
@@ -32,15 +36,16 @@ class Answer(NamedTuple, Generic[T]):
     """An answer, and when it came."""
 
     at: float
-    """Loop time."""
+    """When it came, loop time."""
     value: T
+    """Its content."""
 
 
 class Answers(Generic[T]):
     """The latest answer to each question, and the requests under way.
 
     Args:
-        sender: Gives the loop time.
+        sender: Returns the loop time.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -56,14 +61,16 @@ class Answers(Generic[T]):
     async def read(
         self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]], terms: Terms, since: float
     ) -> Answer[T]:
-        """Get an answer that came at `since` or later; it may share the request of another call.
+        """Return an answer that came at `since` or later; send a request if there is none.
+
+        The call may share the request of another call.
 
         Args:
-            key: The question.
+            key: Identifies the question.
             ask: Sends the request.
-            terms: The caller's terms. Only calls with the same `max_wait` and priority share a
-                request.
-            since: Loop time; `ALWAYS_ASK` always asks the exchange.
+            terms: The caller's terms. Only calls with the same `max_wait` and the same priority
+                share a request.
+            since: Loop time. With `ALWAYS_ASK` the call sends a request of its own.
 
         Raises:
             BudgetExhaustedError: The shared request took longer than `terms` allow.

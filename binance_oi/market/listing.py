@@ -1,7 +1,8 @@
 """The symbols that the exchange lists, and the limits that it announces.
 
-The rule of this file: a list that is too old or proved wrong is read again. Its limits reach the
-budget before a caller gets the list. The log has an odd row once, not with each answer.
+The rule of this file: it reads the list again if it is too old, or if a refusal has shown that it
+is wrong. The budget gets its limits before any caller gets the list. The log has each odd row only
+once.
 """
 
 import logging
@@ -16,7 +17,7 @@ from binance_oi.sending.shared_calls import SharedCalls
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-LISTING_AGE = 300.0  # s for which a list is fresh enough; the exchange lists about one symbol a day
+LISTING_AGE = 300.0  # s for which a list is fresh; the exchange adds about one symbol a day
 
 
 class Listing:
@@ -25,15 +26,15 @@ class Listing:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._calls: SharedCalls[ExchangeInfo] = SharedCalls()
-        self._known: tuple[float, ExchangeInfo] | None = None  # with the loop time of its answer
-        self._trading = frozenset[str]()  # according to the known list
-        self._ignored: tuple[str, ...] = ()
-        self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest of each kind of answer
+        self._known: tuple[float, ExchangeInfo] | None = None  # loop time of the answer; the list
+        self._trading = frozenset[str]()  # trading symbols of that list
+        self._ignored: tuple[str, ...] = ()  # the ignored limits that we have logged
+        self._odd_rows: dict[str, tuple[str, ...]] = {}  # the latest odd rows, by kind of answer
         self.odd_names: frozenset[str] = frozenset()
-        """Listed names that `check_symbol` refuses; `doubt` does not forget them."""
+        """Listed names that `check_symbol` refuses. They stay after `doubt`."""
 
     async def read(self, max_age: float, terms: Terms) -> ExchangeInfo:
-        """Return the known list if it is no older than `max_age` seconds, or else read a new one.
+        """Return the known list if it is younger than `max_age` seconds; otherwise read a new one.
 
         Calls with a `max_age` above 0 share the request for a new list.
         """
@@ -58,7 +59,7 @@ class Listing:
         return info
 
     def doubt(self, symbol: str) -> None:
-        """Forget the list if it says that this symbol trades: the exchange just refused it."""
+        """Forget the list if this symbol is trading in it: the exchange has refused the symbol."""
         if symbol in self._trading:
             self._known, self._trading = None, frozenset[str]()
 
@@ -66,8 +67,8 @@ class Listing:
         """Warn of odd rows once, and again when new ones appear.
 
         Args:
-            what: The kind of answer.
-            odd: A description of each odd row in it.
+            what: The name of the kind of answer.
+            odd: A description of each odd row.
         """
         if odd and not {*odd} <= {*self._odd_rows.get(what, ())}:
             logger.warning("odd rows in the exchange's %s: %s", what, "; ".join(odd))

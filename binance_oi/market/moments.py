@@ -1,7 +1,7 @@
-"""Bounds of a stretch of the past, as a caller gives them.
+"""Checks and converts the bounds of a stretch of the past, as a caller gives them.
 
-The rule of this file: a bound is checked at once, and becomes an instant only by a clock that the
-caller passes.
+The rule of this file: it checks a bound immediately. To convert a bound to an instant, it uses only
+the time that the caller passes.
 """
 
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from binance_oi.arguments import check_number
 from binance_oi.times import unix_ms
 
 Moment = datetime | timedelta | int | None
-"""A bound: an aware `datetime`, a time before now, or Unix ms; None is the default."""
+"""A bound: an aware `datetime`, a `timedelta` before now, or Unix ms; None is the default."""
 
 
 def check_moment(name: str, moment: object) -> None:
@@ -34,7 +34,7 @@ def check_moment(name: str, moment: object) -> None:
 
 
 def moment_ms(moment: datetime | timedelta | int, now: int) -> int:
-    """A bound in Unix ms, given the clock in Unix ms."""
+    """Convert a bound to Unix ms; `now` is the present time, Unix ms."""
     if isinstance(moment, datetime):
         return unix_ms(moment)
     if isinstance(moment, timedelta):

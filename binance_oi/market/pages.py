@@ -1,7 +1,7 @@
-"""Pages of the past: the stretch that they cover, the rows in it, and the holes between them.
+"""Pages of the past: their stretch of time, their rows, and the holes between the rows.
 
-The rule of this file: nearly every page is whole, that is, it has each row of its stretch once and
-in order. One comparison shows that. Only another page is examined row by row.
+The rule of this file: nearly every page is *whole*: each row follows the one before by one step.
+One comparison shows that. Only the other pages are checked row by row.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +15,14 @@ TOO_OLD, NO_ROW = "too_old", "no_row"
 
 
 class Stretch(NamedTuple):
-    """The stretch to read: a period, and the first and the last instant, Unix ms."""
+    """A stretch of time to read."""
 
     period: str
+    """The time between rows, such as ``5m``."""
     first: int
+    """The first instant, Unix ms."""
     last: int
+    """The last instant, Unix ms."""
 
     @property
     def step(self) -> int:
@@ -28,7 +31,7 @@ class Stretch(NamedTuple):
 
     @property
     def pages(self) -> int:
-        """The number of pages of this stretch."""
+        """The number of pages that the stretch needs."""
         return max(0, -(-(self.last - self.first + 1) // (MAX_ROWS * self.step)))
 
 
@@ -43,7 +46,10 @@ class Page(NamedTuple):
 
     @classmethod
     def of(cls, rows: Sequence[HistoryRow], asked: Stretch) -> "Page":
-        """The rows of an answer that were asked for; of two for one instant, the later one."""
+        """Make a page of the rows of an answer that lie in the requested stretch.
+
+        If two rows have the same instant, it keeps the later row of the answer.
+        """
         times = [row.time for row in rows]
         if _is_whole(times, asked.step) and asked.first <= times[0] and times[-1] <= asked.last:
             return cls(rows, times, True)
@@ -60,13 +66,13 @@ def _is_whole(times: list[int], step: int) -> bool:
 
 
 def holes(pages: Iterable[Page], asked: Stretch, first: int, complete_until: int) -> Iterator[Gap]:
-    """The stretches without rows, in steps of the period.
+    """Yield the stretches without rows, in steps of the period.
 
     Args:
         pages: The pages, oldest first.
         asked: The requested stretch.
-        first: The exchange no longer keeps rows before this instant.
-        complete_until: Rows after this instant may still appear.
+        first: The instant, Unix ms, before which the exchange no longer keeps rows.
+        complete_until: The instant, Unix ms, after which rows may still appear.
     """
     step = asked.step
     due = -(-asked.first // step) * step  # the next instant that may have a row

@@ -1,6 +1,6 @@
-"""Values of the past: rows of one symbol, and how far a run is.
+"""The values that describe the past: rows of one symbol, and the progress of a run.
 
-The rule of this file: it has values only; other modules make them.
+The rule of this file: it only defines values. Other modules make them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,27 @@ from binance_oi.market.rows import SOURCES, InstantRow
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class History(Sequence[HistoryRow], Encodable):
-    """Rows of one symbol, oldest first, each instant once; `holes` has what is missing."""
+    """Rows of one symbol, oldest first, each instant once; `holes` has the missing instants."""
 
     symbol: str
+    """The symbol."""
     period: str
+    """The time between rows, such as ``5m``."""
     since: datetime
-    """The first instant asked for (aware UTC)."""
+    """The first requested instant (aware UTC)."""
     until: datetime
-    """The last instant asked for (aware UTC)."""
+    """The last requested instant (aware UTC)."""
     rows: tuple[HistoryRow, ...] = field(default=(), repr=False)
+    """The rows; the same as the history itself."""
     holes: tuple[Gap, ...] = ()
-    """Stretches without rows, oldest first, each from its first to its last missing row. The
-    reason is ``too_old`` or ``no_row``."""
+    """The stretches without rows, oldest first, each from its first to its last missing instant.
+    The reason is ``too_old`` or ``no_row``."""
     complete_until: int
-    """Unix ms up to which no further row can appear."""
+    """The instant (Unix ms) up to which no further row can appear."""
     requests: int = 0
-    """Requests that were charged for it and sent, including retries."""
+    """The number of requests that were sent for it, retries included."""
     error: BinanceOIError | None = None
-    """Why there are no rows; only `histories` yields a history with an error."""
+    """Why there are no rows. Only `histories` yields a history with an error."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,16 +56,17 @@ class History(Sequence[HistoryRow], Encodable):
 
 class _Instant(NamedTuple):
     symbol: str
+    """The symbol."""
     time: int
     """The instant, Unix ms."""
     source: str
     """``history`` or ``archive``."""
     open_interest: Decimal
-    """In units of the base asset."""
+    """The open interest, in units of the base asset."""
     notional: Decimal | None
-    """In units of the quote asset; None where it is unknown."""
+    """The open interest in units of the quote asset; None if it is unknown."""
     circulating_supply: Decimal | None
-    """Of the base asset; None where it is unknown."""
+    """The circulating supply of the base asset; None if it is unknown."""
 
 
 class Instant(_Instant, Encodable):
@@ -73,14 +77,15 @@ class Instant(_Instant, Encodable):
 
 class _Point(NamedTuple):
     symbol: str
+    """The symbol."""
     time: int
     """The instant, Unix ms: a multiple of the step of the series."""
     open_interest: Decimal
-    """In units of the base asset."""
+    """The open interest, in units of the base asset."""
     notional: Decimal | None
-    """In units of the quote asset; None where it is unknown."""
+    """The open interest in units of the quote asset; None if it is unknown."""
     circulating_supply: Decimal | None
-    """Of the base asset; None where it is unknown, as in every sample."""
+    """The circulating supply of the base asset; None if it is unknown, as in every sample."""
     source: str
     """``sample``, ``history`` or ``archive``."""
 
@@ -92,7 +97,7 @@ class Point(_Point, Encodable):
 
 
 def instant_of(row: InstantRow) -> Instant:
-    """A row of a recording as a value."""
+    """Make a value of a row of a recording."""
     symbol, time, source, value, notional, supply = row
     return Instant(
         symbol,
@@ -106,15 +111,15 @@ def instant_of(row: InstantRow) -> Instant:
 
 class _HistoryProgress(NamedTuple):
     done: int
-    """Finished symbols, including failed ones."""
+    """The number of finished symbols, failed ones included."""
     symbols: int
-    """All symbols of the run."""
+    """The number of all symbols of the run."""
     rows: int
-    """Rows received."""
+    """The number of rows so far."""
     requests: int
-    """Requests charged."""
+    """The number of requests so far."""
     seconds_left: float
-    """The time that is left, at the pace so far or at that of the limit, whichever is slower."""
+    """The estimated remaining time, by the pace so far or by that of the limit if it is slower."""
 
 
 class HistoryProgress(_HistoryProgress, Encodable):

@@ -1,7 +1,8 @@
 """Finds the schedules that fit into a budget, for a number of symbols.
 
-The rule of this file: pure arithmetic over its arguments. A schedule fits when its weight in a
-minute, plus that of all pollers that started before, is within the budget.
+The rule of this file: pure arithmetic over its arguments. A schedule fits if its weight per minute,
+plus the weight of all pollers that began before, is within the budget. Example: 840 symbols every
+60 s take 840 weight per minute. Every 20 s they take 2520, which does not fit into 2376.
 """
 
 import math
@@ -13,8 +14,8 @@ from binance_oi.exchange.routes import OPEN_INTEREST, PREMIUM_INDEX
 from binance_oi.market.listing import LISTING_AGE
 
 AUTOMATIC = (5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # s
-GROWTH = 0.1  # room for more symbols in a schedule that we choose, as a share of today's
-USUAL_SYMBOLS = 840  # symbols that trade (2026-11): the plan without a list of symbols
+GROWTH = 0.1  # room for more symbols in a schedule that we choose, as a share of their number
+USUAL_SYMBOLS = 840  # symbols to plan for if we could not read the list; so many trade (2026-11)
 
 
 class MisfitError(ValueError):
@@ -22,7 +23,7 @@ class MisfitError(ValueError):
 
     Args:
         text: The message, with the numbers.
-        possible: The shortest schedule that would fit, in whole seconds; None when none does.
+        possible: The shortest schedule that would fit, in whole seconds; None if none would.
     """
 
     def __init__(self, text: str, possible: int | None = None) -> None:
@@ -50,11 +51,11 @@ class Load(NamedTuple):
 
     @property
     def grown(self) -> "Load":
-        """The load with `GROWTH` more symbols."""
+        """The load with a tenth more symbols (`GROWTH`)."""
         return self._replace(symbols=math.ceil(self.symbols * (1.0 + GROWTH)))
 
     def rate(self, every: float) -> float:
-        """Weight a minute, including that of the list of symbols."""
+        """Return the weight per minute, including that of reading the list of symbols."""
         return self.weight * WEIGHT.seconds / every + _listing(every)
 
 
@@ -62,12 +63,13 @@ class Room(NamedTuple):
     """The weight that pollers may use."""
 
     usage: Usage
+    """The state of the budget."""
     others: float
-    """Weight a minute that other pollers need."""
+    """Weight per minute that other pollers need."""
 
     @property
     def budget(self) -> int:
-        """The weight a minute for all pollers together.
+        """The weight per minute for all pollers together.
 
         Source: [D] 2400 weight per minute and IP.
         """
@@ -79,12 +81,12 @@ class Room(NamedTuple):
         return load.rate(every) <= self.budget - self.others
 
     def shortest(self, load: Load, above: float = 0.0) -> float | None:
-        """The shortest automatic schedule longer than `above` s that fits; None if none does."""
+        """Return the shortest automatic schedule above `above` s that fits; None if none does."""
         longer = (every for every in AUTOMATIC if every > above)
         return next((every for every in longer if self.fits(load, every)), None)
 
     def misfit(self, load: Load, every: float) -> MisfitError:
-        """The error that says why this schedule does not fit, and which one would."""
+        """Return the error for a schedule that does not fit; its text names one that would."""
         usage, left = self.usage, self.budget - self.others - _listing(every)
         possible = math.ceil(load.weight * WEIGHT.seconds / left) if left > 0.0 else None
         rate = load.weight * WEIGHT.seconds / every
@@ -99,5 +101,5 @@ class Room(NamedTuple):
 
 
 def _listing(every: float) -> float:
-    """The weight a minute of the list of symbols."""
+    """Return the weight per minute of reading the list of symbols."""
     return WEIGHT.seconds / max(LISTING_AGE, every)

@@ -1,7 +1,8 @@
-"""The slots of the requested schedule, while a slower one runs.
+"""Fills in the slots of the requested schedule while a slower schedule runs.
 
-The rule of this file: pure. Each requested slot has a snapshot or is in a gap, also while sweeps
-are at other instants.
+The rule of this file: pure. Each requested slot gets a snapshot or is in a gap, even while the
+slower schedule sweeps at other instants. Example: the user requested a sweep every 20 s, and a
+sweep every 60 s runs. Then the slots :20 and :40 are a gap `budget`, before the snapshot of :00.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ class RequestedSlots:
 
     def __init__(self, period: int, begin: int) -> None:
         self._period = period
-        self._next = begin  # the first slot that is not accounted for
+        self._next = begin  # the first slot that has neither a snapshot nor a gap yet
 
     def account(
         self, outcome: Snapshot | Gap, step: int, why: tuple[str, str]
@@ -29,10 +30,10 @@ class RequestedSlots:
         """Return gaps for the requested slots before `outcome`, and `outcome` itself.
 
         Args:
-            outcome: The outcome of a slot of the schedule that runs. A gap is rewritten in slots
-                of the requested schedule.
+            outcome: The outcome of a slot of the schedule that runs. If it is a gap, the result
+                has a gap of requested slots in its place.
             step: From slot to slot of the schedule that runs, ms.
-            why: The reason and the detail for requested slots that this schedule leaves out.
+            why: The reason and the detail for requested slots that the running schedule omits.
         """
         if isinstance(outcome, Snapshot):
             assert outcome.slot is not None
@@ -47,7 +48,7 @@ class RequestedSlots:
         return [*left_out, *self._until(outcome.last + step, outcome.reason, outcome.detail)]
 
     def _until(self, end: int, reason: str, detail: str) -> Iterator[Gap]:
-        """The gap of the slots before `end` that are not accounted for, if there are any."""
+        """Yield a gap of the slots before `end` that have neither a snapshot nor a gap, if any."""
         first, end = self._next, self._at_or_after(end)
         if first < end:
             self._next = end

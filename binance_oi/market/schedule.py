@@ -26,17 +26,17 @@ from binance_oi.market.snapshot import Snapshot
 
 LATEST_START = 0.5  # share of the period by which a sweep may begin late
 LONGEST_PERIOD = 86_400.0 * 366  # s
-LONGEST_SLEEP = 60.0  # s of one sleep: the schedule notices a set clock within this time
-TOLERATED_STEP = 1.5  # s of a step that is no set clock: 1 for a leap second, less for NTP
-ONE_MOMENT = 0.02  # s: the longest time in which a reading of both clocks counts as one moment
-MAX_READINGS = 5  # tries for such a reading; a busy machine may stop us between two lines
+LONGEST_SLEEP = 60.0  # s of one sleep; within this time the schedule notices a clock that was set
+TOLERATED_STEP = 1.5  # s; a smaller step of the clock is a leap second or NTP, not a user
+ONE_MOMENT = 0.02  # s: if reading both clocks takes no longer, both show the same moment
+MAX_READINGS = 5  # tries for such a reading; a busy machine may suspend us between two lines
 
 
 def period_ms(every: float) -> int:
-    """`every` in ms.
+    """Convert a period in seconds to ms.
 
     Raises:
-        TypeError: `every` is no number.
+        TypeError: `every` is not a number.
         ValueError: `every` is shorter than 1 ms, longer than a year, or not finite.
     """
     seconds = check_number("every", every, least=0.001)
@@ -46,17 +46,17 @@ def period_ms(every: float) -> int:
 
 
 def next_slot(clock: Callable[[], float], period: int) -> int:
-    """The first slot that is now or later, Unix ms."""
+    """Return the first slot that is now or later, Unix ms."""
     return math.ceil(clock() * 1000 / period) * period
 
 
 def suspended_seconds() -> float:
-    """Seconds that this machine was suspended since its start; 0 if the system does not count."""
+    """Seconds for which this machine was suspended since its boot; 0 if that is unknown."""
     return steady_clock() - time.monotonic()
 
 
 def steady_seconds() -> float:
-    """Seconds that have really passed: the time of the running loop, and that of each suspend."""
+    """The time of the running loop, plus the time for which the machine was suspended, s."""
     return asyncio.get_running_loop().time() + suspended_seconds()
 
 
@@ -65,8 +65,8 @@ class Schedule:
 
     Args:
         period: From slot to slot, ms.
-        clock: Gives Unix seconds.
-        pause: Sleeps; an error that it raises ends the schedule.
+        clock: Returns Unix seconds.
+        pause: Sleeps. If it raises an error, the schedule ends.
     """
 
     def __init__(
@@ -79,34 +79,34 @@ class Schedule:
         """From slot to slot, ms. The owner may change it between two slots."""
         self._clock = clock
         self._pause = pause
-        self._wall, self._steady = self._read_clocks()  # at the decision about the latest slot
+        self._wall, self._steady = self._read_clocks()  # when we decided about the latest slot
 
     def next_slot(self) -> int:
-        """The first slot that is now or later, Unix ms."""
+        """Return the first slot that is now or later, Unix ms."""
         return next_slot(self._clock, self.period)
 
     def slot_after(self, slot: int) -> int:
-        """The first slot after `slot` that is now or later."""
+        """Return the first slot after `slot` that is now or later."""
         first = self.next_slot()
         return first if first > slot else (slot // self.period + 1) * self.period
 
     def after(self, outcome: Snapshot | Gap) -> int:
-        """The slot after the last one of `outcome`."""
+        """Return the slot after the last slot of `outcome`."""
         if isinstance(outcome, Gap):
             return outcome.last + self.period
         assert outcome.slot is not None
         return round(outcome.slot.timestamp() * 1000) + self.period
 
     def seconds_to(self, slot: int) -> float:
-        """Seconds until `slot` on the wall clock, negative after it."""
+        """Return the seconds until `slot` by the wall clock; negative if it is over."""
         return slot / 1000 - self._clock()
 
     async def reach(self, slot: int, lead: float = 0.0) -> bool:
-        """Sleep until `lead` seconds before `slot`; return False if somebody set the clock back.
+        """Sleep until `lead` seconds before `slot`; return False if someone set the clock back.
 
         Args:
-            slot: The next slot. It is at most a period away; if it is farther, the clock was set
-                back.
+            slot: The next slot. It is at most a period away. If it is farther away, someone has set
+                the clock back.
             lead: Seconds.
         """
         while (left := self.seconds_to(slot)) > lead:
@@ -116,7 +116,11 @@ class Schedule:
         return True
 
     def restart(self, slot: int) -> Gap:
-        """Return an empty gap at the slot where the schedule continues: `slot` is too far away."""
+        """Return an empty gap after the clock was set back; the schedule continues at its `first`.
+
+        Args:
+            slot: The slot that is too far away now.
+        """
         wall, jump = self._wall_and_jump()
         back = max(-jump, slot / 1000 - wall - self.period / 1000)
         self._remember_clocks()
@@ -124,7 +128,7 @@ class Schedule:
         return Gap(first, first - self.period, "clock", f"the clock was set back by {back:,.1f} s")
 
     def skipped(self, slot: int) -> list[Gap]:
-        """Gaps of `slot` and those after it, if it is too late for `slot`; or else nothing."""
+        """Return gaps for `slot` and later slots for which it is too late; empty if it is not."""
         wall, jump = self._wall_and_jump()
         end = self._in_time(slot, wall)
         due = self._in_time(slot, wall - self._forward_jump(jump))
@@ -132,7 +136,7 @@ class Schedule:
         return self._missing((slot, min(due, end), end), ("late", ""), jump)
 
     def passed(self, slot: int, reason: str, detail: str) -> list[Gap]:
-        """Gaps of the slots from `slot` until now, which pass while a sweep is under way."""
+        """Return gaps for the slots from `slot` until now, which passed during a sweep."""
         wall, jump = self._wall_and_jump()
         end = self._first_after(wall)
         due = max(slot, self._first_after(wall - self._forward_jump(jump)))
@@ -140,21 +144,27 @@ class Schedule:
         return self._missing((slot, min(due, end), end), (reason, detail), jump)
 
     def _missing(self, ends: tuple[int, int, int], why: tuple[str, str], jump: float) -> list[Gap]:
-        """A gap of the slots that were due in real time, and one of those that never were."""
+        """Return a gap for missed slots, and a gap `clock` for slots that a set clock skipped.
+
+        Args:
+            ends: The first slot; the end of the missed slots; the end of the skipped slots.
+            why: The reason and the detail for the missed slots.
+            jump: Seconds by which someone set the clock forward.
+        """
         first, due, end = ends
         forward = f"the clock was set forward by {jump:,.1f} s"
         gaps = (Gap(first, due - self.period, *why), Gap(due, end - self.period, "clock", forward))
         return [gap for gap in gaps if gap.first <= gap.last]
 
     def _in_time(self, slot: int, wall: float) -> int:
-        """`slot`, or the next slot if it is too late for this one."""
+        """Return `slot`, or the next slot if it is too late for `slot`."""
         late = wall * 1000 - slot
         if late <= self.period * LATEST_START:
             return slot
         return math.ceil(wall * 1000 / self.period) * self.period
 
     def _first_after(self, wall: float) -> int:
-        """The first slot after the moment `wall`."""
+        """Return the first slot after `wall`, Unix s."""
         return (math.floor(wall * 1000 / self.period) + 1) * self.period
 
     async def done_before(self, task: asyncio.Task[Snapshot | Gap], slot: int) -> bool:
@@ -175,12 +185,12 @@ class Schedule:
                 return wall, after
 
     def _wall_and_jump(self) -> tuple[float, float]:
-        """The wall clock, and by how many seconds it was set since the latest decision."""
+        """Return the wall clock, and the seconds by which it was set since the latest decision."""
         wall, now = self._read_clocks()
         return wall, (wall - self._wall) - (now - self._steady)
 
     def _forward_jump(self, jump: float) -> float:
-        """`jump` if it skipped slots that were never due; or else 0."""
+        """Return `jump` if it is large enough to skip slots; otherwise 0."""
         return jump if jump > min(TOLERATED_STEP, self.period / 1000 * LATEST_START) else 0.0
 
     def _remember_clocks(self) -> None:

@@ -1,8 +1,8 @@
 """Says how unusual a number is among the numbers of the last days.
 
-The rule of this file: a score depends on the numbers alone, not on the order in which they were
-added, nor on earlier numbers. So a program that restarts computes the same score as one that never
-stopped. Sums of floats would drift; these sums are exact integers.
+The rule of this file: a score depends only on the numbers that are in the spread now. The order in
+which they came, and numbers that have left, do not matter. So a program computes the same score
+after a restart. Sums of floats would depend on the order, so the sums here are exact integers.
 """
 
 import math
@@ -11,8 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LEAST = 200  # numbers; fewer do not show what is usual
-SCALE = 2.0**100  # a number is exact from 1e-15; a smaller one loses less than 1e-30
+LEAST = 200  # numbers; with fewer, we compute no score
+SCALE = 2.0**100  # a number above 1e-15 stays exact; a smaller one loses less than 1e-30
 _HOLE = math.nan
 
 
@@ -22,14 +22,14 @@ class Score(NamedTuple):
     z_score: float | None
     """Its distance from the mean of the others, in standard deviations; None if all are equal."""
     percentile: float
-    """The share of the others that is smaller, from 0 to 100; an equal number counts half."""
+    """The percentage of the others that are smaller, from 0 to 100; an equal one counts half."""
 
 
 class Spread:
-    """Holds the numbers of the latest slots; a slot may have none.
+    """The numbers of the latest slots; a slot may have no number.
 
     Args:
-        size: How many slots it holds, at 16 bytes each.
+        size: The number of slots; each takes 16 bytes.
     """
 
     __slots__ = ("_ring", "_sorted", "_squares", "_sum")
@@ -44,7 +44,7 @@ class Spread:
         return len(self._sorted)
 
     def put(self, slot: int, number: float | None) -> None:
-        """Set the number of a slot, in place of the number of the slot `size` slots earlier."""
+        """Set the number of a slot. It replaces the slot that is `size` slots earlier."""
         at = slot % len(self._ring)
         old = self._ring[at]
         if not math.isnan(old):
@@ -63,20 +63,20 @@ class Spread:
         self._squares += times * exact * exact
 
     def at(self, slot: int) -> float | None:
-        """The number of one of the latest slots; None when it has none."""
+        """Return the number of one of the latest slots; None if it has none."""
         number = self._ring[slot % len(self._ring)]
         return None if math.isnan(number) else number
 
     def score(
         self, number: float, without: Sequence[float | None] = ()
     ) -> tuple[Score | None, int]:
-        """The score of `number`, and how many numbers it is compared with.
+        """Compare `number` with the others; return its score, and the number of the others.
 
-        The score is None when they are fewer than `LEAST`.
+        The score is None if there are fewer than `LEAST` others.
 
         Args:
-            number: The number to judge.
-            without: The numbers of those slots to leave out of the comparison.
+            number: The number to compare.
+            without: Numbers in the spread that the comparison must omit.
         """
         left_out = [each for each in without if each is not None]
         count = len(self._sorted) - len(left_out)
@@ -97,7 +97,7 @@ def _exact(number: float) -> int:
 
 
 def _z_score(number: int, count: int, total: int, squares: int) -> float | None:
-    """The z-score, from exact integers; the standard deviation is that of a sample (n - 1)."""
+    """Compute the z-score from exact integers; the standard deviation is a sample's (n - 1)."""
     spread = count * squares - total * total
     if spread <= 0:
         return None

@@ -1,7 +1,7 @@
-"""Checks lengths of time: the step of a series, and the windows over which changes are computed.
+"""Checks lengths of time: the step of a series, and the windows for which we compute changes.
 
-The rule of this file: a window is a whole number of steps, and a step is a multiple of 5 minutes,
-the distance of the rows of the past. So a window always begins and ends at a row.
+The rule of this file: a window is a whole number of steps. A step is a multiple of 5 minutes, which
+is the time between two rows of the past. So a window always begins and ends at a row.
 """
 
 import re
@@ -11,9 +11,9 @@ from datetime import timedelta
 from binance_oi.arguments import check_count
 
 ROW_MS = 300_000  # from one row of the past to the next
-LONGEST_MS = 366 * 86_400_000  # of a window; memory holds a row for each of its steps and symbols
+LONGEST_MS = 366 * 86_400_000  # of a window; memory has a row for each of its steps, per symbol
 WINDOWS = ("5m", "15m", "1h", "4h", "24h")
-"""The windows over which changes are computed by default."""
+"""The default windows."""
 
 Length = str | timedelta | int
 """A length of time: text such as ``5m``, ``4h`` or ``7d``; a `timedelta`; or milliseconds."""
@@ -23,14 +23,14 @@ _TEXT = re.compile(r"([0-9]{1,9})([mhd])", re.ASCII)
 
 
 def length_ms(name: str, length: object) -> int:
-    """A length in milliseconds.
+    """Convert a length to milliseconds.
 
     Args:
-        name: Name of the argument.
+        name: The name of the argument, for errors.
         length: The caller's value.
 
     Raises:
-        TypeError: It is of another type.
+        TypeError: It has another type.
         ValueError: It is not a length, not above 0, or longer than 366 days.
     """
     match length:
@@ -51,10 +51,10 @@ def length_ms(name: str, length: object) -> int:
 
 
 def step_ms(step: Length) -> int:
-    """A step in milliseconds.
+    """Convert a step to milliseconds.
 
     Raises:
-        TypeError: It is of another type.
+        TypeError: It has another type.
         ValueError: It is not a multiple of 5 minutes, not above 0, or longer than 366 days.
     """
     ms = length_ms("step", step)
@@ -64,15 +64,15 @@ def step_ms(step: Length) -> int:
 
 
 def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
-    """Windows in milliseconds, each once, in the given order.
+    """Convert windows to milliseconds, each once, in the given order.
 
     Args:
         windows: The caller's values.
-        step: In milliseconds.
+        step: The step in milliseconds.
 
     Raises:
-        TypeError: One of them is of another type, or `windows` is a single text.
-        ValueError: There is none, or one is not a multiple of the step.
+        TypeError: One of them has another type, or `windows` is a single text.
+        ValueError: `windows` is empty, or one of them is not a multiple of the step.
     """
     if isinstance(windows, str):
         raise TypeError(f"windows must be a list of lengths, such as ['1h'], not {windows!r}")
@@ -86,7 +86,7 @@ def windows_ms(windows: Sequence[Length], step: int) -> tuple[int, ...]:
 
 
 def label(ms: int) -> str:
-    """A length as text, in the largest unit that divides it: hours, minutes, seconds or ms."""
+    """Return a length as text, in the largest unit that divides it: hours, minutes, s or ms."""
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if ms % size == 0:
             return f"{ms // size}{unit}"
