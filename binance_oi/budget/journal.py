@@ -77,6 +77,8 @@ class Journal:
         self._entries: deque[_Entry] = deque()
         self._dropped = 0
         self._is_sealed = False
+        self._total = Booked()  # of all entries; its slots are not kept
+        self._highest = -1  # at least the serial of every entry
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -86,6 +88,8 @@ class Journal:
         self._forget(now)
         if not change:
             return
+        self._count(change, 1)
+        self._highest = max(self._highest, serial)
         last = self._entries[-1] if self._entries and not self._is_sealed else None
         if last is not None and last.serial == serial and last.at // TOGETHER == now // TOGETHER:
             last.change.add(change)
@@ -97,14 +101,29 @@ class Journal:
         """The changes of our writes after `serial`."""
         self._forget(now)
         total = Booked()
-        for entry in self._entries:
+        for entry in self._entries if serial < self._highest else ():
             if entry.serial > serial:
                 total.add(entry.change)
         return total
 
     def booked(self, minute: int) -> int:
         """The weight that we have booked to a minute."""
-        return sum(entry.change.booked[minute] for entry in self._entries)
+        return self._total.booked.get(minute, 0)
+
+    def under_way(self, first: int, change: Booked) -> dict[int, int]:
+        """Our weight without an answer after `change`, by minute, from minute `first` on."""
+        ours = Counter(self._total.under_way)
+        ours.update(change.under_way)
+        return {k: weight for k, weight in ours.items() if k >= first and weight > 0}
+
+    def _count(self, change: Booked, sign: int) -> None:
+        """Add a change to the totals, or subtract it."""
+        parts = (self._total.booked, change.booked), (self._total.under_way, change.under_way)
+        for total, part in parts:
+            for k, weight in part.items():
+                total[k] += sign * weight
+                if not total[k]:
+                    del total[k]
 
     def seal(self) -> int:
         """The position after the last entry; later changes begin a new entry. See `renumber`."""
@@ -116,6 +135,7 @@ class Journal:
         for place, entry in enumerate(self._entries, self._dropped):
             if place < end and entry.serial > after:
                 entry.serial = serial
+        self._highest = max((entry.serial for entry in self._entries), default=-1)
 
     def move(self, seconds: float, slots: Mapping[tuple[int, bool], int]) -> None:
         """Our time has jumped by `seconds`, and each window by that number of slots."""
@@ -129,5 +149,5 @@ class Journal:
 
     def _forget(self, now: float) -> None:
         while self._entries and self._entries[0].at < now - KEPT:
-            self._entries.popleft()
+            self._count(self._entries.popleft().change, -1)
             self._dropped += 1

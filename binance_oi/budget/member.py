@@ -20,6 +20,7 @@ from binance_oi.budget.pool import Change, apply_limit, apply_refusal, changing
 from binance_oi.budget.process import UNKNOWN_NAMESPACE
 from binance_oi.budget.record_pool import Want, logger
 from binance_oi.budget.shared import apply_demand
+from binance_oi.budget.tuning import PATIENCE
 from binance_oi.budget.turns import HOLD, LEASE, NEWS, NEXT, SOON
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
@@ -86,8 +87,11 @@ class MemberPool(ApartPool):
 
     @changing
     def sending(self, receipt: Receipt) -> Receipt | None:
-        """See `Pool.sending`."""
-        return None if self._is_of_parent(receipt) else super().sending(self._timely(receipt))
+        """See `Pool.sending`. What is old is charged again: others may have released it."""
+        timely = self._timely(receipt)
+        if self._is_of_parent(receipt) or self._now() - timely.sent > PATIENCE:
+            return None
+        return super().sending(timely)
 
     @changing
     def settle(self, receipt: Receipt, used: int | None, date: float | None) -> None:

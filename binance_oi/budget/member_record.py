@@ -11,6 +11,8 @@ import os
 import msgspec
 
 from binance_oi.budget.knowledge import Known
+from binance_oi.budget.tuning import FLIGHT
+from binance_oi.budget.usage import Receipt
 
 FORMAT = 1  # changes with what is in a record, and is part of its key
 VERSION = 16  # random bytes in front of a record; each write has its own
@@ -18,6 +20,8 @@ ID = 16  # bytes that name a member
 GONE = 12  # minutes without a write after which the record drops a member
 MOST_MEMBERS = 256
 WAITED = 2.0  # s for which others leave a silent member its even part
+SETTLED = FLIGHT + 1.0  # s after its last write by which what a silent member sent is counted
+LOOK = 2  # weight that others keep for a count which shows what a silent member has sent
 LONGEST_SHIFT = 1e11  # s
 
 
@@ -34,11 +38,16 @@ class Line(msgspec.Struct, array_like=True):
     """What it has booked to that minute."""
     is_hungry: bool
     """Whether more of its calls wait."""
+    under_way: dict[int, int] = msgspec.field(default_factory=dict[int, int])
+    """Its weight without an answer, by minute."""
+    released: dict[int, int] = msgspec.field(default_factory=dict[int, int])
+    """The same, which others released because the member was silent. See `Shared.release`."""
 
     @property
     def is_possible(self) -> bool:
         """Whether its numbers can be so."""
-        return math.isfinite(self.at) and self.serial >= 0 and self.used >= 0
+        weights = [self.serial, self.used, *self.under_way.values(), *self.released.values()]
+        return math.isfinite(self.at) and min(weights) >= 0
 
 
 class Shared(msgspec.Struct, array_like=True):
@@ -73,6 +82,44 @@ class Shared(msgspec.Struct, array_like=True):
             if who != member and line.is_hungry and is_there:
                 parts.append(line.used if line.minute == minute else 0)
         return max(0, _level(sorted(parts), free) - used)
+
+    def kept(self, member: bytes, now: float) -> int:
+        """Weight to keep for a count that comes after all that a silent member may have sent."""
+        minute = self.state.clock.likeliest(now)
+        is_any = any(
+            who != member and now - line.at > WAITED and line.under_way.get(minute)
+            for who, line in self.lines.items()
+        )
+        return LOOK if is_any else 0
+
+    def release(self, member: bytes, now: float) -> None:
+        """Let the next count decide the weight that silent members had under way.
+
+        A member that was killed settles nothing. All that it sent is counted `FLIGHT` seconds after
+        it was charged, so a later count shows what of it was never sent.
+        """
+        ledger = self.state.ledger
+        for who, line in self.lines.items():
+            if who == member or not line.under_way or now - line.at <= SETTLED:
+                continue
+            for k, weight in line.under_way.items():
+                if k in ledger.minutes:
+                    ledger.leave_undecided(Receipt(weight, now, k, k, 0, False), k, now)
+                    line.released[k] = line.released.get(k, 0) + weight
+            line.under_way = {}
+
+    def restore(self, member: bytes) -> None:
+        """Book again what others released of `member`: it is back, and settles it itself.
+
+        Until a count has decided the released weight, it counts twice.
+        """
+        line, ledger = self.lines.get(member), self.state.ledger
+        if line is None:
+            return
+        for k, weight in line.released.items():
+            if k in ledger.minutes:
+                ledger.book(weight, k, k)
+        line.released = {}
 
     def sign(self, member: bytes, line: Line) -> None:
         """Write the line of a member, and drop members without a recent write."""

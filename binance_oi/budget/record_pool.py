@@ -142,6 +142,8 @@ class RecordPool(DeferredPool):
         shared = shared or Shared(0.0, 0.0, {}, self._make_state(self._now))
         shared.shift = self._time.shift
         self._take_clock(shared.state)
+        shared.release(self.member, now)
+        shared.restore(self.member)
         line, rebooked = shared.lines.get(self.member), None
         after = -1 if line is None else line.serial
         missing = self._journal.since(after, now)

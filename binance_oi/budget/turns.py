@@ -116,7 +116,9 @@ class TurnPool(RecordPool):
         self._serial += 1
         k = state.clock.likeliest(now)
         used = max(0, self._journal.booked(k) + change.booked[k])
-        line = Line(self._serial, now, k, used, self._want is not None and self._lots > 0)
+        under_way = self._journal.under_way(k, change)
+        is_hungry = self._want is not None and self._lots > 0
+        line = Line(self._serial, now, k, used, is_hungry, under_way)
         shared.sign(self.member, line)
         is_news = state.ledger.newest > newest or state.cooldown_until > held
         swap = Swap(
@@ -138,11 +140,12 @@ class TurnPool(RecordPool):
         if want is None or is_refused or self._is_apart or now < self._turn_at:
             return []
         wait = self._too_early(shared, now)
-        free = bucket.usage(now).remaining
+        remaining = bucket.usage(now).remaining
+        free = max(0, remaining - shared.kept(self.member, now))
         used = self._journal.booked(bucket.known.clock.likeliest(now))
         part = shared.even_part(self.member, used, free, now)
         soon = SOON * max(1, shared.fresh(now, GRACE)) / 2
-        if not wait and free >= want.weight > part:
+        if not wait and remaining >= want.weight > part:
             wait = Wait(soon, Reason.LEASE)
         first = wait or bucket.charge(now, want.weight, want.bulk)
         if isinstance(first, Wait):
