@@ -22,6 +22,8 @@ LOT = 100  # the most weight that a turn charges in advance
 LEAST_LOT = 4  # the least, if there is room and calls wait
 LEASE = 1.0  # s for which a lease may be sent
 SOON = 0.1  # s between two reads while room may appear at any time
+CROWD = 10  # members, above which each of them looks less often whether there is room
+CROWD_BEAT = 1.5  # s between two such looks; with a call, shorter than `GRACE`
 PATIENCE = 0.5  # s for one call of the server
 LOST = 2.5  # s without an answer, over at least `TRIES` calls: then the server is lost
 TRIES = 3
@@ -149,7 +151,9 @@ class TurnPool(RecordPool):
             wait = Wait(soon, Reason.LEASE)
         first = wait or bucket.charge(now, want.weight, want.bulk)
         if isinstance(first, Wait):
-            seconds = BEAT if first.seconds is None else min(max(first.seconds, soon), BEAT)
+            is_crowd = shared.seen(bucket.known.clock.likeliest(now)) > CROWD
+            longest = CROWD_BEAT if is_crowd else BEAT
+            seconds = longest if first.seconds is None else min(max(first.seconds, soon), longest)
             self._refusal = now + seconds, now, first
             self.has_news |= first.seconds is None
             return []

@@ -38,6 +38,7 @@ from . import (
     chart,
     contenders,
     growth,
+    machines,
     past,
     recording,
     reporting,
@@ -442,6 +443,7 @@ FIGURES: Mapping[str, Callable[[int], None]] = {
     "series": series.measure,
     "archive": archive.measure,
     "report": reporting.measure,
+    "machines": machines.measure,
 }
 
 if __name__ == "__main__":

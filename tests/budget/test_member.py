@@ -14,10 +14,13 @@ import pytest
 from binance_oi import fork
 from binance_oi.budget import member_record
 from binance_oi.budget.journal import Booked
+from binance_oi.budget.ledger import Minute
 from binance_oi.budget.member import MemberPool
+from binance_oi.budget.member_record import LOOK, SETTLED, WAITED
 from binance_oi.budget.pool import ProcessBudget, fresh_state
 from binance_oi.budget.record_pool import BEAT, GRACE, Turn
 from binance_oi.budget.record_server import Answer, Outcome, Swap
+from binance_oi.budget.tuning import PATIENCE
 from binance_oi.budget.turns import LEASE, LOST, LOT, TRIES
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from support.clocks import NOON, Time
@@ -627,3 +630,95 @@ def test_a_swap_that_reads_changes_nothing(machines: Machines) -> None:
     answer = machines.keeper.swap(POOL, Swap(b""))
     assert answer == Answer(Outcome.LATE, answer.time, before)
     assert machines.keeper.places[POOL].record == before
+
+
+# -- members that are silent -----------------------------------------------------------------------
+
+
+def minute(machines: Machines) -> Minute:
+    return machines.record().state.ledger.minute(int((NOON + machines.time.now) // 60))
+
+
+def send(machines: Machines, pool: MemberPool, weight: int, counted: int) -> None:
+    """Send, and be answered with this count."""
+    receipt = machines.take(pool, weight)
+    pool.settle(receipt, counted, NOON + int(machines.time.now))
+    machines.tell(pool)
+
+
+def test_what_a_killed_member_had_under_way_is_free_after_a_later_count(
+    machines: Machines,
+) -> None:
+    killed, one = machines.member(), machines.member()
+    machines.use(killed)
+    machines.use(one)
+    machines.take(killed, 100, waiting=40)  # none of it is sent
+    machines.time.move(SETTLED - 1.0)
+    send(machines, one, 10, 12)
+    assert minute(machines).used == 12 + 100
+    machines.time.move(2.0)
+    send(machines, one, 10, 22)
+    assert minute(machines).used == 22
+    assert machines.record().lines[killed.member].under_way == {}
+
+
+def test_what_a_killed_member_has_sent_stays_booked(machines: Machines) -> None:
+    killed, one = machines.member(), machines.member()
+    machines.use(killed)
+    machines.use(one)
+    machines.take(killed, 100)  # all of it is sent, and the exchange counts it
+    machines.time.move(SETTLED + 1.0)
+    send(machines, one, 10, 112)
+    assert minute(machines).used == 112
+
+
+def test_members_keep_weight_for_the_count_that_frees_what_a_killed_one_had(
+    machines: Machines,
+) -> None:
+    killed, one = machines.member(), machines.member()
+    machines.use(killed)
+    machines.use(one)
+    machines.take(killed, 100)
+    machines.time.move(WAITED + BEAT)
+    rest = LIMIT - 102 - LOOK
+    send(machines, one, rest, 2 + rest)
+    assert isinstance(machines.want(one), Wait)
+    machines.time.move(SETTLED)
+    send(machines, one, 1, 3 + rest)
+    assert minute(machines).used == 3 + rest
+    assert isinstance(machines.want(one, 100), Receipt)
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_a_member_that_was_silent_and_comes_back_settles_what_it_had_under_way(
+    machines: Machines, is_counted: bool
+) -> None:
+    silent, one = machines.member(), machines.member()
+    machines.use(silent)
+    machines.use(one)
+    receipt = machines.take(silent, 100)
+    machines.time.move(SETTLED + 1.0)
+    machines.use(one, 10)
+    if is_counted:  # before it comes back
+        machines.use(one, 1)
+    assert machines.record().lines[silent.member].released
+    machines.talk(silent)
+    machines.tell(silent)
+    assert minute(machines).under_way == 100
+    silent.settle(receipt, 300, NOON + int(machines.time.now))
+    machines.tell(silent)
+    assert minute(machines).under_way == 0
+    assert minute(machines).used >= 300
+    assert not machines.record().lines[silent.member].released
+
+
+def test_nothing_is_sent_that_others_may_have_released(machines: Machines) -> None:
+    pool = machines.member()
+    machines.use(pool)
+    fresh, old = machines.take(pool), machines.take(pool)
+    assert pool.sending(fresh) == fresh
+    machines.time.move(PATIENCE + 0.1)
+    assert pool.sending(old) is None
+    pool.refund(old)
+    machines.tell(pool)
+    assert minute(machines).under_way == 1

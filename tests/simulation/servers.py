@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 import trustme
+
 from binance_oi import BinanceOIError, OpenInterestClient, RedisBudget
 from binance_oi.extras import library
 from binance_oi.simulator.local import LocalExchange
