@@ -22,11 +22,11 @@ from binance_oi.recorder import Recorder, Recording
 from binance_oi.web import oi_app
 from binance_oi.web.aiohttp_app import SERVICE
 from binance_oi.web.limits import Limits
-from binance_oi.web.server import Server
+from binance_oi.web.server import CONNECTIONS, Server
 from binance_oi.web.systemd import keep_watchdog_quiet, notify, unit
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-SPARE_FILES = 200  # for everything but streams: the exchange, recordings, visitors who ask once
+SPARE_FILES = 300  # for all else: the exchange, recordings, connections that just came
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,14 @@ def serve(wanted: Wanted, source: Source) -> int:
     """Serve until a signal stops the service."""
     if wanted.recording is not None and wanted.record_to is not None:
         raise UsageError("--recording and --record-to exclude each other")
-    limits = limits_for(raise_open_files())
+    files = raise_open_files()
     with as_usage_errors():
         if wanted.recording is not None:
             with Recording(wanted.recording):  # or say now that it is none
                 pass
-            return asyncio.run(_serve(wanted, None, limits))
+            return asyncio.run(_serve(wanted, None, files))
         with source.client() as client:
-            return asyncio.run(_serve(wanted, client, limits))
+            return asyncio.run(_serve(wanted, client, files))
 
 
 def raise_open_files() -> int:
@@ -84,10 +84,15 @@ def raise_open_files() -> int:
 
 def limits_for(files: int) -> Limits:
     """Limits of a process that may open so many files."""
-    return Limits(listeners=max(1, min(Limits().listeners, files - SPARE_FILES)))
+    return Limits(listeners=min(Limits().listeners, connections_for(files)))
 
 
-async def _serve(wanted: Wanted, client: OpenInterestClient | None, limits: Limits) -> int:
+def connections_for(files: int) -> int:
+    """How many connections a process that may open so many files accepts."""
+    return max(1, min(CONNECTIONS, files - SPARE_FILES))
+
+
+async def _serve(wanted: Wanted, client: OpenInterestClient | None, files: int) -> int:
     async with AsyncExitStack() as stack:
         if client is not None:
             await stack.enter_async_context(client)
@@ -100,9 +105,11 @@ async def _serve(wanted: Wanted, client: OpenInterestClient | None, limits: Limi
             hosts=(*LOOPBACK, _as_host(wanted.host), *wanted.hosts),
             origins=wanted.origins,
             proxies=wanted.proxies,
-            limits=limits,
+            limits=limits_for(files),
         )
-        server, recorder = Server(app, wanted.host, wanted.port), _recorder(wanted, client)
+        most = connections_for(files)
+        server = Server(app, wanted.host, wanted.port, connections=most)
+        recorder = _recorder(wanted, client)
         with stopped_by_signals() as stop:
             try:
                 await server.start()

@@ -1,10 +1,13 @@
 """A server for the service alone, on aiohttp.
 
-The rule of this file: a visitor who is slow, or silent, holds a connection for a bounded time.
+The rule of this file: a visitor who is slow, or silent, holds a connection for a bounded time, and
+until others need it.
 """
 
 import asyncio
 import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -15,9 +18,18 @@ from binance_oi.web.aiohttp_app import SERVICE
 
 IDLE_S: Final = 75.0  # s without a whole request, after which a connection ends
 DRAIN_S: Final = 0.7  # s that answers under way get at the end, twice
-BACKLOG: Final = 2048
+BACKLOG: Final = 2048  # connections that wait in the kernel
+AT_ONCE: Final = 32  # connections that are accepted before other work runs
+CONNECTIONS: Final = 20_000
+BEYOND: Final = 32  # connections above the limit that are served when none is idle
+REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
 CHECK_S: Final = 5.0  # s between two looks at what visitors have not read
 OF_VISITORS: Final = (HttpProcessingError, web.RequestPayloadError)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -37,10 +49,14 @@ class Server:
         app: The application.
         host: The address to listen on.
         port: The port; 0 takes a free one.
+        connections: Above so many, idle connections end, and then new ones are refused. It is
+            below the number of files that the process may open: `accept` fails at that number.
     """
 
-    def __init__(self, app: web.Application, host: str, port: int) -> None:
-        self._app, self._host, self._port = app, host, port
+    def __init__(
+        self, app: web.Application, host: str, port: int, *, connections: int = CONNECTIONS
+    ) -> None:
+        self._app, self._host, self._port, self._most = app, host, port, connections
         self._runner = web.AppRunner(
             app,
             handle_signals=False,
@@ -50,16 +66,26 @@ class Server:
             shutdown_timeout=DRAIN_S,
             lingering_time=1.0,
         )
+        app.middlewares.append(self._noted)
+        self._busy: set[RequestHandler] = set()  # connections with a request under way
         # Since when each connection has something that its visitor has not read, loop time.
         self._unread: dict[RequestHandler, float] = {}
         self._care: asyncio.Task[None] | None = None
+        self._listening: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        port = self._runner.addresses[0][1]
+        assert self._listening is not None
+        port = self._listening.sockets[0].getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{port}/"
+
+    @property
+    def connections(self) -> Sequence[RequestHandler]:
+        """The open connections, the oldest first."""
+        server = self._runner.server
+        return () if server is None else server.connections
 
     async def start(self) -> None:
         """Listen.
@@ -68,11 +94,18 @@ class Server:
             OSError: The address cannot be used.
         """
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(self._runner, self._host, self._port, backlog=BACKLOG).start()
+            # asyncio accepts as many in one step as wait at most, and closes none in between.
+            self._listening = await loop.create_server(
+                self._protocol, self._host, self._port, backlog=AT_ONCE
+            )
         except BaseException:
             await self._runner.cleanup()
             raise
+        for each in self._listening.sockets:
+            with socket.fromfd(each.fileno(), each.family, each.type) as same:
+                same.listen(BACKLOG)
         self._care = asyncio.create_task(self._end_unread())
 
     async def stop(self) -> None:
@@ -80,19 +113,51 @@ class Server:
         if self._care is not None:
             self._care.cancel()
             await asyncio.wait([self._care])
+        if self._listening is not None:
+            self._listening.close()
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _noted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        self._busy.add(connection)
+        try:
+            return await handler(request)
+        finally:
+            self._busy.discard(connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What reads a new connection."""
+        server = self._runner.server
+        if server is None:  # it has just stopped
+            return _Refused()
+        connections = self.connections
+        if len(connections) >= self._most:
+            idle = [each for each in connections if each not in self._busy]
+            for each in idle[: -(-len(idle) // 2)]:  # the oldest ones
+                each.force_close()
+        return _Refused() if len(connections) >= self._most + BEYOND else server()
 
     async def _end_unread(self) -> None:
         """End connections whose visitor does not read what was sent."""
         loop, stalled = asyncio.get_running_loop(), self._app[SERVICE].limits.stalled
         while True:
             await asyncio.sleep(min(CHECK_S, stalled))
-            server, now, before = self._runner.server, loop.time(), self._unread
+            now, before = loop.time(), self._unread
             self._unread = {}
-            for handler in () if server is None else server.connections:
+            for handler in self.connections:
                 transport = handler.transport
                 if transport is None or not transport.get_write_buffer_size():
                     continue
                 since = self._unread[handler] = before.get(handler, now)
                 if now - since >= stalled:
                     transport.abort()
+
+
+class _Refused(asyncio.Protocol):
+    """A connection that ends as soon as it begins."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(REFUSAL)
+        transport.close()

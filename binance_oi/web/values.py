@@ -99,7 +99,8 @@ class Values:
             BinanceOIError: The values cannot be read.
         """
         client = self._client
-        wait = math.inf if client is None else self._weight.take(len(names), _now())
+        is_possible = client is not None and len(names) <= self._limits.weight
+        wait = self._weight.take(len(names), _now()) if is_possible else math.inf
         if client is None or wait:
             cells = (self.latest(hub, name) for name in names)
             oldest = max(0 if cell is None else hub.age_of(cell.at) for cell in cells)

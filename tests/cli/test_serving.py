@@ -177,5 +177,5 @@ def test_the_process_may_open_as_many_files_as_it_is_allowed() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert serving.limits_for(1200).listeners == 1000
+    assert serving.limits_for(1200).listeners == 900
     assert serving.limits_for(10).listeners == 1

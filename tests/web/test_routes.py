@@ -138,6 +138,20 @@ async def test_a_snapshot_is_the_latest_sweep(server: str) -> None:
     assert later.json["slot"] > got.json["slot"]
 
 
+async def test_a_market_that_visitors_can_never_renew_is_worth_a_request_after_the_next_sweep() -> (
+    None
+):
+    async with visiting("aiohttp", limits=Limits(weight=2), every=600.0) as (visitor, reads):
+        await visitor.get("/snapshot")
+        await asyncio.sleep(30.0)
+        weight = reads.usage.charged
+        got = await visitor.get("/snapshot?max_age=5")  # three symbols
+        assert reads.usage.charged == weight
+        left = visitor.service.hub.seconds_to_next()
+    assert (got.status, got.json["type"]) == (503, "urn:binance-oi:too-old")
+    assert int(got.headers["Retry-After"]) >= left
+
+
 @everywhere
 async def test_the_first_visitor_waits_for_the_first_sweep_and_gets_it(server: str) -> None:
     async with visiting(server, every=30.0) as (visitor, reads):

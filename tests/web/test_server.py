@@ -15,7 +15,7 @@ import pytest
 from binance_oi.web import Limits, Listener, oi_app
 from binance_oi.web.aiohttp_app import SERVICE
 from binance_oi.web.hub import Hub
-from binance_oi.web.server import IDLE_S, Server
+from binance_oi.web.server import BEYOND, IDLE_S, Server
 from binance_oi.web.service import Service
 from support.market_source import FedSource, reading
 from support.service_servers import SERVERS
@@ -28,11 +28,14 @@ MARKET = {f"S{number}USDT": f"{number}.5" for number in range(800)}
 
 
 @asynccontextmanager
-async def serving(limits: Limits = Limits()) -> AsyncIterator[tuple[Server, Service, int]]:  # noqa: B008
+async def serving(
+    limits: Limits = Limits(),  # noqa: B008
+    **options: int,
+) -> AsyncIterator[tuple[Server, Service, int]]:
     app = oi_app(None, recording="never.db", hosts=[HOST.decode()], limits=limits)
     service, source = app[SERVICE], FedSource()
     service.hub = Hub(source, limits=limits)
-    server = Server(app, "127.0.0.1", 0)
+    server = Server(app, "127.0.0.1", 0, **options)
     await server.start()
     service.begin()
     source.feed(reading(0, MARKET))
@@ -271,3 +274,62 @@ async def test_nothing_of_a_listener_stays_when_it_has_left() -> None:
             await asyncio.sleep(0.05)
         gc.collect()
         assert [each for each in gc.get_objects() if isinstance(each, Listener)] == []
+
+
+# -- more connections than the process may have ----------------------------------------------------
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+FOLLOW = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+async def test_idle_connections_end_when_others_need_their_place_and_streams_do_not() -> None:
+    async with serving(connections=20) as (server, service, port):
+        stream, following = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        following.write(FOLLOW)
+        await stream.readuntil(b"event: state")
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+        for _ in range(3):
+            assert (await exchange(port, ASK)).startswith(b"HTTP/1.1 200")
+        assert len(server.connections) <= 20 + BEYOND
+        service.hub.publish(reading(1, MARKET))
+        await service.hub.wake()
+        await stream.readuntil(b"event: sweep")
+        reader, _ = idle[0]
+        assert await reader.read() == b""  # the oldest one
+        for _, writer in (*idle, (stream, following)):
+            writer.close()
+
+
+async def test_connections_beyond_the_limit_are_refused_when_none_is_idle(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(connections=4) as (server, service, port):
+        streams = list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+        for _ in range(4 + BEYOND):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+            writer.write(FOLLOW)
+            await reader.readuntil(b"event: state")
+            streams.append((reader, writer))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        refused = await reader.read()
+        writer.close()
+        assert service.hub.listeners == len(server.connections) == 4 + BEYOND
+        streams[0][1].transport.abort()
+        while len(server.connections) == 4 + BEYOND:  # noqa: ASYNC110 - nobody sets an event
+            await asyncio.sleep(0.01)
+        assert (await exchange(port, ASK)).startswith(b"HTTP/1.1 200")
+        for _, writer in streams:
+            writer.close()
+    assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
+    assert caplog.records == []
+
+
+@pytest.mark.virtual_time
+async def test_a_visitor_who_never_sends_anything_is_disconnected() -> None:
+    async with serving() as (_, _, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert await reader.read() == b""
+        assert loop.time() - began <= IDLE_S + 1.0
+        writer.close()
