@@ -128,7 +128,7 @@ class FromArchive(NamedTuple):
 
 
 def fill(
-    recording: Path,
+    recording: str | Path,
     symbols: Sequence[str] | None,
     stretch: Stretch,
     archives: FromArchive | None,
@@ -154,7 +154,7 @@ def fill(
 
 async def _fill(
     client: OpenInterestClient,
-    recording: Path,
+    recording: str | Path,
     symbols: Sequence[str] | None,
     stretch: Stretch,
     archived: Archive | None,

@@ -94,7 +94,7 @@ async def _read(
     return tracker, errors
 
 
-def changes_recorded(wanted: Wanted, path: Path, output: Output) -> int:
+def changes_recorded(wanted: Wanted, path: str | Path, output: Output) -> int:
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([wanted.window])
     with as_usage_errors(), Recording(path) as recording:

@@ -26,9 +26,10 @@ from binance_oi.market.history import MARGINS_MS, SETTLED_MS
 from binance_oi.market.moments import Moment, check_moment, moment_ms
 from binance_oi.market.past import History
 from binance_oi.market.rows import HISTORY, InstantRow, instant_row
+from binance_oi.recorder.address import is_database
 from binance_oi.recorder.recording import Recording
 from binance_oi.recorder.sink import Sink
-from binance_oi.recorder.sqlite import SqliteSink
+from binance_oi.recorder.stored import Storing, stored
 from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.times import instant
 
@@ -178,7 +179,8 @@ class Filler:
         """Store rows, and let the sink do its deferred work."""
         if rows:
             self.rows += len(rows)
-            self.new += await self._thread.run(partial(self._sink.save_past, rows))
+            new = await self._thread.run(partial(self._sink.save_past, rows))
+            self.new += new  # read after the wait: several symbols are stored side by side
             await self._thread.run(self._sink.tidy)
 
 
@@ -269,7 +271,8 @@ async def backfill(
 
     Args:
         reader: The client.
-        to: The recording, made when missing; or a `Sink` that stores elsewhere.
+        to: The recording, made when missing: a file, or the URL of a database; or a `Sink` that
+            stores elsewhere.
         symbols: The symbols to read. None reads those of the recording or, when it has none, every
             trading symbol.
         since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
@@ -303,11 +306,13 @@ async def backfill(
             f"since ({instant(span.first)}) must not be later than until ({instant(span.last)})"
         )
     wanted: Sequence[str] = () if symbols is None else check_symbols(symbols)
-    sink = _sink_of(to, reader.source if source is None else source)
+    sink = _sink_of(to, reader.source if source is None else source, clock)
     with WritingThread() as thread:
         try:
             await thread.run(partial(sink.claim, asyncio.get_running_loop().time))
-            names = wanted or await thread.run(partial(_recorded, to)) or await reader.symbols()
+            names = (
+                wanted or await thread.run(partial(_recorded, to, sink)) or await reader.symbols()
+            )
             await thread.run(sink.open)
             filler = Filler(reader, sink, thread, clock)
             run = _Run(filler, names, on_progress)
@@ -327,22 +332,25 @@ async def backfill(
     )
 
 
-def _sink_of(to: StrPath | Sink, source: str) -> Sink:
+def _sink_of(to: StrPath | Sink, source: str, clock: Callable[[], float]) -> Sink:
     """The sink that writes to `to`.
 
     Raises:
-        TypeError: `to` is neither a path nor a sink.
+        TypeError: `to` is neither a path, nor a URL, nor a sink.
     """
     if isinstance(to, str | os.PathLike):
-        return SqliteSink(check_path("to", to), source)
+        place = to if is_database(to) else check_path("to", to)
+        return stored(place, Storing(source, None, None, clock))[1]
     if not hasattr(to, "save_past"):
         raise TypeError(f"to must be a path or a Sink: {to!r}")
     return to
 
 
-def _recorded(to: StrPath | Sink) -> Sequence[str]:
+def _recorded(to: StrPath | Sink, sink: Sink) -> Sequence[str]:
     """The symbols that a recording has, in its samples or in its rows of the past."""
-    if not isinstance(to, str | os.PathLike) or not os.path.exists(to) or not os.path.getsize(to):
+    if is_database(to):
+        sink.open()  # the tables of an empty database
+    elif not isinstance(to, str | os.PathLike) or not os.path.exists(to) or not os.path.getsize(to):
         return ()
     with Recording(to) as recording:
         return sorted({*recording.symbols(), *recording.past().symbols()})

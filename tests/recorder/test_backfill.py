@@ -25,8 +25,9 @@ from binance_oi import (
 )
 from binance_oi.market.rows import ARCHIVE, HISTORY, InstantRow
 from binance_oi.recorder import Backfilled, BackfillProgress, Recording
-from binance_oi.recorder.backfill import PAGE_MS, Span, spans_of
+from binance_oi.recorder.backfill import PAGE_MS, Filler, Span, spans_of
 from binance_oi.recorder.store import Store
+from binance_oi.recorder.writing_thread import WritingThread
 from binance_oi.simulator import LocalExchange
 from support.lanes import some
 from support.memory_sink import MemorySink
@@ -63,7 +64,7 @@ async def fill(exchange: LocalExchange, to: Any, *names: str, **options: Any) ->
         return await backfill(client, to, names or None, **usual | options)
 
 
-def kept(path: Path, source: str | None = None) -> list[InstantRow]:
+def kept(path: str | Path, source: str | None = None) -> list[InstantRow]:
     with Recording(path) as recording:
         return list(recording.past(source=source).rows())
 
@@ -84,11 +85,11 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_recording_gets_every_row_of_the_history_and_the_next_run_asks_for_none(
-    path: Path,
+    place: str,
 ) -> None:
     async with local() as exchange:
-        found = await fill(exchange, path, *NAMES)
-        rows = kept(path)
+        found = await fill(exchange, place, *NAMES)
+        rows = kept(place)
         expected = [row for name in sorted(NAMES) for row in truth(exchange, name)]
         assert [row[:5] for row in rows] == expected
         assert all(supply for *_, supply in rows)
@@ -96,12 +97,30 @@ async def test_a_recording_gets_every_row_of_the_history_and_the_next_run_asks_f
         assert found.failed == {}
         holes = (UNTIL - SINCE) // STEP + 1 - len(rows) // 4
         before = exchange.history_counter.total
-        again = await fill(exchange, path, *NAMES)
-        assert kept(path) == rows
+        again = await fill(exchange, place, *NAMES)
+        assert kept(place) == rows
         assert again.new == 0
         # Only the stretches that have no row are asked for again.
         assert exchange.history_counter.total - before <= (4 if found.holes else 0) + holes
         assert exchange.used == 0
+
+
+async def test_a_backfill_without_names_reads_the_symbols_of_the_recording(place: str) -> None:
+    async with local() as exchange:
+        await fill(exchange, place, "BTCUSDT", "ETHUSDT", since=UNTIL - 10 * STEP)
+        found = await fill(exchange, place)
+        assert found.symbols == 2
+        assert {row[0] for row in kept(place)} == {"BTCUSDT", "ETHUSDT"}
+        assert {row[1] for row in kept(place)} >= {SINCE + STEP, UNTIL}
+
+
+async def test_rows_of_symbols_that_are_stored_side_by_side_are_all_counted() -> None:
+    async with local() as exchange, client_of(exchange) as client:
+        with WritingThread() as thread:
+            filler = Filler(client, MemorySink(), thread, wall_time)
+            rows = [[(name, SINCE, HISTORY, "1.5", None, None)] for name in NAMES]
+            await asyncio.gather(*map(filler.save, rows))
+        assert (filler.rows, filler.new) == (4, 4)
 
 
 async def test_only_what_is_missing_is_asked_for(path: Path) -> None:

@@ -43,7 +43,7 @@ async def running(**options: Any) -> AsyncIterator[tuple[LocalExchange, OpenInte
 
 
 async def record(
-    client: OpenInterestClient, path: Path | MemorySink, minutes: float, **options: Any
+    client: OpenInterestClient, path: str | Path | MemorySink, minutes: float, **options: Any
 ) -> Status:
     usual: dict[str, Any] = {"every": 20.0, "symbols": NAMES, "backfill": True, "clock": wall_time}
     recorder = Recorder(client, path, **usual | options)
@@ -52,13 +52,13 @@ async def record(
     return recorder.status
 
 
-def missed(path: Path) -> set[int]:
+def missed(path: str | Path) -> set[int]:
     """The 5-minute instants of all gaps of whole sweeps."""
     with Recording(path) as recording:
         return {at for gap in recording.gaps() for at in instants_in(gap, PERIOD)}
 
 
-def kept(path: Path, name: str) -> dict[int, str]:
+def kept(path: str | Path, name: str) -> dict[int, str]:
     with Recording(path) as recording:
         rows = recording.past([name], source="history").rows()
         return {row[1]: row[3] for row in rows}
@@ -74,17 +74,17 @@ def swept(path: Path) -> list[int]:
         return [sweep.slot for sweep in recording.sweeps()]
 
 
-async def test_a_ban_leaves_a_gap_whose_instants_come_from_the_history(path: Path) -> None:
+async def test_a_ban_leaves_a_gap_whose_instants_come_from_the_history(place: str) -> None:
     async with running(bans=Bans(after=None)) as (exchange, client):
         asyncio.get_running_loop().call_later(250.0, exchange.ban, 1500.0)
-        status = await record(client, path, 45.0)
-        instants = missed(path)
+        status = await record(client, place, 45.0)
+        instants = missed(place)
         assert len(instants) >= 5
         for name in NAMES:
             expected = truth(exchange, name, instants)
             assert len(expected) >= 5
-            assert expected.items() <= kept(path, name).items()
-        assert status.backfilled == sum(len(kept(path, name)) for name in NAMES)
+            assert expected.items() <= kept(place, name).items()
+        assert status.backfilled == sum(len(kept(place, name)) for name in NAMES)
         assert exchange.history_counter.total <= 2 * len(NAMES)  # of a page each
 
 

@@ -20,6 +20,7 @@ from binance_oi.cli.options import (
     RowPeriod,
     Schedule,
     Source,
+    Store,
     Symbols,
     Window,
 )
@@ -111,7 +112,7 @@ def changes(
     window: Window = "1h",
     top: Annotated[int, Parameter(validator=Number(gt=0))] = 20,
     sort: Ranking = "percent",
-    recording: Place | None = None,
+    recording: Store | None = None,
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:

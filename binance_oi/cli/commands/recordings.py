@@ -71,7 +71,7 @@ def record(
 
 @command
 def backfill(
-    recording: Place,
+    recording: Store,
     /,
     symbols: Symbols = None,
     *,
@@ -87,10 +87,10 @@ def backfill(
     They come from the exchange's history, which has the last 30 days, and with --archive also from
     its public archive, which has all since 2020 up to yesterday. The command asks only for what the
     recording lacks, so the same command goes on where it was interrupted. It cannot run while a
-    recorder writes the file; record --backfill closes the gaps of a recorder.
+    recorder writes there; record --backfill closes the gaps of a recorder.
 
     Args:
-        recording: A file made by `record`; made when missing.
+        recording: What `record` makes, a file or the URL of a database; made when missing.
         symbols: Only these; by default those of the recording, or all that trade if it has none.
         since: The first instant: an age (30d, 12h), or ISO 8601, UTC unless it says otherwise.
         until: The last instant, given in the same way; without it, now.
