@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from binance_oi.market.archive import Archive
     from binance_oi.recorder.history_cache import HistoryCache
 
-VARIABLE_PREFIX = "BINANCE_OI_"  # how the names of our environment variables begin
+VARIABLE_PREFIX = "BINANCE_OI_"  # the names of our environment variables begin with it
 Level = Literal["debug", "info", "warning", "error"]
 AUTO = "auto"  # a value of `--every`
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -76,9 +76,9 @@ def _bound(kind: object, tokens: Sequence[Token]) -> datetime | timedelta:
 
 def _place(_: object, tokens: Sequence[Token]) -> Path:
     name = tokens[0].value
-    if not name:  # `Path("")` is the current directory
+    if not name:  # `Path("")` would be the current directory
         raise ValueError("a name is needed")
-    if name == "-":  # it does not mean stdout here
+    if name == "-":  # a user may expect that it means stdout
         raise ValueError("a name is needed; ./- is a file named -")
     return Path(name)
 
@@ -168,7 +168,7 @@ Movement = Literal["change", "total", "window", "z", "symbol"]
 Ranking = Literal["percent", "usd", "z", "symbol"]
 """The order of changes."""
 Window = Annotated[str, Parameter(converter=_window, metavar="DURATION")]
-"""The length of time over which a change is computed."""
+"""The window of a change."""
 Place = Annotated[Path, Parameter(converter=_place)]
 Store = Annotated[str | Path, Parameter(converter=_store, metavar="FILE|URL")]
 """A recording: a file, or the URL of a database."""
@@ -180,16 +180,16 @@ Period = Annotated[float, Parameter(converter=_seconds, metavar="DURATION")]
 Schedule = Annotated[
     float | None, Parameter(converter=_schedule, metavar="DURATION", show_default=lambda _: AUTO)
 ]
-"""Seconds from sweep to sweep; None takes the shortest schedule that fits."""
+"""Seconds from sweep to sweep; None chooses the shortest schedule that fits."""
 Moment = Annotated[datetime | None, Parameter(converter=_moment, metavar="MOMENT")]
 Bound = Annotated[datetime | timedelta | None, Parameter(converter=_bound, metavar="AGE|MOMENT")]
 """An end of a stretch of the past."""
 RowPeriod = Literal["5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d"]
-"""From row to row of the past."""
+"""The time between two rows of the past."""
 RequiredSymbols = Annotated[list[str], Parameter(name="--symbol", negative=(), converter=_names)]
-"""Symbols that a command needs."""
+"""Symbols that a command requires."""
 Symbols = Annotated[list[str] | None, Parameter(name="--symbol", negative=(), converter=_names)]
-"""Symbols to which the user may limit a command: after the command, or each after ``--symbol``."""
+"""Symbols that a command accepts: after its name, or each after ``--symbol``."""
 
 
 def variable(name: str) -> Parameter:
@@ -198,7 +198,7 @@ def variable(name: str) -> Parameter:
 
 
 def forget_empty_variables() -> None:
-    """Remove our empty variables from the environment: they count as not set."""
+    """Remove our variables with an empty value from the environment, as if they were not set."""
     for name in VARIABLES:
         if os.environ.get(name) == "":
             del os.environ[name]
@@ -216,20 +216,20 @@ _log = Group("Log", sort_key=6)
 
 
 ArchiveUrl = Annotated[str | None, Parameter(group=_archive, validator=_check_base_url)]
-"""The URL of the public archive, beside that of the exchange."""
+"""The URL of the public archive, for a command that has one of the exchange too."""
 ArchiveFiles = Annotated[Path | None, Parameter(group=_archive, converter=_place)]
 """The directory of the archive's files."""
 FromArchive = Annotated[Flag, Parameter(group=_archive)]
-"""Whether to read the archive as well."""
+"""Whether to read the archive too."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Source:
-    """The exchange to read and the limits to keep, for every command that sends."""
+    """The exchange to read, and the limits to keep, for every command that sends requests."""
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
-    """Start a local exchange for the length of this command, and read it."""
+    """Start a local exchange for this command, and read it."""
     testnet: Annotated[Flag, Parameter(group=_exchange)] = False
     """Read the exchange's testnet; its numbers are synthetic."""
     base_url: Annotated[
@@ -243,13 +243,13 @@ class Source:
     local_address: Annotated[
         str | None, Parameter(group=_connection, metavar="IP"), variable("LOCAL_ADDRESS")
     ] = None
-    """The IP address of this machine to send from. Each has a budget of its own."""
+    """The IP address of this machine to use. Each address has a budget of its own."""
     reserve: Annotated[
         int | float | None,
         Parameter(group=_limits, converter=_weight_or_share, metavar="WEIGHT|SHARE"),
         variable("RESERVE"),
     ] = None
-    """What to leave unused in each minute: a weight such as 600, or a share. The default is 1%."""
+    """The part of each minute to leave unused: a weight such as 600, or a share. Default: 1%."""
     share: Annotated[
         float | None,
         Parameter(group=_limits, converter=_share, metavar="SHARE"),
@@ -259,17 +259,17 @@ class Source:
     budget: Annotated[str | None, Parameter(group=_limits, metavar="URL"), variable("BUDGET")] = (
         None
     )
-    """The Redis or Valkey server, redis://host, that keeps one budget for several machines."""
+    """The Redis or Valkey server with a budget that several machines share: redis://host."""
     egress: Annotated[str | None, Parameter(group=_limits, metavar="NAME"), variable("EGRESS")] = (
         None
     )
-    """The name of the public address, the same for all who share a budget through --budget."""
+    """A name for the public IP address: the same on all machines that share it, with --budget."""
     max_wait: Annotated[Period | None, Parameter(group=_limits), variable("MAX_WAIT")] = None
-    """The longest that a request may wait for budget: 30s, 5m. Without it, as long as it takes."""
+    """The longest time that a request may wait for the budget: 30s, 5m. By default, any time."""
     timeout: Annotated[
         Period, Parameter(group=_limits, validator=Number(gt=0)), variable("TIMEOUT")
     ] = 10.0
-    """Seconds for one request and its retries; waiting for budget does not count."""
+    """Seconds for one request and its retries, without the wait for the budget."""
     log_level: Annotated[
         Level, Parameter(group=_log, converter=_level, metavar="LEVEL"), variable("LOG_LEVEL")
     ] = "warning"
@@ -292,7 +292,7 @@ class Source:
             yield self._client(self._base_url)
 
     def cache(self) -> "HistoryCache":
-        """Where recent history of that exchange is kept; a local one for this command has none."""
+        """Return the cache of recent history; a local exchange for this command has none."""
         from binance_oi.recorder.history_cache import HistoryCache
 
         return HistoryCache(None) if self.simulated else HistoryCache.of(self._base_url)
@@ -331,15 +331,15 @@ class Source:
             from binance_oi.budget.redis import RedisBudget
 
             return RedisBudget(self.budget, egress=check_egress(self.egress), **options)
-        # No other process can read a simulated exchange, and its shared budget would outlive it.
+        # Only this process reads its simulated exchange, so there is no need for a shared record.
         return ProcessBudget(**options) if self.simulated else MachineBudget(**options)
 
 
 def check_egress(egress: str | None) -> str:
-    """The name that goes with a server.
+    """Return the name of the public IP address, which `--budget` requires.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no name.
     """
     if egress is None:
         raise UsageError("--budget needs --egress: a name for the public address of this machine")
@@ -352,9 +352,9 @@ class ArchiveSource:
     """The public archive to read."""
 
     simulated: Annotated[Flag, Parameter(group=_exchange)] = False
-    """Start a local exchange for the length of this command, and read its archive."""
+    """Start a local exchange for this command, and read its archive."""
     archive_url: Annotated[str | None, Parameter(group=_exchange, validator=_check_base_url)] = None
-    """The archive, or a mirror of it: https://host, or http:// on this machine."""
+    """The URL of the archive, or of a mirror: https://host, or http:// on this machine."""
     proxy: Annotated[str | None, Parameter(group=_connection), variable("PROXY")] = None
     """An HTTP proxy, http://[user:password@]host:port."""
     log_level: Annotated[
@@ -396,7 +396,7 @@ class Span:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class End:
-    """When a command that runs for long stops by itself."""
+    """The time at which a long command stops by itself."""
 
     seconds: Annotated[
         Period | None, Parameter(name="--for", group=_end, validator=Number(gt=0))
@@ -412,15 +412,15 @@ class Output:
     """The format of the output. The default is a table on a terminal, and JSON lines elsewhere."""
 
     json: Annotated[Flag, Parameter(group=_format)] = False
-    """Print JSON Lines, also on a terminal."""
+    """Print JSON Lines, even on a terminal."""
     csv: Annotated[Flag, Parameter(group=_format)] = False
     """Print CSV with a header."""
     csv_safe: Annotated[Flag, Parameter(group=_format)] = False
-    """Print CSV in which a spreadsheet runs no cell as a formula."""
+    """Print CSV with an apostrophe before cells that a spreadsheet would run as a formula."""
 
     @property
     def is_table(self) -> bool:
-        """Whether a person gets a table."""
+        """Whether the output is a table: on a terminal, without an option for another format."""
         return sys.stdout.isatty() and not (self.json or self.csv or self.csv_safe)
 
     def show(self, sheet: "Sheet", *, is_cut: bool = False, below: int = 0) -> None:

@@ -22,12 +22,12 @@ def budget(
 ) -> int:
     """Show the budget of every exchange that this machine reads. Sends nothing.
 
-    The last line names the file that all processes of this user share. The list leaves out local
-    ports on which no program listens.
+    The last line names the file that all processes of this user share. The list omits local ports
+    on which no program listens.
 
     Args:
-        forget: Show this budget, ask, and forget it.
-        yes: Forget it without asking.
+        forget: The name of a budget: show it, ask, and delete it.
+        yes: Delete it without asking.
         budget: Show the budgets on this Redis or Valkey server instead, redis://host.
         egress: The name of the public address whose budgets to show.
     """
@@ -56,12 +56,12 @@ def simulate(
     """Run a local exchange until interrupted; the first line is its URL.
 
     Args:
-        port: Port on 127.0.0.1; 0 takes a free one.
+        port: The port on 127.0.0.1; 0 for any free port.
         limit: The weight that the exchange allows in a minute.
-        used: Weight already used in the first minute.
-        others: Weight that other clients use each second.
-        latency: Seconds from request to answer.
-        seed: Seed of all random numbers.
+        used: The weight that others have used in the first minute before the start.
+        others: The weight that other clients use each second.
+        latency: The seconds from a request to its answer.
+        seed: The seed of all random numbers.
         json: Print the URL as a JSON object.
     """
     import asyncio

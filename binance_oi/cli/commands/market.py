@@ -25,7 +25,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # what the exchange keeps
+MONTH = timedelta(days=30)  # so long the exchange keeps rows of the past
 
 
 @command
@@ -33,7 +33,7 @@ def get(symbols: RequiredSymbols, *, source: Source = Source(), output: Output =
     """Read open interest of some symbols.
 
     Args:
-        symbols: Such as BTCUSDT, or BTCUSDT,ETHUSDT. Lower case is allowed.
+        symbols: Symbols such as BTCUSDT, or BTCUSDT,ETHUSDT. Lower case is allowed.
     """
     from binance_oi.cli.reading import read
 
@@ -54,8 +54,8 @@ def snapshot(
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
-        notional: Show also the mark price, and open interest in units of the quote asset.
-        sort: Sort by name, or by notional value (usd), the largest first; usd reads mark prices.
+        notional: Show the mark price too, and open interest in units of the quote asset.
+        sort: Sort by name; or by notional value (usd), the largest first, which needs mark prices.
         all: Show every row, even if the terminal has room for fewer.
     """
     from binance_oi.cli import reading
@@ -90,14 +90,14 @@ def watch(
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
-        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
-            that fits into the budget.
-        sort: Sort by the change since the last sweep, since the start (total), or over the window;
-            by its z-score (z); or by symbol.
-        window: 5m or a multiple of it. What was before the start is read from the exchange's
-            history, one request for each symbol, and kept for the next time.
+        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
+            10m that fits into the budget.
+        sort: Sort by the change since the last sweep, since the start (total) or over the window,
+            by the z-score of the window (z), or by symbol.
+        window: The window of the change: 5m or a multiple of it. The command reads the time before
+            its start from the exchange's history, with one request for each symbol, and caches it.
         top: How many lines to show.
-        json: Print JSON Lines, also on a terminal.
+        json: Print JSON Lines, even on a terminal.
     """
     from binance_oi.cli import watching
 
@@ -118,19 +118,20 @@ def changes(
 ) -> int:
     """Show how open interest has changed over a window, the largest changes first.
 
-    Each change is compared with the symbol's own changes over such windows in the 7 days before:
-    the z-score is its distance from their mean in standard deviations, the percentile the share of
-    them that is smaller. It needs at least 200 of them.
+    The command compares each change with the changes of the same symbol over windows of the same
+    length in the 7 days before. The z-score is its distance from their mean, in standard
+    deviations. The percentile is the percentage of them that are smaller. Both need at least 200
+    changes to compare with.
 
-    The rows come from the exchange's history, and are kept for the next time: only what is new is
-    asked for. The first time, up to 50 symbols are read 7 days back. More symbols are read 41 hours
-    back, one request for each: the whole market takes 4 minutes.
+    The rows come from the exchange's history. The command caches them, and the next time requests
+    only new rows. The first time, it reads 7 days for up to 50 symbols. For more symbols it reads
+    41 hours, with one request for each: the whole market takes 4 minutes.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
-        window: 5m or a multiple of it, such as 1h, 4h or 24h.
+        window: The window: 5m or a multiple of it, such as 1h, 4h or 24h.
         top: How many changes to show.
-        sort: By percent, usd or z-score, the largest in either direction first; or by symbol.
+        sort: Sort by percent, usd or z-score, the largest first, up or down; or by symbol.
         recording: Read this recording instead, and send nothing.
     """
     from binance_oi.cli import comparing
@@ -153,18 +154,20 @@ def history(
     source: Source = Source(),
     output: Output = Output(),
 ) -> int:
-    """Read open interest of the last 30 days, as the exchange keeps it.
+    """Read open interest of the last 30 days from the exchange's history.
 
-    The exchange allows 1000 requests in 5 minutes. 30 days of 5m take 18 requests for each symbol,
-    and 72 minutes for the whole market. With --to, the same command continues after an
-    interruption. The exchange lacks some rows; the last line says how many stretches have none.
+    The exchange allows 1000 requests in 5 minutes. For 30 days with a period of 5m, each symbol
+    needs 18 requests, and the whole market takes 72 minutes. With --to, run the same command again
+    to continue after an interruption. The exchange lacks some rows; the last line reports how many
+    stretches of time have none.
 
     Args:
-        symbols: Such as BTCUSDT; by default, every symbol that is trading, which needs --to.
-        since: The first instant: an age (30d, 12h, 90m), or ISO 8601, UTC unless it says otherwise.
+        symbols: Symbols such as BTCUSDT; by default, every symbol that is trading, with --to.
+        since: The first instant: an age (30d, 12h, 90m), or ISO 8601, in UTC unless it has an
+            offset.
         until: The last instant, in the same forms; by default, now.
         period: The time between rows.
-        to: A name that ends in .parquet, .csv or .jsonl.
+        to: The file: a name that ends in .parquet, .csv or .jsonl.
         replace: Replace an existing file of that name, and start again.
     """
     from binance_oi.cli import history as past
@@ -183,19 +186,19 @@ def archive(
     format: Literal["csv", "jsonl"] = "csv",
     source: ArchiveSource = ArchiveSource(),
 ) -> int:
-    """Open interest since 2020, from the exchange's public archive, up to yesterday.
+    """Read open interest from 2020 to yesterday from the exchange's public archive.
 
-    The directory gets SYMBOL.csv with a row for each 5 minutes, and SYMBOL.holes.csv with each
-    stretch that has none and the reason. Below it, files/ keeps the archive's own files: the same
-    command goes on where it was interrupted, and reads a file again only when its checksum has
-    changed. Rows are written anew, for the time that the command names.
+    In the directory, the command writes SYMBOL.csv with one row per 5 minutes, and SYMBOL.holes.csv
+    with each stretch of time without rows, and the reason. It replaces existing files of these
+    names. The directory files/ in it caches the archive's own files. Run the same command again to
+    continue after an interruption: it downloads a file again only if its checksum has changed.
 
     Args:
-        symbols: Such as BTCUSDT, or BTCUSDT,ETHUSDT.
-        since: The first instant: an age (30d), or ISO 8601, UTC unless it says otherwise. BTCUSDT
+        symbols: Symbols such as BTCUSDT, or BTCUSDT,ETHUSDT.
+        since: The first instant: an age (30d), or ISO 8601, in UTC unless it has an offset. BTCUSDT
             begins on 2020-09-01, and most others on 2021-12-01.
-        until: The last instant, given in the same way; without it, the end of yesterday.
-        to: A directory, made when missing.
+        until: The last instant, in the same forms; by default, the end of yesterday.
+        to: The directory. It is created if missing.
         format: The format of the rows.
     """
     from binance_oi.cli import archiving

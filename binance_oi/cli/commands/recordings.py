@@ -27,7 +27,7 @@ from binance_oi.cli.options import (
     Window,
 )
 
-MONTH = timedelta(days=30)  # what the exchange's history keeps
+MONTH = timedelta(days=30)  # so long the exchange keeps rows of the past
 
 
 @command
@@ -47,20 +47,22 @@ def record(
     """Record the whole market, or some symbols, until a signal stops the command.
 
     Ctrl-C, SIGTERM and SIGHUP (the terminal was closed) stop it; with nohup, SIGHUP does not. If
-    sweeps were read but could not be written, the exit code is 7, and the last line says how many.
-    Without any sweep, the exit code names the reason: 3 limited, 4 exchange, 5 network.
+    the recorder read sweeps that it could not write, the exit code is 7, and the last line shows
+    their number. If there was no sweep at all, the exit code shows the reason: 3 limited, 4
+    exchange, 5 network.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading, including new ones.
         to: The recording: a file (SQLite), or postgresql://USER@HOST/DATABASE. If it exists, the
             command continues it.
-        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
-            that fits into the budget. Slots are multiples of this time since 1970.
-        notional: Record mark prices as well.
-        backfill: Read the 5-minute instants of gaps from the exchange's history, also of gaps in
-            earlier runs. That delays no sweep.
-        standby: While another recorder records there, wait until it ends, and take over.
-        keep: Remove older days, such as 90d. A summary of each day stays.
+        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
+            10m that fits into the budget. Sweeps begin at multiples of this time since 1970: with
+            20s, at :00, :20 and :40.
+        notional: Record mark prices too.
+        backfill: Read the 5-minute instants of gaps from the exchange's history, gaps of earlier
+            runs included. That delays no sweep.
+        standby: Wait while another recorder records there, and take over when it ends.
+        keep: Remove days older than this, such as 90d. A summary of each day stays.
         rotate: Record into one file for each day or month: oi.db becomes oi.2026-11-26.db.
     """
     from binance_oi.cli import recording
@@ -84,19 +86,20 @@ def backfill(
 ) -> int:
     """Store 5-minute instants of the past in a recording, beside its samples.
 
-    They come from the exchange's history, which has the last 30 days, and with --archive also from
-    its public archive, which has all since 2020 up to yesterday. The command asks only for what the
-    recording lacks, so the same command goes on where it was interrupted. It cannot run while a
-    recorder writes there; record --backfill closes the gaps of a recorder.
+    They come from the exchange's history, which has the last 30 days. With --archive they also come
+    from its public archive, which has 2020 to yesterday. The command requests only instants that
+    the recording lacks, so run the same command again to continue after an interruption. It cannot
+    run while a recorder writes the recording; for that, use record --backfill.
 
     Args:
-        recording: What `record` makes, a file or the URL of a database; made when missing.
-        symbols: Only these; by default those of the recording, or all that trade if it has none.
-        since: The first instant: an age (30d, 12h), or ISO 8601, UTC unless it says otherwise.
-        until: The last instant, given in the same way; without it, now.
-        archive: Read the archive as well.
-        cache: The directory of the archive's files; by default in the user's cache directory.
-        archive_url: The archive, or a mirror of it.
+        recording: The recording: a file, or the URL of a database. It is created if missing.
+        symbols: Only these symbols; by default those of the recording, or every symbol that is
+            trading if the recording has none.
+        since: The first instant: an age (30d, 12h), or ISO 8601, in UTC unless it has an offset.
+        until: The last instant, in the same forms; by default, now.
+        archive: Read the archive too.
+        cache: The directory for the archive's files; by default in the user's cache directory.
+        archive_url: The URL of the archive, or of a mirror of it.
     """
     from binance_oi.cli import archiving
 
@@ -118,19 +121,20 @@ def export(
     csv_safe: Flag = False,
     series: Window | None = None,
 ) -> int:
-    """Add a recording to Parquet, CSV or JSON Lines; existing rows stay.
+    """Add the samples of a recording to a Parquet, CSV or JSON Lines file; existing rows stay.
 
-    With --series the file gets one row for each symbol and instant: the last sample, or what
-    history or the archive has. Such a file is not added to, only replaced.
+    With --series the file gets one row for each symbol and instant: the last sample, or the row of
+    the history or the archive. Such a file can only be replaced.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
+        recording: The recording: a file, or the URL of a database.
         symbols: Only these symbols.
-        to: A name that ends in .parquet, .csv or .jsonl; or a directory for Parquet by day.
-        replace: Replace all rows of each file that is written.
-        new: Export only days that are missing or have grown. It is no error if there are none.
+        to: A name that ends in .parquet, .csv or .jsonl; or a directory for one Parquet file a day.
+        replace: Replace all rows of each file that the command writes.
+        new: Export only days that the files lack, or that have new rows. It is no error if there
+            are none.
         csv_safe: In CSV, put an apostrophe before cells that a spreadsheet would run as a formula.
-        series: Write the series with this step, 5m or a multiple of it, in place of the samples.
+        series: Write a series with this step, 5m or a multiple of it, instead of the samples.
     """
     from binance_oi.cli import outputs
 
@@ -144,14 +148,14 @@ def export(
 
 @command
 def copy(source: Store, target: Store, /) -> int:
-    """Add everything of one recording to another: between files and databases, in any direction.
+    """Add all rows of one recording to another; each may be a file or a database.
 
-    Rows meet by their key, and what is there stays. A gap of either remains only where neither has
-    a sweep. The same command continues where it was interrupted.
+    Existing rows of the target stay. A gap remains only where neither recording has a sweep. Run
+    the same command again to continue after an interruption.
 
     Args:
-        source: A file, or the URL of a database. A recorder may write it meanwhile.
-        target: The same; made when missing. No recorder may write it.
+        source: A file, or the URL of a database. A recorder may write it at the same time.
+        target: A file, or the URL of a database; created if missing. No recorder may write it.
     """
     from binance_oi.cli import caring
 
@@ -160,13 +164,13 @@ def copy(source: Store, target: Store, /) -> int:
 
 @command
 def prune(recording: Store, /, *, keep: Days) -> int:
-    """Remove whole days that are too old, and return their space, also while a recorder writes.
+    """Remove old days, and return their space, even while a recorder writes.
 
     A summary of each day stays: how many slots had a sweep, and why the others had none.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
-        keep: How many days stay, such as 90d, besides the current one.
+        recording: The recording: a file, or the URL of a database.
+        keep: How many days to keep, such as 90d, besides the current one.
     """
     from binance_oi.cli import caring
 
@@ -175,10 +179,10 @@ def prune(recording: Store, /, *, keep: Days) -> int:
 
 @command
 def compact(recording: Store, /) -> int:
-    """Return free space to the system in short steps, while others record and read.
+    """Return free space to the system in short steps, even while others record and read.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
+        recording: The recording: a file, or the URL of a database.
     """
     from binance_oi.cli import caring
 
@@ -187,12 +191,12 @@ def compact(recording: Store, /) -> int:
 
 @command
 def check(recording: Store, /, *, json: Flag = False) -> int:
-    """Read a recording as a whole: what is damaged, what is missing, and why.
+    """Check a whole recording for damage and missing sweeps, and show the reasons.
 
     Every slot from the first to the last should have a sweep. If one has none, the exit code is 6.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
+        recording: The recording: a file, or the URL of a database.
         json: Print a JSON object.
     """
     from binance_oi.cli import caring
@@ -202,10 +206,10 @@ def check(recording: Store, /, *, json: Flag = False) -> int:
 
 @command
 def backup(recording: Store, /, *, to: Place, replace: Flag = False) -> int:
-    """Copy a recording, also while a recorder writes to it.
+    """Copy a recording, even while a recorder writes it.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
+        recording: The recording: a file, or the URL of a database.
         to: The copy: one file, which is complete as soon as it exists.
         replace: Replace an existing file.
     """
@@ -228,11 +232,11 @@ def plot(
     """Draw a chart of open interest over time, with the gaps shaded.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
-        symbols: The symbols; each has a chart of its own.
-        to: A name that ends in .svg or .png.
+        recording: The recording: a file, or the URL of a database.
+        symbols: The symbols; each gets a chart of its own.
+        to: The picture: a name that ends in .svg or .png.
         usd: Draw open interest times mark price.
-        dark: Light lines on a dark ground.
+        dark: Draw light lines on a dark background.
     """
     from binance_oi.cli import outputs
 
@@ -249,12 +253,12 @@ def report(
     span: Span = Span(),
     top: Annotated[int, Parameter(validator=Number(gt=0, lte=50))] = 10,
 ) -> int:
-    """Write one HTML page about a recording: what the market did, and how complete it is.
+    """Write an HTML page about a recording: its largest movements, and how complete it is.
 
     Args:
-        recording: What `record` made: a file, or the URL of a database.
+        recording: The recording: a file, or the URL of a database.
         symbols: Only these symbols.
-        to: A name that ends in .html. The page loads no other file and opens offline.
+        to: The page: a name that ends in .html. It loads no other file, so it works offline.
         top: The number of movers in each table.
     """
     from binance_oi.cli import outputs

@@ -31,21 +31,21 @@ def serve(
 ) -> int:
     """Serve open interest to other programs until a signal stops it; the first line is the URL.
 
-    There is no login: keep it on loopback, or behind a proxy that has one.
+    The service has no login. Let it listen on loopback only, or put a proxy with a login before it.
 
     Args:
         symbols: Only these symbols; by default, every symbol that is trading.
-        record_to: Record as well, into this file; it also answers questions about the past.
-        recording: Read no exchange: serve this file, into which another process records.
+        record_to: Record into this file too. The service then answers requests for the past.
+        recording: Do not read the exchange; serve this file, into which another process records.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest of 5s to 10m
-            that fits into the budget.
-        notional: Read mark prices as well.
-        allow_host: Another name of this service, as visitors write it; others get no answer.
+        port: The port; 0 for any free port.
+        every: The time between sweeps, such as 20s, 5m or 1h; or auto, the shortest time from 5s to
+            10m that fits into the budget.
+        notional: Read mark prices too.
+        allow_host: Another host name of this service. Requests for unknown names are refused.
         allow_origin: An origin whose pages may read the answers, such as https://example.org.
-        trust_proxy: The address of a proxy whose X-Forwarded-For names the visitor.
-        print_unit: Print a unit of systemd for this command, and end.
+        trust_proxy: The address of a proxy whose header X-Forwarded-For names the visitor.
+        print_unit: Print a systemd unit for this command, and end.
         json: Print the URL as a JSON object.
     """
     from binance_oi.cli import serving
