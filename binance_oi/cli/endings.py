@@ -1,4 +1,4 @@
-"""How a command ends: with an exit code for a script, and one line for a person.
+"""The end of a command: an exit code for scripts, and one line for people.
 
 The rule of this file: the same error gives the same code and the same line in every command.
 """
@@ -44,11 +44,11 @@ MAX_LINE: Final = 500  # characters of one error on stderr
 EXIT_CODE_MEANINGS: Final = {
     OK: "ok",
     UNEXPECTED: "unexpected",
-    USAGE: "wrong usage; nothing was touched",
-    LIMITED: "limited or banned; stderr says until when",
+    USAGE: "wrong usage; nothing was changed",
+    LIMITED: "limited or banned; stderr shows the end",
     EXCHANGE: "the exchange refused, or its answer was not the documented one",
     NETWORK: "network",
-    SOME_FAILED: "some symbols failed, and the others were printed; or a recording lacks something",
+    SOME_FAILED: "some symbols failed, the others were printed; or a recording is incomplete",
     LOST: "sweeps were lost: read, but not written",
     HUNG_UP: "hung up: the terminal was closed",
     INTERRUPTED: "interrupted",
@@ -57,7 +57,7 @@ EXIT_CODE_MEANINGS: Final = {
 
 
 class UsageError(Exception):
-    """An error that the user can correct, in one line; the command has touched nothing."""
+    """An error that the user can correct, in one line. The command has changed nothing."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def as_usage_errors() -> Generator[None]:
 
 
 def exit_code(error: BinanceOIError) -> int:
-    """The exit code of an error."""
+    """Return the exit code of an error."""
     match error:
         case InvalidSymbolError():
             return USAGE
@@ -91,7 +91,7 @@ def exit_code(error: BinanceOIError) -> int:
 
 
 def snapshot_code(snapshot: "Snapshot") -> int:
-    """The exit code of a snapshot: that of the error if every symbol failed for one reason."""
+    """Return the exit code of a snapshot: that of an error if all symbols failed by its kind."""
     codes = {exit_code(error) for error in snapshot.errors.values()}
     if not codes:
         return OK if snapshot.notional_error is None else SOME_FAILED
@@ -99,7 +99,7 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """The error in one line, with the time at which it ends if that is known."""
+    """Return the error in one line, with the time of its end if that is known."""
     text = printable(str(error), MAX_LINE)
     if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
         return f"{text} [until {iso(error.retry_at)}]"
