@@ -1,7 +1,7 @@
 """The commands `archive` and `backfill`.
 
-The rule of this file: what was received is kept at once, and the same command goes on where it was
-interrupted, also after a kill.
+The rule of this file: each command stores rows as soon as it has received them. So the same command
+continues after an interruption, even after it was killed.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from binance_oi.output.days import DaysWriter, Format, writing
 from binance_oi.recorder.backfill import Backfilled, BackfillProgress, backfill
 from binance_oi.recorder.history_cache import cache_directory
 
-FILES = "files"  # of the archive, below the directory of `archive`
+FILES = "files"  # the directory of the archive's files, in the directory that `archive` writes
 FOLDER = "archive"  # the same, in the user's cache directory
-MAX_NAMED = 5  # failures that are named; the others are counted
+MAX_NAMED = 5  # failures that a command names; it counts the others
 
 Draw = Callable[[str, int, int, int], None]
-"""Shows what is read, how much of it is done, of how much, and the rows so far."""
+"""Draws the progress: the current item, the number of finished ones, of all, and of rows."""
 
 
 class Stretch(NamedTuple):
-    """What was asked for."""
+    """The requested stretch of time."""
 
     since: Moment
     until: Moment
@@ -56,14 +56,14 @@ def archive(
     """Read days of the archive into files of rows."""
     with as_usage_errors(), source.archive(to / FILES) as archived:
         names = check_symbols(symbols)
-        archived.days(names, since=stretch.since, until=stretch.until)  # refuses wrong bounds
+        archived.days(names, since=stretch.since, until=stretch.until)  # checks the bounds
         return asyncio.run(_write_symbols(archived, names, to, stretch, form))
 
 
 async def _write_symbols(
     archived: Archive, names: Sequence[str], to: Path, stretch: Stretch, form: Format
 ) -> int:
-    """Write each symbol as soon as it is whole."""
+    """Write each day as soon as it is read, and finish the file of each symbol."""
     failed: dict[str, BinanceOIError] = {}
     rows = holes = days = cached = 0
     async with archived:
@@ -96,7 +96,7 @@ async def _write_symbols(
 
 
 def _drawing(draw: Draw, rows: int, number: int, symbols: int) -> Callable[[ArchiveProgress], None]:
-    """What shows the progress of one symbol of several."""
+    """Return a function that draws the progress of one of several symbols."""
     return lambda seen: draw(
         seen.symbol, number * seen.days + seen.done, symbols * seen.days, rows + seen.rows
     )
@@ -109,17 +109,19 @@ def _note_nothing(name: str, file: DaysWriter) -> None:
 
 
 class FromArchive(NamedTuple):
-    """What `backfill` reads of the archive."""
+    """The archive that `backfill` reads."""
 
     url: str | None
+    """The URL of the archive; None for the exchange's own."""
     cache: Path | None
+    """The directory of its files; None for the user's cache directory."""
 
     @property
     def files(self) -> Path:
         """The directory of the archive's files.
 
         Raises:
-            UsageError: None is named, and this user has none.
+            UsageError: The user has named no directory, and has no cache directory.
         """
         place = self.cache or cache_directory()
         if place is None:
@@ -134,7 +136,7 @@ def fill(
     archives: FromArchive | None,
     source: Source,
 ) -> int:
-    """Store instants of the past in a recording; without `archives` from the history alone."""
+    """Store instants of the past in a recording, from history, and from `archives` if given."""
     if archives is not None and source.testnet:
         raise UsageError("the testnet has no archive")
     files = None if archives is None else archives.files
@@ -182,7 +184,7 @@ async def _fill(
 
 
 def _has_any(found: Backfilled) -> bool:
-    """Whether something was read, or nothing was missing."""
+    """Whether any row was read, or at least one symbol did not fail."""
     return found.rows > 0 or len(found.failed) < found.symbols
 
 
@@ -202,17 +204,17 @@ def _code(failed: Mapping[str, BinanceOIError], *, has_rows: bool) -> int:
 
 @contextmanager
 def _going_on() -> Generator[None]:
-    """Say after an interruption that what was received is kept."""
+    """After an interruption, print that the command can continue."""
     try:
         yield
     except asyncio.CancelledError:
-        write_note("what was received is kept; the same command goes on")
+        write_note("received rows are kept; run the same command again to continue")
         raise
 
 
 @contextmanager
 def _progress(unit: str) -> Generator[Draw]:
-    """A bar on stderr, if that is a terminal; yields what draws it."""
+    """Show a bar on stderr if that is a terminal; yield the function that draws it."""
     if not redraws(sys.stderr):
         yield lambda _what, _done, _of, _rows: None
         return

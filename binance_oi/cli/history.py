@@ -1,7 +1,7 @@
 """The command `history`.
 
-The rule of this file: without a file, it shows the rows when all of them are read. With a file, it
-stores each symbol at once, and the same command continues after an interruption.
+The rule of this file: without a file, the command reads all rows, and then shows them. With a file,
+it stores each symbol as soon as it is read. So the same command continues after an interruption.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 
     @property
     def words(self) -> dict[str, object]:
-        """The request as text, which another run compares with its own."""
+        """The request as text. A later run compares it with its own request."""
         return {
             "symbols": None if self.symbols is None else sorted(self.symbols),
             "period": self.period,
@@ -94,7 +94,7 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
     """Read what the file lacks, symbol by symbol, then finish it."""
     if file.since is not None:
         wanted = wanted._replace(since=file.since, until=file.until)
-        write_note(f"going on after {len(file.symbols):,} symbols")
+        write_note(f"continuing after {len(file.symbols):,} symbols")
     failed, holes = list[History](), 0
     async with client, history_progress() as on_progress:
         try:
@@ -107,14 +107,16 @@ async def _keep(client: OpenInterestClient, wanted: Wanted, file: PastFile) -> i
                 else:
                     failed.append(each)
         except asyncio.CancelledError:
-            write_note(f"{len(file.symbols):,} symbols are kept; the same command goes on")
+            write_note(
+                f"{len(file.symbols):,} symbols are kept; run the same command again to continue"
+            )
             raise
     rows = file.finish() if file.symbols else 0
     return _summarize(failed, rows, holes)
 
 
 def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
-    """Report what was read and what failed; return the exit code."""
+    """Print the number of rows and the failures; return the exit code."""
     errors = {each.symbol: each.error for each in found if each.error is not None}
     for symbol, error in errors.items():
         write_note(f"{symbol}: {explain(error)}")
@@ -127,7 +129,7 @@ def _summarize(found: Iterable[History], rows: int, holes: int) -> int:
 
 @asynccontextmanager
 async def history_progress() -> AsyncGenerator[OnProgress | None]:
-    """Show a bar on stderr if it is a terminal; yields a function to call after each symbol."""
+    """Show a bar on stderr if it is a terminal; yield a function to call after each symbol."""
     if not redraws(sys.stderr):
         yield None
         return

@@ -122,7 +122,7 @@ def test_an_interrupted_command_keeps_its_files_and_the_next_one_goes_on(tmp_pat
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=HANGS)
     assert running.returncode == 130
-    assert said == "binance-oi: what was received is kept; the same command goes on\n"
+    assert said == "binance-oi: received rows are kept; run the same command again to continue\n"
     assert not [*out.glob("*.csv"), *out.glob(".*")]
 
 

@@ -155,7 +155,7 @@ def test_a_command_that_is_killed_at_any_instant_goes_on_to_the_same_rows(
         lines = part.read_bytes().count(b"\n") if part.exists() else 0
         before = exchange.history_counter.total
         if not path.exists():
-            assert ("going on after" in run.finished()) is (lines > 0)
+            assert ("continuing after" in run.finished()) is (lines > 0)
             # One request of each symbol may still have been on the wire when it was killed.
             left = REQUESTS - 2 * max(0, lines - 1) + len(NAMES)
             assert exchange.history_counter.total - before <= left
