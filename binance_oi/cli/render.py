@@ -1,8 +1,8 @@
-"""Turns values into tables, JSON lines and CSV.
+"""Converts values to tables, JSON lines and CSV.
 
-The rule of this file: pure functions that round nothing. A number keeps every digit that the
-exchange wrote, and a time is ISO 8601 in UTC. Text of a server is never markup, and cannot move the
-cursor.
+The rule of this file: pure functions, and no rounded numbers, except in the table of changes for a
+terminal. A number keeps every digit that the exchange wrote. A time is ISO 8601 in UTC. The text of
+a server cannot act as markup or move the cursor.
 """
 
 import csv
@@ -27,23 +27,25 @@ from binance_oi.times import iso, iso_ms
 
 Cell = str | int | float | None
 
-MAX_REASONS, SYMBOLS_SHOWN = 5, 3  # lines about failures on a terminal; symbols in each
-MAX_COLUMNS = 6  # of a table that fits a terminal of 80 columns
+MAX_REASONS, SYMBOLS_SHOWN = 5, 3  # lines about failures on a terminal; symbols in each line
+MAX_COLUMNS = 6  # columns of a table that fits a terminal of 80 characters
 
 
 class Sheet(NamedTuple):
     """The result of a command: rows of cells under named columns."""
 
     columns: tuple[str, ...]
+    """The names of the columns."""
     rows: list[tuple[Cell, ...]]
+    """The rows."""
     numbers: frozenset[str] = frozenset()
-    """Columns of decimal numbers, as strings."""
+    """The names of the columns with decimal numbers; their cells are text."""
     spare: tuple[str, ...] = ()
-    """Columns that a table leaves out if it is too wide, in this order."""
+    """The names of columns that a table omits, in this order, until it fits the screen."""
 
 
 def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
-    """Open interest, one row for each symbol."""
+    """Make a sheet of open interest, with one row for each symbol."""
     rows: list[tuple[Cell, ...]] = [
         (v.symbol, digits(v.open_interest), iso_ms(v.time)) for v in values
     ]
@@ -52,7 +54,7 @@ def values_sheet(values: Iterable[OpenInterest]) -> Sheet:
 
 
 def notional_sheet(snapshot: Snapshot) -> Sheet:
-    """Open interest, mark prices, and exact open interest in units of the quote asset."""
+    """Make a sheet of open interest, mark prices, and their exact product."""
     notional = snapshot.notional
     rows: list[tuple[Cell, ...]] = []
     for row in values_sheet(snapshot.values()).rows:
@@ -66,7 +68,7 @@ def notional_sheet(snapshot: Snapshot) -> Sheet:
 
 
 def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
-    """Rows of the past."""
+    """Make a sheet of rows of the past."""
     columns = ("symbol", "time", "open_interest", "notional", "circulating_supply")
     cells: list[tuple[Cell, ...]] = [
         (symbol, iso_ms(time), *amounts) for symbol, time, *amounts in map(past_row, rows)
@@ -75,7 +77,7 @@ def history_sheet(rows: Iterable[HistoryRow]) -> Sheet:
 
 
 def changes_sheet(changes: Iterable[Change]) -> Sheet:
-    """Changes, with every field."""
+    """Make a sheet of changes with all fields, for programs."""
     rows: list[tuple[Cell, ...]] = [
         (c.symbol, c.window, iso_ms(c.time), *map(_exact, c[3:])) for c in changes
     ]
@@ -87,7 +89,7 @@ def _exact(value: Decimal | str | float | None) -> Cell:
 
 
 def changes_table(changes: Iterable[Change]) -> Sheet:
-    """Changes for a terminal; ratios and scores are rounded."""
+    """Make a sheet of changes for a terminal, with rounded ratios and scores."""
     rows: list[tuple[Cell, ...]] = [
         (
             c.symbol,
@@ -104,12 +106,12 @@ def changes_table(changes: Iterable[Change]) -> Sheet:
 
 
 def rounded(number: float | None, places: int) -> str:
-    """A number with its sign; empty without one."""
+    """Return a rounded number with its sign; empty for None."""
     return "" if number is None else f"{number:+.{places}f}"
 
 
 def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:
-    """Listed symbols, one row for each."""
+    """Make a sheet of listed symbols, with one row for each."""
     rows: list[tuple[Cell, ...]] = [
         (s.symbol, s.status, s.contract_type, s.base_asset, s.quote_asset) for s in symbols
     ]
@@ -117,7 +119,7 @@ def symbols_sheet(symbols: Iterable[SymbolInfo]) -> Sheet:
 
 
 def pools_sheet(pools: Mapping[str, Usage]) -> Sheet:
-    """Budgets, one row for each pool."""
+    """Make a sheet of budgets, with one row for each pool."""
     columns = (
         *("pool", "limit", "used", "remaining", "ours", "others", "in_flight", "reserve"),
         *("resets_at", "held_until", "banned_until"),
@@ -135,25 +137,25 @@ def _pool_row(name: str, usage: Usage) -> tuple[Cell, ...]:
 
 
 def json_lines(sheet: Sheet) -> str:
-    """One JSON object for each row; characters that cannot be printed are escaped."""
+    """Return one JSON object for each row, with unprintable characters escaped."""
     rows = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows)
     return "".join(map(json_line, rows))
 
 
 def json_line(row: Mapping[str, Cell]) -> str:
-    """One JSON object on a line of its own; every command writes its JSON with this function."""
+    """Return one JSON object as a line. Every command writes its JSON with this function."""
     return f"{_visible(json.dumps(row, ensure_ascii=False))}\n"
 
 
 def _visible(text: str) -> str:
-    """Escape characters that control a terminal; the escapes are the same JSON."""
+    """Escape unprintable characters, which could control a terminal; the JSON means the same."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def csv_text(sheet: Sheet, *, safe: bool = False) -> str:
-    """A header and one line for each row; a cell without a value is empty.
+    """Return CSV: a header, and one line for each row. A cell without a value is empty.
 
     Args:
         sheet: The rows and columns.
@@ -186,9 +188,12 @@ def _notional(cell: Cell) -> Decimal:
 
 
 def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int]:
-    """Draw the first rows as a table of at most `lines` lines; also return how many rows are left.
+    """Draw the first rows as a table of at most `lines` lines.
 
-    A folded row takes several lines. The table has at least one row.
+    A row that is too wide takes several lines. The table has at least one row.
+
+    Returns:
+        The table, and the number of rows that it omits.
     """
     count = max(1, min(lines, len(sheet.rows)))
     while True:
@@ -200,9 +205,9 @@ def fitting_table(sheet: Sheet, screen: Console, lines: int) -> tuple[Table, int
 
 
 def table(sheet: Sheet, screen: Console) -> Table:
-    """Draw one line for each row, or one block for each row of more than `MAX_COLUMNS` columns.
+    """Draw one line for each row; with more than `MAX_COLUMNS` columns, one block for each row.
 
-    A table that is too wide for the screen lacks columns of `Sheet.spare`.
+    If the table is too wide for the screen, it omits columns of `Sheet.spare`.
     """
     if len(sheet.columns) > MAX_COLUMNS:
         return _blocks(sheet)
@@ -219,24 +224,24 @@ def table(sheet: Sheet, screen: Console) -> Table:
 
 
 def _without(sheet: Sheet, column: str) -> Sheet:
-    """The sheet without a column."""
+    """Return the sheet without a column."""
     at = sheet.columns.index(column)
     rows: list[tuple[Cell, ...]] = [(*row[:at], *row[at + 1 :]) for row in sheet.rows]
     return sheet._replace(columns=(*sheet.columns[:at], *sheet.columns[at + 1 :]), rows=rows)
 
 
 def _lines(sheet: Sheet) -> Table:
-    """Draw one line for each row; numbers are on the right, with aligned decimal points."""
+    """Draw one line for each row; numbers are aligned at their decimal points."""
     drawn = Table(box=box.SIMPLE_HEAD, header_style="bold")
     columns: list[list[str]] = []
     for i, name in enumerate(sheet.columns):
         number = name in sheet.numbers
-        # A column that is too narrow folds: an ellipsis would hide digits.
+        # Fold a cell that is too long, because an ellipsis would hide digits.
         drawn.add_column(_title(name), justify="right" if number else "left", overflow="fold")
         texts = [_text(row[i]) for row in sheet.rows]
         columns.append(align(texts) if number else texts)
     for row in zip(*columns, strict=True):
-        drawn.add_row(*map(Text, row))  # a Text is not markup
+        drawn.add_row(*map(Text, row))  # rich takes no markup from a Text
     return drawn
 
 
@@ -266,13 +271,13 @@ def align(numbers: Sequence[str]) -> list[str]:
 
 
 def _grouped(digits: str) -> str:
-    """Separate thousands; a sign stays, also that of -0. A cell without a value stays empty."""
+    """Separate thousands. A sign stays, even that of -0. An empty cell stays empty."""
     sign = digits[:1] if digits[:1] in ("+", "-") else ""
     return f"{sign}{int(digits.removeprefix(sign)):,}" if digits else ""
 
 
 def grouped(reasons: Mapping[str, str]) -> list[str]:
-    """A few lines about failures; symbols that failed for the same reason share a line.
+    """Return a few lines about failures. Symbols that failed for the same reason share a line.
 
     Args:
         reasons: The reason of each symbol.
@@ -293,7 +298,7 @@ def _first_names(symbols: Sequence[str]) -> str:
 
 
 def summary(snapshot: Snapshot, usage: Usage) -> str:
-    """A line with the number of symbols, the weight, the duration and the skew of a snapshot.
+    """Return a line with the number of symbols, the weight, the duration and the skew.
 
     Together with the program's name it fits a terminal of 80 columns.
     """
@@ -312,7 +317,7 @@ def _seconds(seconds: float) -> str:
 
 
 def waiting(usage: Usage) -> str:
-    """How many calls wait for which reason; empty if none does."""
+    """Return how many calls wait, for each reason; empty if none waits."""
     parts = (f", {_count(n, 'call')} waiting: {why}" for why, n in usage.waiting_for.items())
     return "".join(parts).replace("_", " ")
 

@@ -1,7 +1,7 @@
 """The command `watch`: a table that follows the market.
 
-The rule of this file: the board keeps the values, `draw` makes a picture that fits the terminal,
-and only the command writes to the terminal. Numbers keep the exchange's digits; only changes in
+The rule of this file: `Board` keeps the values, `draw` makes a picture that fits the terminal, and
+only the command itself writes to the terminal. Numbers keep the exchange's digits. Only changes in
 percent and sparklines are approximate.
 """
 
@@ -42,13 +42,13 @@ BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_VALUES = 20  # values in a sparkline
 GAUGE_WIDTH = 20  # characters
 MAX_WARNINGS = 3  # lines below the table
-FRAME_LINES = 7  # lines of the screen beside the rows of the table and the warnings
+FRAME_LINES = 7  # lines of the screen that are neither rows of the table nor warnings
 WINDOW = "window"
 REDRAW_S = 1.0  # s between two pictures; ages, minutes and the size of the window change
 
-# The titles of the columns; that of the window is its length.
+# The names of the columns. The title of the column `WINDOW` is the length of the window.
 COLUMNS = ("symbol", "open interest", "change", "since start", WINDOW, "z", "age", "trend")
-# A narrow screen loses these columns in this order.
+# Columns that the table omits on a narrow screen, in this order.
 OPTIONAL_COLUMNS = ("trend", "age", "since start", "z", "change", WINDOW)
 
 
@@ -57,8 +57,11 @@ class Line:
     """The values of one symbol since the start."""
 
     first: Decimal
+    """The open interest at the start."""
     latest: OpenInterest
+    """The latest value."""
     before: Decimal
+    """The open interest of the previous sweep."""
     history: deque[Decimal] = field(default_factory=lambda: deque[Decimal](maxlen=SPARKLINE_VALUES))
 
     @property
@@ -94,7 +97,7 @@ class Board:
             self.changes.pop(name, None)
             self._tracker.forget(name)
         for name, value in snapshot.items():
-            if value.time <= latest:  # one odd time of the future would make all others too old
+            if value.time <= latest:  # one odd time in the future would make all others look old
                 self._tracker.observe(name, value.time, value.open_interest)
             self._compare(name)
             line = self.lines.get(name)
@@ -119,14 +122,14 @@ class Board:
             self.changes[symbol] = change
 
     def top(self, order: Movement, count: int) -> list[tuple[str, Line]]:
-        """The first lines in this order; in an order by change, the largest in percent first."""
+        """Return the first lines in this order; by change, the largest in percent first."""
         lines = self.lines.items()
         if order == "symbol":
             return sorted(lines)[:count]
         return sorted(lines, key=lambda pair: (-self._size(order, *pair), pair[0]))[:count]
 
     def _size(self, order: Movement, name: str, line: Line) -> float:
-        """How large the change is by which the lines are sorted; -1 when it is unknown."""
+        """Return the size of the change that `order` compares; -1 if it is unknown."""
         if order in ("change", "total"):
             return abs(line.percent() if order == "change" else line.total_percent())
         change = self.changes.get(name)
@@ -147,7 +150,7 @@ def sparkline(values: Iterable[Decimal]) -> str:
 
 
 def gauge(usage: Usage) -> str:
-    """A bar that shows the used weight of the minute, with the cooldown and the waiting calls."""
+    """Return a bar of the minute's used weight, with the cooldown and the waiting calls."""
     filled = round(min(1.0, usage.used / usage.limit) * GAUGE_WIDTH)
     held = f", nothing is sent before {usage.held_until:%T} UTC" if usage.held_until else ""
     bar = "█" * filled + "░" * (GAUGE_WIDTH - filled)
@@ -155,7 +158,7 @@ def gauge(usage: Usage) -> str:
 
 
 def heading(snapshot: Snapshot | None, now: datetime) -> str:
-    """The line above the table: the latest sweep, and when the next one is due."""
+    """Return the line above the table: about the latest sweep, and when the next one is due."""
     if snapshot is None or snapshot.slot is None or snapshot.next_slot is None:
         return "waiting for the first sweep"
     took = (snapshot.finished - snapshot.started).total_seconds()
@@ -192,7 +195,7 @@ def _text(line: str, style: str = "") -> Text:
 def _table(
     board: Board, lines: Sequence[tuple[str, Line]], now: datetime, view: View, screen: Console
 ) -> Table:
-    """Draw as many columns as fit; a column disappears before a digit does."""
+    """Draw as many columns as fit. A narrow screen loses columns, never digits."""
     numbers = align([f"{line.latest.open_interest:f}" for _, line in lines])
     rows = [
         _cells(*line, text, now) | _compared(board.changes.get(line[0]))
@@ -226,7 +229,7 @@ def _cells(name: str, line: Line, number: str, now: datetime) -> dict[str, Text]
 
 
 def _compared(change: Change | None) -> dict[str, Text]:
-    """The cells about the window; empty while what they need is not known."""
+    """Return the cells about the window; empty while there is no change or no z-score."""
     percent = None if change is None else change.percent
     z_score = None if change is None else change.z_score
     return {
@@ -240,7 +243,7 @@ def _change(share: float) -> Text:
 
 
 def change_line(value: OpenInterest, line: Line, over: Change | None, window: str) -> str:
-    """A change as a JSON line, for a pipe; what is not known yet is null."""
+    """Return a change as a JSON line, for a pipe; unknown numbers are null."""
     return json_line(
         {
             "symbol": value.symbol,
@@ -300,7 +303,7 @@ async def _watch(
 
 
 class Past:
-    """Reads the history of what is watched while the poll goes on."""
+    """Reads the history of the watched symbols while the poll runs."""
 
     def __init__(self, client: OpenInterestClient, cache: HistoryCache, window: str) -> None:
         self._client, self._cache, self._window = client, cache, window
@@ -308,7 +311,7 @@ class Past:
     async def beside(
         self, polled: AsyncGenerator[Snapshot], board: Board
     ) -> AsyncGenerator[Snapshot]:
-        """The snapshots of a poll; after the first one, the board gets the past of its symbols."""
+        """Yield the snapshots of a poll; after the first one, fill the board with the past."""
         reading: asyncio.Task[None] | None = None
         try:
             async for snapshot in polled:
@@ -322,9 +325,9 @@ class Past:
                     await reading
 
     async def _read(self, symbols: Sequence[str], board: Board) -> None:
-        """Fill in what is kept, and then what the exchange has beside that.
+        """Fill the board from the cache, and then with newer rows from the exchange.
 
-        The poll goes on without what cannot be read.
+        If history cannot be read, the poll continues without it.
         """
         kept = await asyncio.to_thread(load_recent, self._cache, symbols)
         for symbol, known in kept.items():
@@ -340,7 +343,7 @@ class Past:
 async def _on_paper(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """Print one picture below the other, on a terminal without a cursor (``TERM=dumb``)."""
+    """Print each picture below the last one, on a terminal that cannot redraw (``TERM=dumb``)."""
     screen = console(sys.stdout)
     write_out("waiting for the first sweep\n")
     async for snapshot in running:
@@ -351,7 +354,7 @@ async def _on_paper(
 async def _on_screen(
     board: Board, client: OpenInterestClient, running: AsyncGenerator[Snapshot], view: View
 ) -> None:
-    """Draw on the whole terminal; at the end, restore it and print the last picture below."""
+    """Draw on the whole terminal; at the end, restore it and print the last picture."""
     screen = console(sys.stdout)
 
     def picture() -> Group:
