@@ -42,9 +42,9 @@ def command(function: Callable[_P, int]) -> Callable[_P, int]:
 
 
 def paragraphs(docstring: str) -> str:
-    """The text of a docstring before its arguments, one line for each paragraph.
+    """Return the text of a docstring before its arguments, with each paragraph on one line.
 
-    The help page breaks the lines at the width of the terminal, not at that of the source.
+    So the help page wraps the text at the width of the terminal, not at that of the source.
     """
     text = inspect.cleandoc(docstring).partition("\n\nArgs:")[0]
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text))

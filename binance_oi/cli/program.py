@@ -1,7 +1,7 @@
 """Runs one command, from the arguments to the exit code.
 
-The rule of this file: whatever ends a command, its exit code says what the caller should do next.
-A command that was interrupted prints no result.
+The rule of this file: however a command ends, its exit code shows what the caller should do next. A
+command that was interrupted prints no result.
 """
 
 import re
@@ -27,7 +27,7 @@ from binance_oi.cli.endings import (
 from binance_oi.cli.streams import PROGRAM, discard, drop_unwritten, prepare, write_note, write_out
 from binance_oi.errors import BinanceOIError
 
-_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # the search starts once for each word, not at each letter
+_BEFORE_AT = re.compile(r"(?<!\S)\S*@")  # tries once per word, so its time is linear
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,20 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminable() -> Generator[list[int]]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does; yield the signals that came.
+    """Let SIGTERM and SIGHUP interrupt a command like Ctrl-C; yield a list of received signals.
 
-    So the command restores the cursor and removes unfinished files. A signal that the process
-    ignores (``nohup``) stays ignored.
+    So the command can restore the cursor and remove unfinished files. If the process ignores a
+    signal (``nohup``), it stays ignored.
     """
     ended: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
         again = number == SIGHUP and number in ended
         ended.append(number)
-        # The kernel and the shell both send SIGHUP. A second interrupt would end the clean-up.
+        # The kernel and the shell both send SIGHUP. A second interrupt would stop the clean-up.
         if again:
             return
-        interrupt = signal.getsignal(signal.SIGINT)  # while asyncio runs, its own handler
+        interrupt = signal.getsignal(signal.SIGINT)  # while asyncio runs, it is asyncio's handler
         if callable(interrupt):
             interrupt(number, frame)
         else:  # a shell lets background processes ignore SIGINT
@@ -79,13 +79,13 @@ def _terminable() -> Generator[list[int]]:
     finally:
         for number in numbers:
             if signal.getsignal(number) is end:
-                hung_up = number == SIGHUP and number in ended  # and a second one may come
+                hung_up = number == SIGHUP and number in ended  # a second one may still come
                 signal.signal(number, signal.SIG_IGN if hung_up else signal.SIG_DFL)
 
 
 def _interrupt() -> None:
     """Interrupt the command as asyncio does at Ctrl-C, for a process that ignores SIGINT."""
-    if "asyncio" not in sys.modules:  # no command with a loop has begun
+    if "asyncio" not in sys.modules:  # so no event loop runs
         raise KeyboardInterrupt
     import asyncio
 
@@ -98,7 +98,7 @@ def _interrupt() -> None:
         for task in asyncio.all_tasks(loop):
             task.cancel()
 
-    loop.call_soon_threadsafe(cancel)  # an exception would hit any code that runs at this moment
+    loop.call_soon_threadsafe(cancel)  # to raise here would interrupt arbitrary code
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -110,13 +110,13 @@ def _run(arguments: Sequence[str]) -> int:
     except BinanceOIError as error:
         write_note(explain(error))
         return exit_code(error)
-    except BrokenPipeError:  # the reader of the pipe has left
+    except BrokenPipeError:  # the reader of stdout has closed the pipe
         discard(sys.stdout)
         return OK
     except OSError as error:  # stdout is full
         write_note(str(error))
         with suppress(OSError):
-            write_out("")  # drops the rest of a help page from the buffer of the full stdout
+            write_out("")  # fails too, and drops the rest of a help page from the buffer
         return UNEXPECTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -127,10 +127,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> int:
-    """Run the command that the arguments name.
+    """Run the command in the arguments.
 
     Raises:
-        UsageError: The arguments are no valid command.
+        UsageError: The arguments are not a valid command.
     """
     if list(arguments) == ["--version"]:  # needs no other import
         write_out(f"{PROGRAM} {__version__}\n")
@@ -158,7 +158,7 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
-    """After the error of a schedule that does not fit, the command with one that does."""
+    """If a schedule did not fit, return the command with a schedule that fits; otherwise empty."""
     if "binance_oi.market.plan" not in sys.modules:
         return ""
     from binance_oi.market.plan import MisfitError
@@ -169,11 +169,11 @@ def _advice(arguments: Sequence[str], cause: BaseException | None) -> str:
 
 
 def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
-    """The command with a schedule that fits.
+    """Return the same command with a schedule that fits.
 
     Args:
         arguments: The arguments of the command whose schedule does not fit.
-        possible: The shortest schedule that fits, s; None when none does.
+        possible: The shortest schedule that fits, s; None if none does.
     """
     if possible is None:
         return "read fewer symbols"
@@ -186,7 +186,7 @@ def fitting_command(arguments: Sequence[str], possible: int | None) -> str:
 
 
 def _hint(arguments: Sequence[str]) -> str:
-    """How to name symbols, if the words without a place probably are symbols."""
+    """Return how to pass symbols, if the unused words are probably symbols; otherwise empty."""
     is_named = any(each == "--symbol" or each.startswith("--symbol=") for each in arguments)
     return ": put symbols after the command, or each after --symbol" if is_named else ""
 
@@ -201,5 +201,5 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Replace each word up to an ``@``: in a URL, a password stands there."""
+    """Replace each word up to an ``@``: a URL has its password before it."""
     return _BEFORE_AT.sub('"***@', text)

@@ -1,7 +1,7 @@
 """Shows the progress of a command that reads: a bar on a terminal, a few lines elsewhere.
 
 The rule of this file: everything goes to stderr, and the bar disappears at the end. When a command
-waits for a minute, it says what it waits for.
+waits for the next minute, it prints the reason.
 """
 
 import asyncio
@@ -23,19 +23,21 @@ from binance_oi.errors import Reason
 REDRAW_S = 0.1  # s between two updates of the bar
 READ_S = 0.5  # s between two readings of the budget without a bar
 READINGS_PER_LINE = 20  # readings between two lines on a terminal without a bar
-# A call waits for these for much less than a minute.
+# A wait for one of these reasons lasts much less than a minute.
 BRIEF_REASONS = frozenset((Reason.PACE, Reason.CONNECTIONS, Reason.STORE_BUSY))
 
 
 @dataclass(slots=True)
 class Count:
-    """The progress of a snapshot."""
+    """The progress of a snapshot, in symbols."""
 
     done: int = 0
+    """The number of finished symbols."""
     total: int | None = None
+    """The number of all symbols; None until it is known."""
 
     def update(self, done: int, total: int) -> None:
-        """Note the number of symbols done and the number of all; a snapshot calls this."""
+        """Note the number of finished symbols and of all symbols; a snapshot calls this."""
         self.done, self.total = done, total
 
     def __str__(self) -> str:
@@ -46,10 +48,11 @@ class Count:
 async def progress(client: OpenInterestClient) -> AsyncGenerator[Callable[[int, int], None]]:
     """Show the progress; yield a function for `on_progress` of a snapshot.
 
-    A task of the loop draws the bar: rich's own thread would read the budget beside the loop.
+    A task of the event loop draws the bar. rich's own thread would read the budget while the loop
+    changes it.
     """
     if not redraws(sys.stderr):
-        seen = Count()  # a terminal without a cursor gets lines: a person reads it
+        seen = Count()  # a terminal that cannot redraw gets lines instead of a bar
         showing = asyncio.create_task(_write_lines(client, seen, is_seen=sys.stderr.isatty()))
         try:
             yield seen.update
@@ -76,13 +79,13 @@ async def _redraw(bar: Progress, task: TaskID, client: OpenInterestClient) -> No
 
 
 def budget_line(usage: Usage, now: datetime) -> str:
-    """The used weight, the time to the rollover, and the calls that wait."""
+    """Return a line with the used weight, the time to the rollover, and the waiting calls."""
     left = max(0.0, (usage.resets_at - now).total_seconds())
     return f"used {usage.used} of {usage.limit}, next minute in {left:.0f} s{waiting(usage)}"
 
 
 async def _write_lines(client: OpenInterestClient, seen: Count, *, is_seen: bool) -> None:
-    """Print a line for each wait, and on a terminal also one every 10 s."""
+    """Print a line for each long wait, and on a terminal another one every 10 s."""
     notices, readings = Notices(), 0
     while True:
         if is_seen and not readings % READINGS_PER_LINE:
@@ -95,9 +98,9 @@ async def _write_lines(client: OpenInterestClient, seen: Count, *, is_seen: bool
 
 
 class Notices:
-    """Reports once for each minute, or cooldown, that calls wait for its end.
+    """Reports that calls wait for the end of a minute or of a cooldown, once for each of them.
 
-    A wait counts if two readings in a row find it: most waits are over at once.
+    It reports a wait only if two readings in a row find it, because most waits are short.
     """
 
     def __init__(self) -> None:
@@ -105,7 +108,7 @@ class Notices:
         self._said: datetime | None = None
 
     def next_line(self, usage: Usage) -> str:
-        """The line to print now; empty if there is nothing new."""
+        """Return the line to print now; empty if there is no new wait."""
         why = next((why for why in usage.waiting_for if why not in BRIEF_REASONS), None)
         end = usage.held_until or usage.resets_at
         before, self._before = self._before, None if why is None else end

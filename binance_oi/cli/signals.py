@@ -1,6 +1,7 @@
-"""Signals that stop a command that runs for long.
+"""Lets signals stop a long-running command.
 
-The rule of this file: a stop signal asks for a clean end, and interrupts nothing.
+The rule of this file: a stop signal only requests the end; it interrupts no code. So the command
+can end cleanly.
 """
 
 import asyncio
@@ -12,16 +13,18 @@ from binance_oi.cli.endings import SIGHUP
 
 
 class Stop:
-    """Whether the command is to stop, and by which signals."""
+    """The state of a requested stop."""
 
     def __init__(self) -> None:
         self.event: asyncio.Event = asyncio.Event()
+        """Set when a stop signal has come."""
         self.received: set[int] = set()
+        """The numbers of the signals that have come."""
 
 
 @contextmanager
 def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[Stop]:
-    """Let signals call `stop` and set the event, and none interrupt a clean end."""
+    """While the block runs, let each stop signal set the event and call `stop`."""
     loop, state = asyncio.get_running_loop(), Stop()
 
     def receive(number: int) -> None:
@@ -30,10 +33,10 @@ def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[S
         stop()
 
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # as with nohup
+    if SIGHUP is not None and signal.getsignal(SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         numbers.append(SIGHUP)
     for number in numbers:
-        with suppress(NotImplementedError):  # Windows: Ctrl-C interrupts, and the file stays valid
+        with suppress(NotImplementedError):  # on Windows, Ctrl-C interrupts; files stay valid
             loop.add_signal_handler(number, receive, number)
     try:
         yield state
@@ -41,5 +44,5 @@ def stopped_by_signals(stop: Callable[[], object] = lambda: None) -> Generator[S
         for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-        if SIGHUP is not None and SIGHUP in state.received:  # the shell sends a second
+        if SIGHUP is not None and SIGHUP in state.received:  # the shell sends a second one
             signal.signal(SIGHUP, signal.SIG_IGN)

@@ -1,7 +1,8 @@
 """Writes lines and text to the streams of the process.
 
-The rule of this file: results go to stdout, everything else to stderr. A reader that leaves early
-is no error. Every command imports this file, so it imports only the standard library.
+The rule of this file: results go to stdout, and everything else to stderr. It is no error if the
+reader of a pipe closes it early. Every command imports this file, so it imports only the standard
+library.
 """
 
 import io
@@ -24,7 +25,7 @@ class Notes(logging.Handler):
 
 @contextmanager
 def warnings_to(keep: Callable[[str], object]) -> Generator[None]:
-    """Send log messages to `keep`: a full-screen command has no place for lines on stderr."""
+    """Send log messages to `keep`, because on a full screen they have no place on stderr."""
     global _write_log
     before, _write_log = _write_log, keep
     try:
@@ -58,7 +59,7 @@ def log_from(level: str) -> None:
 
 
 def write_out(text: str) -> bool:
-    """Write to stdout at once; return False if the reader has left."""
+    """Write to stdout and flush; return False if the reader has closed the pipe."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -73,7 +74,8 @@ def write_out(text: str) -> bool:
 def discard(stream: TextIO) -> None:
     """Drop the buffer of a stream that cannot be written.
 
-    Otherwise Python writes it again when the process ends, fails, and changes the exit code to 120.
+    If it stayed, Python would try to write it when the process ends, fail, and change the exit code
+    to 120.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -92,7 +94,7 @@ def write_note(line: str) -> None:
     """Write one line to stderr."""
     try:
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
-    except OSError:  # stderr is full or closed; the exit code remains
+    except OSError:  # stderr is full or closed; the exit code is enough
         with suppress(OSError):
             discard(sys.stderr)
 

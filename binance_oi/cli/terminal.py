@@ -1,6 +1,6 @@
 """Prints the result of a command on stdout.
 
-The rule of this file: a result is printed at once, and only when it is complete.
+The rule of this file: it prints a result only when it is complete, and then all of it.
 """
 
 import sys
@@ -9,7 +9,7 @@ from binance_oi.cli.render import Sheet, csv_text, fitting_table, json_lines, ta
 from binance_oi.cli.screen import console
 from binance_oi.cli.streams import write_out
 
-LINES_BELOW = 3  # lines below a table: how many rows are left, the summary, and the shell's prompt
+LINES_BELOW = 3  # lines below a table: the number of omitted rows, the summary, the shell's prompt
 
 
 def show(
@@ -27,9 +27,9 @@ def show(
         sheet: The sheet to print.
         as_json: Print JSON lines everywhere.
         as_csv: Print CSV everywhere.
-        csv_safe: Print CSV in which a spreadsheet runs no cell as a formula.
-        is_cut: Print only the rows that fit on the terminal, and how many are left.
-        below: Lines that the command prints after the table, without its summary.
+        csv_safe: Put an apostrophe before cells that a spreadsheet would run as a formula.
+        is_cut: Print only the rows that fit on the terminal, and the number of omitted rows.
+        below: The number of lines that the command prints between the table and the summary.
     """
     if as_csv:
         write_out(csv_text(sheet, safe=csv_safe))
