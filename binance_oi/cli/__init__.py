@@ -18,7 +18,7 @@ outputs.py    `export`, `backup`, `plot`, `report`
 budgets.py    `budget`
 simulating.py `simulate`
 serving.py    `serve`
-signals.py    a clean end at a signal
+signals.py    lets signals stop a long-running command
 
 It needs the extra ``cli`` (cyclopts and rich). A command imports its implementation when it runs.
 """

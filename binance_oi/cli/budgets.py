@@ -37,8 +37,8 @@ def budgets(output: Output) -> int:
 
 
 def shared(server: str, egress: str, output: Output) -> int:
-    """Show all budgets that machines share through a server, and how many processes do."""
-    import asyncio  # half of the time to show the budgets of this machine, which need none of it
+    """Show all budgets that machines share through a server, and the number of their processes."""
+    import asyncio  # here, because it would double the time of `budgets`, which does not need it
 
     from binance_oi.budget.record_server import ServerError
     from binance_oi.budget.redis import redis_pools
@@ -59,7 +59,7 @@ def shared(server: str, egress: str, output: Output) -> int:
 
 
 def forget(name: str, output: Output, *, is_agreed: bool) -> int:
-    """Show one budget, ask the user, and forget it."""
+    """Show one budget, ask the user, and delete its record."""
     known = machine_pools()
     if name not in known:
         raise UsageError(f"there is no budget {printable(name)}{_names(known)}")
@@ -77,14 +77,14 @@ def forget(name: str, output: Output, *, is_agreed: bool) -> int:
 
 
 def _names(pools: Mapping[str, Usage]) -> str:
-    """Name the budgets that there are; those of local exchanges, which may be many, come last."""
+    """Name the existing budgets, for an error; those of local exchanges last, they may be many."""
     names = sorted(pools, key=lambda name: (local_place(name) is not None, name))
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"; there are {', '.join(map(printable, names[:MAX_NAMED]))}{more}" if names else ""
 
 
 def _loss(usage: Usage) -> str:
-    """Say what a budget knows that would be lost with it."""
+    """Return a text about the ban, the cooldown or the used weight that would be forgotten."""
     if usage.banned_until is not None:
         return (
             f"this IP address is banned until {iso(usage.banned_until)}, and requests before then "
@@ -98,7 +98,7 @@ def _loss(usage: Usage) -> str:
 def _is_leftover(name: str, usage: Usage) -> bool:
     """Whether a budget belongs to a local exchange that has ended, and has no cooldown.
 
-    A port of this machine may also be a tunnel to the exchange itself, so a cooldown counts.
+    With a cooldown it stays in the list: a port of this machine may be a tunnel to the exchange.
     """
     place = local_place(name)
     return place is not None and usage.held_until is None and _is_free(place)
@@ -107,12 +107,12 @@ def _is_leftover(name: str, usage: Usage) -> bool:
 def _is_free(place: tuple[str, int]) -> bool:
     """Whether no program listens on a local port; False if the system forbids the check.
 
-    The check binds the port for a moment. A connection would disturb a program that listens.
+    The check binds the port for a moment. To connect instead would disturb a listening program.
     """
     family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # Without it, a port stays occupied for a while after its program has ended.
+            # Without this option, a port stays occupied for a while after its program has ended.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
     except OSError:

@@ -1,7 +1,7 @@
 """The commands `copy`, `prune`, `compact` and `check`.
 
-The rule of this file: a command says in one line what it did. No command needs a client or an event
-loop.
+The rule of this file: a command prints one line about its result. No command needs a client or an
+event loop.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from binance_oi.recorder.check import check as found_in
 from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
-MAX_FAILED = 10  # lines about symbols that single sweeps lack
+MAX_FAILED = 10  # lines about symbols that sweeps failed to read
 
 
 def copy(source: str | Path, target: str | Path) -> int:
-    """Copy a recording into another one, and print how many rows that one gained."""
+    """Copy a recording into another one, and print how many rows the other one gained."""
     with as_usage_errors():
         with Recording(source) as opened:
             total = sum(sweep.new for sweep in opened.sweeps())
@@ -32,7 +32,7 @@ def copy(source: str | Path, target: str | Path) -> int:
 
 
 def prune(place: str | Path, keep_days: int) -> int:
-    """Remove old days, and print how many."""
+    """Remove old days, and print their number."""
     with as_usage_errors():
         days = care.prune(place, keep_days)
     write_note(f"{days:,} days removed from {_name(place)}" if days else "no day is that old")
@@ -40,7 +40,7 @@ def prune(place: str | Path, keep_days: int) -> int:
 
 
 def compact(place: str | Path) -> int:
-    """Return free space, and print how much."""
+    """Return free space, and print the size before and after."""
     with as_usage_errors():
         before, after = care.compact(place)
     write_note(f"{_name(place)}: {before:,} bytes, now {after:,}")
@@ -48,7 +48,7 @@ def compact(place: str | Path) -> int:
 
 
 def check(place: str | Path, *, as_json: bool) -> int:
-    """Print what is damaged or missing; the exit code says whether anything is."""
+    """Print all damage and missing slots; the exit code shows whether there are any."""
     with as_usage_errors(), Recording(place) as recording:
         found = found_in(recording)
     write_out(f"{found.to_json()}\n" if as_json else "".join(f"{line}\n" for line in lines(found)))
@@ -56,7 +56,7 @@ def check(place: str | Path, *, as_json: bool) -> int:
 
 
 def lines(found: Check) -> list[str]:
-    """A check in lines for people."""
+    """Return the result of a check as lines for people."""
     counts = [f"sweeps {found.sweeps:,}", f"rows {found.rows:,}"]
     if found.pruned:
         counts.append(f"days pruned {found.pruned:,}")

@@ -1,7 +1,8 @@
 """The command `changes`: which symbols have changed most over a window.
 
-The rule of this file: a change is shown when it is recent; one of yesterday is no change of now.
-What history has given is kept at once, so an interrupted command is not in need of it again.
+The rule of this file: it shows only recent changes. If the last row of a symbol is old, its change
+is old too, so the command only counts it. It caches history as soon as it is read, so a command
+that was interrupted does not request it again.
 """
 
 import asyncio
@@ -28,14 +29,14 @@ from binance_oi.recorder.recording import Recording
 from binance_oi.times import instant, plain
 
 DAY_MS = 86_400_000
-FEW = 50  # symbols whose history is read 7 days back: 5 requests for each
-PAGE_ROWS = 499  # that one request gives, wherever between two instants it is sent
-AHEAD_MS = 3_600_000  # by which a clock may differ from that of a recording
-FRESH_ROWS = 2  # by which the end of a change may be behind the newest one
+FEW = 50  # for up to so many symbols we read 7 days of history: 5 requests for each
+PAGE_ROWS = 499  # rows that one request returns at least, whenever we send it
+AHEAD_MS = 3_600_000  # by which a clock may be behind that of a recorder
+FRESH_ROWS = 2  # steps by which a recent change may end before the newest one
 
 
 class Wanted(NamedTuple):
-    """What was asked for."""
+    """The arguments of the command."""
 
     symbols: Sequence[str] | None
     window: str
@@ -44,14 +45,14 @@ class Wanted(NamedTuple):
 
 
 def history_span(symbols: int, window: str) -> timedelta:
-    """How far back the history of so many symbols is read.
+    """Return how far back to read the history of so many symbols.
 
-    For few, it is as far as the statistics of this window and of 24 hours reach, so that the next
-    command finds what it needs whatever its window is. For many, it is what the statistics need at
-    least.
+    For few symbols, it is as far as the statistics of this window and of 24 hours need. So the
+    cache is enough for the next command too, with any usual window. For many symbols, it is the
+    least that the statistics of this window need.
 
     Raises:
-        ValueError: The exchange does not keep as much.
+        ValueError: The exchange keeps fewer rows than the window needs.
     """
     ms = length_ms("window", window)
     if ms + 2 * ROW_MS > KEPT_MS:
@@ -98,7 +99,7 @@ def changes_recorded(wanted: Wanted, path: str | Path, output: Output) -> int:
     """Show the changes up to the end of a recording."""
     tracker = ChangeTracker([wanted.window])
     with as_usage_errors(), Recording(path) as recording:
-        # A sample of the year 2050 is odd, and would make every other one too old.
+        # One odd sample of the year 2050 would make all other samples look old.
         ends = round(time.time() * 1000) + AHEAD_MS
         series = recording.series(wanted.symbols, until=instant(ends))
         newest = series.newest()
@@ -110,7 +111,7 @@ def changes_recorded(wanted: Wanted, path: str | Path, output: Output) -> int:
 
 
 def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
-    """Show the changes that are recent; return how many there are."""
+    """Show the recent changes; return how many there are."""
     found = [tracker.latest(symbol, wanted.window) for symbol in tracker.symbols]
     newest = max((change.time for change in found if change is not None), default=0)
     recent = [
@@ -129,7 +130,7 @@ def _show(tracker: ChangeTracker, wanted: Wanted, output: Output) -> int:
 
 
 def ranked(changes: Sequence[Change], order: Ranking) -> list[Change]:
-    """The largest first, in either direction; those without a value last, by symbol."""
+    """Sort changes: the largest first, up or down; those without a value last, by symbol."""
     by_name = sorted(changes, key=lambda change: change.symbol)
     if order == "symbol":
         return by_name

@@ -57,7 +57,7 @@ def export(
 
 
 class SeriesWanted(NamedTuple):
-    """What of a recording becomes a series."""
+    """The part of a recording to write as a series."""
 
     step: str
     symbols: Sequence[str] | None

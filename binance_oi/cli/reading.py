@@ -1,6 +1,6 @@
 """The commands `get`, `snapshot` and `symbols`.
 
-The rule of this file: a command reads first, and then shows everything at once.
+The rule of this file: a command first reads everything, and then prints everything.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ def snapshot(
 
 
 def _failed(market: Snapshot) -> list[str]:
-    """Lines about failures: on a terminal a few, elsewhere one for each symbol."""
+    """Return lines about failures: a few on a terminal, one for each symbol elsewhere."""
     reasons = {symbol: explain(error) for symbol, error in market.errors.items()}
     lines = grouped(reasons) if sys.stderr.isatty() else [f"{s}: {r}" for s, r in reasons.items()]
     if market.notional_error is not None:

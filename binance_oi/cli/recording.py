@@ -52,7 +52,7 @@ CHECK_S = 1.0  # s between two readings of the clock, for the end of a recording
 
 
 class What(NamedTuple):
-    """What a recorder reads, and how it works."""
+    """Arguments of the recorder; see `Recorder`."""
 
     every: float | None
     notional: bool
@@ -98,7 +98,7 @@ async def _stop_at(recorder: Recorder, end: End) -> None:
     loop = asyncio.get_running_loop()
     stops_at = math.inf if end.seconds is None else loop.time() + end.seconds
     until = math.inf if end.until is None else end.until.timestamp()
-    while True:  # somebody may set the clock meanwhile
+    while True:  # in short sleeps, because someone may set the clock
         left = min(stops_at - loop.time(), until - time.time())
         if left <= 0.0:
             break
@@ -107,12 +107,12 @@ async def _stop_at(recorder: Recorder, end: End) -> None:
 
 
 def trouble_code(trouble: str) -> int:
-    """The exit code of a recorder without a sweep, by the reason of its latest gap."""
+    """Return the exit code of a recorder without any sweep, by the reason of its latest gap."""
     return CODES.get(trouble.partition(":")[0], NETWORK)
 
 
 def status_line(status: Status) -> str:
-    """The status of a recorder in one line."""
+    """Return the status of a recorder as one line."""
     parts = [
         f"sweeps {status.sweeps:,}",
         f"rows {status.rows:,}",
@@ -140,7 +140,7 @@ def _schedule(status: Status) -> str:
 
 
 async def _show_status(recorder: Recorder, client: OpenInterestClient) -> None:
-    """Show the status: on a terminal in one line that changes, elsewhere in a line a minute."""
+    """Show the status: on a terminal in a line that changes, elsewhere in a line per minute."""
 
     def line() -> str:
         usage = client.usage

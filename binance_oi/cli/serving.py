@@ -1,7 +1,8 @@
 """The command `serve`.
 
-The rule of this file: as soon as the service answers, the first line is its URL. A stop signal ends
-it, and is no error: open streams end, answers under way are sent, and a recording is closed.
+The rule of this file: as soon as the service answers, the command prints its URL as the first line.
+A stop signal is not an error. It ends open streams, lets current answers finish, and closes the
+recording.
 """
 
 import asyncio
@@ -26,12 +27,12 @@ from binance_oi.web.server import CONNECTIONS, Server
 from binance_oi.web.systemd import keep_watchdog_quiet, notify, unit
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-SPARE_FILES = 300  # for all else: the exchange, recordings, connections that just came
+SPARE_FILES = 300  # open files kept for the exchange, recordings and new connections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to serve, and where."""
+    """The arguments of the command."""
 
     symbols: Sequence[str] | None
     every: float | None
@@ -47,7 +48,7 @@ class Wanted:
 
 
 def print_unit(arguments: Sequence[str]) -> int:
-    """Print the unit of systemd for these arguments."""
+    """Print the systemd unit for these arguments."""
     words = [word for word in arguments if word != "--print-unit"]
     write_out(unit(words, os.getcwd()))
     return OK
@@ -60,7 +61,7 @@ def serve(wanted: Wanted, source: Source) -> int:
     files = raise_open_files()
     with as_usage_errors():
         if wanted.recording is not None:
-            with Recording(wanted.recording):  # or say now that it is none
+            with Recording(wanted.recording):  # raises now if it is not a recording
                 pass
             return asyncio.run(_serve(wanted, None, files))
         with source.client() as client:
@@ -68,7 +69,7 @@ def serve(wanted: Wanted, source: Source) -> int:
 
 
 def raise_open_files() -> int:
-    """Raise the number of files that this process may open as far as allowed; return it."""
+    """Raise the limit of open files of this process as far as the system allows; return it."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -83,12 +84,12 @@ def raise_open_files() -> int:
 
 
 def limits_for(files: int) -> Limits:
-    """Limits of a process that may open so many files."""
+    """Return the limits of the service for a process that may open so many files."""
     return Limits(listeners=min(Limits().listeners, connections_for(files)))
 
 
 def connections_for(files: int) -> int:
-    """How many connections a process that may open so many files accepts."""
+    """Return the number of connections to accept for a process that may open so many files."""
     return max(1, min(CONNECTIONS, files - SPARE_FILES))
 
 
@@ -139,9 +140,9 @@ def _recorder(wanted: Wanted, client: OpenInterestClient | None) -> Recorder | N
 async def _until_one_ends(
     server: Server, recorder: Recorder | None, ends: Iterable[Coroutine[Any, Any, object]]
 ) -> None:
-    """Serve, and record, until one of `ends` or the recorder does; then end the others.
+    """Serve and record until one of `ends` or the recorder ends; then stop everything.
 
-    Raises what ended one of them.
+    If one of them has failed, raise its error.
     """
     beside = asyncio.create_task(keep_watchdog_quiet())
     jobs = [asyncio.create_task(each) for each in ends]

@@ -1,6 +1,7 @@
 """The command `simulate`: a local exchange for other programs to read.
 
-The rule of this file: as soon as the exchange answers, the first line is its URL.
+The rule of this file: as soon as the exchange answers, the command prints its URL as the first
+line.
 """
 
 import asyncio
