@@ -1,13 +1,13 @@
 """The bucket of a limit without a header, whose window begins at an unknown time: `/futures/data`.
 
-Pure, like `Bucket`, and used by a `Pool` in the same way. The rule of this file: only our own books
-count. A request is in the window from its charge until a whole window after the latest moment at
-which the exchange may have counted it. So the exchange's window never holds more than the budget,
-wherever it begins and whether or not it rolls.
+Pure, like `Bucket`; a `Pool` uses both in the same way. The rule of this file: without a header, we
+can rely only on our own books. A request is in our window from its charge until a whole window
+after the latest moment at which the exchange may have counted it. So no window of the exchange
+contains more than the budget, wherever it begins, and whether it rolls or not.
 
-Bulk requests go at an even pace: one leaves the window about as often as one enters it, so there is
-never a long wait for room. A single request takes any room that there is. For the length of a
-window after it, a part of the limit stays free for further single requests.
+Bulk requests go at an even pace. A request then leaves the window about as often as one enters it,
+so no request waits long for room. A single request takes any room. After a single request, a part
+of the limit stays free for more of them, for the length of a window.
 """
 
 import math
@@ -21,31 +21,31 @@ from binance_oi.budget.usage import Reason, Receipt, Usage, Wait
 from binance_oi.budget.window import MIN_WAIT_S, Window
 from binance_oi.exchange.limits import Limit
 
-WINDOW_PARTS = 200  # slots of the window: a request leaves it at most 1.5 s late
-SINGLE_SHARE = 0.1  # share of the budget kept for single requests after one of them came
-SPARE_S = 3.0  # s by which the time over which we spread a full budget exceeds the window
-CREDIT_S = 1.0  # s that late bulk requests may catch up with
+WINDOW_PARTS = 200  # slots of the window: a request leaves it at most 1.5 s too late
+SINGLE_SHARE = 0.1  # share of the budget that we keep free after a single request
+SPARE_S = 3.0  # s: we spread a full budget over the window and so much more time
+CREDIT_S = 1.0  # s by which bulk requests that are behind their pace may catch up
 
 
 class RollingBucket(Bucket):
     """Decides by a window of our own requests whether a request may be sent now.
 
-    It cannot see others on the address. Only a refusal shows them; after one, the bucket sends
-    nothing for a whole window.
+    It cannot see others on the address. Only a refusal shows that they use the limit. After a
+    refusal, the bucket sends nothing for a whole window.
 
     Args:
-        known: What we know so far, with the limit as its only window; see `fresh`.
+        known: Our knowledge so far, with the limit as its only window; see `fresh`.
         reserve: The share of the limit that we leave unused.
-        share: The most of the limit that we use ourselves, 0 to 1.
+        share: The largest share of the limit that we use ourselves, 0 to 1.
     """
 
     __slots__ = ()
-    leases_bulk = False  # requests at an even pace are never charged in advance
+    leases_bulk = False  # bulk requests go at an even pace, so we charge none in advance
 
     # -- decide ------------------------------------------------------------------------------
 
     def charge(self, now: float, weight: int, bulk: bool = False) -> Receipt | Wait:
-        """Book `weight` if it may be sent now; otherwise say how long to wait, and why."""
+        """Book a request if it may be sent now; otherwise return how long to wait, and why."""
         self._drift(now)
         wait = self._wait(now, weight, bulk)
         if wait is not None:
@@ -65,14 +65,14 @@ class RollingBucket(Bucket):
         return None if is_late or self.known.is_held(now) else receipt
 
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
-        """Seconds after which there may be room; None for never."""
+        """Seconds until there should be room; None if there never is."""
         wait = self._wait(now, weight, bulk)
         if wait is None:
             return 0.0
         return wait.seconds if wait.end is None else wait.end
 
     def _wait(self, now: float, weight: int, bulk: bool) -> Wait | None:
-        """How long to wait, and why; None if the request may be sent now."""
+        """Return how long to wait, and why; None if the request may be sent now."""
         known, window = self.known, self._window
         if known.is_held(now):
             end = known.clock.when_over(known.cooldown_until) - now
@@ -80,14 +80,14 @@ class RollingBucket(Bucket):
         if window.cost(weight) > self._cap(now, bulk=False):
             return Wait(None, Reason.TOO_HEAVY)
         seconds = window.until_room(now, weight, self._cap(now, bulk=bulk))
-        if seconds is None:  # it fits only once no room is kept for single requests
+        if seconds is None:  # it fits only when we no longer keep room for single requests
             seconds = max(window.kept_until - now, MIN_WAIT_S)
         if bulk:
             seconds = max(seconds, window.bulk_at - now)
         return Wait(seconds, Reason.OTHER_LIMIT) if seconds > 0.0 else None
 
     def _cap(self, now: float, *, bulk: bool) -> int:
-        """The most that the window may hold after the request."""
+        """Return the most that the window may contain after the request."""
         window = self._window
         cap = window.cap(self._reserve, self._share, self._limit)
         if bulk and now < window.kept_until:
@@ -107,7 +107,7 @@ class RollingBucket(Bucket):
     def settle(
         self, receipt: Receipt, now: float, used: int | None, date: float | None
     ) -> int | None:
-        """An answer came, so the exchange has counted the request by now. It has no count."""
+        """Learn from an answer: the exchange has counted the request by now. It has no count."""
         self._drift(now)
         if date is not None:
             learn_date(self.known, date, receipt.sent, now)
@@ -115,13 +115,13 @@ class RollingBucket(Bucket):
         return None
 
     def lose(self, receipt: Receipt, now: float) -> None:
-        """No answer came. The exchange may have counted it until now, or until its flight ends."""
+        """Keep a request without an answer: the exchange may count it until its flight ends."""
         booked = receipt.sent + FLIGHT
         if now > booked:
             self._window.settle(booked, now, receipt.weight)
 
     def refund(self, receipt: Receipt) -> None:
-        """Undo the charge: the request was never sent."""
+        """Undo the charge of a request that was never sent."""
         self._window.refund(receipt.sent + FLIGHT, receipt.weight)
 
     def refused(
@@ -133,13 +133,13 @@ class RollingBucket(Bucket):
         minute: int | None = None,
         used: int | None = None,
     ) -> None:
-        """The exchange answered 429 or 418, so others use the limit too: wait a whole window."""
+        """Begin a cooldown of a whole window after a 429 or 418: others use the limit too."""
         self.hold(now, max(seconds, float(self._window.seconds)), ban=ban)
 
     # -- tell --------------------------------------------------------------------------------
 
     def usage(self, now: float) -> Usage:
-        """The budget at this moment, in requests of the current window."""
+        """Return the state of the budget, in requests of the window that ends now."""
         known, window = self.known, self._window
         used, cap = window.used(now), self._cap(now, bulk=False)
         over = max((window.leaves(slot) for slot, n in window.slots.items() if n), default=now)
@@ -161,12 +161,12 @@ class RollingBucket(Bucket):
 
 
 def fresh(known: Known, limit: Limit) -> Known:
-    """Turn `known`, which holds only the time, into the knowledge of a new pool of this limit."""
+    """Make the knowledge of a new pool of this limit from `known`, which has only the time."""
     known.limit = limit.most
     known.windows = [Window(*limit, since=0.0, parts=WINDOW_PARTS)]
     return known
 
 
 def is_rolling(known: Known) -> bool:
-    """Whether a record belongs to a limit without a header, for which no minute is counted."""
+    """Whether a record belongs to a limit without a header, so that it has a rolling window."""
     return len(known.windows) == 1 and known.windows[0].parts == WINDOW_PARTS

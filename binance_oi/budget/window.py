@@ -1,13 +1,13 @@
-"""Limits of other spans than a minute: so much weight, or so many requests, in so many seconds.
+"""Limits whose span is not a minute: an amount of weight, or of requests, in some seconds.
 
-Pure. The rule of this file: only our own books count. No header shows what the exchange has counted
-for such a limit, or when its window begins. So a `Window` rolls: it contains everything counted in
-the last `seconds`. That also keeps limits whose windows are aligned to a clock. We cannot see what
-others use of such a limit.
+Pure. The rule of this file: we rely only on our own books. No header shows the exchange's count for
+such a limit, or when its window begins. So a `Window` rolls: it contains all that the exchange may
+have counted in the last `seconds`. A client that keeps a limit in every rolling window also keeps
+it in windows that a clock aligns. We cannot see how much others use of such a limit.
 
-A request is in its window from its charge until `seconds` after the latest moment at which the
-exchange may have counted it. That moment is the end of its flight, or earlier, when its answer
-comes.
+A request is in the window from its charge until `seconds` after the latest moment at which the
+exchange may have counted it. That moment is the end of its flight, or the arrival of its answer if
+that is earlier.
 """
 
 import math
@@ -16,21 +16,26 @@ from dataclasses import dataclass, field
 
 from binance_oi.exchange.limits import WEIGHT, Limit
 
-SLOTS = 20  # parts of a window; each keeps one sum of what was used in it
-MIN_SLOTTED_S = 10.0  # s: a shorter window gets slots of this one's length, to bound their number
+SLOTS = 20  # parts of a window; we keep one sum for each part
+MIN_SLOTTED_S = 10.0  # s: a shorter window gets the slots of one of this length, so they stay few
 MIN_WAIT_S = 0.02  # s: the shortest wait for room
 
 
 @dataclass(slots=True)
 class Window:
-    """What we used of one limit, as plain numbers that processes can share."""
+    """Our use of one limit, as plain numbers that processes can share."""
 
     seconds: int
+    """The span of the limit."""
     most: int
+    """The amount that the exchange allows in the span."""
     counts_requests: bool
-    since: float  # monotonic s; `slots` holds all charges up to here as two sums
+    """Whether each request counts as 1, whatever its weight."""
+    since: float
+    """Monotonic s. `slots` contains all charges before it as two sums, so we cannot move them."""
     slots: dict[int, int] = field(default_factory=dict[int, int])
-    """What was used, by the slot in which the exchange counted it at the latest."""
+    """Our use, by slot: the part of time that ends last among those in which the exchange may have
+    counted it."""
     parts: int = field(default_factory=lambda: SLOTS)
     """The number of slots in the window."""
     bulk_at: float = 0.0
@@ -47,9 +52,10 @@ class Window:
         Args:
             limit: The limit that the exchange announced.
             now: Monotonic s.
-            latest: The latest moment at which the exchange counts a charge of now, monotonic s.
-            counted: Upper bound of what was used before `now` and has its answers.
-            flying: Upper bound of what was used before `now` and has no answer yet.
+            latest: The latest moment at which the exchange may count a request charged now,
+                monotonic s.
+            counted: The most that we have used before `now` and that has its answers.
+            flying: The most that we have used before `now` and that has no answer yet.
         """
         window = cls(*limit, since=latest)
         window._add(now, counted)
@@ -62,35 +68,41 @@ class Window:
         return self.seconds == WEIGHT.seconds and not self.counts_requests
 
     def cost(self, weight: int) -> int:
-        """What a request of `weight` uses of this limit."""
+        """Return how much a request of `weight` uses of this limit."""
         return 1 if self.counts_requests else weight
 
     def used(self, now: float) -> int:
-        """The most that the exchange may have counted in a window that ends now or later."""
+        """Return the most that the exchange may have counted in any window from now on."""
         if not self._has_left(now):
             return sum(self.slots.values())
         return sum(used for slot, used in self.slots.items() if self.leaves(slot) > now)
 
     def _has_left(self, now: float) -> bool:
-        """Whether a slot has left the window; a quick question, also with hundreds of slots."""
+        """Whether any slot has left the window; quick even with hundreds of slots."""
         return bool(self.slots) and self.leaves(min(self.slots)) <= now
 
     def under_way(self, now: float) -> int:
-        """The part of `used` that the exchange may count after now."""
+        """Return the part of `used` that the exchange may still count later than now."""
         return sum(used for slot, used in self.slots.items() if slot > self._slot(now))
 
     def cap(self, reserve: int, share: int, limit: int) -> int:
-        """The most that we put into the window.
+        """Return the most that we put into the window.
 
-        It is `most` less the same fraction that `reserve` is of the minute's `limit`. It is at
-        least 1, or we would never send anything, unless the reserve is the whole minute.
+        The reserve and the share are the same fractions of this limit as they are of the minute's.
+        The result is at least 1, so that we can send something, unless the reserve is the whole
+        minute.
+
+        Args:
+            reserve: The weight of a minute that we leave unused.
+            share: The most weight of a minute that we use ourselves.
+            limit: The limit of a minute.
         """
         kept = math.ceil(self.most * reserve / limit)
         cap = min(self.most - kept, self.most * share // limit)
         return max(1, cap) if reserve < limit else cap
 
     def until_room(self, now: float, weight: int, cap: int) -> float | None:
-        """Seconds until `weight` may fit under `cap`: 0 if it fits now, None if it never will."""
+        """Return the seconds until a request may fit under `cap`: 0 if now, None if never."""
         cost = self.cost(weight)
         if cost > cap:
             return None
@@ -101,25 +113,25 @@ class Window:
         for slot in sorted(self.slots):
             if self.leaves(slot) > now and excess > 0:
                 excess -= self.slots[slot]
-                # Weight under way may be answered now; then it leaves `seconds` from now.
+                # If the answer to weight under way comes now, it leaves `seconds` from now.
                 leaves = min(self.leaves(slot), now + self.seconds)
         return max(leaves - now, MIN_WAIT_S)
 
     def charge(self, now: float, latest: float, weight: int) -> None:
-        """Book a request that the exchange counts by `latest`, if at all."""
+        """Book a request that the exchange counts by `latest`, or never."""
         if self._has_left(now):
             for slot in [slot for slot in self.slots if self.leaves(slot) <= now]:
                 del self.slots[slot]
         self._add(latest, self.cost(weight))
 
     def settle(self, latest: float, now: float, weight: int) -> None:
-        """Note the answer to a request booked with `latest`: the exchange counted it by `now`."""
+        """Note that the exchange has counted a request by `now`; it was booked with `latest`."""
         if latest >= self.since:
             self.refund(latest, weight)
             self._add(now, self.cost(weight))
 
     def refund(self, latest: float, weight: int) -> None:
-        """Take out a request booked with `latest`: it was never sent."""
+        """Take out a request that was never sent; it was booked with `latest`."""
         slot = self._slot(latest)
         if latest >= self.since and slot in self.slots:
             self.slots[slot] = max(0, self.slots[slot] - self.cost(weight))
@@ -158,7 +170,7 @@ class Window:
 def renewed(
     windows: Sequence[Window], limits: Sequence[Limit], begin: Callable[[Limit], Window]
 ) -> list[Window]:
-    """A window for each of `limits`: the one of the same span so far, or one that begins now."""
+    """Return a window for each of `limits`: the existing one of the same span, or a new one."""
     before = {(window.seconds, window.counts_requests): window for window in windows}
     made = [before.get((each.seconds, each.counts_requests)) or begin(each) for each in limits]
     for window, limit in zip(made, limits, strict=True):
