@@ -1,8 +1,8 @@
 """A pool of another limit, beside the minute pool of the same IP address.
 
 The rule of this file: the two pools count separately, and a ban stops both. Every cooldown of the
-minute pool stops this pool too: after a refusal each request makes matters worse, and requests for
-the past can wait. A 429 of this limit stops only this pool.
+minute pool stops this pool too, because more requests after a refusal may cause a ban, and requests
+for the past can wait. A 429 of this limit stops only this pool.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,12 +68,12 @@ class PoolBeside:
         self._own.refund(receipt)
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
-        """See `Pool.hold`. A firewall or a ban concerns the whole address, so both pools stop."""
+        """See `Pool.hold`. Both pools stop: a firewall or a ban applies to the whole address."""
         self._minute.hold(seconds, ban=ban)
         self._own.hold(seconds, ban=ban)
 
     def hold_until(self, until: float, *, ban: bool = False) -> None:
-        """See `Pool.hold_until`. A ban concerns the whole address, so both pools stop."""
+        """See `Pool.hold_until`. Both pools stop, because a ban applies to the whole address."""
         self._minute.hold_until(until, ban=ban)
         self._own.hold_until(until, ban=ban)
 
@@ -92,10 +92,10 @@ class PoolBeside:
         self._own.settle_refused(receipt, used, date, seconds, ban=ban)
 
     def set_limit(self, limit: int) -> None:
-        """Ignore the limit of weight in a minute: this pool has another limit."""
+        """Ignore the limit of a minute, because this pool has another limit."""
 
     def set_limits(self, limit: int | None, others: Sequence[Limit]) -> None:
-        """Ignore the limits that the exchange announces: this pool's limit is not among them."""
+        """Ignore the limits that the exchange announces, because this pool's is not among them."""
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
         """See `Pool.declare`; the minute pool has its own pollers."""
@@ -108,8 +108,8 @@ class PoolBeside:
     def flush(self) -> None:
         """See `Pool.flush`; the minute pool has its own callers.
 
-        No header comes with an answer, so no other process waits for what is settled. Until it is
-        written, its request leaves the window some seconds late for other processes.
+        Answers have no count, so no other process waits for our settlements. Until they are
+        written, their requests leave the window some seconds too late for other processes.
         """
         self._own.flush()
 
@@ -128,7 +128,7 @@ class PoolBeside:
 
     @property
     def usage(self) -> Usage:
-        """See `Pool.usage`; a cooldown of either pool counts."""
+        """See `Pool.usage`; it shows the later cooldown of the two pools."""
         own, minute = self._own.usage, self._minute.usage
         return replace(
             own,
@@ -142,5 +142,5 @@ def _later(one: datetime | None, other: datetime | None) -> datetime | None:
 
 
 def pool_of(budget: Budget, name: str, limit: Limit) -> PoolBeside:
-    """The pool of `limit` beside the minute pool, for everyone who shares `budget`."""
+    """Return the pool of `limit` in `budget`, beside the minute pool of the same name."""
     return PoolBeside(budget.pool(name, limit), budget.pool(name))

@@ -1,7 +1,7 @@
-"""A pool whose changes reach its record later: what its file and its server have in common.
+"""A pool that writes its changes into a shared record later: the base of two kinds of pools.
 
-The rule of this file: a cooldown is a change like any other, and a process keeps no receipt that
-its parent charged before a fork.
+One kind shares a file (`stored`), the other a record on a server (`record_pool`). The rule of this
+file: every cooldown goes through `_hold`, and a forked child does not use its parent's receipts.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ class DeferredPool(ProcessPool, ABC):
     """A pool that applies changes to its own books, and writes them into a record afterwards."""
 
     _process: object
-    _inherited_until: float  # by the clock of the pool; earlier receipts are our parent's
+    _inherited_until: float  # by the pool's clock; our parent charged all earlier receipts
 
     def hold(self, seconds: float, *, ban: bool = False) -> None:
         """See `Pool.hold`."""
@@ -32,16 +32,16 @@ class DeferredPool(ProcessPool, ABC):
 
     @abstractmethod
     def _hold(self, change: Change) -> None:
-        """Begin a cooldown, and let the others who use the record know at once."""
+        """Begin a cooldown, and publish it at once to all that use the record."""
         ...
 
     @abstractmethod
     def _notice_fork(self) -> None:
-        """Become a process of its own if this is a child of the one that made the pool."""
+        """In a forked child, begin with books of our own."""
         ...
 
     def _is_of_parent(self, receipt: Receipt) -> bool:
-        """Whether our parent charged it before a fork: the call is under way there, not here."""
+        """Whether our parent charged the receipt before a fork; its call runs only there."""
         if self._process is not fork.current:
             self._notice_fork()
         return receipt.sent <= self._inherited_until

@@ -1,9 +1,9 @@
-"""Leases and late settlements: the pool that processes share.
+"""The pool that several processes share, with leases and late settlements.
 
-`SharedPool` shares one record with other processes in a `Store`: a file, or anything else that
-keeps a few bytes and can lock them. The rule of this file: a process may charge in advance and
-write its settlements late, but all processes together never send more than the budget allows.
-`stored` locks, reads and writes the record.
+`SharedPool` shares one record with other processes in a `Store`: a file, or anything else that can
+store and lock a few bytes. `stored` locks, reads and writes the record. The rule of this file: a
+process may charge in advance (a *lease*) and write its settlements late, but all processes together
+never send more than the budget allows.
 """
 
 import math
@@ -22,11 +22,12 @@ from binance_oi.budget.stored import StoredPool
 from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
-MAX_LEASED_CALLS = 8  # weight charged in advance
-LEASE_S = 0.02  # s for which a lease may be sent; FLIGHT would allow for far more
-QUICK_SUCCESSION_S = 0.005  # between two charges; faster ones take a lease
-# The same three for a window: no minute ends in it, and no other process waits for our count. Pages
-# of one history follow each other after a round trip, and 30 days of 5m have 18.
+MAX_LEASED_CALLS = 8  # calls, and weight, that a process charges in advance
+LEASE_S = 0.02  # s for which a lease may be used; `FLIGHT` would allow far more
+QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
+# The same for a rolling window. Its leases may be larger and older: no minute ends in a window, and
+# no other process waits for our counts. The pages of one history follow each other after a round
+# trip each; 30 days of 5m have 18 pages.
 WINDOW_LEASED_CALLS = 16
 WINDOW_LEASE_S = 1.0
 WINDOW_SUCCESSION_S = 0.25
@@ -37,12 +38,12 @@ LOCKED_RETRY_S = 0.001  # s until the next try, while another process has locked
 class SharedPool(StoredPool):
     """A pool that several processes share through a store; see `StoredPool` for its arguments."""
 
-    _charged_at = -math.inf  # monotonic s
+    _charged_at = -math.inf  # monotonic s of the latest charge
     has_news: bool
 
     @changing
     def close(self) -> None:
-        """Write what is late, if no other process has the lock, and close the store."""
+        """Write late changes, unless another process has the lock, and close the store."""
         self._notice_fork()
         self._withdraw()
         if self._has_unwritten:
@@ -65,7 +66,7 @@ class SharedPool(StoredPool):
         if self._process is not fork.current:
             self._notice_fork()
         now = self._clock()
-        if now <= self._inherited_until:  # the clock did not advance; order ours after the parent's
+        if now <= self._inherited_until:  # after a fork, receipts of ours must be later than these
             now = math.nextafter(self._inherited_until, math.inf)
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
@@ -87,7 +88,7 @@ class SharedPool(StoredPool):
         return answer
 
     def _wanted(self, now: float, weight: int, waiting: int, bulk: bool) -> int:
-        """The number of calls to charge for in advance."""
+        """Return the number of calls to charge for in advance."""
         if self._bucket.leases_bulk:
             most, succession_s = MAX_LEASED_CALLS, QUICK_SUCCESSION_S
         elif bulk:
@@ -99,7 +100,7 @@ class SharedPool(StoredPool):
         return min(waiting, most) if weight == 1 else 0
 
     def _is_hold_new(self) -> bool:
-        """Whether another process has written a cooldown, which forbids us to use a lease.
+        """Whether another process has written a cooldown, so that we must not use a lease.
 
         A lease lasts at most a second, so this does not check whether the store was replaced.
         `sending` and `_enter` check that.
@@ -180,7 +181,7 @@ class SharedPool(StoredPool):
         self._change(methodcaller("set_limits", self._clock(), limit, tuple(others)))
 
     def declare(self, key: object, weight: float, *, anew: bool = False) -> None:
-        """See `Pool.declare`; all pollers of this pool share one demand in the record."""
+        """See `Pool.declare`. The record has one demand for all pollers of this pool."""
         self.declared.notice_fork()
         now = self._clock()
         is_new = self.declared.put(key, weight, now, anew=anew)
@@ -204,7 +205,7 @@ class SharedPool(StoredPool):
     def demand(self, key: object) -> float:
         """See `Pool.demand`.
 
-        It reads the record without the lock. The demand of an ended process does not count.
+        It reads the record without the lock, and ignores demands of processes that have ended.
         """
         self.declared.notice_fork()
         declared, needed = self.declared, self.declared.before(key)
@@ -222,7 +223,7 @@ class SharedPool(StoredPool):
         return super().held_for(ban=ban)
 
     def _shown(self) -> tuple[Known, list[Change]]:
-        """What other processes have written, and our changes that are not written yet.
+        """Return a copy of the shared knowledge, and our changes that are not written yet.
 
         It reads the store without the lock, and changes neither the store nor the pool.
         """
@@ -239,12 +240,12 @@ class SharedPool(StoredPool):
 
     @changing
     def _hold(self, change: Change) -> None:
-        """Begin a cooldown. Other processes must know at once, so retry a failed store now."""
+        """Begin a cooldown. To publish it at once, try even a store that has failed lately."""
         self._notice_fork()
         if self._store is None and self._check_at < math.inf:
             self._check_at = -math.inf
         self._change(change)
-        if self._late:  # another process has the lock; we obey the cooldown already
+        if self._late:  # another process has the lock; until we can write, obey a copy
             held = self._make_bucket(record.copied(self._bucket.known))
             for late in self._late:
                 late(held)
@@ -252,9 +253,9 @@ class SharedPool(StoredPool):
 
     @changing
     def _change(self, change: Change) -> None:
-        """Apply a change now, or with the next one if another process has the lock."""
+        """Apply a change now; if another process has the lock, together with the next change."""
         self._notice_fork()
-        # Refund the leases: they are older than this change, which may be a cooldown.
+        # Refund the leases first, because this change may be a cooldown.
         leased, self._leased = self._leased, []
         self._late += [methodcaller("refund", receipt) for receipt in leased]
         self._late.append(change)
@@ -268,11 +269,11 @@ class SharedPool(StoredPool):
         if (self._late or self._leased or self._has_unwritten) and self._enter():
             self._leave(changed=True)
             self._warn_of_doubts()
-        self._charged_at = -math.inf  # nothing is under way, so no quick succession of charges
+        self._charged_at = -math.inf  # nothing is under way: the next charge takes no lease
 
 
 def apply_demand(own: Demand, now: float, bucket: Bucket) -> None:
-    """Write `own` beside the demands of processes that have not ended."""
+    """Write our demand into the record, and remove those of processes that have ended."""
     known = bucket.known
     others = (each for each in known.demands if not is_gone(each.process))
     known.demands = with_own(others, own, now)
