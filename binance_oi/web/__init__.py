@@ -1,20 +1,20 @@
-"""Open interest for other programs: values, the past, and a stream of what changes, over HTTP.
+"""Serves open interest to other programs over HTTP: values, the past, and a stream of events.
 
-limits.py       what visitors may cost
+limits.py       bounds on what visitors may use
 messages.py     requests and answers as values
 problems.py     errors as problem details
 queries.py      the parameters of a query
-visitors.py     who asks, and for which host
+visitors.py     checks the address of a visitor, and the host of a request
 allowances.py   tokens of visitors, which come back evenly
-events.py       what happens in the market, encoded once
-hub.py          one poller, any number of listeners
-sources.py      where a hub reads: a client, or a recording
+events.py       events of the stream, encoded once
+hub.py          one poller for any number of listeners
+sources.py      the sources of a hub: a client, or a recording
 values.py       the latest values
 past.py         the past of a symbol
-changing.py     how values change
+changing.py     changes of the values
 page.py         static files
-service.py      all of these together, and when they begin and end
-router.py       from a request to an answer, without a framework
+service.py      all parts of a service, and their beginning and end
+router.py       answers requests, without a framework
 aiohttp_app.py  the adapter for aiohttp
 asgi_app.py     the adapter for ASGI: uvicorn, Starlette, FastAPI
 """

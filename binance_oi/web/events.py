@@ -1,8 +1,8 @@
-"""What happens in the market, as events of a stream.
+"""The events of a stream: new values, gaps, and the state of the market.
 
-The rule of this file: no I/O and no clock. A value is encoded once, whatever the number of
-listeners; an event is encoded once for each different view of it. A delta has only values that are
-new: a value whose time goes back is an older answer, and is left out.
+The rule of this file: no I/O and no clock. Each value is encoded once, however many listeners there
+are, and each event once for each different view. An event `sweep` has only new values. If the time
+of a value is earlier than before, it comes from an older answer, so the event omits it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,54 +17,59 @@ from binance_oi.encoding import Decimals, json_text
 from binance_oi.exchange.models import OpenInterest
 from binance_oi.market.rows import digits, notional
 
-OPENING: Final = b"retry: 2000\n\n"  # ms until a browser connects again
+OPENING: Final = b"retry: 2000\n\n"  # ms until a browser connects again after the stream ends
 KEEP_ALIVE: Final = b":\n\n"
 
 _ENCODER: Final = msgspec.json.Encoder()
 
 
 class Observation(NamedTuple):
-    """A value that a source read."""
+    """A value that a source has read."""
 
     value: OpenInterest
+    """The value."""
     mark_price: Decimal | None
+    """The mark price; None if the source does not read it."""
     received: int
     """When the answer came, Unix ms."""
 
 
 class Reading(NamedTuple):
-    """What a source read for one slot."""
+    """The values that a source has read for one slot."""
 
     slot: int
-    """Unix ms."""
+    """The slot, Unix ms."""
     next_slot: int
-    """When the next one is due, Unix ms."""
+    """The next slot, Unix ms."""
     asked: int
-    """The number of symbols that the sweep asked for."""
+    """The number of symbols that the sweep requested."""
     observations: Sequence[Observation]
+    """The values."""
     errors: Mapping[str, str]
-    """Why a symbol has no value: a word of `binance_oi.market.gap`."""
+    """For each symbol without a value, the reason: a word of `binance_oi.market.gap`."""
     age: float = 0.0
-    """Seconds since the sweep ended: a recording may have stopped long ago."""
+    """Seconds since the sweep ended. They may be many if a recording has stopped long ago."""
 
 
 class View(NamedTuple):
-    """Which part of the market a listener sees, and in which form."""
+    """The part of the market that a listener sees, and its form."""
 
     names: tuple[str, ...] | None = None
-    """Symbols in the order of the request; None is the whole market."""
+    """The symbols, in the order of the request; None for the whole market."""
     decimals: Decimals = "text"
+    """Whether JSON has decimals as text or as numbers."""
     head: bool = False
-    """Whether each event has the source, the schedule and the budget as well."""
+    """Whether each event also contains the source, the schedule and the budget."""
 
 
 Pick = Callable[[Mapping[str, bytes]], Sequence[bytes]]
 
 
 def pick_of(view: View) -> Pick | None:
-    """A function that takes the values of a view out of a mapping, in order; None if there is none.
+    """Return a fast function that selects the values of a view from a mapping, in order.
 
-    It raises `KeyError` when the mapping does not have all of them.
+    It raises `KeyError` if the mapping lacks one of them. The result is None for views of one
+    symbol or of the whole market, which need no such function.
     """
     names = view.names
     return None if names is None or len(names) < 2 else itemgetter(*names)
@@ -74,8 +79,8 @@ class Cell:
     """The latest value of one symbol, and its JSON.
 
     Args:
-        seen: The value.
-        at: Loop time at which the answer came.
+        seen: The observation.
+        at: When the answer came, loop time.
     """
 
     __slots__ = ("_encoded", "at", "mark_price", "value")
@@ -88,11 +93,11 @@ class Cell:
         self._encoded: dict[Decimals, bytes] = {}
 
     def is_same(self, seen: Observation) -> bool:
-        """Whether `seen` is the same value."""
+        """Whether `seen` has the same value and the same mark price."""
         return self.value == seen.value and self.mark_price == seen.mark_price
 
     def encoded(self, decimals: Decimals) -> bytes:
-        """The value as JSON."""
+        """Return the value as JSON."""
         known = self._encoded.get(decimals)
         if known is None:
             known = self._encoded[decimals] = self._encode(decimals)
@@ -100,7 +105,7 @@ class Cell:
 
     def _encode(self, decimals: Decimals) -> bytes:
         value, price = self.value, self.mark_price
-        if decimals == "text" and price is None:  # nearly always, and for the whole market
+        if decimals == "text" and price is None:  # the usual case, so it has to be fast
             text = digits(value.open_interest)
             return _ENCODER.encode(_Plain(value.symbol, text, value.time))
         if price is None:
@@ -113,7 +118,7 @@ class Cell:
 
 
 class _Plain(msgspec.Struct):
-    """A value whose decimal is text already."""
+    """A value with its decimal as text."""
 
     symbol: str
     open_interest: str
@@ -121,17 +126,17 @@ class _Plain(msgspec.Struct):
 
 
 class Event:
-    """One event: values, or slots without any.
+    """One event: new values, a gap, or the state of the market.
 
     Args:
-        number: Its place among the events.
+        number: Its number; each event has a higher one than the event before.
         kind: Its name in the stream: ``state``, ``sweep`` or ``gap``.
-        fields: What every view has.
+        fields: The fields that are the same in every view.
         identity: Its id in the stream.
-        head: The JSON of the head.
-        cells: Values by symbol; None when it has none.
-        errors: Why a symbol has no value.
-        gone: Symbols that left the market.
+        head: The JSON of the source, the schedule and the budget.
+        cells: Values by symbol; None for a gap.
+        errors: For each symbol without a value, the reason.
+        gone: Symbols that are no longer in the market.
     """
 
     __slots__ = (
@@ -161,22 +166,22 @@ class Event:
         self._intro = f"id: {identity}\nevent: {kind}\ndata: ".encode()
 
     def with_cells(self, cells: Mapping[str, Cell]) -> "Event":
-        """This event with other values."""
+        """Return a copy of this event with other values."""
         event = copy(self)
         event.cells, event._texts = cells, {}
         return event
 
     def framed(self, view: View, pick: Pick | None = None) -> bytes:
-        """The event as a stream has it.
+        """Return the bytes of the event in a stream.
 
         Args:
-            view: Who sees it.
-            pick: Takes the names of the view out of a mapping; it may be kept, and is faster.
+            view: The view of the listener.
+            pick: The result of `pick_of` for this view, which makes the call faster.
         """
         return b"".join((self._intro, *self._parts(view, pick), b"\n\n"))
 
     def data(self, view: View) -> bytes:
-        """The event as JSON."""
+        """Return the event as JSON."""
         return b"".join(self._parts(view, None))
 
     def _parts(self, view: View, pick: Pick | None) -> Sequence[bytes]:
@@ -189,7 +194,7 @@ class Event:
         return self._fields, head, b',"values":[', values, b"]", self._rest(view.names), b"}"
 
     def _seen(self, view: View, pick: Pick | None) -> Iterable[bytes]:
-        """The values of a view."""
+        """Return the JSON of each value in a view."""
         texts = self._encoded(view.decimals)
         if view.names is None:
             return texts.values()
@@ -201,7 +206,7 @@ class Event:
         return [texts[name] for name in view.names if name in texts]
 
     def _encoded(self, decimals: Decimals) -> dict[str, bytes]:
-        """Every value as JSON, by symbol."""
+        """Return the JSON of every value, by symbol."""
         texts = self._texts.get(decimals)
         if texts is None:
             cells = self.cells or {}
@@ -210,7 +215,7 @@ class Event:
         return texts
 
     def _rest(self, names: tuple[str, ...] | None) -> bytes:
-        """What a view has after its values; mostly nothing."""
+        """Return the JSON fields after the values, which are usually empty."""
         errors, gone, rest = self._errors, self._gone, b""
         if names is not None and (errors or gone):
             errors = {name: errors[name] for name in names if name in errors}
@@ -226,9 +231,9 @@ class Event:
 
 
 def lost(events: int | None) -> bytes:
-    """What a listener gets in place of events that it lost; the state follows.
+    """Return the event that reports lost events to a listener; the state follows it.
 
     Args:
-        events: How many; None when the number is not known, because the service was restarted.
+        events: The number of lost events; None if it is unknown because the service has restarted.
     """
     return f"event: lost\ndata: {json_text({'events': events})}\n\n".encode()

@@ -1,10 +1,10 @@
-"""One poller, any number of listeners.
+"""One poller for any number of listeners.
 
-The rule of this file: a listener is a place in one row of events. The hub keeps the latest events
-once, for everybody, and each listener says which one comes next for it. So a listener that does not
-read costs nothing and delays nobody: when its next event is no longer kept, it gets the number of
-events that it lost, and then the state of the market. `Last-Event-ID` is the same place, carried by
-the listener from one connection to the next.
+The rule of this file: events have numbers. The hub keeps the latest events once for all listeners,
+and each listener has only the number of its last event. So a listener that does not read needs no
+memory and delays no other. If the hub no longer has the next event of a listener, the listener gets
+the number of lost events, and then the state of the market. `Last-Event-ID` contains the same
+number, so a listener can continue on a new connection.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from binance_oi.market.gap import Gap, add_gap
 from binance_oi.web.events import KEEP_ALIVE, Cell, Event, Observation, Reading, View, lost, pick_of
 from binance_oi.web.limits import Limits
 
-SLICE = 250  # listeners that the hub wakes before it lets other work run
-TICK = 2.0  # s between two looks at what listeners need besides events
+SLICE = 250  # listeners that the hub wakes before other tasks may run
+TICK = 2.0  # s between two checks for idle and dead listeners
 KEPT_GAPS = 32
-UNKNOWN_S = 5.0  # s until the first sweep, as long as nobody knows
-STALE_AFTER = 3.0  # periods without a sweep
-NEVER = 0  # the number before that of the first event
+UNKNOWN_S = 5.0  # s: our guess of the time until the first sweep
+STALE_AFTER = 3.0  # periods without a sweep, after which the values are stale
+NEVER = 0  # the number of the last event of a listener without any; the first event has number 1
 
 
 class Source(Protocol):
-    """Where values come from."""
+    """The origin of the values."""
 
     @property
     def name(self) -> str:
@@ -40,20 +40,20 @@ class Source(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """The budget at this moment; None when the source sends nothing."""
+        """The state of the budget at this moment; None if the source sends no requests."""
         ...
 
     def outcomes(self) -> AsyncGenerator[Reading | Gap, None]:
-        """Yield what was read for each slot, or the gap of slots for which nothing was."""
+        """Yield a reading for each slot, or a gap of slots without a reading."""
         ...
 
 
 class FullError(Exception):
-    """There are as many listeners as the service allows."""
+    """The service has as many listeners as it allows."""
 
 
 class Hub:
-    """Reads one source, and hands out what it reads.
+    """Reads one source, and passes its values to all listeners.
 
         hub = Hub(ClientSource(client))
         running = asyncio.create_task(hub.run())
@@ -61,13 +61,13 @@ class Hub:
         while (data := await listener.next()) is not None:
             ...  # bytes of `text/event-stream`
 
-    It belongs to one event loop. Encoding costs once for each event and each different view.
+    It belongs to one event loop. It encodes each event once for each different view.
 
     Args:
-        source: What to read.
-        limits: How many events are kept, and how many listeners there may be.
+        source: The source to read.
+        limits: The number of events to keep, and of listeners to allow.
         on_values: Called with the new values of each sweep.
-        wall: Unix seconds.
+        wall: Returns Unix seconds.
     """
 
     def __init__(
@@ -82,19 +82,20 @@ class Hub:
         self.cells: dict[str, Cell] = {}
         """The latest value of every symbol."""
         self.number: int = NEVER
-        """Of the latest event."""
+        """The number of the latest event."""
         self.gaps: list[Gap] = []
-        """The latest slots without a sweep."""
+        """The latest gaps."""
         self.is_closed: bool = False
+        """Whether the streams end."""
         self.read_at: float | None = None
-        """Loop time of the latest sweep; None while there was none."""
+        """Loop time of the latest sweep; None before the first one."""
         self.period: int | None = None
-        """From slot to slot, ms, as far as it is known."""
+        """From slot to slot, ms; None before the first sweep."""
         self._limits, self._wall, self._on_values = limits, wall, on_values
         self._epoch = secrets.token_hex(4)
         self._kept: deque[Event] = deque(maxlen=limits.kept_events)
         self._latest: Reading | None = None
-        self._state: Event | None = None  # of `number`
+        self._state: Event | None = None  # the state after event `number`; None until needed
         self._listeners: dict[Listener, None] = {}
         self._subscriptions: dict[View, _Subscription] = {}
         self._news = asyncio.Event()
@@ -103,10 +104,10 @@ class Hub:
     # -- the source ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Read the source until it ends, or this call is cancelled; then end every stream.
+        """Read the source until it ends or this call is cancelled; then end every stream.
 
-        A listener still takes what it has not taken yet, and has `Limits.stalled` for each event.
-        Raises whatever ends the source.
+        Listeners may still take the remaining events, and have `Limits.stalled` seconds for each.
+        If the source raises an error, this call raises it.
         """
         self._caring = asyncio.create_task(self._care())
         try:
@@ -120,12 +121,12 @@ class Hub:
                 await asyncio.wait([self._caring])
 
     def publish(self, outcome: Reading | Gap) -> None:
-        """Make the next event; the listeners get it after `wake`."""
+        """Make the next event. The listeners get it after `wake`."""
         self.number += 1
         if isinstance(outcome, Gap):
             add_gap(self.gaps, outcome, self.period or 0)
             del self.gaps[:-KEPT_GAPS]
-            first, last, reason, _ = outcome  # the detail may hold text of the exchange
+            first, last, reason, _ = outcome  # omit the detail: it may contain the exchange's text
             event = self._event("gap", {"first": first, "last": last, "reason": reason})
         else:
             event = self._swept(outcome)
@@ -134,7 +135,7 @@ class Hub:
         self._news.set()
 
     async def wake(self) -> None:
-        """Wake the listeners that wait; other work runs in between."""
+        """Wake the waiting listeners, and let other tasks run in between."""
         for count, listener in enumerate(tuple(self._listeners), 1):
             listener.wake()
             if not count % SLICE:
@@ -158,8 +159,8 @@ class Hub:
         return self._event("sweep", self._fields(reading), new, reading.errors, gone)
 
     def _news_of(self, seen: Observation, now: float) -> Cell | None:
-        """The new cell of an observation; None if it says nothing new."""
-        # The clock of a recorder may be ahead of ours: no value is newer than now.
+        """Return the new cell of an observation; None if its value is not new."""
+        # The clock of a recorder may be ahead of ours, so an age may seem negative.
         age, symbol = max(0.0, self._wall() - seen.received / 1000), seen.value.symbol
         at = now - age
         known = self.cells.get(symbol)
@@ -190,11 +191,11 @@ class Hub:
         head = {"source": self.source.name, "every": period, "budget": self.source.usage}
         return json_text(head).encode()
 
-    # -- what there is now -------------------------------------------------------------------------
+    # -- the present state -------------------------------------------------------------------------
 
     @property
     def state(self) -> Event | None:
-        """The whole market as of the latest event; None while there was none."""
+        """The whole market after the latest event; None before the first event."""
         if self._state is None and self.number:
             latest = self._latest
             fields = {} if latest is None else self._fields(latest)
@@ -211,28 +212,28 @@ class Hub:
         return asyncio.get_running_loop().time()
 
     def age_of(self, at: float) -> int:
-        """Whole seconds since `at`, loop time."""
+        """Return the whole seconds since `at`, loop time."""
         return max(0, math.floor(self.now - at))
 
     async def ready(self) -> None:
-        """Wait until there was an event."""
+        """Wait for the first event, or until the hub is closed."""
         while not self.number and not self.is_closed:
             self._news.clear()
             await self._news.wait()
 
     @property
     def latest(self) -> Reading | None:
-        """The latest sweep; None while there was none."""
+        """The latest sweep; None before the first one."""
         return self._latest
 
     def seconds_to_next(self) -> float:
-        """Seconds until the next sweep is due, on the wall clock; a guess before the first one."""
+        """Seconds until the next sweep is due, by the wall clock; a guess before the first one."""
         if self._latest is None:
             return max(UNKNOWN_S, self.seconds_held())
         return self._latest.next_slot / 1000 - self._wall()
 
     def seconds_held(self) -> float:
-        """Seconds for which the exchange takes no requests, on the wall clock; 0 if it does."""
+        """Seconds until the end of the cooldown, by the wall clock; 0 if there is none."""
         usage = self.source.usage
         until = None if usage is None else usage.held_until
         return 0.0 if until is None else max(0.0, until.timestamp() - self._wall())
@@ -249,7 +250,7 @@ class Hub:
 
     @property
     def listeners(self) -> int:
-        """How many there are."""
+        """The number of listeners."""
         return len(self._listeners)
 
     def listen(
@@ -260,16 +261,17 @@ class Hub:
         cut: Callable[[], object] | None = None,
         is_gone: Callable[[], bool] | None = None,
     ) -> "Listener":
-        """Add a listener. It gets the state first, or what came after its last event.
+        """Add a listener. It first gets the state, or the events after its last one.
 
         Args:
-            view: What it sees.
+            view: The part of the market that it sees.
             last_event_id: The id of the last event that it has; empty if it has none.
-            cut: Ends its connection at once; called when it took nothing for `Limits.stalled`.
-            is_gone: Whether its connection has ended.
+            cut: Ends its connection at once. The hub calls it if the listener takes nothing for
+                `Limits.stalled` seconds.
+            is_gone: Returns whether its connection has ended.
 
         Raises:
-            FullError: There are too many.
+            FullError: There are too many listeners, or the hub is closed.
         """
         if self.is_closed or len(self._listeners) >= self._limits.listeners:
             raise FullError
@@ -291,12 +293,12 @@ class Hub:
         self._end_care()
 
     def _end_care(self) -> None:
-        """End the care after the last listener; one that does not read still needs it."""
+        """Stop checking listeners when the hub is closed and the last one has left."""
         if self.is_closed and not self._listeners and self._caring is not None:
             self._caring.cancel()
 
     def close(self) -> None:
-        """End every stream, after the events that a listener has not taken yet."""
+        """End every stream, after each listener has taken its remaining events."""
         self.is_closed = True
         self._news.set()
         for listener in tuple(self._listeners):
@@ -304,12 +306,12 @@ class Hub:
         self._end_care()
 
     def after(self, number: int) -> Event | None:
-        """The event after that of this number; None if it is not kept."""
+        """Return the event after event `number`; None if the hub no longer has it."""
         index = number - self.number + len(self._kept)
         return self._kept[index] if index >= 0 else None
 
     def _shared(self, view: View) -> View:
-        """The view, with our own copies of the names: they are the same for all listeners."""
+        """Return the view with the hub's own name objects, so that listeners share the memory."""
         if view.names is None:
             return view
         cells = self.cells
@@ -317,7 +319,7 @@ class Hub:
         return view._replace(names=tuple(ours))
 
     def _place(self, last_event_id: str) -> int | None:
-        """The number in an id of this run; None if it is of another one, `NEVER` without any."""
+        """Return the number in an event id; `NEVER` if it is empty, None if of another run."""
         epoch, _, number = last_event_id.partition("-")
         if not last_event_id:
             return NEVER
@@ -326,7 +328,7 @@ class Hub:
         return int(number) if 0 < len(number) < 16 and 0 < int(number) <= self.number else None
 
     async def _care(self) -> None:
-        """Keep idle streams open, and end those whose listener is gone or takes nothing."""
+        """Keep idle streams open; end those whose listener has gone or takes nothing."""
         while True:
             await asyncio.sleep(min(TICK, self._limits.keep_alive, self._limits.stalled))
             await self._care_for_each(self.now)
@@ -350,7 +352,7 @@ class _Subscription:
         self._encoded: tuple[Event, bytes] | None = None
 
     def encode(self, event: Event) -> bytes:
-        """The event as this view has it."""
+        """Return the bytes of the event for this view."""
         if self.listeners == 1:
             self._encoded = None
             return event.framed(self.view, self._pick)
@@ -360,12 +362,12 @@ class _Subscription:
 
 
 class Listener:
-    """One stream. The hub makes it; its owner calls `next` again and again, and `leave` at the end.
+    """One stream. `Hub.listen` makes it. Its owner calls `next` repeatedly, and `leave` at the end.
 
     Args:
         hub: Its hub.
         subscription: The listeners with the same view.
-        place: The number of the last event that it has; None if that is of another run.
+        place: The number of the last event that it has; None if another run of the service made it.
         cut: See `Hub.listen`.
         is_gone: See `Hub.listen`.
     """
@@ -391,7 +393,7 @@ class Listener:
     ) -> None:
         self.subscription: _Subscription = subscription
         self.taken_at: float = asyncio.get_running_loop().time()
-        """Loop time at which it took something last."""
+        """Loop time at which it last took bytes."""
         self._hub, self._place, self._cut, self._is_gone = hub, place, cut, is_gone
         self._waiter: asyncio.Future[bool] | None = None
         self._is_over = False
@@ -422,12 +424,12 @@ class Listener:
         self.wake()
 
     def wake(self, *, is_idle: bool = False) -> None:
-        """Let `next` look again."""
+        """Let `next` check for an event again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(is_idle)
 
     def care(self, now: float, limits: Limits) -> None:
-        """End the stream if nobody reads it; keep it open if nothing happens."""
+        """End the stream if its listener reads nothing; keep it open if there are no events."""
         idle = now - self.taken_at
         if self._is_gone is not None and self._is_gone():
             self.leave()
@@ -440,7 +442,7 @@ class Listener:
                 self._cut()
 
     def _pending(self) -> bytes | None:
-        """The next event that this listener does not have; None while there was none."""
+        """Return the bytes of the next event, or of the state; None before the first event."""
         hub, place = self._hub, self._place
         event = None if place is None or place == NEVER else hub.after(place)
         if event is not None:
