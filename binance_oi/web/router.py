@@ -1,15 +1,15 @@
-"""Routes: from a request to an answer or a stream, without a framework.
+"""Routes: answers a request, or opens a stream, without a framework.
 
     /                       the page
     /open-interest/BTCUSDT  ?max_age=2&decimal=text            one value
-    /snapshot               ?symbols=A,B&max_age=30&decimal=   many values, as of the latest sweep
+    /snapshot               ?symbols=A,B&max_age=30&decimal=   the values of the latest sweep
     /history/BTCUSDT        ?period=5m&since=&until=&decimal=  the past; instants in Unix ms
-    /changes                ?window=1h&symbols=&sort=&top=     how the values change
+    /changes                ?window=1h&symbols=&sort=&top=     changes of the values
     /events                 ?symbols=A,B&decimal=&head=true    a stream of server-sent events
     /healthz                                                   whether the values are live
 
-The rule of this file: both adapters answer by it alone. Whatever a visitor sends, the answer is one
-of the documented ones; an unexpected error is logged, and says nothing to the visitor.
+The rule of this file: both adapters use it for every answer. For any request, the answer is one of
+the documented ones. An unexpected error goes to the log; its answer shows no detail.
 """
 
 import logging
@@ -54,10 +54,10 @@ STREAMING: Final = (
     ("Content-Type", EVENTS),
     ("Cache-Control", "no-store"),
     NOSNIFF,
-    ("X-Accel-Buffering", "no"),  # nginx would hold events back
+    ("X-Accel-Buffering", "no"),  # without it, nginx buffers events
 )
-MOST_HOSTS: Final = 64  # different texts of `Host` that are checked once
-MOST_BODIES: Final = 256  # encoded snapshots that are kept until the next event
+MOST_HOSTS: Final = 64  # accepted values of `Host` that we remember
+MOST_BODIES: Final = 256  # encoded snapshots that we keep until the next event
 
 
 class Listen(Protocol):
@@ -74,14 +74,14 @@ class Listen(Protocol):
 
 
 class Stream(NamedTuple):
-    """An answer that does not end: the adapter sends the headers, and then what `listen` gives."""
+    """An answer without an end: the adapter sends the headers, then the bytes of the listener."""
 
     headers: Headers
     listen: Listen
 
     @property
     def full(self) -> Answer:
-        """The answer if `listen` raises `FullError`; it keeps the headers for other origins."""
+        """The answer if `listen` raises `FullError`, with the same headers for other origins."""
         answer = ProblemError(FULL, after=AGAIN_AFTER).answer()
         return answer._replace(headers=(*answer.headers, *self.headers[len(STREAMING) :]))
 
@@ -91,7 +91,7 @@ Handler = Callable[[Request, str], Awaitable[Result]]
 
 
 class Router:
-    """Answers requests with what a service has.
+    """Answers requests from the parts of a service.
 
     Args:
         service: The service.
@@ -109,10 +109,10 @@ class Router:
             "/open-interest": self._open_interest,
             "/history": self._history,
         }
-        self._hosts: set[str] = set()  # for which the service answers, as they were sent
-        self._views: dict[str, tuple[View, float | None]] = {}  # by query
+        self._hosts: set[str] = set()  # accepted values of the header `Host`
+        self._views: dict[str, tuple[View, float | None]] = {}  # parsed queries, by their text
         self._bodies: dict[View, Body] = {}
-        self._bodies_of: Event | None = None  # of what they are
+        self._bodies_of: Event | None = None  # the state that `_bodies` encode
 
     @property
     def plain_paths(self) -> Collection[str]:
@@ -120,7 +120,7 @@ class Router:
         return self._routes
 
     async def answer(self, request: Request) -> Result:
-        """Answer a request; never raises for what a visitor sends."""
+        """Answer a request. No request makes it raise."""
         service = self.service
         try:
             host = request.headers.get("host", "")
@@ -201,7 +201,7 @@ class Router:
         return _answer(request, body or self._body(state, view), age)
 
     def _view(self, request: Request) -> tuple[View, float | None]:
-        """What a query for a snapshot asks; the same text is read once."""
+        """Parse the query of a snapshot; remember the result for equal texts."""
         known = self._views.get(request.query)
         if known is None:
             query = self._query(request, ("symbols", "max_age", "decimal"))
@@ -213,7 +213,7 @@ class Router:
         return known
 
     async def _renewed(self, hub: Hub, state: Event, view: View, max_age: float) -> Body | None:
-        """The body after values that are too old were read again; None if none was."""
+        """Read values again that are too old, and return the body; None if none was too old."""
         values = self.service.values
         wanted = tuple(hub.cells) if view.names is None else view.names
         stale = values.stale(hub, [name for name in wanted if name in hub.cells], max_age)
@@ -224,7 +224,7 @@ class Router:
         return Body(state.with_cells(latest).data(view))
 
     def _body(self, state: Event, view: View) -> Body:
-        """The state as a body; the same one until the next event."""
+        """Return the state as a body; the same one until the next event."""
         if self._bodies_of is not state:
             self._bodies_of, self._bodies = state, {}
         body = self._bodies.get(view)
@@ -249,10 +249,10 @@ class Router:
         return _answer(request, await service.changes.read(service.hub, question))
 
     def _count(self, request: Request) -> None:
-        """Count a question about the past for the address that asks.
+        """Count a question about the past for the address of the visitor.
 
         Raises:
-            ProblemError: It has asked too often.
+            ProblemError: This address has sent too many of them.
         """
         service = self.service
         address = address_of(request.address(), request.headers, service.proxies)
@@ -307,7 +307,7 @@ class Router:
 
 
 def _answer(request: Request, body: Body, more: Headers = ()) -> Answer:
-    """A body, or that the visitor has it already."""
+    """Return the answer with this body, or a 304 if the visitor has it already."""
     asked, headers = request.headers, (*body.headers, *more)
     tags = asked.get("if-none-match")
     if tags is not None and matches(tags, body.tag):

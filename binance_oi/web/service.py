@@ -1,7 +1,8 @@
-"""A service: its hub, its values, its past, and when they begin and end.
+"""A service: its hub, its values and its past, and their beginning and end.
 
-The rule of this file: the hub begins with the first request that needs it, or earlier if the owner
-says so. Frameworks do not pass their lifespan to mounted applications, so nothing depends on it.
+The rule of this file: the hub begins with the first request that needs it, or earlier if its owner
+calls `begin`. A framework does not tell a mounted application when it starts and stops, so the
+service works without that.
 """
 
 import asyncio
@@ -36,32 +37,33 @@ class Options(TypedDict, total=False):
     """The options of `oi_app` and `oi_asgi`."""
 
     recording: StrPath | None
-    """A recording: answers questions about the past. Without a client, it is also the source of
-    the present: a recorder of another process writes it."""
+    """A recording, which answers requests for the past. Without a client, the present values come
+    from it too; another process records into it."""
     symbols: Iterable[str] | None
-    """What the hub polls; None follows the exchange's list."""
+    """The symbols to poll; None follows the exchange's list."""
     every: float | None
-    """Seconds from sweep to sweep; None takes the shortest schedule that fits."""
+    """Seconds from sweep to sweep; None chooses the shortest schedule that fits."""
     notional: bool
-    """Read mark prices as well."""
+    """Whether to read mark prices too."""
     hosts: Collection[str] | None
-    """The names and addresses for which the service answers, without ports; None allows any."""
+    """The host names and addresses of this service, without ports. It refuses requests for any
+    other host. None allows all."""
     origins: Collection[str]
     """Origins whose pages may read the answers, such as ``https://example.org``."""
     proxies: Collection[str]
-    """Addresses of proxies whose `X-Forwarded-For` is believed."""
+    """Addresses of proxies whose header `X-Forwarded-For` names the visitor."""
     limits: Limits
-    """What visitors may cost."""
+    """Bounds on what visitors may use."""
     page: StrPath | None
-    """A directory of static files, for ``/``; None is the page of this package."""
+    """A directory of static files for ``/``; None for the page of this package."""
 
 
 class Service:
-    """Everything that the routes use. It belongs to one event loop.
+    """All parts that the routes use. It belongs to one event loop.
 
     Args:
-        client: Reads the exchange; the service never closes it. None sends nothing, and reads the
-            recording.
+        client: Reads the exchange; the service never closes it. With None, the service sends no
+            requests and reads the recording.
         options: See `Options`.
 
     Raises:
@@ -90,7 +92,7 @@ class Service:
         self._failed_at = 0.0
         self.is_closed: bool = False
         self.failure: BaseException | None = None
-        """What ended the hub; None while it runs."""
+        """The error that ended the hub; None if it runs or has ended without one."""
 
     @property
     def has_begun(self) -> bool:
@@ -103,10 +105,10 @@ class Service:
         return self.hub.latest is not None and not (self.is_closed or self.hub.is_closed)
 
     def begin(self) -> None:
-        """Start the hub, unless it runs.
+        """Start the hub if it does not run.
 
         Raises:
-            ProblemError: The service is closed, or the hub failed a moment ago.
+            ProblemError: The service is closed, or the hub has failed in the last `AGAIN_S`.
         """
         if self.is_closed:
             raise ProblemError(CLOSED, after=AGAIN_AFTER)
@@ -121,7 +123,7 @@ class Service:
         self._running = asyncio.create_task(self._run(self.hub), name="binance-oi hub")
 
     async def ended(self) -> None:
-        """Wait until the hub ends; raise what ended it."""
+        """Wait until the hub ends; if it has failed, raise its error."""
         if self._running is not None:
             await asyncio.wait([self._running])
         if self.failure is not None:
@@ -130,11 +132,11 @@ class Service:
     async def ready(self) -> None:
         """Start the hub, and wait until it has read the market.
 
-        The wait ends early when the hub reports a gap, or while the exchange takes no requests for
-        longer than that.
+        The wait ends early if the hub reports a gap. There is no wait if a cooldown lasts longer
+        than `Limits.first_sweep`.
 
         Raises:
-            ProblemError: It has not in `Limits.first_sweep`.
+            ProblemError: The hub has not read the market within `Limits.first_sweep` seconds.
         """
         self.begin()
         hub, longest = self.hub, self.limits.first_sweep
@@ -143,20 +145,20 @@ class Service:
                 async with asyncio.timeout(longest):
                     await hub.ready()
         if hub.latest is None:
-            self.begin()  # or say what ended it
+            self.begin()  # raises if the hub has failed in the meantime
             raise ProblemError(NO_DATA, after=hub.seconds_to_next())
 
     def open(self) -> None:
-        """Take requests, also after an end."""
+        """Accept requests, even after `drain`."""
         self.is_closed = False
 
     def drain(self) -> None:
-        """End every stream after what it was about to send; new ones are refused."""
+        """End every stream after its remaining events, and refuse new ones."""
         self.is_closed = True
         self.hub.close()
 
     async def aclose(self) -> None:
-        """End the streams and the hub. May be repeated."""
+        """End the streams and the hub. It may be called again."""
         self.drain()
         await self.changes.aclose()
         if self._running is not None:
@@ -176,10 +178,10 @@ class Service:
 
 
 def _check_options(client: OpenInterestClient | None, options: Options) -> None:
-    """Check what the caller passes.
+    """Check the arguments of the caller.
 
     Raises:
-        TypeError: There is no such option, or a value has another type.
+        TypeError: An option is unknown, or a value has another type.
     """
     check_type("client", client, OpenInterestClient, None)
     check_type("limits", options.get("limits", Limits()), Limits)

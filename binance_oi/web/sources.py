@@ -1,7 +1,7 @@
-"""Where a hub reads: a client, or a recording that is being written.
+"""The sources of a hub: a client, or a recording that another process writes.
 
-The rule of this file: a source outlasts what it reads. An exchange or a file that cannot be read
-now is a gap or a wait, and never the end.
+The rule of this file: trouble does not end a source. If the exchange or the file cannot be read for
+a while, the source yields a gap, or waits.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ from binance_oi.web.events import Observation, Reading
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-WORTH_A_READING = 3.0  # s until the first slot
-LOOK_EVERY = 1.0  # s between two looks into a recording
-LATEST_MS = 3_600_000  # ms before a sweep from which a value still counts as one of the market
-LATEST_PERIODS = 3  # or so many periods, if that is longer
+WORTH_A_READING = 3.0  # s until the first slot; if there is less time, we wait for the slot
+LOOK_EVERY = 1.0  # s between two checks of a recording for new sweeps
+LATEST_MS = 3_600_000  # the greatest age of a value at a sweep of a recording
+LATEST_PERIODS = 3  # the same in periods; the longer of the two applies
 END = 1 << 62  # Unix ms
 
 
@@ -44,11 +44,11 @@ class ClientSource:
 
     Args:
         client: Reads the exchange.
-        symbols: None follows the exchange's list.
-        every: Seconds from slot to slot; None takes the shortest schedule that fits. One that does
-            not fit runs slower.
-        notional: Read mark prices as well.
-        clock: Unix seconds.
+        symbols: The symbols to poll; None follows the exchange's list.
+        every: Seconds from slot to slot; None chooses the shortest schedule that fits. If the given
+            one does not fit, a slower one runs.
+        notional: Whether to read mark prices too.
+        clock: Returns Unix seconds.
 
     Raises:
         ValueError: `every` cannot be a period.
@@ -98,7 +98,7 @@ class ClientSource:
             yield outcome if isinstance(outcome, Gap) else _reading(outcome)
 
     async def _first(self, step: int) -> Reading | None:
-        """What the market is like before the first slot, if the poll leaves room to ask for it."""
+        """Read the market before the first slot, if there is time and budget for it."""
         following = next_slot(self._clock, step)
         left = following / 1000 - self._clock()
         if left < WORTH_A_READING:
@@ -161,17 +161,17 @@ class RecordingSource:
     def __init__(self, path: StrPath) -> None:
         self.path: Path = check_path("path", path)
         self._source = ""
-        self._last = -END  # the last slot that was handed out
+        self._last = -END  # the last slot that the source has yielded
         self._is_unreadable = False
 
     @property
     def name(self) -> str:
-        """See `Source`; empty while the file was not read."""
+        """See `Source`; empty until the file has been read."""
         return self._source
 
     @property
     def usage(self) -> Usage | None:
-        """See `Source`: there is none."""
+        """See `Source`; this source sends no requests."""
         return None
 
     async def outcomes(self) -> AsyncGenerator[Reading | Gap, None]:
@@ -182,7 +182,7 @@ class RecordingSource:
             await asyncio.sleep(LOOK_EVERY)
 
     def _look(self) -> list[Reading | Gap]:
-        """What is new in the file; nothing while it cannot be read."""
+        """Return what is new in the file; empty while it cannot be read."""
         try:
             with Recording(self.path) as recording:
                 found = self._news(recording)
@@ -210,7 +210,7 @@ class RecordingSource:
 
 
 def _latest_sweep(recording: Recording, since: int) -> Sweep | None:
-    """The latest sweep from the slot `since` on."""
+    """Return the latest sweep from slot `since` on; None if there is none."""
     span = recording.span()
     if span is None:
         return None
@@ -222,7 +222,7 @@ def _latest_sweep(recording: Recording, since: int) -> Sweep | None:
 
 
 def _recorded(recording: Recording, sweep: Sweep) -> Reading:
-    """The market as of the latest sweep of a recording."""
+    """Return the state of the market after a sweep of a recording."""
     since = sweep.slot - max(LATEST_MS, LATEST_PERIODS * sweep.period)
     samples = [last for _, last in recording.first_and_last((since, END))]
     observations = [Observation(_value(each), each.mark_price, each.received) for each in samples]
