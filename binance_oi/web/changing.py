@@ -1,7 +1,7 @@
-"""How open interest changes, for visitors: from the poll, and from a recording for what was before.
+"""Answers questions about changes of open interest, from the poll and from a recording.
 
-The rule of this file: it asks the exchange nothing. What is kept of the past is large (some 200 kB
-for each symbol), so it begins with the first question.
+The rule of this file: it sends the exchange no requests. The past takes much memory (some 200 kB
+for each symbol), so it is read at the first question.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ logger: logging.Logger = logging.getLogger("binance_oi")
 PARAMETERS: Final = ("symbols", "window", "sort", "top", "decimal")
 ORDERS: Final = ("symbol", "percent", "usd", "z_score")
 SLICE: Final = 50  # symbols whose changes are computed before other work runs
-KEPT_BODIES: Final = 64  # until the next event
+KEPT_BODIES: Final = 64  # answers that we keep until the next event
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
 EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
@@ -51,7 +51,7 @@ def wanted(query: Query, limits: Limits) -> Wanted:
     """Read the question of a visitor.
 
     Raises:
-        ProblemError: It makes no sense.
+        ProblemError: A parameter is wrong.
     """
     return Wanted(
         query.symbols(limits.symbols),
@@ -63,24 +63,25 @@ def wanted(query: Query, limits: Limits) -> Wanted:
 
 
 class Changes:
-    """Follows a hub, and answers how the values change.
+    """Follows a hub, and computes changes of its values.
 
     Args:
-        recording: Has what was before; None has nothing.
+        recording: The recording with the time before the start; None if there is none.
     """
 
     def __init__(self, recording: Path | None) -> None:
         self._recording = recording
         self._tracker: ChangeTracker | None = None
         self._filling: asyncio.Task[None] | None = None
-        self._meanwhile: list[Mapping[str, Cell]] | None = None  # what came during the filling
+        # New values that came while we read the past; None if we do not read it now.
+        self._meanwhile: list[Mapping[str, Cell]] | None = None
         self._bodies: dict[Wanted, Body] = {}
         self._bodies_of: object = None
         self._running: SharedCalls[Body] = SharedCalls()
 
     @property
     def is_filling(self) -> bool:
-        """Whether the past is being read."""
+        """Whether we are reading the past."""
         return self._meanwhile is not None
 
     def observe(self, cells: Mapping[str, Cell]) -> None:
@@ -92,7 +93,7 @@ class Changes:
         _feed(self._tracker, cells)
 
     async def read(self, hub: Hub, question: Wanted) -> Body:
-        """Answer a question; the same one is answered once for each event of the hub."""
+        """Answer a question. Until the next event of the hub, equal questions get the same body."""
         self._begin(hub)
         key = hub.number, self._tracker
         if self._bodies_of != key:
@@ -106,7 +107,7 @@ class Changes:
         return body
 
     async def aclose(self) -> None:
-        """Stop reading the past. May be repeated."""
+        """Stop reading the past. It may be called again."""
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.wait([self._filling])

@@ -1,7 +1,8 @@
 """The past of a symbol, from a recording or from the exchange.
 
-The rule of this file: a question costs the exchange at most a few requests, and the same question
-costs them once. What all visitors together may ask the exchange is bounded, and so is the memory.
+The rule of this file: to answer a question, we send the exchange a few requests at most, and for
+equal questions only once. The number of these requests is bounded for all visitors together, and so
+is the memory for answers.
 """
 
 import asyncio
@@ -34,9 +35,9 @@ from binance_oi.web.messages import Body
 from binance_oi.web.problems import KINDS, Kind, ProblemError
 from binance_oi.web.queries import MALFORMED, Query, symbol_of
 
-HISTORY_SPAN: Final = 300.0  # s in which the exchange counts requests of history
-DEFAULT_ROWS: Final = MAX_ROWS  # of an answer; one page
-FRESH_S: Final = 15.0  # s for which an answer that ends now is kept
+HISTORY_SPAN: Final = 300.0  # s: the span of the exchange's limit of history
+DEFAULT_ROWS: Final = MAX_ROWS  # rows of an answer without `since`: one page
+FRESH_S: Final = 15.0  # s for which we keep an answer whose range ends now
 PARAMETERS: Final = ("period", "since", "until", "decimal")
 NO_ROW: Final = "no_row"  # the reason of a hole at the end of a recording
 NO_PAST: Final = Kind(404, "no-past", "This service has no past of this symbol.")
@@ -48,21 +49,24 @@ class Asked(NamedTuple):
     """A question about the past."""
 
     symbol: str
+    """The symbol."""
     period: str
+    """The time between rows, such as ``5m``."""
     first: int
     """The first instant, Unix ms."""
     last: int
-    """The last one."""
+    """The last instant, Unix ms."""
     decimals: Decimals
+    """Whether JSON has decimals as text or as numbers."""
 
     @property
     def step(self) -> int:
-        """Ms from row to row."""
+        """From row to row, ms."""
         return PERIODS[self.period]
 
     @property
     def rows(self) -> int:
-        """How many instants there are."""
+        """The number of instants."""
         return (self.last - self.first) // self.step + 1
 
 
@@ -70,7 +74,7 @@ def asked(symbol: str, query: Query, limits: Limits, now: int) -> Asked:
     """Read the question of a visitor.
 
     Raises:
-        ProblemError: It makes no sense, or asks for too much.
+        ProblemError: A parameter is wrong, or the question needs too many rows.
     """
     name = symbol_of(symbol)
     period = query.one_of("period", tuple(PERIODS), "5m")
@@ -95,24 +99,24 @@ class _Row(NamedTuple):
 class _Recorded(NamedTuple):
     body: Body
     is_whole: bool
-    """Whether the exchange has no more."""
+    """Whether the recording has all rows that the exchange could add."""
 
 
 @dataclass(slots=True)
 class _Kept:
     body: Body
     until: float
-    """Loop time."""
+    """Loop time until which the answer is fresh."""
 
 
 class Past:
     """Answers questions about the past.
 
     Args:
-        client: Reads the exchange; None does not.
-        recording: What is read first; None has none.
-        limits: What visitors may cost.
-        clock: Unix seconds.
+        client: Reads the exchange; None to read only the recording.
+        recording: The recording to read first; None if there is none.
+        limits: Bounds on what visitors may use.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -128,14 +132,14 @@ class Past:
         self._bytes = 0
         self._running: SharedCalls[Body] = SharedCalls()
         self._requests = Allowance(limits.history_requests, HISTORY_SPAN)
-        self._reading = asyncio.Semaphore(1)  # of the file: a disk does one thing at a time
+        self._reading = asyncio.Semaphore(1)  # one reader of the file at a time
 
     async def read(self, wanted: Asked) -> Body:
-        """Answer a question; the same ones at the same time are answered once.
+        """Answer a question. Equal questions at the same time share the answer.
 
         Raises:
-            ProblemError: There is no such past, or visitors have asked for too much.
-            BinanceOIError: It cannot be read.
+            ProblemError: There is no past of this symbol, or visitors have used their requests.
+            BinanceOIError: The past cannot be read.
         """
         now = asyncio.get_running_loop().time()
         kept = self._kept.get(wanted)
@@ -150,7 +154,7 @@ class Past:
         if self._client is not None and (found is None or not found.is_whole):
             try:
                 body = await self._asked(self._client, wanted)
-            except (UnknownSymbolError, SymbolNotTradingError):  # such as one of the past
+            except (UnknownSymbolError, SymbolNotTradingError):  # for example a delisted symbol
                 if body is None:
                     raise
         if body is None:
@@ -159,11 +163,11 @@ class Past:
         return body
 
     async def _recorded(self, wanted: Asked) -> _Recorded | None:
-        """From the recording; None if it has nothing of the symbol."""
+        """Answer from the recording; None if it has no row of the symbol."""
         async with self._reading:
             try:
                 return await asyncio.to_thread(self._read_file, wanted, self.now())
-            except RecordingError:  # such as one that a recorder has not made yet
+            except RecordingError:  # for example, the recorder has not created the file yet
                 if self._client is None:
                     raise
                 return None
@@ -176,7 +180,7 @@ class Past:
                 series = recording.series(
                     [wanted.symbol], step=wanted.step, since=since, until=until
                 )
-            except RecordingError:  # it has nothing of this symbol
+            except RecordingError:  # the recording has no row of this symbol
                 return None
             rows = [_Row(point.time, point.open_interest, point.notional) for point in series]
             gaps = recording.counted_gaps((wanted.first, wanted.last + 1))
@@ -185,7 +189,7 @@ class Past:
         return _Recorded(_body(wanted, "recording", rows, holes), _covers(rows, wanted, now))
 
     async def _asked(self, client: OpenInterestClient, wanted: Asked) -> Body:
-        """From the exchange, if visitors may still ask it."""
+        """Answer from the exchange, if visitors have requests left."""
         now = asyncio.get_running_loop().time()
         if wait := self._requests.take(-(-wanted.rows // MAX_ROWS), now):
             raise ProblemError(_BUDGET, "Visitors have used what they may ask.", after=wait)
@@ -201,7 +205,7 @@ class Past:
 
     def _keep(self, wanted: Asked, body: Body) -> None:
         loop, wall = asyncio.get_running_loop(), self._clock()
-        # The last row may still appear; what ends before it does not change any more.
+        # The exchange may still add the last row. If the range ends before it, the answer is final.
         is_done = wanted.last + 2 * wanted.step < wall * 1000
         self._drop(wanted)
         self._kept[wanted] = _Kept(body, loop.time() + (20 * FRESH_S if is_done else FRESH_S))
@@ -210,7 +214,7 @@ class Past:
             self._drop(next(iter(self._kept)))
 
     def now(self) -> int:
-        """Unix ms."""
+        """Return the present time, Unix ms."""
         return round(self._clock() * 1000)
 
     def _drop(self, wanted: Asked) -> None:

@@ -1,7 +1,8 @@
-"""The latest values, and what visitors may cost to make them newer.
+"""The latest values, and newer ones for visitors that need them.
 
-The rule of this file: the poll pays for nearly everything. A value that is too old for a visitor is
-read once for all who ask meanwhile, and at most once in `Limits.min_age`.
+The rule of this file: nearly all answers come from the poll, and need no request. If a value is too
+old for a visitor, one request reads it for all visitors that wait for it, at most once in
+`Limits.min_age` seconds.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from binance_oi.web.hub import Hub
 from binance_oi.web.limits import Limits
 from binance_oi.web.problems import KINDS, Kind, ProblemError
 
-KEPT: Final = 2000  # values of symbols that the poll does not read
+KEPT: Final = 2000  # values in memory that visitors have requested
 MINUTE: Final = 60.0
 NO_DATA: Final = Kind(503, "no-data", "Nothing was read yet.")
 TOO_OLD: Final = Kind(503, "too-old", "The latest value is too old.")
@@ -41,9 +42,9 @@ class Values:
     """The latest value of each symbol.
 
     Args:
-        client: Reads the exchange; None does not.
-        limits: What visitors may cost.
-        clock: Unix seconds.
+        client: Reads the exchange; None if all values come from the hub.
+        limits: Bounds on what visitors may use.
+        clock: Returns Unix seconds.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Values:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client, self._limits, self._clock = client, limits, clock
-        self._read: OrderedDict[str, Cell] = OrderedDict()  # by visitors
+        self._read: OrderedDict[str, Cell] = OrderedDict()  # values read for visitors
         self._running: SharedCalls[Cell] = SharedCalls()
         self._weight = Allowance(limits.weight, MINUTE)
 
@@ -63,14 +64,14 @@ class Values:
         return self._client is None
 
     async def one(self, hub: Hub, symbol: str, max_age: float | None) -> Cell:
-        """The value of a symbol, not older than `max_age` seconds.
+        """Return a value of a symbol that is at most `max_age` seconds old.
 
-        Without `max_age`, a value that the poll or a visitor read earlier is better than none: it
-        is the answer when there is no client, or when visitors have asked for too much.
+        Without `max_age`, an older value is better than no answer. The call returns it if there is
+        no client, or if visitors have used their requests.
 
         Raises:
-            ProblemError: There is none so new, or visitors have asked for too much.
-            BinanceOIError: It cannot be read.
+            ProblemError: There is no such value, and visitors have used their requests.
+            BinanceOIError: The value cannot be read.
         """
         cell = self._known(hub, symbol, max_age)
         if cell is not None:
@@ -88,14 +89,14 @@ class Values:
             raise
 
     def stale(self, hub: Hub, names: Sequence[str], max_age: float) -> list[str]:
-        """The names whose latest value is older than `max_age` seconds."""
+        """Return the names whose latest value is older than `max_age` seconds."""
         return [name for name in names if self._known(hub, name, max_age) is None]
 
     async def renew(self, hub: Hub, names: Sequence[str], max_age: float) -> None:
-        """Read values again that are too old; several requests for one symbol share it.
+        """Read these values again. Visitors that need the same symbol share its request.
 
         Raises:
-            ProblemError: A value is still too old, or visitors have asked for too much.
+            ProblemError: There is no client, or visitors have used their requests.
             BinanceOIError: The values cannot be read.
         """
         client = self._client
@@ -115,7 +116,7 @@ class Values:
             raise error
 
     def latest(self, hub: Hub, symbol: str) -> Cell | None:
-        """The latest value of a symbol, however old; None if none is known."""
+        """Return the latest value of a symbol, however old; None if there is none."""
         known = (hub.cells.get(symbol), self._read.get(symbol))
         return max((cell for cell in known if cell is not None), key=_newest, default=None)
 
@@ -127,7 +128,7 @@ class Values:
         return cell
 
     async def _ask(self, client: OpenInterestClient, symbol: str) -> Cell:
-        """Ask the exchange, if it lists the symbol and visitors may still ask it."""
+        """Request the value, if the exchange lists the symbol and visitors have requests left."""
         if symbol not in self._read:
             await self._check_listed(client, symbol)
         if wait := self._weight.take(1, _now()):
@@ -144,7 +145,7 @@ class Values:
         return cell
 
     async def _check_listed(self, client: OpenInterestClient, symbol: str) -> None:
-        """Refuse a name that the exchange does not list: it costs no request to say so."""
+        """Refuse a symbol that the exchange does not list, so that it costs no request."""
         try:
             async with asyncio.timeout(self._limits.max_wait):
                 info = await client.exchange_info(max_age=LISTING_AGE)
@@ -162,7 +163,7 @@ class Values:
 
 
 def _absent(hub: Hub, latest: Cell | None) -> ProblemError | BinanceOIError:
-    """Why a service without a client has no value that is new enough."""
+    """Return the error of a service without a client that has no value new enough."""
     if latest is not None:
         return _too_old(hub.age_of(latest.at), hub.seconds_to_next())
     if hub.latest is None:
