@@ -1,6 +1,7 @@
-"""Requests and answers as values, whatever server receives and sends them.
+"""Requests and answers as values, independent of the server.
 
-The rule of this file: no framework. An adapter makes a `Request` of its own, and sends an `Answer`.
+The rule of this file: no framework. An adapter makes a `Request` of its framework's request, and
+sends the `Answer`.
 """
 
 import gzip
@@ -12,7 +13,7 @@ from binance_oi.encoding import json_text
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
-PACKS_FROM: Final = 1400  # bytes: a smaller body fits into one packet anyway
+PACKS_FROM: Final = 1400  # bytes: a smaller body fits into one packet uncompressed
 PACKED_LEVEL: Final = 6
 
 NOSNIFF: Final = ("X-Content-Type-Options", "nosniff")
@@ -22,17 +23,18 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class Request(NamedTuple):
-    """What a visitor asks."""
+    """The request of a visitor."""
 
     method: str
+    """The HTTP method."""
     path: str
-    """Below the place where the service is mounted, percent-decoded; begins with ``/``."""
+    """The path below the service's mount point, percent-decoded; it begins with ``/``."""
     query: str
-    """As it was sent, percent-encoded."""
+    """The query, percent-encoded as it was sent."""
     headers: Mapping[str, str]
-    """By lower-case name, or case-insensitive."""
+    """The headers, by lower-case name."""
     address: Callable[[], str]
-    """Gives that of the peer of the connection; empty if the server does not know it."""
+    """Returns the address of the connection's peer; empty if the server does not know it."""
 
 
 class Body:
@@ -49,12 +51,12 @@ class Body:
 
     @classmethod
     def of(cls, value: object) -> "Body":
-        """The body of a value whose decimals are text already."""
+        """Make the JSON body of a value without decimals."""
         return cls(json_text(value).encode())
 
     @property
     def tag(self) -> str:
-        """Its entity tag. A weak one: the compressed form has the same."""
+        """Its entity tag. It is a weak one, because the compressed form has the same tag."""
         if self._tag is None:
             digest = hashlib.blake2b(self.data, digest_size=12).hexdigest()
             self._tag = f'W/"{digest}"'
@@ -62,7 +64,7 @@ class Body:
 
     @property
     def headers(self) -> Headers:
-        """The headers of every answer with this body, also of one that only confirms it."""
+        """The headers of every answer with this body, and of a 304 that confirms it."""
         if self._headers is None:
             self._headers = (("ETag", self.tag), *CACHING, NOSNIFF, ("Content-Type", self.kind))
         return self._headers
@@ -81,7 +83,7 @@ class Body:
 
 
 class Answer(NamedTuple):
-    """What a visitor gets, except for the events of a stream."""
+    """The answer to a request that is not a stream."""
 
     status: int
     headers: Headers
@@ -89,7 +91,7 @@ class Answer(NamedTuple):
 
 
 def accepts_gzip(accepted: str) -> bool:
-    """Whether a visitor with this ``Accept-Encoding`` takes gzip.
+    """Whether a visitor with this ``Accept-Encoding`` accepts gzip.
 
     Source: RFC 9110, 12.5.3.
     """
@@ -112,7 +114,7 @@ def _coding(text: str) -> tuple[str, float]:
 
 
 def matches(tags: str, tag: str) -> bool:
-    """Whether an ``If-None-Match`` names `tag`; the comparison is the weak one.
+    """Whether an ``If-None-Match`` contains `tag`, by weak comparison.
 
     Source: RFC 9110, 13.1.2.
     """

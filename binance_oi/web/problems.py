@@ -1,8 +1,9 @@
 """Errors as problem details.
 
-The rule of this file: a visitor learns what to do next, and nothing about this machine. Text of the
-exchange stays here: it may name our IP address, and text of a recording names its path. A refusal
-of the exchange is never handed on as one: the visitor gets a 503 and when to come again.
+The rule of this file: an error shows a visitor what to do next, and nothing about this machine. It
+does not contain the exchange's text, which may name our IP address, or a recording's, which names
+its path. If the exchange refuses us, the visitor does not get the same status, but a 503 with the
+time to try again.
 
 Source: RFC 9457.
 """
@@ -35,19 +36,22 @@ from binance_oi.errors import (
 from binance_oi.web.messages import NOSNIFF, Answer, Headers
 
 KIND: Final = "application/problem+json"
-PREFIX: Final = "urn:binance-oi:"  # of the types
-AGAIN_AFTER: Final = 5  # s: when nobody knows when it will be better
-LONGEST: Final = 86_400  # s of a `Retry-After`
+PREFIX: Final = "urn:binance-oi:"  # the beginning of each problem type
+AGAIN_AFTER: Final = 5  # s of a `Retry-After` if the end of the problem is unknown
+LONGEST: Final = 86_400  # s of a `Retry-After`, at most
 
 
 class Kind(NamedTuple):
-    """What a visitor gets for one kind of error."""
+    """The answer for one kind of error."""
 
     status: int
+    """The HTTP status."""
     name: str
+    """The end of the problem type."""
     detail: str
+    """The text for people."""
     again: bool = False
-    """Whether waiting helps."""
+    """Whether it helps to wait and try again."""
 
 
 # The first row whose type fits decides.
@@ -91,7 +95,7 @@ class ProblemError(Exception):
     Args:
         kind: The problem.
         detail: Replaces the text of `kind`.
-        after: Seconds after which the visitor may come again; None says nothing about it.
+        after: Seconds after which the visitor may try again; None if the answer does not say so.
         headers: More headers.
     """
 
@@ -110,7 +114,7 @@ class ProblemError(Exception):
         self.headers: Headers = headers
 
     def answer(self) -> Answer:
-        """What the visitor gets."""
+        """Return the answer for the visitor."""
         after = None if self.after is None else min(max(1, math.ceil(self.after)), LONGEST)
         fields: dict[str, object] = {
             "type": f"{PREFIX}{self.kind.name}",
@@ -130,12 +134,12 @@ def problem(
     held_until: datetime | None = None,
     clock: Callable[[], float] = time.time,
 ) -> ProblemError:
-    """The problem of an error of this package.
+    """Make the problem for an error of this package.
 
     Args:
         error: The error.
-        held_until: When the exchange takes requests again, as far as the budget knows.
-        clock: Unix seconds.
+        held_until: The end of the cooldown; None if there is none.
+        clock: Returns Unix seconds.
     """
     kind = next((kind for type_, kind in KINDS if isinstance(error, type_)), UNKNOWN)
     if not kind.again:

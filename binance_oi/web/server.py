@@ -1,7 +1,7 @@
 """A server for the service alone, on aiohttp.
 
-The rule of this file: a visitor who is slow, or silent, holds a connection for a bounded time, and
-until others need it.
+The rule of this file: a slow or silent visitor can use a connection only for a bounded time, and
+only until others need it.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ from aiohttp.web_protocol import RequestHandler
 
 from binance_oi.web.aiohttp_app import SERVICE
 
-IDLE_S: Final = 75.0  # s without a whole request, after which a connection ends
-DRAIN_S: Final = 0.7  # s that answers under way get at the end, twice
+IDLE_S: Final = 75.0  # s without a complete request, after which we close a connection
+DRAIN_S: Final = 0.7  # s for current answers at the end; aiohttp applies it twice
 BACKLOG: Final = 2048  # connections that wait in the kernel
-AT_ONCE: Final = 32  # connections that are accepted before other work runs
+AT_ONCE: Final = 32  # connections that the server accepts before other tasks may run
 CONNECTIONS: Final = 20_000
-BEYOND: Final = 32  # connections above the limit that are served when none is idle
+BEYOND: Final = 32  # connections above the limit that the server still answers if none is idle
 REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
 )
-CHECK_S: Final = 5.0  # s between two looks at what visitors have not read
+CHECK_S: Final = 5.0  # s between two checks for visitors that do not read
 OF_VISITORS: Final = (HttpProcessingError, web.RequestPayloadError)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether an error is not that of a request; any visitor could fill the log with those."""
+    """Whether an error is not about a bad request. Visitors could fill the log with those."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, OF_VISITORS)
 
@@ -48,9 +48,10 @@ class Server:
     Args:
         app: The application.
         host: The address to listen on.
-        port: The port; 0 takes a free one.
-        connections: Above so many, idle connections end, and then new ones are refused. It is
-            below the number of files that the process may open: `accept` fails at that number.
+        port: The port; 0 for any free port.
+        connections: The largest number of connections. Above it, the server closes idle ones, and
+            then refuses new ones. It must be below the number of files that the process may open,
+            because `accept` fails at that number.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class Server:
         )
         app.middlewares.append(self._noted)
         self._busy: set[RequestHandler] = set()  # connections with a request under way
-        # Since when each connection has something that its visitor has not read, loop time.
+        # For each connection with unread bytes: the loop time since which it has had some.
         self._unread: dict[RequestHandler, float] = {}
         self._care: asyncio.Task[None] | None = None
         self._listening: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL of the service."""
         assert self._listening is not None
         port = self._listening.sockets[0].getsockname()[1]
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -109,7 +110,7 @@ class Server:
         self._care = asyncio.create_task(self._end_unread())
 
     async def stop(self) -> None:
-        """End the streams, let answers under way end, and close every connection."""
+        """End the streams, let current answers finish, and close every connection."""
         if self._care is not None:
             self._care.cancel()
             await asyncio.wait([self._care])
@@ -139,7 +140,7 @@ class Server:
         return _Refused() if len(connections) >= self._most + BEYOND else server()
 
     async def _end_unread(self) -> None:
-        """End connections whose visitor does not read what was sent."""
+        """Close connections whose visitors do not read."""
         loop, stalled = asyncio.get_running_loop(), self._app[SERVICE].limits.stalled
         while True:
             await asyncio.sleep(min(CHECK_S, stalled))
