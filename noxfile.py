@@ -87,7 +87,7 @@ def run_module(session: nox.Session, module: str, *arguments: str) -> None:
     """A program of the tests, with what is named after `--` or else with these arguments."""
     install(session, "test", "-e", ".")
     command = ("python", "-m", module, *(session.posargs or arguments))
-    session.run(*command, env={"PYTHONPATH": "tests"})
+    session.run(*command)
 
 
 @nox.session
@@ -281,7 +281,7 @@ def machines(session: nox.Session) -> None:
     parts = [session.posargs] if session.posargs else [["servers"], ["members"], SIXTEEN]
     for name, *arguments in parts:
         command = ("python", "-m", f"tests.simulation.{name}", *arguments)
-        session.run(*command, env={"PYTHONPATH": "tests"})
+        session.run(*command)
 
 
 def install_server(session: nox.Session) -> None:
@@ -433,7 +433,7 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """10^5 mutated answers over the wire, and 10^6 bodies through the decoder."""
-    run_module(session, "fuzz")
+    run_module(session, "tests.fuzz")
 
 
 @nox.session
@@ -454,13 +454,13 @@ def service(session: nox.Session) -> None:
             dev = ("python", "-X", "dev", "-W", "error", "-m", "pytest", "-q")
             session.run(*dev, "-m", "", "tests/web/test_ends.py")
     if drills := [part for part in parts if part not in ("fuzzed", "ends")]:
-        session.run("python", "-m", "service", *drills, env={"PYTHONPATH": "tests"})
+        session.run("python", "-m", "tests.service", *drills)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """10^6 requests to another process; memory, files and tasks stay as they are."""
-    run_module(session, "fuzz.soak")
+    run_module(session, "tests.fuzz.soak")
 
 
 @nox.session
@@ -535,4 +535,4 @@ def live(session: nox.Session) -> None:
     """
     if os.environ.get("BINANCE_OI_LIVE") != "1":
         session.skip("it asks the real exchange: set BINANCE_OI_LIVE=1")
-    run_module(session, "live")
+    run_module(session, "tests.live")

@@ -2,7 +2,7 @@
 
 Rule of this file: a seed and a number determine a run, so that every failure can be repeated.
 
-    python -m fuzz --wire 100000 --bodies 1000000 --seed 0
+    python -m tests.fuzz --wire 100000 --bodies 1000000 --seed 0
 """
 
 import argparse

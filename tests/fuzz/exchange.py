@@ -3,7 +3,7 @@
 Rule of this file: no fault causes a cooldown or a wait (418, 429, 403, a false count), or the soak
 would measure pauses.
 
-    python -m fuzz.exchange SEED        # prints its URL, and serves until it is killed
+    python -m tests.fuzz.exchange SEED        # prints its URL, and serves until it is killed
 """
 
 import asyncio

@@ -5,7 +5,7 @@ It measures sizes while no call runs and every connection is open, so they are c
 allocator keeps some free memory, so the number of used blocks is measured as well. It does not
 include that free memory, and it shows smaller leaks than the size of the process does.
 
-    python -m fuzz.soak --requests 1000000
+    python -m tests.fuzz.soak --requests 1000000
 """
 
 import argparse
@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--warm-up", type=float, default=WARM_UP)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "fuzz.exchange", "0"]
+    command = [sys.executable, "-m", "tests.fuzz.exchange", "0"]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as exchange:
         assert exchange.stdout is not None

@@ -202,7 +202,7 @@ async def ask(base_url: str, budget: Budget | None = None) -> tuple[list[Fact], 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m live", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.live", description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", help="where to write every answer, as JSON")
     parser.add_argument("--base-url", default=PRODUCTION)
     arguments = parser.parse_args()

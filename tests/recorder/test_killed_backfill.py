@@ -1,7 +1,7 @@
 """`archive` and `backfill` end with the same rows, whenever SIGKILL hit them before.
 
 Rule of this file: each run is a process, with real files and sockets; the exchange is a local one.
-`nox -s kills` runs 50 kills of each.
+`nox -s archive` runs 50 kills of each.
 """
 
 import json

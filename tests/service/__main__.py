@@ -1,16 +1,17 @@
-"""`python -m service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
+"""`python -m tests.service [fanout|snapshot|visitors|market] ...`; without arguments, all of them.
 
 BINANCE_OI_LISTENERS (5000) of ten symbols, and a tenth of them of the market, BINANCE_OI_SWEEPS
 (15) and BINANCE_OI_REQUESTS (10000) make it shorter.
 """
 
+import argparse
 import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from service import fanout, market, snapshots, visitors
+from . import fanout, market, snapshots, visitors
 
 LISTENERS = int(os.environ.get("BINANCE_OI_LISTENERS", "5000"))
 SWEEPS = int(os.environ.get("BINANCE_OI_SWEEPS", "15"))
@@ -24,7 +25,9 @@ def main() -> int:
         "visitors": visitors.measure,
         "market": lambda: market.measure(LISTENERS, LISTENERS // 10, SWEEPS),
     }
-    chosen = sys.argv[1:] or list(drills)
+    parser = argparse.ArgumentParser(prog="python -m tests.service")
+    parser.add_argument("drills", nargs="*", choices=[[], *drills], metavar=", ".join(drills))
+    chosen = parser.parse_args().drills or list(drills)
     failed = [name for name in chosen if not asyncio.run(drills[name]())]
     if failed:
         print(f"out of bounds: {', '.join(failed)}")

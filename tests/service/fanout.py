@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from service.crowd import Crowd, queries
-from service.served import SYMBOLS
+from .crowd import Crowd, queries
+from .served import SYMBOLS
 
 EVENTS = 14
 MOST_CPU = MOST_MEMORY = 1.5  # times the bare handler
@@ -40,7 +40,7 @@ class Server:
 @asynccontextmanager
 async def serving(kind: str) -> AsyncIterator[Server]:
     pipe = asyncio.subprocess.PIPE
-    command = (sys.executable, "-m", "service.served", kind)
+    command = (sys.executable, "-m", "tests.service.served", kind)
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     assert process.stdout is not None
     try:

@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 
 from binance_oi.simulator import spawn
-from service.crowd import Crowd, queries
+
+from .crowd import Crowd, queries
 
 STALLED = 10
 MOST_GROWTH = 1.05  # resident bytes at the end, against those after a third of the sweeps

@@ -1,6 +1,6 @@
 """A server that is fed from stdin: ours, or a bare handler of aiohttp that writes the same bytes.
 
-    python -m service.served ours|bare
+    python -m tests.service.served ours|bare
 
 Rule of this file: the bare handler does what anybody would write by hand, and nothing else. Both
 print their port. A line on stdin is a command, and each has one line as its answer:

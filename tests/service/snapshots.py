@@ -8,7 +8,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 
-from service.fanout import Server, serving
+from .fanout import Server, serving
 
 PROCESSES, PAIRS, OF_A_BATCH = 5, 21, 100
 MOST_CPU = 1.3  # times the bare handler

@@ -1,0 +1,81 @@
+"""What the texts tell contributors to run, to open and to read is there.
+
+Rule of this file: it reads texts, and starts programs only to see their help.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.lanes import some
+
+ROOT = Path(__file__).resolve().parents[1]
+GITHUB = ROOT / ".github"
+CONTRIBUTING = (GITHUB / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ARCHITECTURE = (GITHUB / "ARCHITECTURE.md").read_text(encoding="utf-8")
+SESSIONS = set(
+    re.findall(r"^@nox\.session\ndef (\w+)", (ROOT / "noxfile.py").read_text("utf-8"), re.MULTILINE)
+)
+PROGRAM = re.compile(r"python -m (tests(?:\.\w+)+)")
+FIGURE = re.compile(r"python -m tests\.benchmarks ([a-z]\w*)")
+SESSION = re.compile(r"nox -s ((?:\w+ ?)+)")
+QUOTED = re.compile(r"`([\w./]+)`")
+SOURCES = ("binance_oi", "tests", "examples", ".github", ".docs", "README.md", "noxfile.py")
+
+
+def texts() -> list[str]:
+    places = [ROOT / name for name in SOURCES]
+    files = [file for place in places for file in (place.rglob("*") if place.is_dir() else [place])]
+    return [file.read_text("utf-8") for file in files if file.suffix in {".md", ".py", ".yml"}]
+
+
+TEXTS = texts()
+PROGRAMS = sorted({found[1] for text in TEXTS for found in PROGRAM.finditer(text)})
+# Other programs start these servers, which have no help.
+SERVERS = {"tests.benchmarks.loopback", "tests.fuzz.exchange", "tests.service.served"}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """What a Python says in a checkout, without further settings."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("module", some(sorted(set(PROGRAMS) - SERVERS), always=1))
+def test_a_program_that_a_text_names_runs_from_a_checkout(module: str) -> None:
+    done = run("-m", module, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage:")
+
+
+def test_every_program_that_a_text_names_can_be_imported_in_a_checkout() -> None:
+    modules = [
+        f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name
+        for name in PROGRAMS
+    ]
+    source = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    done = run("-c", source, *modules)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_texts_name_the_programs_of_figures_and_simulations() -> None:
+    assert {"tests.benchmarks", "tests.simulation", "tests.simulation.traces"} <= set(PROGRAMS)
+
+
+def test_a_figure_that_a_text_names_exists() -> None:
+    from benchmarks.__main__ import FIGURES
+
+    named = {name for text in TEXTS for name in FIGURE.findall(text)}
+    assert named
+    assert named <= set(FIGURES)
+
+
+def test_every_session_that_a_text_names_exists() -> None:
+    named = {name for text in TEXTS for found in SESSION.findall(text) for name in found.split()}
+    assert named - SESSIONS - {"NAME"} == set()
