@@ -395,7 +395,7 @@ def fairness(session: nox.Session) -> None:
 
 @nox.session
 def traces(session: nox.Session) -> None:
-    """Every send decision of 157 runs, against the last commit or `-- --against REVISION`."""
+    """Every send decision of many runs, against the last commit or `-- --against REVISION`."""
     run_module(session, "tests.simulation.traces")
 
 

@@ -79,3 +79,41 @@ def test_a_figure_that_a_text_names_exists() -> None:
 def test_every_session_that_a_text_names_exists() -> None:
     named = {name for text in TEXTS for found in SESSION.findall(text) for name in found.split()}
     assert named - SESSIONS - {"NAME"} == set()
+
+
+def paths_in(text: str) -> set[str]:
+    """What a text names as a file or folder of the project; a bare word is none."""
+    named = {name for name in QUOTED.findall(text) if "/" in name or name.endswith(".py")}
+    return {name for name in named if not name.startswith(".venv/")}
+
+
+def is_there(name: str) -> bool:
+    # A row of a table may name a second file of the same folder without it.
+    places = (ROOT / name, ROOT / "binance_oi" / name)
+    return any(place.exists() for place in places) or any(
+        (ROOT / "binance_oi").rglob(name if "/" in name else f"*/{name}")
+    )
+
+
+@pytest.mark.parametrize("text", [CONTRIBUTING, ARCHITECTURE], ids=["guide", "architecture"])
+def test_every_file_that_contributors_are_sent_to_exists(text: str) -> None:
+    named = paths_in(text)
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not is_there(name)] == []
+
+
+def test_the_guide_lists_every_decision() -> None:
+    records = {file.name for file in (GITHUB / "decisions").glob("*.md")}
+    assert set(re.findall(r"decisions/([\w-]+\.md)", CONTRIBUTING)) == records
+
+
+def test_every_folder_has_a_row_in_the_architecture() -> None:
+    folders = {file.parent.name for file in (ROOT / "binance_oi").glob("*/__init__.py")}
+    rows = set(re.findall(r"^\| `(\w+)` \|", ARCHITECTURE, re.MULTILINE))
+    assert rows == folders
+
+
+def test_the_two_commands_of_the_guide_are_those_of_the_readme() -> None:
+    first, second = re.findall(r"```text\n(.*)\n(.*)\n```", CONTRIBUTING)[0]
+    assert first in (ROOT / "README.md").read_text("utf-8")
+    assert SESSION.search(second)
