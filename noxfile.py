@@ -341,6 +341,12 @@ def build_into(session: nox.Session, dist: Path) -> Path:
     return wheel
 
 
+def environment_in(session: nox.Session, place: Path) -> str:
+    """Make an empty environment; return its Python."""
+    session.run("python", "-m", "venv", "--clear", str(place))
+    return str(place / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """The sdist, the wheel made from it, and that wheel installed alone."""
@@ -348,8 +354,7 @@ def build(session: nox.Session) -> None:
     dist = Path(session.create_tmp()).resolve() / "dist"
     wheel = build_into(session, dist)
     elsewhere = dist.with_name("elsewhere")
-    session.run("python", "-m", "venv", "--clear", str(elsewhere))
-    alone = str(elsewhere / ("Scripts" if os.name == "nt" else "bin") / "python")
+    alone = environment_in(session, elsewhere)
     session.run(alone, "-m", "pip", "install", "--quiet", str(wheel), external=True)
     session.chdir(elsewhere)  # away from the checkout, or that would be imported
     session.run(alone, "-c", IMPORT_FROM_ELSEWHERE, external=True)
@@ -480,14 +485,21 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Some fast tests, with the built wheel instead of the checkout."""
+    """Some fast tests, every page and the first steps, with the built wheel, not the checkout."""
     install(session, "test")
     install(session, "build")
     built = build_into(session, Path(session.create_tmp()).resolve() / "dist")
     session.install(f"{built}[cli,parquet,plot]")
     # `pytest`, and not `python -m pytest`, which would import the package of the checkout.
     tests = ("tests/exchange", "tests/test_client.py", "tests/test_errors.py", "tests/testing")
-    session.run("pytest", "-q", "-n", "2", "--dist", "worksteal", *tests, *session.posargs)
+    pages = "tests/test_readme.py"
+    session.run("pytest", "-q", "-n", "2", "--dist", "worksteal", *tests, pages, *session.posargs)
+    alone = built.parent.with_name("first-steps")
+    shutil.rmtree(alone, ignore_errors=True)
+    python = environment_in(session, alone / ".venv")
+    extras = ",".join(PROJECT["project"]["optional-dependencies"])
+    session.run(python, "-m", "pip", "install", "--quiet", f"{built}[{extras}]", external=True)
+    session.run("python", "-m", "tests.support.first_steps", str(alone))
 
 
 def floors() -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support import first_steps
 from support.lanes import some
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,3 +118,38 @@ def test_the_two_commands_of_the_guide_are_those_of_the_readme() -> None:
     first, second = re.findall(r"```text\n(.*)\n(.*)\n```", CONTRIBUTING)[0]
     assert first in (ROOT / "README.md").read_text("utf-8")
     assert SESSION.search(second)
+
+
+PAGE = """
+```sh
+echo one
+```
+Save it as `first.py`, and run it with `python first.py`:
+```python
+print("two", 3)
+```
+
+```text
+two 4
+```
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize(
+    "page",
+    [
+        PAGE.replace("two 4", "three 4"),
+        PAGE.replace("echo one", "false"),
+        PAGE.replace("echo one", "true"),
+        PAGE.replace("run it with", "start"),
+        PAGE.replace('"two"', "two"),
+    ],
+)
+def test_a_first_step_that_does_not_work_as_written_is_found(page: str, tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    path = f"PATH='{Path(sys.executable).parent}':$PATH\n"
+    (tmp_path / ".venv" / "bin" / "activate").write_text(path, encoding="utf-8")
+    assert first_steps.follow(tmp_path, PAGE) == 2
+    with pytest.raises(SystemExit):
+        first_steps.follow(tmp_path, page)

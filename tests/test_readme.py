@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -31,6 +31,7 @@ from binance_oi.market.gap import REASONS
 from binance_oi.recorder import Recorder
 from binance_oi.simulator import LocalExchange
 from binance_oi.testing import VirtualTime, simulated_client
+from support.blocks import Block, python_blocks, shape, shell_blocks
 from support.lanes import some
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,11 +46,6 @@ LONGEST_EXAMPLE = 40  # lines
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 ENDLESS = ("record", "watch", "simulate", "serve")  # commands that run until they are stopped
 
-PYTHON = re.compile(
-    r"^```python\n(?P<source>.*?)^```\n(?:\s*^```text\n(?P<output>.*?)^```$)?",
-    re.MULTILINE | re.DOTALL,
-)
-SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^binance-oi (.*)$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`binance-oi ([a-z]+)")
@@ -57,28 +53,6 @@ VENV_COMMAND = re.compile(r"^\s*(?:\$ )?(python3 -m venv .*)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 DATE = re.compile(r"\b20\d\d-\d\d")
-NUMBER = re.compile(r"-?\d+(?:[.,:_T+-]*\d+)*Z?")  # also 1_000, 12:00:00, 2026-11-23T12:00:00Z
-GAP = re.compile(r"[ \t]+")
-
-
-class Block(NamedTuple):
-    page: str
-    line: int
-    source: str
-    output: str | None
-
-
-def python_blocks(page: str, text: str) -> list[Block]:
-    return [
-        Block(page, text.count("\n", 0, found.start()) + 2, found["source"], found["output"])
-        for found in PYTHON.finditer(text)
-    ]
-
-
-def shape(output: str) -> str:
-    """Output without its numbers and column widths."""
-    lines = (GAP.sub(" ", NUMBER.sub("#", line)).rstrip() for line in output.strip().splitlines())
-    return "\n".join(lines)
 
 
 def is_runnable(block: Block) -> bool:
@@ -88,7 +62,7 @@ def is_runnable(block: Block) -> bool:
 
 def commands(text: str) -> list[list[str]]:
     """The arguments of each `binance-oi` command in the shell blocks of a page."""
-    blocks = SHELL.findall(text)
+    blocks = shell_blocks(text)
     return [shlex.split(line, comments=True) for block in blocks for line in COMMAND.findall(block)]
 
 
@@ -247,7 +221,7 @@ def test_the_venv_commands_of_the_readme_are_those_that_ci_runs() -> None:
 
 
 def test_no_command_has_a_fixed_date() -> None:
-    dated = [block for text in TEXTS.values() for block in SHELL.findall(text)]
+    dated = [block for text in TEXTS.values() for block in shell_blocks(text)]
     assert dated
     assert not [block for block in dated if DATE.search(block)]
 
