@@ -7,6 +7,7 @@ run in virtual time, so that a busy machine misses no slot. Some also run in a p
 
 import ast
 import asyncio
+import json
 import re
 import runpy
 import shlex
@@ -322,3 +323,22 @@ def test_an_item_of_a_list_is_a_paragraph() -> None:
 def test_outputs_may_differ_in_numbers_and_not_in_words() -> None:
     assert shape("BTCUSDT  96,012.544\n") == shape("BTCUSDT 7\n")
     assert shape("BTCUSDT 7") != shape("ETHUSDT 7")
+
+
+def test_the_page_about_containers_shows_the_file_that_builds_one() -> None:
+    source = (EXAMPLES / "Containerfile").read_text(encoding="utf-8")
+    assert source[source.index("FROM ") :] in TEXTS[DOCS / "containers.md"]
+
+
+def test_the_container_records_without_root_into_its_volumes() -> None:
+    source = (EXAMPLES / "Containerfile").read_text(encoding="utf-8")
+    lines = dict(line.split(" ", 1) for line in source.splitlines() if not line.startswith("#"))
+    user, volumes = lines["USER"], json.loads(lines["VOLUME"])
+    assert user not in ("root", "0")
+    assert source.index(f"USER {user}\n") < source.index("ENTRYPOINT")
+    assert lines["ENV"].removeprefix("BINANCE_OI_BUDGET_DIR=") in volumes
+    program, arguments = json.loads(lines["ENTRYPOINT"]), json.loads(lines["CMD"])
+    assert program == ["binance-oi"]
+    _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    assert Path(arguments[-1]).parent.as_posix() in volumes
+    assert bound.arguments
