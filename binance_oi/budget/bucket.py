@@ -112,6 +112,11 @@ class Bucket:
             return verdict
         return self._book(ask, isinstance(verdict, admission.Probe))
 
+    def spare(self, now: float) -> int:
+        """Weight that the current minute has left for us, if nobody else uses it."""
+        minute = self.known.ledger.minutes.get(self.known.span(now)[2])
+        return 0 if minute is None else self._limit - self._reserve - minute.used
+
     def question(self, now: float, weight: int, bulk: bool = False) -> Ask:
         """Return the question that the rules answer for a request; arguments as in `charge`."""
         reserve, share, interactive = self._parts.of(self.known.limit)

@@ -64,6 +64,10 @@ class RollingBucket(Bucket):
         is_late = now - receipt.sent > PATIENCE
         return None if is_late or self.known.is_held(now) else receipt
 
+    def spare(self, now: float) -> int:
+        """0: a lease is as large as the pages of a history, whatever is left."""
+        return 0
+
     def room_in(self, now: float, weight: int, bulk: bool = False) -> float | None:
         """Seconds until there should be room; None if there never is."""
         wait = self._wait(now, weight, bulk)

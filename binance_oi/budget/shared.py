@@ -23,6 +23,10 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 
 MAX_LEASED_CALLS = 8  # calls, and weight, that a process charges in advance
+# While the minute has much room, a lease is larger: at most this part of the room, and at most so
+# many calls. So it never keeps others from a noticeable part of what is left.
+LEASE_PART = 32
+LARGEST_LEASE = 32
 LEASE_S = 0.02  # s for which a lease may be used; `FLIGHT` would allow far more
 QUICK_SUCCESSION_S = 0.005  # s between two charges; if they are closer, take a lease
 # The same for a rolling window. Its leases may be larger and older: no minute ends in a window, and
@@ -71,7 +75,7 @@ class SharedPool(StoredPool):
         leased = self._leased
         is_fit = leased and weight == 1 and (leased[-1].single == 0) is bulk
         lease_s = LEASE_S if self._bucket.leases_bulk else WINDOW_LEASE_S
-        if is_fit and now - leased[-1].sent < lease_s and not self._is_hold_new():
+        if is_fit and now - leased[-1].sent < lease_s and not self._is_hold_after(leased[-1], now):
             if not self._bucket.leases_bulk:  # a lease of a minute ends before the next charge
                 self._charged_at = now
             return leased.pop()
@@ -96,14 +100,19 @@ class SharedPool(StoredPool):
         else:
             most, succession_s = WINDOW_LEASED_CALLS, WINDOW_SUCCESSION_S
         if now - self._charged_at < succession_s:
-            return most
+            spare = self._bucket.spare(now)
+            return max(most, min(LARGEST_LEASE, spare // LEASE_PART))
         return min(waiting, most) if weight == 1 else 0
 
-    def _is_hold_new(self) -> bool:
-        """Whether another process has written a cooldown, so that we must not use a lease.
+    def _is_hold_after(self, leased: Receipt, now: float) -> bool:
+        """Whether another process may have written a cooldown, which forbids us to use a lease."""
+        return self._is_hold_new() if now - leased.sent < LEASE_S else self._is_hold_possible()
 
-        A lease lasts at most a second, so this does not check whether the store was replaced.
-        `sending` and `_enter` check that.
+
+    def _is_hold_new(self) -> bool:
+        """Whether another process has written a cooldown.
+
+        This does not check whether the store was replaced: a lease is too short for that.
         """
         store = self._store
         try:

@@ -125,9 +125,14 @@ def _shared(play: Callable[[Note, Desks], None]) -> Script:
 
 @_shared
 def calls_in_quick_succession_take_a_lease(_note: Note, make: Desks) -> None:
-    """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many."""
-    for pause in every(0.00002, 0.0049, 0.0051):
-        desks = make()
+    """QUICK_SUCCESSION_S, MAX_LEASED_CALLS: which calls get a lease, and how many.
+
+    LEASE_PART, LARGEST_LEASE: how many while the minute has much room.
+    """
+    pauses = every(0.00002, 0.0049, 0.0051)
+    limits = *range(420, 460, 4), 2_400
+    for pause, limit in [*((pause, 100) for pause in pauses), *((0.0, most) for most in limits)]:
+        desks = make(limit=limit)
         desks.begin(desks.one)
         desks.ask(desks.one)
         desks.now += pause
