@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
+    contextmanager,
 )
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from timeit import repeat
@@ -63,7 +65,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def main() -> None:
     """Run what is named, or everything."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
         "names", nargs="*", choices=[[], *FIGURES], metavar=f"{{{','.join(FIGURES)}}}"
     )
@@ -80,22 +82,26 @@ def main() -> None:
 
 def cpu(rounds: int) -> None:
     """CPU (user and system) of this process for one request, 50 at a time."""
-    print("In the first minute of a client:")
-    _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
-    print("\nAfterwards:")
     ratios = _table(_steady_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
     title = "CPU for one request, tuned aiohttp = 1"
     chart.write(Path(__file__).with_name("cpu.svg"), title, ratios)
 
 
+def first_minute(rounds: int) -> None:
+    """The same in the first minute of a client, in which it sends evenly."""
+    _table(_cpu_samples(rounds, asyncio.new_event_loop), "µs", 1e6)
+
+
 def uvloop(rounds: int) -> None:
-    """The same on uvloop; everybody is on it."""
+    """As `cpu` on uvloop; everybody is on it."""
     from uvloop import new_event_loop
 
-    print("In the first minute of a client:")
-    _table(_cpu_samples(rounds, new_event_loop), "µs", 1e6)
-    print("\nAfterwards:")
     _table(_steady_samples(rounds, new_event_loop), "µs", 1e6)
+
+
+def over_tls(rounds: int) -> None:
+    """As `cpu` over TLS, on connections that are open."""
+    _table(_steady_samples(rounds, asyncio.new_event_loop, is_tls=True), "µs", 1e6)
 
 
 def _contenders(directory: str) -> dict[str, contenders.Contender]:
@@ -122,19 +128,27 @@ def _cpu_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
     return samples
 
 
-def _steady_samples(rounds: int, loop_factory: LoopFactory) -> Samples:
+def _steady_samples(rounds: int, loop_factory: LoopFactory, *, is_tls: bool = False) -> Samples:
     """All rounds with the same clients, which have watched the exchange for more than a minute."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ExitStack() as servers,
         asyncio.Runner(loop_factory=loop_factory) as runner,
     ):
+        serve = tls.served if is_tls else _served
         # A server each: its count contains what it has answered to others.
         urls = {
-            name: (client, servers.enter_context(loopback()))
+            name: (partial(client, ssl=trust), url)
             for name, client in _contenders(directory).items()
+            for url, trust in [servers.enter_context(serve())]
         }
         return runner.run(_steady(urls, rounds))
+
+
+@contextmanager
+def _served() -> Iterator[tuple[str, None]]:
+    with loopback() as url:
+        yield url, None
 
 
 async def _steady(urls: Mapping[str, tuple[contenders.Contender, str]], rounds: int) -> Samples:
@@ -427,7 +441,9 @@ def _versions() -> str:
 
 FIGURES: Mapping[str, Callable[[int], None]] = {
     "cpu": cpu,
+    "first_minute": first_minute,
     "uvloop": uvloop,
+    "tls": over_tls,
     "profile": profile,
     "snapshots": snapshots,
     "connections": tls.main,

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
+from ssl import SSLContext
+from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -15,7 +17,18 @@ from binance_oi import MachineBudget, OpenInterestClient, ProcessBudget
 from .loopback import SYMBOLS
 
 Read = Callable[[str], Awaitable[object]]
-Contender = Callable[[str], AbstractAsyncContextManager[Read]]
+
+
+class Contender(Protocol):
+    """A client of the exchange at a URL; `ssl` says what it trusts."""
+
+    def __call__(
+        self, url: str, ssl: SSLContext | None = None
+    ) -> AbstractAsyncContextManager[Read]:
+        """Open it."""
+        ...
+
+
 HUGE = 10**9  # weight: the budget decides as always, and never says no
 
 
@@ -26,9 +39,9 @@ class _Answer(msgspec.Struct):
 
 
 @asynccontextmanager
-async def plain(url: str) -> AsyncIterator[Read]:
+async def plain(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
     """The simplest client: aiohttp and `response.json()`."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=ssl or True)) as session:
 
         async def read(symbol: str) -> object:
             async with session.get(
@@ -41,14 +54,14 @@ async def plain(url: str) -> AsyncIterator[Read]:
 
 
 @asynccontextmanager
-async def tuned(url: str) -> AsyncIterator[Read]:
+async def tuned(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
     """aiohttp as fast as we can make it: no governor, no checks, no retries, no timeout."""
     decode = msgspec.json.Decoder(_Answer).decode
     urls = {s: URL(f"{url}/fapi/v1/openInterest?symbol={s}", encoded=True) for s in SYMBOLS}
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
-        connector=aiohttp.TCPConnector(limit=100),
+        connector=aiohttp.TCPConnector(limit=100, ssl=ssl or True),
     ) as session:
 
         async def read(symbol: str) -> object:
@@ -60,10 +73,10 @@ async def tuned(url: str) -> AsyncIterator[Read]:
 
 
 @asynccontextmanager
-async def process_budget(url: str) -> AsyncIterator[Read]:
+async def process_budget(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
     """Ours, with a budget for this process."""
     budget = ProcessBudget(limit=HUGE)
-    async with OpenInterestClient(base_url=url, budget=budget, pace=1e6) as client:
+    async with OpenInterestClient(base_url=url, budget=budget, pace=1e6, ssl=ssl) as client:
         yield client.get_open_interest
 
 
@@ -71,9 +84,9 @@ def machine_budget(directory: Path) -> Contender:
     """Ours, with the budget that all processes of the machine share."""
 
     @asynccontextmanager
-    async def contender(url: str) -> AsyncIterator[Read]:
+    async def contender(url: str, ssl: SSLContext | None = None) -> AsyncIterator[Read]:
         budget = MachineBudget(limit=HUGE, directory=directory)
-        async with OpenInterestClient(base_url=url, budget=budget, pace=1e6) as client:
+        async with OpenInterestClient(base_url=url, budget=budget, pace=1e6, ssl=ssl) as client:
             yield client.get_open_interest
         budget.close()
 

@@ -85,7 +85,7 @@ async def ours(connections: int, url: str, tls: ssl.SSLContext) -> AsyncIterator
 
 
 @contextmanager
-def _served(latency_s: float) -> Iterator[tuple[str, ssl.SSLContext]]:
+def served(latency_s: float = 0.0) -> Iterator[tuple[str, ssl.SSLContext]]:
     """The URL of a server, and what a client needs to trust it."""
     issuer = authority("ours")
     tls = ssl.create_default_context()
@@ -124,7 +124,7 @@ def main(rounds: int) -> None:
             costs: dict[str, list[Cost]] = {name: [] for name in contenders}
             for _ in range(rounds):
                 for name, contender in contenders.items():
-                    with _served(latency_ms / 1000) as (url, tls):
+                    with served(latency_ms / 1000) as (url, tls):
                         costs[name].append(asyncio.run(_cost(contender, url, tls)))
             for name, found in costs.items():
                 cold, cold_cpu, warm, warm_cpu = (
