@@ -33,12 +33,20 @@ FULLY_COVERED = (
     "sending/local_address",  # not lazy: our plugin of pytest imports it before coverage begins
     *(
         f"sending/{name}"
-        for name in ("governor", "governors", "pacer", "sender", "transport", "connections")
+        for name in (
+            "governor",
+            "governors",
+            "pacer",
+            "sender",
+            "transport",
+            "connections",
+            "guard",
+        )
     ),
     *(f"exchange/{name}" for name in ("decoding", "limits", "models", "refusals", "routes")),
     *(
         f"sending/{name}"
-        for name in ("wire", "plain_answers", "parked_connections", "caller_session")
+        for name in ("wire", "plain_answers", "parked_connections", "caller_session", "late_flush")
     ),
     *(f"web/{name}" for name in ("allowances", "events", "limits", "problems", "visitors")),
     *("exchange/symbols", "recorder/pending", "errors", "encoding", "arguments", "client"),

@@ -46,7 +46,12 @@ THIRD_PARTY = {
     "aiohttp.web_protocol": {"web/server"},  # the type of a connection
     "aiohttp.http_exceptions": {"web/server"},  # the errors of a malformed request
     "aiohttp": {
-        *("sending/connections", "sending/parked_connections", "sending/transport"),
+        *(
+            "sending/connections",
+            "sending/guard",
+            "sending/parked_connections",
+            "sending/transport",
+        ),
         "sending/caller_session",
         "sending/wire",
     },

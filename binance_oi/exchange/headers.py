@@ -35,7 +35,7 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
 
     Source: [D, O] every fapi answer has it; `/futures/data` has not, and some routes send -1.
     """
-    return _number(headers.get(_USED_WEIGHT))
+    return number(headers.get(_USED_WEIGHT))
 
 
 def date(headers: Mapping[str, str]) -> float | None:
@@ -62,7 +62,7 @@ def retry_after(headers: Mapping[str, str], now: float | None) -> float:
     text = headers.get("Retry-After")
     if text is None:
         return 0.0
-    seconds = _number(text)
+    seconds = number(text)
     if seconds is not None:
         return float(seconds)
     until = _unix(text)
@@ -83,7 +83,8 @@ def is_plausible(date: float) -> bool:
     return EARLIEST_DATE_S <= date < END_OF_DATES_S
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
+    """The number that a header states in plain digits; None for anything else."""
     if text is None or len(text) > MAX_DIGITS or not (text.isascii() and text.isdigit()):
         return None
     return int(text)

@@ -11,6 +11,7 @@ kept_connections.py   how long a kept connection may be silent
 wire.py               the bytes of a request
 plain_answers.py      the usual answer, read without a parser
 parked_connections.py connections that have just served
+guard.py              what stands between a connection and aiohttp
 connections.py        connections of our own session
 caller_session.py     requests through a caller's session
 transport.py          one GET, with its permit, its deadline and its errors

@@ -13,14 +13,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 from binance_oi.sending import connections
-from binance_oi.sending.connections import (
-    Attempt,
-    Guard,
-    LateError,
-    SecondRequestError,
-    current_attempt,
-    read_buffer,
-)
+from binance_oi.sending.connections import LateError, SecondRequestError
+from binance_oi.sending.guard import Attempt, Guard, current_attempt, read_buffer
 from binance_oi.sending.kept_connections import KeptConnections, Line
 
 
@@ -116,7 +110,8 @@ class _Gate:
         self.open()
         if not self._attempt.may_send():
             raise LateError
-        self._guard.begin(self._attempt, self._transport)
+        now = asyncio.get_running_loop().time()
+        self._guard.begin(self._attempt, self._transport, now)
         self._transport.write(data)
 
 

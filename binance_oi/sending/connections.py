@@ -1,7 +1,7 @@
 """Connections: how requests are sent, and how much may come back. With `transport`, all of aiohttp.
 
 The rule of this file: one attempt is one request on the wire, on a connection without unread bytes.
-A connection that brings more than one answer can have is closed.
+Its `Guard` closes a connection that brings more than one answer can have.
 
 The first request to an origin goes through `ClientSession`, which is most of a request's cost.
 Later requests avoid it: aiohttp's connector opens and keeps the connections, and the bytes of a
@@ -11,14 +11,9 @@ goes to aiohttp's parser, from its first byte on.
 
 import asyncio
 import errno
-import re
 import socket
 import ssl
-import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -27,25 +22,16 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from binance_oi.sending.kept_connections import KeptConnections, Line
+from binance_oi.sending.guard import Attempt, Guard, current_attempt, read_buffer
+from binance_oi.sending.kept_connections import KeptConnections
 from binance_oi.sending.local_address import family_of
 from binance_oi.sending.parked_connections import ParkedConnections
-from binance_oi.sending.plain_answers import PlainAnswer, has_surplus, plain_answer
-from binance_oi.sending.wire import SMALL_BODY, origin_of, wire_request
+from binance_oi.sending.plain_answers import PlainAnswer
+from binance_oi.sending.wire import SMALL_BODY, WireRequest, origin_of, wire_request
 
-REFUSALS = (403, 418, 429, 451)  # after one of these nothing is sent for some time
 SHORTAGES = (errno.EMFILE, errno.ENFILE)  # of file descriptors, of the process or the machine
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=None)  # `Deadlines` covers all of it
-# Bytes on the wire besides a body: headers, chunk sizes, 1xx answers. A real answer has one
-# thousand; more than this bound would be as much work as some hundred answers.
-ENVELOPE = 64 * 1024
-BYTES_PER_READ = 16 * 1024  # as large as a TLS record
-MOST_PER_READ = 128 * 1024  # the same where a body may be large; a page of history has 90,000
-HEADS_PER_READ = 8  # 1xx answers and the real one; a flood of them is not worth more work
 KEEP_ALIVE = 60.0  # s that an idle connection is kept, so that polls find it open
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s
-_SUCCESS, _BLANK_LINE = b"HTTP/1.1 2", b"\r\n\r\n"
-_REFUSAL = re.compile(rf"HTTP/1\.[01] ({'|'.join(map(str, REFUSALS))})[ \r\n]".encode())
 # Another release of aiohttp may require more from users of its connections than our code does.
 LEAN: bool = aiohttp.__version__.startswith("3.14.")
 
@@ -64,198 +50,6 @@ class LateError(Exception):
         return "the request could not be sent in time"
 
 
-class SilentConnectionError(Exception):
-    """A kept connection brought no byte for so long that it was abandoned."""
-
-
-class Guard(asyncio.BufferedProtocol):
-    """Stands between a connection and aiohttp, and ends what brings more than one answer can have.
-
-    aiohttp bounds the headers, and we bound the body. But some bytes become neither: endless chunk
-    sizes and 1xx answers, trailers, gzip that decompresses to nothing.
-
-    It provides a buffer. Without one, asyncio allocates 256 KiB for each read, which costs 0.1 of a
-    request. All connections of a loop may share one, because each read is taken out of it at once.
-    """
-
-    def __init__(
-        self, handler: ResponseHandler, kept: KeptConnections, line: Line, buffer: memoryview
-    ) -> None:
-        self._handler = handler
-        self._kept = kept
-        self.line = line
-        self.left: int = ENVELOPE  # bytes
-        self.refusal: int = 0  # the status of an answer that is a refusal
-        self.unused: bool = False  # opened for a request that was too late, kept for the next one
-        self.ended: bool = False  # by the other side
-        self._large, self._small = buffer, buffer[:BYTES_PER_READ]
-        self._buffer = self._small
-        self._tail = b""
-        self._transport: asyncio.Transport | None = None  # the request was written to it
-        self._socket: socket.socket  # of the transport
-        self._body: aiohttp.StreamReader | None = None
-        self._plain: asyncio.Future[PlainAnswer | None] | None = None  # until the first byte came
-        self._is_idle = True  # the last answer is complete, and no request follows it yet
-
-    @property
-    def flooded(self) -> bool:
-        """Whether the connection was ended because it brought too much."""
-        return self.left < 0
-
-    @property
-    def gone(self) -> bool:
-        """Whether the connection is closed."""
-        return self._handler.transport is None
-
-    def begin(self, attempt: "Attempt", transport: asyncio.Transport) -> None:
-        """Note that the request of `attempt` is about to be written to `transport`."""
-        self.left, self.refusal, self.unused = attempt.max_body + ENVELOPE, 0, False
-        self._is_idle = False
-        self._buffer = self._small if attempt.max_body <= SMALL_BODY else self._large
-        self._tail, self._body = b"", None  # earlier bytes belong to an earlier request
-        if self._transport is not transport:
-            # Fetch the socket now: a TLS transport that was closed twice no longer has it.
-            self._transport, self._socket = transport, transport.get_extra_info("socket")
-        self._kept.sent(self.line, self._abandon)
-        attempt.guard, attempt.request, attempt.sent = self, self.line.request, True
-
-    def send(self, data: bytes) -> asyncio.Future[PlainAnswer | None]:
-        """Write a request; the result is its answer, or None once aiohttp's parser reads it."""
-        assert self._transport is not None  # `begin` came just before
-        self._plain = asyncio.get_running_loop().create_future()
-        self._transport.write(data)
-        return self._plain
-
-    def _parse(self) -> None:
-        """Leave the answer to aiohttp's parser."""
-        plain, self._plain = self._plain, None
-        if plain is not None:
-            self._handler.set_response_params(read_until_eof=True)
-            if not plain.done():
-                plain.set_result(None)
-
-    def _abandon(self) -> None:
-        """End a silent connection, so that its late answer reaches no other request.
-
-        It sends no TLS close, because no peer would answer it.
-        """
-        if self._handler.transport is not None:
-            self._parse()
-            self._handler.set_exception(SilentConnectionError())
-            self.reset()
-
-    def reset(self) -> None:
-        """End the connection with a reset, so that nothing written to it is sent any more.
-
-        A request is charged to a minute. After a normal close, the system would resend its
-        unacknowledged bytes for minutes.
-        """
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            with suppress(
-                AttributeError, OSError, TypeError, ValueError
-            ):  # closed, or another loop
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            transport.abort()
-
-    def rest(self) -> None:
-        """Note that the answer is complete: what comes now belongs to no request."""
-        self._is_idle = True
-
-    def watch(self, body: aiohttp.StreamReader) -> None:
-        """Raise an error to the reader of `body` when its chunks are broken.
-
-        aiohttp itself closes the connection and drops the body, and its reader would wait for ever.
-        """
-        self._body = body
-        self._end_body()
-
-    def _end_body(self) -> None:
-        error, body = self._handler.exception(), self._body
-        if error is not None and body is not None and not body.is_eof():
-            body.set_exception(aiohttp.ClientPayloadError(str(error)))
-
-    def leave(self) -> None:
-        """Give the connection back to aiohttp unchanged."""
-        transport = self._handler.transport
-        if transport is not None and transport.get_protocol() is self:
-            transport.set_protocol(self._handler)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self.line.silent:
-            self._kept.heard(self.line)
-        self.left -= nbytes
-        view = self._buffer[:nbytes]
-        if self._is_idle:  # the beginning of an answer that nobody asked for
-            self._kept.refuse(self.line)
-        if self._plain is not None:
-            answer = plain_answer(view, self.left + nbytes - ENVELOPE)
-            if answer is not None and not self._plain.done():
-                self._plain.set_result(answer)
-                self._plain, self._is_idle = None, True
-                return
-            if has_surplus(view):
-                self._kept.refuse(self.line)
-            self._parse()
-        data = bytes(view)
-        if self.left < 0:
-            if self._handler.transport is not None:
-                self._handler.transport.abort()
-        elif data.startswith(_SUCCESS):  # nearly always
-            self._handler.data_received(data)
-        else:
-            self._pass_on_by_heads(data)
-        if self._body is not None:
-            self._end_body()
-
-    def _pass_on_by_heads(self, data: bytes) -> None:
-        """Pass on headers before the bytes that follow them.
-
-        aiohttp drops the status of a piece that also contains a broken body, but a ban must not be
-        missed. It is noted even when its own headers are broken.
-        """
-        seen, start, line = self._tail + data, len(self._tail), 0
-        self._note_refusal(seen, line)
-        for _ in range(HEADS_PER_READ):
-            blank = seen.find(_BLANK_LINE, max(0, start - 3))
-            if blank == -1:
-                break
-            line = blank + len(_BLANK_LINE)
-            self._handler.data_received(seen[start:line])
-            self._note_refusal(seen, line)
-            start = line
-        if start < len(seen):
-            self._handler.data_received(seen[start:])
-        # What the next piece may continue: a first line, or else a blank one.
-        self._tail = seen[line:] if len(seen) - line < 16 else seen[-3:]
-
-    def _note_refusal(self, seen: bytes, start: int) -> None:
-        match = _REFUSAL.match(seen, start)
-        if match is not None:
-            self.refusal = int(match[1])
-
-    def eof_received(self) -> None:
-        self.ended = True
-        self._parse()
-        self._handler.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.ended = self.ended or exc is not None
-        self._kept.lost(self.line)
-        self._parse()
-        self._handler.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._handler.resume_writing()
-
-
 def is_out_of_descriptors(error: Exception) -> bool:
     """Whether there is no connection because there is no file descriptor for it.
 
@@ -271,72 +65,6 @@ def is_out_of_descriptors(error: Exception) -> bool:
         except OSError as found:
             error = found
     return error.errno in SHORTAGES
-
-
-def read_buffer() -> memoryview:
-    """A buffer for all guards of one loop."""
-    return memoryview(bytearray(MOST_PER_READ))
-
-
-def _at_any_time() -> bool:
-    return True
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt at a request: its conditions, and what happened on its connection."""
-
-    may_send: Callable[[], bool] = _at_any_time  # called right before the request is written
-    sent: bool = False  # it has a connection: from now on the exchange may count it
-    fresh: bool = False  # it needs a connection that has not served before
-    reused: bool = False  # its connection has served before
-    max_body: int = 0  # bytes
-    guard: Guard | None = None  # of its connection
-    request: int = 0  # its number among all requests, see `Line.request`
-
-    @property
-    def received(self) -> int:
-        """Bytes that have come since it was sent; -1 before that."""
-        if not self.sent:
-            return -1
-        return 0 if self.guard is None else self.max_body + ENVELOPE - self.guard.left
-
-    @property
-    def pieces(self) -> int:
-        """The number of reads that the longest possible answer takes."""
-        return (self.max_body + ENVELOPE) // BYTES_PER_READ
-
-    @property
-    def refusal(self) -> int:
-        """The status of a refusal that began, even with broken headers; 0 for none."""
-        return 0 if self.guard is None else self.guard.refusal
-
-    @property
-    def flooded(self) -> bool:
-        """Whether the connection was ended because it brought too much."""
-        return self.guard is not None and self.guard.flooded
-
-    @property
-    def dropped(self) -> bool:
-        """Whether a connection that had served before ended before or within its answer.
-
-        A connection without a single byte counts, whatever the error is.
-        """
-        return self.reused and (self.silent or (self.guard is not None and self.guard.ended))
-
-    @property
-    def silent(self) -> bool:
-        """Whether the request was sent, and no byte has come since.
-
-        The end of a body frees the connection before its call continues. Another call may have sent
-        a request on it by then; its silence belongs to that request.
-        """
-        line = None if self.guard is None else self.guard.line
-        return line is not None and line.request == self.request and line.silent
-
-
-current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
-"""The attempt of the call that uses a session: aiohttp passes no argument on to the connector."""
 
 
 class Response:
@@ -363,6 +91,28 @@ class Response:
         self._connection.close()
 
 
+async def unusual_response(attempt: Attempt, error: BaseException | None) -> Response:
+    """Wait for the headers of a started request's unusual answer, or raise its `error`."""
+    assert attempt.guard is not None
+    try:
+        if error is not None:
+            raise error
+        return await _parsed(attempt.connection, attempt.guard)
+    except BaseException:
+        attempt.connection.close()
+        raise
+
+
+async def _parsed(connection: Connection, guard: Guard) -> Response:
+    """Wait for headers that aiohttp's parser reads."""
+    handler = connection.protocol
+    assert handler is not None
+    while True:
+        message, content = await handler.read()
+        if not 100 <= message.code < 200 or message.code == 101:
+            return Response(connection, guard, message, content)
+
+
 class Connector(aiohttp.TCPConnector):
     """Provides connections without unread bytes, one for each permit."""
 
@@ -383,7 +133,7 @@ class Connector(aiohttp.TCPConnector):
         self._guards: dict[int, Guard] = {}  # by id of aiohttp's handler, which the guard keeps
         self._kept = kept
         self._buffer = read_buffer()
-        self._parked = ParkedConnections()
+        self._parked: ParkedConnections[Guard] = ParkedConnections()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -408,21 +158,51 @@ class Connector(aiohttp.TCPConnector):
             if template is None:
                 return None
             connection = await self._take(template, attempt)
+        guard = attempt.guard
+        assert guard is not None  # by `_take` and `_take_parked`
         try:
-            assert attempt.guard is not None  # by `_take` and `_take_parked`
-            plain = await attempt.guard.send(data)
-            if plain is not None:
-                self._parked.add(origin, connection)
-                return plain
-            handler = connection.protocol
-            assert handler is not None
-            while True:
-                message, content = await handler.read()
-                if not 100 <= message.code < 200 or message.code == 101:
-                    return Response(connection, attempt.guard, message, content)
+            plain = await guard.send(data)
+            return self._parked_after(origin, connection, guard, plain) or await _parsed(
+                connection, guard
+            )
         except BaseException:
             connection.close()
             raise
+
+    def start(
+        self, wire: WireRequest, attempt: Attempt, loop: asyncio.AbstractEventLoop, now: float
+    ) -> bool:
+        """Send a request at once, on a connection that has just served; False if there is none.
+
+        It is the usual way of a request, and the shortest. Afterwards, call `follow`, or
+        `unusual_response`.
+        """
+        parked = self._parked.at(wire.origin) if self._kept.are_usable else None
+        if not parked:
+            return False
+        attempt.connection, guard = parked.popleft()
+        if guard.start(attempt, wire.data, loop, now):
+            return True
+        attempt.connection.close()
+        return False
+
+    def follow(self, origin: str, attempt: Attempt) -> PlainAnswer | None:
+        """The answer to a started request that came; its connection is free again.
+
+        None for an unusual answer.
+        """
+        plain = attempt.answer.result()
+        if plain is not None:
+            assert attempt.guard is not None
+            self._parked.add(origin, attempt.connection, attempt.guard)
+        return plain
+
+    def _parked_after(
+        self, origin: str, connection: Connection, guard: Guard, plain: PlainAnswer | None
+    ) -> PlainAnswer | None:
+        if plain is not None:
+            self._parked.add(origin, connection, guard)
+        return plain
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         """Close all connections, the parked ones included."""
@@ -432,7 +212,8 @@ class Connector(aiohttp.TCPConnector):
     def _take_parked(self, origin: str, attempt: Attempt) -> Connection | None:
         """Take a connection that has just served, for this attempt."""
         fresh = attempt.fresh or not self._kept.are_usable
-        while (connection := self._parked.take(origin)) is not None:
+        while (parked := self._parked.take(origin)) is not None:
+            connection = parked[0]
             guard = self._guard_of(connection, fresh=fresh)
             if guard is not None:
                 self._hand_out(connection, guard, attempt)
@@ -458,7 +239,7 @@ class Connector(aiohttp.TCPConnector):
             connection.release()
             raise LateError
         assert connection.transport is not None
-        guard.begin(attempt, connection.transport)
+        guard.begin(attempt, connection.transport, asyncio.get_running_loop().time())
 
     def _guard_of(self, connection: Connection, *, fresh: bool) -> Guard | None:
         """The guard of a usable connection; closes one that is not usable."""

@@ -45,7 +45,11 @@ class Deadline:
     def __init__(
         self, when: float, task: asyncio.Task[object], arrival: Arrival | None = None
     ) -> None:
-        self._arrival = arrival
+        self._arrival: Arrival | None = arrival
+        self.begin(when, task)
+
+    def begin(self, when: float, task: asyncio.Task[object]) -> None:
+        """Give `task` time until `when`, loop time."""
         self.when: float = when
         self.expired: bool = False
         self.task: asyncio.Task[object] | None = task
@@ -56,6 +60,10 @@ class Deadline:
         task, self.task = self.task, None
         return self.expired and task is not None and task.uncancel() <= self._cancelling
 
+    def _progress(self) -> Arrival | None:
+        """The progress of the answer that the task waits for, if there is one."""
+        return self._arrival
+
     def expire(self) -> None:
         """Cancel the task, because its time is over."""
         if self.task is not None and not self.expired:
@@ -64,7 +72,7 @@ class Deadline:
 
     def run_out(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         """Let the loop read what has arrived, then expire if the task still waits."""
-        arrival = self._arrival
+        arrival = self._progress()
         if arrival is None or arrival.received < 0:
             self.expire()
         else:
@@ -162,6 +170,29 @@ class Deadlines:
         if self._timer is None:
             self._arm(loop, when)
         return deadline
+
+    def add(self, deadline: Deadline, when: float, task: asyncio.Task[object], now: float) -> bool:
+        """Start a deadline that its caller made; False if an earlier call has a later deadline.
+
+        Args:
+            deadline: Neither its task nor its instant is set.
+            when: Its instant, loop time.
+            task: The current task.
+            now: The loop's time.
+        """
+        queue = self._queue
+        if queue:
+            if when < queue[-1].when:
+                return False
+            first = queue[0]
+            while len(queue) > 1 and (first.task is None or first.expired):
+                queue.popleft()
+                first = queue[0]
+        deadline.begin(when, task)
+        queue.append(deadline)
+        if self._timer is None:
+            self._arm(task.get_loop(), when)
+        return True
 
     def expire_all(self) -> None:
         """Cancel every task now."""

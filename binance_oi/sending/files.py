@@ -21,7 +21,8 @@ from binance_oi.errors import (
 from binance_oi.exchange import headers as read
 from binance_oi.exchange.refusals import Kind, Refusal
 from binance_oi.sending.governor import Permit
-from binance_oi.sending.transport import Answer, Transport, ready_url
+from binance_oi.sending.transport import Answer, Transport
+from binance_oi.sending.wire import ready_url
 
 NOT_FOUND = 404
 PAUSES = (1.0, 5.0, 25.0)  # s, one after the other, before a file is given up

@@ -98,6 +98,12 @@ class Permit:
         if receipt is not None:
             self.refusal = self._governor.settle(receipt, status, headers)
 
+    def book(self, used: int | None, date: float | None) -> None:
+        """`settle` for status 200, with the count and the `Date` of the answer."""
+        receipt, self._receipt = self._receipt, None
+        assert receipt is not None  # it was sent just now
+        self._governor.answered(receipt, used, date)
+
     def refund(self) -> None:
         """Give the weight back: the request was never sent."""
         receipt, self._receipt = self._receipt, None
@@ -122,7 +128,7 @@ class Permit:
             self._governor.release()
 
 
-class _Waiter(asyncio.Future[Receipt]):
+class Waiter(asyncio.Future[Permit]):
     """A call that waits to be admitted.
 
     When thousands are cancelled at once, each leaves its queue at once, but its task is woken in a
@@ -131,13 +137,13 @@ class _Waiter(asyncio.Future[Receipt]):
 
     __slots__ = ("_leaving", "_message", "_queue", "deadline")
 
-    def __init__(self, queue: "_Queue", leaving: "deque[_Waiter]") -> None:
+    def __init__(self, queue: "_Queue", leaving: "deque[Waiter]") -> None:
         super().__init__()
         self.deadline = math.inf  # loop time
         self._queue = queue
         self._leaving = leaving
 
-    def __lt__(self, other: "_Waiter") -> bool:
+    def __lt__(self, other: "Waiter") -> bool:
         return self.deadline < other.deadline
 
     def cancel(self, msg: object = None) -> bool:
@@ -146,14 +152,19 @@ class _Waiter(asyncio.Future[Receipt]):
         self._message = msg
         self._leaving.append(self)
         if len(self._leaving) == 1:
-            self.get_loop().call_soon(_end_in_steps, self._leaving, _Waiter._leave)
+            self.get_loop().call_soon(_end_in_steps, self._leaving, Waiter._leave)
         return True
 
     def _leave(self) -> None:
         super().cancel(self._message)
 
+    def give_back(self) -> None:
+        """Return the permit of a cancelled call that was admitted in the same step of the loop."""
+        if self.done() and not self.cancelled() and self.exception() is None:
+            self.result().give_back()
 
-_Queue = OrderedDict[_Waiter, int]  # its weight; objects would slow the collector
+
+_Queue = OrderedDict[Waiter, int]  # its weight; objects would slow the collector
 
 
 class Governor:
@@ -178,11 +189,13 @@ class Governor:
         self.pool = pool
         self.in_flight: int = 0
         self._pacer = Pacer(check_number("pace", pace, above=0.0))
-        self._reason = Reason.PACE  # for the latest wait
+        self.reason: Reason = Reason.PACE
+        """For which the latest wait was."""
+        self.pace: float = self._pacer.pace
         self._single: _Queue = OrderedDict()
         self._bulk: _Queue = OrderedDict()
-        self._leaving: deque[_Waiter] = deque()  # cancelled, and not woken yet
-        self._deadlines: list[_Waiter] = []  # a heap
+        self._leaving: deque[Waiter] = deque()  # cancelled, and not woken yet
+        self._deadlines: list[Waiter] = []  # a heap
         self._dispatcher: asyncio.Task[None] | None = None
         self._wakeup: asyncio.Future[None] | None = None
         self._flush = LateFlush(pool, idle, lambda: self.in_flight)
@@ -202,7 +215,7 @@ class Governor:
         There is one queue, so all calls wait for what its head waits for.
         """
         waiting = self.waiting
-        return {self._reason: waiting} if waiting else {}
+        return {self.reason: waiting} if waiting else {}
 
     @asynccontextmanager
     async def reserve(
@@ -238,44 +251,44 @@ class Governor:
         weight = check_count("weight", weight)
         if max_wait is not None:
             max_wait = check_number("max_wait", max_wait, least=0.0)
-        if not self._pacer.passed and not self.waiting:
-            await self._pacer.take_at_once()
         permit = self.admit_now(weight, bulk=bulk)
         if permit is not None:
             return permit
-        waiter = self._enqueue(weight, bulk, max_wait)
-        try:  # not in another coroutine, which would be one more object for each waiting call
-            return Permit(self, await waiter)
+        waiter = self.queue(weight, bulk, max_wait)
+        try:
+            return await waiter
         except asyncio.CancelledError:
-            # It may have been admitted in the same step of the loop.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                Permit(self, waiter.result()).give_back()
+            waiter.give_back()
             raise
 
     def admit_now(self, weight: int = 1, *, bulk: bool = False) -> Permit | None:
         """Admit without waiting; None when others wait or there is no room: call `admit`."""
         if self._single or self._bulk:
             return None
-        if not self._pacer.passed:
-            self._reason = Reason.PACE
+        if not self._pacer.passed and not self._pacer.take_at_once():
+            self.reason = Reason.PACE
             return None
         if self.in_flight >= self.connections.now:
-            self._reason = Reason.CONNECTIONS
+            self.reason = Reason.CONNECTIONS
             return None
         receipt = self.pool.charge(weight, 0, bulk)
         if not isinstance(receipt, Receipt):
-            self._reason = receipt.reason
+            self.reason = receipt.reason
             return None
         self._pacer.passed -= 1
         self.in_flight += 1
         return Permit(self, receipt)
 
-    def _enqueue(self, weight: int, bulk: bool, max_wait: float | None) -> _Waiter:
-        """Add a call to the queue; the dispatcher gives its waiter a receipt."""
+    def queue(self, weight: int, bulk: bool, max_wait: float | None) -> Waiter:
+        """Add a call to the queue; the dispatcher gives its waiter a permit.
+
+        Await the waiter at once, and not in another coroutine, which would be one more object for
+        each waiting call. When it is cancelled, call `Waiter.give_back`.
+        """
         if (banned := _ban_of(self.pool)) is not None:
             raise banned
         queue = self._bulk if bulk else self._single
-        waiter = _Waiter(queue, self._leaving)
+        waiter = Waiter(queue, self._leaving)
         queue[waiter] = weight
         if max_wait is not None:
             waiter.deadline = asyncio.get_running_loop().time() + max_wait
@@ -309,9 +322,7 @@ class Governor:
         """Book the headers of an answer; obey them if it is a refusal."""
         used, date = read.used_weight(headers), read.date(headers)
         if status == 200:
-            self.pool.settle(receipt, used, date)
-            self.connections.answered()
-            self._wake()
+            self.answered(receipt, used, date)
             return None
         refusal = Refusal.of(status, headers, date)
         is_ban = refusal.kind is Kind.BANNED
@@ -327,6 +338,15 @@ class Governor:
             self._raise_ban()
         self._wake()
         return refusal
+
+    def answered(self, receipt: Receipt, used: int | None, date: float | None) -> None:
+        """Book an answer with status 200: its count and its `Date`."""
+        self.pool.settle(receipt, used, date)
+        connections = self.connections
+        if connections.now != connections.most:
+            connections.answered()
+        if self._wakeup is not None:
+            self._wake()
 
     def heed(self, refusal: Refusal) -> datetime:
         """Obey what the text of a temporary refusal adds to its headers.
@@ -401,7 +421,7 @@ class Governor:
     async def _serve(self) -> None:
         """Admit one call at a time, in the order of the queue."""
         while self.waiting:
-            if not self._pacer.passed and not await self._pacer.take(self._wake):
+            if not self._pacer.passed and not self._pacer.take(self._wake):
                 await self._stand_still(self._pacer.every, Reason.PACE)
             elif self.in_flight >= self.connections.now:
                 await self._stand_still(LONGEST_SLEEP_S, Reason.CONNECTIONS)
@@ -410,7 +430,7 @@ class Governor:
 
     async def _stand_still(self, seconds: float, reason: Reason) -> None:
         """Sleep until a wakeup, which may take about `seconds`; nobody can be admitted before."""
-        self._reason = reason
+        self.reason = reason
         if self._expire(0.0, lambda _weight, _bulk: seconds):
             await asyncio.sleep(0)
         else:
@@ -425,11 +445,11 @@ class Governor:
             del queue[waiter]
             self._pacer.passed -= 1
             self.in_flight += 1
-            waiter.set_result(answer)
+            waiter.set_result(Permit(self, answer))
             return
-        self._reason = answer.reason
+        self.reason = answer.reason
         if (seconds := answer.seconds) is None:  # waiting does not help, and would block others
-            error = self._exhausted(weight, None, self.pool.usage)
+            error = _exhausted(self, weight, None, self.pool.usage)
             del queue[waiter]
             waiter.set_exception(error)
         elif self._raise_ban():
@@ -501,28 +521,10 @@ class Governor:
                 if weight is not None:
                     room = room_in(weight, queue is self._bulk)
                     later = None if room is None else max(seconds, room)
-                    error = self._exhausted(weight, later, usage)
+                    error = _exhausted(self, weight, later, usage)
                     del queue[waiter]
                     waiter.set_exception(error)
         return refused > 0
-
-    def _exhausted(self, weight: int, seconds: float | None, usage: Usage) -> BudgetExhaustedError:
-        """The refusal of a call, for the reason for which the queue waits.
-
-        Args:
-            weight: Weight of the call.
-            seconds: Until there may be room; None means never.
-            usage: The current usage.
-        """
-        reason = Reason.TOO_HEAVY if seconds is None else self._reason
-        text = WHY[reason].format(
-            weight=weight,
-            end=f"{usage.held_until or usage.resets_at:%T} UTC",
-            rollover=f"{usage.resets_at:%T} UTC",
-            connections=self.connections.now,
-            pace=self._pacer.pace,
-        )
-        return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)
 
     def _fail_all(self, error: Exception) -> None:
         """Fail all waiters; only some are woken in each step of the loop."""
@@ -531,6 +533,28 @@ class Governor:
         self._bulk.clear()
         self._deadlines.clear()
         _end_in_steps(waiters, lambda waiter: waiter.set_exception(error))
+
+
+def _exhausted(
+    governor: Governor, weight: int, seconds: float | None, usage: Usage
+) -> BudgetExhaustedError:
+    """The refusal of a call, for the reason for which the queue waits.
+
+    Args:
+        governor: Has the queue.
+        weight: Weight of the call.
+        seconds: Until there may be room; None means never.
+        usage: The current usage.
+    """
+    reason = Reason.TOO_HEAVY if seconds is None else governor.reason
+    text = WHY[reason].format(
+        weight=weight,
+        end=f"{usage.held_until or usage.resets_at:%T} UTC",
+        rollover=f"{usage.resets_at:%T} UTC",
+        connections=governor.connections.now,
+        pace=governor.pace,
+    )
+    return BudgetExhaustedError(text, None if seconds is None else _in(seconds), reason)
 
 
 def _ban_of(pool: Pool) -> BannedError | None:
@@ -551,7 +575,7 @@ def _failure(error: Exception) -> BinanceOIError:
     return failure
 
 
-def _end_in_steps(waiters: deque[_Waiter], how: Callable[[_Waiter], object]) -> None:
+def _end_in_steps(waiters: deque[Waiter], how: Callable[[Waiter], object]) -> None:
     """End some waiters now, and the others in later steps of the loop."""
     for _ in range(min(ENDED_PER_STEP, len(waiters))):
         waiter = waiters.popleft()

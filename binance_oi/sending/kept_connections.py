@@ -105,11 +105,11 @@ class KeptConnections:
         """Whether a connection may be used again."""
         return line.generation == self._generation and line.heard >= self._suspected
 
-    def sent(self, line: Line, abandon: Callable[[], None]) -> None:
-        """Note a request; call `abandon` if a kept connection stays silent after it."""
+    def sent(self, line: Line, abandon: Callable[[], None], now: float) -> None:
+        """Note a request at `now`, loop time; call `abandon` if a kept connection stays silent."""
         line.request = self._sent = self._sent + 1
         line.silent = True
-        line.since = asyncio.get_running_loop().time()
+        line.since = now
         if line.kept and self._replace:
             self._silent[line] = abandon
             if self._timer is None:

@@ -8,6 +8,7 @@ paused, refunded or corrected.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 
 from aiolimiter import AsyncLimiter
@@ -33,22 +34,25 @@ class Pacer:
         """Seconds from one batch to the next."""
         self._pacing: asyncio.Task[None] | None = None  # waits for a batch
 
-    async def take_at_once(self) -> bool:
+    def take_at_once(self) -> bool:
         """Take a batch if it is available now; return whether it was."""
         if not self._limiter.has_capacity(self._batch):
             return False
-        await self._limiter.acquire(self._batch)  # there is room, so this does not wait
+        acquire = self._limiter.acquire(self._batch)
+        with suppress(StopIteration):
+            acquire.send(None)  # there is room, so this does not wait
+        acquire.close()
         self.passed = self._batch
         return True
 
-    async def take(self, wake: Callable[[], object]) -> bool:
+    def take(self, wake: Callable[[], object]) -> bool:
         """Take a batch if it is available; otherwise a task waits for it, and then calls `wake`.
 
         The caller itself must not wait for the limiter, because it keeps deadlines in the meantime.
         At most one request to the limiter is pending.
         """
         if self._pacing is None:
-            if await self.take_at_once():
+            if self.take_at_once():
                 return True
             acquire = self._limiter.acquire(self._batch)
             self._pacing = asyncio.get_running_loop().create_task(acquire, context=Context())

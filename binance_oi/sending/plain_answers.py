@@ -7,8 +7,10 @@ same answer in the same way.
 
 import re
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
+from binance_oi.exchange import headers as read
 from binance_oi.exchange.limits import WEIGHT
 
 MAX_HEAD_BYTES = 4096  # bytes of the headers; a real answer has 1,000
@@ -33,10 +35,43 @@ _GZIP = 16 + zlib.MAX_WBITS
 class PlainAnswer(NamedTuple):
     """An answer with status 200."""
 
-    headers: dict[str, str]
-    """The headers that the governor reads."""
+    counted: bytes | None
+    """The used-weight header, as it was written; None if there is none."""
+    dated: bytes | None
+    """The `Date` header, as it was written."""
     body: bytes
     """The whole body, decompressed."""
+
+    @property
+    def used(self) -> int | None:
+        """See `headers.used_weight`."""
+        counted = self.counted
+        return int(counted) if counted is not None and _is_number(counted) else None
+
+    @property
+    def date(self) -> float | None:
+        """See `headers.date`."""
+        return None if self.dated is None else _date(self.dated)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that the governor reads."""
+        headers: dict[str, str] = {}
+        if self.counted is not None:
+            headers[WEIGHT.header] = self.counted.decode("ascii")
+        if self.dated is not None:
+            headers["Date"] = self.dated.decode("ascii")
+        return headers
+
+
+def _is_number(text: bytes) -> bool:
+    """As `headers.number`."""
+    return len(text) <= read.MAX_DIGITS and text.isdigit()
+
+
+@lru_cache(maxsize=8)  # as `headers.date`: hundreds of answers share a date
+def _date(text: bytes) -> float | None:
+    return read.date({"Date": text.decode("ascii")})
 
 
 def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
@@ -49,39 +84,34 @@ def plain_answer(data: bytes | memoryview, max_body: int) -> PlainAnswer | None:
     from 1 to `max_body` bytes in the end.
     """
     match = _HEAD.match(data)
-    if match is None or match.end() > MAX_HEAD_BYTES:
+    if match is None or (end := match.end()) > MAX_HEAD_BYTES:
         return None
-    end = match.end()
-    written = bytes(data[:end])
+    written = match[0]
     head = written.lower()
     lines: list[tuple[bytes, bytes]] = _USED.findall(head)
     used = dict(lines)
-    if len(used) != len(lines) or used.pop(_CONNECTION, b" keep-alive") != b" keep-alive":
+    if len(used) != len(lines) or used.get(_CONNECTION, b" keep-alive") != b" keep-alive":
         return None
-    body = _framed(data, end, used.pop(_LENGTH, None), used.pop(_CODING, None))
-    if body is not None and (encoding := used.pop(_ENCODING, None)) is not None:
-        body = _decompressed(body, max_body) if encoding == b" gzip" else None
+    length = used.get(_LENGTH)
+    if length is not None and _CODING not in used:  # nearly always
+        if not _DIGITS.fullmatch(length) or int(length) != len(data) - end:
+            return None
+        body: bytes | None = bytes(data[end:])
+    else:
+        body = _chunked(data, end) if length is None and used.get(_CODING) == b" chunked" else None
+    if body is not None and _ENCODING in used:
+        body = _decompressed(body, max_body) if used[_ENCODING] == b" gzip" else None
     if body is None:
         return None
-    headers: dict[str, str] = {}
-    if (count := used.get(_COUNT)) is not None:
-        headers[WEIGHT.header] = count.strip(b" ").decode("ascii")
-    if _DATE in used:  # names of days and months have capitals
+    count, day = used.get(_COUNT), used.get(_DATE)
+    if day is not None:  # names of days and months have capitals
         start = head.index(b"\ndate:") + len(b"\ndate:")
-        headers["Date"] = written[start : written.index(b"\r", start)].strip(b" ").decode("ascii")
-    return PlainAnswer(headers, body)
+        day = written[start : start + len(day)].strip(b" ")
+    return PlainAnswer(None if count is None else count.strip(b" "), day, body)
 
 
-def _framed(
-    data: bytes | memoryview, start: int, length: bytes | None, coding: bytes | None
-) -> bytes | None:
-    """The body that begins at `start` and ends with `data`, by these headers."""
-    if coding is None:
-        digits = None if length is None else _DIGITS.fullmatch(length)
-        is_whole = digits is not None and int(digits[1]) == len(data) - start
-        return bytes(data[start:]) if is_whole else None
-    if coding != b" chunked" or length is not None:
-        return None
+def _chunked(data: bytes | memoryview, start: int) -> bytes | None:
+    """The body of the chunks that begin at `start` and end with `data`."""
     chunks: list[bytes | memoryview] = []
     for _ in range(MAX_CHUNKS):
         match = _CHUNK.match(data, start)

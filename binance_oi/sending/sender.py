@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, TypeVar
 
-from yarl import URL
-
 from binance_oi import fork
 from binance_oi.errors import (
     BinanceOIError,
@@ -30,7 +28,8 @@ from binance_oi.exchange.routes import Request
 from binance_oi.sending.governor import Governor, Permit
 from binance_oi.sending.governors import Governors
 from binance_oi.sending.retry import Retries, RetryPolicy
-from binance_oi.sending.transport import Answer, IdleTimeout, Transport, ready_url
+from binance_oi.sending.transport import Answer, IdleTimeout, Started, Transport
+from binance_oi.sending.wire import Target, target_of
 
 T = TypeVar("T")
 
@@ -76,7 +75,7 @@ class Sender:
         self._base_url = base_url
         self._transport = transport
         self._policy, self._retries = retry, Retries(retry)
-        self._url = lru_cache(maxsize=4096)(partial(_url_of, base_url))
+        self._target = lru_cache(maxsize=4096)(partial(_target_of, base_url))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = fork.current
         self._closing = asyncio.Event()  # ends pauses
@@ -139,7 +138,7 @@ class Sender:
     async def open_connections(self, request: Request[Any], count: int) -> None:
         """Open what `count` requests like this one need, after the admitted ones have started."""
         await asyncio.sleep(0)
-        url = self._url(request)
+        url = self._target(request).url
         await self._transport.open_connections(url, count, self.governor.in_flight)
 
     async def send(self, request: Request[T], terms: Terms) -> T:
@@ -148,57 +147,115 @@ class Sender:
         Time counts while a request is on the wire and between two attempts, not in the queue. A
         request that could not be sent in time is no attempt: it is charged again, for a later time.
 
+        Nearly every request takes the short way of this method: a connection has just served, and
+        the answer is the usual one. Whatever differs is left to `_send`.
+
         Raises:
             BinanceOIError: There is no answer; see `OpenInterestClient.get_open_interest`.
         """
-        loop, route, weight = self.check_usable(), request.route, request.route.weight
-        url = self._url(request) if request.is_kept else _url_of(self._base_url, request)
+        loop, route = self.check_usable(), request.route
         governor = self.governor if route.limit is WEIGHT else self.governors.of(route.limit)
-        left, attempt, refused, fresh = terms.timeout, 0, None, False
-        while True:
-            is_free = terms.ends == math.inf
-            permit = governor.admit_now(weight, bulk=terms.bulk) if is_free else None
-            if permit is None:
-                queued_at = loop.time()
-                try:
-                    permit = await governor.admit(
-                        weight, bulk=terms.bulk, max_wait=self._longest_wait(terms)
-                    )
-                except BudgetExhaustedError:
-                    if refused is not None:  # a call whose last answer was a 429 raises that error
-                        raise refused from None
-                    raise
-                finally:
-                    terms.waited += loop.time() - queued_at
-            terms.charged += weight
-            attempt += 1
-            began = loop.time()
-            if began + left > terms.ends:
-                left = terms.ends - began
+        target = self._target(request) if request.is_kept else _target_of(self._base_url, request)
+        is_free = terms.ends == math.inf
+        wait = terms.max_wait if is_free else self._longest_wait(terms)
+        permit = governor.admit_now(route.weight, bulk=terms.bulk)
+        may_start = permit is not None  # what was admitted in this step needs no other question
+        if permit is None:
+            queued_at = loop.time()
+            waiter = governor.queue(route.weight, terms.bulk, wait)
             try:
-                answer = await self._transport.get(url, permit, route.max_bytes, left, fresh=fresh)
+                permit = await waiter
+            except asyncio.CancelledError:
+                waiter.give_back()
+                raise
+            finally:
+                terms.waited += loop.time() - queued_at
+            may_start = permit.may_send()
+        terms.charged += route.weight
+        began, attempt, plain, failure = loop.time(), None, None, None
+        if may_start:
+            left = terms.timeout if is_free else min(terms.timeout, terms.ends - began)
+            attempt = self._transport.start(target, route.max_bytes, left, loop, began)
+        if attempt is not None:
+            try:
+                await attempt.answer
+                plain = self._transport.follow(target, attempt)
+                if plain is not None:
+                    permit.book(plain.used, plain.date)
+                    value = route.decode(plain.body, *request.subject)
+                    permit.release()
+                    self._retries.succeeded()
+                    return value
+            except BaseException as error:
+                failure = error
+        answer = (
+            None if plain is None else Answer(200, plain.body, len(plain.body) <= route.max_bytes)
+        )
+        started = Started(permit, began, attempt, answer, failure)
+        return await self._send(request, terms, governor, target, started)
+
+    async def _queued(self, weight: int, terms: Terms, governor: Governor) -> Permit:
+        """Wait in the queue.
+
+        Raises:
+            BinanceOIError: See `Governor.reserve`.
+        """
+        queued_at = self.now()
+        try:
+            wait = self._longest_wait(terms)
+            return await governor.admit(weight, bulk=terms.bulk, max_wait=wait)
+        finally:
+            terms.waited += self.now() - queued_at
+
+    async def _send(
+        self,
+        request: Request[T],
+        terms: Terms,
+        governor: Governor,
+        target: Target,
+        started: Started,
+    ) -> T:
+        """Go on with a first attempt that did not take the short way; see `send`."""
+        permit, began, route = started.permit, started.began, request.route
+        left, attempt, fresh = terms.timeout, 0, False
+        while True:
+            attempt += 1
+            left = min(left, terms.ends - began)
+            try:
+                answer = started.answer or await self._transport.get(
+                    *(target.url, permit, route.max_bytes, left),
+                    fresh=fresh,
+                    sent=started.attempt,
+                    error=started.error,
+                )
                 value = self._value(request, answer, permit, governor)
-            except BinanceOIError as error:
-                if permit.refunded:  # the request was never sent
-                    terms.charged -= weight
-                left -= loop.time() - began
-                if permit.crowded and not permit.late:
-                    permit.late = governor.connections.lower(governor.in_flight)
-                if permit.late and left > 0.0 and not self.is_closed:
-                    attempt -= 1
-                    continue
-                wait = self._wait_after(error, attempt, left)
-                if wait is None:
-                    raise
-                refused = error if isinstance(error, RateLimitedError) else None
-                fresh = self._next_is_fresh(error, attempt, fresh)
-            else:
+                if started.error is not None:  # after a plain answer: the pool failed
+                    raise started.error
                 self._retries.succeeded()
                 return value
+            except BinanceOIError as error:
+                if permit.refunded:  # the request was never sent
+                    terms.charged -= route.weight
+                left -= self.now() - began
+                wait = self._wait_for_next(error, permit, governor, attempt, left)
+                refused = error if isinstance(error, RateLimitedError) else None
+                if permit.late:
+                    attempt -= 1
+                else:
+                    fresh = self._next_is_fresh(error, attempt, fresh)
             finally:
                 permit.release()
             left -= wait
             await self.pause(wait)
+            try:
+                permit = await self._queued(route.weight, terms, governor)
+            except BudgetExhaustedError:
+                if refused is not None:  # a call whose last answer was a 429 raises that error
+                    raise refused from None
+                raise
+            terms.charged += route.weight
+            began = self.now()
+            started = Started(permit, began)
 
     def _longest_wait(self, terms: Terms) -> float | None:
         """Seconds that a request may wait in the queue.
@@ -259,6 +316,21 @@ class Sender:
         dead = isinstance(error, TransportError) and error.retry == "now"
         return fresh or dead or attempt + 1 == self._policy.attempts
 
+    def _wait_for_next(
+        self, error: BinanceOIError, permit: Permit, governor: Governor, attempt: int, left: float
+    ) -> float:
+        """Seconds until the next attempt; raise `error` when none fits into the seconds `left`.
+
+        `permit.late` is set if the request was not sent, so that it was no attempt.
+        """
+        if permit.crowded and not permit.late:
+            permit.late = governor.connections.lower(governor.in_flight)
+        permit.late = permit.late and left > 0.0 and not self.is_closed
+        wait = 0.0 if permit.late else self._wait_after(error, attempt, left)
+        if wait is None:
+            raise error
+        return wait
+
     def _wait_after(self, error: BinanceOIError, attempt: int, left: float) -> float | None:
         """Seconds until the next attempt; None when no attempt fits into the seconds `left`."""
         if self.is_closed:
@@ -279,5 +351,6 @@ class Sender:
             self.check_usable()
 
 
-def _url_of(base_url: str, request: Request[Any]) -> URL:
-    return ready_url(base_url, request.route.path, request.params)
+def _target_of(base_url: str, request: Request[Any]) -> Target:
+    route = request.route
+    return target_of(base_url, route.path, request.params, route.max_bytes)

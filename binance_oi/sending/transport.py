@@ -11,10 +11,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple, TypedDict
-from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
@@ -24,20 +22,24 @@ from binance_oi.exchange.headers import says_longer
 from binance_oi.sending.caller_session import CallerSessionMiddleware
 from binance_oi.sending.connections import (
     NO_TIMEOUT,
-    REFUSALS,
-    Attempt,
     Connector,
     LateError,
     Response,
-    SilentConnectionError,
-    current_attempt,
     is_out_of_descriptors,
+    unusual_response,
 )
 from binance_oi.sending.deadline import Deadlines
 from binance_oi.sending.governor import Permit
+from binance_oi.sending.guard import (
+    REFUSALS,
+    Attempt,
+    Guard,
+    SilentConnectionError,
+    current_attempt,
+)
 from binance_oi.sending.kept_connections import KeptConnections
 from binance_oi.sending.plain_answers import PlainAnswer
-from binance_oi.sending.wire import USER_AGENT
+from binance_oi.sending.wire import USER_AGENT, Target
 
 Session = aiohttp.ClientSession
 ERROR_TEXT_WAIT_S = 0.5  # how long to wait for the text of an error: its status says enough
@@ -73,6 +75,20 @@ class _Options(TypedDict, total=False):
     middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
     raise_for_status: bool
     auto_decompress: bool
+
+
+class Started(NamedTuple):
+    """A first attempt that `Transport.start` sent, or not."""
+
+    permit: Permit
+    began: float
+    """Loop time."""
+    attempt: Attempt | None = None
+    """What was sent."""
+    answer: Answer | None = None
+    """A plain answer, which could not be used."""
+    error: BaseException | None = None
+    """What ended the wait for the answer, or its use."""
 
 
 class Transport:
@@ -159,8 +175,55 @@ class Transport:
         """Close every connection that may still deliver the answer to another request."""
         self._kept.distrust()
 
+    def start(
+        self,
+        target: Target,
+        max_bytes: int,
+        timeout: float,
+        loop: asyncio.AbstractEventLoop,
+        now: float,
+    ) -> Attempt | None:
+        """Send a request at once, if a connection has just served; the permit must be of now.
+
+        Wait for `Attempt.answer`, and then call `follow`; or pass the attempt to `get`, with the
+        error if there is one.
+
+        Args:
+            target: The request.
+            max_bytes: Bound of the decoded body.
+            timeout: Seconds from now to the end of the body.
+            loop: The running loop.
+            now: Its time.
+        """
+        connector, task = self._connector, asyncio.current_task(loop)
+        if connector is None or task is None or self._closed:
+            return None
+        attempt = Attempt(max_bytes)
+        if not self._deadlines.add(attempt, now + timeout, task, now):
+            return None
+        if connector.start(target.wire, attempt, loop, now):
+            return attempt
+        attempt.task = None
+        return None
+
+    def follow(self, target: Target, attempt: Attempt) -> PlainAnswer | None:
+        """The usual answer to a started request; None for another, which `get` reads."""
+        assert self._connector is not None  # it has sent the request
+        plain = self._connector.follow(target.wire.origin, attempt)
+        if plain is not None:
+            attempt.task = None
+        return plain
+
     async def get(
-        self, url: URL, permit: Permit, max_bytes: int, timeout: float, *, fresh: bool = False
+        self,
+        url: URL,
+        permit: Permit,
+        max_bytes: int,
+        timeout: float,
+        *,
+        fresh: bool = False,
+        sent: Attempt | None = None,
+        error: BaseException | None = None,
     ) -> Answer:
         """Send one request and read its answer.
 
@@ -174,6 +237,8 @@ class Transport:
             max_bytes: Bound of the decoded body.
             timeout: Seconds from now to the end of the body.
             fresh: Use a new connection, because a kept one proved dead.
+            sent: The attempt, if `start` has sent it.
+            error: What ended the wait for its answer.
 
         Raises:
             TransportTimeoutError: Not done within `timeout`; or, with `retry` "now", a kept
@@ -181,14 +246,14 @@ class Transport:
             TransportError: No usable HTTP answer; with `retry` "now" a kept connection was dead,
                 or ended within its answer.
         """
-        if self._closed:  # closed while this request was being admitted
+        if self._closed and sent is None:  # closed while this request was being admitted
             permit.refund()
             raise TransportError("the connections are closed", "never")
-        attempt = Attempt(max_body=max_bytes, fresh=fresh, may_send=permit.may_send)
         response: Response | aiohttp.ClientResponse | None = None
-        deadline = self._deadlines.start(timeout, attempt)
+        attempt = sent or Attempt(max_bytes, permit.may_send, fresh)
+        deadline = sent or self._deadlines.start(timeout, attempt)
         try:
-            found = await self._ask(url, attempt)
+            found = await (unusual_response(sent, error) if sent else self._ask(url, attempt))
             if isinstance(found, PlainAnswer):  # nearly always
                 permit.settle(200, found.headers)
                 return Answer(200, found.body, len(found.body) <= max_bytes)
@@ -201,7 +266,7 @@ class Transport:
             if status == 200 and content.at_eof():  # the body came with the headers
                 return Answer(status, body, len(body) <= max_bytes)
             return await self._slow_answer(response, attempt, body, max_bytes)
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError as ended:
             refusal = None if response is not None else _bare_refusal(attempt, permit)
             if not deadline.done():
                 raise
@@ -209,26 +274,23 @@ class Transport:
                 return Answer(response.status, b"", False)
             if refusal is not None:
                 return refusal
-            raise TransportTimeoutError(f"no answer within {timeout:g} s") from error
-        except Exception as error:  # aiohttp raises OSError, ValueError, zlib.error and its own
-            if response is not None:
-                response.close()
-            elif (refusal := _bare_refusal(attempt, permit)) is not None:
-                return refusal
-            permit.crowded = not attempt.sent and is_out_of_descriptors(error)
-            # aiohttp's error shows the URL of a proxy, with its password.
-            cause = None if isinstance(error, aiohttp.ClientResponseError) else error
-            raise _transport_error(error, attempt) from cause
+            raise TransportTimeoutError(f"no answer within {timeout:g} s") from ended
+        except Exception as ended:  # aiohttp raises OSError, ValueError, zlib.error and its own
+            return _refusal_after(ended, attempt, permit, response)
         finally:
             deadline.done()
             if not attempt.sent:
                 permit.refund()
-            guard = attempt.guard
-            if guard is not None and attempt.silent:
-                self._kept.ended(guard.line)
-                guard.reset()
-            if guard is not None and not self._owned:
-                guard.leave()
+            if attempt.guard is not None:
+                self._leave(attempt.guard, attempt)
+
+    def _leave(self, guard: Guard, attempt: Attempt) -> None:
+        """End what an attempt has to do with its connection."""
+        if attempt.silent:
+            self._kept.ended(guard.line)
+            guard.reset()
+        if not self._owned:
+            guard.leave()
 
     async def _ask(
         self, url: URL, attempt: Attempt
@@ -292,12 +354,6 @@ class Transport:
         return self._session
 
 
-def ready_url(base_url: str, path: str, params: Mapping[str, str]) -> URL:
-    """Make a URL ready for the wire: aiohttp would spend 15 % of a request on quoting it."""
-    query = "&".join(f"{name}={quote(value)}" for name, value in params.items())
-    return URL(f"{base_url}{path}{'?' if query else ''}{query}", encoded=True)
-
-
 async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_bytes: int) -> Answer:
     """Read the rest of a body; close the connection unless the body ends."""
     content, pieces, size = response.content, [body], len(body)
@@ -309,6 +365,27 @@ async def _rest(response: Response | aiohttp.ClientResponse, body: bytes, max_by
         if not content.at_eof() or response.status == 101:  # after 101 it speaks another protocol
             response.close()
     return Answer(response.status, b"".join(pieces)[:max_bytes], size <= max_bytes)
+
+
+def _refusal_after(
+    error: Exception,
+    attempt: Attempt,
+    permit: Permit,
+    response: Response | aiohttp.ClientResponse | None,
+) -> Answer:
+    """The refusal whose status came before `error`.
+
+    Raises:
+        TransportError: None did.
+    """
+    if response is not None:
+        response.close()
+    elif (refusal := _bare_refusal(attempt, permit)) is not None:
+        return refusal
+    permit.crowded = not attempt.sent and is_out_of_descriptors(error)
+    # aiohttp's error shows the URL of a proxy, with its password.
+    cause = None if isinstance(error, aiohttp.ClientResponseError) else error
+    raise _transport_error(error, attempt) from cause
 
 
 def _bare_refusal(attempt: Attempt, permit: Permit) -> Answer | None:

@@ -15,11 +15,12 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from binance_oi.errors import TransportError
-from binance_oi.sending import connections
-from binance_oi.sending.connections import Attempt, Guard
+from binance_oi.sending import connections, guard
 from binance_oi.sending.governor import Permit
+from binance_oi.sending.guard import Attempt, Guard
 from binance_oi.sending.kept_connections import KeptConnections
-from binance_oi.sending.transport import Answer, Transport, ready_url
+from binance_oi.sending.transport import Answer, Transport
+from binance_oi.sending.wire import ready_url
 from support.raw_exchange import CLOSE, RawExchange, answer, open_interest
 from support.sender import PATH, Record, Sender
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.virtual_time
 def guard_of(handler: Mock) -> Guard:
     """A guard without a connection."""
     kept = KeptConnections()
-    return Guard(handler, kept, kept.opened(), connections.read_buffer())
+    return Guard(handler, kept, kept.opened(), guard.read_buffer())
 
 
 @pytest.mark.parametrize("injected", [False, True])
@@ -55,7 +56,7 @@ async def test_a_dropped_idle_connection_costs_one_request_only(
 async def test_a_flood_is_not_taken_for_the_end_of_a_body(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
+    monkeypatch.setattr(guard, "ENVELOPE", -900)  # 100 bytes beyond the 1,000 of the body
     text = b"HTTP/1.1 200 Text\r\n\r\n" + b"x" * 50  # no length: it ends with the connection
     async with RawExchange(lambda n: text) as exchange, Sender() as ours:
         asked = asyncio.ensure_future(ours.get(exchange.url, max_bytes=1000))
@@ -417,6 +418,6 @@ async def test_a_socket_that_its_loop_has_closed_does_not_keep_a_reset_from_endi
     # uvloop: the descriptor is -1 for one pass of the loop before the connection is lost.
     transport.get_extra_info.return_value.setsockopt.side_effect = ValueError("negative")
     guard = guard_of(handler)
-    guard.begin(Attempt(), transport)
+    guard.begin(Attempt(), transport, 0.0)
     guard.reset()
     transport.abort.assert_called_once_with()

@@ -48,7 +48,7 @@ def opened(kept: KeptConnections, *, is_kept: bool = True) -> Line:
 async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
     """Answer a request on a kept connection after some time; return whether it was abandoned."""
     abandoned, line.kept = Abandoned(), True
-    kept.sent(line, abandoned)
+    kept.sent(line, abandoned, now())
     try:
         async with asyncio.timeout(seconds):
             await abandoned.event.wait()
@@ -62,7 +62,7 @@ async def answered(kept: KeptConnections, line: Line, seconds: float) -> bool:
 async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> None:
     kept, abandoned, began = KeptConnections(), Abandoned(), now()
     line = opened(kept)
-    kept.sent(line, abandoned)
+    kept.sent(line, abandoned, now())
     await asyncio.sleep(60.0)
     assert abandoned.at == [pytest.approx(began + PATIENCE + LAST_READ_S)]
     assert kept._timer is None
@@ -71,10 +71,10 @@ async def test_a_silent_kept_connection_is_abandoned_once_after_patience() -> No
 async def test_a_byte_that_came_while_the_loop_was_blocked_is_read_first() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     line = opened(kept)
-    kept.sent(line, abandoned)
+    kept.sent(line, abandoned, now())
     await asyncio.sleep(PATIENCE + LAST_READ_S / 2)  # the timer has fired
     kept.heard(line)
-    kept.sent(line, abandoned)  # the next request is a new one
+    kept.sent(line, abandoned, now())  # the next request is a new one
     await asyncio.sleep(LAST_READ_S)
     assert abandoned.at == []
     await asyncio.sleep(60.0)
@@ -86,7 +86,7 @@ async def test_each_request_has_full_patience() -> None:
     began = now()
     lines = [opened(kept) for _ in ends]
     for number, (line, end) in enumerate(zip(lines, ends, strict=True)):
-        kept.sent(line, end)
+        kept.sent(line, end, now())
         await asyncio.sleep(0.1)
         if number % 2:
             kept.heard(line)
@@ -103,7 +103,7 @@ async def test_each_request_has_full_patience() -> None:
 async def test_only_kept_connections_with_retries_are_abandoned() -> None:
     for kept, is_kept in ((KeptConnections(), False), (KeptConnections(replace=False), True)):
         abandoned = Abandoned()
-        kept.sent(opened(kept, is_kept=is_kept), abandoned)
+        kept.sent(opened(kept, is_kept=is_kept), abandoned, now())
         await asyncio.sleep(60.0)
         assert abandoned.at == []
         assert kept._timer is None
@@ -124,7 +124,7 @@ async def test_thousands_of_requests_need_a_timer_only_every_two_seconds(
     lines = [opened(kept) for _ in range(50)]
     for _ in range(200):  # 10 s
         for line in lines:
-            kept.sent(line, Abandoned())
+            kept.sent(line, Abandoned(), now())
         await asyncio.sleep(0.05)
         for line in lines:
             kept.heard(line)
@@ -143,10 +143,10 @@ async def test_connections_heard_before_a_dead_one_was_used_are_suspect() -> Non
     kept = KeptConnections()
     before, dead, since = opened(kept), opened(kept), opened(kept)
     for line in (before, since, dead):
-        kept.sent(line, Abandoned())
+        kept.sent(line, Abandoned(), now())
         kept.heard(line)
-    kept.sent(dead, Abandoned())
-    kept.sent(since, Abandoned())
+    kept.sent(dead, Abandoned(), now())
+    kept.sent(since, Abandoned(), now())
     kept.heard(since)
     await asyncio.sleep(PATIENCE + 2 * LAST_READ_S)
     assert [kept.trusts(line) for line in (before, dead, since)] == [False, False, True]
@@ -160,7 +160,7 @@ async def test_only_a_silent_end_of_a_kept_connection_makes_others_suspect(
     kept = KeptConnections()
     idle, line = opened(kept), opened(kept, is_kept=is_kept)
     kept.lost(line)  # while idle
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     assert kept.trusts(idle)
     kept.lost(line)
     assert kept.trusts(idle) is not is_kept
@@ -170,10 +170,10 @@ async def test_only_a_silent_end_of_a_kept_connection_makes_others_suspect(
 async def test_an_older_dead_connection_lifts_no_suspicion() -> None:
     kept = KeptConnections()
     first, idle, second = kept.opened(), kept.opened(), kept.opened()
-    kept.sent(first, Abandoned())
-    kept.sent(idle, Abandoned())
+    kept.sent(first, Abandoned(), now())
+    kept.sent(idle, Abandoned(), now())
     kept.heard(idle)
-    kept.sent(second, Abandoned())
+    kept.sent(second, Abandoned(), now())
     kept.suspect(second)
     kept.suspect(first)
     assert not kept.trusts(idle)
@@ -196,7 +196,7 @@ async def test_an_end_after_a_long_silence_makes_others_suspect(
 ) -> None:
     kept = KeptConnections(replace=False)
     idle, line = opened(kept), opened(kept, is_kept=is_kept)
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     await asyncio.sleep(seconds)
     kept.ended(line)
     assert kept.trusts(idle) is not suspect
@@ -205,7 +205,7 @@ async def test_an_end_after_a_long_silence_makes_others_suspect(
 async def test_patience_grows_with_slow_answers_and_shrinks_with_quick_ones() -> None:
     kept = KeptConnections()
     line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     await asyncio.sleep(4.0)
     kept.heard(line)  # on a new connection, so the exchange is slow
     assert kept.patience == pytest.approx(PATIENCE_FACTOR * 4.0)
@@ -229,14 +229,14 @@ async def test_patience_is_bounded_and_beyond_it_no_open_connection_is_used(
 ) -> None:
     kept = KeptConnections(longest=longest)
     line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     await asyncio.sleep(slow)
     kept.heard(line)
     assert kept.patience == max(PATIENCE, longest)
     assert not kept.are_usable
     for _ in range(2 * ANSWERS_REMEMBERED):  # each on a new connection
         line = opened(kept, is_kept=False)
-        kept.sent(line, Abandoned())
+        kept.sent(line, Abandoned(), now())
         kept.heard(line)
     assert kept.patience == PATIENCE
     assert kept.are_usable
@@ -245,7 +245,7 @@ async def test_patience_is_bounded_and_beyond_it_no_open_connection_is_used(
 async def test_connections_are_used_while_answers_are_within_patience() -> None:
     kept = KeptConnections(longest=10 / 3)
     line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     await asyncio.sleep(3.0)
     kept.heard(line)
     assert kept.patience == 10 / 3
@@ -256,7 +256,7 @@ async def test_connections_are_used_while_answers_are_within_patience() -> None:
 async def test_without_retries_slow_answers_make_no_connection_suspect() -> None:
     kept = KeptConnections(replace=False, longest=10 / 3)
     line = opened(kept, is_kept=False)
-    kept.sent(line, Abandoned())
+    kept.sent(line, Abandoned(), now())
     await asyncio.sleep(7.0)
     kept.heard(line)
     assert kept.are_usable
@@ -265,11 +265,11 @@ async def test_without_retries_slow_answers_make_no_connection_suspect() -> None
 async def test_shrinking_patience_applies_to_waiting_requests() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     quick, silent = opened(kept, is_kept=False), opened(kept)
-    kept.sent(quick, Abandoned())
+    kept.sent(quick, Abandoned(), now())
     await asyncio.sleep(20.0)
     kept.heard(quick)
     began = now()
-    kept.sent(silent, abandoned)
+    kept.sent(silent, abandoned, now())
     for _ in range(2 * ANSWERS_REMEMBERED):
         await answered(kept, quick, 0.001)
     await asyncio.sleep(60.0)
@@ -291,7 +291,7 @@ async def test_an_exchange_that_is_often_slow_costs_few_second_requests(share: f
         if await answered(kept, line, latency()):
             extra += 1
             line = kept.opened()
-            kept.sent(line, Abandoned())
+            kept.sent(line, Abandoned(), now())
             await asyncio.sleep(latency())
             kept.heard(line)
     assert extra <= 0.03 * requests
@@ -300,7 +300,7 @@ async def test_an_exchange_that_is_often_slow_costs_few_second_requests(share: f
 async def test_closing_ends_the_timer() -> None:
     kept, abandoned = KeptConnections(), Abandoned()
     kept.close()
-    kept.sent(opened(kept), abandoned)
+    kept.sent(opened(kept), abandoned, now())
     kept.close()
     await asyncio.sleep(60.0)
     assert (kept._timer, abandoned.at) == (None, [])

@@ -19,7 +19,7 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser
 
 from binance_oi.exchange import headers as read
-from binance_oi.sending import connections
+from binance_oi.sending import guard
 from binance_oi.sending.parked_connections import PARKED_S
 from binance_oi.sending.plain_answers import (
     MAX_CHUNKS,
@@ -79,6 +79,7 @@ def ours(data: bytes) -> Outcome | None:
         return None
     assert (type(found.body), type(found.headers)) == (bytes, dict)
     used, date = read.used_weight(found.headers), read.date(found.headers)
+    assert (used, date) == (found.used, found.date)
     return Outcome(200, used, date, found.body, True)
 
 
@@ -286,7 +287,7 @@ async def test_an_answer_in_two_pieces_is_read_by_the_parser(
         came.set()
         return taken[-1]
 
-    monkeypatch.setattr(connections, "plain_answer", noted)
+    monkeypatch.setattr(guard, "plain_answer", noted)
     text = open_interest()
     async with RawExchange(lambda n: text if n == 1 else text[:-9]) as exchange, Sender() as sender:
         await sender.get(exchange.url)

@@ -20,7 +20,7 @@ from binance_oi import (
     RetryPolicy,
     TransportTimeoutError,
 )
-from binance_oi.sending import connections
+from binance_oi.sending import connections, guard
 from support.raw_exchange import RawExchange, answer, open_interest
 from support.virtual_clock import VirtualLoop
 
@@ -90,10 +90,10 @@ async def test_an_answer_survives_a_stall_with_an_unknown_aiohttp(
 async def test_an_answer_of_many_pieces_survives_a_stall(
     whose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "MOST_PER_READ", connections.BYTES_PER_READ)
+    monkeypatch.setattr(guard, "MOST_PER_READ", guard.BYTES_PER_READ)
     names = [f"S{number}USDT" for number in range(2000)]
     body = json.dumps({"symbols": [{"symbol": name, "status": "TRADING"} for name in names]})
-    assert len(body) > 5 * connections.BYTES_PER_READ
+    assert len(body) > 5 * guard.BYTES_PER_READ
     async with client_of(at(1, answer(200, body)), whose=whose) as (client, _):
         assert list(await client.symbols()) == names
 

@@ -24,10 +24,10 @@ from binance_oi.errors import DecodeError, TransportError, TransportTimeoutError
 from binance_oi.exchange.routes import MAX_LISTING
 from binance_oi.exchange.symbols import MAX_SYMBOL
 from binance_oi.sending import connections
-from binance_oi.sending.connections import Attempt
 from binance_oi.sending.governor import Permit
-from binance_oi.sending.transport import Transport, _transport_error, ready_url
-from binance_oi.sending.wire import USER_AGENT
+from binance_oi.sending.guard import Attempt
+from binance_oi.sending.transport import Transport, _transport_error
+from binance_oi.sending.wire import USER_AGENT, ready_url
 from faults.doors import Tls
 from support.balancer import Balancer
 from support.certificates import good

@@ -9,7 +9,8 @@ from typing import cast
 import aiohttp
 
 from binance_oi.sending.governor import Permit
-from binance_oi.sending.transport import Answer, Transport, ready_url
+from binance_oi.sending.transport import Answer, Transport
+from binance_oi.sending.wire import ready_url
 
 __all__ = ["PATH", "Record", "Sender"]
 
