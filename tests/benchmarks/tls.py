@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -108,31 +109,53 @@ async def _cost(contender: Contender, url: str, tls: ssl.SSLContext) -> Cost:
     return Cost(*found)
 
 
+def market(rounds: int) -> None:
+    """Print a market over 100 connections at 50 ms, and its ratio to `gather`."""
+    latency_ms, connections = 50, 100
+    floor = math.ceil(len(SYMBOLS) / connections) * latency_ms / 1e3
+    costs = _costs(latency_ms, connections, rounds)
+    print("| | warm, ms above the floor | CPU, ms | cold CPU, ms |\n|---|---|---|---|")
+    for name, found in costs.items():
+        warm, cpu, cold = (
+            statistics.median(each) * 1e3
+            for each in zip(*((c.warm - floor, c.warm_cpu, c.cold_cpu) for c in found), strict=True)
+        )
+        print(f"| {name} | {warm:.1f} | {cpu:.0f} | {cold:.0f} |")
+    ratios = [
+        (ours.warm - floor) / (theirs.warm - floor)
+        for ours, theirs in zip(costs["ours"], costs["gather"], strict=True)
+    ]
+    print(f"\nours above the floor, gather = 1: {statistics.median(ratios):.2f}")
+
+
+def _costs(latency_ms: int, connections: int, rounds: int) -> dict[str, list[Cost]]:
+    contenders: dict[str, Contender] = {
+        "gather": partial(gather, connections),
+        "ours": partial(ours, connections),
+    }
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            with served(latency_ms / 1000) as (url, tls):
+                costs[name].append(asyncio.run(_cost(contender, url, tls)))
+    return costs
+
+
 def main(rounds: int) -> None:
     """Print each number of connections at each latency; times are above that of round trips."""
     print(
         "| latency, ms | connections | who | cold, ms above the floor | CPU, ms "
         "| warm, ms above the floor | CPU, ms |\n|---|---|---|---|---|---|---|"
     )
-    for latency_ms in LATENCIES_MS:
-        for connections in CONNECTIONS:
-            floor = math.ceil(len(SYMBOLS) / connections) * latency_ms
-            contenders: dict[str, Contender] = {
-                "gather": partial(gather, connections),
-                "ours": partial(ours, connections),
-            }
-            costs: dict[str, list[Cost]] = {name: [] for name in contenders}
-            for _ in range(rounds):
-                for name, contender in contenders.items():
-                    with served(latency_ms / 1000) as (url, tls):
-                        costs[name].append(asyncio.run(_cost(contender, url, tls)))
-            for name, found in costs.items():
-                cold, cold_cpu, warm, warm_cpu = (
-                    statistics.median(each) * 1e3 for each in zip(*found, strict=True)
-                )
-                print(
-                    f"| {latency_ms} | {connections} | {name} "
-                    f"| {cold - floor - HANDSHAKE * latency_ms:.0f} | {cold_cpu:.0f} "
-                    f"| {warm - floor:.0f} | {warm_cpu:.0f} |",
-                    flush=True,
-                )
+    for latency_ms, connections in product(LATENCIES_MS, CONNECTIONS):
+        floor = math.ceil(len(SYMBOLS) / connections) * latency_ms
+        for name, found in _costs(latency_ms, connections, rounds).items():
+            cold, cold_cpu, warm, warm_cpu = (
+                statistics.median(each) * 1e3 for each in zip(*found, strict=True)
+            )
+            print(
+                f"| {latency_ms} | {connections} | {name} "
+                f"| {cold - floor - HANDSHAKE * latency_ms:.0f} | {cold_cpu:.0f} "
+                f"| {warm - floor:.0f} | {warm_cpu:.0f} |",
+                flush=True,
+            )

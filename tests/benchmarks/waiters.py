@@ -12,12 +12,15 @@ import gc
 import statistics
 import time
 import tracemalloc
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from binance_oi.budget import MachineBudget
+from binance_oi import OpenInterestClient
+from binance_oi.budget import MachineBudget, ProcessBudget
 from binance_oi.budget.usage import Receipt
 from binance_oi.errors import BinanceOIError, ClientClosedError
 from binance_oi.sending.governor import Governor, Permit
@@ -118,7 +121,7 @@ async def measure(
         assert task.cancelled() or isinstance(task.exception(), BinanceOIError)
 
 
-def cancel(tasks: list[asyncio.Task[None]]) -> None:
+def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
 
@@ -173,6 +176,36 @@ async def waiting() -> float:
         cancel(tasks)
         await asyncio.wait(tasks)
     return share
+
+
+async def _tracked(call: Callable[[], Coroutine[Any, Any, object]], count: int = 500) -> float:
+    """Objects that the collector tracks for each waiting call, its task included."""
+    gc.collect()
+    before = len(gc.get_objects())
+    tasks = [asyncio.create_task(call()) for _ in range(count)]
+    await asyncio.sleep(0)
+    gc.collect()
+    found = (len(gc.get_objects()) - before) / count
+    cancel(tasks)
+    await asyncio.wait(tasks)
+    return found
+
+
+async def _of_a_client() -> tuple[float, float]:
+    async with OpenInterestClient(base_url="http://127.0.0.1:9", budget=ProcessBudget()) as client:
+        client._governor.pool.hold(600.0)
+        ours = await _tracked(partial(client.get_open_interest, "BTCUSDT"))
+
+    async def plain() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    return ours, await _tracked(plain)
+
+
+def objects(_: int) -> None:
+    """Print how many objects of a waiting call of a whole client the collector tracks."""
+    ours, plain = asyncio.run(_of_a_client())
+    print(f"{ours:.1f} for a waiting call, its task included; {plain:.1f} for a plain future")
 
 
 def main(rounds: int) -> None:
