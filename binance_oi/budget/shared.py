@@ -108,7 +108,6 @@ class SharedPool(StoredPool):
         """Whether another process may have written a cooldown, which forbids us to use a lease."""
         return self._is_hold_new() if now - leased.sent < LEASE_S else self._is_hold_possible()
 
-
     def _is_hold_new(self) -> bool:
         """Whether another process has written a cooldown.
 
