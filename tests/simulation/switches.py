@@ -192,7 +192,7 @@ SWITCHES = (
     Switch(
         "others that were the next minute's",
         LEARNING,
-        "before.others = 0  # the count near the rollover was this minute's",
+        "before.others = 0",
         "pass",
     ),
     Switch(
