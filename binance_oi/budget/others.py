@@ -11,12 +11,16 @@ than in any minute that we saw, we also expect them to continue at their mean ra
 Example: in the last minute others used 300 by second 20, and 1000 by its end. Now it is second 20,
 and they have used 200. We expect the 700 that followed then, and 65 of the 100 that are missing:
 these may be late, and chance explains the other 35.
+
+A client with another rhythm, such as every 45 s, comes at other seconds in each minute. While
+others come at seconds that no earlier minute showed, we also leave them room at any second.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import sub
 
 from binance_oi.budget.ledger import Minute
 from binance_oi.budget.tuning import (
@@ -24,9 +28,14 @@ from binance_oi.budget.tuning import (
     FORECAST_AGE,
     LATE,
     MEMORY,
+    NEARLY,
+    OFTEN,
     SIGMA,
     SLOT,
+    SURPRISE,
+    SURPRISED,
     UNSEEN,
+    WHOLE,
 )
 from binance_oi.exchange.limits import WEIGHT
 
@@ -56,12 +65,27 @@ class Curve:
     @property
     def calm(self) -> float:
         """Their usual rate, weight/s: the median over the slots that we have seen."""
-        rises = [b - a for a, b in pairwise([0, *self.heights])]
-        rates = [rise / SLOT for rise in rises[round(self.since / SLOT) :]]
+        rates = [rise / SLOT for rise in self.rises()[round(self.since / SLOT) :]]
         if not rates:
             return self.rate
         rates[-1] *= SLOT / (self.until - SLOT * (len(self.heights) - 1))
         return min(sorted(rates)[(len(rates) - 1) // 2], self.fastest)
+
+    def rises(self) -> list[int]:
+        """Their use in each slot from the beginning of the minute to our last count.
+
+        Use before our first count belongs to the slot of that count.
+        """
+        return [b - a for a, b in pairwise([0, *self.heights])]
+
+    def all_rises(self) -> list[int]:
+        """The same for the whole minute, at their usual rate after our last count.
+
+        If we saw the minute for a moment only, we know no usual rate, and take 0.
+        """
+        rate = self.calm if self.until - self.since > LATE / 2 else 0.0
+        left = round(MINUTE / SLOT) - len(self.heights)
+        return self.rises() + [round(rate * SLOT)] * left
 
     def seen(self) -> "Curve":
         """The same curve without their use before our first count."""
@@ -172,6 +196,69 @@ def expected(past: Sequence[Curve], current: Curve, into: float, others: int) ->
     return most
 
 
+def at_any_second(past: Sequence[Curve], current: Curve, into: float, others: int) -> float:
+    """What others may still use of a minute if they come at any second.
+
+    That is their use in the busiest span of the last minutes that is as long as the rest of this
+    minute. Two limits keep it from being too much. Nobody can use later what we leave unused in the
+    last slot, so there we leave what `OFTEN` of all slots did not exceed. And once we have seen a
+    whole minute, others use no more of this one than in the busiest span of `NEARLY` a minute. So
+    we do not expect a client that comes once a minute twice.
+
+    The arguments are those of `expected`.
+    """
+    if max(curve.top for curve in [*past, current]) > WHOLE / 2 * current.fastest * MINUTE:
+        return 0.0  # they may be copies: each would leave room to the others, and none would use it
+    rises = [rise for curve in past for rise in curve.all_rises()]
+    rises = [*rises, *current.rises()] or [0]
+    used = [*accumulate(rises, initial=0)]
+    rest = math.ceil((MINUTE - into) / SLOT)
+    if rest == 1:
+        most = sorted(rises)[math.ceil(OFTEN * (len(rises) - 1))]
+    else:
+        most = _in_busiest(rest, used)
+    need = most - current.calm * (rest * SLOT - (MINUTE - into))  # the span exceeds the rest
+    if any(curve.whole for curve in past):
+        need = min(need, _in_busiest(NEARLY, used) - others)
+    return need
+
+
+def _in_busiest(slots: int, used: Sequence[int]) -> int:
+    """Their use in the busiest span of so many slots, from their use before each slot."""
+    return max(map(sub, used[slots:], used), default=used[-1])
+
+
+def is_surprising(past: Sequence[Curve], current: Curve) -> bool:
+    """Whether others lately came at seconds that no earlier minute showed.
+
+    "Lately" is in this minute, or in the `SURPRISED` - 1 minutes before it. Until we have seen
+    `SURPRISED` whole minutes, we assume it.
+    """
+    if sum(curve.whole for curve in past) < SURPRISED:
+        return True
+    rises, much = [curve.rises() for curve in [*past, current]], SURPRISE * current.fastest * MINUTE
+    lately = range(len(rises) - SURPRISED, len(rises))
+    return any(_is_new(rises[:n], rises[n], much) for n in lately)
+
+
+def _is_new(past: Sequence[Sequence[int]], current: Sequence[int], much: float) -> bool:
+    """Whether others used `much` more in a slot than every earlier minute lets us expect there.
+
+    They may come up to `LATE` seconds later than in that minute, or one slot earlier.
+
+    Args:
+        past: Their use in each slot of the earlier minutes.
+        current: Their use in each slot of this minute.
+        much: Weight.
+    """
+    late = round(LATE / SLOT)
+    return any(
+        all(rise - sum(rises[max(0, n - late) : n + 2]) > much for rises in past)
+        for n, rise in enumerate(current)
+        if rise > much
+    )
+
+
 @dataclass(slots=True)
 class Forecast:
     """The latest forecast of one bucket. It stays valid while `question` is the same."""
@@ -237,7 +324,10 @@ class Others:
         others = minute.others + (0 if past else minute.under_way)
         question = k, into // FORECAST_AGE, others
         if question != latest.question:
-            latest.question, latest.need = question, expected(past, curve, into, others)
+            need = expected(past, curve, into, others)
+            if is_surprising(past, curve):
+                need = max(need, at_any_second(past, curve, into, others))
+            latest.question, latest.need = question, need
         need = latest.need
         # If we saw a rate for a tenth of a minute only, its variance is ten times as high.
         spread = 1.0 if past else MINUTE / max(1.0, curve.until)

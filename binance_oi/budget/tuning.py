@@ -72,3 +72,7 @@ SLOT = 5.0  # s: the resolution of a curve
 CHANCE = 2.0  # standard deviations by which others may use less than before without being late
 LATE = 20.0  # s by which an expected use may be late; after that we no longer expect it
 UNSEEN = 0.25  # part of the time after our first count in which we still expect earlier use
+OFTEN = 0.9  # part of all slots in which others used no more than we leave them in the last one
+NEARLY = 11  # slots: nearly a minute, in which others that come once a minute come once
+SURPRISE = 0.04  # share: more than this in a slot that no earlier minute explains is a surprise
+SURPRISED = 2  # minutes in which we leave others room at any second after a surprise

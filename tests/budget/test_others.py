@@ -4,10 +4,20 @@ import math
 
 import pytest
 
-from binance_oi.budget.others import MINUTE, Curve, Others, expected
-from binance_oi.budget.tuning import CHANCE, LATE, SLOT
+from binance_oi.budget.ledger import Minute
+from binance_oi.budget.others import (
+    MINUTE,
+    Curve,
+    Forecast,
+    Others,
+    at_any_second,
+    expected,
+    is_surprising,
+)
+from binance_oi.budget.tuning import CHANCE, LATE, SLOT, SURPRISE
 
-FASTEST = 40.0  # weight/s
+LIMIT = 2400
+FASTEST = LIMIT / MINUTE  # weight/s
 
 
 def curve(*looks: tuple[float, int]) -> Curve:
@@ -163,3 +173,129 @@ def test_a_rate_stays_while_our_weight_may_hide_others() -> None:
 def test_others_are_never_expected_to_use_more_than_the_limit() -> None:
     assert curve((0.5, 2399)).at(MINUTE, FASTEST) == FASTEST * MINUTE
     assert curve((0.5, 2500)).at(MINUTE, FASTEST) == 2500
+
+
+def every(seconds: float, size: int, *, first: float, minutes: int = 3) -> list[Curve]:
+    """Others that use `size` once in so many seconds, minute by minute."""
+    made: list[Curve] = []
+    for begin in range(0, 60 * minutes, 60):
+        used = [size * max(0, math.floor((begin + n - first) / seconds) + 1) for n in range(61)]
+        before = size * max(0, math.ceil((begin - first) / seconds))
+        made.append(curve(*((float(n), used[n] - before) for n in range(1, 61))))
+    return made
+
+
+def test_a_curve_shows_what_was_used_in_each_slot() -> None:
+    drawn = curve((2.0, 0), (4.0, 30), (12.0, 30), (14.0, 100))
+    assert drawn.rises() == [30, 0, 70]
+    assert curve((12.0, 100)).rises() == [0, 0, 100]  # use before our first count
+    assert NOTHING.rises() == []
+
+
+def test_after_our_last_count_all_slots_are_filled_at_the_usual_rate() -> None:
+    assert steadily(10.0, until=40).all_rises() == [50] * 12
+    assert burst(at=7.0, size=300, until=40).all_rises() == [0, 300] + [0] * 10
+    seen_for_a_moment = curve((1.0, 5), (2.0, 10), (10.0, 50))
+    assert seen_for_a_moment.all_rises() == seen_for_a_moment.rises() + [0] * 10
+
+
+def test_a_burst_that_keeps_to_no_second_of_the_minute_finds_room() -> None:
+    past, current = every(45.0, 300, first=37.0, minutes=2), burst(at=7.0, size=300, until=40)
+    assert expected(past, current, 40.0, 300) < 10  # one at :52 is new to this forecast
+    assert at_any_second(past, current, 40.0, 300) >= 300
+
+
+@pytest.mark.parametrize("into", [10.0, 25.0, 45.0])
+def test_a_burst_that_is_later_than_ever_finds_room(into: float) -> None:
+    past = every(90.0, 600, first=5.0, minutes=4)
+    assert at_any_second(past, NOTHING, into, 0) >= 600
+
+
+def test_bursts_without_a_rhythm_find_room_as_in_the_busiest_span_until_the_last_slot() -> None:
+    past = [*every(60.0, 150, first=10.0, minutes=2), *every(15.0, 150, first=4.0, minutes=1)]
+    seen = [at_any_second(past, NOTHING, into, 0) for into in (5.0, 30.0, 44.0, 54.0, 56.0)]
+    assert seen == [600, 300, 300, 150, 150]
+
+
+def test_no_room_is_left_for_a_rare_burst_in_the_last_slot() -> None:
+    past = every(90.0, 600, first=5.0, minutes=4)
+    assert at_any_second(past, NOTHING, 54.0, 0) == 600
+    assert at_any_second(past, NOTHING, 56.0, 0) == 0
+
+
+def test_no_room_is_left_at_any_second_for_copies_of_us() -> None:
+    past = [burst(at=2.0, size=1200), burst(at=30.0, size=1200)] * 2
+    assert at_any_second(past, NOTHING, 1.0, 0) == 0
+    assert at_any_second([], burst(at=2.0, size=1200, until=10), 10.0, 1200) == 0
+
+
+@pytest.mark.parametrize("at", [3.0, 20.0, 48.0])
+def test_others_that_came_once_a_minute_are_not_expected_again(at: float) -> None:
+    past = [burst(at) for _ in range(3)]
+    assert at_any_second(past, burst(at, until=at + 2), at + 2.0, 500) == 0
+
+
+def test_others_may_come_again_before_we_have_seen_a_whole_minute() -> None:
+    part = curve((20.0, 0), (24.0, 0), (25.0, 500), (59.0, 500))
+    assert at_any_second([part], burst(at=10.0, until=20), 20.0, 500) >= 500
+    assert at_any_second([], burst(at=10.0, until=20), 20.0, 500) >= 500
+
+
+@pytest.mark.parametrize("into", [0.0, 12.0, 33.0, 58.0])
+@pytest.mark.parametrize("until", [52.0, 60.0])
+def test_steady_others_are_expected_to_use_no_more_at_any_second(into: float, until: float) -> None:
+    past, now = [steadily(10.0, until) for _ in range(3)], steadily(10.0, max(1.0, into))
+    assert at_any_second(past, now, into, int(10 * into)) <= 10 * (60 - into) + 10
+
+
+def test_others_that_we_never_saw_need_no_room_at_any_second() -> None:
+    assert [at_any_second([], NOTHING, into, 0) for into in (0.0, 30.0, 57.0, 60.0)] == [0] * 4
+
+
+def test_others_surprise_us_until_we_have_seen_two_whole_minutes() -> None:
+    assert is_surprising([], NOTHING)
+    assert is_surprising([steadily(5.0), steadily(5.0, until=40)], NOTHING)
+    assert not is_surprising([steadily(5.0), steadily(5.0)], NOTHING)
+
+
+def test_a_burst_at_a_new_second_surprises_us_for_two_minutes() -> None:
+    past = [burst(at=8.0)] * 2
+    new = burst(at=40.0)
+    assert is_surprising(past, new)
+    assert is_surprising([*past, new], burst(at=8.0))
+    assert not is_surprising([*past, new, burst(at=8.0)], burst(at=8.0))
+
+
+@pytest.mark.parametrize(
+    "at, is_new",
+    [(24.0, True), (28.0, False), (33.0, False), (33.0 + LATE, False), (33.0 + LATE + SLOT, True)],
+)
+def test_a_burst_that_an_earlier_minute_explains_is_no_surprise(at: float, is_new: bool) -> None:
+    for past in ([burst(at=33.0)] * 2, [burst(at=33.0), steadily(1.0)]):
+        assert is_surprising(past, burst(at)) == is_new
+
+
+def test_only_much_use_is_a_surprise() -> None:
+    much = int(SURPRISE * LIMIT)
+    past = [burst(at=5.0, size=10)] * 2
+    assert not is_surprising(past, burst(at=40.0, size=much))
+    assert is_surprising(past, burst(at=40.0, size=much + 1))
+    past = [burst(at=40.0)] * 2
+    assert not is_surprising(past, burst(at=40.0, size=500 + much))
+    assert is_surprising(past, burst(at=40.0, size=500 + much + 1))
+
+
+def forecast(past: list[Curve], current: Curve, into: float) -> float:
+    others = Others({**dict(enumerate(past)), len(past): current})
+    minute = Minute(others=current.top)
+    return others.forecast(len(past), minute, LIMIT, into, Forecast())[0]
+
+
+def test_a_forecast_leaves_room_at_any_second_only_after_a_surprise() -> None:
+    past = [burst(at=8.0, size=300)] * 4
+    as_ever, late = burst(at=8.0, size=300, until=12), burst(at=40.0, size=300, until=42)
+    assert forecast(past, as_ever, 12.0) == expected(past, as_ever, 12.0, 300)
+    surprised = [*past, burst(at=40.0, size=300)]
+    assert expected(surprised, NOTHING, 50.0, 0) < 300
+    assert forecast(surprised, curve((49.0, 0)), 50.0) == 300
+    assert forecast(past, late, 42.0) >= expected(past, late, 42.0, 300)

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from binance_oi.simulator.counter import Others, Steady
+from binance_oi.simulator.counter import Bursts, Others, Steady
 from simulation.fairness import CASES, figures, missed
 from simulation.networks import Even
 from simulation.world import Situation, run
@@ -61,6 +61,11 @@ def beside(others: Others) -> list[int]:
 
 def test_steady_others_of_nearly_the_limit_lose_nothing() -> None:
     assert beside(Steady(9.5)) == [0] * 5
+
+
+@pytest.mark.parametrize("at", [8.0, *thorough(24.0)])
+def test_bursts_every_45_s_are_served_from_the_third_minute_on(at: float) -> None:
+    assert beside(Bursts(75, at_second=at, every=45.0))[2:] == [0] * 3
 
 
 @pytest.mark.thorough

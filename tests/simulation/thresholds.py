@@ -312,6 +312,34 @@ def others_came_once_and_may_come_again(note: Note) -> None:
 
 
 @script
+def others_come_at_a_second_that_is_new(note: Note) -> None:
+    """SURPRISE, SURPRISED: whether that surprises us, and for how long we leave them room."""
+    for size in (955, 965):
+
+        def used(minute: int, into: float, size: int = size) -> int:
+            return 30 * (into >= 50.0) + size * (minute == 2 and into >= 12.0)
+
+        desk = Desk(note, at=4.0, limit=24_000, others=used)
+        for minute in range(5):
+            for second in (5.0, 14.0, 46.0, 51.0, 58.0):
+                _room_beside_others(desk, 60.0 * minute + second)
+
+
+@script
+def others_come_every_50_s(note: Note) -> None:
+    """OFTEN, NEARLY: how much we leave them in the last slot, and in the whole minute."""
+
+    def used(minute: int, into: float) -> int:
+        rest = sum((500 + 7 * minute + 3 * at) * (into >= at) for at in (12, 22))
+        return rest + int(2 * into) + 2_500 * (into >= 57 - 10 * minute)
+
+    desk = Desk(note, at=4.0, limit=24_000, others=used)
+    for minute in range(6):
+        for second in (6.0, *every(5.0, 9.0, 54.0), 58.0):
+            _room_beside_others(desk, 60.0 * minute + second)
+
+
+@script
 def only_our_own_clock_is_known(note: Note) -> None:
     """WALL_ERROR_S: how much longer a cooldown lasts before the first `Date`."""
     desk = Desk(note, at=20.0)
