@@ -269,6 +269,16 @@ class ChangeTracker:
         slots, track = self._slots(window), self._tracks.get(symbol)
         return None if track is None else track.latest(slots)
 
+    def open_interest_at(self, symbol: str, time: int) -> Decimal | None:
+        """Open interest of a row that the longest window still needs, by its instant (Unix ms).
+
+        None when there is no such row: a hole, an instant between the steps, an unknown symbol.
+        """
+        slot, rest = divmod(time, self._plan.step)
+        track = self._tracks.get(symbol)
+        row = None if track is None or rest else track.row(slot)
+        return row and row.open_interest
+
     def _slots(self, window: Length) -> int:
         slots, rest = divmod(length_ms("window", window), self._plan.step)
         if rest or slots not in self._plan.windows:
@@ -317,13 +327,13 @@ class _Track:
         self._slot = slot
         self._rows[slot % len(self._rows)] = row
         for window, spread in self._spreads.items():
-            before = None if row is None else self._row(slot - window)
+            before = None if row is None else self.row(slot - window)
             if row is None or before is None:
                 spread.put(slot, None)
             else:
                 spread.put(slot, _percent(before.open_interest, row.open_interest))
 
-    def _row(self, slot: int) -> _Row | None:
+    def row(self, slot: int) -> _Row | None:
         """Return the row of a slot; None if it has none, or if the row is older than we keep."""
         if self._slot is None or not self._slot - len(self._rows) < slot <= self._slot:
             return None
@@ -368,7 +378,7 @@ class _Track:
         if self._slot is None:
             return []
         step, first = self._plan.step, self._slot - len(self._rows) + 1
-        slots = ((slot, self._row(slot)) for slot in range(first, self._slot + 1))
+        slots = ((slot, self.row(slot)) for slot in range(first, self._slot + 1))
         return [row._replace(time=slot * step) for slot, row in slots if row and row.is_live]
 
     def take_samples(self, other: "_Track") -> None:
@@ -382,7 +392,7 @@ class _Track:
         """Return the change that ends at the latest slot."""
         if self._slot is None:
             return None
-        row = self._row(self._slot)
+        row = self.row(self._slot)
         return row and self._change(window, self._slot, self._slot * self._plan.step, row)
 
     def latest(self, window: int) -> Change | None:
@@ -395,7 +405,7 @@ class _Track:
 
     def _change(self, window: int, slot: int, time: int, row: _Row) -> Change | None:
         """Return the change to `row` from the row that is `window` slots before `slot`."""
-        before = self._row(slot - window)
+        before = self.row(slot - window)
         if before is None:
             return None
         absolute = _EXACTLY.subtract(row.open_interest, before.open_interest)

@@ -28,9 +28,11 @@ from binance_oi.web.queries import Query
 
 logger: logging.Logger = logging.getLogger("binance_oi")
 
-PARAMETERS: Final = ("symbols", "window", "sort", "top", "decimal")
+PARAMETERS: Final = ("symbols", "window", "sort", "top", "decimal", "trend")
 ORDERS: Final = ("symbol", "percent", "usd", "z_score")
 SLICE: Final = 50  # symbols whose changes are computed before other work runs
+TREND_STEP: Final = 3_600_000  # ms between the values of a trend
+TREND_VALUES: Final = 25  # a day
 KEPT_BODIES: Final = 64  # answers that we keep until the next event
 USUAL: Final = timedelta(milliseconds=USUAL_MS + max(length_ms("window", w) for w in WINDOWS))
 
@@ -45,6 +47,8 @@ class Wanted(NamedTuple):
     order: str
     top: int | None
     decimals: Decimals
+    trend: bool = False
+    """Whether the answer has the values of the last day as well."""
 
 
 def wanted(query: Query, limits: Limits) -> Wanted:
@@ -59,6 +63,7 @@ def wanted(query: Query, limits: Limits) -> Wanted:
         query.one_of("sort", ORDERS, "symbol"),
         query.count("top", limits.symbols),
         query.decimals(),
+        query.flag("trend"),
     )
 
 
@@ -145,6 +150,9 @@ class Changes:
                 await asyncio.sleep(0)
         rest = "".join(f',"{why}":{json_text(names)}' for why, names in without.items() if names)
         head = f'{{"window":"{question.window}","filling":{str(self.is_filling).lower()}'
+        if question.trend and hub.latest is not None:
+            last = hub.latest.slot // TREND_STEP * TREND_STEP
+            head += f',"trend":{await self._trend(_names(hub, question), last)}'
         return Body(f'{head},"changes":[{",".join(encoded)}]{rest}}}'.encode())
 
     async def _found(
@@ -154,8 +162,7 @@ class Changes:
         tracker, found = self._tracker, list[Change]()
         absent, short = list[str](), list[str]()
         assert tracker is not None
-        names = tuple(hub.cells) if question.names is None else question.names
-        for count, name in enumerate(names, 1):
+        for count, name in enumerate(_names(hub, question), 1):
             change = tracker.latest(name, question.window)
             if change is not None:
                 found.append(change)
@@ -164,6 +171,24 @@ class Changes:
             if not count % SLICE:
                 await asyncio.sleep(0)
         return found, {"absent": absent, "short": short}
+
+    async def _trend(self, names: Sequence[str], last: int) -> str:
+        """Open interest of the last day, every full hour up to `last`, as JSON; null for a hole."""
+        tracker, first = self._tracker, last - (TREND_VALUES - 1) * TREND_STEP
+        assert tracker is not None
+        trends = dict[str, list[float | None]]()
+        for count, name in enumerate(names, 1):
+            times = range(first, last + 1, TREND_STEP)
+            found = [tracker.open_interest_at(name, time) for time in times]
+            # A picture needs six digits.
+            trends[name] = [None if value is None else float(f"{value:.6g}") for value in found]
+            if not count % SLICE:
+                await asyncio.sleep(0)
+        return json_text({"first": first, "step": TREND_STEP, "values": trends})
+
+
+def _names(hub: Hub, question: Wanted) -> tuple[str, ...]:
+    return tuple(hub.cells) if question.names is None else question.names
 
 
 def _largest_first(order: str) -> Callable[[Change], tuple[bool, object]]:

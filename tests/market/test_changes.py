@@ -329,6 +329,17 @@ def test_a_symbol_without_rows_has_no_change_and_can_be_forgotten() -> None:
     assert tracker.settled("BTCUSDT", "5m") is None
 
 
+def test_a_tracker_says_the_open_interest_at_the_instants_that_it_keeps() -> None:
+    tracker = ChangeTracker(["1h"])
+    rows = [row for row in walk(5, 30, holes=0.0) if row.time != BEGIN + 28 * STEP]
+    tracker.fill("BTCUSDT", rows)
+    assert tracker.open_interest_at("BTCUSDT", BEGIN + 29 * STEP) == rows[-1].open_interest
+    assert tracker.open_interest_at("BTCUSDT", BEGIN + 17 * STEP) == rows[17].open_interest
+    absent = (28 * STEP, 16 * STEP, 30 * STEP, 27 * STEP + 1)  # a hole, too old, to come, between
+    assert [tracker.open_interest_at("BTCUSDT", BEGIN + each) for each in absent] == [None] * 4
+    assert tracker.open_interest_at("ETHUSDT", BEGIN + 29 * STEP) is None
+
+
 def test_a_hole_at_either_end_of_a_window_is_no_change() -> None:
     rows = [Row("BTCUSDT", BEGIN + n * STEP, Decimal(100 + n)) for n in range(10) if n != 4]
     found = [(c.time - BEGIN) // STEP for c in changes_of(rows, ["5m"])]

@@ -320,7 +320,7 @@ async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
         weight, slots = sum(reads.exchange.weights.values()), visitor.service.hub.number
         found = await visitor.get("/changes?window=15m&sort=percent&top=2")
         one = await visitor.get("/changes?window=15m&symbols=BTCUSDT&decimal=number")
-        long = await visitor.get("/changes?window=24h")
+        long = await visitor.get("/changes?window=24h&trend=true")
         wrong = [await visitor.get(f"/changes?{q}") for q in ("window=2h", "top=0", "sort=name")]
         slots = visitor.service.hub.number - slots  # uvicorn moves virtual time by itself
         # A sweep costs 3, the list of symbols 1, and one of either may be under way.
@@ -329,6 +329,10 @@ async def test_changes_come_from_the_poll_and_cost_nothing(server: str) -> None:
     assert [each["percent"] for each in found.json["changes"]] == [-75.0, 50.0]
     assert one.json["changes"][0]["open_interest"] == 150
     assert (long.json["changes"], long.json["filling"]) == ([], False)
+    trend = long.json["trend"]["values"]["BTCUSDT"]
+    assert len(trend) == 25  # each full hour of a day
+    assert set(trend) <= {None, 100.0, 150.0}
+    assert "trend" not in found.json
     assert {each.status for each in wrong} == {400}
 
 
