@@ -151,10 +151,11 @@ def _in_words(found: Completeness) -> str:
 
 def _legend(gaps: Iterable[CountedGap]) -> str:
     reasons = dict.fromkeys(it.gap.reason for it in gaps)
-    keys = "".join(
-        f'<span class="key gap {escape(reason)}"></span>{escape(reason)}' for reason in reasons
+    kinds = [("had", "recorded"), *((f"gap {reason}", reason) for reason in reasons)]
+    return "".join(
+        f'<span class="legend"><span class="key {escape(kind)}"></span>{escape(name)}</span>'
+        for kind, name in kinds
     )
-    return f'<span class="key had"></span>recorded{keys}'
 
 
 class _Group(NamedTuple):

@@ -30,12 +30,21 @@ class Browser:
         self.messages: list[str] = []
         self.requests: list[str] = []
 
-    def open(self, url: str, *, width: int = 1280, dark: bool = False, script: bool = True) -> Any:
+    def open(
+        self,
+        url: str,
+        *,
+        width: int = 1280,
+        dark: bool = False,
+        script: bool = True,
+        touch: bool = False,
+    ) -> Any:
         context = self._chromium.new_context(
             viewport={"width": width, "height": 900},
             color_scheme="dark" if dark else "light",
             java_script_enabled=script,
             accept_downloads=True,
+            has_touch=touch,
         )
         context.add_init_script(VIOLATIONS)
         page = context.new_page()

@@ -5,6 +5,7 @@ kill and start again on the same port.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ from browser.conftest import Browser, wait
 
 NAMES = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
 SLOT = "state.sweep && state.sweep.slot"
+HIDE = """(hidden) => {
+  Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
 STATUS = "document.getElementById('status').className"
 
 
@@ -30,23 +35,29 @@ class Service:
 
     def __init__(self, home: Path) -> None:
         self._home = home
+        self.log: Path = home / "log"
         self._process = self._start(0)
         self.url = self._url()
         self.port: int = urlsplit(self.url).port or 0
 
     def _start(self, port: int) -> "subprocess.Popen[str]":
         options = ("--simulated", "--notional", "--every", "1s", "--port", str(port))
-        return subprocess.Popen(
-            [sys.executable, "-m", "binance_oi", "serve", *NAMES, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"BINANCE_OI_BUDGET_DIR": str(self._home)},
-        )
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "binance_oi", "serve", *NAMES, *options],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"BINANCE_OI_BUDGET_DIR": str(self._home)},
+            )
 
     def _url(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+    def pause(self, *, ends: bool = False) -> None:
+        """Stop the process where it is, or let it go on."""
+        self._process.send_signal(signal.SIGCONT if ends else signal.SIGSTOP)
 
     def kill(self) -> None:
         """Cut every connection, as a crash does."""
@@ -166,14 +177,137 @@ def test_the_page_is_live_again_after_a_proxy_cut_the_stream_and_answered_503(
 def test_a_hidden_page_holds_no_stream(browser: Browser, service: Service) -> None:
     page = browser.open(service.url)
     slot = wait(page, SLOT)
-    hide = """(hidden) => {
-      Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
-      document.dispatchEvent(new Event('visibilitychange'));
-    }"""
-    page.evaluate(hide, True)
+    page.evaluate(HIDE, True)
     assert page.evaluate("source") is None
-    page.evaluate(hide, False)
+    page.evaluate(HIDE, False)
     is_live_again(page, slot)
+
+
+def test_a_seventh_tab_is_live_beside_six_hidden_ones(browser: Browser, service: Service) -> None:
+    first = browser.open(service.url)
+    for _ in range(6):  # a browser allows six connections for all tabs of a host
+        tab = first.context.new_page()
+        tab.goto(service.url)
+        wait(tab, SLOT)
+        tab.evaluate(HIDE, True)
+    first.evaluate(HIDE, True)
+    seventh = first.context.new_page()
+    seventh.goto(service.url)
+    is_live_again(seventh, wait(seventh, SLOT))
+
+
+def test_a_closed_tab_leaves_nothing_in_the_log(browser: Browser, service: Service) -> None:
+    stays = browser.open(service.url)
+    for _ in range(3):
+        page = browser.open(service.url)
+        wait(page, SLOT)
+        page.context.close()
+    slot = wait(stays, SLOT)
+    wait(stays, f"state.sweep.slot > {slot} + 3000")  # the service has written to all of them
+    service.stop()
+    assert service.log.read_text() == ""
+
+
+def test_a_service_that_stands_still_is_stale_and_then_live(
+    browser: Browser, service: Service
+) -> None:
+    page = browser.open(service.url)
+    slot = wait(page, SLOT)
+    text = "document.getElementById('status').innerText"
+    assert wait(page, text).startswith("live since ")
+    service.pause()
+    wait(page, f"{STATUS} === 'stale'")
+    last = page.evaluate(f"dayTime({SLOT})")
+    assert page.evaluate(text) == f"stale since {last}"
+    service.pause(ends=True)
+    is_live_again(page, slot)
+
+
+def test_the_link_restores_the_zoom_of_the_live_page(browser: Browser, service: Service) -> None:
+    page = browser.open(f"{service.url}#s=ETHUSDT&range=4h")
+    wait(page, "chart.lines[0] && chart.lines[0].times.length > 40")
+    page.evaluate("chart.zoom(chart.whole[0] + 36e5, chart.whole[0] + 72e5)")
+    link = wait(page, "location.href.includes('view=') && location.href")
+    again = browser.open(link)
+    wait(again, "chart.lines[0] && chart.lines[0].times.length > 40")
+    view = "chart.view.map((time) => Math.round(time / 1000)).join('-')"
+    assert wait(again, view) == page.evaluate(view)
+    slot = wait(again, SLOT)
+    wait(again, f"state.sweep.slot > {slot} + 2000")
+    assert wait(again, view) == page.evaluate(view)  # sweeps do not move it
+    outside = f"view={int(again.evaluate('chart.view[0]') / 1000) - 86400}"
+    older = browser.open(re.sub(r"view=\d+", outside, link))  # the range alone would not reach it
+    wait(older, "chart.lines[0] && chart.lines[0].times.length > 40")
+    assert outside in wait(older, f"`view=${{{view}}}`")
+
+
+def test_the_head_names_a_ban_and_a_cooldown_and_counts_dollars_alone(
+    browser: Browser, service: Service
+) -> None:
+    page = browser.open(service.url)
+    wait(page, SLOT)
+    event = """(budget) => {
+      disconnect();
+      const value = { time: Date.now(), open_interest: 10 };
+      take({ ...state.sweep, head: { ...state.head, budget: { ...state.head.budget, ...budget } },
+        values: [{ ...value, symbol: 'BTCUSDT', notional: 500000 },
+          { ...value, symbol: 'ETHBTC', notional: '0.5' }] }, true);
+      return $('facts').innerText;
+    }"""
+    until = "2026-11-27T01:02:03+00:00"
+    assert "Cooldown until\n01:02:03 UTC" in page.evaluate(event, {"held_until": until})
+    facts = page.evaluate(event, {"banned_until": until})
+    assert "Banned until\n01:02:03 UTC\nnothing is sent" in facts
+    assert "Total, USD\n500.00 k\nTotal, BTC\n10.00\n" in facts
+
+
+def test_gaps_that_touch_are_one_and_a_sweep_leaves_the_status_alone(
+    browser: Browser, service: Service
+) -> None:
+    page = browser.open(service.url)
+    slot = wait(page, SLOT)
+    page.evaluate("""() => {
+      window.changes = 0;
+      const count = (list) => { window.changes += list.length; };
+      const all = { childList: true, characterData: true, subtree: true, attributes: true };
+      new MutationObserver(count).observe($('status'), all);
+      new MutationObserver(count).observe($('spoken'), all);
+    }""")
+    wait(page, f"state.sweep.slot > {slot} + 2000")
+    assert page.evaluate("window.changes") == 0  # a screen reader would speak each change
+    page.evaluate("""() => {
+      const at = Date.now() - 600e3;
+      for (const n of [0, 1, 2, 9]) {
+        takeGap({ first: at + 1000 * n, last: at + 1000 * n, reason: 'network' });
+      }
+    }""")
+    page.get_by_text("gaps", exact=False).click()
+    rows = "document.querySelectorAll('#gaps tbody tr').length"
+    assert wait(page, f"{rows} === 2 && $('gaps').innerText").count("network") == 2
+
+
+def test_the_keyboard_sorts_pins_and_chooses_and_keeps_its_place(
+    browser: Browser, service: Service
+) -> None:
+    page = browser.open(service.url)
+    wait(page, SLOT)
+    page.get_by_role("button", name="Symbol").focus()
+    page.keyboard.press("Enter")
+    assert wait(page, "order[0]") == "BTCUSDT"
+    focused = "document.activeElement.innerText"
+    assert page.evaluate(focused).startswith("Symbol")
+    page.keyboard.press("Enter")
+    assert wait(page, "order[0]") == "XRPUSDT"
+    page.get_by_label("Pin SOLUSDT").focus()
+    page.keyboard.press("Enter")
+    assert wait(page, "order[0]") == "SOLUSDT"
+    assert page.evaluate("document.activeElement.ariaLabel") == "Pin SOLUSDT"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert wait(page, "$('symbol-name').innerText") == "SOLUSDT"
+    slot = page.evaluate(SLOT)
+    wait(page, f"state.sweep.slot > {slot} + 2000")
+    assert page.evaluate(focused) == "SOLUSDT"
 
 
 def test_rows_stay_where_they_are_under_the_pointer(browser: Browser, service: Service) -> None:

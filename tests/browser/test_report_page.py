@@ -207,6 +207,32 @@ def test_drag_keys_and_wheel_move_the_chart_and_the_crosshair_reads_it(
     faultless(browser, page, report)
 
 
+def test_two_fingers_zoom_around_the_instants_under_them(browser: Browser, report: Path) -> None:
+    page = browser.open(report.as_uri(), width=390, touch=True)
+    wait(page, SHOWN)
+    page.locator("#chart").scroll_into_view_if_needed()
+    box = page.locator("#chart").bounding_box()
+    devtools = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *across: float) -> None:
+        points = [{"x": box["x"] + x, "y": box["y"] + 90, "id": n} for n, x in enumerate(across)]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    whole = page.evaluate("chart.view")
+    under = page.evaluate("[chart.time(120), chart.time(180)]")
+    touch("touchStart", 120, 180)
+    for step in range(1, 9):
+        touch("touchMove", 120 - 10 * step, 180 + 5 * step)
+    pixels = (under[1] - under[0]) / 60 * 2
+    for x, instant in zip((40, 220), under, strict=True):  # each finger holds its instant
+        assert wait(page, f"Math.abs(chart.time({x}) - {instant}) <= {pixels}")
+    touch("touchEnd")
+    first, last = page.evaluate("chart.view")
+    assert last - first < (whole[1] - whole[0]) / 2
+    assert wait(page, "location.href.includes('view=')")
+    faultless(browser, page, report)
+
+
 def test_the_chart_is_saved_as_a_png(browser: Browser, report: Path, tmp_path: Path) -> None:
     page = browser.open(report.as_uri())
     wait(page, SHOWN)

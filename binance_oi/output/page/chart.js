@@ -173,7 +173,8 @@ class Chart {
     if (!range) return false;
     const [low, high] = range;
     line.y = (value) => pane.y + (high - value) / (high - low) * pane.height;
-    const text = this.paintValues(pen, pane, line, low, high);
+    const last = line.times[to - 1] >= this.view[0] ? line.values[to - 1] : NaN;
+    const text = this.paintValues(pen, pane, line, low, high, last);
     pen.save();
     pen.beginPath();
     pen.rect(pane.x, pane.y, pane.width, pane.height);
@@ -192,21 +193,20 @@ class Chart {
     pen.lineWidth = number ? 1.2 : 1.6;
     pen.stroke();
     pen.restore();
-    const last = line.values[to - 1];
-    if (line.times[to - 1] >= this.view[0] && isKnown(last)) this.paintLast(pen, pane, line, last, text);
+    if (isKnown(last)) this.paintLast(pen, pane, line, last, text);
     return true;
   }
 
   /** Draw the values at the edge; returns the function that makes their text. */
-  paintValues(pen, pane, line, low, high) {
-    const { step, text } = axis(low, high, pane.height / 36);
+  paintValues(pen, pane, line, low, high, last) {
+    const { step, text } = axis(low, high, pane.height / 32);
     pen.textAlign = "left";
     for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) {
       const y = Math.round(line.y(tick));
       pen.fillStyle = this.colour("rule");
       pen.fillRect(pane.x, y, pane.width, 1);
       pen.fillStyle = this.colour("quiet");
-      pen.fillText(text(tick), pane.x + pane.width + 6, y + 4);
+      if (!(Math.abs(line.y(last) - y) < 15)) pen.fillText(text(tick), pane.x + pane.width + 6, y + 4);
     }
     return text;
   }

@@ -15,6 +15,7 @@ const MOST_GAPS = 500;
 const DOLLARS = /(USDT|USDC|USD|FDUSD|BUSD|USD1)$/; // quote assets; as in movers.py
 const RETRY = [1000, 2000, 4000, 8000, 15000]; // ms until the next connection
 const CHANGES_EVERY = 60e3; // ms
+const FILLING = 3e3; // ms until the next question, while the service reads its recording
 const STALE_AFTER = 3; // periods without a sweep
 const LINK_AFTER = 300; // ms; a browser refuses to change the link too often
 const SPOKEN_AFTER = 400; // ms without a key, until the reading is spoken
@@ -204,7 +205,7 @@ function drawRow(symbol) {
 
 function newRow(symbol) {
   const pin = make("button", { type: "button", class: "pin", "aria-label": `Pin ${symbol}` });
-  const name = make("button", { type: "button" }, symbol);
+  const name = make("button", { type: "button", title: symbol }, symbol);
   pin.addEventListener("click", () => {
     const pins = state.link.pins;
     state.link.pins = pins.includes(symbol) ? pins.filter((each) => each !== symbol) : [...pins, symbol];
@@ -277,7 +278,7 @@ function liveFacts() {
   const facts = totals();
   if (sweep) facts.push(["Symbols", `${grouped.format(sweep.read)} of ${grouped.format(sweep.asked)}`, "read"]);
   if (head?.budget) facts.push(...budgetFacts(head.budget));
-  if (sweep?.next_slot) facts.push(["Next slot", dayTime(sweep.next_slot), `last ${dayTime(sweep.slot)}`]);
+  if (sweep?.next_slot) facts.push(["Next slot", clock(sweep.next_slot).slice(11), `UTC; last ${clock(sweep.slot).slice(11)}`]);
   if (head?.source) facts.push(["Source", head.source, head.every ? `every ${head.every} s` : ""]);
   return facts;
 }
@@ -322,7 +323,7 @@ function drawStatus() {
     gone: `not connected${last && `; last values of ${last}`}`,
   }[state.live];
   if (status.textContent !== text) status.textContent = text;
-  status.className = state.live;
+  if (status.className !== state.live) status.className = state.live;
 }
 
 function dayTimeOrDate(time) {
@@ -510,6 +511,7 @@ async function readPast(symbol) {
     usd: [...answer.rows.map((row) => Number(row.notional ?? 0)), ...later.map((index) => known.usd[index])],
     holes: answer.holes.map((hole) => ({ ...hole, last: hole.last + step })),
   });
+  addToSeries(symbol);
   if (symbol === state.link.symbol) drawSymbol();
 }
 
@@ -559,6 +561,7 @@ function take(event, isWhole) {
   drawStatus();
   drawFacts();
   drawMarket();
+  if (isWhole) readChanges();
   if (isWhole && state.link.symbol) choose(state.link.symbol);
   else if (event.values.some((value) => value.symbol === state.link.symbol)) drawSymbol(true);
 }
@@ -569,13 +572,19 @@ function takeValue(value) {
   const coins = Number(value.open_interest);
   const usd = value.notional && DOLLARS.test(symbol.split("_")[0]) ? Number(value.notional) : null;
   const row = state.rows.get(symbol) || { symbol, changes: {}, z: null, trend: [] };
-  state.rows.set(symbol, Object.assign(row, { coins, usd, time }));
+  const notional = value.notional ? Number(value.notional) : 0; // in units of any quote asset
+  state.rows.set(symbol, Object.assign(row, { coins, usd, time, notional }));
   addToTrend(row.trend, time, coins);
-  const series = state.series.get(symbol);
-  if (!series || series.times.at(-1) >= time) return;
-  series.times.push(time);
-  series.values.push(coins);
-  series.usd.push(value.notional ? Number(value.notional) : 0);
+  addToSeries(symbol);
+}
+
+/** Add the latest value of a symbol to its series, if that is known and ends before. */
+function addToSeries(symbol) {
+  const series = state.series.get(symbol), row = state.rows.get(symbol);
+  if (!series || !row || series.times.at(-1) >= row.time) return;
+  series.times.push(row.time);
+  series.values.push(row.coins);
+  series.usd.push(row.notional);
   if (series.times.length < 1.1 * MOST_VALUES) return;
   for (const part of [series.times, series.values, series.usd]) part.splice(0, part.length - MOST_VALUES);
 }
@@ -603,12 +612,15 @@ function takeGap(gap) {
   drawSymbol(true);
 }
 
+let changesTimer = null;
+
 /** Read the changes of every symbol. If the service has none, the columns stay empty. */
 async function readChanges() {
-  for (const [window, span] of Object.entries(WINDOWS)) {
+  let isWhole = true; // or the service still reads the past
+  for (const window of Object.keys(WINDOWS)) {
     let answer;
     try {
-      const response = await fetch(`changes?window=${window}&decimal=number`);
+      const response = await fetch(`changes?window=${window}&decimal=number&trend=${window === "24h"}`);
       if (!response.ok) return;
       answer = await response.json();
     } catch {
@@ -619,16 +631,24 @@ async function readChanges() {
       if (!row) continue;
       row.changes[window] = found.percent;
       if (window === "1h") row.z = found.z_score;
-      startTrend(row, found.time - span, Number(found.open_interest) - Number(found.absolute));
     }
+    if (answer.trend) takeTrends(answer.trend);
+    isWhole = isWhole && !answer.filling;
   }
   drawMarket();
+  clearTimeout(changesTimer);
+  if (!isWhole) changesTimer = setTimeout(readChanges, FILLING);
 }
 
-/** Begin the trend of a row before its first value, with the value at the beginning of a window. */
-function startTrend(row, time, coins) {
-  const place = row.trend.findIndex(([each]) => each > time - 6e5);
-  if (place >= 0 && row.trend[place][0] > time + 6e5) row.trend.splice(place, 0, [time, coins]);
+/** Take the trends of the service; newer values of our own stay at their end. */
+function takeTrends({ first, step, values }) {
+  for (const [symbol, coins] of Object.entries(values)) {
+    const row = state.rows.get(symbol);
+    if (!row) continue;
+    const known = coins.map((value, index) => [first + index * step, value]).filter(([, value]) => value !== null);
+    const last = known.at(-1)?.[0] ?? 0;
+    row.trend = [...known, ...row.trend.filter(([time]) => time > last)];
+  }
 }
 
 // -- the start -------------------------------------------------------------------------------------
@@ -714,7 +734,6 @@ function start() {
   setInterval(() => { if (!document.hidden) drawMarket(); }, 5000); // ages
   setInterval(() => { if (!document.hidden) readChanges(); }, CHANGES_EVERY);
   connect();
-  setTimeout(readChanges, 1000);
 }
 
 /** Save the chart as a picture, under a line that says what it shows. */
