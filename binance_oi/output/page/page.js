@@ -179,6 +179,9 @@ function drawMarket(moves = false) {
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
   $("shown").textContent = rows.length || !state.link.find
     ? `${wanted.length} of ${counted(rows.length, "symbol")}` : "no symbol matches";
+  if (state.sweep && !rows.some((row) => Object.keys(row.changes).length)) {
+    $("shown").textContent += "; changes appear after 5 minutes, and sooner from a recording";
+  }
   $("all").hidden = rows.length <= FIRST_ROWS;
   $("all").textContent = state.link.all ? `Show ${FIRST_ROWS}` : "Show all";
 }
@@ -285,7 +288,7 @@ function liveFacts() {
 
 function totals() {
   const usd = [...state.rows.values()].reduce((sum, row) => sum + (row.usd || 0), 0);
-  if (!usd) return state.sweep ? [["Total, USD", NONE, "no mark prices are read"]] : [];
+  if (!usd) return state.sweep ? [["Total, USD", NONE, "needs serve --notional"]] : [];
   const facts = [["Total, USD", short(usd)]];
   for (const name of ["BTC", "ETH"]) {
     const row = state.rows.get(`${name}USDT`);
