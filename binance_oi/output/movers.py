@@ -12,7 +12,7 @@ from dataclasses import replace as with_fields
 from decimal import Decimal
 from itertools import groupby
 
-from binance_oi.market.changes import USUAL_MS, Change, changes_of
+from binance_oi.market.changes import USUAL_MS, ChangeTracker
 from binance_oi.market.rows import notional
 from binance_oi.recorder import Recording, Sample
 
@@ -166,20 +166,25 @@ def market_of(
     return Market(ordered, end, points)
 
 
-def with_z_scores(recording: Recording, market: Market, symbols: Sequence[str]) -> Market:
-    """The same market with the z-scores of some symbols; it reads a week of samples for each.
+def with_z_scores(recording: Recording, market: Market) -> Market:
+    """The same market with z-scores; this reads a week of samples, and so takes most of the time.
 
     Raises:
         RecordingError: The recording cannot be read.
     """
-    # Not `Recording.series`: it would refuse names that only a file can contain.
     last = market.end // STEP_MS * STEP_MS
     since = last - USUAL_MS - UNUSUAL_MS
-    series = recording.points(sorted(symbols), STEP_MS, (since, last + 1))
+    names = sorted(line.symbol for line in market.lines)
     found: dict[str, float | None] = {}
-    for symbol, changes in groupby(changes_of(series, [UNUSUAL_MS]), lambda change: change.symbol):
-        change: Change = max(changes, key=lambda change: change.time)
-        found[symbol] = change.z_score if change.time == last else None
+    # A tracker judges the last change alone; `changes_of` would judge each change of the week.
+    tracker = ChangeTracker([UNUSUAL_MS], step=STEP_MS)
+    # Not `Recording.series`: it would refuse names that only a file can contain.
+    series = recording.points(names, STEP_MS, (since, last + 1))
+    for symbol, rows in groupby(series, lambda point: point.symbol):
+        tracker.fill(symbol, rows)
+        change = tracker.settled(symbol, UNUSUAL_MS)
+        found[symbol] = change.z_score if change and change.time == last else None
+        tracker.forget(symbol)
     lines = [with_fields(line, z_score=found.get(line.symbol)) for line in market.lines]
     return with_fields(market, lines=lines)
 

@@ -37,7 +37,6 @@ from binance_oi.times import instant, plain
 SUFFIXES = (".html", ".htm")
 MOVERS = 10  # rows of a table, each with a curve
 CHOSEN = 20  # symbols named by the caller that get a curve
-CANDIDATES = 40  # movers of each kind that get a z-score
 FIRST_ROWS = 100  # symbols that the page shows without its script
 MOST_ROWS = 2_000  # symbols that the page shows with it
 POINTS = 700  # columns of a curve; each keeps its lowest and highest value
@@ -114,10 +113,22 @@ def report(
     market = market_of(recording, part.symbols, times)
     found = completeness_of(recording, part)
     if found is None or market is None:
-        raise RecordingError(f"{recording} has nothing to report")
-    candidates = _candidates(market, part, CANDIDATES)
-    market = with_z_scores(recording, market, candidates)
+        raise RecordingError(_nothing(recording))
+    market = with_z_scores(recording, market)
     return _Report(recording, part, times, market, found, top, made or datetime.now(UTC)).page()
+
+
+def _nothing(recording: Recording) -> str:
+    """Why there is nothing to report, and what else the recording has."""
+    past = 0 if recording.symbols() else len(recording.past_symbols())
+    if past:
+        names = f"{past:,} symbol{'' if past == 1 else 's'}"
+        return (
+            f"{recording} has nothing to report: it has the past of {names}, and a report is "
+            f"about sweeps; `binance-oi record --to {recording}` adds them, and `export --series` "
+            "writes the past"
+        )
+    return f"{recording} has nothing to report: the range has no sweep and no gap"
 
 
 def _part(
@@ -173,7 +184,6 @@ class _Report:
             "facts": facts(totals),
             "movers": self._movers(),
             "rows": "".join(map(_plain_row, rows[:FIRST_ROWS])),
-            "note": f'<p class="quiet">z 1h: for the {CANDIDATES} largest movers of each kind.</p>',
             "picture": f'<div id="plain">{picture}</div>',
             "completeness": sections(self.recording, self.part, self.found, marks),
         }
@@ -245,7 +255,7 @@ class _Report:
         tables = [
             ("Largest changes in USD, at the last price", by_usd),
             ("Largest changes in percent", by_percent),
-            (f"Most unusual last hour, of {CANDIDATES} movers of each kind", unusual),
+            ("Most unusual last hour", unusual),
             ("Chosen symbols", chosen),
         ]
         shown = "".join(

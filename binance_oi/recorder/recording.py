@@ -298,13 +298,14 @@ class Recording:
                 multiple of 5 minutes.
         """
         ms, span = step_ms(step), _span(since, until)
-        known = {*self.symbols(), *self._past_symbols()}
+        known = {*self.symbols(), *self.past_symbols()}
         wanted = sorted(known if symbols is None else check_symbols(symbols))
         if unknown := [symbol for symbol in wanted if symbol not in known]:
             raise RecordingError(f"{self} has no {', '.join(unknown)}")
         return self.points(wanted, ms, span)
 
-    def _past_symbols(self) -> list[str]:
+    def past_symbols(self) -> list[str]:
+        """The symbols that have rows of the past, sorted; see `past`."""
         with self._tables.moment(1) as run:
             return list(past_symbols(run)) if self._tables.has("past", run) else []
 

@@ -292,6 +292,16 @@ def test_an_empty_recording_raises_recording_error(tmp_path: Path) -> None:
         report(recording)
 
 
+def test_a_recording_of_the_past_alone_says_what_it_has_and_what_to_run(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "oi.db")) as store:
+        store.save_past([("BTCUSDT", round(BEGIN.timestamp() * 1000), 1, "1.5", None, None)])
+    with (
+        Recording(tmp_path / "oi.db") as recording,
+        pytest.raises(RecordingError, match="nothing to report: it has the past of 1 symbol, and"),
+    ):
+        report(recording)
+
+
 def test_a_hundred_thousand_gaps_fit_on_a_page(tmp_path: Path) -> None:
     first, second = round(BEGIN.timestamp() * 1000), 1_000
     file = write_recording(tmp_path / "oi.db")
@@ -370,7 +380,7 @@ def test_the_z_score_of_the_last_hour_is_that_of_the_series(tmp_path: Path) -> N
     with Recording(tmp_path / "oi.db") as recording:
         market = market_of(recording, None, (0, 1 << 62))
         assert market is not None
-        (line,) = with_z_scores(recording, market, ["AUSDT"]).lines
+        (line,) = with_z_scores(recording, market).lines
         series = recording.series(["AUSDT"], until=instant(market.end + 1))
         *_, last = changes_of(series, ["1h"])
     assert line.z_score == last.z_score
