@@ -26,7 +26,7 @@ arguments are positional. A server's text is escaped and bounded.
 from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from binance_oi.encoding import Decimals, EncodableByKey, check_decimals, plain
 from binance_oi.times import iso
@@ -184,6 +184,10 @@ class ResponseError(BinanceOIError):
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"
         return f"{self.status}{code}: {printable(self.message)}"
+
+
+NOT_LISTED: Final = "the exchange does not list it"
+"""Why a symbol is unknown, where the list of symbols says it."""
 
 
 class UnknownSymbolError(ResponseError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from binance_oi.errors import (
+    NOT_LISTED,
     BannedError,
     BinanceOIError,
     BudgetExhaustedError,
@@ -19,6 +20,7 @@ from binance_oi.errors import (
     ResponseError,
     StorageError,
     TransportError,
+    UnknownSymbolError,
     printable,
 )
 from binance_oi.times import iso
@@ -71,6 +73,10 @@ def as_usage_errors() -> Generator[None]:
         yield
     except StorageError:  # it may work later
         raise
+    except InvalidSymbolError as error:
+        if _is_unlisted(error):
+            raise
+        raise UsageError(printable(str(error))) from error
     except (RecordingError, ValueError, ModuleNotFoundError) as error:
         raise UsageError(printable(str(error))) from error
 
@@ -78,11 +84,11 @@ def as_usage_errors() -> Generator[None]:
 def exit_code(error: BinanceOIError) -> int:
     """Return the exit code of an error."""
     match error:
-        case InvalidSymbolError():
+        case InvalidSymbolError() if not _is_unlisted(error):
             return USAGE
         case BannedError() | RateLimitedError() | BudgetExhaustedError():
             return LIMITED
-        case ResponseError() | DecodeError():
+        case ResponseError() | DecodeError() | InvalidSymbolError():
             return EXCHANGE
         case TransportError():
             return NETWORK
@@ -99,8 +105,20 @@ def snapshot_code(snapshot: "Snapshot") -> int:
 
 
 def explain(error: BinanceOIError) -> str:
-    """Return the error in one line, with the time of its end if that is known."""
+    """Return the error in one line, with the time of its end if that is known.
+
+    A symbol that the exchange does not list has one text, whatever call found it.
+    """
+    if isinstance(error, UnknownSymbolError):
+        return NOT_LISTED
+    if isinstance(error, InvalidSymbolError) and _is_unlisted(error):
+        return f"{printable(str(error.symbol))}: {error.reason}"
     text = printable(str(error), MAX_LINE)
     if isinstance(error, BudgetExhaustedError) and error.retry_at is not None:
         return f"{text} [until {iso(error.retry_at)}]"
     return text
+
+
+def _is_unlisted(error: InvalidSymbolError) -> bool:
+    """Whether it could be a symbol, but the exchange does not list it."""
+    return error.reason.startswith(NOT_LISTED)

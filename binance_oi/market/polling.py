@@ -34,6 +34,7 @@ from typing import Protocol
 
 from binance_oi.budget.usage import Usage
 from binance_oi.errors import (
+    NOT_LISTED,
     BinanceOIError,
     ClientClosedError,
     InvalidSymbolError,
@@ -368,7 +369,7 @@ class Plan:
         unknown = [name for name in wanted if isinstance(absent.get(name), UnknownSymbolError)]
         if unknown and len(unknown) == len(wanted):
             others = ", nor any other named symbol" if unknown[1:] else ""
-            raise InvalidSymbolError(unknown[0], f"the exchange does not list it{others}")
+            raise InvalidSymbolError(unknown[0], f"{NOT_LISTED}{others}")
 
     async def sweep(self, slot: int, due: float) -> Snapshot | Gap:
         """Sweep for `slot`, which is due at loop time `due`; return the snapshot or a gap."""
@@ -470,7 +471,7 @@ def _absent(wanted: Iterable[str], info: ExchangeInfo) -> dict[str, BinanceOIErr
             text = f"the exchange lists it as {printable(statuses[name], 60)}"
             absent[name] = SymbolNotTradingError(200, None, text)
         elif not info.left_out:
-            absent[name] = UnknownSymbolError(200, None, "the exchange does not list it")
+            absent[name] = UnknownSymbolError(200, None, NOT_LISTED)
     return absent
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from binance_oi.client import OpenInterestClient
 from binance_oi.errors import (
+    NOT_LISTED,
     BinanceOIError,
     BudgetExhaustedError,
     SymbolNotTradingError,
@@ -80,7 +81,7 @@ class Values:
         if self._client is None:
             if latest is not None and max_age is None:
                 return latest
-            raise _absent(hub, latest)
+            raise _absent(hub, latest, max_age)
         try:
             return await self._running.join(symbol, partial(self._ask, self._client, symbol))
         except ProblemError:
@@ -104,8 +105,8 @@ class Values:
         wait = self._weight.take(len(names), _now()) if is_possible else math.inf
         if client is None or wait:
             cells = (self.latest(hub, name) for name in names)
-            oldest = max(0 if cell is None else hub.age_of(cell.at) for cell in cells)
-            raise _too_old(oldest, min(wait, max(1.0, hub.seconds_to_next())))
+            oldest = max(0.0 if cell is None else _now() - cell.at for cell in cells)
+            raise _too_old(oldest, max_age, min(wait, max(1.0, hub.seconds_to_next())))
         market = await client.snapshot(
             names, max_age=max(max_age, self._limits.min_age), deadline=self._limits.max_wait
         )
@@ -157,22 +158,24 @@ class Values:
             raise ProblemError(_BUDGET, after=until.timestamp() - self._clock()) from None
         statuses = {listed.symbol: listed.status for listed in info.symbols}
         if symbol not in statuses and not info.left_out:
-            raise UnknownSymbolError(200, None, "the exchange does not list it")
+            raise UnknownSymbolError(200, None, NOT_LISTED)
         if symbol in statuses and symbol not in info.trading:
             raise SymbolNotTradingError(200, None, "the exchange does not trade it now")
 
 
-def _absent(hub: Hub, latest: Cell | None) -> ProblemError | BinanceOIError:
+def _absent(hub: Hub, latest: Cell | None, max_age: float | None) -> ProblemError | BinanceOIError:
     """Return the error of a service without a client that has no value new enough."""
-    if latest is not None:
-        return _too_old(hub.age_of(latest.at), hub.seconds_to_next())
+    if latest is not None and max_age is not None:
+        return _too_old(_now() - latest.at, max_age, hub.seconds_to_next())
     if hub.latest is None:
         return ProblemError(NO_DATA, after=hub.seconds_to_next())
     return UnknownSymbolError(200, None, "the recording does not have it")
 
 
-def _too_old(age: int, after: float) -> ProblemError:
-    return ProblemError(TOO_OLD, f"The latest value is {age} s old, over max_age.", after=after)
+def _too_old(age: float, max_age: float, after: float) -> ProblemError:
+    seen = math.ceil(age * 10) / 10  # not below the limit that it exceeds
+    text = f"The latest value is {seen:g} s old, and max_age allows {max_age:g} s."
+    return ProblemError(TOO_OLD, text, after=after)
 
 
 def _newest(cell: Cell) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -275,5 +276,10 @@ async def test_a_service_of_a_recording_never_serves_a_value_that_is_too_old(
     assert (market.status, old.status, again.status) == (200, 200, 200)
     for each in stale:
         assert (each.status, json.loads(each.body)["type"]) == (503, "urn:binance-oi:too-old")
-        assert f"is {age:.0f} s old" in json.loads(each.body)["detail"]
+        detail = json.loads(each.body)["detail"]
+        seen = re.fullmatch(
+            r"The latest value is ([\d.]+) s old, and max_age allows 0\.5 s\.", detail
+        )
+        assert seen, detail
+        assert float(seen[1]) == pytest.approx(age, abs=0.2)
     assert unknown.status == 404
