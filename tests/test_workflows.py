@@ -3,6 +3,7 @@
 Rule of this file: it reads the workflows as YAML, and starts none of them.
 """
 
+import ast
 import importlib
 import re
 import shlex
@@ -22,6 +23,8 @@ NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
 SESSIONS = set(re.findall(r"^@nox\.session\ndef (\w+)", NOXFILE, re.MULTILINE))
 PINNED = re.compile(r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}$")
 # What a step may run besides nox sessions: the installation of nox, and the contributors' script.
+ONLY_POSIX = {"fcntl", "grp", "pty", "pwd", "resource", "termios", "tty"}
+PROGRAMS = {"benchmarks", "browser", "fuzz", "service", "simulation"}  # folders that run on POSIX
 OTHER_COMMANDS = {"python -m pip install nox", "bash .ci/run", "nox -s $SESSIONS"}
 
 
@@ -88,6 +91,21 @@ def test_the_workflows_run_the_suite_on_every_python_that_the_project_names() ->
     classifiers = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', classifiers)
     assert read(WORKFLOWS["ci.yml"])["jobs"]["tests"]["strategy"]["matrix"]["python"] == named
+
+
+def test_every_test_can_be_collected_on_every_system_of_the_workflows() -> None:
+    """A test that needs what only POSIX has skips itself; its file is imported everywhere."""
+    found = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        folder = file.relative_to(ROOT / "tests").parts[0]
+        if folder in PROGRAMS or file.name.endswith("_process.py"):  # not imported by tests
+            continue
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                names = {name.name for name in statement.names}
+                module = statement.module if isinstance(statement, ast.ImportFrom) else None
+                found += [f"{file.name}: {name}" for name in ({module} | names) & ONLY_POSIX]
+    assert found == []
 
 
 def test_no_workflow_asks_the_real_exchange() -> None:

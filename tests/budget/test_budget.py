@@ -3,10 +3,10 @@
 Rule of this file: two `MachineBudget` objects on one directory stand for two processes.
 """
 
-import fcntl
 import importlib.util
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +39,9 @@ from binance_oi.budget.usage import Reason, Receipt, Wait
 from binance_oi.exchange.limits import Limit
 from support.clocks import NOON, Time
 from support.memory_store import Memory, Options, shared_pool
+
+if sys.platform != "win32":
+    import fcntl
 
 pytestmark = pytest.mark.usefixtures("known_address")
 
@@ -534,6 +537,7 @@ def test_a_lease_is_no_larger_than_the_room(make: Make, clock: Time) -> None:
     assert not isinstance(pool.charge(1), Receipt)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 def test_no_lease_is_sent_after_a_cooldown_began(make: Make, clock: Time, tmp_path: Path) -> None:
     pool = make()
     warm(pool, clock)
@@ -570,6 +574,7 @@ def test_many_settlements_are_written_at_once(make: Make, clock: Time) -> None:
 # -- when another has the lock -----------------------------------------------------------------
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 def test_no_call_waits_for_the_lock_and_no_weight_is_lost(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:
@@ -598,6 +603,7 @@ HOLDS: dict[str, Callable[[Pool, Receipt], None]] = {
 }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 @pytest.mark.parametrize("name", HOLDS)
 def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
     name: str, make: Make, clock: Time, tmp_path: Path
@@ -625,6 +631,7 @@ def test_a_process_obeys_its_own_cooldown_before_it_can_write_it(
     assert pool.sending(second) is None
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 def test_a_cooldown_that_could_not_be_written_at_once_ends_on_time(
     make: Make, clock: Time, tmp_path: Path
 ) -> None:

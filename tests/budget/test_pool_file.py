@@ -5,11 +5,9 @@ open file and not to a process.
 """
 
 import errno
-import fcntl
 import importlib.util
 import logging
 import os
-import resource
 import stat
 import sys
 import time
@@ -31,6 +29,15 @@ from binance_oi.budget.pool_file import (
     UNUSED_S,
     PoolFile,
     read_records,
+)
+
+if sys.platform != "win32":
+    import fcntl
+    import resource
+
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="the shared file needs locks of POSIX"
 )
 
 

@@ -5,11 +5,9 @@ the test advances the clock.
 """
 
 import errno
-import fcntl
 import gc
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -48,7 +46,14 @@ from support.clocks import NOON, Time
 from support.lanes import some, thorough
 from support.memory_store import Memory, MemoryStore, Options, shared_pool
 
-pytestmark = pytest.mark.usefixtures("known_address")
+if sys.platform != "win32":
+    import fcntl
+    import resource
+
+pytestmark = [
+    pytest.mark.usefixtures("known_address"),
+    pytest.mark.skipif(sys.platform == "win32", reason="the shared file needs locks of POSIX"),
+]
 
 LIMIT = 1000
 

@@ -1,16 +1,13 @@
 """The commands that record and read recordings: one line for each error, and a clean end."""
 
 import asyncio
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
@@ -32,6 +29,11 @@ from binance_oi.recorder.store import Store
 from binance_oi.simulator import LocalExchange
 from support.lanes import some, thorough
 from support.recorded import sweep, write_recording
+
+if sys.platform != "win32":
+    import fcntl
+    import pty
+    import termios
 
 Captured = pytest.CaptureFixture[str]
 VIEW = View(order="symbol", top=5)

@@ -5,11 +5,11 @@ answers.
 """
 
 import asyncio
-import fcntl
 import gc
 import logging
 import math
 import re
+import sys
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -48,6 +48,9 @@ from binance_oi.sending.governor import (
 from support.counting import calls_counted
 from support.memory_store import Options
 from support.virtual_clock import VirtualLoop, wall_time
+
+if sys.platform != "win32":
+    import fcntl
 
 pytestmark = [pytest.mark.virtual_time, pytest.mark.usefixtures("known_address")]
 
@@ -934,6 +937,7 @@ async def test_a_weight_that_never_fits_has_its_own_reason(full: Governor) -> No
     assert (caught.value.reason, caught.value.retry_at) == (Reason.TOO_HEAVY, None)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX")
 async def test_a_budget_locked_by_another_process_is_a_reason(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     budget = MachineBudget(directory=tmp_path / "budgets", clock=loop.time, wall=wall_time)

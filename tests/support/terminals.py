@@ -3,15 +3,19 @@
 Rule of this file: all three streams are the terminal, and its size is what the kernel says.
 """
 
-import fcntl
 import os
 import re
 import signal
 import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
+
+import pytest
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ERASED = "\x1b[2K"  # what was in a line that a bar has left
@@ -37,6 +41,8 @@ def seen_on_a_terminal(
         answer_to: A question, and what is typed when it is there.
         env: More of the environment.
     """
+    if sys.platform == "win32":
+        pytest.skip("terminals of POSIX")
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     dropped = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
