@@ -21,7 +21,7 @@ from binance_oi.budget.bucket import Bucket
 from binance_oi.budget.deferred import DeferredPool
 from binance_oi.budget.journal import Booked, Journal
 from binance_oi.budget.knowledge import UNKNOWN, Known
-from binance_oi.budget.member_record import Shared
+from binance_oi.budget.member_record import SETTLED, Shared
 from binance_oi.budget.pool import Change, Clock
 from binance_oi.budget.record_server import Swap
 from binance_oi.budget.record_time import RecordTime
@@ -142,7 +142,8 @@ class RecordPool(DeferredPool):
         shared = shared or Shared(0.0, 0.0, {}, self._make_state(self._now))
         shared.shift = self._time.shift
         self._take_clock(shared.state)
-        shared.release(self.member, now)
+        if self._time.joined_for(self._steady()) > SETTLED:  # earlier, our time may be wrong
+            shared.release(self.member, now)
         shared.restore(self.member)
         line, rebooked = shared.lines.get(self.member), None
         after = -1 if line is None else line.serial

@@ -33,6 +33,10 @@ class RecordTime:
         """Whether the server has answered once."""
         return self._joined_at < math.inf
 
+    def joined_for(self, steady: float) -> float:
+        """Seconds since the first answer of the server, by our steady clock; negative before it."""
+        return steady - self._joined_at
+
     def learn(self, server: float, sent: float, received: float, shift: float | None) -> float:
         """The server's clock showed `server` between two readings of our steady clock.
 

@@ -712,6 +712,20 @@ def test_a_member_that_was_silent_and_comes_back_settles_what_it_had_under_way(
     assert not machines.record().lines[silent.member].released
 
 
+@pytest.mark.parametrize("jump", [15.0, 60.0])
+def test_a_member_that_starts_while_the_servers_clock_is_wrong_releases_nothing(
+    machines: Machines, jump: float
+) -> None:
+    one = machines.member()
+    machines.use(one)
+    machines.take(one, 100)
+    machines.keeper.ahead += jump
+    other = machines.member()
+    machines.use(other)
+    assert minute(machines).under_way == 100
+    assert not machines.record().lines[one.member].released
+
+
 def test_nothing_is_sent_that_others_may_have_released(machines: Machines) -> None:
     pool = machines.member()
     machines.use(pool)
