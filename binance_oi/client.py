@@ -1,7 +1,7 @@
-"""The client: the public calls, each a few lines.
+"""The client: the public calls.
 
-The rule of this file: a call checks its arguments before it sends anything. `Sender` sends, and
-`Sweeps` reads many symbols.
+The rule of this file: a call checks its arguments before it sends anything, and has only a few
+lines. `Sender` sends the requests, and `Sweeps` reads many symbols.
 """
 
 import ssl as tls
@@ -34,49 +34,50 @@ from binance_oi.sending.retry import RetryPolicy
 from binance_oi.sending.sender import Sender, Terms
 from binance_oi.sending.transport import Session, Transport
 
-PATIENCE_PART = 1 / 3  # of `timeout`, on a silent kept connection; a second request gets the rest
-# Calls recognise these defaults by identity, so no number of a caller is mistaken for one.
-DEFAULT: Final = float("-1.0")  # `max_wait` of the client
-FRESH: Final = float("0.0")  # `max_age`: always ask the exchange
+# Part of `timeout` that we wait on a silent kept connection; a second request gets the rest.
+PATIENCE_PART = 1 / 3
+# Calls recognise these two defaults by identity, so a caller's number is never taken for one.
+DEFAULT: Final = float("-1.0")  # as `max_wait`: that of the client
+FRESH: Final = float("0.0")  # as `max_age`: always send a request
 
 
 class OpenInterestClient:
     """Reads open interest of Binance USDⓈ-M Futures, and never trips the rate limit.
 
-    A program may await any number of calls at once: the client sends them as fast as the budget,
-    the pace and the connections allow. Use it as ``async with OpenInterestClient() as client``, or
-    call `aclose` at the end. A client belongs to the event loop that first used it.
+    A program may await any number of calls at once. The client sends their requests as fast as the
+    budget, the pace and the connections allow. Use it as ``async with OpenInterestClient() as
+    client``, or call `aclose` at the end. A client belongs to the event loop that first used it.
 
     Args:
-        base_url: The exchange. Each exchange has a budget of its own.
-        budget: Who shares the limit with this client. None means `MachineBudget()`: every process
-            of this user on this machine.
-        session: An `aiohttp.ClientSession` to send with, including its headers, cookies,
+        base_url: The URL of the exchange. Each exchange has a budget of its own.
+        budget: The budget, which other clients may share. None means `MachineBudget()`, which every
+            process of this user on this machine shares.
+        session: An `aiohttp.ClientSession` for all requests, with its own headers, cookies,
             certificates and limits. The client never closes it. None opens a session of our own.
-            The client replaces a dead kept connection. In a given session that needs aiohttp 3.14,
-            and also closes the session's other idle connections to the same host.
-        max_connections: Requests under way at the same time; for history at most 8 more.
-        pace: Requests per second; the requests of one second may go at once.
-        timeout: Seconds for one call, from its admission, over all its attempts. Time spent
-            waiting for budget does not count. When a kept connection is silent for 2 s, the client
-            sends the request once more on a new one, and charges it again.
-        max_wait: Seconds that a call may wait for budget; None waits as long as it takes.
-        retry: Which failed requests the client sends again.
-        proxy: URL of an HTTP proxy, ``http://`` or ``https://``. The client ignores proxies of the
-            environment. For SOCKS, pass a `session` whose connector speaks it, and a budget for its
-            address.
-        local_address: The IP address of this machine to send from, on a host with several that
-            reach the exchange as different public addresses. Each has a budget of its own. The
-            address that the system would choose anyway has the usual budget.
-        ssl: Replaces the default certificate checks.
+            If a kept connection is dead, the client replaces it. With a session of yours, that
+            needs aiohttp 3.14, and also closes its other idle connections to the same host.
+        max_connections: The most requests on the wire at the same time; history may use 8 more.
+        pace: The most requests per second. All requests of a second may go at once.
+        timeout: Seconds for one call from its admission, over all its attempts. Time in the queue
+            does not count. If a kept connection is silent for 2 s, the client sends the request
+            again on a new one, and charges it again.
+        max_wait: Seconds that a call may wait for the budget; None waits as long as necessary.
+        retry: The policy that selects failed requests to send again.
+        proxy: The URL of an HTTP proxy, ``http://`` or ``https://``. Environment variables for
+            proxies have no effect. For SOCKS, pass a `session` with a connector for it, and a
+            budget for the address of the proxy.
+        local_address: The IP address of this machine to use. It is for machines with several
+            addresses that reach the exchange as different public addresses. Each local address has
+            a budget of its own; the address that the system uses by default has the usual budget.
+        ssl: Replaces the default checks of certificates.
 
     Raises:
-        TypeError: An argument has another type. A number may not be a `Decimal`, a `str`, a
-            `timedelta` or a `bool`.
+        TypeError: An argument has another type. A `Decimal`, a `str`, a `timedelta` or a `bool` is
+            not accepted as a number.
         ValueError: A number is out of range or not finite. Or `base_url` is not ``https://host``
-            (``http://`` only for this machine), or has credentials. Or `proxy` is not supported.
-            Or `local_address` is no IP address, or comes with a `session`, which binds its own
-            connections.
+            (``http://`` only for this machine), or has credentials. Or `proxy` is not supported. Or
+            `local_address` is not an IP address, or was passed together with a `session`, which
+            chooses its own address.
     """
 
     def __init__(
@@ -147,10 +148,12 @@ class OpenInterestClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; pending calls end with `ClientClosedError`. A repeat does nothing.
+        """Close the connections; pending calls end with `ClientClosedError`.
+
+        It may be called again.
 
         Raises:
-            ClientClosedError: The client belongs to another event loop, and that one is running.
+            ClientClosedError: The client belongs to another event loop, which is still running.
         """
         if self._sender.is_closed:
             return
@@ -167,19 +170,20 @@ class OpenInterestClient:
 
     @property
     def usage(self) -> Usage:
-        """The budget of the whole IP address at this moment, and what our calls wait for.
+        """The state of the budget at this moment, and why calls of this client wait.
 
-        Sends nothing and changes nothing. Any thread may read it.
+        It sends nothing and changes nothing. Any thread may read it.
         """
         return replace(self._governor.pool.usage, waiting_for=self._governor.waiting_for)
 
     @property
     def history_usage(self) -> Usage:
-        """The budget of the past at this moment: requests of `history` in the last 5 minutes.
+        """The state of the budget of history, in requests of the last 5 minutes.
 
-        The exchange does not report its count, so `used` is only the part of everyone who shares
-        this budget. At `resets_at`, all of these requests have left the 5 minutes. This budget is
-        independent of `usage`; only a ban stops both. Sends nothing.
+        The exchange does not report its count, so `used` contains only the requests of clients that
+        share this budget. `resets_at` is the time at which the last of these requests leaves the 5
+        minutes. This budget is independent of `usage`, except that a ban stops both. It sends
+        nothing.
         """
         governor = self._sender.governors.of(HISTORY)
         return replace(governor.pool.usage, waiting_for=governor.waiting_for)
@@ -196,29 +200,32 @@ class OpenInterestClient:
 
         Args:
             symbol: For example ``BTCUSDT``; ASCII letters may be lower case.
-            max_age: The oldest value to return, in seconds since this client received it. Above 0,
-                calls for one symbol at the same time share one request. 0 always asks the exchange.
-            max_wait: The longest wait for budget, in seconds. None waits as long as it takes. The
-                default is the client's.
+            max_age: The greatest age of the value, in seconds since this client received it. Above
+                0, calls for one symbol at the same time share one request. With 0, the call always
+                sends a request.
+            max_wait: The longest wait for the budget, in seconds. None waits as long as necessary.
+                The default is the client's.
 
         Returns:
             The exact value, with the exchange's transaction time. That time is some seconds old and
             does not advance on every call: two values with the same time are one observation.
 
         Raises:
-            TypeError: `max_age` or `max_wait` is no number; the client sent nothing.
+            TypeError: `max_age` or `max_wait` is not a number; the client sent nothing.
             ValueError: One of them is negative or not finite; the client sent nothing.
             InvalidSymbolError: `symbol` cannot be a symbol; the client sent nothing.
-            UnknownSymbolError: The exchange never listed the symbol.
+            UnknownSymbolError: The exchange does not know the symbol.
             SymbolNotTradingError: The exchange lists the symbol, but does not trade it now.
-            BudgetExhaustedError: The budget did not admit the call within `max_wait`; its `reason`
-                says why.
+            BudgetExhaustedError: The budget did not admit the call within `max_wait`. The attribute
+                `reason` shows why.
             RateLimitedError: The exchange refused every attempt (429).
-            BannedError: The exchange banned this IP address; raised at once until the ban ends.
-            ForbiddenError: The firewall or the region forbids the request.
+            BannedError: The exchange has banned this IP address. Until the ban ends, every call
+                raises it at once.
+            ForbiddenError: The exchange's firewall refused the request, or the exchange does not
+                serve this region.
             ServerError: The exchange failed at every attempt.
             ResponseError: The exchange refused the request for another reason.
-            DecodeError: The answer is not what the exchange documents.
+            DecodeError: The answer does not have the documented form.
             TransportError: No usable answer came (`TransportTimeoutError`: none within `timeout`).
             ClientClosedError: The client is closed, or belongs to another loop or process.
 
@@ -239,13 +246,13 @@ class OpenInterestClient:
     async def exchange_info(self, *, max_age: float = 0.0) -> ExchangeInfo:
         """Read every listed symbol, and the limits. The budget adopts these limits.
 
-        To the budget it is bulk work: single calls go first, and keep their part of the minute.
+        It is bulk work: single calls go first, and keep their part of the minute.
 
         Args:
-            max_age: The oldest list to return, in seconds since this client received it.
+            max_age: The greatest age of the list, in seconds since this client received it.
 
         Raises:
-            TypeError: `max_age` is no number; the client sent nothing.
+            TypeError: `max_age` is not a number; the client sent nothing.
             ValueError: `max_age` is negative or not finite; the client sent nothing.
             BinanceOIError: See `get_open_interest`.
 
@@ -273,22 +280,23 @@ class OpenInterestClient:
         max_age: float = 0.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Snapshot:
-        """Read open interest of many symbols, as close together as the budget allows.
+        """Read open interest of many symbols, as closely together in time as the budget allows.
 
-        When one symbol fails, its error is in `Snapshot.errors` and the others go on.
+        If one symbol fails, its error is in `Snapshot.errors`, and the other symbols are read.
 
         Args:
-            symbols: None reads every symbol that is trading.
-            notional: Read mark prices as well, for `Snapshot.notional`.
-            deadline: Seconds for the whole snapshot. A symbol that has no answer by then has a
-                `BudgetExhaustedError` or a `TransportTimeoutError`. A deadline that is over, such
-                as a negative one, sends nothing.
-            max_age: The oldest value to return, in seconds from its receipt to this call. Above 0,
-                calls at the same time share their requests. 0 always asks the exchange.
-            on_progress: Called with the number of symbols done and the number of all.
+            symbols: The symbols; None for every symbol that is trading.
+            notional: Whether to read mark prices too, for `Snapshot.notional`.
+            deadline: Seconds for the whole snapshot. A symbol without an answer by then has a
+                `BudgetExhaustedError` or a `TransportTimeoutError`. If the deadline is 0 or
+                negative, the client sends nothing.
+            max_age: The greatest age of a value at the time of this call, in seconds since this
+                client received it. Above 0, calls at the same time share their requests. With 0,
+                the call always sends its own requests.
+            on_progress: Called with the number of finished symbols and the number of all symbols.
 
         Raises:
-            TypeError: `deadline` or `max_age` is no number; the client sent nothing.
+            TypeError: `deadline` or `max_age` is not a number; the client sent nothing.
             ValueError: One of them is not finite, or `max_age` is negative; the client sent
                 nothing.
             InvalidSymbolError: One of `symbols` cannot be a symbol, or `symbols` is one `str`
@@ -296,8 +304,8 @@ class OpenInterestClient:
             BinanceOIError: The client could not read the list of symbols.
             ClientClosedError: The client was closed during the call.
 
-        Cost: weight 1 for each symbol, 1 for the list when it is older than 5 minutes, and 10 for
-        mark prices. A value that `max_age` allows, or that another call reads, costs nothing.
+        Cost: weight 1 for each symbol, 1 for the list if it is older than 5 minutes, and 10 for
+        mark prices. A value that `max_age` allows, or that another call reads, has no cost.
         """
         max_age = check_number("max_age", max_age, least=0.0)
         if deadline is not None:
@@ -320,37 +328,40 @@ class OpenInterestClient:
     ) -> AsyncGenerator[Snapshot, None]:
         """Yield snapshots on a schedule that follows the clock: every 20 s means :00, :20 and :40.
 
-        The poll ends with the loop over it. It waits until a ban, a refusal or an outage is over.
-        Slots without a snapshot are in `Snapshot.missed` of the next one, with the reason, and in
-        the log as a warning. A sweep that takes longer than `every` runs to its end; the slots that
-        pass meanwhile are missed. Symbols without a new value are in `Snapshot.unchanged`.
+        The poll runs until the caller leaves the loop over it. It waits until a ban, a refusal or
+        an outage is over. If a slot has no snapshot, `Snapshot.missed` of the next snapshot has the
+        slot and the reason, and the log has a warning. If a sweep takes longer than `every`, it
+        still runs to its end, and the slots that pass during it are missed. `Snapshot.unchanged`
+        has the symbols without a new value.
 
-        When somebody sets the clock of this machine, the schedule continues at the new time. After
-        a step forward, the skipped slots are missed for the reason `clock`. After a step back,
-        slots come a second time; `missed` then has an empty gap `clock` that begins at this slot.
+        If someone sets the clock of this machine, the schedule continues at the new time. After a
+        step forward, the skipped slots are missed for the reason `clock`. After a step back, slots
+        occur a second time; `missed` then has an empty gap `clock`, which begins at the first of
+        them.
 
-        When the schedule no longer fits into the budget, the poll continues with the next slower
-        one that fits, until there is room again. The slots in between are missed for the reason
+        If the schedule no longer fits into the budget, the poll continues with the next slower
+        schedule that fits, until there is room again. The slots between are missed for the reason
         `budget`.
 
         Args:
-            symbols: None follows the exchange's list: new listings join, delisted symbols leave.
-                Symbols named here need no list. One that does not trade, or is not listed, is in
-                `Snapshot.errors` of each snapshot; the poll reads it as soon as the list has it.
-            every: Seconds from slot to slot; slots are its multiples since 1970. None takes the
+            symbols: The symbols. None follows the exchange's list: new symbols join, delisted ones
+                leave. If you name a symbol that is not listed or does not trade, each snapshot has
+                an error for it; the poll reads the symbol as soon as it trades.
+            every: Seconds from slot to slot; slots are multiples of it since 1970. None chooses the
                 shortest of 5, 10, 15, 20, 30, 60 s, 2, 5 and 10 min that fits into the budget with
                 room for a tenth more symbols.
             notional: See `snapshot`.
 
         Raises:
-            TypeError: At once: `every` is no number.
-            ValueError: At once: `every` is no period. With the first snapshot: the schedule does
-                not fit into the budget beside the other polls that share it.
+            TypeError: The call itself raises it: `every` is not a number.
+            ValueError: The call itself raises it if `every` cannot be a period. The first iteration
+                raises it if the schedule does not fit into the budget beside other polls.
             InvalidSymbolError: The exchange lists none of `symbols`, or one of them cannot be a
                 symbol.
             ClientClosedError: The client was closed during the poll.
 
-        Cost: as `snapshot`, for each slot; polls of this client with the same period pay once.
+        Cost: that of a `snapshot`, for each slot. Polls of this client with the same period share
+        their requests.
         """
         if every is not None:
             schedule.period_ms(every)
@@ -367,30 +378,30 @@ class OpenInterestClient:
     ) -> History:
         """Read past open interest of one symbol.
 
-        The exchange keeps 30 days. `History.holes` names each stretch that is too old or has no
-        row, with the reason. Nothing is interpolated.
+        The exchange keeps 30 days. `History.holes` has each stretch of time without rows, with the
+        reason. The call interpolates nothing.
 
         Args:
             symbol: For example ``BTCUSDT``.
             period: The time between rows: 5m, 15m, 30m, 1h, 2h, 4h, 6h, 12h or 1d.
             since: The first instant: an aware `datetime`, a `timedelta` before now, or Unix ms.
-                None means the oldest instant that the exchange keeps.
-            until: The last instant, in the same forms; None means now. A row appears some 6 s after
+                None for the oldest instant that the exchange keeps.
+            until: The last instant, in the same forms; None for now. A row appears some 6 s after
                 its instant.
-            max_wait: The longest wait for budget of all requests together, in seconds. None waits
-                as long as it takes. The default is the client's.
+            max_wait: The longest wait for the budget, in seconds, for all requests of this call
+                together. None waits as long as necessary. The default is the client's.
 
         Returns:
             The rows in the order of time, each instant once, and none outside the range.
 
         Raises:
-            TypeError: `since`, `until` or `max_wait` has a wrong type; the client sent nothing.
-            ValueError: There is no such period, or the range ends before it begins; the client sent
-                nothing.
+            TypeError: `since`, `until` or `max_wait` has another type; the client sent nothing.
+            ValueError: The exchange has no such period, or the range ends before it begins; the
+                client sent nothing.
             BinanceOIError: A page could not be read; see `get_open_interest`.
 
-        Cost: one request per 500 rows, such as 18 for 30 days of 5m, of the limit of 1000 requests
-        in 5 minutes. The requests go before those of `histories` and cost no weight.
+        Cost: one request for each 500 rows, so 18 for 30 days of 5m; no weight. The requests draw
+        on the limit of 1000 requests in 5 minutes, and go before those of `histories`.
 
         Source: ``GET /futures/data/openInterestHist`` [D], 2026-11.
         """
@@ -411,29 +422,30 @@ class OpenInterestClient:
     ) -> AsyncGenerator[History, None]:
         """Yield past open interest of many symbols, each as soon as it is read, in any order.
 
-        Requests go at an even pace over the 5 minutes of the limit: 30 days of 5m of 789 symbols
-        take 72 minutes, and the newest 500 rows of each take 4. The call waits until a ban, a
-        refusal or an outage of up to 90 s is over, whatever `max_wait` is. A symbol that fails has
-        `History.error` and no rows, and the others go on. Only a few symbols are in memory at once.
+        Requests go at an even pace over the 5 minutes of the limit. For 789 symbols, 30 days of 5m
+        take 72 minutes, and the newest 500 rows of each take 4 minutes. The call waits until a ban,
+        a refusal or an outage of up to 90 s is over, whatever the client's `max_wait` is. If a
+        symbol fails, its `History` has an `error` and no rows, and the other symbols are read. Only
+        a few symbols are in memory at once.
 
         Args:
-            symbols: None reads every symbol that is trading.
+            symbols: The symbols; None for every symbol that is trading.
             period: See `history`.
             since: See `history`.
             until: See `history`. To continue after an interruption, pass the same instant again.
-            received: To continue: `History.complete_until` of each symbol that was received. The
-                call reads only later rows, and leaves out symbols that are complete.
+            received: To continue, pass `History.complete_until` of each symbol that you have. The
+                call then reads only later rows, and omits symbols that are complete.
             on_progress: Called after each symbol with a `HistoryProgress`.
 
         Raises:
-            TypeError: At once: `since` or `until` has a wrong type.
-            ValueError: At once: there is no such period. With the first symbol: the range ends
-                before it begins.
-            InvalidSymbolError: At once: one of `symbols` cannot be a symbol.
+            TypeError: The call itself raises it: `since` or `until` has another type.
+            ValueError: The call itself raises it if the exchange has no such period. The first
+                iteration raises it if the range ends before it begins.
+            InvalidSymbolError: The call itself raises it: one of `symbols` cannot be a symbol.
             BinanceOIError: The list of symbols could not be read.
-            ClientClosedError: The client was closed meanwhile.
+            ClientClosedError: The client was closed during the run.
 
-        Cost: for each symbol as in `history`, and weight 1 for the list of symbols.
+        Cost: for each symbol that of `history`, and weight 1 for the list of symbols.
         """
         ask = make_ask(period, since, until)
         names = None if symbols is None else check_symbols(symbols, self._listing.odd_names)
@@ -466,13 +478,13 @@ class OpenInterestClient:
         return terms
 
     def _since(self, max_age: float) -> float:
-        """The loop time before which a value is too old."""
+        """Return the loop time before which a value is too old."""
         self._sender.check_usable()
         return self._sender.now() - max_age if max_age > 0.0 else ALWAYS_ASK
 
 
 def _pool_key(base_url: str, proxy: str | None, local_address: str | None) -> str:
-    """The pool of these connections; the system's own choice of an address has the usual pool."""
+    """Return the name of the pool. The system's default local address has the usual pool."""
     if local_address is not None and is_default(local_address, hosts.host_of(base_url)):
         local_address = None
     return hosts.pool_key(base_url, proxy, local_address)

@@ -58,10 +58,10 @@ MAX_TEXT = 200  # characters of a server's text that we show
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:
-    """Escape and bound `text` for a log or a terminal: one line, no control of the cursor.
+    """Escape and bound `text`, so that a log or a terminal can show it on one line.
 
-    Unprintable characters become Python escapes; letters of any script stay as they are. The result
-    has at most `limit` characters; the last one is ``…`` when text was cut off.
+    Unprintable characters become Python escapes, so they cannot move the cursor. Letters of any
+    script stay. The result has at most `limit` characters; if it is cut off, the last one is ``…``.
     """
     cut = text[: limit + 1]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
@@ -69,47 +69,48 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
 
 
 class Reason(StrEnum):
-    """The reason for which a request waits, or is never sent."""
+    """Why a request waits, or is never sent."""
 
     COOLDOWN = "cooldown"
-    """The exchange refused a request; nothing is sent until the cooldown ends."""
+    """The exchange has refused a request, and we send nothing until the cooldown ends."""
     PROBE_PENDING = "probe_pending"
-    """A probe is on the wire, or due at the rollover, and its count decides."""
+    """A probe is on the wire, or due at the rollover. Its count shows whether there is room."""
     MINUTE_FULL = "minute_full"
     """A minute that may count the request has no budget left."""
     MINUTE_UNCERTAIN = "minute_uncertain"
-    """The last minute may not be over, and has no room for what others may have used of it."""
+    """The previous minute may not be over, and others may have used the rest of it unseen."""
     OTHERS = "others"
-    """The rest of the minute is kept for other clients on this IP address."""
+    """We keep the rest of the minute free for other clients on this IP address."""
     SINGLE_CALLS = "single_calls"
-    """Bulk work: the rest of the minute is kept for single calls."""
+    """The request is bulk work, and we keep the rest of the minute free for single calls."""
     CAUTION = "caution"
-    """Nothing is known of this IP address yet, or a ban is just over: requests go evenly."""
+    """We have just started or been banned, so requests go evenly for a minute."""
     SHARE = "share"
     """Our share of the limit is used up."""
     STORE_BUSY = "store_busy"
     """Another process is changing the shared budget."""
     LEASE = "lease"
-    """The server of the shared budget has not answered yet, or does not answer."""
+    """The server of the shared budget has not granted any weight yet, or does not answer."""
     OTHER_LIMIT = "other_limit"
-    """A limit on another span than a minute is used up: per 10 s, per day."""
+    """A limit whose span is not a minute is used up, such as one per 10 s or per day."""
     CONNECTIONS = "connections"
     """The client already has its maximum of requests on the wire."""
     PACE = "pace"
     """The client has sent its maximum of requests for this second."""
     DEADLINE = "deadline"
-    """The deadline of a snapshot passed before the request's turn came."""
+    """The deadline of a snapshot passed while the request was in the queue."""
     TOO_HEAVY = "too_heavy"
     """The weight does not fit into any minute."""
 
 
 class BinanceOIError(EncodableByKey, Exception):
-    """Any error of this package; catch it where every failure has the same next step."""
+    """The base of all errors of this package. Catch it where all failures are handled alike."""
 
     def to_dict(self, *, decimals: Decimals = "text") -> dict[str, Any]:
-        """The name of its type as ``error``, its text as ``text``, and every attribute.
+        """Return a dictionary, ready for any JSON encoder.
 
-        Ready for any JSON encoder; see `binance_oi.encoding.Encodable`.
+        It has the name of the type as ``error``, the text as ``text``, and every attribute. See
+        `binance_oi.encoding.Encodable`.
         """
         check_decimals(decimals)
         return {name: self._field(name, decimals) for name in self._field_names()}
@@ -132,11 +133,12 @@ class InvalidSymbolError(BinanceOIError, ValueError):
     def __init__(self, symbol: object, reason: str) -> None:
         super().__init__(symbol, reason)
         self.symbol = symbol
-        """The argument, of whatever type."""
+        """The argument, of any type."""
         self.reason = reason
+        """Why it cannot be a symbol, as text."""
 
     def __str__(self) -> str:
-        # Show only the type of anything but a str: its repr may be endless, or fail.
+        # If it is not a str, show only its type, because its repr may be very long, or raise.
         symbol, kind = self.symbol, type(self.symbol).__name__
         shown = repr(symbol[:MAX_TEXT]) if isinstance(symbol, str) else f"<{kind}>"
         return f"{printable(shown, 60)} is not a symbol: {self.reason}"
@@ -149,16 +151,17 @@ class InvalidSymbolError(BinanceOIError, ValueError):
 
 
 class TransportError(BinanceOIError):
-    """There was no usable HTTP answer: DNS, refused, reset, TLS, broken framing.
+    """No usable HTTP answer came: DNS, connection refused or reset, TLS, malformed HTTP.
 
-    Try again as `retry` says; if that is "never" (certificates), ask a person.
+    `retry` shows when to try again. If it is "never", a certificate is wrong: ask a person.
     """
 
     def __init__(self, message: str, retry: str = "later") -> None:
         super().__init__(message, retry)
         self.message = message
+        """The text of the error."""
         self.retry = retry
-        """Whether another attempt may help: "now" (only a kept connection was dead), "later" or
+        """When another attempt may help: "now" (only a kept connection was dead), "later" or
         "never"."""
 
     def __str__(self) -> str:
@@ -166,7 +169,7 @@ class TransportError(BinanceOIError):
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """There was no complete answer within `timeout`. Try again later, or allow more time."""
+    """No complete answer came within `timeout`. Try again later, or allow more time."""
 
 
 class ResponseError(BinanceOIError):
@@ -175,11 +178,11 @@ class ResponseError(BinanceOIError):
     def __init__(self, status: int, code: int | None, message: str, *more: object) -> None:
         super().__init__(status, code, message, *more)
         self.status = status
-        """HTTP status."""
+        """The HTTP status."""
         self.code = code
-        """The exchange's own code; None when the body was not its usual error."""
+        """The exchange's own code; None if the body was not its usual error."""
         self.message = message
-        """The exchange's text, escaped and bounded if this package decoded it."""
+        """The exchange's text, escaped and bounded."""
 
     def __str__(self) -> str:
         code = "" if self.code is None else f" (code {self.code})"
@@ -223,33 +226,36 @@ class RateLimitedError(_RetryAtError):
 
 
 class BannedError(_RetryAtError):
-    """This IP address is banned (418). Send nothing before `retry_at`: that prolongs the ban."""
+    """This IP address is banned (418). Requests before `retry_at` would prolong the ban."""
 
 
 class DecodeError(BinanceOIError):
-    """A 2xx answer has a body that the exchange does not document. Report it, with its text."""
+    """The body of a 2xx answer does not have the documented form. Report it, with its text."""
 
 
 class WrongSymbolError(DecodeError):
-    """The answer is for another symbol than the requested one.
+    """The answer is not for the requested symbol.
 
-    The connection may hold more answers to other requests: close it, then ask again.
+    The connection may have more answers to other requests, so the client has closed it. Call again.
     """
 
 
 class BudgetExhaustedError(BinanceOIError):
-    """Not admitted within `max_wait`; nothing was sent. Wait until `retry_at`, or allow more."""
+    """The budget had no room within `max_wait`; nothing was sent.
+
+    Wait until `retry_at`, or allow a longer `max_wait`.
+    """
 
     def __init__(
         self, message: str, retry_at: datetime | None, reason: Reason | None = None
     ) -> None:
         super().__init__(message, retry_at, reason)
         self.message = message
-        """What the request waited for, in words."""
+        """Why the request waited, as text."""
         self.retry_at = retry_at
-        """When there may be room (aware UTC); None when that is unknown, or never."""
+        """When there should be room (aware UTC); None if that is unknown, or never."""
         self.reason = reason
-        """What the request waited for; None in an error that another package raised."""
+        """Why the request waited; None if another package raised the error."""
 
     def __str__(self) -> str:
         return self.message
@@ -263,15 +269,16 @@ class ClientClosedError(BinanceOIError):
 
 
 class RecordingError(BinanceOIError):
-    """A recording cannot be used: not a recording, too new, in use, or in an unsuitable place.
+    """A file cannot be used as a recording.
 
-    Repair or move the file.
+    It is not a recording, or is damaged, or a newer version wrote it, or another process uses it,
+    or its place is unsuitable. Repair or move the file.
     """
 
 
 class OccupiedError(RecordingError):
-    """Another recorder records there. Wait until it ends (`Recorder(standby=True)` does)."""
+    """Another recorder uses this recording. Wait for its end, as `Recorder(standby=True)` does."""
 
 
 class StorageError(RecordingError):
-    """A sink cannot store anything now, and stored nothing of the last call. Try again later."""
+    """A sink cannot store anything now. It has stored nothing of this call. Try again later."""
